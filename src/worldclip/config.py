@@ -1,0 +1,192 @@
+"""A Recipe is the stages' Configs: TOML in and out, overrides, and one report of everything that is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from worldclip.balance import BalanceConfig
+from worldclip.curate import CurateConfig
+from worldclip.errors import UserError
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.export import ExportConfig
+from worldclip.languages import LanguagesConfig
+from worldclip.match.config import MatchConfig
+from worldclip.metadata.config import MetadataConfig
+from worldclip.pool.config import PoolConfig
+from worldclip.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Everything that decides a run, one section a stage."""
+
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    languages: LanguagesConfig = field(default_factory=LanguagesConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, section by section; empty where the recipe can run."""
+        return [problem for section in dataclasses.fields(self) for problem in getattr(self, section.name).problems()]
+
+
+SECTIONS = tuple(section.name for section in dataclasses.fields(Recipe))
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Recipe from a TOML file, a run's folder (its recipe.toml) or nested dicts, with `section.key=value` overrides.
+
+    Raises UserError with every problem found: unreadable file, unknown key (nearest name suggested), wrong type,
+    value out of range.
+    """
+    values = dict(source) if isinstance(source, Mapping) else _read_toml(Path(source))
+    problems: list[str] = []
+    for override in overrides:
+        _apply_override(values, override, problems)
+    recipe = _build(Recipe, values, "", problems)
+    if recipe is not None:
+        problems += recipe.problems()
+    if problems:
+        raise UserError(problems)
+    return recipe
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    file = path / "recipe.toml" if path.is_dir() else path
+    if not file.exists():
+        what = "holds no recipe.toml; give a recipe (.toml) or the folder of a run" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not TOML: {error}") from error
+
+
+def _apply_override(values: dict[str, Any], override: str, problems: list[str]) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or "." not in name:
+        problems.append(f"--set {override!r}: expected section.key=value, for example balance.tail_fraction=0.06")
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set match.profile=unicode
+    *sections, key = name.strip().split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            problems.append(f"--set {override!r}: {section} is a value, not a section")
+            return
+    if value == "none":
+        place.pop(key, None)  # TOML has no null: `none` takes a key back to its default
+    else:
+        place[key] = value
+
+
+def _build(cls: type, values: Any, prefix: str, problems: list[str]) -> Any:
+    """A config dataclass from nested dicts; problems are gathered and bad keys left at their defaults."""
+    where = prefix.rstrip(".") or "the recipe"
+    if not isinstance(values, Mapping):
+        problems.append(f"{where} is {values!r}; it is a section of keys")
+        return None
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            meant = f"did you mean {prefix}{near[0]}?" if near else f"{where} has: {', '.join(hints)}"
+            problems.append(f"{prefix}{key} is not a key of {where}; {meant}")
+            continue
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            arguments[key] = _build(hint, value, f"{prefix}{key}.", problems) or hint()
+            continue
+        try:
+            arguments[key] = _convert(value, hint)
+        except TypeError:
+            problems.append(f"{prefix}{key} is {value!r}; it must be {_describe(hint)}")
+    return cls(**arguments)
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as `hint` says (str, int, float, bool, Literal, union, tuple[X, ...], dict[str, X]); TypeError if not."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return _convert(value, option)
+            except TypeError:
+                continue
+        raise TypeError(value)
+    if origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return value
+        raise TypeError(value)
+    if origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_convert(item, args[0]) for item in value)
+        raise TypeError(value)
+    if origin is dict:
+        if isinstance(value, Mapping):
+            return {str(key): _convert(item, args[1]) for key, item in value.items()}
+        raise TypeError(value)
+    if hint is type(None):
+        if value is None:
+            return None
+        raise TypeError(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError(value)
+
+
+_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "unset"}
+
+
+def _describe(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in args if option is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(repr(option) for option in args)
+    if origin is tuple:
+        return f"a list, each {_describe(args[0])}"
+    if origin is dict:
+        return f"a table of name = {_describe(args[1])}"
+    return _WORDS.get(hint, str(hint))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested dicts of a config, JSON- and TOML-able: None left out, tuples as lists."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found[item.name] = to_dict(value)
+        elif isinstance(value, tuple):
+            found[item.name] = list(value)
+        elif value is not None:
+            found[item.name] = value
+    return found
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The whole recipe with its defaults, loadable as it is."""
+    import tomli_w
+
+    return tomli_w.dumps(to_dict(recipe))

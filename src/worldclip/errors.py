@@ -1,0 +1,37 @@
+"""The three ways in which work can fail, and how each speaks to a person (exit codes of the command line: cli.py)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+
+
+class UserError(ValueError):
+    """The user's mistake: every problem at once, each with key, value, meaning and remedy.  Exit code 2."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class BadShard(RuntimeError):
+    """One shard cannot be read (truncated tar, wrong schema): it fails alone, the others finish.  Exit code 1."""
+
+
+class StageFailed(RuntimeError):
+    """Some shards of a stage failed; `failures` maps each shard's name to its reason.  Exit code 1."""
+
+    def __init__(self, stage: str, failures: dict[str, str]) -> None:
+        self.stage, self.failures = stage, failures
+        lines = [f"  {shard}: {reason}" for shard, reason in sorted(failures.items())]
+        remedy = "repair or remove these files, then run the same command: only they are tried again"
+        super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *lines, remedy]))
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import `module`, or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{module} is needed here: pip install 'worldclip[{extra}]'") from error

@@ -1,0 +1,37 @@
+"""How texts get their language and their entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchConfig:
+    """Language identification and substring matching."""
+
+    profile: Literal["reference", "unicode"] = "unicode"
+    """What bounds a word: `reference` as the reference implementation, `unicode` by Unicode's categories."""
+    fold_case: bool = False
+    """Ignore case (profile unicode only)."""
+    isolate: Literal["language", "merged", "english"] = "language"
+    """The list a text is matched against: its language's own, all lists as one, or English's."""
+    min_lang_prob: float = 0.0
+    """Texts whose language is less probable than this are dropped as no_language."""
+    merge_labels: dict[str, str] = field(default_factory=dict)
+    """Labels sent to another language, e.g. `ms = "id"`."""
+    restrict_to_recipe_languages: bool = False
+    """Take the most probable label among the recipe's own languages rather than among all."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if not 0 <= self.min_lang_prob <= 1:
+            found.append(f"match.min_lang_prob is {self.min_lang_prob}; it is a probability between 0 and 1")
+        if self.fold_case and self.profile != "unicode":
+            found.append(f"match.fold_case is true with match.profile {self.profile!r}; only profile unicode folds case")
+        return found
+
+    @property
+    def matcher_name(self) -> str:
+        """Folder of the compiled matcher: reference, unicode or unicode_fold."""
+        return f"{self.profile}_fold" if self.fold_case else self.profile

@@ -1,0 +1,47 @@
+"""Where the pairs are and how to read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """A pool of image-text pairs: WebDataset tars, or one that the run builds first."""
+
+    path: str | None = None
+    """Folder of the pool; every .tar below it is a shard."""
+    build: Literal["emoji"] | None = None
+    """Pool that the run draws itself into RUN/pool: `emoji`, 3,944 drawings with names in 14 languages."""
+    roots: dict[str, str] = field(default_factory=dict)
+    """Several folders instead of one path, each under a name that begins the identity of its pairs."""
+    key: str = "member"
+    """Where a pair's identity is: `member` (tar stem) or `json:FIELD`."""
+    texts: tuple[str, ...] = ("txt", "json:texts", "json:text", "json:caption")
+    """Where a sample's texts are, in this order: `txt` or `json:FIELD`, whose value is a text or a list of texts."""
+    image_px: int = 64
+    """Side of a drawing of a built pool, in pixels."""
+    samples_per_shard: int = 500
+    """Samples in a tar of a built pool."""
+    valid_keys: str | None = None
+    """File of the only keys that count and are curated: keys.npy or Parquet with a `key` column; unset: all keys."""
+    deny_keys: tuple[str, ...] = ()
+    """Files of keys that neither count nor are curated, in the same formats."""
+
+    def problems(self) -> list[str]:
+        found = []
+        given = [name for name, is_set in (("path", self.path), ("build", self.build), ("roots", self.roots)) if is_set]
+        if len(given) != 1:
+            said = f"pool.{' and pool.'.join(given)} are" if given else "none is"
+            found.append(f"pool: {said} set; set exactly one of pool.path, pool.roots (folders of tars) or pool.build")
+        if self.key != "member" and not self.key.startswith("json:"):
+            found.append(f'pool.key is {self.key!r}; it says where a pair\'s identity is: "member" or "json:FIELD"')
+        for text in self.texts:
+            if text != "txt" and not text.startswith("json:"):
+                found.append(f'pool.texts names {text!r}; a place of texts is "txt" or "json:FIELD"')
+        if self.image_px < 8:
+            found.append(f"pool.image_px is {self.image_px}; it is the side of a drawing in pixels, at least 8")
+        if self.samples_per_shard < 1:
+            found.append(f"pool.samples_per_shard is {self.samples_per_shard}; a tar holds at least 1 sample")
+        return found
