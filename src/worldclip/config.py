@@ -67,7 +67,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 def _read_toml(path: Path) -> dict[str, Any]:
     file = path / "recipe.toml" if path.is_dir() else path
     if not file.exists():
-        what = "holds no recipe.toml; give a recipe (.toml) or the folder of a run" if path.is_dir() else "does not exist"
+        what = (
+            "holds no recipe.toml; give a recipe (.toml) or the folder of a run" if path.is_dir() else "does not exist"
+        )
         raise UserError(f"{path} {what}")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
@@ -112,7 +114,7 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str]) -> Any:
             problems.append(f"{prefix}{key} is not a key of {where}; {meant}")
             continue
         hint = hints[key]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             arguments[key] = _build(hint, value, f"{prefix}{key}.", problems) or hint()
             continue
         try:

@@ -1,25 +1,35 @@
-"""Run one pure function over shards: what is done is skipped, what fails fails alone and is listed.
+"""Run stages, and one pure function over shards: what is done is skipped, what fails fails alone and is listed.
 
-A shard's marker, `<stage>/done/<shard>.json`, is written after its outputs and holds the input's fingerprint, the
-digest of the config that matters, and the shard's report.  Same order, same bytes for any number of workers.
+A stage is done when its manifest holds the present config and inputs.  A shard's marker,
+`<stage>/done/<shard>.json`, is written after its outputs and holds the input's fingerprint, the digest of the config
+that matters, and the shard's report.  Same order, same bytes for any number of workers.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
+import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worldclip.errors import BadShard, StageFailed, UserError
-from worldclip.formats import digest, read_json, write_json
+from worldclip.formats import MANIFEST, digest, read_json, read_manifest, write_json
+
+if TYPE_CHECKING:
+    from worldclip.config import Recipe
 
 Report = dict[str, Any]
 MAX_TRIES = 3  # a worker that was killed (out of memory, say) takes its shards down with it: try these again
@@ -35,6 +45,14 @@ class Shard:
     """Where it is."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     """What the input is known by, see formats.fingerprint; a change of it re-runs this shard."""
+
+
+class Stage(Protocol):
+    """What recipe.py asks of a stage's module."""
+
+    def run(self, recipe: Recipe, run_dir: Path, executor: Executor) -> Report: ...
+    def inputs(self, recipe: Recipe, run_dir: Path) -> dict[str, Any]: ...
+    def relevant_config(self, recipe: Recipe) -> dict[str, Any]: ...
 
 
 class Executor(Protocol):
@@ -154,8 +172,6 @@ class LocalExecutor:
 
 def _is_fatal(error: OSError) -> bool:
     """A full disk or a folder that may not be written fails every shard alike: say it once."""
-    import errno
-
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -180,6 +196,88 @@ def _progress(label: str, total: int, quiet: bool) -> Progress:
     )
 
 
+def say(stage: str, message: str) -> None:
+    """One line about a stage, on standard error: standard output is for results."""
+    Console(stderr=True, highlight=False).print(f"[bold]{stage:>9}[/bold]  {escape(message)}", soft_wrap=True)
+
+
+def run_stage(stage: Stage, name: str, recipe: Recipe, run_dir: Path, executor: Executor) -> bool:
+    """Run a stage unless it is finished and unchanged; says which, and why.  True where it ran."""
+    reason = why_run(stage, name, recipe, run_dir)
+    if reason is None:
+        say(name, "is finished and unchanged")
+        return False
+    say(name, f"starts ({reason})")
+    started_at = time.perf_counter()
+    (run_dir / name / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
+    stage.run(recipe, run_dir, executor)
+    say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
+    return True
+
+
+def why_run(stage: Stage, name: str, recipe: Recipe, run_dir: Path) -> str | None:
+    """Why a stage must run, in words that name the changed key or input; None where it need not."""
+    manifest = read_manifest(run_dir / name)
+    if manifest is None:
+        return "not finished before" if (run_dir / name).exists() else "new"
+    changes = changed_keys(manifest["config"], stage.relevant_config(recipe))
+    if changes:
+        return "; ".join(changes)
+    changes = changed_keys(manifest["inputs"], stage.inputs(recipe, run_dir))
+    return f"its inputs changed: {', '.join(changes[:3])}" if changes else None
+
+
+def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """`section.key was X, is Y` for each difference of two JSON-able records."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            change
+            for key in keys
+            for change in changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        ]
+    if digest(old) == digest(new):
+        return []
+    short_old, short_new = (text if len(text) <= 60 else text[:57] + "..." for text in (str(old), str(new)))
+    return [f"{prefix} was {short_old}, is {short_new}"]
+
+
+class RunLock:
+    """One run at a time in a RUN folder; the lock goes with the process, however it ends."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._file: Any = None
+
+    def __enter__(self) -> RunLock:
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.run_dir / ".lock", "a+")  # held until __exit__
+        except OSError as error:
+            raise UserError(
+                f"--out {self.run_dir} cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise UserError(
+                f"{self.run_dir} is in use by {holder}; wait for it, stop it, or give another --out"
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()}")
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.truncate(0)
+        self._file.close()
+
+
 def remove_stale(folder: Path, keep: Sequence[Path]) -> None:
     """Drop files of shards that are no longer in the pool, so that a folder holds exactly what its manifest says."""
     wanted = set(keep)
@@ -188,3 +286,8 @@ def remove_stale(folder: Path, keep: Sequence[Path]) -> None:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

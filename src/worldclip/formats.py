@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,7 +53,7 @@ CURATED = _schema(
 )
 
 
-def write_artifact(path: Path, write: Callable[[Path], None]) -> None:
+def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file aside, then rename it: a reader finds the whole file or none, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -143,7 +145,7 @@ def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow"
 
 
 def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> dict[str, Any]:
-    """Say that `folder` is done.  The manifest's digest is over format, config and inputs alone: equal for equal work."""
+    """Say that `folder` is done.  Its digest is over format, config and inputs alone: equal for equal work."""
     manifest = {
         "format_version": FORMAT_VERSION,
         "digest": digest([FORMAT_VERSION, config, inputs]),
@@ -177,3 +179,21 @@ def require_manifest(run: Path, stage: str) -> dict[str, Any]:
     if manifest is None:
         raise UserError(f"{run / stage} is not finished; run first: worldclip {stage} {run}")
     return manifest
+
+
+def describe_run() -> dict[str, Any]:
+    """What made a run: versions, machine and the revision of the code where it is a git checkout."""
+    return {
+        "versions": versions(("worldclip", "numpy", "numba", "pyarrow", "torch", "transformers", "tokenizers")),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "git_revision": _git_revision(Path(__file__).parent),
+    }
+
+
+def _git_revision(folder: Path) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    answer = subprocess.run([git, "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None

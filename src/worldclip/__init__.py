@@ -1,0 +1,39 @@
+"""worldclip: image-text pairs in every language -> a curated pool -> a trained, measured, exported CLIP.
+
+    worldclip.run("recipes/emoji.toml", out="runs/emoji")
+    clip = worldclip.load("runs/emoji")
+
+Submodules, `run` and `load` resolve on first access, so that this import stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worldclip.inference import load as load
+    from worldclip.recipe import run as run
+
+__version__ = _version("worldclip")
+
+_CALLS = {"run": "worldclip.recipe", "load": "worldclip.inference"}
+_SUBMODULES = (
+    *("balance", "config", "curate", "errors", "evaluate", "execute", "export", "formats", "inference", "languages"),
+    *("match", "metadata", "model", "pool", "recipe", "report", "text", "tokenizer", "train"),
+)
+
+__all__ = ["__version__", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CALLS:
+        return getattr(importlib.import_module(_CALLS[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"worldclip.{name}")
+    raise AttributeError(f"module 'worldclip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_CALLS, *_SUBMODULES])

