@@ -1,0 +1,78 @@
+"""Ranks against a plain O(n^2) count, on features whose scores tie often and exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from worldclip.evaluate import ranking
+
+
+def plain_ranks(queries, candidates, right):
+    """Six plain lines: of each query's right candidates take the best; count the wrong ones at least as good."""
+    found = []
+    for q, query in enumerate(queries):
+        scores = [float(np.dot(query, candidate)) for candidate in candidates]
+        own = [scores[c] for c in range(len(candidates)) if (q, c) in right]
+        wrong = [scores[c] for c in range(len(candidates)) if (q, c) not in right]
+        found.append(sum(score >= max(own) for score in wrong) if own else -1)
+    return found
+
+
+@st.composite
+def worlds(draw):
+    """Small integers as features: every score is exact, and ties are the rule rather than the exception."""
+    num_queries, num_candidates, dim = draw(st.integers(1, 7)), draw(st.integers(1, 9)), draw(st.integers(1, 3))
+    features = st.integers(-2, 2).map(float)
+    queries = draw(arrays(np.float32, (num_queries, dim), elements=features))
+    candidates = draw(arrays(np.float32, (num_candidates, dim), elements=features))
+    pairs = st.tuples(st.integers(0, num_queries - 1), st.integers(0, num_candidates - 1))
+    return queries, candidates, draw(st.lists(pairs, max_size=12))
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds(), st.integers(1, 300))
+def test_ranks_agree_with_a_plain_count_for_any_size_of_block(world, block_bytes):
+    queries, candidates, right = world
+    pairs = np.array(right, np.int64).reshape(-1, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK_BYTES", block_bytes)
+        found = ranking.ranks(queries, candidates, pairs[:, 0], pairs[:, 1])
+    assert found.tolist() == plain_ranks(queries, candidates, set(right))
+
+
+def test_a_model_that_says_the_same_of_everything_gets_nothing():
+    same = np.ones((4, 8), np.float32)
+    found = ranking.ranks(same, same, np.arange(4), np.arange(4))
+    assert found.tolist() == [3, 3, 3, 3]
+    assert ranking.share_within(found, 1) == 0.0
+
+
+def test_scores_that_are_not_numbers_rank_last():
+    queries = np.array([[np.nan], [1.0]], np.float32)
+    candidates = np.array([[1.0], [0.0], [-1.0]], np.float32)
+    assert ranking.ranks(queries, candidates, [0, 1], [0, 0]).tolist() == [2, 0]
+    assert ranking.ranks(queries[1:], np.array([[1.0], [np.nan]], np.float32), [0], [0]).tolist() == [1]
+
+
+def test_a_pair_out_of_range_is_named():
+    features = np.ones((2, 1), np.float32)
+    with pytest.raises(ValueError, match="candidate 2 is not one of the 2"):
+        ranking.ranks(features, features, [0], [2])
+    with pytest.raises(ValueError, match="query -1 is not one of the 2"):
+        ranking.ranks(features, features, [-1], [0])
+
+
+def test_queries_without_a_right_candidate_do_not_count():
+    assert ranking.share_within(np.array([0, -1, 3]), 1) == 0.5
+    with pytest.raises(ValueError, match="nothing to measure"):
+        ranking.share_within(np.array([-1, -1]), 1)
+
+
+def test_top_lists_the_best_first_and_equal_scores_by_id():
+    ids, scores = ranking.top(np.array([[1.0]], np.float32), np.array([[1], [3], [3], [2]], np.float32), 3)
+    assert ids.tolist() == [[1, 2, 3]]
+    assert scores.tolist() == [[3.0, 3.0, 2.0]]
