@@ -1,0 +1,1 @@
+"""Page-view files -> the titles of a Wikipedia by their views."""

@@ -1,0 +1,1 @@
+"""Dumps of a Wikipedia in three formats -> one iterator of (title, text)."""
