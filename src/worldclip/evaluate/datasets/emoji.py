@@ -1,0 +1,135 @@
+"""The emoji pool's two held-out sets, asked in each of its 14 languages among the names of *all* its emoji.
+
+`tone`: emoji with a skin tone whose shape and tone occur in training, their combination never.  `base`: emoji without a
+tone, drawn anew.  Names that are equal in a language are one class, as no model can tell them apart; in retrieval they
+are one text that belongs to several images.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from worldclip.errors import BadShard, UserError
+from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
+from worldclip.formats import (
+    MATCH_COUNTS,
+    MATCH_TEXTS,
+    digest,
+    fingerprint,
+    read_json,
+    read_manifest,
+    read_table,
+)
+
+THIRDS = ("head", "middle", "tail")
+
+
+def load(part: str, run_dir: Path) -> Dataset:
+    """`tone` or `base` of RUN/pool; base with head, middle and tail thirds where the run has matches."""
+    folder = run_dir / "pool" / part
+    names_path = run_dir / "pool" / "names.json"
+    tars = sorted(folder.glob("*.tar"))
+    if not tars or not names_path.exists():
+        raise UserError(
+            f"evaluate.datasets names emoji_{part}, but {folder} holds no tars; "
+            "this data set is a part of the emoji pool: set pool.build = 'emoji', or leave it out"
+        )
+    keys, images = _read_images(tars)
+    names = read_json(names_path)
+    position = {key: idx for idx, key in enumerate(names["keys"])}
+    unknown = [key for key in keys if key not in position]
+    if unknown:
+        raise BadShard(f"{folder}: {len(unknown)} images have no name in {names_path}, the first is {unknown[0]}")
+    name_idx = np.array([position[key] for key in keys])
+    slices = _thirds(keys, [names["lang"]["en"][idx] for idx in name_idx], run_dir) if part == "base" else {}
+    contents: dict[str, Any] = {"files": [fingerprint(path, run_dir) for path in [*tars, names_path]]}
+    contents["slices"] = {name: np.flatnonzero(mask).tolist() for name, mask in slices.items()}
+    return Dataset(
+        name=f"emoji_{part}",
+        digest=digest(contents),
+        image_keys=keys,
+        read_images=lambda start, stop: images[start:stop],
+        languages=tuple(names["lang"]),
+        tasks=lambda lang: _tasks(names["lang"][lang], name_idx, slices),
+    )
+
+
+def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.ndarray]) -> list[Task]:
+    classes, class_of_name = np.unique(np.array(all_names, dtype=object), return_inverse=True)
+    target = class_of_name[name_idx]
+    image_idx = np.arange(len(name_idx))
+    shown, pair_text = np.unique(target, return_inverse=True)
+    return [
+        Classification(
+            class_names=[[name] for name in classes],
+            target=target,
+            image_idx=image_idx,
+            slices=slices,
+            protocol={"templates": 1, "classes": "distinct names of all emoji of the pool"},
+        ),
+        Retrieval(
+            texts=[classes[idx] for idx in shown],
+            pair_image=image_idx,
+            pair_text=pair_text,
+            image_idx=image_idx,
+            protocol={"captions": "all_captions", "equal_names": "one text of several images"},
+        ),
+    ]
+
+
+def _read_images(tars: Sequence[Path]) -> tuple[list[str], list[bytes]]:
+    """Keys and encoded images of the held-out samples; two sets of some thousand small drawings fit in memory."""
+    keys, images = [], []
+    for path in tars:
+        try:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    if member.name.endswith(".png") and (file := tar.extractfile(member)) is not None:
+                        keys.append(Path(member.name).stem)
+                        images.append(file.read())
+        except (tarfile.TarError, EOFError) as error:
+            raise BadShard(f"{path}: not a readable tar ({error})") from error
+    if not keys:
+        raise BadShard(f"{tars[0].parent}: its tars hold no .png")
+    return keys, images
+
+
+def _thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> dict[str, np.ndarray]:
+    """Masks of the head, middle and tail third of the images by how often training could meet the English name.
+
+    A name's count is the geometric mean of the match counts of the entries that match it (0 where none does: those
+    stand in the tail); equal counts are put in order by key.  Empty where the run has not matched.
+    """
+    if read_manifest(run_dir / "match") is None:
+        return {}
+    familiarity = _name_counts(set(english_names), run_dir)
+    order = sorted(range(len(keys)), key=lambda i: (-familiarity.get(english_names[i], 0.0), keys[i]))
+    masks = {}
+    for name, part in zip(THIRDS, np.array_split(np.array(order), len(THIRDS)), strict=True):
+        masks[name] = np.zeros(len(keys), bool)
+        masks[name][part] = True
+    return masks
+
+
+def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
+    """Geometric mean of the counts of each English name's matched entries, over the whole pool."""
+    counts: dict[tuple[str, int], int] = {}
+    for path in sorted((run_dir / "match" / "counts").rglob("*.parquet")):
+        for row in read_table(path, MATCH_COUNTS).to_pylist():
+            entry = (row["entries_lang"], row["entry_id"])
+            counts[entry] = counts.get(entry, 0) + row["count"]
+    found: dict[str, float] = {}
+    for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
+        table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
+        table = table.filter(pc.equal(pc.cast(table["lang"], "string"), "en"))
+        for row in table.to_pylist():
+            if row["text"] in names:
+                logs = [np.log(max(1, counts.get((row["entries_lang"], entry), 0))) for entry in row["entry_ids"]]
+                found[row["text"]] = float(np.exp(np.mean(logs)))
+    return found

@@ -1,0 +1,78 @@
+"""Held-out images with the model's best names in several languages, right and wrong ones, chosen by hash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from worldclip.evaluate import zeroshot
+from worldclip.evaluate.engine import TextFeatures
+from worldclip.evaluate.ranking import top
+from worldclip.evaluate.tasks import Classification, Dataset
+
+NUM_NAMES = 5
+_MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+
+
+def gallery(
+    dataset: Dataset, image_ND: np.ndarray, encode: TextFeatures, languages: Sequence[str], size: int
+) -> list[dict[str, Any]]:
+    """`size` images of `dataset` with the NUM_NAMES best names in each of `languages`; JSON-able.
+
+    Half of them are right in the first language (the first name is the image's own) where there are as many; the rest
+    are wrong.  Which ones is decided by a hash of the key, so that nobody picks.
+    """
+    tasks = {lang: task for lang in languages if (task := _classification(dataset, lang)) is not None}
+    if not tasks or not size:
+        return []
+    answers = {lang: _best_names(task, image_ND, encode) for lang, task in tasks.items()}
+    first, first_ids = tasks[languages[0]], answers[languages[0]][0]
+    decoded = np.flatnonzero(~np.isnan(image_ND[first.image_idx]).any(axis=1)).tolist()
+    asked = np.array(sorted(decoded, key=lambda row: _hash(dataset.image_keys[int(first.image_idx[row])])), np.int64)
+    is_right = first_ids[asked, 0] == first.target[asked]
+    num_right = min(int(is_right.sum()), size - min(size // 2, int((~is_right).sum())))
+    chosen = [*asked[is_right][:num_right], *asked[~is_right][: size - num_right]]
+    shown = []
+    for row in chosen:
+        idx = int(first.image_idx[row])
+        names = {}
+        for lang, task in tasks.items():
+            ids, scores = answers[lang][0][row], answers[lang][1][row]
+            names[lang] = {
+                "truth": task.class_names[task.target[row]][0],
+                "best": [
+                    {
+                        "name": task.class_names[i][0],
+                        "score": round(float(s), 4),
+                        "is_right": bool(i == task.target[row]),
+                    }
+                    for i, s in zip(ids, scores, strict=True)
+                ],
+            }
+        image = _data_uri(dataset.read_images(idx, idx + 1)[0])
+        shown.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
+    return shown
+
+
+def _classification(dataset: Dataset, lang: str) -> Classification | None:
+    if lang not in dataset.languages:
+        return None
+    return next((task for task in dataset.tasks(lang) if isinstance(task, Classification)), None)
+
+
+def _best_names(task: Classification, image_ND: np.ndarray, encode: TextFeatures) -> tuple[np.ndarray, np.ndarray]:
+    classes = zeroshot.class_embeddings(task.class_names, task.templates, encode)
+    return top(image_ND[task.image_idx], classes, NUM_NAMES)
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(f"gallery {key}".encode()).hexdigest()
+
+
+def _data_uri(image: bytes) -> str:
+    kind = next((name for magic, name in _MAGIC if image.startswith(magic)), "octet-stream")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,126 @@
+"""The emoji pool's held-out sets, from a miniature pool of eight emoji in two languages."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from worldclip.errors import BadShard, UserError
+from worldclip.evaluate.datasets import emoji, load
+from worldclip.formats import MATCH_COUNTS, MATCH_TEXTS, write_json, write_manifest, write_table
+
+KEYS = [f"1F60{i}" for i in range(8)]
+NAMES = {
+    "en": ["red apple", "green apple", "pear", "red ring", "ring", "gem stone", "gem", "kiwi"],
+    "ja": ["リンゴ", "リンゴ", "洋ナシ", "赤い指輪", "指輪", "宝石", "宝石", "キウイ"],
+}
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """RUN with a pool whose base set holds the emoji 0 to 5 in two tars, and whose tone set holds two."""
+    samples = [(f"{key}.png", key.encode()) for key in KEYS]
+    info = json.dumps({"texts": [], "emoji": "?"}).encode()
+    for part, chosen in {"base/000000": samples[:4], "base/000001": samples[4:6], "tone/000000": samples[6:]}.items():
+        members = [member for name, data in chosen for member in ((name, data), (name.replace("png", "json"), info))]
+        write_tar(tmp_path / "pool" / f"{part}.tar", members)
+    write_json(tmp_path / "pool" / "names.json", {"keys": KEYS, "lang": NAMES})
+    return tmp_path
+
+
+def write_matches(run_dir):
+    """red 0, apple 1, ring 2, gem 3, stone 4; counts over two shards; `pear` and `kiwi` match nothing."""
+    matched = [("red apple", [0, 1]), ("green apple", [1]), ("red ring", [0, 2]), ("ring", [2]), ("gem stone", [3, 4])]
+    table = pa.table(
+        {
+            "key": KEYS[:5],
+            "text_idx": np.zeros(5, np.int32),
+            "text": [text for text, _ in matched],
+            "lang": ["en"] * 5,
+            "lang_prob": np.ones(5, np.float32),
+            "entries_lang": ["en"] * 5,
+            "entry_ids": pa.array([ids for _, ids in matched], pa.large_list(pa.int32())),
+        }
+    )
+    write_table(run_dir / "match/texts/a.tar.parquet", table, MATCH_TEXTS)
+    for shard, counts in {"a": [(0, 10), (1, 3)], "b": [(0, 90), (2, 1), (3, 4), (4, 25)]}.items():
+        ids, sums = zip(*counts, strict=True)
+        table = pa.table({"entries_lang": ["en"] * len(ids), "entry_id": ids, "count": sums})
+        write_table(run_dir / f"match/counts/{shard}.tar.parquet", table, MATCH_COUNTS)
+    write_manifest(run_dir / "match", config={}, inputs={}, counts={})
+
+
+def test_every_image_is_asked_among_the_distinct_names_of_all_emoji(run_dir):
+    dataset = load("emoji_base", run_dir)
+    assert dataset.image_keys == KEYS[:6]
+    assert dataset.languages == ("en", "ja")
+    assert dataset.read_images(3, 5) == [KEYS[3].encode(), KEYS[4].encode()]
+    english, _ = dataset.tasks("en")
+    japanese, _ = dataset.tasks("ja")
+    assert (len(english.class_names), len(japanese.class_names)) == (8, 6)
+    assert [english.class_names[i][0] for i in english.target] == NAMES["en"][:6]
+    assert [japanese.class_names[i][0] for i in japanese.target] == NAMES["ja"][:6]
+
+
+def test_images_of_one_name_share_a_class_and_a_text(run_dir):
+    classification, retrieval = load("emoji_base", run_dir).tasks("ja")
+    assert classification.target[0] == classification.target[1]
+    assert len(retrieval.texts) == 5
+    pairs = zip(retrieval.pair_image, retrieval.pair_text, strict=True)
+    assert [retrieval.texts[text] for _, text in pairs] == NAMES["ja"][:6]
+
+
+def test_base_is_reported_by_thirds_of_how_often_training_met_the_name(run_dir):
+    write_matches(run_dir)
+    task, _ = load("emoji_base", run_dir).tasks("ja")
+    thirds = {name: [NAMES["en"][i] for i in np.flatnonzero(mask)] for name, mask in task.slices.items()}
+    # geometric means: red apple sqrt(300), green apple 3, pear 0, red ring 10, ring 1, gem stone 10
+    assert thirds == {
+        "head": ["red apple", "red ring"],
+        "middle": ["green apple", "gem stone"],
+        "tail": ["pear", "ring"],
+    }
+    tone, _ = load("emoji_tone", run_dir).tasks("en")
+    assert tone.slices == {}
+
+
+def test_the_digest_follows_the_images_the_names_and_the_thirds(run_dir):
+    digests = [load("emoji_base", run_dir).digest]
+    write_matches(run_dir)
+    digests.append(load("emoji_base", run_dir).digest)
+    NAMES_CHANGED = NAMES | {"ja": NAMES["ja"][::-1]}
+    write_json(run_dir / "pool" / "names.json", {"keys": KEYS, "lang": NAMES_CHANGED})
+    digests.append(load("emoji_base", run_dir).digest)
+    write_tar(run_dir / "pool/base/000001.tar", [(f"{KEYS[4]}.png", b"another")])
+    digests.append(load("emoji_base", run_dir).digest)
+    assert len(set(digests)) == 4
+
+
+def test_a_run_without_the_emoji_pool_is_told_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"evaluate\.datasets names emoji_tone.*pool\.build"):
+        emoji.load("tone", tmp_path)
+
+
+def test_broken_pools_are_named(run_dir):
+    tar = run_dir / "pool/base/000001.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:600])
+    with pytest.raises(BadShard, match=r"000001\.tar: not a readable tar"):
+        load("emoji_base", run_dir)
+    write_tar(tar, [("1F999.png", b"?")])
+    with pytest.raises(BadShard, match=r"1 images have no name in .*, the first is 1F999"):
+        load("emoji_base", run_dir)

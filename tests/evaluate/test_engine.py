@@ -1,0 +1,90 @@
+"""One pass over images and texts, records, resume, and images that will not decode."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from worlds import WordModel, word_dataset
+
+from worldclip.errors import UserError
+from worldclip.evaluate import engine
+
+MODEL = {"model": "made up", "model_digest": "0"}
+WORDS = ["cat", "dog", "owl", "bee", "cat"]
+
+
+def test_each_image_is_encoded_once_however_many_languages_ask(tmp_path):
+    model = WordModel()
+    records, _, _ = engine.evaluate(model, MODEL, [word_dataset("a", WORDS)], [], tmp_path / "r.jsonl", batch_size=2)
+    assert sorted(model.images) == sorted(word.encode() for word in WORDS)
+    assert len(model.texts) == len(set(model.texts)), "a text of two tasks was encoded twice"
+    assert [(r["dataset"], r["lang"], r["task"]) for r in records] == [
+        ("a", lang, task) for lang in ("en", "de") for task in ("zeroshot_classification", "image_text_retrieval")
+    ]
+
+
+def test_a_record_says_what_was_measured_and_how(tmp_path):
+    records, _, _ = engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], tmp_path / "r.jsonl")
+    first = json.loads((tmp_path / "r.jsonl").read_text().splitlines()[0])
+    assert first == records[0]
+    assert first["metrics"] == {"acc1": 1.0, "acc5": 1.0, "mean_per_class_recall": 1.0}
+    assert first["chance"] == {"acc1": 1 / 24, "acc5": 5 / 24}
+    assert (first["n"], first["num_classes"], first["slices"]["first"]["n"]) == (5, 24, 1)
+    assert first["interval_95"]["acc1"] == [1.0, 1.0]
+    assert records[1]["metrics"]["text_retrieval_recall@1"] == 1.0
+
+
+def test_images_that_will_not_decode_are_dropped_and_listed(tmp_path):
+    words = ["broken", "cat", "broken", "dog"]
+    dataset = word_dataset("a", words)
+    records, features, _ = engine.evaluate(WordModel(), MODEL, [dataset], ["en"], tmp_path / "r.jsonl", batch_size=1)
+    assert [bad["key"] for bad in features["a"].bad] == ["a0", "a2"]
+    assert [record["n"] for record in records] == [2, 2]
+    assert records[0]["metrics"]["acc1"] == 1.0
+    assert records[1]["metrics"]["image_retrieval_recall@1"] == 1.0
+    with pytest.raises(UserError, match="not one of its 2 images decodes: b0: not an image"):
+        engine.evaluate(WordModel(), MODEL, [word_dataset("b", ["broken"] * 2)], ["en"], tmp_path / "r.jsonl")
+
+
+def test_a_sweep_that_is_cut_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "r.jsonl"
+    sets = [word_dataset("a", WORDS), word_dataset("b", ["elk", "cat"])]
+    whole, _, _ = engine.evaluate(WordModel(), MODEL, sets, [], tmp_path / "whole.jsonl")
+    for batches_left in (1, 1, 0):  # a language of a data set is one batch of texts here, four in all
+        with pytest.raises(KeyboardInterrupt):
+            engine.evaluate(WordModel(batches_left), MODEL, sets, [], path)
+    last = WordModel()
+    records, _, _ = engine.evaluate(last, MODEL, sets, [], path)
+    assert records == whole
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not any(text.startswith("en/") for text in last.texts), "what was done was done again"
+
+
+def test_another_model_or_other_data_is_measured_anew(tmp_path):
+    path, dataset = tmp_path / "r.jsonl", word_dataset("a", WORDS)
+    engine.evaluate(WordModel(), MODEL, [dataset], ["en"], path)
+    for model_id, data in ((MODEL | {"model_digest": "1"}, dataset), (MODEL, word_dataset("a", ["owl", "cat"]))):
+        model = WordModel()
+        records, _, _ = engine.evaluate(model, model_id, [data], ["en"], path)
+        assert model.texts
+        assert engine.read_results(path) == records
+        assert len(records) == 2
+
+
+def test_a_language_that_no_data_set_has_is_named_and_one_that_some_lack_is_absent(tmp_path):
+    sets = [word_dataset("a", WORDS), word_dataset("b", WORDS, languages=("en",))]
+    with pytest.raises(UserError, match=r"evaluate\.languages names sw, which a, b have not"):
+        engine.evaluate(WordModel(), MODEL, sets, ["en", "sw"], tmp_path / "r.jsonl")
+    records, _, _ = engine.evaluate(WordModel(), MODEL, sets, ["de"], tmp_path / "r.jsonl")
+    assert {record["dataset"] for record in records} == {"a"}
+
+
+def test_features_of_texts_are_the_same_when_they_no_longer_stay_at_hand(monkeypatch):
+    texts = [f"word{i % 7}" for i in range(40)]
+    plain = engine.TextFeatures(WordModel(), 4)(texts)
+    monkeypatch.setattr(engine, "TEXTS_KEPT", 3)
+    small = engine.TextFeatures(WordModel(), 4)
+    for start in range(0, 40, 5):
+        np.testing.assert_array_equal(small(texts[start : start + 5]), plain[start : start + 5])

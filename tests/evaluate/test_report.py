@@ -1,0 +1,43 @@
+"""Means name their languages; the table is what a person reads."""
+
+from __future__ import annotations
+
+import pytest
+from worlds import WordModel, word_dataset
+
+from worldclip.evaluate import engine, report
+
+
+def record(lang, acc1, **more):
+    return {
+        "dataset": "animals", "task": "zeroshot_classification", "lang": lang, "n": 10,
+        "metrics": {"acc1": acc1, **more}, "chance": {"acc1": 0.001},
+    }  # fmt: skip
+
+
+def test_a_mean_is_over_the_languages_it_names_and_only_of_what_all_of_them_have():
+    mean = report.mean_over_languages([record("en", 0.5, acc5=1.0), record("th", 0.25)])
+    assert mean == {"languages": ["en", "th"], "metrics": {"acc1": 0.375}, "chance": {"acc1": pytest.approx(0.001)}}
+
+
+def test_the_table_shows_languages_mean_and_chance_in_percent():
+    table = report.markdown_table([record("en", 0.5), record("th", 0.25)])
+    assert table == (
+        "### animals\n\n10 images; percent.\n\n"
+        "| language | top-1 |\n"
+        "| -------- | ----: |\n"
+        "| en       |  50.0 |\n"
+        "| th       |  25.0 |\n"
+        "| **mean** |  37.5 |\n"
+        "| chance   |  0.10 |\n\n"
+        "Means are over 2 languages: en th.\n"
+    )
+
+
+def test_a_language_without_data_is_absent_not_zero(tmp_path):
+    sets = [word_dataset("a", ["cat", "dog"]), word_dataset("b", ["owl"], languages=("en",))]
+    records, _, _ = engine.evaluate(WordModel(), {"model": "m", "model_digest": "0"}, sets, [], tmp_path / "r.jsonl")
+    first, second = report.markdown_table(records).split("### ")[1:]
+    assert "| de " in first
+    assert "| de " not in second
+    assert "Means are over 1 languages: en." in second
