@@ -1,1 +1,586 @@
-"""Exact unigram and bigram counts of a corpus in bounded memory, and their pointwise mutual information."""
+"""Exact unigram and bigram counts of a corpus in bounded memory, and their pointwise mutual information.
+
+A Counter holds one hash table of words and one of pairs of words.  Full tables are sorted and written as a RUN: the
+words in byte order, the pairs as two ranks in that order.  Merging runs renumbers words in a way that keeps their
+order, so sorted pairs stay sorted and all of a merge is sequential reading.  Counts are exact, and the same for any
+limit.
+
+Legend: W words, S slots, B bigrams, T texts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numba import njit
+
+from worldclip import formats
+from worldclip.metadata.tokens import ALONE, BARRIER, WORD, Scheme
+
+# Tables of 2^24 bigrams x 16 bytes and 2^22 words keep a process near 1 GiB, sorting of a full table included.
+MAX_BIGRAM_SLOTS = 2**24
+MAX_WORDS = 2**22
+MAX_ARENA_BYTES = 2**27
+BATCH_BYTES = 2**20  # a batch of texts can add half as many words and bigrams: room for them is made beforehand
+FAN_IN = 16  # runs merged at once
+CHUNK = 2**18  # bigrams of a run in memory while merging
+
+_FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+_U0, _U1, _U2, _U29, _U32 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(29), np.uint64(32)
+_LOW_32 = np.uint64(0xFFFFFFFF)
+
+WORDS, ARENA, BIGRAMS, TOKENS = 0, 1, 2, 3  # places of `state`
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _mixed(h):
+    h = (h ^ (h >> _U32)) * _GOLDEN
+    return h ^ (h >> _U29)
+
+
+@njit(cache=True, nogil=True)
+def _hash_bytes(data, start, end):
+    h = _FNV_START
+    for i in range(start, end):
+        h = (h ^ np.uint64(data[i])) * _FNV_PRIME
+    return _mixed(h)
+
+
+@njit(cache=True, nogil=True)
+def _word_id(data, start, end, h, slots_S, starts_W, counts_W, arena, state):
+    """The id of the word data[start:end], 1 or more; new words are added, and all are counted."""
+    mask = np.uint64(slots_S.size - 1)
+    place, tag = h & mask, h >> _U32
+    length = end - start
+    while True:
+        slot = slots_S[place]
+        if slot == _U0:
+            break
+        if slot >> _U32 == tag:
+            word = np.int64(slot & _LOW_32)
+            at = starts_W[word]
+            if starts_W[word + 1] - at == length:
+                same = True
+                for k in range(length):
+                    if arena[at + k] != data[start + k]:
+                        same = False
+                        break
+                if same:
+                    counts_W[word] += _U1
+                    return word
+        place = (place + _U1) & mask
+    word, at = state[WORDS] + 1, state[ARENA]
+    slots_S[place] = tag << _U32 | np.uint64(word)
+    for k in range(length):
+        arena[at + k] = data[start + k]
+    starts_W[word + 1] = at + length
+    counts_W[word] = _U1
+    state[WORDS], state[ARENA] = word, at + length
+    return word
+
+
+@njit(cache=True, nogil=True)
+def _add_bigram(table_2S, key, count, state):
+    """table_2S: [2s] key (0 where empty), [2s + 1] its count."""
+    mask = np.uint64(table_2S.size // 2 - 1)
+    place = _mixed(key * _FNV_PRIME) & mask
+    while True:
+        found = table_2S[place * _U2]
+        if found == key:
+            table_2S[place * _U2 + _U1] += count
+            return
+        if found == _U0:
+            table_2S[place * _U2] = key
+            table_2S[place * _U2 + _U1] = count
+            state[BIGRAMS] += 1
+            return
+        place = (place + _U1) & mask
+
+
+@njit(cache=True, nogil=True)
+def _decode(data, at):
+    """Code point at `at` of valid UTF-8, and its bytes."""
+    a = np.int64(data[at])
+    if a < 0xE0:
+        return (a & 0x1F) << 6 | (data[at + 1] & 0x3F), 2
+    if a < 0xF0:
+        return (a & 0x0F) << 12 | np.int64(data[at + 1] & 0x3F) << 6 | (data[at + 2] & 0x3F), 3
+    c = (a & 0x07) << 18 | np.int64(data[at + 1] & 0x3F) << 12 | np.int64(data[at + 2] & 0x3F) << 6
+    return c | (data[at + 3] & 0x3F), 4
+
+
+@njit(cache=True, nogil=True)
+def _count_texts(data, offsets_T, classes, slots_S, starts_W, counts_W, arena, table_2S, state):
+    """Count words and bigrams of data[offsets_T[t] : offsets_T[t + 1]] for each t; the tables have room."""
+    for t in range(offsets_T.size - 1):
+        at, end = np.int64(offsets_T[t]), np.int64(offsets_T[t + 1])
+        start, last, is_word, h = at, 0, False, _FNV_START
+        while True:
+            kind, width = BARRIER, 1
+            if at < end:
+                if data[at] < 0x80:
+                    kind = classes[data[at]]
+                else:
+                    c, width = _decode(data, at)
+                    kind = classes[c]
+                if kind <= WORD:
+                    is_word |= kind == WORD
+                    for k in range(width):
+                        h = (h ^ np.uint64(data[at + k])) * _FNV_PRIME
+                    at += width
+                    continue
+            if at > start:
+                word = 0
+                if is_word:
+                    word = _word_id(data, start, at, _mixed(h), slots_S, starts_W, counts_W, arena, state)
+                    state[TOKENS] += 1
+                    if last:
+                        _add_bigram(table_2S, np.uint64(last) << _U32 | np.uint64(word), _U1, state)
+                last = word
+            if at >= end:
+                break
+            if kind == ALONE:
+                h = _hash_bytes(data, at, at + width)
+                word = _word_id(data, at, at + width, h, slots_S, starts_W, counts_W, arena, state)
+                state[TOKENS] += 1
+                if last:
+                    _add_bigram(table_2S, np.uint64(last) << _U32 | np.uint64(word), _U1, state)
+                last = word
+            elif kind == BARRIER:
+                last = 0
+            at += width
+            start, is_word, h = at, False, _FNV_START
+
+
+@njit(cache=True, nogil=True)
+def _refill_slots(slots_S, starts_W, arena, num_words):
+    mask = np.uint64(slots_S.size - 1)
+    for word in range(1, num_words + 1):
+        h = _hash_bytes(arena, starts_W[word], starts_W[word + 1])
+        place = h & mask
+        while slots_S[place] != _U0:
+            place = (place + _U1) & mask
+        slots_S[place] = (h >> _U32) << _U32 | np.uint64(word)
+
+
+@njit(cache=True, nogil=True)
+def _refill_bigrams(old_2S, new_2S, state):
+    state[BIGRAMS] = 0
+    for place in range(0, old_2S.size, 2):
+        if old_2S[place] != _U0:
+            _add_bigram(new_2S, old_2S[place], old_2S[place + 1], state)
+
+
+@njit(cache=True, nogil=True)
+def _compact(table_2S):
+    """Move the table's bigrams to its front; returns their number."""
+    used = 0
+    for place in range(0, table_2S.size, 2):
+        if table_2S[place] != _U0:
+            table_2S[2 * used], table_2S[2 * used + 1] = table_2S[place], table_2S[place + 1]
+            used += 1
+    return used
+
+
+@njit(cache=True, nogil=True)
+def _rank_keys(table_2S, num_bigrams, ranks_W):
+    """Keys of a compacted table with ranks in place of ids."""
+    keys_B = np.empty(num_bigrams, np.uint64)
+    for i in range(num_bigrams):
+        key = table_2S[2 * i]
+        keys_B[i] = np.uint64(ranks_W[key >> _U32]) << _U32 | np.uint64(ranks_W[key & _LOW_32])
+    return keys_B
+
+
+class Counter:
+    """Counts texts; what does not fit into memory goes to runs under `folder`.
+
+    `add` batches of texts, then `finish` for the runs.  The folder is emptied first: a counter that was interrupted
+    starts over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scheme: Scheme,
+        *,
+        max_bigram_slots: int = MAX_BIGRAM_SLOTS,
+        max_words: int = MAX_WORDS,
+        max_arena_bytes: int = MAX_ARENA_BYTES,
+    ) -> None:
+        self.folder, self.scheme, self.classes = folder, scheme, scheme.classes()
+        self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
+        self.runs: list[Path] = []
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._start()
+
+    def _start(self) -> None:
+        self.state = np.zeros(4, np.int64)
+        self.slots_S = np.zeros(2**11, np.uint64)
+        self.starts_W = np.zeros(2**10, np.int64)
+        self.counts_W = np.zeros(2**10, np.uint64)
+        self.arena = np.zeros(2**13, np.uint8)
+        self.table_2S = np.zeros(2 * 2**11, np.uint64)
+
+    def add(self, texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> None:
+        """Count the words and bigrams of texts, nulls left out.  No bigram crosses from one text to the next."""
+        if not isinstance(texts, pa.Array | pa.ChunkedArray):
+            texts = pa.array(texts, pa.large_string())
+        chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+        for chunk in chunks:
+            data, offsets_T = _buffers(chunk)
+            first = 0
+            while first < offsets_T.size - 1:
+                # As many texts as fit into a batch, at least one.
+                last = int(np.searchsorted(offsets_T, offsets_T[first] + BATCH_BYTES, side="right")) - 1
+                last = min(max(last, first + 1), offsets_T.size - 1)
+                self._make_room(int(offsets_T[last] - offsets_T[first]))
+                _count_texts(
+                    data, offsets_T[first : last + 1], self.classes, self.slots_S, self.starts_W, self.counts_W,
+                    self.arena, self.table_2S, self.state,
+                )  # fmt: skip
+                first = last
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Room for all that `num_bytes` of text can add: a word needs a byte, and most need one between them."""
+        words, bigrams, arena = num_bytes + 1, num_bytes + 1, num_bytes
+        num_words, used, num_bigrams, _ = (int(n) for n in self.state)
+        full = (
+            num_words + words > self.max_words
+            or used + arena > self.max_arena_bytes
+            or 3 * (num_bigrams + bigrams) > 2 * self.max_bigram_slots
+        )
+        if full and num_words:
+            self.spill()
+            num_words = used = num_bigrams = 0
+        if num_words + words + 2 > self.starts_W.size:
+            self.starts_W = _grown(self.starts_W, num_words + words + 2)
+            self.counts_W = _grown(self.counts_W, num_words + words + 2)
+        if used + arena > self.arena.size:
+            self.arena = _grown(self.arena, used + arena)
+        if 2 * (num_words + words) > self.slots_S.size:
+            self.slots_S = np.zeros(_power_of_two(2 * (num_words + words)), np.uint64)
+            _refill_slots(self.slots_S, self.starts_W, self.arena, num_words)
+        if 3 * (num_bigrams + bigrams) > self.table_2S.size:
+            old = self.table_2S
+            self.table_2S = np.zeros(2 * _power_of_two(3 * (num_bigrams + bigrams) // 2), np.uint64)
+            _refill_bigrams(old, self.table_2S, self.state)
+
+    def spill(self) -> None:
+        """Write the tables as a sorted run and empty them."""
+        num_words, used, num_bigrams, _ = (int(n) for n in self.state)
+        run = self.folder / f"run_{len(self.runs):05}"
+        starts_W = self.starts_W[1 : num_words + 2]
+        words = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), num_words, [None, pa.py_buffer(starts_W), pa.py_buffer(self.arena[:used])]
+        )
+        order_W = pc.sort_indices(words).to_numpy()
+        ranks_W = np.empty(num_words + 1, np.uint32)
+        ranks_W[order_W + 1] = np.arange(num_words, dtype=np.uint32)
+        write_words(run, words.take(pa.array(order_W)), self.counts_W[1 : num_words + 1][order_W])
+        del words, order_W
+        assert _compact(self.table_2S) == num_bigrams
+        keys_B = _rank_keys(self.table_2S, num_bigrams, ranks_W)
+        order_B = np.argsort(keys_B)
+        counts_B = self.table_2S[1 : 2 * num_bigrams : 2]
+        with BigramWriter(run) as writer:
+            for at in range(0, num_bigrams, CHUNK):
+                chosen = order_B[at : at + CHUNK]
+                writer.add(keys_B[chosen], counts_B[chosen])
+        self.runs.append(run)
+        self._start()
+
+    def finish(self) -> list[Path]:
+        """Write what is left; the runs that hold all counts (none where no text had a word)."""
+        if self.state[WORDS]:
+            self.spill()
+        return self.runs
+
+
+def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """UTF-8 bytes and int64 offsets of a string array; nulls are empty."""
+    if texts.null_count:
+        texts = texts.fill_null("")
+    large = texts.cast(pa.large_string())
+    _, offsets, data = large.buffers()
+    if data is None or len(large) == 0:
+        return np.zeros(0, np.uint8), np.zeros(len(large) + 1, np.int64)
+    offsets_T = np.frombuffer(offsets, np.int64)[large.offset : large.offset + len(large) + 1]
+    return np.frombuffer(data, np.uint8), offsets_T
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(11, (at_least - 1).bit_length())
+
+
+def _grown(array: np.ndarray, at_least: int) -> np.ndarray:
+    new = np.zeros(_power_of_two(at_least), array.dtype)
+    new[: array.size] = array
+    return new
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words in byte order: bytes (,) uint8, offsets (W + 1,) int64, counts (W,) uint64."""
+
+    data: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        return self.counts.size
+
+    def word(self, rank: int) -> str:
+        return self.data[self.offsets[rank] : self.offsets[rank + 1]].tobytes().decode()
+
+
+def write_words(run: Path, words: pa.LargeBinaryArray, counts_W: np.ndarray) -> None:
+    _, offsets, data = words.buffers()
+    offsets_W = np.frombuffer(offsets, np.int64)[: len(words) + 1]
+    formats.write_array(run / "word_bytes.npy", np.frombuffer(data, np.uint8)[: offsets_W[-1]])
+    formats.write_array(run / "word_offsets.npy", offsets_W)
+    formats.write_array(run / "word_counts.npy", counts_W)
+
+
+def read_words(run: Path) -> Words:
+    return Words(*(np.load(run / f"word_{name}.npy") for name in ("bytes", "offsets", "counts")))
+
+
+class BigramWriter:
+    """Writes sorted bigrams chunk by chunk: `bigrams`, raw little-endian uint64 pairs (key, count)."""
+
+    def __init__(self, run: Path) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        self.file = open(run / "bigrams", "wb")  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> BigramWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def add(self, keys_B: np.ndarray, counts_B: np.ndarray) -> None:
+        self.file.write(np.stack([keys_B, counts_B], axis=1).astype("<u8").tobytes())
+
+
+def iter_bigrams(run: Path, chunk: int = CHUNK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(keys uint64, counts uint64) of a run in rising order, read in chunks: nothing is mapped into memory."""
+    with open(run / "bigrams", "rb") as file:
+        while data := file.read(16 * chunk):
+            pairs = np.frombuffer(data, "<u8").reshape(-1, 2)
+            yield pairs[:, 0], pairs[:, 1]
+
+
+@njit(cache=True, nogil=True)
+def _compare(data_a, start_a, end_a, data_b, start_b, end_b):
+    """Negative, 0 or positive as the bytes of a sort before, with or behind those of b."""
+    for k in range(min(end_a - start_a, end_b - start_b)):
+        difference = np.int64(data_a[start_a + k]) - np.int64(data_b[start_b + k])
+        if difference:
+            return difference
+    return (end_a - start_a) - (end_b - start_b)
+
+
+@njit(cache=True, nogil=True)
+def _merge_two(data_a, offsets_a, counts_a, data_b, offsets_b, counts_b):
+    """Union of two sorted lists of words: bytes, offsets, counts, and the new rank of each word of a and of b."""
+    num_a, num_b = counts_a.size, counts_b.size
+    data = np.empty(data_a.size + data_b.size, np.uint8)
+    offsets, counts = np.zeros(num_a + num_b + 1, np.int64), np.empty(num_a + num_b, np.uint64)
+    ranks_a, ranks_b = np.empty(num_a, np.uint32), np.empty(num_b, np.uint32)
+    a = b = rank = at = 0
+    while a < num_a or b < num_b:
+        order = 0
+        if a == num_a:
+            order = 1
+        elif b == num_b:
+            order = -1
+        else:
+            order = _compare(data_a, offsets_a[a], offsets_a[a + 1], data_b, offsets_b[b], offsets_b[b + 1])
+        count = _U0
+        if order <= 0:
+            for k in range(offsets_a[a], offsets_a[a + 1]):
+                data[at] = data_a[k]
+                at += 1
+            count += counts_a[a]
+            ranks_a[a] = rank
+            a += 1
+        else:
+            for k in range(offsets_b[b], offsets_b[b + 1]):
+                data[at] = data_b[k]
+                at += 1
+        if order >= 0:
+            count += counts_b[b]
+            ranks_b[b] = rank
+            b += 1
+        counts[rank] = count
+        rank += 1
+        offsets[rank] = at
+    return data[:at].copy(), offsets[: rank + 1].copy(), counts[:rank].copy(), ranks_a, ranks_b
+
+
+def merge_words(lists: Sequence[Words]) -> tuple[Words, list[np.ndarray]]:
+    """Union of sorted lists of words, and for each list the new rank of each of its words (uint32)."""
+    merged, ranks = lists[0], [np.arange(len(lists[0]), dtype=np.uint32)]
+    for other in lists[1:]:
+        *parts, ranks_a, ranks_b = _merge_two(
+            merged.data, merged.offsets, merged.counts, other.data, other.offsets, other.counts
+        )
+        merged = Words(*parts)
+        ranks = [ranks_a[old] for old in ranks] + [ranks_b]
+    return merged, ranks
+
+
+class _Head:
+    """The unread front of a run's bigrams, renumbered."""
+
+    def __init__(self, run: Path, ranks_W: np.ndarray, chunk: int) -> None:
+        self.chunks, self.ranks_W = iter_bigrams(run, chunk), ranks_W
+        self.keys, self.counts = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        self.is_done = False
+        self.fill()
+
+    def fill(self) -> None:
+        """Read on where nothing is left."""
+        if self.keys.size or self.is_done:
+            return
+        chunk = next(self.chunks, None)
+        if chunk is None:
+            self.is_done = True
+            return
+        keys, counts = chunk
+        high, low = self.ranks_W[keys >> _U32].astype(np.uint64), self.ranks_W[keys & _LOW_32].astype(np.uint64)
+        self.keys, self.counts = high << _U32 | low, counts
+
+    def take(self, upto: np.uint64) -> tuple[np.ndarray, np.ndarray]:
+        """What has a key <= `upto`."""
+        cut = int(np.searchsorted(self.keys, upto, side="right"))
+        taken = self.keys[:cut], self.counts[:cut]
+        self.keys, self.counts = self.keys[cut:], self.counts[cut:]
+        return taken
+
+
+def _merge_bigrams(
+    runs: Sequence[Path], ranks: Sequence[np.ndarray], chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sorted (keys, counts) of all runs, equal keys summed; memory for one chunk of each run."""
+    heads = [_Head(run, ranks_W, chunk) for run, ranks_W in zip(runs, ranks, strict=True)]
+    while live := [head for head in heads if not head.is_done]:
+        upto = min(head.keys[-1] for head in live)  # every bigram up to here is in memory
+        parts = [head.take(upto) for head in live]
+        keys, counts = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        order = np.argsort(keys, kind="stable")
+        keys, counts = keys[order], counts[order]
+        firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        yield keys[firsts], np.add.reduceat(counts, firsts)
+        for head in live:
+            head.fill()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """All of a corpus: its words with their counts, and the runs that hold its bigrams."""
+
+    words: Words
+    runs: tuple[Path, ...]
+    ranks: tuple[np.ndarray, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.words.counts.sum())
+
+    def iter_bigrams(self, chunk: int = CHUNK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(keys uint64 = rank of the first word << 32 | rank of the second, counts uint64), rising, in chunks."""
+        return _merge_bigrams(self.runs, self.ranks, chunk)
+
+
+def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
+    """The sum of any number of runs.  More than `fan_in` are merged by groups first, into `scratch`."""
+    runs, scratch_runs = list(runs), 0
+    while len(runs) > fan_in:
+        group, runs = runs[:fan_in], runs[fan_in:]
+        words, ranks = merge_words([read_words(run) for run in group])
+        merged = scratch / f"merged_{scratch_runs:05}"
+        binary = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(words), [None, pa.py_buffer(words.offsets), pa.py_buffer(words.data)]
+        )
+        write_words(merged, binary, words.counts)
+        with BigramWriter(merged) as writer:
+            for keys_B, counts_B in _merge_bigrams(group, ranks, CHUNK):
+                writer.add(keys_B, counts_B)
+        for run in group:
+            if run.parent == scratch:
+                shutil.rmtree(run)
+        runs.append(merged)
+        scratch_runs += 1
+    if not runs:
+        nothing = Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
+        return Counts(nothing, (), ())
+    words, ranks = merge_words([read_words(run) for run in runs])
+    return Counts(words, tuple(runs), tuple(ranks))
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def iter_unigrams(counts: Counts, *, top_fraction: float = 1.0, min_count: int = 1) -> Iterator[tuple[str, float]]:
+    """(word, count) by falling count, equal ones in byte order: the top share (rounded up) of the distinct words."""
+    words = counts.words
+    top = int(np.ceil(top_fraction * len(words)))
+    order_W = np.argsort(-words.counts.astype(np.int64), kind="stable")[:top]
+    for rank in order_W.tolist():
+        if words.counts[rank] < min_count:
+            return
+        yield words.word(rank), float(words.counts[rank])
+
+
+def best_bigrams(
+    counts: Counts, joiner: str, *, limit: int, min_count: int = 1, min_pmi: float = -np.inf
+) -> list[tuple[str, float]]:
+    """(bigram, PMI) by falling PMI = log2(c(ab) N / (c(a) c(b))), N the tokens of the corpus; at most `limit`.
+
+    Bigrams seen at least `min_count` times with PMI >= `min_pmi`.  Equal ones: the more frequent first, then in byte
+    order.  The order is that of the quotient itself, so it does not hang on a processor's logarithm.
+    """
+    num_tokens, counts_W = counts.num_tokens, counts.words.counts.astype(np.float64)
+    best = [np.zeros(0), np.zeros(0, np.uint64), np.zeros(0, np.uint64)]  # quotient, count, key
+    least = 0.0  # of the best so far, where there are `limit` of them
+    for keys_B, counts_B in counts.iter_bigrams():
+        chosen = counts_B >= min_count
+        keys_B, counts_B = keys_B[chosen], counts_B[chosen]
+        first, second = (keys_B >> _U32).astype(np.int64), (keys_B & _LOW_32).astype(np.int64)
+        quotient = counts_B / (counts_W[first] * counts_W[second])
+        chosen = quotient >= least
+        more = quotient[chosen], counts_B[chosen], keys_B[chosen]
+        best = [np.concatenate(pair) for pair in zip(best, more, strict=True)]
+        if best[0].size > 2 * limit:
+            best = _keep_best(best, limit)
+            least = best[0][-1] if limit else np.inf
+    quotient, _, keys_B = _keep_best(best, limit)
+    pmi = np.log2(quotient * num_tokens)
+    is_good = pmi >= min_pmi
+    word = counts.words.word
+    return [
+        (f"{word(key >> 32)}{joiner}{word(key & 0xFFFFFFFF)}", score)
+        for key, score in zip(keys_B[is_good].tolist(), pmi[is_good].tolist(), strict=True)
+    ]
+
+
+def _keep_best(best: list[np.ndarray], limit: int) -> list[np.ndarray]:
+    quotient, counts_B, keys_B = best
+    order = np.lexsort((keys_B, -counts_B.astype(np.int64), -quotient))[:limit]
+    return [quotient[order], counts_B[order], keys_B[order]]

@@ -1,0 +1,202 @@
+"""Counts against a counter that reads character by character, and merges of any number of runs."""
+
+from __future__ import annotations
+
+import math
+import random
+import unicodedata
+from collections import Counter as Tally
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldclip.metadata import ngrams
+from worldclip.metadata.ngrams import Counter, best_bigrams, iter_unigrams, merge
+from worldclip.metadata.tokens import SPACES, TSHEGS, Scheme, scheme_of, segment
+
+CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3400, 0x4DBF)]
+MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~，。、；：？！“”‘’（）【】《》〈〉「」『』～—"
+LINE_ENDS = "\n\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029"
+JOINTS = {"tsheg": "\u0f0b\u0f0c\x1f"}
+ALPHABET = "abcdé猫狗ねกาཀ་།ကខ1２ \u3000\n\t\u200d\u0301.,’—«»-'🙂\x1f\u00a0\u2029ქართ"
+
+
+def plain_words(text: str, scheme: Scheme) -> list[list[str]]:
+    """Words between barriers, the slow way, by the rules of the recipe."""
+    groups: list[list[str]] = [[]]
+    token = ""
+    for x in text + "\n":
+        is_joint = x in JOINTS.get(scheme.name, "\x1f") if scheme is not SPACES else x.isspace() and x not in LINE_ENDS
+        is_alone = any(low <= ord(x) <= high for low, high in CJK_LIKE) and (scheme is SPACES or not is_word(x))
+        if not (is_joint or is_alone or x.isspace() or x in MARKS):
+            token += x
+            continue
+        if token and is_word(token):
+            groups[-1].append(token)
+        elif token:
+            groups.append([])
+        token = ""
+        if is_alone and is_word(x):
+            groups[-1].append(x)
+        elif not is_joint:
+            groups.append([])
+    return groups
+
+
+def is_word(token: str) -> bool:
+    return any(unicodedata.category(x)[0] in "LMN" for x in token)
+
+
+def plain_counts(texts: list[str], scheme: Scheme) -> tuple[Tally[str], Tally[tuple[str, str]]]:
+    groups = [group for text in texts for group in plain_words(text, scheme)]
+    return (
+        Tally(word for group in groups for word in group),
+        Tally(pair for group in groups for pair in pairwise(group)),
+    )
+
+
+def as_tallies(counts: ngrams.Counts) -> tuple[Tally[str], Tally[tuple[str, str]]]:
+    word = counts.words.word
+    unigrams = Tally({word(rank): int(n) for rank, n in enumerate(counts.words.counts)})
+    bigrams: Tally[tuple[str, str]] = Tally()
+    last = -1
+    for keys, numbers in counts.iter_bigrams(chunk=3):
+        for key, n in zip(keys.tolist(), numbers.tolist(), strict=True):
+            assert key > last, "bigrams are sorted and unique"
+            last = key
+            bigrams[word(key >> 32), word(key & 0xFFFFFFFF)] = n
+    return unigrams, bigrams
+
+
+def count(texts: list[str], folder: Path, scheme: Scheme = SPACES, **limits: int) -> ngrams.Counts:
+    counter = Counter(folder / "runs", scheme, **limits)
+    counter.add(texts)
+    return merge(counter.finish(), folder / "merged", fan_in=3)
+
+
+@pytest.mark.parametrize("scheme", [SPACES, TSHEGS, scheme_of("zh")], ids=lambda scheme: scheme.name)
+@settings(max_examples=120, deadline=None)
+@given(texts=st.lists(st.text(alphabet=ALPHABET, max_size=40), max_size=6))
+def test_counts_agree_with_reading_character_by_character(
+    scheme: Scheme, texts: list[str], tmp_path_factory: pytest.TempPathFactory
+):
+    counts = count(texts, tmp_path_factory.mktemp("ngrams"), scheme)
+    assert as_tallies(counts) == plain_counts(texts, scheme)
+    assert counts.num_tokens == sum(plain_counts(texts, scheme)[0].values())
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), max_words=st.integers(1, 400), slots=st.sampled_from([1, 2**11, 2**13]))
+def test_any_limit_of_memory_gives_the_same_counts(
+    seed: int, max_words: int, slots: int, tmp_path_factory: pytest.TempPathFactory
+):
+    rng = random.Random(seed)
+    texts = [" ".join(f"w{int(rng.paretovariate(0.6)) % 500}" for _ in range(30)) for _ in range(60)]
+    counter = Counter(tmp_path_factory.mktemp("runs"), SPACES, max_words=max_words, max_bigram_slots=slots)
+    for text in texts:
+        counter.add([text])
+    runs = counter.finish()
+    assert len(runs) > (10 if slots == 1 else 0)
+    assert as_tallies(merge(runs, tmp_path_factory.mktemp("merged"), fan_in=3)) == plain_counts(texts, SPACES)
+
+
+def test_a_full_arena_spills_too(tmp_path: Path):
+    counter = Counter(tmp_path / "runs", SPACES, max_arena_bytes=40)
+    for n in range(10):
+        counter.add([f"{'x' * 30}{n} {'y' * 30}"])
+    assert len(counter.finish()) == 10
+    counts = merge(counter.runs, tmp_path / "merged", fan_in=4)
+    assert counts.words.counts.tolist() == [1] * 10 + [10]
+    assert not list((tmp_path / "merged").glob("merged_00000")) or len(counts.runs) <= 4
+
+
+def test_tables_grow_with_a_large_vocabulary(tmp_path: Path):
+    words = [f"word{n}" for n in range(30_000)]
+    counts = count([" ".join(words), " ".join(reversed(words))], tmp_path)
+    assert len(counts.words) == 30_000
+    assert set(counts.words.counts.tolist()) == {2}
+    assert sum(len(keys) for keys, _ in counts.iter_bigrams()) == 2 * 29_999
+
+
+def test_chunked_sliced_and_null_texts_are_counted_once(tmp_path: Path):
+    chunked = pa.chunked_array([pa.array(["x", "a b", None, "a b c"]).slice(1), pa.array([], pa.string())])
+    counter = Counter(tmp_path / "runs", SPACES)
+    counter.add(chunked)
+    unigrams, bigrams = as_tallies(merge(counter.finish(), tmp_path))
+    assert unigrams == {"a": 2, "b": 2, "c": 1}
+    assert bigrams == {("a", "b"): 2, ("b", "c"): 1}
+
+
+def test_no_bigram_crosses_punctuation_a_line_or_a_text(tmp_path: Path):
+    _, bigrams = as_tallies(count(["red, green – blue\nyellow", "black «white» grey"], tmp_path))
+    assert set(bigrams) == {("black", "«white»"), ("«white»", "grey")}
+
+
+def test_chinese_words_are_counted_after_segmentation_and_joined_without_a_blank(tmp_path: Path):
+    zh = scheme_of("zh")
+    texts = segment(pa.array(["我喜欢北京大学。我喜欢 Python。"], pa.large_string()), zh)
+    counts = count(texts.to_pylist(), tmp_path, zh)
+    assert dict(iter_unigrams(counts)) == {"喜欢": 2, "我": 2, "Python": 1, "北京": 1, "大学": 1}
+    assert {bigram for bigram, _ in best_bigrams(counts, zh.joiner, limit=9)} == {"我喜欢", "喜欢北京", "北京大学"}
+
+
+def test_unigrams_come_by_falling_count_then_in_byte_order(tmp_path: Path):
+    counts = count(["b b a a c é z z z"], tmp_path)
+    assert list(iter_unigrams(counts)) == [("z", 3), ("a", 2), ("b", 2), ("c", 1), ("é", 1)]
+    assert list(iter_unigrams(counts, top_fraction=0.41)) == [("z", 3), ("a", 2), ("b", 2)]  # 2.05 rounded up
+    assert list(iter_unigrams(counts, min_count=2)) == [("z", 3), ("a", 2), ("b", 2)]
+
+
+def test_pmi_on_paper(tmp_path: Path):
+    # a 4, b 3, c 1; ab 3, ba 2, bc 1: N = 8
+    counts = count(["a b a b a", "a b c"], tmp_path)
+    assert counts.num_tokens == 8
+    assert best_bigrams(counts, " ", limit=9) == [
+        ("b c", math.log2(1 * 8 / (3 * 1))),
+        ("a b", math.log2(3 * 8 / (4 * 3))),
+        ("b a", math.log2(2 * 8 / (4 * 3))),
+    ]
+    assert [bigram for bigram, _ in best_bigrams(counts, " ", limit=1)] == ["b c"]
+    assert [bigram for bigram, _ in best_bigrams(counts, " ", limit=9, min_count=2)] == ["a b", "b a"]
+    assert [bigram for bigram, _ in best_bigrams(counts, " ", limit=9, min_pmi=1.0)] == ["b c", "a b"]
+    assert best_bigrams(counts, " ", limit=0) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), limit=st.integers(0, 60), min_count=st.integers(1, 3))
+def test_the_best_bigrams_are_those_of_sorting_all(
+    seed: int, limit: int, min_count: int, tmp_path_factory: pytest.TempPathFactory
+):
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choice("abcdefghijk") * rng.randint(1, 2) for _ in range(60)) for _ in range(4)]
+    unigrams, bigrams = plain_counts(texts, SPACES)
+    total = sum(unigrams.values())
+    ranked = sorted(
+        (-n / (unigrams[a] * unigrams[b]), -n, a, b) for (a, b), n in bigrams.items() if n >= min_count
+    )  # fmt: skip
+    counter = Counter(tmp_path_factory.mktemp("runs"), SPACES, max_bigram_slots=1)
+    for text in texts:
+        counter.add([text])
+    counts = merge(counter.finish(), tmp_path_factory.mktemp("merged"))
+    found = best_bigrams(counts, " ", limit=limit, min_count=min_count)
+    assert [bigram for bigram, _ in found] == [f"{a} {b}" for _, _, a, b in ranked[:limit]]
+    assert [pmi for _, pmi in found] == pytest.approx([math.log2(-q * total) for q, *_ in ranked[:limit]], rel=1e-12)
+
+
+def test_an_empty_corpus_has_no_entries(tmp_path: Path):
+    counts = count(["", " \n", "...!"], tmp_path)
+    assert list(iter_unigrams(counts)) == []
+    assert best_bigrams(counts, " ", limit=5) == []
+
+
+def test_a_counter_that_was_interrupted_starts_over(tmp_path: Path):
+    first = Counter(tmp_path / "runs", SPACES)
+    first.add(["a b"])
+    first.spill()
+    again = Counter(tmp_path / "runs", SPACES)
+    again.add(["c"])
+    assert as_tallies(merge(again.finish(), tmp_path / "merged"))[0] == {"c": 1}
