@@ -5,7 +5,7 @@ words in byte order, the pairs as two ranks in that order.  Merging runs renumbe
 order, so sorted pairs stay sorted and all of a merge is sequential reading.  Counts are exact, and the same for any
 limit.
 
-Legend: W words, S slots, B bigrams, T texts.
+Legend: W words, S slots, B bigrams, T texts, N tokens of a batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worldclip.metadata.tokens import ALONE, BARRIER, WORD, Scheme
 MAX_BIGRAM_SLOTS = 2**24
 MAX_WORDS = 2**22
 MAX_ARENA_BYTES = 2**27
-BATCH_BYTES = 2**20  # a batch of texts can add half as many words and bigrams: room for them is made beforehand
+BATCH_BYTES = 2**17  # a batch of texts can add half as many words and bigrams: room for them is made beforehand
 FAN_IN = 16  # runs merged at once
 CHUNK = 2**18  # bigrams of a run in memory while merging
 
@@ -120,11 +120,15 @@ def _decode(data, at):
 
 
 @njit(cache=True, nogil=True)
-def _count_texts(data, offsets_T, classes, slots_S, starts_W, counts_W, arena, table_2S, state):
-    """Count words and bigrams of data[offsets_T[t] : offsets_T[t + 1]] for each t; the tables have room."""
+def _cut_tokens(data, offsets_T, classes, spans_N, hashes_N):
+    """Tokens of data[offsets_T[t] : offsets_T[t + 1]] for each t; returns their number.
+
+    spans_N: start << 32 | length of each word relative to the first text, or 0 for a barrier; hashes_N: of its bytes.
+    """
+    n, base = 0, np.int64(offsets_T[0])
     for t in range(offsets_T.size - 1):
         at, end = np.int64(offsets_T[t]), np.int64(offsets_T[t + 1])
-        start, last, is_word, h = at, 0, False, _FNV_START
+        start, is_word, h = at, False, _FNV_START
         while True:
             kind, width = BARRIER, 1
             if at < end:
@@ -140,26 +144,38 @@ def _count_texts(data, offsets_T, classes, slots_S, starts_W, counts_W, arena, t
                     at += width
                     continue
             if at > start:
-                word = 0
-                if is_word:
-                    word = _word_id(data, start, at, _mixed(h), slots_S, starts_W, counts_W, arena, state)
-                    state[TOKENS] += 1
-                    if last:
-                        _add_bigram(table_2S, np.uint64(last) << _U32 | np.uint64(word), _U1, state)
-                last = word
+                spans_N[n] = (start - base) << 32 | (at - start) if is_word else 0
+                hashes_N[n] = _mixed(h)
+                n += 1
+            if kind == ALONE:
+                spans_N[n] = (at - base) << 32 | width
+                hashes_N[n] = _hash_bytes(data, at, at + width)
+                n += 1
+            elif kind == BARRIER and (n == 0 or spans_N[n - 1] != 0):
+                spans_N[n] = 0
+                n += 1
             if at >= end:
                 break
-            if kind == ALONE:
-                h = _hash_bytes(data, at, at + width)
-                word = _word_id(data, at, at + width, h, slots_S, starts_W, counts_W, arena, state)
-                state[TOKENS] += 1
-                if last:
-                    _add_bigram(table_2S, np.uint64(last) << _U32 | np.uint64(word), _U1, state)
-                last = word
-            elif kind == BARRIER:
-                last = 0
             at += width
             start, is_word, h = at, False, _FNV_START
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _count_texts(data, offsets_T, classes, spans_N, hashes_N, slots_S, starts_W, counts_W, arena, table_2S, state):
+    """Count words and bigrams of texts; the tables have room.
+
+    Three loops over a batch that fits into the cache rather than one: the misses of the big tables then overlap.
+    """
+    num_tokens, base = _cut_tokens(data, offsets_T, classes, spans_N, hashes_N), np.int64(offsets_T[0])
+    for n in range(num_tokens):
+        if spans_N[n]:
+            start, length = base + (spans_N[n] >> 32), spans_N[n] & 0xFFFFFFFF
+            spans_N[n] = _word_id(data, start, start + length, hashes_N[n], slots_S, starts_W, counts_W, arena, state)
+            state[TOKENS] += 1
+    for n in range(1, num_tokens):
+        if spans_N[n - 1] and spans_N[n]:
+            _add_bigram(table_2S, np.uint64(spans_N[n - 1]) << _U32 | np.uint64(spans_N[n]), _U1, state)
 
 
 @njit(cache=True, nogil=True)
@@ -221,6 +237,7 @@ class Counter:
         self.folder, self.scheme, self.classes = folder, scheme, scheme.classes()
         self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
         self.runs: list[Path] = []
+        self.spans_N, self.hashes_N = np.empty(0, np.int64), np.empty(0, np.uint64)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._start()
@@ -245,10 +262,14 @@ class Counter:
                 # As many texts as fit into a batch, at least one.
                 last = int(np.searchsorted(offsets_T, offsets_T[first] + BATCH_BYTES, side="right")) - 1
                 last = min(max(last, first + 1), offsets_T.size - 1)
-                self._make_room(int(offsets_T[last] - offsets_T[first]))
+                num_bytes = int(offsets_T[last] - offsets_T[first])
+                self._make_room(num_bytes)
+                num_tokens = num_bytes + 2 * (last - first) + 2
+                if num_tokens > self.spans_N.size:
+                    self.spans_N, self.hashes_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
                 _count_texts(
-                    data, offsets_T[first : last + 1], self.classes, self.slots_S, self.starts_W, self.counts_W,
-                    self.arena, self.table_2S, self.state,
+                    data, offsets_T[first : last + 1], self.classes, self.spans_N, self.hashes_N,
+                    self.slots_S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
                 )  # fmt: skip
                 first = last
 
