@@ -2,27 +2,126 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
+
+PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """Both towers in numbers; widths of a head, not their count, so that another width keeps the head."""
+
+    image_size: int = 224
+    patch_size: int
+    vision_layers: int
+    vision_width: int
+    vision_head_width: int = 64
+    vision_mlp_ratio: float = 4.0
+    text_layers: int = 12
+    text_width: int
+    text_head_width: int = 64
+    embed_dim: int
+    context_length: int = 77
+
+
+# arXiv:2507.22062 and the published weights' configurations; `tiny` is ours, for two CPU cores.
+PRESETS: dict[str, Architecture] = {
+    "tiny": Architecture(
+        image_size=64,
+        patch_size=16,
+        vision_layers=4,
+        vision_width=128,
+        text_layers=2,
+        text_width=128,
+        embed_dim=128,
+        context_length=20,
+    ),
+    "vit_s16": Architecture(patch_size=16, vision_layers=12, vision_width=384, text_width=384, embed_dim=384),
+    "vit_m16": Architecture(patch_size=16, vision_layers=12, vision_width=512, text_width=512, embed_dim=512),
+    "vit_b32": Architecture(patch_size=32, vision_layers=12, vision_width=768, text_width=512, embed_dim=512),
+    "vit_b16": Architecture(patch_size=16, vision_layers=12, vision_width=768, text_width=512, embed_dim=512),
+    "vit_l14": Architecture(patch_size=14, vision_layers=24, vision_width=1024, text_width=768, embed_dim=768),
+    "vit_h14": Architecture(
+        patch_size=14,
+        vision_layers=32,
+        vision_width=1280,
+        vision_head_width=80,
+        text_layers=24,
+        text_width=1024,
+        embed_dim=1024,
+    ),
+    "vit_bigg14": Architecture(
+        patch_size=14,
+        vision_layers=48,
+        vision_width=1664,
+        vision_head_width=104,
+        vision_mlp_ratio=4.9231,
+        text_layers=32,
+        text_width=1280,
+        embed_dim=1280,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The two towers; `preset` names a row of the recipe's table, the other keys change it."""
+    """The two towers: a row of the recipe's table, the other keys change it."""
 
-    preset: str = "vit_b32"
-    """Preset: tiny, vit_s16, vit_m16, vit_b32, vit_b16, vit_l14, vit_h14, vit_bigg14."""
+    preset: PresetName = "vit_b32"
+    """Row of the table; `tiny` trains on two CPU cores."""
     image_size: int | None = None
+    """Side of the square that images are cut to, in pixels; a multiple of patch_size."""
     patch_size: int | None = None
+    """Side of a patch in pixels."""
     vision_layers: int | None = None
+    """Transformer blocks of the image tower."""
     vision_width: int | None = None
+    """Channels of the image tower; a multiple of the preset's head width."""
     text_layers: int | None = None
+    """Transformer blocks of the text tower."""
     text_width: int | None = None
+    """Channels of the text tower; a multiple of the preset's head width."""
     embed_dim: int | None = None
+    """Length of an embedding."""
     context_length: int | None = None
+    """Tokens of a text, the end token included; longer texts are cut."""
+
+    def architecture(self) -> Architecture:
+        """The preset with the keys that are set."""
+        given = {key: value for key in _SIZES if (value := getattr(self, key)) is not None}
+        return dataclasses.replace(PRESETS[self.preset], **given)
 
     def problems(self) -> list[str]:
-        return []
+        if self.preset not in PRESETS:
+            return [f"train.model.preset is {self.preset!r}; it is one of {', '.join(PRESETS)}"]
+        found = [
+            f"train.model.{key} is {value}; it is a size and must be at least 1"
+            for key in _SIZES
+            if (value := getattr(self, key)) is not None and value < 1
+        ]
+        if found:
+            return found
+        sizes = self.architecture()
+        if sizes.image_size % sizes.patch_size:
+            found.append(
+                f"train.model.image_size is {sizes.image_size}; it must be a multiple of the patch size "
+                f"{sizes.patch_size}, for example {sizes.image_size // sizes.patch_size * sizes.patch_size}"
+            )
+        for tower in ("vision", "text"):
+            width, head_width = getattr(sizes, f"{tower}_width"), getattr(sizes, f"{tower}_head_width")
+            if width % head_width:
+                found.append(
+                    f"train.model.{tower}_width is {width}; the heads of {self.preset} are {head_width} wide, "
+                    f"so that it must be a multiple of {head_width}"
+                )
+        if sizes.context_length < 2:
+            found.append(f"train.model.context_length is {sizes.context_length}; a text and its end need at least 2")
+        return found
+
+
+_SIZES = tuple(item.name for item in dataclasses.fields(ModelConfig) if item.name != "preset")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +131,11 @@ class TokenizerConfig:
     path: str | None = None
     """Hub id or folder; unset: a Unigram tokenizer is trained on the curated texts."""
     vocab_size: int = 8_000
-    """Pieces of the tokenizer to train."""
+    """Pieces of the tokenizer to train, special tokens included; fewer where the texts do not hold so many."""
 
     def problems(self) -> list[str]:
+        if self.vocab_size < 16:
+            return [f"train.tokenizer.vocab_size is {self.vocab_size}; it counts pieces and must be at least 16"]
         return []
 
 
@@ -43,9 +144,11 @@ class TrainConfig:
     """The training loop; durations in samples seen."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The two towers."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Text to tokens."""
     samples_seen: int = 170_000
-    """Image-text pairs seen in all."""
+    """Image-text pairs seen in all; rounded to whole batches."""
     global_batch_size: int = 256
     """Pairs a step, over all processes."""
     lr: float = 5e-4
@@ -53,19 +156,64 @@ class TrainConfig:
     warmup_samples: int = 10_000
     """Samples of linear warm-up; cosine to 0 after it."""
     weight_decay: float = 0.1
+    """AdamW's; none on one-dimensional parameters (gains, biases, class embedding, logit scale)."""
     beta1: float = 0.9
+    """AdamW's decay of the mean of gradients."""
     beta2: float = 0.95
+    """AdamW's decay of the mean of squared gradients."""
     eps: float = 1e-6
+    """AdamW's divisor floor."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the towers' arithmetic (bf16: autocast); weights, optimizer and loss are always float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto: cuda, else mps, else cpu."""
     seed: int = 0
+    """Of the initial weights, the order of pairs and the crops."""
     crop_scale_min: float = 0.9
     """Least share of the image's area in RandomResizedCrop."""
     shuffle_shards: int = 64
     """Shards in a window of the epoch's plan; pairs are shuffled within a window."""
     checkpoint_every_samples: int = 50_000
+    """A checkpoint after each so many samples."""
     checkpoint_every_minutes: float = 10.0
+    """And one after so many minutes without."""
     keep_last: int = 2
+    """Checkpoints kept."""
 
     def problems(self) -> list[str]:
-        return []
+        found = self.model.problems() + self.tokenizer.problems()
+        counts = {
+            "samples_seen": "image-text pairs",
+            "global_batch_size": "pairs a step",
+            "shuffle_shards": "shards in a window",
+            "checkpoint_every_samples": "samples between checkpoints",
+            "keep_last": "checkpoints kept",
+        }
+        found += [
+            f"train.{key} is {getattr(self, key)}; it counts {what} and must be at least 1"
+            for key, what in counts.items()
+            if getattr(self, key) < 1
+        ]
+        if self.global_batch_size == 1:
+            found.append("train.global_batch_size is 1; a contrastive batch needs at least 2 pairs")
+        if not 0 <= self.warmup_samples < max(1, self.samples_seen):
+            found.append(
+                f"train.warmup_samples is {self.warmup_samples}; it must be at least 0 and less than "
+                f"train.samples_seen ({self.samples_seen})"
+            )
+        if self.lr <= 0:
+            found.append(f"train.lr is {self.lr}; a learning rate is above 0")
+        if self.weight_decay < 0:
+            found.append(f"train.weight_decay is {self.weight_decay}; it is at least 0")
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                found.append(f"train.{key} is {getattr(self, key)}; it is at least 0 and less than 1")
+        if self.eps <= 0:
+            found.append(f"train.eps is {self.eps}; it is above 0")
+        if not 0 < self.crop_scale_min <= 1:
+            found.append(
+                f"train.crop_scale_min is {self.crop_scale_min}; it is a share of the area, above 0, at most 1"
+            )
+        if self.checkpoint_every_minutes <= 0:
+            found.append(f"train.checkpoint_every_minutes is {self.checkpoint_every_minutes}; it is above 0")
+        return found
