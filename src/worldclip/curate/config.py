@@ -1,0 +1,36 @@
+"""What is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurateConfig:
+    """Which texts may be kept; how likely each is, the stage balance says."""
+
+    text_policy: Literal["one", "all"] = "one"
+    """one: one of an image's matched texts is drawn, then kept or not; all: each text on its own."""
+    seed: int = 0
+    """Seed of the coin."""
+    include: tuple[str, ...] = ()
+    """Languages to keep; empty: all."""
+    exclude: tuple[str, ...] = ()
+    """Languages to leave out."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if not 0 <= self.seed < 2**63:
+            found.append(f"curate.seed is {self.seed}; it seeds a hash and must be from 0 to 2**63 - 1")
+        both = sorted(set(self.include) & set(self.exclude))
+        if both:
+            found.append(
+                f"curate.include and curate.exclude both name {', '.join(both)}; a language is kept or left out, "
+                "so take it from one of them"
+            )
+        return found
+
+    def is_excluded(self, lang: str) -> bool:
+        """Whether texts of this language are left out."""
+        return lang in self.exclude or (bool(self.include) and lang not in self.include)

@@ -1,0 +1,309 @@
+"""The stage: matched texts and entry probabilities -> the kept pairs of epoch 0, and what became of every other.
+
+Per language, counted in texts under text_policy all and in keys under one:
+pairs_in = bad_pair + duplicate + no_text + no_language + no_match + not_valid + excluded + sampled_out + pairs_out
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip import formats, keys, pool
+from worldclip.coin import hash_keys
+from worldclip.curate.config import CurateConfig
+from worldclip.curate.decide import decide, keep_prob_of_rows
+from worldclip.errors import UserError
+from worldclip.execute import Executor, Report, Shard, remove_stale
+
+if TYPE_CHECKING:
+    from worldclip.config import Recipe
+
+REASONS = (
+    *("bad_pair", "duplicate", "no_text", "no_language", "no_match"),  # settled by match
+    *("not_valid", "excluded", "sampled_out"),  # settled here
+)
+COLUMNS = ("pairs_in", *REASONS, "pairs_out", "expected_pairs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurateWork:
+    """All that a worker must know to decide on a shard."""
+
+    run_dir: Path
+    config: CurateConfig
+    key_lists: tuple[keys.KeyList, ...]
+    balance_digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidates:
+    """The texts of a shard that match, grouped by key, with all that the decision reads.  Legend: curate/decide.py."""
+
+    keys_K: pa.Array
+    hashes_K: np.ndarray
+    starts_K1: np.ndarray
+    is_valid_K: np.ndarray
+    text_idx_T: np.ndarray
+    lang_T: np.ndarray
+    """Positions in lang_names."""
+    lang_names: list[str]
+    is_excluded_T: np.ndarray
+    keep_prob_T: np.ndarray
+
+    @property
+    def drawable_T(self) -> np.ndarray:
+        """Texts that may be kept: of a valid key, in a language that is not excluded."""
+        return np.repeat(self.is_valid_K, np.diff(self.starts_K1)) & ~self.is_excluded_T
+
+
+def relevant_config(recipe: Recipe) -> dict[str, Any]:
+    from worldclip.config import to_dict
+
+    of_pool = to_dict(recipe.pool)
+    lists = {key: of_pool[key] for key in ("valid_keys", "deny_keys") if key in of_pool}
+    return {"curate": to_dict(recipe.curate), "pool": lists}
+
+
+def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+    return {
+        "balance": formats.require_manifest(run_dir, "balance")["digest"],
+        "key_lists": [{"setting": each.setting, "digest": each.digest} for each in keys.key_lists(recipe.pool)],
+    }
+
+
+def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
+    """Matches and probabilities -> RUN/curate/<shard>.parquet, keys.npy, report.json, manifest.json."""
+    folder = run_dir / "curate"
+    stage_inputs = inputs(recipe, run_dir)
+    match_report = formats.read_json(run_dir / "match" / "report.json")
+    _check_languages(recipe.curate, run_dir)
+    shards = pool.shards(recipe, run_dir)
+    work = curate_work(recipe, run_dir)
+    markers = [folder / "done" / f"{shard.name}.json" for shard in shards]
+    remove_stale(folder, [*(curated_path(run_dir, shard) for shard in shards), *markers, folder / "keys.npy"])
+    reports = executor.map(
+        functools.partial(curate_shard, work=work),
+        shards,
+        label="curate",
+        done_dir=folder / "done",
+        key={"config": relevant_config(recipe), "inputs": stage_inputs},
+    )
+    report = total_report(match_report, reports, recipe.curate.text_policy)
+    report["num_keys_in_list"] = _write_keys(run_dir, shards)
+    formats.write_json(folder / "report.json", report)
+    counts = {key: report["total"][key] for key in ("pairs_in", "pairs_out", "expected_pairs")}
+    formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=counts)
+    return report
+
+
+def curate_work(recipe: Recipe, run_dir: Path) -> CurateWork:
+    return CurateWork(
+        run_dir=run_dir,
+        config=recipe.curate,
+        key_lists=keys.key_lists(recipe.pool),
+        balance_digest=formats.require_manifest(run_dir, "balance")["digest"],
+    )
+
+
+def curated_path(run_dir: Path, shard: Shard | str) -> Path:
+    return run_dir / "curate" / f"{shard if isinstance(shard, str) else shard.name}.parquet"
+
+
+def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The kept pairs of a shard: key, text_idx, text, lang, keep_prob, in the pool's order."""
+    return formats.read_table(curated_path(run_dir, shard), formats.CURATED, columns)
+
+
+def _check_languages(config: CurateConfig, run_dir: Path) -> None:
+    """A language that this run has no entries for cannot be meant."""
+    known = formats.require_manifest(run_dir, "match")["languages"]
+    problems = [
+        f"curate.{setting} names {lang!r}, which is not a language of this run; they are {', '.join(known)}"
+        for setting in ("include", "exclude")
+        for lang in getattr(config, setting)
+        if lang not in known
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+# one shard
+
+
+def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
+    """Write RUN/curate/<shard>.parquet, the pairs kept in epoch 0; report what became of every text that matched."""
+    table = formats.read_table(work.run_dir / "match" / "texts" / f"{shard.name}.parquet", formats.MATCH_TEXTS)
+    candidates = find_candidates(table, work)
+    kept, drawn = decide(
+        work.config.text_policy,
+        candidates.hashes_K,
+        candidates.starts_K1,
+        candidates.text_idx_T,
+        candidates.drawable_T,
+        candidates.keep_prob_T,
+        seed=work.config.seed,
+        epoch=0,
+    )
+    curated = table.append_column("keep_prob", pa.array(candidates.keep_prob_T)).filter(pa.array(kept))
+    formats.write_table(curated_path(work.run_dir, shard), curated, formats.CURATED)
+    report = (
+        report_keys(candidates, kept, drawn) if work.config.text_policy == "one" else report_texts(candidates, kept)
+    )
+    return {"pairs": table.num_rows, "languages": report}
+
+
+def find_candidates(table: pa.Table, work: CurateWork) -> Candidates:
+    """What the decision reads, from rows of RUN/match/texts (its column `text` is not needed)."""
+    key_column = table.column("key").combine_chunks()
+    if isinstance(key_column, pa.ChunkedArray):
+        key_column = pa.concat_arrays(key_column.chunks) if key_column.num_chunks else pa.array([], pa.string())
+    starts = key_starts(key_column)
+    first_keys = key_column.take(pa.array(starts[:-1]))
+    lang, lang_names = codes_of(table.column("lang"))
+    excluded = np.array([work.config.is_excluded(name) for name in lang_names], np.bool_)
+    return Candidates(
+        keys_K=first_keys,
+        hashes_K=hash_keys(first_keys),
+        starts_K1=starts,
+        is_valid_K=keys.is_valid(first_keys, work.key_lists),
+        text_idx_T=table.column("text_idx").to_numpy(),
+        lang_T=lang,
+        lang_names=lang_names,
+        is_excluded_T=excluded[lang],
+        keep_prob_T=text_probs(table, work),
+    )
+
+
+def key_starts(key_column: pa.Array) -> np.ndarray:
+    """(K + 1,) int64: where each key's run of rows begins, and the number of rows at the end."""
+    if len(key_column) == 0:
+        return np.zeros(1, np.int64)
+    is_new = pa.compute.not_equal(key_column[1:], key_column[:-1]).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(key_column)]]).astype(np.int64)
+
+
+def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """A dictionary column as (codes (n,) int32, sorted names)."""
+    whole = column.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], pa.string()).dictionary_encode()
+    names = whole.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    rank = np.empty(len(names), np.int32)
+    rank[order] = np.arange(len(names))
+    indices = whole.indices.to_numpy(zero_copy_only=False)
+    return (rank[indices] if len(names) else np.zeros(0, np.int32)), [names[i] for i in order]
+
+
+def text_probs(table: pa.Table, work: CurateWork) -> np.ndarray:
+    """(T,) float64: each text's probability to be kept, from the probabilities of its list's entries."""
+    code, list_names = codes_of(table.column("entries_lang"))
+    lists = table.column("entry_ids").combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], pa.large_list(pa.int32()))
+    entry_ids, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
+    out = np.empty(table.num_rows, np.float64)
+    for i, name in enumerate(list_names):
+        entry_probs = _entry_probs(work.run_dir, name, work.balance_digest)
+        keep_prob_of_rows(entry_ids, offsets, np.flatnonzero(code == i), entry_probs, out)
+    return out
+
+
+@functools.cache
+def _entry_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarray:
+    path = run_dir / "balance" / f"{list_name}.npy"
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+# the report
+
+
+def report_texts(candidates: Candidates, kept: np.ndarray) -> Report:
+    """Per language, of its matched texts: how many ended for which reason, and how many are expected to be kept."""
+    drawable = candidates.drawable_T
+    valid = np.repeat(candidates.is_valid_K, np.diff(candidates.starts_K1))
+    masks = {
+        "not_valid": ~valid,
+        "excluded": valid & candidates.is_excluded_T,
+        "sampled_out": drawable & ~kept,
+        "pairs_out": kept,
+    }
+    return _tally(candidates.lang_T, masks, np.where(drawable, candidates.keep_prob_T, 0.0), candidates.lang_names)
+
+
+def report_keys(candidates: Candidates, kept: np.ndarray, drawn: np.ndarray) -> Report:
+    """As report_texts, in keys: a key counts under the language of its drawn text, else of its first matched text."""
+    starts = candidates.starts_K1
+    has_draw = drawn >= 0
+    row = np.where(has_draw, drawn, starts[:-1])
+    is_kept = has_draw & kept[row] if len(row) else has_draw
+    masks = {
+        "not_valid": ~candidates.is_valid_K,
+        "excluded": candidates.is_valid_K & ~has_draw,
+        "sampled_out": has_draw & ~is_kept,
+        "pairs_out": is_kept,
+    }
+    drawable = candidates.drawable_T
+    key_of_text = np.repeat(np.arange(len(drawn)), np.diff(starts))
+    num_drawable = np.bincount(key_of_text, drawable, len(drawn))
+    sums = np.bincount(key_of_text, np.where(drawable, candidates.keep_prob_T, 0.0), len(drawn))
+    expected = sums / np.maximum(num_drawable, 1)
+    return _tally(candidates.lang_T[row], masks, expected, candidates.lang_names)
+
+
+def _tally(lang: np.ndarray, masks: dict[str, np.ndarray], expected: np.ndarray, lang_names: list[str]) -> Report:
+    """{language: {reason: n, ..., expected_pairs: sum}}; the floats are added in the order of the rows."""
+    size = len(lang_names)
+    counts = {name: np.bincount(lang[mask], minlength=size) for name, mask in masks.items()}
+    sums = np.bincount(lang, expected, size)
+    return {
+        lang_name: {**{name: int(counts[name][i]) for name in masks}, "expected_pairs": float(sums[i])}
+        for i, lang_name in enumerate(lang_names)
+    }
+
+
+def total_report(match_report: Report, reports: Sequence[Report], text_policy: str) -> Report:
+    """The shards' reports and the match's as one table: {languages: {language: COLUMNS}, total: COLUMNS}."""
+    lost = match_report["keys" if text_policy == "one" else "texts"]
+    rows: dict[str, dict[str, Any]] = {}
+    for lang, reasons in lost.items():
+        rows.setdefault(lang, dict.fromkeys(COLUMNS, 0)).update(
+            {reason: n for reason, n in reasons.items() if reason != "matched"}
+        )
+    for report in reports:
+        for lang, columns in report["languages"].items():
+            row = rows.setdefault(lang, dict.fromkeys(COLUMNS, 0))
+            for name, value in columns.items():
+                row[name] += value
+    for row in rows.values():
+        row["pairs_in"] = sum(row[reason] for reason in REASONS) + row["pairs_out"]
+        row["expected_pairs"] = float(row["expected_pairs"])
+    languages = {lang: row for lang, row in sorted(rows.items()) if row["pairs_in"]}
+    total = {name: sum(row[name] for row in languages.values()) for name in COLUMNS}
+    whole = match_report["num_keys" if text_policy == "one" else "pairs"]
+    assert total["pairs_in"] == whole, f"{whole} pairs went in, {total['pairs_in']} are accounted for"
+    return {"text_policy": text_policy, "languages": languages, "total": total}
+
+
+def _write_keys(run_dir: Path, shards: Sequence[Shard]) -> int | None:
+    """RUN/curate/keys.npy: the kept keys as DataComp's sorted u8,u8; only where all are 128-bit hex, else None."""
+    path = run_dir / "curate" / "keys.npy"
+    path.unlink(missing_ok=True)
+    parts = []
+    for shard in shards:
+        pairs, is_hex = keys.hex_pairs(read_curated(run_dir, shard, ["key"]).column("key"))
+        if not is_hex.all():
+            return None
+        parts.append(pairs)
+    if not sum(map(len, parts)):
+        return None
+    kept = keys.sort_pairs(np.concatenate(parts))
+    formats.write_array(path, kept)
+    return len(kept)

@@ -1,0 +1,78 @@
+"""Online curation for anyone's loader: the offline list's decision, drawn anew in every epoch.  No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip import formats
+from worldclip.coin import Keys
+from worldclip.config import load_recipe
+from worldclip.curate.curate import curate_work, find_candidates
+from worldclip.curate.decide import decide
+from worldclip.keys import KeyTable
+
+_COLUMNS = ["key", "text_idx", "lang", "entries_lang", "entry_ids"]
+
+
+class Curator:
+    """Which texts of which keys to train on in an epoch; needs a run whose stage balance is finished.
+
+        curator = worldclip.curate.Curator("runs/mine")
+        key_idx, text_idx = curator.keep(batch_of_keys, epoch=3)
+
+    With the seed of the recipe (curate.seed), epoch 0 is the list in RUN/curate exactly.
+    """
+
+    text_policy: str
+    seed: int
+    num_repeated_keys: int  # keys in more than one shard: their texts in the first shard, by name, count here
+
+    def __init__(self, run: str | Path, seed: int = 0) -> None:
+        """Reads RUN/match/texts and RUN/balance once; holds about 60 bytes and the key itself per key."""
+        run_dir = Path(run)
+        recipe = load_recipe(run_dir)
+        formats.require_manifest(run_dir, "match")
+        work = curate_work(recipe, run_dir)
+        self.text_policy, self.seed = recipe.curate.text_policy, seed
+        found_keys, num_texts, text_idx, probs = [], [], [], []
+        for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
+            candidates = find_candidates(formats.read_table(path, formats.MATCH_TEXTS, _COLUMNS), work)
+            drawable = candidates.drawable_T
+            ends = np.concatenate([[0], np.cumsum(drawable)])[candidates.starts_K1]
+            has_drawable = np.diff(ends) > 0
+            found_keys.append(candidates.keys_K.filter(pa.array(has_drawable)).cast(pa.large_string()))
+            num_texts.append(np.diff(ends)[has_drawable])
+            text_idx.append(candidates.text_idx_T[drawable])
+            probs.append(candidates.keep_prob_T[drawable])
+        self._table = KeyTable(pa.chunked_array(found_keys, pa.large_string()))
+        self._starts = np.cumsum(np.concatenate([[0], *num_texts])).astype(np.int64)
+        self._text_idx = np.concatenate([np.zeros(0, np.int32), *text_idx])
+        self._keep_prob = np.concatenate([np.zeros(0, np.float64), *probs])
+        self.num_repeated_keys = self._table.num_repeated
+
+    def keep(self, keys: Keys, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The kept pairs among `keys` in `epoch`: (key_idx int64: position in keys, text_idx int32), one row a pair.
+
+        Rows come by position in keys, then text_idx; under text_policy one a key has at most one row.
+        """
+        group = self._table.find(keys)
+        key_idx = np.flatnonzero(group >= 0)
+        group = group[key_idx]
+        num_texts = self._starts[group + 1] - self._starts[group]
+        starts = np.concatenate([[0], np.cumsum(num_texts)])
+        rows = np.repeat(self._starts[group] - starts[:-1], num_texts) + np.arange(starts[-1])
+        text_idx = self._text_idx[rows]
+        kept, _ = decide(
+            self.text_policy,
+            self._table.hashes[group],
+            starts,
+            text_idx,
+            np.ones(len(rows), np.bool_),
+            self._keep_prob[rows],
+            seed=self.seed,
+            epoch=epoch,
+        )
+        return np.repeat(key_idx, num_texts)[kept], text_idx[kept]

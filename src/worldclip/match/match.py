@@ -1,0 +1,399 @@
+"""The stage: texts of the pool -> language -> entry ids -> how often each entry matched.
+
+One shard is one piece of work.  Its texts move as columns: no Python object per text between the tar and Parquet.
+Valid and deny lists decide what is counted, never what is matched: another list recounts, it does not match again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worldclip import formats, keys, languages, metadata, pool
+from worldclip.coin import hash_keys
+from worldclip.errors import UserError
+from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.match import lid
+
+if TYPE_CHECKING:
+    from worldclip.config import Recipe
+    from worldclip.match.config import MatchConfig
+    from worldclip.match.matcher import Matcher
+    from worldclip.pool import PoolTexts
+    from worldclip.pool.config import PoolConfig
+
+# Why a text goes no further, in the order in which the reasons apply; `matched` goes on to curate.
+REASONS = ("bad_pair", "duplicate", "no_text", "no_language", "no_match", "matched")
+NO_LANGUAGE, NO_MATCH, MATCHED = (REASONS.index(name) for name in ("no_language", "no_match", "matched"))
+UNDETERMINED = "und"  # the language of what has none (BCP 47)
+NUM_BAD_SAMPLES = 20  # in the report
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchWork:
+    """All that a worker must know to match a shard."""
+
+    run_dir: Path
+    pool: PoolConfig
+    match: MatchConfig
+    lid_model: str
+    languages: tuple[str, ...]
+    """Languages with metadata in this run, sorted."""
+    metadata_digest: str
+    lid_digest: str
+
+    def list_of(self, lang: str) -> str:
+        """The list that a text of this language is matched against."""
+        return {"language": lang, "merged": "merged", "english": "en"}[self.match.isolate]
+
+
+def relevant_config(recipe: Recipe) -> dict[str, Any]:
+    from worldclip.config import to_dict
+
+    of_pool = to_dict(recipe.pool)
+    return {
+        "match": to_dict(recipe.match),
+        "languages": to_dict(recipe.languages),
+        "pool": {key: of_pool[key] for key in ("key", "texts", "valid_keys", "deny_keys") if key in of_pool},
+    }
+
+
+def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "pool": formats.require_manifest(run_dir, "pool")["digest"],
+        "metadata": formats.require_manifest(run_dir, "metadata")["digest"],
+        "lid_model": _lid_digest(recipe),
+        "key_lists": [{"setting": each.setting, "digest": each.digest} for each in keys.key_lists(recipe.pool)],
+    }
+    return found
+
+
+def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
+    """Pool and metadata -> RUN/match/texts and RUN/match/counts, one file a shard; report.json, manifest.json."""
+    folder = run_dir / "match"
+    stage_inputs = inputs(recipe, run_dir)
+    shards = pool.shards(recipe, run_dir)
+    work = _work(recipe, run_dir)
+    _remove_stale(folder, shards)
+    matched_by = _config_of_texts(recipe, work)
+    reports = executor.map(
+        functools.partial(match_shard, work=work), shards, label="match", done_dir=folder / "done/texts", key=matched_by
+    )
+    key_lists = keys.key_lists(recipe.pool)
+    counted_by = {"texts": matched_by, "key_lists": stage_inputs["key_lists"]}
+    executor.map(
+        functools.partial(count_shard, run_dir=run_dir, key_lists=key_lists),
+        shards,
+        label="count",
+        done_dir=folder / "done/counts",
+        key=counted_by,
+    )
+    report = sum_reports(reports)
+    lists = {name: _num_entries(run_dir, name) for name in sorted({work.list_of(lang) for lang in work.languages})}
+    formats.write_json(folder / "report.json", report)
+    counts = {key: report[key] for key in ("pairs", "num_keys", "num_matched_texts")}
+    more = {"lists": lists, "languages": list(work.languages)}  # what balance and curate must know of the metadata
+    formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=counts, **more)
+    return report
+
+
+def _work(recipe: Recipe, run_dir: Path) -> MatchWork:
+    return MatchWork(
+        run_dir=run_dir,
+        pool=recipe.pool,
+        match=recipe.match,
+        lid_model=recipe.languages.lid_model,
+        languages=tuple(
+            sorted(path.stem for path in (run_dir / "metadata").glob("*.parquet") if path.stem != "merged")
+        ),
+        metadata_digest=formats.require_manifest(run_dir, "metadata")["digest"],
+        lid_digest=_lid_digest(recipe),
+    )
+
+
+def _lid_digest(recipe: Recipe) -> str:
+    path = lid.model_path(recipe.languages.lid_model)
+    if not path.is_file():
+        raise UserError(
+            f"languages.lid_model is {recipe.languages.lid_model!r}, which is not a file; give `lid176` or the path "
+            "of a fastText model (.bin or .ftz)"
+        )
+    return formats.digest(formats.fingerprint(path, path.parent))
+
+
+def _config_of_texts(recipe: Recipe, work: MatchWork) -> dict[str, Any]:
+    """What decides a shard's matches besides the shard: relevant_config without the lists of keys."""
+    config = relevant_config(recipe)
+    of_pool = {key: value for key, value in config["pool"].items() if key in ("key", "texts")}
+    upstream = {"metadata": work.metadata_digest, "lid_model": work.lid_digest, "languages": list(work.languages)}
+    return {"config": {**config, "pool": of_pool}, "upstream": upstream}
+
+
+def _remove_stale(folder: Path, shards: Sequence[Shard]) -> None:
+    for part in ("texts", "counts"):
+        remove_stale(folder / part, [table_path(folder, part, shard) for shard in shards])
+        remove_stale(folder / "done" / part, [folder / "done" / part / f"{shard.name}.json" for shard in shards])
+
+
+def table_path(folder: Path, part: str, shard: Shard) -> Path:
+    return folder / part / f"{shard.name}.parquet"
+
+
+def _num_entries(run_dir: Path, list_name: str) -> int:
+    return pq.read_metadata(run_dir / "metadata" / f"{list_name}.parquet").num_rows
+
+
+# one shard: match
+
+
+def match_shard(shard: Shard, *, work: MatchWork) -> Report:
+    """Write RUN/match/texts/<shard>.parquet, the texts with a match in the pool's order; report every text's reason."""
+    pool_texts = pool.read_texts(shard, work.pool)
+    reason = _reason_codes(pool_texts)
+    readable = np.flatnonzero(reason == MATCHED)
+    texts = pool_texts.text.take(pa.array(readable))
+    lang, prob, labels = identify_languages(texts, work)
+    ids, offsets = match_texts(texts, lang, work)
+    has_match = np.diff(offsets) > 0
+    reason[readable[lang < 0]] = NO_LANGUAGE
+    reason[readable[(lang >= 0) & ~has_match]] = NO_MATCH
+    _write_texts(shard, work, pool_texts, readable, texts, lang, prob, ids, offsets, has_match)
+
+    lang_of_row = np.full(len(reason), -1, np.int32)
+    lang_of_row[readable] = lang
+    report = count_reasons(reason, lang_of_row, pool_texts.text_idx.to_numpy(), work.languages)
+    report["bad"] = pool_texts.bad
+    report["labels_without_language"] = dict(Counter(labels[lang < 0].tolist()))
+    if pool_texts.truth is not None:
+        truth = pool_texts.truth.take(pa.array(readable))
+        report["truth"] = _confusion(truth, lang, work.languages)
+    return report
+
+
+def _reason_codes(pool_texts: PoolTexts) -> np.ndarray:
+    """(rows,) int8 codes into REASONS, `matched` for what may still match."""
+    of_pool = np.array([MATCHED if name == "ok" else REASONS.index(name) for name in pool.REASONS], np.int8)
+    return of_pool[pool_texts.reason]
+
+
+def identify_languages(texts: pa.Array, work: MatchWork) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(lang (n,) int32 position in work.languages or -1 for no_language, prob (n,) float32, LID labels (n,) str)."""
+    identifier, lang_of_label = _identifier(work)
+    label_ids, prob = identifier.predict_ids(texts)
+    lang = lang_of_label[label_ids]
+    lang[prob < work.match.min_lang_prob] = -1
+    return lang, prob, np.array([*identifier.labels, lid.NO_LABEL])[label_ids]
+
+
+@functools.cache
+def _identifier_for(
+    lid_model: str, fingerprint: str, langs: tuple[str, ...], merges: tuple[tuple[str, str], ...], is_restricted: bool
+) -> tuple[lid.Identifier, np.ndarray]:
+    """LID of this process, loaded once, and each label's position in `langs`, with -1 at the end for no label."""
+    identifier = lid.Identifier(lid_model)
+    merged, position = dict(merges), {lang: i for i, lang in enumerate(langs)}
+    names = [merged.get(label) or languages.from_lid(label, scheme=identifier.scheme) for label in identifier.labels]
+    lang_of_label = np.array([*(position.get(name, -1) for name in names), -1], np.int32)
+    if is_restricted:
+        allowed = [label for label, lang in zip(identifier.labels, lang_of_label[:-1], strict=True) if lang >= 0]
+        identifier = lid.Identifier(lid_model, allowed)
+    return identifier, lang_of_label
+
+
+def _identifier(work: MatchWork) -> tuple[lid.Identifier, np.ndarray]:
+    """Under restrict_to_recipe_languages LID chooses among the labels of the run's languages alone."""
+    return _identifier_for(
+        work.lid_model,
+        work.lid_digest,
+        work.languages,
+        tuple(sorted(work.match.merge_labels.items())),
+        work.match.restrict_to_recipe_languages,
+    )
+
+
+@functools.cache
+def _matcher(run_dir: Path, list_name: str, matcher_name: str, metadata_digest: str) -> Matcher:
+    return metadata.load_matcher(run_dir, list_name, matcher_name)
+
+
+def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.ndarray, np.ndarray]:
+    """(entry_ids int32, offsets (n + 1,) int64) of texts (n,), each against the list of its language; none for -1."""
+    list_names = sorted({work.list_of(name) for name in work.languages})
+    list_of_lang = np.array([list_names.index(work.list_of(name)) for name in work.languages] + [-1])
+    list_of_text = list_of_lang[lang]  # lang -1 takes the last, -1
+    order = np.argsort(list_of_text, kind="stable")  # texts of one list together, those of none first
+    bounds = np.searchsorted(list_of_text[order], np.arange(len(list_names) + 1))
+    lengths = np.zeros(len(texts), np.int64)
+    found = []
+    for name, start, stop in zip(list_names, bounds[:-1], bounds[1:], strict=True):
+        if start == stop:
+            continue
+        matcher = _matcher(work.run_dir, name, work.match.matcher_name, work.metadata_digest)
+        ids, offsets = matcher.match_batch(texts.take(pa.array(order[start:stop])))
+        lengths[start:stop] = np.diff(offsets)
+        found.append(ids)
+    all_ids = np.concatenate([np.zeros(0, np.int32), *found])
+    grouped = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]), pa.array(all_ids))
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    in_order = grouped.take(pa.array(back))
+    return in_order.flatten().to_numpy(), in_order.offsets.to_numpy()
+
+
+def _write_texts(
+    shard: Shard,
+    work: MatchWork,
+    pool_texts: PoolTexts,
+    readable: np.ndarray,
+    texts: pa.Array,
+    lang: np.ndarray,
+    prob: np.ndarray,
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    has_match: np.ndarray,
+) -> None:
+    rows = np.flatnonzero(has_match)
+    in_pool = pa.array(readable[rows])
+    lengths = np.diff(offsets)[rows]  # texts without a match have no ids, so theirs need not be cut out
+    entry_ids = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]), pa.array(ids))
+    list_names = [work.list_of(name) for name in work.languages]
+    table = pa.table(
+        {
+            "key": pool_texts.key.take(in_pool),
+            "text_idx": pool_texts.text_idx.take(in_pool),
+            "text": texts.take(pa.array(rows)),
+            "lang": _strings(lang[rows], work.languages),
+            "lang_prob": prob[rows],
+            "entries_lang": _strings(lang[rows], list_names),
+            "entry_ids": entry_ids,
+        }
+    )
+    formats.write_table(table_path(work.run_dir / "match", "texts", shard), table, formats.MATCH_TEXTS)
+
+
+def _strings(codes: np.ndarray, names: Sequence[str]) -> pa.Array:
+    return pa.array(names, pa.string()).take(pa.array(codes))
+
+
+def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, names: Sequence[str]) -> Report:
+    """How many texts, and how many keys, ended for which reason, per language.
+
+    reason: (rows,) codes into REASONS, in the pool's order; lang: (rows,) position in names, -1 for none; text_idx:
+    (rows,), 0 where a sample begins.  A key that has a match is curate's to settle; another counts under the latest
+    reason that a text of it reached and the language of the first such text.  A repeated key counts as one more key.
+    """
+    lang = np.where(reason >= NO_MATCH, lang, -1)
+    starts = np.flatnonzero(text_idx == 0)
+    latest = np.maximum.reduceat(reason, starts) if len(starts) else reason[:0]
+    sample = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(reason))))
+    at_latest = np.flatnonzero(reason == latest[sample])
+    first = at_latest[np.unique(sample[at_latest], return_index=True)[1]]
+    lost = latest != MATCHED
+    return {
+        "pairs": len(reason),
+        "num_keys": len(starts),
+        "num_matched_texts": int(np.count_nonzero(reason == MATCHED)),
+        "num_matched_keys": int(np.count_nonzero(~lost)),
+        "texts": _tally(lang, reason, names),
+        "keys": _tally(lang[first][lost], latest[lost], names),
+    }
+
+
+def _tally(lang: np.ndarray, reason: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """{language: {reason: n}}, languages sorted, without zeros."""
+    cells = np.bincount((lang + 1) * len(REASONS) + reason, minlength=(len(names) + 1) * len(REASONS))
+    table = cells.reshape(len(names) + 1, len(REASONS))
+    rows = {
+        name: {REASONS[i]: int(row[i]) for i in np.flatnonzero(row)}
+        for name, row in zip((UNDETERMINED, *names), table, strict=True)
+    }
+    return {name: row for name, row in sorted(rows.items()) if row}
+
+
+def _confusion(truth: pa.Array, lang: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """{true language: {where its texts went: n}}, for pools that know; the report alone reads it."""
+    found = np.array([*names, "no_language"])[lang]
+    pairs = Counter(zip(truth.to_pylist(), found.tolist(), strict=True))
+    table: dict[str, dict[str, int]] = {}
+    for (true, went), n in sorted((pair, n) for pair, n in pairs.items() if pair[0] is not None):
+        table.setdefault(true, {})[went] = n
+    return table
+
+
+# one shard: count
+
+
+def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
+    """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in; zeros left out."""
+    folder = run_dir / "match"
+    columns = ["key", "entries_lang", "entry_ids"]
+    table = formats.read_table(table_path(folder, "texts", shard), formats.MATCH_TEXTS, columns)
+    if key_lists:
+        table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists)))
+    counts = count_entries(table)
+    formats.write_table(table_path(folder, "counts", shard), counts, formats.MATCH_COUNTS)
+    return {"pairs": table.num_rows}
+
+
+def count_entries(table: pa.Table) -> pa.Table:
+    """Sparse counts of (entries_lang, entry_ids) rows: entries_lang, entry_id, count, sorted by list and id."""
+    table = table.combine_chunks()
+    lists = table.column("entries_lang")
+    lists = lists.combine_chunks() if lists.num_chunks != 1 else lists.chunk(0)
+    names = lists.dictionary.to_pylist()
+    codes = lists.indices.to_numpy(zero_copy_only=False)
+    entry_ids = table.column("entry_ids")
+    parts: list[tuple[str, np.ndarray, np.ndarray]] = []
+    for name in sorted(set(names)):
+        rows = np.flatnonzero(np.isin(codes, [i for i, each in enumerate(names) if each == name]))
+        ids = entry_ids.take(pa.array(rows)).combine_chunks().flatten().to_numpy()
+        if len(ids):
+            parts.append((name, *np.unique(ids, return_counts=True)))
+    return pa.table(
+        {
+            "entries_lang": pa.array(
+                np.repeat([name for name, *_ in parts], [len(ids) for _, ids, _ in parts]), pa.string()
+            ),
+            "entry_id": np.concatenate([np.zeros(0, np.int32), *(ids for _, ids, _ in parts)]),
+            "count": np.concatenate([np.zeros(0, np.uint64), *(n.astype(np.uint64) for _, _, n in parts)]),
+        }
+    )
+
+
+# the sum over shards
+
+
+def sum_reports(reports: Sequence[Report]) -> dict[str, Any]:
+    """Reports of all shards, in their order, as one; samples of bad pairs are chosen by hash."""
+    total: dict[str, Any] = {"pairs": 0, "num_keys": 0, "num_matched_texts": 0, "num_matched_keys": 0}
+    for key in total:
+        total[key] = sum(report[key] for report in reports)
+    for key in ("texts", "keys"):
+        total[key] = _sum_tables(report[key] for report in reports)
+    labels: Counter[str] = Counter()
+    for report in reports:
+        labels.update(report["labels_without_language"])
+    total["labels_without_language"] = dict(sorted(labels.items(), key=lambda item: (-item[1], item[0])))
+    bad = [sample for report in reports for sample in report["bad"]]
+    order = np.argsort(hash_keys([sample["key"] for sample in bad]), kind="stable")
+    total["bad"] = [bad[i] for i in order[:NUM_BAD_SAMPLES]]
+    if any("truth" in report for report in reports):
+        total["truth"] = _sum_tables(report.get("truth", {}) for report in reports)
+        total["lid_recall"] = {true: row.get(true, 0) / sum(row.values()) for true, row in total["truth"].items()}
+    return total
+
+
+def _sum_tables(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    total: dict[str, Counter[str]] = {}
+    for table in tables:
+        for name, row in table.items():
+            total.setdefault(name, Counter()).update(row)
+    return {name: dict(sorted(row.items())) for name, row in sorted(total.items())}
