@@ -1,0 +1,100 @@
+"""report.html of a run: one self-contained page, drawn from the stages' report.json files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from worldclip.formats import read_json, write_text
+from worldclip.report import data, model
+from worldclip.report.page import Section, cards, count, document, percent, short
+
+Report = dict[str, Any]
+
+STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")
+
+
+def write_report(run_dir: Path) -> Path:
+    """RUN/report.html from what stands in RUN; stages that have not run are left out.  Returns its path."""
+    reports = read_reports(run_dir)
+    log = read_log(run_dir / "train" / "log.jsonl")
+    sections = [section for section in _sections(reports, log) if section is not None]
+    path = run_dir / "report.html"
+    write_text(path, document(f"Run {run_dir.resolve().name}", _subtitle(run_dir), sections))
+    return path
+
+
+def read_reports(run_dir: Path) -> dict[str, Report]:
+    """stage -> its report.json, for the stages that have one."""
+    paths = {stage: run_dir / stage / "report.json" for stage in STAGES}
+    return {stage: read_json(path) for stage, path in paths.items() if path.exists()}
+
+
+def read_log(path: Path) -> list[Report]:
+    """The steps of a log.jsonl; a line that is still being written is left for the next time."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _sections(reports: dict[str, Report], log: list[Report]) -> list[Section | None]:
+    found: list[Section | None] = [_summary(reports, log)]
+    if "evaluate" in reports:
+        found += [model.accuracy_section(reports["evaluate"]), model.gallery_section(reports["evaluate"])]
+    found.append(model.train_section(log))
+    if "curate" in reports:
+        found.append(data.curate_section(reports["curate"]))
+    if "balance" in reports:
+        found += [data.balance_section(reports["balance"]), data.head_section(reports["balance"])]
+    if "match" in reports:
+        found.append(data.match_section(reports["match"]))
+    if "metadata" in reports:
+        found.append(data.metadata_section(reports["metadata"]))
+    return found
+
+
+def _summary(reports: dict[str, Report], log: list[Report]) -> Section:
+    """The run in a handful of figures."""
+    figures: list[tuple[str, str, str]] = []
+    if "evaluate" in reports:
+        for name, found in reports["evaluate"]["datasets"].items():
+            if (of_task := found["tasks"].get("zeroshot_classification")) is not None:
+                figures.append(_accuracy_card(name, of_task["mean"]))
+    if "curate" in reports:
+        rows = reports["curate"]["languages"].values()
+        pairs_in, pairs_out = (sum(row[key] for row in rows) for key in ("pairs_in", "pairs_out"))
+        share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}" if pairs_in else ""
+        figures.append((short(pairs_out), "pairs kept", share))
+        num_languages = sum(1 for row in rows if row["pairs_out"])
+        figures.append((count(num_languages), "languages", "with pairs to train on"))
+    elif "match" in reports:
+        matched, pairs = reports["match"]["num_matched_texts"], reports["match"]["pairs"]
+        figures.append((short(matched), "texts with a match", f"of {count(pairs)}"))
+    if "metadata" in reports:
+        rows = reports["metadata"]["languages"]
+        total = sum(row["entries"] for row in rows.values())
+        figures.append((short(total), "entries", f"in {len(rows)} languages"))
+    if log:
+        figures.append((short(log[-1]["samples_seen"]), "samples seen", f"loss {log[-1]['loss']:.3g} at the end"))
+    order = ", ".join(stage for stage in STAGES if stage in reports) or "no stage yet"
+    return Section(anchor="summary", heading="Summary", lead=f"Finished so far: {order}.", body=cards(figures))
+
+
+def _accuracy_card(name: str, mean: Report) -> tuple[str, str, str]:
+    shown, k = ("acc5", 5) if "acc5" in mean["metrics"] else ("acc1", 1)
+    over = f"{len(mean['languages'])} languages"
+    remark = f"mean over {over}; chance {percent(mean['chance'][shown], 2)}; top-1 {percent(mean['metrics']['acc1'])}"
+    return percent(mean["metrics"][shown]), f"top-{k} on {name}", remark
+
+
+def _subtitle(run_dir: Path) -> str:
+    """Versions and the revision that made the run."""
+    path = run_dir / "run.json"
+    if not path.exists():
+        return "Image-text pairs in every language, curated, trained on, measured."
+    run = read_json(path)
+    made_with = f"worldclip {run['versions'].get('worldclip', '?')}"
+    revision = f", revision {run['git_revision'][:10]}" if run.get("git_revision") else ""
+    return f"Made with {made_with}{revision}; recipe in <code>recipe.toml</code> beside this page."

@@ -1,0 +1,184 @@
+"""What training and evaluation found, as parts of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from worldclip.report.charts import Line, line_chart
+from worldclip.report.page import (
+    Bar,
+    Section,
+    bars,
+    count,
+    figure,
+    folded,
+    lang_name,
+    legend,
+    note,
+    percent,
+    short,
+    table,
+    words,
+)
+
+Report = dict[str, Any]
+CURVE_POINTS = 300  # of a training curve: more than a screen shows
+
+
+def train_section(log: Sequence[Mapping[str, float]]) -> Section | None:
+    """Loss, learning rate and logit scale over samples seen; None where nothing is logged yet."""
+    if not log:
+        return None
+    figures = ""
+    for key, heading, colour in (
+        ("loss", "Loss", "var(--s1)"),
+        ("logit_scale", "Logit scale", "var(--s3)"),
+        ("lr", "Learning rate", "var(--s5)"),
+    ):
+        points = [(row["samples_seen"], row[key]) for row in log if key in row]
+        if points:
+            figures += _training_curve(heading, points, colour)
+    return Section(
+        anchor="train",
+        heading="Training",
+        lead=f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps.",
+        body=f'<div class="grid wide">{figures}</div>',
+    )
+
+
+def _training_curve(heading: str, points: list[tuple[float, float]], colour: str) -> str:
+    shown = _thinned(points)
+    x, y = zip(*shown, strict=True)
+    chart = line_chart([Line(name=heading, x=x, y=y, colour=colour)], x_label="samples seen", y_label=heading)
+    return figure(heading, f"last {points[-1][1]:.4g}", chart)
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means of equal runs of points, at most CURVE_POINTS of them."""
+    width = -(-len(points) // CURVE_POINTS)
+    runs = [points[start : start + width] for start in range(0, len(points), width)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def accuracy_section(report: Report) -> Section | None:
+    """Each data set by language beside chance; None where nothing was measured."""
+    parts = [_dataset(name, found) for name, found in report["datasets"].items()]
+    if not parts:
+        return None
+    keys = legend([("var(--s1)", "top-1"), ("var(--s8)", "top-5"), ("var(--ink)", "95% interval of top-5"),
+                   ("var(--s2)", "chance of top-5")])  # fmt: skip
+    return Section(
+        anchor="accuracy",
+        heading="Accuracy by language",
+        lead="Held-out images among all names of a language. Means name the languages they are over.",
+        body=keys + "".join(parts),
+    )
+
+
+def _dataset(name: str, found: Mapping[str, Any]) -> str:
+    parts = [f"<h3>{escape(name)} <small><code>{count(found['num_images'])} images</code></small></h3>"]
+    if found["num_bad_images"]:
+        parts.append(note(f"{found['num_bad_images']} images would not decode and are left out."))
+    for task, of_task in found["tasks"].items():
+        if task == "zeroshot_classification":
+            parts.append(_accuracy_bars(of_task))
+            parts.append(_slices(of_task))
+        parts.append(folded(f"{task.replace('_', ' ')} in numbers", _metrics_table(of_task)))
+    return "".join(parts)
+
+
+def _accuracy_bars(of_task: Mapping[str, Any]) -> str:
+    shown = "acc5" if "acc5" in of_task["mean"]["metrics"] else "acc1"
+    mean, records = of_task["mean"], of_task["languages"]
+    rows = [_accuracy_bar("<b>mean</b>", mean["metrics"], mean["chance"], None, shown)]
+    for lang, record in sorted(records.items(), key=lambda item: -item[1]["metrics"][shown]):
+        interval = record["interval_95"][shown]
+        rows.append(_accuracy_bar(lang_name(lang), record["metrics"], record["chance"], interval, shown))
+    return (
+        bars(rows) + f"<p class=lead>Mean over {len(mean['languages'])} languages: {' '.join(mean['languages'])}.</p>"
+    )
+
+
+def _accuracy_bar(
+    label: str,
+    metrics: Mapping[str, float],
+    chance: Mapping[str, float],
+    interval: Sequence[float] | None,
+    shown: str,
+) -> Bar:
+    first, five = metrics["acc1"], metrics[shown]
+    hover = f"top-1 {percent(first)}, top-5 {percent(five)}, chance {percent(chance[shown], 2)}"
+    return Bar(
+        label=label,
+        parts=[(first, "var(--s1)", hover), (five - first, "var(--s8)", hover)],
+        note=f"{percent(first)} · {percent(five)}" if shown == "acc5" else percent(first),
+        whisker=(interval[0], interval[1]) if interval is not None else None,
+        mark=chance[shown],
+    )
+
+
+def _slices(of_task: Mapping[str, Any]) -> str:
+    """Means of the parts of a data set, the head and the tail beside each other."""
+    means = {name: value for name, value in of_task["mean"]["metrics"].items() if "/" in name}
+    names = list(dict.fromkeys(name.split("/")[0] for name in means))
+    if not names:
+        return ""
+    rows = [[name, *(percent(means.get(f"{name}/acc{k}", 0.0)) for k in (1, 5))] for name in names]
+    return table(["part (mean over languages)", "top-1", "top-5"], rows)
+
+
+def _metrics_table(of_task: Mapping[str, Any]) -> str:
+    mean, records = of_task["mean"], of_task["languages"]
+    metrics = [name for name in mean["metrics"] if "/" not in name]
+    head = ["language", *(metric.replace("_", " ") for metric in metrics)]
+    rows = [
+        [lang_name(lang), *(percent(record["metrics"][name]) for name in metrics)] for lang, record in records.items()
+    ]
+    rows.append(["chance", *(percent(mean["chance"][name], 2) if name in mean["chance"] else "" for name in metrics)])
+    rows.append([f"mean over {len(mean['languages'])}", *(percent(mean["metrics"][name]) for name in metrics)])
+    return table(head, rows, last="total")
+
+
+def gallery_section(report: Report) -> Section | None:
+    """Held-out images and the names the model likes best; None where there are none."""
+    if not report["gallery"]:
+        return None
+    parts = []
+    for dataset in report["datasets"]:
+        shots = "".join(_shot(image) for image in report["gallery"] if image["dataset"] == dataset)
+        parts.append(f'<h3>{escape(dataset)}</h3><div class="shots">{shots}</div>')
+    return Section(
+        anchor="gallery",
+        heading="Gallery",
+        lead="Images that training never saw, and the model's best names for them, in several languages. Chosen by "
+        "hash, half of them right in the first language where there are as many.",
+        body="".join(parts),
+    )
+
+
+def _shot(image: Mapping[str, Any]) -> str:
+    first_lang, first = next(iter(image["names"].items()))
+    is_right = first["best"][0]["is_right"]
+    tag = '<span class="tag ok">right</span>' if is_right else '<span class="tag no">wrong</span>'
+    lines = "".join(_answers(lang, names) for lang, names in image["names"].items())
+    truth = words(first["truth"], first_lang)
+    return (
+        f'<div class="shot"><img src="{escape(image["image"])}" alt="{escape(first["truth"])}">'
+        f'<div class="t">{truth}<small><code>{escape(image["key"])}</code></small>{tag}</div><dl>{lines}</dl></div>'
+    )
+
+
+def _answers(lang: str, names: Mapping[str, Any]) -> str:
+    best, *rest = names["best"]
+    kind = "ok" if best["is_right"] else "no"
+    mark = "✓ " if best["is_right"] else ""
+    others = " · ".join(
+        f'<b class="ok">✓ {words(other["name"], lang)}</b>' if other["is_right"] else words(other["name"], lang)
+        for other in rest
+    )
+    return (
+        f'<dt><code>{escape(lang)}</code></dt><dd><span class="{kind}">{mark}{words(best["name"], lang)}</span>'
+        f'<div class="rest">{others}</div></dd>'
+    )
