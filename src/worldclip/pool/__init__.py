@@ -1,1 +1,40 @@
-"""pool"""
+"""Pools of pairs: WebDataset tars by path, or the emoji pool that a run draws itself.
+
+shards: the pool's files.  read_texts: one file's texts with the reason of each that is bad.  write_index, read_index,
+read_member: where its images are.  run: the stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worldclip.pool.read import REASONS as REASONS
+    from worldclip.pool.read import PoolTexts as PoolTexts
+    from worldclip.pool.read import read_index as read_index
+    from worldclip.pool.read import read_member as read_member
+    from worldclip.pool.read import read_texts as read_texts
+    from worldclip.pool.read import write_index as write_index
+    from worldclip.pool.stage import inputs as inputs
+    from worldclip.pool.stage import relevant_config as relevant_config
+    from worldclip.pool.stage import root as root
+    from worldclip.pool.stage import run as run
+    from worldclip.pool.stage import shards as shards
+    from worldclip.pool.webdataset import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+
+_HOMES = {
+    **dict.fromkeys(("REASONS", "PoolTexts", "read_index", "read_member", "read_texts", "write_index"), "read"),
+    **dict.fromkeys(("inputs", "relevant_config", "root", "run", "shards"), "stage"),
+    "IMAGE_SUFFIXES": "webdataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

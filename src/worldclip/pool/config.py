@@ -17,9 +17,10 @@ class PoolConfig:
     roots: dict[str, str] = field(default_factory=dict)
     """Several folders instead of one path, each under a name that begins the identity of its pairs."""
     key: str = "member"
-    """Where a pair's identity is: `member` (tar stem) or `json:FIELD`."""
-    texts: tuple[str, ...] = ("txt", "json:texts", "json:text", "json:caption")
-    """Where a sample's texts are, in this order: `txt` or `json:FIELD`, whose value is a text or a list of texts."""
+    """Where a pair's identity is: `member` (folder of the tar and stem of the member) or `json:FIELD`."""
+    texts: tuple[str, ...] = ()
+    """Where a sample's texts are, all of them in this order: `txt` or `json:FIELD`, a text or a list of texts;
+    unset: the first that a sample has of txt, json:texts, json:text, json:caption."""
     image_px: int = 64
     """Side of a drawing of a built pool, in pixels."""
     samples_per_shard: int = 500
@@ -37,9 +38,16 @@ class PoolConfig:
             found.append(f"pool: {said} set; set exactly one of pool.path, pool.roots (folders of tars) or pool.build")
         if self.key != "member" and not self.key.startswith("json:"):
             found.append(f'pool.key is {self.key!r}; it says where a pair\'s identity is: "member" or "json:FIELD"')
-        for text in self.texts:
-            if text != "txt" and not text.startswith("json:"):
-                found.append(f'pool.texts names {text!r}; a place of texts is "txt" or "json:FIELD"')
+        found += [
+            f'pool.texts names {text!r}; a place of texts is "txt" or "json:FIELD"'
+            for text in self.texts
+            if text != "txt" and not text.startswith("json:")
+        ]
+        found += [
+            f"pool.roots has the name {name!r}; it begins the identity of that root's pairs: not empty, without /"
+            for name in self.roots
+            if not name or "/" in name
+        ]
         if self.image_px < 8:
             found.append(f"pool.image_px is {self.image_px}; it is the side of a drawing in pixels, at least 8")
         if self.samples_per_shard < 1:

