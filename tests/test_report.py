@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -144,6 +145,18 @@ def test_a_line_of_the_log_that_is_being_written_is_left_for_later(run_dir, tmp_
     log = partial / "train" / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 66', encoding="utf-8")
     assert "Training" in read_page(partial).headings
+
+
+def test_a_training_that_is_not_finished_shows_its_curve_and_one_without_a_finite_loss_is_told(run_dir, tmp_path):
+    (tmp_path / "train").mkdir()
+    rows = [{"step": i, "samples_seen": 256 * i, "loss": None, "lr": 1e-3} for i in (1, 2)]
+    (tmp_path / "train" / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = read_page(tmp_path)
+    assert page.headings == ["Summary", "Training"]
+    assert "no finite loss" in " ".join(page.text)
+    text = " ".join(read_page(run_dir).text)
+    assert "7.5 times over 22,664 pairs in 3.7 minutes, 773 samples a second." in text
+    assert "2 draws met an image that is no use (undecodable_image)." in text
 
 
 def test_a_curve_keeps_points_that_its_axes_have_a_place_for():

@@ -43,7 +43,7 @@ def _sections(reports: dict[str, Report], log: list[Report]) -> list[Section | N
     found: list[Section | None] = [_summary(reports, log)]
     if "evaluate" in reports:
         found += [model.accuracy_section(reports["evaluate"]), model.gallery_section(reports["evaluate"])]
-    found.append(model.train_section(log))
+    found.append(model.train_section(reports.get("train"), log))
     if "curate" in reports:
         found.append(data.curate_section(reports["curate"]))
     if "balance" in reports:
@@ -77,7 +77,9 @@ def _summary(reports: dict[str, Report], log: list[Report]) -> Section:
         total = sum(row["entries"] for row in rows.values())
         figures.append((short(total), "entries", f"in {len(rows)} languages"))
     if log:
-        figures.append((short(log[-1]["samples_seen"]), "samples seen", f"loss {log[-1]['loss']:.3g} at the end"))
+        losses = [row["loss"] for row in log if row["loss"] is not None]
+        remark = f"loss {losses[-1]:.3g} at the end" if losses else "no finite loss"
+        figures.append((short(log[-1]["samples_seen"]), "samples seen", remark))
     order = ", ".join(stage for stage in STAGES if stage in reports) or "no stage yet"
     return Section(anchor="summary", heading="Summary", lead=f"Finished so far: {order}.", body=cards(figures))
 

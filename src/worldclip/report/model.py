@@ -27,8 +27,11 @@ Report = dict[str, Any]
 CURVE_POINTS = 300  # of a training curve: more than a screen shows
 
 
-def train_section(log: Sequence[Mapping[str, float]]) -> Section | None:
-    """Loss, learning rate and logit scale over samples seen; None where nothing is logged yet."""
+def train_section(report: Report | None, log: Sequence[Mapping[str, Any]]) -> Section | None:
+    """Loss, logit scale and learning rate over samples seen, and the run in numbers once it is finished.
+
+    None where nothing is logged yet.
+    """
     if not log:
         return None
     figures = ""
@@ -36,16 +39,37 @@ def train_section(log: Sequence[Mapping[str, float]]) -> Section | None:
         ("loss", "Loss", "var(--s1)"),
         ("logit_scale", "Logit scale", "var(--s3)"),
         ("lr", "Learning rate", "var(--s5)"),
+        ("samples_per_s", "Samples per second", "var(--s4)"),
     ):
-        points = [(row["samples_seen"], row[key]) for row in log if key in row]
+        points = [(row["samples_seen"], row[key]) for row in log if row.get(key) is not None]
         if points:
             figures += _training_curve(heading, points, colour)
+    lead = f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps."
     return Section(
         anchor="train",
         heading="Training",
-        lead=f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps.",
-        body=f'<div class="grid wide">{figures}</div>',
+        lead=lead if report is None else f"{lead} {_how_it_went(report)}",
+        body=f'<div class="grid wide">{figures}</div>' + ("" if report is None else _faults(report)),
     )
+
+
+def _how_it_went(report: Report) -> str:
+    speed = f", {count(report['samples_per_s'])} samples a second" if report["samples_per_s"] else ""
+    return (
+        f"{report['epochs']:.1f} times over {count(report['pairs'])} pairs in {report['elapsed_s'] / 60:.1f} "
+        f"minutes{speed}."
+    )
+
+
+def _faults(report: Report) -> str:
+    """What training had to do without; nothing where there was nothing."""
+    found = []
+    if report["no_image"]:
+        found.append(f"{count(report['no_image'])} kept pairs have no image in the pool and are not in the plan.")
+    if report["skipped_steps"]:
+        found.append(f"{count(report['skipped_steps'])} steps were skipped, as their loss was not a finite number.")
+    found += [f"{count(n)} draws met an image that is no use ({reason})." for reason, n in report["bad"].items()]
+    return "".join(map(note, found))
 
 
 def _training_curve(heading: str, points: list[tuple[float, float]], colour: str) -> str:
