@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldclip.match.lid import identify as identify
+    from worldclip.match.match import inputs as inputs
+    from worldclip.match.match import relevant_config as relevant_config
     from worldclip.match.match import run as run
     from worldclip.match.matcher import Matcher as Matcher
 
-_HOMES = {"Matcher": "matcher", "identify": "lid", "run": "match"}
+_HOMES = {"Matcher": "matcher", "identify": "lid", "run": "match", "inputs": "match", "relevant_config": "match"}
 
-__all__ = ["Matcher", "identify", "run"]
+__all__ = ["Matcher", "identify", "inputs", "relevant_config", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,27 +6,32 @@ entries at their boundaries and at blanks, and longer pieces every 8 bytes, into
 nothing but equal bytes compares equal.  A trie over atoms then finds every occurrence, exactly, in scripts with spaces
 (an atom is a word) as in those without (an atom is a character).
 
-Legend: A atoms of a text, S slots of the table.
+Legend: A atoms, B buckets of the table; a bucket is 4 slots in one cache line.
 keys_A   uint64  the atom's bytes, the first one lowest, padded with zeros
 info_A   uint32  bits 0-3 its length in bytes (0: the empty word between two blanks), then the flags below
-table_2S uint64  slot s is [2s] the key of an edge and [2s + 1] parent << 37 | length and AFTER_BLANK << 32 | entry << 1 |
-                 "has a child".  A node of the trie is the slot of the edge into it, ROOT the one without; entry is
-                 entry_id + 1, or 0 where none ends.  The second word of an empty slot is 0.
+table_8B uint64  bucket b is [8b : 8b + 4] the keys of its slots' edges and [8b + 4 : 8b + 8] their words: parent << 37 |
+                 length and AFTER_BLANK << 32 | (entry_id + 1, or 0 where no entry ends) << 2 | the flags below.
+                 A node of the trie is the slot of the edge into it, ROOT the one without.  The word of an empty slot is 0.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from worldclip.unicode_table import COMBINING_SHIFT, FOLDS, MARK, NFC_MAYBE, NFC_NO, SIMILAR_TO_CJK, SPACE, SPACED
 
 REFERENCE, UNICODE, UNICODE_FOLD = 0, 1, 2
 
-AFTER_BLANK, MAY_BEGIN, MAY_END = 16, 32, 64  # flags of an atom, above the 4 bits of its length
+AFTER_BLANK, MAY_BEGIN, MAY_END, LAST = 16, 32, 64, 128  # flags of an atom, above the 4 bits of its length
+HAS_CHILD, OVERFLOWN = np.uint64(1), np.uint64(2)  # flags of a slot, and of a bucket (in its first slot)
+DOUBTFUL = NFC_NO  # classes (or-ed) from here on may belong to a text that is not NFC: NFC_NO, NFC_MAYBE, combining
 MAX_ATOM_BYTES = 8
 MAX_SLOTS = 2**27 - 1  # 27 bits name a node, and ROOT is the last of them
-MAX_ENTRIES = 2**30
+MAX_ENTRIES = 2**30 - 1
+BLOCK_ATOMS, BLOCK_TEXTS = 512, 256  # texts walked together: enough searches at once, yet all in the nearest cache
 
 # What each byte is to the reference's spacing.  In entries only the blank parts words.
 _WORD, _BLANK, _MARK, _PUNCTUATION, _LEAD = 0, 1, 2, 3, 4
@@ -38,28 +43,120 @@ _IN_ENTRY[ord(" ")] = _BLANK
 _IN_TEXT[[ord(x) for x in " \t\n\r"]] = _BLANK
 _IN_TEXT[[ord(x) for x in ",.;:?!`"]] = _MARK
 
-_U0, _U1, _U5, _U31, _U32 = np.uint64(0), np.uint64(1), np.uint64(5), np.uint64(31), np.uint64(32)
+_U0, _U1, _U2, _U5, _U32 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(5), np.uint64(32)
+_LARGEST = np.int32(2**31 - 1)
+_U8F, _TOP_BIT = np.uint64(0xFF), np.uint64(0x80)
+_MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # the lowest `size` bytes
 _ROOT, _LOW_32 = np.uint64(MAX_SLOTS), np.uint64(0xFFFFFFFF)
 # Odd constants with well mixed bits: 2^64 / golden ratio, and two of splitmix64's finaliser.
 _MIX_1, _MIX_2, _MIX_3 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+# For _plain_run: byte-wise constants, and sums that reach the top bit of a byte from the named character on.
+_LOW_7, _TOP_BITS, _BITS_20 = (np.uint64(0x0101010101010101 * b) for b in (0x7F, 0x80, 0x20))
+_FROM_A, _BEYOND_Z = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("a"), ord("z") + 1))
+_FROM_0, _BEYOND_9 = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("0"), ord("9") + 1))
+
+
+# --- machine instructions that numba does not offer ---------------------------------------------------------------------
+
+
+def _pointer(context, builder, array_type, array, at, bits):
+    """Where array[at] lies, as a pointer to integers of `bits` bits."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), ir.IntType(bits).as_pointer())
+
+
+@intrinsic
+def load_8(typing_context, array, at):
+    """The 8 bytes at array[at:] as a uint64, the first one lowest (array: uint8; the machine: little-endian)."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.load(_pointer(context, builder, signature.args[0], *arguments, 64), align=1)
+
+    return types.uint64(array, at), codegen
+
+
+@intrinsic
+def trailing_zeros(typing_context, word):
+    """How many of a uint64's lowest bits are 0; 64 if none is set."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def prefetch(typing_context, array, at):
+    """Ask for the cache line of array[at] without waiting for it."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer, number = _pointer(context, builder, signature.args[0], *arguments, 8), ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], function_type)
+        builder.call(hint, [pointer, number(0), number(3), number(1)])  # to read; keep in all caches; data
+        return context.get_dummy_value()
+
+    return types.none(array, at), codegen
+
+
+@intrinsic
+def slot_mask(typing_context, table_8B, at, key, edge):
+    """Bit s is set if slot s of the bucket at table_8B[at:] holds (key, edge); at most one is."""
+
+    def codegen(context, builder, signature, arguments):
+        four = ir.VectorType(ir.IntType(64), 4)
+
+        def load(offset):
+            place = builder.add(arguments[1], ir.Constant(ir.IntType(64), offset))
+            pointer = _pointer(context, builder, signature.args[0], arguments[0], place, 64)
+            return builder.load(builder.bitcast(pointer, four.as_pointer()), align=8)
+
+        def spread(value):
+            first = builder.insert_element(ir.Constant(four, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4)
+            return builder.shuffle_vector(first, first, zeros)
+
+        is_key = builder.icmp_unsigned("==", load(0), spread(arguments[2]))
+        edges = builder.lshr(load(4), ir.Constant(four, [32] * 4))
+        is_slot = builder.and_(is_key, builder.icmp_unsigned("==", edges, spread(arguments[3])))
+        return builder.zext(builder.bitcast(is_slot, ir.IntType(4)), ir.IntType(64))
+
+    return types.uint64(table_8B, types.int64, types.uint64, types.uint64), codegen
 
 
 # --- bytes to characters ----------------------------------------------------------------------------------------------
 
 
 @njit(cache=True, nogil=True)
-def _decode(data, at, end):
-    """The code point at `at` and its bytes; a byte that is no UTF-8 is U+FFFD (and its own byte as a key)."""
-    a = np.int64(data[at])
+def _word_at(data, at):
+    """The 8 bytes at `at` as a uint64, the first one lowest; zeros behind the end of `data`."""
+    if at + 8 <= data.size:
+        return load_8(data, at)
+    word = _U0
+    for k in range(data.size - at):
+        word |= np.uint64(data[at + k]) << np.uint64(8 * k)
+    return word
+
+
+@njit(cache=True, nogil=True)
+def _decode(word, room):
+    """The code point at the head of `word` and its bytes, of which there are `room`; what is no UTF-8 is U+FFFD, 1 byte."""
+    a = np.int64(word & _U8F)
     if a < 0x80:
         return a, 1
-    width = 2 if a < 0xE0 else 3 if a < 0xF0 else 4
-    if a < 0xC2 or a > 0xF4 or at + width > end:
-        return 0xFFFD, 1
-    c = a & (0x7F >> width)
-    for k in range(1, width):
-        c = c << 6 | (np.int64(data[at + k]) & 0x3F)
-    if c > 0x10FFFF:
+    c = np.int64(word >> np.uint64(8)) & 0x3F
+    if a < 0xE0:
+        c |= (a & 0x1F) << 6
+        width = 2
+    else:
+        c = c << 6 | np.int64(word >> np.uint64(16)) & 0x3F
+        if a < 0xF0:
+            c |= (a & 0xF) << 12
+            width = 3
+        else:
+            c = c << 6 | np.int64(word >> np.uint64(24)) & 0x3F | (a & 0x7) << 18
+            width = 4
+    if a < 0xC2 or c > 0x10FFFF or width > room:
         return 0xFFFD, 1
     return c, width
 
@@ -123,7 +220,7 @@ def is_nfc(data, start, end, unicode):
         return True
     at, last, last_combining = start, np.int64(0), 0
     while at < end:
-        c, width = _decode(data, at, end)
+        c, width = _decode(_word_at(data, at), end - at)
         at += width
         bits = unicode.classes[c]
         combining = bits >> COMBINING_SHIFT
@@ -143,7 +240,7 @@ def _decompose(data, start, end, unicode, points):
     """Full canonical decomposition into `points`, not yet ordered; returns how many."""
     count, at = 0, start
     while at < end:
-        c, width = _decode(data, at, end)
+        c, width = _decode(_word_at(data, at), end - at)
         at += width
         if 0xAC00 <= c < 0xD7A4:
             syllable = c - 0xAC00
@@ -228,8 +325,8 @@ def nfc(data, start, end, unicode):
 
 @njit(cache=True, nogil=True)
 def fold(data, start, end, unicode, out):
-    """Write the full case folding to `out` (3 bytes a byte suffice); returns its size."""
-    at, size = start, 0
+    """Write the full case folding to `out`, which has 3 bytes a byte; returns its size and all classes seen, or-ed."""
+    at, size, seen = start, 0, np.uint16(0)
     while at < end:
         a = data[at]
         if a < 0x80:
@@ -237,7 +334,8 @@ def fold(data, start, end, unicode, out):
             at += 1
             size += 1
             continue
-        c, width = _decode(data, at, end)
+        c, width = _decode(_word_at(data, at), end - at)
+        seen |= unicode.classes[c]
         if unicode.classes[c] & FOLDS:
             found = _index(unicode.fold_from, c)
             for k in range(unicode.fold_index[found], unicode.fold_index[found + 1]):
@@ -247,10 +345,24 @@ def fold(data, start, end, unicode, out):
                 out[size] = data[k]
                 size += 1
         at += width
-    return size
+    return size, seen
 
 
 # --- characters to atoms -----------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _plain_run(word, room):
+    """How many of the bytes of `word`, at most `room`, are ASCII letters or digits, from the first on.
+
+    Both profiles keep such a run together, and most of most texts is such runs.
+    """
+    low = word & _LOW_7
+    lower = low | _BITS_20
+    letters = (lower + _FROM_A) & ~(lower + _BEYOND_Z)
+    digits = (low + _FROM_0) & ~(low + _BEYOND_9)
+    others = ~((letters | digits) & ~word) & _TOP_BITS
+    return min(trailing_zeros(others) >> 3, room)
 
 
 @njit(cache=True, nogil=True)
@@ -262,7 +374,7 @@ def _is_strippable(c, classes):
 def _strip(data, start, end, classes):
     """The part that `str.strip()` leaves: (start, end)."""
     while start < end:
-        c, width = _decode(data, start, end)
+        c, width = _decode(_word_at(data, start), end - start)
         if not _is_strippable(c, classes):
             break
         start += width
@@ -270,7 +382,7 @@ def _strip(data, start, end, classes):
         at = end - 1
         while at > start and data[at] & 0xC0 == 0x80:
             at -= 1
-        c, width = _decode(data, at, end)
+        c, width = _decode(_word_at(data, at), end - at)
         if at + width != end or not _is_strippable(c, classes):
             break
         end = at
@@ -278,51 +390,72 @@ def _strip(data, start, end, classes):
 
 
 @njit(cache=True, nogil=True)
-def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A):
+def _append(word, width, key, size, flags, keys_A, info_A, count):
+    """Add the first `width` (at most 8) bytes of `word` to the piece (key, size, flags); a full atom is put out first.
+
+    Returns key, size, flags, count.
+    """
+    word &= _MASKS[width]
+    if size == 0:
+        return word, width, flags, count
+    if size < MAX_ATOM_BYTES:
+        key |= word << np.uint64(8 * size)
+    if size + width <= MAX_ATOM_BYTES:
+        return key, size + width, flags, count
+    keys_A[count] = key
+    info_A[count] = MAX_ATOM_BYTES | flags
+    taken = MAX_ATOM_BYTES - size
+    return word >> np.uint64(8 * taken), width - taken, 0, count + 1
+
+
+@njit(cache=True, nogil=True)
+def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A, count):
     """Cut as the reference's spacing and padding imply: at blanks, around the marks it spaces, around "CJK or similar".
 
-    `kinds` is _IN_TEXT (the part of a text that strip() leaves) or _IN_ENTRY (taken as it is).  Returns the number of atoms.
+    `kinds` is _IN_TEXT (for the part of a text that strip() leaves) or _IN_ENTRY (for an entry as it is).  Atoms are put
+    behind the first `count`; returns how many there are then.
     """
-    count, key, size, flags = 0, _U0, 0, AFTER_BLANK | MAY_BEGIN  # of the atom being gathered
+    key, size, flags = _U0, 0, AFTER_BLANK | MAY_BEGIN  # of the piece being gathered
     at = start
     while at < end:
-        kind, width, is_alone = kinds[data[at]], 1, False
-        if kind == _LEAD:
-            c, width = _decode(data, at, end)
-            is_alone = classes[c] & SIMILAR_TO_CJK != 0
-        elif kind == _BLANK or kind == _MARK:
+        word = _word_at(data, at)
+        run = _plain_run(word, end - at)
+        if run > 0:
+            key, size, flags, count = _append(word, run, key, size, flags, keys_A, info_A, count)
+            at += run
+            if run == 8 or at >= end:
+                continue
+            word >>= np.uint64(8 * run)
+            if word & _TOP_BIT:
+                continue
+        kind = kinds[word & _U8F]
+        if kind == _BLANK or kind == _MARK:
             if size > 0 or flags & AFTER_BLANK:  # also the empty word between two blanks
                 keys_A[count] = key
                 info_A[count] = size | flags | MAY_END
                 count += 1
             key, size, flags = _U0, 0, AFTER_BLANK | MAY_BEGIN
             if kind == _MARK:
-                keys_A[count] = data[at]
+                keys_A[count] = word & _U8F
                 info_A[count] = 1 | AFTER_BLANK | MAY_BEGIN | MAY_END
                 count += 1
             at += 1
             continue
-        elif kind == _PUNCTUATION:
-            is_alone = True
-        if is_alone and size > 0:
-            keys_A[count] = key
-            info_A[count] = size | flags
-            count += 1
-            key, size, flags = _U0, 0, 0
-        for k in range(at, at + width):
-            if size == MAX_ATOM_BYTES:
+        c, width = _decode(word, end - at)
+        word &= _MASKS[width]
+        at += width
+        if classes[c] & SIMILAR_TO_CJK:
+            if size > 0:
                 keys_A[count] = key
                 info_A[count] = size | flags
                 count += 1
-                key, size, flags = _U0, 0, 0
-            key |= np.uint64(data[k]) << np.uint64(8 * size)
-            size += 1
-        at += width
-        if is_alone:
-            keys_A[count] = key
-            info_A[count] = size | flags | MAY_BEGIN | MAY_END
+                flags = 0
+            keys_A[count] = word
+            info_A[count] = width | (flags & AFTER_BLANK) | MAY_BEGIN | MAY_END
             count += 1
             key, size, flags = _U0, 0, 0
+        else:
+            key, size, flags, count = _append(word, width, key, size, flags, keys_A, info_A, count)
     if size > 0 or flags & AFTER_BLANK:
         keys_A[count] = key
         info_A[count] = size | flags | MAY_END
@@ -331,79 +464,101 @@ def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A):
 
 
 @njit(cache=True, nogil=True)
-def _unicode_atoms(data, start, end, classes, keys_A, info_A):
-    """Cut a text in NFC at white space and wherever not both neighbours are SPACED.  Returns the number of atoms."""
-    count, key, size, flags = 0, _U0, 0, 0  # of the word being gathered
-    blank = AFTER_BLANK
+def _unicode_atoms(data, start, end, classes, keys_A, info_A, count):
+    """Cut a text in NFC at white space and wherever not both neighbours are SPACED.
+
+    Atoms are put behind the first `count`.  Returns how many there are then, and all classes seen or-ed together.
+    """
+    first, seen = count, np.uint16(0)
+    key, size, flags, blank = _U0, 0, 0, AFTER_BLANK  # of the word being gathered, and what goes before it
     at = start
     while at < end:
-        c, width = _decode(data, at, end)
+        word = _word_at(data, at)
+        run = _plain_run(word, end - at)
+        if run > 0:
+            if size == 0:
+                flags = blank | MAY_BEGIN
+            key, size, flags, count = _append(word, run, key, size, flags, keys_A, info_A, count)
+            blank = 0
+            at += run
+            if run == 8 or at >= end:
+                continue
+            word >>= np.uint64(8 * run)
+            if word & _TOP_BIT:
+                continue
+        c, width = _decode(word, end - at)
+        word &= _MASKS[width]
         bits = classes[c]
-        is_spaced = bits & SPACED != 0
-        if size > 0 and not is_spaced:
+        seen |= bits
+        if bits & SPACED:
+            if size == 0:
+                flags = blank | MAY_BEGIN
+                if bits & MARK and blank == 0 and count > first:  # nothing may end before a combining mark
+                    info_A[count - 1] &= ~np.uint32(MAY_END)
+            key, size, flags, count = _append(word, width, key, size, flags, keys_A, info_A, count)
+            blank = 0
+            at += width
+            continue
+        if size > 0:
             keys_A[count] = key
             info_A[count] = size | flags | MAY_END
             count += 1
             key, size = _U0, 0
         if bits & SPACE:
             blank = AFTER_BLANK
-            at += width
-            continue
-        if size == 0:
-            flags = blank | MAY_BEGIN
-            if bits & MARK and count > 0 and blank == 0:  # nothing may end before a combining mark
-                info_A[count - 1] &= np.uint32(~MAY_END & 0xFFFFFFFF)
-        blank = 0
-        for k in range(at, at + width):
-            if size == MAX_ATOM_BYTES:
-                keys_A[count] = key
-                info_A[count] = size | flags
-                count += 1
-                key, size, flags = _U0, 0, 0
-            key |= np.uint64(data[k]) << np.uint64(8 * size)
-            size += 1
-        at += width
-        if not is_spaced:
-            keys_A[count] = key
-            info_A[count] = size | flags | MAY_END
+        else:
+            if bits & MARK and blank == 0 and count > first:
+                info_A[count - 1] &= ~np.uint32(MAY_END)
+            keys_A[count] = word
+            info_A[count] = width | blank | MAY_BEGIN | MAY_END
             count += 1
-            key, size = _U0, 0
+            blank = 0
+        at += width
     if size > 0:
         keys_A[count] = key
         info_A[count] = size | flags | MAY_END
         count += 1
-    return count
+    return count, seen
 
 
 @njit(cache=True, nogil=True)
-def _text_atoms(data, start, end, profile, unicode, keys_A, info_A):
+def _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, first):
+    """Atoms of NFC(text), or with folding of NFC(fold(NFC(text))), as the profile says."""
+    if profile == UNICODE:
+        # Most texts are in NFC and no character of theirs can raise a doubt: find out on the way.
+        count, seen = _unicode_atoms(data, start, end, unicode.classes, keys_A, info_A, first)
+        if seen < DOUBTFUL or is_nfc(data, start, end, unicode):
+            return count
+        data = nfc(data, start, end, unicode)
+    else:
+        folded = np.empty(3 * (end - start) + 8, np.uint8)
+        size, seen = fold(data, start, end, unicode, folded)
+        if seen >= DOUBTFUL and not is_nfc(data, start, end, unicode):
+            composed = nfc(data, start, end, unicode)
+            folded = np.empty(3 * composed.size + 8, np.uint8)
+            size, seen = fold(composed, 0, composed.size, unicode, folded)
+        count, seen = _unicode_atoms(folded, 0, size, unicode.classes, keys_A, info_A, first)
+        if seen < DOUBTFUL or is_nfc(folded, 0, size, unicode):
+            return count
+        data = nfc(folded, 0, size, unicode)
+    return _unicode_atoms(data, 0, data.size, unicode.classes, keys_A, info_A, first)[0]
+
+
+@njit(cache=True, nogil=True)
+def _text_atoms(data, start, end, profile, unicode, keys_A, info_A, count):
+    """Put the atoms of a text behind the first `count`; returns how many there are then."""
     if profile == REFERENCE:
         start, end = _strip(data, start, end, unicode.classes)
-        return _reference_atoms(data, start, end, _IN_TEXT, unicode.classes, keys_A, info_A)
-    return _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A)
-
-
-@njit(cache=True, nogil=True)
-def _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A):
-    """Atoms of NFC(text), or with folding of NFC(fold(NFC(text))), as the profile says."""
-    if not is_nfc(data, start, end, unicode):
-        data = nfc(data, start, end, unicode)
-        start, end = 0, data.size
-    if profile == UNICODE_FOLD:
-        folded = np.empty(3 * (end - start) + 1, np.uint8)
-        end = fold(data, start, end, unicode, folded)
-        data, start = folded, 0
-        if not is_nfc(data, start, end, unicode):
-            data = nfc(data, start, end, unicode)
-            end = data.size
-    return _unicode_atoms(data, start, end, unicode.classes, keys_A, info_A)
+        return _reference_atoms(data, start, end, _IN_TEXT, unicode.classes, keys_A, info_A, count)
+    return _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, count)
 
 
 @njit(cache=True, nogil=True)
 def _entry_atoms(data, start, end, profile, unicode, keys_A, info_A):
+    """The atoms of an entry; returns how many, 0 for one that is empty after normalisation."""
     if profile == REFERENCE:
-        return _reference_atoms(data, start, end, _IN_ENTRY, unicode.classes, keys_A, info_A) if end > start else 0
-    return _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A)
+        return _reference_atoms(data, start, end, _IN_ENTRY, unicode.classes, keys_A, info_A, 0) if end > start else 0
+    return _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -419,21 +574,40 @@ def atom_capacity(offsets):
 
 
 @njit(cache=True, nogil=True)
-def _home(key, edge, num_slots):
-    """The slot where the search for (key, edge) begins."""
+def _home(key, edge, num_buckets):
+    """The bucket where the search for (key, edge) begins."""
     h = (key ^ (edge * _MIX_1)) * _MIX_2
     h = (h ^ (h >> _U32)) * _MIX_3
-    return np.int64((h >> _U32) * np.uint64(num_slots) >> _U32)
+    return np.int64((h >> _U32) * np.uint64(num_buckets) >> _U32)
 
 
 @njit(cache=True, nogil=True)
-def insert_entries(data, offsets, profile, unicode, table_2S, first_with):
-    """Fill the empty table, which must have room, with all entries.
+def _search(table_8B, bucket, key, edge, num_buckets):
+    """(slot, whether it is there) of an edge whose search begins in `bucket`; the slot is the first empty one if not."""
+    while True:
+        mask = slot_mask(table_8B, 8 * bucket, key, edge)
+        if mask != _U0:
+            return 4 * bucket + trailing_zeros(mask), True
+        for s in range(4):
+            if table_8B[8 * bucket + 4 + s] == _U0:
+                return 4 * bucket + s, False
+        bucket = bucket + 1 if bucket + 1 < num_buckets else 0
+
+
+@njit(cache=True, nogil=True)
+def _word_place(slot):
+    """Where a slot's word stands in the table."""
+    return 8 * (slot >> 2) + 4 + (slot & 3)
+
+
+@njit(cache=True, nogil=True)
+def insert_entries(data, offsets, profile, unicode, table_8B, first_with):
+    """Put all entries into the empty table, which must have room.
 
     first_with (N,) int32: -1 for an entry that stands in the table, its own id where its normalisation is empty, the id of
     the earlier entry where it equals that after normalisation.  Returns the number of used slots.
     """
-    num_slots, used = table_2S.size // 2, 0
+    num_buckets, used = table_8B.size // 8, 0
     keys_A = np.empty(atom_capacity(offsets), np.uint64)
     info_A = np.empty(keys_A.size, np.uint32)
     for i in range(offsets.size - 1):
@@ -441,27 +615,23 @@ def insert_entries(data, offsets, profile, unicode, table_2S, first_with):
         if count == 0:
             first_with[i] = i
             continue
-        node = _ROOT
+        node, at = _ROOT, 0
         for k in range(count):
             edge = node << _U5 | np.uint64(info_A[k] & (31 if k else 15))
-            slot = _home(keys_A[k], edge, num_slots)
-            while table_2S[2 * slot + 1] != _U0 and (
-                table_2S[2 * slot] != keys_A[k] or table_2S[2 * slot + 1] >> _U32 != edge
-            ):
-                slot = slot + 1 if slot + 1 < num_slots else 0
-            if table_2S[2 * slot + 1] == _U0:
-                table_2S[2 * slot] = keys_A[k]
-                table_2S[2 * slot + 1] = edge << _U32
+            home = _home(keys_A[k], edge, num_buckets)
+            slot, is_known = _search(table_8B, home, keys_A[k], edge, num_buckets)
+            if not is_known:
+                table_8B[_word_place(slot) - 4], table_8B[_word_place(slot)] = keys_A[k], edge << _U32
                 if node != _ROOT:
-                    table_2S[2 * np.int64(node) + 1] |= _U1
+                    table_8B[at] |= HAS_CHILD
+                if slot >> 2 != home:
+                    table_8B[8 * home + 4] |= OVERFLOWN
                 used += 1
-            node = np.uint64(slot)
-        word = table_2S[2 * np.int64(node) + 1]
-        if word & _LOW_32 > _U1:
-            first_with[i] = np.int64((word & _LOW_32) >> _U1) - 1
-        else:
-            table_2S[2 * np.int64(node) + 1] = word | np.uint64(i + 1) << _U1
-            first_with[i] = -1
+            node, at = np.uint64(slot), _word_place(slot)
+        known = np.int64((table_8B[at] & _LOW_32) >> _U2) - 1
+        first_with[i] = known
+        if known < 0:
+            table_8B[at] |= np.uint64(i + 1) << _U2
     return used
 
 
@@ -480,23 +650,6 @@ def count_atoms(data, offsets, profile, unicode):
 
 
 @njit(cache=True, nogil=True)
-def _sort(ids, count):
-    """Sort ids[:count]; a few by counting the smaller ones, which the compiler makes wide instructions of."""
-    if count > 96:
-        ids[:count].sort()
-        return
-    ranked = np.empty(96, np.int32)
-    for i in range(count):
-        own, rank = ids[i], 0
-        for j in range(count):
-            rank += ids[j] < own
-        for j in range(i):
-            rank += ids[j] == own
-        ranked[rank] = own
-    ids[:count] = ranked[:count]
-
-
-@njit(cache=True, nogil=True)
 def _grown(array, size):
     larger = np.empty(max(size, 2 * array.size), array.dtype)
     larger[: array.size] = array
@@ -504,64 +657,129 @@ def _grown(array, size):
 
 
 @njit(cache=True, nogil=True)
-def match_texts(data, offsets, validity, first_bit, profile, unicode, table_2S):
+def _find_edges(num_edges, keys_A, at_A, edge_A, slot_A, word_A, table_8B):
+    """Look up the edges (keys_A[at_A], edge_A): slot_A and word_A of each, word 0 if it is not in the table."""
+    num_buckets = table_8B.size // 8
+    # The searches do not wait for each other: ask memory for all their cache lines first.
+    for j in range(num_edges):
+        home = _home(keys_A[at_A[j]], edge_A[j], num_buckets)
+        prefetch(table_8B, 8 * home)
+        slot_A[j] = home
+    for j in range(num_edges):
+        home, key, edge = np.int64(slot_A[j]), keys_A[at_A[j]], edge_A[j]
+        mask = slot_mask(table_8B, 8 * home, key, edge)
+        slot = 4 * home + (trailing_zeros(mask) & 3)
+        word = table_8B[_word_place(slot)] if mask != _U0 else _U0
+        if (mask == _U0) & (table_8B[8 * home + 4] & OVERFLOWN != _U0):
+            slot, is_known = _search(table_8B, home, key, edge, num_buckets)
+            word = table_8B[_word_place(slot)]
+        slot_A[j], word_A[j] = slot, word
+
+
+@njit(cache=True, nogil=True)
+def _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, slot_A, word_A, table_8B, found):
+    """Follow the trie from every atom that may begin an entry, all of them a level at a time.
+
+    Puts text << 32 | entry_id of what ends there, unordered, into `found` (made larger where needed); returns how many and
+    `found`.
+    """
+    count, active = 0, 0
+    for a in range(num_atoms):
+        at_A[active] = a
+        edge_A[active] = _ROOT << _U5 | np.uint64(info_A[a] & 15)
+        active += info_A[a] & MAY_BEGIN != 0
+    while active > 0:
+        _find_edges(active, keys_A, at_A, edge_A, slot_A, word_A, table_8B)
+        if count + active > found.size:
+            found = _grown(found, count + active)
+        kept = 0
+        for j in range(active):
+            a, word = np.int64(at_A[j]), word_A[j]
+            info = info_A[a]
+            entry = (word & _LOW_32) >> _U2
+            found[count] = np.uint64(text_A[a]) << _U32 | entry - _U1
+            count += (entry != _U0) & (info & MAY_END != 0)
+            at_A[kept] = a + 1
+            edge_A[kept] = np.uint64(slot_A[j]) << _U5 | np.uint64(info_A[a + 1] & 31)
+            kept += (word & HAS_CHILD != _U0) & (info & LAST == 0)
+        active = kept
+    return count, found
+
+
+@njit(cache=True, nogil=True)
+def _sort(ids, start, end, own):
+    """Sort ids[start:end].  A few by counting the smaller ones, in wide instructions; repeated ids then leave gaps of -1."""
+    count = end - start
+    if count > own.size:
+        ids[start:end].sort()
+        return
+    padded = (count + 15) & ~15
+    for i in range(count):
+        own[i] = ids[start + i]
+        ids[start + i] = -1
+    for i in range(count, padded):
+        own[i] = _LARGEST
+    for i in range(count):
+        this, rank = own[i], np.int32(0)
+        for j in range(padded):
+            rank = np.int32(rank + (own[j] < this))  # int32 throughout, for eight at once
+        ids[start + rank] = this
+
+
+@njit(cache=True, nogil=True)
+def _group(found, count, starts, grouped):
+    """Put the ids of found[:count] into `grouped` by text; text t's are at [starts[t] : starts[t + 1]]."""
+    starts[:] = 0
+    for k in range(count):
+        starts[np.int64(found[k] >> _U32) + 2] += 1
+    for t in range(starts.size - 1):
+        starts[t + 1] += starts[t]
+    for k in range(count):
+        t = np.int64(found[k] >> _U32) + 1
+        grouped[starts[t]] = found[k] & _LOW_32
+        starts[t] += 1
+
+
+@njit(cache=True, nogil=True)
+def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     """Match all texts: data uint8, offsets (T + 1,) int64, validity Arrow's bitmap (empty: no nulls) from first_bit on.
 
     Returns ids int32 and offsets (T + 1,) int64: each text's ids sorted and unique.
     """
-    num_texts, num_slots = offsets.size - 1, table_2S.size // 2
-    capacity = atom_capacity(offsets)
+    num_texts = offsets.size - 1
+    capacity = BLOCK_ATOMS + atom_capacity(offsets) + 1
     keys_A, info_A = np.empty(capacity, np.uint64), np.empty(capacity, np.uint32)
-    at_A, node_A = np.empty(capacity, np.int64), np.empty(capacity, np.uint64)
-    slot_A, key_A, word_A = np.empty(capacity, np.int64), np.empty(capacity, np.uint64), np.empty(capacity, np.uint64)
-    found = np.empty(1024, np.int32)
-    ids, ends = np.empty(16 * num_texts + 1024, np.int32), np.zeros(num_texts + 1, np.int64)
-    total = 0
-    for t in range(num_texts):
-        bit = first_bit + t
-        if validity.size > 0 and not validity[bit >> 3] >> (bit & 7) & 1:
-            ends[t + 1] = total
-            continue
-        num_atoms = _text_atoms(data, offsets[t], offsets[t + 1], profile, unicode, keys_A, info_A)
-        active = 0
-        for a in range(num_atoms):
-            at_A[active], node_A[active] = a, _ROOT
-            active += info_A[a] & MAY_BEGIN != 0
-        mask, count = np.uint32(15), 0
-        while active > 0:
-            # All loads of a level at once: they do not wait for each other, so their cache misses overlap.
-            for j in range(active):
-                a = at_A[j]
-                slot = _home(keys_A[a], node_A[j] << _U5 | np.uint64(info_A[a] & mask), num_slots)
-                slot_A[j], key_A[j], word_A[j] = slot, table_2S[2 * slot], table_2S[2 * slot + 1]
-            if count + active > found.size:
-                found = _grown(found, count + active)
-            kept = 0
-            for j in range(active):
-                a, slot, word = at_A[j], slot_A[j], word_A[j]
-                key, info = keys_A[a], info_A[a]
-                edge = node_A[j] << _U5 | np.uint64(info & mask)
-                if key_A[j] != key or word >> _U32 != edge:
-                    while word != _U0:
-                        slot = slot + 1 if slot + 1 < num_slots else 0
-                        word = table_2S[2 * slot + 1]
-                        if table_2S[2 * slot] == key and word >> _U32 == edge:
-                            break
-                    if word == _U0:
-                        continue
-                entry = np.int64((word & _LOW_32) >> _U1)
-                found[count] = entry - 1
-                count += entry != 0 and info & MAY_END != 0
-                at_A[kept], node_A[kept] = a + 1, np.uint64(slot)
-                kept += word & _U1 != _U0 and a + 1 < num_atoms
-            active, mask = kept, np.uint32(31)
-        _sort(found, count)
-        if total + count > ids.size:
+    text_A, at_A = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
+    edge_A, slot_A, word_A = np.empty(capacity, np.uint64), np.empty(capacity, np.uint32), np.empty(capacity, np.uint64)
+    found, grouped = np.empty(4096, np.uint64), np.empty(4096, np.int32)
+    starts, own = np.empty(BLOCK_TEXTS + 2, np.int64), np.empty(128, np.int32)
+    ids, ends = np.empty(16 * num_texts + 4096, np.int32), np.zeros(num_texts + 1, np.int64)
+    total, text = 0, 0
+    while text < num_texts:
+        num_atoms, first = 0, text
+        while text < num_texts and num_atoms < BLOCK_ATOMS and text - first < BLOCK_TEXTS:
+            start, bit = num_atoms, first_bit + text
+            if validity.size == 0 or validity[bit >> 3] >> (bit & 7) & 1:
+                num_atoms = _text_atoms(
+                    data, offsets[text], offsets[text + 1], profile, unicode, keys_A, info_A, num_atoms
+                )
+            for a in range(start, num_atoms):
+                text_A[a] = text - first
+            if num_atoms > start:
+                info_A[num_atoms - 1] |= LAST
+            text += 1
+        count, found = _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, slot_A, word_A, table_8B, found)
+        if grouped.size < count:
+            grouped = np.empty(found.size, np.int32)
+        if ids.size < total + count:
             ids = _grown(ids, total + count)
-        last = -1
-        for j in range(count):
-            ids[total] = found[j]
-            total += found[j] != last
-            last = found[j]
-        ends[t + 1] = total
+        _group(found, count, starts, grouped)
+        for t in range(text - first):
+            _sort(grouped, starts[t], starts[t + 1], own)
+            last = -1
+            for k in range(starts[t], starts[t + 1]):
+                ids[total] = grouped[k]
+                total += (grouped[k] != last) & (grouped[k] != -1)
+                last = grouped[k]
+            ends[first + t + 1] = total
     return ids[:total], ends

@@ -21,7 +21,7 @@ from worldclip.unicode_table import UNICODE_VERSION, load_table
 Texts = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
 FORMAT_VERSION = 1  # of the compiled files; raised whenever the same entries would give another table
-LOAD = 0.5  # used slots / slots: a fuller table is smaller, but its searches are longer
+LOAD = 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
 META, TABLE = "matcher.json", "table.npy"
 NUM_NAMED = 20  # entries named in one error message
 
@@ -52,7 +52,7 @@ class Matcher:
     def match(self, text: str) -> np.ndarray:
         """Ids of the entries in `text`: int32, sorted, unique."""
         data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-        return self._match(data, np.array([0, data.size], np.int64), _EMPTY, 0)[0]
+        return self._match(data, _read_only(np.array([0, data.size], np.int64)), _EMPTY, 0)[0]
 
     def match_batch(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Ids of each text: entry_ids int32 and offsets (num_texts + 1,) int64, text i's at [offsets[i] : offsets[i + 1]].
@@ -119,8 +119,6 @@ class Matcher:
     def _match(
         self, data: np.ndarray, offsets: np.ndarray, validity: np.ndarray, first_bit: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        # numba compiles anew for each mix of read-only and writable arrays: all inputs are read-only.
-        offsets.flags.writeable = False
         profile = PROFILES.index(self.profile)
         return kernels.match_texts(data, offsets, validity, first_bit, profile, load_table(), self._table)
 
@@ -136,8 +134,14 @@ def _digest(data: np.ndarray, offsets: np.ndarray) -> str:
     return hashlib.sha256(lengths.tobytes() + data[offsets[0] : offsets[-1]].tobytes()).hexdigest()
 
 
-_EMPTY = np.zeros(0, np.uint8)
-_EMPTY.flags.writeable = False
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Seal a view of our own: numba compiles anew for each mix of read-only and writable arguments."""
+    array.flags.writeable = False
+    return array
+
+
+_EMPTY = _read_only(np.zeros(0, np.uint8))
+_ONE_OFFSET = _read_only(np.zeros(1, np.int64))
 
 
 def _chunks(texts: Texts) -> list[pa.Array]:
@@ -172,13 +176,13 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     validity, offsets, data = array.buffers()
     width = np.dtype(np.int32 if pa.types.is_binary(array.type) else np.int64)
     if len(array) == 0:
-        return _EMPTY, np.zeros(1, np.int64), _EMPTY, 0
+        return _EMPTY, _ONE_OFFSET, _EMPTY, 0
     ends = np.frombuffer(offsets, width, len(array) + 1, array.offset * width.itemsize)
     has_nulls = validity is not None and array.null_count > 0
     return (
-        _EMPTY if data is None else np.frombuffer(data, np.uint8),
-        ends.astype(np.int64, copy=False),
-        np.frombuffer(validity, np.uint8) if has_nulls else _EMPTY,
+        _EMPTY if data is None else _read_only(np.frombuffer(data, np.uint8)),
+        _read_only(ends.astype(np.int64, copy=False)),
+        _read_only(np.frombuffer(validity, np.uint8)) if has_nulls else _EMPTY,
         array.offset,
     )
 
@@ -192,18 +196,23 @@ def _refuse_impossible(entries: pa.Array) -> None:
 
 def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray]:
     """The table of (data, offsets) and first_with (`kernels.insert_entries`); filled twice, as its size must be known."""
-    offsets.flags.writeable = False
     first_with = np.empty(offsets.size - 1, np.int32)
     arguments = data, offsets, PROFILES.index(profile), load_table()
     used = kernels.count_atoms(*arguments)
     for load in (0.8, LOAD):
-        num_slots = int(used / load) + 1
-        if num_slots > kernels.MAX_SLOTS:
-            raise UserError(f"{offsets.size - 1:,} entries need {num_slots:,} slots; a matcher has {kernels.MAX_SLOTS:,}")
-        table = np.zeros(2 * num_slots, np.uint64)
+        num_buckets = int(used / load / 4) + 1
+        if 4 * num_buckets > kernels.MAX_SLOTS:
+            raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^27")
+        table = _aligned_zeros(8 * num_buckets)
         used = kernels.insert_entries(*arguments, table, first_with)
-    table.flags.writeable = False
-    return table, first_with
+    return _read_only(table), first_with
+
+
+def _aligned_zeros(size: int) -> np.ndarray:
+    """uint64 zeros from the start of a cache line on, as a bucket is to be one line (a mapped .npy file is aligned too)."""
+    padded = np.zeros(size + 8, np.uint64)
+    start = -padded.ctypes.data % 64 // 8
+    return padded[start : start + size]
 
 
 def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, profile: str) -> list[str]:

@@ -1,0 +1,214 @@
+"""The matcher beside Aho-Corasick libraries used as the reference uses one: same texts, same entries, one core.
+
+    python benchmarks/match.py [--write]        --write renews benchmarks/results/match.md
+
+Entries are word lists (wordfreq, OpenSubtitles, wordnets) and bigrams of the captions, texts are captions and UDHR
+paragraphs, from the folder of real data (WORLDCLIP_SHARED, or `shared` beside the repository); without it both are
+synthesised.  Every method must give the same ids for profile `reference`, or the benchmark stops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import gzip
+import itertools
+import os
+import platform
+import random
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worldclip.match.matcher import Matcher
+from worldclip.text import normalise
+from worldclip.unicode_table import SIMILAR_TO_CJK, load_table
+
+NUM_ENTRIES = 490_899  # English; the other lists are as long as their sources
+ROUNDS = 5
+RESULTS = Path(__file__).parent / "results" / "match.md"
+SHARED = Path(os.environ.get("WORLDCLIP_SHARED", Path(__file__).parents[1].parent / "shared")) / "data"
+
+Match = Callable[[list[str]], list[set[int]]]
+
+
+# --- texts and entries -------------------------------------------------------------------------------------------------
+
+
+def read_pools() -> dict[str, tuple[list[str], list[str]]]:
+    """Language -> entries, texts."""
+    if not SHARED.is_dir():
+        return {"en": synthesise("abcdefghijklmnoprstuvwy", " "), "zh": synthesise(map(chr, range(0x4E00, 0x5200)), "")}
+    import wordfreq
+
+    english = read_column("captions/multi30k_train.parquet", "caption", lang="en")
+    words = wordfreq.top_n_list("en", 250_000)
+    bigrams = collections.Counter(
+        f"{a} {b}" for text in english for a, b in itertools.pairwise(re.findall(r"\w+", text))
+    )
+    seen = dict.fromkeys([*words, *(pair for pair, _ in bigrams.most_common())])
+    others = dict.fromkeys(f"{a} {b}" for a, b in itertools.pairwise(words))
+    pools = {"en": (list(dict.fromkeys([*seen, *others]))[:NUM_ENTRIES], english)}
+    for lang, words, wordnet, udhr_code in (
+        ("zh", wordfreq.top_n_list("zh", 400_000), "wn-data-cmn", "cmn_hans"),
+        ("ja", wordfreq.top_n_list("ja", 400_000), "wikt/wn-wikt-jpn", "jpn"),
+        ("th", read_frequencies("th_50k"), "wikt/wn-wikt-tha", "tha"),
+    ):
+        texts = read_column("udhr/udhr.parquet", "text", code=udhr_code)
+        texts += read_column("captions/xtd10.parquet", "caption", lang=lang)
+        pools[lang] = list(dict.fromkeys([*words, *read_lemmas(wordnet)])), texts
+    return pools
+
+
+def read_column(name: str, column: str, **equal: str) -> list[str]:
+    return pq.read_table(SHARED / name, filters=[(key, "=", value) for key, value in equal.items()])[column].to_pylist()
+
+
+def read_frequencies(name: str) -> list[str]:
+    with gzip.open(SHARED / f"freq/{name}.txt.gz", "rt", encoding="utf-8") as lines:
+        return [line.split(" ")[0] for line in lines]
+
+
+def read_lemmas(name: str) -> list[str]:
+    with gzip.open(SHARED / f"omw/{name}.tab.gz", "rt", encoding="utf-8") as lines:
+        fields = [line.rstrip("\n").split("\t") for line in lines if not line.startswith("#")]
+    return [lemma for kind, lemma in (f[1:3] for f in fields if len(f) == 3) if kind.endswith("lemma") and lemma]
+
+
+def synthesise(alphabet: str | map, joint: str) -> tuple[list[str], list[str]]:
+    """Words of random letters, used by Zipf's law; entries are words and neighbours in the texts."""
+    rng, letters = random.Random(0), list(alphabet)
+    words = list(dict.fromkeys("".join(rng.choices(letters, k=rng.randint(1, 4 if joint == "" else 9))) for _ in range(300_000)))
+    drawn = np.random.default_rng(0).zipf(1.2, 29_000 * 12) % len(words)
+    rows = [[words[i] for i in drawn[k : k + 12]] for k in range(0, drawn.size, 12)]
+    bigrams = (f"{a}{joint}{b}" for row in rows for a, b in itertools.pairwise(row))
+    return list(dict.fromkeys([*words, *bigrams]))[:NUM_ENTRIES], [joint.join(row) for row in rows]
+
+
+# --- peers, used as the reference uses its automaton -------------------------------------------------------------------
+
+
+def pad(entry: str) -> str:
+    similar = load_table().classes[[ord(entry[0]), ord(entry[-1])]] & SIMILAR_TO_CJK
+    return f"{'' if similar[0] else ' '}{entry}{'' if similar[1] else ' '}"
+
+
+def space(text: str) -> str:
+    """Spacing in the fastest plain Python we found."""
+    text = f" {text.strip()} "
+    for mark in ",.;:?!`":
+        text = text.replace(mark, f" {mark} ")
+    return text.replace("\t", " ").replace("\n", " ").replace("\r", " ")
+
+
+def build_pyahocorasick(entries: list[str]) -> Match:
+    import ahocorasick
+
+    automaton = ahocorasick.Automaton()
+    for i, entry in enumerate(entries):
+        automaton.add_word(pad(entry), i)
+    automaton.make_automaton()
+    return lambda texts: [{i for _, i in automaton.iter(space(text))} for text in texts]
+
+
+def build_ahocorasick_rs(entries: list[str]) -> Match:
+    import ahocorasick_rs as rs
+
+    automaton = rs.AhoCorasick([pad(entry) for entry in entries], implementation=rs.Implementation.ContiguousNFA)
+    find = automaton.find_matches_as_indexes
+    return lambda texts: [{m[0] for m in find(space(text), overlapping=True)} for text in texts]
+
+
+def build_daachorse(entries: list[str]) -> Match:
+    import daachorse
+
+    automaton = daachorse.CharwiseDoubleArrayAhoCorasick([pad(entry) for entry in entries])
+    return lambda texts: [{m[2] for m in automaton.find_overlapping(space(text))} for text in texts]
+
+
+PEERS = {"pyahocorasick": build_pyahocorasick, "ahocorasick-rs": build_ahocorasick_rs, "daachorse": build_daachorse}
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def timed(call: Callable[[], object]) -> float:
+    started_at = time.perf_counter()
+    call()
+    return time.perf_counter() - started_at
+
+
+def measure_language(entries: list[str], texts: list[str]) -> list[tuple[str, float, float, float]]:
+    """(method, us per text, build s, bytes of the compiled form or nan), every method on the same texts."""
+    rows, column = [], pa.array(texts, pa.large_string())
+    Matcher(["warm"]).match_batch(column)
+    for profile in ("reference", "unicode", "unicode_fold"):
+        build_s = timed(lambda profile=profile: Matcher.build(entries, profile))
+        matcher = Matcher.build(entries, profile)
+        per_round = max(1, 20_000 // len(texts))  # as short texts are few, go over them often enough to be timed
+        per_text = [timed(lambda m=matcher: [m.match_batch(column) for _ in range(per_round)]) for _ in range(2 * ROUNDS)]
+        rows.append((f"worldclip, {profile}", statistics.median(per_text) / per_round / len(texts) * 1e6, build_s,
+                     matcher._table.nbytes))  # fmt: skip
+    ids, offsets = Matcher.build(entries, "reference").match_batch(column)
+    ours = [set(ids[a:b].tolist()) for a, b in itertools.pairwise(offsets)]
+    for name, build in PEERS.items():
+        try:
+            version(name)
+        except PackageNotFoundError:
+            continue
+        started_at = time.perf_counter()
+        match = build(entries)
+        build_s = time.perf_counter() - started_at
+        per_text = [timed(lambda match=match: match(texts)) for _ in range(ROUNDS)]
+        if match(texts) != ours:
+            raise SystemExit(f"{name} and worldclip disagree")
+        rows.append((name, statistics.median(per_text) / len(texts) * 1e6, build_s, float("nan")))
+    return rows
+
+
+def measure_load(entries: list[str]) -> float:
+    """Median ms to open a saved matcher."""
+    with tempfile.TemporaryDirectory() as folder:
+        Matcher.build(entries, "reference").save(folder)
+        return statistics.median(timed(lambda: Matcher.load(folder)) for _ in range(ROUNDS)) * 1e3
+
+
+def describe_machine() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    packages = ["numba", "numpy", "pyarrow", *PEERS]
+    return f"{model}, one core, Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--langs", nargs="+", help="only these languages")
+    arguments = parser.parse_args()
+    lines = [f"# Matching, {date.today()}", "", describe_machine() + ".", ""]
+    for lang, (entries, texts) in read_pools().items():
+        if arguments.langs and lang not in arguments.langs:
+            continue
+        characters = sum(map(len, texts)) / len(texts)
+        lines += [f"## {lang}: {len(entries):,} entries, {len(texts):,} texts of {characters:.0f} characters", ""]
+        lines += ["| method | us per text | times pyahocorasick | build s | MB compiled |", "|---|---|---|---|---|"]
+        rows = measure_language(entries, texts)
+        peer_us = next((us for name, us, *_ in rows if name == "pyahocorasick"), float("nan"))
+        lines += [f"| {name} | {us:.2f} | {peer_us / us:.1f} | {s:.2f} | {b / 1e6:.1f} |" for name, us, s, b in rows]
+        lines += ["", f"Opening the saved matcher, memory-mapped: {measure_load(entries):.2f} ms.", ""]
+        print("\n".join(lines[-len(rows) - 6 :]), flush=True)
+    if arguments.write:
+        RESULTS.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
