@@ -6,12 +6,12 @@ The same pairs for any number of workers, any order and any resume, offline and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numba import njit
+
+from worldclip.columns import Strings, string_buffers
 
 KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: what a number is drawn for
 
@@ -112,33 +112,7 @@ def _uniform_of_hashes(hashes, text_idx, seed, epoch, stream, out):
         out[i] = uniform_of_hash(hashes[i], np.uint64(text_idx[i]), seed, epoch, stream)
 
 
-Keys: TypeAlias = Sequence[str] | np.ndarray | pa.Array | pa.ChunkedArray
-
-
-def string_buffers(strings: Keys) -> tuple[np.ndarray, np.ndarray]:
-    """(bytes uint8, offsets (n + 1,) int32 or int64) of UTF-8 strings, without a copy for Arrow arrays.
-
-    Raises ValueError for a null and for a string that is not valid Unicode (a lone surrogate).
-    """
-    array = strings if isinstance(strings, pa.Array | pa.ChunkedArray) else pa.array(strings, pa.large_string())
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks() if array.num_chunks != 1 else array.chunk(0)
-    if isinstance(array, pa.ChunkedArray):  # more than an int32's worth of bytes: Arrow left it in chunks
-        array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
-    if array.type not in (pa.string(), pa.large_string()):
-        array = array.cast(pa.large_string())
-    if array.null_count:
-        raise ValueError(f"{array.null_count} of {len(array)} keys are null; a key is a string")
-    _, offset_buffer, byte_buffer = array.buffers()
-    offset_type = np.dtype(np.int32 if array.type == pa.string() else np.int64)
-    if len(array) == 0:
-        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    offsets = np.frombuffer(offset_buffer, offset_type, len(array) + 1, array.offset * offset_type.itemsize)
-    data = np.frombuffer(byte_buffer, np.uint8) if byte_buffer else np.zeros(0, np.uint8)
-    return data, offsets
-
-
-def hash_keys(keys: Keys) -> np.ndarray:
+def hash_keys(keys: Strings) -> np.ndarray:
     """XXH64 (seed 0) of each key's UTF-8 bytes: (n,) uint64."""
     data, offsets = string_buffers(keys)
     hashes = np.empty(len(offsets) - 1, np.uint64)
@@ -154,7 +128,7 @@ def uniform_of_hashes(hashes: np.ndarray, text_idx: Any, seed: int, epoch: int, 
     return out
 
 
-def uniform(keys: str | Keys, text_idx: Any, seed: int, epoch: int, stream: int = KEEP) -> Any:
+def uniform(keys: str | Strings, text_idx: Any, seed: int, epoch: int, stream: int = KEEP) -> Any:
     """Numbers in [0, 1) that depend on the arguments alone: (n,) float64, or one float for a single key.
 
     keys: one str, or n of them (list, numpy or Arrow array); text_idx: one number or n; stream: what it is drawn for.

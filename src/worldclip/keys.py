@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numba import njit
 
 from worldclip import formats
-from worldclip.coin import Keys, hash_keys, string_buffers
+from worldclip.coin import hash_keys
+from worldclip.columns import Strings, string_buffers
 from worldclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _HEX_CHARS = 32
 class KeyTable:
     """Position of a key among `keys`, by hash and then by its bytes, so never a wrong one."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Strings) -> None:
         """keys: n strings; of equal ones the first counts (`num_repeated` says how many others there are)."""
         data, offsets = string_buffers(keys)
         self.data, self.offsets = data, np.ascontiguousarray(offsets, np.int64)
@@ -39,7 +40,7 @@ class KeyTable:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def find(self, keys: Keys) -> np.ndarray:
+    def find(self, keys: Strings) -> np.ndarray:
         """(n,) int64: position of each of `keys`, -1 where it is not there."""
         data, offsets = string_buffers(keys)
         found = np.empty(len(offsets) - 1, np.int64)
@@ -113,7 +114,7 @@ def _parse_hex(data, offsets, pairs, is_hex):
             pairs[i, half] = value
 
 
-def hex_pairs(keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+def hex_pairs(keys: Strings) -> tuple[np.ndarray, np.ndarray]:
     """((n, 2) uint64, is_hex (n,) bool): keys of 32 lower-case hex digits as two numbers each."""
     data, offsets = string_buffers(keys)
     pairs, is_hex = np.zeros((len(offsets) - 1, 2), np.uint64), np.zeros(len(offsets) - 1, np.bool_)
@@ -139,26 +140,28 @@ def _hex_strings(pairs: np.ndarray) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(pairs), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def read_keys(path: Path, name: str) -> pa.Array | pa.ChunkedArray:
-    """Keys of a keys.npy (u8,u8) or of the column `key` of a Parquet file.  `name`: the setting that names the file.
+def read_keys(path: Path) -> pa.Array | pa.ChunkedArray:
+    """Keys of a keys.npy of (u8,u8) or of the column `key` of a Parquet file."""
+    if path.suffix == ".npy":
+        return _hex_strings(np.load(path, allow_pickle=False))
+    return pq.read_table(path, columns=["key"]).column("key").cast(pa.large_string()).drop_null()
 
-    Raises UserError where the file is not there or holds something else.
-    """
-    remedy = "give a keys.npy of (u8,u8) or a Parquet file with a string column `key`"
+
+def _problem_with(path: Path) -> str | None:
+    """Why a file is no list of keys, from its header alone; None where it is one."""
+    if not path.is_file():
+        return "is not a file"
     try:
         if path.suffix == ".npy":
-            pairs = np.load(path, allow_pickle=False)
-            if pairs.dtype != HEX_PAIR:
-                raise UserError(f"{name} is {str(path)!r}, which holds {pairs.dtype}; {remedy}")
-            return _hex_strings(pairs)
+            dtype = np.load(path, mmap_mode="r", allow_pickle=False).dtype
+            return None if dtype == HEX_PAIR else f"holds {dtype}"
         schema = pq.read_schema(path)
-        if "key" not in schema.names or schema.field("key").type not in (pa.string(), pa.large_string()):
-            raise UserError(f"{name} is {str(path)!r}, whose columns are {', '.join(schema.names)}; {remedy}")
-        return pq.read_table(path, columns=["key"]).column("key").cast(pa.large_string()).drop_null()
     except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{name} is {str(path)!r}, which cannot be read ({error}); {remedy}") from error
+        return f"cannot be read ({error})"
+    if "key" not in schema.names:
+        return f"has the columns {', '.join(schema.names)}"
+    kind = schema.field("key").type
+    return None if kind in (pa.string(), pa.large_string()) else f"has keys of type {kind}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,16 +175,16 @@ class KeyList:
 
 
 def key_lists(config: PoolConfig) -> tuple[KeyList, ...]:
-    """The valid list and the deny lists of a recipe; raises UserError naming every file that is not there."""
+    """The valid list and the deny lists of a recipe; raises UserError naming every file that is none."""
     named = [("pool.valid_keys", config.valid_keys)] if config.valid_keys is not None else []
     named += [("pool.deny_keys", path) for path in config.deny_keys]
-    missing = [
-        f"{setting} is {path!r}, which is not a file; give a keys.npy of (u8,u8) or a Parquet file with a column `key`"
+    problems = [
+        f"{setting} is {path!r}, which {problem}; give a keys.npy of (u8,u8) or Parquet with a string column `key`"
         for setting, path in named
-        if not Path(path).is_file()
+        if (problem := _problem_with(Path(path)))
     ]
-    if missing:
-        raise UserError(missing)
+    if problems:
+        raise UserError(problems)
     return tuple(
         KeyList(setting=setting, path=path, digest=formats.digest(formats.fingerprint(Path(path), Path(path).parent)))
         for setting, path in named
@@ -190,10 +193,10 @@ def key_lists(config: PoolConfig) -> tuple[KeyList, ...]:
 
 @functools.cache
 def _table(key_list: KeyList) -> KeyTable:
-    return KeyTable(read_keys(Path(key_list.path), key_list.setting))
+    return KeyTable(read_keys(Path(key_list.path)))
 
 
-def is_valid(keys: Keys, lists: Sequence[KeyList]) -> np.ndarray:
+def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList]) -> np.ndarray:
     """(n,) bool: in the valid list (where there is one) and in no deny list.  A list is read once a process."""
     valid = np.ones(len(keys), np.bool_)
     for key_list in lists:

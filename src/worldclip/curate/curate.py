@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from worldclip import formats, keys, pool
 from worldclip.coin import hash_keys
+from worldclip.columns import codes_of, list_buffers, one_array
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, keep_prob_of_rows
 from worldclip.errors import UserError
@@ -161,9 +163,7 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
 
 def find_candidates(table: pa.Table, work: CurateWork) -> Candidates:
     """What the decision reads, from rows of RUN/match/texts (its column `text` is not needed)."""
-    key_column = table.column("key").combine_chunks()
-    if isinstance(key_column, pa.ChunkedArray):
-        key_column = pa.concat_arrays(key_column.chunks) if key_column.num_chunks else pa.array([], pa.string())
+    key_column = one_array(table.column("key"))
     starts = key_starts(key_column)
     first_keys = key_column.take(pa.array(starts[:-1]))
     lang, lang_names = codes_of(table.column("lang"))
@@ -185,30 +185,14 @@ def key_starts(key_column: pa.Array) -> np.ndarray:
     """(K + 1,) int64: where each key's run of rows begins, and the number of rows at the end."""
     if len(key_column) == 0:
         return np.zeros(1, np.int64)
-    is_new = pa.compute.not_equal(key_column[1:], key_column[:-1]).to_numpy(zero_copy_only=False)
+    is_new = pc.not_equal(key_column[1:], key_column[:-1]).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(key_column)]]).astype(np.int64)
-
-
-def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """A dictionary column as (codes (n,) int32, sorted names)."""
-    whole = column.unify_dictionaries().combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        whole = whole.chunk(0) if whole.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    names = whole.dictionary.to_pylist()
-    order = sorted(range(len(names)), key=names.__getitem__)
-    rank = np.empty(len(names), np.int32)
-    rank[order] = np.arange(len(names))
-    indices = whole.indices.to_numpy(zero_copy_only=False)
-    return (rank[indices] if len(names) else np.zeros(0, np.int32)), [names[i] for i in order]
 
 
 def text_probs(table: pa.Table, work: CurateWork) -> np.ndarray:
     """(T,) float64: each text's probability to be kept, from the probabilities of its list's entries."""
     code, list_names = codes_of(table.column("entries_lang"))
-    lists = table.column("entry_ids").combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], pa.large_list(pa.int32()))
-    entry_ids, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
+    entry_ids, offsets = list_buffers(table.column("entry_ids"))
     out = np.empty(table.num_rows, np.float64)
     for i, name in enumerate(list_names):
         entry_probs = _entry_probs(work.run_dir, name, work.balance_digest)

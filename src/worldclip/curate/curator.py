@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import formats
-from worldclip.coin import Keys
+from worldclip.columns import Strings
 from worldclip.config import load_recipe
 from worldclip.curate.curate import curate_work, find_candidates
 from worldclip.curate.decide import decide
@@ -53,7 +53,7 @@ class Curator:
         self._keep_prob = np.concatenate([np.zeros(0, np.float64), *probs])
         self.num_repeated_keys = self._table.num_repeated
 
-    def keep(self, keys: Keys, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def keep(self, keys: Strings, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The kept pairs among `keys` in `epoch`: (key_idx int64: position in keys, text_idx int32), one row a pair.
 
         Rows come by position in keys, then text_idx; under text_policy one a key has at most one row.

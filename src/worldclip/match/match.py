@@ -17,16 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip import formats, keys, languages, metadata, pool
+from worldclip import formats, keys, languages, pool
 from worldclip.coin import hash_keys
+from worldclip.columns import codes_of, list_buffers, names_of
 from worldclip.errors import UserError
 from worldclip.execute import Executor, Report, Shard, remove_stale
 from worldclip.match import lid
+from worldclip.match.matcher import Matcher
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
     from worldclip.match.config import MatchConfig
-    from worldclip.match.matcher import Matcher
     from worldclip.pool import PoolTexts
     from worldclip.pool.config import PoolConfig
 
@@ -82,6 +83,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     stage_inputs = inputs(recipe, run_dir)
     shards = pool.shards(recipe, run_dir)
     work = _work(recipe, run_dir)
+    _check_merges(work)
     _remove_stale(folder, shards)
     matched_by = _config_of_texts(recipe, work)
     reports = executor.map(
@@ -117,6 +119,23 @@ def _work(recipe: Recipe, run_dir: Path) -> MatchWork:
         metadata_digest=formats.require_manifest(run_dir, "metadata")["digest"],
         lid_digest=_lid_digest(recipe),
     )
+
+
+def _check_merges(work: MatchWork) -> None:
+    labels = lid.read_labels(work.lid_model)
+    problems = []
+    for label, lang in work.match.merge_labels.items():
+        if label not in labels:
+            problems.append(
+                f"match.merge_labels.{label}: {label!r} is no label of the LID model (they look like {labels[0]!r})"
+            )
+        if lang not in work.languages:
+            problems.append(
+                f"match.merge_labels.{label} is {lang!r}, which is not a language of this run; they are "
+                f"{', '.join(work.languages)}"
+            )
+    if problems:
+        raise UserError(problems)
 
 
 def _lid_digest(recipe: Recipe) -> str:
@@ -221,7 +240,7 @@ def _identifier(work: MatchWork) -> tuple[lid.Identifier, np.ndarray]:
 
 @functools.cache
 def _matcher(run_dir: Path, list_name: str, matcher_name: str, metadata_digest: str) -> Matcher:
-    return metadata.load_matcher(run_dir, list_name, matcher_name)
+    return Matcher.load(run_dir / "metadata" / f"{list_name}.matcher" / matcher_name)
 
 
 def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.ndarray, np.ndarray]:
@@ -270,17 +289,13 @@ def _write_texts(
             "key": pool_texts.key.take(in_pool),
             "text_idx": pool_texts.text_idx.take(in_pool),
             "text": texts.take(pa.array(rows)),
-            "lang": _strings(lang[rows], work.languages),
+            "lang": names_of(lang[rows], work.languages),
             "lang_prob": prob[rows],
-            "entries_lang": _strings(lang[rows], list_names),
+            "entries_lang": names_of(lang[rows], list_names),
             "entry_ids": entry_ids,
         }
     )
     formats.write_table(table_path(work.run_dir / "match", "texts", shard), table, formats.MATCH_TEXTS)
-
-
-def _strings(codes: np.ndarray, names: Sequence[str]) -> pa.Array:
-    return pa.array(names, pa.string()).take(pa.array(codes))
 
 
 def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, names: Sequence[str]) -> Report:
@@ -344,28 +359,34 @@ def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList
 
 
 def count_entries(table: pa.Table) -> pa.Table:
-    """Sparse counts of (entries_lang, entry_ids) rows: entries_lang, entry_id, count, sorted by list and id."""
-    table = table.combine_chunks()
-    lists = table.column("entries_lang")
-    lists = lists.combine_chunks() if lists.num_chunks != 1 else lists.chunk(0)
-    names = lists.dictionary.to_pylist()
-    codes = lists.indices.to_numpy(zero_copy_only=False)
-    entry_ids = table.column("entry_ids")
-    parts: list[tuple[str, np.ndarray, np.ndarray]] = []
-    for name in sorted(set(names)):
-        rows = np.flatnonzero(np.isin(codes, [i for i, each in enumerate(names) if each == name]))
-        ids = entry_ids.take(pa.array(rows)).combine_chunks().flatten().to_numpy()
-        if len(ids):
-            parts.append((name, *np.unique(ids, return_counts=True)))
+    """Sparse counts of rows of (entries_lang, entry_ids): entries_lang, entry_id, count, sorted by list and id."""
+    codes, list_names = codes_of(table.column("entries_lang"))
+    entry_ids, offsets = list_buffers(table.column("entry_ids"))
+    list_of_match = np.repeat(codes, np.diff(offsets))
+    entry_ids = entry_ids[offsets[0] : offsets[-1]]
+    found, counts = [], []
+    for i in range(len(list_names)):
+        ids, n = _count_ids(entry_ids[list_of_match == i] if len(list_names) > 1 else entry_ids)
+        found.append(ids)
+        counts.append(n)
+    list_of_count = np.repeat(np.arange(len(found)), [len(ids) for ids in found])
     return pa.table(
         {
-            "entries_lang": pa.array(
-                np.repeat([name for name, *_ in parts], [len(ids) for _, ids, _ in parts]), pa.string()
-            ),
-            "entry_id": np.concatenate([np.zeros(0, np.int32), *(ids for _, ids, _ in parts)]),
-            "count": np.concatenate([np.zeros(0, np.uint64), *(n.astype(np.uint64) for _, _, n in parts)]),
+            "entries_lang": names_of(list_of_count, list_names),
+            "entry_id": np.concatenate([np.zeros(0, np.int32), *found]),
+            "count": np.concatenate([np.zeros(0, np.uint64), *counts]),
         }
     )
+
+
+def _count_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(unique ids int32, ascending; how often each, uint64); one tally per possible id where ids are dense."""
+    if not len(ids) or ids.max() > 16 * len(ids):
+        unique, counts = np.unique(ids, return_counts=True)
+        return unique, counts.astype(np.uint64)
+    tally = np.bincount(ids)
+    unique = np.flatnonzero(tally)
+    return unique.astype(np.int32), tally[unique].astype(np.uint64)
 
 
 # the sum over shards
