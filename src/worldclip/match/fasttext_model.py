@@ -141,8 +141,9 @@ class _Reader:
         self.data, self.at = data, 0
 
     def unpack(self, layout: str) -> tuple:
-        found = struct.unpack_from(layout, memoryview(self.data), self.at)
-        self.at += struct.calcsize(layout)
+        size = struct.calcsize(layout)
+        found = struct.unpack(layout, self.data[self.at : self.at + size].tobytes())
+        self.at += size
         return found
 
     def array(self, dtype: type, count: int) -> np.ndarray:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+from worldclip import languages
 
 Source = Literal["number", "wordnet", "wordfreq", "list"]
 
@@ -19,7 +22,7 @@ class MetadataConfig:
     wordfreq_top: int = 100_000
     """Most frequent words a language to take from the package wordfreq, each as given and in title case."""
     lists: dict[str, str] = field(default_factory=dict)
-    """Plain list of entries of each language: one a line, optionally a tab and a score."""
+    """List of entries of each language: one a line, optionally a tab and a score; or a JSON array (.json)."""
     max_chars: int = 256
     """Longer entries are dropped (WordNet's are exempt), as in the reference."""
     profiles: tuple[Literal["reference", "unicode", "unicode_fold"], ...] = ()
@@ -33,4 +36,15 @@ class MetadataConfig:
             found.append(f"metadata.wordfreq_top is {self.wordfreq_top}; it counts words and must be at least 1")
         if self.max_chars < 1:
             found.append(f"metadata.max_chars is {self.max_chars}; it limits an entry's length and must be at least 1")
+        known = {language.code for language in languages.all()}
+        for key, source, files in (("wordnets", "wordnet", self.wordnets), ("lists", "list", self.lists)):
+            for lang, path in files.items():
+                if lang not in known:
+                    found.append(f"metadata.{key}.{lang} is for no language of the table; languages.csv lists them all")
+                if not Path(path).is_file():
+                    found.append(f"metadata.{key}.{lang} is {path!r}, which is no file; give the path of one")
+            if files and source not in self.sources:
+                found.append(
+                    f"metadata.{key} names files but metadata.sources lacks {source!r}; add it or remove the files"
+                )
         return found

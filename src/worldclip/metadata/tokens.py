@@ -6,7 +6,9 @@ mark or digit is punctuation: it is no word, and no bigram crosses it.  Two deci
 silent: no bigram crosses the end of a line (a heading and the sentence under it), nor white space in a language written
 without it (the two words joined would not occur in the text).
 
-A new language, or another segmenter, is a row of the tables below.
+Which languages are written without spaces says languages.csv, column `words`; another segmenter is a row of SCHEMES.
+ICU has dictionaries of Chinese with Japanese, Thai, Lao, Khmer and Burmese words; other languages of their scripts are
+cut by the same ones, as well as these can.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from worldclip import languages
 from worldclip.unicode_table import FREE_RANGES, SIMILAR_TO_CJK, SPACE, SPACED, ZERO_WIDTH_JOINER, load_table
 
 # What a character is to the tokeniser.
@@ -37,7 +40,7 @@ class Scheme:
     """How a language is cut into tokens, and how the two words of a bigram are written."""
 
     name: str
-    """What the manifest calls it."""
+    """As in languages.csv, column `words`."""
     joiner: str
     """Stands between the words of a bigram."""
     classes: Callable[[], np.ndarray]
@@ -87,33 +90,22 @@ def tsheg_classes() -> np.ndarray:
     return classes
 
 
-def _icu(locale: str) -> Scheme:
-    return Scheme(name=f"icu:{locale}", joiner="", classes=segmented_classes, locale=locale)
-
-
-SPACES = Scheme(name="spaces", joiner=" ", classes=spaced_classes)
+SPACES = Scheme(name="space", joiner=" ", classes=spaced_classes)
 TSHEGS = Scheme(name="tsheg", joiner=TSHEG, classes=tsheg_classes)
 
-# Wikipedias written without spaces; all others are SPACES.  ICU has dictionaries of Chinese with Japanese, Thai, Lao,
-# Khmer and Burmese.
-WITHOUT_SPACES = {
-    "zh": _icu("zh"),
-    "zh_classical": _icu("zh"),
-    "zh_yue": _icu("zh"),
-    "ja": _icu("ja"),
-    "ryu": _icu("ja"),
-    "th": _icu("th"),
-    "lo": _icu("lo"),
-    "km": _icu("km"),
-    "my": _icu("my"),
-    "bo": TSHEGS,
-    "dz": TSHEGS,
-}
+
+def _icu(locale: str) -> Scheme:
+    return Scheme(name="icu", joiner="", classes=segmented_classes, locale=locale)
+
+
+# By the column `words` of languages.csv: code of a language -> its scheme.
+SCHEMES: dict[str, Callable[[str], Scheme]] = {"space": lambda _: SPACES, "tsheg": lambda _: TSHEGS, "icu": _icu}
 
 
 def scheme_of(wiki_lang: str) -> Scheme:
     """The scheme of a Wikipedia, by its code (`zh_yue`)."""
-    return WITHOUT_SPACES.get(wiki_lang, SPACES)
+    code = languages.from_wikipedia(wiki_lang)
+    return SCHEMES[languages.get(code).words](code)
 
 
 def icu_version() -> str:
