@@ -1,0 +1,161 @@
+"""Each source of entries on files written by hand and on the real ones."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from worldclip import languages
+from worldclip.errors import BadShard
+from worldclip.metadata.frequent_words import read_frequent_words, title_case
+from worldclip.metadata.lists import read_list
+from worldclip.metadata.wordnet import read_header, read_wordnet
+
+
+def write(path: Path, *lines: str) -> Path:
+    text = "\n".join(lines) + "\n"
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def lemmas(path: Path, lang: str) -> list[str]:
+    return [entry for entry, _ in read_wordnet(path, lang)]
+
+
+def test_lemma_lines_of_every_form_are_read_and_no_others(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "wn.tab.gz",
+        "# Some Wordnet\tarb\thttp://example.org\tCC BY 3.0 ",
+        "1-n\tarb:lemma\tأول",
+        "1-n\tarb:lemma:root\tجذر",
+        "1-n\tarb:lemma:brokenplural\tكتب",
+        "1-n\tarb:def\t0\tnot a lemma",
+        "1-n\tarb:exe\t0\tnot a lemma either",
+        "",
+        "2-n\tlemma\tred_apple",
+        "3-n\tarb:lemma\t丝不苟+地",
+    )
+    assert lemmas(path, "ar") == ["أول", "كتب", "red apple", "丝不苟地"]
+    assert read_header(path).licence == "CC BY 3.0"
+
+
+def test_english_takes_the_first_lemma_of_each_synset_in_lower_case(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "wn.tab",
+        "# Princeton WordNet\teng\turl\twordnet",
+        "1-n\teng:lemma\tNew York",
+        "1-n\teng:lemma\tBig Apple",
+        "2-n\teng:lemma\tcat",
+    )
+    assert lemmas(path, "en") == ["new york", "cat"]
+
+
+def test_a_wordnet_of_another_language_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "wn-data-als.tab", "# Albanet\tals\turl\tCC BY 3.0", "1-n\tals:lemma\tentitet")
+    assert lemmas(path, "sq") == ["entitet"]
+    with pytest.raises(BadShard, match=r"wordnet of sq \(Albanian; its header says 'als'\), not of als"):
+        lemmas(path, "als")
+
+
+def test_a_wordnet_without_lemmas_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "wn.tab", "# X\tdan\turl\tfree", "1-n\tdan:def\t0\tno lemma here")
+    with pytest.raises(BadShard, match="no lemma line"):
+        lemmas(path, "da")
+
+
+@pytest.mark.parametrize("cut", [5, 30, -9])
+def test_a_truncated_gzip_is_refused(tmp_path: Path, cut: int) -> None:
+    path = write(tmp_path / "wn.tab.gz", *(f"{i}-n\tdan:lemma\tord{i}" for i in range(100)))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(BadShard, match="cannot be read"):
+        lemmas(path, "da")
+
+
+LEMMA_LINES = {"als": 9599, "arb": 37335 + 2948, "dan": 5859, "cmn": 79797, "por": 74012, "ell": 24106, "nob": 5586}
+
+
+@pytest.mark.parametrize("theirs", LEMMA_LINES)
+def test_real_wordnets_give_every_lemma_line(theirs: str, shared: Path) -> None:
+    path = shared / f"data/omw/wn-data-{theirs}.tab.gz"
+    found = lemmas(path, languages.from_wordnet(theirs))
+    assert len(found) == LEMMA_LINES[theirs]
+    assert not any("_" in lemma or "+" in lemma for lemma in found)
+
+
+def test_the_real_english_wordnet_has_one_name_a_synset(shared: Path) -> None:
+    found = lemmas(shared / "data/omw/rebuilt/wn-data-eng.tab.gz", "en")
+    assert len(found) == 117_659
+    assert found[:3] == ["entity", "physical entity", "abstraction"]
+    assert len(set(found)) == 86_571  # version 1 of the recipe counts 86,654 in its own copy
+
+
+def test_plain_lists_may_hold_scores(tmp_path: Path) -> None:
+    path = write(tmp_path / "list.txt", "\ufeffmbwa\t12.5", "paka", "", "simba wa yuda\t3")
+    assert list(read_list(path)) == [("mbwa", 12.5), ("paka", None), ("simba wa yuda", 3.0)]
+
+
+def test_carriage_returns_end_lines_and_rare_separators_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes("a\u2028b\r\nc\x0bd\r\n".encode())
+    assert [entry for entry, _ in read_list(path)] == ["a\u2028b", "c\x0bd"]
+
+
+def test_json_lists_are_arrays_of_strings(tmp_path: Path) -> None:
+    path = write(tmp_path / "metadata.json", json.dumps(["cat", "New York", "猫"]))
+    assert [entry for entry, _ in read_list(path)] == ["cat", "New York", "猫"]
+    for bad, message in (('{"a": 1}', "no JSON array"), ("[1]", "no JSON array"), ("[", "not JSON")):
+        path.write_text(bad)
+        with pytest.raises(BadShard, match=message):
+            list(read_list(path))
+
+
+def test_bad_lines_are_named_by_their_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "list.txt", "good\t1", "bad\tmany")
+    with pytest.raises(BadShard, match="line 2: 'many' behind the tab is no number"):
+        list(read_list(path))
+    path.write_bytes(b"good\n\xff\xfe\n")
+    with pytest.raises(BadShard, match="line 2: not UTF-8"):
+        list(read_list(path))
+
+
+@pytest.mark.parametrize(
+    ("word", "lang", "expected"),
+    [
+        ("paris", "fr", "Paris"),
+        ("it's", "en", "It's"),
+        ("jean-paul", "fr", "Jean-Paul"),
+        ("istanbul", "tr", "İstanbul"),
+        ("ırak", "tr", "Irak"),
+        ("istanbul", "en", "Istanbul"),
+        ("ijsland", "nl", "IJsland"),
+        ("ǆep", "hr", "ǅep"),
+        ("თბილისი", "ka", "თბილისი"),
+        ("猫", "zh", "猫"),
+    ],
+)
+def test_title_case(word: str, lang: str, expected: str) -> None:
+    assert title_case(word, lang) == expected
+
+
+def test_frequent_words_come_as_given_then_in_title_case() -> None:
+    pytest.importorskip("wordfreq")
+    found = list(itertools.islice(read_frequent_words("en", 100), 6))
+    assert [word for word, _ in found] == ["the", "The", "to", "To", "and", "And"]
+    assert found[0][1] == found[1][1] > found[2][1] > 0
+    assert len({word for word, _ in read_frequent_words("sv", 500)}) > 900
+
+
+def test_numbers_that_wordfreq_smashed_are_left_out() -> None:
+    pytest.importorskip("wordfreq")
+    words = {word for word, _ in read_frequent_words("en", 20_000)}
+    assert "0000" not in words
+    assert not any(sum(char.isdigit() for char in word) > 1 for word in words)
+
+
+def test_a_language_without_frequent_words_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        next(read_frequent_words("yo", 10))
