@@ -121,7 +121,7 @@ def read_emoji() -> tuple[Emoji, ...]:
         key = "-".join(f"{ord(part):04X}" for part in char)
         drawing = drawings.get(key.replace(PRESENTATION, ""))
         if record["status"] == package.STATUS["fully_qualified"] and drawing is not None:
-            names = tuple(record[lang].strip(":").replace("_", " ") for lang in LANGS)
+            names = tuple(record[lang].strip(":").replace("_", " ").strip() for lang in LANGS)
             found.append(Emoji(key=key, char=char, drawing=drawing, names=names))
     return tuple(sorted(found, key=lambda item: item.key))
 

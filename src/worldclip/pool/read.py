@@ -125,9 +125,8 @@ def _needs_no_json(samples: Samples, places: tuple[str, ...]) -> bool:
 def _texts_of_txt(samples: Samples) -> PoolTexts:
     """One row a sample: its .txt, without a Python object per text."""
     has_txt = samples.txt != NO_MEMBER
-    places = samples.members[samples.txt]  # NO_MEMBER takes the last row; its end is set to its start below
-    starts = places[:, tar.AT] if len(places) else np.empty(0, np.int64)
-    ends = starts + np.where(has_txt, places[:, tar.SIZE], 0) if len(places) else starts
+    starts = samples.members[samples.txt, tar.AT]  # NO_MEMBER takes the last row: nothing of it
+    ends = starts + np.where(has_txt, samples.members[samples.txt, tar.SIZE], 0)
     values, offsets = gather(samples.data, starts, ends)
     is_bad = find_bad_utf8(values, offsets)
     text = large_strings(values, offsets, is_bad | ~has_txt)

@@ -6,16 +6,15 @@ Formats: POSIX.1-2001 pax interchange format; GNU tar manual, "Basic Tar Format"
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numba
 import numpy as np
 
 from worldclip.errors import BadShard
 
 BLOCK = 512
-# Columns of `members`: name bytes [NAME, NAME_END) in `names`, content bytes [AT, AT + SIZE) in the tar.
-NAME, NAME_END, AT, SIZE = range(4)
+# Columns of a member: its name is data[PREFIX : PREFIX + PREFIX_SIZE], "/" where that is not empty, then
+# data[NAME : NAME + NAME_SIZE]; its content is data[AT : AT + SIZE].
+PREFIX, PREFIX_SIZE, NAME, NAME_SIZE, AT, SIZE = range(6)
 
 OK, CUT_HEADER, BAD_CHECKSUM, CUT_MEMBER, NO_END, DATA_BEHIND_END, SPARSE, BAD_NUMBER, BAD_PAX = range(9)
 _MEANING = {
@@ -30,24 +29,18 @@ _MEANING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
-    """Regular members of a tar, in order."""
+def scan(data: np.ndarray) -> np.ndarray:
+    """(num_members, 6) int64: places of the regular members of the tar `data` (uint8), in order.
 
-    names: np.ndarray
-    """(bytes,) uint8: all names, one after the other, without a leading `./`."""
-    table: np.ndarray
-    """(num_members, 4) int64: NAME, NAME_END, AT, SIZE."""
-
-
-def scan(data: np.ndarray) -> Members:
-    """Members of the tar `data` (uint8).  Raises BadShard that says what is wrong where."""
+    Raises BadShard that says what is wrong where.
+    """
     if len(data) == 0:
         raise BadShard("empty file")
-    names, table, status, at = _scan(data)
+    members = np.empty((len(data) // BLOCK, 6), np.int64)  # as many as fit; what is not filled takes no memory
+    count, status, at = _scan(data, members)
     if status != OK:
         raise BadShard(_MEANING[status].format(at=at))
-    return Members(names, table)
+    return members[:count].copy()
 
 
 @numba.njit(cache=True, nogil=True)
@@ -135,85 +128,60 @@ def _pax(data: np.ndarray, at: int, size: int) -> tuple[bool, int, int, int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _copy_name(data: np.ndarray, at: int, length: int, names: np.ndarray, end: int) -> tuple[np.ndarray, int]:
-    """Append bytes to `names` (grown where needed); the new end."""
-    while end + length > len(names):
-        grown = np.empty(2 * len(names), np.uint8)
-        grown[:end] = names[:end]
-        names = grown
-    names[end : end + length] = data[at : at + length]
-    return names, end + length
-
-
-@numba.njit(cache=True, nogil=True)
-def _scan(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """(names, members, status, byte where the status arose)."""
-    names, names_end = np.empty(1 << 12, np.uint8), 0
-    table, count = np.empty((256, 4), np.int64), 0
-    long_at, long_length, pax_size = -1, -1, -1  # what a header before this one said
-    total, position = len(data), 0
+def _scan(data: np.ndarray, members: np.ndarray) -> tuple[int, int, int]:
+    """Fill `members`; (their number, status, byte where the status arose)."""
+    count, total, position = 0, len(data), 0
+    long_at, long_size, pax_size = -1, -1, -1  # what headers before a member's own say of it
     while True:
         if position >= total:
-            return names[:names_end], table[:count], NO_END, position
+            return count, NO_END, position
         if position + BLOCK > total:
-            return names[:names_end], table[:count], CUT_HEADER, position
+            return count, CUT_HEADER, position
         if data[position] == 0 and _is_zero(data, position, position + BLOCK):
-            status = OK if _is_zero(data, position, total) else DATA_BEHIND_END
-            return names[:names_end], table[:count], status, position
+            return count, OK if _is_zero(data, position, total) else DATA_BEHIND_END, position
         if not _checksum_is_right(data, position):
-            return names[:names_end], table[:count], BAD_CHECKSUM, position
-        kind, size = data[position + 156], _number(data, position + 124, 12)
+            return count, BAD_CHECKSUM, position
+        kind, size, at = data[position + 156], _number(data, position + 124, 12), position + BLOCK
         is_regular = kind == 0 or kind == 48 or kind == 55  # v7, "0", contiguous "7"
         if is_regular and pax_size >= 0:
             size = pax_size
         if size < 0:
-            return names[:names_end], table[:count], BAD_NUMBER, position
+            return count, BAD_NUMBER, position
         if 49 <= kind <= 54:  # links, devices, folders have no content
             size = 0
-        at = position + BLOCK
         if size > total - at:
-            return names[:names_end], table[:count], CUT_MEMBER, position
+            return count, CUT_MEMBER, position
         if kind == 83:  # "S"
-            return names[:names_end], table[:count], SPARSE, position
+            return count, SPARSE, position
         if kind == 76:  # "L": the next member's name
-            long_at, long_length = at, _length(data, at, size)
+            long_at, long_size = at, _length(data, at, size)
         elif kind == 120:  # "x": pax, for the next member
-            is_right, path_at, path_length, pax_size = _pax(data, at, size)
+            is_right, path_at, path_size, pax_size = _pax(data, at, size)
             if not is_right:
-                return names[:names_end], table[:count], BAD_PAX, position
+                return count, BAD_PAX, position
             if path_at >= 0:
-                long_at, long_length = path_at, path_length
+                long_at, long_size = path_at, path_size
         elif kind != 75 and kind != 103:  # "K": a long link's target; "g": pax for all, which names none
             if is_regular:
-                if count == len(table):
-                    grown = np.empty((2 * count, 4), np.int64)
-                    grown[:count] = table
-                    table = grown
-                names, new_end = _append_name(data, position, long_at, long_length, names, names_end)
-                table[count, 0], table[count, 1] = names_end, new_end
-                table[count, 2], table[count, 3] = at, size
-                names_end, count = new_end, count + 1
-            long_at, long_length, pax_size = -1, -1, -1
+                _place_name(data, position, long_at, long_size, members[count])
+                members[count, 4], members[count, 5] = at, size
+                count += 1
+            long_at, long_size, pax_size = -1, -1, -1
         position = at + (size + BLOCK - 1) // BLOCK * BLOCK
 
 
 @numba.njit(cache=True, nogil=True)
-def _append_name(
-    data: np.ndarray, header: int, long_at: int, long_length: int, names: np.ndarray, end: int
-) -> tuple[np.ndarray, int]:
-    """Append the name of the member at `header`, from a header before it where long_at >= 0."""
-    start = end
+def _place_name(data: np.ndarray, header: int, long_at: int, long_size: int, member: np.ndarray) -> None:
+    """Where the name of the member at `header` is: in a header before it where long_at >= 0, without a leading `./`."""
+    member[0], member[1] = 0, 0
     if long_at >= 0:
-        names, end = _copy_name(data, long_at, long_length, names, end)
+        member[2], member[3] = long_at, long_size
     else:
         is_posix = data[header + 257] == 117 and data[header + 262] == 0  # "ustar\0"; GNU's magic ends in a blank
-        prefix_length = _length(data, header + 345, 155) if is_posix else 0
-        if prefix_length:
-            names, end = _copy_name(data, header + 345, prefix_length, names, end)
-            names, end = _copy_name(np.array([47], np.uint8), 0, 1, names, end)  # "/"
-        names, end = _copy_name(data, header, _length(data, header, 100), names, end)
-    while end - start > 2 and names[start] == 46 and names[start + 1] == 47:  # "./"
-        for position in range(start, end - 2):
-            names[position] = names[position + 2]
-        end -= 2
-    return names, end
+        if is_posix:
+            member[0], member[1] = header + 345, _length(data, header + 345, 155)
+        member[2], member[3] = header, _length(data, header, 100)
+    first = 0 if member[1] else 2  # column of the name's first part
+    while member[first + 1] > 2 and data[member[first]] == 46 and data[member[first] + 1] == 47:  # "./"
+        member[first] += 2
+        member[first + 1] -= 2

@@ -43,9 +43,10 @@ class Samples:
     data: np.ndarray
     """(bytes,) uint8: the tar."""
     members: np.ndarray
-    """(num_members, 4) int64: tar.NAME, NAME_END, AT, SIZE."""
+    """(num_members, 6) int64: columns of tar.scan."""
     member_names: np.ndarray
-    """(bytes,) uint8."""
+    """(bytes,) uint8, between offsets int64."""
+    name_offsets: np.ndarray
     stem_keys: pa.StringArray
     """Identity by member: `<folder of the tar>/<stem>`."""
     has_bad_name: np.ndarray
@@ -64,7 +65,7 @@ class Samples:
         return self.data[start : start + self.members[member, tar.SIZE]].tobytes()
 
     def member_name(self, member: int) -> str:
-        start, end = self.members[member, tar.NAME], self.members[member, tar.NAME_END]
+        start, end = self.name_offsets[member], self.name_offsets[member + 1]
         return self.member_names[start:end].tobytes().decode("utf-8", "backslashreplace")
 
     def iter_records(self) -> Iterator[dict[str, Any] | str | None]:
@@ -88,12 +89,20 @@ def parse_record(content: bytes) -> dict[str, Any] | str:
 
 def read_samples(shard: Shard, data: np.ndarray) -> Samples:
     """Group the members of the tar `data`.  Raises BadShard for a tar that is cut or damaged."""
-    found = tar.scan(data)
-    groups, stem_ends, num_ignored = _group(found.names, found.table, _IMAGE_CODES, _TXT, _JSON)
-    first = groups[:, 0]
+    members = tar.scan(data)
+    name_offsets = np.zeros(len(members) + 1, np.int64)
+    np.cumsum(
+        members[:, [tar.PREFIX_SIZE, tar.NAME_SIZE]].sum(1) + (members[:, tar.PREFIX_SIZE] > 0), out=name_offsets[1:]
+    )
+    names = np.empty(name_offsets[-1], np.uint8)
+    _copy_names(data, members, name_offsets, names)
+    groups = np.empty((len(members), 4), np.int64)
+    stem_ends = np.empty(len(members), np.int64)
+    num_samples, num_ignored = _group(names, name_offsets, _IMAGE_CODES, _TXT, _JSON, groups, stem_ends)
+    first, image, txt, record = groups[:num_samples].T
     folder = PurePosixPath(shard.name).parent.as_posix()
     prefix = "" if folder == "." else f"{folder}/"
-    values, offsets = gather(found.names, found.table[first, tar.NAME], stem_ends[first], prefix.encode())
+    values, offsets = gather(names, name_offsets[first], stem_ends[first], prefix.encode())
     is_bad = find_bad_utf8(values, offsets)
     keys = large_strings(values, offsets, is_bad).cast(pa.string())
     if is_bad.any():
@@ -102,7 +111,7 @@ def read_samples(shard: Shard, data: np.ndarray) -> Samples:
             for row in np.flatnonzero(is_bad)
         ]
         keys = replace_where(keys, is_bad, shown)
-    return Samples(data, found.table, found.names, keys, is_bad, groups[:, 1], groups[:, 2], groups[:, 3], num_ignored)
+    return Samples(data, members, names, name_offsets, keys, is_bad, image, txt, record, num_ignored)
 
 
 def map_file(path: str) -> np.ndarray:
@@ -120,7 +129,12 @@ def gather(
     data: np.ndarray, starts: np.ndarray, ends: np.ndarray, prefix: bytes = b""
 ) -> tuple[np.ndarray, np.ndarray]:
     """(values uint8, offsets int64) of the slices [start, end) of `data`, each behind `prefix`: Arrow's layout."""
-    return _gather(data, starts, ends, np.frombuffer(prefix, np.uint8))
+    before = np.frombuffer(prefix, np.uint8)
+    offsets = np.zeros(len(starts) + 1, np.int64)
+    np.cumsum(ends - starts + len(before), out=offsets[1:])
+    values = np.empty(offsets[-1], np.uint8)
+    _fill(data, starts, before, offsets, values)
+    return values, offsets
 
 
 def find_bad_utf8(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -152,18 +166,33 @@ def replace_where(array: pa.Array, mask: np.ndarray, values: Sequence[str]) -> p
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(
-    data: np.ndarray, starts: np.ndarray, ends: np.ndarray, prefix: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    offsets = np.zeros(len(starts) + 1, np.int64)
-    for row in range(len(starts)):
-        offsets[row + 1] = offsets[row] + len(prefix) + ends[row] - starts[row]
-    values = np.empty(offsets[-1], np.uint8)
+def _fill(data: np.ndarray, starts: np.ndarray, prefix: np.ndarray, offsets: np.ndarray, values: np.ndarray) -> None:
     for row in range(len(starts)):
         at = offsets[row]
-        values[at : at + len(prefix)] = prefix
-        values[at + len(prefix) : offsets[row + 1]] = data[starts[row] : ends[row]]
-    return values, offsets
+        for position in range(len(prefix)):
+            values[at + position] = prefix[position]
+        at += len(prefix)
+        for position in range(offsets[row + 1] - at):
+            values[at + position] = data[starts[row] + position]
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_names(data: np.ndarray, members: np.ndarray, offsets: np.ndarray, names: np.ndarray) -> None:
+    for member in range(len(members)):
+        at = offsets[member]
+        prefix, prefix_size, name, name_size = (
+            members[member, 0],
+            members[member, 1],
+            members[member, 2],
+            members[member, 3],
+        )
+        for position in range(prefix_size):
+            names[at + position] = data[prefix + position]
+        if prefix_size:
+            names[at + prefix_size] = 47  # "/"
+            at += prefix_size + 1
+        for position in range(name_size):
+            names[at + position] = data[name + position]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -200,32 +229,39 @@ def _split(names: np.ndarray, start: int, end: int) -> tuple[int, np.uint64]:
 
 @numba.njit(cache=True, nogil=True)
 def _group(
-    names: np.ndarray, table: np.ndarray, image_codes: np.ndarray, txt_code: np.uint64, json_code: np.uint64
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """(samples (num_samples, 4) int64: first member, image, txt, json; end of each member's stem; members ignored)."""
-    groups, num_samples, ignored = np.empty((len(table), 4), np.int64), 0, 0
-    stem_ends = np.empty(len(table), np.int64)
-    run = np.empty(len(table), np.int64)  # members of the open sample
-    run_length = 0
-    for member in range(len(table)):
-        start, end = table[member, 0], table[member, 1]
+    names: np.ndarray,
+    offsets: np.ndarray,
+    image_codes: np.ndarray,
+    txt_code: np.uint64,
+    json_code: np.uint64,
+    groups: np.ndarray,
+    stem_ends: np.ndarray,
+) -> tuple[int, int]:
+    """Fill groups (num_samples, 4): first member, image, txt, json; and the end of each member's stem, -1 without one.
+
+    Returns (number of samples, number of members in none).
+    """
+    num_samples, ignored, last = 0, 0, -1  # last: latest member of the open sample
+    for member in range(len(offsets) - 1):
+        start, end = offsets[member], offsets[member + 1]
         stem_end, code = _split(names, start, end)
         stem_ends[member] = stem_end
         if stem_end < 0:
             ignored += 1
             continue
-        continues = run_length > 0 and _equal(names, start, stem_end, table[run[0], 0], stem_ends[run[0]])
-        for other in range(run_length if continues else 0):
-            if _equal(names, stem_end, end, stem_ends[run[other]], table[run[other], 1]):
+        continues = last >= 0 and _equal(names, start, stem_end, offsets[last], stem_ends[last])
+        other = groups[num_samples - 1, 0] if continues else member
+        while other < member:
+            if stem_ends[other] >= 0 and _equal(names, stem_end, end, stem_ends[other], offsets[other + 1]):
                 continues = False
                 break
+            other += 1
         if not continues:
             groups[num_samples, 0] = member
-            groups[num_samples, 1:] = -1
+            for column in range(1, 4):
+                groups[num_samples, column] = -1
             num_samples += 1
-            run_length = 0
-        run[run_length] = member
-        run_length += 1
+        last = member
         sample = num_samples - 1
         for image_code in image_codes:
             if code == image_code and groups[sample, 1] < 0:
@@ -234,4 +270,4 @@ def _group(
             groups[sample, 2] = member
         if code == json_code and groups[sample, 3] < 0:
             groups[sample, 3] = member
-    return groups[:num_samples], stem_ends, ignored
+    return num_samples, ignored

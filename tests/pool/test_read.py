@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tars import PNG, as_json, sample, shard_of, write_tar
+
+from worldclip import pool
+from worldclip.errors import BadShard
+from worldclip.execute import Shard
+from worldclip.pool.config import PoolConfig
+
+CONFIG = PoolConfig(path="pool")
+
+
+def rows(texts: pool.PoolTexts) -> list[tuple[str, int, str | None, str]]:
+    reasons = [pool.REASONS[code] for code in texts.reason]
+    return list(zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
+
+
+def read(path: Path, members: list[tuple[str, bytes]], config: PoolConfig = CONFIG, name: str | None = None) -> list:
+    return rows(pool.read_texts(shard_of(write_tar(path / "000000.tar", members), name), config))
+
+
+def test_one_text_a_sample_from_txt(tmp_path: Path) -> None:
+    members = [*sample("000000", "a red apple", {"caption": "not this"}), *sample("000001", "تفاحة حمراء")]
+    assert read(tmp_path, members) == [("000000", 0, "a red apple", "ok"), ("000001", 0, "تفاحة حمراء", "ok")]
+
+
+def test_texts_keep_their_place_in_the_stored_list(tmp_path: Path) -> None:
+    members = sample("7", None, {"texts": ["one", "", None, " \u3000", "five"]})
+    assert read(tmp_path, members) == [
+        ("7", 0, "one", "ok"),
+        ("7", 1, None, "no_text"),
+        ("7", 2, None, "no_text"),
+        ("7", 3, None, "no_text"),
+        ("7", 4, "five", "ok"),
+    ]
+
+
+def test_several_places_are_read_in_the_order_given(tmp_path: Path) -> None:
+    config = PoolConfig(path="pool", texts=("json:alt", "json:titles", "txt", "json:absent"))
+    members = sample("7", "from txt", {"titles": ["t1", "t2"], "alt": "a"})
+    assert [text for _, _, text, _ in read(tmp_path, members, config)] == ["a", "t1", "t2", "from txt"]
+
+
+def test_a_sample_without_any_text_is_one_row(tmp_path: Path) -> None:
+    members = [*sample("0"), *sample("1", ""), *sample("2", None, {"texts": []}), *sample("3", None, {"width": 3})]
+    assert read(tmp_path, members) == [(str(stem), 0, None, "no_text") for stem in range(4)]
+
+
+def test_nul_is_no_text_and_does_no_harm_within_one(tmp_path: Path) -> None:
+    assert read(tmp_path, [*sample("0", "\0 \0"), *sample("1", "a\0b")]) == [
+        ("0", 0, None, "no_text"),
+        ("1", 0, "a\0b", "ok"),
+    ]
+
+
+BAD_RECORDS = {
+    "not JSON": (b"{'texts': ", "cannot be read"),
+    "not UTF-8": (b'{"texts": "\xff"}', "not UTF-8"),
+    "not an object": (b"[1]", "list, not an object"),
+    "too deep": (b"[" * 100_000, "nested too deeply"),
+    "number": (b'{"texts": 3}', "int, not a text"),
+    "object": (b'{"texts": [{"a": "b"}]}', "dict, not a text"),
+    "huge number": (b'{"texts": "a", "n": ' + b"9" * 5000 + b"}", "cannot be read"),
+    "lone surrogate": (b'{"texts": "\\ud83d"}', "lone surrogate"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RECORDS)
+def test_a_bad_json_drops_its_pair_alone(tmp_path: Path, case: str) -> None:
+    content, reason = BAD_RECORDS[case]
+    members = [*sample("0", None, {"texts": "good"}), ("1.jpg", PNG), ("1.json", content)]
+    path = write_tar(tmp_path / "0.tar", members)
+    texts = pool.read_texts(shard_of(path), CONFIG)
+    assert rows(texts) == [("0", 0, "good", "ok"), ("1", 0, None, "bad_pair")]
+    assert len(texts.bad) == 1
+    assert reason in texts.bad[0]["reason"]
+    assert texts.bad[0]["key"] == "1"
+
+
+def test_one_bad_text_of_several_drops_alone(tmp_path: Path) -> None:
+    members = sample("7", None, {"texts": ["one", "\ud800", 3, "four"]})
+    assert [(text, reason) for _, _, text, reason in read(tmp_path, members)] == [
+        ("one", "ok"),
+        (None, "bad_pair"),
+        (None, "bad_pair"),
+        ("four", "ok"),
+    ]
+
+
+def test_a_txt_that_is_not_utf8_is_a_bad_pair_and_its_neighbours_stand(tmp_path: Path) -> None:
+    euro = "€".encode()
+    members = [("0.txt", euro[:1]), ("1.txt", euro[1:]), ("2.txt", b"fine"), ("3.txt", b"\xed\xa0\x80")]
+    assert [reason for *_, reason in read(tmp_path, members)] == ["bad_pair", "bad_pair", "ok", "bad_pair"]
+
+
+def test_a_text_cut_between_neighbours_is_not_read_as_whole(tmp_path: Path) -> None:
+    euro = "€".encode()
+    assert [reason for *_, reason in read(tmp_path, [("0.txt", b"a" + euro[:2]), ("1.txt", euro[2:] + b"b")])] == [
+        "bad_pair",
+        "bad_pair",
+    ]
+
+
+def test_the_first_of_duplicate_keys_is_kept_and_each_text_of_the_others_counted(tmp_path: Path) -> None:
+    members = [
+        *sample("a", None, {"texts": ["1", "2"]}),
+        *sample("b", None, {"texts": ["3"]}),
+        *sample("a", None, {"texts": ["4", "", "\ud800"]}),
+    ]
+    assert read(tmp_path, members) == [
+        ("a", 0, "1", "ok"),
+        ("a", 1, "2", "ok"),
+        ("b", 0, "3", "ok"),
+        ("a", 0, None, "duplicate"),
+        ("a", 1, None, "duplicate"),
+        ("a", 2, None, "bad_pair"),
+    ]
+
+
+def test_a_repeated_suffix_begins_a_duplicate(tmp_path: Path) -> None:
+    members = [*sample("a", "first"), *sample("a", "second")]
+    assert read(tmp_path, members) == [("a", 0, "first", "ok"), ("a", 0, None, "duplicate")]
+
+
+def test_the_folder_of_the_tar_begins_the_identity(tmp_path: Path) -> None:
+    members = [*sample("x/000", "one"), *sample("./y/0.5", "two")]
+    assert [key for key, *_ in read(tmp_path, members, name="root/part/000.tar")] == [
+        "root/part/x/000",
+        "root/part/y/0",
+    ]
+    assert [key for key, *_ in read(tmp_path, members, name="000.tar")] == ["x/000", "y/0"]
+
+
+def test_identity_from_a_field(tmp_path: Path) -> None:
+    config = PoolConfig(path="pool", key="json:uid")
+    members = [
+        *sample("0", "zero", {"uid": "k0"}),
+        *sample("1", "one", {"uid": 12}),
+        *sample("2", "two", {"uid": None}),
+        *sample("3", "three"),
+        *sample("4", "four", {"uid": "k0"}),
+        *sample("5", "five", {"uid": "\ud800"}),
+        *sample("6", "six", {"uid": ""}),
+    ]
+    found = read(tmp_path, members, config)
+    assert [(key, reason) for key, _, _, reason in found] == [
+        ("k0", "ok"),
+        ("12", "ok"),
+        ("2", "bad_pair"),
+        ("3", "bad_pair"),
+        ("k0", "duplicate"),
+        ("5", "bad_pair"),
+        ("6", "bad_pair"),
+    ]
+
+
+def test_members_without_stem_or_suffix_are_no_samples(tmp_path: Path) -> None:
+    members = [("README", b"x"), (".hidden", b"x"), ("a/._0.jpg", b"x"), ("b.", b"x"), *sample("0", "text")]
+    path = write_tar(tmp_path / "0.tar", members)
+    assert [key for key, *_ in rows(pool.read_texts(shard_of(path), CONFIG))] == ["0"]
+    assert pool.write_index(shard_of(path), CONFIG, tmp_path / "i.parquet")["ignored_members"] == 4
+
+
+def test_a_name_that_is_not_utf8_is_a_bad_pair(tmp_path: Path) -> None:
+    members = [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")]
+    assert read(tmp_path, members) == [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "ok")]
+
+
+def test_the_languages_that_a_pool_states_stand_beside_its_texts(tmp_path: Path) -> None:
+    members = [*sample("0", None, {"texts": ["red", "rot"], "lang_truth": ["en", "de"]}), *sample("1", "blue")]
+    texts = pool.read_texts(
+        shard_of(write_tar(tmp_path / "0.tar", members)), PoolConfig(path="p", texts=("txt", "json:texts"))
+    )
+    assert texts.truth is not None
+    assert texts.truth.to_pylist() == ["en", "de", None]
+
+
+def test_a_tar_without_a_sample_has_no_rows(tmp_path: Path) -> None:
+    assert read(tmp_path, []) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 5000])
+def test_what_is_no_tar_is_a_bad_shard(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "0.tar").write_bytes(content)
+    with pytest.raises(BadShard):
+        pool.read_texts(shard_of(tmp_path / "0.tar"), CONFIG)
+
+
+def test_a_missing_file_is_a_bad_shard(tmp_path: Path) -> None:
+    with pytest.raises(BadShard, match="cannot be read"):
+        pool.read_texts(Shard(name="0.tar", path=str(tmp_path / "0.tar")), CONFIG)
+
+
+def test_bad_samples_are_few_and_always_the_same(tmp_path: Path) -> None:
+    members = [(f"{n}.json", b"?") for n in range(100)]
+    path = write_tar(tmp_path / "0.tar", members)
+    chosen = pool.read_texts(shard_of(path), CONFIG).bad
+    assert len(chosen) == 20
+    assert chosen == pool.read_texts(shard_of(write_tar(tmp_path / "1.tar", members[::-1])), CONFIG).bad
+
+
+def test_the_index_has_the_first_image_of_each_first_sample(tmp_path: Path) -> None:
+    members = [
+        ("0.webp", b"zero"),
+        ("0.mask.png", b"?"),
+        ("0.JPG", b"second"),
+        *sample("1", "no image after this"),
+        ("2.txt", b"no image"),
+        ("0.jpg", b"duplicate"),
+    ]
+    shard = shard_of(write_tar(tmp_path / "sub" / "000.tar", members), "sub/000.tar")
+    report = pool.write_index(shard, CONFIG, tmp_path / "run/pool/index/sub/000.tar.parquet")
+    index = pool.read_index(tmp_path / "run", shard).to_pylist()
+    assert [(row["key"], row["member"]) for row in index] == [("sub/0", "0.webp"), ("sub/1", "1.jpg")]
+    assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [b"zero", PNG + b"1"]
+    assert report == {"pairs": 4, "images": 2, "ignored_members": 0}
+
+
+def test_a_tar_that_became_shorter_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(b"short")
+    with pytest.raises(BadShard, match="changed since it was indexed"):
+        pool.read_member(tmp_path / "0.tar", 0, 100)
+
+
+# Plain and slow: the same rules over dicts.
+
+
+def plain_read(members: list[tuple[str, bytes]]) -> list[tuple[str, int, str | None, str]]:
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for name, content in members:
+        stem, suffix = name.split(".", 1)
+        if not samples or samples[-1][0] != stem or suffix in samples[-1][1]:
+            samples.append((stem, {}))
+        samples[-1][1][suffix] = content
+    found, seen = [], set()
+    for stem, parts in samples:
+        texts: list[object] = []
+        if "txt" in parts:
+            texts = [parts["txt"]]
+        elif "json" in parts:
+            try:
+                record = json.loads(parts["json"].decode())
+            except ValueError:
+                record = None
+            value = record.get("texts", []) if isinstance(record, dict) else b"\xff"
+            texts = value if isinstance(value, list) else [value]
+        for text_idx, text in enumerate(texts or [None]):
+            found.append((stem, text_idx, *plain_reason(text, stem in seen)))
+        seen.add(stem)
+    return found
+
+
+def plain_reason(text: object, is_duplicate: bool) -> tuple[str | None, str]:
+    try:
+        decoded = text.decode() if isinstance(text, bytes) else text
+        is_bad = decoded is not None and not isinstance(decoded, str)
+        if isinstance(decoded, str):
+            decoded.encode()
+    except ValueError:
+        is_bad = True
+    if is_bad:
+        return None, "bad_pair"
+    if is_duplicate:
+        return None, "duplicate"
+    return (decoded, "ok") if (decoded or "").strip(" \t\n\x1c\x1f\x85\xa0\u3000\0") else (None, "no_text")
+
+
+LETTERS = st.sampled_from(["a", " ", "\0", "é", "ก", "😀", "\ud800", "\u3000", "\x85", "\x1c", "\n", "\\", '"'])
+TEXTS = st.lists(LETTERS, max_size=4).map("".join)
+VALUES = st.one_of(TEXTS, st.none(), st.integers(0, 3), st.booleans(), st.lists(TEXTS, max_size=2))
+RECORDS = st.one_of(
+    st.fixed_dictionaries({"texts": st.one_of(VALUES, st.lists(VALUES, max_size=3))}).map(as_json),
+    st.sampled_from([b"", b"{", b"[]", b"null", b'{"texts": "\xff"}', b"{}"]),
+)
+MEMBERS = st.tuples(
+    st.sampled_from(["a", "b", "c"]),
+    st.one_of(
+        st.tuples(
+            st.just("txt"), TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=3)
+        ),
+        st.tuples(st.just("json"), RECORDS),
+        st.tuples(st.sampled_from(["jpg", "png"]), st.binary(max_size=3)),
+    ),
+).map(lambda item: (f"{item[0]}.{item[1][0]}", item[1][1]))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MEMBERS, max_size=10))
+def test_nothing_is_lost_and_every_text_has_its_reason(tmp_path: Path, members) -> None:
+    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
+    expected = plain_read(members)
+    assert rows(texts) == expected
+    assert sum(np.bincount(texts.reason, minlength=4)) == len(expected)
+    assert min(20, Counter(reason for *_, reason in expected)["bad_pair"]) == len(texts.bad)
+
+
+def test_reading_a_photograph_pool_gives_each_image_by_its_place(shared: Path) -> None:
+    path = shared / "data/imagenet_samples/samples-000000.tar"
+    config = PoolConfig(path=str(path.parent), texts=("json:name",), key="json:wnid")
+    texts = pool.read_texts(shard_of(path), config)
+    assert len(texts.key) == 300
+    assert not texts.reason.any()
