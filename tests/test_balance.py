@@ -276,8 +276,9 @@ def test_lists_of_languages_no_longer_there_leave_no_file(run):
     (run / "balance" / "fr.npy").write_bytes(b"old")
     balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
     assert sorted(path.name for path in (run / "balance").iterdir()) == sorted(
-        ["en.npy", "manifest.json", "report.json", "sw.npy", "thresholds.json", "zh.npy"]
+        ["counts", "en.npy", "manifest.json", "report.json", "sw.npy", "thresholds.json", "zh.npy"]
     )
+    assert np.load(run / "balance" / "counts" / "en.npy").tolist() == [1, 3, 6, 90]
 
 
 @given(

@@ -91,7 +91,7 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
-    """Counts of all shards -> RUN/balance/thresholds.json, <list>.npy, report.json, manifest.json."""
+    """Counts of all shards -> RUN/balance/thresholds.json, <list>.npy, counts/<list>.npy (uint64 sums), report.json."""
     folder = run_dir / "balance"
     stage_inputs = inputs(recipe, run_dir)
     lists = formats.require_manifest(run_dir, "match")["lists"]  # name -> number of entries
@@ -102,6 +102,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     probs = {name: list_probs(counts[name], thresholds[name]) for name in lists}
     for name in lists:
         formats.write_array(folder / f"{name}.npy", probs[name])
+        formats.write_array(folder / "counts" / f"{name}.npy", counts[name])
     formats.write_json(folder / "thresholds.json", table)
     report = {
         **table,
@@ -110,8 +111,8 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
         "top_entries": {name: _top_entries(run_dir, name, counts[name], probs[name]) for name in lists},
     }
     formats.write_json(folder / "report.json", report)
-    written = ["thresholds.json", "report.json", *(f"{name}.npy" for name in lists)]
-    remove_stale(folder, [folder / name for name in written])
+    arrays = [f"{part}{name}.npy" for part in ("", "counts/") for name in lists]
+    remove_stale(folder, [folder / name for name in ("thresholds.json", "report.json", *arrays)])
     totals = {"lists": len(lists), "matches": sum(row["num_matches"] for row in table["lists"].values())}
     formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=totals)
     for warning in warnings:

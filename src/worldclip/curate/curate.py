@@ -7,7 +7,7 @@ pairs_in = bad_pair + duplicate + no_text + no_language + no_match + not_valid +
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,10 +43,17 @@ class CurateWork:
     key_lists: tuple[keys.KeyList, ...]
     balance_digest: str
 
+    def entry_probs(self, list_name: str) -> np.ndarray:
+        """(num_entries,) float32 of a list, memory-mapped once a process."""
+        return _entry_probs(self.run_dir, list_name, self.balance_digest)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidates:
-    """The texts of a shard that match, grouped by key, with all that the decision reads.  Legend: curate/decide.py."""
+    """The texts of a shard that match, grouped by key, with all that the decision reads besides probabilities.
+
+    Legend: curate/decide.py.
+    """
 
     keys_K: pa.Array
     hashes_K: np.ndarray
@@ -57,7 +64,6 @@ class Candidates:
     """Positions in lang_names."""
     lang_names: list[str]
     is_excluded_T: np.ndarray
-    keep_prob_T: np.ndarray
 
     @property
     def drawable_T(self) -> np.ndarray:
@@ -114,6 +120,10 @@ def curate_work(recipe: Recipe, run_dir: Path) -> CurateWork:
     )
 
 
+def matched_path(run_dir: Path, shard: Shard | str) -> Path:
+    return run_dir / "match" / "texts" / f"{shard if isinstance(shard, str) else shard.name}.parquet"
+
+
 def curated_path(run_dir: Path, shard: Shard | str) -> Path:
     return run_dir / "curate" / f"{shard if isinstance(shard, str) else shard.name}.parquet"
 
@@ -141,43 +151,51 @@ def _check_languages(config: CurateConfig, run_dir: Path) -> None:
 
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     """Write RUN/curate/<shard>.parquet, the pairs kept in epoch 0; report what became of every text that matched."""
-    table = formats.read_table(work.run_dir / "match" / "texts" / f"{shard.name}.parquet", formats.MATCH_TEXTS)
-    candidates = find_candidates(table, work)
-    kept, drawn = decide(
-        work.config.text_policy,
-        candidates.hashes_K,
-        candidates.starts_K1,
-        candidates.text_idx_T,
-        candidates.drawable_T,
-        candidates.keep_prob_T,
-        seed=work.config.seed,
-        epoch=0,
-    )
-    curated = table.append_column("keep_prob", pa.array(candidates.keep_prob_T)).filter(pa.array(kept))
+    table = formats.read_table(matched_path(work.run_dir, shard), formats.MATCH_TEXTS)
+    candidates = find_candidates(table, work.config, work.key_lists)
+    keep_prob = text_probs(table, work.entry_probs)
+    kept, drawn = decide_on(candidates, keep_prob, work.config)
+    curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(kept))
     formats.write_table(curated_path(work.run_dir, shard), curated, formats.CURATED)
-    report = (
-        report_keys(candidates, kept, drawn) if work.config.text_policy == "one" else report_texts(candidates, kept)
-    )
+    if work.config.text_policy == "one":
+        report = report_keys(candidates, keep_prob, kept, drawn)
+    else:
+        report = report_texts(candidates, keep_prob, kept)
     return {"pairs": table.num_rows, "languages": report}
 
 
-def find_candidates(table: pa.Table, work: CurateWork) -> Candidates:
-    """What the decision reads, from rows of RUN/match/texts (its column `text` is not needed)."""
+def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[keys.KeyList]) -> Candidates:
+    """Rows of RUN/match/texts (key, text_idx, lang) as the decision reads them."""
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)
     first_keys = key_column.take(pa.array(starts[:-1]))
     lang, lang_names = codes_of(table.column("lang"))
-    excluded = np.array([work.config.is_excluded(name) for name in lang_names], np.bool_)
+    excluded = np.array([config.is_excluded(name) for name in lang_names], np.bool_)
     return Candidates(
         keys_K=first_keys,
         hashes_K=hash_keys(first_keys),
         starts_K1=starts,
-        is_valid_K=keys.is_valid(first_keys, work.key_lists),
+        is_valid_K=keys.is_valid(first_keys, key_lists),
         text_idx_T=table.column("text_idx").to_numpy(),
         lang_T=lang,
         lang_names=lang_names,
         is_excluded_T=excluded[lang],
-        keep_prob_T=text_probs(table, work),
+    )
+
+
+def decide_on(
+    candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig, epoch: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """`decide` of a shard's candidates under the recipe's policy and seed."""
+    return decide(
+        config.text_policy,
+        candidates.hashes_K,
+        candidates.starts_K1,
+        candidates.text_idx_T,
+        candidates.drawable_T,
+        keep_prob,
+        seed=config.seed,
+        epoch=epoch,
     )
 
 
@@ -189,14 +207,13 @@ def key_starts(key_column: pa.Array) -> np.ndarray:
     return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(key_column)]]).astype(np.int64)
 
 
-def text_probs(table: pa.Table, work: CurateWork) -> np.ndarray:
+def text_probs(table: pa.Table, entry_probs: Callable[[str], np.ndarray]) -> np.ndarray:
     """(T,) float64: each text's probability to be kept, from the probabilities of its list's entries."""
     code, list_names = codes_of(table.column("entries_lang"))
     entry_ids, offsets = list_buffers(table.column("entry_ids"))
     out = np.empty(table.num_rows, np.float64)
     for i, name in enumerate(list_names):
-        entry_probs = _entry_probs(work.run_dir, name, work.balance_digest)
-        keep_prob_of_rows(entry_ids, offsets, np.flatnonzero(code == i), entry_probs, out)
+        keep_prob_of_rows(entry_ids, offsets, np.flatnonzero(code == i), entry_probs(name), out)
     return out
 
 
@@ -209,36 +226,34 @@ def _entry_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarr
 # the report
 
 
-def report_texts(candidates: Candidates, kept: np.ndarray) -> Report:
+def report_texts(candidates: Candidates, keep_prob: np.ndarray, kept: np.ndarray) -> Report:
     """Per language, of its matched texts: how many ended for which reason, and how many are expected to be kept."""
-    drawable = candidates.drawable_T
     valid = np.repeat(candidates.is_valid_K, np.diff(candidates.starts_K1))
     masks = {
         "not_valid": ~valid,
         "excluded": valid & candidates.is_excluded_T,
-        "sampled_out": drawable & ~kept,
+        "sampled_out": candidates.drawable_T & ~kept,
         "pairs_out": kept,
     }
-    return _tally(candidates.lang_T, masks, np.where(drawable, candidates.keep_prob_T, 0.0), candidates.lang_names)
+    expected = np.where(candidates.drawable_T, keep_prob, 0.0)
+    return _tally(candidates.lang_T, masks, expected, candidates.lang_names)
 
 
-def report_keys(candidates: Candidates, kept: np.ndarray, drawn: np.ndarray) -> Report:
+def report_keys(candidates: Candidates, keep_prob: np.ndarray, kept: np.ndarray, drawn: np.ndarray) -> Report:
     """As report_texts, in keys: a key counts under the language of its drawn text, else of its first matched text."""
-    starts = candidates.starts_K1
     has_draw = drawn >= 0
-    row = np.where(has_draw, drawn, starts[:-1])
-    is_kept = has_draw & kept[row] if len(row) else has_draw
+    row = np.where(has_draw, drawn, candidates.starts_K1[:-1])
+    is_kept = has_draw & kept[row]
     masks = {
         "not_valid": ~candidates.is_valid_K,
         "excluded": candidates.is_valid_K & ~has_draw,
         "sampled_out": has_draw & ~is_kept,
         "pairs_out": is_kept,
     }
-    drawable = candidates.drawable_T
-    key_of_text = np.repeat(np.arange(len(drawn)), np.diff(starts))
-    num_drawable = np.bincount(key_of_text, drawable, len(drawn))
-    sums = np.bincount(key_of_text, np.where(drawable, candidates.keep_prob_T, 0.0), len(drawn))
-    expected = sums / np.maximum(num_drawable, 1)
+    drawable, num_keys = candidates.drawable_T, len(drawn)
+    key_of_text = np.repeat(np.arange(num_keys), np.diff(candidates.starts_K1))
+    sums = np.bincount(key_of_text, np.where(drawable, keep_prob, 0.0), num_keys)
+    expected = sums / np.maximum(np.bincount(key_of_text, drawable, num_keys), 1)
     return _tally(candidates.lang_T[row], masks, expected, candidates.lang_names)
 
 

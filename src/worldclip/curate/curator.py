@@ -10,7 +10,7 @@ import pyarrow as pa
 from worldclip import formats
 from worldclip.columns import Strings
 from worldclip.config import load_recipe
-from worldclip.curate.curate import curate_work, find_candidates
+from worldclip.curate.curate import curate_work, find_candidates, text_probs
 from worldclip.curate.decide import decide
 from worldclip.keys import KeyTable
 
@@ -39,14 +39,15 @@ class Curator:
         self.text_policy, self.seed = recipe.curate.text_policy, seed
         found_keys, num_texts, text_idx, probs = [], [], [], []
         for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
-            candidates = find_candidates(formats.read_table(path, formats.MATCH_TEXTS, _COLUMNS), work)
+            table = formats.read_table(path, formats.MATCH_TEXTS, _COLUMNS)
+            candidates = find_candidates(table, work.config, work.key_lists)
             drawable = candidates.drawable_T
             ends = np.concatenate([[0], np.cumsum(drawable)])[candidates.starts_K1]
             has_drawable = np.diff(ends) > 0
             found_keys.append(candidates.keys_K.filter(pa.array(has_drawable)).cast(pa.large_string()))
             num_texts.append(np.diff(ends)[has_drawable])
             text_idx.append(candidates.text_idx_T[drawable])
-            probs.append(candidates.keep_prob_T[drawable])
+            probs.append(text_probs(table, work.entry_probs)[drawable])
         self._table = KeyTable(pa.chunked_array(found_keys, pa.large_string()))
         self._starts = np.cumsum(np.concatenate([[0], *num_texts])).astype(np.int64)
         self._text_idx = np.concatenate([np.zeros(0, np.int32), *text_idx])
