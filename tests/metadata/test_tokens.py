@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from worldclip import languages
 from worldclip.metadata import tokens
 from worldclip.metadata.tokens import ALONE, BARRIER, JOINT, PART, SPACES, TSHEGS, WORD, scheme_of
 
@@ -52,10 +53,11 @@ def test_tibetan_syllables_are_parted_by_the_tsheg_and_joined_by_it():
     assert TSHEGS.joiner == "\u0f0b"
 
 
-def test_the_eleven_wikipedias_without_spaces_are_the_recipes():
-    assert set(tokens.WITHOUT_SPACES) == {
+def test_the_wikipedias_without_spaces_are_the_recipes_and_their_relatives():
+    cut = {wiki for language in languages.all() for wiki in language.wikipedia if scheme_of(wiki) is not SPACES}
+    assert cut >= {"ja", "zh", "zh_classical", "zh_yue", "th", "lo", "km", "my", "bo", "dz"}
+    assert cut <= {
         "ja",
-        "ryu",
         "zh",
         "zh_classical",
         "zh_yue",
@@ -65,8 +67,14 @@ def test_the_eleven_wikipedias_without_spaces_are_the_recipes():
         "my",
         "bo",
         "dz",
+        "wuu",
+        "gan",
+        "shn",
+        "mnw",
+        "blk",
+        "ryu",
     }
-    assert scheme_of("sw") is scheme_of("zh_min_nan") is SPACES
+    assert scheme_of("zh_yue").locale == "zh"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""Three formats of a dump give the same articles; whatever is broken says so."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from worldclip.errors import BadShard
+from worldclip.metadata.wikipedia import MAX_TEXT_CHARS, iter_articles, iter_bytes, read_articles, unwanted_prefixes
+
+ARTICLES = [("Paka", "Paka ni mnyama."), ("Simba & mbwa", "Simba ni mkubwa <3.\nAnakula nyama.")]
+WIKITEXTS = ["'''Paka''' ni [[mnyama]].<ref>x</ref>", "Simba ni mkubwa &lt;3.\n[[Picha:S.jpg|x]]\nAnakula nyama."]
+
+HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="sw">
+<siteinfo><namespaces><namespace key="0" /><namespace key="6">Picha</namespace><namespace key="4">Wikipedia</namespace>
+<namespace key="14">Jamii</namespace></namespaces></siteinfo>
+"""
+
+
+def page(title: str, text: str, namespace: int | None = 0, extra: str = "") -> str:
+    ns = "" if namespace is None else f"<ns>{namespace}</ns>"
+    return f"<page><title>{escape(title)}</title>{ns}{extra}<revision><text>{escape(text)}</text></revision></page>\n"
+
+
+def dump() -> str:
+    pages = [
+        page("Chui", "#REDIRECT [[Paka]]", extra='<redirect title="Paka" />'),
+        page(ARTICLES[0][0], WIKITEXTS[0]),
+        page("Wikipedia:Mwanzo", "Karibu", 4),
+        page("Duma", "#ELEKEZA [[Paka]]"),
+        page(ARTICLES[1][0], WIKITEXTS[1]),
+        page("Tupu", "{{x}}"),
+    ]
+    return HEADER + "".join(pages) + "</mediawiki>"
+
+
+def multistream(text: str) -> bytes:
+    """A stream of the header, one for each page, one of the end, as in the dumps of that name."""
+    lines = text.encode().splitlines(keepends=True)
+    return b"".join(bz2.compress(line) for line in lines)
+
+
+def cirrus() -> bytes:
+    lines: list[dict[str, object]] = []
+    for n, (title, text) in enumerate([*ARTICLES, ("Tupu", "")]):
+        lines += [{"index": {"_id": str(n)}}, {"title": title, "text": text, "namespace": 0, "wiki": "swwiki"}]
+    lines += [{"index": {"_id": "9"}}, {"title": "Wikipedia:Mwanzo", "text": "Karibu", "namespace": 4}]
+    return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def write_parquet(path: Path) -> None:
+    rows = [*ARTICLES, ("Tupu", None)]
+    table = pa.table({"id": ["1", "2", "3"], "title": [row[0] for row in rows], "text": [row[1] for row in rows]})
+    pq.write_table(table, path)
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "swwiki-pages-articles.xml": lambda path: path.write_text(dump()),
+    "swwiki-pages-articles.xml.gz": lambda path: path.write_bytes(gzip.compress(dump().encode())),
+    "swwiki-pages-articles.xml.bz2": lambda path: path.write_bytes(bz2.compress(dump().encode())),
+    "swwiki-multistream1.xml-p1p9.bz2": lambda path: path.write_bytes(multistream(dump())),
+    "utf16.xml.bz2": lambda path: path.write_bytes(bz2.compress(dump().encode("utf-16"))),
+    "swwiki-cirrussearch-content.json.gz": lambda path: path.write_bytes(cirrus()),
+    "train-00000-of-00001.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_articles(name: str, threads: int, tmp_path: Path):
+    FILES[name](tmp_path / name)
+    assert list(iter_articles(tmp_path / name, threads=threads)) == [*ARTICLES, ("Tupu", "")]
+
+
+def test_a_dump_without_namespace_numbers_is_read_by_names(tmp_path: Path):
+    pages = [page("Wikipedia:Mwanzo", "x", None), page("Terminator 2: Judgment Day", "y", None)]
+    (tmp_path / "old.xml").write_text(HEADER + "".join(pages) + "</mediawiki>")
+    assert list(iter_articles(tmp_path / "old.xml")) == [("Terminator 2: Judgment Day", "y")]
+
+
+def test_a_long_article_comes_in_pieces_cut_at_lines(tmp_path: Path):
+    lines = [f"line {n} of a long article" for n in range(3 * MAX_TEXT_CHARS // 20)]
+    (tmp_path / "long.xml").write_text(HEADER + page("Long", "\n".join(lines)) + "</mediawiki>")
+    pieces = list(iter_articles(tmp_path / "long.xml"))
+    assert len(pieces) > 2
+    assert {title for title, _ in pieces} == {"Long"}
+    assert "\n".join(text for _, text in pieces) == "\n".join(lines)
+
+
+def test_multistream_is_decompressed_by_threads_to_the_same_bytes(tmp_path: Path):
+    import random
+
+    noise = [random.Random(n).randbytes(300_000) for n in range(12)]
+    (tmp_path / "x.bz2").write_bytes(b"".join(bz2.compress(part) for part in noise))
+    for threads in (1, 4):
+        assert b"".join(iter_bytes(tmp_path / "x.bz2", threads)) == b"".join(noise)
+
+
+def test_links_to_other_languages_are_unwanted():
+    assert {"de", "zh-min-nan", "File", "Picha", "Jamii"} <= set(unwanted_prefixes({6: "Picha", 14: "Jamii", 4: "x"}))
+
+
+BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>"""
+EXTERNAL = """<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>"""
+
+BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "truncated bz2": ("a.xml.bz2", lambda: bz2.compress(dump().encode())[:-20], "ends in the middle"),
+    "truncated multistream": ("a.xml.bz2", lambda: multistream(dump())[:-20], "ends in the middle"),
+    "damaged bz2": ("a.xml.bz2", lambda: bz2.compress(dump().encode())[:60] + b"x" * 200, "damaged"),
+    "not bz2": ("a.xml.bz2", lambda: b"<html>404</html>", "damaged"),
+    "truncated gz": ("a.xml.gz", lambda: gzip.compress(dump().encode())[:-20], "ends in the middle"),
+    "not gz": ("a.json.gz", lambda: b"<html>404</html>", "damaged"),
+    "cut XML": ("a.xml", lambda: dump().encode()[:-40], "broken XML"),
+    "broken XML": ("a.xml", lambda: dump().replace("</title>", "</titel>").encode(), "broken XML"),
+    "no text at all": ("a.xml", lambda: b"", "broken XML"),
+    "another XML": ("a.xml", lambda: b"<feed></feed>", "is no MediaWiki export"),
+    "billion laughs": ("a.xml", lambda: (BOMB + dump()).encode(), "document type or entities"),
+    "external entity": ("a.xml", lambda: (EXTERNAL + dump()).encode(), "document type or entities"),
+    "broken JSON": ("a.json.gz", lambda: gzip.compress(b'{"title": "x", "te'), "line 1 is not JSON"),
+    "JSON without text": ("a.json.gz", lambda: gzip.compress(b'{"title": "x"}\n'), "no field `text`"),
+    "JSON list": ("a.json.gz", lambda: gzip.compress(b"[1]\n"), "is list"),
+    "not Parquet": ("a.parquet", lambda: b"PAR1 no", "not a readable Parquet file"),
+    "unknown format": ("a.zip", lambda: b"PK", "not a dump that we know"),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_say_what_is_wrong(case: str, threads: int, tmp_path: Path):
+    name, content, message = BROKEN[case]
+    (tmp_path / name).write_bytes(content())
+    with pytest.raises(BadShard, match=message) as caught:
+        list(iter_articles(tmp_path / name, threads=threads))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_parquet_with_wrong_columns_names_what_it_has(tmp_path: Path):
+    pq.write_table(pa.table({"title": ["x"], "text": [1], "url": ["y"]}), tmp_path / "x.parquet")
+    with pytest.raises(BadShard, match=r"title \(string\), text \(int64\), url \(string\)"):
+        list(iter_articles(tmp_path / "x.parquet"))
+
+
+def test_a_file_that_is_missing_is_no_bad_shard(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        list(read_articles(tmp_path / "missing.xml"))
+
+
+@pytest.mark.parametrize(("piece", "num_articles", "title"), [("bgwiki", 1, "Григ"), ("enwiki", 106, "Anarchism")])
+def test_the_real_pieces_are_read(shared: Path, piece: str, num_articles: int, title: str):
+    (path,) = (shared / "data" / "wiki").glob(f"{piece}*")
+    articles = list(iter_articles(path))
+    assert len(articles) == num_articles
+    assert articles[0][0].startswith(title)
+    text = " ".join(text for _, text in articles)
+    assert not [mark for mark in ("{{", "}}", "[[", "]]", "<ref", "'''", "&nbsp;", "|-", "{|") if mark in text]
