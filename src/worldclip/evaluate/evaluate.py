@@ -11,7 +11,7 @@ from worldclip.config import Recipe
 from worldclip.errors import UserError
 from worldclip.evaluate import datasets, engine, report
 from worldclip.evaluate.gallery import gallery
-from worldclip.evaluate.tasks import Dataset
+from worldclip.evaluate.tasks import LOCAL, Dataset
 from worldclip.execute import Executor, Report, say
 from worldclip.formats import digest, fingerprint, read_manifest, write_json, write_manifest, write_text
 
@@ -24,7 +24,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
     checkpoint = checkpoint_folder(run_dir)
     model_id = {"model": checkpoint.relative_to(run_dir).as_posix(), "model_digest": model_digest(checkpoint)}
     folder = run_dir / "evaluate"
-    loaded = [datasets.load(name, run_dir) for name in recipe.evaluate.datasets]
+    loaded = [datasets.load(name, recipe.evaluate, run_dir) for name in recipe.evaluate.datasets]
     measured: Report = {"datasets": {}, "gallery": []}
     if loaded:
         measured = _measure(recipe, checkpoint, model_id, loaded, folder / "results.jsonl")
@@ -64,6 +64,9 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run_dir / stage)) is not None:
             found[stage] = manifest["digest"]
+    for name in recipe.evaluate.datasets:
+        if name in recipe.evaluate.folders:
+            found[name] = datasets.load(name, recipe.evaluate, run_dir).digest
     return found
 
 
@@ -72,6 +75,9 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
     return {
         "evaluate": {
             "datasets": list(config.datasets),
+            "folders": {name: config.folders[name] for name in config.datasets if name in config.folders},
+            "captions": config.captions,
+            "prompts": config.prompts,
             "languages": list(config.languages),
             "gallery_size": config.gallery_size,
         },
@@ -97,7 +103,8 @@ def _languages(recipe: Recipe, loaded: Sequence[Dataset]) -> list[str]:
     if recipe.evaluate.languages:
         return list(recipe.evaluate.languages)
     there = {lang for dataset in loaded for lang in dataset.languages}
-    return [code for code in recipe.languages.codes if code in there]
+    asked = [code for code in recipe.languages.codes if code in there]
+    return [*asked, LOCAL] if asked and LOCAL in there else asked
 
 
 def _gallery_languages(codes: Sequence[str]) -> list[str]:

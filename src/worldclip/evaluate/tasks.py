@@ -16,6 +16,8 @@ from worldclip.evaluate import retrieval, zeroshot
 from worldclip.evaluate.interval import mean_interval
 from worldclip.evaluate.ranking import ranks
 
+LOCAL = "local"  # in place of a language: each question in the language it was written in
+
 Encode = Callable[[list[str]], np.ndarray]
 """Texts -> (n, embed_dim) float32, unit length."""
 

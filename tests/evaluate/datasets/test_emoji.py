@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from miniature import write_tar
 
 from worldclip.errors import BadShard, UserError
-from worldclip.evaluate.datasets import emoji, load
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.datasets import emoji
+from worldclip.evaluate.datasets import load as load_by_name
 from worldclip.formats import MATCH_COUNTS, MATCH_TEXTS, write_json, write_manifest, write_table
 
 KEYS = [f"1F60{i}" for i in range(8)]
@@ -21,13 +22,8 @@ NAMES = {
 }
 
 
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+def load(name, run_dir):
+    return load_by_name(name, EvaluateConfig(datasets=(name,)), run_dir)
 
 
 @pytest.fixture
@@ -37,7 +33,7 @@ def run_dir(tmp_path):
     info = json.dumps({"texts": [], "emoji": "?"}).encode()
     for part, chosen in {"base/000000": samples[:4], "base/000001": samples[4:6], "tone/000000": samples[6:]}.items():
         members = [member for name, data in chosen for member in ((name, data), (name.replace("png", "json"), info))]
-        write_tar(tmp_path / "pool" / f"{part}.tar", members)
+        write_tar(tmp_path / "pool" / f"{part}.tar", dict(members))
     write_json(tmp_path / "pool" / "names.json", {"keys": KEYS, "lang": NAMES})
     return tmp_path
 
@@ -105,7 +101,7 @@ def test_the_digest_follows_the_images_the_names_and_the_thirds(run_dir):
     NAMES_CHANGED = NAMES | {"ja": NAMES["ja"][::-1]}
     write_json(run_dir / "pool" / "names.json", {"keys": KEYS, "lang": NAMES_CHANGED})
     digests.append(load("emoji_base", run_dir).digest)
-    write_tar(run_dir / "pool/base/000001.tar", [(f"{KEYS[4]}.png", b"another")])
+    write_tar(run_dir / "pool/base/000001.tar", {f"{KEYS[4]}.png": b"another"})
     digests.append(load("emoji_base", run_dir).digest)
     assert len(set(digests)) == 4
 
@@ -121,6 +117,6 @@ def test_broken_pools_are_named(run_dir):
     tar.write_bytes(whole[:600])
     with pytest.raises(BadShard, match=r"000001\.tar: not a readable tar"):
         load("emoji_base", run_dir)
-    write_tar(tar, [("1F999.png", b"?")])
+    write_tar(tar, {"1F999.png": b"?"})
     with pytest.raises(BadShard, match=r"1 images have no name in .*, the first is 1F999"):
         load("emoji_base", run_dir)

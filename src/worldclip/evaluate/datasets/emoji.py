@@ -7,7 +7,6 @@ are one text that belongs to several images.
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from worldclip.errors import BadShard, UserError
+from worldclip.evaluate.datasets.files import read_samples, reader
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.formats import (
     MATCH_COUNTS,
@@ -40,7 +40,10 @@ def load(part: str, run_dir: Path) -> Dataset:
             f"evaluate.datasets names emoji_{part}, but {folder} holds no tars; "
             "this data set is a part of the emoji pool: set pool.build = 'emoji', or leave it out"
         )
-    keys, images = _read_images(tars)
+    samples = read_samples(tars)
+    keys = [sample.key for sample in samples]
+    if not keys:
+        raise BadShard(f"{folder}: its tars hold no image")
     names = read_json(names_path)
     position = {key: idx for idx, key in enumerate(names["keys"])}
     unknown = [key for key in keys if key not in position]
@@ -54,7 +57,7 @@ def load(part: str, run_dir: Path) -> Dataset:
         name=f"emoji_{part}",
         digest=digest(contents),
         image_keys=keys,
-        read_images=lambda start, stop: images[start:stop],
+        read_images=reader(samples),
         languages=tuple(names["lang"]),
         tasks=lambda lang: _tasks(names["lang"][lang], name_idx, slices),
     )
@@ -81,23 +84,6 @@ def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.
             protocol={"captions": "all_captions", "equal_names": "one text of several images"},
         ),
     ]
-
-
-def _read_images(tars: Sequence[Path]) -> tuple[list[str], list[bytes]]:
-    """Keys and encoded images of the held-out samples; two sets of some thousand small drawings fit in memory."""
-    keys, images = [], []
-    for path in tars:
-        try:
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    if member.name.endswith(".png") and (file := tar.extractfile(member)) is not None:
-                        keys.append(Path(member.name).stem)
-                        images.append(file.read())
-        except (tarfile.TarError, EOFError) as error:
-            raise BadShard(f"{path}: not a readable tar ({error})") from error
-    if not keys:
-        raise BadShard(f"{tars[0].parent}: its tars hold no .png")
-    return keys, images
 
 
 def _thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> dict[str, np.ndarray]:

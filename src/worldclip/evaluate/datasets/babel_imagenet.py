@@ -1,0 +1,113 @@
+"""Babel-ImageNet: ImageNet's classes in up to 298 languages, each with the classes that it has names for.
+
+    FOLDER/babel_imagenet*.json           {CODE: [[class index, ...], [label, ...]]}; the largest file
+    FOLDER/nllb_dist13b_prompts.json      {CODE: [template, ...]}, for prompts = "nllb"
+    FOLDER/images/*.tar                   ImageNet images with .cls, or .json that has `class_index`
+
+An image is asked in a language only if its class has a label there.  Prompts `none`: the label alone; `english`:
+OpenAI's 80 templates around it; `nllb`: their translations, for the languages that have them.  Which is meant stands
+in the record, as the paper's averages over 280 languages do not say theirs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from worldclip.errors import UserError, require
+from worldclip.evaluate.datasets.files import Sample, read_samples, reader
+from worldclip.evaluate.datasets.webdataset import read_json_record
+from worldclip.evaluate.tasks import Classification, Dataset, Task
+from worldclip.formats import digest, fingerprint
+
+Prompts = Literal["none", "english", "nllb"]
+NUM_CLASSES = 1000
+PROMPTS_FILE = "nllb_dist13b_prompts.json"
+
+
+def load(name: str, folder: Path, prompts: Prompts = "none", tars: Sequence[Path] | None = None) -> Dataset:
+    """The data set in `folder`; its images from `tars` where they lie elsewhere.
+
+    Languages are the Wikipedia codes of the file in lower case, unmerged: zh_yue has labels of its own.
+    """
+    labels_path = _labels_path(folder)
+    tars = sorted((folder / "images").glob("*.tar")) if tars is None else list(tars)
+    if not tars:
+        raise UserError(f"{folder / 'images'} holds no tars; it holds ImageNet's images with .cls or .json")
+    samples = read_samples(tars)
+    class_of_image = np.array([_class_index(sample) for sample in samples])
+    labels = {code.lower(): _labels(code, value, labels_path) for code, value in read_json_record(labels_path).items()}
+    templates = _templates(folder, prompts, list(labels))
+    files = [fingerprint(path, path.parent) for path in [labels_path, *tars]]
+    asked = [lang for lang in labels if lang in templates and np.isin(class_of_image, labels[lang][0]).any()]
+    return Dataset(
+        name=name,
+        digest=digest([*files, prompts, templates]),
+        image_keys=[sample.key for sample in samples],
+        read_images=reader(samples),
+        languages=tuple(asked),
+        tasks=lambda lang: _tasks(*labels[lang], class_of_image, templates[lang], prompts),
+    )
+
+
+def _labels_path(folder: Path) -> Path:
+    found = sorted(folder.glob("babel_imagenet*.json"), key=lambda path: -path.stat().st_size)
+    if not found:
+        raise UserError(f"{folder} holds no babel_imagenet*.json; it has the labels of each language")
+    return found[0]
+
+
+def _labels(code: str, value: object, path: Path) -> tuple[np.ndarray, list[str]]:
+    """(class indices, labels) of a language."""
+    if not (isinstance(value, list) and len(value) == 2 and len(value[0]) == len(value[1])):
+        raise UserError(f"{path}: {code} is not two lists of one length, class indices and labels")
+    indices = np.array(value[0], np.int64)
+    if len(indices) and (indices.min() < 0 or indices.max() >= NUM_CLASSES):
+        raise UserError(f"{path}: {code} names class {int(indices.max())}; ImageNet's are 0 to {NUM_CLASSES - 1}")
+    return indices, list(value[1])
+
+
+def _class_index(sample: Sample) -> int:
+    where = f"{sample.tar}: {sample.key}"
+    if "cls" in sample.others:
+        text = sample.others["cls"].decode("ascii", "replace").strip()
+    elif "json" in sample.others:
+        text = str(json.loads(sample.others["json"]).get("class_index"))
+    else:
+        raise UserError(f"{where} has neither .cls nor .json; one of them says the image's class index")
+    if not text.isdigit() or int(text) >= NUM_CLASSES:
+        raise UserError(f"{where} is of class {text!r}; it must be an index from 0 to {NUM_CLASSES - 1}")
+    return int(text)
+
+
+def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str, list[str]]:
+    """Templates of the languages that have some of this kind."""
+    if prompts == "none":
+        return {code: ["{}"] for code in codes}
+    if prompts == "english":
+        english = [template("{}") for template in require("open_clip", extra="eval").OPENAI_IMAGENET_TEMPLATES]
+        return dict.fromkeys(codes, english)
+    return {code.lower(): list(templates) for code, templates in read_json_record(folder / PROMPTS_FILE).items()}
+
+
+def _tasks(
+    indices: np.ndarray, labels: list[str], class_of_image: np.ndarray, templates: list[str], prompts: Prompts
+) -> list[Task]:
+    """Labels that are equal in a language are one class: no model can tell them apart (the record says so)."""
+    names, class_of_label = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    position = np.full(NUM_CLASSES, -1)
+    position[indices] = class_of_label
+    image_idx = np.flatnonzero(position[class_of_image] >= 0)
+    return [
+        Classification(
+            class_names=[[name] for name in names],
+            templates=templates,
+            target=position[class_of_image[image_idx]],
+            image_idx=image_idx,
+            protocol={"prompts": prompts, "templates": len(templates), "equal_labels": "one class"},
+        )
+    ]

@@ -1,0 +1,97 @@
+"""Images where they lie: members of tars by their place, files of a folder.  Read when asked, never all at once."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from worldclip.errors import BadShard, UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """Members of a tar that share a stem: the image's place, and what else is there by its extension."""
+
+    key: str
+    tar: Path
+    offset: int
+    size: int
+    others: dict[str, bytes] = field(default_factory=dict)
+    """Contents by extension without its dot, e.g. cls, json, txt."""
+
+
+def read_samples(tars: Sequence[Path]) -> list[Sample]:
+    """The samples of plain tars that hold an image, in the tars' order.  Raises BadShard for a tar that is none."""
+    found: list[Sample] = []
+    for path in tars:
+        images: dict[str, tuple[int, int]] = {}
+        others: dict[str, dict[str, bytes]] = {}
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for member in tar:
+                    if not member.isfile():
+                        continue
+                    stem, suffix = _split(member.name)
+                    if suffix in IMAGE_SUFFIXES:
+                        images.setdefault(stem, (member.offset_data, member.size))
+                    elif (file := tar.extractfile(member)) is not None:
+                        others.setdefault(stem, {})[suffix.removeprefix(".")] = file.read()
+        except (tarfile.TarError, EOFError) as error:
+            raise BadShard(f"{path}: not a readable tar ({error})") from error
+        found += [
+            Sample(key=stem, tar=path, offset=offset, size=size, others=others.get(stem, {}))
+            for stem, (offset, size) in images.items()
+        ]
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    """WebDataset's rule: the extension begins at the first dot of the last part of the name."""
+    path = PurePosixPath(name)
+    stem, dot, suffix = path.name.partition(".")
+    return (path.parent / stem).as_posix(), (dot + suffix).lower()
+
+
+def reader(samples: Sequence[Sample]) -> Callable[[int, int], list[bytes]]:
+    """Dataset.read_images over the images of `samples`."""
+
+    def read(start: int, stop: int) -> list[bytes]:
+        found = []
+        for sample in samples[start:stop]:
+            with open(sample.tar, "rb") as file:
+                file.seek(sample.offset)
+                found.append(file.read(sample.size))
+        return found
+
+    return read
+
+
+def file_reader(paths: Sequence[Path]) -> Callable[[int, int], list[bytes]]:
+    """Dataset.read_images over image files."""
+    return lambda start, stop: [path.read_bytes() for path in paths[start:stop]]
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """stem -> file of the images below `folder`; UserError where there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there; it holds the data set's images")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return {path.stem: path for path in reversed(files)}
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Lines of a UTF-8 text file, the last line end optional; UserError where it is missing, empty or not UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; it holds {what}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); it holds {what}") from error
+    lines = text.removesuffix("\n").split("\n")
+    if lines == [""]:
+        raise UserError(f"{path} is empty; it holds {what}")
+    return lines

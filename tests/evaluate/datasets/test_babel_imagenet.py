@@ -1,0 +1,108 @@
+"""Babel-ImageNet in miniature and, where the folder of real data is, on its 300 images and 298 languages."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from miniature import write_tar
+from worlds import WordModel
+
+from worldclip.errors import UserError
+from worldclip.evaluate import engine
+from worldclip.evaluate.datasets import babel_imagenet
+
+LABELS = {
+    "EN": [[0, 1, 5], ["cat", "dog", "owl"]],
+    "ZH_YUE": [[0, 5], ["x/cat", "x/owl"]],
+    "DE": [[0, 1], ["y/dog", "y/dog"]],
+    "SW": [[7], ["bee"]],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "babel_imagenet.json").write_text(json.dumps(LABELS))
+    (tmp_path / "nllb_dist13b_prompts.json").write_text(json.dumps({"EN": ["a/{}", "my/{}"]}))
+    members = {"n1.jpg": b"cat", "n1.cls": b"0", "n2.jpg": b"owl", "n2.json": b'{"class_index": 5}'}
+    write_tar(tmp_path / "images/0.tar", members | {"n3.jpg": b"dog", "n3.cls": b"1"})
+    return tmp_path
+
+
+def evaluate(dataset, tmp_path):
+    records, _, _ = engine.evaluate(WordModel(), {"model": "m"}, [dataset], [], tmp_path / "results.jsonl")
+    return {record["lang"]: record for record in records}
+
+
+def test_an_image_is_asked_where_its_class_has_a_label(folder, tmp_path):
+    found = evaluate(babel_imagenet.load("babel", folder), tmp_path)
+    assert list(found) == ["en", "zh_yue", "de"]  # no image of a class that sw names
+    assert [(r["n"], r["num_classes"], r["metrics"]["acc1"]) for r in found.values()] == [
+        (3, 3, 1.0),
+        (2, 2, 1.0),
+        (2, 1, 1.0),  # equal labels are one class
+    ]
+    assert found["en"]["protocol"]["prompts"] == "none"
+
+
+def test_prompts_of_a_kind_reach_the_languages_that_have_them(folder, tmp_path):
+    found = evaluate(babel_imagenet.load("babel", folder, "nllb"), tmp_path)
+    assert list(found) == ["en"]
+    assert (found["en"]["protocol"]["prompts"], found["en"]["protocol"]["templates"]) == ("nllb", 2)
+
+
+def test_english_prompts_are_openais_80(folder):
+    pytest.importorskip("open_clip")
+    task = babel_imagenet.load("babel", folder, "english").tasks("zh_yue")[0]
+    assert len(task.templates) == 80
+    assert "a bad photo of a {}." in task.templates
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"EN": [[1000], ["cat"]]}, "EN names class 1000"),
+        ({"EN": [[0, 1], ["cat"]]}, "EN is not two lists of one length"),
+    ],
+)
+def test_wrong_labels_are_named(folder, labels, message):
+    (folder / "babel_imagenet.json").write_text(json.dumps(labels))
+    with pytest.raises(UserError, match=message):
+        babel_imagenet.load("babel", folder)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.jpg": b"cat", "a.cls": b"1000"}, "is of class '1000'"),
+        ({"a.jpg": b"cat", "a.json": b"{}"}, "is of class 'None'"),
+        ({"a.jpg": b"cat"}, r"has neither \.cls nor \.json"),
+    ],
+)
+def test_wrong_images_are_named(folder, members, message):
+    write_tar(folder / "images/0.tar", members)
+    with pytest.raises(UserError, match=message):
+        babel_imagenet.load("babel", folder)
+
+
+def test_missing_parts_are_named(folder):
+    (folder / "images/0.tar").unlink()
+    with pytest.raises(UserError, match="holds no tars"):
+        babel_imagenet.load("babel", folder)
+    (folder / "babel_imagenet.json").unlink()
+    with pytest.raises(UserError, match="holds no babel_imagenet"):
+        babel_imagenet.load("babel", folder)
+
+
+def test_the_real_files_give_298_languages_over_300_images(shared):
+    tars = sorted((shared / "data/imagenet_samples").glob("*.tar"))
+    dataset = babel_imagenet.load("babel", shared / "data/babel_imagenet", tars=tars)
+    assert len(dataset.image_keys) == 300
+    assert 280 < len(dataset.languages) <= 298
+    task = dataset.tasks("de")[0]
+    english = dataset.tasks("en")[0]
+    assert len(english.image_idx) == 300
+    assert 0 < len(task.image_idx) < 300
+    assert np.all(task.target < len(task.class_names))
+    assert dataset.read_images(0, 2)[0][:2] == b"\xff\xd8"

@@ -1,0 +1,116 @@
+"""CLIP_benchmark's layout in miniature, and each way in which it can be wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from miniature import write_tar
+from worlds import WordModel
+
+from worldclip.errors import BadShard, UserError
+from worldclip.evaluate import engine
+from worldclip.evaluate.datasets import webdataset
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five images of three classes in two tars, two templates, German names beside the English ones."""
+    (tmp_path / "classnames.txt").write_text("cat\ndog\nowl\n")
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a photo of/{c}\nart of/{c}\n")
+    german = {"classes": ["x/cat", ["x/dog", "y/dog"], "x/owl"], "templates": ["ein/{}"]}
+    (tmp_path / "languages.json").write_text(json.dumps({"de": german}))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "nshards.txt").write_text("2\n")
+    write_tar(tmp_path / "test/0.tar", {"s0.jpg": b"cat", "s0.cls": b"0", "s1.cls": b"1", "s1.jpg": b"dog"})
+    write_tar(
+        tmp_path / "test/1.tar",
+        {"s2.webp": b"owl", "s2.cls": b"2", "s3.png": b"dog", "s3.cls": b"1\n", "s4.jpg": b"cat", "s4.cls": b"2"},
+    )
+    return tmp_path
+
+
+def evaluate(folder, tmp_path):
+    records, _, _ = engine.evaluate(
+        WordModel(), {"model": "m"}, [webdataset.load("mini", folder)], [], tmp_path / "results.jsonl"
+    )
+    return {record["lang"]: record for record in records}
+
+
+def test_classification_in_every_language_that_has_names(folder, tmp_path):
+    found = evaluate(folder, tmp_path)
+    assert list(found) == ["en", "de"]
+    assert found["en"]["metrics"]["acc1"] == 4 / 5  # s4 says owl and shows a cat
+    assert found["en"]["metrics"]["mean_per_class_recall"] == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert (found["en"]["protocol"]["templates"], found["de"]["protocol"]["templates"]) == (2, 1)
+    assert found["de"]["metrics"]["acc1"] == 4 / 5
+
+
+def test_retrieval_takes_each_line_of_a_txt_as_a_caption(folder, tmp_path):
+    (folder / "dataset_type.txt").write_text("retrieval\n")
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    write_tar(folder / "test/0.tar", {"a.jpg": b"cat", "a.txt": b"cat\nelk\n", "b.jpg": b"dog", "b.txt": b"dog"})
+    record = evaluate(folder, tmp_path)["en"]
+    assert (record["n"], record["num_texts"]) == (2, 3)
+    assert record["metrics"]["text_retrieval_recall@1"] == 1.0
+
+
+def test_the_digest_follows_labels_and_images(folder):
+    before = webdataset.load("mini", folder).digest
+    (folder / "classnames.txt").write_text("cat\ndog\nbird\n")
+    assert webdataset.load("mini", folder).digest != before
+
+
+WRONG = {
+    "classnames.txt": (None, "classnames.txt is missing; it holds the names of the classes"),
+    "zeroshot_classification_templates.txt": ("a photo\n", "'a photo' has no place for the class"),
+    "test/nshards.txt": ("3\n", r"says 3 tars, and 2.tar of .* are missing"),
+    "languages.json": ('{"de": {"classes": ["Katze"]}}', "de has 1 classes, and classnames.txt has 3"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_wrong_file_is_named(folder, name):
+    contents, message = WRONG[name]
+    (folder / name).unlink() if contents is None else (folder / name).write_text(contents)
+    with pytest.raises(UserError, match=message):
+        webdataset.load("mini", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("test/nshards.txt", "many", "says 'many'; it must be the number of tars"),
+        ("test/nshards.txt", "", "is empty"),
+        ("zeroshot_classification_templates.txt", " \n \n", "has no template"),
+        ("languages.json", "[", "is not JSON"),
+        ("languages.json", "[]", "holds a list; it must be a JSON object"),
+    ],
+)
+def test_files_that_say_nothing_usable_are_named(folder, name, contents, message):
+    (folder / name).write_text(contents)
+    with pytest.raises(UserError, match=message):
+        webdataset.load("mini", folder)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"s0.jpg": b"cat", "s0.cls": b"3"}, "s0.cls says '3'; it must be a class index, 0 to 2"),
+        ({"s0.jpg": b"cat", "s0.cls": b"-1"}, "says '-1'"),
+        ({"s0.jpg": b"cat"}, "s0 has no .cls"),
+        ({"s0.txt": b"cat"}, "hold no image"),
+    ],
+)
+def test_wrong_samples_are_named(folder, members, message):
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    write_tar(folder / "test/0.tar", members)
+    with pytest.raises(UserError, match=message):
+        webdataset.load("mini", folder)
+
+
+def test_a_truncated_tar_fails(folder):
+    tar = folder / "test/0.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    with pytest.raises(BadShard, match=r"0\.tar: not a readable tar"):
+        webdataset.load("mini", folder)
