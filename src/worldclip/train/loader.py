@@ -24,6 +24,7 @@ from worldclip import formats
 from worldclip.coin import uniform
 from worldclip.errors import UserError
 from worldclip.execute import Shard, usable_cores
+from worldclip.pool import read_member
 from worldclip.tokenizer import Tokenizer, Tokens
 from worldclip.train import plan
 from worldclip.train.images import BadImage, decode, random_resized_crop
@@ -237,7 +238,7 @@ class Loader:
         if (kept := self._cache.get(where)) is not None:
             return kept
         try:
-            image: torch.Tensor | BadImage = decode(_read_bytes(self.shards[shard].path, int(offset), int(size)))
+            image: torch.Tensor | BadImage = decode(read_member(self.shards[shard].path, int(offset), int(size)))
         except BadImage as error:
             image = error
         num_bytes = image.numel() if isinstance(image, torch.Tensor) else 0
@@ -279,12 +280,6 @@ class Loader:
         finally:
             stopped.set()
             thread.join()
-
-
-def _read_bytes(path: str, offset: int, size: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(size)
 
 
 def pick_samples(samples: dict[str, str]) -> dict[str, str]:

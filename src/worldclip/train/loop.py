@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -98,14 +98,15 @@ def take_step(
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     grad_norm = float(torch.nn.utils.get_total_norm(gradients))
-    is_finite = math.isfinite(float(loss)) and math.isfinite(grad_norm)
+    loss_value = float(loss.detach())
+    is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
     if is_finite:
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-    return StepResult(float(loss), grad_norm, is_finite)
+    return StepResult(loss_value, grad_norm, is_finite)
 
 
 def run_loop(
@@ -190,8 +191,7 @@ def _save(
         state.step,
         model=model,
         optimizer=optimizer,
-        state=asdict(state)
-        | {"samples_seen": state.step * config.global_batch_size, "threads": torch.get_num_threads()},
+        state=vars(state) | {"samples_seen": state.step * config.global_batch_size, "threads": torch.get_num_threads()},
         write_processor=write_processor,
         keep_last=config.keep_last,
     )
