@@ -157,10 +157,7 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     kept, drawn = decide_on(candidates, keep_prob, work.config)
     curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(kept))
     formats.write_table(curated_path(work.run_dir, shard), curated, formats.CURATED)
-    if work.config.text_policy == "one":
-        report = report_keys(candidates, keep_prob, kept, drawn)
-    else:
-        report = report_texts(candidates, keep_prob, kept)
+    report = report_decision(candidates, keep_prob, kept, drawn, work.config.text_policy)
     return {"pairs": table.num_rows, "languages": report}
 
 
@@ -224,6 +221,20 @@ def _entry_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarr
 
 
 # the report
+
+
+def report_shard(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig) -> Report:
+    """The report of a shard under other probabilities than the run's."""
+    return report_decision(candidates, keep_prob, *decide_on(candidates, keep_prob, config), config.text_policy)
+
+
+def report_decision(
+    candidates: Candidates, keep_prob: np.ndarray, kept: np.ndarray, drawn: np.ndarray, text_policy: str
+) -> Report:
+    """{language: {not_valid, excluded, sampled_out, pairs_out, expected_pairs}}, in the unit of the policy."""
+    if text_policy == "one":
+        return report_keys(candidates, keep_prob, kept, drawn)
+    return report_texts(candidates, keep_prob, kept)
 
 
 def report_texts(candidates: Candidates, keep_prob: np.ndarray, kept: np.ndarray) -> Report:

@@ -1,0 +1,172 @@
+"""What other thresholds would keep, per language, from the match files: nothing is written.
+
+Expected pairs are sums of keep probabilities, so exact up to the sampling itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldclip import formats, keys
+from worldclip.balance.balance import (
+    choose_thresholds,
+    counted_shards,
+    find_warnings,
+    list_probs,
+    sum_counts,
+    tail_fraction,
+)
+from worldclip.balance.config import BalanceConfig
+from worldclip.config import load_recipe
+from worldclip.curate.curate import find_candidates, report_shard, text_probs, total_report
+from worldclip.errors import UserError
+from worldclip.execute import Report
+
+if TYPE_CHECKING:
+    from worldclip.config import Recipe
+
+GRID = 9  # candidates of one pass over the match files when solving for a number of pairs
+CLOSE = 0.001  # a solution this near, relatively, is near enough
+MAX_PASSES = 8
+_COLUMNS = ["key", "text_idx", "lang", "entries_lang", "entry_ids"]
+
+
+def estimate(
+    run: str | Path,
+    thresholds: Sequence[int] = (),
+    tail_fractions: Sequence[float] = (),
+    pairs: float | None = None,
+) -> dict[str, Any]:
+    """What each English threshold and each tail fraction would keep; with `pairs`, which of them keeps that many.
+
+    run: a folder whose stage match is finished.  Without any of the three, what the recipe itself keeps.
+    Returns {text_policy, candidates: [{english_threshold, tail_fraction, warnings, total, languages: {lang: {pairs_in,
+    pairs_matched, expected_pairs, threshold, tail_fraction}}}]}, pairs counted as in curate's report.  `pairs` solves
+    for the key that the recipe sets, english_threshold or tail_fraction.  Raises UserError for values out of range.
+    """
+    world = _World.open(Path(run))
+    configs = [
+        *(_with(world.recipe.balance, english_threshold=int(threshold)) for threshold in thresholds),
+        *(_with(world.recipe.balance, tail_fraction=float(fraction)) for fraction in tail_fractions),
+    ]
+    problems = [problem for config in configs for problem in config.problems()]
+    if pairs is not None and pairs <= 0:
+        problems.append(f"--pairs is {pairs}; it is how many pairs to keep and must be above 0")
+    if problems:
+        raise UserError(problems)
+    if pairs is None and not configs:
+        configs = [world.recipe.balance]
+    candidates = world.expect(configs)
+    if pairs is not None:
+        candidates.append(_solve(world, pairs))
+    return {"text_policy": world.recipe.curate.text_policy, "candidates": candidates}
+
+
+def _with(config: BalanceConfig, **values: Any) -> BalanceConfig:
+    """The recipe's balance under another english_threshold or tail_fraction; its floor and overrides stay."""
+    cleared = {"english_threshold": None, "tail_fraction": None, "thresholds": None}
+    keeps_rule = config.rule == "same_threshold" and "english_threshold" in values
+    rule = config.rule if keeps_rule else "tail_fraction"
+    return dataclasses.replace(config, **{**cleared, "rule": rule, **values})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _World:
+    """A run after match: its recipe and the summed counts."""
+
+    run_dir: Path
+    recipe: Recipe
+    counts: Mapping[str, np.ndarray]
+    list_of_lang: Mapping[str, str]
+
+    @classmethod
+    def open(cls, run_dir: Path) -> _World:
+        recipe = load_recipe(run_dir)
+        manifest = formats.require_manifest(run_dir, "match")
+        only = {"merged": "merged", "english": "en"}.get(recipe.match.isolate)
+        return cls(
+            run_dir=run_dir,
+            recipe=recipe,
+            counts=sum_counts(manifest["lists"], counted_shards(run_dir)),
+            list_of_lang={lang: only or lang for lang in manifest["languages"]},
+        )
+
+    def expect(self, configs: Sequence[BalanceConfig]) -> list[dict[str, Any]]:
+        """One row a config, in one pass over the match files."""
+        isolate = self.recipe.match.isolate
+        chosen = [choose_thresholds(self.counts, config, isolate) for config in configs]
+        probs = [{name: list_probs(counts, row[name]) for name, counts in self.counts.items()} for row in chosen]
+        reports = self._sum_reports(probs)
+        return [self._candidate(*parts) for parts in zip(configs, chosen, reports, strict=True)]
+
+    def _sum_reports(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[Report]:
+        """Curate's report under each candidate's entry probabilities, summed over the shards."""
+        config, key_lists = self.recipe.curate, keys.key_lists(self.recipe.pool)
+        sums: list[Report] = [{} for _ in probs]
+        for path in sorted((self.run_dir / "match" / "texts").rglob("*.parquet")):
+            table = formats.read_table(path, formats.MATCH_TEXTS, _COLUMNS)
+            candidates = find_candidates(table, config, key_lists)
+            for entry_probs, total in zip(probs, sums, strict=True):
+                keep_prob = text_probs(table, entry_probs.__getitem__)
+                for lang, row in report_shard(candidates, keep_prob, config).items():
+                    mine = total.setdefault(lang, dict.fromkeys(row, 0))
+                    for column, value in row.items():
+                        mine[column] += value
+        match_report, policy = formats.read_json(self.run_dir / "match" / "report.json"), config.text_policy
+        return [total_report(match_report, [{"languages": languages}], policy) for languages in sums]
+
+    def _candidate(self, config: BalanceConfig, thresholds: Mapping[str, int | None], report: Report) -> dict[str, Any]:
+        rows = {lang: _columns(row) for lang, row in report["languages"].items()}
+        for lang in rows.keys() & self.list_of_lang.keys():
+            name = self.list_of_lang[lang]
+            share = tail_fraction(self.counts[name], thresholds[name] or 1)
+            rows[lang] |= {"threshold": thresholds[name], "tail_fraction": share}
+        return {
+            "english_threshold": config.english_threshold,
+            "tail_fraction": config.tail_fraction,
+            "warnings": find_warnings(self.counts, config, self.recipe.match.isolate),
+            "total": _columns(report["total"]),
+            "languages": rows,
+        }
+
+
+def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """pairs_matched: what may be kept, of pairs_in."""
+    matched = row["sampled_out"] + row["pairs_out"]
+    return {"pairs_in": row["pairs_in"], "pairs_matched": matched, "expected_pairs": row["expected_pairs"]}
+
+
+def _solve(world: _World, pairs: float) -> dict[str, Any]:
+    """The candidate whose expected pairs are nearest to `pairs`: a grid that closes in, one pass a grid."""
+    by_threshold = world.recipe.balance.english_threshold is not None
+    largest = float(max((int(counts.max(initial=0)) for counts in world.counts.values()), default=0))
+    low, high = (1.0, max(largest, 1.0) + 1) if by_threshold else (0.0, 1.0)
+    best: dict[str, Any] | None = None
+    for _ in range(MAX_PASSES):
+        grid = np.unique(np.geomspace(low, high, GRID).round()) if by_threshold else np.linspace(low, high, GRID)
+        configs = [
+            _with(world.recipe.balance, english_threshold=int(value))
+            if by_threshold
+            else _with(world.recipe.balance, tail_fraction=float(value))
+            for value in grid
+        ]
+        found = world.expect(configs)
+        sizes = np.array([candidate["total"]["expected_pairs"] for candidate in found])
+        nearest = int(np.argmin(np.abs(sizes - pairs)))
+        if best is None or abs(sizes[nearest] - pairs) < abs(best["total"]["expected_pairs"] - pairs):
+            best = found[nearest]
+        above = int(np.searchsorted(sizes, pairs))  # more tail keeps more
+        if (
+            abs(sizes[nearest] - pairs) <= CLOSE * pairs
+            or above in (0, len(grid))
+            or (by_threshold and high - low <= 1)
+        ):
+            break
+        low, high = float(grid[above - 1]), float(grid[above])
+    assert best is not None
+    return {**best, "asked_pairs": pairs}

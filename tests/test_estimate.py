@@ -1,0 +1,99 @@
+"""Estimates are what balance and curate then give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+
+from worldclip.errors import UserError
+from worldclip.estimate import estimate
+
+
+@pytest.fixture(scope="module", params=["one", "all"])
+def matched(request, tmp_path_factory) -> tuple[Path, Path, str]:
+    """(pool, run after match, policy)."""
+    folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("run")
+    write_pool(folder, make_shards(seed=3))
+    write_metadata(run, LISTS)
+    run_stages(recipe_of(folder, request.param), run, stages="pool match")
+    return folder, run, request.param
+
+
+def recipe_of(folder: Path, policy: str, **balance):
+    return make_recipe(
+        folder, balance=balance or {"tail_fraction": 0.05}, curate={"text_policy": policy, "exclude": ["ar"]}
+    )
+
+
+@pytest.mark.parametrize("values", [{"tail_fraction": 0.2}, {"english_threshold": 6}, {"tail_fraction": 0.05}])
+def test_an_estimate_is_what_curate_reports_later(matched, values):
+    folder, run, policy = matched
+    key, value = next(iter(values.items()))
+    given = {"thresholds": [value]} if key == "english_threshold" else {"tail_fractions": [value]}
+    found = estimate(run, **given)
+    candidate = found["candidates"][0]
+    reports = run_stages(recipe_of(folder, policy, **values), run, stages="match balance curate")
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    total = reports["curate"]["total"]
+    assert found["text_policy"] == policy
+    assert candidate["total"]["pairs_in"] == total["pairs_in"]
+    assert candidate["total"]["expected_pairs"] == pytest.approx(total["expected_pairs"])
+    assert candidate["total"]["pairs_matched"] == total["sampled_out"] + total["pairs_out"]
+    assert candidate["languages"].keys() == reports["curate"]["languages"].keys()
+    for lang, row in candidate["languages"].items():
+        assert row["pairs_in"] == reports["curate"]["languages"][lang]["pairs_in"]
+        if lang == "und":
+            continue
+        assert row["threshold"] == reports["balance"]["lists"][lang]["threshold"]
+        assert row["tail_fraction"] == reports["balance"]["lists"][lang]["tail_fraction"]
+        assert row["expected_pairs"] == pytest.approx(reports["curate"]["languages"][lang]["expected_pairs"])
+
+
+def test_without_values_the_recipe_itself_is_estimated_and_nothing_is_written(matched):
+    _, run, _ = matched
+    before = sorted(run.rglob("*"))
+    found = estimate(run)
+    assert [candidate["tail_fraction"] for candidate in found["candidates"]] == [0.05]
+    assert sorted(run.rglob("*")) == before
+
+
+def test_pairs_solve_for_the_key_that_the_recipe_sets(matched):
+    folder, run, policy = matched
+    low, high = (row["total"]["expected_pairs"] for row in estimate(run, tail_fractions=[0.1, 0.4])["candidates"])
+    asked = (low + high) / 2
+    solved = estimate(run, pairs=asked)["candidates"][0]
+    assert solved["asked_pairs"] == asked
+    assert 0.1 < solved["tail_fraction"] < 0.4
+    others = estimate(run, tail_fractions=[i / 200 for i in range(201)])["candidates"]
+    nearest = min(abs(row["total"]["expected_pairs"] - asked) for row in others)
+    assert abs(solved["total"]["expected_pairs"] - asked) <= nearest + 1e-9
+
+    run_stages(recipe_of(folder, policy, english_threshold=4), run, stages="match")
+    solved = estimate(run, pairs=asked)["candidates"][0]
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    assert solved["tail_fraction"] is None
+    others = estimate(run, thresholds=range(1, 120))["candidates"]
+    nearest = min(abs(row["total"]["expected_pairs"] - asked) for row in others)
+    assert abs(solved["total"]["expected_pairs"] - asked) <= nearest + 1e-9
+
+
+def test_more_pairs_than_there_are_gives_all(matched):
+    _, run, _ = matched
+    row = estimate(run, pairs=10**9)["candidates"][0]
+    assert row["total"]["expected_pairs"] == pytest.approx(row["total"]["pairs_matched"])
+
+
+def test_values_out_of_range_are_named_together(matched):
+    _, run, _ = matched
+    with pytest.raises(UserError) as raised:
+        estimate(run, thresholds=[0], tail_fractions=[2.0], pairs=-1)
+    assert len(raised.value.problems) == 3
+
+
+def test_an_unmatched_run_says_what_to_run_first(matched, tmp_path):
+    _, run, _ = matched
+    (tmp_path / "recipe.toml").write_text((run / "recipe.toml").read_text())
+    with pytest.raises(UserError, match="match is not finished"):
+        estimate(tmp_path)
