@@ -50,8 +50,8 @@ def _metadata(random: np.random.Generator) -> dict[str, Any]:
     rows = {}
     for lang in LANGS:
         sources = {"number": 100, "wordfreq": int(random.integers(90_000, 190_000))}
-        rows[lang] = {"entries": sum(sources.values()), "sources": sources, "dead": {"unicode": 12}}
-    return {"languages": rows, "notes": ["wordfreq's words are lower-cased: each is given as it is and in title case"]}
+        rows[lang] = {"entries": sum(sources.values()), "by_source": sources, "dead": {"unicode": 12}}
+    return {"lists": rows, "notes": ["wordfreq's words are lower-cased: each is given as it is and in title case"]}
 
 
 def _match(random: np.random.Generator) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _summary(reports: dict[str, Report], log: list[Report]) -> Section:
         matched, pairs = reports["match"]["num_matched_texts"], reports["match"]["pairs"]
         figures.append((short(matched), "texts with a match", f"of {count(pairs)}"))
     if "metadata" in reports:
-        rows = reports["metadata"]["languages"]
+        rows = reports["metadata"]["lists"]
         total = sum(row["entries"] for row in rows.values())
         figures.append((short(total), "entries", f"in {len(rows)} languages"))
     if log:

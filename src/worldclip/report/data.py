@@ -42,11 +42,11 @@ ENDS = {
 
 def metadata_section(report: Report) -> Section:
     """Entries of each language by source."""
-    rows_of = report["languages"]
-    sources = list(dict.fromkeys(source for row in rows_of.values() for source in row["sources"]))
+    rows_of = report["lists"]
+    sources = list(dict.fromkeys(source for row in rows_of.values() for source in row["by_source"]))
     head = ["language", "entries", *sources, "never matching"]
     rows = [
-        [lang_name(lang), count(row["entries"]), *(_cell(row["sources"], source) for source in sources),
+        [lang_name(lang), count(row["entries"]), *(_cell(row["by_source"], source) for source in sources),
          count(sum(row["dead"].values()))]
         for lang, row in sorted(rows_of.items(), key=lambda item: -item[1]["entries"])
     ]  # fmt: skip

@@ -1,0 +1,256 @@
+"""The recipe as a whole: finished once is finished, killed anywhere it goes on to the same bytes, bad input costs only
+itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import worldclip
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.errors import StageFailed, UserError
+from worldclip.execute import LocalExecutor, RunLock
+from worldclip.formats import read_json
+
+CURATION = ("pool", "metadata", "match", "balance", "curate")
+ARTIFACTS = (".parquet", ".npy", ".json")
+
+# Runs a recipe until curate and kills itself just before the N-th file would get its name.
+KILLED_RUN = """
+import os, signal, sys
+import worldclip
+recipe, out, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+left, rename = [n], os.replace
+def replace(source, target):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+os.replace = replace
+worldclip.run(recipe, out=out, until="curate")
+print(n - left[0])
+"""
+
+
+def artifacts(run_dir: Path) -> dict[str, str]:
+    """Digest of every artifact of curation: tables, arrays, thresholds, manifests, reports, shard markers."""
+    return {
+        path.relative_to(run_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in CURATION
+        for path in sorted((run_dir / stage).rglob("*"))
+        if path.suffix in ARTIFACTS
+    }
+
+
+@pytest.fixture(scope="module")
+def curated(toy_world, tmp_path_factory) -> Path:
+    return worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("curated") / "run", until="curate")
+
+
+@pytest.fixture
+def copied_world(toy_world, tmp_path):
+    """The toy world's recipe over a copy of its pool, free to be broken."""
+    shutil.copytree(toy_world.pool, tmp_path / "pool")
+    recipe = tmp_path / "toy.toml"
+    recipe.write_text(toy_world.recipe.read_text().replace(str(toy_world.pool), str(tmp_path / "pool")))
+    return recipe, tmp_path / "pool"
+
+
+def test_the_recipe_runs_to_an_export_and_a_report(toy_run: Path) -> None:
+    for stage in (*CURATION, "train", "evaluate", "export"):
+        assert (toy_run / stage / "manifest.json").exists(), stage
+    page = (toy_run / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|png|svg)"', page)
+    assert load_recipe(toy_run).languages.codes == ("en", "ar", "th", "zh")
+
+
+def test_a_finished_run_does_nothing_and_says_so(toy_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in toy_run.rglob("*.parquet")}
+    assert main(["run", str(toy_run)]) == 0
+    assert capfd.readouterr().err.count("is finished and unchanged") == 8
+    assert before == {path: path.stat().st_mtime_ns for path in toy_run.rglob("*.parquet")}
+
+
+@pytest.mark.parametrize("point", [2, 6, 10, 14, 17, 20, 23, 26, 29, 32, 35, 38])
+def test_a_run_killed_before_any_file_gets_its_name_ends_the_same(toy_world, curated, tmp_path, point: int) -> None:
+    command = [sys.executable, "-c", KILLED_RUN, str(toy_world.recipe), str(tmp_path / "run")]
+    killed = subprocess.run([*command, str(point)], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert not (tmp_path / "run" / "curate" / "manifest.json").exists()
+    worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate")
+    assert artifacts(tmp_path / "run") == artifacts(curated)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_any_number_of_workers_gives_the_same_bytes(toy_world, curated, tmp_path, workers: int) -> None:
+    executor = LocalExecutor(workers=workers, quiet=True)
+    worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=executor)
+    assert artifacts(tmp_path / "run") == artifacts(curated)
+
+
+class Backwards(LocalExecutor):
+    """Works on the shards in the other order."""
+
+    def map(self, fn, shards, **options):
+        return super().map(fn, shards[::-1], **options)[::-1]
+
+
+def test_any_order_of_shards_gives_the_same_bytes(toy_world, curated, tmp_path) -> None:
+    worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=Backwards(quiet=True))
+    assert artifacts(tmp_path / "run") == artifacts(curated)
+
+
+def test_a_changed_key_runs_its_stage_and_those_below(toy_world, curated, tmp_path, capfd) -> None:
+    run_dir = shutil.copytree(curated, tmp_path / "run")
+    match_file = run_dir / "match" / "texts" / "00000.tar.parquet"
+    untouched = match_file.stat().st_mtime_ns
+    recipe = str(toy_world.recipe)
+    assert main(["run", recipe, "--out", str(run_dir), "--until", "curate", "--set", "balance.tail_fraction=0.5"]) == 0
+    said = capfd.readouterr().err
+    assert "balance.tail_fraction was 0.3, is 0.5" in said
+    assert said.count("is finished and unchanged") == 3
+    assert match_file.stat().st_mtime_ns == untouched
+    assert read_json(run_dir / "balance" / "thresholds.json")["tail_fraction"] == 0.5
+
+
+def test_a_new_shard_runs_alone(copied_world, tmp_path) -> None:
+    recipe, pool = copied_world
+    run_dir = worldclip.run(str(recipe), out=tmp_path / "run", until="curate")
+    old = (run_dir / "match" / "texts" / "00000.tar.parquet").stat().st_mtime_ns
+    (pool / "00003.tar").write_bytes((pool / "00001.tar").read_bytes())
+    worldclip.run(str(recipe), out=run_dir, until="curate")
+    assert (run_dir / "match" / "texts" / "00000.tar.parquet").stat().st_mtime_ns == old
+    assert (run_dir / "curate" / "00003.tar.parquet").exists()
+    (pool / "00003.tar").unlink()
+    worldclip.run(str(recipe), out=run_dir, until="curate")
+    assert not list(run_dir.rglob("00003.tar*"))
+
+
+def test_a_truncated_tar_fails_alone_and_its_repair_finishes_the_run(copied_world, curated, tmp_path, capfd) -> None:
+    recipe, pool = copied_world
+    whole = (pool / "00001.tar").read_bytes()
+    (pool / "00001.tar").write_bytes(whole[:20_000])
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), "--until", "curate", "--workers", "1"]) == 1
+    said = capfd.readouterr().err
+    assert "1 shard(s) failed" in said
+    assert "00001.tar" in said
+    assert "only they are tried again" in said
+    (pool / "00001.tar").write_bytes(whole)
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), "--until", "curate", "--workers", "1"]) == 0
+    kept = {name: digest for name, digest in artifacts(tmp_path / "run").items() if name.startswith("curate/0")}
+    assert kept == {name: digest for name, digest in artifacts(curated).items() if name.startswith("curate/0")}
+
+
+def test_an_empty_pool_says_what_to_do(copied_world, tmp_path, capfd) -> None:
+    recipe, pool = copied_world
+    for tar in pool.glob("*.tar"):
+        tar.unlink()
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), "--until", "curate"]) == 2
+    assert "pool.path" in capfd.readouterr().err
+
+
+def test_three_mistakes_are_reported_before_any_work(toy_world, tmp_path, capfd) -> None:
+    mistakes = ["--set", "match.profile=uni", "--set", "balance.tail_fractoin=1", "--set", "train.lr=fast"]
+    assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), *mistakes]) == 2
+    said = capfd.readouterr().err
+    assert "match.profile is 'uni'" in said
+    assert "did you mean balance.tail_fraction?" in said
+    assert "train.lr is 'fast'; it must be a number" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_on_one_folder_are_refused(toy_world, tmp_path, capfd) -> None:
+    with RunLock(tmp_path / "run"):
+        assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "run")]) == 2
+    assert f"in use by process {os.getpid()}" in capfd.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused(toy_world, tmp_path, capfd) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot be written" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path, capfd, monkeypatch) -> None:
+    rename, left = os.replace, [12]
+
+    def replace(source, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device", str(target))
+        rename(source, target)
+
+    command = ["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--until", "curate", "--workers", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        assert main(command) == 1
+    assert "No space left on device" in capfd.readouterr().err
+    assert main(command) == 0
+    assert artifacts(tmp_path / "run") == artifacts(curated)
+
+
+def test_ctrl_c_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path) -> None:
+    command = [sys.executable, "-m", "worldclip", "run", str(toy_world.recipe), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([*command, "--until", "curate", "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    for _ in range(2000):
+        if (tmp_path / "run" / "metadata").exists():
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the same command goes on where it stopped" in said
+    worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate")
+    assert artifacts(tmp_path / "run") == artifacts(curated)
+
+
+def test_from_and_until_are_checked(toy_world, tmp_path) -> None:
+    with pytest.raises(UserError, match="a stage is one of"):
+        worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="cure")
+    with pytest.raises(UserError, match="comes after"):
+        worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="match", from_stage="curate")
+
+
+def test_from_runs_a_stage_anew(curated, tmp_path, capfd) -> None:
+    run_dir = shutil.copytree(curated, tmp_path / "run")
+    assert main(["run", str(run_dir), "--from", "balance", "--until", "curate"]) == 0
+    assert capfd.readouterr().err.count("is finished and unchanged") == 3
+    assert artifacts(run_dir) == artifacts(curated)
+
+
+def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd) -> None:
+    assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert capfd.readouterr().err.count("would run") == 8
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_stage_alone_needs_those_above(toy_world, tmp_path, capfd) -> None:
+    assert main(["balance", str(toy_world.recipe), "--out", str(tmp_path / "run")]) == 2
+    assert "run first: worldclip match" in capfd.readouterr().err
+
+
+def test_a_stage_prints_its_report_as_json(curated, tmp_path, capfd) -> None:
+    run_dir = shutil.copytree(curated, tmp_path / "run")
+    assert main(["curate", str(run_dir), "--json"]) == 0
+    assert set(json.loads(capfd.readouterr().out)["stages"]) == {"curate"}
+
+
+def test_failed_shards_raise_for_callers_in_python(copied_world, tmp_path) -> None:
+    recipe, pool = copied_world
+    (pool / "00002.tar").write_bytes(b"not a tar")
+    with pytest.raises(StageFailed) as failed:
+        worldclip.run(str(recipe), out=tmp_path / "run", until="curate")
+    assert list(failed.value.failures) == ["00002.tar"]
