@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from worldclip.errors import UserError
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval
 from worldclip.formats import digest
 
@@ -28,7 +29,7 @@ class WordModel:
 
     def encode_image(self, images):
         if any(image == b"broken" for image in images):
-            raise ValueError("not an image")
+            raise UserError("image 0: not an image")
         self.images += images
         return np.stack([vector(image.decode()) for image in images])
 

@@ -76,14 +76,14 @@ def _encode_batch(model: Model, images: Sequence[bytes]) -> tuple[np.ndarray, np
     """Features, the positions they are of, and the reason of each image that has none."""
     try:
         return model.encode_image(images), np.arange(len(images)), {}
-    except ValueError:  # one of them will not decode: find out which
+    except UserError:  # one of them will not decode: find out which
         rows, good, reasons = [], [], {}
     for i, image in enumerate(images):
         try:
             rows.append(model.encode_image([image])[0])
             good.append(i)
-        except ValueError as error:
-            reasons[i] = str(error)
+        except UserError as error:
+            reasons[i] = str(error).removeprefix("image 0: ")
     return np.array(rows, np.float32), np.array(good, np.int64), reasons
 
 

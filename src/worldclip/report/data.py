@@ -41,21 +41,26 @@ ENDS = {
 
 
 def metadata_section(report: Report) -> Section:
-    """Entries of each language by source."""
-    rows_of = report["lists"]
-    sources = list(dict.fromkeys(source for row in rows_of.values() for source in row["by_source"]))
-    head = ["language", "entries", *sources, "never matching"]
+    """Entries of each list by source."""
+    lists = report["lists"]
+    sources = list(dict.fromkeys(source for row in lists.values() for source in row["by_source"]))
+    matchers = list(dict.fromkeys(name for row in lists.values() for name in row["dead"]))
+    head = ["list", "entries", *sources, *(f"dead in {name}" for name in matchers)]
     rows = [
-        [lang_name(lang), count(row["entries"]), *(_cell(row["by_source"], source) for source in sources),
-         count(sum(row["dead"].values()))]
-        for lang, row in sorted(rows_of.items(), key=lambda item: -item[1]["entries"])
-    ]  # fmt: skip
-    notes = "".join(map(note, report.get("notes", ())))
+        [
+            lang_name(name),
+            count(row["entries"]),
+            *(_cell(row["by_source"], source) for source in sources),
+            *(_cell(row["dead"], matcher) for matcher in matchers),
+        ]
+        for name, row in sorted(lists.items(), key=lambda item: -item[1]["entries"])
+    ]
+    notes = "".join(map(note, report["notes"]))
     return Section(
         anchor="metadata",
         heading="Entries",
         lead="The words and phrases worth having pictures of, by language and by the first source that gave them. "
-        "Entries that are the same as another one once normalised never match by themselves.",
+        "Dead entries are empty, or the same as an earlier one, once normalised: they never match.",
         body=table(head, rows) + notes,
     )
 
