@@ -1,0 +1,29 @@
+"""A pool you can answer for: duplicates, decontamination, text, image and model rules, deny lists.
+
+check: looks at each pair, writes the valid keys, every removal with its reason, and a report.
+hash_images: a file of hashes, made once, for decontamination against it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from worldclip.pool.check.config import CheckConfig as CheckConfig
+
+if TYPE_CHECKING:
+    from worldclip.pool.check.check import check as check
+    from worldclip.pool.check.check import load_config as load_config
+    from worldclip.pool.check.images import hash_images as hash_images
+
+_HOMES = {"check": "check", "load_config": "check", "hash_images": "images"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
