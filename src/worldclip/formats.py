@@ -52,6 +52,39 @@ CURATED = _schema(
     "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()
 )
 
+IMAGE_HASHES = _schema(
+    "image_hashes",
+    name=pa.string(),
+    file=pa.string(),
+    offset=pa.int64(),
+    size=pa.int64(),
+    sha256=pa.binary(16),
+    hash=pa.uint64(),
+    mirrored_hash=pa.uint64(),
+    width=pa.int32(),
+    height=pa.int32(),
+    num_frames=pa.int32(),
+    contrast=pa.float32(),
+    error=pa.string(),
+)
+SCORES = _schema("scores", key=pa.string(), score=pa.float32())
+FACES = _schema("faces", key=pa.string(), face_bboxes=pa.list_(pa.list_(pa.float32())))
+VALID_KEYS = _schema("valid_keys", key=pa.string())
+REMOVED = _schema(
+    "removed",
+    key=pa.string(),
+    shard=_CATEGORY,
+    rule=_CATEGORY,
+    detail=pa.string(),
+    other_key=pa.string(),
+    distance=pa.int16(),
+    lang=_CATEGORY,
+)
+REMOVED_TEXTS = _schema("removed_texts", key=pa.string(), text_idx=pa.int32(), rule=_CATEGORY, detail=pa.string())
+MERGED_TEXTS = _schema(
+    "merged_texts", key=pa.string(), text=pa.string(), from_key=pa.string(), from_text_idx=pa.int32()
+)
+
 
 def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file aside, then rename it: a reader finds the whole file or none, also after a power cut."""
