@@ -28,7 +28,7 @@ HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are known by size and mtime, DE
 MANIFEST = "manifest.json"
 
 
-def _schema(name: str, **fields: pa.DataType) -> pa.Schema:
+def _schema(name: str, /, **fields: pa.DataType) -> pa.Schema:
     metadata = {"worldclip.format": name, "worldclip.version": str(FORMAT_VERSION)}
     return pa.schema(list(fields.items()), metadata=metadata)
 
