@@ -270,7 +270,7 @@ def plain_reason(text: object, is_duplicate: bool) -> tuple[str | None, str]:
         return None, "bad_pair"
     if is_duplicate:
         return None, "duplicate"
-    return (decoded, "ok") if (decoded or "").strip(" \t\n\x1c\x1f\x85\xa0\u3000\0") else (None, "no_text")
+    return (decoded, "ok") if (decoded or "").replace("\0", "").strip() else (None, "no_text")
 
 
 LETTERS = st.sampled_from(["a", " ", "\0", "é", "ก", "😀", "\ud800", "\u3000", "\x85", "\x1c", "\n", "\\", '"'])

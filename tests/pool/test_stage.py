@@ -105,7 +105,7 @@ def test_a_cut_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> 
 
 def test_tars_without_any_sample_are_a_mistake(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
-    with pytest.raises(UserError, match="hold no sample"):
+    with pytest.raises(UserError, match="hold no pair"):
         run_stage(pool, "pool", recipe_of(path=str(tmp_path / "pool")), tmp_path / "run", QUIET)
 
 
@@ -114,8 +114,9 @@ def test_tars_without_any_sample_are_a_mistake(tmp_path: Path) -> None:
     [
         ({}, "none is set"),
         ({"path": "a", "build": "emoji"}, r"pool\.path and pool\.build are set"),
-        ({"path": "a", "key": "uid"}, r"pool\.key is 'uid'"),
-        ({"path": "a", "texts": ["caption"]}, r"pool\.texts names 'caption'"),
+        ({"path": "a", "key": "json:"}, r"pool\.key is 'json:'"),
+        ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path holds a password"),
+        ({"path": "a", "format": "csv"}, r"pool\.format is 'csv'"),
         ({"roots": {"a/b": "x"}}, r"pool\.roots has the name 'a/b'"),
         ({"build": "emoji", "image_px": 2}, r"pool\.image_px is 2"),
         ({"build": "emoji", "samples_per_shard": 0}, r"pool\.samples_per_shard is 0"),

@@ -1,4 +1,4 @@
-"""Pools of pairs: WebDataset tars by path, or the emoji pool that a run draws itself.
+"""Pools of pairs: WebDataset tars, Parquet or JSONL, or the emoji pool that a run draws itself.
 
 shards: the pool's files.  read_texts: one file's texts with the reason of each that is bad.  write_index, read_index,
 read_member: where its images are.  run: the stage.
@@ -10,8 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldclip.pool.read import REASONS as REASONS
-    from worldclip.pool.read import PoolTexts as PoolTexts
     from worldclip.pool.read import read_index as read_index
     from worldclip.pool.read import read_member as read_member
     from worldclip.pool.read import read_texts as read_texts
@@ -21,10 +19,13 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import root as root
     from worldclip.pool.stage import run as run
     from worldclip.pool.stage import shards as shards
+    from worldclip.pool.texts import REASONS as REASONS
+    from worldclip.pool.texts import PoolTexts as PoolTexts
     from worldclip.pool.webdataset import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 
 _HOMES = {
-    **dict.fromkeys(("REASONS", "PoolTexts", "read_index", "read_member", "read_texts", "write_index"), "read"),
+    **dict.fromkeys(("REASONS", "PoolTexts"), "texts"),
+    **dict.fromkeys(("read_index", "read_member", "read_texts", "write_index"), "read"),
     **dict.fromkeys(("inputs", "relevant_config", "root", "run", "shards"), "stage"),
     "IMAGE_SUFFIXES": "webdataset",
 }

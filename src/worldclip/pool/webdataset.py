@@ -6,22 +6,17 @@ the run has already begins the next sample, a duplicate.  Members without a stem
 
 from __future__ import annotations
 
-import json
-import mmap
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Any
 
 import numba
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from worldclip.errors import BadShard
 from worldclip.execute import Shard
 from worldclip.pool import tar
+from worldclip.pool.records import Record, keys_of_records, parse_record, texts_of_records
+from worldclip.pool.texts import PoolTexts, find_bad_utf8, gather, large_strings, pool_texts, readable
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "tiff")
 NO_MEMBER = -1
@@ -68,23 +63,20 @@ class Samples:
         start, end = self.name_offsets[member], self.name_offsets[member + 1]
         return self.member_names[start:end].tobytes().decode("utf-8", "backslashreplace")
 
-    def iter_records(self) -> Iterator[dict[str, Any] | str | None]:
-        """Each sample's .json as a dict; the reason where it cannot be read, None where there is none."""
-        for member in self.json:
-            yield None if member == NO_MEMBER else parse_record(self.content(member))
+    def records(self, limit: int | None = None) -> list[Record]:
+        """The .json of each sample, or of the first `limit`."""
+        return [None if member == NO_MEMBER else parse_record(self.content(member)) for member in self.json[:limit]]
 
+    def read_txt(self, sample: int) -> bytes | None:
+        member = self.txt[sample]
+        return None if member == NO_MEMBER else self.content(member)
 
-def parse_record(content: bytes) -> dict[str, Any] | str:
-    """A JSON object, or in words why `content` is none."""
-    try:
-        record = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return "its JSON is not UTF-8"
-    except ValueError as error:
-        return f"its JSON cannot be read: {error}"
-    except RecursionError:
-        return "its JSON is nested too deeply"
-    return record if isinstance(record, dict) else f"its JSON is {type(record).__name__}, not an object"
+    def keys(self, key: str) -> tuple[pa.StringArray, np.ndarray, dict[int, str]]:
+        """(identity of each sample, bool where it has one, why not by sample) for `pool.key`."""
+        if key != "member":
+            return keys_of_records(self.records(), key.removeprefix("json:"), self.stem_keys)
+        reason = "its name in the tar is not UTF-8"
+        return self.stem_keys, ~self.has_bad_name, dict.fromkeys(np.flatnonzero(self.has_bad_name).tolist(), reason)
 
 
 def read_samples(shard: Shard, data: np.ndarray) -> Samples:
@@ -104,76 +96,35 @@ def read_samples(shard: Shard, data: np.ndarray) -> Samples:
     prefix = "" if folder == "." else f"{folder}/"
     values, offsets = gather(names, name_offsets[first], stem_ends[first], prefix.encode())
     is_bad = find_bad_utf8(values, offsets)
-    keys = large_strings(values, offsets, is_bad).cast(pa.string())
-    if is_bad.any():
-        shown = [
-            values[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "backslashreplace")
-            for row in np.flatnonzero(is_bad)
-        ]
-        keys = replace_where(keys, is_bad, shown)
+    keys = readable(values, offsets, is_bad)
     return Samples(data, members, names, name_offsets, keys, is_bad, image, txt, record, num_ignored)
 
 
-def map_file(path: str) -> np.ndarray:
-    """The file's bytes, memory-mapped.  Raises BadShard where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            if file.seek(0, 2) == 0:
-                return np.empty(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except OSError as error:
-        raise BadShard(f"cannot be read ({error.strerror})") from error
+def read_texts(samples: Samples, key: str, places: tuple[str, ...]) -> PoolTexts:
+    """Texts of all samples; places: `txt` or `json:FIELD`, empty for the first that a sample has."""
+    keys, has_key, problems = samples.keys(key)
+    if key == "member" and _needs_no_json(samples, places):
+        return _texts_of_txt(samples, keys, has_key, problems)
+    fields = tuple(None if place == "txt" else place.removeprefix("json:") for place in places)
+    return texts_of_records(samples.records(), keys, has_key, problems, fields, samples.read_txt)
 
 
-def gather(
-    data: np.ndarray, starts: np.ndarray, ends: np.ndarray, prefix: bytes = b""
-) -> tuple[np.ndarray, np.ndarray]:
-    """(values uint8, offsets int64) of the slices [start, end) of `data`, each behind `prefix`: Arrow's layout."""
-    before = np.frombuffer(prefix, np.uint8)
-    offsets = np.zeros(len(starts) + 1, np.int64)
-    np.cumsum(ends - starts + len(before), out=offsets[1:])
-    values = np.empty(offsets[-1], np.uint8)
-    _fill(data, starts, before, offsets, values)
-    return values, offsets
+def _needs_no_json(samples: Samples, places: tuple[str, ...]) -> bool:
+    if places:
+        return set(places) == {"txt"}
+    return bool(((samples.txt != NO_MEMBER) | (samples.json == NO_MEMBER)).all())
 
 
-def find_bad_utf8(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """bool (num_texts,): which texts are not UTF-8 (surrogates are not)."""
-    num_texts = len(offsets) - 1
-    starts = offsets[:-1][offsets[:-1] < offsets[1:]]
-    begins_inside = bool(((values[starts] & 0xC0) == 0x80).any())
-    if not begins_inside and is_utf8(values.tobytes()):  # then no character crosses from one text to the next
-        return np.zeros(num_texts, bool)
-    return np.array([not is_utf8(values[a:b].tobytes()) for a, b in pairwise(offsets)], bool)
-
-
-def is_utf8(content: bytes) -> bool:
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def large_strings(values: np.ndarray, offsets: np.ndarray, is_null: np.ndarray) -> pa.Array:
-    """large_string over the given buffers, null where asked."""
-    validity = pa.array(~is_null).buffers()[1] if is_null.any() else None
-    return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(values), validity)
-
-
-def replace_where(array: pa.Array, mask: np.ndarray, values: Sequence[str]) -> pa.Array:
-    return pc.replace_with_mask(array, pa.array(mask), pa.array(values, array.type))
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill(data: np.ndarray, starts: np.ndarray, prefix: np.ndarray, offsets: np.ndarray, values: np.ndarray) -> None:
-    for row in range(len(starts)):
-        at = offsets[row]
-        for position in range(len(prefix)):
-            values[at + position] = prefix[position]
-        at += len(prefix)
-        for position in range(offsets[row + 1] - at):
-            values[at + position] = data[starts[row] + position]
+def _texts_of_txt(samples: Samples, keys: pa.StringArray, has_key: np.ndarray, problems: dict[int, str]) -> PoolTexts:
+    """One row a sample: its .txt, without a Python object per text."""
+    has_txt = samples.txt != NO_MEMBER
+    starts = samples.members[samples.txt, tar.AT]  # NO_MEMBER takes the last row: nothing of it
+    ends = starts + np.where(has_txt, samples.members[samples.txt, tar.SIZE], 0)
+    values, offsets = gather(samples.data, starts, ends)
+    is_bad = find_bad_utf8(values, offsets)
+    text = large_strings(values, offsets, is_bad | ~has_txt)
+    details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its .txt is not UTF-8") | problems
+    return pool_texts(keys, has_key, np.arange(len(samples)), text, details)
 
 
 @numba.njit(cache=True, nogil=True)
