@@ -122,12 +122,14 @@ def usable_checkpoint(train_dir: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(folder: Path, model_class: type[MetaClip2Model]) -> tuple[MetaClip2Model, dict[str, Any]]:
-    """The model (float32, on the CPU) and the state of a checkpoint."""
-    import torch
+def load_checkpoint(folder: Path, model: MetaClip2Model) -> dict[str, Any]:
+    """Fill `model` with a checkpoint's weights; returns the state.  The configuration stays the recipe's own, so that a
+    resumed run writes the same bytes as an unbroken one.
+    """
+    from safetensors.torch import load_model
 
-    model = model_class.from_pretrained(folder, dtype=torch.float32)
-    return model, read_json(folder / "trainer" / "state.json")
+    load_model(model, folder / "model.safetensors", strict=True)
+    return read_json(folder / "trainer" / "state.json")
 
 
 def load_optimizer(folder: Path, model: MetaClip2Model, optimizer: torch.optim.Optimizer, num_updates: int) -> None:

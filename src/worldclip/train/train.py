@@ -139,9 +139,8 @@ def _loader(config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokeniz
 
 def _train(config: TrainConfig, train_dir: Path, tokenizer: Tokenizer, loader: Loader) -> State:
     import torch
-    from transformers import MetaClip2Model
 
-    from worldclip.model import check_tokenizer, create_model, model_config, pick_device
+    from worldclip.model import create_model, model_config, pick_device
     from worldclip.train.loop import State, describe, run_loop
     from worldclip.train.optim import create_optimizer
 
@@ -149,17 +148,14 @@ def _train(config: TrainConfig, train_dir: Path, tokenizer: Tokenizer, loader: L
     for left_over in train_dir.glob(".step_*"):  # of a save or a removal that was killed
         shutil.rmtree(left_over)
     checkpoint = usable_checkpoint(train_dir)
-    if checkpoint is None:
-        state = State()
-        model = create_model(model_config(config.model, tokenizer), config.seed)
-        optimizer = create_optimizer(_to(model, device), config)
-    else:
-        model, record = load_checkpoint(checkpoint, MetaClip2Model)
-        check_tokenizer(model.config, tokenizer)
+    state = State()
+    model = create_model(model_config(config.model, tokenizer), config.seed)
+    optimizer = create_optimizer(_to(model, device), config)
+    if checkpoint is not None:
+        record = load_checkpoint(checkpoint, model)
         threads = record.pop("threads")
         del record["samples_seen"]
         state = State.of(record)
-        optimizer = create_optimizer(_to(model, device), config)
         load_optimizer(checkpoint, model, optimizer, state.updates)
         say("train", f"goes on from {checkpoint.name}")
         if device.type == "cpu" and threads != torch.get_num_threads() and state.step < total:
