@@ -82,7 +82,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     folder = run_dir / "match"
     stage_inputs = inputs(recipe, run_dir)
     shards = pool.shards(recipe, run_dir)
-    work = _work(recipe, run_dir)
+    work = match_work(recipe, run_dir)
     _check_merges(work)
     _remove_stale(folder, shards)
     matched_by = _config_of_texts(recipe, work)
@@ -107,7 +107,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     return report
 
 
-def _work(recipe: Recipe, run_dir: Path) -> MatchWork:
+def match_work(recipe: Recipe, run_dir: Path) -> MatchWork:
     return MatchWork(
         run_dir=run_dir,
         pool=recipe.pool,
@@ -173,28 +173,49 @@ def _num_entries(run_dir: Path, list_name: str) -> int:
 # one shard: match
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matched:
+    """What the stage found of each text of a shard, one row a text of the pool."""
+
+    reason: np.ndarray
+    """(rows,) int8 codes into REASONS."""
+    lang: np.ndarray
+    """(rows,) int32 position in the run's languages, -1 for none."""
+    lang_prob: np.ndarray
+    """(rows,) float32."""
+    labels: np.ndarray
+    """(rows,) str, as LID names them."""
+    entry_ids: np.ndarray
+    """(matches,) int32, all rows' end to end."""
+    offsets: np.ndarray
+    """(rows + 1,) int64: row i has entry_ids[offsets[i] : offsets[i + 1]]."""
+
+
 def match_shard(shard: Shard, *, work: MatchWork) -> Report:
     """Write RUN/match/texts/<shard>.parquet, the texts with a match in the pool's order; report every text's reason."""
     pool_texts = pool.read_texts(shard, work.pool)
-    reason = _reason_codes(pool_texts)
-    readable = np.flatnonzero(reason == MATCHED)
-    texts = pool_texts.text.take(pa.array(readable))
-    lang, prob, labels = identify_languages(texts, work)
-    ids, offsets = match_texts(texts, lang, work)
-    has_match = np.diff(offsets) > 0
-    reason[readable[lang < 0]] = NO_LANGUAGE
-    reason[readable[(lang >= 0) & ~has_match]] = NO_MATCH
-    _write_texts(shard, work, pool_texts, readable, texts, lang, prob, ids, offsets, has_match)
-
-    lang_of_row = np.full(len(reason), -1, np.int32)
-    lang_of_row[readable] = lang
-    report = count_reasons(reason, lang_of_row, pool_texts.text_idx.to_numpy(), work.languages)
+    matched = match_pool_texts(pool_texts, work)
+    table = matched_table(pool_texts, matched, work)
+    formats.write_table(table_path(work.run_dir / "match", "texts", shard), table, formats.MATCH_TEXTS)
+    report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), work.languages)
     report["bad"] = pool_texts.bad
-    report["labels_without_language"] = dict(Counter(labels[lang < 0].tolist()))
+    report["labels_without_language"] = dict(Counter(matched.labels[matched.reason == NO_LANGUAGE].tolist()))
     if pool_texts.truth is not None:
+        readable = np.flatnonzero(matched.reason >= NO_LANGUAGE)
         truth = pool_texts.truth.take(pa.array(readable))
-        report["truth"] = _confusion(truth, lang, work.languages)
+        report["truth"] = _confusion(truth, matched.lang[readable], work.languages)
     return report
+
+
+def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
+    """Language and entries of each text; what the pool could not read (null) has neither."""
+    reason = _reason_codes(pool_texts)
+    lang, prob, labels = identify_languages(pool_texts.text, work)
+    lang[reason != MATCHED] = -1
+    entry_ids, offsets = match_texts(pool_texts.text, lang, work)
+    reason[(reason == MATCHED) & (lang < 0)] = NO_LANGUAGE
+    reason[(reason == MATCHED) & (np.diff(offsets) == 0)] = NO_MATCH
+    return Matched(reason=reason, lang=lang, lang_prob=prob, labels=labels, entry_ids=entry_ids, offsets=offsets)
 
 
 def _reason_codes(pool_texts: PoolTexts) -> np.ndarray:
@@ -267,35 +288,23 @@ def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.
     return in_order.flatten().to_numpy(), in_order.offsets.to_numpy()
 
 
-def _write_texts(
-    shard: Shard,
-    work: MatchWork,
-    pool_texts: PoolTexts,
-    readable: np.ndarray,
-    texts: pa.Array,
-    lang: np.ndarray,
-    prob: np.ndarray,
-    ids: np.ndarray,
-    offsets: np.ndarray,
-    has_match: np.ndarray,
-) -> None:
-    rows = np.flatnonzero(has_match)
-    in_pool = pa.array(readable[rows])
-    lengths = np.diff(offsets)[rows]  # texts without a match have no ids, so theirs need not be cut out
-    entry_ids = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]), pa.array(ids))
-    list_names = [work.list_of(name) for name in work.languages]
-    table = pa.table(
+def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> pa.Table:
+    """The rows of RUN/match/texts: texts that matched, in the pool's order."""
+    rows = np.flatnonzero(matched.reason == MATCHED)
+    in_pool = pa.array(rows)
+    lengths = np.diff(matched.offsets)[rows]  # other texts have no ids, so there is nothing to cut out between
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    return pa.table(
         {
             "key": pool_texts.key.take(in_pool),
             "text_idx": pool_texts.text_idx.take(in_pool),
-            "text": texts.take(pa.array(rows)),
-            "lang": names_of(lang[rows], work.languages),
-            "lang_prob": prob[rows],
-            "entries_lang": names_of(lang[rows], list_names),
-            "entry_ids": entry_ids,
+            "text": pool_texts.text.take(in_pool),
+            "lang": names_of(matched.lang[rows], work.languages),
+            "lang_prob": matched.lang_prob[rows],
+            "entries_lang": names_of(matched.lang[rows], [work.list_of(name) for name in work.languages]),
+            "entry_ids": pa.LargeListArray.from_arrays(bounds, pa.array(matched.entry_ids)),
         }
     )
-    formats.write_table(table_path(work.run_dir / "match", "texts", shard), table, formats.MATCH_TEXTS)
 
 
 def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, names: Sequence[str]) -> Report:

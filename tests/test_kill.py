@@ -1,0 +1,106 @@
+"""A run killed at any moment of match, balance or curate is finished by the same call, with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+
+from worldclip.config import to_toml
+
+STAGES = ("match", "balance", "curate")
+
+# runs the stages as recipe.py does, and says how far it is: the n-th finished file ends it from within
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from worldclip import balance, curate, formats, match
+from worldclip.config import load_recipe
+from worldclip.execute import LocalExecutor, run_stage
+
+run, kill_at, when = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+replace, written = os.replace, 0
+
+def counting_replace(source, target):
+    global written
+    if Path(target).is_relative_to(run):
+        written += 1
+        if written == kill_at:
+            if when == "after":
+                replace(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = counting_replace
+recipe = load_recipe(run)
+for name, stage in (("match", match), ("balance", balance), ("curate", curate)):
+    run_stage(stage, name, recipe, run, LocalExecutor(quiet=True))
+print(written)
+"""
+
+
+def read_bytes(run: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(run).as_posix(): path.read_bytes()
+        for stage in STAGES
+        for path in (run / stage).rglob("*")
+        if path.is_file()
+    }
+
+
+def start(run: Path, kill_at: int, when: str) -> subprocess.CompletedProcess:
+    arguments = [sys.executable, "-c", _CHILD, str(run), str(kill_at), when]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> tuple[Path, dict[str, bytes], int]:
+    """(pool, what an unbroken run leaves, number of files it writes)."""
+    folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("whole")
+    write_pool(folder, make_shards(seed=4, num_shards=3, num_samples=10))
+    prepare(run, folder)
+    done = start(run, 0, "never")
+    assert done.returncode == 0, done.stderr
+    return folder, read_bytes(run), int(done.stdout)
+
+
+def prepare(run: Path, folder: Path) -> None:
+    recipe = make_recipe(folder)
+    write_metadata(run, LISTS)
+    run_stages(recipe, run, stages="pool")
+    (run / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("part", "when"),
+    [(0.02, "before"), (0.2, "after"), (0.45, "before"), (0.6, "after"), (0.85, "before"), (1.0, "before")],
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(world, tmp_path, part, when):
+    folder, whole, num_files = world
+    prepare(tmp_path, folder)
+    killed = start(tmp_path, max(1, round(part * num_files)), when)
+    assert killed.returncode == -signal.SIGKILL
+    again = start(tmp_path, 0, "never")
+    assert again.returncode == 0, again.stderr
+    assert read_bytes(tmp_path) == whole
+    assert when == "after" or int(again.stdout) < num_files or part < 0.1, "what was done is not done again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [2.0, 3.5, 5.0])
+def test_workers_killed_with_their_parent_leave_nothing_half_done(world, tmp_path, delay_s):
+    folder, whole, _ = world
+    prepare(tmp_path, folder)
+    code = _CHILD.replace("LocalExecutor(quiet=True)", "LocalExecutor(quiet=True, workers=2)")
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), "0", "never"], start_new_session=True)
+    time.sleep(delay_s)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert start(tmp_path, 0, "never").returncode == 0
+    assert read_bytes(tmp_path) == whole
