@@ -1,0 +1,96 @@
+"""The stage over every language of the table, and over every real wordnet there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from worldclip import languages, metadata
+from worldclip.config import load_recipe
+from worldclip.execute import LocalExecutor
+from worldclip.metadata.build import build_entries
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.wordnet import read_header
+
+# A letter of each script, to make up words of languages that the Declaration of Human Rights is not at hand for.
+# fmt: off
+FIRST_LETTER = {
+    "Arab": 0x628, "Armn": 0x561, "Beng": 0x995, "Cans": 0x1403, "Cher": 0x13A0, "Cyrl": 0x430, "Deva": 0x915,
+    "Ethi": 0x1200, "Geor": 0x10D0, "Goth": 0x10330, "Grek": 0x3B1, "Gujr": 0xA95, "Guru": 0xA15, "Hans": 0x4E00,
+    "Hant": 0x4E00, "Hebr": 0x5D0, "Jpan": 0x3042, "Khmr": 0x1780, "Knda": 0xC95, "Kore": 0xAC00, "Laoo": 0xE81,
+    "Latn": 0x61, "Mlym": 0xD15, "Mtei": 0xABC0, "Mymr": 0x1000, "Nkoo": 0x7CA, "Olck": 0x1C5A, "Orya": 0xB15,
+    "Sinh": 0xD9A, "Syrc": 0x710, "Taml": 0xB95, "Telu": 0xC15, "Tfng": 0x2D30, "Thaa": 0x780, "Thai": 0xE01,
+    "Tibt": 0xF40, "Zyyy": 0x61,
+}
+
+# Entries of each real wordnet; the distinct lemmas of data/README.md less pure punctuation and seams.
+WORDNET_ENTRIES = {
+    "iwn/ita": 19_221, "rebuilt/eng": 86_571, "wikt/fin": 23_437, "wikt/jpn": 16_783, "wikt/ron": 9_327,
+    "wikt/spa": 19_779, "wikt/tha": 2_965, "omw/als": 5_988, "omw/arb": 19_097, "omw/bul": 6_720,
+    "omw/cat": 67_498, "omw/cmn": 61_100, "omw/dan": 4_468, "omw/ell": 18_220, "omw/eus": 26_237,
+    "omw/fas": 17_560, "omw/fra": 55_344, "omw/glg": 39_988, "omw/heb": 5_325, "omw/hrv": 29_001,
+    "omw/ind": 36_954, "omw/isl": 11_422, "omw/ita": 41_855, "omw/lit": 11_395, "omw/nld": 43_077,
+    "omw/nno": 3_387, "omw/nob": 4_186, "omw/pol": 45_384, "omw/por": 54_070, "omw/qcn": 3_206,
+    "omw/slk": 29_150, "omw/slv": 40_229, "omw/swe": 5_824, "omw/zsm": 33_932,
+}
+# fmt: on
+
+
+def words_of(language: languages.Language) -> list[str]:
+    """A few words in the language's script."""
+    letter = chr(FIRST_LETTER[language.script])
+    return [letter * 2, f"{letter}{chr(ord(letter) + 1)}", f"{letter * 3} {letter * 2}"]
+
+
+def udhr_words(shared: Path) -> dict[str, list[str]]:
+    table = pq.read_table(shared / "data/udhr/udhr.parquet", columns=["iso639_3", "script", "text"])
+    found: dict[str, dict[str, None]] = {}
+    for row in table.to_pylist():
+        lang = languages.from_lid(f"{row['iso639_3']}_{row['script']}", "glotlid")
+        words = found.setdefault(lang, {})
+        if row["script"] == languages.get(lang).script and len(words) < 50:
+            words.update(dict.fromkeys(row["text"].split()))
+    return {lang: list(words) for lang, words in found.items() if words and lang != languages.OTHER}
+
+
+@pytest.fixture(params=["made up", "declaration of human rights"])
+def words(request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    found = {language.code: words_of(language) for language in languages.all()}
+    if request.param != "made up":
+        found |= udhr_words(request.getfixturevalue("shared"))
+    return found
+
+
+def test_every_language_of_the_table_goes_through_the_stage(words: dict[str, list[str]], tmp_path: Path) -> None:
+    lists = {}
+    for lang, entries in words.items():
+        (tmp_path / f"{lang}.txt").write_text("\n".join(entries), encoding="utf-8")
+        lists[lang] = str(tmp_path / f"{lang}.txt")
+    recipe = load_recipe(
+        {
+            "pool": {"path": "."},
+            "balance": {"tail_fraction": 0.1},
+            "metadata": {"sources": ["number", "list"], "lists": lists},
+        }
+    )
+    report = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))
+    assert len(report["lists"]) == 327
+    assert all(found["by_source"]["list"] >= 3 for found in report["lists"].values())
+    for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "other"):
+        entries = metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist()
+        matcher = metadata.load_matcher(tmp_path / "run", lang, "unicode")
+        for entry_id in (7, 100, len(entries) - 1):
+            assert entry_id in matcher.match(f"— {entries[entry_id]} !"), (lang, entries[entry_id])
+
+
+def test_every_real_wordnet_makes_a_list_of_its_language(shared: Path) -> None:
+    paths = sorted((shared / "data/omw").rglob("*.tab.gz"))
+    assert len(paths) == 34
+    kept = {}
+    for path in paths:
+        lang = languages.from_wordnet(read_header(path).lang)
+        built = build_entries(lang, MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)}))
+        kept[f"{path.parent.name}/{read_header(path).lang}"] = built.rules["wordnet"]["kept"]
+    assert kept == WORDNET_ENTRIES
