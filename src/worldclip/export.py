@@ -89,8 +89,10 @@ def export_hugging_face(checkpoint: Path, folder: Path, card: str) -> dict[str, 
 
 def compare_with_transformers(clip: Clip, folder: Path) -> float:
     """Largest difference of any embedding's element between `clip` and the folder in transformers' own classes."""
+    from worldclip.tokenizer import require_transformers
+
     torch = require("torch", extra="train")
-    transformers = require("transformers", extra="train")
+    transformers = require_transformers()
     model = transformers.AutoModel.from_pretrained(folder).eval()
     processor = transformers.AutoProcessor.from_pretrained(folder)
     labels, images = list(PROBE_LABELS), _probe_images()

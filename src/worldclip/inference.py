@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.errors import UserError, require
+from worldclip.errors import UserError
 from worldclip.model import check_tokenizer, image_features, pick_device, text_features
-from worldclip.tokenizer import Tokenizer, load_tokenizer
+from worldclip.tokenizer import Tokenizer, load_tokenizer, require_transformers
 from worldclip.train.checkpoint import latest_checkpoint
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def load(source: str | Path, device: str = "auto") -> Clip:
 
     device: auto, cpu, cuda or mps.  Raises UserError where the source is none of these, or holds another model.
     """
-    transformers = require("transformers", extra="train")
+    transformers = require_transformers()
     place = _resolve(source)
     try:
         config = transformers.AutoConfig.from_pretrained(place)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.errors import UserError, require
-from worldclip.tokenizer import Tokenizer, Tokens
+from worldclip.tokenizer import Tokenizer, Tokens, require_transformers
 from worldclip.train.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def model_config(config: ModelConfig, tokenizer: Tokenizer) -> MetaClip2Config:
 
     The default end token of MetaClip2Config belongs to another tokenizer: pooling there would train, and score badly.
     """
-    transformers = require("transformers", extra="train")
+    transformers = require_transformers()
     sizes = config.architecture()
     # the activation goes with the published weights: quick_gelu for ViT-H/14 at 224 px alone
     is_quick = config.preset == "vit_h14" and sizes.image_size == 224
@@ -88,7 +88,7 @@ def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer) -> None:
 def create_model(config: MetaClip2Config, seed: int) -> MetaClip2Model:
     """A model with fresh weights, in float32 on the CPU: a pure function of the configuration and `seed`."""
     torch = require("torch", extra="train")
-    transformers = require("transformers", extra="train")
+    transformers = require_transformers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.MetaClip2Model(config)
@@ -160,7 +160,7 @@ def normalise_pixels(images_B3SS: torch.Tensor) -> torch.Tensor:
 
 def image_processor(image_size: int) -> CLIPImageProcessor:
     """Hugging Face's preprocessing for evaluation: the short side to image_size, bicubic, the central square."""
-    transformers = require("transformers", extra="train")
+    transformers = require_transformers()
     return transformers.CLIPImageProcessor(
         size={"shortest_edge": image_size},
         crop_size={"height": image_size, "width": image_size},

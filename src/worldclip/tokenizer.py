@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,13 @@ class Tokens:
         return np.where(is_real, self.ids[positions], self.pad_id)
 
 
+def require_transformers() -> ModuleType:
+    """transformers, without its bars for each file it reads or writes."""
+    transformers = require("transformers", extra="train")
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
 class Tokenizer:
     """A Hugging Face tokenizer with the promises above; `context_length` counts the end token."""
 
@@ -83,11 +91,13 @@ class Tokenizer:
 
         Raises ValueError for a text that is not valid Unicode (a lone surrogate).
         """
-        cleaned = [self.clean(text) for text in texts]
+        if not len(texts):
+            return Tokens(np.zeros(0, np.int64), np.zeros(1, np.int64), self.pad_id)
         room = self.context_length - (0 if self._adds_eos else 1)
         try:
+            cleaned = [self.clean(text) for text in texts]
             rows = self.hf(cleaned, truncation=True, max_length=room, return_attention_mask=False)["input_ids"]
-        except (TypeError, UnicodeEncodeError) as error:
+        except (TypeError, AttributeError, UnicodeEncodeError) as error:
             raise ValueError(_not_unicode(texts)) from error
         if not self._adds_eos:
             rows = [[*row, self.eos_id] for row in rows]
@@ -99,8 +109,6 @@ class Tokenizer:
         return tokens
 
     def _check(self, tokens: Tokens) -> None:
-        if not len(tokens):
-            return
         is_eos = tokens.ids == self.eos_id
         assert is_eos[tokens.offsets[1:] - 1].all(), "a text does not end in the end token"
         assert int(is_eos.sum()) == len(tokens), "a text holds more than one end token"
@@ -134,7 +142,7 @@ def _not_unicode(texts: Sequence[Any]) -> str:
 
 def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
     """A tokenizer by folder or hub id.  Raises UserError where there is none."""
-    transformers = require("transformers", extra="train")
+    transformers = require_transformers()
     try:
         hf = transformers.AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:

@@ -62,9 +62,7 @@ def save_checkpoint(
     write_processor: fills a folder with the tokenizer's and the image processor's files.
     """
     from safetensors.torch import save_file
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     folder = step_folder(train_dir, step)
     aside = train_dir / f".{folder.name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from worldclip import formats
 from worldclip.coin import uniform
+from worldclip.curate import read_curated
 from worldclip.errors import UserError
 from worldclip.execute import Shard, usable_cores
-from worldclip.pool import read_member
+from worldclip.pool import read_index, read_member
 from worldclip.tokenizer import Tokenizer, Tokens
 from worldclip.train import plan
 from worldclip.train.images import BadImage, decode, random_resized_crop
@@ -73,8 +73,8 @@ def concat(parts: Sequence[Pairs]) -> Pairs:
 def read_pairs(run_dir: Path, shard: Shard, shard_idx: int) -> tuple[Pairs, int]:
     """The curated pairs of a shard joined to the pool's index by key, and how many had no image."""
     columns = ("key", "text_idx", "text", "lang")
-    curated = formats.read_table(run_dir / "curate" / f"{shard.name}.parquet", formats.CURATED, columns)
-    index = formats.read_table(run_dir / "pool" / "index" / f"{shard.name}.parquet", formats.POOL_INDEX)
+    curated = read_curated(run_dir, shard, columns)
+    index = read_index(run_dir, shard)
     found = pc.index_in(curated["key"], value_set=index["key"]).combine_chunks()
     has_image = found.is_valid()
     curated = curated.filter(has_image).combine_chunks()
