@@ -93,9 +93,11 @@ def test_wordnet_is_exempt_from_the_length_limit() -> None:
 def test_every_entry_in_is_kept_or_dropped_for_one_reason(batches: list[tuple[str, list[str]]]) -> None:
     built = EntryList()
     for source, found in batches:
-        built.add(source, ((entry, None) for entry in found), max_chars=3)
-        counts = built.rules[source]
+        before = dict(built.rules.get(source, {}))
+        num_kept = built.add(source, ((entry, None) for entry in found), max_chars=3)
+        counts = {rule: count - before.get(rule, 0) for rule, count in built.rules[source].items()}
         assert counts["in"] == len(found) == sum(counts.values()) - counts["in"]
+        assert num_kept == counts["kept"]
     assert len(built.entries) == len(built.sources) == len(built.scores)
     assert not any(is_punctuation(entry) for entry in built.entries)
 

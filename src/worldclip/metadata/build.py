@@ -1,5 +1,6 @@
 """The stage: sources -> RUN/metadata/<list>.parquet and its compiled matchers, one language a shard.
 
+shards of dumps, page views  counts       words and bigrams of each file of text, views of each title (counting.py)
 shards of languages          entries      sources in the recipe's order, filtered, the first of equals kept
 merged (match.isolate)       merged       all lists in sorted code order, the first of equals kept
 shards of lists              matchers     one a profile, bound to the digest of the entries
@@ -11,7 +12,7 @@ import functools
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,19 @@ from worldclip.formats import (
     write_table,
 )
 from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.counting import (
+    TEXT_LICENCE,
+    VIEWS_LICENCE,
+    Sources,
+    WikipediaCounts,
+    count_files,
+    counted_files,
+    describe_file,
+    find_sources,
+    known_by,
+    open_counts,
+    refuse_uncounted,
+)
 from worldclip.metadata.frequent_words import LICENCE as WORDFREQ_LICENCE
 from worldclip.metadata.frequent_words import read_frequent_words
 from worldclip.metadata.lists import read_list
@@ -47,6 +61,7 @@ STAGE = "metadata"
 ENTRIES_DONE, MATCHERS_DONE = "done/entries", "done/matchers"
 MERGED = "merged"
 NUM_NUMBERS = 100  # "0" to "99" in every language, first
+KNOWN_BY_SHARDS = frozenset({"wordnets", "lists", "wikipedia", "dumps", "pageviews", "profiles"})  # files, and matchers
 NO_LENGTH_LIMIT = frozenset({"wordnet"})
 RULES = ("empty", "punctuation", "too_long", "not_text", "duplicate")
 _ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
@@ -67,10 +82,15 @@ class EntryList:
     scores: list[float | None] = field(default_factory=list)
     rules: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, source: str, found: Entries, max_chars: int) -> None:
-        """Append what passes the rules; of equal entries the first stays, with its source and score."""
-        counts = dict.fromkeys(("in", *RULES, "kept"), 0)
-        for raw, score in found:
+    def add(self, source: str, found: Entries, max_chars: int, limit: int | None = None) -> int:
+        """Append what passes the rules; of equal entries the first stays, with its source and score.
+
+        limit: on how many are kept, those that are there already not counted; what comes behind is not read.
+        Returns how many were kept.
+        """
+        counts = self.rules.setdefault(source, dict.fromkeys(("in", *RULES, "kept"), 0))
+        before = counts["kept"]
+        for raw, score in found if limit != 0 else ():
             entry = raw.strip()
             counts["in"] += 1
             reason = _refusal(entry, max_chars if source not in NO_LENGTH_LIMIT else None)
@@ -81,7 +101,9 @@ class EntryList:
                 self.entries[entry] = None
                 self.sources.append(source)
                 self.scores.append(score)
-        self.rules[source] = counts
+                if counts["kept"] - before == limit:
+                    break
+        return counts["kept"] - before
 
     def table(self) -> pa.Table:
         columns = {
@@ -115,11 +137,22 @@ def is_punctuation(entry: str) -> bool:
     )
 
 
-def build_entries(lang: str, config: MetadataConfig) -> EntryList:
-    """The list of one language: numbers, WordNet, wordfreq, plain list, in this order."""
+def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[WikipediaCounts] = ()) -> EntryList:
+    """The list of one language: numbers, WordNet, unigrams, bigrams, titles, wordfreq, plain list, in this order.
+
+    wikipedias: what was counted of the Wikipedias that make this language; their lists are joined source by source,
+    each with caps of its own.
+    """
     built = EntryList()
-    for source, found in _sources(lang, config):
-        built.add(source, found, config.max_chars)
+    if "number" in config.sources:
+        built.add("number", ((str(number), None) for number in range(NUM_NUMBERS)), config.max_chars)
+    if "wordnet" in config.sources and lang in config.wordnets:
+        built.add("wordnet", read_wordnet(Path(config.wordnets[lang]), lang), config.max_chars)
+    _add_wikipedias(built, config, wikipedias)
+    if "wordfreq" in config.sources and languages.get(lang).wordfreq:
+        built.add("wordfreq", read_frequent_words(lang, config.wordfreq_top), config.max_chars)
+    if "list" in config.sources and lang in config.lists:
+        built.add("list", read_list(Path(config.lists[lang])), config.max_chars)
     if not built.entries:
         raise BadShard(
             f"{lang} has no entry from {', '.join(built.rules) or 'any source'}; give it metadata.lists.{lang}"
@@ -127,38 +160,70 @@ def build_entries(lang: str, config: MetadataConfig) -> EntryList:
     return built
 
 
-def _sources(lang: str, config: MetadataConfig) -> Iterator[tuple[str, Entries]]:
-    if "number" in config.sources:
-        yield "number", ((str(number), None) for number in range(NUM_NUMBERS))
-    if "wordnet" in config.sources and lang in config.wordnets:
-        yield "wordnet", read_wordnet(Path(config.wordnets[lang]), lang)
-    if "wordfreq" in config.sources and languages.get(lang).wordfreq:
-        yield "wordfreq", read_frequent_words(lang, config.wordfreq_top)
-    if "list" in config.sources and lang in config.lists:
-        yield "list", read_list(Path(config.lists[lang]))
+def _add_wikipedias(built: EntryList, config: MetadataConfig, wikipedias: Sequence[WikipediaCounts]) -> None:
+    with_text = [counted for counted in wikipedias if counted.counts is not None]
+    num_unigrams = {}
+    for counted in with_text:
+        # Bigrams are a share of the unigrams kept; without unigrams in the list, of those that would be.
+        place = built if "unigram" in config.sources else EntryList()
+        num_unigrams[counted.wiki] = place.add("unigram", counted.unigrams(), config.max_chars, config.max_unigrams)
+    for counted in with_text if "bigram" in config.sources else ():
+        wanted = counted.max_bigrams(num_unigrams[counted.wiki])
+        built.add("bigram", counted.bigrams(wanted, len(built.entries)), config.max_chars, wanted)
+    for counted in wikipedias:
+        if "title" in config.sources and counted.views:
+            built.add("title", counted.titles(), config.max_chars, config.max_titles)
+
+
+def _has_words(lang: str, config: MetadataConfig, sources: Sources) -> bool:
+    """Whether a language has any source besides numbers."""
+    return (
+        ("wordnet" in config.sources and lang in config.wordnets)
+        or bool(sources.wikis[lang])
+        or ("wordfreq" in config.sources and languages.get(lang).wordfreq is not None)
+        or ("list" in config.sources and lang in config.lists)
+    )
 
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
     match = recipe.match
     return {
-        "languages": {"codes": list(recipe.languages.codes)},
+        "languages": {"codes": list(recipe.languages.codes)} | _lid_model_of_other(recipe),
         "metadata": to_dict(recipe.metadata),
         "match": {"profile": match.profile, "fold_case": match.fold_case, "isolate": match.isolate},
     }
 
 
+def _lid_model_of_other(recipe: Recipe) -> dict[str, Any]:
+    """Which Wikipedias no label reaches, and thus make `other`, hangs on the model's labels."""
+    return {"lid_model": recipe.languages.lid_model} if languages.OTHER in _run_codes(recipe) else {}
+
+
+def _label_scheme(recipe: Recipe) -> languages.Scheme:
+    if recipe.languages.lid_model == "lid176" or languages.OTHER not in _run_codes(recipe):
+        return "lid176"
+    from worldclip.match.lid import Identifier
+
+    return Identifier(recipe.languages.lid_model).scheme
+
+
+def _find_sources(recipe: Recipe) -> Sources:
+    return find_sources(recipe.metadata, _run_codes(recipe), _label_scheme(recipe))
+
+
 def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     """Fingerprints of the files, and wordfreq's version where it is used."""
-    return {shard.name: shard.fingerprint for shard in _language_shards(recipe)}
+    return {shard.name: shard.fingerprint for shard in _language_shards(recipe, _find_sources(recipe))}
 
 
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
     """Build every list and compile its matchers; languages that failed are listed, the others are done."""
-    folder = run_dir / STAGE
-    _refuse_languages_without_source(recipe)
-    lists = _build_lists(recipe, folder, executor)
+    folder, sources = run_dir / STAGE, _find_sources(recipe)
+    _refuse_languages_without_source(recipe, sources)
+    uncounted = count_files(sources, recipe.metadata, folder, executor)
+    lists = _build_lists(recipe, folder, executor, sources, uncounted)
     matchers = _compile_matchers(recipe, folder, executor, lists)
-    _keep_only(folder, lists, matchers)
+    _keep_only(folder, lists, matchers, counted_files(folder, sources))
     report = _report(lists, matchers)
     write_json(folder / "report.json", report)
     write_manifest(
@@ -168,18 +233,20 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
         counts={name: found["entries"] for name, found in lists.items()},
         digests={name: found["digest"] for name, found in lists.items()},
         sources={name: found["files"] for name, found in lists.items()},
+        pageviews=[describe_file(shard, VIEWS_LICENCE) for shard in sources.views],
         rules={name: found["rules"] for name, found in lists.items()},
         dead={name: found["dead"] for name, found in report["lists"].items()},
     )
     return report
 
 
-def _build_lists(recipe: Recipe, folder: Path, executor: Executor) -> dict[str, Report]:
+def _build_lists(
+    recipe: Recipe, folder: Path, executor: Executor, sources: Sources, uncounted: Mapping[str, str]
+) -> dict[str, Report]:
     """Each list's report: the languages in sorted order, then `merged` where the recipe asks for it."""
-    shards = _language_shards(recipe)
-    config = to_dict(recipe.metadata)
-    key = {name: config[name] for name in ("sources", "wordfreq_top", "max_chars")}  # files are known by their shards
-    build = functools.partial(_build_shard, config=recipe.metadata, folder=folder)
+    shards = _language_shards(recipe, sources)
+    key = {name: value for name, value in to_dict(recipe.metadata).items() if name not in KNOWN_BY_SHARDS}
+    build = functools.partial(_build_shard, config=recipe.metadata, folder=folder, sources=sources, uncounted=uncounted)
     found = executor.map(build, shards, label=STAGE, done_dir=folder / ENTRIES_DONE, key=key)
     lists = {shard.name: report for shard, report in zip(shards, found, strict=True)}
     if recipe.match.isolate == "merged":
@@ -215,13 +282,12 @@ def _lists_to_compile(recipe: Recipe) -> tuple[str, ...]:
     return ("en",) if recipe.match.isolate == "english" else _run_codes(recipe)
 
 
-def _refuse_languages_without_source(recipe: Recipe) -> None:
+def _refuse_languages_without_source(recipe: Recipe, sources: Sources) -> None:
     """Numbers alone make no list unless they alone are asked for; all languages that lack words are named at once."""
     config = recipe.metadata
     if set(config.sources) == {"number"}:
         return
-    codes = _run_codes(recipe)
-    without = [lang for lang in codes if {source for source, _ in _sources(lang, config)} <= {"number"}]
+    without = [lang for lang in _run_codes(recipe) if not _has_words(lang, config, sources)]
     if not without:
         return
     named = ", ".join(without[:40]) + (f" and {len(without) - 40} more" if len(without) > 40 else "")
@@ -234,12 +300,13 @@ def _refuse_languages_without_source(recipe: Recipe) -> None:
     )
 
 
-def _language_shards(recipe: Recipe) -> list[Shard]:
-    return [Shard(name=lang, path="", fingerprint=_known_by(lang, recipe.metadata)) for lang in _run_codes(recipe)]
+def _language_shards(recipe: Recipe, sources: Sources) -> list[Shard]:
+    config = recipe.metadata
+    return [Shard(name=lang, path="", fingerprint=_known_by(lang, config, sources)) for lang in _run_codes(recipe)]
 
 
-def _known_by(lang: str, config: MetadataConfig) -> dict[str, Any]:
-    known: dict[str, Any] = {}
+def _known_by(lang: str, config: MetadataConfig, sources: Sources) -> dict[str, Any]:
+    known: dict[str, Any] = known_by(lang, sources)
     for source, files in (("wordnet", config.wordnets), ("list", config.lists)):
         if source in config.sources and lang in files:
             path = Path(files[lang])
@@ -256,11 +323,16 @@ def _version_of(package: str) -> str:
         return "not installed"
 
 
-def _build_shard(shard: Shard, *, config: MetadataConfig, folder: Path) -> Report:
-    built = build_entries(shard.name, config)
+def _build_shard(
+    shard: Shard, *, config: MetadataConfig, folder: Path, sources: Sources, uncounted: Mapping[str, str]
+) -> Report:
+    lang = shard.name
+    refuse_uncounted(lang, sources, uncounted)
+    with open_counts(lang, sources, config, folder) as wikipedias:
+        built = build_entries(lang, config, wikipedias)
     table = built.table()
-    write_table(_entries_path(folder, shard.name), table, METADATA)
-    return {**_describe(table, built.rules), "files": _files(shard, config)}
+    write_table(_entries_path(folder, lang), table, METADATA)
+    return {**_describe(table, built.rules), "files": _files(shard, config, sources)}
 
 
 def _describe(table: pa.Table, rules: dict[str, dict[str, int]]) -> Report:
@@ -275,11 +347,17 @@ def _describe(table: pa.Table, rules: dict[str, dict[str, int]]) -> Report:
     }
 
 
-def _files(shard: Shard, config: MetadataConfig) -> list[dict[str, Any]]:
+def _files(shard: Shard, config: MetadataConfig, sources: Sources) -> list[dict[str, Any]]:
     """What a list was made from: file or package, date, fingerprint, licence."""
-    found = []
+    found: list[dict[str, Any]] = []
     for source, known in shard.fingerprint.items():
-        if source == "wordfreq":
+        if source == "wikipedia":
+            texts = [text for wiki in known["files"] for text in sources.texts[wiki]]
+            found += [{"source": source, **describe_file(text, TEXT_LICENCE)} for text in texts]
+            continue
+        if source == "title":
+            record = {"page_view_files": known["files"], "digest": known["digest"], "licence": VIEWS_LICENCE}
+        elif source == "wordfreq":
             record = {"package": "wordfreq", "version": known, "licence": WORDFREQ_LICENCE}
         else:
             path = Path((config.wordnets if source == "wordnet" else config.lists)[shard.name])
@@ -335,9 +413,11 @@ def _compile_shard(shard: Shard, *, folder: Path) -> Report:
     return {"dead": matcher.num_dead, "bytes": sum(path.stat().st_size for path in final.iterdir())}
 
 
-def _keep_only(folder: Path, lists: dict[str, Report], matchers: dict[tuple[str, str], Report]) -> None:
-    """Drop the files of languages and profiles that are no longer in the run."""
-    keep = [_entries_path(folder, name) for name in lists]
+def _keep_only(
+    folder: Path, lists: dict[str, Report], matchers: dict[tuple[str, str], Report], counted: Sequence[Path]
+) -> None:
+    """Drop the files of languages, profiles and dumps that are no longer in the run."""
+    keep = [*counted, *(_entries_path(folder, name) for name in lists)]
     keep += [folder / ENTRIES_DONE / f"{name}.json" for name in lists]
     for name, matcher in matchers:
         keep.append(folder / MATCHERS_DONE / name / f"{matcher}.json")

@@ -2,40 +2,101 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from worldclip import languages
 
-Source = Literal["number", "wordnet", "wordfreq", "list"]
+Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list"]
+
+# As many as English has, arXiv:2309.16671.
+MAX_UNIGRAMS, MAX_BIGRAMS, MAX_TITLES = 251_465, 100_646, 61_235
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetadataConfig:
     """Sources of the entries of each language."""
 
-    sources: tuple[Source, ...] = ("number", "wordnet", "wordfreq", "list")
-    """Sources to use; their order in the list of entries is always number, wordnet, wordfreq, list."""
+    sources: tuple[Source, ...] = ("number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list")
+    """Sources to use; their order in the list of entries is always this one."""
     wordnets: dict[str, str] = field(default_factory=dict)
     """OMW .tab or .tab.gz file of each language, e.g. `sq = "wn-data-als.tab.gz"`."""
     wordfreq_top: int = 100_000
     """Most frequent words a language to take from the package wordfreq, each as given and in title case."""
     lists: dict[str, str] = field(default_factory=dict)
     """List of entries of each language: one a line, optionally a tab and a score; or a JSON array (.json)."""
+    wikipedia: dict[str, str] = field(default_factory=dict)
+    """Text of Wikipedias by their own codes: a file, or a pattern as `zh_yue = "dumps/zh_yuewiki-*.xml.bz2"`."""
+    dumps: str = ""
+    """Folder with a folder of files for each Wikipedia's code, as `worldclip fetch metadata` leaves it."""
+    pageviews: str = ""
+    """Hourly page-view files: a folder or a pattern; unset: the folder `pageviews` of metadata.dumps."""
+    unigram_top_fraction: float = 0.10
+    """Share of a Wikipedia's distinct words, the most frequent ones, that become entries."""
+    max_unigrams: int = MAX_UNIGRAMS
+    """Most unigrams of a Wikipedia; what is an entry already does not count."""
+    bigram_rule: Literal["ratio", "pmi"] = "ratio"
+    """`ratio`: bigram_fraction of the unigrams kept, by falling PMI; `pmi`: all above bigram_min_pmi."""
+    bigram_fraction: float = 0.4
+    """Bigrams for each unigram kept, under rule ratio (100,646 / 251,465)."""
+    bigram_min_count: int = 5
+    """Times that a bigram must occur, under rule ratio."""
+    bigram_min_pmi: float = 30.0
+    """Pointwise mutual information (log2) that a bigram must exceed under rule pmi, and reach in English under v1."""
+    max_bigrams: int = MAX_BIGRAMS
+    """Most bigrams of a Wikipedia; what is an entry already does not count."""
+    title_rule: Literal["namespaces", "colon"] = "namespaces"
+    """Which titles are no articles: those in a namespace of the site, or all with a colon (the reference)."""
+    title_top_fraction: float = 0.76
+    """Share of a Wikipedia's titles, the most viewed ones, that become entries."""
+    max_titles: int = MAX_TITLES
+    """Most titles of a Wikipedia; what is an entry already does not count."""
+    english_rule: Literal["v1", "as_others"] = "v1"
+    """`v1`: English by counts, not shares, as in version 1 of the recipe; a small English corpus needs `as_others`."""
+    english_min_unigram_count: int = 100
+    """Times that an English word must occur under v1."""
+    english_min_line_views: int = 50
+    """Views in an hour below which an English title's hour does not count under v1."""
+    english_min_title_views: int = 70
+    """Views that an English title must have under v1."""
     max_chars: int = 256
     """Longer entries are dropped (WordNet's are exempt), as in the reference."""
     profiles: tuple[Literal["reference", "unicode", "unicode_fold"], ...] = ()
     """Matchers to compile beside the one that match uses."""
 
     def problems(self) -> list[str]:
+        return [*self._number_problems(), *self._file_problems(), *self._wikipedia_problems()]
+
+    def _number_problems(self) -> list[str]:
         found = []
         if not self.sources:
-            found.append("metadata.sources is empty; name at least one of number, wordnet, wordfreq, list")
-        if self.wordfreq_top < 1:
-            found.append(f"metadata.wordfreq_top is {self.wordfreq_top}; it counts words and must be at least 1")
-        if self.max_chars < 1:
-            found.append(f"metadata.max_chars is {self.max_chars}; it limits an entry's length and must be at least 1")
+            found.append(f"metadata.sources is empty; name at least one of {', '.join(get_args(Source))}")
+        counts = {
+            "wordfreq_top": "counts words",
+            "max_chars": "limits an entry's length",
+            "bigram_min_count": "counts occurrences",
+        }
+        for key, meaning in counts.items():
+            if getattr(self, key) < 1:
+                found.append(f"metadata.{key} is {getattr(self, key)}; it {meaning} and must be at least 1")
+        limits = ("max_unigrams", "max_bigrams", "max_titles", "bigram_fraction")
+        shares = ("unigram_top_fraction", "title_top_fraction")
+        found += [
+            f"metadata.{key} is {getattr(self, key)}; it limits entries and must not be negative"
+            for key in limits
+            if getattr(self, key) < 0
+        ]
+        found += [
+            f"metadata.{key} is {getattr(self, key)}; it is a share and must be from 0 to 1"
+            for key in shares
+            if not 0 <= getattr(self, key) <= 1
+        ]
+        return found
+
+    def _file_problems(self) -> list[str]:
+        found = []
         known = {language.code for language in languages.all()}
         for key, source, files in (("wordnets", "wordnet", self.wordnets), ("lists", "list", self.lists)):
             for lang, path in files.items():
@@ -47,4 +108,22 @@ class MetadataConfig:
                 found.append(
                     f"metadata.{key} names files but metadata.sources lacks {source!r}; add it or remove the files"
                 )
+        return found
+
+    def _wikipedia_problems(self) -> list[str]:
+        found = []
+        known = {wiki for language in languages.all() for wiki in language.wikipedia}
+        for wiki, pattern in self.wikipedia.items():
+            if wiki not in known:
+                found.append(f"metadata.wikipedia.{wiki} is no Wikipedia of the table; languages.csv lists their codes")
+            if not glob.glob(pattern):
+                found.append(f"metadata.wikipedia.{wiki} is {pattern!r}, which no file matches; give a file or pattern")
+        if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
+            found.append(
+                "metadata.wikipedia names files but metadata.sources lacks 'unigram' and 'bigram'; add one or both"
+            )
+        if self.dumps and not Path(self.dumps).is_dir():
+            found.append(f"metadata.dumps is {self.dumps!r}, which is no folder; run: worldclip fetch metadata RECIPE")
+        if self.pageviews and not Path(self.pageviews).is_dir() and not glob.glob(self.pageviews):
+            found.append(f"metadata.pageviews is {self.pageviews!r}, which no file matches; give a folder or pattern")
         return found

@@ -601,6 +601,19 @@ def best_bigrams(
     ]
 
 
+def iter_bigrams_by_pmi(
+    counts: Counts, joiner: str, *, first: int, min_count: int = 1, min_pmi: float = -np.inf
+) -> Iterator[tuple[str, float]]:
+    """All of `best_bigrams`, as far as they are asked for: `first` of them are found at once, more by reading again."""
+    limit, done = first, 0
+    while True:
+        found = best_bigrams(counts, joiner, limit=limit, min_count=min_count, min_pmi=min_pmi)
+        yield from found[done:]
+        if len(found) < limit:
+            return
+        limit, done = 2 * limit, limit
+
+
 def _keep_best(best: list[np.ndarray], limit: int) -> list[np.ndarray]:
     quotient, counts_B, keys_B = best
     order = np.lexsort((keys_B, -counts_B.astype(np.int64), -quotient))[:limit]

@@ -2,9 +2,11 @@
 
 Languages written with spaces: split at white space; each ASCII punctuation mark and each character that is CJK or
 similar is a token of its own.  Languages written without: a segmenter finds the words first.  A token without a letter,
-mark or digit is punctuation: it is no word, and no bigram crosses it.  Two decisions of ours where the recipe is
-silent: no bigram crosses the end of a line (a heading and the sentence under it), nor white space in a language written
-without it (the two words joined would not occur in the text).
+mark or digit is punctuation: it is no word, and no bigram crosses it.
+
+Three decisions of ours where the recipe is silent.  No bigram crosses the end of a line (a heading and the sentence
+under it), nor white space in a language written without it (the two words joined would not occur in the text).  The
+Ethiopic word space counts as white space.
 
 Which languages are written without spaces says languages.csv, column `words`; another segmenter is a row of SCHEMES.
 ICU has dictionaries of Chinese with Japanese, Thai, Lao, Khmer and Burmese words; other languages of their scripts are
@@ -32,6 +34,7 @@ PART, WORD, ALONE, JOINT, BARRIER = 0, 1, 2, 3, 4
 CUT = "\x1f"  # what a segmenter puts between two words
 TSHEG = "\u0f0b"  # the mark between Tibetan syllables
 TSHEG_WITHOUT_BREAK = "\u0f0c"
+ETHIOPIC_WORD_SPACE = "\u1361"
 LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"  # as str.splitlines
 
 
@@ -67,7 +70,7 @@ def spaced_classes() -> np.ndarray:
     alone = (table & SIMILAR_TO_CJK) != 0
     classes[alone] = np.where(is_word[alone], ALONE, BARRIER)
     classes[(table & SPACE) != 0] = JOINT
-    classes[[ord(x) for x in CUT]] = JOINT
+    classes[[ord(CUT), ord(ETHIOPIC_WORD_SPACE)]] = JOINT
     classes[[ord(x) for x in LINE_ENDS]] = BARRIER
     return classes
 

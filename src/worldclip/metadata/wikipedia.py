@@ -267,6 +267,20 @@ def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
         yield _stripped(handler)
 
 
+def read_xml_namespaces(path: Path) -> dict[int, str]:
+    """Names of a site's namespaces by their numbers, from the beginning of its XML dump."""
+    handler = _PageHandler(path)
+    parser = _parser(path, handler)
+    try:
+        for chunk in iter_bytes(path):
+            parser.Parse(chunk, False)
+            if handler.page:
+                break
+    except expat.ExpatError as error:
+        raise BadShard(f"{path}: broken XML, {error}; fetch it again") from error
+    return handler.namespaces
+
+
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
     """Prefixes of links that show nothing in the text: files, categories, and the same article in other languages."""
     local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]

@@ -1,0 +1,381 @@
+"""Wikipedias through the whole stage: shares and caps, merges, resume, failures, real text in many scripts."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from worldclip import languages, metadata
+from worldclip.config import Recipe, load_recipe
+from worldclip.errors import StageFailed, UserError
+from worldclip.execute import LocalExecutor, run_stage
+from worldclip.formats import read_json, read_manifest
+from worldclip.metadata import ngrams
+
+QUIET = LocalExecutor(workers=1, quiet=True)
+
+SWAHILI = ["Paka ni mnyama. " * 8, "Simba ni mnyama mkubwa. " * 6, "Paka mweusi na mbwa mweupe, ndege wa angani."]
+
+
+def write_dump(path: Path, texts: list[str], namespaces: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages = [
+        f"<page><title>T{n}</title><ns>0</ns><revision><text>{escape(text)}</text></revision></page>"
+        for n, text in enumerate(texts)
+    ]
+    xml = f"<mediawiki><siteinfo><namespaces>{namespaces}</namespaces></siteinfo>{''.join(pages)}</mediawiki>"
+    path.write_bytes(bz2.compress(xml.encode()))
+    return path
+
+
+def write_parquet(path: Path, texts: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"title": [f"T{n}" for n in range(len(texts))], "text": texts}), path)
+    return path
+
+
+def write_views(folder: Path, *hours: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, lines in enumerate(hours):
+        text = "".join(f"{line.strip()}\n" for line in lines.split(","))
+        (folder / f"pageviews-20240101-{n:02}0000.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def recipe(*codes: str, isolate: str = "language", **values: Any) -> Recipe:
+    return load_recipe(
+        {
+            "pool": {"path": "."},
+            "balance": {"tail_fraction": 0.1},
+            "match": {"isolate": isolate},
+            "languages": {"codes": list(codes)},
+            "metadata": {"sources": ["unigram", "bigram", "title"], "unigram_top_fraction": 1.0, **values},
+        }
+    )
+
+
+def entries(run_dir: Path, lang: str, source: str) -> dict[str, float]:
+    rows = metadata.read_entries(run_dir, lang).to_pylist()
+    return {row["entry"]: row["score"] for row in rows if row["source"] == source}
+
+
+def test_unigrams_by_count_then_bigrams_by_pmi_then_titles_by_views(tmp_path: Path):
+    write_dump(tmp_path / "dumps" / "sw" / "swwiki-pages-articles1.xml.bz2", SWAHILI[:2])
+    write_dump(tmp_path / "dumps" / "sw" / "swwiki-pages-articles2.xml.bz2", SWAHILI[2:])
+    write_views(tmp_path / "dumps" / "pageviews", "sw Paka 5 0, sw Duma 9 0", "sw.m Chui_wa_Bara 3 0, sw.b Kitabu 99 0")
+    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps"), bigram_min_count=5), tmp_path / "run", QUIET)
+    unigrams = entries(tmp_path / "run", "sw", "unigram")
+    expected = {"mnyama": 14, "ni": 14, "Paka": 9, "Simba": 6, "mkubwa": 6}
+    assert list(unigrams.items())[:5] == list(expected.items())
+    assert list(unigrams)[5:] == sorted(["mweusi", "na", "mbwa", "mweupe", "ndege", "wa", "angani"])
+    # Of bigrams seen 5 times: c(ab) / (c(a) c(b)) is 6/84, 14/196, 6/84 and 8/126; equal ones by count.
+    assert list(entries(tmp_path / "run", "sw", "bigram")) == ["ni mnyama", "Simba ni", "mnyama mkubwa", "Paka ni"]
+    titles = entries(tmp_path / "run", "sw", "title")
+    assert list(titles.items()) == [("Duma", 9), ("Chui wa Bara", 3)]  # 76% of three are all; Paka is there already
+
+
+def test_top_shares_are_rounded_up_and_caps_count_only_what_is_new(tmp_path: Path):
+    (tmp_path / "wn.tab").write_text("# X\tsw\turl\tfree\n1-n\tswa:lemma\tpaka\n2-n\tswa:lemma\tni\n")
+    dump = write_parquet(tmp_path / "a.parquet", [*["ni paka mbwa simba"] * 6, "a b c d e f"])
+    values = {
+        "sources": ["wordnet", "unigram", "bigram"],
+        "wordnets": {"sw": str(tmp_path / "wn.tab")},
+        "wikipedia": {"sw": str(dump)},
+    }
+    metadata.run(recipe("sw", **values, max_unigrams=3), tmp_path / "cap", QUIET)
+    assert list(entries(tmp_path / "cap", "sw", "unigram")) == ["mbwa", "simba", "a"]
+    assert list(entries(tmp_path / "cap", "sw", "bigram")) == ["mbwa simba", "ni paka"]  # 0.4 x 3, rounded up
+    metadata.run(recipe("sw", **{**values, "unigram_top_fraction": 0.21}), tmp_path / "share", QUIET)
+    assert list(entries(tmp_path / "share", "sw", "unigram")) == ["mbwa"]  # 3 of 10: mbwa, ni, paka
+
+
+def test_bigrams_that_are_entries_already_make_room_for_the_next(tmp_path: Path):
+    names = [f"w{n:03} v{n:03}" for n in range(300)]
+    dump = write_parquet(tmp_path / "a.parquet", [f"{name}. " * 5 for name in names])
+    lists = "".join(f"{n}-n\tswa:lemma\t{name}\n" for n, name in enumerate(names[:250]))
+    (tmp_path / "wn.tab").write_text(f"# X\tsw\turl\tfree\n{lists}")
+    config = recipe(
+        "sw",
+        sources=["wordnet", "bigram"],
+        wordnets={"sw": str(tmp_path / "wn.tab")},
+        wikipedia={"sw": str(dump)},
+        max_bigrams=7,
+    )
+    metadata.run(config, tmp_path / "run", QUIET)
+    assert list(entries(tmp_path / "run", "sw", "bigram")) == names[250:257]
+
+
+def test_rule_pmi_takes_what_exceeds_the_threshold(tmp_path: Path):
+    dump = write_parquet(tmp_path / "a.parquet", ["a b a b a", "a b c"])  # PMI of ab 1.0, bc log2(8/3) = 1.41
+    for least, expected in ((1.0, ["b c"]), (0.99, ["b c", "a b"])):
+        config = recipe("sw", wikipedia={"sw": str(dump)}, bigram_rule="pmi", bigram_min_pmi=least)
+        metadata.run(config, tmp_path / f"run{least}", QUIET)
+        assert list(entries(tmp_path / f"run{least}", "sw", "bigram")) == expected
+
+
+def test_english_is_made_by_counts_as_in_version_1(tmp_path: Path):
+    dump = write_parquet(tmp_path / "a.parquet", ["a b a b a", "a b c"])
+    views = write_views(tmp_path / "views", "en Cat 60 0, en Dog 20 0, en.m Cat 99 0", "en Cat 9 0, en Dog 80 0")
+    values = {"wikipedia": {"en": str(dump)}, "pageviews": str(views), "unigram_top_fraction": 0.1}
+    v1 = {"english_min_unigram_count": 3, "bigram_min_pmi": 1.0, "english_min_title_views": 70}
+    metadata.run(recipe("en", **values, **v1), tmp_path / "v1", QUIET)
+    assert list(entries(tmp_path / "v1", "en", "unigram").items()) == [("a", 4), ("b", 3)]
+    assert list(entries(tmp_path / "v1", "en", "bigram")) == ["b c", "a b"]  # PMI reaches 1.0
+    assert entries(tmp_path / "v1", "en", "title") == {"Dog": 80}  # Cat has 60 in hours of 50 views
+    metadata.run(recipe("en", **values, english_rule="as_others"), tmp_path / "others", QUIET)
+    assert list(entries(tmp_path / "others", "en", "unigram")) == ["a"]
+    assert entries(tmp_path / "others", "en", "title") == {"Cat": 168, "Dog": 100}
+
+
+def test_variants_are_joined_source_by_source_each_with_its_own_shares(tmp_path: Path):
+    zh = write_parquet(tmp_path / "zh.parquet", ["我喜欢北京。" * 5])
+    yue = write_parquet(tmp_path / "yue.parquet", ["香港。" * 5 + "澳門"])
+    config = recipe("zh", wikipedia={"zh": str(zh), "zh_yue": str(yue)}, unigram_top_fraction=0.5)
+    metadata.run(config, tmp_path / "run", QUIET)
+    assert list(entries(tmp_path / "run", "zh", "unigram")) == ["北京", "喜欢", "香港"]
+    assert list(entries(tmp_path / "run", "zh", "bigram")) == ["喜欢北京"]
+
+
+def test_other_is_the_union_of_the_wikipedias_that_no_label_reaches(tmp_path: Path):
+    files = {wiki: write_parquet(tmp_path / wiki / "a.parquet", [f"neno{wiki} neno"]) for wiki in ("ab", "ace", "sw")}
+    config = recipe("other", wikipedia={wiki: str(path) for wiki, path in files.items()})
+    metadata.run(config, tmp_path / "run", QUIET)
+    assert list(entries(tmp_path / "run", "other", "unigram")) == ["neno", "nenoab", "nenoace"]
+
+
+@pytest.mark.parametrize("where", ["siteinfo", "xml", "unknown", "rule"])
+def test_namespaces_come_from_the_site(where: str, tmp_path: Path):
+    namespace = '<namespace key="6">Picha</namespace>' if where == "xml" else ""
+    folder = tmp_path / "dumps" / "sw"
+    if where == "unknown":
+        write_parquet(folder / "a.parquet", ["neno"])
+    else:
+        write_dump(folder / "sw-pages-articles.xml.bz2", ["neno"], namespace)
+    if where == "siteinfo":
+        site = {"query": {"namespaces": {"6": {"canonical": "File", "*": "Picha"}}}}
+        (folder / "swwiki-20240101-siteinfo-namespaces.json").write_text(json.dumps(site))
+    write_views(tmp_path / "dumps" / "pageviews", "sw Picha:Paka.jpg 5 0, sw Terminator_2:_Hukumu 4 0, sw Paka 3 0")
+    rule = "colon" if where == "rule" else "namespaces"
+    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps"), title_rule=rule), tmp_path / "run", QUIET)
+    articles = ["Paka"] if where in ("unknown", "rule") else ["Terminator 2: Hukumu", "Paka"]
+    assert list(entries(tmp_path / "run", "sw", "title")) == articles
+
+
+def test_the_manifest_names_every_file_with_its_licence(tmp_path: Path):
+    write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno"])
+    write_views(tmp_path / "dumps" / "pageviews", "sw Paka 3 0", "sw Simba 3 0")
+    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    manifest = read_manifest(tmp_path / "run" / "metadata")
+    assert manifest is not None
+    (text, views) = manifest["sources"]["sw"]
+    assert (text["source"], text["file"], text["licence"][:12]) == ("wikipedia", "a.parquet", "CC BY-SA 4.0")
+    assert (views["source"], views["page_view_files"]) == ("title", 2)
+    assert [file["licence"][:7] for file in manifest["pageviews"]] == ["CC0 1.0"] * 2
+    assert manifest["inputs"]["sw"]["wikipedia"]["icu"][0].isdigit()
+
+
+def run_files(run_dir: Path) -> dict[str, int]:
+    """When each file of counts was written."""
+    folder = run_dir / "metadata"
+    counts = [*folder.glob("ngrams/**/*"), *folder.glob("views/**/*")]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in counts if path.is_file()}
+
+
+def test_a_changed_cap_or_a_new_language_counts_nothing_again(tmp_path: Path):
+    for wiki in ("sw", "yo"):
+        write_parquet(tmp_path / "dumps" / wiki / "a.parquet", ["neno moja mbili"])
+    values = {"dumps": str(tmp_path / "dumps"), "sources": ["unigram"]}
+    assert run_stage(metadata, "metadata", recipe("sw", **values), tmp_path / "run", QUIET)
+    first = run_files(tmp_path / "run")
+    assert run_stage(metadata, "metadata", recipe("sw", "yo", **values, max_unigrams=2), tmp_path / "run", QUIET)
+    second = run_files(tmp_path / "run")
+    assert len(entries(tmp_path / "run", "sw", "unigram")) == 2
+    assert {name: second[name] for name in first} == first
+    assert len(second) == 2 * len(first)
+    assert not run_stage(metadata, "metadata", recipe("sw", "yo", **values, max_unigrams=2), tmp_path / "run", QUIET)
+    assert run_stage(metadata, "metadata", recipe("yo", **values), tmp_path / "run", QUIET)
+    assert {name.split("/")[1] for name in run_files(tmp_path / "run")} == {"yo"}
+
+
+def test_a_bad_dump_fails_its_language_and_a_second_call_counts_only_that_file(tmp_path: Path):
+    good = write_dump(tmp_path / "dumps" / "sw" / "1.xml.bz2", SWAHILI)
+    bad = write_dump(tmp_path / "dumps" / "sw" / "2.xml.bz2", SWAHILI)
+    write_parquet(tmp_path / "dumps" / "yo" / "a.parquet", ["neno"])
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-9])
+    config = recipe("sw", "yo", dumps=str(tmp_path / "dumps"))
+    with pytest.raises(StageFailed, match=r"sw: .*2\.xml\.bz2: ends in the middle"):
+        metadata.run(config, tmp_path / "run", QUIET)
+    assert (tmp_path / "run" / "metadata" / "yo.parquet").exists()
+    assert not (tmp_path / "run" / "metadata" / "sw.parquet").exists()
+    first = run_files(tmp_path / "run")
+    bad.write_bytes(whole)
+    metadata.run(config, tmp_path / "run", QUIET)
+    second = run_files(tmp_path / "run")
+    assert all(second[name] == written for name, written in first.items() if good.name in name)
+    assert entries(tmp_path / "run", "sw", "unigram")["mnyama"] == 28
+
+
+def test_a_bad_page_view_file_fails_what_hangs_on_it(tmp_path: Path):
+    write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno"])
+    views = write_views(tmp_path / "dumps" / "pageviews", "sw Paka 3 0")
+    (views / "pageviews-x.gz").write_bytes(b"<html>")
+    with pytest.raises(StageFailed, match=r"sw: .*pageviews-x\.gz"):
+        metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    (views / "pageviews-x.gz").unlink()
+    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    assert list(entries(tmp_path / "run", "sw", "title")) == ["Paka"]
+
+
+def test_a_wikipedia_without_words_is_named(tmp_path: Path):
+    write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["...", ""])
+    with pytest.raises(StageFailed, match="sw has no entry from any source"):
+        metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+
+
+def test_a_full_disk_stops_the_stage_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def is_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno moja"])
+    monkeypatch.setattr(ngrams, "write_words", is_full)
+    with pytest.raises(OSError, match="No space left"):
+        metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    monkeypatch.undo()
+    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    assert list(entries(tmp_path / "run", "sw", "unigram")) == ["moja", "neno"]
+
+
+def test_mistakes_in_the_recipe_are_named_together(tmp_path: Path):
+    with pytest.raises(UserError) as caught:
+        recipe(
+            "sw",
+            wikipedia={"xx": "nowhere.xml", "sw": str(tmp_path / "*.xml")},
+            dumps=str(tmp_path / "none"),
+            pageviews=str(tmp_path / "none"),
+            title_top_fraction=2,
+            bigram_min_count=0,
+        )
+    keys = ("wikipedia.xx", "wikipedia.sw", "dumps", "pageviews", "title_top_fraction", "bigram_min_count")
+    assert all(f"metadata.{key}" in str(caught.value) for key in keys)
+    for folder in ("a", "b"):
+        write_parquet(tmp_path / folder / "x.parquet", ["neno"])
+    config = recipe("sw", wikipedia={"sw": str(tmp_path / "*" / "x.parquet")})
+    with pytest.raises(UserError, match=r"matches x\.parquet in more than one folder"):
+        metadata.run(config, tmp_path / "run", QUIET)
+
+
+def test_the_same_bytes_for_one_and_two_workers(tmp_path: Path):
+    for wiki, text in (("sw", SWAHILI), ("zh", ["我喜欢北京。"] * 9), ("bo", ["བོད་ཡིག་གི་"] * 9)):
+        write_parquet(tmp_path / "dumps" / wiki / "1.parquet", text)
+        write_parquet(tmp_path / "dumps" / wiki / "2.parquet", text[::-1])
+    config = recipe("sw", "zh", "bo", dumps=str(tmp_path / "dumps"))
+    for workers in (1, 2):
+        metadata.run(config, tmp_path / f"run{workers}", LocalExecutor(workers=workers, quiet=True))
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / f"run{n}" / "metadata").glob("*.parquet")} for n in (1, 2))
+    assert one == two
+    assert list(one) != []
+    assert "ཡིག་གི" in entries(tmp_path / "run1", "bo", "bigram")
+
+
+# --- real text --------------------------------------------------------------------------------------------------------
+
+
+def test_the_real_dump_pieces_make_lists_worth_having(shared: Path, tmp_path: Path):
+    wiki = shared / "data" / "wiki"
+    config = recipe(
+        "en",
+        "bg",
+        wikipedia={code: str(next(wiki.glob(f"{code}wiki*"))) for code in ("en", "bg")},
+        unigram_top_fraction=0.1,
+        english_rule="as_others",
+    )
+    report = metadata.run(config, tmp_path / "run", QUIET)
+    english, bulgarian = (list(entries(tmp_path / "run", lang, "unigram")) for lang in ("en", "bg"))
+    assert english[:8] == ["the", "of", "and", "in", "to", "a", "is", "The"]
+    assert bulgarian[:6] == ["на", "е", "дни", "календар", "и", "от"]
+    bigrams = list(entries(tmp_path / "run", "en", "bigram"))
+    assert len(bigrams) == -(-4 * len(english) // 10)
+    assert bigrams[:4] == GOLDEN_BIGRAMS
+    assert {"Hong Kong", "Blade Runner", "Solar System", "Prime Minister", "Super Bowl"} <= set(bigrams)
+    assert report["lists"]["en"]["by_source"] == {"unigram": len(english), "bigram": len(bigrams)}
+
+
+GOLDEN_BIGRAMS = ["Bhai Kanhaiya", "Blade Runner", "Johns Hopkins", "Nineteen Eighty"]
+
+UDHR = {
+    "ar": "arb", "am": "amh", "bg": "bul", "bo": "bod", "el": "ell_monotonic", "en": "eng", "hi": "hin", "hy": "hye",
+    "ja": "jpn", "ka": "kat", "km": "khm", "ko": "kor", "lo": "lao", "my": "mya", "ru": "rus", "sw": "swh", "ta": "tam",
+    "th": "tha", "yo": "yor", "zh": "cmn_hans",
+}  # fmt: skip
+
+
+def udhr_texts(shared: Path) -> dict[str, list[str]]:
+    table = pq.read_table(shared / "data" / "udhr" / "udhr.parquet", columns=["code", "text"]).to_pylist()
+    texts: dict[str, list[str]] = {}
+    for row in table:
+        texts.setdefault(row["code"], []).append(row["text"])
+    return texts
+
+
+def test_twenty_languages_of_many_scripts(shared: Path, tmp_path: Path):
+    texts = udhr_texts(shared)
+    for lang, code in UDHR.items():
+        write_parquet(tmp_path / "dumps" / lang / "udhr.parquet", texts[code])
+    config = recipe(*UDHR, dumps=str(tmp_path / "dumps"), english_rule="as_others", bigram_min_count=2)
+    metadata.run(config, tmp_path / "run", QUIET)
+    found = {lang: " ".join(list(entries(tmp_path / "run", lang, "unigram"))[:3]) for lang in UDHR}
+    assert found == GOLDEN_UNIGRAMS
+    joined = {lang: "".join(texts[UDHR[lang]]) for lang in UDHR}
+    for lang in ("zh", "ja", "th", "lo", "km", "my", "bo"):
+        bigrams = entries(tmp_path / "run", lang, "bigram")
+        assert len(bigrams) > 20
+        assert all(bigram in joined[lang] for bigram in bigrams), "a bigram joined without a blank occurs in the text"
+
+
+GOLDEN_UNIGRAMS = {
+    "ar": "أو في المادة",
+    "am": "ሰው ወይም አንቀጽ",
+    "bg": "на и да",
+    "bo": "དང པ ཐོབ",
+    "el": "και να του",
+    "en": "the and of",
+    "hi": "के और को",
+    "hy": "ու կամ ոք",
+    "ja": "の を は",
+    "ka": "და მუხლი უფლება",
+    "km": "និង សិទ្ធិ ឬ",
+    "ko": "모든 또는 제",
+    "lo": "ແລະ ຂອງ ສິດ",
+    "my": "ကို စေ ခြင်း",
+    "ru": "и в или",
+    "sw": "ya na haki",
+    "ta": "அல்லது உறுப்புரை அவர்கள்",
+    "th": "และ การ ที่",
+    "yo": "ní è̩tó̩ tí",
+    "zh": "的 和 或",
+}
+
+
+def test_every_wikipedia_goes_through_the_stage(tmp_path: Path):
+    wikis = [wiki for language in languages.all() for wiki in language.wikipedia]
+    assert len(wikis) >= 329
+    for wiki in wikis:
+        write_parquet(tmp_path / "dumps" / wiki / "a.parquet", [f"{wiki} neno moja. {wiki} neno mbili."])
+    report = metadata.run(
+        recipe(sources=["number", "unigram", "bigram"], dumps=str(tmp_path / "dumps"), english_rule="as_others"),
+        tmp_path / "run",
+        QUIET,
+    )
+    assert set(report["lists"]) == {language.code for language in languages.all()}
+    assert all(found["by_source"]["unigram"] >= 1 for found in report["lists"].values())
+    assert read_json(tmp_path / "run" / "metadata" / "report.json") == report
