@@ -87,7 +87,9 @@ def read_lemmas(name: str) -> list[str]:
 def synthesise(alphabet: str | map, joint: str) -> tuple[list[str], list[str]]:
     """Words of random letters, used by Zipf's law; entries are words and neighbours in the texts."""
     rng, letters = random.Random(0), list(alphabet)
-    words = list(dict.fromkeys("".join(rng.choices(letters, k=rng.randint(1, 4 if joint == "" else 9))) for _ in range(300_000)))
+    words = list(
+        dict.fromkeys("".join(rng.choices(letters, k=rng.randint(1, 4 if joint == "" else 9))) for _ in range(300_000))
+    )
     drawn = np.random.default_rng(0).zipf(1.2, 29_000 * 12) % len(words)
     rows = [[words[i] for i in drawn[k : k + 12]] for k in range(0, drawn.size, 12)]
     bigrams = (f"{a}{joint}{b}" for row in rows for a, b in itertools.pairwise(row))
@@ -155,7 +157,9 @@ def measure_language(entries: list[str], texts: list[str]) -> list[tuple[str, fl
         build_s = timed(lambda profile=profile: Matcher.build(entries, profile))
         matcher = Matcher.build(entries, profile)
         per_round = max(1, 20_000 // len(texts))  # as short texts are few, go over them often enough to be timed
-        per_text = [timed(lambda m=matcher: [m.match_batch(column) for _ in range(per_round)]) for _ in range(2 * ROUNDS)]
+        per_text = [
+            timed(lambda m=matcher: [m.match_batch(column) for _ in range(per_round)]) for _ in range(2 * ROUNDS)
+        ]
         rows.append((f"worldclip, {profile}", statistics.median(per_text) / per_round / len(texts) * 1e6, build_s,
                      matcher._table.nbytes))  # fmt: skip
     ids, offsets = Matcher.build(entries, "reference").match_batch(column)

@@ -56,6 +56,9 @@ _FROM_A, _BEYOND_Z = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("
 _FROM_0, _BEYOND_9 = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("0"), ord("9") + 1))
 
 
+_inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # for functions that only other kernels call
+
+
 # --- machine instructions that numba does not offer ---------------------------------------------------------------------
 
 
@@ -127,7 +130,7 @@ def slot_mask(typing_context, table_8B, at, key, edge):
 # --- bytes to characters ----------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _word_at(data, at):
     """The 8 bytes at `at` as a uint64, the first one lowest; zeros behind the end of `data`."""
     if at + 8 <= data.size:
@@ -138,7 +141,7 @@ def _word_at(data, at):
     return word
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _decode(word, room):
     """The code point at the head of `word` and its bytes, of which there are `room`; what is no UTF-8 is U+FFFD, 1 byte."""
     a = np.int64(word & _U8F)
@@ -161,7 +164,7 @@ def _decode(word, room):
     return c, width
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _encode(c, out, at):
     """Write the code point `c` as UTF-8; returns the place behind it."""
     if c < 0x80:
@@ -183,7 +186,7 @@ def _encode(c, out, at):
     return at + 4
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _index(sorted_values, value):
     """Where `value` stands, -1 if nowhere."""
     low, high = 0, sorted_values.size
@@ -199,7 +202,7 @@ def _index(sorted_values, value):
 # --- NFC and case folding, in UTF-8 ------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _composite(first, second, unicode):
     """The primary composite of two code points, -1 if there is none (UAX 15; Hangul by arithmetic)."""
     if 0x1100 <= first < 0x1113 and 0x1161 <= second < 0x1176:
@@ -212,7 +215,7 @@ def _composite(first, second, unicode):
 
 @njit(cache=True, nogil=True)
 def is_nfc(data, start, end, unicode):
-    """Whether the text surely is NFC: UAX 15's quick check, and "maybe" decided where the last character is a starter."""
+    """Whether the text surely is NFC: UAX 15's quick check, and most of its "maybe" decided by the character before."""
     seen = np.uint8(0)
     for at in range(start, end):
         seen |= data[at]
@@ -229,13 +232,14 @@ def is_nfc(data, start, end, unicode):
         if bits & NFC_MAYBE:
             if last_combining == 0 and _composite(last, c, unicode) >= 0:
                 return False
-            if last_combining != 0 and combining != 0:
+            # Behind other marks, be they inside a composite letter, it may yet move forward and compose.
+            if combining != 0 and (last_combining != 0 or _index(unicode.decompose_from, last) >= 0):
                 return False
         last, last_combining = c, combining
     return True
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _decompose(data, start, end, unicode, points):
     """Full canonical decomposition into `points`, not yet ordered; returns how many."""
     count, at = 0, start
@@ -262,7 +266,7 @@ def _decompose(data, start, end, unicode, points):
     return count
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _order_marks(points, count, classes):
     """Sort each run of combining characters by class, stable and in linear time (runs may be megabytes long)."""
     tally = np.empty(257, np.int64)
@@ -289,7 +293,7 @@ def _order_marks(points, count, classes):
         start = end
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _compose(points, count, unicode):
     """Canonical composition in place (UAX 15, D117); returns how many remain."""
     kept, starter, last_combining = 0, -1, -1
@@ -323,7 +327,7 @@ def nfc(data, start, end, unicode):
     return out[:size]
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def fold(data, start, end, unicode, out):
     """Write the full case folding to `out`, which has 3 bytes a byte; returns its size and all classes seen, or-ed."""
     at, size, seen = start, 0, np.uint16(0)
@@ -351,7 +355,7 @@ def fold(data, start, end, unicode, out):
 # --- characters to atoms -----------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _plain_run(word, room):
     """How many of the bytes of `word`, at most `room`, are ASCII letters or digits, from the first on.
 
@@ -365,12 +369,12 @@ def _plain_run(word, room):
     return min(trailing_zeros(others) >> 3, room)
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _is_strippable(c, classes):
     return classes[c] & SPACE or 0x1C <= c <= 0x1F
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _strip(data, start, end, classes):
     """The part that `str.strip()` leaves: (start, end)."""
     while start < end:
@@ -389,7 +393,7 @@ def _strip(data, start, end, classes):
     return start, end
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _append(word, width, key, size, flags, keys_A, info_A, count):
     """Add the first `width` (at most 8) bytes of `word` to the piece (key, size, flags); a full atom is put out first.
 
@@ -408,7 +412,7 @@ def _append(word, width, key, size, flags, keys_A, info_A, count):
     return word >> np.uint64(8 * taken), width - taken, 0, count + 1
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A, count):
     """Cut as the reference's spacing and padding imply: at blanks, around the marks it spaces, around "CJK or similar".
 
@@ -463,7 +467,7 @@ def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A, count):
     return count
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _unicode_atoms(data, start, end, classes, keys_A, info_A, count):
     """Cut a text in NFC at white space and wherever not both neighbours are SPACED.
 
@@ -521,47 +525,43 @@ def _unicode_atoms(data, start, end, classes, keys_A, info_A, count):
     return count, seen
 
 
-@njit(cache=True, nogil=True)
-def _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, first):
-    """Atoms of NFC(text), or with folding of NFC(fold(NFC(text))), as the profile says."""
-    if profile == UNICODE:
-        # Most texts are in NFC and no character of theirs can raise a doubt: find out on the way.
-        count, seen = _unicode_atoms(data, start, end, unicode.classes, keys_A, info_A, first)
-        if seen < DOUBTFUL or is_nfc(data, start, end, unicode):
-            return count
-        data = nfc(data, start, end, unicode)
-    else:
-        folded = np.empty(3 * (end - start) + 8, np.uint8)
-        size, seen = fold(data, start, end, unicode, folded)
-        if seen >= DOUBTFUL and not is_nfc(data, start, end, unicode):
-            composed = nfc(data, start, end, unicode)
-            folded = np.empty(3 * composed.size + 8, np.uint8)
-            size, seen = fold(composed, 0, composed.size, unicode, folded)
-        count, seen = _unicode_atoms(folded, 0, size, unicode.classes, keys_A, info_A, first)
-        if seen < DOUBTFUL or is_nfc(folded, 0, size, unicode):
-            return count
-        data = nfc(folded, 0, size, unicode)
-    return _unicode_atoms(data, 0, data.size, unicode.classes, keys_A, info_A, first)[0]
+@_inner
+def _folded(data, start, end, unicode):
+    """The full case folding of NFC(text), a new array and its size."""
+    is_composed = False
+    while True:
+        out = np.empty(3 * (end - start) + 8, np.uint8)
+        size, seen = fold(data, start, end, unicode, out)
+        if seen < DOUBTFUL or is_composed or is_nfc(data, start, end, unicode):
+            return out, size
+        data, is_composed = nfc(data, start, end, unicode), True
+        start, end = 0, data.size
 
 
-@njit(cache=True, nogil=True)
-def _text_atoms(data, start, end, profile, unicode, keys_A, info_A, count):
-    """Put the atoms of a text behind the first `count`; returns how many there are then."""
+@_inner
+def _atoms(data, start, end, is_text, profile, unicode, keys_A, info_A, count):
+    """Put the atoms of a text, or of an entry, behind the first `count`; returns how many there are then."""
     if profile == REFERENCE:
-        start, end = _strip(data, start, end, unicode.classes)
-        return _reference_atoms(data, start, end, _IN_TEXT, unicode.classes, keys_A, info_A, count)
-    return _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, count)
+        kinds = _IN_ENTRY
+        if is_text:
+            kinds = _IN_TEXT
+            start, end = _strip(data, start, end, unicode.classes)
+        elif start == end:
+            return count
+        return _reference_atoms(data, start, end, kinds, unicode.classes, keys_A, info_A, count)
+    if profile == UNICODE_FOLD:
+        data, end = _folded(data, start, end, unicode)
+        start = 0
+    is_composed = False
+    while True:  # most texts are in NFC and no character of theirs can raise a doubt: found out on the way
+        total, seen = _unicode_atoms(data, start, end, unicode.classes, keys_A, info_A, count)
+        if seen < DOUBTFUL or is_composed or is_nfc(data, start, end, unicode):
+            return total
+        data, is_composed = nfc(data, start, end, unicode), True
+        start, end = 0, data.size
 
 
-@njit(cache=True, nogil=True)
-def _entry_atoms(data, start, end, profile, unicode, keys_A, info_A):
-    """The atoms of an entry; returns how many, 0 for one that is empty after normalisation."""
-    if profile == REFERENCE:
-        return _reference_atoms(data, start, end, _IN_ENTRY, unicode.classes, keys_A, info_A, 0) if end > start else 0
-    return _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, 0)
-
-
-@njit(cache=True, nogil=True)
+@_inner
 def atom_capacity(offsets):
     """Enough for the longest text's atoms: at most two a byte, whatever the profile makes of it."""
     longest = 0
@@ -573,7 +573,7 @@ def atom_capacity(offsets):
 # --- the table ---------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _home(key, edge, num_buckets):
     """The bucket where the search for (key, edge) begins."""
     h = (key ^ (edge * _MIX_1)) * _MIX_2
@@ -581,7 +581,7 @@ def _home(key, edge, num_buckets):
     return np.int64((h >> _U32) * np.uint64(num_buckets) >> _U32)
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _search(table_8B, bucket, key, edge, num_buckets):
     """(slot, whether it is there) of an edge whose search begins in `bucket`; the slot is the first empty one if not."""
     while True:
@@ -594,7 +594,7 @@ def _search(table_8B, bucket, key, edge, num_buckets):
         bucket = bucket + 1 if bucket + 1 < num_buckets else 0
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _word_place(slot):
     """Where a slot's word stands in the table."""
     return 8 * (slot >> 2) + 4 + (slot & 3)
@@ -602,18 +602,19 @@ def _word_place(slot):
 
 @njit(cache=True, nogil=True)
 def insert_entries(data, offsets, profile, unicode, table_8B, first_with):
-    """Put all entries into the empty table, which must have room.
+    """Put all entries into the empty table, which must have room; or count their atoms, if it has no buckets at all.
 
     first_with (N,) int32: -1 for an entry that stands in the table, its own id where its normalisation is empty, the id of
-    the earlier entry where it equals that after normalisation.  Returns the number of used slots.
+    the earlier entry where it equals that after normalisation.  Returns the number of used slots (or of atoms).
     """
     num_buckets, used = table_8B.size // 8, 0
     keys_A = np.empty(atom_capacity(offsets), np.uint64)
     info_A = np.empty(keys_A.size, np.uint32)
     for i in range(offsets.size - 1):
-        count = _entry_atoms(data, offsets[i], offsets[i + 1], profile, unicode, keys_A, info_A)
-        if count == 0:
+        count = _atoms(data, offsets[i], offsets[i + 1], False, profile, unicode, keys_A, info_A, 0)
+        if num_buckets == 0 or count == 0:
             first_with[i] = i
+            used += count
             continue
         node, at = _ROOT, 0
         for k in range(count):
@@ -635,28 +636,18 @@ def insert_entries(data, offsets, profile, unicode, table_8B, first_with):
     return used
 
 
-@njit(cache=True, nogil=True)
-def count_atoms(data, offsets, profile, unicode):
-    """Atoms of all entries: what a table needs at most."""
-    keys_A = np.empty(atom_capacity(offsets), np.uint64)
-    info_A = np.empty(keys_A.size, np.uint32)
-    total = 0
-    for i in range(offsets.size - 1):
-        total += _entry_atoms(data, offsets[i], offsets[i + 1], profile, unicode, keys_A, info_A)
-    return total
-
-
 # --- matching ----------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _grown(array, size):
     larger = np.empty(max(size, 2 * array.size), array.dtype)
-    larger[: array.size] = array
+    for k in range(array.size):
+        larger[k] = array[k]
     return larger
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _find_edges(num_edges, keys_A, at_A, edge_A, slot_A, word_A, table_8B):
     """Look up the edges (keys_A[at_A], edge_A): slot_A and word_A of each, word 0 if it is not in the table."""
     num_buckets = table_8B.size // 8
@@ -676,7 +667,7 @@ def _find_edges(num_edges, keys_A, at_A, edge_A, slot_A, word_A, table_8B):
         slot_A[j], word_A[j] = slot, word
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, slot_A, word_A, table_8B, found):
     """Follow the trie from every atom that may begin an entry, all of them a level at a time.
 
@@ -706,12 +697,26 @@ def _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, slot_A, word_A, table
     return count, found
 
 
-@njit(cache=True, nogil=True)
+@_inner
+def _sort_many(ids, start, end):
+    """Shell's sort, its gaps shrinking by 4/9."""
+    gap = end - start
+    while gap > 1:
+        gap = max(1, gap * 4 // 9)
+        for i in range(start + gap, end):
+            this, k = ids[i], i
+            while k >= start + gap and ids[k - gap] > this:
+                ids[k] = ids[k - gap]
+                k -= gap
+            ids[k] = this
+
+
+@_inner
 def _sort(ids, start, end, own):
     """Sort ids[start:end].  A few by counting the smaller ones, in wide instructions; repeated ids then leave gaps of -1."""
     count = end - start
     if count > own.size:
-        ids[start:end].sort()
+        _sort_many(ids, start, end)
         return
     padded = (count + 15) & ~15
     for i in range(count):
@@ -726,7 +731,7 @@ def _sort(ids, start, end, own):
         ids[start + rank] = this
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _group(found, count, starts, grouped):
     """Put the ids of found[:count] into `grouped` by text; text t's are at [starts[t] : starts[t + 1]]."""
     starts[:] = 0
@@ -760,8 +765,8 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
         while text < num_texts and num_atoms < BLOCK_ATOMS and text - first < BLOCK_TEXTS:
             start, bit = num_atoms, first_bit + text
             if validity.size == 0 or validity[bit >> 3] >> (bit & 7) & 1:
-                num_atoms = _text_atoms(
-                    data, offsets[text], offsets[text + 1], profile, unicode, keys_A, info_A, num_atoms
+                num_atoms = _atoms(
+                    data, offsets[text], offsets[text + 1], True, profile, unicode, keys_A, info_A, num_atoms
                 )
             for a in range(start, num_atoms):
                 text_A[a] = text - first

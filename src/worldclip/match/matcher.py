@@ -198,7 +198,7 @@ def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarr
     """The table of (data, offsets) and first_with (`kernels.insert_entries`); filled twice, as its size must be known."""
     first_with = np.empty(offsets.size - 1, np.int32)
     arguments = data, offsets, PROFILES.index(profile), load_table()
-    used = kernels.count_atoms(*arguments)
+    used = kernels.insert_entries(*arguments, np.zeros(0, np.uint64), first_with)
     for load in (0.8, LOAD):
         num_buckets = int(used / load / 4) + 1
         if 4 * num_buckets > kernels.MAX_SLOTS:

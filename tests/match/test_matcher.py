@@ -1,0 +1,355 @@
+"""The matcher against plain search, in every script; its contract over Arrow; what it stores."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import unicodedata
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from worldclip import formats
+from worldclip.errors import UserError
+from worldclip.match import Matcher, kernels, matcher
+from worldclip.unicode_table import SPACED, load_table
+
+# --- plain search, straight from the profiles' definitions -------------------------------------------------------------
+
+FREE = """0E00-0FFF 1000-109F 1780-17FF 19E0-19FF 2E80-2FDF 3005-3007 3021-3029 3038-303B 3040-30FF 31F0-31FF 3400-4DBF
+4E00-9FFF A9E0-A9FF AA60-AA7F F900-FAFF FF66-FF9F 1AFF0-1B16F 20000-323AF"""
+SIMILAR = """4E00-9FFF 3400-4DBF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B820-2CEAF 2CEB0-2EBEF F900-FAFF 2E80-2EFF 2F00-2FDF
+2FF0-2FFF 0E00-0E7F 0E80-0EFF 1000-109F 1780-17FF 0F00-0FFF"""
+SIMILAR_MARKS = r"""!"#$%&'()*+,-./:;<=>?@[\]^_`{|}~，。、；：？！“”‘’（）【】《》〈〉「」『』～—"""
+
+
+def is_within(x: str, ranges: str) -> bool:
+    return any(int(low, 16) <= ord(x) <= int(high, 16) for low, high in (pair.split("-") for pair in ranges.split()))
+
+
+def plain_reference(entries: list[str], text: str) -> list[int]:
+    def edge(x: str) -> str:
+        return "" if is_within(x, SIMILAR) or x in SIMILAR_MARKS else " "
+
+    text = f" {text.strip()} "
+    for mark in ",.;:?!`":
+        text = text.replace(mark, f" {mark} ")
+    for blank in "\t\n\r":
+        text = text.replace(blank, " ")
+    return [i for i, entry in enumerate(entries) if edge(entry[0]) + entry + edge(entry[-1]) in text]
+
+
+def plain_normalise(text: str, fold: bool) -> str:
+    text = unicodedata.normalize("NFC", text)
+    if fold:
+        text = unicodedata.normalize("NFC", text.casefold())
+    spaces = [x for x in text if x.isspace() and x not in "\x1c\x1d\x1e\x1f"]
+    return " ".join(filter(None, text.translate({ord(x): " " for x in spaces}).split(" ")))
+
+
+def is_spaced(x: str) -> bool:
+    return (unicodedata.category(x)[0] in "LMN" or x == "\u200d") and not is_within(x, FREE)
+
+
+def plain_unicode(entries: list[str], text: str, fold: bool = False) -> list[int]:
+    text = plain_normalise(text, fold)
+
+    def occurs(entry: str) -> bool:
+        for i in range(len(text)):
+            j = i + len(entry)
+            if text[i:j] == entry and not (
+                (i > 0 and is_spaced(text[i - 1]) and is_spaced(text[i]))
+                or (j < len(text) and is_spaced(text[j - 1]) and is_spaced(text[j]))
+                or (j < len(text) and unicodedata.category(text[j])[0] == "M")
+            ):
+                return True
+        return False
+
+    return [i for i, entry in enumerate(entries) if occurs(plain_normalise(entry, fold))]
+
+
+PLAIN = {
+    "reference": plain_reference,
+    "unicode": plain_unicode,
+    "unicode_fold": lambda entries, text: plain_unicode(entries, text, fold=True),
+}
+
+# --- texts of all scripts, and entries that often occur in them --------------------------------------------------------
+
+PIECES = [
+    *("cat photo of a the T-shirt U.S. cat's ok. 2nd 2個 (b) don't, `x` photographs photograph abcdefgh abcdefghi").split(),
+    *"الصورة قطة، كلب बिल्ली। कुत्ता ক্ষি বাংলা தமிழ் மொழி മലയാളം ಕನ್ನಡ සිංහල မြန်မာ ខ្មែរ ລາວ བོད་ཡིག ภาษาไทย ที่นี่ น้ำ".split(),
+    *"猫咪 照片 ねこ カメラ コーヒー 가방 사진을 한국어 Кошка КОШКА кошка λόγος ΛΌΓΟΣ İstanbul ISTANBUL straße STRASSE ﬁn ǅ ŉ".split(),
+    *(" ", "  ", "\t", "\n", "\r", "\x0b", "\x1c", "\u00a0", "\u3000", "\u200d", "\u200b", "\u2028", "\x00", ",", ".", "`", "~"),
+    *("\u0301", "\u0323", "\u0308", "\u0345", "\u093c", "\u0958", "\u3099", "か\u3099", "e\u0301", "q\u0323\u0307", "\u1100\u1161\u11a8"),
+    *("\u0344", "\u212b", "\ufb2c", "\U0001d160", "\u09c7\u09be", "\u1025\u102e", "\u0bc6\u0bbe", "\u0dd9\u0dcf", "👩‍🍳", "❤️", "🏽", "𠀀"),
+    *("ᾳ", "ΐ", "ǖ\u0330", "ａＢ", "ｶﾞ", "『", "』", "—", "·", "१२", "٣", "Ⅳ", "½"),
+]  # fmt: skip
+
+
+def is_settled(x: str) -> bool:
+    """Whether this Python's Unicode agrees with the table's, which later assignments would break."""
+    return x == "\u200d" or is_spaced(x) == bool(load_table().classes[ord(x)] & SPACED)
+
+
+characters = st.characters().filter(is_settled)
+pieces = st.sampled_from(PIECES) | st.text(characters, max_size=3)
+texts = st.lists(pieces, max_size=14).map("".join) | st.lists(pieces, max_size=8).map(" ".join)
+
+
+@st.composite
+def texts_and_entries(draw: st.DrawFn) -> tuple[list[str], list[str]]:
+    """Some texts; entries that are parts of them, cut anywhere, and others."""
+    drawn = draw(st.lists(texts, min_size=1, max_size=4))
+    entries = draw(st.lists(pieces, max_size=8))
+    for text in drawn:
+        for _ in range(draw(st.integers(0, 8))):
+            start = draw(st.integers(0, max(0, len(text) - 1)))
+            entries.append(text[start : start + draw(st.integers(1, 12))])
+    return drawn, list(dict.fromkeys(filter(None, entries)))
+
+
+@pytest.mark.parametrize("profile", PLAIN)
+@settings(max_examples=300, deadline=None)
+@given(world=texts_and_entries())
+@example(
+    world=(
+        [" ,  a", "x\ty ,", "a ,  b"],
+        [" ", "  ", " a", "a ", ", ", ",", " ,", "a", "y ,", "x y", "a ,  b", "a , b"],
+    )
+)
+@example(world=(["\u03b1\u0345\u0301 \u01d6\u0330 \u0915\u094d\u093c"], ["\u03b1", "\u01d6\u0330"]))
+@example(world=(["a\x00 b", "abcdefgh\x00"], ["a", "a\x00", "\x00", "abcdefgh", "abcdefgh\x00"]))
+@example(world=(["abcdefghabcdefgh abcdefgh"], ["abcdefgh", "abcdefghabcdefgh", "abcdefghabcdefgh abcdefgh", "efgh"]))
+@example(world=(["น้ำ ที่", "a\u0301\u0323b \u0301", "(\u0301)"], ["น", "น้", "้ำ", "ที่", "a", "ạ\u0301b", "\u0301", "("]))
+def test_matcher_agrees_with_plain_search(profile, world):
+    texts, entries = world
+    if profile != "reference":
+        kept = {plain_normalise(entry, profile == "unicode_fold"): entry for entry in reversed(entries)}
+        entries = [entry for normal, entry in kept.items() if normal]
+    compiled = Matcher(entries, profile)
+    ids, offsets = compiled.match_batch(texts)
+    found = [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+    assert found == [PLAIN[profile](entries, text) for text in texts]
+    assert [compiled.match(text).tolist() for text in texts] == found
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts)
+@example("\u01d6\u0330")
+@example("\u0958\u0330")
+def test_nfc_of_the_kernel_is_unicode_s(text):
+    data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    wanted = unicodedata.normalize("NFC", text)
+    assert kernels.nfc(data, 0, data.size, load_table()).tobytes().decode("utf-8", "surrogatepass") == wanted
+    if kernels.is_nfc(data, 0, data.size, load_table()):  # it may doubt what is NFC, never the other way round
+        assert text == wanted
+
+
+@pytest.mark.parametrize("lang", ["ar", "cs", "en", "es", "it", "ja", "ko", "ru", "th", "zh"])
+def test_profile_reference_gives_the_reference_s_own_matches(shared, lang):
+    def rows(name: str) -> pa.Table:
+        table = pq.read_table(shared / "golden" / name)
+        return table.filter(pc.equal(table["lang"].cast(pa.string()), lang))
+
+    expected = rows("matches.parquet")
+    ids, offsets = Matcher(rows("entries.parquet")["entry"]).match_batch(expected["text"])
+    for text, wanted, start, end in zip(
+        expected["text"].to_pylist(), expected["entry_ids"].to_pylist(), offsets, offsets[1:], strict=False
+    ):
+        assert ids[start:end].tolist() == wanted, text
+    assert offsets.size == expected.num_rows + 1
+
+
+# --- what the unicode profile is for -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "is_found"),
+    [
+        ('A "cat" (dog), bird\'s.', "cat", True), ("A (dog)", "dog", True), ("a bird's nest", "bird", True),
+        ("made in the U.S. today", "U.S.", True), ("قطة، كلب", "قطة", True), ("यह बिल्ली।", "बिल्ली", True),
+        ("黒いねこのカメラ", "ねこ", True), ("黒いねこのカメラ", "カメラ", True), ("caf\u0065\u0301", "café", True),
+        ("red\u00a0\u3000 apple", "red apple", True), ("the 2nd", "2", False), ("2個のりんご", "2", True),
+        ("T-shirt", "shirt", True), ("concatenate", "cat", False), ("가방을", "가방", False), ("ที่นี่", "ท", False),
+        ("ที่นี่", "นี่", True), ("❤️", "❤", False), ("❤️", "❤️", True), ("Cat", "cat", False),
+    ],
+)  # fmt: skip
+def test_unicode_profile_bounds_words_in_every_script(text, entry, is_found):
+    assert Matcher([entry], "unicode").match(text).tolist() == [0] * is_found
+
+
+def test_fold_case_joins_what_differs_in_case_alone():
+    compiled = Matcher(["STRASSE", "кошка", "ǆ"], "unicode", fold_case=True)
+    assert compiled.profile == "unicode_fold"
+    assert compiled.match("Straße КОШКА ǅ").tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"entry 1 \('CAT'\) equals entry 0 \('cat'\)"):
+        Matcher(["cat", "CAT"], "unicode", fold_case=True)
+
+
+# --- the contract over Arrow -------------------------------------------------------------------------------------------
+
+ENTRIES, TEXTS = ["cat", "dog", "red apple"], ["a cat", None, "", "dog, cat dog", "a red apple"]
+IDS, OFFSETS = [0, 0, 1, 2], [0, 1, 1, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        TEXTS, tuple(TEXTS), pa.array(TEXTS), pa.array(TEXTS, pa.large_string()), pa.array(TEXTS, pa.string_view()),
+        pa.array(TEXTS).dictionary_encode(), pa.array(["dog", *TEXTS, "cat"]).slice(1, 5), np.array(TEXTS, object),
+        pa.chunked_array([TEXTS[:2], [], TEXTS[2:]], pa.string()),
+        pa.array([None] * 13 + TEXTS, pa.large_string()).slice(13),
+    ],
+)  # fmt: skip
+def test_every_kind_of_column_gives_the_same_ids(column):
+    ids, offsets = Matcher(ENTRIES).match_batch(column)
+    assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
+    assert (ids.tolist(), offsets.tolist()) == (IDS, OFFSETS)
+
+
+def test_ids_are_sorted_and_unique_also_where_a_text_has_hundreds():
+    words = [f"w{i}" for i in range(5000)]
+    compiled = Matcher([*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))])
+    for size in (15, 16, 17, 127, 128, 129, 2500):
+        shuffled = np.random.default_rng(size).permutation(size)
+        ids = compiled.match(" ".join(words[i] for i in [*shuffled, *shuffled[::-1]]))
+        assert ids.dtype == np.int32
+        assert (np.diff(ids) > 0).all()
+        assert ids[:size].tolist() == list(range(size))
+
+
+def test_no_texts_give_no_ids():
+    for column in ([], pa.array([], pa.string()), pa.chunked_array([], pa.string()), pa.nulls(3, pa.string())):
+        ids, offsets = Matcher(ENTRIES).match_batch(column)
+        assert ids.size == 0
+        assert offsets.tolist() == [0] * (len(column) + 1)
+
+
+def test_texts_of_one_batch_never_run_into_each_other():
+    compiled = Matcher(["red apple", "apple", "red", "猫犬", "cat dog"], "unicode")
+    column = ["red", "apple", "猫", "犬", "cat", "dog"] * 400
+    ids, offsets = compiled.match_batch(column)
+    assert ids.tolist() == [2, 1] * 400
+    assert np.diff(offsets).tolist() == [1, 1, 0, 0, 0, 0] * 400
+
+
+def test_a_single_text_instead_of_many_is_refused():
+    with pytest.raises(TypeError, match="expected many texts, got one"):
+        Matcher(ENTRIES).match_batch("a cat")
+
+
+def test_lone_surrogates_and_bytes_that_are_no_utf8_match_nothing_and_harm_nothing():
+    for profile in PLAIN:
+        compiled = Matcher(["cat", "猫"], profile)
+        assert compiled.match("cat \ud800 猫").tolist() == [0, 1]
+        assert compiled.match_batch(["cat \udfff", None])[1].tolist() == [0, 1, 1]
+        raw = [b"cat \xff\xfe", b"\xe7\x8c", b"cat\xf4\x90\x80\x80 \xc0\x80", b"\x80 cat", b"\xf0\x9f cat \xe7"]
+        column = pa.array(raw, pa.binary()).view(pa.string())
+        ids, offsets = compiled.match_batch(column)
+        assert 0 in ids
+        assert offsets.size == len(raw) + 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=30), max_size=5))
+def test_any_bytes_are_matched_without_harm(raw):
+    column = pa.array(raw, pa.binary()).view(pa.string())
+    for profile in PLAIN:
+        assert Matcher(["a", "\u0301", "猫"], profile).match_batch(column)[1].size == len(raw) + 1
+
+
+def test_a_text_of_ten_megabytes_takes_seconds_at_most():
+    for profile in PLAIN:
+        compiled = Matcher(["a", "a" * 256, "\u0301"], profile)
+        for text in ("a" * 10**7, "a\u0323\u0301\u0301" * 10**6, "(\u0301\u0323" * 10**6):
+            started_at = time.perf_counter()
+            compiled.match(text)
+            assert time.perf_counter() - started_at < 20
+
+
+# --- entries that cannot be told apart, and what is stored -------------------------------------------------------------
+
+
+def test_empty_and_equal_entries_are_named_all_at_once():
+    with pytest.raises(ValueError, match="after the normalisation") as caught:
+        Matcher(["café", "x", "  ", "cafe\u0301", "x\u00a0"], "unicode")
+    assert isinstance(caught.value, UserError)
+    assert [problem.split(" ", 2)[:2] for problem in caught.value.problems] == [
+        ["entry", "2"],
+        ["entry", "3"],
+        ["entry", "4"],
+    ]
+    with pytest.raises(ValueError, match="and 5 more entries"):
+        Matcher(["a"] * 26)
+    with pytest.raises(ValueError, match=r"entry 1 \(''\) is empty"):
+        Matcher(["a", ""])
+    with pytest.raises(ValueError, match="entry 1 is null"):
+        Matcher(["a", None])
+
+
+def test_dead_entries_keep_their_numbers_when_a_list_is_built():
+    compiled = Matcher.build(["cat", "", "CAT", "dog", "cat"], "unicode_fold")
+    assert (len(compiled), compiled.num_dead) == (5, 3)
+    assert compiled.match("Cat Dog").tolist() == [0, 3]
+    with pytest.raises(ValueError, match="remove one"):
+        Matcher.build(["cat", "cat"], "unicode", strict=True)
+
+
+def test_a_matcher_without_entries_matches_nothing():
+    assert Matcher([]).match("a cat").size == 0
+
+
+@pytest.mark.parametrize("profile", PLAIN)
+def test_a_saved_matcher_is_the_same_and_opens_at_once(tmp_path, profile):
+    words = [f"{a}{b}" for a, b in itertools.product("abcdefghij猫", range(20_000))]
+    compiled = Matcher(words, profile)
+    compiled.save(tmp_path / profile)
+    opened_s = []
+    for _ in range(5):
+        started_at = time.perf_counter()
+        loaded = Matcher.load(tmp_path / profile, digest=compiled.digest)
+        opened_s.append(time.perf_counter() - started_at)
+    assert min(opened_s) < 0.050
+    assert not loaded._table.flags.writeable
+    assert isinstance(loaded._table.base, np.memmap)
+    assert (loaded.profile, len(loaded), loaded.num_dead) == (profile, len(words), 0)
+    column = [" ".join(words[i : i + 5]) for i in range(0, 2000, 7)]
+    for own, again in zip(compiled.match_batch(column), loaded.match_batch(column), strict=True):
+        np.testing.assert_array_equal(own, again)
+
+
+def test_a_saved_matcher_is_bound_to_its_entries(tmp_path):
+    Matcher(ENTRIES).save(tmp_path)
+    assert Matcher.load(tmp_path, digest=matcher.entries_digest(pa.array(ENTRIES))).match("cat").tolist() == [0]
+    for others in (["cat", "dog", "red  apple"], ENTRIES[::-1], ENTRIES[:2], ["catd", "og", "red apple"]):
+        with pytest.raises(ValueError, match="has digest"):
+            Matcher.load(tmp_path, digest=matcher.entries_digest(others))
+    formats.write_json(tmp_path / matcher.META, {"version": 0, "unicode": "1.0.0", "digest": "x"})
+    with pytest.raises(ValueError, match="has version 0, expected") as caught:
+        Matcher.load(tmp_path, digest="y")
+    assert len(caught.value.problems) == 3
+    with pytest.raises(ValueError, match="holds no finished matcher"):
+        Matcher.load(tmp_path / "nowhere")
+
+
+def test_the_digest_is_the_same_for_any_kind_of_column():
+    kinds = [
+        ENTRIES,
+        pa.array(ENTRIES),
+        pa.array(["", *ENTRIES]).slice(1),
+        pa.chunked_array([ENTRIES[:1], ENTRIES[1:]]),
+    ]
+    assert len({matcher.entries_digest(kind) for kind in kinds}) == 1
+
+
+def test_equal_entries_give_equal_files(tmp_path):
+    for name in ("one", "two"):
+        Matcher(ENTRIES, "unicode").save(tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
