@@ -1,0 +1,118 @@
+"""Pools behind URLs: memory, a local HTTP server, and S3 as moto plays it."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tars import PNG, sample, write_tar
+
+from worldclip import pool
+from worldclip.config import Recipe, load_recipe
+from worldclip.errors import BadShard, UserError
+from worldclip.execute import LocalExecutor, Shard, run_stage
+from worldclip.pool.config import PoolConfig
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def recipe_of(**settings: object) -> Recipe:
+    return load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_tar(tmp_path / "tars" / "0.tar", [*sample("000", "zero"), *sample("001", "eins")])
+    write_tar(tmp_path / "tars" / "sub" / "1.tar", sample("000", "two"))
+    (tmp_path / "tables").mkdir()
+    pq.write_table(pa.table({"uid": ["a", "b"], "text": ["red", None]}), tmp_path / "tables" / "0.parquet")
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "0.jsonl").write_text('{"uid": "a", "text": "red"}\n{"uid": "b"}\n')
+    return tmp_path
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *message: object) -> None:
+        pass
+
+
+@pytest.fixture
+def at_http(folder: Path) -> Iterator[str]:
+    handler = functools.partial(Silent, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def in_memory(folder: Path) -> Iterator[str]:
+    files = fsspec.filesystem("memory")
+    files.put(str(folder) + "/", "/world", recursive=True)
+    yield "memory://world"
+    files.rm("/world", recursive=True)
+
+
+@pytest.fixture
+def at_s3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
+    for name, value in (("KEY_ID", "test"), ("ACCESS_KEY", "test")):
+        monkeypatch.setenv(f"AWS_{'ACCESS_' if name == 'KEY_ID' else 'SECRET_'}{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
+    files = fsspec.filesystem("s3", skip_instance_cache=True)
+    files.mkdir("world")
+    files.put(str(folder) + "/", "world/", recursive=True)
+    yield "s3://world"
+    files.rm("world", recursive=True)
+    server.stop()
+
+
+@pytest.fixture(params=["in_memory", "at_http", "at_s3"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+def test_a_remote_pool_reads_as_the_local_one(url: str, folder: Path, tmp_path: Path) -> None:
+    for kind, settings in (("tars", {}), ("tables", {"key": "uid"}), ("lines", {"key": "uid"})):
+        remote, local = (recipe_of(path=f"{place}/{kind}", **settings) for place in (url, folder))
+        shards, here = pool.shards(remote, tmp_path / "run"), pool.shards(local, tmp_path / "run")
+        assert [shard.name for shard in shards] == [shard.name for shard in here]
+        assert [shard.fingerprint["size"] for shard in shards] == [shard.fingerprint["size"] for shard in here]
+        for one, other in zip(shards, here, strict=True):
+            found, expected = (pool.read_texts(shard, remote.pool) for shard in (one, other))
+            assert (found.key, found.text) == (expected.key, expected.text)
+            assert found.reason.tolist() == expected.reason.tolist()
+
+
+def test_images_of_a_remote_pool_are_read_by_their_place(url: str, tmp_path: Path) -> None:
+    recipe = recipe_of(path=f"{url}/tars")
+    run_stage(pool, "pool", recipe, tmp_path / "run", QUIET)
+    shard = pool.shards(recipe, tmp_path / "run")[0]
+    index = pool.read_index(tmp_path / "run", shard).to_pylist()
+    assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [PNG + b"000", PNG + b"001"]
+    assert not run_stage(pool, "pool", recipe, tmp_path / "run", QUIET)
+
+
+@pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])
+def test_what_cannot_be_listed_is_said(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pool\.path: '.*' (cannot be listed|holds nothing)"):
+        pool.shards(recipe_of(path=path), tmp_path / "run")
+
+
+def test_a_remote_shard_that_is_gone_is_a_bad_shard(in_memory: str) -> None:
+    with pytest.raises(BadShard, match="cannot be read"):
+        pool.read_texts(Shard(name="9.tar", path=f"{in_memory}/tars/9.tar"), PoolConfig(path=in_memory))
+    with pytest.raises(BadShard, match="cannot be read"):
+        pool.read_texts(Shard(name="9.parquet", path=f"{in_memory}/9.parquet"), PoolConfig(path=in_memory, key="uid"))
