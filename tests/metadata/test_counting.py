@@ -260,13 +260,14 @@ def test_mistakes_in_the_recipe_are_named_together(tmp_path: Path):
         recipe(
             "sw",
             wikipedia={"xx": "nowhere.xml", "sw": str(tmp_path / "*.xml")},
-            dumps=str(tmp_path / "none"),
             pageviews=str(tmp_path / "none"),
             title_top_fraction=2,
             bigram_min_count=0,
         )
-    keys = ("wikipedia.xx", "wikipedia.sw", "dumps", "pageviews", "title_top_fraction", "bigram_min_count")
+    keys = ("wikipedia.xx", "wikipedia.sw", "pageviews", "title_top_fraction", "bigram_min_count")
     assert all(f"metadata.{key}" in str(caught.value) for key in keys)
+    with pytest.raises(UserError, match=r"metadata\.dumps is .*worldclip fetch metadata"):
+        metadata.run(recipe("sw", dumps=str(tmp_path / "none")), tmp_path / "run", QUIET)
     for folder in ("a", "b"):
         write_parquet(tmp_path / folder / "x.parquet", ["neno"])
     config = recipe("sw", wikipedia={"sw": str(tmp_path / "*" / "x.parquet")})

@@ -122,8 +122,6 @@ class MetadataConfig:
             found.append(
                 "metadata.wikipedia names files but metadata.sources lacks 'unigram' and 'bigram'; add one or both"
             )
-        if self.dumps and not Path(self.dumps).is_dir():
-            found.append(f"metadata.dumps is {self.dumps!r}, which is no folder; run: worldclip fetch metadata RECIPE")
         if self.pageviews and not Path(self.pageviews).is_dir() and not glob.glob(self.pageviews):
             found.append(f"metadata.pageviews is {self.pageviews!r}, which no file matches; give a folder or pattern")
         return found

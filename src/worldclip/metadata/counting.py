@@ -54,6 +54,8 @@ class Sources:
 
 def find_sources(config: MetadataConfig, codes: Sequence[str], scheme: languages.Scheme) -> Sources:
     """What the recipe's paths hold for the languages `codes`; scheme: of LID labels, which decides `other`."""
+    if config.dumps and not Path(config.dumps).is_dir():
+        raise UserError(f"metadata.dumps is {config.dumps!r}, which is no folder; run: worldclip fetch metadata RECIPE")
     wikis = {code: languages.wikipedias(code, scheme) for code in codes}
     wants_text, wants_views = bool({"unigram", "bigram"} & set(config.sources)), "title" in config.sources
     views = [_shard(path.name, path) for path in _view_files(config)] if wants_views else []
