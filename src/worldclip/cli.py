@@ -74,6 +74,30 @@ class PoolEmojiCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FetchMetadataCommand:
+    """Download the dumps and page views that a recipe's metadata need into its metadata.dumps."""
+
+    recipe: Annotated[str, tyro.conf.Positional]
+    """Recipe (.toml) or folder of a run."""
+    langs: str = ""
+    """Languages, by our codes with commas between them; default: the recipe's."""
+    date: str = "latest"
+    """Day of the dumps, YYYYMMDD, or latest."""
+    base_url: str = "https://dumps.wikimedia.org"
+    """The server, or a mirror with the same paths."""
+    pageview_days: int = 37
+    """Days of page views, ten days apart, before the dumps' day; 0: none."""
+    pageview_hours: int = 24
+    """Hours of each of these days; an hour of all Wikipedias is about 50 MB."""
+    connections: int = 2
+    """Files at a time; Wikimedia asks for few."""
+    contact: str = ""
+    """Your address, for the operators of the server; goes into the User-Agent."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what was fetched as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifyCommand:
     """Probabilities of labels for images."""
 
@@ -121,6 +145,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _run(tyro.cli(RunCommand, args=rest, prog="worldclip run"))
     if command == "pool" and rest[:1] == ["emoji"]:
         return _pool_emoji(tyro.cli(PoolEmojiCommand, args=rest[1:], prog="worldclip pool emoji"))
+    if command == "fetch" and rest[:1] == ["metadata"]:
+        return _fetch_metadata(tyro.cli(FetchMetadataCommand, args=rest[1:], prog="worldclip fetch metadata"))
     if command in STAGE_HELP:
         return _stage(command, rest)
     if command == "classify":
@@ -132,6 +158,7 @@ def _overview() -> str:
     lines = ["usage: worldclip COMMAND ...   (worldclip COMMAND --help tells its flags)", ""]
     lines += ["  run        a whole recipe: worldclip run recipes/emoji.toml"]
     lines += [f"  {name:<10} {text}" for name, text in STAGE_HELP.items()]
+    lines += ["  fetch      metadata: downloads what a recipe's metadata need"]
     lines += ["  classify   probabilities of labels for images", "  --version  versions, device, extras"]
     return "\n".join(lines)
 
@@ -229,6 +256,16 @@ def _pool_emoji(command: PoolEmojiCommand) -> int:
 
     build_emoji(Path(command.out), image_px=command.image_px, samples_per_shard=command.samples_per_shard)
     print(command.out)
+    return 0
+
+
+def _fetch_metadata(command: FetchMetadataCommand) -> int:
+    from worldclip.metadata.fetch import FetchConfig, fetch_metadata
+
+    flags = {item.name: getattr(command, item.name) for item in dataclasses.fields(FetchConfig)}
+    flags["langs"] = tuple(filter(None, command.langs.split(",")))
+    fetched = fetch_metadata(load_recipe(command.recipe), FetchConfig(**flags))
+    print(json.dumps(fetched) if command.json else f"{fetched['files']:,} files, {fetched['bytes']:,} bytes")
     return 0
 
 

@@ -270,3 +270,16 @@ def test_a_full_disk_stops_at_once(server: Server, tmp_path: Path, monkeypatch: 
     client = fetch.Client(user_agent="x", pause=Pauses())
     with pytest.raises(OSError, match="No space left"):
         client.fetch(Download(url=server.url + ARTICLES, path=tmp_path / "x"))
+
+
+def test_the_command_line_fetches(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from worldclip.cli import main
+
+    (tmp_path / "sw.toml").write_text(
+        f'[pool]\npath = "."\n[balance]\ntail_fraction = 0.1\n[metadata]\ndumps = "{tmp_path / "dumps"}"\n'
+    )
+    flags = ["--langs", "sw", "--base-url", server.url, "--pageview-days", "0"]
+    assert main(["fetch", "metadata", str(tmp_path / "sw.toml"), *flags]) == 0
+    assert capsys.readouterr().out.startswith("2 files, ")
+    assert main(["fetch", "metadata", str(tmp_path / "sw.toml"), *flags, "--date", "20230101"]) == 1
+    assert main(["fetch", "metadata", str(tmp_path / "sw.toml"), "--langs", "sw,xx"]) == 2
