@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldclip import balance, formats
-from worldclip.balance.balance import add_counts, choose_thresholds, find_warnings, head_tail_curve
+from worldclip.balance.balance import choose_thresholds, find_warnings, head_tail_curve
 from worldclip.balance.config import BalanceConfig
+from worldclip.balance.sums import add_counts, sum_counts, sum_shards
 from worldclip.config import load_recipe
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor
@@ -295,3 +296,35 @@ def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
         for path in order:
             add_counts(counts, path)
         assert counts["en"].tolist() == expected
+
+
+def test_sums_by_groups_are_the_sums_shard_by_shard(tmp_path):
+    rng = np.random.default_rng(0)
+    lists = {"en": 50, "sw": 20}
+    for i in range(11):
+        rows = [(name, int(e), int(rng.integers(1, 99))) for name in lists for e in rng.choice(20, 9, replace=False)]
+        write_counts(tmp_path, f"{i}.tar", rows)
+    paths = sorted((tmp_path / "match" / "counts").glob("*.parquet"))
+    plain = sum_counts(lists, paths)
+    executor = Counting(quiet=True)
+    grouped = sum_shards(lists, paths, tmp_path / "sums", executor, group_size=3)
+    assert {name: counts.tolist() for name, counts in grouped.items()} == {n: c.tolist() for n, c in plain.items()}
+    assert executor.num_done == 4
+    write_counts(tmp_path, "99.tar", [("en", 1, 5)])
+    again = sum_shards(
+        lists, [*paths, tmp_path / "match/counts/99.tar.parquet"], tmp_path / "sums", executor, group_size=3
+    )
+    assert again["en"][1] == plain["en"][1] + 5
+    assert executor.num_done == 5, "groups that did not change are not added again"
+    sum_shards(lists, paths[:2], tmp_path / "sums", executor, group_size=3)
+    assert not list((tmp_path / "sums").rglob("*.parquet"))
+
+
+class Counting(LocalExecutor):
+    """Counts the shards that were worked on."""
+
+    num_done = 0
+
+    def _run_inline(self, fn, todo, done_dir, key):
+        self.num_done += len(todo)
+        yield from super()._run_inline(fn, todo, done_dir, key)

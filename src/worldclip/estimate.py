@@ -15,13 +15,12 @@ import numpy as np
 from worldclip import formats, keys
 from worldclip.balance.balance import (
     choose_thresholds,
-    counted_shards,
     find_warnings,
     list_probs,
-    sum_counts,
     tail_fraction,
 )
 from worldclip.balance.config import BalanceConfig
+from worldclip.balance.sums import counted_shards, sum_counts
 from worldclip.config import load_recipe
 from worldclip.curate.curate import find_candidates, report_shard, text_probs, total_report
 from worldclip.errors import UserError

@@ -6,7 +6,7 @@ A *list* is what entry ids refer to: a language's own entries, or `merged` or `e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from worldclip import formats
 from worldclip.balance.config import BalanceConfig
+from worldclip.balance.sums import counted_shards, sum_shards
 from worldclip.errors import UserError
 from worldclip.execute import Executor, remove_stale, say
 
@@ -95,7 +96,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     folder = run_dir / "balance"
     stage_inputs = inputs(recipe, run_dir)
     lists = formats.require_manifest(run_dir, "match")["lists"]  # name -> number of entries
-    counts = sum_counts(lists, counted_shards(run_dir))
+    counts = sum_shards(lists, counted_shards(run_dir), folder / "sums", executor)
     warnings = find_warnings(counts, recipe.balance, recipe.match.isolate)
     thresholds = choose_thresholds(counts, recipe.balance, recipe.match.isolate)
     table = thresholds_record(counts, thresholds, recipe.balance, recipe.match.isolate)
@@ -112,38 +113,13 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     }
     formats.write_json(folder / "report.json", report)
     arrays = [f"{part}{name}.npy" for part in ("", "counts/") for name in lists]
-    remove_stale(folder, [folder / name for name in ("thresholds.json", "report.json", *arrays)])
+    sums = [path for path in (folder / "sums").rglob("*") if path.is_file()]
+    remove_stale(folder, [*(folder / name for name in ("thresholds.json", "report.json", *arrays)), *sums])
     totals = {"lists": len(lists), "matches": sum(row["num_matches"] for row in table["lists"].values())}
     formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=totals)
     for warning in warnings:
         say("balance", warning)
     return report
-
-
-def counted_shards(run_dir: Path) -> list[Path]:
-    """Files of counts, one a shard now in the pool, sorted."""
-    return sorted((run_dir / "match" / "counts").rglob("*.parquet"))
-
-
-def sum_counts(num_entries: Mapping[str, int], shards: Iterable[Path]) -> dict[str, np.ndarray]:
-    """Matches of every entry of each list over `shards`, read one by one: (num_entries,) uint64."""
-    counts = {name: np.zeros(size, np.uint64) for name, size in num_entries.items()}
-    for shard in shards:
-        add_counts(counts, shard)
-    return counts
-
-
-def add_counts(counts: dict[str, np.ndarray], shard: Path) -> None:
-    """Add one shard's sparse counts, in place."""
-    table = formats.read_table(shard, formats.MATCH_COUNTS).combine_chunks()
-    if not table.num_rows:
-        return
-    names = table.column("entries_lang").chunk(0)
-    codes = names.indices.to_numpy()
-    entry_ids, shard_counts = table.column("entry_id").to_numpy(), table.column("count").to_numpy()
-    for code, name in enumerate(names.dictionary.to_pylist()):
-        rows = codes == code
-        counts[name][entry_ids[rows]] += shard_counts[rows]  # an entry occurs once in a shard's counts
 
 
 def choose_thresholds(counts: Mapping[str, np.ndarray], config: BalanceConfig, isolate: str) -> dict[str, int | None]:
