@@ -52,16 +52,23 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises UserError with every problem found: unreadable file, unknown key (nearest name suggested), wrong type,
     value out of range.
     """
+    recipe: Recipe = load_config(Recipe, source, overrides)
+    return recipe
+
+
+def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
+    """Any config class (a dataclass with problems()) as load_recipe loads a Recipe."""
     values = dict(source) if isinstance(source, Mapping) else _read_toml(Path(source))
     problems: list[str] = []
+    in_sections = all(dataclasses.is_dataclass(hint) for hint in typing.get_type_hints(cls).values())
     for override in overrides:
-        _apply_override(values, override, problems)
-    recipe = _build(Recipe, values, "", problems)
-    if recipe is not None:
-        problems += recipe.problems()
+        _apply_override(values, override, problems, in_sections)
+    config = _build(cls, values, "", problems)
+    if config is not None:
+        problems += config.problems()
     if problems:
         raise UserError(problems)
-    return recipe
+    return config
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -77,9 +84,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not TOML: {error}") from error
 
 
-def _apply_override(values: dict[str, Any], override: str, problems: list[str]) -> None:
+def _apply_override(values: dict[str, Any], override: str, problems: list[str], in_sections: bool) -> None:
     name, separator, text = override.partition("=")
-    if not separator or "." not in name:
+    if not separator or (in_sections and "." not in name):
         problems.append(f"--set {override!r}: expected section.key=value, for example balance.tail_fraction=0.06")
         return
     try:
@@ -101,7 +108,7 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str]) 
 
 def _build(cls: type, values: Any, prefix: str, problems: list[str]) -> Any:
     """A config dataclass from nested dicts; problems are gathered and bad keys left at their defaults."""
-    where = prefix.rstrip(".") or "the recipe"
+    where = prefix.rstrip(".") or f"the {cls.__name__.removesuffix('Config').lower()}"
     if not isinstance(values, Mapping):
         problems.append(f"{where} is {values!r}; it is a section of keys")
         return None
@@ -117,11 +124,20 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str]) -> Any:
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             arguments[key] = _build(hint, value, f"{prefix}{key}.", problems) or hint()
             continue
+        if isinstance(value, Mapping) and (item := _item_config(hint)) is not None:
+            arguments[key] = {name: _build(item, of, f"{prefix}{key}.{name}.", problems) for name, of in value.items()}
+            continue
         try:
             arguments[key] = _convert(value, hint)
         except TypeError:
             problems.append(f"{prefix}{key} is {value!r}; it must be {_describe(hint)}")
     return cls(**arguments)
+
+
+def _item_config(hint: Any) -> type | None:
+    """The config class of a table of named configs, dict[str, SomeConfig]; None for other types."""
+    item = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+    return item if isinstance(item, type) and dataclasses.is_dataclass(item) else None
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -180,6 +196,8 @@ def to_dict(config: Any) -> dict[str, Any]:
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             found[item.name] = to_dict(value)
+        elif isinstance(value, dict):
+            found[item.name] = {k: to_dict(v) if dataclasses.is_dataclass(v) else v for k, v in value.items()}
         elif isinstance(value, tuple):
             found[item.name] = list(value)
         elif value is not None:
