@@ -1,8 +1,8 @@
 """What the matcher must know of each code point: one committed table of one Unicode version.
 
-The table is Unicode 14.0.0, that of the oldest Python we support, so that a text matches the same entries on every Python.
-Characters assigned later count as unassigned: they bound words as punctuation does, and are neither composed nor folded.
-For assigned characters Unicode's stability policy freezes NFC, and case folding has not changed since either.
+The table is Unicode 14.0.0, that of the oldest Python we support, so that a text matches the same entries on every
+Python.  Characters assigned later count as unassigned: they bound words as punctuation does, and are neither composed
+nor folded.  For assigned characters Unicode's stability policy freezes NFC, and case folding has not changed either.
 
 `python -m worldclip.unicode_table` writes `unicode_table.npz` anew from a Python whose `unicodedata` has that version.
 """
@@ -10,6 +10,7 @@ For assigned characters Unicode's stability policy freezes NFC, and case folding
 from __future__ import annotations
 
 import functools
+import itertools
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -45,12 +46,12 @@ HANGUL_VOWELS, HANGUL_TAILS = range(0x1161, 0x1176), range(0x11A8, 0x11C3)
 
 
 class UnicodeTable(NamedTuple):
-    """Arrays over code points c, for numba kernels; `c` without a mapping has an empty range of values.
+    """Arrays over code points c, for numba kernels.
 
-    classes (0x110000,) uint16; canonical decompositions in full: decomposed[decompose_index[k] : decompose_index[k + 1]]
-    where decompose_from[k] == c; primary composites: composed[k] where compose_pairs[k] == first << 21 | second (sorted);
-    full case foldings: folded[fold_index[k] : fold_index[k + 1]] where fold_from[k] == c.  Hangul syllables follow from
-    arithmetic and are not listed.
+    classes (0x110000,) uint16; full canonical decompositions: decomposed[decompose_index[k] : decompose_index[k + 1]]
+    where decompose_from[k] == c; primary composites: composed[k] where compose_pairs[k] == first << 21 | second; full
+    case foldings: folded[fold_index[k] : fold_index[k + 1]] where fold_from[k] == c.  What is searched in is sorted.
+    Hangul syllables follow from arithmetic and are not listed.
     """
 
     classes: np.ndarray
@@ -96,12 +97,12 @@ def build_table() -> UnicodeTable:
         classes=np.array([_class_of(x, c in seconds) for c, x in enumerate(characters)], np.uint16),
         decompose_from=np.array(changes, np.int32),
         decompose_index=_offsets(full),
-        decomposed=np.array(sum(full, []), np.int32),
+        decomposed=np.array([*itertools.chain(*full)], np.int32),
         compose_pairs=np.array(pairs, np.int64),
         composed=np.array([composites[pair] for pair in pairs], np.int32),
         fold_from=np.array(folds, np.int32),
         fold_index=_offsets(folded),
-        folded=np.array(sum(folded, []), np.int32),
+        folded=np.array([*itertools.chain(*folded)], np.int32),
     )
 
 

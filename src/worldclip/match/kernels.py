@@ -1,19 +1,21 @@
 """The matcher's compiled loops: bytes -> atoms -> a walk through one hash table.
 
-A boundary of a text is a place where the profile lets an entry begin or end.  Whether a place is one depends on the two
-characters beside it alone, so an entry's inner boundaries are the same wherever the entry occurs.  We cut texts and
-entries at their boundaries and at blanks, and longer pieces every 8 bytes, into ATOMS: an atom's bytes are one uint64, so
-nothing but equal bytes compares equal.  A trie over atoms then finds every occurrence, exactly, in scripts with spaces
-(an atom is a word) as in those without (an atom is a character).
+A boundary of a text is a place where the profile lets an entry begin or end.  Whether a place is one depends on the
+two characters beside it alone, so an entry's inner boundaries are the same wherever the entry occurs.  We cut texts and
+entries at their boundaries and at blanks, and longer pieces every 8 bytes, into ATOMS: an atom's bytes are one uint64,
+so nothing but equal bytes compares equal.  A trie over atoms then finds every occurrence, exactly, in scripts with
+spaces (an atom is a word) as in those without (an atom is a character).
 
 Legend: A atoms, B buckets of the table; a bucket is 4 slots in one cache line.
 keys_A   uint64  the atom's bytes, the first one lowest, padded with zeros
 info_A   uint32  bits 0-3 its length in bytes (0: the empty word between two blanks), then the flags below
-table_8B uint64  bucket b is [8b : 8b + 4] the keys of its slots' edges and [8b + 4 : 8b + 8] their words: parent << 37 |
-                 length and AFTER_BLANK << 32 | (entry_id + 1, or 0 where no entry ends) << 2 | the flags below.
-                 A node of the trie is the slot of the edge into it, ROOT the one without.  The word of an empty slot is 0.
+table_8B uint64  bucket b is [8b : 8b + 4] the keys of its slots' edges and [8b + 4 : 8b + 8] their words, a word being
+                 parent << 37 | length and AFTER_BLANK << 32 | (entry_id + 1, or 0 where no entry ends) << 2 | flags.
+                 A node of the trie is the slot of the edge into it, ROOT the one without.  An empty slot's word is 0.
 """
 
+# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
+# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np
@@ -31,6 +33,7 @@ DOUBTFUL = NFC_NO  # classes (or-ed) from here on may belong to a text that is n
 MAX_ATOM_BYTES = 8
 MAX_SLOTS = 2**27 - 1  # 27 bits name a node, and ROOT is the last of them
 MAX_ENTRIES = 2**30 - 1
+FEW = 96  # ids up to which comparing all with all is the fastest sort
 BLOCK_ATOMS, BLOCK_TEXTS = 512, 256  # texts walked together: enough searches at once, yet all in the nearest cache
 
 # What each byte is to the reference's spacing.  In entries only the blank parts words.
@@ -59,7 +62,7 @@ _FROM_0, _BEYOND_9 = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("
 _inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # for functions that only other kernels call
 
 
-# --- machine instructions that numba does not offer ---------------------------------------------------------------------
+# --- machine instructions that numba does not offer -----------------------------------------------
 
 
 def _pointer(context, builder, array_type, array, at, bits):
@@ -127,7 +130,7 @@ def slot_mask(typing_context, table_8B, at, key, edge):
     return types.uint64(table_8B, types.int64, types.uint64, types.uint64), codegen
 
 
-# --- bytes to characters ----------------------------------------------------------------------------------------------
+# --- bytes to characters --------------------------------------------------------------------------
 
 
 @_inner
@@ -143,7 +146,7 @@ def _word_at(data, at):
 
 @_inner
 def _decode(word, room):
-    """The code point at the head of `word` and its bytes, of which there are `room`; what is no UTF-8 is U+FFFD, 1 byte."""
+    """The code point at the head of `word`, and its bytes, at most `room`; what is no UTF-8 is U+FFFD and 1 byte."""
     a = np.int64(word & _U8F)
     if a < 0x80:
         return a, 1
@@ -199,7 +202,7 @@ def _index(sorted_values, value):
     return low if low < sorted_values.size and sorted_values[low] == value else -1
 
 
-# --- NFC and case folding, in UTF-8 ------------------------------------------------------------------------------------
+# --- NFC and case folding, in UTF-8 ---------------------------------------------------------------
 
 
 @_inner
@@ -352,7 +355,7 @@ def fold(data, start, end, unicode, out):
     return size, seen
 
 
-# --- characters to atoms -----------------------------------------------------------------------------------------------
+# --- characters to atoms --------------------------------------------------------------------------
 
 
 @_inner
@@ -416,14 +419,14 @@ def _append(word, width, key, size, flags, keys_A, info_A, count):
 def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A, count):
     """Cut as the reference's spacing and padding imply: at blanks, around the marks it spaces, around "CJK or similar".
 
-    `kinds` is _IN_TEXT (for the part of a text that strip() leaves) or _IN_ENTRY (for an entry as it is).  Atoms are put
-    behind the first `count`; returns how many there are then.
+    `kinds` is _IN_TEXT (for the part of a text that strip() leaves) or _IN_ENTRY (for an entry as it is).  Atoms are
+    put behind the first `count`; returns how many there are then.
     """
     key, size, flags = _U0, 0, AFTER_BLANK | MAY_BEGIN  # of the piece being gathered
     at = start
     while at < end:
         word = _word_at(data, at)
-        run = _plain_run(word, end - at)
+        run = 0 if word & _TOP_BIT else _plain_run(word, end - at)
         if run > 0:
             key, size, flags, count = _append(word, run, key, size, flags, keys_A, info_A, count)
             at += run
@@ -433,7 +436,7 @@ def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A, count):
             if word & _TOP_BIT:
                 continue
         kind = kinds[word & _U8F]
-        if kind == _BLANK or kind == _MARK:
+        if kind in (_BLANK, _MARK):
             if size > 0 or flags & AFTER_BLANK:  # also the empty word between two blanks
                 keys_A[count] = key
                 info_A[count] = size | flags | MAY_END
@@ -478,7 +481,7 @@ def _unicode_atoms(data, start, end, classes, keys_A, info_A, count):
     at = start
     while at < end:
         word = _word_at(data, at)
-        run = _plain_run(word, end - at)
+        run = 0 if word & _TOP_BIT else _plain_run(word, end - at)
         if run > 0:
             if size == 0:
                 flags = blank | MAY_BEGIN
@@ -570,7 +573,7 @@ def atom_capacity(offsets):
     return 2 * longest + 2
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 @_inner
@@ -583,7 +586,7 @@ def _home(key, edge, num_buckets):
 
 @_inner
 def _search(table_8B, bucket, key, edge, num_buckets):
-    """(slot, whether it is there) of an edge whose search begins in `bucket`; the slot is the first empty one if not."""
+    """(slot, whether it is there) of an edge whose search begins in `bucket`; if not, the first empty slot."""
     while True:
         mask = slot_mask(table_8B, 8 * bucket, key, edge)
         if mask != _U0:
@@ -604,8 +607,8 @@ def _word_place(slot):
 def insert_entries(data, offsets, profile, unicode, table_8B, first_with):
     """Put all entries into the empty table, which must have room; or count their atoms, if it has no buckets at all.
 
-    first_with (N,) int32: -1 for an entry that stands in the table, its own id where its normalisation is empty, the id of
-    the earlier entry where it equals that after normalisation.  Returns the number of used slots (or of atoms).
+    first_with (N,) int32: -1 for an entry that stands in the table, its own id where its normalisation is empty, the
+    id of the earlier entry where it equals that after normalisation.  Returns the number of used slots (or of atoms).
     """
     num_buckets, used = table_8B.size // 8, 0
     keys_A = np.empty(atom_capacity(offsets), np.uint64)
@@ -636,7 +639,7 @@ def insert_entries(data, offsets, profile, unicode, table_8B, first_with):
     return used
 
 
-# --- matching ----------------------------------------------------------------------------------------------------------
+# --- matching -------------------------------------------------------------------------------------
 
 
 @_inner
@@ -648,76 +651,72 @@ def _grown(array, size):
 
 
 @_inner
-def _find_edges(num_edges, keys_A, at_A, edge_A, slot_A, word_A, table_8B):
-    """Look up the edges (keys_A[at_A], edge_A): slot_A and word_A of each, word 0 if it is not in the table."""
-    num_buckets = table_8B.size // 8
-    # The searches do not wait for each other: ask memory for all their cache lines first.
-    for j in range(num_edges):
-        home = _home(keys_A[at_A[j]], edge_A[j], num_buckets)
-        prefetch(table_8B, 8 * home)
-        slot_A[j] = home
-    for j in range(num_edges):
-        home, key, edge = np.int64(slot_A[j]), keys_A[at_A[j]], edge_A[j]
-        mask = slot_mask(table_8B, 8 * home, key, edge)
-        slot = 4 * home + (trailing_zeros(mask) & 3)
-        word = table_8B[_word_place(slot)] if mask != _U0 else _U0
-        if (mask == _U0) & (table_8B[8 * home + 4] & OVERFLOWN != _U0):
-            slot, is_known = _search(table_8B, home, key, edge, num_buckets)
-            word = table_8B[_word_place(slot)]
-        slot_A[j], word_A[j] = slot, word
-
-
-@_inner
-def _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, slot_A, word_A, table_8B, found):
+def _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, home_A, table_8B, found):
     """Follow the trie from every atom that may begin an entry, all of them a level at a time.
 
-    Puts text << 32 | entry_id of what ends there, unordered, into `found` (made larger where needed); returns how many and
-    `found`.
+    Puts text << 32 | entry_id of what ends there, unordered, into `found` (made larger where needed); returns how many
+    there are, and `found`.  Places are unsigned where they can be, which spares numba's test for negative ones.
     """
-    count, active = 0, 0
+    num_buckets, count, active = table_8B.size // 8, _U0, _U0
     for a in range(num_atoms):
         at_A[active] = a
         edge_A[active] = _ROOT << _U5 | np.uint64(info_A[a] & 15)
-        active += info_A[a] & MAY_BEGIN != 0
-    while active > 0:
-        _find_edges(active, keys_A, at_A, edge_A, slot_A, word_A, table_8B)
-        if count + active > found.size:
-            found = _grown(found, count + active)
-        kept = 0
-        for j in range(active):
-            a, word = np.int64(at_A[j]), word_A[j]
-            info = info_A[a]
-            entry = (word & _LOW_32) >> _U2
+        active += np.uint64(info_A[a] & MAY_BEGIN != 0)
+    while active > _U0:
+        if count + active > np.uint64(found.size):
+            found = _grown(found, np.int64(count + active))
+        # A level's searches do not wait for each other: ask memory for all their cache lines first.
+        for j in range(np.int64(active)):
+            home = _home(keys_A[at_A[j]], edge_A[j], num_buckets)
+            prefetch(table_8B, 8 * home)
+            home_A[j] = home
+        kept = _U0
+        for j in range(np.int64(active)):
+            a, home, edge = np.int64(at_A[j]), np.int64(home_A[j]), edge_A[j]
+            mask = slot_mask(table_8B, 8 * home, keys_A[a], edge)
+            slot = 4 * home + (trailing_zeros(mask) & 3)
+            word = table_8B[_word_place(slot)] if mask != _U0 else _U0
+            if (mask == _U0) & (table_8B[8 * home + 4] & OVERFLOWN != _U0):
+                slot, _ = _search(table_8B, home, keys_A[a], edge, num_buckets)
+                word = table_8B[_word_place(slot)]
+            info, entry = info_A[a], (word & _LOW_32) >> _U2
             found[count] = np.uint64(text_A[a]) << _U32 | entry - _U1
-            count += (entry != _U0) & (info & MAY_END != 0)
+            count += np.uint64((entry != _U0) & (info & MAY_END != 0))
             at_A[kept] = a + 1
-            edge_A[kept] = np.uint64(slot_A[j]) << _U5 | np.uint64(info_A[a + 1] & 31)
-            kept += (word & HAS_CHILD != _U0) & (info & LAST == 0)
+            edge_A[kept] = np.uint64(slot) << _U5 | np.uint64(info_A[a + 1] & 31)
+            kept += np.uint64((word & HAS_CHILD != _U0) & (info & LAST == 0))
         active = kept
-    return count, found
+    return np.int64(count), found
 
 
 @_inner
-def _sort_many(ids, start, end):
-    """Shell's sort, its gaps shrinking by 4/9."""
-    gap = end - start
-    while gap > 1:
-        gap = max(1, gap * 4 // 9)
-        for i in range(start + gap, end):
-            this, k = ids[i], i
-            while k >= start + gap and ids[k - gap] > this:
-                ids[k] = ids[k - gap]
-                k -= gap
-            ids[k] = this
+def _sort_many(ids, start, end, other, tally):
+    """Sort ids[start:end] by their bytes, the lowest first, moving them to `other` and back."""
+    largest = ids[start]
+    for k in range(start, end):
+        largest = max(largest, ids[k])
+    shift = 0
+    while largest >> shift > 0:
+        for b in range(256):
+            tally[b] = 0
+        for k in range(start, end):
+            tally[ids[k] >> shift & 255] += 1
+        place = 0
+        for b in range(256):
+            tally[b], place = place, place + tally[b]
+        for k in range(start, end):
+            b = ids[k] >> shift & 255
+            other[tally[b]] = ids[k]
+            tally[b] += 1
+        for k in range(end - start):
+            ids[start + k] = other[k]
+        shift += 8
 
 
 @_inner
-def _sort(ids, start, end, own):
-    """Sort ids[start:end].  A few by counting the smaller ones, in wide instructions; repeated ids then leave gaps of -1."""
+def _sort_few(ids, start, end, own):
+    """Sort ids[start:end], counting the smaller ones of each, in wide instructions; repeated ids leave gaps of -1."""
     count = end - start
-    if count > own.size:
-        _sort_many(ids, start, end)
-        return
     padded = (count + 15) & ~15
     for i in range(count):
         own[i] = ids[start + i]
@@ -755,9 +754,9 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     capacity = BLOCK_ATOMS + atom_capacity(offsets) + 1
     keys_A, info_A = np.empty(capacity, np.uint64), np.empty(capacity, np.uint32)
     text_A, at_A = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
-    edge_A, slot_A, word_A = np.empty(capacity, np.uint64), np.empty(capacity, np.uint32), np.empty(capacity, np.uint64)
-    found, grouped = np.empty(4096, np.uint64), np.empty(4096, np.int32)
-    starts, own = np.empty(BLOCK_TEXTS + 2, np.int64), np.empty(128, np.int32)
+    edge_A, home_A = np.empty(capacity, np.uint64), np.empty(capacity, np.uint32)
+    found, grouped, other = np.empty(4096, np.uint64), np.empty(4096, np.int32), np.empty(4096, np.int32)
+    starts, tally = np.empty(BLOCK_TEXTS + 2, np.int64), np.empty(256, np.int64)
     ids, ends = np.empty(16 * num_texts + 4096, np.int32), np.zeros(num_texts + 1, np.int64)
     total, text = 0, 0
     while text < num_texts:
@@ -773,14 +772,17 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
             if num_atoms > start:
                 info_A[num_atoms - 1] |= LAST
             text += 1
-        count, found = _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, slot_A, word_A, table_8B, found)
+        count, found = _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, home_A, table_8B, found)
         if grouped.size < count:
-            grouped = np.empty(found.size, np.int32)
+            grouped, other = np.empty(found.size, np.int32), np.empty(found.size, np.int32)
         if ids.size < total + count:
             ids = _grown(ids, total + count)
         _group(found, count, starts, grouped)
         for t in range(text - first):
-            _sort(grouped, starts[t], starts[t + 1], own)
+            if starts[t + 1] - starts[t] <= FEW:
+                _sort_few(grouped, starts[t], starts[t + 1], other)
+            else:
+                _sort_many(grouped, starts[t], starts[t + 1], other, tally)
             last = -1
             for k in range(starts[t], starts[t + 1]):
                 ids[total] = grouped[k]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from worldclip.match import kernels
 from worldclip.text import PROFILES, profile_name
 from worldclip.unicode_table import UNICODE_VERSION, load_table
 
-Texts = pa.Array | pa.ChunkedArray | Sequence[str | None]
+Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
 FORMAT_VERSION = 1  # of the compiled files; raised whenever the same entries would give another table
 LOAD = 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
@@ -55,7 +56,7 @@ class Matcher:
         return self._match(data, _read_only(np.array([0, data.size], np.int64)), _EMPTY, 0)[0]
 
     def match_batch(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of each text: entry_ids int32 and offsets (num_texts + 1,) int64, text i's at [offsets[i] : offsets[i + 1]].
+        """The ids of each text: entry_ids int32, and offsets (num_texts + 1,) int64, text i's from offsets[i] on.
 
         texts: an Arrow string, large_string (dictionary and view types are cast), chunked array or a sequence of str; a
         null matches nothing.  Arrow's buffers are read where they lie and the GIL is released meanwhile.
@@ -195,7 +196,7 @@ def _refuse_impossible(entries: pa.Array) -> None:
 
 
 def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray]:
-    """The table of (data, offsets) and first_with (`kernels.insert_entries`); filled twice, as its size must be known."""
+    """The table and `kernels.insert_entries`' first_with; filled twice, as only then the size it needs is known."""
     first_with = np.empty(offsets.size - 1, np.int32)
     arguments = data, offsets, PROFILES.index(profile), load_table()
     used = kernels.insert_entries(*arguments, np.zeros(0, np.uint64), first_with)
@@ -209,7 +210,7 @@ def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarr
 
 
 def _aligned_zeros(size: int) -> np.ndarray:
-    """uint64 zeros from the start of a cache line on, as a bucket is to be one line (a mapped .npy file is aligned too)."""
+    """uint64 zeros that begin with a cache line, since a bucket is to be one (a mapped .npy file begins so too)."""
     padded = np.zeros(size + 8, np.uint64)
     start = -padded.ctypes.data % 64 // 8
     return padded[start : start + size]
