@@ -125,7 +125,9 @@ def _build(cls: type, values: Any, prefix: str, problems: list[str]) -> Any:
             arguments[key] = _build(hint, value, f"{prefix}{key}.", problems) or hint()
             continue
         if isinstance(value, Mapping) and (item := _item_config(hint)) is not None:
-            arguments[key] = {name: _build(item, of, f"{prefix}{key}.{name}.", problems) for name, of in value.items()}
+            arguments[key] = {
+                name: _build(item, of, f"{prefix}{key}.{name}.", problems) or item() for name, of in value.items()
+            }
             continue
         try:
             arguments[key] = _convert(value, hint)
