@@ -12,7 +12,7 @@ from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 from worldclip import pool
 from worldclip.errors import UserError
 from worldclip.tokenizer import train_tokenizer
-from worldclip.train.images import BOMB, UNDECODABLE, BadImage, decode, random_resized_crop
+from worldclip.train.images import BOMB, UNDECODABLE, Augmentation, BadImage, decode, random_resized_crop, warp
 from worldclip.train.loader import Loader
 
 
@@ -23,7 +23,8 @@ def tokenizer():
 
 
 def make_loader(run_dir, tars, tokenizer, **changes):
-    settings = {"image_size": 16, "global_batch_size": 10, "seed": 1, "shuffle_shards": 2, "crop_scale_min": 0.9}
+    settings = {"image_size": 16, "global_batch_size": 10, "seed": 1, "shuffle_shards": 2}
+    settings["augmentation"] = Augmentation(crop_scale_min=0.9)
     return Loader(run_dir, pool.shards(make_recipe(tars), run_dir), tokenizer, **(settings | changes))
 
 
@@ -215,3 +216,46 @@ def test_the_crop_is_torchvisions():
     box = crop_box(draws, 50, 70, 0.5)
     expected = resized_crop(image, *box, [24, 24], InterpolationMode.BICUBIC, antialias=True)
     np.testing.assert_array_equal(random_resized_crop(image, draws, 0.5, 24).numpy(), expected.numpy())
+
+
+def warp_draws(**named: float) -> np.ndarray:
+    """One row of draws; 0.5 leaves the angle at 0, 1 leaves size and colours."""
+    from worldclip.train.plan import CROP_DRAWS, WARP_DRAWS
+
+    row = np.zeros((1, CROP_DRAWS + WARP_DRAWS))
+    names = ("angle", "size", "red", "green", "blue")
+    row[0, CROP_DRAWS:] = [named.get(name, 0.5 if name == "angle" else 1.0) for name in names]
+    return row
+
+
+def test_a_warp_that_draws_nothing_changes_nothing():
+    import torch
+
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8))
+    how = Augmentation(crop_scale_min=0.9, rotate_deg=30, zoom_out_min=0.5, tint_min=0.5)
+    np.testing.assert_array_equal(warp(images, warp_draws(), how).numpy(), images.numpy())
+    assert not Augmentation(crop_scale_min=0.9).warps
+
+
+def test_a_warp_turns_shrinks_and_tints_as_drawn():
+    import torch
+
+    image = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
+    image[:, :, 8:24, 8:24] = 0  # a black square of 16 pixels
+    how = Augmentation(crop_scale_min=0.9, rotate_deg=45, zoom_out_min=0.5, tint_min=0.5)
+    small = warp(image, warp_draws(size=0.0), how)[0]
+    assert (small[0] < 100).sum().item() == 64
+    assert (small[0, 0] == 200).all()
+    red = warp(image, warp_draws(green=0.0, blue=0.0), how)[0]
+    assert red[:, 0, 0].tolist() == [200, 100, 100]
+    turned = warp(image, warp_draws(angle=0.0), how)[0, 0]
+    assert turned[16, 7] < 100 < turned[9, 9]  # a square on its corner
+    assert (turned < 100).sum().item() == pytest.approx(256, rel=0.05)
+
+
+def test_warps_depend_on_the_pair_alone(tmp_path, tokenizer):
+    how = Augmentation(crop_scale_min=0.9, rotate_deg=15, zoom_out_min=0.7, tint_min=0.5)
+    tars = write_world(tmp_path / "run")
+    first, second = (make_loader(tmp_path / "run", tars, tokenizer, augmentation=how).batch(3) for _ in range(2))
+    np.testing.assert_array_equal(first.images.numpy(), second.images.numpy())
+    assert (first.images != make_loader(tmp_path / "run", tars, tokenizer).batch(3).images).any()

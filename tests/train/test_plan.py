@@ -76,7 +76,7 @@ def test_a_stand_in_is_drawn_from_the_same_epoch_by_the_coin():
 def test_crop_draws_depend_on_pair_seed_and_epoch_alone():
     keys, text_idx, epochs = ["a", "b", "a"], np.array([0, 0, 0]), np.array([0, 0, 1])
     draws = plan.crop_draws(keys, text_idx, 9, epochs)
-    assert draws.shape == (3, 2 * plan.CROP_TRIES + 2)
+    assert draws.shape == (3, plan.CROP_DRAWS + plan.WARP_DRAWS)
     assert ((draws >= 0) & (draws < 1)).all()
     np.testing.assert_array_equal(draws[1:], plan.crop_draws(keys[1:], text_idx[1:], 9, epochs[1:]))
     assert len(np.unique(draws)) == draws.size
@@ -114,6 +114,6 @@ def test_crops_cover_the_asked_share_of_the_area_at_the_asked_aspect():
 
 
 def test_a_crop_that_never_fits_is_the_central_part():
-    draws = np.full(2 * plan.CROP_TRIES + 2, 0.999)
+    draws = np.full(plan.CROP_DRAWS, 0.999)
     assert plan.crop_box(draws, 10, 100, 0.9) == (0, 43, 10, 13)
     assert plan.crop_box(draws, 100, 10, 0.9) == (43, 0, 13, 10)

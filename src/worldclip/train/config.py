@@ -171,6 +171,12 @@ class TrainConfig:
     """Of the initial weights, the order of pairs and the crops."""
     crop_scale_min: float = 0.9
     """Least share of the image's area in RandomResizedCrop."""
+    rotate_deg: float = 0.0
+    """Images are turned by up to so many degrees either way; 0, as the recipe: not."""
+    zoom_out_min: float = 1.0
+    """Least size that images are shrunk to, as a share of their side, their border drawn on; 1, as the recipe: not."""
+    tint_min: float = 1.0
+    """Least factor that each colour channel is multiplied by; 1, as the recipe: not."""
     shuffle_shards: int = 64
     """Shards in a window of the epoch's plan; pairs are shuffled within a window."""
     checkpoint_every_samples: int = 50_000
@@ -214,6 +220,11 @@ class TrainConfig:
             found.append(
                 f"train.crop_scale_min is {self.crop_scale_min}; it is a share of the area, above 0, at most 1"
             )
+        if not 0 <= self.rotate_deg <= 180:
+            found.append(f"train.rotate_deg is {self.rotate_deg}; it is an angle from 0 to 180 degrees")
+        for key in ("zoom_out_min", "tint_min"):
+            if not 0 < getattr(self, key) <= 1:
+                found.append(f"train.{key} is {getattr(self, key)}; it is a factor above 0, at most 1 (not at all)")
         if self.checkpoint_every_minutes <= 0:
             found.append(f"train.checkpoint_every_minutes is {self.checkpoint_every_minutes}; it is above 0")
         return found

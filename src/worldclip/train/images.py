@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_image
 
-from worldclip.train.plan import crop_box
+from worldclip.train.plan import CROP_DRAWS, crop_box
 
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as 24-bit RGB: Pillow's bound for decompression bombs
 UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"
@@ -21,6 +22,21 @@ class BadImage(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
         super().__init__(f"{reason}: {detail}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """What training does to images beside the resize; the keys of TrainConfig."""
+
+    crop_scale_min: float
+    rotate_deg: float = 0.0
+    zoom_out_min: float = 1.0
+    tint_min: float = 1.0
+
+    @property
+    def warps(self) -> bool:
+        """Whether there is more than the crop."""
+        return self.rotate_deg > 0 or self.zoom_out_min < 1 or self.tint_min < 1
 
 
 def decode(data: bytes) -> torch.Tensor:
@@ -56,3 +72,21 @@ def random_resized_crop(image: torch.Tensor, draws: np.ndarray, scale_min: float
     if (height, width) == (size, size):
         return part[0]
     return torch.nn.functional.interpolate(part, (size, size), mode="bicubic", antialias=True)[0]
+
+
+def warp(images_B3SS: torch.Tensor, draws: np.ndarray, how: Augmentation) -> torch.Tensor:
+    """(B, 3, S, S) uint8 -> the same, each turned, shrunk and tinted as its row of crop_draws says.
+
+    What comes in from outside is the border drawn on; positions between pixels are interpolated linearly.
+    """
+    angle = np.radians(how.rotate_deg) * (2 * draws[:, CROP_DRAWS] - 1)
+    size = how.zoom_out_min + (1 - how.zoom_out_min) * draws[:, CROP_DRAWS + 1]
+    tint = how.tint_min + (1 - how.tint_min) * draws[:, CROP_DRAWS + 2 : CROP_DRAWS + 5]
+    cos, sin, zero = np.cos(angle) / size, np.sin(angle) / size, np.zeros(len(draws))
+    theta_B23 = np.stack([np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1)], 1)
+    grid = torch.nn.functional.affine_grid(
+        torch.from_numpy(theta_B23).float(), list(images_B3SS.shape), align_corners=False
+    )
+    moved = torch.nn.functional.grid_sample(images_B3SS.float(), grid, padding_mode="border", align_corners=False)
+    tinted = moved.mul_(torch.from_numpy(tint).float()[:, :, None, None])
+    return tinted.round_().clamp_(0, 255).to(torch.uint8)

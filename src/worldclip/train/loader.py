@@ -27,7 +27,7 @@ from worldclip.execute import Shard, usable_cores
 from worldclip.pool import read_index, read_member
 from worldclip.tokenizer import Tokenizer, Tokens
 from worldclip.train import plan
-from worldclip.train.images import BadImage, decode, random_resized_crop
+from worldclip.train.images import Augmentation, BadImage, decode, random_resized_crop, warp
 
 NO_IMAGE = "no_image"
 MAX_REPLACEMENTS = 1_000  # draws of a stand-in before a pool counts as undecodable
@@ -125,13 +125,13 @@ class Loader:
         global_batch_size: int,
         seed: int,
         shuffle_shards: int,
-        crop_scale_min: float,
+        augmentation: Augmentation,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.run_dir, self.tokenizer = run_dir, tokenizer
         self.shards = sorted(shards, key=lambda shard: shard.name)
-        self.image_size, self.crop_scale_min = image_size, crop_scale_min
+        self.image_size, self.augmentation = image_size, augmentation
         self.global_batch_size, self.seed, self.shuffle_shards = global_batch_size, seed, shuffle_shards
         self.rank, self.world_size = rank, world_size
         self._read = functools.lru_cache(maxsize=2 * shuffle_shards)(self._read_shard)
@@ -178,8 +178,10 @@ class Loader:
     ) -> Batch:
         keys = pairs.keys.to_pylist()
         draws = plan.crop_draws(keys, pairs.text_idx, self.seed, epochs)
-        crop = functools.partial(random_resized_crop, scale_min=self.crop_scale_min, size=self.image_size)
+        crop = functools.partial(random_resized_crop, scale_min=self.augmentation.crop_scale_min, size=self.image_size)
         cropped = torch.stack(list(self._threads.map(crop, images, draws)))
+        if self.augmentation.warps:
+            cropped = warp(cropped, draws, self.augmentation)
         tokens = self.tokenizer.encode(pairs.texts.to_pylist())
         return Batch(cropped, tokens, keys, pairs.text_idx, Counter(pairs.lang.to_pylist()), bad, bad_keys)
 

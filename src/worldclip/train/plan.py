@@ -17,6 +17,8 @@ from worldclip.coin import CROP, ORDER, uniform
 
 CROP_TRIES = 10  # then the whole image, cut to a square where it must: torchvision's RandomResizedCrop
 MAX_ASPECT = 4 / 3  # of a crop, as there
+CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that a crop is decided by
+WARP_DRAWS = 5  # and those of a warp: angle, size, red, green, blue
 
 
 def shard_order(names: Sequence[str], seed: int, epoch: int) -> np.ndarray:
@@ -57,7 +59,7 @@ def replacement(position: int, draw: int, epoch_length: int, seed: int, epoch: i
 
 
 def crop_draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarray) -> np.ndarray:
-    """(n, 2 * CROP_TRIES + 2) float64 in [0, 1): what the crops of n pairs are decided by.
+    """(n, CROP_DRAWS + WARP_DRAWS) float64 in [0, 1): what the crops and warps of n pairs are decided by.
 
     The coin of stream `crop`, then the same mixing function on it plus 1, 2, ...
     """
@@ -65,7 +67,7 @@ def crop_draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.n
     for each in np.unique(epoch):
         rows = np.flatnonzero(epoch == each)
         coin[rows] = uniform([keys[row] for row in rows.tolist()], text_idx[rows], seed, int(each), CROP)
-    state = (coin * 2.0**53).astype(np.uint64)[:, None] + np.arange(1, 2 * CROP_TRIES + 3, dtype=np.uint64)
+    state = (coin * 2.0**53).astype(np.uint64)[:, None] + np.arange(1, CROP_DRAWS + WARP_DRAWS + 1, dtype=np.uint64)
     return (_mix(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -89,8 +91,8 @@ def crop_box(draws: np.ndarray, height: int, width: int, scale_min: float) -> tu
         aspect = math.exp(log_max * (2 * draws[2 * k + 1] - 1))
         crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = math.floor(draws[-2] * (height - crop_height + 1))
-            left = math.floor(draws[-1] * (width - crop_width + 1))
+            top = math.floor(draws[CROP_DRAWS - 2] * (height - crop_height + 1))
+            left = math.floor(draws[CROP_DRAWS - 1] * (width - crop_width + 1))
             return top, left, crop_height, crop_width
     crop_width = min(width, max(1, round(height * MAX_ASPECT)))
     crop_height = min(height, max(1, round(width * MAX_ASPECT)))

@@ -123,6 +123,7 @@ def _tokenizer_texts(run_dir: Path, shards: Sequence[Shard]) -> Iterator[str]:
 
 
 def _loader(config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokenizer: Tokenizer) -> Loader:
+    from worldclip.train.images import Augmentation
     from worldclip.train.loader import Loader
 
     return Loader(
@@ -133,7 +134,12 @@ def _loader(config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokeniz
         global_batch_size=config.global_batch_size,
         seed=config.seed,
         shuffle_shards=config.shuffle_shards,
-        crop_scale_min=config.crop_scale_min,
+        augmentation=Augmentation(
+            crop_scale_min=config.crop_scale_min,
+            rotate_deg=config.rotate_deg,
+            zoom_out_min=config.zoom_out_min,
+            tint_min=config.tint_min,
+        ),
     )
 
 
