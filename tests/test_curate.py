@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 
-from worldclip import coin, curate, formats
+from worldclip import coin, curate, formats, pool
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.curate import COLUMNS, REASONS
 from worldclip.curate.decide import decide
@@ -275,10 +278,57 @@ def test_a_language_that_the_run_does_not_have_is_named(pool_folder, run):
 
 
 def test_a_wrong_config_is_refused_with_all_its_problems():
-    problems = CurateConfig(seed=-1, include=("en", "zh"), exclude=("zh",)).problems()
-    assert len(problems) == 2
+    problems = CurateConfig(seed=-1, include=("en", "zh"), exclude=("zh",), samples_per_tar=0).problems()
+    assert len(problems) == 3
     assert "curate.seed is -1" in problems[0]
     assert "both name zh" in problems[1]
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_folder, tmp_path_factory, policy):
+    results = []
+    for workers in (1, 2) if policy == "one" else (1,):
+        run = tmp_path_factory.mktemp(f"tars{workers}")
+        write_metadata(run, LISTS)
+        options = {"text_policy": policy, "write": "tars", "samples_per_tar": 7}
+        report = run_stages(make_recipe(pool_folder, curate=options), run, LocalExecutor(workers=workers, quiet=True))
+        results.append({path.name: path.read_bytes() for path in (run / "curate" / "tars").glob("*.tar")})
+    assert results[0] == results[-1]
+    kept: dict[str, list[str]] = {}
+    for name in sorted(SHARDS):
+        for key, _, text, *_ in read_kept(run, name):
+            kept.setdefault(key, []).append(text)
+    assert report["curate"]["tars"] == {"samples": len(kept), "no_image": 0, "cut_image": 0}
+    assert len(results[0]) == -(-len(kept) // 7)
+
+    recipe = make_recipe(run / "curate" / "tars", pool={"key": "json:key", "texts": ["json:texts"]})
+    found: dict[str, list[str]] = {}
+    numbers = []
+    for shard in pool.shards(recipe, run):
+        texts = pool.read_texts(shard, recipe.pool)
+        for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
+            found.setdefault(key, []).append(text)
+        with tarfile.open(shard.path) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        for name in (name for name in members if name.endswith(".json")):
+            record = json.loads(members[name])
+            numbers.append(int(name.removesuffix(".json")))
+            assert members[name.replace(".json", ".jpg")] == b"image of " + Path(record["key"]).name.encode()
+            assert members[name.replace(".json", ".txt")].decode() == record["texts"][0]
+    assert found == kept
+    assert numbers == list(range(len(kept)))
+
+
+def test_a_kept_key_without_its_image_is_counted(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("no_image")
+    text = "the old green tree on the mountain by the water"
+    record = json.dumps({"texts": [text]}).encode()
+    write_tar(folder / "0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
+    recipe = make_recipe(folder, curate={"write": "tars"}, balance={"tail_fraction": 1.0})
+    report = run_stages(recipe, run)["curate"]
+    assert report["tars"] == {"samples": 1, "no_image": 1, "cut_image": 0}
+    run_stages(make_recipe(folder, balance={"tail_fraction": 1.0}), run, stages="curate")
+    assert not (run / "curate" / "tars").exists()
 
 
 # online

@@ -18,6 +18,10 @@ class CurateConfig:
     """Languages to keep; empty: all."""
     exclude: tuple[str, ...] = ()
     """Languages to leave out."""
+    write: Literal["list", "tars"] = "list"
+    """list: the kept pairs as Parquet; tars: also as new tars in RUN/curate/tars, images copied from the pool."""
+    samples_per_tar: int = 10_000
+    """Images in a new tar."""
 
     def problems(self) -> list[str]:
         found = []
@@ -29,6 +33,8 @@ class CurateConfig:
                 f"curate.include and curate.exclude both name {', '.join(both)}; a language is kept or left out, "
                 "so take it from one of them"
             )
+        if self.samples_per_tar < 1:
+            found.append(f"curate.samples_per_tar is {self.samples_per_tar}; a tar holds at least 1 image")
         return found
 
     def is_excluded(self, lang: str) -> bool:

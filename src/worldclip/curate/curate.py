@@ -95,20 +95,33 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     shards = pool.shards(recipe, run_dir)
     work = curate_work(recipe, run_dir)
     markers = [folder / "done" / f"{shard.name}.json" for shard in shards]
-    remove_stale(folder, [*(curated_path(run_dir, shard) for shard in shards), *markers, folder / "keys.npy"])
+    tars = [path for path in (folder / "tars").rglob("*") if path.is_file()] if recipe.curate.write == "tars" else []
+    remove_stale(folder, [*(curated_path(run_dir, shard) for shard in shards), *markers, folder / "keys.npy", *tars])
     reports = executor.map(
         functools.partial(curate_shard, work=work),
         shards,
         label="curate",
         done_dir=folder / "done",
-        key={"config": relevant_config(recipe), "inputs": stage_inputs},
+        key={"config": _decides_list(recipe), "inputs": stage_inputs},
     )
     report = total_report(match_report, reports, recipe.curate.text_policy)
     report["num_keys_in_list"] = _write_keys(run_dir, shards)
+    if recipe.curate.write == "tars":
+        from worldclip.curate.tars import write_tars
+
+        list_digest = formats.digest([_decides_list(recipe), stage_inputs])
+        report["tars"] = write_tars(run_dir, shards, executor, recipe.curate.samples_per_tar, list_digest)
     formats.write_json(folder / "report.json", report)
     counts = {key: report["total"][key] for key in ("pairs_in", "pairs_out", "expected_pairs")}
     formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=counts)
     return report
+
+
+def _decides_list(recipe: Recipe) -> dict[str, Any]:
+    """The config without what only says how the list is written."""
+    config = relevant_config(recipe)
+    only_form = ("write", "samples_per_tar")
+    return {**config, "curate": {key: value for key, value in config["curate"].items() if key not in only_form}}
 
 
 def curate_work(recipe: Recipe, run_dir: Path) -> CurateWork:
