@@ -1,0 +1,313 @@
+"""`worldclip pool check`: from a pool to its valid keys, every removal with its reason, and a report.
+
+In order: look at the images; run the models; judge each pair alone; find duplicates among what is left; write.  Each
+step is a map over shards (or search units), so an interrupted check goes on where it stopped, and a changed rule
+repeats only the steps from its own on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip import config as configs
+from worldclip import pool as pools
+from worldclip.coin import hash_keys
+from worldclip.config import Recipe, to_dict
+from worldclip.errors import UserError
+from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, changed_keys, remove_stale, say
+from worldclip.formats import (
+    MANIFEST,
+    REMOVED,
+    REMOVED_TEXTS,
+    VALID_KEYS,
+    digest,
+    fingerprint,
+    read_json,
+    read_manifest,
+    read_table,
+    write_json,
+    write_manifest,
+    write_table,
+)
+from worldclip.pool.check.config import CheckConfig, ImageRules
+from worldclip.pool.check.deny import read_deny_lists
+from worldclip.pool.check.duplicates import Duplicate, find_duplicates
+from worldclip.pool.check.images import (
+    HashKind,
+    add_reports,
+    hash_images,
+    look_at_pool_shard,
+    read_hashes,
+    source_units,
+)
+from worldclip.pool.check.judge import JudgeWork, judge_shard, judged_path
+from worldclip.pool.check.models import run_models, write_faces
+from worldclip.pool.check.report import write_report
+from worldclip.pool.check.texts import phrase_matcher
+from worldclip.pool.check.write import final_path, merge_texts, write_rows, write_tars
+from worldclip.pool.config import PoolConfig
+
+UNUSABLE = ("bad_pair", "no_text")  # counted by match too, whatever the valid keys say
+ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckConfig:
+    """CheckConfig from a TOML file or nested dicts, with `key=value` overrides; UserError with every problem."""
+    loaded: CheckConfig = configs.load_config(CheckConfig, source, overrides)
+    return loaded
+
+
+def check(
+    pool: PoolConfig | Recipe,
+    out: str | Path,
+    config: CheckConfig | None = None,
+    *,
+    executor: Executor | None = None,
+    run_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Check a pool into the folder `out`: valid_keys.parquet (for pool.valid_keys), removed.parquet,
+    removed_texts.parquet, report.json, report.html and the manifest.  Returns the report.
+
+    pool: where the pairs are, or a recipe with such a section; run_dir: the run of a recipe that builds its pool.
+    Raises UserError for mistakes in the config, StageFailed where shards failed.
+    """
+    recipe = pool if isinstance(pool, Recipe) else Recipe(pool=pool)
+    settings, folder = config or CheckConfig(), Path(out)
+    _refuse_mistakes(settings)
+    kind = HashKind.of(settings)
+    shards = pools.shards(recipe, run_dir or folder)
+    inputs = _inputs(shards, settings, kind)
+    record = {"pool": to_dict(recipe.pool), "lid_model": recipe.languages.lid_model, "check": to_dict(settings)}
+    with RunLock(folder):
+        manifest = read_manifest(folder)
+        if manifest is not None and not changed_keys([manifest["config"], manifest["inputs"]], [record, inputs]):
+            say("check", "is finished and unchanged")
+            return dict(read_json(folder / "report.json"))
+        (folder / MANIFEST).unlink(missing_ok=True)
+        work = _Work(recipe, settings, folder, kind, shards, executor or LocalExecutor(), inputs)
+        report = _run(work)
+        write_json(folder / "report.json", report)
+        write_report(folder, report)
+        write_manifest(folder, config=record, inputs=inputs, counts=report["counts"])
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    recipe: Recipe
+    config: CheckConfig
+    folder: Path
+    kind: HashKind
+    shards: list[Shard]
+    executor: Executor
+    inputs: dict[str, Any]
+
+
+def _refuse_mistakes(config: CheckConfig) -> None:
+    """Every mistake at once, before any work: values, files that are not there."""
+    problems = config.problems()
+    files = {
+        "texts.deny_phrases": config.texts.deny_phrases,
+        **{f"deny.{name}": getattr(config.deny, name) for name in ("keys", "urls", "hosts")},
+        **{f"classifiers.{name}.path": (rule.path,) for name, rule in config.classifiers.items() if rule.path},
+        "faces.path": (config.faces.path,) if config.faces.path else (),
+    }
+    for setting, paths in files.items():
+        problems += [f"{setting} names {path!r}, which is no file" for path in paths if not Path(path).is_file()]
+    problems += [
+        f"against.{name} is {path!r}, which does not exist; give a folder, a .tar or a file of `worldclip pool hash`"
+        for name, path in config.against.items()
+        if not Path(path).exists()
+    ]
+    if problems:
+        raise UserError(problems)
+    read_deny_lists(config.deny)
+    if config.texts.deny_phrases:
+        phrase_matcher(config.texts.deny_phrases)
+
+
+def _inputs(shards: Sequence[Shard], config: CheckConfig, kind: HashKind) -> dict[str, Any]:
+    named = (*config.texts.deny_phrases, *config.deny.keys, *config.deny.urls, *config.deny.hosts)
+    models = [rule.path for rule in config.classifiers.values()] + ([config.faces.path] if config.faces.path else [])
+    return {
+        "shards": {shard.name: shard.fingerprint for shard in shards},
+        "files": {file: fingerprint(Path(file), Path(file).parent) for file in (*named, *models)},
+        "against": {name: _known(Path(path)) for name, path in config.against.items()},
+        "hash": kind.name,
+    }
+
+
+def _known(source: Path) -> Any:
+    """What a set of evaluation images is known by."""
+    if source.suffix == ".parquet":
+        return fingerprint(source, source.parent)
+    return digest([unit.fingerprint for unit in source_units(source)])
+
+
+def looks_at_images(config: CheckConfig) -> bool:
+    """Whether any rule asks for an image; a check of texts and addresses alone decodes nothing."""
+    rules = config.images != ImageRules() or config.classifiers or config.faces.path or config.against
+    return bool(rules) or config.duplicates != "keep"
+
+
+def _run(work: _Work) -> dict[str, Any]:
+    config, folder = work.config, work.folder
+    images = {"images": 0, "undecodable": 0, "nearly_blank": 0}
+    if looks_at_images(config):
+        images = _look(work)
+        _hash_references(work)
+    has_images = images["images"] > 0
+    if has_images:
+        run_models(work.config, work.recipe.pool, folder, work.shards, work.executor)
+    judged = _judge(work, has_images)
+    elsewhere = _remove_elsewhere(work)
+    duplicates: dict[int, list[Duplicate]] = {}
+    histogram: list[int] = []
+    if has_images and config.duplicates != "keep":
+        duplicates, histogram = find_duplicates(folder, work.shards, config, work.kind, work.executor)
+    counts = _write_lists(work, duplicates)
+    if has_images and config.faces.path:
+        write_faces(folder, work.shards)
+    if config.merge_texts:
+        merge_texts(folder, work.shards, work.recipe.pool)
+    if config.write == "tars":
+        counts["written"] = write_tars(config, work.recipe.pool, folder, work.shards, work.executor)
+    _remove_stale(work)
+    rejected = Counter[str]()
+    for report in judged:
+        rejected.update(report["rejected_texts"])
+    return {
+        "counts": counts,
+        "images": images,
+        "texts": {"read": sum(report["texts"] for report in judged), "rejected": dict(sorted(rejected.items()))},
+        "keys_in_several_shards": elsewhere,
+        "pairs_by_distance": histogram,
+        "radius": config.radius,
+        "against": {name: str(path) for name, path in config.against.items()},
+    }
+
+
+def _look(work: _Work) -> dict[str, int]:
+    look = functools.partial(look_at_pool_shard, pool=work.recipe.pool, folder=work.folder, kind=work.kind)
+    key = {"key": work.recipe.pool.key, "hash": work.kind.name}
+    return add_reports(
+        work.executor.map(look, work.shards, label="images", done_dir=work.folder / "done/images", key=key)
+    )
+
+
+def _hash_references(work: _Work) -> None:
+    """against/<name>.parquet of each evaluation set; a file of hashes is taken as it is."""
+    for name, path in work.config.against.items():
+        place = work.folder / "against" / f"{name}.parquet"
+        known = place.with_suffix(".json")
+        if place.exists() and known.exists() and read_json(known) == [work.inputs["against"][name], work.kind.name]:
+            continue
+        if Path(path).suffix == ".parquet":
+            table = read_hashes(Path(path), work.kind)
+            write_table(place, table, work.kind.schema)
+        else:
+            hash_images(Path(path), place, work.executor, config=work.config)
+        write_json(known, [work.inputs["against"][name], work.kind.name])
+
+
+def _judge(work: _Work, has_images: bool) -> list[Report]:
+    judge = JudgeWork(
+        pool=work.recipe.pool,
+        config=work.config,
+        folder=work.folder,
+        kind=work.kind,
+        lid_model=work.recipe.languages.lid_model,
+        has_images=has_images,
+    )
+    decides = {name: value for name, value in work.inputs.items() if name != "shards"}
+    key = {"pool": to_dict(work.recipe.pool), "check": to_dict(work.config), "images": has_images, "inputs": decides}
+    fn = functools.partial(judge_shard, work=judge)
+    return work.executor.map(fn, work.shards, label="judge", done_dir=work.folder / "done/judged", key=key)
+
+
+def _remove_elsewhere(work: _Work) -> int:
+    """A key that a rule removes in one shard goes in every shard, before duplicates are looked for: keys are a set.
+
+    Returns how many keys occur in several shards.
+    """
+    hashes, is_removed = [], []
+    for shard in work.shards:
+        judged = read_table(judged_path(work.folder, shard), REMOVED, ["key", "rule"])
+        rule = judged["rule"].cast(pa.string())
+        hashes.append(hash_keys(judged["key"]))
+        is_removed.append(pc.is_valid(rule).to_numpy() & ~pc.is_in(rule, pa.array(UNUSABLE)).to_numpy())
+    everywhere = np.concatenate(hashes)
+    values, counts = np.unique(everywhere, return_counts=True)
+    several = values[counts > 1]
+    gone = np.intersect1d(several, everywhere[np.concatenate(is_removed)])
+    for shard, of_shard in zip(work.shards, hashes, strict=True):
+        again = np.isin(of_shard, gone)
+        if again.any():
+            judged = read_table(judged_path(work.folder, shard), REMOVED)
+            again &= pc.is_null(judged["rule"]).to_numpy()
+            rule = pc.if_else(pa.array(again), ELSEWHERE, judged["rule"].cast(pa.string()))
+            write_table(judged_path(work.folder, shard), judged.set_column(2, "rule", rule), REMOVED)
+    return len(several)
+
+
+def _write_lists(work: _Work, duplicates: dict[int, list[Duplicate]]) -> dict[str, Any]:
+    """valid_keys, removed and removed_texts, in order of shards; returns pairs in, by rule, by language and valid."""
+    rules: Counter[str] = Counter()
+    by_lang: dict[str, Counter[str]] = {}
+    for position, shard in enumerate(work.shards):
+        judged = _with_duplicates(work.folder, shard, duplicates.get(position, []))
+        for rule, lang in zip(judged["rule"].to_pylist(), judged["lang"].to_pylist(), strict=True):
+            rules[rule or "valid"] += 1
+            by_lang.setdefault(lang, Counter())[rule or "valid"] += 1
+    folder = work.folder
+    final = functools.partial(_read_final, folder, work.shards)
+    rejected = (read_table(folder / "removed_texts" / f"{shard.name}.parquet", REMOVED_TEXTS) for shard in work.shards)
+    write_rows(folder / "valid_keys.parquet", VALID_KEYS, final(is_valid=True))
+    write_rows(folder / "removed.parquet", REMOVED, final(is_valid=False))
+    write_rows(folder / "removed_texts.parquet", REMOVED_TEXTS, rejected)
+    return {
+        "pairs_in": sum(rules.values()),
+        "valid": rules.pop("valid", 0),
+        "removed": dict(sorted(rules.items())),
+        "by_language": {lang: dict(sorted(found.items())) for lang, found in sorted(by_lang.items())},
+    }
+
+
+def _read_final(folder: Path, shards: Sequence[Shard], is_valid: bool) -> Iterator[pa.Table]:
+    for shard in shards:
+        final = read_table(final_path(folder, shard), REMOVED)
+        yield final.filter(pc.equal(pc.is_null(final["rule"]), is_valid))
+
+
+def _with_duplicates(folder: Path, shard: Shard, duplicates: Sequence[Duplicate]) -> pa.Table:
+    """Write final/<shard>.parquet: the verdicts of a shard with its duplicates removed."""
+    judged = read_table(judged_path(folder, shard), REMOVED)
+    columns = {name: judged[name].to_pylist() for name in ("key", "rule", "other_key", "distance")}
+    row_of_key = {key: row for row, key in enumerate(columns["key"])} if duplicates else {}
+    for one in duplicates:
+        row = row_of_key[one.key]
+        columns["rule"][row], columns["other_key"][row], columns["distance"][row] = one.rule, one.stays, one.distance
+    for at, name, kind in ((2, "rule", pa.string()), (4, "other_key", pa.string()), (5, "distance", pa.int16())):
+        judged = judged.set_column(at, name, pa.array(columns[name], kind))
+    write_table(final_path(folder, shard), judged, REMOVED)
+    return judged
+
+
+def _remove_stale(work: _Work) -> None:
+    """Files of shards that are no longer in the pool."""
+    for part in ("images", "index", "judged", "final", "removed_texts"):
+        keep = [work.folder / part / f"{shard.name}.parquet" for shard in work.shards]
+        remove_stale(work.folder / part, keep)
+    for part in ("images", "judged"):
+        remove_stale(
+            work.folder / "done" / part, [work.folder / "done" / part / f"{shard.name}.json" for shard in work.shards]
+        )
