@@ -70,6 +70,7 @@ def write_world(folder: Path, texts: list[str], lists: dict[str, list[str]]) -> 
         path = folder / "pool" / f"{shard:05}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(columns), path, compression="zstd")
+    digests = {}
     for lang, entries in lists.items():
         n = len(entries)
         columns = {
@@ -79,8 +80,10 @@ def write_world(folder: Path, texts: list[str], lists: dict[str, list[str]]) -> 
             "score": [None] * n,
         }
         formats.write_table(folder / "run/metadata" / f"{lang}.parquet", pa.table(columns), formats.METADATA)
-        Matcher(entries, "reference").save(folder / "run/metadata" / f"{lang}.matcher" / "reference")
-    formats.write_manifest(folder / "run/metadata", config={}, inputs={}, counts={})
+        matcher = Matcher(entries, "reference")
+        matcher.save(folder / "run/metadata" / f"{lang}.matcher" / "reference")
+        digests[lang] = matcher.digest
+    formats.write_manifest(folder / "run/metadata", config={}, inputs={}, counts={}, digests=digests)
 
 
 def run_ours(folder: Path, recipe: Any) -> None:

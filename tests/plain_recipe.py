@@ -87,6 +87,7 @@ def write_pool(folder: Path, shards: Shards) -> None:
 
 def write_metadata(run: Path, lists: Mapping[str, Sequence[str]], profile: str = "unicode") -> None:
     """RUN/metadata as its stage leaves it."""
+    digests = {}
     for name, entries in lists.items():
         table = pa.table(
             {
@@ -97,8 +98,10 @@ def write_metadata(run: Path, lists: Mapping[str, Sequence[str]], profile: str =
             }
         )
         formats.write_table(run / "metadata" / f"{name}.parquet", table, formats.METADATA)
-        Matcher(list(entries), profile).save(run / "metadata" / f"{name}.matcher" / profile)
-    formats.write_manifest(run / "metadata", config={}, inputs=dict(lists), counts={})
+        matcher = Matcher(list(entries), profile)
+        matcher.save(run / "metadata" / f"{name}.matcher" / profile)
+        digests[name] = matcher.digest
+    formats.write_manifest(run / "metadata", config={}, inputs=dict(lists), counts={}, digests=digests, sources={})
 
 
 def make_recipe(pool_folder: Path, **sections: Any) -> Recipe:

@@ -331,6 +331,16 @@ def test_a_kept_key_without_its_image_is_counted(tmp_path_factory, run):
     assert not (run / "curate" / "tars").exists()
 
 
+def test_the_data_card_says_what_someone_must_know(pool_folder, run):
+    report = run_stages(make_recipe(pool_folder, curate={"text_policy": "all"}), run)["curate"]
+    card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert f"{report['total']['pairs_out']:,} of {report['total']['pairs_in']:,} image-text pairs" in card
+    for lang, row in report["languages"].items():
+        assert f"| {lang} | {row['pairs_in']:,} | {row['pairs_out']:,} |" in card
+    assert "`curate.text_policy`: all" in card
+    assert formats.require_manifest(run, "balance")["digest"] in card
+
+
 # online
 
 

@@ -112,6 +112,9 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
         list_digest = formats.digest([_decides_list(recipe), stage_inputs])
         report["tars"] = write_tars(run_dir, shards, executor, recipe.curate.samples_per_tar, list_digest)
     formats.write_json(folder / "report.json", report)
+    from worldclip.curate.card import write_card
+
+    write_card(run_dir, report)
     counts = {key: report["total"][key] for key in ("pairs_in", "pairs_out", "expected_pairs")}
     formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=counts)
     return report

@@ -48,7 +48,8 @@ class MatchWork:
     lid_model: str
     languages: tuple[str, ...]
     """Languages with metadata in this run, sorted."""
-    metadata_digest: str
+    list_digests: tuple[tuple[str, str], ...]
+    """(list, digest of its entries) of every list that texts are matched against."""
     lid_digest: str
 
     def list_of(self, lang: str) -> str:
@@ -99,7 +100,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
         key=counted_by,
     )
     report = sum_reports(reports)
-    lists = {name: _num_entries(run_dir, name) for name in sorted({work.list_of(lang) for lang in work.languages})}
+    lists = {name: _num_entries(run_dir, name) for name, _ in work.list_digests}
     formats.write_json(folder / "report.json", report)
     counts = {key: report[key] for key in ("pairs", "num_keys", "num_matched_texts")}
     more = {"lists": lists, "languages": list(work.languages)}  # what balance and curate must know of the metadata
@@ -108,15 +109,18 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
 
 
 def match_work(recipe: Recipe, run_dir: Path) -> MatchWork:
+    digests = formats.require_manifest(run_dir, "metadata")["digests"]
+    langs = tuple(sorted(name for name in digests if name != "merged"))
+    only = {"merged": ["merged"], "english": ["en"]}.get(recipe.match.isolate, langs)
+    if "en" not in langs and recipe.match.isolate == "english":
+        raise UserError("match.isolate is 'english', and this run has no English entries; add en to languages.codes")
     return MatchWork(
         run_dir=run_dir,
         pool=recipe.pool,
         match=recipe.match,
         lid_model=recipe.languages.lid_model,
-        languages=tuple(
-            sorted(path.stem for path in (run_dir / "metadata").glob("*.parquet") if path.stem != "merged")
-        ),
-        metadata_digest=formats.require_manifest(run_dir, "metadata")["digest"],
+        languages=langs,
+        list_digests=tuple((name, digests[name]) for name in sorted(only)),
         lid_digest=_lid_digest(recipe),
     )
 
@@ -152,7 +156,7 @@ def _config_of_texts(recipe: Recipe, work: MatchWork) -> dict[str, Any]:
     """What decides a shard's matches besides the shard: relevant_config without the lists of keys."""
     config = relevant_config(recipe)
     of_pool = {key: value for key, value in config["pool"].items() if key in ("key", "texts")}
-    upstream = {"metadata": work.metadata_digest, "lid_model": work.lid_digest, "languages": list(work.languages)}
+    upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
     return {"config": {**config, "pool": of_pool}, "upstream": upstream}
 
 
@@ -260,23 +264,23 @@ def _identifier(work: MatchWork) -> tuple[lid.Identifier, np.ndarray]:
 
 
 @functools.cache
-def _matcher(run_dir: Path, list_name: str, matcher_name: str, metadata_digest: str) -> Matcher:
-    return Matcher.load(run_dir / "metadata" / f"{list_name}.matcher" / matcher_name)
+def _matcher(run_dir: Path, list_name: str, matcher_name: str, digest: str) -> Matcher:
+    return Matcher.load(run_dir / "metadata" / f"{list_name}.matcher" / matcher_name, digest)
 
 
 def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.ndarray, np.ndarray]:
     """(entry_ids int32, offsets (n + 1,) int64) of texts (n,), each against the list of its language; none for -1."""
-    list_names = sorted({work.list_of(name) for name in work.languages})
+    list_names = [name for name, _ in work.list_digests]
     list_of_lang = np.array([list_names.index(work.list_of(name)) for name in work.languages] + [-1])
     list_of_text = list_of_lang[lang]  # lang -1 takes the last, -1
     order = np.argsort(list_of_text, kind="stable")  # texts of one list together, those of none first
     bounds = np.searchsorted(list_of_text[order], np.arange(len(list_names) + 1))
     lengths = np.zeros(len(texts), np.int64)
     found = []
-    for name, start, stop in zip(list_names, bounds[:-1], bounds[1:], strict=True):
+    for (name, digest), start, stop in zip(work.list_digests, bounds[:-1], bounds[1:], strict=True):
         if start == stop:
             continue
-        matcher = _matcher(work.run_dir, name, work.match.matcher_name, work.metadata_digest)
+        matcher = _matcher(work.run_dir, name, work.match.matcher_name, digest)
         ids, offsets = matcher.match_batch(texts.take(pa.array(order[start:stop])))
         lengths[start:stop] = np.diff(offsets)
         found.append(ids)
