@@ -22,7 +22,7 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.errors import StageFailed, UserError
 
 STAGE_HELP = {
-    "pool": "build or index a pool of pairs; pool emoji: draw the demo pool",
+    "pool": "build or index a pool of pairs; pool emoji, check, hash: see worldclip pool check --help",
     "metadata": "entries of each language from word lists and WordNets",
     "match": "language and entries of each text, counts of each entry",
     "balance": "thresholds and entry probabilities from the counts",
@@ -98,6 +98,43 @@ class FetchMetadataCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolCheckCommand:
+    """Duplicates, decontamination, text, image and model rules, deny lists: which pairs of a pool are valid, and why.
+
+    The keys of --config and --set are in docs/pool_check.md; without any, near duplicates and undecodable images go.
+    """
+
+    pool: Annotated[str, tyro.conf.Positional]
+    """Folder of the pool, a recipe (.toml) with a [pool] section, or a run."""
+    out: str
+    """Folder to write; its valid_keys.parquet is what pool.valid_keys takes."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="TOML")] = None
+    """File of rules."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """key=value, over the file: --set radius=6, --set texts.min_chars=3; may be repeated."""
+    workers: int | None = None
+    """Processes; default: one a core."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the report as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolHashCommand:
+    """Hashes of a set of images in one file, to decontaminate pools against it where the images are not."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Folder of images or tars, or one .tar."""
+    out: str
+    """File to write (.parquet)."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """hash=embedding and embedding_model=MODEL, as the check will have them."""
+    workers: int | None = None
+    """Processes; default: one a core."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the counts as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifyCommand:
     """Probabilities of labels for images."""
 
@@ -147,6 +184,10 @@ def _dispatch(arguments: list[str]) -> int:
         return _pool_emoji(tyro.cli(PoolEmojiCommand, args=rest[1:], prog="worldclip pool emoji"))
     if command == "fetch" and rest[:1] == ["metadata"]:
         return _fetch_metadata(tyro.cli(FetchMetadataCommand, args=rest[1:], prog="worldclip fetch metadata"))
+    if command == "pool" and rest[:1] == ["check"]:
+        return _pool_check(tyro.cli(PoolCheckCommand, args=rest[1:], prog="worldclip pool check"))
+    if command == "pool" and rest[:1] == ["hash"]:
+        return _pool_hash(tyro.cli(PoolHashCommand, args=rest[1:], prog="worldclip pool hash"))
     if command in STAGE_HELP:
         return _stage(command, rest)
     if command == "classify":
@@ -229,9 +270,13 @@ def _folder(command: _Common) -> Path:
 
 
 def _executor(command: _Common) -> Any:
+    return _processes(command.workers)
+
+
+def _processes(workers: int | None) -> Any:
     from worldclip.execute import LocalExecutor, usable_cores
 
-    return LocalExecutor(workers=usable_cores() if command.workers is None else command.workers)
+    return LocalExecutor(workers=usable_cores() if workers is None else workers)
 
 
 def _print_results(run_dir: Path, stages: Sequence[str], as_json: bool) -> None:
@@ -266,6 +311,37 @@ def _fetch_metadata(command: FetchMetadataCommand) -> int:
     flags["langs"] = tuple(filter(None, command.langs.split(",")))
     fetched = fetch_metadata(load_recipe(command.recipe), FetchConfig(**flags))
     print(json.dumps(fetched) if command.json else f"{fetched['files']:,} files, {fetched['bytes']:,} bytes")
+    return 0
+
+
+def _pool_check(command: PoolCheckCommand) -> int:
+    from worldclip.pool.check import check, load_config
+    from worldclip.pool.config import PoolConfig
+
+    path = Path(command.pool)
+    is_recipe = path.suffix == ".toml" or (path / "recipe.toml").exists()
+    pool = load_recipe(path) if is_recipe else PoolConfig(path=command.pool)
+    run_dir = path if is_recipe and path.is_dir() else None
+    rules = load_config(command.config or {}, command.set)
+    report = check(pool, command.out, rules, executor=_processes(command.workers), run_dir=run_dir)
+    counts = report["counts"]
+    if command.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return 0
+    print(f"{counts['valid']:,} of {counts['pairs_in']:,} pairs are valid: {Path(command.out) / 'valid_keys.parquet'}")
+    for rule, count in counts["removed"].items():
+        print(f"  {rule:<24} {count:>12,}")
+    print(f"report: {Path(command.out) / 'report.html'}")
+    return 0
+
+
+def _pool_hash(command: PoolHashCommand) -> int:
+    from worldclip.pool.check import hash_images, load_config
+
+    out, rules = Path(command.out), load_config({}, command.set)
+    counts = hash_images(Path(command.source), out, _processes(command.workers), config=rules)
+    told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+    print(json.dumps({"out": str(out), **counts}) if command.json else f"{out}: {told}")
     return 0
 
 
