@@ -142,4 +142,10 @@ def _large_strings(texts: list[str | None]) -> tuple[pa.LargeStringArray, list[i
 
 
 def has_surrogate(text: str) -> bool:
-    return any(0xD800 <= ord(char) <= 0xDFFF for char in text)
+    if text.isascii():
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # surrogates are all that UTF-8 cannot hold
+        return True
+    return False

@@ -11,6 +11,7 @@ KEY_HEX_DIGITS = 32
 UNRESERVED = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 # Reserved characters and "%" stay as they are; everything else is percent-encoded.
 _KEPT = UNRESERVED | frozenset(b":/?#[]@!$&'()*+,;=%")
+_IS_PLAIN = re.compile(f"[{re.escape(''.join(map(chr, sorted(_KEPT - {ord('%')}))))}]*")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _REMOVED = re.compile("[\t\n\r]")  # as browsers do, https://url.spec.whatwg.org/#concept-basic-url-parser
@@ -28,7 +29,7 @@ def resolve(link: str, base: str) -> str | None:
     Raises ValueError where it is none at all.
     """
     cleaned = _REMOVED.sub("", link).strip(" \0\f\v")
-    return normalise(urljoin(base, cleaned))
+    return normalise(cleaned if cleaned.startswith(("http://", "https://")) else urljoin(base, cleaned))
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -60,6 +61,8 @@ def _authority(parts: SplitResult, scheme: str) -> str:
 
 def _encode(part: str) -> str:
     """Percent-encode what must be, in upper case; decode what need not be (unreserved characters)."""
+    if _IS_PLAIN.fullmatch(part):
+        return part
     raw = _STRAY_PERCENT.sub(b"%25", part.encode("utf-8"))
     raw = _PERCENT.sub(_decode_unreserved, raw)
     return "".join(chr(byte) if byte in _KEPT else f"%{byte:02X}" for byte in raw)

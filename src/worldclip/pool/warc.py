@@ -117,15 +117,11 @@ class _Buffer:
     def take_header(self) -> bytes:
         """Bytes up to the first blank line, which is taken too."""
         self._fill(MAX_HEADER_BYTES)
-        ends = [
-            (at, len(mark))
-            for mark in (b"\r\n\r\n", b"\n\n")
-            if (at := self._bytes.find(mark, 0, MAX_HEADER_BYTES)) >= 0
-        ]
-        if not ends:
+        crlf = self._bytes.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
+        lf = self._bytes.find(b"\n\n", 0, crlf if crlf >= 0 else MAX_HEADER_BYTES)
+        if crlf < 0 and lf < 0:
             raise BadShard(f"not a WARC file, or damaged: the header at byte {self.position:,} (unpacked) has no end")
-        at, size = min(ends)
-        return self.take(at + size)
+        return self.take(lf + 2 if lf >= 0 else crlf + 4)
 
     def record_ends_after(self, length: int) -> bool:
         """Whether after `length` bytes there are only line ends up to the next record or the end."""
