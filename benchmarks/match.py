@@ -22,14 +22,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip.match.matcher import Matcher
+from worldclip.match.matcher import TABLE, Matcher
+from worldclip.text import PROFILES
 from worldclip.unicode_table import SIMILAR_TO_CJK, load_table
 
 NUM_ENTRIES = 490_899  # English; the other lists are as long as their sources
@@ -139,77 +140,98 @@ def build_daachorse(entries: list[str]) -> Match:
 PEERS = {"pyahocorasick": build_pyahocorasick, "ahocorasick-rs": build_ahocorasick_rs, "daachorse": build_daachorse}
 
 
-# --- measuring ------------------------------------------------------------------------------------
+# --- measuring ---------------------------------------------------------------------------------
 
 
-def timed(call: Callable[[], object]) -> float:
-    started_at = time.perf_counter()
+def cpu_s(call: Callable[[], object]) -> float:
+    """CPU seconds of this process: other work on the machine may slow it down, but is not counted in."""
+    started_at = time.process_time()
     call()
-    return time.perf_counter() - started_at
+    return time.process_time() - started_at
 
 
-def measure_language(entries: list[str], texts: list[str]) -> list[tuple[str, float, float, float]]:
-    """(method, us per text, build s, bytes of the compiled form or nan), every method on the same texts."""
-    rows, column = [], pa.array(texts, pa.large_string())
-    tiled = pa.concat_arrays(
-        [column] * max(1, 20_000 // len(texts))
-    )  # few texts are repeated, to be long enough to time
-    Matcher(["warm"]).match_batch(column)
-    for profile in ("reference", "unicode", "unicode_fold"):
-        build_s = timed(lambda profile=profile: Matcher.build(entries, profile))
-        matcher = Matcher.build(entries, profile)
-        per_text_s = [timed(lambda m=matcher: m.match_batch(tiled)) / len(tiled) for _ in range(2 * ROUNDS)]
-        rows.append((f"worldclip, {profile}", statistics.median(per_text_s) * 1e6, build_s, matcher._table.nbytes))
-    ids, offsets = Matcher.build(entries, "reference").match_batch(column)
-    ours = [set(ids[a:b].tolist()) for a, b in itertools.pairwise(offsets)]
+def open_matcher(entries: list[str], profile: str, folder: str) -> tuple[Matcher, float, float]:
+    """A saved and mapped matcher, as the match stage uses it; CPU s to build it, and median ms to open it."""
+    started_at = time.process_time()
+    built = Matcher.build(entries, profile)
+    build_s = time.process_time() - started_at
+    built.save(f"{folder}/{profile}")
+    open_ms = 1e3 * statistics.median(cpu_s(lambda: Matcher.load(f"{folder}/{profile}")) for _ in range(ROUNDS))
+    return Matcher.load(f"{folder}/{profile}"), build_s, open_ms
+
+
+def measure_language(entries: list[str], texts: list[str], folder: str) -> list[str]:
+    """A Markdown table: every method on the same texts, in turns."""
+    column = pa.array(texts, pa.large_string())
+    tiled = pa.concat_arrays([column] * max(1, 20_000 // len(texts)))  # few texts are repeated, to last long enough
+    Matcher(["warm"]).match("up")
+    calls: dict[str, Callable[[], object]] = {}
+    about: dict[str, str] = {}
+    for profile in PROFILES:
+        matcher, build_s, open_ms = open_matcher(entries, profile, folder)
+        name = f"worldclip, {profile}"
+        calls[name] = lambda matcher=matcher: matcher.match_batch(tiled)
+        about[name] = f"{build_s:.2f} | {(Path(folder) / profile / TABLE).stat().st_size / 1e6:.1f} | {open_ms:.2f}"
+        if profile == "reference":
+            ids, offsets = matcher.match_batch(column)
+            ours = [set(ids[a:b].tolist()) for a, b in itertools.pairwise(offsets)]
     for name, build in PEERS.items():
-        try:
-            version(name)
-        except PackageNotFoundError:
-            continue
-        started_at = time.perf_counter()
+        started_at = time.process_time()
         match = build(entries)
-        build_s = time.perf_counter() - started_at
-        per_text = [timed(lambda match=match: match(texts)) for _ in range(ROUNDS)]
+        about[name] = f"{time.process_time() - started_at:.2f} | | "
         if match(texts) != ours:
             raise SystemExit(f"{name} and worldclip disagree")
-        rows.append((name, statistics.median(per_text) / len(texts) * 1e6, build_s, float("nan")))
-    return rows
-
-
-def measure_load(entries: list[str]) -> float:
-    """Median ms to open a saved matcher."""
-    with tempfile.TemporaryDirectory() as folder:
-        Matcher.build(entries, "reference").save(folder)
-        return statistics.median(timed(lambda: Matcher.load(folder)) for _ in range(ROUNDS)) * 1e3
+        calls[name] = lambda match=match: match(texts)
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            num_texts = len(tiled) if name.startswith("worldclip") else len(texts)
+            rounds[name].append(cpu_s(call) / num_texts * 1e6)
+    per_text_us = {name: statistics.median(values) for name, values in rounds.items()}
+    return [
+        "| method | us per text | pyahocorasick / it | build s | MB | open ms |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {n} | {us:.2f} | {per_text_us['pyahocorasick'] / us:.1f} | {about[n]} |"
+            for n, us in per_text_us.items()
+        ),
+    ]
 
 
 def describe_machine() -> str:
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     packages = ["numba", "numpy", "pyarrow", *PEERS]
-    return f"{model}, one core, Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
+    return (
+        f"{model}, one core of {os.cpu_count()} ({os.getloadavg()[0]:.1f} processes running), "
+        f"Python {platform.python_version()}, " + ", ".join(f"{package} {version(package)}" for package in packages)
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help=f"write benchmarks/results/{RESULTS.name}")
     parser.add_argument("--langs", nargs="+", help="only these languages")
     arguments = parser.parse_args()
-    lines = [f"# Matching, {date.today()}", "", describe_machine() + ".", ""]
+    lines = [
+        f"# Matching, {date.today()}",
+        "",
+        f"{describe_machine()}. `python benchmarks/match.py --write`; CPU time, median of {ROUNDS} rounds in turns.",
+        "The peers match as the reference does (spacing and the set of ids included); all gave the same ids.",
+    ]
+    print("\n".join(lines))
     for lang, (entries, texts) in read_pools().items():
         if arguments.langs and lang not in arguments.langs:
             continue
         characters = sum(map(len, texts)) / len(texts)
-        lines += [f"## {lang}: {len(entries):,} entries, {len(texts):,} texts of {characters:.0f} characters", ""]
-        lines += ["| method | us per text | times pyahocorasick | build s | MB compiled |", "|---|---|---|---|---|"]
-        rows = measure_language(entries, texts)
-        peer_us = next((us for name, us, *_ in rows if name == "pyahocorasick"), float("nan"))
-        lines += [f"| {name} | {us:.2f} | {peer_us / us:.1f} | {s:.2f} | {b / 1e6:.1f} |" for name, us, s, b in rows]
-        lines += ["", f"Opening the saved matcher, memory-mapped: {measure_load(entries):.2f} ms.", ""]
-        print("\n".join(lines[-len(rows) - 6 :]), flush=True)
+        title = f"## {lang}: {len(entries):,} entries, {len(texts):,} texts of {characters:.0f} characters"
+        with tempfile.TemporaryDirectory() as folder:
+            section = ["", title, "", *measure_language(entries, texts, folder)]
+        print("\n".join(section), flush=True)
+        lines += section
     if arguments.write:
-        RESULTS.write_text("\n".join(lines), encoding="utf-8")
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

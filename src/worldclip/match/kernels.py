@@ -33,20 +33,19 @@ DOUBTFUL = NFC_NO  # classes (or-ed) from here on may belong to a text that is n
 MAX_ATOM_BYTES = 8
 MAX_SLOTS = 2**27 - 1  # 27 bits name a node, and ROOT is the last of them
 MAX_ENTRIES = 2**30 - 1
+RECENT = 512
 FEW = 96  # ids up to which comparing all with all is the fastest sort
 BLOCK_ATOMS, BLOCK_TEXTS = 512, 256  # texts walked together: enough searches at once, yet all in the nearest cache
 
-# What each byte is to the reference's spacing.  In entries only the blank parts words.
-_WORD, _BLANK, _MARK, _PUNCTUATION, _LEAD = 0, 1, 2, 3, 4
-_IN_TEXT = np.zeros(256, np.uint8)
-_IN_TEXT[[c for c in range(0x21, 0x7F) if not chr(c).isalnum()]] = _PUNCTUATION
-_IN_TEXT[0x80:] = _LEAD
-_IN_ENTRY = _IN_TEXT.copy()
-_IN_ENTRY[ord(" ")] = _BLANK
-_IN_TEXT[[ord(x) for x in " \t\n\r"]] = _BLANK
-_IN_TEXT[[ord(x) for x in ",.;:?!`"]] = _MARK
+# What each byte is to the reference's spacing: in entries, where only the blank parts words, then in texts.
+_OTHER, _BLANK, _MARK = 0, 1, 2
+_KINDS = np.zeros(512, np.uint8)
+_KINDS[ord(" ")] = _BLANK
+_KINDS[[256 + ord(x) for x in " \t\n\r"]] = _BLANK
+_KINDS[[256 + ord(x) for x in ",.;:?!`"]] = _MARK
 
 _U0, _U1, _U2, _U5, _U32 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(5), np.uint64(32)
+_NOTHING = np.uint64(2**64 - 1)
 _LARGEST = np.int32(2**31 - 1)
 _U8F, _TOP_BIT = np.uint64(0xFF), np.uint64(0x80)
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # the lowest `size` bytes
@@ -380,6 +379,8 @@ def _is_strippable(c, classes):
 @_inner
 def _strip(data, start, end, classes):
     """The part that `str.strip()` leaves: (start, end)."""
+    if start < end and 0x20 < data[start] < 0x80 and 0x20 < data[end - 1] < 0x80:
+        return start, end  # nearly all texts in English
     while start < end:
         c, width = _decode(_word_at(data, start), end - start)
         if not _is_strippable(c, classes):
@@ -416,12 +417,13 @@ def _append(word, width, key, size, flags, keys_A, info_A, count):
 
 
 @_inner
-def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A, count):
+def _reference_atoms(data, start, end, is_text, classes, keys_A, info_A, count):
     """Cut as the reference's spacing and padding imply: at blanks, around the marks it spaces, around "CJK or similar".
 
-    `kinds` is _IN_TEXT (for the part of a text that strip() leaves) or _IN_ENTRY (for an entry as it is).  Atoms are
-    put behind the first `count`; returns how many there are then.
+    A text is what strip() leaves of it, an entry is taken as it is and its marks are not spaced.  Atoms are put behind the
+    first `count`; returns how many there are then.
     """
+    first_kind = 256 if is_text else 0
     key, size, flags = _U0, 0, AFTER_BLANK | MAY_BEGIN  # of the piece being gathered
     at = start
     while at < end:
@@ -435,7 +437,7 @@ def _reference_atoms(data, start, end, kinds, classes, keys_A, info_A, count):
             word >>= np.uint64(8 * run)
             if word & _TOP_BIT:
                 continue
-        kind = kinds[word & _U8F]
+        kind = _KINDS[first_kind + np.int64(word & _U8F)]
         if kind in (_BLANK, _MARK):
             if size > 0 or flags & AFTER_BLANK:  # also the empty word between two blanks
                 keys_A[count] = key
@@ -542,26 +544,36 @@ def _folded(data, start, end, unicode):
 
 
 @_inner
-def _atoms(data, start, end, is_text, profile, unicode, keys_A, info_A, count):
-    """Put the atoms of a text, or of an entry, behind the first `count`; returns how many there are then."""
-    if profile == REFERENCE:
-        kinds = _IN_ENTRY
-        if is_text:
-            kinds = _IN_TEXT
-            start, end = _strip(data, start, end, unicode.classes)
-        elif start == end:
-            return count
-        return _reference_atoms(data, start, end, kinds, unicode.classes, keys_A, info_A, count)
+def _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, count):
+    """Atoms of NFC(text), or with folding of NFC(fold(NFC(text))), as the profile says."""
     if profile == UNICODE_FOLD:
         data, end = _folded(data, start, end, unicode)
         start = 0
     is_composed = False
-    while True:  # most texts are in NFC and no character of theirs can raise a doubt: found out on the way
+    while True:
         total, seen = _unicode_atoms(data, start, end, unicode.classes, keys_A, info_A, count)
         if seen < DOUBTFUL or is_composed or is_nfc(data, start, end, unicode):
             return total
         data, is_composed = nfc(data, start, end, unicode), True
         start, end = 0, data.size
+
+
+@_inner
+def _plain_atoms(data, start, end, is_text, profile, classes, keys_A, info_A, count):
+    """Put the atoms of a text, or of an entry, behind the first `count`; returns how many there are then.
+
+    -1 if the text must be normalised first.  Most are in NFC and hold no character that can raise a doubt.
+    """
+    if profile == REFERENCE:
+        if is_text:
+            start, end = _strip(data, start, end, classes)
+        elif start == end:
+            return count
+        return _reference_atoms(data, start, end, is_text, classes, keys_A, info_A, count)
+    if profile == UNICODE_FOLD:
+        return -1
+    total, seen = _unicode_atoms(data, start, end, classes, keys_A, info_A, count)
+    return total if seen < DOUBTFUL else -1
 
 
 @_inner
@@ -610,11 +622,14 @@ def insert_entries(data, offsets, profile, unicode, table_8B, first_with):
     first_with (N,) int32: -1 for an entry that stands in the table, its own id where its normalisation is empty, the
     id of the earlier entry where it equals that after normalisation.  Returns the number of used slots (or of atoms).
     """
-    num_buckets, used = table_8B.size // 8, 0
+    classes, num_buckets, used = unicode.classes, table_8B.size // 8, 0
     keys_A = np.empty(atom_capacity(offsets), np.uint64)
     info_A = np.empty(keys_A.size, np.uint32)
     for i in range(offsets.size - 1):
-        count = _atoms(data, offsets[i], offsets[i + 1], False, profile, unicode, keys_A, info_A, 0)
+        start, end = offsets[i], offsets[i + 1]
+        count = _plain_atoms(data, start, end, False, profile, classes, keys_A, info_A, 0)
+        if count < 0:
+            count = _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, 0)
         if num_buckets == 0 or count == 0:
             first_with[i] = i
             used += count
@@ -731,15 +746,29 @@ def _sort_few(ids, start, end, own):
 
 
 @_inner
-def _group(found, count, starts, grouped):
-    """Put the ids of found[:count] into `grouped` by text; text t's are at [starts[t] : starts[t + 1]]."""
-    starts[:] = 0
+def _group(found, count, recent, starts, grouped):
+    """Put the ids of found[:count] into `grouped` by text; text t's are at [starts[t] : starts[t + 1]].
+
+    Most repetitions, such as those of a frequent letter, are dropped on the way: `recent` remembers what was seen last
+    by its lower bits.
+    """
+    for k in range(recent.size):
+        recent[k] = _NOTHING
+    for t in range(starts.size):
+        starts[t] = 0
+    kept = 0
     for k in range(count):
-        starts[np.int64(found[k] >> _U32) + 2] += 1
+        this = found[k]
+        place = this & np.uint64(RECENT - 1)
+        is_new = recent[place] != this
+        recent[place] = this
+        found[kept] = this
+        kept += is_new
+        starts[(this >> _U32) + _U2] += is_new
     for t in range(starts.size - 1):
         starts[t + 1] += starts[t]
-    for k in range(count):
-        t = np.int64(found[k] >> _U32) + 1
+    for k in range(kept):
+        t = (found[k] >> _U32) + _U1
         grouped[starts[t]] = found[k] & _LOW_32
         starts[t] += 1
 
@@ -756,28 +785,32 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     text_A, at_A = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
     edge_A, home_A = np.empty(capacity, np.uint64), np.empty(capacity, np.uint32)
     found, grouped, other = np.empty(4096, np.uint64), np.empty(4096, np.int32), np.empty(4096, np.int32)
-    starts, tally = np.empty(BLOCK_TEXTS + 2, np.int64), np.empty(256, np.int64)
+    recent, starts = np.empty(RECENT, np.uint64), np.empty(BLOCK_TEXTS + 2, np.int64)
+    tally = np.empty(256, np.int64)
     ids, ends = np.empty(16 * num_texts + 4096, np.int32), np.zeros(num_texts + 1, np.int64)
+    # numba counts a reference, an atomic operation, for every array looked up or assigned: none of that for each text.
+    classes, has_nulls = unicode.classes, validity.size > 0
     total, text = 0, 0
     while text < num_texts:
         num_atoms, first = 0, text
         while text < num_texts and num_atoms < BLOCK_ATOMS and text - first < BLOCK_TEXTS:
-            start, bit = num_atoms, first_bit + text
-            if validity.size == 0 or validity[bit >> 3] >> (bit & 7) & 1:
-                num_atoms = _atoms(
-                    data, offsets[text], offsets[text + 1], True, profile, unicode, keys_A, info_A, num_atoms
-                )
-            for a in range(start, num_atoms):
+            atoms, bit, start, end = num_atoms, first_bit + text, offsets[text], offsets[text + 1]
+            if not has_nulls or validity[bit >> 3] >> (bit & 7) & 1:
+                atoms = _plain_atoms(data, start, end, True, profile, classes, keys_A, info_A, num_atoms)
+                if atoms < 0:
+                    atoms = _normalised_atoms(data, start, end, profile, unicode, keys_A, info_A, num_atoms)
+            for a in range(num_atoms, atoms):
                 text_A[a] = text - first
-            if num_atoms > start:
-                info_A[num_atoms - 1] |= LAST
+            if atoms > num_atoms:
+                info_A[atoms - 1] |= LAST
+            num_atoms = atoms
             text += 1
         count, found = _walk(num_atoms, keys_A, info_A, text_A, at_A, edge_A, home_A, table_8B, found)
         if grouped.size < count:
             grouped, other = np.empty(found.size, np.int32), np.empty(found.size, np.int32)
         if ids.size < total + count:
             ids = _grown(ids, total + count)
-        _group(found, count, starts, grouped)
+        _group(found, count, recent, starts, grouped)
         for t in range(text - first):
             if starts[t + 1] - starts[t] <= FEW:
                 _sort_few(grouped, starts[t], starts[t + 1], other)
