@@ -29,28 +29,30 @@ def gallery(
     tasks = {lang: task for lang in languages if (task := _classification(dataset, lang)) is not None}
     if not tasks or not size:
         return []
-    answers = {lang: _best_names(task, image_ND, encode) for lang, task in tasks.items()}
-    first, first_ids = tasks[languages[0]], answers[languages[0]][0]
+    class_CD = {
+        lang: zeroshot.class_embeddings(task.class_names, task.templates, encode) for lang, task in tasks.items()
+    }
+    first_lang, first = next(iter(tasks.items()))
+    first_ids = (image_ND[first.image_idx] @ class_CD[first_lang].T).argmax(axis=1)
     decoded = np.flatnonzero(~np.isnan(image_ND[first.image_idx]).any(axis=1)).tolist()
     asked = np.array(sorted(decoded, key=lambda row: _hash(dataset.image_keys[int(first.image_idx[row])])), np.int64)
-    is_right = first_ids[asked, 0] == first.target[asked]
+    is_right = first_ids[asked] == first.target[asked]
     num_right = min(int(is_right.sum()), size - min(size // 2, int((~is_right).sum())))
-    chosen = [*asked[is_right][:num_right], *asked[~is_right][: size - num_right]]
+    chosen = np.array([*asked[is_right][:num_right], *asked[~is_right][: size - num_right]], np.int64)
+    best = {lang: top(image_ND[first.image_idx[chosen]], classes, NUM_NAMES) for lang, classes in class_CD.items()}
     shown = []
-    for row in chosen:
+    for i, row in enumerate(chosen):
         idx = int(first.image_idx[row])
         names = {}
         for lang, task in tasks.items():
-            ids, scores = answers[lang][0][row], answers[lang][1][row]
+            target = _target(task, idx)
+            if target is None:  # the class of this image has no name in this language
+                continue
             names[lang] = {
-                "truth": task.class_names[task.target[row]][0],
+                "truth": task.class_names[target][0],
                 "best": [
-                    {
-                        "name": task.class_names[i][0],
-                        "score": round(float(s), 4),
-                        "is_right": bool(i == task.target[row]),
-                    }
-                    for i, s in zip(ids, scores, strict=True)
+                    {"name": task.class_names[c][0], "score": round(float(score), 4), "is_right": bool(c == target)}
+                    for c, score in zip(best[lang][0][i], best[lang][1][i], strict=True)
                 ],
             }
         image = _data_uri(dataset.read_images(idx, idx + 1)[0])
@@ -64,9 +66,9 @@ def _classification(dataset: Dataset, lang: str) -> Classification | None:
     return next((task for task in dataset.tasks(lang) if isinstance(task, Classification)), None)
 
 
-def _best_names(task: Classification, image_ND: np.ndarray, encode: TextFeatures) -> tuple[np.ndarray, np.ndarray]:
-    classes = zeroshot.class_embeddings(task.class_names, task.templates, encode)
-    return top(image_ND[task.image_idx], classes, NUM_NAMES)
+def _target(task: Classification, image_idx: int) -> int | None:
+    rows = np.flatnonzero(task.image_idx == image_idx)
+    return int(task.target[rows[0]]) if len(rows) else None
 
 
 def _hash(key: str) -> str:

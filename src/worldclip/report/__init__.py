@@ -87,7 +87,7 @@ def _summary(reports: dict[str, Report], log: list[Report]) -> Section:
 def _accuracy_card(name: str, mean: Report) -> tuple[str, str, str]:
     shown, k = ("acc5", 5) if "acc5" in mean["metrics"] else ("acc1", 1)
     over = f"{len(mean['languages'])} languages"
-    remark = f"mean over {over}; chance {percent(mean['chance'][shown], 2)}; top-1 {percent(mean['metrics']['acc1'])}"
+    remark = f"mean over {over}; chance {percent(mean['chance'][shown])}; top-1 {percent(mean['metrics']['acc1'])}"
     return percent(mean["metrics"][shown]), f"top-{k} on {name}", remark
 
 

@@ -133,7 +133,7 @@ def _accuracy_bar(
     shown: str,
 ) -> Bar:
     first, five = metrics["acc1"], metrics[shown]
-    hover = f"top-1 {percent(first)}, top-5 {percent(five)}, chance {percent(chance[shown], 2)}"
+    hover = f"top-1 {percent(first)}, top-5 {percent(five)}, chance {percent(chance[shown])}"
     return Bar(
         label=label,
         parts=[(first, "var(--s1)", hover), (five - first, "var(--s8)", hover)],
@@ -160,7 +160,7 @@ def _metrics_table(of_task: Mapping[str, Any]) -> str:
     rows = [
         [lang_name(lang), *(percent(record["metrics"][name]) for name in metrics)] for lang, record in records.items()
     ]
-    rows.append(["chance", *(percent(mean["chance"][name], 2) if name in mean["chance"] else "" for name in metrics)])
+    rows.append(["chance", *(percent(mean["chance"][name]) if name in mean["chance"] else "" for name in metrics)])
     rows.append([f"mean over {len(mean['languages'])}", *(percent(mean["metrics"][name]) for name in metrics)])
     return table(head, rows, last="total")
 

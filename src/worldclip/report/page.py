@@ -133,8 +133,9 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}%"
+def percent(value: float) -> str:
+    """A share as percent; small ones with two digits, since chance is small too."""
+    return f"{100 * value:.{2 if 0 < value < 0.01 else 1}f}%"
 
 
 def short(value: Any) -> str:
@@ -215,7 +216,7 @@ border:1px solid var(--line);border-radius:.6rem;padding:.9rem}
 .shot dl{grid-column:1/3;display:grid;grid-template-columns:max-content 1fr;gap:.15rem .6rem;margin:.4rem 0 0;
 font-size:.88rem}
 .shot dt{color:var(--soft)}.shot dd{margin:0;min-width:0}
-.shot dd bdi{display:inline-block;max-width:100%}
+.shot dd>span bdi{display:inline-block;max-width:100%}
 .shot .ok{color:var(--good);font-weight:650}.shot .no{color:var(--ink)}
 .shot .rest{color:var(--soft);font-size:.82rem}
 .tag{display:inline-block;font-size:.75rem;font-weight:600;border-radius:1rem;padding:.02rem .55rem;
