@@ -232,29 +232,34 @@ def test_a_warp_that_draws_nothing_changes_nothing():
     import torch
 
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8))
-    how = Augmentation(crop_scale_min=0.9, rotate_deg=30, zoom_out_min=0.5, tint_min=0.5)
+    how = Augmentation(crop_scale_min=0.9, rotate_deg=30, zoom_out_min=0.5, backdrop_min=0.5)
     np.testing.assert_array_equal(warp(images, warp_draws(), how).numpy(), images.numpy())
     assert not Augmentation(crop_scale_min=0.9).warps
 
 
-def test_a_warp_turns_shrinks_and_tints_as_drawn():
+def test_a_warp_turns_shrinks_and_colours_the_background_as_drawn():
     import torch
 
     image = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
     image[:, :, 8:24, 8:24] = 0  # a black square of 16 pixels
-    how = Augmentation(crop_scale_min=0.9, rotate_deg=45, zoom_out_min=0.5, tint_min=0.5)
+    how = Augmentation(crop_scale_min=0.9, rotate_deg=45, zoom_out_min=0.5, backdrop_min=0.5)
     small = warp(image, warp_draws(size=0.0), how)[0]
     assert (small[0] < 100).sum().item() == 64
     assert (small[0, 0] == 200).all()
+    image[:, :, 16, 16] = 180
     red = warp(image, warp_draws(green=0.0, blue=0.0), how)[0]
     assert red[:, 0, 0].tolist() == [200, 100, 100]
+    assert red[:, 16, 16].tolist() == [180, 180, 180]  # inside the square: not background
+    image[:, :, 0, 0] = 90
+    np.testing.assert_array_equal(warp(image, warp_draws(green=0.0), how).numpy(), image.numpy())  # none to be seen
+    image[:, :, 0, 0], image[:, :, 16, 16] = 200, 0
     turned = warp(image, warp_draws(angle=0.0), how)[0, 0]
     assert turned[16, 7] < 100 < turned[9, 9]  # a square on its corner
     assert (turned < 100).sum().item() == pytest.approx(256, rel=0.05)
 
 
 def test_warps_depend_on_the_pair_alone(tmp_path, tokenizer):
-    how = Augmentation(crop_scale_min=0.9, rotate_deg=15, zoom_out_min=0.7, tint_min=0.5)
+    how = Augmentation(crop_scale_min=0.9, rotate_deg=15, zoom_out_min=0.7, backdrop_min=0.5)
     tars = write_world(tmp_path / "run")
     first, second = (make_loader(tmp_path / "run", tars, tokenizer, augmentation=how).batch(3) for _ in range(2))
     np.testing.assert_array_equal(first.images.numpy(), second.images.numpy())

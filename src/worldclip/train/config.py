@@ -175,8 +175,8 @@ class TrainConfig:
     """Images are turned by up to so many degrees either way; 0, as the recipe: not."""
     zoom_out_min: float = 1.0
     """Least size that images are shrunk to, as a share of their side, their border drawn on; 1, as the recipe: not."""
-    tint_min: float = 1.0
-    """Least factor that each colour channel is multiplied by; 1, as the recipe: not."""
+    backdrop_min: float = 1.0
+    """Least factor that each channel of a one-coloured background is multiplied by; 1, as the recipe: not."""
     shuffle_shards: int = 64
     """Shards in a window of the epoch's plan; pairs are shuffled within a window."""
     checkpoint_every_samples: int = 50_000
@@ -222,7 +222,7 @@ class TrainConfig:
             )
         if not 0 <= self.rotate_deg <= 180:
             found.append(f"train.rotate_deg is {self.rotate_deg}; it is an angle from 0 to 180 degrees")
-        for key in ("zoom_out_min", "tint_min"):
+        for key in ("zoom_out_min", "backdrop_min"):
             if not 0 < getattr(self, key) <= 1:
                 found.append(f"train.{key} is {getattr(self, key)}; it is a factor above 0, at most 1 (not at all)")
         if self.checkpoint_every_minutes <= 0:

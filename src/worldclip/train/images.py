@@ -31,12 +31,12 @@ class Augmentation:
     crop_scale_min: float
     rotate_deg: float = 0.0
     zoom_out_min: float = 1.0
-    tint_min: float = 1.0
+    backdrop_min: float = 1.0
 
     @property
     def warps(self) -> bool:
         """Whether there is more than the crop."""
-        return self.rotate_deg > 0 or self.zoom_out_min < 1 or self.tint_min < 1
+        return self.rotate_deg > 0 or self.zoom_out_min < 1 or self.backdrop_min < 1
 
 
 def decode(data: bytes) -> torch.Tensor:
@@ -75,18 +75,27 @@ def random_resized_crop(image: torch.Tensor, draws: np.ndarray, scale_min: float
 
 
 def warp(images_B3SS: torch.Tensor, draws: np.ndarray, how: Augmentation) -> torch.Tensor:
-    """(B, 3, S, S) uint8 -> the same, each turned, shrunk and tinted as its row of crop_draws says.
+    """(B, 3, S, S) uint8 -> the same, each on another background, turned and shrunk, as its row of crop_draws says.
 
     What comes in from outside is the border drawn on; positions between pixels are interpolated linearly.
     """
+    tint = how.backdrop_min + (1 - how.backdrop_min) * draws[:, CROP_DRAWS + 2 : CROP_DRAWS + 5]
+    images = _tint_backdrop(images_B3SS, torch.from_numpy(tint).float())
     angle = np.radians(how.rotate_deg) * (2 * draws[:, CROP_DRAWS] - 1)
     size = how.zoom_out_min + (1 - how.zoom_out_min) * draws[:, CROP_DRAWS + 1]
-    tint = how.tint_min + (1 - how.tint_min) * draws[:, CROP_DRAWS + 2 : CROP_DRAWS + 5]
     cos, sin, zero = np.cos(angle) / size, np.sin(angle) / size, np.zeros(len(draws))
     theta_B23 = np.stack([np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1)], 1)
-    grid = torch.nn.functional.affine_grid(
-        torch.from_numpy(theta_B23).float(), list(images_B3SS.shape), align_corners=False
-    )
-    moved = torch.nn.functional.grid_sample(images_B3SS.float(), grid, padding_mode="border", align_corners=False)
-    tinted = moved.mul_(torch.from_numpy(tint).float()[:, :, None, None])
-    return tinted.round_().clamp_(0, 255).to(torch.uint8)
+    grid = torch.nn.functional.affine_grid(torch.from_numpy(theta_B23).float(), list(images.shape), align_corners=False)
+    moved = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return moved.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _tint_backdrop(images_B3SS: torch.Tensor, tint_B3: torch.Tensor) -> torch.Tensor:
+    """float32 images whose background (pixels of the corners' colour, where all four corners share one, and their
+    neighbours: the blurred edge) is multiplied by a colour.  Pictures without such a background stay as they are.
+    """
+    corner = images_B3SS[:, :, :1, :1]
+    is_plain = (images_B3SS[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] == corner[..., 0]).all(dim=(1, 2))
+    is_backdrop = (images_B3SS == corner).all(dim=1, keepdim=True) & is_plain[:, None, None, None]
+    near = torch.nn.functional.max_pool2d(is_backdrop.float(), 3, stride=1, padding=1)
+    return images_B3SS * (1 - near * (1 - tint_B3[:, :, None, None]))

@@ -138,7 +138,7 @@ def _loader(config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokeniz
             crop_scale_min=config.crop_scale_min,
             rotate_deg=config.rotate_deg,
             zoom_out_min=config.zoom_out_min,
-            tint_min=config.tint_min,
+            backdrop_min=config.backdrop_min,
         ),
     )
 
