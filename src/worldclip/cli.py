@@ -105,7 +105,7 @@ class PoolCheckCommand:
     """
 
     pool: Annotated[str, tyro.conf.Positional]
-    """Folder of the pool, a recipe (.toml) with a [pool] section, or a run."""
+    """Folder of the pool, a run, or a .toml with a [pool] section."""
     out: str
     """Folder to write; its valid_keys.parquet is what pool.valid_keys takes."""
     config: Annotated[str | None, tyro.conf.arg(metavar="TOML")] = None
@@ -315,15 +315,12 @@ def _fetch_metadata(command: FetchMetadataCommand) -> int:
 
 
 def _pool_check(command: PoolCheckCommand) -> int:
-    from worldclip.pool.check import check, load_config
-    from worldclip.pool.config import PoolConfig
+    from worldclip.pool.check import check, load_config, load_pool
 
     path = Path(command.pool)
-    is_recipe = path.suffix == ".toml" or (path / "recipe.toml").exists()
-    pool = load_recipe(path) if is_recipe else PoolConfig(path=command.pool)
-    run_dir = path if is_recipe and path.is_dir() else None
     rules = load_config(command.config or {}, command.set)
-    report = check(pool, command.out, rules, executor=_processes(command.workers), run_dir=run_dir)
+    run_dir = path if (path / "recipe.toml").exists() else None
+    report = check(load_pool(path), command.out, rules, executor=_processes(command.workers), run_dir=run_dir)
     counts = report["counts"]
     if command.json:
         print(json.dumps(report, ensure_ascii=False))

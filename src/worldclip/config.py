@@ -58,7 +58,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
     """Any config class (a dataclass with problems()) as load_recipe loads a Recipe."""
-    values = dict(source) if isinstance(source, Mapping) else _read_toml(Path(source))
+    values = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
     problems: list[str] = []
     in_sections = all(dataclasses.is_dataclass(hint) for hint in typing.get_type_hints(cls).values())
     for override in overrides:
@@ -71,7 +71,8 @@ def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Se
     return config
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
     file = path / "recipe.toml" if path.is_dir() else path
     if not file.exists():
         what = (

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from worldclip.pool.check.config import CheckConfig as CheckConfig
 
 if TYPE_CHECKING:
+    from worldclip.pool.check.images import hash_images as hash_images
     from worldclip.pool.check.run import check as check
     from worldclip.pool.check.run import load_config as load_config
-    from worldclip.pool.check.images import hash_images as hash_images
+    from worldclip.pool.check.run import load_pool as load_pool
 
-_HOMES = {"check": "run", "load_config": "run", "hash_images": "images"}
+_HOMES = {"check": "run", "load_config": "run", "load_pool": "run", "hash_images": "images"}
 
 
 def __getattr__(name: str) -> Any:

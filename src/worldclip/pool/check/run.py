@@ -38,6 +38,7 @@ from worldclip.formats import (
     write_manifest,
     write_table,
 )
+from worldclip.languages import LanguagesConfig
 from worldclip.pool.check.config import CheckConfig, ImageRules
 from worldclip.pool.check.deny import read_deny_lists
 from worldclip.pool.check.duplicates import Duplicate, find_duplicates
@@ -64,6 +65,16 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """CheckConfig from a TOML file or nested dicts, with `key=value` overrides; UserError with every problem."""
     loaded: CheckConfig = configs.load_config(CheckConfig, source, overrides)
     return loaded
+
+
+def load_pool(source: str | Path) -> Recipe:
+    """A recipe of [pool] and [languages] alone, all that a check reads, of a folder of tars, a run, or a .toml."""
+    path = Path(source)
+    if path.suffix != ".toml" and not (path / "recipe.toml").exists():
+        return Recipe(pool=PoolConfig(path=str(source)))
+    values = configs.read_toml(path)
+    sections = {"pool": PoolConfig, "languages": LanguagesConfig}
+    return Recipe(**{name: configs.load_config(cls, values.get(name, {})) for name, cls in sections.items()})
 
 
 def check(
