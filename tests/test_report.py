@@ -95,6 +95,12 @@ def test_a_stage_that_has_not_run_is_left_out(run_dir, tmp_path, stage):
     assert sorted(read_page(partial).headings[1:]) == sorted(left)
 
 
+def test_each_stage_has_a_page_of_its_own_part(run_dir):
+    write_report(run_dir)
+    for stage, headings in HEADINGS.items():
+        assert Page((run_dir / stage / "report.html").read_text(encoding="utf-8")).headings == headings
+
+
 def test_a_run_of_nothing_still_has_a_page(tmp_path):
     page = read_page(tmp_path)
     assert page.headings == ["Summary"]

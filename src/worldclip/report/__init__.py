@@ -1,4 +1,4 @@
-"""report.html of a run: one self-contained page, drawn from the stages' report.json files alone."""
+"""report.html of a run and of its stages: self-contained pages, drawn from the stages' report.json files alone."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")
 
 
 def write_report(run_dir: Path) -> Path:
-    """RUN/report.html from what stands in RUN; stages that have not run are left out.  Returns its path."""
+    """RUN/report.html, and RUN/<stage>/report.html of each stage with a part of it.  Returns the former's path.
+
+    Drawn from what stands in RUN; stages that have not run are left out.
+    """
     reports = read_reports(run_dir)
     log = read_log(run_dir / "train" / "log.jsonl")
-    sections = [section for section in _sections(reports, log) if section is not None]
+    of_stage = _sections(reports, log)
+    title, subtitle = f"Run {run_dir.resolve().name}", _subtitle(run_dir)
     path = run_dir / "report.html"
-    write_text(path, document(f"Run {run_dir.resolve().name}", _subtitle(run_dir), sections))
+    whole = [_summary(reports, log), *(section for sections in of_stage.values() for section in sections)]
+    write_text(path, document(title, subtitle, whole))
+    for stage, sections in of_stage.items():
+        if sections and (run_dir / stage).is_dir():
+            write_text(run_dir / stage / "report.html", document(f"{title}: {stage}", subtitle, sections))
     return path
 
 
@@ -39,20 +47,22 @@ def read_log(path: Path) -> list[Report]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def _sections(reports: dict[str, Report], log: list[Report]) -> list[Section | None]:
-    found: list[Section | None] = [_summary(reports, log)]
+def _sections(reports: dict[str, Report], log: list[Report]) -> dict[str, list[Section]]:
+    """The parts of each stage, results first: what a reader comes for."""
+    drawn: dict[str, list[Section | None]] = {}
     if "evaluate" in reports:
-        found += [model.accuracy_section(reports["evaluate"]), model.gallery_section(reports["evaluate"])]
-    found.append(model.train_section(reports.get("train"), log))
+        report = reports["evaluate"]
+        drawn["evaluate"] = [model.accuracy_section(report), model.gallery_section(report)]
+    drawn["train"] = [model.train_section(reports.get("train"), log)]
     if "curate" in reports:
-        found.append(data.curate_section(reports["curate"]))
+        drawn["curate"] = [data.curate_section(reports["curate"])]
     if "balance" in reports:
-        found += [data.balance_section(reports["balance"]), data.head_section(reports["balance"])]
+        drawn["balance"] = [data.balance_section(reports["balance"]), data.head_section(reports["balance"])]
     if "match" in reports:
-        found.append(data.match_section(reports["match"]))
+        drawn["match"] = [data.match_section(reports["match"])]
     if "metadata" in reports:
-        found.append(data.metadata_section(reports["metadata"]))
-    return found
+        drawn["metadata"] = [data.metadata_section(reports["metadata"])]
+    return {stage: [section for section in sections if section is not None] for stage, sections in drawn.items()}
 
 
 def _summary(reports: dict[str, Report], log: list[Report]) -> Section:
