@@ -1,0 +1,152 @@
+"""Hashing beside decoding alone, and the exact search of 10 million hashes beside faiss's binary index.
+
+    python benchmarks/dedup.py [--num-hashes 10000000] [--images FOLDER_OR_TAR]
+
+Synthetic hashes: 64 random bits each, and 10,000 planted neighbours at each distance 1 to 8.  A search is right when it
+finds every planted pair within the radius, and nothing that is not near.  faiss answers a sample of the queries; the
+time for all is that times their number: exact is its MultiHash with 4 tables of 16 bits and one flip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import resource
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from worldclip.pool.check.hashing import look_at
+from worldclip.pool.check.neighbours import near_pairs, plan_search
+
+PLANTED = 10_000
+FAISS_QUERIES = 20_000
+
+
+def planted(num_hashes: int) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """(hashes, [(original, neighbour) at distance 1, 2, ... 8])."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)
+    pairs = []
+    for distance in range(1, 9):
+        original = hashes[(distance - 1) * PLANTED : distance * PLANTED]
+        places = rng.permuted(np.tile(np.arange(64, dtype=np.uint64), (PLANTED, 1)), axis=1)[:, :distance]
+        pairs.append((original, original ^ np.bitwise_or.reduce(np.uint64(1) << places, axis=1)))
+    hashes[-8 * PLANTED :] = np.concatenate([neighbour for _, neighbour in pairs])
+    return hashes, pairs
+
+
+def count_planted(found: tuple[np.ndarray, np.ndarray, np.ndarray], pairs: list, radius: int) -> str:
+    first, second, distance = found
+    assert (np.bitwise_count(first ^ second) == distance).all()
+    assert (distance <= radius).all()
+    seen = set(zip(first.tolist(), second.tolist(), strict=True))
+    hits = sum(
+        (min(a, b), max(a, b)) in seen
+        for original, neighbour in pairs[:radius]
+        for a, b in zip(original.tolist(), neighbour.tolist(), strict=True)
+    )
+    return f"{hits:,} of {PLANTED * radius:,} planted pairs, {len(first):,} pairs in all"
+
+
+def peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def bench_search(num_hashes: int, threads: int) -> None:
+    near_pairs(np.arange(100, dtype=np.uint64), 4)  # compile
+    hashes, pairs = planted(num_hashes)
+    before = peak_gib()
+    print(f"\n{num_hashes:,} hashes, {threads} threads; memory before the search {before:.2f} GiB")
+    for radius in (2, 4, 6, 8):
+        plan = plan_search(num_hashes, radius)
+        started_at = time.perf_counter()
+        found = near_pairs(hashes, radius, threads=threads)
+        elapsed_s = time.perf_counter() - started_at
+        told = count_planted(found, pairs, radius)
+        print(
+            f"worldclip, radius {radius}: {elapsed_s:7.1f} s, peak {peak_gib():.2f} GiB, {len(plan.choices)} sorted "
+            f"orders of {plan.leading_bits(0)} bits; {told}"
+        )
+    bench_faiss(hashes, threads)
+
+
+def bench_faiss(hashes: np.ndarray, threads: int) -> None:
+    try:
+        import faiss
+    except ImportError:
+        print("faiss-cpu is not installed: pip install faiss-cpu")
+        return
+    faiss.omp_set_num_threads(threads)
+    codes = hashes.view(np.uint8).reshape(-1, 8)
+    started_at = time.perf_counter()
+    index = faiss.IndexBinaryMultiHash(64, 4, 16)
+    index.add(codes)
+    index.nflip = 1
+    build_s = time.perf_counter() - started_at
+    queries = codes[-FAISS_QUERIES:]
+    started_at = time.perf_counter()
+    limits, *_ = index.range_search(queries, 5)  # strictly below 5
+    search_s = time.perf_counter() - started_at
+    flat = faiss.IndexBinaryFlat(64)
+    flat.add(codes)
+    started_at = time.perf_counter()
+    flat.range_search(queries[:200], 5)
+    flat_s = (time.perf_counter() - started_at) / 200
+    print(
+        f"faiss MultiHash(4 x 16, 1 flip), radius 4: build {build_s:.1f} s, {FAISS_QUERIES:,} queries {search_s:.1f} s "
+        f"-> {build_s + search_s * len(hashes) / FAISS_QUERIES:,.0f} s for all, {limits[-1]:,} answers, peak "
+        f"{peak_gib():.2f} GiB\nfaiss Flat (compares all), radius 4: {flat_s * len(hashes):,.0f} s for all"
+    )
+
+
+def bench_hashing(source: Path) -> None:
+    with tarfile.open(source) as tar:
+        images = [tar.extractfile(m).read() for m in tar if m.name.endswith((".jpg", ".jpeg", ".png"))]  # type: ignore[union-attr]
+
+    def decode(data: bytes) -> None:
+        Image.open(io.BytesIO(data)).convert("RGB")
+
+    def by_imagehash(data: bytes) -> None:
+        imagehash.phash(Image.open(io.BytesIO(data)))
+
+    work: dict[str, Callable[[bytes], object]] = {"Pillow: decode to RGB alone": decode, "worldclip look_at": look_at}
+    try:
+        import imagehash
+
+        work["imagehash.phash"] = by_imagehash
+    except ImportError:
+        print("imagehash is not installed: pip install imagehash")
+    print(f"{len(images)} images of {source.name}, one core")
+    for name, fn in work.items():
+        fn(images[0])
+        best_s = min(_seconds(fn, images) for _ in range(3))
+        print(f"{name:<28} {len(images) / best_s:7.0f} images/s")
+
+
+def _seconds(fn: Callable[[bytes], object], images: list[bytes]) -> float:
+    """CPU time: what else the machine does must not count."""
+    started_at = time.process_time()
+    for image in images:
+        fn(image)
+    return time.process_time() - started_at
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-hashes", type=int, default=10_000_000)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--images", type=Path)
+    arguments = parser.parse_args()
+    if arguments.images:
+        bench_hashing(arguments.images)
+    bench_search(arguments.num_hashes, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()
