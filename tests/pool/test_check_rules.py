@@ -144,6 +144,6 @@ def test_what_is_no_refusal_is_none(value) -> None:
 
 
 def test_a_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9\n")
     with pytest.raises(UserError, match=r"latin\.txt"):
         read_lines(str(tmp_path / "latin.txt"))
