@@ -1,4 +1,4 @@
-"""Online curation in a WebDataset pipeline, open_clip's included: the pool's own tars in, the epoch's kept pairs out."""
+"""Online curation in a WebDataset pipeline, open_clip's included: the pool's tars in, the epoch's kept pairs out."""
 
 from __future__ import annotations
 
