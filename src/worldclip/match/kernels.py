@@ -420,8 +420,8 @@ def _append(word, width, key, size, flags, keys_A, info_A, count):
 def _reference_atoms(data, start, end, is_text, classes, keys_A, info_A, count):
     """Cut as the reference's spacing and padding imply: at blanks, around the marks it spaces, around "CJK or similar".
 
-    A text is what strip() leaves of it, an entry is taken as it is and its marks are not spaced.  Atoms are put behind the
-    first `count`; returns how many there are then.
+    A text is what strip() leaves of it; an entry is taken as it is and its marks are not spaced.  Atoms are put behind
+    the first `count`; returns how many there are then.
     """
     first_kind = 256 if is_text else 0
     key, size, flags = _U0, 0, AFTER_BLANK | MAY_BEGIN  # of the piece being gathered
@@ -746,7 +746,7 @@ def _sort_few(ids, start, end, own):
 
 
 @_inner
-def _group(found, count, recent, starts, grouped):
+def _group(found, count, num_texts, recent, starts, grouped):
     """Put the ids of found[:count] into `grouped` by text; text t's are at [starts[t] : starts[t + 1]].
 
     Most repetitions, such as those of a frequent letter, are dropped on the way: `recent` remembers what was seen last
@@ -754,7 +754,7 @@ def _group(found, count, recent, starts, grouped):
     """
     for k in range(recent.size):
         recent[k] = _NOTHING
-    for t in range(starts.size):
+    for t in range(num_texts + 2):
         starts[t] = 0
     kept = 0
     for k in range(count):
@@ -765,7 +765,7 @@ def _group(found, count, recent, starts, grouped):
         found[kept] = this
         kept += is_new
         starts[(this >> _U32) + _U2] += is_new
-    for t in range(starts.size - 1):
+    for t in range(num_texts + 1):
         starts[t + 1] += starts[t]
     for k in range(kept):
         t = (found[k] >> _U32) + _U1
@@ -810,7 +810,7 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
             grouped, other = np.empty(found.size, np.int32), np.empty(found.size, np.int32)
         if ids.size < total + count:
             ids = _grown(ids, total + count)
-        _group(found, count, recent, starts, grouped)
+        _group(found, count, text - first, recent, starts, grouped)
         for t in range(text - first):
             if starts[t + 1] - starts[t] <= FEW:
                 _sort_few(grouped, starts[t], starts[t + 1], other)
