@@ -100,6 +100,17 @@ def test_no_data_set_is_nothing_to_do_and_is_finished(run_dir):
     assert changed_keys(evaluate.relevant_config(recipe), evaluate.relevant_config(recipe)) == []
 
 
+def test_any_model_is_evaluated_into_any_folder_and_goes_on_where_it_was_cut(run_dir, tmp_path):
+    config = recipe_of(run_dir).evaluate
+    found = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
+    assert found["model"] == "someone/model"
+    assert (tmp_path / "out" / "table.md").exists()
+    again = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
+    assert again == found
+    other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
+    assert other["model_digest"] != found["model_digest"]
+
+
 def test_every_mistake_of_the_section_is_told_at_once(tmp_path):
     wrong = {
         "datasets": ["emoji_ton"],

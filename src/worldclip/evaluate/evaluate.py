@@ -10,6 +10,7 @@ from worldclip import languages
 from worldclip.config import Recipe
 from worldclip.errors import UserError
 from worldclip.evaluate import datasets, engine, report
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.tasks import LOCAL, Dataset
 from worldclip.execute import Executor, Report, say
@@ -20,42 +21,60 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
-    """Evaluate the run's checkpoint.  Each image is encoded once; what stands in results.jsonl already is kept."""
+    """Evaluate the run's last checkpoint, in this process; what stands in results.jsonl already is kept."""
     checkpoint = checkpoint_folder(run_dir)
     model_id = {"model": checkpoint.relative_to(run_dir).as_posix(), "model_digest": model_digest(checkpoint)}
-    folder = run_dir / "evaluate"
     loaded = [datasets.load(name, recipe.evaluate, run_dir) for name in recipe.evaluate.datasets]
-    measured: Report = {"datasets": {}, "gallery": []}
-    if loaded:
-        measured = _measure(recipe, checkpoint, model_id, loaded, folder / "results.jsonl")
-    else:
-        say("evaluate", "evaluate.datasets names no data set: nothing to measure")
-        write_text(folder / "results.jsonl", "")
-    records = engine.read_results(folder / "results.jsonl")
-    write_text(folder / "table.md", report.markdown_table(records))
-    summary = {**model_id, **measured}
-    write_json(folder / "report.json", summary)
-    counts = {"records": len(records), "datasets": len(loaded)}
+    folder = run_dir / "evaluate"
+    summary = _measure(checkpoint, model_id, loaded, recipe.evaluate, _languages(recipe, loaded), folder)
+    num_records = len(engine.read_results(folder / "results.jsonl"))
+    counts = {"records": num_records, "datasets": len(loaded)}
     write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
     return summary
 
 
+def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Report:
+    """Any model that inference.load takes, on the data sets of `config` -> out/{results.jsonl, table.md, report.json}.
+
+    config.languages empty: all that a data set has.  The emoji sets are read from out/pool.  A folder is known by its
+    files, a hub id by its name.  A call that was cut goes on where it stopped.
+    """
+    folder = Path(source)
+    known_by = model_digest(folder) if folder.is_dir() else digest(str(source))
+    loaded = [datasets.load(name, config, out) for name in config.datasets]
+    model_id = {"model": str(source), "model_digest": known_by}
+    return _measure(source, model_id, loaded, config, list(config.languages), out)
+
+
 def _measure(
-    recipe: Recipe, checkpoint: Path, model_id: dict[str, str], loaded: Sequence[Dataset], results_path: Path
+    source: str | Path,
+    model_id: dict[str, str],
+    loaded: Sequence[Dataset],
+    config: EvaluateConfig,
+    asked: Sequence[str],
+    folder: Path,
 ) -> Report:
+    """Records, table and report of `loaded` in the languages `asked` (empty: all) in `folder`."""
     from worldclip.inference import load
 
-    config = recipe.evaluate
-    asked = _languages(recipe, loaded)
-    model = load(checkpoint, device=config.device)
-    records, features, encode_text = engine.evaluate(
-        model, model_id, loaded, asked, results_path, batch_size=config.batch_size
-    )
-    shown = []
-    for dataset in loaded:
-        of_gallery = _gallery_languages(asked or dataset.languages)
-        shown += gallery(dataset, features[dataset.name].features_ND, encode_text, of_gallery, config.gallery_size)
-    return {"datasets": _summary(records, loaded, features), "gallery": shown}
+    records: list[engine.Record] = []
+    found: Report = {**model_id, "datasets": {}, "gallery": []}
+    if loaded:
+        model = load(source, device=config.device)
+        records, features, encode_text = engine.evaluate(
+            model, model_id, loaded, asked, folder / "results.jsonl", batch_size=config.batch_size
+        )
+        found["datasets"] = _summary(records, loaded, features)
+        for dataset in loaded:
+            of_gallery = _gallery_languages(asked or dataset.languages)
+            image_ND = features[dataset.name].features_ND
+            found["gallery"] += gallery(dataset, image_ND, encode_text, of_gallery, config.gallery_size)
+    else:
+        say("evaluate", "evaluate.datasets names no data set: nothing to measure")
+        write_text(folder / "results.jsonl", "")
+    write_text(folder / "table.md", report.markdown_table(records))
+    write_json(folder / "report.json", found)
+    return found
 
 
 def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
@@ -109,10 +128,12 @@ def _languages(recipe: Recipe, loaded: Sequence[Dataset]) -> list[str]:
 
 def _gallery_languages(codes: Sequence[str]) -> list[str]:
     """English first where asked, then one language a script, so that a reader sees them all."""
-    ordered = sorted(codes, key=lambda code: code != "en")
     of_script: dict[str, str] = {}
-    for code in ordered:
-        of_script.setdefault(languages.get(code).script, code)
+    for code in sorted(codes, key=lambda code: code != "en"):
+        try:
+            of_script.setdefault(languages.get(code).script, code)
+        except KeyError:
+            continue  # a data set's own code, which our table does not have
     return list(of_script.values())[:GALLERY_LANGUAGES]
 
 
