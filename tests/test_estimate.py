@@ -8,7 +8,7 @@ import pytest
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 
 from worldclip.errors import UserError
-from worldclip.estimate import estimate
+from worldclip.estimate import estimate, to_text
 
 
 @pytest.fixture(scope="module", params=["one", "all"])
@@ -97,3 +97,15 @@ def test_an_unmatched_run_says_what_to_run_first(matched, tmp_path):
     (tmp_path / "recipe.toml").write_text((run / "recipe.toml").read_text())
     with pytest.raises(UserError, match="match is not finished"):
         estimate(tmp_path)
+
+
+def test_people_read_the_totals_and_the_largest_languages(matched):
+    _, run, policy = matched
+    found = estimate(run, tail_fractions=[0.1], thresholds=[1000])
+    text = to_text(found, num_languages=2)
+    unit = "images" if policy == "one" else "pairs"
+    total = found["candidates"][1]["total"]
+    assert f"tail_fraction = 0.1: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected" in text
+    assert "english_threshold = 1,000:" in text
+    assert "warning: no entry of list en reaches" in text
+    assert f"{len(found['candidates'][1]['languages']) - 2} more" in text

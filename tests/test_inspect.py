@@ -10,7 +10,7 @@ from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_meta
 
 from worldclip import curate, formats
 from worldclip.errors import UserError
-from worldclip.inspect import inspect_entry, inspect_key, inspect_path
+from worldclip.inspect import entry_to_text, inspect_entry, inspect_key, inspect_path, key_to_text
 
 SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
 
@@ -55,6 +55,17 @@ def test_a_matched_text_shows_its_entries_with_their_worth(run):
         assert entry["entry"] in text["text"]
         product *= 1 - entry["prob"]
     assert text["keep_prob"] == 1 - product
+
+
+def test_people_read_why(run):
+    name = min(SHARDS)
+    row = next(iter(curate.read_curated(run, name).to_pylist()))
+    text = key_to_text(inspect_key(run, row["key"]))
+    assert text.startswith(f"{row['key']} in {name}: kept")
+    assert f"probability {row['keep_prob']:.4f}, coin 0." in text
+    assert "matches, " in text
+    entry = entry_to_text(inspect_entry(run, LISTS["en"][0], "en"))
+    assert f"{LISTS['en'][0]!r} of en (entry 0, list): " in entry
 
 
 def test_an_unknown_key_is_said_to_be_none(run):

@@ -169,3 +169,31 @@ def _solve(world: _World, pairs: float) -> dict[str, Any]:
         low, high = float(grid[above - 1]), float(grid[above])
     assert best is not None
     return {**best, "asked_pairs": pairs}
+
+
+def to_text(found: dict[str, Any], num_languages: int = 12) -> str:
+    """An estimate for people: a line a candidate, then its largest languages (the rest as one line)."""
+    unit = "images" if found["text_policy"] == "one" else "pairs"
+    parts = []
+    for candidate in found["candidates"]:
+        key = "english_threshold" if candidate["english_threshold"] is not None else "tail_fraction"
+        total = candidate["total"]
+        parts.append(
+            f"{key} = {candidate[key]:,.6g}: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected "
+            f"({total['pairs_matched']:,} with a match)"
+        )
+        parts += [f"  warning: {warning}" for warning in candidate["warnings"]]
+        parts.append(f"  {'language':<10}{'in':>15}{'matched':>15}{'expected':>15}{'threshold':>12}{'tail':>8}")
+        rows = sorted(candidate["languages"].items(), key=lambda item: (-item[1]["expected_pairs"], item[0]))
+        parts += [_line(lang, row) for lang, row in rows[:num_languages]]
+        if rest := [row for _, row in rows[num_languages:]]:
+            keys = ("pairs_in", "pairs_matched", "expected_pairs")
+            parts.append(_line(f"{len(rest)} more", {key: sum(row[key] for row in rest) for key in keys}))
+    return "\n".join(parts)
+
+
+def _line(name: str, row: Mapping[str, Any]) -> str:
+    threshold = f"{row['threshold']:,}" if row.get("threshold") else ""
+    tail = f"{row['tail_fraction']:.1%}" if threshold else ""
+    counts = f"{row['pairs_in']:>15,}{row['pairs_matched']:>15,}{row['expected_pairs']:>15,.0f}"
+    return f"  {name:<10}{counts}{threshold:>12}{tail:>8}"

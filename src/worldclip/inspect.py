@@ -199,3 +199,39 @@ def _describe_parquet(path: Path, num_rows: int) -> dict[str, Any]:
             "columns": {field.name: str(field.type) for field in file.schema_arrow},
             "first": first.to_pylist() if first is not None else [],
         }
+
+
+def key_to_text(found: dict[str, Any]) -> str:
+    """What inspect_key found, for people."""
+    lines = [f"{found['key']} in {found['shard']}: {'kept' if found['kept'] else 'not kept'}"]
+    if not found["is_valid"]:
+        lines.append("  the key is outside pool.valid_keys, or denied")
+    if "draw" in found:
+        draw = found["draw"]
+        lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} (coin {draw['coin']:.4f})")
+    for text in found["texts"]:
+        lines.append(f"  text {text['text_idx']} {text['text']!r}: {text['reason']}")
+        if "lang_prob" in text:
+            lang = f", language {text['lang']}" if "lang" in text else ""
+            lines.append(f"    label {text['lid_label']} ({text['lang_prob']:.2f}){lang}")
+        lines += [
+            f"    {entry['entry']!r} ({entry['source']}): {entry['matches']:,} matches, {entry['prob']:.4f}"
+            for entry in text.get("entries", ())
+        ]
+        if "keep_prob" in text:
+            coin_text = f", coin {text['coin']:.4f}" if "coin" in text else ""
+            lines.append(f"    probability {text['keep_prob']:.4f}{coin_text}")
+    return "\n".join(lines)
+
+
+def entry_to_text(found: dict[str, Any]) -> str:
+    """What inspect_entry found, for people."""
+    threshold = f"{found['threshold']:,}" if found["threshold"] is not None else "none (no match in this list)"
+    return "\n".join(
+        [
+            f"{found['entry']!r} of {found['lang']} (entry {found['entry_id']}, {found['source']}): "
+            f"{'head' if found['is_head'] else 'tail'}",
+            f"  {found['matches']:,} matches, rank {found['rank']:,}, threshold {threshold}, keeps {found['prob']:.4f}",
+            *(f"  {sample['key']} {sample['text_idx']}: {sample['text']}" for sample in found["samples"]),
+        ]
+    )
