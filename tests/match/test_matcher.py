@@ -186,6 +186,14 @@ def test_profile_reference_gives_the_reference_s_own_matches(shared, lang):
         ("red\u00a0\u3000 apple", "red apple", True), ("the 2nd", "2", False), ("2個のりんご", "2", True),
         ("T-shirt", "shirt", True), ("concatenate", "cat", False), ("가방을", "가방", False), ("ที่นี่", "ท", False),
         ("ที่นี่", "นี่", True), ("❤️", "❤", False), ("❤️", "❤️", True), ("Cat", "cat", False),
+        ("חתול, כלב", "חתול", True), ("گربه\u200cها", "گربه", True), ("بلی۔", "بلی", True), ("ድመት።", "ድመት", True),
+        ("კატა, ძაღლი", "ძაღლი", True), ("կատու։", "կատու", True), ("η γάτα· ο σκύλος", "γάτα", True),
+        ("«кошка»", "кошка", True), ("кошками", "кошка", False), ("con me\u0300o", "m\u00e8o", True),
+        ("kedi'nin", "kedi", True), ("kediler", "kedi", False), ("பூனை.", "பூனை", True), ("பூனைகள்", "பூனை", False),
+        ("বি\u09dcাল।", "বি\u09a1\u09bcাল", True), ("ແມວດຳ", "ແມວ", True), ("ឆ្មាខ្មៅ", "ឆ្មា", True),
+        ("ឆ្មាខ្មៅ", "ឆ្ម", False), ("ကြောင်နက်", "ကြောင်", True), ("ཞི་མི་ནག་པོ", "ཞི་མི", True), ("고양이.", "고양이", True),
+        ("Katze-Hund", "Hund", True),
+        ("黑猫和狗", "猫", True), ("แมวดำ", "แมว", True),
     ],
 )  # fmt: skip
 def test_unicode_profile_bounds_words_in_every_script(text, entry, is_found):
