@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.errors import StageFailed, UserError
 
 STAGE_HELP = {
-    "pool": "build or index a pool of pairs; pool emoji, check, hash: see worldclip pool check --help",
+    "pool": "build or index a pool of pairs",
     "metadata": "entries of each language from word lists and WordNets",
     "match": "language and entries of each text, counts of each entry",
     "balance": "thresholds and entry probabilities from the counts",
@@ -135,6 +136,54 @@ class PoolHashCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolWatCommand:
+    """Image links and their texts of Common Crawl's WAT files as a Parquet pool, ready for img2dataset."""
+
+    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """WAT files, paths or URLs; files that are done are skipped, new ones extend the pool."""
+    out: str
+    """Folder of the pool."""
+    num_shards: int | None = None
+    """Parquet files; default: one for 2,000,000 links. A pool keeps its number."""
+    workers: int | None = None
+    """Processes; default: one a core."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the counts as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateCommand:
+    """What other thresholds would keep, by language, before anything is written."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of a run whose stage match is finished."""
+    threshold: tuple[int, ...] = ()
+    """English thresholds to try."""
+    tail_fraction: tuple[float, ...] = ()
+    """Tail fractions to try."""
+    pairs: str | None = None
+    """How many pairs to keep (10000, 10M, 1.5B): solves for the threshold or tail fraction that the recipe sets."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectCommand:
+    """Why a pair was kept or dropped, what an entry is worth, what a file holds."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    """Folder of a run (with --key or --entry), or a file of ours."""
+    key: str | None = None
+    """Identity of a pair."""
+    entry: str | None = None
+    """An entry, with --lang."""
+    lang: str = "en"
+    """Language of the entry."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifyCommand:
     """Probabilities of labels for images."""
 
@@ -178,20 +227,12 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "--version":
         print(_version(rest))
         return 0
-    if command == "run":
-        return _run(tyro.cli(RunCommand, args=rest, prog="worldclip run"))
-    if command == "pool" and rest[:1] == ["emoji"]:
-        return _pool_emoji(tyro.cli(PoolEmojiCommand, args=rest[1:], prog="worldclip pool emoji"))
-    if command == "fetch" and rest[:1] == ["metadata"]:
-        return _fetch_metadata(tyro.cli(FetchMetadataCommand, args=rest[1:], prog="worldclip fetch metadata"))
-    if command == "pool" and rest[:1] == ["check"]:
-        return _pool_check(tyro.cli(PoolCheckCommand, args=rest[1:], prog="worldclip pool check"))
-    if command == "pool" and rest[:1] == ["hash"]:
-        return _pool_hash(tyro.cli(PoolHashCommand, args=rest[1:], prog="worldclip pool hash"))
-    if command in STAGE_HELP:
+    if command in STAGE_HELP and " ".join(arguments[:2]) not in COMMANDS:
         return _stage(command, rest)
-    if command == "classify":
-        return _classify(tyro.cli(ClassifyCommand, args=rest, prog="worldclip classify"))
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if (call := COMMANDS.get(name)) is not None:
+            return call(tyro.cli(_command_type(call), args=arguments[words:], prog=f"worldclip {name}"))
     raise UserError(f"{command!r} is not a command; {_overview()}")
 
 
@@ -199,8 +240,9 @@ def _overview() -> str:
     lines = ["usage: worldclip COMMAND ...   (worldclip COMMAND --help tells its flags)", ""]
     lines += ["  run        a whole recipe: worldclip run recipes/emoji.toml"]
     lines += [f"  {name:<10} {text}" for name, text in STAGE_HELP.items()]
-    lines += ["  fetch      metadata: downloads what a recipe's metadata need"]
-    lines += ["  classify   probabilities of labels for images", "  --version  versions, device, extras"]
+    shown = {name: _command_type(command).__doc__ or "" for name, command in COMMANDS.items() if name != "run"}
+    lines += ["", *(f"  {name:<14} {text.splitlines()[0].rstrip('.')}" for name, text in shown.items())]
+    lines += ["  --version      versions, device, extras"]
     return "\n".join(lines)
 
 
@@ -399,3 +441,66 @@ def _complain(problems: Sequence[str], code: int) -> int:
     for problem in problems:
         console.print(f"[bold red]worldclip:[/bold red] {escape(problem)}", soft_wrap=True)
     return code
+
+
+def _pool_wat(command: PoolWatCommand) -> int:
+    from worldclip.pool.wat import build_wat
+
+    report = build_wat(
+        command.files, Path(command.out), num_shards=command.num_shards, executor=_processes(command.workers)
+    )
+    print(json.dumps(report, ensure_ascii=False, indent=None if command.json else 1))
+    return 0
+
+
+def _estimate(command: EstimateCommand) -> int:
+    from worldclip.estimate import estimate, to_text
+
+    pairs = None if command.pairs is None else _read_count("--pairs", command.pairs)
+    found = estimate(command.run, thresholds=command.threshold, tail_fractions=command.tail_fraction, pairs=pairs)
+    print(json.dumps(found, ensure_ascii=False) if command.json else to_text(found))
+    return 0
+
+
+def _read_count(flag: str, text: str) -> float:
+    """10000, 10M, 1.5B as a number."""
+    factors = {"K": 1e3, "M": 1e6, "B": 1e9}
+    digits, factor = (text[:-1], factors[text[-1].upper()]) if text[-1:].upper() in factors else (text, 1.0)
+    try:
+        return float(digits) * factor
+    except ValueError as error:
+        raise UserError(f"{flag} is {text!r}; it is a number, K, M or B may follow, for example 10M") from error
+
+
+def _inspect(command: InspectCommand) -> int:
+    from worldclip import inspect
+
+    if command.key is not None:
+        found = inspect.inspect_key(command.path, command.key)
+        text = inspect.key_to_text(found)
+    elif command.entry is not None:
+        found = inspect.inspect_entry(command.path, command.entry, command.lang)
+        text = inspect.entry_to_text(found)
+    else:
+        found = inspect.inspect_path(command.path)
+        text = json.dumps(found, ensure_ascii=False, indent=1, default=str)
+    print(json.dumps(found, ensure_ascii=False, default=str) if command.json else text)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Any], int]] = {
+    "run": _run,
+    "pool emoji": _pool_emoji,
+    "pool wat": _pool_wat,
+    "pool check": _pool_check,
+    "pool hash": _pool_hash,
+    "fetch metadata": _fetch_metadata,
+    "estimate": _estimate,
+    "inspect": _inspect,
+    "classify": _classify,
+}
+
+
+def _command_type(command: Callable[[Any], int]) -> Any:
+    """The dataclass of flags that a command takes: the type of its one argument."""
+    return typing.get_type_hints(command)["command"]

@@ -64,7 +64,7 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
     return {
         "match": to_dict(recipe.match),
         "languages": to_dict(recipe.languages),
-        "pool": {key: of_pool[key] for key in ("key", "texts", "valid_keys", "deny_keys") if key in of_pool},
+        "pool": {key: of_pool[key] for key in ("format", "key", "texts", "valid_keys", "deny_keys") if key in of_pool},
     }
 
 
