@@ -9,6 +9,7 @@ from collections import Counter as Tally
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17F
 MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~，。、；：？！“”‘’（）【】《》〈〉「」『』～—"
 LINE_ENDS = "\n\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029"
 JOINTS = {"tsheg": "\u0f0b\u0f0c\x1f"}
-ALPHABET = "abcdé猫狗ねกาཀ་།ကខ1２ \u3000\n\t\u200d\u0301.,’—«»-'🙂\x1f\u00a0\u2029ქართ"
+ALPHABET = "abcdé猫狗ねกาཀ་།ကខ1２ \u3000\n\t\u200d\u0301.,’—«»-'🙂\0\x1f\u00a0\u2029ქართ"
 
 
 def plain_words(text: str, scheme: Scheme) -> list[list[str]]:
@@ -112,6 +113,25 @@ def test_a_full_arena_spills_too(tmp_path: Path):
     counts = merge(counter.runs, tmp_path / "merged", fan_in=4)
     assert counts.words.counts.tolist() == [1] * 10 + [10]
     assert not list((tmp_path / "merged").glob("merged_00000")) or len(counts.runs) <= 4
+
+
+def test_words_that_begin_alike_are_told_apart(tmp_path: Path):
+    words = ["a" * n for n in range(1, 20)] + ["aaaaaaaab", "aaaaaaaa\0", "a\0", "a\0\0", "aaaaaaaba", "猫猫猫a"]
+    unigrams, _ = as_tallies(count([" ".join(words * 3)], tmp_path))
+    assert unigrams == plain_counts([" ".join(words * 3)], SPACES)[0]
+    assert len(unigrams) == len(words)  # of the last one each 猫 is a word, and the a behind them is there already
+
+
+@pytest.mark.parametrize("largest", [1, 2**40, 2**63])
+@pytest.mark.parametrize("num_words", [1, 2, 5000, 2**31])
+def test_bigrams_are_sorted_whatever_bits_their_counts_need(num_words: int, largest: int):
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, num_words, (2, 500), np.uint64)
+    keys = np.unique(first << np.uint64(32) | second)
+    pairs = np.stack([keys, rng.integers(1, largest, keys.size, np.uint64, endpoint=True)], axis=1)
+    shuffled = pairs[rng.permutation(keys.size)]
+    ngrams._sort_bigrams(shuffled, num_words, int(pairs[:, 1].max()))
+    assert (shuffled == pairs).all()
 
 
 def test_tables_grow_with_a_large_vocabulary(tmp_path: Path):

@@ -27,16 +27,17 @@ from worldclip.metadata.tokens import ALONE, BARRIER, WORD, Scheme
 MAX_BIGRAM_SLOTS = 2**24
 MAX_WORDS = 2**22
 MAX_ARENA_BYTES = 2**27
-BATCH_BYTES = 2**17  # a batch of texts can add half as many words and bigrams: room for them is made beforehand
+BATCH_BYTES = 2**15  # a batch of texts can add half as many words and bigrams: room for them is made beforehand
 FAN_IN = 16  # runs merged at once
 CHUNK = 2**18  # bigrams of a run in memory while merging
 
-_FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+_FNV_PRIME = np.uint64(0x100000001B3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
 _U0, _U1, _U2, _U29, _U32 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(29), np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 
-WORDS, ARENA, BIGRAMS, TOKENS = 0, 1, 2, 3  # places of `state`
+WORDS, ARENA, BIGRAMS, TOUCHED = 0, 1, 2, 3  # places of `state`
+SHORT = 8  # bytes of a word that are its key
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -49,44 +50,47 @@ def _mixed(h):
 
 
 @njit(cache=True, nogil=True)
-def _hash_bytes(data, start, end):
-    h = _FNV_START
-    for i in range(start, end):
-        h = (h ^ np.uint64(data[i])) * _FNV_PRIME
-    return _mixed(h)
+def _add_byte(key, length, byte):
+    """The key of a word that is one byte longer: its bytes themselves up to 8 of them, then a hash."""
+    if length < SHORT:
+        return key | np.uint64(byte) << np.uint64(8 * length)
+    return (_mixed(key) if length == SHORT else key) * _FNV_PRIME ^ np.uint64(byte)
 
 
 @njit(cache=True, nogil=True)
-def _word_id(data, start, end, h, slots_S, starts_W, counts_W, arena, state):
-    """The id of the word data[start:end], 1 or more; new words are added, and all are counted."""
-    mask = np.uint64(slots_S.size - 1)
-    place, tag = h & mask, h >> _U32
-    length = end - start
+def _word_id(data, start, length, key, slots_2S, starts_W, counts_W, arena, state):
+    """The id of the word data[start : start + length], 1 or more; new words are added, and all are counted.
+
+    slots_2S: [2s] key, [2s + 1] length << 32 | id (0 where empty).  Equal keys of short words are equal words.
+    """
+    mask = np.uint64(slots_2S.size // 2 - 1)
+    place = _mixed(key) & mask
     while True:
-        slot = slots_S[place]
+        slot = slots_2S[place * _U2 + _U1]
         if slot == _U0:
             break
-        if slot >> _U32 == tag:
+        if slots_2S[place * _U2] == key and np.int64(slot >> _U32) == length:
             word = np.int64(slot & _LOW_32)
-            at = starts_W[word]
-            if starts_W[word + 1] - at == length:
-                same = True
-                for k in range(length):
-                    if arena[at + k] != data[start + k]:
-                        same = False
-                        break
-                if same:
-                    counts_W[word] += _U1
-                    return word
+            if length <= SHORT or _is_same(arena, starts_W[word], data, start, length):
+                counts_W[word] += _U1
+                return word
         place = (place + _U1) & mask
     word, at = state[WORDS] + 1, state[ARENA]
-    slots_S[place] = tag << _U32 | np.uint64(word)
+    slots_2S[place * _U2], slots_2S[place * _U2 + _U1] = key, np.uint64(length) << _U32 | np.uint64(word)
     for k in range(length):
         arena[at + k] = data[start + k]
     starts_W[word + 1] = at + length
     counts_W[word] = _U1
     state[WORDS], state[ARENA] = word, at + length
     return word
+
+
+@njit(cache=True, nogil=True)
+def _is_same(arena, at, data, start, length):
+    for k in range(length):  # noqa: SIM110  numba compiles loops, not generators
+        if arena[at + k] != data[start + k]:
+            return False
+    return True
 
 
 @njit(cache=True, nogil=True)
@@ -120,15 +124,15 @@ def _decode(data, at):
 
 
 @njit(cache=True, nogil=True)
-def _cut_tokens(data, offsets_T, classes, spans_N, hashes_N):
+def _cut_tokens(data, offsets_T, classes, spans_N, keys_N):
     """Tokens of data[offsets_T[t] : offsets_T[t + 1]] for each t; returns their number.
 
-    spans_N: start << 32 | length of each word relative to the first text, or 0 for a barrier; hashes_N: of its bytes.
+    spans_N: start << 32 | length of each word relative to the first text, or 0 for a barrier; keys_N: see _add_byte.
     """
     n, base = 0, np.int64(offsets_T[0])
     for t in range(offsets_T.size - 1):
         at, end = np.int64(offsets_T[t]), np.int64(offsets_T[t + 1])
-        start, is_word, h = at, False, _FNV_START
+        start, is_word, key = at, False, _U0
         while True:
             kind, width = BARRIER, 1
             if at < end:
@@ -139,17 +143,18 @@ def _cut_tokens(data, offsets_T, classes, spans_N, hashes_N):
                     kind = classes[c]
                 if kind <= WORD:
                     is_word |= kind == WORD
-                    for k in range(width):
-                        h = (h ^ np.uint64(data[at + k])) * _FNV_PRIME
+                    for k in range(at, at + width):
+                        key = _add_byte(key, k - start, data[k])
                     at += width
                     continue
             if at > start:
-                spans_N[n] = (start - base) << 32 | (at - start) if is_word else 0
-                hashes_N[n] = _mixed(h)
+                spans_N[n], keys_N[n] = (start - base) << 32 | (at - start) if is_word else 0, key
                 n += 1
             if kind == ALONE:
-                spans_N[n] = (at - base) << 32 | width
-                hashes_N[n] = _hash_bytes(data, at, at + width)
+                key = _U0
+                for k in range(width):
+                    key = _add_byte(key, k, data[at + k])
+                spans_N[n], keys_N[n] = (at - base) << 32 | width, key
                 n += 1
             elif kind == BARRIER and (n == 0 or spans_N[n - 1] != 0):
                 spans_N[n] = 0
@@ -157,36 +162,59 @@ def _cut_tokens(data, offsets_T, classes, spans_N, hashes_N):
             if at >= end:
                 break
             at += width
-            start, is_word, h = at, False, _FNV_START
+            start, is_word, key = at, False, _U0
     return n
 
 
 @njit(cache=True, nogil=True)
-def _count_texts(data, offsets_T, classes, spans_N, hashes_N, slots_S, starts_W, counts_W, arena, table_2S, state):
-    """Count words and bigrams of texts; the tables have room.
-
-    Three loops over a batch that fits into the cache rather than one: the misses of the big tables then overlap.
-    """
-    num_tokens, base = _cut_tokens(data, offsets_T, classes, spans_N, hashes_N), np.int64(offsets_T[0])
-    for n in range(num_tokens):
-        if spans_N[n]:
-            start, length = base + (spans_N[n] >> 32), spans_N[n] & 0xFFFFFFFF
-            spans_N[n] = _word_id(data, start, start + length, hashes_N[n], slots_S, starts_W, counts_W, arena, state)
-            state[TOKENS] += 1
-    for n in range(1, num_tokens):
-        if spans_N[n - 1] and spans_N[n]:
-            _add_bigram(table_2S, np.uint64(spans_N[n - 1]) << _U32 | np.uint64(spans_N[n]), _U1, state)
+def _touch_words(keys_N, slots_2S):
+    """Read the slots that a batch's words will look at: reads overlap their cache misses, look-ups wait for them."""
+    mask, seen = np.uint64(slots_2S.size // 2 - 1), _U0
+    for n in range(keys_N.size):
+        seen ^= slots_2S[(_mixed(keys_N[n]) & mask) * _U2 + _U1]
+    return seen
 
 
 @njit(cache=True, nogil=True)
-def _refill_slots(slots_S, starts_W, arena, num_words):
-    mask = np.uint64(slots_S.size - 1)
-    for word in range(1, num_words + 1):
-        h = _hash_bytes(arena, starts_W[word], starts_W[word + 1])
-        place = h & mask
-        while slots_S[place] != _U0:
-            place = (place + _U1) & mask
-        slots_S[place] = (h >> _U32) << _U32 | np.uint64(word)
+def _touch_bigrams(words_N, table_2S):
+    """The same for bigrams."""
+    mask, seen = np.uint64(table_2S.size // 2 - 1), _U0
+    for n in range(1, words_N.size):
+        key = np.uint64(words_N[n - 1]) << _U32 | np.uint64(words_N[n])
+        seen ^= table_2S[(_mixed(key * _FNV_PRIME) & mask) * _U2]
+    return seen
+
+
+@njit(cache=True, nogil=True)
+def _count_texts(data, offsets_T, classes, spans_N, keys_N, slots_2S, starts_W, counts_W, arena, table_2S, state):
+    """Count words and bigrams of texts; the tables have room.
+
+    One loop after the other over a batch that fits into the cache: cut, touch, look up, touch, count.
+    """
+    num_tokens, base = _cut_tokens(data, offsets_T, classes, spans_N, keys_N), np.int64(offsets_T[0])
+    state[TOUCHED] = np.int64(_touch_words(keys_N[:num_tokens], slots_2S) >> _U32)  # kept, or the compiler drops it
+    for n in range(num_tokens):
+        if spans_N[n]:
+            start, length = base + (spans_N[n] >> 32), spans_N[n] & 0xFFFFFFFF
+            spans_N[n] = _word_id(data, start, length, keys_N[n], slots_2S, starts_W, counts_W, arena, state)
+    state[TOUCHED] ^= np.int64(_touch_bigrams(spans_N[:num_tokens], table_2S) >> _U32)
+    last = _U0
+    for n in range(num_tokens):
+        word = np.uint64(spans_N[n])
+        if last and word:
+            _add_bigram(table_2S, last << _U32 | word, _U1, state)
+        last = word
+
+
+@njit(cache=True, nogil=True)
+def _refill_slots(old_2S, new_2S):
+    mask = np.uint64(new_2S.size // 2 - 1)
+    for old in range(0, old_2S.size, 2):
+        if old_2S[old + 1] != _U0:
+            place = _mixed(old_2S[old]) & mask
+            while new_2S[place * _U2 + _U1] != _U0:
+                place = (place + _U1) & mask
+            new_2S[place * _U2], new_2S[place * _U2 + _U1] = old_2S[old], old_2S[old + 1]
 
 
 @njit(cache=True, nogil=True)
@@ -209,13 +237,45 @@ def _compact(table_2S):
 
 
 @njit(cache=True, nogil=True)
-def _rank_keys(table_2S, num_bigrams, ranks_W):
-    """Keys of a compacted table with ranks in place of ids."""
-    keys_B = np.empty(num_bigrams, np.uint64)
-    for i in range(num_bigrams):
-        key = table_2S[2 * i]
-        keys_B[i] = np.uint64(ranks_W[key >> _U32]) << _U32 | np.uint64(ranks_W[key & _LOW_32])
-    return keys_B
+def _to_ranks(table_2S, num_bigrams, ranks_W):
+    """Put ranks in place of ids in the keys of a compacted table; returns the largest count."""
+    largest = _U0
+    for i in range(0, 2 * num_bigrams, 2):
+        key = table_2S[i]
+        table_2S[i] = np.uint64(ranks_W[key >> _U32]) << _U32 | np.uint64(ranks_W[key & _LOW_32])
+        largest = max(largest, table_2S[i + 1])
+    return largest
+
+
+@njit(cache=True, nogil=True)
+def _pack(pairs_B2, bits, count_bits):
+    """Two ranks of `bits` and a count of `count_bits` in one number each, which sort as the ranks do."""
+    packed_B = np.empty(pairs_B2.shape[0], np.uint64)
+    for i in range(packed_B.size):
+        key = pairs_B2[i, 0]
+        packed_B[i] = ((key >> _U32) << bits | (key & _LOW_32)) << count_bits | pairs_B2[i, 1]
+    return packed_B
+
+
+@njit(cache=True, nogil=True)
+def _unpack(packed_B, bits, count_bits, pairs_B2):
+    for i in range(packed_B.size):
+        key = packed_B[i] >> count_bits
+        pairs_B2[i, 0] = (key >> bits) << _U32 | (key & ((_U1 << bits) - _U1))
+        pairs_B2[i, 1] = packed_B[i] & ((_U1 << count_bits) - _U1)
+
+
+def _sort_bigrams(pairs_B2: np.ndarray, num_words: int, largest: int) -> None:
+    """Sort (key, count) by key in place: as one number each where the bits suffice, which is several times faster."""
+    bits = max(1, int(num_words - 1).bit_length())
+    count_bits = 64 - 2 * bits
+    if largest >> count_bits:
+        order_B = np.argsort(pairs_B2[:, 0])
+        pairs_B2[:] = pairs_B2[order_B]
+        return
+    packed_B = _pack(pairs_B2, np.uint64(bits), np.uint64(count_bits))
+    packed_B.sort()
+    _unpack(packed_B, np.uint64(bits), np.uint64(count_bits), pairs_B2)
 
 
 class Counter:
@@ -237,14 +297,14 @@ class Counter:
         self.folder, self.scheme, self.classes = folder, scheme, scheme.classes()
         self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
         self.runs: list[Path] = []
-        self.spans_N, self.hashes_N = np.empty(0, np.int64), np.empty(0, np.uint64)
+        self.spans_N, self.keys_N = np.empty(0, np.int64), np.empty(0, np.uint64)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._start()
 
     def _start(self) -> None:
         self.state = np.zeros(4, np.int64)
-        self.slots_S = np.zeros(2**11, np.uint64)
+        self.slots_2S = np.zeros(2 * 2**11, np.uint64)
         self.starts_W = np.zeros(2**10, np.int64)
         self.counts_W = np.zeros(2**10, np.uint64)
         self.arena = np.zeros(2**13, np.uint8)
@@ -266,16 +326,17 @@ class Counter:
                 self._make_room(num_bytes)
                 num_tokens = num_bytes + 2 * (last - first) + 2
                 if num_tokens > self.spans_N.size:
-                    self.spans_N, self.hashes_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
+                    self.spans_N, self.keys_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
                 _count_texts(
-                    data, offsets_T[first : last + 1], self.classes, self.spans_N, self.hashes_N,
-                    self.slots_S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
+                    data, offsets_T[first : last + 1], self.classes, self.spans_N, self.keys_N,
+                    self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
                 )  # fmt: skip
                 first = last
 
     def _make_room(self, num_bytes: int) -> None:
-        """Room for all that `num_bytes` of text can add: a word needs a byte, and most need one between them."""
-        words, bigrams, arena = num_bytes + 1, num_bytes + 1, num_bytes
+        """Room for all that `num_bytes` of text can add: two words have a byte between them, or one has three."""
+        words = bigrams = num_bytes // 2 + 1
+        arena = num_bytes
         num_words, used, num_bigrams, _ = (int(n) for n in self.state)
         full = (
             num_words + words > self.max_words
@@ -290,9 +351,9 @@ class Counter:
             self.counts_W = _grown(self.counts_W, num_words + words + 2)
         if used + arena > self.arena.size:
             self.arena = _grown(self.arena, used + arena)
-        if 2 * (num_words + words) > self.slots_S.size:
-            self.slots_S = np.zeros(_power_of_two(2 * (num_words + words)), np.uint64)
-            _refill_slots(self.slots_S, self.starts_W, self.arena, num_words)
+        if 4 * (num_words + words) > self.slots_2S.size:
+            old_2S, self.slots_2S = self.slots_2S, np.zeros(2 * _power_of_two(2 * (num_words + words)), np.uint64)
+            _refill_slots(old_2S, self.slots_2S)
         if 3 * (num_bigrams + bigrams) > self.table_2S.size:
             old = self.table_2S
             self.table_2S = np.zeros(2 * _power_of_two(3 * (num_bigrams + bigrams) // 2), np.uint64)
@@ -312,13 +373,11 @@ class Counter:
         write_words(run, words.take(pa.array(order_W)), self.counts_W[1 : num_words + 1][order_W])
         del words, order_W
         assert _compact(self.table_2S) == num_bigrams
-        keys_B = _rank_keys(self.table_2S, num_bigrams, ranks_W)
-        order_B = np.argsort(keys_B)
-        counts_B = self.table_2S[1 : 2 * num_bigrams : 2]
+        largest = _to_ranks(self.table_2S, num_bigrams, ranks_W)
+        pairs_B2 = self.table_2S[: 2 * num_bigrams].reshape(-1, 2)
+        _sort_bigrams(pairs_B2, num_words, int(largest))
         with BigramWriter(run) as writer:
-            for at in range(0, num_bigrams, CHUNK):
-                chosen = order_B[at : at + CHUNK]
-                writer.add(keys_B[chosen], counts_B[chosen])
+            writer.add(pairs_B2)
         self.runs.append(run)
         self._start()
 
@@ -394,8 +453,8 @@ class BigramWriter:
     def __exit__(self, *error: object) -> None:
         self.file.close()
 
-    def add(self, keys_B: np.ndarray, counts_B: np.ndarray) -> None:
-        self.file.write(np.stack([keys_B, counts_B], axis=1).astype("<u8").tobytes())
+    def add(self, pairs_B2: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(pairs_B2, "<u8").data)
 
 
 def iter_bigrams(run: Path, chunk: int = CHUNK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -542,7 +601,7 @@ def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
         write_words(merged, binary, words.counts)
         with BigramWriter(merged) as writer:
             for keys_B, counts_B in _merge_bigrams(group, ranks, CHUNK):
-                writer.add(keys_B, counts_B)
+                writer.add(np.stack([keys_B, counts_B], axis=1))
         for run in group:
             if run.parent == scratch:
                 shutil.rmtree(run)
