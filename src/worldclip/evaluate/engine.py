@@ -12,7 +12,7 @@ import numpy as np
 
 from worldclip.errors import UserError
 from worldclip.evaluate.tasks import Dataset, Score, Task
-from worldclip.formats import digest, write_text
+from worldclip.formats import digest, write_array, write_text
 
 PROTOCOL_VERSION = 1  # of the numbers; a record of another version is evaluated anew
 TEXTS_KEPT = 100_000  # features of this many texts stay at hand for the next task
@@ -116,8 +116,12 @@ def evaluate(
             for task in dataset.tasks(lang):
                 identity = _identity(model_id, dataset, lang, task)
                 known = kept.get(digest(identity))
-                score = None if known else task.score(features[dataset.name].features_ND, encode_text)
-                record = known or _record(identity, score)
+                if known is None:
+                    score = task.score(features[dataset.name].features_ND, encode_text)
+                    _write_ranks(results_path.parent, identity, score)
+                    record = _record(identity, score)
+                else:
+                    record = known
                 found[record["digest"]] = record
                 fresh = fresh or known is None
             if fresh:
@@ -148,8 +152,17 @@ def _identity(model_id: dict[str, str], dataset: Dataset, lang: str, task: Task)
     }
 
 
-def _record(identity: Record, score: Score | None) -> Record:
-    assert score is not None
+def ranks_path(folder: Path, record: Record, way: str) -> Path:
+    """Where the ranks behind a record's metrics lie: `acc` of acc1 and acc5, `image_retrieval_recall@`, ..."""
+    return folder / "ranks" / record["dataset"] / record["lang"] / f"{record['task']}.{way.rstrip('@')}.npy"
+
+
+def _write_ranks(folder: Path, identity: Record, score: Score) -> None:
+    for way, found in score.ranks.items():
+        write_array(ranks_path(folder, identity, way), found.astype(np.int32))
+
+
+def _record(identity: Record, score: Score) -> Record:
     record = {**identity, "n": score.n, **score.more, "metrics": score.metrics, "chance": score.chance}
     record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
     if score.slices:

@@ -32,6 +32,8 @@ class Score:
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     slices: dict[str, dict[str, Any]] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+    ranks: dict[str, np.ndarray] = field(default_factory=dict)
+    """Rank of each query's best right answer, by the way asked: what two models are compared on, query by query."""
 
 
 class Task(Protocol):
@@ -91,7 +93,15 @@ class Classification:
                 slices[name] = {"n": len(part), "metrics": zeroshot.accuracies(part, num_classes)}
         more = {"num_classes": num_classes}
         chance = zeroshot.chance(num_classes)
-        return Score(n=len(found), metrics=metrics, chance=chance, interval=interval, slices=slices, more=more)
+        return Score(
+            n=len(found),
+            metrics=metrics,
+            chance=chance,
+            interval=interval,
+            slices=slices,
+            more=more,
+            ranks={"acc": found},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +139,14 @@ class Retrieval:
             interval[name] = mean_interval(asked[way] < int(k), clusters[way])
         more = {"num_texts": len(texts)}
         chance = retrieval.chance(len(image_idx), len(texts))
-        return Score(n=len(image_idx), metrics=metrics, chance=chance, interval=interval, more=more)
+        return Score(
+            n=len(image_idx),
+            metrics=metrics,
+            chance=chance,
+            interval=interval,
+            more=more,
+            ranks={f"{way}_recall@": found for way, found in asked.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +184,7 @@ class Choice:
             chance={"accuracy": 1 / num_options},
             interval={"accuracy": mean_interval(is_right)},
             slices=slices,
+            ranks={"accuracy": np.where(is_right, 0, 1)},
         )
 
 
