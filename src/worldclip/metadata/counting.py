@@ -20,7 +20,7 @@ from typing import Any
 
 from worldclip import languages
 from worldclip.errors import BadShard, StageFailed, UserError
-from worldclip.execute import Executor, Report, Shard
+from worldclip.execute import Executor, Report, Shard, usable_cores
 from worldclip.formats import digest, fingerprint
 from worldclip.metadata import ngrams, titles, tokens
 from worldclip.metadata.config import MetadataConfig
@@ -148,7 +148,9 @@ def count_files(sources: Sources, config: MetadataConfig, folder: Path, executor
     """Count every file that is not counted yet.  Returns for each Wikipedia that lacks counts the reason why."""
     texts = [shard for shards in sources.texts.values() for shard in shards]
     key: dict[str, Any] = {"icu": tokens.icu_version(), "unicode": UNICODE_VERSION}
-    failures = _map(executor, functools.partial(count_text, folder=folder), texts, NGRAMS, folder / NGRAMS_DONE, key)
+    threads = max(1, usable_cores() // max(1, len(texts)))  # a single file is decompressed on all cores where it can be
+    count = functools.partial(count_text, folder=folder, threads=threads)
+    failures = _map(executor, count, texts, NGRAMS, folder / NGRAMS_DONE, key)
     uncounted = {name.partition("/")[0]: reason for name, reason in reversed(failures.items())}
     wikis = sorted({wiki for of_lang in sources.wikis.values() for wiki in of_lang})
     min_line_views = {ENGLISH: config.english_min_line_views} if config.english_rule == "v1" else {}
@@ -173,12 +175,12 @@ def _map(
     return {}
 
 
-def count_text(shard: Shard, *, folder: Path) -> Report:
+def count_text(shard: Shard, *, folder: Path, threads: int = 1) -> Report:
     """Words and bigrams of one dump file -> RUN/metadata/ngrams/<Wikipedia>/<file>/."""
     scheme = tokens.scheme_of(shard.name.partition("/")[0])
     counter = ngrams.Counter(folder / NGRAMS / shard.name, scheme)
     num_articles = num_bytes = 0
-    for batch in read_articles(Path(shard.path)):
+    for batch in read_articles(Path(shard.path), threads=threads):
         texts = batch.column("text")
         counter.add(tokens.segment(texts, scheme))
         num_articles += len(texts)
