@@ -16,7 +16,7 @@ from worldclip.config import to_toml
 
 STAGES = ("match", "balance", "curate")
 
-# runs the stages as recipe.py does, and says how far it is: the n-th finished file ends it from within
+# runs the stages as recipe.py does; the n-th finished file whose path holds `place` ends it from within
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -24,14 +24,15 @@ from worldclip import balance, curate, formats, match
 from worldclip.config import load_recipe
 from worldclip.execute import LocalExecutor, run_stage
 
-run, kill_at, when = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-replace, written = os.replace, 0
+run, place, kill_at, when = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+replace, written, hits = os.replace, 0, 0
 
 def counting_replace(source, target):
-    global written
+    global written, hits
     if Path(target).is_relative_to(run):
         written += 1
-        if written == kill_at:
+        hits += place in str(Path(target).relative_to(run))
+        if hits == kill_at:
             if when == "after":
                 replace(source, target)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -54,8 +55,8 @@ def read_bytes(run: Path) -> dict[str, bytes]:
     }
 
 
-def start(run: Path, kill_at: int, when: str) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-c", _CHILD, str(run), str(kill_at), when]
+def start(run: Path, place: str = "", kill_at: int = -1, when: str = "never") -> subprocess.CompletedProcess:
+    arguments = [sys.executable, "-c", _CHILD, str(run), place, str(kill_at), when]
     return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
 
@@ -65,7 +66,7 @@ def world(tmp_path_factory) -> tuple[Path, dict[str, bytes], int]:
     folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("whole")
     write_pool(folder, make_shards(seed=4, num_shards=3, num_samples=10))
     prepare(run, folder)
-    done = start(run, 0, "never")
+    done = start(run)
     assert done.returncode == 0, done.stderr
     return folder, read_bytes(run), int(done.stdout)
 
@@ -78,18 +79,28 @@ def prepare(run: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "when"),
-    [(0.02, "before"), (0.2, "after"), (0.45, "before"), (0.6, "after"), (0.85, "before"), (1.0, "before")],
+    ("place", "kill_at", "when"),
+    [
+        ("match/texts", 2, "before"),
+        ("match/done/counts", 1, "after"),
+        ("match/report.json", 1, "before"),
+        ("balance/en.npy", 1, "after"),
+        ("balance/manifest.json", 1, "before"),
+        ("curate/part1", 1, "after"),
+        ("curate/manifest.json", 1, "before"),
+    ],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(world, tmp_path, part, when):
+def test_a_killed_run_goes_on_to_the_same_bytes(world, tmp_path, place, kill_at, when):
     folder, whole, num_files = world
     prepare(tmp_path, folder)
-    killed = start(tmp_path, max(1, round(part * num_files)), when)
+    killed = start(tmp_path, place, kill_at, when)
     assert killed.returncode == -signal.SIGKILL
-    again = start(tmp_path, 0, "never")
+    again = start(tmp_path)
     assert again.returncode == 0, again.stderr
-    assert read_bytes(tmp_path) == whole
-    assert when == "after" or int(again.stdout) < num_files or part < 0.1, "what was done is not done again"
+    found = read_bytes(tmp_path)
+    assert sorted(found) == sorted(whole)
+    assert found == whole
+    assert int(again.stdout) < num_files, "what was done is not done again"
 
 
 @pytest.mark.slow
@@ -98,9 +109,10 @@ def test_workers_killed_with_their_parent_leave_nothing_half_done(world, tmp_pat
     folder, whole, _ = world
     prepare(tmp_path, folder)
     code = _CHILD.replace("LocalExecutor(quiet=True)", "LocalExecutor(quiet=True, workers=2)")
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), "0", "never"], start_new_session=True)
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), "", "-1", "never"], start_new_session=True)
     time.sleep(delay_s)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    assert start(tmp_path, 0, "never").returncode == 0
+    assert start(tmp_path).returncode == 0
+    assert sorted(read_bytes(tmp_path)) == sorted(whole)
     assert read_bytes(tmp_path) == whole

@@ -161,9 +161,9 @@ def _config_of_texts(recipe: Recipe, work: MatchWork) -> dict[str, Any]:
 
 
 def _remove_stale(folder: Path, shards: Sequence[Shard]) -> None:
-    for part in ("texts", "counts"):
-        remove_stale(folder / part, [table_path(folder, part, shard) for shard in shards])
-        remove_stale(folder / "done" / part, [folder / "done" / part / f"{shard.name}.json" for shard in shards])
+    parts = [(part, shard) for part in ("texts", "counts") for shard in shards]
+    tables = [table_path(folder, part, shard) for part, shard in parts]
+    remove_stale(folder, [*tables, *(folder / "done" / part / f"{shard.name}.json" for part, shard in parts)])
 
 
 def table_path(folder: Path, part: str, shard: Shard) -> Path:
