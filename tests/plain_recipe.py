@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from conftest import write_tar
+from toy import write_tar
 
 from worldclip import balance, coin, curate, formats, languages, match, pool
 from worldclip.config import Recipe, load_recipe

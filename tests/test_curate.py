@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from toy import write_tar
 
 from worldclip import coin, curate, formats, pool
 from worldclip.curate.config import CurateConfig

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_tar
 from PIL import Image
+from toy import write_tar
 
 from worldclip.config import Recipe
 from worldclip.errors import StageFailed, UserError

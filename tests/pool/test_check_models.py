@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import encode_png, write_tar
+from toy import encode_png, write_tar
 
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor

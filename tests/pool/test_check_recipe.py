@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ToyWorld, encode_png, write_tar
+from toy import ToyWorld, encode_png, write_tar
 
 import worldclip
 from worldclip.cli import main
