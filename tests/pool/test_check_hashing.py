@@ -57,7 +57,7 @@ def test_hashes_agree_with_imagehash_on_photographs(shared: Path) -> None:
         grey = Image.open(io.BytesIO(jpeg)).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
         ours = int(perceptual_hashes(np.asarray(grey)[None])[0])
         assert ours == int(str(imagehash.phash(grey)), 16)
-        assert distance(look_at(jpeg).phash, ours) <= 2, "decoding at a smaller scale moves two bits at most"
+        assert distance(look_at(jpeg).phash, ours) <= 4, "the shortcuts to the small picture move few bits"
 
 
 def test_a_copy_that_looks_the_same_hashes_nearly_the_same() -> None:
