@@ -307,3 +307,40 @@ def test_all_mistakes_are_told_at_once(pool: Path) -> None:
         run(pool, deny={"hosts": ["/nowhere/hosts.txt"]}, against={"x": "/nowhere/images"})
     assert "deny.hosts names" in str(told.value)
     assert "against.x is" in str(told.value)
+
+
+def test_addresses_and_refusals_in_the_metadata_are_heeded(tmp_path: Path) -> None:
+    members = [
+        *sample("host", encode(photograph(0)), ["a"], url="https://cdn.example.org/a.jpg"),
+        *sample("url", encode(photograph(1)), ["b"], url="http://www.site.net/b.jpg"),
+        *sample("refused", encode(photograph(2)), ["c"], url="http://site.net/c.jpg", robots="index, noai"),
+        *sample("kept", encode(photograph(3)), ["d"], url="http://site.net/d.jpg", robots="index"),
+    ]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    (tmp_path / "hosts.txt").write_text("example.org\n", encoding="utf-8")
+    (tmp_path / "urls.txt").write_text("https://site.net/b.jpg\n", encoding="utf-8")
+    lists = {"hosts": [str(tmp_path / "hosts.txt")], "urls": [str(tmp_path / "urls.txt")]}
+    run(tmp_path, deny={**lists, "opt_out_fields": ["robots"]})
+    assert {key: found[0] for key, found in removals(tmp_path).items()} == {
+        "host": "denied_host",
+        "url": "denied_url",
+        "refused": "opt_out",
+    }
+
+
+def test_signs_of_embeddings_take_the_place_of_the_hash(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class MeanColour:
+        """Embeds an image by its mean colour: a stand-in for a trained model."""
+
+        def encode_image(self, images: list[bytes]) -> np.ndarray:
+            means = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).mean((0, 1)) - 128 for image in images]
+            return np.array(means, np.float32)
+
+    monkeypatch.setattr(looking, "_load_model", lambda model: MeanColour())
+    run(pool, hash="embedding", embedding_model="some/model", radius=4)
+    assert removals(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
+    assert "c" in valid_keys(pool)
+    features = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    hashes = looking.embedding_hashes(np.concatenate([features, 2 * features, -features]))
+    assert (hashes[:3] == hashes[3:6]).all()
+    assert (np.bitwise_count(hashes[:3] ^ hashes[6:]) == 64).all()
