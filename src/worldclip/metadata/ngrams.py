@@ -11,7 +11,7 @@ Legend: W words, S slots, B bigrams, T texts, N tokens of a batch.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -513,10 +513,15 @@ def _merge_two(data_a, offsets_a, counts_a, data_b, offsets_b, counts_b):
     return data[:at].copy(), offsets[: rank + 1].copy(), counts[:rank].copy(), ranks_a, ranks_b
 
 
-def merge_words(lists: Sequence[Words]) -> tuple[Words, list[np.ndarray]]:
-    """Union of sorted lists of words, and for each list the new rank of each of its words (uint32)."""
-    merged, ranks = lists[0], [np.arange(len(lists[0]), dtype=np.uint32)]
-    for other in lists[1:]:
+def merge_words(lists: Iterable[Words]) -> tuple[Words, list[np.ndarray]]:
+    """Union of sorted lists of words, and for each list the new rank of each of its words (uint32).
+
+    At least one list; each is read when it is its turn, so that one of them and the union are in memory.
+    """
+    rest = iter(lists)
+    merged = next(rest)
+    ranks = [np.arange(len(merged), dtype=np.uint32)]
+    for other in rest:
         *parts, ranks_a, ranks_b = _merge_two(
             merged.data, merged.offsets, merged.counts, other.data, other.offsets, other.counts
         )
@@ -593,7 +598,7 @@ def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
     runs, scratch_runs = list(runs), 0
     while len(runs) > fan_in:
         group, runs = runs[:fan_in], runs[fan_in:]
-        words, ranks = merge_words([read_words(run) for run in group])
+        words, ranks = merge_words(map(read_words, group))
         merged = scratch / f"merged_{scratch_runs:05}"
         binary = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(words), [None, pa.py_buffer(words.offsets), pa.py_buffer(words.data)]
@@ -610,7 +615,7 @@ def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
     if not runs:
         nothing = Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
         return Counts(nothing, (), ())
-    words, ranks = merge_words([read_words(run) for run in runs])
+    words, ranks = merge_words(map(read_words, runs))
     return Counts(words, tuple(runs), tuple(ranks))
 
 
