@@ -168,6 +168,18 @@ class EstimateCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareCommand:
+    """Two evaluations side by side, query by query, with the interval of each difference."""
+
+    first: Annotated[str, tyro.conf.Positional]
+    """A run, or a folder that evaluate wrote."""
+    second: Annotated[str, tyro.conf.Positional]
+    """Another one."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectCommand:
     """Why a pair was kept or dropped, what an entry is worth, what a file holds."""
 
@@ -472,6 +484,14 @@ def _read_count(flag: str, text: str) -> float:
         raise UserError(f"{flag} is {text!r}; it is a number, K, M or B may follow, for example 10M") from error
 
 
+def _compare(command: CompareCommand) -> int:
+    from worldclip.evaluate.compare import compare, markdown
+
+    rows = compare(Path(command.first), Path(command.second))
+    print(json.dumps(rows, ensure_ascii=False) if command.json else markdown(rows))
+    return 0
+
+
 def _inspect(command: InspectCommand) -> int:
     from worldclip import inspect
 
@@ -496,6 +516,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "pool hash": _pool_hash,
     "fetch metadata": _fetch_metadata,
     "estimate": _estimate,
+    "compare": _compare,
     "inspect": _inspect,
     "classify": _classify,
 }
