@@ -76,6 +76,9 @@ def test_tallies_of_several_hours_add_up(tmp_path: Path):
     assert views_of(tmp_path / "out", "sw") == {"Chui": 1, "Paka": 7, "Simba": 9}
     assert views_of(tmp_path / "out", "yo") == {}
     assert len(merge_tallies([])) == 0
+    hours = sorted((tmp_path / "out").glob("*/sw"))
+    many = merge_tallies([hours[k % 3] for k in range(23)])
+    assert {many.word(rank): int(n) for rank, n in enumerate(many.counts)} == {"Chui": 8, "Paka": 56, "Simba": 63}
 
 
 def test_small_blocks_give_the_same_tally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

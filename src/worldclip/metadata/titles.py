@@ -161,12 +161,15 @@ def decode_title(raw: bytes) -> bytes | None:
 
 def merge_tallies(folders: Sequence[Path]) -> Words:
     """The sum of the tallies of one Wikipedia, in byte order of titles."""
-    tallies = [read_words(folder) for folder in folders]
-    if not tallies:
+    merged: list[tuple[int, Words]] = []  # tallies of 2^k files, k falling: each title is copied log2 times
+    for folder in folders:
+        level, tally = 0, read_words(folder)
+        while merged and merged[-1][0] == level:
+            level, tally = level + 1, merge_words([merged.pop()[1], tally])[0]
+        merged.append((level, tally))
+    if not merged:
         return Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
-    while len(tallies) > 1:  # neighbours first, so that each title is copied log2 times
-        tallies = [merge_words(tallies[k : k + 2])[0] for k in range(0, len(tallies), 2)]
-    return tallies[0]
+    return merge_words(tally for _, tally in reversed(merged))[0]
 
 
 def read_namespaces(path: Path) -> set[str]:
