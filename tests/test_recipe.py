@@ -204,7 +204,12 @@ def test_a_full_disk_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_p
 
 def test_ctrl_c_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path) -> None:
     command = [sys.executable, "-m", "worldclip", "run", str(toy_world.recipe), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen([*command, "--until", "curate", "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--until", "curate", "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     for _ in range(2000):
         if (tmp_path / "run" / "metadata").exists():
             break

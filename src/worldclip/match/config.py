@@ -28,7 +28,9 @@ class MatchConfig:
         if not 0 <= self.min_lang_prob <= 1:
             found.append(f"match.min_lang_prob is {self.min_lang_prob}; it is a probability between 0 and 1")
         if self.fold_case and self.profile != "unicode":
-            found.append(f"match.fold_case is true with match.profile {self.profile!r}; only profile unicode folds case")
+            found.append(
+                f"match.fold_case is true with match.profile {self.profile!r}; only profile unicode folds case"
+            )
         return found
 
     @property
