@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +86,47 @@ def test_a_full_disk_stops_at_once(tmp_path: Path, workers: int) -> None:
         LocalExecutor(workers=workers, quiet=True).map(
             out_of_space, SHARDS, label="x", done_dir=tmp_path / "done", key={}
         )
+
+
+def wait_forever(out: Path, shard: Shard) -> dict:
+    (out / f"{shard.name}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+    return {}
+
+
+ORPHANING_RUN = """
+import sys
+from functools import partial
+from pathlib import Path
+from test_execute import SHARDS, wait_forever
+from worldclip.execute import LocalExecutor
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    executor = LocalExecutor(workers=2, quiet=True)
+    executor.map(partial(wait_forever, out), SHARDS[:2], label="x", done_dir=out / "done", key={})
+"""
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_workers_end_with_their_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "orphaning_run.py"
+    script.write_text(ORPHANING_RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 60
+    while len(pids := [int(path.read_text() or 0) for path in tmp_path.glob("*.pid")]) < 2 or 0 in pids:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_workers_must_be_positive() -> None:

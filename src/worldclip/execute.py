@@ -11,6 +11,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +149,9 @@ class LocalExecutor:
         while remaining:
             broken: list[Shard] = []
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(min(self.workers, len(remaining)), mp_context=context)
+            pool = ProcessPoolExecutor(
+                min(self.workers, len(remaining)), mp_context=context, initializer=_end_with_parent
+            )
             futures: dict[Future[Report], Shard] = {}
             try:
                 for shard in remaining:
@@ -168,6 +171,20 @@ class LocalExecutor:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
             remaining = broken
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed ends at once: left alone it would wait for work for ever, or write beside the
+    run that goes on.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def _is_fatal(error: OSError) -> bool:
