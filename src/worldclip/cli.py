@@ -24,7 +24,7 @@ from worldclip.errors import StageFailed, UserError
 
 STAGE_HELP = {
     "pool": "build or index a pool of pairs",
-    "metadata": "entries of each language from word lists and WordNets",
+    "metadata": "entries of each language from word lists, WordNets and Wikipedia",
     "match": "language and entries of each text, counts of each entry",
     "balance": "thresholds and entry probabilities from the counts",
     "curate": "the kept pairs",
