@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.errors import UserError
-from worldclip.model import check_tokenizer, image_features, pick_device, text_features
-from worldclip.tokenizer import Tokenizer, load_tokenizer, require_transformers
-from worldclip.train.checkpoint import latest_checkpoint
+from worldclip.interop import sources
+from worldclip.tokenizer import Tokenizer
+from worldclip.towers import Towers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import MetaClip2Model
 
 BATCH_SIZE = 256  # images or texts a forward pass
 TEXT_CHUNK = 64  # of these, texts of similar length that are padded together
@@ -33,29 +32,27 @@ TEXT_CHUNK = 64  # of these, texts of similar length that are padded together
 class Clip:
     """A model with its own tokenizer and preprocessing; embeddings are float32 of unit length."""
 
-    model: MetaClip2Model
-    tokenizer: Tokenizer
+    towers: Towers
+    tokenizer: Tokenizer | None
+    """None where there is an image tower alone (timm's)."""
     processor: Any
-    """The folder's own Hugging Face image processor."""
+    """The source's own preprocessing, called as Hugging Face's image processors are."""
 
     @property
     def embed_dim(self) -> int:
-        return self.model.visual_projection.out_features
+        return self.towers.embed_dim
 
     def encode_image(self, images: Any) -> np.ndarray:
         """(N, D).  images: paths, PIL images, bytes of image files, (height, width[, 3]) uint8 arrays, in any mix.
 
         Raises UserError that names every image which cannot be used.
         """
-        import torch
-
         images = _as_list(images)
         features = [np.zeros((0, self.embed_dim), np.float32)]
         for start in range(0, len(images), BATCH_SIZE):
             opened = _open_images(images[start : start + BATCH_SIZE], start)
             pixels = self.processor(images=opened, return_tensors="pt")["pixel_values"]
-            with torch.inference_mode():
-                features.append(image_features(self.model, pixels.to(self.model.device)).cpu().numpy())
+            features.append(self.towers.encode_pixels(pixels))
         return np.concatenate(features)
 
     def encode_text(self, texts: Any) -> np.ndarray:
@@ -63,17 +60,15 @@ class Clip:
 
         Texts run in order of their length, so that little padding is computed.
         """
-        import torch
-
+        if self.tokenizer is None:
+            raise UserError("this is an image tower alone; load the whole model to embed texts or to classify")
         texts = [texts] if isinstance(texts, str) else list(texts)
         features = np.zeros((len(texts), self.embed_dim), np.float32)
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(texts), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
             tokens = self.tokenizer.encode([texts[row] for row in rows])
-            with torch.inference_mode():
-                found = text_features(self.model, tokens, num_chunks=-(-len(rows) // TEXT_CHUNK))
-            features[rows] = found.cpu().numpy()
+            features[rows] = self.towers.encode_tokens(tokens, num_chunks=-(-len(rows) // TEXT_CHUNK))
         return features
 
     def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
@@ -101,44 +96,31 @@ class Clip:
     @property
     def logit_scale(self) -> np.float32:
         """The factor of cosines in a softmax."""
-        return np.float32(self.model.logit_scale.detach().exp().item())
+        return np.float32(self.towers.logit_scale)
 
 
-def load(source: str | Path, device: str = "auto") -> Clip:
-    """A Clip from a run (its latest checkpoint), a checkpoint's folder, or a Hugging Face folder or hub id.
+def load(
+    source: str | Path,
+    device: str = "auto",
+    *,
+    layout: sources.Layout | None = None,
+    arch: str | None = None,
+    tokenizer: str | Path | None = None,
+    precision: str | None = None,
+) -> Clip:
+    """A Clip from a run, a checkpoint's folder, a Hugging Face folder or hub id, an open_clip checkpoint (folder, .pt,
+    .safetensors; the reference's .pt too), a timm folder (its image tower) or an ONNX folder.
 
-    device: auto, cpu, cuda or mps.  Raises UserError where the source is none of these, or holds another model.
+    device: auto, cpu, cuda or mps.  layout: where a folder holds a model twice, which one.  arch: what a bare file does
+    not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip configuration.  tokenizer:
+    a folder or hub id, where none stands beside the weights.  precision: fp32, fp16 or int8, of an ONNX folder.
+
+    The source decides on the preprocessing.  Raises UserError where it is nothing that can be loaded, or where it may
+    be several things, which are then named.
     """
-    transformers = require_transformers()
-    place = _resolve(source)
-    try:
-        config = transformers.AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{place} does not load as a Hugging Face model ({error})") from error
-    if config.model_type != "metaclip_2":
-        raise UserError(f"{place} holds a {config.model_type!r} model; worldclip loads 'metaclip_2' models")
-    model = transformers.MetaClip2Model.from_pretrained(place, dtype="float32").to(pick_device(device)).eval()
-    tokenizer = load_tokenizer(place, config.text_config.max_position_embeddings)
-    check_tokenizer(model.config, tokenizer)
-    return Clip(model, tokenizer, transformers.AutoImageProcessor.from_pretrained(place))
-
-
-def _resolve(source: str | Path) -> str:
-    """The folder or hub id that transformers loads."""
-    path = Path(source)
-    if not path.exists():
-        if isinstance(source, Path) or source.count("/") > 1 or source.startswith((".", "~")):
-            raise UserError(f"{source} does not exist; give a run, a checkpoint's folder or a Hugging Face model")
-        return str(source)
-    if (path / "config.json").exists():
-        return str(path)
-    checkpoint = latest_checkpoint(path)
-    if checkpoint is None:
-        raise UserError(
-            f"{path} holds neither config.json (a Hugging Face folder) nor train/step_* (a run); "
-            f"if it is a run, train it first: worldclip train {path}"
-        )
-    return str(checkpoint)
+    found = sources.find(source, layout)
+    loaded = sources.load(found, device, arch, None if tokenizer is None else str(tokenizer), precision)
+    return Clip(loaded.towers, loaded.tokenizer, loaded.processor)
 
 
 def _as_list(images: Any) -> list[Any]:
