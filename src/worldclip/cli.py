@@ -120,6 +120,22 @@ class PoolCheckCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolDedupCommand:
+    """Keys that stand in several shards: which copies go, as a list for pool.deny_keys; the first shard's stays."""
+
+    pool: Annotated[str, tyro.conf.Positional]
+    """Folder of the pool, a run, or a .toml with a [pool] section."""
+    out: str
+    """Folder to write; its duplicates.parquet is what pool.deny_keys takes."""
+    key: str | None = None
+    """Where a pair's identity is: member, json:FIELD or a column; default: as the run or .toml says, else member."""
+    workers: int | None = None
+    """Processes; default: one a core."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the counts as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolHashCommand:
     """Hashes of a set of images in one file, to decontaminate pools against it where the images are not."""
 
@@ -386,6 +402,29 @@ def _pool_check(command: PoolCheckCommand) -> int:
     return 0
 
 
+def _pool_dedup(command: PoolDedupCommand) -> int:
+    from worldclip.pool.check import load_pool
+    from worldclip.pool.dedup import dedup
+
+    path = Path(command.pool)
+    recipe = load_pool(path)
+    if command.key is not None:
+        recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, key=command.key))
+        if problems := recipe.pool.problems():
+            raise UserError(problems)
+    run_dir = path if (path / "recipe.toml").exists() else None
+    report = dedup(recipe, command.out, executor=_processes(command.workers), run_dir=run_dir)
+    if command.json:
+        print(json.dumps(report))
+        return 0
+    listed = Path(command.out) / "duplicates.parquet"
+    print(f"{report['copies']:,} of {report['pairs']:,} pairs repeat a key of an earlier shard: {listed}")
+    print(f"{report['repeated_in_shard']:,} repeat one of their own shard (match drops them), "
+          f"{report['no_identity']:,} have none")  # fmt: skip
+    print(f'to leave the copies out: pool.deny_keys = ["{listed}"]')
+    return 0
+
+
 def _pool_hash(command: PoolHashCommand) -> int:
     from worldclip.pool.check import hash_images, load_config
 
@@ -514,6 +553,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "pool wat": _pool_wat,
     "pool check": _pool_check,
     "pool hash": _pool_hash,
+    "pool dedup": _pool_dedup,
     "fetch metadata": _fetch_metadata,
     "estimate": _estimate,
     "compare": _compare,

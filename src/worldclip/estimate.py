@@ -22,7 +22,7 @@ from worldclip.balance.balance import (
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.sums import counted_shards, sum_counts
 from worldclip.config import load_recipe
-from worldclip.curate.curate import find_candidates, report_shard, text_probs, total_report
+from worldclip.curate.curate import find_candidates, matched_shards, report_shard, text_probs, total_report
 from worldclip.errors import UserError
 from worldclip.execute import Report
 
@@ -107,9 +107,9 @@ class _World:
         """Curate's report under each candidate's entry probabilities, summed over the shards."""
         config, key_lists = self.recipe.curate, keys.key_lists(self.recipe.pool)
         sums: list[Report] = [{} for _ in probs]
-        for path in sorted((self.run_dir / "match" / "texts").rglob("*.parquet")):
+        for shard, path in matched_shards(self.run_dir):
             table = formats.read_table(path, formats.MATCH_TEXTS, _COLUMNS)
-            candidates = find_candidates(table, config, key_lists)
+            candidates = find_candidates(table, config, key_lists, shard)
             for entry_probs, total in zip(probs, sums, strict=True):
                 keep_prob = text_probs(table, entry_probs.__getitem__)
                 for lang, row in report_shard(candidates, keep_prob, config).items():

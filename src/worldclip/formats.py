@@ -48,6 +48,7 @@ MATCH_TEXTS = _schema(
     entry_ids=pa.large_list(pa.int32()),
 )
 MATCH_COUNTS = _schema("match_counts", entries_lang=_CATEGORY, entry_id=pa.int32(), count=pa.uint64())
+IMAGE_PLACES = _schema("image_places", key=pa.string(), file=_CATEGORY, offset=pa.int64(), size=pa.int64())
 CURATED = _schema(
     "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()
 )
@@ -80,6 +81,7 @@ REMOVED = _schema(
     distance=pa.int16(),
     lang=_CATEGORY,
 )
+DUPLICATES = _schema("duplicates", shard=_CATEGORY, key=pa.string(), first_shard=_CATEGORY)
 REMOVED_TEXTS = _schema("removed_texts", key=pa.string(), text_idx=pa.int32(), rule=_CATEGORY, detail=pa.string())
 MERGED_TEXTS = _schema(
     "merged_texts", key=pa.string(), text=pa.string(), from_key=pa.string(), from_text_idx=pa.int32()

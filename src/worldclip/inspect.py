@@ -40,7 +40,7 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     formats.require_manifest(run_dir, "balance")
     shard = _find_shard(recipe, run_dir, key)
     texts = _explain_texts(recipe, run_dir, shard, key)
-    is_valid = bool(keys.is_valid(pa.array([key]), keys.key_lists(recipe.pool))[0])
+    is_valid = bool(keys.is_valid(pa.array([key]), keys.key_lists(recipe.pool), shard.name)[0])
     config = recipe.curate
     for row in texts:
         if row["reason"] == "matched":

@@ -140,11 +140,12 @@ def _hex_strings(pairs: np.ndarray) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(pairs), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def read_keys(path: Path) -> pa.Array | pa.ChunkedArray:
-    """Keys of a keys.npy of (u8,u8) or of the column `key` of a Parquet file."""
+def read_keys(path: Path, shard: str | None = None) -> pa.Array | pa.ChunkedArray:
+    """Keys of a keys.npy of (u8,u8) or of the column `key` of a Parquet file; of one shard, where `shard` is given."""
     if path.suffix == ".npy":
         return _hex_strings(np.load(path, allow_pickle=False))
-    return pq.read_table(path, columns=["key"]).column("key").cast(pa.large_string()).drop_null()
+    of_shard = None if shard is None else [("shard", "==", shard)]
+    return pq.read_table(path, columns=["key"], filters=of_shard).column("key").cast(pa.large_string()).drop_null()
 
 
 def _problem_with(path: Path) -> str | None:
@@ -172,6 +173,8 @@ class KeyList:
     """The key of the recipe that names it: pool.valid_keys or pool.deny_keys."""
     path: str
     digest: str
+    by_shard: bool
+    """Parquet with a column `shard`: a row is about that shard's pair alone."""
 
 
 def key_lists(config: PoolConfig) -> tuple[KeyList, ...]:
@@ -186,7 +189,12 @@ def key_lists(config: PoolConfig) -> tuple[KeyList, ...]:
     if problems:
         raise UserError(problems)
     return tuple(
-        KeyList(setting=setting, path=path, digest=formats.digest(formats.fingerprint(Path(path), Path(path).parent)))
+        KeyList(
+            setting=setting,
+            path=path,
+            digest=formats.digest(formats.fingerprint(Path(path), Path(path).parent)),
+            by_shard=not path.endswith(".npy") and "shard" in pq.read_schema(path).names,
+        )
         for setting, path in named
     )
 
@@ -196,10 +204,14 @@ def _table(key_list: KeyList) -> KeyTable:
     return KeyTable(read_keys(Path(key_list.path)))
 
 
-def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList]) -> np.ndarray:
-    """(n,) bool: in the valid list (where there is one) and in no deny list.  A list is read once a process."""
+def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: str) -> np.ndarray:
+    """(n,) bool: in the valid list (where there is one) and in no deny list.  keys: of the pool's shard of that name.
+
+    A list is read once a process, of one with a column `shard` the shard's part at each call.
+    """
     valid = np.ones(len(keys), np.bool_)
     for key_list in lists:
-        is_in = _table(key_list).find(keys) >= 0
+        table = KeyTable(read_keys(Path(key_list.path), shard)) if key_list.by_shard else _table(key_list)
+        is_in = table.find(keys) >= 0
         valid &= is_in if key_list.setting == "pool.valid_keys" else ~is_in
     return valid

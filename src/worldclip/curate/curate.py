@@ -136,6 +136,13 @@ def curate_work(recipe: Recipe, run_dir: Path) -> CurateWork:
     )
 
 
+def matched_shards(run_dir: Path) -> list[tuple[str, Path]]:
+    """(shard's name, file of its matched texts) in the pool's order, which is that of the names."""
+    folder = run_dir / "match" / "texts"
+    names = (path.relative_to(folder).as_posix().removesuffix(".parquet") for path in folder.rglob("*.parquet"))
+    return [(name, matched_path(run_dir, name)) for name in sorted(names)]
+
+
 def matched_path(run_dir: Path, shard: Shard | str) -> Path:
     return run_dir / "match" / "texts" / f"{shard if isinstance(shard, str) else shard.name}.parquet"
 
@@ -168,7 +175,7 @@ def _check_languages(config: CurateConfig, run_dir: Path) -> None:
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     """Write RUN/curate/<shard>.parquet, the pairs kept in epoch 0; report what became of every text that matched."""
     table = formats.read_table(matched_path(work.run_dir, shard), formats.MATCH_TEXTS)
-    candidates = find_candidates(table, work.config, work.key_lists)
+    candidates = find_candidates(table, work.config, work.key_lists, shard.name)
     keep_prob = text_probs(table, work.entry_probs)
     kept, drawn = decide_on(candidates, keep_prob, work.config)
     curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(kept))
@@ -177,8 +184,8 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     return {"pairs": table.num_rows, "languages": report}
 
 
-def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[keys.KeyList]) -> Candidates:
-    """Rows of RUN/match/texts (key, text_idx, lang) as the decision reads them."""
+def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[keys.KeyList], shard: str) -> Candidates:
+    """Rows (key, text_idx, lang) of RUN/match/texts/<shard> as the decision reads them."""
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)
     first_keys = key_column.take(pa.array(starts[:-1]))
@@ -188,7 +195,7 @@ def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[k
         keys_K=first_keys,
         hashes_K=hash_keys(first_keys),
         starts_K1=starts,
-        is_valid_K=keys.is_valid(first_keys, key_lists),
+        is_valid_K=keys.is_valid(first_keys, key_lists, shard),
         text_idx_T=table.column("text_idx").to_numpy(),
         lang_T=lang,
         lang_names=lang_names,

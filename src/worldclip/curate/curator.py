@@ -10,7 +10,7 @@ import pyarrow as pa
 from worldclip import formats
 from worldclip.columns import Strings
 from worldclip.config import load_recipe
-from worldclip.curate.curate import curate_work, find_candidates, text_probs
+from worldclip.curate.curate import curate_work, find_candidates, matched_shards, text_probs
 from worldclip.curate.decide import decide
 from worldclip.keys import KeyTable
 
@@ -38,9 +38,9 @@ class Curator:
         work = curate_work(recipe, run_dir)
         self.text_policy, self.seed = recipe.curate.text_policy, seed
         found_keys, num_texts, text_idx, probs = [], [], [], []
-        for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
+        for shard, path in matched_shards(run_dir):
             table = formats.read_table(path, formats.MATCH_TEXTS, _COLUMNS)
-            candidates = find_candidates(table, work.config, work.key_lists)
+            candidates = find_candidates(table, work.config, work.key_lists, shard)
             drawable = candidates.drawable_T
             ends = np.concatenate([[0], np.cumsum(drawable)])[candidates.starts_K1]
             has_drawable = np.diff(ends) > 0

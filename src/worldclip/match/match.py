@@ -365,7 +365,7 @@ def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList
     columns = ["key", "entries_lang", "entry_ids"]
     table = formats.read_table(table_path(folder, "texts", shard), formats.MATCH_TEXTS, columns)
     if key_lists:
-        table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists)))
+        table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists, shard.name)))
     counts = count_entries(table)
     formats.write_table(table_path(folder, "counts", shard), counts, formats.MATCH_COUNTS)
     return {"pairs": table.num_rows}

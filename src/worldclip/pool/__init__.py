@@ -10,11 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worldclip.pool.read import index_of as index_of
     from worldclip.pool.read import read_index as read_index
+    from worldclip.pool.read import read_keys as read_keys
     from worldclip.pool.read import read_member as read_member
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.read import write_index as write_index
     from worldclip.pool.stage import inputs as inputs
+    from worldclip.pool.stage import list_shards as list_shards
     from worldclip.pool.stage import relevant_config as relevant_config
     from worldclip.pool.stage import root as root
     from worldclip.pool.stage import run as run
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("REASONS", "PoolTexts"), "texts"),
-    **dict.fromkeys(("read_index", "read_member", "read_texts", "write_index"), "read"),
-    **dict.fromkeys(("inputs", "relevant_config", "root", "run", "shards"), "stage"),
+    **dict.fromkeys(("index_of", "read_index", "read_keys", "read_member", "read_texts", "write_index"), "read"),
+    **dict.fromkeys(("inputs", "list_shards", "relevant_config", "root", "run", "shards"), "stage"),
     "IMAGE_SUFFIXES": "webdataset",
 }
 

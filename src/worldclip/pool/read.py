@@ -56,15 +56,8 @@ def _bare(name: str) -> str:
 
 def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple[str, ...]]:
     """(key column, text columns) of a table with the columns `names`.  Raises WrongColumns that suggests near names."""
-    problems = []
     key = _bare(config.key)
-    if key == "member":
-        usual = [name for name in USUAL_KEYS if name in names]
-        problems.append(
-            f'pool.key is "member", which tars have; name the column of the identity: {_list(usual or names)}'
-        )
-    elif key not in names:
-        problems.append(_missing("pool.key", key, names))
+    problems = _key_problems(names, key)
     columns = tuple(_bare(name) for name in config.texts)
     problems += [_missing("pool.texts", name, names) for name in columns if name not in names]
     if not columns:
@@ -76,6 +69,13 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
     if problems:
         raise WrongColumns(problems)
     return key, columns
+
+
+def _key_problems(names: Sequence[str], key: str) -> list[str]:
+    if key == "member":
+        usual = [name for name in USUAL_KEYS if name in names]
+        return [f'pool.key is "member", which tars have; name the column of the identity: {_list(usual or names)}']
+    return [] if key in names else [_missing("pool.key", key, names)]
 
 
 def _missing(setting: str, name: str, names: Sequence[str]) -> str:
@@ -90,26 +90,26 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "nothing"
 
 
+def check_key(shard: Shard, config: PoolConfig) -> None:
+    """As check_columns, of pool.key alone."""
+    if format_of(shard.name) == "tar" and config.key == "member":
+        return
+    names, _ = _first_names(shard)
+    if names and (problems := _key_problems(names, _bare(config.key))):
+        raise WrongColumns(problems)
+
+
 def check_columns(shard: Shard, config: PoolConfig) -> None:
     """Raise WrongColumns where the shard, as far as its first records tell, has nothing that the recipe names."""
     form = format_of(shard.name)
-    if form == "parquet":
-        choose_columns(table.read_schema(shard).names, config)
+    names, has_txt = _first_names(shard)
+    if form == "parquet" or (form == "jsonl" and config.key == "member"):
+        choose_columns(names, config)
         return
-    if form == "jsonl":
-        records = table.read_lines(shard)[:NUM_PROBED]
-        has_txt = False
-    else:
-        samples = webdataset.read_samples(shard, read_bytes(shard.path))
-        records = samples.records(NUM_PROBED)
-        has_txt = bool((samples.txt != webdataset.NO_MEMBER).any())
-    names = list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
     places = [name for name in config.texts if form == "jsonl" or name != "txt"]
     problems = []
-    if form == "jsonl" and config.key == "member":
-        choose_columns(names, config)
-    if config.key != "member" and names and _bare(config.key) not in names:
-        problems.append(_missing("pool.key", _bare(config.key), names))
+    if config.key != "member" and names:
+        problems += _key_problems(names, _bare(config.key))
     if (
         places
         and names
@@ -121,12 +121,53 @@ def check_columns(shard: Shard, config: PoolConfig) -> None:
         raise WrongColumns(problems)
 
 
+def _first_names(shard: Shard) -> tuple[list[str], bool]:
+    """(columns, or fields of the first records; whether a tar has any .txt)."""
+    form = format_of(shard.name)
+    if form == "parquet":
+        return table.read_schema(shard).names, False
+    has_txt = False
+    if form == "jsonl":
+        records = table.read_lines(shard)[:NUM_PROBED]
+    else:
+        samples = webdataset.read_samples(shard, read_bytes(shard.path))
+        records, has_txt = samples.records(NUM_PROBED), bool((samples.txt != webdataset.NO_MEMBER).any())
+    return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)), has_txt
+
+
+def read_keys(shard: Shard, config: PoolConfig) -> tuple[pa.Array, int, int]:
+    """(identities of one shard's pairs in order, each once; pairs without one; repeats).  Raises BadShard.
+
+    What match makes of the shard: a pair without an identity is bad, the first of a repeated one stays.
+    """
+    match format_of(shard.name):
+        case "tar":
+            keys, has_key, _ = webdataset.read_samples(shard, read_bytes(shard.path)).keys(config.key)
+        case "parquet":
+            key = _bare(config.key)
+            if problems := _key_problems(table.read_schema(shard).names, key):
+                raise WrongColumns(problems)
+            keys, has_key = table.keys_of_parquet(shard, key)
+        case _:
+            keys, has_key = table.keys_of_lines(shard, _bare(config.key))
+    is_repeat = find_duplicates(keys, has_key)
+    first = keys.filter(pa.array(has_key & ~is_repeat))
+    return first, int((~has_key).sum()), int(is_repeat.sum())
+
+
 def write_index(shard: Shard, config: PoolConfig, path: Path) -> Report:
     """Write where each pair's image is in a tar; tables have none.  Report: pairs, images, ignored_members."""
     if format_of(shard.name) != "tar":
         num_pairs = table.count_rows(shard) if format_of(shard.name) == "parquet" else len(table.read_lines(shard))
         write_table(path, POOL_INDEX.empty_table(), POOL_INDEX)
         return {"pairs": num_pairs, "images": 0, "ignored_members": 0}
+    index, counts = index_of(shard, config)
+    write_table(path, index, POOL_INDEX)
+    return counts
+
+
+def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
+    """(key, member, offset, size of the first image of each pair of a tar, the counts of write_index)."""
     samples = webdataset.read_samples(shard, read_bytes(shard.path))
     keys, has_key, _ = samples.keys(config.key)
     chosen = np.flatnonzero(has_key & ~find_duplicates(keys, has_key) & (samples.image != webdataset.NO_MEMBER))
@@ -137,8 +178,8 @@ def write_index(shard: Shard, config: PoolConfig, path: Path) -> Report:
         "offset": samples.members[members, tar.AT],
         "size": samples.members[members, tar.SIZE],
     }
-    write_table(path, pa.table(index), POOL_INDEX)
-    return {"pairs": len(samples), "images": len(chosen), "ignored_members": samples.num_ignored}
+    counts = {"pairs": len(samples), "images": len(chosen), "ignored_members": samples.num_ignored}
+    return pa.table(index), counts
 
 
 def index_path(run_dir: Path, shard: Shard) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +33,18 @@ def shards(recipe: Recipe, run_dir: Path) -> list[Shard]:
 
     Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
-    roots = {f"{name}/": path for name, path in recipe.pool.roots.items()} or {"": root(recipe, run_dir)}
+    pool = recipe.pool
+    return list_shards(dataclasses.replace(pool, path=root(recipe, run_dir)) if not pool.roots else pool)
+
+
+def list_shards(pool: PoolConfig, setting: str = "pool") -> list[Shard]:
+    """As `shards`, of any pool that is there; `setting` is the section of the recipe that problems name."""
+    roots = {f"{name}/": path for name, path in pool.roots.items()} or {"": pool.path or ""}
     problems: list[str] = []
     found = []
     for prefix, path in roots.items():
-        setting = f"pool.roots.{prefix[:-1]}" if prefix else "pool.path"
-        files = _files(setting, path, recipe.pool.format, problems)
+        key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
+        files = _files(key, path, pool.format, problems)
         found += [Shard(name=f"{prefix}{file.name}", path=file.path, fingerprint=known_by(file)) for file in files]
     if problems:
         raise UserError(problems)
@@ -92,7 +99,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
 
         report["built"] = build_emoji(folder, pool.image_px, pool.samples_per_shard, executor=executor)
     found = shards(recipe, run_dir)
-    _check_names(found, pool)
+    check_names(found, pool)
     index = functools.partial(index_shard, pool, folder / "index")
     reports = executor.map(index, found, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
     remove_stale(folder / "index", [folder / "index" / f"{shard.name}.parquet" for shard in found])
@@ -111,12 +118,14 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     return report
 
 
-def _check_names(found: Sequence[Shard], pool: PoolConfig) -> None:
+def check_names(
+    found: Sequence[Shard], pool: PoolConfig, check: Callable[[Shard, PoolConfig], None] = check_columns
+) -> None:
     """A field or column that no shard has is the recipe's mistake; one that some shards lack is these shards'."""
     first: WrongColumns | None = None
     for shard in found:
         try:
-            check_columns(shard, pool)
+            check(shard, pool)
         except WrongColumns as error:
             first = first or error
         except BadShard:  # said where it is indexed

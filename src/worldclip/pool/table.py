@@ -38,6 +38,12 @@ def texts_of_lines(shard: Shard, key: str, columns: tuple[str, ...]) -> PoolText
     return texts_of_records(records, keys, has_key, problems, columns, read_txt=_no_txt)
 
 
+def keys_of_lines(shard: Shard, key: str) -> tuple[pa.StringArray, np.ndarray]:
+    """(identity of each line, bool where it has one)."""
+    records = read_lines(shard)
+    return keys_of_records(records, key, _row_names(shard, len(records)))[:2]
+
+
 def _no_txt(pair: int) -> None:
     return None
 
@@ -69,14 +75,8 @@ def _opened(file: Any) -> pq.ParquetFile:
 
 def texts_of_parquet(shard: Shard, key: str, columns: tuple[str, ...]) -> PoolTexts:
     """Texts of all rows, without a Python object per text.  Raises BadShard for a column of another kind."""
-    with open_file(shard.path) as file:
-        opened = _opened(file)
-        wanted = dict.fromkeys((key, *columns))
-        has_truth = TRUTH_FIELD in opened.schema_arrow.names
-        try:
-            table = opened.read(columns=[*wanted, *([TRUTH_FIELD] if has_truth else [])])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise BadShard(f"its Parquet is damaged ({error})") from error
+    has_truth = TRUTH_FIELD in read_schema(shard).names
+    table = _read_columns(shard, [*dict.fromkeys((key, *columns)), *([TRUTH_FIELD] if has_truth else [])])
     keys, has_key, problems = _keys_of_column(shard, key, table.column(key))
     pair_of_text, texts = _flatten(table, columns, has_key)
     values, offsets = _buffers(texts)
@@ -87,6 +87,19 @@ def texts_of_parquet(shard: Shard, key: str, columns: tuple[str, ...]) -> PoolTe
     details |= dict(zip(first.tolist(), problems.values(), strict=True))
     truth = _truth(table.column(TRUTH_FIELD), pair_of_text) if has_truth else None
     return pool_texts(keys, has_key, pair_of_text, text, details, truth)
+
+
+def keys_of_parquet(shard: Shard, key: str) -> tuple[pa.StringArray, np.ndarray]:
+    """(identity of each row, bool where it has one); reads no other column."""
+    return _keys_of_column(shard, key, _read_columns(shard, [key]).column(key))[:2]
+
+
+def _read_columns(shard: Shard, names: Sequence[str]) -> pa.Table:
+    with open_file(shard.path) as file:
+        try:
+            return _opened(file).read(columns=list(names))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise BadShard(f"its Parquet is damaged ({error})") from error
 
 
 def _keys_of_column(

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from worldclip.pool.config import PoolConfig
+
 PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
 
 
@@ -140,6 +142,28 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainPoolConfig:
+    """Tars with the images of the kept pairs, where the matched pool has none or others: joined to it by key."""
+
+    path: str | None = None
+    """Folder or URL of the tars; unset: the matched pool's."""
+    roots: dict[str, str] = field(default_factory=dict)
+    """Several folders instead, each under a name, as pool.roots."""
+    key: str = "member"
+    """Where the matched pool's identity is: `member` or `json:FIELD` of a tar's .json."""
+
+    def as_pool(self) -> PoolConfig | None:
+        """The pool of these tars; None where it is unset."""
+        if self.path is None and not self.roots:
+            return None
+        return PoolConfig(path=self.path, roots=self.roots, key=self.key, format="tar")
+
+    def problems(self) -> list[str]:
+        pool = self.as_pool()
+        return [f"train.{problem}" for problem in pool.problems()] if pool else []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The training loop; durations in samples seen."""
 
@@ -147,6 +171,8 @@ class TrainConfig:
     """The two towers."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Text to tokens."""
+    pool: TrainPoolConfig = field(default_factory=TrainPoolConfig)
+    """Where the images are, where not in the matched pool."""
     samples_seen: int = 170_000
     """Image-text pairs seen in all; rounded to whole batches."""
     global_batch_size: int = 256
@@ -187,7 +213,7 @@ class TrainConfig:
     """Checkpoints kept."""
 
     def problems(self) -> list[str]:
-        found = self.model.problems() + self.tokenizer.problems()
+        found = self.model.problems() + self.tokenizer.problems() + self.pool.problems()
         counts = {
             "samples_seen": "image-text pairs",
             "global_batch_size": "pairs a step",

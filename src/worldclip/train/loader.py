@@ -28,6 +28,7 @@ from worldclip.pool import read_index, read_member
 from worldclip.tokenizer import Tokenizer, Tokens
 from worldclip.train import plan
 from worldclip.train.images import Augmentation, BadImage, decode, random_resized_crop, warp
+from worldclip.train.join import file_positions, read_places
 
 NO_IMAGE = "no_image"
 MAX_REPLACEMENTS = 1_000  # draws of a stand-in before a pool counts as undecodable
@@ -46,7 +47,7 @@ class Pairs:
     texts: pa.Array
     lang: pa.Array
     shard: np.ndarray
-    """Index into the source's shards."""
+    """Index into the tars that hold the images."""
     offset: np.ndarray
     size: np.ndarray
 
@@ -70,11 +71,21 @@ def concat(parts: Sequence[Pairs]) -> Pairs:
     return Pairs(keys, text_idx, texts, lang, shard, offset, size)
 
 
-def read_pairs(run_dir: Path, shard: Shard, shard_idx: int) -> tuple[Pairs, int]:
-    """The curated pairs of a shard joined to the pool's index by key, and how many had no image."""
+def read_pairs(
+    run_dir: Path, shard: Shard, shard_idx: int, image_shards: Sequence[Shard] | None = None
+) -> tuple[Pairs, int]:
+    """The curated pairs of a shard with the places of their images, and how many had none.
+
+    image_shards: the tars of train.pool, joined already; without, the pool's index is joined by key.
+    """
     columns = ("key", "text_idx", "text", "lang")
     curated = read_curated(run_dir, shard, columns)
-    index = read_index(run_dir, shard)
+    if image_shards is None:
+        index = read_index(run_dir, shard)
+        file = np.full(len(index), shard_idx, np.int64)
+    else:
+        index = read_places(run_dir, shard)
+        file = file_positions(index, image_shards)
     found = pc.index_in(curated["key"], value_set=index["key"]).combine_chunks()
     has_image = found.is_valid()
     curated = curated.filter(has_image).combine_chunks()
@@ -88,7 +99,7 @@ def read_pairs(run_dir: Path, shard: Shard, shard_idx: int) -> tuple[Pairs, int]
         column("text_idx", pa.int32()).to_numpy(),
         column("text", pa.large_string()),
         column("lang", pa.string()),
-        np.full(len(rows), shard_idx, np.int64),
+        file[rows],
         index["offset"].to_numpy()[rows],
         index["size"].to_numpy()[rows],
     )
@@ -126,11 +137,14 @@ class Loader:
         seed: int,
         shuffle_shards: int,
         augmentation: Augmentation,
+        image_shards: Sequence[Shard] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.run_dir, self.tokenizer = run_dir, tokenizer
         self.shards = sorted(shards, key=lambda shard: shard.name)
+        self.image_shards = image_shards
+        self._files = image_shards or self.shards
         self.image_size, self.augmentation = image_size, augmentation
         self.global_batch_size, self.seed, self.shuffle_shards = global_batch_size, seed, shuffle_shards
         self.rank, self.world_size = rank, world_size
@@ -232,7 +246,7 @@ class Loader:
         return pairs.take(plan.pair_order(pairs.keys, pairs.text_idx, self.seed, epoch))
 
     def _read_shard(self, shard_idx: int) -> tuple[Pairs, int]:
-        return read_pairs(self.run_dir, self.shards[shard_idx], shard_idx)
+        return read_pairs(self.run_dir, self.shards[shard_idx], shard_idx, self.image_shards)
 
     def _image(self, shard: int, offset: int, size: int) -> torch.Tensor | BadImage:
         """The decoded image of a member, or why there is none; small ones are kept."""
@@ -240,7 +254,7 @@ class Loader:
         if (kept := self._cache.get(where)) is not None:
             return kept
         try:
-            image: torch.Tensor | BadImage = decode(read_member(self.shards[shard].path, int(offset), int(size)))
+            image: torch.Tensor | BadImage = decode(read_member(self._files[shard].path, int(offset), int(size)))
         except BadImage as error:
             image = error
         num_bytes = image.numel() if isinstance(image, torch.Tensor) else 0

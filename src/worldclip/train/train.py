@@ -17,6 +17,7 @@ from worldclip.execute import Executor, Shard, changed_keys, say
 from worldclip.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from worldclip.train.checkpoint import checkpoints, load_checkpoint, load_optimizer, usable_checkpoint
 from worldclip.train.config import TrainConfig
+from worldclip.train.join import image_shards, join_images, require_images
 from worldclip.train.plan import num_steps
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
     """Every key of train that decides the weights."""
     from worldclip.config import to_dict
 
-    return {"train": {key: value for key, value in to_dict(recipe.train).items() if key not in FREE_KEYS}}
+    config = {key: value for key, value in to_dict(recipe.train).items() if key not in FREE_KEYS}
+    return {"train": config | {"pool": {"key": recipe.train.pool.key}}}  # its tars are inputs, wherever they lie
 
 
 def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
@@ -45,14 +47,16 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     if path is not None and Path(path).is_dir():
         files = sorted(file for file in Path(path).iterdir() if file.is_file())
         found["tokenizer"] = [formats.fingerprint(file, Path(path)) for file in files]
+    if (images := image_shards(recipe)) is not None:
+        found["images"] = {tar.name: tar.fingerprint for tar in images}
     return found
 
 
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     """Train to the end, from the newest whole checkpoint where there is one; returns the report.
 
-    Training is one process that uses all cores or the device, so that `executor` has no shards to map.  Raises
-    UserError where RUN/train holds checkpoints of another config or other inputs.
+    Training is one process that uses all cores or the device; `executor` maps over shards where train.pool is joined.
+    Raises UserError where RUN/train holds checkpoints of another config or other inputs.
     """
     from worldclip import pool
 
@@ -60,9 +64,12 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     config, train_dir = recipe.train, run_dir / "train"
     record = {"config": relevant_config(recipe), "inputs": inputs(recipe, run_dir)}
     _prepare(train_dir, record)
-    shards = pool.shards(recipe, run_dir)
+    shards, images = pool.shards(recipe, run_dir), image_shards(recipe)
+    require_images(recipe, shards)
+    if images is not None:
+        join_images(recipe, run_dir, shards, images, executor)
     tokenizer = _tokenizer(config, run_dir, shards)
-    loader = _loader(config, run_dir, shards, tokenizer)
+    loader = _loader(config, run_dir, shards, tokenizer, images)
     state = _train(config, train_dir, tokenizer, loader)
     report = _report(config, train_dir, loader, state, torch.get_num_threads())
     formats.write_json(train_dir / "report.json", report)
@@ -122,7 +129,9 @@ def _tokenizer_texts(run_dir: Path, shards: Sequence[Shard]) -> Iterator[str]:
         yield from table["text"].to_pylist()
 
 
-def _loader(config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokenizer: Tokenizer) -> Loader:
+def _loader(
+    config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokenizer: Tokenizer, images: Sequence[Shard] | None
+) -> Loader:
     from worldclip.train.images import Augmentation
     from worldclip.train.loader import Loader
 
@@ -130,6 +139,7 @@ def _loader(config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokeniz
         run_dir,
         shards,
         tokenizer,
+        image_shards=images,
         image_size=config.model.architecture().image_size,
         global_batch_size=config.global_batch_size,
         seed=config.seed,

@@ -1,0 +1,167 @@
+"""A training pool of tars joined by key to a matched pool of tables, as a downloader leaves them."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_world import COLOURS, FORMS, TRAIN, picture
+
+from worldclip import formats, pool
+from worldclip.config import Recipe, load_recipe
+from worldclip.errors import UserError
+from worldclip.execute import LocalExecutor
+from worldclip.pool import meet
+from worldclip.tokenizer import train_tokenizer
+from worldclip.train import train
+from worldclip.train.images import Augmentation
+from worldclip.train.join import image_shards, join_images, places_path, read_places
+from worldclip.train.loader import Loader
+
+QUIET = LocalExecutor(quiet=True)
+NUM_KEYS = 24
+
+
+def content(n: int) -> bytes:
+    return picture(list(COLOURS)[n % 4], FORMS[n % 3])
+
+
+def write_tar(path: Path, samples: list[tuple[str, str | None, bytes]]) -> None:
+    """(stem, uid, image) as img2dataset writes them; an image that could not be downloaded has no sample."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for stem, uid, image in samples:
+            for suffix, data in (("png", image), ("json", json.dumps({"uid": uid, "key": stem}).encode())):
+                info = tarfile.TarInfo(f"{stem}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
+    """(run after curate, recipe, the images that there are: tar, key, bytes): keys 5 and 20 have none."""
+    run = tmp_path / "run"
+    for shard in range(2):
+        numbers = range(shard * 12, shard * 12 + 12)
+        rows = [(f"u{n}", i, f"a picture {n}", "en", 1.0) for n in numbers for i in range(1 + n % 2)]
+        columns = dict(zip(formats.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
+        formats.write_table(run / "curate" / f"{shard:03}.parquet.parquet", pa.table(columns), formats.CURATED)
+        table = pa.table({"uid": [f"u{n}" for n in numbers], "texts": [["a picture", "another"]] * 12})
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "tables" / f"{shard:03}.parquet")
+    for stage in ("pool", "curate"):
+        formats.write_manifest(run / stage, config={}, inputs={}, counts={})
+    numbers = random.Random(0).sample([n for n in range(NUM_KEYS) if n not in (5, 20)], NUM_KEYS - 2)
+    parts = {"00000.tar": numbers[:9], "00001.tar": numbers[9:], "again/00000.tar": numbers[:2]}
+    found = []
+    for name, of_tar in parts.items():
+        samples = [(f"{place:05}", f"u{n}", content(n)) for place, n in enumerate(of_tar)]
+        samples += [("99998", "unknown", content(0)), ("99999", None, content(0))]
+        write_tar(tmp_path / "tars" / name, samples)
+        found += [(name, f"u{n}", content(n)) for n in of_tar]
+    settings = {"path": str(tmp_path / "tars"), "key": "json:uid"}
+    recipe = load_recipe(
+        {
+            "pool": {"path": str(tmp_path / "tables"), "key": "uid"},
+            "balance": {"tail_fraction": 0.1},
+            "train": TRAIN | {"samples_seen": 64, "pool": settings},
+        }
+    )
+    return run, recipe, found
+
+
+def join(run: Path, recipe: Recipe, executor: LocalExecutor = QUIET) -> None:
+    join_images(recipe, run, pool.shards(recipe, run), image_shards(recipe), executor)
+
+
+def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
+    run, recipe, images = world
+    join(run, recipe)
+    first: dict[str, tuple[str, bytes]] = {}
+    for tar, key, image in images:
+        first.setdefault(key, (tar, image))
+    tars = {tar.name: tar.path for tar in image_shards(recipe)}
+    found = {}
+    for shard in pool.shards(recipe, run):
+        for row in read_places(run, shard).to_pylist():
+            found[row["key"]] = (row["file"], pool.read_member(tars[row["file"]], row["offset"], row["size"]))
+    assert found == first
+    assert len(found) == NUM_KEYS - 2
+
+
+@pytest.mark.parametrize(("workers", "rows_a_range"), [(2, 4_000_000), (1, 3)])
+def test_neither_workers_nor_ranges_change_a_place(world, monkeypatch, workers, rows_a_range) -> None:
+    run, recipe, _ = world
+    shards = pool.shards(recipe, run)
+    join(run, recipe)
+    once = [read_places(run, shard).sort_by("key").to_pylist() for shard in shards]
+    for shard in shards:
+        places_path(run, shard).unlink()
+    monkeypatch.setattr(meet.num_ranges, "__defaults__", (rows_a_range,))
+    for marker in (run / "train" / "join" / "done").rglob("*.json"):
+        marker.unlink()
+    join(run, recipe, LocalExecutor(workers=workers, quiet=True))
+    assert [read_places(run, shard).sort_by("key").to_pylist() for shard in shards] == once
+
+
+def test_the_loader_reads_the_joined_images_and_counts_those_that_lack(world) -> None:
+    run, recipe, _ = world
+    join(run, recipe)
+    tokenizer = train_tokenizer([f"a picture {n}" for n in range(NUM_KEYS)], vocab_size=60, context_length=12)
+    loader = Loader(
+        run,
+        pool.shards(recipe, run),
+        tokenizer,
+        image_shards=image_shards(recipe),
+        image_size=32,
+        global_batch_size=11,
+        seed=1,
+        shuffle_shards=2,
+        augmentation=Augmentation(crop_scale_min=1.0),
+    )
+    kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]
+    assert loader.epoch_length == len(kept) == 33
+    assert loader.num_without_image == 3
+    batches = [loader.batch(step) for step in range(3)]
+    assert sorted(
+        zip([k for b in batches for k in b.keys], [i for b in batches for i in b.text_idx], strict=True)
+    ) == sorted(kept)
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    for batch in batches:
+        for key, image in zip(batch.keys, batch.images, strict=True):
+            drawn = decode_image(
+                torch.frombuffer(bytearray(content(int(key[1:]))), dtype=torch.uint8), ImageReadMode.RGB
+            )
+            assert (image.int() - drawn.int()).abs().max() <= 1
+
+
+def test_a_run_trains_on_the_joined_pool_and_goes_on_where_it_was(world) -> None:
+    run, recipe, _ = world
+    report = train.run(recipe, run, QUIET)
+    assert (report["pairs"], report["no_image"], report["bad"]) == (33, 3, {})
+    stamps = {path: path.stat().st_mtime_ns for path in (run / "train" / "join").rglob("*") if path.is_file()}
+    assert train.run(recipe, run, QUIET)["steps"] == report["steps"]
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_pool_of_tables_alone_says_what_to_name(world) -> None:
+    run, recipe, _ = world
+    alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
+    with pytest.raises(UserError, match=r"train\.pool is unset"):
+        train.run(alone, run, QUIET)
+
+
+def test_mistakes_in_the_training_pool_name_their_key(tmp_path: Path) -> None:
+    values = {"balance": {"tail_fraction": 0.1}, "pool": {"path": "tables", "key": "uid"}}
+    with pytest.raises(UserError, match=r"train\.pool: pool.path and pool.roots are set"):
+        load_recipe({**values, "train": {"pool": {"path": "a", "roots": {"b": "c"}}}})
+    with pytest.raises(UserError, match=r"train\.pool\.path.*is no folder"):
+        image_shards(load_recipe({**values, "train": {"pool": {"path": str(tmp_path / "nowhere")}}}))
