@@ -200,12 +200,16 @@ def to_dict(config: Any) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             found[item.name] = to_dict(value)
         elif isinstance(value, dict):
-            found[item.name] = {k: to_dict(v) if dataclasses.is_dataclass(v) else v for k, v in value.items()}
+            found[item.name] = {k: to_dict(v) if dataclasses.is_dataclass(v) else _plain(v) for k, v in value.items()}
         elif isinstance(value, tuple):
-            found[item.name] = list(value)
+            found[item.name] = _plain(value)
         elif value is not None:
             found[item.name] = value
     return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def to_toml(recipe: Recipe) -> str:

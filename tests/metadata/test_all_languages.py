@@ -10,9 +10,9 @@ import pytest
 from worldclip import languages, metadata
 from worldclip.config import load_recipe
 from worldclip.execute import LocalExecutor
-from worldclip.metadata.build import build_entries
+from worldclip.metadata.entries import build_entries
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.wordnet import read_header
+from worldclip.metadata.wordnet import read_headers
 
 # A letter of each script, to make up words of languages that the Declaration of Human Rights is not at hand for.
 # fmt: off
@@ -90,7 +90,7 @@ def test_every_real_wordnet_makes_a_list_of_its_language(shared: Path) -> None:
     assert len(paths) == 34
     kept = {}
     for path in paths:
-        lang = languages.from_wordnet(read_header(path).lang)
+        lang = languages.from_wordnet(read_headers(str(path))[0].lang)
         built = build_entries(lang, MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)}))
-        kept[f"{path.parent.name}/{read_header(path).lang}"] = built.rules["wordnet"]["kept"]
+        kept[f"{path.parent.name}/{read_headers(str(path))[0].lang}"] = built.rules["wordnet"]["kept"]
     assert kept == WORDNET_ENTRIES

@@ -18,7 +18,7 @@ from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.errors import StageFailed, UserError
 from worldclip.execute import LocalExecutor, run_stage
-from worldclip.metadata.build import EntryList, build_entries, is_punctuation
+from worldclip.metadata.entries import EntryList, build_entries, is_punctuation
 from worldclip.metadata.config import MetadataConfig
 
 QUIET = LocalExecutor(workers=1, quiet=True)
@@ -98,7 +98,7 @@ def test_every_entry_in_is_kept_or_dropped_for_one_reason(batches: list[tuple[st
         counts = {rule: count - before.get(rule, 0) for rule, count in built.rules[source].items()}
         assert counts["in"] == len(found) == sum(counts.values()) - counts["in"]
         assert num_kept == counts["kept"]
-    assert len(built.entries) == len(built.sources) == len(built.scores)
+    assert len(built.entries) == len(built.table()) == len(built.scores)
     assert not any(is_punctuation(entry) for entry in built.entries)
 
 

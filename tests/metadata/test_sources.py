@@ -13,7 +13,7 @@ from worldclip import languages
 from worldclip.errors import BadShard
 from worldclip.metadata.frequent_words import read_frequent_words, title_case
 from worldclip.metadata.lists import read_list
-from worldclip.metadata.wordnet import read_header, read_wordnet
+from worldclip.metadata.wordnet import read_headers, read_wordnet
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -23,7 +23,7 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def lemmas(path: Path, lang: str) -> list[str]:
-    return [entry for entry, _ in read_wordnet(path, lang)]
+    return [entry for entry, _ in read_wordnet(str(path), lang)]
 
 
 def test_lemma_lines_of_every_form_are_read_and_no_others(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_lemma_lines_of_every_form_are_read_and_no_others(tmp_path: Path) -> Non
         "3-n\tarb:lemma\t丝不苟+地",
     )
     assert lemmas(path, "ar") == ["أول", "كتب", "red apple", "丝不苟地"]
-    assert read_header(path).licence == "CC BY 3.0"
+    assert read_headers(str(path))[0].licence == "CC BY 3.0"
 
 
 def test_english_takes_the_first_lemma_of_each_synset_in_lower_case(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,8 +12,16 @@ from worldclip import languages
 
 Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list"]
 
+# How the package wn names a lexicon: its id and version.  Not a drive, whose name is one letter.
+_LEXICON = re.compile(r"[A-Za-z][\w.+-]+:[\w.+-]+")
+
 # As many as English has, arXiv:2309.16671.
 MAX_UNIGRAMS, MAX_BIGRAMS, MAX_TITLES = 251_465, 100_646, 61_235
+
+
+def is_lexicon(wordnet: str) -> bool:
+    """Whether a wordnet's name means a lexicon of the package wn (`omw-fr:1.4`), not a file."""
+    return _LEXICON.fullmatch(wordnet) is not None and not Path(wordnet).is_file()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,14 +30,21 @@ class MetadataConfig:
 
     sources: tuple[Source, ...] = ("number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list")
     """Sources to use; their order in the list of entries is always this one."""
-    wordnets: dict[str, str] = field(default_factory=dict)
-    """OMW .tab or .tab.gz file of each language, e.g. `sq = "wn-data-als.tab.gz"`."""
+    pack: str = ""
+    """File that `worldclip pack` made: languages in it take their lists from it as they are, others are built."""
+    wordnets: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """WordNets of each language, one or several: an OMW file (.tab, .tab.gz), a WN-LMF file (.xml, .xml.gz), or a
+    lexicon that the package wn has installed, as `omw-fr:1.4`."""
     wordfreq_top: int = 100_000
     """Most frequent words a language to take from the package wordfreq, each as given and in title case."""
     lists: dict[str, str] = field(default_factory=dict)
     """List of entries of each language: one a line, optionally a tab and a score; or a JSON array (.json)."""
+    licences: dict[str, str] = field(default_factory=dict)
+    """Licence of each language's plain list, for the manifest, e.g. `sw = "CC BY 4.0"`."""
     wikipedia: dict[str, str] = field(default_factory=dict)
     """Text of Wikipedias by their own codes: a file, or a pattern as `zh_yue = "dumps/zh_yuewiki-*.xml.bz2"`."""
+    text_licences: dict[str, str] = field(default_factory=dict)
+    """Licence of the text given for a Wikipedia's code where it is a corpus of your own; unset: Wikipedia's."""
     dumps: str = ""
     """Folder with a folder of files for each Wikipedia's code, as `worldclip fetch metadata` leaves it."""
     pageviews: str = ""
@@ -66,8 +82,22 @@ class MetadataConfig:
     profiles: tuple[Literal["reference", "unicode", "unicode_fold"], ...] = ()
     """Matchers to compile beside the one that match uses."""
 
+    def wordnets_of(self, lang: str) -> tuple[str, ...]:
+        """The wordnets of a language that are to be read."""
+        given = self.wordnets.get(lang, ()) if "wordnet" in self.sources else ()
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    def list_of(self, lang: str) -> Path | None:
+        """The plain list of a language that is to be read."""
+        return Path(self.lists[lang]) if "list" in self.sources and lang in self.lists else None
+
     def problems(self) -> list[str]:
-        return [*self._number_problems(), *self._file_problems(), *self._wikipedia_problems()]
+        return [
+            *self._number_problems(),
+            *self._file_problems(),
+            *self._licence_problems(),
+            *self._wikipedia_problems(),
+        ]
 
     def _number_problems(self) -> list[str]:
         found = []
@@ -98,16 +128,39 @@ class MetadataConfig:
     def _file_problems(self) -> list[str]:
         found = []
         known = {language.code for language in languages.all()}
-        for key, source, files in (("wordnets", "wordnet", self.wordnets), ("lists", "list", self.lists)):
-            for lang, path in files.items():
+        wordnets = {lang: (given,) if isinstance(given, str) else given for lang, given in self.wordnets.items()}
+        lists = {lang: (path,) for lang, path in self.lists.items()}
+        for key, source, files in (("wordnets", "wordnet", wordnets), ("lists", "list", lists)):
+            for lang, paths in files.items():
                 if lang not in known:
                     found.append(f"metadata.{key}.{lang} is for no language of the table; languages.csv lists them all")
-                if not Path(path).is_file():
-                    found.append(f"metadata.{key}.{lang} is {path!r}, which is no file; give the path of one")
+                if not paths:
+                    found.append(f"metadata.{key}.{lang} is empty; name a file, or take {lang} out")
+                may_be = " or, as omw-fr:1.4, a lexicon that wn has installed" if key == "wordnets" else ""
+                found += [
+                    f"metadata.{key}.{lang} is {path!r}, which is no file; give the path of one{may_be}"
+                    for path in paths
+                    if not Path(path).is_file() and not (key == "wordnets" and is_lexicon(path))
+                ]
             if files and source not in self.sources:
                 found.append(
                     f"metadata.{key} names files but metadata.sources lacks {source!r}; add it or remove the files"
                 )
+        if "://" in self.pack:
+            found.append(f"metadata.pack is {self.pack!r}; fetch it first: worldclip unpack {self.pack} --out DIR")
+        elif self.pack and not Path(self.pack).is_file():
+            found.append(f"metadata.pack is {self.pack!r}, which is no file; worldclip pack RUN --out FILE makes one")
+        return found
+
+    def _licence_problems(self) -> list[str]:
+        found = [
+            f"metadata.licences.{lang} is of a list, and metadata.lists has none of {lang}; add the list or remove it"
+            for lang in sorted(set(self.licences) - set(self.lists))
+        ]
+        found += [
+            f"metadata.text_licences.{wiki} is of a text, and metadata.wikipedia has none of {wiki}; add it there"
+            for wiki in sorted(set(self.text_licences) - set(self.wikipedia))
+        ]
         return found
 
     def _wikipedia_problems(self) -> list[str]:
