@@ -1,0 +1,106 @@
+"""Several processes that train one model: who they are, and what they tell each other.
+
+torchrun says in the environment how many there are; without it there is one, and nothing here communicates.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+PATIENCE = datetime.timedelta(hours=2)  # how long ranks wait for each other: rank 0 may write or evaluate meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes that train together; `rank` is this one's number."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Number of this process on its machine: the GPU that it uses."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+
+def world_of_environment() -> World:
+    """What torchrun set; one process where it set nothing."""
+    return World(
+        rank=int(os.environ.get("RANK", "0")),
+        size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+    )
+
+
+def start(world: World, device: torch.device) -> None:
+    """Meet the other ranks: NCCL between GPUs, gloo between CPUs."""
+    if world.size > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier(world: World) -> None:
+    if world.size > 1:
+        dist.barrier()
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    """All ranks' rows, in rank order; the gradient of a rank's rows is the sum of what all ranks have for them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_BD: torch.Tensor, world: World) -> torch.Tensor:
+        ctx.world = world
+        return gather_rows(rows_BD, world)
+
+    @staticmethod
+    def backward(ctx: Any, grad_GD: torch.Tensor) -> Any:
+        own_BD = grad_GD.new_empty((len(grad_GD) // ctx.world.size, *grad_GD.shape[1:]))
+        dist.reduce_scatter_tensor(own_BD, grad_GD.contiguous())
+        return own_BD, None
+
+
+def gather_with_grad(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
+    """(B, ...) of each rank -> (world size * B, ...) on every rank; gradients flow back to their rank."""
+    return _GatherWithGrad.apply(rows_BD, world) if world.size > 1 else rows_BD
+
+
+def gather_rows(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
+    """The same without a gradient."""
+    if world.size == 1:
+        return rows_BD
+    rows_GD = rows_BD.new_empty((world.size * len(rows_BD), *rows_BD.shape[1:]))
+    dist.all_gather_into_tensor(rows_GD, rows_BD.contiguous())
+    return rows_GD
+
+
+def sum_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
+    """`values`, changed in place into their sum over all ranks."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_records(record: Any, world: World) -> list[Any]:
+    """A JSON-able record of each rank, in rank order, on every rank."""
+    if world.size == 1:
+        return [record]
+    data = torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)
+    lengths = gather_rows(torch.tensor([len(data)]), world)
+    padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
+    padded[: len(data)] = data
+    rows = gather_rows(padded[None], world)
+    return [json.loads(bytes(row[:length].tolist())) for row, length in zip(rows, lengths.tolist(), strict=True)]
