@@ -48,6 +48,7 @@ MATCH_TEXTS = _schema(
     entry_ids=pa.large_list(pa.int32()),
 )
 MATCH_COUNTS = _schema("match_counts", entries_lang=_CATEGORY, entry_id=pa.int32(), count=pa.uint64())
+CAP_NUMBERS = _schema("cap_numbers", lang=_CATEGORY, number=pa.float64())
 IMAGE_PLACES = _schema("image_places", key=pa.string(), file=_CATEGORY, offset=pa.int64(), size=pa.int64())
 CURATED = _schema(
     "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()
@@ -91,7 +92,7 @@ MERGED_TEXTS = _schema(
 def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file aside, then rename it: a reader finds the whole file or none, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # the folder may be many machines'
     try:
         write(aside)
         with open(aside, "rb") as file:
