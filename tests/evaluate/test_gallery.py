@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from worlds import WordModel, word_dataset
 
-from worldclip.evaluate.engine import TextFeatures, encode_images
+from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.gallery import gallery
+from worldclip.evaluate.image_features import encode_images
 
 
 def shown(words, size, languages=("en", "de")):

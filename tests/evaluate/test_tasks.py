@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from worlds import WordModel, vector
 
-from worldclip.evaluate.tasks import Choice, Retrieval
+from worldclip.evaluate.selection import Choice
+from worldclip.evaluate.tasks import Retrieval
 
 
 def test_choice_is_a_micro_average_over_questions_and_leaves_out_broken_images():

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from worldclip.errors import UserError
+from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images
 from worldclip.evaluate.tasks import Dataset, Score, Task
 from worldclip.formats import digest, write_array, write_text
 
-PROTOCOL_VERSION = 1  # of the numbers; a record of another version is evaluated anew
+PROTOCOL_VERSION = 2  # of the numbers; a record of another version is evaluated anew
 TEXTS_KEPT = 100_000  # features of this many texts stay at hand for the next task
 
 Record = dict[str, Any]
-
-
-class Model(Protocol):
-    """What is asked of a model, see inference.Clip."""
-
-    def encode_image(self, images: Sequence[bytes]) -> np.ndarray: ...
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageFeatures:
-    """(N, embed_dim) float32, NaN in the rows of images that would not decode, which `bad` lists with their reason."""
-
-    features_ND: np.ndarray
-    bad: list[dict[str, str]]
 
 
 class TextFeatures:
@@ -53,40 +38,6 @@ class TextFeatures:
         return np.stack([self._known[text] for text in texts])
 
 
-def encode_images(model: Model, dataset: Dataset, batch_size: int) -> ImageFeatures:
-    """All images of `dataset`; one that will not decode is dropped and listed.  UserError where none decodes."""
-    num_images = len(dataset.image_keys)
-    features: np.ndarray | None = None
-    bad: list[dict[str, str]] = []
-    for start in range(0, num_images, batch_size):
-        images = dataset.read_images(start, min(start + batch_size, num_images))
-        rows, good, reasons = _encode_batch(model, images)
-        bad += [{"key": dataset.image_keys[start + i], "reason": reason} for i, reason in reasons.items()]
-        if features is None and len(rows):
-            features = np.full((num_images, rows.shape[1]), np.nan, np.float32)
-        if features is not None and len(rows):
-            features[start + good] = rows
-    if features is None:
-        example = f": {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
-        raise UserError(f"data set {dataset.name}: not one of its {num_images} images decodes{example}")
-    return ImageFeatures(features_ND=features, bad=bad)
-
-
-def _encode_batch(model: Model, images: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Features, the positions they are of, and the reason of each image that has none."""
-    try:
-        return model.encode_image(images), np.arange(len(images)), {}
-    except UserError:  # one of them will not decode: find out which
-        rows, good, reasons = [], [], {}
-    for i, image in enumerate(images):
-        try:
-            rows.append(model.encode_image([image])[0])
-            good.append(i)
-        except UserError as error:
-            reasons[i] = str(error).removeprefix("image 0: ")
-    return np.array(rows, np.float32), np.array(good, np.int64), reasons
-
-
 def evaluate(
     model: Model,
     model_id: dict[str, str],
@@ -95,50 +46,83 @@ def evaluate(
     results_path: Path,
     *,
     batch_size: int = 256,
+    cache: Path | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> tuple[list[Record], dict[str, ImageFeatures], TextFeatures]:
     """Records of every data set, language and task, written to `results_path` after each (data set, language).
 
     What `results_path` already holds of this model and this data is kept.  languages: empty for all that a data set
-    has; those that a data set lacks are absent from its records, never zero.  Returns the records in order (data set,
-    language, task), and the features, for galleries and the like.
+    has; those that a data set lacks are absent from its records, never zero.  cache: folder of image features, see
+    image_features.  Returns the records in order (data set, language, task), and the features, for galleries and the
+    like.
     """
-    records = read_results(results_path)
-    kept = {record["digest"]: record for record in records}
-    features = {dataset.name: encode_images(model, dataset, batch_size) for dataset in datasets}
+    kept = {record["digest"]: record for record in read_results(results_path)}
+    features = {
+        dataset.name: encode_images(
+            model,
+            dataset,
+            batch_size,
+            cache and cache_folder(cache, model, model_id.get("model_digest", ""), dataset),
+        )
+        for dataset in datasets
+    }
     encode_text = TextFeatures(model, batch_size)
     found: dict[str, Record] = {}
-    for lang in _languages_asked(datasets, languages):
-        for dataset in datasets:
-            if lang not in dataset.languages:
-                continue
-            fresh = False
-            for task in dataset.tasks(lang):
-                identity = _identity(model_id, dataset, lang, task)
-                known = kept.get(digest(identity))
-                if known is None:
-                    score = task.score(features[dataset.name].features_ND, encode_text)
-                    _write_ranks(results_path.parent, identity, score)
-                    record = _record(identity, score)
-                else:
-                    record = known
-                found[record["digest"]] = record
-                fresh = fresh or known is None
-            if fresh:
-                say(f"{dataset.name} in {lang}")
-                _write_results(results_path, kept | found, datasets)  # a sweep cut here goes on after this language
-    _write_results(results_path, found, datasets)
+    for dataset, lang in questions(datasets, languages):
+        records = known_records(model_id, dataset, lang, kept)
+        if records is None:
+            image_ND = features[dataset.name].features_ND
+            records = score_language(model_id, dataset, lang, image_ND, encode_text, results_path.parent, kept)
+            found |= {record["digest"]: record for record in records}
+            say(f"{dataset.name} in {lang}")
+            write_results(results_path, kept | found, datasets)  # a sweep cut here goes on after this language
+        found |= {record["digest"]: record for record in records}
+    write_results(results_path, found, datasets)
     return _in_order(found, datasets), features, encode_text
 
 
-def _languages_asked(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[str]:
+def questions(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[tuple[Dataset, str]]:
+    """(data set, language) in the order of the sweep: all data sets of a language, then the next language.
+
+    UserError for a language that no data set has.
+    """
     there = list(dict.fromkeys(lang for dataset in datasets for lang in dataset.languages))
-    if not languages:
-        return there
     if missing := [lang for lang in languages if lang not in there]:
         names = ", ".join(dataset.name for dataset in datasets)
         raise UserError(f"evaluate.languages names {', '.join(missing)}, which {names} have not; they have {there}")
-    return list(languages)
+    return [(dataset, lang) for lang in (languages or there) for dataset in datasets if lang in dataset.languages]
+
+
+def known_records(
+    model_id: dict[str, str], dataset: Dataset, lang: str, kept: dict[str, Record]
+) -> list[Record] | None:
+    """The records of a data set in a language where `kept` (by digest) has them all, else None."""
+    digests = [digest(_identity(model_id, dataset, lang, task)) for task in dataset.tasks(lang)]
+    return [kept[each] for each in digests] if all(each in kept for each in digests) else None
+
+
+def score_language(
+    model_id: dict[str, str],
+    dataset: Dataset,
+    lang: str,
+    image_ND: np.ndarray,
+    encode_text: TextFeatures,
+    folder: Path,
+    kept: dict[str, Record],
+) -> list[Record]:
+    """The records of a data set's tasks in a language, those in `kept` (by digest) as they are.
+
+    The ranks behind new ones go below `folder`.
+    """
+    records = []
+    for task in dataset.tasks(lang):
+        identity = _identity(model_id, dataset, lang, task)
+        if (known := kept.get(digest(identity))) is None:
+            score = task.score(image_ND, encode_text)
+            _write_ranks(folder, identity, score)
+            known = _record(identity, score)
+        records.append(known)
+    return records
 
 
 def _identity(model_id: dict[str, str], dataset: Dataset, lang: str, task: Task) -> Record:
@@ -182,6 +166,7 @@ def _in_order(found: dict[str, Record], datasets: Sequence[Dataset]) -> list[Rec
     return sorted(found.values(), key=lambda record: place.get(record["dataset"], len(place)))
 
 
-def _write_results(path: Path, found: dict[str, Record], datasets: Sequence[Dataset]) -> None:
+def write_results(path: Path, found: dict[str, Record], datasets: Sequence[Dataset]) -> None:
+    """results.jsonl: `found` by digest, in the data sets' order."""
     lines = [json.dumps(record, ensure_ascii=False) for record in _in_order(found, datasets)]
     write_text(path, "".join(f"{line}\n" for line in lines))

@@ -1,18 +1,19 @@
-"""The stage: RUN's checkpoint on the recipe's data sets -> RUN/evaluate/{results.jsonl, table.md, report.json}."""
+"""The stage: a checkpoint on data sets -> results.jsonl, results.csv, table.md, table.tex, report.json, features/."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from worldclip import languages
 from worldclip.config import Recipe
 from worldclip.errors import UserError
-from worldclip.evaluate import datasets, engine, report
-from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate import datasets, engine, image_features, published, report, tables
+from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
-from worldclip.evaluate.tasks import LOCAL, Dataset
+from worldclip.evaluate.processes import Sweep, share
+from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset
 from worldclip.execute import Executor, Report, say
 from worldclip.formats import digest, fingerprint, read_manifest, write_json, write_manifest, write_text
 
@@ -21,48 +22,60 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
-    """Evaluate the run's last checkpoint, in this process; what stands in results.jsonl already is kept."""
+    """Evaluate the run's last checkpoint; what stands in results.jsonl already is kept.
+
+    Work is shared by evaluate.processes, whatever the executor: a model is loaded by each.
+    """
     checkpoint = checkpoint_folder(run_dir)
     model_id = {"model": checkpoint.relative_to(run_dir).as_posix(), "model_digest": model_digest(checkpoint)}
-    loaded = [datasets.load(name, recipe.evaluate, run_dir) for name in recipe.evaluate.datasets]
     folder = run_dir / "evaluate"
-    summary = _measure(checkpoint, model_id, loaded, recipe.evaluate, _languages(recipe, loaded), folder)
-    num_records = len(engine.read_results(folder / "results.jsonl"))
-    counts = {"records": num_records, "datasets": len(loaded)}
+    found = _measure(
+        Sweep(checkpoint, model_id, recipe.evaluate, run_dir), folder, lambda loaded: _languages(recipe, loaded)
+    )
+    counts = {"records": len(engine.read_results(folder / "results.jsonl")), "datasets": len(recipe.evaluate.asked)}
     write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
-    return summary
+    return found
 
 
 def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Report:
-    """Any model that inference.load takes, on the data sets of `config` -> out/{results.jsonl, table.md, report.json}.
+    """Any model that inference.load takes, on the data sets of `config`, into the folder `out`.
 
-    config.languages empty: all that a data set has.  The emoji sets are read from out/pool.  A folder is known by its
-    files, a hub id by its name.  A call that was cut goes on where it stopped.
+    Writes what RUN/evaluate of a run holds, and report.html.  config.languages empty: all that a data set has.  The
+    emoji sets are read from out/pool.  A folder is known by its files, a run by its last checkpoint, a hub id by its
+    name.  A call that was cut goes on where it stopped.  UserError for mistakes in `config`, all at once.
     """
+    if problems := config.problems():
+        raise UserError(problems)
     folder = Path(source)
+    if (folder / "train").is_dir():
+        folder = checkpoint_folder(folder)
     known_by = model_digest(folder) if folder.is_dir() else digest(str(source))
-    loaded = [datasets.load(name, config, out) for name in config.datasets]
     model_id = {"model": str(source), "model_digest": known_by}
-    return _measure(source, model_id, loaded, config, list(config.languages), out)
+    return _measure(Sweep(source, model_id, config, out), out, lambda loaded: list(config.languages))
 
 
-def _measure(
-    source: str | Path,
-    model_id: dict[str, str],
-    loaded: Sequence[Dataset],
-    config: EvaluateConfig,
-    asked: Sequence[str],
-    folder: Path,
-) -> Report:
-    """Records, table and report of `loaded` in the languages `asked` (empty: all) in `folder`."""
+def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Report:
+    """Records, tables and report of a sweep in `folder`, in the languages that `languages_of` names (empty: all)."""
     from worldclip.inference import load
 
+    config = sweep.config
+    loaded = [datasets.load(name, config, sweep.run_dir) for name in config.asked]
     records: list[engine.Record] = []
-    found: Report = {**model_id, "datasets": {}, "gallery": []}
+    found: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
-        model = load(source, device=config.device)
+        asked = languages_of(loaded)
+        cache, results_path = folder / "features", folder / "results.jsonl"
+        if config.processes > 1:
+            share(sweep, loaded, asked, folder)
         records, features, encode_text = engine.evaluate(
-            model, model_id, loaded, asked, folder / "results.jsonl", batch_size=config.batch_size
+            load(sweep.source, device=config.device),
+            sweep.model_id,
+            loaded,
+            asked,
+            results_path,
+            batch_size=config.batch_size,
+            cache=cache,
+            say=lambda message: say("evaluate", message),
         )
         found["datasets"] = _summary(records, loaded, features)
         for dataset in loaded:
@@ -72,8 +85,25 @@ def _measure(
     else:
         say("evaluate", "evaluate.datasets names no data set: nothing to measure")
         write_text(folder / "results.jsonl", "")
-    write_text(folder / "table.md", report.markdown_table(records))
+    found |= _write_tables(folder, records, config)
     write_json(folder / "report.json", found)
+    return found
+
+
+def _write_tables(folder: Path, records: Sequence[engine.Record], config: EvaluateConfig) -> Report:
+    """table.md, results.csv, table.tex, CLIP_benchmark's files; what of it belongs into the report."""
+    parts = [report.markdown_table(records)]
+    found: Report = {}
+    if config.suite:
+        parts.append(tables.suite_text(config.suite, records))
+    if config.suite == "paper":
+        rows = published.beside(records, config.against)
+        parts.append(tables.beside_text(rows, config.against))
+        found["published"] = {"against": config.against, "rows": rows}
+    write_text(folder / "table.md", "\n".join(parts))
+    tables.write_tables(folder, records)
+    if config.clip_benchmark:
+        tables.write_clip_benchmark(Path(config.clip_benchmark).expanduser(), records)
     return found
 
 
@@ -83,8 +113,8 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run_dir / stage)) is not None:
             found[stage] = manifest["digest"]
-    for name in recipe.evaluate.datasets:
-        if name in recipe.evaluate.folders:
+    for name in recipe.evaluate.asked:
+        if name not in HELD_OUT:
             found[name] = datasets.load(name, recipe.evaluate, run_dir).digest
     return found
 
@@ -93,8 +123,11 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
     config = recipe.evaluate
     return {
         "evaluate": {
-            "datasets": list(config.datasets),
-            "folders": {name: config.folders[name] for name in config.datasets if name in config.folders},
+            "datasets": list(config.asked),
+            "suite": config.suite,
+            "folders": {name: config.folders[name] for name in config.asked if name in config.folders},
+            "also": list(config.also),
+            "against": config.against if config.suite == "paper" else "",
             "captions": config.captions,
             "prompts": config.prompts,
             "languages": list(config.languages),
@@ -123,7 +156,7 @@ def _languages(recipe: Recipe, loaded: Sequence[Dataset]) -> list[str]:
         return list(recipe.evaluate.languages)
     there = {lang for dataset in loaded for lang in dataset.languages}
     asked = [code for code in recipe.languages.codes if code in there]
-    return [*asked, LOCAL] if asked and LOCAL in there else asked
+    return [*asked, *(name for name in (LOCAL, NO_LANGUAGE) if name in there)] if asked else []
 
 
 def _gallery_languages(codes: Sequence[str]) -> list[str]:
@@ -138,7 +171,7 @@ def _gallery_languages(codes: Sequence[str]) -> list[str]:
 
 
 def _summary(
-    records: Sequence[engine.Record], loaded: Sequence[Dataset], features: dict[str, engine.ImageFeatures]
+    records: Sequence[engine.Record], loaded: Sequence[Dataset], features: dict[str, image_features.ImageFeatures]
 ) -> dict[str, Any]:
     grouped = report.by_dataset(records)
     found = {}

@@ -12,15 +12,37 @@ Record = dict[str, Any]
 COLUMNS = {  # heading -> (task, metric), a metric of a slice as slice/metric
     "top-1": ("zeroshot_classification", "acc1"),
     "top-5": ("zeroshot_classification", "acc5"),
+    "F1": ("zeroshot_classification", "f1_macro"),
+    "ROC AUC": ("zeroshot_classification", "roc_auc"),
     "head top-5": ("zeroshot_classification", "head/acc5"),
     "middle top-5": ("zeroshot_classification", "middle/acc5"),
     "tail top-5": ("zeroshot_classification", "tail/acc5"),
+    "mAP": ("multilabel_classification", "mean_average_precision"),
     "text > image R@1": ("image_text_retrieval", "image_retrieval_recall@1"),
     "R@5 ": ("image_text_retrieval", "image_retrieval_recall@5"),
     "image > text R@1": ("image_text_retrieval", "text_retrieval_recall@1"),
     "R@5": ("image_text_retrieval", "text_retrieval_recall@5"),
     "choice": ("choice", "accuracy"),
+    "text score": ("matching", "text_acc"),
+    "image score": ("matching", "image_acc"),
+    "group score": ("matching", "acc"),
+    "Jaccard": ("association", "jaccard"),
+    "consistency@10 (classes)": ("cross_lingual_consistency_classes", "consistency@10"),
+    "consistency@10 (captions)": ("cross_lingual_consistency_captions", "consistency@10"),
+    "alignment": ("alignment_uniformity", "alignment"),
+    "uniformity (image)": ("alignment_uniformity", "uniformity_image"),
+    "uniformity (text)": ("alignment_uniformity", "uniformity_text"),
+    "country 5-shot": ("few_shot_country", "acc1_5_shot"),
+    "10-shot": ("few_shot_country", "acc1_10_shot"),
+    "25-shot": ("few_shot_country", "acc1_25_shot"),
+    "region 5-shot": ("few_shot_region", "acc1_5_shot"),
+    "10-shot ": ("few_shot_region", "acc1_10_shot"),
+    "25-shot ": ("few_shot_region", "acc1_25_shot"),
+    "linear probe (class)": ("linear_probe_class", "acc1"),
+    "linear probe (country)": ("linear_probe_country", "acc1"),
+    "linear probe (region)": ("linear_probe_region", "acc1"),
 }
+RAW = ("alignment_uniformity",)  # tasks whose metrics are no shares: shown as they are, not in percent
 
 
 def mean_over_languages(records: Sequence[Record]) -> Record:
@@ -66,12 +88,13 @@ def markdown_table(records: Sequence[Record]) -> str:
         for lang in languages:
             values = [flat_metrics(tasks[task][lang]).get(name) if lang in tasks[task] else None
                       for task, name in columns.values()]  # fmt: skip
-            rows.append([lang, *map(_percent, values)])
-        rows.append(["**mean**", *(_percent(means[task]["metrics"].get(name)) for task, name in columns.values())])
-        chances = (means[task]["chance"].get(name.split("/")[-1]) for task, name in columns.values())
-        rows.append(["chance", *map(_percent, chances)])
-        num_images = max(record["n"] for task in tasks.values() for record in task.values())
-        parts.append(f"### {dataset}\n\n{num_images:,} images; percent.\n\n{_align(rows)}\n\n{_over(means)}\n")
+            rows.append([lang, *map(shown, columns.values(), values)])
+        mean_values = [means[task]["metrics"].get(name) for task, name in columns.values()]
+        rows.append(["**mean**", *map(shown, columns.values(), mean_values)])
+        chances = [means[task]["chance"].get(name.split("/")[-1]) for task, name in columns.values()]
+        rows.append(["chance", *map(shown, columns.values(), chances)])
+        num_images = max(int(rec.get("num_images", rec["n"])) for task in tasks.values() for rec in task.values())
+        parts.append(f"### {dataset}\n\n{num_images:,} images; percent.\n\n{aligned(rows)}\n\n{_over(means)}\n")
     return "\n".join(parts)
 
 
@@ -89,13 +112,19 @@ def _over(means: dict[str, Record]) -> str:
     )
 
 
+def shown(where: tuple[str, str], value: float | None) -> str:
+    """A number of (task, metric) as tables have it."""
+    return f"{value:.3f}" if where[0] in RAW and value is not None else _percent(value)
+
+
 def _percent(value: float | None) -> str:
     if value is None:
         return ""
     return f"{100 * value:.1f}" if value >= 0.01 or value == 0 else f"{100 * value:.2f}"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first row its heading; the first column reads from the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from worldclip.evaluate import retrieval, zeroshot
-from worldclip.evaluate.interval import mean_interval
-from worldclip.evaluate.ranking import ranks
+from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
 
 LOCAL = "local"  # in place of a language: each question in the language it was written in
+NO_LANGUAGE = "und"  # of tasks that ask in none: probes of the images alone
 
 Encode = Callable[[list[str]], np.ndarray]
 """Texts -> (n, embed_dim) float32, unit length."""
@@ -59,6 +59,12 @@ class Dataset:
     languages: Sequence[str]
     tasks: Callable[[str], Sequence[Task]]
     """The tasks of a language, one of `languages`."""
+    images_digest: str = ""
+    """Of the images alone, what their features are kept under; empty: `digest`."""
+    labels: dict[str, Sequence[str]] = field(default_factory=dict)
+    """What is known of each image besides its texts, e.g. country or class, "" where it is not: what probes predict."""
+    is_train: np.ndarray | None = None
+    """(num_images,) bool: the images that only probes may learn from; None: none is set apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,34 +80,59 @@ class Classification:
     templates: Sequence[str] = ("{}",)
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     """Parts of the images, each a (n,) bool mask, reported beside the whole."""
+    also_right: tuple[np.ndarray, np.ndarray] = zeroshot.NO_PAIRS
+    """(position among the n, class): further classes that answer an image."""
+    use_f1: bool = False
+    """Report `f1_macro` too."""
+    concepts: dict[int, int] | None = None
+    """What a class means in every language -> class; None: classes have one order in all of them."""
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "zeroshot_classification"
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_classes = len(self.class_names)
-        classes = zeroshot.class_embeddings(self.class_names, self.templates, encode)
-        is_good = _decoded(image_ND)[self.image_idx]
-        target = self.target[is_good]
-        found = zeroshot.classification_ranks(image_ND[self.image_idx[is_good]], classes, target)
+        class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
+        is_good = decoded(image_ND)[self.image_idx]
+        target, image_nD = self.target[is_good], image_ND[self.image_idx[is_good]]
+        found = zeroshot.classification_ranks(image_nD, class_CD, target, self._also_right(is_good))
         metrics = zeroshot.accuracies(found, num_classes)
         interval = {name: mean_interval(found < int(name.removeprefix("acc"))) for name in metrics}
         metrics["mean_per_class_recall"] = zeroshot.mean_per_class_recall(found, target)
+        interval["mean_per_class_recall"] = class_mean_interval(*zeroshot.right_by_class(found, target))
+        chance = zeroshot.chance(num_classes)
+        if self.use_f1:
+            predicted = zeroshot.predictions(image_nD, class_CD)
+            metrics["f1_macro"] = zeroshot.f1_macro(predicted, target)
+            interval["f1_macro"] = statistic_interval(
+                lambda times: zeroshot.f1_macro(predicted, target, times), len(target)
+            )
+        if num_classes == 2 and 0 < target.sum() < len(target):
+            margin, is_positive = image_nD @ (class_CD[1] - class_CD[0]), target == 1
+            metrics["roc_auc"] = zeroshot.roc_auc(margin, is_positive)
+            interval["roc_auc"] = statistic_interval(
+                lambda times: zeroshot.roc_auc(margin, is_positive, times), len(target)
+            )
+            chance["roc_auc"] = 0.5
         slices = {}
         for name, mask in self.slices.items():
             part = found[mask[is_good]]
             if len(part):
                 slices[name] = {"n": len(part), "metrics": zeroshot.accuracies(part, num_classes)}
-        more = {"num_classes": num_classes}
-        chance = zeroshot.chance(num_classes)
         return Score(
             n=len(found),
             metrics=metrics,
             chance=chance,
             interval=interval,
             slices=slices,
-            more=more,
+            more={"num_classes": num_classes},
             ranks={"acc": found},
         )
+
+    def _also_right(self, is_good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Further right answers, of the images that decoded, by their position among these."""
+        position = np.cumsum(is_good) - 1
+        images, classes = self.also_right
+        return position[images[is_good[images]]], classes[is_good[images]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +150,7 @@ class Retrieval:
     name: str = "image_text_retrieval"
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        is_good = _decoded(image_ND)
+        is_good = decoded(image_ND)
         image_idx = self.image_idx[is_good[self.image_idx]]
         position = np.full(len(image_ND), -1)
         position[image_idx] = np.arange(len(image_idx))
@@ -149,44 +180,5 @@ class Retrieval:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """Which of a few texts belongs to the image; micro average over questions."""
-
-    options: Sequence[Sequence[str]]
-    """The texts of each question, all of the same number."""
-    answer: np.ndarray
-    """(n,) position of the right text among its question's options."""
-    image_idx: np.ndarray
-    """(n,) the image each question is about."""
-    slices: dict[str, np.ndarray] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
-    name: str = "choice"
-
-    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        num_options = len(self.options[0])
-        is_good = _decoded(image_ND)[self.image_idx]
-        asked = np.flatnonzero(is_good).tolist()
-        features = encode([text for idx in asked for text in self.options[idx]])
-        option_NKD = features.reshape(len(asked), num_options, -1)
-        is_right = np.zeros(len(asked), bool)
-        for row, idx in enumerate(asked):
-            image = image_ND[self.image_idx[idx]][None]
-            is_right[row] = ranks(image, option_NKD[row], np.zeros(1, int), self.answer[idx : idx + 1])[0] == 0
-        slices = {
-            name: {"n": int(mask[is_good].sum()), "metrics": {"accuracy": float(is_right[mask[is_good]].mean())}}
-            for name, mask in self.slices.items()
-            if mask[is_good].any()
-        }
-        return Score(
-            n=len(asked),
-            metrics={"accuracy": float(is_right.mean())},
-            chance={"accuracy": 1 / num_options},
-            interval={"accuracy": mean_interval(is_right)},
-            slices=slices,
-            ranks={"accuracy": np.where(is_right, 0, 1)},
-        )
-
-
-def _decoded(image_ND: np.ndarray) -> np.ndarray:
+def decoded(image_ND: np.ndarray) -> np.ndarray:
     return ~np.isnan(image_ND).any(axis=1)

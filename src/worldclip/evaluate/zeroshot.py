@@ -9,12 +9,24 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from worldclip.evaluate.ranking import ranks, share_within
+from worldclip.evaluate.ranking import BLOCK_BYTES, ranks, share_within
+
+NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-def classification_ranks(image_ND: np.ndarray, class_CD: np.ndarray, target_N: np.ndarray) -> np.ndarray:
-    """Number of wrong classes that score at least as high as each image's own, (N,) int64."""
-    return ranks(image_ND, class_CD, np.arange(len(target_N)), target_N)
+def classification_ranks(
+    image_ND: np.ndarray,
+    class_CD: np.ndarray,
+    target_N: np.ndarray,
+    also_right: tuple[np.ndarray, np.ndarray] = NO_PAIRS,
+) -> np.ndarray:
+    """Number of wrong classes that score at least as high as each image's own (best one of its own), (N,) int64.
+
+    also_right: (image, class) positions of further classes that answer an image.
+    """
+    images, classes = also_right
+    right_image = np.concatenate([np.arange(len(target_N)), images])
+    return ranks(image_ND, class_CD, right_image, np.concatenate([target_N, classes]))
 
 
 def accuracies(found: np.ndarray, num_classes: int) -> dict[str, float]:
@@ -24,9 +36,62 @@ def accuracies(found: np.ndarray, num_classes: int) -> dict[str, float]:
 
 def mean_per_class_recall(found: np.ndarray, target_N: np.ndarray) -> float:
     """Top-1 recall of each class that has images, averaged with equal weight."""
-    classes, inverse, num_images = np.unique(target_N, return_inverse=True, return_counts=True)
-    num_right = np.bincount(inverse, weights=found == 0, minlength=len(classes))
+    num_right, num_images = right_by_class(found, target_N)
     return float((num_right / num_images).mean())
+
+
+def right_by_class(found: np.ndarray, target_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(images ranked right, images) of each class that has images."""
+    classes, inverse, num_images = np.unique(target_N, return_inverse=True, return_counts=True)
+    return np.bincount(inverse, weights=found == 0, minlength=len(classes)), num_images
+
+
+def f1_macro(predicted: np.ndarray, target_N: np.ndarray, times: np.ndarray | None = None) -> float:
+    """Plain mean of F1 over the classes that occur among targets or predictions (WILDS' measure of iWildCam).
+
+    times: (N,) how often each image counts; once where not given.
+    """
+    times = np.ones(len(target_N)) if times is None else times
+    num = int(max(predicted.max(), target_N.max())) + 1
+    both = np.bincount(target_N, weights=times * (predicted == target_N), minlength=num)
+    either = np.bincount(target_N, weights=times, minlength=num) + np.bincount(predicted, weights=times, minlength=num)
+    return float((2 * both[either > 0] / either[either > 0]).mean())
+
+
+def predictions(image_ND: np.ndarray, class_CD: np.ndarray) -> np.ndarray:
+    """(N,) int64: the best class of each image, the first one where scores are equal."""
+    rows = max(1, BLOCK_BYTES // (4 * len(class_CD)))
+    blocks = [image_ND[start : start + rows] @ class_CD.T for start in range(0, len(image_ND), rows)]
+    return np.concatenate([block.argmax(axis=1) for block in blocks])
+
+
+def roc_auc(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
+    """Share of (positive, negative) pairs in the right order, equal scores half right; NaN where a side is missing.
+
+    scores, is_positive: (N,).  times: (N,) how often each image counts; once where not given.
+    """
+    times = np.ones(len(scores)) if times is None else times.astype(float)
+    _, level = np.unique(scores, return_inverse=True)
+    positive = np.bincount(level, weights=times * is_positive)
+    negative = np.bincount(level, weights=times * ~is_positive)
+    below = np.cumsum(negative) - negative
+    num_pairs = positive.sum() * negative.sum()
+    return float((positive * (below + negative / 2)).sum() / num_pairs) if num_pairs else float("nan")
+
+
+def average_precision(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
+    """Precision averaged over the positives, images of equal score taken together; 0 where there is no positive.
+
+    As scikit-learn has it, and CLIP_benchmark where no scores are equal.
+    """
+    times = np.ones(len(scores)) if times is None else times.astype(float)
+    _, level = np.unique(-scores, return_inverse=True)
+    positive = np.bincount(level, weights=times * is_positive)
+    taken = np.cumsum(np.bincount(level, weights=times))
+    if not positive.sum():
+        return 0.0
+    precision = np.divide(np.cumsum(positive), taken, out=np.zeros(len(taken)), where=taken > 0)
+    return float((positive * precision).sum() / positive.sum())
 
 
 def chance(num_classes: int) -> dict[str, float]:

@@ -65,7 +65,7 @@ WRONG = {
     "classnames.txt": (None, "classnames.txt is missing; it holds the names of the classes"),
     "zeroshot_classification_templates.txt": ("a photo\n", "'a photo' has no place for the class"),
     "test/nshards.txt": ("3\n", r"says 3 tars, and 2.tar of .* are missing"),
-    "languages.json": ('{"de": {"classes": ["Katze"]}}', "de has 1 classes, and classnames.txt has 3"),
+    "languages.json": ('{"de": {"classes": ["Katze"]}}', "de has 1 classes, and the data set has 3"),
 }
 
 

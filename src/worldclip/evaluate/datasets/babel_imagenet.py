@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 
 from worldclip.errors import UserError, require
+from worldclip.evaluate.datasets.class_names import read_json_record
 from worldclip.evaluate.datasets.files import Sample, read_samples, reader
-from worldclip.evaluate.datasets.webdataset import read_json_record
 from worldclip.evaluate.tasks import Classification, Dataset, Task
 from worldclip.formats import digest, fingerprint
 
@@ -42,11 +42,12 @@ def load(name: str, folder: Path, prompts: Prompts = "none", tars: Sequence[Path
     class_of_image = np.array([_class_index(sample) for sample in samples])
     labels = {code.lower(): _labels(code, value, labels_path) for code, value in read_json_record(labels_path).items()}
     templates = _templates(folder, prompts, list(labels))
-    files = [fingerprint(path, path.parent) for path in [labels_path, *tars]]
+    images = [fingerprint(path, path.parent) for path in tars]
     asked = [lang for lang in labels if lang in templates and np.isin(class_of_image, labels[lang][0]).any()]
     return Dataset(
         name=name,
-        digest=digest([*files, prompts, templates]),
+        digest=digest([fingerprint(labels_path, labels_path.parent), images, prompts, templates]),
+        images_digest=digest(images),
         image_keys=[sample.key for sample in samples],
         read_images=reader(samples),
         languages=tuple(asked),
@@ -108,6 +109,7 @@ def _tasks(
             templates=templates,
             target=position[class_of_image[image_idx]],
             image_idx=image_idx,
+            concepts=dict(zip(indices.tolist(), class_of_label.tolist(), strict=True)),
             protocol={"prompts": prompts, "templates": len(templates), "equal_labels": "one class"},
         )
     ]

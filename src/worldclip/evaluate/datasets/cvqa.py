@@ -1,9 +1,13 @@
 """CVQA: questions about images with four options, asked in English (`en`) and in the language they were written in.
 
-    FOLDER/questions.jsonl   one question a line:
+As published:
+    FOLDER/data/test-*.parquet   columns image, ID, Subset ("('Swahili', 'Kenya')"), Question, Options,
+                                 Translated Question, Translated Options, Label; see cvqa_parquet
+or as files:
+    FOLDER/questions.jsonl       one question a line:
         {"id", "image": "0001.jpg", "lang": "sw", "country": "Kenya", "question", "options": [4], "question_en",
          "options_en": [4], "answer": 0 to 3}
-    FOLDER/images/           the images
+    FOLDER/images/               the images
 
 Protocol: the text of an option is `question + " " + option`; micro average over questions.  `local` stands for the
 languages the questions were written in, taken together; parts are by country and by language.
@@ -11,7 +15,6 @@ languages the questions were written in, taken together; parts are by country an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from worldclip.errors import UserError
-from worldclip.evaluate.datasets.captions import our_code
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem, read_lines
-from worldclip.evaluate.tasks import LOCAL, Choice, Dataset, Task
+from worldclip.evaluate.datasets import cvqa_parquet
+from worldclip.evaluate.datasets.codes import our_code
+from worldclip.evaluate.datasets.files import file_reader, images_by_stem, read_records
+from worldclip.evaluate.selection import Choice
+from worldclip.evaluate.tasks import LOCAL, Dataset, Task
 from worldclip.formats import digest, fingerprint
 
 NUM_OPTIONS = 4
@@ -30,41 +35,49 @@ FIELDS = ("image", "lang", "country", "question", "options", "question_en", "opt
 
 def load(name: str, folder: Path) -> Dataset:
     """The data set in `folder`.  UserError for images that are not there, options that are not four, and the like."""
-    path = folder / "questions.jsonl"
-    questions = [_question(line, f"{path}:{number}") for number, line in enumerate(read_lines(path, "questions"), 1)]
-    there = images_by_stem(folder / "images")
-    stems = [Path(question["image"]).stem for question in questions]
-    if missing := sorted({stem for stem in stems if stem not in there}):
-        raise UserError(
-            f"{path} asks about {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}"
-        )
+    if parquet := sorted(folder.rglob("*.parquet")):
+        records, where = cvqa_parquet.read_questions(parquet, folder)
+        source: Any = folder
+    else:
+        path = folder / "questions.jsonl"
+        records, source = read_records(path, "questions", FIELDS), path
+        where = [f"{path}:{number}" for number in range(1, len(records) + 1)]
+    for record, place in zip(records, where, strict=True):
+        _check(record, place)
+    stems = [Path(record["image"]).stem for record in records]
     keys = sorted(set(stems))
+    if parquet:
+        read_images = cvqa_parquet.image_reader(parquet, keys)
+        images = [fingerprint(path, folder) for path in parquet]
+        contents: list[Any] = [images, [record["answer"] for record in records]]
+    else:
+        there = images_by_stem(folder / "images")
+        if missing := [stem for stem in keys if stem not in there]:
+            raise UserError(
+                f"{source} asks about {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}"
+            )
+        read_images = file_reader([there[key] for key in keys])
+        images = [fingerprint(there[key], folder) for key in keys]
+        contents = [images, fingerprint(source, folder)]
     position = {key: i for i, key in enumerate(keys)}
     image_idx = np.array([position[stem] for stem in stems])
-    paths = [there[key] for key in keys]
     return Dataset(
         name=name,
-        digest=digest([fingerprint(path, folder), *(fingerprint(image, folder) for image in paths)]),
+        digest=digest(contents),
+        images_digest=digest(images),
         image_keys=keys,
-        read_images=file_reader(paths),
+        read_images=read_images,
         languages=("en", LOCAL),
-        tasks=lambda lang: [_task(questions, image_idx, lang)],
+        tasks=lambda lang: [_task(records, image_idx, lang)],
     )
 
 
-def _question(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error})") from error
-    if missing := [field for field in FIELDS if field not in record]:
-        raise UserError(f"{where} lacks {', '.join(missing)}")
+def _check(record: dict[str, Any], where: str) -> None:
     for field in ("options", "options_en"):
         if len(record[field]) != NUM_OPTIONS:
             raise UserError(f"{where} has {len(record[field])} {field}; there must be {NUM_OPTIONS}")
     if record["answer"] not in range(NUM_OPTIONS):
         raise UserError(f"{where} has answer {record['answer']!r}; it is the position of the right option, 0 to 3")
-    return record
 
 
 def _task(questions: Sequence[dict[str, Any]], image_idx: np.ndarray, lang: str) -> Task:

@@ -74,6 +74,7 @@ def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.
             target=target,
             image_idx=image_idx,
             slices=slices,
+            concepts=dict(enumerate(class_of_name.tolist())),
             protocol={"templates": 1, "classes": "distinct names of all emoji of the pool"},
         ),
         Retrieval(

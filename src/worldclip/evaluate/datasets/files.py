@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from worldclip.errors import BadShard, UserError
 
@@ -95,3 +98,34 @@ def read_lines(path: Path, what: str) -> list[str]:
     if lines == [""]:
         raise UserError(f"{path} is empty; it holds {what}")
     return lines
+
+
+def read_records(path: Path, what: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """JSON objects, one a line, each with `fields`; UserError names the line that is none or lacks one."""
+    found = []
+    for number, line in enumerate(read_lines(path, what), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number} is not JSON ({error})") from error
+        if lacking := [name for name in fields if not isinstance(record, dict) or name not in record]:
+            raise UserError(f"{path}:{number} lacks {', '.join(lacking)}")
+        found.append(record)
+    return found
+
+
+def read_table_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV with a header; UserError where it is missing, empty, lacks `columns`, or has a short row."""
+    read_lines(path, f"columns {', '.join(columns)}")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        if lacking := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise UserError(
+                f"{path} lacks the columns {', '.join(lacking)}; it has {', '.join(reader.fieldnames or ())}"
+            )
+        rows = list(reader)
+    if not rows:
+        raise UserError(f"{path} has no rows below its header")
+    if short := [i for i, row in enumerate(rows, 2) if any(row[name] is None for name in columns)]:
+        raise UserError(f"{path}:{short[0]} has fewer fields than the header")
+    return rows

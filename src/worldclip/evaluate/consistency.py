@@ -1,0 +1,79 @@
+"""Cross-lingual consistency, a measure of ours: does a concept, named in two languages, bring up the same images?
+
+For a concept c that both languages name, let A(c) and B(c) be the K = 10 images of the data set that score highest for
+its text in the one and in the other.  consistency@10 is the mean over concepts of |A(c) & B(c)| / K: 1 where both
+languages see the same world, K / N by chance.  It needs no right answers, so a model may be consistent and wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from worldclip.evaluate import zeroshot
+from worldclip.evaluate.interval import statistic_interval
+from worldclip.evaluate.ranking import top
+from worldclip.evaluate.tasks import Classification, Encode, Retrieval, Score, decoded
+
+NUM_IMAGES = 10  # K
+
+Concepts = tuple[np.ndarray, np.ndarray]
+"""Ids of concepts, ascending (n,), and their embeddings (n, D)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Consistency:
+    """How far a language agrees with `pivot`, another language of the same data set."""
+
+    task: Classification | Retrieval
+    pivot: Classification | Retrieval
+    pivot_lang: str
+    pivot_concepts: WeakKeyDictionary[Any, Concepts] = field(default_factory=WeakKeyDictionary)
+    """The pivot's embeddings by the model's encoder: shared between languages, so that they are made once."""
+    name: str = "cross_lingual_consistency"
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {"pivot": self.pivot_lang, "images": NUM_IMAGES, **self.task.protocol}
+
+    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
+        if encode not in self.pivot_concepts:
+            self.pivot_concepts[encode] = concept_embeddings(self.pivot, encode)
+        pivot_ids, pivot_CD = self.pivot_concepts[encode]
+        ids, concept_CD = concept_embeddings(self.task, encode)
+        shared, own_rows, pivot_rows = np.intersect1d(ids, pivot_ids, return_indices=True)
+        image_nD = image_ND[decoded(image_ND)]
+        k = min(NUM_IMAGES, len(image_nD))
+        overlap = overlaps(concept_CD[own_rows], pivot_CD[pivot_rows], image_nD, k)
+        return Score(
+            n=len(shared),
+            metrics={f"consistency@{NUM_IMAGES}": float(overlap.mean())},
+            chance={f"consistency@{NUM_IMAGES}": k / len(image_nD)},
+            interval={
+                f"consistency@{NUM_IMAGES}": statistic_interval(
+                    lambda times: float(np.average(overlap, weights=times)), len(overlap)
+                )
+            },
+            more={"num_images": len(image_nD)},
+        )
+
+
+def overlaps(first_CD: np.ndarray, second_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
+    """(C,) share of the k best images of each concept that both embeddings of it have."""
+    first, _ = top(first_CD, image_ND, k)
+    second, _ = top(second_CD, image_ND, k)
+    return (first[:, :, None] == second[:, None, :]).any(axis=2).mean(axis=1)
+
+
+def concept_embeddings(task: Classification | Retrieval, encode: Encode) -> Concepts:
+    """Of a classification its classes; of a retrieval its images, named by their first text."""
+    if isinstance(task, Classification):
+        class_CD = zeroshot.class_embeddings(task.class_names, task.templates, encode)
+        concepts = task.concepts or {c: c for c in range(len(class_CD))}
+        ids = sorted(concepts)
+        return np.array(ids), class_CD[[concepts[c] for c in ids]]
+    images, first_pair = np.unique(task.pair_image, return_index=True)
+    return images, encode([task.texts[idx] for idx in task.pair_text[first_pair]])

@@ -1,0 +1,65 @@
+"""Flickr30k and COCO with Karpathy's splits: what most papers mean by the 1k and the 5k test set.
+
+FOLDER/dataset_flickr30k.json or dataset_coco.json
+    {"images": [{"filename": "0001.jpg", "split": "test", "sentences": [{"raw": "..."}, ...]}, ...]}
+FOLDER/images/   the images, in folders (val2014/) or not
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldclip.errors import UserError
+from worldclip.evaluate.datasets.class_names import read_json_record
+from worldclip.evaluate.datasets.files import file_reader, images_by_stem
+from worldclip.evaluate.datasets.webdataset import retrieval_task
+from worldclip.evaluate.tasks import Dataset
+from worldclip.formats import digest, fingerprint
+
+SPLIT = "test"
+
+
+def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
+    """The test split in `folder`.  UserError for each way in which the layout is wrong."""
+    found = sorted(folder.glob("dataset_*.json"))
+    if len(found) != 1:
+        raise UserError(f"{folder} holds {len(found)} files dataset_*.json; there must be one, with Karpathy's splits")
+    path = found[0]
+    records = [record for record in _records(path) if record["split"] == SPLIT]
+    if not records:
+        raise UserError(f"{path} has no image whose split is {SPLIT!r}")
+    there = images_by_stem(folder / "images")
+    keys = [Path(record["filename"]).stem for record in records]
+    if missing := [key for key in keys if key not in there]:
+        raise UserError(
+            f"{path} has captions of {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}; "
+            "recall among fewer images does not compare, so put them there"
+        )
+    texts = [sentence["raw"].strip() for record in records for sentence in record["sentences"]]
+    image_of_text = np.repeat(np.arange(len(records)), [len(record["sentences"]) for record in records])
+    paths = [there[key] for key in keys]
+    images = [fingerprint(image, folder) for image in paths]
+    return Dataset(
+        name=name,
+        digest=digest([images, fingerprint(path, folder), captions]),
+        images_digest=digest(images),
+        image_keys=keys,
+        read_images=file_reader(paths),
+        languages=("en",),
+        tasks=lambda lang: [retrieval_task(texts, image_of_text, len(paths), captions)],
+    )
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = read_json_record(path).get("images")
+    if not isinstance(records, list):
+        raise UserError(f'{path} has no list "images"; it holds a record for each image')
+    for i, record in enumerate(records):
+        if lacking := [field for field in ("filename", "split", "sentences") if field not in record]:
+            raise UserError(f"{path}: image {i} lacks {', '.join(lacking)}")
+        if not record["sentences"] or any("raw" not in sentence for sentence in record["sentences"]):
+            raise UserError(f'{path}: image {i} has a sentence without "raw", or none; it holds a caption')
+    return records
