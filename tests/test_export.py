@@ -1,4 +1,4 @@
-"""The exported folder: complete, checked with transformers before it takes its name, and refused where it differs."""
+"""The stage: each format complete, checked by its own library before it takes its name, refused where it differs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from worldclip import export, formats
 from worldclip.config import load_recipe
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor
+from worldclip.export import ExportConfig, card, probe
 from worldclip.model import create_model, image_processor, model_config
 from worldclip.tokenizer import train_tokenizer
 from worldclip.train.config import ModelConfig
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
+
+
+def recipe(**keys):
+    return load_recipe({**RECIPE, "export": keys})
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,11 @@ def trained(tmp_path_factory) -> Path:
     formats.write_json(run_dir / "curate" / "report.json", {"languages": languages})
     formats.write_text(run_dir / "evaluate" / "table.md", "| data set | acc1 |\n|---|---|\n| tone | 17.0 |\n")
     formats.write_text(run_dir / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
+    sources = {
+        "en": [{"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}],
+        "zh": [{"source": "wordfreq", "licence": "CC BY-SA 4.0"}],
+    }
+    formats.write_manifest(run_dir / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
     return run_dir
 
 
@@ -46,48 +56,82 @@ def run_dir(trained, tmp_path) -> Path:
 
 
 def test_the_exported_folder_embeds_as_the_checkpoint_and_holds_no_trainer(run_dir):
-    report = export.run(load_recipe(RECIPE), run_dir, LocalExecutor())
+    report = export.run(recipe(), run_dir, LocalExecutor())
     folder = run_dir / "export" / "huggingface"
-    assert report["formats"]["huggingface"]["max_difference"] <= export.TOLERANCE
+    assert report["formats"]["huggingface"]["max_difference"] <= probe.TOLERANCE
     assert not (folder / "trainer").exists()
     texts = ["a red apple", "红苹果"]
     found = worldclip.load(folder, device="cpu").encode_text(texts)
     np.testing.assert_array_equal(found, worldclip.load(run_dir, device="cpu").encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["inputs"] == export.inputs(load_recipe(RECIPE), run_dir)
+    assert manifest["inputs"] == export.inputs(recipe(), run_dir)
 
 
-def test_the_model_card_names_languages_pairs_results_and_sources(run_dir):
-    card = export.model_card(load_recipe(RECIPE), run_dir, run_dir / "train" / "step_000000009")
-    front, _, body = card.removeprefix("---\n").partition("\n---\n")
+def test_the_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
+    facts = card.of_run(recipe(), run_dir, run_dir / "train" / "step_000000009")
+    text = card.render(facts, "huggingface", {"max_difference": 1e-7})
+    front, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert "- zh" in front.splitlines()
     assert "# my_run: a CLIP for 2 languages" in body
-    for line in ("| en | 100 | 80 | 1,200 |", "| tone | 17.0 |", "OpenMoji, CC BY-SA 4.0", "step_000000009"):
+    expected = (
+        *("| en | 100 | 80 | 1,200 |", "| tone | 17.0 |", "OpenMoji, CC BY-SA 4.0", "step_000000009"),
+        *("| Princeton WordNet | WordNet licence | en |", "| wordfreq | CC BY-SA 4.0 | zh |", "preset vit_b32"),
+    )
+    for line in expected:
         assert line in body
 
 
-def test_a_model_that_differs_when_loaded_again_is_refused_and_the_old_export_stays(run_dir, monkeypatch):
-    export.run(load_recipe(RECIPE), run_dir, LocalExecutor())
-    before = (run_dir / "export" / "huggingface" / "README.md").read_bytes()
+@pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])
+def test_a_model_that_differs_when_loaded_again_is_refused_and_the_old_export_stays(name, run_dir, monkeypatch):
+    export.run(recipe(formats=[name]), run_dir, LocalExecutor())
+    before = (run_dir / "export" / name / "README.md").read_bytes()
+    module = __import__(f"worldclip.export.{name}", fromlist=[name])
+    wrote = "copy" if name == "huggingface" else "write"
+    plain = getattr(module, wrote)
 
-    def spoil(source, target, **options):
+    def spoil(source, folder):
         import torch
         from safetensors.torch import load_file, save_file
 
-        shutil.copy(source, target)
-        if Path(target).name == "model.safetensors":
-            weights = load_file(target)
-            weights["text_projection.weight"] += 1e-2 * torch.randn_like(weights["text_projection.weight"])
-            save_file(weights, target, {"format": "pt"})
+        plain(source, folder)
+        file = next(folder.glob("*.safetensors"))
+        weights = load_file(file)
+        key = next(key for key in weights if key.endswith(("visual_projection.weight", "visual.proj", "head.weight")))
+        weights[key] = weights[key] + 1e-2 * torch.randn_like(weights[key])
+        save_file(weights, file, {"format": "pt"})
 
-    plain = shutil.copytree
-    monkeypatch.setattr(export.shutil, "copytree", lambda *args, **kw: plain(*args, **kw, copy_function=spoil))
+    monkeypatch.setattr(module, wrote, spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
-        export.run(load_recipe(RECIPE), run_dir, LocalExecutor())
-    assert (run_dir / "export" / "huggingface" / "README.md").read_bytes() == before
-    assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == ["huggingface"]
+        export.run(recipe(formats=[name]), run_dir, LocalExecutor())
+    assert (run_dir / "export" / name / "README.md").read_bytes() == before
+    assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == [name]
 
 
 def test_a_run_without_a_checkpoint_is_told_to_train(tmp_path):
     with pytest.raises(UserError, match="run first: worldclip train"):
-        export.run(load_recipe(RECIPE), tmp_path, LocalExecutor())
+        export.run(recipe(), tmp_path, LocalExecutor())
+
+
+def test_problems_of_the_configuration_are_told_at_once(tmp_path):
+    config = ExportConfig(formats=(), onnx_precisions=(), corpus=("texts.csv",))
+    with pytest.raises(UserError) as caught:
+        export.export_model(tmp_path, tmp_path / "out", config)
+    assert len(caught.value.problems) == 4
+
+
+def test_the_image_tower_alone_gives_its_patch_features_through_plain_transformers(run_dir):
+    import torch
+    from transformers import MetaClip2VisionModel
+
+    report = export.run(recipe(tower="vision"), run_dir, LocalExecutor())
+    assert list(report["formats"]) == ["vision"]
+    tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "vision").eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    clip = worldclip.load(run_dir, device="cpu")
+    with torch.inference_mode():
+        found = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    assert found[-2][:, 1:].shape == (2, 4, 64)
+    torch.testing.assert_close(found[-2], whole[-2], atol=1e-6, rtol=1e-5)
+    with pytest.raises(UserError, match="MetaClip2VisionModel; it has no embeddings"):
+        worldclip.load(run_dir / "export" / "vision")

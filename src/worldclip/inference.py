@@ -19,7 +19,7 @@ import numpy as np
 from worldclip.errors import UserError
 from worldclip.interop import sources
 from worldclip.tokenizer import Tokenizer
-from worldclip.towers import Towers
+from worldclip.towers import TorchTowers, Towers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +37,13 @@ class Clip:
     """None where there is an image tower alone (timm's)."""
     processor: Any
     """The source's own preprocessing, called as Hugging Face's image processors are."""
+
+    @property
+    def model(self) -> Any:
+        """The torch model, transformers' own.  Raises UserError for an ONNX folder, which has none."""
+        if not isinstance(self.towers, TorchTowers):
+            raise UserError("these are ONNX encoders, which have no torch model; load the model that they came from")
+        return self.towers.model
 
     @property
     def embed_dim(self) -> int:

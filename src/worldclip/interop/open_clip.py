@@ -184,14 +184,14 @@ def own_name(model_cfg: Mapping[str, Any]) -> str | None:
 
 
 def _comparable(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    text = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
-    text.pop("hf_tokenizer_name", None)
-    return {
-        **model_cfg,
-        "quick_gelu": bool(model_cfg.get("quick_gelu")),
-        "vision_cfg": {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]},
-        "text_cfg": text,
-    }
+    """A configuration by what it builds: defaults written out, MLPs by their width, without the tokenizer's name."""
+    found: dict[str, Any] = {**model_cfg, "quick_gelu": bool(model_cfg.get("quick_gelu"))}
+    for key, defaults in (("vision_cfg", _VISION_DEFAULTS), ("text_cfg", _TEXT_DEFAULTS)):
+        tower = {**defaults, **model_cfg[key]}
+        tower["mlp_width"] = int(tower["width"] * tower.pop("mlp_ratio"))
+        tower.pop("hf_tokenizer_name", None)
+        found[key] = tower
+    return found
 
 
 def to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where: str) -> MetaClip2Model:
