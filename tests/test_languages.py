@@ -156,3 +156,9 @@ def test_no_codes_means_the_whole_table() -> None:
 def test_unknown_code_is_a_key_error_that_names_a_near_one() -> None:
     with pytest.raises(KeyError, match="did you mean 'zh'"):
         languages.get("zhh")
+
+
+def test_every_language_has_a_family():
+    families = {language.code: language.family for language in languages.all()}
+    assert [code for code, family in families.items() if not family] == ["other"]
+    assert (families["sw"], families["ja"], families["eo"]) == ("Atlantic-Congo", "Japonic", "Constructed")

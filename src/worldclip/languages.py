@@ -11,6 +11,7 @@ languages.csv, one row a metadata language:
     script          ISO 15924, of the Wikipedia's own text
     words           how words are found: `space`, `icu` (dictionaries of ICU) or `tsheg` (the Tibetan mark)
     resource_level  by wordfreq's lists: `high` a large one (words to 1e-8), `mid` a small one (to 1e-6), `low` none
+    family          top-level family of Glottolog; `Constructed` of made languages, empty for `other`
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Language:
     script: str
     words: Literal["space", "icu", "tsheg"]
     resource_level: Literal["high", "mid", "low"]
+    family: str
 
     @property
     def spaced(self) -> bool:
@@ -139,7 +141,7 @@ def _by_code() -> dict[str, Language]:
 
 def _language(row: dict[str, str]) -> Language:
     several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet")}
-    one = {key: row[key] for key in ("code", "name", "script", "words", "resource_level")}
+    one = {key: row[key] for key in ("code", "name", "script", "words", "resource_level", "family")}
     return Language(**several, **one, wordfreq=row["wordfreq"] or None)  # type: ignore[arg-type]
 
 
