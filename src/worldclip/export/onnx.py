@@ -125,7 +125,7 @@ def _write_float16(source: Path, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numbers that are cut to float16's range: masks' -inf
         half = convert_float_to_float16(library.load(source), keep_io_types=True, disable_shape_infer=True)
-    is_large = half.ByteSize() > MAX_FILE_BYTES
+    is_large = source.with_name(f"{source.name}_data").exists()
     library.save(half, path, save_as_external_data=is_large, location=f"{path.name}_data" if is_large else None)
 
 

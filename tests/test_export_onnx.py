@@ -1,0 +1,88 @@
+"""ONNX encoders in onnxruntime: float32 equal, float16 and int8 near, any batch and any text length."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from small_models import TEXTS, random_pixels, save_hugging_face
+
+import worldclip
+from worldclip.errors import UserError
+from worldclip.export import ExportConfig, export_model
+from worldclip.interop import published
+
+HUGE_378 = published.find("metaclip-2-worldwide-huge-378")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("onnx")
+    save_hugging_face(HUGE_378, place / "source")
+    report = export_model(place / "source", place / "out", ExportConfig(formats=("onnx",)))
+    checked = report["formats"]["onnx"]["checked"]
+    assert checked["fp32"] <= 1e-5
+    assert checked["fp16"] >= 0.999
+    assert checked["int8"] >= 0.98
+    return place
+
+
+def test_the_layout_is_the_onnx_communitys(exported):
+    folder = exported / "out" / "onnx"
+    names = {path.name for path in (folder / "onnx").iterdir()}
+    assert names == {f"{tower}_model{end}.onnx" for tower in ("vision", "text") for end in ("", "_fp16", "_quantized")}
+    assert {"config.json", "preprocessor_config.json", "tokenizer.json", "README.md"} <= {
+        p.name for p in folder.iterdir()
+    }
+    for tower, inputs, output in (
+        ("vision", {"pixel_values": ["batch_size", 3, 28, 28]}, "image_embeds"),
+        ("text", {key: ["batch_size", "sequence_length"] for key in ("input_ids", "attention_mask")}, "text_embeds"),
+    ):
+        session = onnxruntime.InferenceSession(folder / "onnx" / f"{tower}_model.onnx")
+        assert {found.name: found.shape for found in session.get_inputs()} == inputs
+        assert [(found.name, found.shape) for found in session.get_outputs()] == [(output, ["batch_size", 48])]
+
+
+@pytest.mark.parametrize(("precision", "min_cosine"), [("fp32", None), ("fp16", 0.999), ("int8", 0.98)])
+def test_onnx_towers_embed_as_the_model(exported, precision, min_cosine):
+    clip = worldclip.load(exported / "source", device="cpu")
+    encoders = worldclip.load(exported / "out" / "onnx", precision=precision)
+    pixels = random_pixels(28, num=5)
+    texts = [*TEXTS, "a", "a red apple on a table"]
+    pairs = (
+        (encoders.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels)),
+        (encoders.encode_text(texts), clip.encode_text(texts)),
+        (encoders.encode_text([""]), clip.encode_text([""])),  # the shortest: <s> </s>
+        (encoders.towers.encode_pixels(pixels[:1]), clip.towers.encode_pixels(pixels[:1])),
+    )
+    for found, expected in pairs:
+        if min_cosine is None:
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        else:
+            assert (found * expected).sum(axis=1).min() >= min_cosine
+    assert encoders.logit_scale == pytest.approx(clip.logit_scale)
+    assert encoders.embed_dim == 48
+
+
+def test_onnx_probabilities_are_the_models(exported):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    found = worldclip.load(exported / "out" / "onnx").classify([image], ["red", "赤い"])
+    expected = worldclip.load(exported / "source", device="cpu").classify([image], ["red", "赤い"])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_precision_that_is_not_there_names_those_that_are(exported, tmp_path):
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
+    (folder / "onnx" / "text_model.onnx").unlink()
+    with pytest.raises(UserError, match="has no fp32 encoders; there are fp16, int8"):
+        worldclip.load(folder)
+    (folder / "onnx" / "vision_model_fp16.onnx").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"vision_model_fp16\.onnx does not load in onnxruntime"):
+        worldclip.load(folder, precision="fp16")
+    with pytest.raises(UserError, match="ONNX encoders, which have no torch model"):
+        _ = worldclip.load(folder, precision="int8").model
+    with pytest.raises(UserError, match="precision is 'fp16'; only ONNX folders hold several"):
+        worldclip.load(exported / "source", precision="fp16")
