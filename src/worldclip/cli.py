@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -32,22 +32,34 @@ STAGE_HELP = {
     "evaluate": "a checkpoint's results",
     "export": "a checkpoint in other libraries' formats",
 }
+SLICED = ("pool", "match")  # stages that several calls may share out among them
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Common:
+class _Work:
+    executor: Annotated[str, tyro.conf.arg(metavar="local|ray[:ADDRESS]")] = "local"
+    """local (processes of this machine), ray (the cluster at RAY_ADDRESS, else one started here) or ray:ADDRESS."""
+    workers: int | None = None
+    """Shards at a time; default: one a core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common(_Work):
     recipe: Annotated[str, tyro.conf.Positional]
     """Recipe (.toml) or folder of a run."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the run; default: the run given, or runs/<name of the recipe>."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """section.key=value, over the recipe; may be repeated (none: back to the default)."""
-    executor: Literal["local"] = "local"
-    """Where shards are worked on: processes of this machine."""
-    workers: int | None = None
-    """Processes; default: one a core."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the reports of the stages as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sliced(_Common):
+    shards: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
+    """Work on the I-th of N parts of the shards alone, as the jobs of an array do beside each other; the same command
+    without --shards then finishes the stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +111,31 @@ class FetchMetadataCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolCheckCommand:
+class PackCommand:
+    """All lists of a run in one file, with sources, licences and digests."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of a run whose stage metadata is finished."""
+    out: str
+    """File to write (.tar)."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what was packed as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpackCommand(_Work):
+    """Lists that were packed, as a run whose stage metadata is finished."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """File, or its address (http, s3, ...)."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of the run; default: runs/<name of the file>."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the stage's report as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolCheckCommand(_Work):
     """Duplicates, decontamination, text, image and model rules, deny lists: which pairs of a pool are valid, and why.
 
     The keys of --config and --set are in docs/pool_check.md; without any, near duplicates and undecodable images go.
@@ -113,14 +149,12 @@ class PoolCheckCommand:
     """File of rules."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """key=value, over the file: --set radius=6, --set texts.min_chars=3; may be repeated."""
-    workers: int | None = None
-    """Processes; default: one a core."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the report as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolDedupCommand:
+class PoolDedupCommand(_Work):
     """Keys that stand in several shards: which copies go, as a list for pool.deny_keys; the first shard's stays."""
 
     pool: Annotated[str, tyro.conf.Positional]
@@ -129,14 +163,12 @@ class PoolDedupCommand:
     """Folder to write; its duplicates.parquet is what pool.deny_keys takes."""
     key: str | None = None
     """Where a pair's identity is: member, json:FIELD or a column; default: as the run or .toml says, else member."""
-    workers: int | None = None
-    """Processes; default: one a core."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the counts as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolHashCommand:
+class PoolHashCommand(_Work):
     """Hashes of a set of images in one file, to decontaminate pools against it where the images are not."""
 
     source: Annotated[str, tyro.conf.Positional]
@@ -145,14 +177,12 @@ class PoolHashCommand:
     """File to write (.parquet)."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """hash=embedding and embedding_model=MODEL, as the check will have them."""
-    workers: int | None = None
-    """Processes; default: one a core."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the counts as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolWatCommand:
+class PoolWatCommand(_Work):
     """Image links and their texts of Common Crawl's WAT files as a Parquet pool, ready for img2dataset."""
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -161,8 +191,6 @@ class PoolWatCommand:
     """Folder of the pool."""
     num_shards: int | None = None
     """Parquet files; default: one for 2,000,000 links. A pool keeps its number."""
-    workers: int | None = None
-    """Processes; default: one a core."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the counts as JSON."""
 
@@ -184,6 +212,34 @@ class EstimateCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateModelCommand:
+    """Any model on data sets; a recipe or a run as the first word measures that run's checkpoint."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A checkpoint's folder, a Hugging Face folder or hub id, or what else `worldclip classify` takes."""
+    out: str
+    """Folder to write: results.jsonl, results.csv, table.md, table.tex, report.html."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the report as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchDatasetCommand:
+    """Download an evaluation data set into the layout that `worldclip evaluate --data DIR` reads."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name in the catalog (docs/6_evaluate.md)."""
+    out: str
+    """Folder of data sets; the files go into OUT/NAME."""
+    mirror: str = ""
+    """A server that holds the files of HOST under /HOST/."""
+    with_train: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The train split too, for linear probes."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what was fetched as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareCommand:
     """Two evaluations side by side, query by query, with the interval of each difference."""
 
@@ -191,6 +247,8 @@ class CompareCommand:
     """A run, or a folder that evaluate wrote."""
     second: Annotated[str, tyro.conf.Positional]
     """Another one."""
+    out: str = ""
+    """Page to write (.html)."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON."""
 
@@ -255,6 +313,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "--version":
         print(_version(rest))
         return 0
+    if command == "evaluate" and _names_model(rest):
+        return _evaluate_model(rest)
     if command in STAGE_HELP and " ".join(arguments[:2]) not in COMMANDS:
         return _stage(command, rest)
     for words in (2, 1):
@@ -296,7 +356,7 @@ def _run(command: RunCommand) -> int:
 def _stage(name: str, rest: list[str]) -> int:
     """One stage alone; its flags are its Config's, their defaults the recipe's."""
     from worldclip.config import to_toml
-    from worldclip.execute import RunLock, run_stage
+    from worldclip.execute import RunLock, run_slice, run_stage
     from worldclip.formats import describe_run, write_json, write_text
     from worldclip.recipe import load_stage
 
@@ -310,7 +370,7 @@ def _stage(name: str, rest: list[str]) -> int:
         [
             ("config", tyro.conf.OmitArgPrefixes[type(config)], field(default=config)),  # type: ignore[misc]
         ],
-        bases=(_Common,),
+        bases=(_Sliced if name in SLICED else _Common,),
         frozen=True,
         kw_only=True,
     )
@@ -321,16 +381,29 @@ def _stage(name: str, rest: list[str]) -> int:
         recipe = dataclasses.replace(recipe, **{name: command.config})
         if problems := recipe.problems():
             raise UserError(problems)
-    run_dir = _folder(command)
-    with RunLock(run_dir):
+    run_dir, executor = _folder(command), _executor(command)
+    part = _read_part(command.shards) if isinstance(command, _Sliced) and command.shards else None
+    with RunLock(run_dir, is_shared=part is not None):
         write_text(run_dir / "recipe.toml", to_toml(recipe))
         write_json(run_dir / "run.json", describe_run())
-        run_stage(load_stage(name), name, recipe, run_dir, _executor(command))
+        stage: Any = load_stage(name)
+        if part is not None:
+            run_slice(stage, name, recipe, run_dir, executor, part)
+            return 0
+        run_stage(stage, name, recipe, run_dir, executor)
         from worldclip.report import write_report
 
         write_report(run_dir)
     _print_results(run_dir, [name], command.json)
     return 0
+
+
+def _read_part(text: str) -> slice:
+    """I/N as every N-th of a list, from the I-th on."""
+    index, _, number = text.partition("/")
+    if not (index.isdigit() and number.isdigit() and 1 <= int(index) <= int(number)):
+        raise UserError(f"--shards is {text!r}; it is I/N, the I-th of N equal parts, I from 1 to N, for example 3/16")
+    return slice(int(index) - 1, None, int(number))
 
 
 def _folder(command: _Common) -> Path:
@@ -339,14 +412,10 @@ def _folder(command: _Common) -> Path:
     return run_folder(command.recipe, command.out)
 
 
-def _executor(command: _Common) -> Any:
-    return _processes(command.workers)
+def _executor(command: _Work) -> Any:
+    from worldclip.execute import create_executor
 
-
-def _processes(workers: int | None) -> Any:
-    from worldclip.execute import LocalExecutor, usable_cores
-
-    return LocalExecutor(workers=usable_cores() if workers is None else workers)
+    return create_executor(command.executor, command.workers)
 
 
 def _print_results(run_dir: Path, stages: Sequence[str], as_json: bool) -> None:
@@ -384,13 +453,40 @@ def _fetch_metadata(command: FetchMetadataCommand) -> int:
     return 0
 
 
+def _pack(command: PackCommand) -> int:
+    from worldclip.metadata.pack import pack
+
+    packed = pack(Path(command.run), Path(command.out))
+    if command.json:
+        print(json.dumps(packed, ensure_ascii=False))
+        return 0
+    print(f"{packed['lists']:,} lists, {packed['entries']:,} entries, {packed['bytes']:,} bytes: {command.out}")
+    for licence, lists in packed["licences"].items():
+        print(f"  {licence}: {', '.join(lists)}")
+    return 0
+
+
+def _unpack(command: UnpackCommand) -> int:
+    from worldclip.metadata.unpack import unpack
+
+    out = Path("runs") / Path(command.source).stem if command.out is None else Path(command.out)
+    report = unpack(command.source, out, _executor(command))
+    entries = sum(found["entries"] for found in report["lists"].values())
+    print(
+        json.dumps(report, ensure_ascii=False)
+        if command.json
+        else f"{len(report['lists']):,} lists, {entries:,} entries: {out}"
+    )
+    return 0
+
+
 def _pool_check(command: PoolCheckCommand) -> int:
     from worldclip.pool.check import check, load_config, load_pool
 
     path = Path(command.pool)
     rules = load_config(command.config or {}, command.set)
     run_dir = path if (path / "recipe.toml").exists() else None
-    report = check(load_pool(path), command.out, rules, executor=_processes(command.workers), run_dir=run_dir)
+    report = check(load_pool(path), command.out, rules, executor=_executor(command), run_dir=run_dir)
     counts = report["counts"]
     if command.json:
         print(json.dumps(report, ensure_ascii=False))
@@ -413,7 +509,7 @@ def _pool_dedup(command: PoolDedupCommand) -> int:
         if problems := recipe.pool.problems():
             raise UserError(problems)
     run_dir = path if (path / "recipe.toml").exists() else None
-    report = dedup(recipe, command.out, executor=_processes(command.workers), run_dir=run_dir)
+    report = dedup(recipe, command.out, executor=_executor(command), run_dir=run_dir)
     if command.json:
         print(json.dumps(report))
         return 0
@@ -429,7 +525,7 @@ def _pool_hash(command: PoolHashCommand) -> int:
     from worldclip.pool.check import hash_images, load_config
 
     out, rules = Path(command.out), load_config({}, command.set)
-    counts = hash_images(Path(command.source), out, _processes(command.workers), config=rules)
+    counts = hash_images(Path(command.source), out, _executor(command), config=rules)
     told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     print(json.dumps({"out": str(out), **counts}) if command.json else f"{out}: {told}")
     return 0
@@ -497,9 +593,7 @@ def _complain(problems: Sequence[str], code: int) -> int:
 def _pool_wat(command: PoolWatCommand) -> int:
     from worldclip.pool.wat import build_wat
 
-    report = build_wat(
-        command.files, Path(command.out), num_shards=command.num_shards, executor=_processes(command.workers)
-    )
+    report = build_wat(command.files, Path(command.out), num_shards=command.num_shards, executor=_executor(command))
     print(json.dumps(report, ensure_ascii=False, indent=None if command.json else 1))
     return 0
 
@@ -523,10 +617,53 @@ def _read_count(flag: str, text: str) -> float:
         raise UserError(f"{flag} is {text!r}; it is a number, K, M or B may follow, for example 10M") from error
 
 
+def _names_model(rest: Sequence[str]) -> bool:
+    """Whether the first word is a model rather than a recipe or a run."""
+    first = rest[0] if rest else ""
+    is_recipe = first.endswith(".toml") or (Path(first) / "recipe.toml").exists()
+    return bool(first) and not first.startswith("-") and not is_recipe
+
+
+def _evaluate_model(rest: Sequence[str]) -> int:
+    """The stage's flags over their defaults, for a model that no recipe of ours made."""
+    from worldclip.evaluate.config import EvaluateConfig
+    from worldclip.evaluate.evaluate import evaluate_model
+    from worldclip.report import write_evaluation
+
+    config: Any = field(default=EvaluateConfig())
+    command_type = dataclasses.make_dataclass(
+        "EvaluateCommand",
+        [("config", tyro.conf.OmitArgPrefixes[EvaluateConfig], config)],  # type: ignore[misc]
+        bases=(EvaluateModelCommand,),
+        frozen=True,
+        kw_only=True,
+    )
+    command: Any = tyro.cli(command_type, args=rest, prog="worldclip evaluate")
+    out = Path(command.out)
+    report = evaluate_model(command.model, command.config, out)
+    page = write_evaluation(out)
+    print(json.dumps(report, ensure_ascii=False) if command.json else (out / "table.md").read_text(encoding="utf-8"))
+    Console(stderr=True, highlight=False).print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
+def _fetch_dataset(command: FetchDatasetCommand) -> int:
+    from worldclip.evaluate.fetch import fetch_dataset
+
+    fetched = fetch_dataset(command.name, Path(command.out), mirror=command.mirror, with_train=command.with_train)
+    told = f"{fetched['files']:,} files, {fetched['bytes']:,} bytes, {fetched['there_already']:,} there already"
+    print(json.dumps(fetched) if command.json else f"{Path(command.out) / command.name}: {told}")
+    return 0
+
+
 def _compare(command: CompareCommand) -> int:
     from worldclip.evaluate.compare import compare, markdown
 
     rows = compare(Path(command.first), Path(command.second))
+    if command.out:
+        from worldclip.report import write_comparison
+
+        write_comparison(Path(command.out), rows, command.first, command.second)
     print(json.dumps(rows, ensure_ascii=False) if command.json else markdown(rows))
     return 0
 
@@ -555,6 +692,9 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "pool hash": _pool_hash,
     "pool dedup": _pool_dedup,
     "fetch metadata": _fetch_metadata,
+    "fetch dataset": _fetch_dataset,
+    "pack": _pack,
+    "unpack": _unpack,
     "estimate": _estimate,
     "compare": _compare,
     "inspect": _inspect,

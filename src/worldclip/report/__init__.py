@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from worldclip.formats import read_json, write_text
-from worldclip.report import data, model
+from worldclip.report import data, evaluation, model
 from worldclip.report.page import Section, cards, count, document, percent, short
 
 Report = dict[str, Any]
@@ -33,6 +34,30 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
+def evaluation_sections(report: Report) -> list[Section | None]:
+    """What an evaluation found, those parts that it has."""
+    return [
+        evaluation.published_section(report),
+        model.accuracy_section(report),
+        evaluation.languages_section(report),
+        model.gallery_section(report),
+    ]
+
+
+def write_evaluation(folder: Path) -> Path:
+    """FOLDER/report.html of an evaluation outside a run, from FOLDER/report.json.  Returns its path."""
+    report = read_json(folder / "report.json")
+    sections = [section for section in evaluation_sections(report) if section is not None]
+    write_text(folder / "report.html", document(f"Evaluation of {report['model']}", "Made with worldclip.", sections))
+    return folder / "report.html"
+
+
+def write_comparison(path: Path, rows: Sequence[Mapping[str, Any]], first: str, second: str) -> None:
+    """Two evaluations side by side (rows of evaluate.compare) as a page of its own."""
+    section = evaluation.comparison_section(rows, first, second)
+    write_text(path, document("Comparison", "Made with worldclip.", [section]))
+
+
 def read_reports(run_dir: Path) -> dict[str, Report]:
     """stage -> its report.json, for the stages that have one."""
     paths = {stage: run_dir / stage / "report.json" for stage in STAGES}
@@ -52,7 +77,7 @@ def _sections(reports: dict[str, Report], log: list[Report]) -> dict[str, list[S
     drawn: dict[str, list[Section | None]] = {}
     if "evaluate" in reports:
         report = reports["evaluate"]
-        drawn["evaluate"] = [model.accuracy_section(report), model.gallery_section(report)]
+        drawn["evaluate"] = evaluation_sections(report)
     drawn["train"] = [model.train_section(reports.get("train"), log)]
     if "curate" in reports:
         drawn["curate"] = [data.curate_section(reports["curate"])]
