@@ -138,5 +138,11 @@ def uniform(keys: str | Strings, text_idx: Any, seed: int, epoch: int, stream: i
     return uniform_of_hashes(hash_keys(keys), text_idx, seed, epoch, stream)
 
 
+def choose(keys: Strings, text_idx: Any, num: int) -> list[tuple[float, int]]:
+    """A sample by hash: (number, row) of the `num` texts whose coins in the stream `order` are smallest, in order."""
+    numbers = uniform(keys, text_idx, 0, 0, ORDER)
+    return [(float(numbers[row]), int(row)) for row in np.argsort(numbers, kind="stable")[:num]]
+
+
 def _u64(value: int) -> np.uint64:
     return np.uint64(int(value) % 2**64)

@@ -22,7 +22,8 @@ from worldclip.balance.balance import (
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.sums import counted_shards, sum_counts
 from worldclip.config import load_recipe
-from worldclip.curate.curate import find_candidates, matched_shards, report_shard, text_probs, total_report
+from worldclip.curate.candidates import find_candidates, matched_shards, text_probs
+from worldclip.curate.tally import report_shard, total_report
 from worldclip.errors import UserError
 from worldclip.execute import Report
 
@@ -116,8 +117,8 @@ class _World:
                     mine = total.setdefault(lang, dict.fromkeys(row, 0))
                     for column, value in row.items():
                         mine[column] += value
-        match_report, policy = formats.read_json(self.run_dir / "match" / "report.json"), config.text_policy
-        return [total_report(match_report, [{"languages": languages}], policy) for languages in sums]
+        match_report = formats.read_json(self.run_dir / "match" / "report.json")
+        return [total_report(match_report, [{"languages": languages}], config) for languages in sums]
 
     def _candidate(self, config: BalanceConfig, thresholds: Mapping[str, int | None], report: Report) -> dict[str, Any]:
         rows = {lang: _columns(row) for lang, row in report["languages"].items()}

@@ -32,13 +32,14 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
 
     Returns {key, shard, text_policy, is_valid, kept, texts: [{text_idx, text, reason, lang, lid_label, lang_prob,
     entries: [{entry_id, entry, source, matches, prob}], keep_prob, coin}]}.  reason: as in curate's report, or `kept`,
-    or under text_policy one `not_drawn`; then also draw: {coin, among, text_idx}.  Reads the shard again.  Raises
-    UserError where the pool lacks the key.
+    or under text_policy one `not_drawn`; then also draw: {coin, among, text_idx}.  A text over a cap is `excluded` and
+    has the `cap`.  Reads the shard again.  Raises UserError where the pool lacks the key.
     """
     run_dir = Path(run)
     recipe = load_recipe(run_dir)
     formats.require_manifest(run_dir, "balance")
     shard = _find_shard(recipe, run_dir, key)
+    bounds = _bounds(recipe, run_dir)
     texts = _explain_texts(recipe, run_dir, shard, key)
     is_valid = bool(keys.is_valid(pa.array([key]), keys.key_lists(recipe.pool), shard.name)[0])
     config = recipe.curate
@@ -58,7 +59,18 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     for row in drawable:
         row["coin"] = coin.uniform(key, row["text_idx"], config.seed, 0)
         row["reason"] = "kept" if row["coin"] < row["keep_prob"] else "sampled_out"
+        bound = bounds.get(row["lang"])
+        if row["reason"] == "kept" and bound is not None and row["coin"] / row["keep_prob"] >= bound["bound"]:
+            row |= {"reason": "excluded", "cap": bound["max_pairs"]}
     return {**found, "kept": any(row["reason"] == "kept" for row in texts), "texts": texts}
+
+
+def _bounds(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+    """The caps that cut a language, as curate found them; they are about all shards."""
+    if recipe.curate.max_pairs is None:
+        return {}
+    formats.require_manifest(run_dir, "curate")
+    return dict(formats.read_json(run_dir / "curate" / "report.json")["caps"])
 
 
 def _find_shard(recipe: Recipe, run_dir: Path, key: str) -> Shard:
@@ -210,7 +222,8 @@ def key_to_text(found: dict[str, Any]) -> str:
         draw = found["draw"]
         lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} (coin {draw['coin']:.4f})")
     for text in found["texts"]:
-        lines.append(f"  text {text['text_idx']} {text['text']!r}: {text['reason']}")
+        over = f" (over the cap of {text['cap']:,} pairs)" if "cap" in text else ""
+        lines.append(f"  text {text['text_idx']} {text['text']!r}: {text['reason']}{over}")
         if "lang_prob" in text:
             lang = f", language {text['lang']}" if "lang" in text else ""
             lines.append(f"    label {text['lid_label']} ({text['lang_prob']:.2f}){lang}")

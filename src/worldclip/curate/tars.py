@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from worldclip import formats, pool
 from worldclip.columns import one_array
-from worldclip.curate.curate import curated_path, key_starts
+from worldclip.curate.candidates import key_starts
+from worldclip.curate.curate import curated_path
 from worldclip.errors import BadShard
 from worldclip.execute import Executor, Report, Shard, remove_stale
 from worldclip.keys import KeyTable

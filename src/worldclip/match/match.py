@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip import formats, keys, languages, pool
+from worldclip import coin, formats, keys, languages, pool
 from worldclip.coin import hash_keys
 from worldclip.columns import codes_of, list_buffers, names_of
 from worldclip.errors import UserError
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import Executor, Report, Shard, remove_stale, repeatable
 from worldclip.match import lid
 from worldclip.match.matcher import Matcher
 
@@ -36,6 +36,8 @@ REASONS = ("bad_pair", "duplicate", "no_text", "no_language", "no_match", "match
 NO_LANGUAGE, NO_MATCH, MATCHED = (REASONS.index(name) for name in ("no_language", "no_match", "matched"))
 UNDETERMINED = "und"  # the language of what has none (BCP 47)
 NUM_BAD_SAMPLES = 20  # in the report
+NUM_SAMPLES = 12  # of texts without a match, and without a language
+MAX_CHARS = 300  # of a sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +75,7 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
         "pool": formats.require_manifest(run_dir, "pool")["digest"],
         "metadata": formats.require_manifest(run_dir, "metadata")["digest"],
         "lid_model": _lid_digest(recipe),
-        "key_lists": [{"setting": each.setting, "digest": each.digest} for each in keys.key_lists(recipe.pool)],
+        "key_lists": [_known_list(each) for each in keys.key_lists(recipe.pool)],
     }
     return found
 
@@ -84,28 +86,44 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     stage_inputs = inputs(recipe, run_dir)
     shards = pool.shards(recipe, run_dir)
     work = match_work(recipe, run_dir)
-    _check_merges(work)
+    reports = _match_and_count(shards, work, recipe, executor)
     _remove_stale(folder, shards)
+    report = sum_reports(reports)
+    lists = {name: _num_entries(run_dir, name) for name, _ in work.list_digests}
+    formats.write_json(folder / "report.json", report)
+    counts = {key: report[key] for key in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)}
+    more = {"lists": lists, "languages": list(work.languages)}  # what balance and curate must know of the metadata
+    formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=counts, **more)
+    return report
+
+
+def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> list[Report]:
+    """Match and count some of the pool's shards alone; safe beside calls for other shards."""
+    formats.require_manifest(run_dir, "pool")
+    return _match_and_count(pool.shards(recipe, run_dir, part), match_work(recipe, run_dir), recipe, executor)
+
+
+def _match_and_count(shards: Sequence[Shard], work: MatchWork, recipe: Recipe, executor: Executor) -> list[Report]:
+    """Texts and counts of each shard; the reports of the texts."""
+    folder = work.run_dir / "match"
+    _check_merges(work)
     matched_by = _config_of_texts(recipe, work)
     reports = executor.map(
         functools.partial(match_shard, work=work), shards, label="match", done_dir=folder / "done/texts", key=matched_by
     )
     key_lists = keys.key_lists(recipe.pool)
-    counted_by = {"texts": matched_by, "key_lists": stage_inputs["key_lists"]}
     executor.map(
-        functools.partial(count_shard, run_dir=run_dir, key_lists=key_lists),
+        functools.partial(count_shard, run_dir=work.run_dir, key_lists=key_lists),
         shards,
         label="count",
         done_dir=folder / "done/counts",
-        key=counted_by,
+        key={"texts": matched_by, "key_lists": [_known_list(each) for each in key_lists]},
     )
-    report = sum_reports(reports)
-    lists = {name: _num_entries(run_dir, name) for name, _ in work.list_digests}
-    formats.write_json(folder / "report.json", report)
-    counts = {key: report[key] for key in ("pairs", "num_keys", "num_matched_texts")}
-    more = {"lists": lists, "languages": list(work.languages)}  # what balance and curate must know of the metadata
-    formats.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=counts, **more)
-    return report
+    return reports
+
+
+def _known_list(key_list: keys.KeyList) -> dict[str, str]:
+    return {"setting": key_list.setting, "digest": key_list.digest}
 
 
 def match_work(recipe: Recipe, run_dir: Path) -> MatchWork:
@@ -157,7 +175,7 @@ def _config_of_texts(recipe: Recipe, work: MatchWork) -> dict[str, Any]:
     config = relevant_config(recipe)
     of_pool = {key: value for key, value in config["pool"].items() if key in ("key", "texts")}
     upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
-    return {"config": {**config, "pool": of_pool}, "upstream": upstream}
+    return {"config": {**config, "pool": of_pool}, "upstream": upstream, "samples": NUM_SAMPLES}
 
 
 def _remove_stale(folder: Path, shards: Sequence[Shard]) -> None:
@@ -195,6 +213,7 @@ class Matched:
     """(rows + 1,) int64: row i has entry_ids[offsets[i] : offsets[i + 1]]."""
 
 
+@repeatable
 def match_shard(shard: Shard, *, work: MatchWork) -> Report:
     """Write RUN/match/texts/<shard>.parquet, the texts with a match in the pool's order; report every text's reason."""
     pool_texts = pool.read_texts(shard, work.pool)
@@ -203,12 +222,37 @@ def match_shard(shard: Shard, *, work: MatchWork) -> Report:
     formats.write_table(table_path(work.run_dir / "match", "texts", shard), table, formats.MATCH_TEXTS)
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), work.languages)
     report["bad"] = pool_texts.bad
+    report["samples"] = {
+        REASONS[reason]: _sample(shard, pool_texts, matched, reason, work.languages)
+        for reason in (NO_LANGUAGE, NO_MATCH)
+    }
     report["labels_without_language"] = dict(Counter(matched.labels[matched.reason == NO_LANGUAGE].tolist()))
     if pool_texts.truth is not None:
         readable = np.flatnonzero(matched.reason >= NO_LANGUAGE)
         truth = pool_texts.truth.take(pa.array(readable))
         report["truth"] = _confusion(truth, matched.lang[readable], work.languages)
     return report
+
+
+def _sample(
+    shard: Shard, pool_texts: PoolTexts, matched: Matched, reason: int, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Some texts that went no further for `reason`, chosen by hash."""
+    rows = np.flatnonzero(matched.reason == reason)
+    keys_of_rows, text_idx = pool_texts.key.take(pa.array(rows)), pool_texts.text_idx.to_numpy()[rows]
+    return [
+        {
+            "number": number,
+            "shard": shard.name,
+            "key": keys_of_rows[i].as_py(),
+            "text_idx": int(text_idx[i]),
+            "text": pool_texts.text[rows[i]].as_py()[:MAX_CHARS],
+            "lang": names[matched.lang[rows[i]]] if matched.lang[rows[i]] >= 0 else UNDETERMINED,
+            "label": str(matched.labels[rows[i]]),
+            "lang_prob": float(matched.lang_prob[rows[i]]),
+        }
+        for number, i in coin.choose(keys_of_rows, text_idx, NUM_SAMPLES)
+    ]
 
 
 def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
@@ -359,6 +403,7 @@ def _confusion(truth: pa.Array, lang: np.ndarray, names: Sequence[str]) -> dict[
 # one shard: count
 
 
+@repeatable
 def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
     """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in; zeros left out."""
     folder = run_dir / "match"
@@ -419,6 +464,13 @@ def sum_reports(reports: Sequence[Report]) -> dict[str, Any]:
     bad = [sample for report in reports for sample in report["bad"]]
     order = np.argsort(hash_keys([sample["key"] for sample in bad]), kind="stable")
     total["bad"] = [bad[i] for i in order[:NUM_BAD_SAMPLES]]
+    total["samples"] = {
+        reason: sorted(
+            (sample for report in reports for sample in report["samples"][reason]),
+            key=lambda sample: (sample["number"], sample["shard"]),
+        )[:NUM_SAMPLES]
+        for reason in ("no_language", "no_match")
+    }
     if any("truth" in report for report in reports):
         total["truth"] = _sum_tables(report.get("truth", {}) for report in reports)
         total["lid_recall"] = {true: row.get(true, 0) / sum(row.values()) for true, row in total["truth"].items()}
