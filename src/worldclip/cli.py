@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from worldclip.config import Recipe, load_recipe
 from worldclip.errors import StageFailed, UserError
+from worldclip.export import ExportConfig
 
 STAGE_HELP = {
     "pool": "build or index a pool of pairs",
@@ -60,6 +61,33 @@ class _Sliced(_Common):
     shards: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
     """Work on the I-th of N parts of the shards alone, as the jobs of an array do beside each other; the same command
     without --shards then finishes the stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PushFlags:
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """Repository of the hub that the export goes to; further formats go to OWNER/NAME-<format>."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """With --push: say what would go where, and upload nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pushed(_Common, _PushFlags):
+    """The flags of the stage export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportModelCommand(_PushFlags):
+    """A model that no run of ours made, in other libraries' formats."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """What worldclip.load takes: a folder, a checkpoint, a hub id."""
+    out: str
+    """Folder to write; each format is a folder in it."""
+    config: tyro.conf.OmitArgPrefixes[ExportConfig] = field(default_factory=ExportConfig)
+    """What to export to."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the report as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,16 +283,18 @@ class CompareCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectCommand:
-    """Why a pair was kept or dropped, what an entry is worth, what a file holds."""
+    """Why a pair was kept or dropped, what an entry is worth and why it is there, what a file holds."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """Folder of a run (with --key or --entry), or a file of ours."""
+    """Folder of a run (with --key or --entry), its metadata folder (alone, or with --lang and --find), or a file."""
     key: str | None = None
     """Identity of a pair."""
     entry: str | None = None
     """An entry, with --lang."""
-    lang: str = "en"
-    """Language of the entry."""
+    find: str | None = None
+    """In RUN/metadata: why this entry is in the list --lang, and its rank."""
+    lang: str | None = None
+    """Language of the entry; default for --entry: en."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON."""
 
@@ -315,6 +345,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if command == "evaluate" and _names_model(rest):
         return _evaluate_model(rest)
+    if command == "export" and _is_model(rest):
+        return _export_model(rest)
     if command in STAGE_HELP and " ".join(arguments[:2]) not in COMMANDS:
         return _stage(command, rest)
     for words in (2, 1):
@@ -358,7 +390,7 @@ def _stage(name: str, rest: list[str]) -> int:
     from worldclip.config import to_toml
     from worldclip.execute import RunLock, run_slice, run_stage
     from worldclip.formats import describe_run, write_json, write_text
-    from worldclip.recipe import load_stage
+    from worldclip.recipe import dismiss_helpers, help_with, is_helper, load_stage
 
     asks_help = any(argument in ("-h", "--help") for argument in rest)
     if rest and rest[0].startswith("-") and not asks_help:
@@ -370,7 +402,7 @@ def _stage(name: str, rest: list[str]) -> int:
         [
             ("config", tyro.conf.OmitArgPrefixes[type(config)], field(default=config)),  # type: ignore[misc]
         ],
-        bases=(_Sliced if name in SLICED else _Common,),
+        bases=(_Sliced if name in SLICED else _Pushed if name == "export" else _Common,),
         frozen=True,
         kw_only=True,
     )
@@ -383,6 +415,9 @@ def _stage(name: str, rest: list[str]) -> int:
             raise UserError(problems)
     run_dir, executor = _folder(command), _executor(command)
     part = _read_part(command.shards) if isinstance(command, _Sliced) and command.shards else None
+    if is_helper():
+        help_with([name], recipe, run_dir)
+        return 0
     with RunLock(run_dir, is_shared=part is not None):
         write_text(run_dir / "recipe.toml", to_toml(recipe))
         write_json(run_dir / "run.json", describe_run())
@@ -390,12 +425,53 @@ def _stage(name: str, rest: list[str]) -> int:
         if part is not None:
             run_slice(stage, name, recipe, run_dir, executor, part)
             return 0
-        run_stage(stage, name, recipe, run_dir, executor)
+        if not run_stage(stage, name, recipe, run_dir, executor):
+            dismiss_helpers(name, recipe)
         from worldclip.report import write_report
 
         write_report(run_dir)
     _print_results(run_dir, [name], command.json)
+    if isinstance(command, _Pushed) and command.push:
+        _push(run_dir / "export", command.push, command.dry_run)
     return 0
+
+
+def _is_model(rest: Sequence[str]) -> bool:
+    """Whether what `export` is given is a model rather than a recipe or a run."""
+    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml"):
+        return False
+    return not (Path(rest[0]) / "recipe.toml").exists()
+
+
+def _export_model(rest: Sequence[str]) -> int:
+    command = tyro.cli(ExportModelCommand, args=rest, prog="worldclip export")
+    from worldclip.export import export_model
+
+    report = export_model(command.model, command.out, command.config)
+    if command.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        for name, found in report["formats"].items():
+            print(f"{Path(command.out) / name}: {found['bytes']:,} bytes, differs by {found['max_difference']:.1e}")
+    if command.push:
+        _push(Path(command.out), command.push, command.dry_run)
+    return 0
+
+
+def _push(out: Path, repository: str, dry_run: bool) -> None:
+    """The formats of an export's report to the hub; what is told goes to standard error."""
+    from worldclip.export.push import plan, push
+
+    written = _read_report(out)["formats"]
+    uploads = plan([out / name for name in written], repository)
+    console = Console(stderr=True, highlight=False)
+    for line in (line for upload in uploads for line in upload.lines()):
+        console.print(escape(line), soft_wrap=True)
+    if dry_run:
+        console.print("dry run: nothing was uploaded")
+        return
+    for address in push(uploads):
+        console.print(address, soft_wrap=True)
 
 
 def _read_part(text: str) -> slice:
@@ -670,12 +746,15 @@ def _compare(command: CompareCommand) -> int:
 
 def _inspect(command: InspectCommand) -> int:
     from worldclip import inspect
+    from worldclip.metadata import inspect as of_metadata
 
-    if command.key is not None:
+    if of_metadata.is_metadata(Path(command.path)) and command.key is None and command.entry is None:
+        found, text = of_metadata.inspect(Path(command.path), command.lang, command.find)
+    elif command.key is not None:
         found = inspect.inspect_key(command.path, command.key)
         text = inspect.key_to_text(found)
     elif command.entry is not None:
-        found = inspect.inspect_entry(command.path, command.entry, command.lang)
+        found = inspect.inspect_entry(command.path, command.entry, command.lang or "en")
         text = inspect.entry_to_text(found)
     else:
         found = inspect.inspect_path(command.path)

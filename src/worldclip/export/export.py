@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip import formats
+from worldclip import formats, languages
 from worldclip.errors import UserError
 from worldclip.export import card as cards
 from worldclip.export import huggingface, onnx, open_clip, probe, prune, timm
@@ -95,13 +95,11 @@ def _export(
     loaded = sources.load(source, "cpu", None, None, None)
     clip = Clip(loaded.towers, loaded.tokenizer, loaded.processor)
     report: Report = {"formats": {}}
-    if config.languages:
-        whole, texts = clip, prune.read_corpus(corpus, config.languages)
-        clip, report["vocabulary"] = prune.prune(whole, texts)
+    if codes := _codes(config):
+        whole = clip
+        clip, report["vocabulary"] = prune.prune(whole, prune.read_corpus(corpus, codes))
         report["vocabulary"]["outside"] = prune.outside(whole, clip, [text for text in probe.LABELS if text])
-        card = cards.Card(
-            card.title, config.languages, [*card.body, *prune.card_lines(report["vocabulary"], config.languages)]
-        )
+        card = cards.Card(card.title, codes, [*card.body, *prune.card_lines(report["vocabulary"], codes)])
     names = ("vision",) if config.tower == "vision" else config.formats
     if clip.tokenizer is None and (lacking := [name for name in names if name not in ("timm", "vision")]):
         raise UserError(f"{source.path} is an image tower alone; it goes out to timm, not to {', '.join(lacking)}")
@@ -111,6 +109,20 @@ def _export(
         write, check = _format(name, clip, config, source.path if is_copied else None)
         report["formats"][name] = _write_checked(out / name, write, check, card, name, recipe)
     return report
+
+
+def _codes(config: ExportConfig) -> list[str]:
+    """The languages that the model keeps, given apart or with commas between them.  UserError for an unknown one."""
+    codes = [code for item in config.languages for code in item.split(",") if code]
+    problems = []
+    for code in codes:
+        try:
+            languages.get(code)
+        except KeyError as error:
+            problems.append(f"export.languages names {code!r}; {error.args[0]}")
+    if problems:
+        raise UserError(problems)
+    return codes
 
 
 Writer = Callable[[Path], None]
@@ -184,9 +196,9 @@ def _write_checked(
 
 
 def _checkpoint(run_dir: Path) -> Path:
-    from worldclip.train.checkpoint import latest_checkpoint
+    from worldclip.train.checkpoint import best_checkpoint
 
-    found = latest_checkpoint(run_dir)
+    found = best_checkpoint(run_dir)
     if found is None:
         raise UserError(f"{run_dir / 'train'} holds no checkpoint; run first: worldclip train {run_dir}")
     return found
