@@ -208,6 +208,8 @@ def _problem_of(part: Path, download: Download) -> str:
         with open(part, "rb") as file:
             found = hashlib.file_digest(file, "sha1").hexdigest()
         return "" if found == download.sha1 else f"its SHA-1 is {found}, the published one {download.sha1}"
+    if download.path.suffix != ".gz":
+        return ""
     try:
         with gzip.open(part) as unpacked:
             while unpacked.read(CHUNK_BYTES):

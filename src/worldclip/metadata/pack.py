@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -50,8 +51,8 @@ class Pack:
 def pack(run_dir: Path, out: Path) -> dict[str, Any]:
     """Write the lists of a finished metadata stage to `out`; the same lists give the same bytes.
 
-    Returns {file, lists, entries, bytes, licences, unlicensed}; unlicensed: lists with a source whose licence is not
-    known.  Raises UserError where the stage is not finished, and BadShard where a list changed since.
+    Returns {file, lists, entries, bytes, licences: {licence: lists}}.  Raises UserError where the stage is not finished
+    or a list changed since.
     """
     manifest = require_manifest(run_dir, STAGE)
     members = {name: run_dir / STAGE / f"{name}.parquet" for name in sorted(manifest["counts"]) if name != MERGED}
@@ -84,7 +85,6 @@ def pack(run_dir: Path, out: Path) -> dict[str, Any]:
         "entries": sum(found["entries"] for found in record["lists"].values()),
         "bytes": out.stat().st_size,
         "licences": licences,
-        "unlicensed": licences.get("not stated in the file", []),
     }
 
 
@@ -93,7 +93,7 @@ def _describe(name: str, path: Path, manifest: Mapping[str, Any]) -> dict[str, A
 
     found = entries_digest(read_table(path, METADATA, ["entry"])["entry"])
     if found != manifest["digests"][name]:
-        raise BadShard(f"{path} changed since it was written; run the metadata stage again")
+        raise UserError(f"{path} changed since it was written; run the metadata stage again")
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -167,7 +167,7 @@ def _check(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
         raise UserError(f"{path} has lists of no language of the table: {', '.join(unknown)}; upgrade worldclip")
     expected = {f"{name}.parquet": of_list["size"] for name, of_list in record["lists"].items()}
     expected[LICENCES] = record["licences"]["size"]
-    for member in tar:
+    for member in itertools.islice(tar, 1, None):
         _refuse_member(path, member, expected)
     if expected:
         raise UserError(f"{path} ends before {', '.join(sorted(expected)[:5])}; {DAMAGED}")
@@ -205,8 +205,11 @@ def read_packed(packed: Pack, name: str, to: Path) -> pa.Table:
 
 
 def read_licences(packed: Pack) -> str:
-    """The page of licences.  Raises BadShard where it is not what was packed."""
-    return _read_checked(packed, LICENCES, packed.record["licences"]["sha256"]).decode("utf-8")
+    """The page of licences.  Raises UserError where it is not what was packed."""
+    try:
+        return _read_checked(packed, LICENCES, packed.record["licences"]["sha256"]).decode("utf-8")
+    except BadShard as error:
+        raise UserError(str(error)) from error
 
 
 def _read_checked(packed: Pack, name: str, sha256: str) -> bytes:
