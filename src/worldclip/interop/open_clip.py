@@ -64,6 +64,8 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
     """MetaClip2Config of an open_clip configuration.  Raises UserError for what a MetaClip2Model cannot do."""
     vision = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
     text = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
+    if text.get("hf_tokenizer_name") == "google/mt5-base":
+        raise UserError(f"{where} is another model: {published.OTHER_MODELS['ViT-L-14-worldwide']}")
     problems = [f"vision_cfg.{key} is {vision[key]!r}" for key in vision if key not in _VISION_DEFAULTS]
     problems += [f"text_cfg.{key} is {text[key]!r}" for key in text if key not in _TEXT_KEYS]
     problems += [f"{key} is {model_cfg[key]!r}" for key in model_cfg if key not in _TOP_KEYS]

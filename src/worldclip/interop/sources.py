@@ -22,7 +22,7 @@ from worldclip.interop import names, onnx, open_clip, published, timm, weights
 from worldclip.model import check_tokenizer, pick_device
 from worldclip.tokenizer import Tokenizer, load_tokenizer, require_transformers
 from worldclip.towers import TorchTowers, Towers
-from worldclip.train.checkpoint import latest_checkpoint
+from worldclip.train.checkpoint import best_checkpoint
 
 Layout = Literal["huggingface", "open_clip", "timm", "onnx"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
@@ -52,7 +52,7 @@ def find(source: str | Path, layout: Layout | None = None) -> Source:
                 f"{path} is no checkpoint; a file that worldclip loads ends in {', '.join(weights.SUFFIXES)}"
             )
         return Source("open_clip", path)
-    checkpoint = latest_checkpoint(path)
+    checkpoint = best_checkpoint(path)
     if checkpoint is not None:
         return Source("huggingface", checkpoint)
     candidates = _candidates(path)
