@@ -28,6 +28,8 @@ FORMAT, VERSION = "worldclip.pack", 1
 RECORD, LICENCES = "pack.json", "LICENCES.md"
 MAX_RECORD_BYTES = 2**28  # of pack.json: 330 lists made from a thousand files each stay far below
 STAGE, MERGED = "metadata", "merged"
+PARTS = ("match", "lists", "pageviews", "licences")
+PARTS_OF_LIST = ("size", "sha256", "entries", "digest", "rules", "sources")
 DAMAGED = "get it again, or ask whoever packed it"
 
 
@@ -145,7 +147,7 @@ def open_pack(path: Path) -> Pack:
     try:
         with tarfile.open(path, "r:") as tar:
             return Pack(path=path, record=_check(path, tar))
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is no whole pack of lists ({type(error).__name__}: {error}); {DAMAGED}") from error
@@ -165,6 +167,10 @@ def _check(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
     codes = {language.code for language in languages.all()}
     if unknown := sorted(set(record["lists"]) - codes):
         raise UserError(f"{path} has lists of no language of the table: {', '.join(unknown)}; upgrade worldclip")
+    lacking = [key for key in PARTS if key not in record]
+    lacking += [f"{name}.{key}" for name, of in record["lists"].items() for key in PARTS_OF_LIST if key not in of]
+    if lacking:
+        raise UserError(f"{path}: {RECORD} lacks {', '.join(lacking[:5])}; {DAMAGED}")
     expected = {f"{name}.parquet": of_list["size"] for name, of_list in record["lists"].items()}
     expected[LICENCES] = record["licences"]["size"]
     for member in itertools.islice(tar, 1, None):

@@ -1,0 +1,237 @@
+"""WordNets in WN-LMF and in the database of the package wn give what OMW's tab files give."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from worldclip import metadata
+from worldclip.config import load_recipe
+from worldclip.errors import BadShard, StageFailed, UserError
+from worldclip.execute import LocalExecutor
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.entries import build_entries
+from worldclip.metadata.wordnet import read_headers, read_wordnet
+from worldclip.metadata.wordnet_lmf import our_code
+
+wn = pytest.importorskip("wn")
+
+QUIET = LocalExecutor(workers=1, quiet=True)
+HEAD = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE LexicalResource SYSTEM "http://globalwordnet.github.io/schemas/WN-LMF-{version}.dtd">
+<LexicalResource xmlns:dc="https://globalwordnet.github.io/schemas/dc/">
+"""
+
+
+def lexicon(lang: str, synsets: dict[str, list[str]], *, name: str = "made-up", members: bool = True) -> str:
+    """A lexicon whose synsets have these lemmas, each lemma once, in the order in which the lemmas first come up."""
+    senses: dict[str, list[str]] = {}
+    for synset, lemmas in synsets.items():
+        for lemma in lemmas:
+            senses.setdefault(lemma, []).append(synset)
+    number = {lemma: n for n, lemma in enumerate(senses)}
+    lines = [
+        f'<Lexicon id="{name}" label="Made up" language="{lang}" email="a@b.c" license="CC BY 4.0" version="1.0"'
+        ' url="http://example.org">'
+    ]
+    for lemma, its in senses.items():
+        of = "".join(f'<Sense id="s-{number[lemma]}-{synset}" synset="{name}-{synset}"/>' for synset in its)
+        entry = f'<Lemma writtenForm="{lemma}" partOfSpeech="n"/><Form writtenForm="{lemma}s"/>'
+        lines.append(f'<LexicalEntry id="{name}-e{number[lemma]}">{entry}{of}</LexicalEntry>')
+    for synset, lemmas in synsets.items():
+        named = f' members="{" ".join(f"s-{number[lemma]}-{synset}" for lemma in lemmas)}"' if members else ""
+        lines.append(f'<Synset id="{name}-{synset}" ili="" partOfSpeech="n"{named}><Definition>x</Definition></Synset>')
+    return "\n".join([*lines, "</Lexicon>"])
+
+
+def lmf(*lexicons: str, version: str = "1.1") -> str:
+    return HEAD.format(version=version) + "\n".join(lexicons) + "\n</LexicalResource>\n"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def lemmas(wordnet: Path | str, lang: str) -> list[str]:
+    return [entry for entry, _ in read_wordnet(str(wordnet), lang)]
+
+
+ENGLISH = {"1": ["New_York", "Big Apple"], "2": ["cat", "true cat"], "3": ["Big Apple", "apple"]}
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A database of wn's of our own; what it is called with is installed there."""
+    monkeypatch.setattr(wn.config, "_data_directory", tmp_path / "wn_data")
+    monkeypatch.setattr(wn.config, "_dbpath", tmp_path / "wn_data" / "wn.db")
+    return lambda text: wn.add(write(tmp_path / "to_install.xml", text), progress_handler=None)
+
+
+@pytest.mark.parametrize("name", ["wn.xml", "wn.xml.gz", "installed"])
+def test_lemmas_come_in_the_files_order_with_blanks(name: str, tmp_path: Path, database: Callable[[str], None]) -> None:
+    text = lmf(lexicon("fr", {"1": ["chat", "matou"], "2": ["pomme_de_terre"], "3": ["matou", "a+b"]}))
+    if name == "installed":
+        database(text)
+    wordnet = "made-up:1.0" if name == "installed" else write(tmp_path / name, text)
+    assert lemmas(wordnet, "fr") == ["chat", "matou", "pomme de terre", "ab"]
+    (header,) = read_headers(str(wordnet))
+    assert (header.name, header.lang, header.licence) == ("Made up 1.0", "fr", "CC BY 4.0")
+
+
+@pytest.mark.parametrize(("members", "version"), [(True, "1.1"), (False, "1.0")])
+@pytest.mark.parametrize("form", ["file", "installed"])
+def test_english_takes_the_first_lemma_of_each_synset_in_lower_case(
+    form: str, members: bool, version: str, tmp_path: Path, database: Callable[[str], None]
+) -> None:
+    text = lmf(lexicon("en", ENGLISH, members=members), version=version)
+    if form == "installed":
+        database(text)
+    wordnet = "made-up:1.0" if form == "installed" else write(tmp_path / "wn.xml", text)
+    assert lemmas(wordnet, "en") == ["new york", "cat", "big apple"]
+
+
+def test_members_may_stand_in_another_order_than_entries(tmp_path: Path) -> None:
+    text = lmf(lexicon("en", {"1": ["b", "a"], "2": ["a", "c"]}))
+    assert lemmas(write(tmp_path / "wn.xml", text), "en") == ["b", "a"]
+
+
+def test_a_file_of_several_languages_gives_those_of_the_one_asked_for(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "wn.xml",
+        lmf(
+            lexicon("sq", {"1": ["mace"]}, name="a"),
+            lexicon("de", {"1": ["Katze"]}, name="b"),
+            lexicon("als", {"1": ["qen"]}, name="c"),
+        ),
+    )
+    assert lemmas(path, "sq") == ["mace", "qen"]
+    with pytest.raises(BadShard, match=r"is the wordnet of sq \(Made up\), de \(Made up\), sq \(Made up\), not of fr"):
+        lemmas(path, "fr")
+
+
+def test_codes_of_wordnets() -> None:
+    theirs = ("als", "sq", "cmn-Hans", "arb", "nb", "nno", "zsm", "pt-BR", "pes", "id", "swh", "art-x-made")
+    assert [our_code(code) for code in theirs] == [
+        "sq", "sq", "zh", "ar", "no", "nn", "ms", "pt", "fa", "id", "sw", None,
+    ]  # fmt: skip
+
+
+BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+EXTERNAL = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
+WHOLE = lmf(lexicon("da", {"1": ["kat"], "2": ["hund"]}))
+
+
+def with_doctype(doctype: str) -> str:
+    lines = WHOLE.splitlines()
+    return "\n".join([lines[0], doctype, *lines[2:]])
+
+
+BROKEN = {
+    "no lemma": (lmf(lexicon("da", {})), "has no lemma"),
+    "no lexicon": (lmf(), "is the wordnet of no language"),
+    "wrong language": (lmf(lexicon("sv", {"1": ["katt"]})), r"is the wordnet of sv \(Made up\), not of da"),
+    "cut": (WHOLE[:-60], "no whole WN-LMF file"),
+    "another XML": ("<feed></feed>", "no whole WN-LMF file"),
+    "no XML": ("<html>404", "no whole WN-LMF file"),
+    "without a licence": (WHOLE.replace('license="CC BY 4.0"', ""), "missing required attribute: license"),
+    "billion laughs": (with_doctype(BOMB), "declares entities of its own"),
+    "external entity": (with_doctype(EXTERNAL), "declares entities of its own"),
+}
+
+
+@pytest.mark.parametrize("name", ["wn.xml", "wn.xml.gz"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_say_what_is_wrong(case: str, name: str, tmp_path: Path) -> None:
+    text, message = BROKEN[case]
+    path = write(tmp_path / name, text)
+    with pytest.raises(BadShard, match=message) as caught:
+        lemmas(path, "da")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [5, -9])
+def test_a_truncated_gzip_is_refused(tmp_path: Path, cut: int) -> None:
+    path = write(tmp_path / "wn.xml.gz", WHOLE)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(BadShard, match="cannot be unpacked"):
+        lemmas(path, "da")
+
+
+def recipe(**wordnets: object):
+    return load_recipe(
+        {
+            "pool": {"path": "."},
+            "balance": {"tail_fraction": 0.1},
+            "languages": {"codes": sorted(wordnets)},
+            "metadata": {"sources": ["number", "wordnet"], "wordnets": wordnets},
+        }
+    )
+
+
+def test_several_wordnets_of_a_language_are_joined_in_order_and_named_with_their_licences(
+    tmp_path: Path, database: Callable[[str], None]
+) -> None:
+    tab = write(tmp_path / "wn-data-dan.tab", "# DanNet\tdan\thttp://x\twordnet\n1-n\tlemma\thund\n2-n\tlemma\tko\n")
+    xml = write(tmp_path / "wn.xml", WHOLE)
+    database(lmf(lexicon("da", {"1": ["hest", "ko"]})))
+    made = recipe(da=[str(tab), str(xml), "made-up:1.0"])
+    metadata.run(made, tmp_path / "run", QUIET)
+    table = metadata.read_entries(tmp_path / "run", "da").to_pydict()
+    assert table["entry"][100:] == ["hund", "ko", "kat", "hest"]
+    assert set(table["source"][100:]) == {"wordnet"}
+    manifest = json.loads((tmp_path / "run/metadata/manifest.json").read_text())
+    rules = manifest["rules"]["da"]["wordnet"]
+    assert (rules["in"], rules["kept"], rules["duplicate"]) == (6, 4, 2)
+    named = [(source["name"], source["licence"]) for source in manifest["sources"]["da"]]
+    assert named == [("DanNet", "wordnet"), ("Made up 1.0", "CC BY 4.0"), ("Made up 1.0", "CC BY 4.0")]
+    assert manifest["sources"]["da"][1]["file"] == "wn.xml"
+    assert len(manifest["sources"]["da"][1]["sha256"]) == 64
+    assert manifest["sources"]["da"][2]["lexicon"] == "made-up:1.0"
+    assert manifest["config"]["metadata"]["wordnets"] == {"da": [str(tab), str(xml), "made-up:1.0"]}
+
+
+def test_a_lexicon_that_is_not_installed_is_the_users_mistake(tmp_path: Path, database: Callable[[str], None]) -> None:
+    database(lmf(lexicon("da", {"1": ["hest"]})))
+    with pytest.raises(UserError, match=r"neither a file nor a lexicon that wn has installed \(it has made-up:1\.0\)"):
+        metadata.run(recipe(da="omw-da:1.4"), tmp_path / "run", QUIET)
+    with pytest.raises(UserError, match=r"metadata\.wordnets\.da is 'absent\.xml', which is no file"):
+        recipe(da=["absent.xml"])
+    with pytest.raises(UserError, match=r"metadata\.wordnets\.da is empty"):
+        recipe(da=[])
+
+
+def test_a_broken_wordnet_fails_its_language_alone(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "sv.xml", lmf(lexicon("sv", {"1": ["katt"]}))), write(tmp_path / "da.xml", WHOLE[:-60])
+    with pytest.raises(StageFailed, match=r"da: .*da\.xml is no whole WN-LMF file") as caught:
+        metadata.run(recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
+    assert list(caught.value.failures) == ["da"]
+    before = (tmp_path / "run/metadata/sv.parquet").stat().st_mtime_ns
+    write(bad, WHOLE)
+    metadata.run(recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
+    assert (tmp_path / "run/metadata/sv.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("theirs", "lang"), [("dan", "da"), ("bul", "bg"), ("eng", "en")])
+def test_real_wordnets_give_the_same_list_in_both_forms(theirs: str, lang: str, shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data/omw" / ("rebuilt" if theirs == "eng" else "")
+    tab = folder / f"wn-data-{theirs}.tab.gz"
+    synsets: dict[str, list[str]] = {}
+    with gzip.open(tab, "rt", encoding="utf-8") as file:
+        for line in file:
+            fields = line.rstrip("\n").split("\t")
+            if len(fields) == 3 and fields[1].endswith("lemma") and len(synsets) < 3000:
+                synsets.setdefault(fields[0], []).append(fields[2].replace("&", "").replace('"', "").replace("<", ""))
+    lines = [f"# x\t{theirs}\tu\tl", *(f"{s}\t{theirs}:lemma\t{w}" for s, ws in synsets.items() for w in ws)]
+    plain = write(tmp_path / "wn.tab", "\n".join(lines) + "\n")
+    xml = write(tmp_path / "wn.xml", lmf(lexicon(theirs, {s: list(dict.fromkeys(ws)) for s, ws in synsets.items()})))
+    lists = [
+        list(build_entries(lang, MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)})).entries)
+        for path in (plain, xml)
+    ]
+    assert lists[0] == lists[1]
+    assert len(lists[0]) > 1000
