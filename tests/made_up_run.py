@@ -11,6 +11,7 @@ import numpy as np
 
 from worldclip.balance.balance import head_tail_curve, thresholds_record
 from worldclip.balance.config import BalanceConfig
+from worldclip.curate.effect import sampled_curve
 from worldclip.evaluate import report as evaluate_report
 from worldclip.formats import write_json, write_text
 
@@ -42,6 +43,8 @@ def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
     for stage, report in reports.items():
         write_json(run_dir / stage / "report.json", report)
     write_text(run_dir / "train" / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in _log(random)))
+    write_json(run_dir / "estimate.json", _sizes())
+    write_json(run_dir / "match" / "manifest.json", {"format_version": 1, "digest": "made up"})
     write_json(run_dir / "run.json", {"versions": {"worldclip": "0.1.0"}, "git_revision": "0123456789abcdef"})
     return run_dir
 
@@ -61,7 +64,11 @@ def _match(random: np.random.Generator) -> dict[str, Any]:
         right = int(3694 * recall)
         truth[lang] = {lang: right, "it" if lang != "it" else "es": 3694 - right}
     recalls = {lang: row[lang] / sum(row.values()) for lang, row in truth.items()}
-    return {"pairs": 51_716, "num_matched_texts": 48_000, "truth": truth, "lid_recall": recalls, "bad": []}
+    texts = {lang: {"no_match": 300, "matched": int(random.integers(2_000, 3_400))} for lang in LANGS}
+    texts["und"] = {"bad_pair": 3, "no_language": 20}
+    profiles = {lang: {"texts": 200, "reference": 150, "unicode": 175, "unicode_fold": 180} for lang in LANGS}
+    return {"pairs": 51_716, "num_matched_texts": 48_000, "truth": truth, "lid_recall": recalls, "bad": [],
+            "texts": texts, "profiles": profiles}  # fmt: skip
 
 
 def _curate(random: np.random.Generator) -> dict[str, Any]:
@@ -72,7 +79,30 @@ def _curate(random: np.random.Generator) -> dict[str, Any]:
                       "pairs_out": kept, "expected_pairs": kept + 3.4}  # fmt: skip
     for row in rows.values():
         row["pairs_in"] = sum(value for name, value in row.items() if name != "expected_pairs")
-    return {"text_policy": "all", "languages": rows}
+    before = random.zipf(1.35, 3000).clip(0, 3000).astype(np.uint64)
+    effect = {lang: sampled_curve(before, np.minimum(before, np.uint64(20))) for lang in LANGS}
+    return {"text_policy": "all", "languages": rows, "effect": effect, "samples": _samples()}
+
+
+def _samples() -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for reason in ("pairs_out", "sampled_out", "excluded"):
+        entries = [{"entry": "سیب قرمز", "matches": 3000, "prob": 0.25}]
+        found[reason] = [
+            {"key": f"{reason}/{n}", "text_idx": 0, "text": f"سیب قرمز {n}", "lang": "fa", "keep_prob": 0.25,
+             "coin": 0.5, "is_over": reason == "excluded" and n == 1, "entries": entries}
+            for n in range(2)
+        ]  # fmt: skip
+    for reason in ("no_match", "no_language"):
+        found[reason] = [{"key": reason, "text_idx": 0, "text": "?", "lang": "und", "label": "xx", "lang_prob": 0.3}]
+    return found
+
+
+def _sizes() -> dict[str, Any]:
+    total = [1e3, 1e4, 3e4]
+    languages = {lang: [value / (i + 2) for value in total] for i, lang in enumerate(LANGS)}
+    return {"text_policy": "all", "key": "tail_fraction", "values": [0.01, 0.1, 1.0], "total": total,
+            "languages": languages, "match": "made up"}  # fmt: skip
 
 
 def _balance(random: np.random.Generator) -> dict[str, Any]:

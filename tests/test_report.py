@@ -18,11 +18,11 @@ from worldclip.report.charts import Line, axis_over, line_chart, tick_text
 VOID = {"meta", "img"}
 HEADINGS = {
     "metadata": ["Entries"],
-    "match": ["Language identification"],
-    "balance": ["Balance", "Head entries"],
-    "curate": ["What was kept"],
+    "match": ["Match rates", "Language identification"],
+    "balance": ["Balance", "Size against threshold", "Head entries"],
+    "curate": ["What was kept", "Languages before and after", "What sampling did to the entries", "Examples"],
     "train": ["Training"],
-    "evaluate": ["Accuracy by language", "Gallery"],
+    "evaluate": ["Accuracy by language", "Languages, families, scripts", "Gallery"],
 }
 
 
@@ -92,6 +92,8 @@ def test_a_stage_that_has_not_run_is_left_out(run_dir, tmp_path, stage):
     shutil.copytree(run_dir, partial)
     shutil.rmtree(partial / stage)
     left = [heading for name, headings in HEADINGS.items() if name != stage for heading in headings]
+    if stage == "match":  # sizes are about matches
+        left.remove("Size against threshold")
     assert sorted(read_page(partial).headings[1:]) == sorted(left)
 
 
@@ -196,3 +198,29 @@ def test_ticks_lie_on_the_axis_and_are_short():
         assert all(-1e-9 <= share <= 1 + 1e-9 for share in shares)
         assert all(len(tick_text(tick)) <= 8 for tick in axis.ticks())
     assert [tick_text(value) for value in (0.5, 20, 5_000, 1_200_000, 29.4e9)] == ["0.5", "20", "5k", "1.2M", "29.4B"]
+
+
+def test_match_rates_are_by_language_and_by_script(run_dir):
+    texts = read_json(run_dir / "match" / "report.json")["texts"]
+    text = " ".join(read_page(run_dir).text)
+    assert f"{texts['ja']['matched'] / (texts['ja']['matched'] + 300):.1%}" in text
+    latin = [texts[lang] for lang in ("en", "es", "pt", "it", "fr", "de", "id", "tr")]
+    matched, whole = sum(row["matched"] for row in latin), sum(row["matched"] + row["no_match"] for row in latin)
+    assert re.search(rf"Latn\s+8\s+{whole:,}\s+{matched / whole:.1%}\s+75.0%\s+87.5%\s+90.0%", text)
+    assert "Profiles are compared on 2,800 texts" in text
+
+
+def test_examples_say_why(run_dir):
+    html = write_report(run_dir).read_text(encoding="utf-8")
+    text = "".join(Page(html).text)
+    assert "سیب قرمز (3,000): probability 0.250, coin 0.500, over the cap of its language" in text
+    assert "its language is left out" in text
+    assert "label xx, probability 0.30" in text
+    assert '<bdi dir="auto" lang="fa">سیب قرمز 1</bdi>' in html
+
+
+def test_sizes_of_other_matches_are_not_shown(run_dir, tmp_path):
+    partial = tmp_path / "run"
+    shutil.copytree(run_dir, partial)
+    write_json(partial / "match" / "manifest.json", {"format_version": 1, "digest": "another"})
+    assert "Size against threshold" not in read_page(partial).headings

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 GRID = 9  # candidates of one pass over the match files when solving for a number of pairs
 CLOSE = 0.001  # a solution this near, relatively, is near enough
 MAX_PASSES = 8
+NUM_VALUES = 27  # of a curve: three passes
+NUM_LINES = 8  # languages in a plot
+PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 _COLUMNS = ["key", "text_idx", "lang", "entries_lang", "entry_ids"]
 
 
@@ -96,6 +99,11 @@ class _World:
             list_of_lang={lang: only or lang for lang in manifest["languages"]},
         )
 
+    @property
+    def largest_count(self) -> int:
+        """Matches of the most frequent entry, at least 1: a threshold above it keeps all."""
+        return max((int(counts.max(initial=0)) for counts in self.counts.values()), default=0) or 1
+
     def expect(self, configs: Sequence[BalanceConfig]) -> list[dict[str, Any]]:
         """One row a config, in one pass over the match files."""
         isolate = self.recipe.match.isolate
@@ -144,8 +152,7 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
 def _solve(world: _World, pairs: float) -> dict[str, Any]:
     """The candidate whose expected pairs are nearest to `pairs`: a grid that closes in, one pass a grid."""
     by_threshold = world.recipe.balance.english_threshold is not None
-    largest = float(max((int(counts.max(initial=0)) for counts in world.counts.values()), default=0))
-    low, high = (1.0, max(largest, 1.0) + 1) if by_threshold else (0.0, 1.0)
+    low, high = (1.0, float(world.largest_count + 1)) if by_threshold else (0.0, 1.0)
     best: dict[str, Any] | None = None
     for _ in range(MAX_PASSES):
         grid = np.unique(np.geomspace(low, high, GRID).round()) if by_threshold else np.linspace(low, high, GRID)
@@ -170,6 +177,56 @@ def _solve(world: _World, pairs: float) -> dict[str, Any]:
         low, high = float(grid[above - 1]), float(grid[above])
     assert best is not None
     return {**best, "asked_pairs": pairs}
+
+
+def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> dict[str, Any]:
+    """Expected pairs over the whole range of the key that the recipe sets, for a plot.
+
+    Returns {text_policy, key, values (num_values,) rising, total (num_values,), languages: {lang: (num_values,)},
+    match: digest of the matches}.
+    """
+    world = _World.open(Path(run))
+    by_threshold = world.recipe.balance.english_threshold is not None
+    key = "english_threshold" if by_threshold else "tail_fraction"
+    low, high = (1.0, world.largest_count + 1) if by_threshold else (0.001, 1.0)
+    values = np.geomspace(low, high, num_values)
+    values = np.unique(values.round()).astype(np.int64) if by_threshold else values.round(6)
+    configs = [_with(world.recipe.balance, **{key: value}) for value in values.tolist()]
+    found = [row for i in range(0, len(configs), GRID) for row in world.expect(configs[i : i + GRID])]
+    languages = found[0]["languages"]
+    return {
+        "text_policy": world.recipe.curate.text_policy,
+        "key": key,
+        "values": values.tolist(),
+        "total": [row["total"]["expected_pairs"] for row in found],
+        "languages": {lang: [row["languages"][lang]["expected_pairs"] for row in found] for lang in languages},
+        "match": formats.require_manifest(Path(run), "match")["digest"],
+    }
+
+
+def plot(sizes: Mapping[str, Any], path: Path) -> None:
+    """Draw a size_curve into `path`: .svg, .png or .pdf, as its suffix says.  Raises UserError for another."""
+    if path.suffix not in PLOT_SUFFIXES:
+        raise UserError(f"--plot is {str(path)!r}; its suffix says what to draw: {', '.join(PLOT_SUFFIXES)}")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "worldclip"  # the same bytes each time
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(sizes["values"], sizes["total"], color="black", linewidth=2, label="all")
+    largest = sorted(sizes["languages"], key=lambda lang: -max(sizes["languages"][lang]))[:NUM_LINES]
+    for lang in largest:
+        axes.plot(sizes["values"], sizes["languages"][lang], label=lang)
+    axes.set(xscale="log", yscale="log", xlabel=f"balance.{sizes['key']}",
+             ylabel="expected images" if sizes["text_policy"] == "one" else "expected pairs")  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend()
+    kind = path.suffix[1:]
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    formats.write_artifact(path, lambda aside: figure.savefig(aside, format=kind, metadata=metadata))
+    pyplot.close(figure)
 
 
 def to_text(found: dict[str, Any], num_languages: int = 12) -> str:

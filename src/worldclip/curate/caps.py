@@ -20,7 +20,7 @@ from worldclip import formats
 from worldclip.columns import codes_of, names_of
 from worldclip.curate.candidates import Candidates
 from worldclip.curate.config import CurateConfig
-from worldclip.execute import Executor, Report, Shard
+from worldclip.execute import Executor, Report, Shard, repeatable
 
 MERGED_AT_ONCE = 1 << 20  # numbers, at least, that wait before the smallest are taken of them
 
@@ -96,6 +96,7 @@ def _numbers_path(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.name}.parquet"
 
 
+@repeatable
 def _write_numbers(shard: Shard, *, config: CurateConfig, folder: Path, decide: DecideShard) -> Report:
     """u / p of the shard's kept texts in languages with a cap, caps aside."""
     candidates, keep_prob, kept = decide(shard)

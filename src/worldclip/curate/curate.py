@@ -27,7 +27,7 @@ from worldclip.curate.effect import counts_path, find_effect, write_counts
 from worldclip.curate.samples import merge_samples, sample_shard
 from worldclip.curate.tally import report_decision, total_report
 from worldclip.errors import UserError
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import Executor, Report, Shard, remove_stale, repeatable
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
@@ -81,7 +81,6 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     report["num_keys_in_list"] = _write_keys(run_dir, shards)
     report["effect"] = find_effect(run_dir, formats.require_manifest(run_dir, "match")["lists"], shards, executor)
     report["samples"] = merge_samples(run_dir, reports, match_report["samples"], work.key_lists)
-    report["matched"] = _match_rates(match_report)
     if recipe.curate.write == "tars":
         from worldclip.curate.tars import write_tars
 
@@ -184,6 +183,7 @@ def decide_shard(shard: Shard, *, work: CurateWork) -> tuple[Candidates, np.ndar
     return candidates, keep_prob, decide_on(candidates, keep_prob, work.config)[0]
 
 
+@repeatable
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     """Write RUN/curate/<shard>.parquet, the pairs kept in epoch 0; report what became of every text that matched."""
     table = formats.read_table(matched_path(work.run_dir, shard), formats.MATCH_TEXTS)
@@ -198,15 +198,6 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     report = report_decision(candidates, keep_prob, decision, work.config.text_policy)
     samples = sample_shard(table, candidates, keep_prob, decision, work.config, work.entry_probs)
     return {"pairs": table.num_rows, "languages": report, "samples": samples}
-
-
-def _match_rates(match_report: Report) -> dict[str, dict[str, int]]:
-    """{language: {texts: of that language, matched: of these}}, in texts whatever the policy."""
-    return {
-        lang: {"texts": row.get("no_match", 0) + row.get("matched", 0), "matched": row.get("matched", 0)}
-        for lang, row in match_report["texts"].items()
-        if row.get("no_match", 0) + row.get("matched", 0)
-    }
 
 
 def _write_keys(run_dir: Path, shards: Sequence[Shard]) -> int | None:

@@ -22,6 +22,8 @@ class MatchConfig:
     """Labels sent to another language, e.g. `ms = "id"`."""
     restrict_to_recipe_languages: bool = False
     """Take the most probable label among the recipe's own languages rather than among all."""
+    compare_profiles: int = 0
+    """Texts of the pool, about, on which the report compares the match rates of all profiles; 0: none."""
 
     def problems(self) -> list[str]:
         found = []
@@ -31,6 +33,8 @@ class MatchConfig:
             found.append(
                 f"match.fold_case is true with match.profile {self.profile!r}; only profile unicode folds case"
             )
+        if self.compare_profiles < 0:
+            found.append(f"match.compare_profiles is {self.compare_profiles}; it is a number of texts, 0 for none")
         return found
 
     @property

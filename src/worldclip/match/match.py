@@ -24,6 +24,7 @@ from worldclip.errors import UserError
 from worldclip.execute import Executor, Report, Shard, remove_stale, repeatable
 from worldclip.match import lid
 from worldclip.match.matcher import Matcher
+from worldclip.match.rates import compare_profiles
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
@@ -89,6 +90,8 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     reports = _match_and_count(shards, work, recipe, executor)
     _remove_stale(folder, shards)
     report = sum_reports(reports)
+    if recipe.match.compare_profiles:
+        report["profiles"] = compare_profiles(work, shards, recipe.match.compare_profiles)
     lists = {name: _num_entries(run_dir, name) for name, _ in work.list_digests}
     formats.write_json(folder / "report.json", report)
     counts = {key: report[key] for key in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)}
@@ -171,11 +174,12 @@ def _lid_digest(recipe: Recipe) -> str:
 
 
 def _config_of_texts(recipe: Recipe, work: MatchWork) -> dict[str, Any]:
-    """What decides a shard's matches besides the shard: relevant_config without the lists of keys."""
+    """What decides a shard's matches and its report: not the lists of keys, nor what the whole's report adds."""
     config = relevant_config(recipe)
     of_pool = {key: value for key, value in config["pool"].items() if key in ("key", "texts")}
+    of_match = {key: value for key, value in config["match"].items() if key != "compare_profiles"}
     upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
-    return {"config": {**config, "pool": of_pool}, "upstream": upstream, "samples": NUM_SAMPLES}
+    return {"config": {**config, "pool": of_pool, "match": of_match}, "upstream": upstream, "samples": NUM_SAMPLES}
 
 
 def _remove_stale(folder: Path, shards: Sequence[Shard]) -> None:

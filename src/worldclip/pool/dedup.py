@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from worldclip import pool as pools
 from worldclip.columns import names_of
 from worldclip.config import Recipe
-from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, remove_stale, say
+from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, remove_stale, repeatable, say
 from worldclip.formats import (
     DUPLICATES,
     MANIFEST,
@@ -102,6 +102,7 @@ def keys_path(folder: Path, shard: Shard) -> Path:
     return folder / "keys" / f"{shard.name}.arrow"
 
 
+@repeatable
 def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
     """The shard's keys, each once, with their places, for the ranges to read."""
     keys, num_without, num_repeated = pools.read_keys(shard, config)
@@ -110,6 +111,7 @@ def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
     return {"pairs": pairs, "no_identity": num_without, "repeated_in_shard": num_repeated, "keys": len(keys)}
 
 
+@repeatable
 def find_copies(unit: Shard, *, paths: Sequence[Path], of: int) -> Report:
     """The copies among the keys of one range of hashes: (key, row, shard, first_shard), positions for shards."""
     rows = meet.read_range(paths, int(Path(unit.name).stem), of)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.formats import read_json, write_text
-from worldclip.report import data, evaluation, model
+from worldclip.formats import read_json, read_manifest, write_text
+from worldclip.report import curation, data, evaluation, model
 from worldclip.report.page import Section, cards, count, document, percent, short
 
 Report = dict[str, Any]
@@ -59,9 +59,13 @@ def write_comparison(path: Path, rows: Sequence[Mapping[str, Any]], first: str, 
 
 
 def read_reports(run_dir: Path) -> dict[str, Report]:
-    """stage -> its report.json, for the stages that have one."""
+    """stage -> its report.json, for the stages that have one; `estimate`, where it is about the present matches."""
     paths = {stage: run_dir / stage / "report.json" for stage in STAGES}
-    return {stage: read_json(path) for stage, path in paths.items() if path.exists()}
+    reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
+    sizes, manifest = run_dir / "estimate.json", read_manifest(run_dir / "match")
+    if sizes.exists() and manifest is not None and (found := read_json(sizes))["match"] == manifest["digest"]:
+        reports["estimate"] = found
+    return reports
 
 
 def read_log(path: Path) -> list[Report]:
@@ -80,11 +84,22 @@ def _sections(reports: dict[str, Report], log: list[Report]) -> dict[str, list[S
         drawn["evaluate"] = evaluation_sections(report)
     drawn["train"] = [model.train_section(reports.get("train"), log)]
     if "curate" in reports:
-        drawn["curate"] = [data.curate_section(reports["curate"])]
+        report = reports["curate"]
+        drawn["curate"] = [
+            data.curate_section(report),
+            curation.shares_section(report),
+            curation.effect_section(report),
+            curation.examples_section(report),
+        ]
     if "balance" in reports:
-        drawn["balance"] = [data.balance_section(reports["balance"]), data.head_section(reports["balance"])]
+        report = reports["balance"]
+        drawn["balance"] = [
+            data.balance_section(report),
+            curation.size_section(reports.get("estimate")),
+            data.head_section(report),
+        ]
     if "match" in reports:
-        drawn["match"] = [data.match_section(reports["match"])]
+        drawn["match"] = [curation.rates_section(reports["match"]), data.match_section(reports["match"])]
     if "metadata" in reports:
         drawn["metadata"] = [data.metadata_section(reports["metadata"])]
     return {stage: [section for section in sections if section is not None] for stage, sections in drawn.items()}

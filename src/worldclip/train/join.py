@@ -24,7 +24,7 @@ from worldclip.columns import names_of
 from worldclip.config import Recipe
 from worldclip.curate import read_curated
 from worldclip.errors import UserError
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import Executor, Report, Shard, remove_stale, repeatable
 from worldclip.keys import KeyTable
 from worldclip.pool import meet
 from worldclip.pool.config import PoolConfig
@@ -101,18 +101,21 @@ def _path(folder: Path, part: str, shard: Shard) -> Path:
     return folder / part / f"{shard.name}.arrow"
 
 
+@repeatable
 def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
     table, _ = pool.index_of(tar, config)
     meet.write_rows(_path(folder, "images", tar), table.select(["key", "offset", "size"]))
     return {"pairs": len(table)}
 
 
+@repeatable
 def _write_kept(shard: Shard, *, run_dir: Path, folder: Path) -> Report:
     keys = read_curated(run_dir, shard, ["key"])["key"].unique()
     meet.write_rows(_path(folder, "kept", shard), pa.table({"key": keys}))
     return {"pairs": len(keys)}
 
 
+@repeatable
 def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], of: int, folder: Path) -> Report:
     """The kept keys of one range of hashes that have an image: key, shard, file (positions), offset, size."""
     image, wanted = (meet.read_range(paths, int(unit.name), of) for paths in (images, kept))
@@ -126,6 +129,7 @@ def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], o
     return {"pairs": len(wanted)}
 
 
+@repeatable
 def _write_places(
     shard: Shard, *, order: Sequence[str], ranges: Sequence[Path], tars: Sequence[str], folder: Path
 ) -> Report:
