@@ -235,6 +235,8 @@ class EstimateCommand:
     """Tail fractions to try."""
     pairs: str | None = None
     """How many pairs to keep (10000, 10M, 1.5B): solves for the threshold or tail fraction that the recipe sets."""
+    plot: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also draw size against threshold into this .svg, .png or .pdf, and into the run's report.html."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON."""
 
@@ -679,8 +681,24 @@ def _estimate(command: EstimateCommand) -> int:
 
     pairs = None if command.pairs is None else _read_count("--pairs", command.pairs)
     found = estimate(command.run, thresholds=command.threshold, tail_fractions=command.tail_fraction, pairs=pairs)
+    if command.plot is not None:
+        _plot_sizes(Path(command.run), Path(command.plot))
     print(json.dumps(found, ensure_ascii=False) if command.json else to_text(found))
     return 0
+
+
+def _plot_sizes(run_dir: Path, path: Path) -> None:
+    """The curve as a picture, as RUN/estimate.json, and in the run's report."""
+    from worldclip.estimate import plot, size_curve
+    from worldclip.execute import RunLock
+    from worldclip.formats import write_json
+    from worldclip.report import write_report
+
+    with RunLock(run_dir):
+        sizes = size_curve(run_dir)
+        plot(sizes, path)
+        write_json(run_dir / "estimate.json", sizes)
+        write_report(run_dir)
 
 
 def _read_count(flag: str, text: str) -> float:
