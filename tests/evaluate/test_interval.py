@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldclip.evaluate.interval import mean_interval
+from worldclip.evaluate.interval import class_mean_interval, mean_interval, seeds_interval, statistic_interval
 
 
 @pytest.mark.parametrize("num_right", [1, 20, 50, 99])
@@ -32,3 +32,33 @@ def test_captions_that_fall_together_widen_the_interval():
 def test_large_sets_do_not_overflow():
     low, high = mean_interval(np.arange(1_000_000) < 400_000)
     assert 0.399 < low < 0.4 < high < 0.401
+
+
+def test_the_interval_of_a_mean_over_classes_is_what_resampling_gives():
+    random = np.random.default_rng(2)
+    target = random.integers(0, 4, 200)
+    hits = random.random(200) < np.array([0.9, 0.5, 0.2, 0.7])[target]
+    right, num = np.bincount(target, hits), np.bincount(target)
+    means = []
+    for _ in range(3_000):
+        rows = random.integers(0, 200, 200)
+        means.append(np.mean([hits[rows][target[rows] == c].mean() for c in range(4)]))
+    np.testing.assert_allclose(class_mean_interval(right, num), np.quantile(means, [0.025, 0.975]), atol=0.02)
+
+
+def test_the_interval_of_any_statistic_leaves_out_what_is_not_a_number():
+    values = np.arange(50) / 49
+
+    def mean(times):
+        return float("nan") if times[0] else float(np.average(values, weights=times))
+
+    low, high = statistic_interval(mean, 50)
+    assert 0.35 < low < values[1:].mean() < high < 0.66
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    agree = [np.arange(100) < 50] * 5
+    differ = [np.arange(100) < 50 + 10 * (seed - 2) for seed in range(5)]
+    narrow, wide = seeds_interval(agree), seeds_interval(differ)
+    assert wide[1] - wide[0] > 1.3 * (narrow[1] - narrow[0])
+    assert narrow[0] < 0.5 < narrow[1]

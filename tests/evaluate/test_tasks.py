@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from worlds import WordModel, vector
 
-from worldclip.evaluate.selection import Choice
-from worldclip.evaluate.tasks import Retrieval
+from worldclip.evaluate.multilabel import MultiLabel
+from worldclip.evaluate.selection import Association, Choice, Matching
+from worldclip.evaluate.tasks import Classification, Retrieval
 
 
 def test_choice_is_a_micro_average_over_questions_and_leaves_out_broken_images():
@@ -42,3 +43,67 @@ def test_captions_of_a_broken_image_are_no_candidates():
     assert (score.n, score.more["num_texts"]) == (2, 3)
     assert score.metrics["text_retrieval_recall@1"] == 1.0
     assert score.chance["image_retrieval_recall@1"] == 0.5
+
+
+def test_matching_is_winogrounds_three_scores():
+    images = np.eye(4, dtype=np.float32)
+    rows = {
+        "a": [2, 1, 0, 0], "b": [1, 2, 0, 0],  # both ways right
+        "c": [0, 0, 5, 4], "d": [0, 0, 3, 3],  # both images prefer c; c finds its image, d ties
+    }  # fmt: skip
+    task = Matching(texts=[("a", "b"), ("c", "d")], image_idx=np.array([[0, 1], [2, 3]]))
+    score = task.score(images, lambda texts: np.array([rows[text] for text in texts], np.float32))
+    assert score.metrics == {"text_acc": 0.5, "image_acc": 0.5, "acc": 0.5}
+    assert score.ranks["text_acc"].tolist() == [0, 1]
+
+
+def test_association_takes_as_many_images_as_belong_to_the_cue():
+    images = np.eye(5, dtype=np.float32)
+    task = Association(
+        cues=["cue", "tied"],
+        candidates=[np.arange(5), np.arange(5)],
+        is_right=[np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 0, 0, 0], bool)],
+    )
+    rows = {"cue": [9, 1, 8, 0, 0], "tied": [1, 1, 0, 0, 0]}  # {0, 2} for {0, 1}; a tie goes against the model
+    score = task.score(images, lambda texts: np.array([rows[text] for text in texts], np.float32))
+    assert score.metrics["jaccard"] == pytest.approx((1 / 3 + 0) / 2)
+    assert score.slices == {"candidates 5-6": {"n": 2, "metrics": {"jaccard": pytest.approx(1 / 6)}}}
+
+
+def test_any_of_several_right_classes_answers_an_image():
+    images = np.eye(3, dtype=np.float32)
+    task = Classification(
+        class_names=[["a"], ["b"], ["c"]],
+        target=np.array([0, 0, 0]),
+        image_idx=np.arange(3),
+        also_right=(np.array([1]), np.array([1])),
+    )
+    score = task.score(images, lambda texts: np.eye(3, dtype=np.float32)[["abc".index(text) for text in texts]])
+    assert score.metrics["acc1"] == pytest.approx(2 / 3)  # image 2 alone is wrong
+    images[0] = np.nan  # will not decode: positions move
+    score = task.score(images, lambda texts: np.eye(3, dtype=np.float32)[["abc".index(text) for text in texts]])
+    assert score.metrics["acc1"] == pytest.approx(1 / 2)
+
+
+def test_several_classes_an_image_are_averaged_over_classes():
+    images = np.array([[1, 0], [1, 1], [0, 1]], np.float32)
+    task = MultiLabel(
+        class_names=[["a"], ["b"]], is_there=np.array([[1, 0], [1, 1], [0, 1]], bool), image_idx=np.arange(3)
+    )
+    score = task.score(images, lambda texts: np.eye(2, dtype=np.float32)[["ab".index(text) for text in texts]])
+    assert score.metrics == {"mean_average_precision": 1.0}
+    assert score.chance == {"mean_average_precision": pytest.approx(4 / 6)}
+
+
+def test_two_classes_have_a_roc_auc_and_one_that_is_missing_has_none():
+    images = np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32)
+
+    def metrics(target):
+        task = Classification(class_names=[["a"], ["b"]], target=np.array(target), image_idx=np.arange(3))
+        return task.score(
+            images, lambda texts: np.eye(2, dtype=np.float32)[["ab".index(text) for text in texts]]
+        ).metrics
+
+    assert metrics([0, 0, 1])["roc_auc"] == 1.0
+    assert metrics([1, 0, 1])["roc_auc"] == 0.5
+    assert "roc_auc" not in metrics([0, 0, 0])

@@ -64,3 +64,9 @@ def word_dataset(name: str, words: list[str], languages: tuple[str, ...] = ("en"
         languages=languages,
         tasks=lambda lang: list(tasks(lang)),
     )
+
+
+def unit(random: np.random.Generator, num: int, dim: int = 24) -> np.ndarray:
+    """Random features of unit length, float32."""
+    features = random.standard_normal((num, dim)).astype(np.float32)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -46,10 +46,10 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     """
     if problems := config.problems():
         raise UserError(problems)
-    folder = Path(source)
-    if (folder / "train").is_dir():
-        folder = checkpoint_folder(folder)
-    known_by = model_digest(folder) if folder.is_dir() else digest(str(source))
+    place = Path(source)
+    if (place / "train").is_dir():
+        place = checkpoint_folder(place)
+    known_by = model_digest(place) if place.exists() else digest(str(source))
     model_id = {"model": str(source), "model_digest": known_by}
     return _measure(Sweep(source, model_id, config, out), out, lambda loaded: list(config.languages))
 
@@ -145,9 +145,17 @@ def checkpoint_folder(run_dir: Path) -> Path:
     return found[-1]
 
 
-def model_digest(folder: Path) -> str:
-    """32 hex digits of what decides a model's features."""
-    return digest([fingerprint(folder / name, folder) for name in MODEL_FILES if (folder / name).exists()])
+def model_digest(place: Path) -> str:
+    """32 hex digits of what decides a model's features: a file, or a folder's weights, config and tokenizer.
+
+    Of a folder that is not Hugging Face's (open_clip, ONNX) all files count.
+    """
+    if place.is_file():
+        return digest([fingerprint(place, place.parent)])
+    files = [place / name for name in MODEL_FILES if (place / name).exists()]
+    if place / "model.safetensors" not in files:
+        files = sorted(path for path in place.iterdir() if path.is_file())
+    return digest([fingerprint(path, place) for path in files])
 
 
 def _languages(recipe: Recipe, loaded: Sequence[Dataset]) -> list[str]:

@@ -33,10 +33,13 @@ def potentials(features_ND: np.ndarray) -> np.ndarray:
 
 
 def uniformity(potential_NN: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Log of the mean potential over pairs of different points; times: (N,) how often each point counts."""
+    """Log of the mean potential over pairs of different points; times: (N,) how often each point counts.
+
+    NaN where a resample holds one point alone.
+    """
     times = np.ones(len(potential_NN)) if times is None else times.astype(float)
     num_pairs = times.sum() ** 2 - np.square(times).sum()
-    return float(np.log(times @ (potential_NN @ times) / num_pairs))
+    return float(np.log(times @ (potential_NN @ times) / num_pairs)) if num_pairs else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

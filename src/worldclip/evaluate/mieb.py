@@ -16,7 +16,7 @@ def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") 
     clip: what inference.load gives.  name: organisation/model, what mteb files the results under.
     """
     mteb = require("mteb", extra="dev")
-    meta = mteb.ModelMeta.create_empty(
+    meta = mteb.models.ModelMeta.create_empty(
         {"name": name, "revision": revision, "modalities": ["image", "text"], "similarity_fn_name": "cosine"}
     )
 

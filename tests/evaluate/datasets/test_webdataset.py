@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 
+import numpy as np
 import pytest
 from miniature import write_tar
 from worlds import WordModel
 
 from worldclip.errors import BadShard, UserError
 from worldclip.evaluate import engine
+from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.datasets import webdataset
+from worldclip.evaluate.suites import value
 
 
 @pytest.fixture
@@ -113,4 +117,88 @@ def test_a_truncated_tar_fails(folder):
     tar = folder / "test/0.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(BadShard, match=r"0\.tar: not a readable tar"):
+        webdataset.load("mini", folder)
+
+
+def array(values) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array(values))
+    return file.getvalue()
+
+
+def test_several_classes_an_image_stand_in_npy(folder, tmp_path):
+    (folder / "dataset_type.txt").write_text("multilabel\n")
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    write_tar(
+        folder / "test/0.tar", {"a.jpg": b"cat", "a.npy": array([1, 0, 1]), "b.jpg": b"dog", "b.npy": array([0, 1, 0])}
+    )
+    record = evaluate(folder, tmp_path)["en"]
+    assert (record["task"], record["n"]) == ("multilabel_classification", 2)
+    assert 0.5 < record["metrics"]["mean_average_precision"] <= 1.0
+    write_tar(folder / "test/0.tar", {"a.jpg": b"cat", "a.npy": array([1, 0])})
+    with pytest.raises(UserError, match=r"a\.npy holds \(2,\) of int64; it must be 3 of 0 and 1"):
+        webdataset.load("mini", folder)
+    write_tar(folder / "test/0.tar", {"a.jpg": b"cat"})
+    with pytest.raises(UserError, match=r"a has no \.npy; it holds whether each class is there"):
+        webdataset.load("mini", folder)
+
+
+def test_datacomps_groups_are_parts_and_the_worst_stands_for_fmow(folder, tmp_path):
+    members = {}
+    for i, (word, label, region) in enumerate(
+        [(b"cat", 0, 0), (b"dog", 1, 0), (b"owl", 2, 1), (b"cat", 2, 1), (b"cat", 1, 5)]
+    ):
+        members |= {f"{i}.jpg": word, f"{i}.cls": str(label).encode(), f"{i}.npy": array([region, 3, label])}
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    write_tar(folder / "test/0.tar", members)
+    records, _, _ = engine.evaluate(
+        WordModel(), {"model": "m"}, [webdataset.load("fmow", folder)], ["en"], tmp_path / "results.jsonl"
+    )
+    assert {name: part["metrics"]["acc1"] for name, part in records[0]["slices"].items()} == {
+        "region 0": 1.0, "region 1": 0.5,
+    }  # fmt: skip
+    assert value(CATALOG["fmow"].metrics[0], records[0]) == 0.5
+    members["0.npy"] = array([1])
+    write_tar(folder / "test/0.tar", members)
+    with pytest.raises(UserError, match=r"0\.npy holds \(1,\); it must be one number for each of region, year, y"):
+        webdataset.load("fmow", folder)
+
+
+def test_imagenets_names_and_templates_are_openais_whatever_the_folder_says(folder):
+    pytest.importorskip("open_clip")
+    (folder / "languages.json").unlink()
+    task = webdataset.load("imagenet1k", folder).tasks("en")[0]
+    assert (len(task.class_names), len(task.templates), task.protocol["names"]) == (1000, 80, "imagenet")
+
+
+def test_the_train_split_is_read_for_probes_alone(folder):
+    (folder / "train").mkdir()
+    (folder / "train" / "nshards.txt").write_text("1\n")
+    write_tar(folder / "train/0.tar", {"s0.jpg": b"owl", "s0.cls": b"2"})
+    assert webdataset.load("mini", folder).is_train is None
+    dataset = webdataset.load("mini", folder, with_train=True)
+    assert dataset.is_train.tolist() == [False] * 5 + [True]
+    assert dataset.labels["class"] == ["0", "1", "2", "1", "2", "2"]
+    assert dataset.tasks("en")[0].image_idx.tolist() == [0, 1, 2, 3, 4]
+    assert dataset.image_keys[5] == "train/0/s0"
+
+
+def test_features_are_kept_by_the_images_whatever_is_asked_of_them(folder):
+    before = webdataset.load("mini", folder)
+    (folder / "classnames.txt").write_text("cat\ndog\nbird\n")
+    after = webdataset.load("mini", folder)
+    assert (before.images_digest, before.digest != after.digest) == (after.images_digest, True)
+
+
+def test_an_unknown_kind_and_an_empty_caption_are_named(folder):
+    (folder / "dataset_type.txt").write_text("segmentation\n")
+    with pytest.raises(UserError, match="says 'segmentation'; it must be one of classification, retrieval, multilabel"):
+        webdataset.load("mini", folder)
+    (folder / "dataset_type.txt").write_text("retrieval\n")
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    write_tar(folder / "test/0.tar", {"a.jpg": b"cat", "a.txt": b"\n"})
+    with pytest.raises(UserError, match="not one caption in its tars"):
+        webdataset.load("mini", folder)
+    write_tar(folder / "test/0.tar", {"a.jpg": b"cat"})
+    with pytest.raises(UserError, match=r"a has no \.txt"):
         webdataset.load("mini", folder)

@@ -1,0 +1,145 @@
+"""Measures beside the tasks: geometry, consistency, probes; on paper, and against the plainest loops."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from worlds import WordModel, unit, vector, word_dataset
+
+from worldclip.errors import UserError
+from worldclip.evaluate import engine
+from worldclip.evaluate.consistency import overlaps
+from worldclip.evaluate.geometry import Geometry, potentials, squared_distances, uniformity
+from worldclip.evaluate.measures import with_measures
+from worldclip.evaluate.probes import FewShot, LinearProbe, hashed_order
+from worldclip.evaluate.tasks import NO_LANGUAGE
+
+WORDS = [f"word{i}" for i in range(12)]
+
+
+def plain_uniformity(features):
+    found = [
+        np.exp(-2 * np.sum((a - b) ** 2)) for i, a in enumerate(features) for j, b in enumerate(features) if i != j
+    ]
+    return np.log(np.mean(found))
+
+
+def test_alignment_and_uniformity_are_wang_and_isolas():
+    random = np.random.default_rng(0)
+    images, texts = unit(random, 20), unit(random, 20)
+    plain = np.mean([np.sum((a - b) ** 2) for a, b in zip(images, texts, strict=True)])
+    assert squared_distances(images, texts).mean() == pytest.approx(plain, abs=1e-6)
+    assert uniformity(potentials(images)) == pytest.approx(plain_uniformity(images), abs=1e-5)
+    times = random.integers(0, 3, 20)
+    points = np.repeat(np.arange(20), times)  # pairs of a point with its own copies do not count
+    among = [(i, j) for i in points for j in points if i != j]
+    plain = np.log(np.mean([np.exp(-2 * np.sum((images[i] - images[j]) ** 2)) for i, j in among]))
+    assert uniformity(potentials(images), times) == pytest.approx(plain, abs=1e-5)
+
+
+def test_pairs_at_one_point_are_aligned_and_not_uniform():
+    point = np.tile(np.eye(1, 8, dtype=np.float32), (5, 1))
+    task = Geometry(texts=["a"] * 5, image_idx=np.arange(5), image_keys=list("abcde"))
+    score = task.score(point, lambda texts: point[: len(texts)])
+    assert score.metrics == {"alignment": 0.0, "uniformity_image": 0.0, "uniformity_text": 0.0}
+    assert score.n == 5
+
+
+def test_consistency_is_the_overlap_of_the_images_that_both_languages_bring_up():
+    images = np.eye(4, dtype=np.float32)
+    first = np.array([[3, 2, 1, 0], [0, 0, 1, 2]], np.float32)  # best two: {0, 1}, {3, 2}
+    second = np.array([[0, 3, 2, 1], [0, 0, 5, 4]], np.float32)  # {1, 2}, {2, 3}
+    assert overlaps(first, second, images, 2).tolist() == [0.5, 1.0]
+
+
+def test_each_language_is_compared_with_english_over_the_concepts_they_share(tmp_path):
+    dataset = with_measures(word_dataset("a", WORDS), ["consistency", "alignment"])
+    model = WordModel()
+    records, _, _ = engine.evaluate(model, {"model": "m"}, [dataset], [], tmp_path / "r.jsonl")
+    found = {(record["lang"], record["task"]): record for record in records}
+    german = found["de", "cross_lingual_consistency_classes"]
+    assert german["metrics"] == {"consistency@10": 1.0}  # the made-up model hears the same word in both
+    assert german["chance"] == {"consistency@10": pytest.approx(10 / 12)}
+    assert (german["protocol"]["pivot"], german["n"]) == ("en", 32)
+    assert ("en", "cross_lingual_consistency_classes") not in found
+    assert found["de", "cross_lingual_consistency_captions"]["n"] == 12
+    assert found["en", "alignment_uniformity"]["metrics"]["alignment"] == pytest.approx(0, abs=1e-6)
+    assert len(model.texts) == len(set(model.texts)), "the pivot's texts were encoded again"
+
+
+def probed(labels, is_train=None):
+    dataset = word_dataset("a", WORDS)
+    return dataclasses.replace(dataset, labels=labels, is_train=is_train)
+
+
+def test_probes_are_asked_in_no_language():
+    dataset = with_measures(probed({"country": ["a", "b"] * 6, "class": ["x"] * 12}), ["few_shot", "linear_probe"])
+    assert dataset.languages == ("en", "de", NO_LANGUAGE)
+    assert [task.name for task in dataset.tasks(NO_LANGUAGE)] == [
+        "few_shot_country", "linear_probe_country", "linear_probe_class",
+    ]  # fmt: skip
+    assert [task.name for task in dataset.tasks("de")] == ["zeroshot_classification", "image_text_retrieval"]
+
+
+def clusters(num, spread, seed=0):
+    """`num` images around three places, and where each is."""
+    random = np.random.default_rng(seed)
+    places = np.array([["kenya", "peru", "nepal"][i % 3] for i in range(num)])
+    features = np.stack([vector(place) for place in places]) + spread * random.standard_normal((num, 32))
+    features = features.astype(np.float32)
+    return features / np.linalg.norm(features, axis=1, keepdims=True), places.tolist()
+
+
+def test_few_shots_find_places_that_lie_apart_and_more_shots_help():
+    features, places = clusters(120, spread=0.35)
+    keys = [f"image{i}" for i in range(120)]
+    score = FewShot(label="country", values=places, image_keys=keys).score(features, lambda texts: texts)
+    assert list(score.metrics) == ["acc1_5_shot", "acc1_10_shot", "acc1_25_shot"]
+    assert 0.5 < score.metrics["acc1_5_shot"] < score.metrics["acc1_25_shot"]
+    low, high = score.interval["acc1_5_shot"]
+    assert low < score.metrics["acc1_5_shot"] < high
+    assert score.chance["acc1_5_shot"] == pytest.approx(1 / 3)
+    shuffled = np.random.default_rng(1).permutation(120)
+    again = FewShot(
+        label="country", values=[places[i] for i in shuffled], image_keys=[keys[i] for i in shuffled]
+    ).score(features[shuffled], lambda texts: texts)
+    assert again.metrics == score.metrics  # the draw is by key, not by position
+
+
+def test_classes_with_too_few_images_take_no_part_and_unknown_places_neither():
+    features, places = clusters(40, spread=0.1)
+    places[0] = ""
+    places[3] = "atlantis"
+    score = FewShot(label="country", values=places, image_keys=[str(i) for i in range(40)]).score(features, len)
+    assert score.more["num_classes"] == {"5": 3, "10": 3}  # 25 shots leave none
+    with pytest.raises(UserError, match="fewer than two values have more than 5 images"):
+        FewShot(label="country", values=places[:9], image_keys=list("abcdefghi")).score(features[:9], len)
+
+
+def test_a_linear_probe_learns_from_the_images_set_apart_alone():
+    pytest.importorskip("sklearn")
+    features, places = clusters(90, spread=0.1)
+    is_train = np.arange(90) < 60
+    keys = [str(i) for i in range(90)]
+    score = LinearProbe(label="class", values=places, image_keys=keys, is_train=is_train).score(features, len)
+    assert (score.n, score.metrics["acc1"]) == (30, 1.0)
+    swapped = [*places[:60], *("kenya" for _ in range(30))]  # answers that training did not see
+    score = LinearProbe(label="class", values=swapped, image_keys=keys, is_train=is_train).score(features, len)
+    assert score.metrics["acc1"] == pytest.approx(1 / 3)
+    halves = LinearProbe(label="class", values=places, image_keys=keys, is_train=None)
+    assert halves.score(features, len).n == 45
+    assert halves.protocol["split"] == "half"
+
+
+def test_the_order_of_a_draw_depends_on_seed_and_key_alone():
+    keys = [f"k{i}" for i in range(30)]
+    assert [keys[i] for i in hashed_order(keys, 0)] == [keys[::-1][i] for i in hashed_order(keys[::-1], 0)]
+    assert hashed_order(keys, 0).tolist() != hashed_order(keys, 1).tolist()
+
+
+def test_images_of_one_key_cannot_be_drawn_from():
+    dataset = dataclasses.replace(probed({"country": ["a"] * 12}), image_keys=["same"] * 12)
+    with pytest.raises(UserError, match="two images have one key"):
+        with_measures(dataset, ["few_shot"])

@@ -1,0 +1,128 @@
+"""Suites, the catalog and published numbers: what stands for a data set, means, and what is flagged."""
+
+from __future__ import annotations
+
+import pytest
+
+from worldclip.errors import UserError
+from worldclip.evaluate import published, suites
+from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
+from worldclip.evaluate.fetch import names_to_fetch
+from worldclip.evaluate.suite_lists import DATACOMP38, SLIP26, SUITES
+from worldclip.evaluate.tables import beside_text, suite_text
+
+
+def record(dataset, lang="en", task="zeroshot_classification", slices=None, **metrics):
+    return {"dataset": dataset, "lang": lang, "task": task, "metrics": metrics, "slices": slices or {}, "n": 10,
+            "chance": {}, "interval_95": {}, "model": "m", "model_digest": "0" * 32}  # fmt: skip
+
+
+def test_the_suites_are_what_their_papers_list():
+    assert (len(SLIP26), len(set(SLIP26)), len(DATACOMP38), len(set(DATACOMP38))) == (26, 26, 38, 38)
+    assert all(name in CATALOG for names in SUITES.values() for name in names)
+    assert all(info.layout in LAYOUTS and info.title and info.source and info.licence for info in CATALOG.values())
+    by_class = {name for name in SLIP26 if CATALOG[name].metrics == ("mean_per_class_recall",)}
+    assert by_class == {"fgvc_aircraft", "pets", "caltech101", "flowers"}
+    others = {name: CATALOG[name].metrics[0] for name in SLIP26 if name not in by_class}
+    assert {name: metric for name, metric in others.items() if metric != "acc1"} == {
+        "kinetics700": "acc1+acc5", "hateful_memes": "roc_auc",
+    }  # fmt: skip
+    assert set(names_to_fetch()) > {"imagenet1k", "xm3600", "xtd200", "cvqa", "sugar_crepe"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("acc1", 0.4),
+        ("acc1+acc5", 0.6),
+        ("roc_auc", None),
+        ("acc1+roc_auc", None),
+        ("worst region/acc1", 0.1),
+        ("worst income/acc1", None),
+        ("region 2/acc1", 0.3),
+        ("region 9/acc1", None),
+    ],
+)
+def test_a_number_is_a_metric_or_made_of_some(metric, value):
+    slices = {f"region {i}": {"n": 3, "metrics": {"acc1": i / 10 + 0.1}} for i in range(3)}
+    found = suites.value(metric, record("fmow", slices=slices, acc1=0.4, acc5=0.8))
+    assert found == (None if value is None else pytest.approx(value))
+
+
+def test_mean_recall_is_over_both_directions():
+    of_retrieval = record("flickr30k", **{"image_retrieval_recall@1": 0.2, "text_retrieval_recall@1": 0.6})
+    assert suites.value("mean_recall@1", of_retrieval) == pytest.approx(0.4)
+
+
+def slip(value):
+    metrics = {"acc1": value, "acc5": value, "mean_per_class_recall": value, "roc_auc": value}
+    return [record(name, **metrics) for name in SLIP26]
+
+
+def test_a_suites_mean_is_over_all_its_data_sets_or_there_is_none():
+    assert suites.suite_mean("slip26", slip(0.5)) == (pytest.approx(0.5), [])
+    assert suites.suite_mean("slip26", slip(0.5)[1:]) == (None, ["food101"])
+    text = suite_text("slip26", slip(0.5)[1:])
+    assert "| Food-101" in text
+    assert "No mean, as 1 of its data sets are missing: food101." in text
+    assert "Plain mean over its data sets: 50.0." in suite_text("slip26", slip(0.5))
+
+
+def test_other_languages_of_an_english_suite_do_not_count_and_cvqa_has_two_rows():
+    both = [record("pets", mean_per_class_recall=0.5), record("pets", "de", mean_per_class_recall=0.1)]
+    row = next(row for row in suites.suite_rows("slip26", both) if row.dataset == "pets")
+    assert (row.value, row.languages) == (0.5, ("en",))
+    cvqa = [record("cvqa", "en", accuracy=0.6), record("cvqa", "local", accuracy=0.4)]
+    rows = [row for row in suites.suite_rows("multilingual", cvqa) if row.dataset == "cvqa"]
+    assert [row.value for row in rows] == [0.6, 0.4]
+
+
+def test_published_numbers_name_known_figures_and_their_source():
+    figures = published.figures()
+    rows = published.published()
+    assert {row.figure for row in rows} == set(figures)
+    assert all(0 < row.value_pct < 100 and row.source for row in rows)
+    assert len({(row.model, row.figure) for row in rows}) == len(rows)
+    headline = {row.figure: row for row in rows if row.model == "ViT-H/14 worldwide 2.3x"}
+    assert [headline[name].value_pct for name in ("imagenet", "babel_imagenet", "xm3600_i2t", "cvqa_local")] == [
+        81.3, 50.2, 64.3, 57.4,
+    ]  # fmt: skip
+    assert not headline["imagenet"].is_secondary
+    assert headline["slip26"].is_secondary
+    for figure in figures.values():
+        name = figure.dataset.removeprefix("suite:")
+        assert name in CATALOG or name in SUITES
+
+
+def test_ours_stand_beside_and_a_difference_over_0_2_is_flagged():
+    records = [
+        record("imagenet1k", acc1=0.8144), record("cvqa", "local", accuracy=0.5), record("cvqa", "en", accuracy=0.615),
+        record("xm3600", "de", **{"text_retrieval_recall@1": 0.6, "image_retrieval_recall@1": 0.5}),
+        record("xm3600", "th", **{"text_retrieval_recall@1": 0.7, "image_retrieval_recall@1": 0.6}),
+    ]  # fmt: skip
+    rows = {row["figure"]: row for row in published.beside(records, "ViT-H/14 worldwide 2.3x")}
+    assert rows["imagenet"]["difference_pct"] == pytest.approx(0.14)
+    assert not rows["imagenet"]["differs"]
+    assert rows["cvqa_local"]["differs"]
+    assert rows["xm3600_i2t"]["ours_pct"] == pytest.approx(65.0)
+    assert rows["xm3600_i2t"]["languages"] == ["de", "th"]
+    assert (rows["slip26"]["ours_pct"], len(rows["slip26"]["missing"])) == (None, 25)
+    text = beside_text(list(rows.values()), "ViT-H/14 worldwide 2.3x")
+    assert "| CVQA LOCAL " in text
+    assert "-7.4 !" in text
+    assert "(secondary)" in text
+    with pytest.raises(UserError, match=r"evaluate\.against is 'ViT-Z', which published\.csv has not"):
+        published.beside(records, "ViT-Z")
+
+
+def test_a_suite_without_its_data_says_what_is_missing_all_at_once(tmp_path):
+    (tmp_path / "xm3600").mkdir()
+    assert "evaluate.data is not set" in str(EvaluateConfig(suite="multilingual").problems())
+    (problem,) = EvaluateConfig(suite="multilingual", data=str(tmp_path)).problems()
+    assert "lacks babel_imagenet, cvqa, flickr30k_200, xtd10, xtd200" in problem
+    assert "worldclip fetch dataset" in problem
+    there = EvaluateConfig(suite="multilingual", data=str(tmp_path), allow_missing=True)
+    assert (there.asked, there.problems()) == (("xm3600",), [])
+    (problem,) = EvaluateConfig(suite="slip").problems()
+    assert "evaluate.suite is 'slip'; it is one of imagenet, slip26" in problem
