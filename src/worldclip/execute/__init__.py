@@ -10,6 +10,7 @@ from worldclip.execute.local import LocalExecutor, usable_cores
 from worldclip.execute.ray import RayExecutor
 from worldclip.execute.shards import Executor, Report, Shard, repeatable
 from worldclip.execute.stages import (
+    ALL_SHARDS,
     RunLock,
     Stage,
     changed_keys,
@@ -22,6 +23,7 @@ from worldclip.execute.stages import (
 )
 
 __all__ = [
+    "ALL_SHARDS",
     "Executor",
     "LocalExecutor",
     "RayExecutor",

@@ -7,6 +7,7 @@ tasks and says which were lost; what is tried again, and what is started twice, 
 from __future__ import annotations
 
 import os
+import socket
 import statistics
 import time
 import uuid
@@ -34,6 +35,7 @@ from worldclip.formats import digest
 QUEUED_PER_CPU = 2  # tasks with Ray for each CPU: one runs, one waits, so that no CPU waits for this process
 POLL_S = 1.0  # how often late shards and new nodes are looked for where no task ends
 LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after this many median times, and this long at least
+KNOCK_S = 10.0  # a cluster answers in this time
 CANCEL_S = 10.0  # a cancelled task may end by itself; after this it is killed
 OBJECT_STORE_BYTES = 128 * 2**20  # of a Ray started here: only functions and reports pass through it
 
@@ -234,10 +236,18 @@ def connect(address: str | None, workers: int | None) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
         options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
+        _knock(asked)
         ray.init(address=asked, **options)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"--executor ray: no cluster answers at {asked!r} ({str(error).splitlines()[0]}); start it (ray start "
             "--head), or unset RAY_ADDRESS to have one started on this machine"
         ) from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at HOST:PORT: Ray itself would wait for minutes and end the process."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from worldclip.match.match import inputs as inputs
     from worldclip.match.match import relevant_config as relevant_config
     from worldclip.match.match import run as run
+    from worldclip.match.match import run_shards as run_shards
     from worldclip.match.matcher import Matcher as Matcher
 
-_HOMES = {"Matcher": "matcher", "identify": "lid", "run": "match", "inputs": "match", "relevant_config": "match"}
+_HOMES = {
+    "Matcher": "matcher",
+    "identify": "lid",
+    **dict.fromkeys(("run", "run_shards", "inputs", "relevant_config"), "match"),
+}
 
-__all__ = ["Matcher", "identify", "inputs", "relevant_config", "run"]
+__all__ = ["Matcher", "identify", "inputs", "relevant_config", "run", "run_shards"]
 
 
 def __getattr__(name: str) -> Any:

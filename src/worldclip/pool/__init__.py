@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import relevant_config as relevant_config
     from worldclip.pool.stage import root as root
     from worldclip.pool.stage import run as run
+    from worldclip.pool.stage import run_shards as run_shards
     from worldclip.pool.stage import shards as shards
     from worldclip.pool.texts import REASONS as REASONS
     from worldclip.pool.texts import PoolTexts as PoolTexts
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("REASONS", "PoolTexts"), "texts"),
     **dict.fromkeys(("index_of", "read_index", "read_keys", "read_member", "read_texts", "write_index"), "read"),
-    **dict.fromkeys(("inputs", "list_shards", "relevant_config", "root", "run", "shards"), "stage"),
+    **dict.fromkeys(("inputs", "list_shards", "relevant_config", "root", "run", "run_shards", "shards"), "stage"),
     "IMAGE_SUFFIXES": "webdataset",
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.errors import BadShard, UserError
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import ALL_SHARDS, Executor, Report, Shard, remove_stale, repeatable
 from worldclip.formats import versions, write_json, write_manifest
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile, known_by, list_files
@@ -28,27 +28,29 @@ def root(recipe: Recipe, run_dir: Path) -> str:
     return str(run_dir / "pool" / "pairs") if recipe.pool.build else recipe.pool.path or ""
 
 
-def shards(recipe: Recipe, run_dir: Path) -> list[Shard]:
+def shards(recipe: Recipe, run_dir: Path, part: slice = ALL_SHARDS) -> list[Shard]:
     """The pool's files, sorted by name: the path below the root, behind the root's name where there are several roots.
+
+    part: which of the sorted files; the others are not opened.
 
     Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
     pool = recipe.pool
-    return list_shards(dataclasses.replace(pool, path=root(recipe, run_dir)) if not pool.roots else pool)
+    return list_shards(dataclasses.replace(pool, path=root(recipe, run_dir)) if not pool.roots else pool, part=part)
 
 
-def list_shards(pool: PoolConfig, setting: str = "pool") -> list[Shard]:
+def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARDS) -> list[Shard]:
     """As `shards`, of any pool that is there; `setting` is the section of the recipe that problems name."""
     roots = {f"{name}/": path for name, path in pool.roots.items()} or {"": pool.path or ""}
     problems: list[str] = []
     found = []
     for prefix, path in roots.items():
         key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
-        files = _files(key, path, pool.format, problems)
-        found += [Shard(name=f"{prefix}{file.name}", path=file.path, fingerprint=known_by(file)) for file in files]
+        found += [(f"{prefix}{file.name}", file) for file in _files(key, path, pool.format, problems)]
     if problems:
         raise UserError(problems)
-    return sorted(found, key=lambda shard: shard.name)
+    chosen = sorted(found, key=lambda item: item[0])[part]
+    return [Shard(name=name, path=file.path, fingerprint=known_by(file)) for name, file in chosen]
 
 
 def _files(setting: str, path: str, wanted: str, problems: list[str]) -> list[PoolFile]:
@@ -99,9 +101,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
 
         report["built"] = build_emoji(folder, pool.image_px, pool.samples_per_shard, executor=executor)
     found = shards(recipe, run_dir)
-    check_names(found, pool)
-    index = functools.partial(index_shard, pool, folder / "index")
-    reports = executor.map(index, found, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
+    reports = _index(found, pool, folder, executor)
     remove_stale(folder / "index", [folder / "index" / f"{shard.name}.parquet" for shard in found])
     remove_stale(folder / "done" / "index", [folder / "done" / "index" / f"{shard.name}.json" for shard in found])
     counts = {
@@ -116,6 +116,19 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     write_json(folder / "report.json", report)
     write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
     return report
+
+
+def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> list[Report]:
+    """The index of some shards alone.  Raises UserError for a pool that the run builds, which is no list of shards."""
+    if recipe.pool.build:
+        raise UserError(f"--shards with pool.build = {recipe.pool.build!r}; build the pool first, without --shards")
+    return _index(shards(recipe, run_dir, part), recipe.pool, run_dir / "pool", executor)
+
+
+def _index(found: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> list[Report]:
+    check_names(found, pool)
+    index = functools.partial(index_shard, pool, folder / "index")
+    return executor.map(index, found, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
 
 
 def check_names(
@@ -136,5 +149,6 @@ def check_names(
         raise UserError(first.problems)
 
 
+@repeatable
 def index_shard(config: PoolConfig, folder: Path, shard: Shard) -> Report:
     return write_index(shard, config, folder / f"{shard.name}.parquet")
