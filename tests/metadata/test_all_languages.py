@@ -10,8 +10,8 @@ import pytest
 from worldclip import languages, metadata
 from worldclip.config import load_recipe
 from worldclip.execute import LocalExecutor
-from worldclip.metadata.entries import build_entries
 from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.entries import build_entries
 from worldclip.metadata.wordnet import read_headers
 
 # A letter of each script, to make up words of languages that the Declaration of Human Rights is not at hand for.

@@ -18,8 +18,8 @@ from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.errors import StageFailed, UserError
 from worldclip.execute import LocalExecutor, run_stage
-from worldclip.metadata.entries import EntryList, build_entries, is_punctuation
 from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.entries import EntryList, build_entries, is_punctuation
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.formats import read_json, read_manifest, write_text
-from worldclip.report import curation, data, evaluation, model
+from worldclip.report import curation, data, entries, evaluation, model
 from worldclip.report.page import Section, cards, count, document, percent, short
 
 Report = dict[str, Any]
@@ -101,7 +101,7 @@ def _sections(reports: dict[str, Report], log: list[Report]) -> dict[str, list[S
     if "match" in reports:
         drawn["match"] = [curation.rates_section(reports["match"]), data.match_section(reports["match"])]
     if "metadata" in reports:
-        drawn["metadata"] = [data.metadata_section(reports["metadata"])]
+        drawn["metadata"] = [entries.metadata_section(reports["metadata"])]
     return {stage: [section for section in sections if section is not None] for stage, sections in drawn.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the stages found, metadata to curate, as parts of the page."""
+"""What the stages found, match to curate, as parts of the page."""
 
 from __future__ import annotations
 
@@ -38,31 +38,6 @@ ENDS = {
     "duplicate": ("var(--s8)", "duplicate key"),
     "bad_pair": ("var(--bad)", "bad pair: cannot be read"),
 }
-
-
-def metadata_section(report: Report) -> Section:
-    """Entries of each list by source."""
-    lists = report["lists"]
-    sources = list(dict.fromkeys(source for row in lists.values() for source in row["by_source"]))
-    matchers = list(dict.fromkeys(name for row in lists.values() for name in row["dead"]))
-    head = ["list", "entries", *sources, *(f"dead in {name}" for name in matchers)]
-    rows = [
-        [
-            lang_name(name),
-            count(row["entries"]),
-            *(_cell(row["by_source"], source) for source in sources),
-            *(_cell(row["dead"], matcher) for matcher in matchers),
-        ]
-        for name, row in sorted(lists.items(), key=lambda item: -item[1]["entries"])
-    ]
-    notes = "".join(map(note, report["notes"]))
-    return Section(
-        anchor="metadata",
-        heading="Entries",
-        lead="The words and phrases worth having pictures of, by language and by the first source that gave them. "
-        "Dead entries are empty, or the same as an earlier one, once normalised: they never match.",
-        body=table(head, rows) + notes,
-    )
 
 
 def match_section(report: Report) -> Section | None:

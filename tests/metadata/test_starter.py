@@ -1,0 +1,30 @@
+"""The starter recipe: every language that wordfreq has, whole but for the number of words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worldclip import languages, metadata
+from worldclip.config import load_recipe
+from worldclip.execute import LocalExecutor
+
+STARTER = Path(__file__).parents[2] / "recipes" / "starter.toml"
+
+
+def test_the_starter_names_every_language_of_wordfreq() -> None:
+    codes = load_recipe(STARTER).languages.codes
+    assert codes == tuple(language.code for language in languages.all() if language.wordfreq)
+    assert len(codes) == 44
+
+
+def test_the_starter_makes_a_list_of_each(tmp_path: Path) -> None:
+    pytest.importorskip("wordfreq")
+    recipe = load_recipe(STARTER, ["metadata.wordfreq_top=300", 'languages.codes=["en", "hi", "tl", "zh"]'])
+    report = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))
+    assert all(found["by_source"]["wordfreq"] > 250 for found in report["lists"].values())
+    words = {lang: metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist() for lang in report["lists"]}
+    assert words["en"][100:104] == ["the", "The", "to", "To"]
+    assert words["hi"][100] == "के"
+    assert words["zh"][100] == "的"
