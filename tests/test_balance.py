@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from worldclip import balance, formats
 from worldclip.balance.balance import choose_thresholds, find_warnings, head_tail_curve
 from worldclip.balance.config import BalanceConfig
-from worldclip.balance.sums import add_counts, sum_counts, sum_shards
+from worldclip.balance.sums import sum_counts, sum_shards
 from worldclip.config import load_recipe
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor
@@ -292,39 +294,49 @@ def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
     paths = sorted((folder / "match" / "counts").glob("*.parquet"))
     expected = [sum(count for rows in shards for entry, count in rows if entry == i) for i in range(4)]
     for order in (paths, paths[::-1]):
-        counts = {"en": np.zeros(4, np.uint64)}
-        for path in order:
-            add_counts(counts, path)
-        assert counts["en"].tolist() == expected
+        assert sum_counts({"zh": 3, "en": 4}, order)["en"].tolist() == expected
 
 
-def test_sums_by_groups_are_the_sums_shard_by_shard(tmp_path):
+@pytest.mark.parametrize("largest", [9, 2**31, 2**60])
+def test_sums_by_groups_and_ranges_are_the_sums_shard_by_shard(tmp_path, largest):
     rng = np.random.default_rng(0)
-    lists = {"en": 50, "sw": 20}
+    lists = {"en": 50, "none": 0, "sw": 20}
     for i in range(11):
-        rows = [(name, int(e), int(rng.integers(1, 99))) for name in lists for e in rng.choice(20, 9, replace=False)]
+        rows = [(n, int(e), int(rng.integers(1, largest))) for n in ("en", "sw") for e in rng.choice(20, 9, False)]
         write_counts(tmp_path, f"{i}.tar", rows)
     paths = sorted((tmp_path / "match" / "counts").glob("*.parquet"))
-    plain = sum_counts(lists, paths)
+    plain = {name: [0] * size for name, size in lists.items()}
+    for path in paths:
+        for row in formats.read_table(path, formats.MATCH_COUNTS).to_pylist():
+            plain[row["entries_lang"]][row["entry_id"]] += row["count"]
     executor = Counting(quiet=True)
-    grouped = sum_shards(lists, paths, tmp_path / "sums", executor, group_size=3)
-    assert {name: counts.tolist() for name, counts in grouped.items()} == {n: c.tolist() for n, c in plain.items()}
-    assert executor.num_done == 4
+    add = partial(sum_shards, lists, folder=tmp_path / "sums", executor=executor, group_size=3, range_size=16)
+    assert {name: counts.tolist() for name, counts in add(shards=paths).items()} == plain
+    assert executor.num_done == {"groups": 4, "ranges": 5}
+    assert {name: counts.tolist() for name, counts in add(shards=paths).items()} == plain
+    assert executor.num_done == {"groups": 4, "ranges": 5}
     write_counts(tmp_path, "99.tar", [("en", 1, 5)])
-    again = sum_shards(
-        lists, [*paths, tmp_path / "match/counts/99.tar.parquet"], tmp_path / "sums", executor, group_size=3
-    )
+    again = add(shards=[*paths, tmp_path / "match/counts/99.tar.parquet"])
     assert again["en"][1] == plain["en"][1] + 5
-    assert executor.num_done == 5, "groups that did not change are not added again"
-    sum_shards(lists, paths[:2], tmp_path / "sums", executor, group_size=3)
-    assert not list((tmp_path / "sums").rglob("*.parquet"))
+    assert executor.num_done == {"groups": 5, "ranges": 10}, "groups that did not change are not added again"
+    assert {name: counts.tolist() for name, counts in add(shards=paths[:2]).items()} != plain
+    assert not list((tmp_path / "sums").rglob("*.npy"))
 
 
 class Counting(LocalExecutor):
-    """Counts the shards that were worked on."""
+    """Counts the units that were worked on, by the folder of their markers."""
 
-    num_done = 0
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.num_done = Counter()
 
-    def _run_inline(self, fn, todo, done_dir, key):
-        self.num_done += len(todo)
-        yield from super()._run_inline(fn, todo, done_dir, key)
+    def _run(self, work, todo):
+        self.num_done[work.done_dir.name] += len(todo)
+        yield from super()._run(work, todo)
+
+
+def test_files_that_a_shared_folder_does_not_show_yet_are_missed(run):
+    manifest = formats.read_json(run / "match" / "manifest.json")
+    formats.write_json(run / "match" / "manifest.json", {**manifest, "counts": {"shards": 4}})
+    with pytest.raises(UserError, match="shows 3 files, match wrote 4"):
+        balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))

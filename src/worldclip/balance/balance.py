@@ -95,8 +95,9 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     """Counts of all shards -> RUN/balance/thresholds.json, <list>.npy, counts/<list>.npy (uint64 sums), report.json."""
     folder = run_dir / "balance"
     stage_inputs = inputs(recipe, run_dir)
-    lists = formats.require_manifest(run_dir, "match")["lists"]  # name -> number of entries
-    counts = sum_shards(lists, counted_shards(run_dir), folder / "sums", executor)
+    matched = formats.require_manifest(run_dir, "match")
+    lists = matched["lists"]  # name -> number of entries
+    counts = sum_shards(lists, _all_shards(run_dir, matched["counts"]), folder / "sums", executor)
     warnings = find_warnings(counts, recipe.balance, recipe.match.isolate)
     thresholds = choose_thresholds(counts, recipe.balance, recipe.match.isolate)
     table = thresholds_record(counts, thresholds, recipe.balance, recipe.match.isolate)
@@ -189,6 +190,17 @@ def threshold_table(source: dict[str, int] | str) -> dict[str, int]:
         f"balance.thresholds is {source!r}, which is not a readable thresholds.json ({reason}); name RUN/balance/"
         "thresholds.json of a finished run, or write a table of list = threshold"
     )
+
+
+def _all_shards(run_dir: Path, counts: Mapping[str, Any]) -> list[Path]:
+    """The files of counts, as many as the manifest of match says: a network's folder may show new files late."""
+    found = counted_shards(run_dir)
+    if len(found) != counts.get("shards", len(found)):
+        raise UserError(
+            f"{run_dir / 'match' / 'counts'} shows {len(found):,} files, match wrote {counts['shards']:,}; if others "
+            f"write to this folder, wait a minute and run again, else run: worldclip match {run_dir}"
+        )
+    return found
 
 
 def find_warnings(counts: Mapping[str, np.ndarray], config: BalanceConfig, isolate: str) -> list[str]:
