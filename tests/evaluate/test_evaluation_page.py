@@ -1,0 +1,108 @@
+"""The page of an evaluation: languages in order, grids, published numbers; and of a comparison."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from worlds import WordModel, word_dataset
+
+from worldclip import inference
+from worldclip.errors import UserError
+from worldclip.evaluate import datasets
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.evaluate import evaluate_model
+from worldclip.report import write_evaluation
+from worldclip.report.evaluation import grouped, language_of, languages_section, published_section
+
+LANGUAGES = ("en", "de", "sw", "zh_yue", "tha_Thai", "klingon")
+
+
+class Weak(WordModel):
+    """Knows English; of other languages every second word."""
+
+    def encode_text(self, texts):
+        texts = [text if text.startswith("en/") or text[-1] in "02468" else f"{text}?" for text in texts]
+        return super().encode_text(texts)
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+    def run(model, name, **values):
+        words = [f"word{i}" for i in range(12)]
+        monkeypatch.setattr(inference, "load", lambda source, device: model)
+        monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words, LANGUAGES))
+        evaluate_model("me/model", EvaluateConfig(datasets=("emoji_base",), **values), tmp_path / name)
+        return tmp_path / name
+
+    return run
+
+
+def test_the_page_has_languages_in_order_and_means_by_family_and_level(evaluate):
+    page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
+    order = re.findall(r"<code>(\w+)</code>", page[page.index("the languages in this order") :])
+    assert order[0] == "en"
+    assert set(order[:6]) == set(LANGUAGES)
+    for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
+        assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
+    assert re.search(r"high <small>\(\d languages\)</small>", page)
+    assert "http://" not in page
+
+
+def test_codes_of_data_sets_find_their_language():
+    codes = ("zh_yue", "deu_Latn", "sw", "klingon", "xx_Xxxx")
+    assert [getattr(language_of(code), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
+    assert [language.script for language, _ in grouped({"th": 0.5, "klingon": 0.4})] == ["Thai"]
+
+
+def test_few_languages_make_no_plot_and_no_suite_no_published_numbers():
+    record = {"metrics": {"acc1": 0.5}, "chance": {}}
+    task = {"mean": {"chance": {}}, "languages": {"en": record, "de": record}}
+    report = {"datasets": {"a": {"tasks": {"zeroshot_classification": task}}}}
+    assert languages_section(report) is None
+    assert published_section(report) is None
+
+
+def test_published_numbers_stand_on_the_page_with_their_flags():
+    row = {
+        "title": "CVQA <LOCAL>", "ours_pct": 50.0, "published_pct": 57.4, "difference_pct": -7.4, "differs": True,
+        "source": "abstract", "is_secondary": True, "protocol": "micro",
+    }  # fmt: skip
+    body = published_section({"published": {"against": "ViT", "rows": [row]}}).body
+    assert "CVQA &lt;LOCAL&gt;" in body
+    assert "<b>-7.4 !</b>" in body
+    assert "(secondary)" in body
+
+
+def test_a_comparison_is_a_page_too(evaluate, tmp_path, capsys):
+    from worldclip.cli import main
+
+    first, second = evaluate(Weak(), "weak"), evaluate(WordModel(), "strong")
+    assert main(["compare", str(first), str(second), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "A star marks differences" in page
+    assert "*</b>" in page
+    assert "| emoji_base | acc1 |" in capsys.readouterr().out
+
+
+def test_the_command_measures_any_model_and_tells_mistakes(tmp_path, monkeypatch, capsys):
+    from worldclip.cli import main
+
+    words = [f"word{i}" for i in range(6)]
+    monkeypatch.setattr(inference, "load", lambda source, device: WordModel())
+    monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words))
+    arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--datasets", "emoji_base"]
+    assert main([*arguments, "--clip-benchmark", str(tmp_path / "json")]) == 0
+    assert "### emoji_base" in capsys.readouterr().out
+    assert (tmp_path / "out/report.html").exists()
+    assert len(list((tmp_path / "json").glob("*.json"))) == 4
+    assert main(["evaluate", "me/model", "--out", str(tmp_path / "x"), "--suite", "paper"]) == 2
+    assert "evaluate.data is not set" in capsys.readouterr().err
+    assert main(["fetch", "dataset", "hateful_memes", "--out", str(tmp_path)]) == 2
+    assert "docs/6_evaluate.md says its layout" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_model_that_no_published_row_names_is_an_error(tmp_path):
+    config = EvaluateConfig(suite="paper", data=str(tmp_path), allow_missing=True, against="ViT-Z")
+    with pytest.raises(UserError, match=r"evaluate\.against is 'ViT-Z'"):
+        evaluate_model("me/model", config, tmp_path / "out")

@@ -1,0 +1,74 @@
+"""Features on disk: found again by model, images and preprocessing; chunks that are there are not encoded again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from worlds import WordModel, word_dataset
+
+from worldclip.errors import UserError
+from worldclip.evaluate import engine, image_features
+from worldclip.evaluate.image_features import cache_folder, encode_images
+
+WORDS = ["cat", "broken", "owl", "bee", "elk", "broken", "broken"]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(image_features, "CHUNK_IMAGES", 2)
+
+
+def test_chunks_are_the_same_features_and_are_read_again(tmp_path):
+    plain = encode_images(WordModel(), word_dataset("a", WORDS), 3)
+    model = WordModel()
+    first = encode_images(model, word_dataset("a", WORDS), 3, tmp_path / "key")
+    np.testing.assert_array_equal(first.features_ND, plain.features_ND)
+    assert first.bad == plain.bad == [{"key": f"a{i}", "reason": "not an image"} for i in (1, 5, 6)]
+    again = WordModel()
+    second = encode_images(again, word_dataset("a", WORDS), 3, tmp_path / "key")
+    np.testing.assert_array_equal(second.features_ND, plain.features_ND)
+    assert (again.images, second.bad) == ([], plain.bad)
+
+
+def test_a_pass_that_was_cut_goes_on_at_the_next_chunk(tmp_path):
+    encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
+    (tmp_path / "000000002.npy").unlink()
+    model = WordModel()
+    encode_images(model, word_dataset("a", WORDS), 3, tmp_path)
+    assert model.images == [b"owl", b"bee"]
+
+
+def test_the_key_is_model_images_and_preprocessing(tmp_path):
+    class Processed(WordModel):
+        processor = "size 224"
+
+    dataset = word_dataset("a", WORDS)
+    other_texts = dataclasses.replace(dataset, digest="other", images_digest="images")
+    same_images = dataclasses.replace(dataset, digest="another", images_digest="images")
+    keys = [
+        cache_folder(tmp_path, WordModel(), "0", dataset),
+        cache_folder(tmp_path, WordModel(), "1", dataset),
+        cache_folder(tmp_path, Processed(), "0", dataset),
+        cache_folder(tmp_path, WordModel(), "0", other_texts),
+    ]
+    assert len(set(keys)) == 4
+    assert keys[3] == cache_folder(tmp_path, WordModel(), "0", same_images)
+
+
+def test_another_prompt_or_language_encodes_no_image_again(tmp_path):
+    model_id = {"model": "m", "model_digest": "0"}
+    dataset = dataclasses.replace(word_dataset("a", ["cat", "dog"]), images_digest="images")
+    engine.evaluate(WordModel(), model_id, [dataset], ["en"], tmp_path / "r.jsonl", cache=tmp_path / "features")
+    changed = dataclasses.replace(dataset, digest="other texts")
+    model = WordModel()
+    engine.evaluate(model, model_id, [changed], [], tmp_path / "r.jsonl", cache=tmp_path / "features")
+    assert model.images == []
+    assert model.texts
+
+
+def test_no_image_that_decodes_is_an_error_also_from_the_cache(tmp_path):
+    for _ in range(2):
+        with pytest.raises(UserError, match="not one of its 3 images decodes: a0: not an image"):
+            encode_images(WordModel(), word_dataset("a", ["broken"] * 3), 2, tmp_path)
