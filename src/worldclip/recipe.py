@@ -5,6 +5,7 @@ knows which comes after which.
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,9 @@ def run(
     if dry_run:
         _print_plan(whole, run_dir, stages, from_stage)
         return run_dir
+    if is_helper():
+        help_with(stages, whole, run_dir)
+        return run_dir
     with RunLock(run_dir):
         write_text(run_dir / "recipe.toml", to_toml(whole))
         write_json(run_dir / "run.json", describe_run())
@@ -55,7 +59,26 @@ def run(
         for name in stages:
             if run_stage(load_stage(name), name, whole, run_dir, executor or LocalExecutor()):
                 importlib.import_module("worldclip.report").write_report(run_dir)
+            else:
+                dismiss_helpers(name, whole)
     return run_dir
+
+
+def is_helper() -> bool:
+    """Whether torchrun started this process to help with training only: all of its processes but the first."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
+def help_with(stages: Sequence[str], recipe: Recipe, run_dir: Path) -> None:
+    """A helper's whole work: it waits until the first process trains, and trains with it."""
+    if "train" in stages:
+        importlib.import_module("worldclip.train").help_train(recipe, run_dir)
+
+
+def dismiss_helpers(stage: str, recipe: Recipe) -> None:
+    """Where training was finished already, nobody needs to wait for it."""
+    if stage == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        importlib.import_module("worldclip.train").dismiss(recipe)
 
 
 def load_stage(name: str) -> Stage:

@@ -63,11 +63,6 @@ def test_batches_read_each_position_of_each_epoch_exactly_once(epoch_length, bat
     assert within.tolist() == list(range(epoch_length)) * batch
 
 
-def test_steps_are_samples_in_whole_batches():
-    assert plan.num_steps(170_000, 256) == 664
-    assert plan.num_steps(3, 256) == 1
-
-
 def test_a_stand_in_is_drawn_from_the_same_epoch_by_the_coin():
     assert plan.replacement(7, 3, 100, 1, 2) == math.floor(uniform("7", 3, 1, 2, ORDER) * 100)
     assert {0 <= plan.replacement(7, draw, 10, 0, 0) < 10 for draw in range(1, 50)} == {True}
@@ -117,3 +112,44 @@ def test_a_crop_that_never_fits_is_the_central_part():
     draws = np.full(plan.CROP_DRAWS, 0.999)
     assert plan.crop_box(draws, 10, 100, 0.9) == (0, 43, 10, 13)
     assert plan.crop_box(draws, 100, 10, 0.9) == (43, 0, 13, 10)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6).filter(any))
+def test_streams_are_read_round_robin_until_they_are_exhausted(lengths):
+    waiting = [list(range(length)) for length in lengths]
+    expected = []
+    while any(waiting):
+        expected += [(stream, left.pop(0)) for stream, left in enumerate(waiting) if left]
+    stream, place = plan.locate_in_streams(np.arange(len(expected)), np.array(lengths))
+    assert list(zip(stream.tolist(), place.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_ranks_share_a_batch_evenly_and_mostly_by_their_own_streams(world_size):
+    owner = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 0, 1])
+    shares = [plan.share_by_owner(owner, 6, rank, world_size) for rank in range(world_size)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(12))
+    assert {len(share) for share in shares} == {12 // world_size}
+    of_first = set(owner[shares[0]].tolist())
+    assert of_first == {1: {0, 1, 2, 3, 4, 5}, 2: {0, 1, 2}, 3: {0, 1}, 6: {0}}[world_size]
+
+
+def test_neighbours_in_a_file_are_read_together():
+    file, offset = np.array([1, 0, 0, 1, 0]), np.array([0, 100, 0, 500, 130])
+    size = np.array([10, 20, 50, 10, 5])
+    found, span_of = plan.spans(file, offset, size, 60)
+    assert found.tolist() == [[0, 0, 135], [1, 0, 10], [1, 500, 510]]
+    assert span_of.tolist() == [1, 0, 0, 2, 0]
+
+
+def test_patches_are_drawn_from_the_hash_of_the_pair_and_epoch():
+    keys, text_idx, epoch = [f"k{i}" for i in range(200)], np.zeros(200, np.int64), np.repeat([0, 1], 100)
+    kept = plan.kept_patches(keys, text_idx, 3, epoch, 16, 0.25)
+    assert kept.shape == (200, 12)
+    assert all(len(set(row)) == 12 for row in kept.tolist())
+    assert (np.diff(kept, axis=1) > 0).all()
+    np.testing.assert_allclose(np.bincount(kept.ravel()) / 200, 0.75, atol=0.12)
+    again = plan.kept_patches(keys[50:150], text_idx[50:150], 3, epoch[50:150], 16, 0.25)
+    np.testing.assert_array_equal(again, kept[50:150])
+    assert not np.array_equal(kept[:100], plan.kept_patches(keys[:100], text_idx[:100], 3, epoch[:100] + 1, 16, 0.25))

@@ -164,6 +164,42 @@ class TrainPoolConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleConfig:
+    """The worldwide rule: an English run's samples and batch, grown by how much more there is than English."""
+
+    english_samples_seen: int | None = None
+    """Pairs that the English run sees; with english_batch_size it takes the place of train.samples_seen."""
+    english_batch_size: int | None = None
+    """Pairs a step of the English run; takes the place of train.global_batch_size."""
+    english_fraction: float | None = None
+    """Share of English among the curated pairs; unset: the expected one, from curate's report."""
+
+    @property
+    def is_set(self) -> bool:
+        return self.english_samples_seen is not None and self.english_batch_size is not None
+
+    def problems(self) -> list[str]:
+        given = (self.english_samples_seen, self.english_batch_size)
+        found = []
+        if (given[0] is None) != (given[1] is None):
+            unset, other = ("samples_seen", "batch_size") if given[0] is None else ("batch_size", "samples_seen")
+            found.append(f"train.scale.english_{unset} is unset beside english_{other}; set both or neither")
+        found += [
+            f"train.scale.english_{name} is {value}; it counts pairs and must be at least {least}"
+            for name, value, least in (("samples_seen", given[0], 1), ("batch_size", given[1], 2))
+            if value is not None and value < least
+        ]
+        if self.english_fraction is not None and not 0 < self.english_fraction <= 1:
+            found.append(f"train.scale.english_fraction is {self.english_fraction}; it is a share, above 0, at most 1")
+        if self.english_fraction is not None and not self.is_set:
+            found.append(
+                "train.scale.english_fraction is set alone; name the English run too: english_samples_seen and "
+                "english_batch_size"
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The training loop; durations in samples seen."""
 
@@ -173,14 +209,20 @@ class TrainConfig:
     """Text to tokens."""
     pool: TrainPoolConfig = field(default_factory=TrainPoolConfig)
     """Where the images are, where not in the matched pool."""
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    """Samples and batch from an English run's."""
     samples_seen: int = 170_000
     """Image-text pairs seen in all; rounded to whole batches."""
     global_batch_size: int = 256
     """Pairs a step, over all processes."""
+    accum_steps: int = 1
+    """Parts that a process runs its share of a batch in, with the whole batch's gradient; more take less memory."""
+    loss: Literal["contrastive", "siglip"] = "contrastive"
+    """contrastive: softmax over the global batch, as the recipe; siglip: a sigmoid for each pair."""
     lr: float = 5e-4
     """Peak learning rate."""
     warmup_samples: int = 10_000
-    """Samples of linear warm-up; cosine to 0 after it."""
+    """Samples of linear warm-up, under train.scale the English run's; cosine to 0 after it."""
     weight_decay: float = 0.1
     """AdamW's; none on one-dimensional parameters (gains, biases, class embedding, logit scale)."""
     beta1: float = 0.9
@@ -189,6 +231,24 @@ class TrainConfig:
     """AdamW's decay of the mean of squared gradients."""
     eps: float = 1e-6
     """AdamW's divisor floor."""
+    max_grad_norm: float = 0.0
+    """Gradients with a larger norm are scaled down to it; 0, as the recipe: never."""
+    ema_decay: float = 0.0
+    """Of a slow copy of the weights, which is then what a checkpoint's folder holds; 0: none."""
+    initial_weights: str | None = None
+    """Run, Hugging Face folder or hub id that training starts from; unset: fresh weights."""
+    freeze: tuple[Literal["vision", "text"], ...] = ()
+    """Towers that keep their weights; their projections learn."""
+    token_table: Literal["dense", "rows"] = "dense"
+    """dense: AdamW on the whole table of tokens; rows: on the rows of a batch's tokens alone, spread over processes."""
+    patch_dropout: float = 0.0
+    """Share of an image's patches that a step leaves out, drawn from the hash; 0, as the recipe: none."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes (torchrun): each has the whole model (ddp), or a share of its weights and moments (fsdp)."""
+    activation_checkpointing: bool = False
+    """Compute each block again in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Compile both towers with torch.compile."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the towers' arithmetic (bf16: autocast); weights, optimizer and loss are always float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -203,20 +263,35 @@ class TrainConfig:
     """Least size that images are shrunk to, as a share of their side, their border drawn on; 1, as the recipe: not."""
     backdrop_min: float = 1.0
     """Least factor that each channel of a one-coloured background is multiplied by; 1, as the recipe: not."""
+    curation: Literal["offline", "online"] = "offline"
+    """offline: the list in RUN/curate in every epoch; online: a new draw in each epoch, the first one the same."""
     shuffle_shards: int = 64
     """Shards in a window of the epoch's plan; pairs are shuffled within a window."""
+    num_streams: int = 0
+    """For object stores: fixed streams of whole shards, read one after another; 0: windows and reads of ranges."""
+    scaled_decode: bool = False
+    """Decode JPEGs of more than twice the size that is needed at a half, quarter or eighth: faster, other pixels."""
+    workers: int | None = None
+    """Threads that decode; unset: one a core."""
     checkpoint_every_samples: int = 50_000
     """A checkpoint after each so many samples."""
     checkpoint_every_minutes: float = 10.0
     """And one after so many minutes without."""
     keep_last: int = 2
-    """Checkpoints kept."""
+    """Checkpoints kept, besides the best one where there are evaluations."""
+    evaluate_every_samples: int = 0
+    """A checkpoint and its evaluation after each so many samples; 0: none while training."""
+    evaluate_datasets: tuple[str, ...] = ()
+    """Data sets of it; empty: evaluate.datasets."""
+    wandb: str | None = None
+    """Project on Weights & Biases that logs go to as well (package wandb); unset: none."""
 
     def problems(self) -> list[str]:
-        found = self.model.problems() + self.tokenizer.problems() + self.pool.problems()
+        found = self.model.problems() + self.tokenizer.problems() + self.pool.problems() + self.scale.problems()
         counts = {
             "samples_seen": "image-text pairs",
             "global_batch_size": "pairs a step",
+            "accum_steps": "parts of a batch",
             "shuffle_shards": "shards in a window",
             "checkpoint_every_samples": "samples between checkpoints",
             "keep_last": "checkpoints kept",
@@ -253,4 +328,26 @@ class TrainConfig:
                 found.append(f"train.{key} is {getattr(self, key)}; it is a factor above 0, at most 1 (not at all)")
         if self.checkpoint_every_minutes <= 0:
             found.append(f"train.checkpoint_every_minutes is {self.checkpoint_every_minutes}; it is above 0")
+        return found + self._problems_of_options()
+
+    def _problems_of_options(self) -> list[str]:
+        found = [
+            f"train.{key} is {getattr(self, key)}; it is at least 0 (none)"
+            for key in ("max_grad_norm", "evaluate_every_samples", "num_streams")
+            if getattr(self, key) < 0
+        ]
+        found += [
+            f"train.{key} is {getattr(self, key)}; it is a share from 0 (none) to below 1"
+            for key in ("ema_decay", "patch_dropout")
+            if not 0 <= getattr(self, key) < 1
+        ]
+        if self.workers is not None and self.workers < 1:
+            found.append(f"train.workers is {self.workers}; it counts threads and must be at least 1")
+        if self.token_table == "rows" and self.ema_decay:
+            found.append(
+                'train.ema_decay is set beside train.token_table = "rows"; its rows have no slow copy: '
+                "unset one of the two"
+            )
+        if self.token_table == "rows" and "text" in self.freeze:
+            found.append('train.freeze names text, whose table learns under train.token_table = "rows"; unset one')
         return found

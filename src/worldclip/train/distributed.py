@@ -104,3 +104,9 @@ def gather_records(record: Any, world: World) -> list[Any]:
     padded[: len(data)] = data
     rows = gather_rows(padded[None], world)
     return [json.loads(bytes(row[:length].tolist())) for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+
+def share_of(num_rows: int, world: World) -> tuple[int, int]:
+    """[first, last) of the rows that a rank holds of a tensor cut along its first dimension, as FSDP cuts it."""
+    size = -(-num_rows // world.size)
+    return min(num_rows, world.rank * size), min(num_rows, (world.rank + 1) * size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_image
 
 from worldclip.train.plan import CROP_DRAWS, crop_box
@@ -39,9 +39,14 @@ class Augmentation:
         return self.rotate_deg > 0 or self.zoom_out_min < 1 or self.backdrop_min < 1
 
 
-def decode(data: bytes) -> torch.Tensor:
-    """Image bytes -> (3, height, width) uint8, upright.  Raises BadImage."""
-    _check_size(data)
+def decode(data: bytes, least_side: int | None = None) -> torch.Tensor:
+    """Image bytes -> (3, height, width) uint8, upright.  Raises BadImage.
+
+    least_side: JPEGs may come at a half, a quarter or an eighth of their size, as long as no side is shorter than this.
+    """
+    width, height, kind = _check_size(data)
+    if least_side is not None and kind == "JPEG" and min(width, height) >= 2 * least_side:
+        return _decode_scaled(data, least_side)
     try:
         buffer = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
         image = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
@@ -52,17 +57,29 @@ def decode(data: bytes) -> torch.Tensor:
     return image
 
 
-def _check_size(data: bytes) -> None:
-    """Pillow reads the header alone: a bomb is found before it is unpacked."""
+def _check_size(data: bytes) -> tuple[int, int, str | None]:
+    """(width, height, format); Pillow reads the header alone: a bomb is found before it is unpacked."""
     try:
         with Image.open(io.BytesIO(data)) as header:
-            width, height = header.size
+            width, height, kind = *header.size, header.format
     except Image.DecompressionBombError as error:
         raise BadImage(BOMB, str(error)) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise BadImage(UNDECODABLE, str(error)) from error
     if width * height > MAX_PIXELS:
         raise BadImage(BOMB, f"{width} x {height} pixels, more than {MAX_PIXELS}")
+    return width, height, kind
+
+
+def _decode_scaled(data: bytes, least_side: int) -> torch.Tensor:
+    """A JPEG by libjpeg's scaled transform: the blocks' own averages, no full-size picture in between."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (least_side, least_side))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadImage(UNDECODABLE, str(error)) from error
 
 
 def random_resized_crop(image: torch.Tensor, draws: np.ndarray, scale_min: float, size: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from worldclip.train.config import TrainConfig
 
@@ -12,12 +13,16 @@ from worldclip.train.config import TrainConfig
 def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; one-dimensional parameters and scalars do not decay.  Its groups' lr is set at each step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in trained)
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim == 1 or (p.ndim < 1 and not is_sharded)], "weight_decay": 0.0},
     ]
+    if is_sharded:  # the scalars are replicated, and one call may not mix the two kinds
+        groups.append({"params": [p for p in trained if p.ndim < 1], "weight_decay": 0.0})
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=trained[0].device.type != "mps")
+    fused = trained[0].device.type != "mps"
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
 
 
 def learning_rate(step: int, num_steps: int, num_warmup_steps: int, peak: float) -> float:

@@ -18,6 +18,7 @@ from worldclip.coin import CROP, ORDER, uniform
 CROP_TRIES = 10  # then the whole image, cut to a square where it must: torchvision's RandomResizedCrop
 MAX_ASPECT = 4 / 3  # of a crop, as there
 CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that a crop is decided by
+PATCH_OFFSET = np.uint64(1 << 32)  # where the numbers of patch dropout begin
 WARP_DRAWS = 5  # and those of a warp: angle, size, red, green, blue
 
 
@@ -36,11 +37,6 @@ def pair_order(keys: pa.Array, text_idx: np.ndarray, seed: int, epoch: int) -> n
     return np.argsort(uniform(keys, text_idx, seed, epoch, ORDER), kind="stable")
 
 
-def num_steps(samples_seen: int, global_batch_size: int) -> int:
-    """Steps of a run: samples in whole batches, at least one."""
-    return max(1, round(samples_seen / global_batch_size))
-
-
 def batch_positions(step: int, global_batch_size: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
     """This rank's positions of batch `step`, a contiguous slice, in the endless concatenation of epochs: int64."""
     first = rank * global_batch_size // world_size
@@ -53,9 +49,64 @@ def locate(positions: np.ndarray, epoch_length: int) -> tuple[np.ndarray, np.nda
     return np.divmod(positions, epoch_length)
 
 
+def locate_in_streams(positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(stream, place within it) of positions of an epoch, streams of `lengths` pairs being read round robin.
+
+    A stream that is exhausted leaves the round: between two lengths, every round has the same streams.
+    """
+    bounds = np.unique(np.concatenate(([0], lengths)))
+    rounds = np.diff(bounds)
+    active = [np.flatnonzero(lengths >= bound) for bound in bounds[1:]]
+    starts = np.concatenate(([0], np.cumsum(rounds * [len(streams) for streams in active]))).astype(np.int64)
+    part = np.searchsorted(starts, positions, side="right") - 1
+    stream, place = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)
+    for each in np.unique(part):
+        rows = part == each
+        number, turn = np.divmod(positions[rows] - starts[each], len(active[each]))
+        stream[rows], place[rows] = active[each][turn], bounds[each] + number
+    return stream, place
+
+
+def spans(file: np.ndarray, offset: np.ndarray, size: np.ndarray, max_gap: int) -> tuple[np.ndarray, np.ndarray]:
+    """((num_spans, 3) int64: file, start, end; (n,) int64: the span of each piece) that hold n pieces of files.
+
+    Neighbours that lie at most max_gap bytes apart are read together.
+    """
+    order = np.lexsort((offset, file))
+    start, end, of = offset[order], (offset + size)[order], file[order]
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = (of[1:] != of[:-1]) | (start[1:] > end[:-1] + max_gap)
+    firsts = np.flatnonzero(is_new)
+    found = np.stack([of[firsts], start[firsts], np.maximum.reduceat(end, firsts)], axis=1)
+    span_of = np.empty(len(order), np.int64)
+    span_of[order] = np.cumsum(is_new) - 1
+    return found, span_of
+
+
+def share_by_owner(owner: np.ndarray, num_owners: int, rank: int, world_size: int) -> np.ndarray:
+    """A rank's rows of a batch, as many as every other's, those of its own streams first: ascending by owner's rank.
+
+    Ranks own contiguous blocks of streams; what is over at one rank when streams end unevenly goes to the next.
+    """
+    order = np.argsort(owner * world_size // num_owners, kind="stable")
+    return order[rank * len(owner) // world_size : (rank + 1) * len(owner) // world_size]
+
+
 def replacement(position: int, draw: int, epoch_length: int, seed: int, epoch: int) -> int:
     """The position within the same epoch whose pair stands in for one that does not decode; draw = 1, 2, ..."""
     return math.floor(uniform(str(position), draw, seed, epoch, ORDER) * epoch_length)
+
+
+def kept_patches(
+    keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarray, num_patches: int, dropout: float
+) -> np.ndarray:
+    """(n, kept) int64, ascending: the patches of each image that patch dropout leaves, round((1 - dropout) * all).
+
+    The numbers of crop_draws are 1, 2, ... behind the coin, these stand PATCH_OFFSET behind it.
+    """
+    num_kept = max(1, round((1 - dropout) * num_patches))
+    draws = _draws(keys, text_idx, seed, epoch, PATCH_OFFSET + np.arange(num_patches, dtype=np.uint64))
+    return np.sort(np.argsort(draws, axis=1, kind="stable")[:, :num_kept], axis=1)
 
 
 def crop_draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarray) -> np.ndarray:
@@ -63,11 +114,15 @@ def crop_draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.n
 
     The coin of stream `crop`, then the same mixing function on it plus 1, 2, ...
     """
+    return _draws(keys, text_idx, seed, epoch, np.arange(1, CROP_DRAWS + WARP_DRAWS + 1, dtype=np.uint64))
+
+
+def _draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     coin = np.empty(len(keys))
     for each in np.unique(epoch):
         rows = np.flatnonzero(epoch == each)
         coin[rows] = uniform([keys[row] for row in rows.tolist()], text_idx[rows], seed, int(each), CROP)
-    state = (coin * 2.0**53).astype(np.uint64)[:, None] + np.arange(1, CROP_DRAWS + WARP_DRAWS + 1, dtype=np.uint64)
+    state = (coin * 2.0**53).astype(np.uint64)[:, None] + numbers
     return (_mix(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +18,25 @@ from worldclip.coin import ORDER, uniform
 from worldclip.errors import UserError, require
 from worldclip.execute import Executor, Shard, changed_keys, say
 from worldclip.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from worldclip.train.checkpoint import checkpoints, load_checkpoint, load_optimizer, usable_checkpoint
+from worldclip.train.checkpoint import checkpoints, consolidate, read_state, usable_checkpoint
 from worldclip.train.config import TrainConfig
 from worldclip.train.join import image_shards, join_images, require_images
-from worldclip.train.plan import num_steps
+from worldclip.train.scale import Schedule, check_batch
+from worldclip.train.scale import schedule as plan_schedule
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import MetaClip2Model
-
     from worldclip.config import Recipe
+    from worldclip.train.distributed import World
     from worldclip.train.loader import Loader
     from worldclip.train.loop import State
+    from worldclip.train.step import Learner
 
 MAX_TOKENIZER_TEXTS = 1_000_000  # texts that a tokenizer is trained on, chosen by the coin
-FREE_KEYS = ("device", "checkpoint_every_samples", "checkpoint_every_minutes", "keep_last")  # decide no weight
+FREE_KEYS = (  # decide no weight, or its rounding alone
+    *("device", "workers", "parallel", "accum_steps", "activation_checkpointing", "compile"),
+    *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
+    *("evaluate_every_samples", "evaluate_datasets", "wandb"),
+)
 
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
@@ -55,31 +62,86 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     """Train to the end, from the newest whole checkpoint where there is one; returns the report.
 
-    Training is one process that uses all cores or the device; `executor` maps over shards where train.pool is joined.
-    Raises UserError where RUN/train holds checkpoints of another config or other inputs.
+    Under torchrun this is the first rank, which does all that is done once; the others are in `help_train`.  `executor`
+    maps over shards where train.pool is joined.  Raises UserError where RUN/train holds checkpoints of another config
+    or other inputs.
     """
     from worldclip import pool
 
-    torch = require("torch", extra="train")
+    require("torch", extra="train")
+    world = _meet(recipe)
     config, train_dir = recipe.train, run_dir / "train"
     record = {"config": relevant_config(recipe), "inputs": inputs(recipe, run_dir)}
-    _prepare(train_dir, record)
+    schedule = _prepare(train_dir, record, config, run_dir, world)
     shards, images = pool.shards(recipe, run_dir), image_shards(recipe)
     require_images(recipe, shards)
     if images is not None:
         join_images(recipe, run_dir, shards, images, executor)
     tokenizer = _tokenizer(config, run_dir, shards)
-    loader = _loader(config, run_dir, shards, tokenizer, images)
-    state = _train(config, train_dir, tokenizer, loader)
-    report = _report(config, train_dir, loader, state, torch.get_num_threads())
+    for left_over in train_dir.glob(".step_*"):  # of a save or a removal that was killed
+        shutil.rmtree(left_over)
+    checkpoint = usable_checkpoint(train_dir)
+    _tell(world, {"checkpoint": None if checkpoint is None else checkpoint.name, "schedule": asdict(schedule)})
+    loader, state = _train(recipe, run_dir, world, schedule, tokenizer, checkpoint)
+    newest = checkpoints(train_dir)[-1]
+    consolidate(newest)
+    report = _report(schedule, train_dir, loader, state)
     formats.write_json(train_dir / "report.json", report)
     counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
     formats.write_manifest(train_dir, **record, counts=counts)
+    _part(world)
     return report
 
 
-def _prepare(train_dir: Path, record: dict[str, Any]) -> None:
-    """Refuse a folder whose checkpoints come from another config or other inputs; clear what no checkpoint needs."""
+def help_train(recipe: Recipe, run_dir: Path) -> None:
+    """What every other rank than the first does under torchrun: wait until there is something to train, and train."""
+    world = _meet(recipe)
+    orders = _tell(world, None)
+    if orders is not None:
+        schedule = Schedule(**orders["schedule"])
+        checkpoint = None if orders["checkpoint"] is None else run_dir / "train" / orders["checkpoint"]
+        context_length = recipe.train.model.architecture().context_length
+        tokenizer = load_tokenizer(run_dir / "train" / "tokenizer", context_length)
+        _train(recipe, run_dir, world, schedule, tokenizer, checkpoint)
+    _part(world)
+
+
+def dismiss(recipe: Recipe) -> None:
+    """The first rank, where training is finished already: let the others end."""
+    world = _meet(recipe)
+    if world.size > 1:
+        _tell(world, None)
+    _part(world)
+
+
+def _meet(recipe: Recipe) -> World:
+    from worldclip.train.distributed import start, world_of_environment
+    from worldclip.train.learner import pick_rank_device
+
+    world = world_of_environment()
+    start(world, pick_rank_device(recipe.train.device, world))
+    return world
+
+
+def _tell(world: World, orders: Any) -> Any:
+    """What the first rank says, on every rank."""
+    from worldclip.train.distributed import gather_records
+
+    return gather_records(orders, world)[0]
+
+
+def _part(world: World) -> None:
+    from worldclip.train.distributed import barrier, stop
+
+    barrier(world)
+    stop()
+
+
+def _prepare(train_dir: Path, record: dict[str, Any], config: TrainConfig, run_dir: Path, world: World) -> Schedule:
+    """Refuse a folder whose checkpoints come from another config or other inputs; clear what no checkpoint needs.
+
+    Returns the schedule: the recorded one of a run that goes on, so that the batch does not follow the processes.
+    """
     path = train_dir / "config.json"
     if path.exists():
         recorded = formats.read_json(path)
@@ -89,11 +151,22 @@ def _prepare(train_dir: Path, record: dict[str, Any]) -> None:
             remedy = f"{train_dir} holds checkpoints trained without this change, which are never overwritten"
             raise UserError([*changes, f"{remedy}; take it back, or give --from train to start anew, or another --out"])
         if not changes:
-            return
+            found = Schedule(**recorded["schedule"])
+            check_batch(found.global_batch_size, world.size, config.accum_steps)
+            return found
     elif checkpoints(train_dir):
         raise UserError(f"{path} is missing beside checkpoints; restore it, or give --from train to start anew")
+    found = plan_schedule(config, run_dir, world.size)
+    check_batch(found.global_batch_size, world.size, config.accum_steps)
     shutil.rmtree(train_dir, ignore_errors=True)
-    formats.write_json(path, record)
+    formats.write_json(path, {**record, "schedule": asdict(found)})
+    if config.scale.is_set:
+        say(
+            "train",
+            f"English is {found.english_fraction:.1%} of the pairs: {found.factor} x the English run's samples and "
+            f"batch, {found.samples_seen:,} samples in {found.num_steps:,} steps of {found.global_batch_size:,}",
+        )
+    return found
 
 
 def _tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[Shard]) -> Tokenizer:
@@ -129,19 +202,20 @@ def _tokenizer_texts(run_dir: Path, shards: Sequence[Shard]) -> Iterator[str]:
         yield from table["text"].to_pylist()
 
 
-def _loader(
-    config: TrainConfig, run_dir: Path, shards: Sequence[Shard], tokenizer: Tokenizer, images: Sequence[Shard] | None
-) -> Loader:
+def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Schedule, world: World) -> Loader:
+    from worldclip import pool
+    from worldclip.curate.curate import curate_work
     from worldclip.train.images import Augmentation
     from worldclip.train.loader import Loader
 
+    config, sizes = recipe.train, recipe.train.model.architecture()
     return Loader(
         run_dir,
-        shards,
+        pool.shards(recipe, run_dir),
         tokenizer,
-        image_shards=images,
-        image_size=config.model.architecture().image_size,
-        global_batch_size=config.global_batch_size,
+        image_shards=image_shards(recipe),
+        image_size=sizes.image_size,
+        global_batch_size=schedule.global_batch_size,
         seed=config.seed,
         shuffle_shards=config.shuffle_shards,
         augmentation=Augmentation(
@@ -150,52 +224,89 @@ def _loader(
             zoom_out_min=config.zoom_out_min,
             backdrop_min=config.backdrop_min,
         ),
+        num_patches=(sizes.image_size // sizes.patch_size) ** 2,
+        patch_dropout=config.patch_dropout,
+        workers=config.workers,
+        num_streams=config.num_streams,
+        scaled_decode=config.scaled_decode,
+        work=curate_work(recipe, run_dir) if config.curation == "online" else None,
+        rank=world.rank,
+        world_size=world.size,
     )
 
 
-def _train(config: TrainConfig, train_dir: Path, tokenizer: Tokenizer, loader: Loader) -> State:
+def _train(
+    recipe: Recipe, run_dir: Path, world: World, schedule: Schedule, tokenizer: Tokenizer, checkpoint: Path | None
+) -> tuple[Loader, State]:
+    """Every rank's part, from the checkpoint to the last step."""
     import torch
 
-    from worldclip.model import create_model, model_config, pick_device
-    from worldclip.train.loop import State, describe, run_loop
-    from worldclip.train.optim import create_optimizer
+    from worldclip.train.learner import create_learner, pick_rank_device
+    from worldclip.train.loop import Run, State, run_loop
 
-    device, total = pick_device(config.device), num_steps(config.samples_seen, config.global_batch_size)
-    for left_over in train_dir.glob(".step_*"):  # of a save or a removal that was killed
-        shutil.rmtree(left_over)
-    checkpoint = usable_checkpoint(train_dir)
+    config = recipe.train
+    device = pick_rank_device(config.device, world)
+    loader = _loader(recipe, run_dir, tokenizer, schedule, world)
+    learner = create_learner(config, tokenizer, world, device, checkpoint)
     state = State()
-    model = create_model(model_config(config.model, tokenizer), config.seed)
-    optimizer = create_optimizer(_to(model, device), config)
     if checkpoint is not None:
-        record = load_checkpoint(checkpoint, model)
-        threads = record.pop("threads")
-        del record["samples_seen"]
+        record = read_state(checkpoint)
+        threads, _, before = record.pop("threads"), record.pop("samples_seen"), record.pop("world_size")
         state = State.of(record)
-        load_optimizer(checkpoint, model, optimizer, state.updates)
-        say("train", f"goes on from {checkpoint.name}")
-        if device.type == "cpu" and threads != torch.get_num_threads() and state.step < total:
-            say("train", f"{torch.get_num_threads()} threads, {threads} before: weights will agree to rounding only")
-    model.train()
-    say("train", describe(model, device, total, loader))
-    if state.step < total:
-        run_loop(train_dir, config, model, optimizer, loader, state)
-    return state
+        if world.is_first:
+            say("train", f"goes on from {checkpoint.name}")
+            if device.type == "cpu" and (threads, before) != (torch.get_num_threads(), world.size):
+                now = f"{world.size} process(es) of {torch.get_num_threads()} thread(s), {before} of {threads} before"
+                say("train", f"{now}: the same pairs; weights will agree to rounding only")
+    if world.is_first:
+        say("train", _describe(learner, schedule, loader))
+    if state.step < schedule.num_steps:
+        run = Run(
+            recipe=recipe,
+            run_dir=run_dir,
+            schedule=schedule,
+            write_model=functools.partial(_write_model, learner=learner, loader=loader),
+        )
+        run_loop(run, learner, loader, state)
+    return loader, state
 
 
-def _to(model: MetaClip2Model, device: torch.device) -> MetaClip2Model:
-    return model.to(device)  # type: ignore[arg-type]
+def _write_model(folder: Path, *, learner: Learner, loader: Loader) -> None:
+    """All of a Hugging Face folder but the weights."""
+    from worldclip.model import image_processor
+
+    config = copy.deepcopy(learner.towers.clip.config)
+    config.architectures, config.dtype = ["MetaClip2Model"], "float32"
+    config.save_pretrained(folder)
+    loader.tokenizer.save(folder)
+    image_processor(loader.image_size).save_pretrained(folder)
 
 
-def _report(config: TrainConfig, train_dir: Path, loader: Loader, state: State, threads: int) -> dict[str, Any]:
+def _describe(learner: Learner, schedule: Schedule, loader: Loader) -> str:
+    """What is about to be trained, in one line."""
+    from worldclip.model import count_parameters
+
+    missing = f", {loader.num_without_image:,} kept without an image" if loader.num_without_image else ""
+    processes = f"{learner.world.size} processes, " if learner.world.size > 1 else ""
+    return (
+        f"{count_parameters(learner.towers.clip) / 1e6:.1f}M parameters, {loader.tokenizer.vocab_size:,} tokens, "
+        f"{schedule.num_steps:,} steps on {processes}{learner.device.type}; "
+        f"{loader.epoch_length:,} pairs an epoch{missing}"
+    )
+
+
+def _report(schedule: Schedule, train_dir: Path, loader: Loader, state: State) -> dict[str, Any]:
     """The numbers of RUN/train/report.json, which the report's page is drawn from."""
-    from worldclip.train.loop import read_log
+    import torch
 
-    samples_seen = state.step * config.global_batch_size
+    from worldclip.train.log import read_log
+
+    samples_seen = state.step * schedule.global_batch_size
     return {
         "samples_seen": samples_seen,
         "steps": state.step,
-        "epochs": samples_seen / loader.epoch_length,
+        "schedule": asdict(schedule),
+        "epochs": loader.epochs_of(samples_seen),
         "pairs": loader.epoch_length,
         "no_image": loader.num_without_image,
         "skipped_steps": state.step - state.updates,
@@ -203,7 +314,7 @@ def _report(config: TrainConfig, train_dir: Path, loader: Loader, state: State, 
         "bad": dict(sorted(state.bad.items())),
         "bad_samples": state.bad_keys,
         "vocab_size": loader.tokenizer.vocab_size,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "elapsed_s": state.elapsed_s,
         "samples_per_s": samples_seen / state.elapsed_s if state.elapsed_s else None,
         "checkpoint": checkpoints(train_dir)[-1].name,

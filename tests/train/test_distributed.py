@@ -1,0 +1,69 @@
+"""Two processes give what one gives: loss, gradients and weights, under DDP and FSDP, with every option of the step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from on_ranks import VARIANTS, run_on_ranks
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """{number of processes: {variant: tensors}}"""
+    from safetensors.torch import load_file
+
+    folder = tmp_path_factory.mktemp("steps")
+    for world_size in (1, 2):
+        run_on_ranks("steps", folder, world_size)
+    return {
+        world_size: {name: load_file(folder / f"{name}.{world_size}.safetensors") for name in VARIANTS}
+        for world_size in (1, 2)
+    }
+
+
+def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """In parts of the largest value: gradients that cancel to nothing have no relative precision of their own."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_processes_give_the_one_process_loss_gradients_and_weights(results, variant):
+    one, two = results[1][variant], results[2][variant]
+    assert set(one) == set(two)
+    assert any(name.startswith("gradient ") for name in one)
+    for name, expected in one.items():
+        assert two[name].shape == expected.shape, name
+        if name.endswith("k_proj.bias"):  # changes no softmax: its gradient is rounding alone
+            continue
+        assert largest_difference(two[name], expected) < 1e-5, name
+
+
+def test_parts_of_a_batch_give_the_whole_batchs_gradient(results):
+    whole, parts = results[1]["ddp"], results[1]["parts"]
+    for name, expected in whole.items():
+        assert name.endswith("k_proj.bias") or largest_difference(parts[name], expected) < 1e-5, name
+
+
+def test_activation_checkpointing_and_fsdp_change_no_value(results):
+    one, two = results[1]["fsdp"], results[2]["fsdp"]
+    assert all(torch.equal(one[name], results[1]["ddp"][name]) for name in one)
+    assert largest_difference(two["loss 2"], results[2]["ddp"]["loss 2"]) < 1e-5
+
+
+def test_a_frozen_tower_keeps_its_weights_and_its_projection_learns(results):
+    frozen, plain = results[1]["checkpointing"], results[1]["ddp"]
+    names = [name for name in frozen if name.startswith("weight vision_model")]
+    assert names
+    assert not any(name.startswith("gradient vision_model") for name in frozen)
+    assert "gradient visual_projection.weight" in frozen
+    assert "gradient vision_model.post_layernorm.weight" in plain
+
+
+def test_clipping_bounds_the_step_and_reports_the_norm_before_it(results):
+    plain, clipped = results[1]["ddp"], results[1]["clipped"]
+    assert plain["norm 0"] == clipped["norm 0"] > 0.05
+    assert largest_difference(clipped["weight logit_scale"], plain["weight logit_scale"]) > 0
+
+
+def test_rows_of_the_table_have_the_dense_gradient_norm(results):
+    assert largest_difference(results[1]["rows"]["norm 0"], results[1]["ddp"]["norm 0"]) < 1e-5

@@ -1,0 +1,126 @@
+"""From Common Crawl to training: WAT -> Parquet -> match, balance, curate -> download -> tars, joined by key."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from plain_recipe import LISTS, make_text, run_stages, write_metadata
+from small_world import picture
+
+from worldclip import curate, pool
+from worldclip.config import load_recipe
+from worldclip.execute import LocalExecutor
+from worldclip.pool.url import key_of_url
+from worldclip.pool.wat import build_wat
+from worldclip.train.join import image_shards, join_images, read_places
+from worldclip.train.loader import read_pairs
+
+QUIET = LocalExecutor(quiet=True)
+NUM_IMAGES, LOST = 40, {3, 17, 22}  # what could not be downloaded
+
+
+def write_wat(path: Path, links: list[dict]) -> str:
+    html = {"Links": links}
+    page = {
+        "Envelope": {
+            "Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": html}},
+            "WARC-Header-Metadata": {"WARC-Target-URI": "http://example.org/page"},
+        }
+    }
+    body = json.dumps(page, ensure_ascii=False).encode()
+    head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    path.write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+    return str(path)
+
+
+def download(wat_pool: Path, tars: Path, samples_a_tar: int = 12) -> None:
+    """As img2dataset with --save_additional_columns '["uid","texts"]': samples numbered anew, lost ones left out."""
+    rows = [row for path in sorted(wat_pool.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    tars.mkdir()
+    for start in range(0, len(rows), samples_a_tar):
+        name = f"{start // samples_a_tar:05}"
+        with tarfile.open(tars / f"{name}.tar", "w") as tar:
+            for n, row in enumerate(rows[start : start + samples_a_tar]):
+                number = int(row["url"].rsplit("/", 1)[1].removesuffix(".jpg"))
+                if number in LOST:
+                    continue
+                record = {"caption": row["text"], "url": row["url"], "key": f"{name}{n:04}", "status": "success"}
+                record |= {"uid": row["uid"], "texts": row["texts"], "sha256": "0" * 64}
+                parts = {"jpg": image_of(number), "json": json.dumps(record).encode(), "txt": row["text"].encode()}
+                for suffix, data in parts.items():
+                    info = tarfile.TarInfo(f"{name}{n:04}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        pq.write_table(pa.Table.from_pylist(rows[start : start + samples_a_tar]), tars / f"{name}.parquet")
+        (tars / f"{name}_stats.json").write_text("{}")
+
+
+def image_of(number: int) -> bytes:
+    return picture("red", "cross", side=16 + number)
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_what_was_matched_before_the_download_trains_with_the_images_after_it(tmp_path: Path, policy: str) -> None:
+    rng = random.Random(policy)
+    links = [
+        {"path": "IMG@/src", "url": f"/{n}.jpg", "alt": make_text(rng, "en"), "title": make_text(rng, "zh")}
+        for n in range(NUM_IMAGES)
+    ]
+    halves = [write_wat(tmp_path / f"{i}.warc.wat.gz", links[i::2]) for i in range(2)]
+    build_wat(halves, tmp_path / "wat_pool", num_shards=3, executor=QUIET)
+    values = {
+        "pool": {"path": str(tmp_path / "wat_pool"), "key": "uid", "texts": ["texts"]},
+        "languages": {"codes": list(LISTS)},
+        "balance": {"tail_fraction": 0.3},
+        "curate": {"text_policy": policy},
+        "train": {"pool": {"path": str(tmp_path / "tars"), "key": "json:uid"}},
+    }
+    recipe, run = load_recipe(values), tmp_path / "run"
+    write_metadata(run, LISTS)
+    before = run_stages(recipe, run)["curate"]["total"]
+    assert 0 < before["pairs_out"] < before["pairs_in"]
+    shards = pool.shards(recipe, run)
+    kept = [row for shard in shards for row in curate.read_curated(run, shard).to_pylist()]
+
+    download(tmp_path / "wat_pool", tmp_path / "tars")
+    images = image_shards(recipe)
+    assert images is not None
+    join_images(recipe, run, shards, images, QUIET)
+    number_of = {key_of_url(f"http://example.org/{n}.jpg"): n for n in range(NUM_IMAGES)}
+    found, num_without = [], 0
+    for position, shard in enumerate(shards):
+        pairs, without = read_pairs(run, shard, position, images)
+        num_without += without
+        assert set(pairs.keys.to_pylist()) == set(read_places(run, shard)["key"].to_pylist())
+        for key, idx, text, file, offset, size in zip(
+            pairs.keys.to_pylist(), pairs.text_idx, pairs.texts.to_pylist(), pairs.shard, pairs.offset, pairs.size,
+            strict=True,
+        ):  # fmt: skip
+            assert pool.read_member(images[file].path, int(offset), int(size)) == image_of(number_of[key])
+            found.append((key, int(idx), text))
+    lost = [row for row in kept if number_of[row["key"]] in LOST]
+    assert num_without == len(lost) > 0
+    assert found == [(row["key"], row["text_idx"], row["text"]) for row in kept if row not in lost]
+
+    # the same tars, matched themselves: the same pairs, but for the lost images
+    values["pool"] = {"path": str(tmp_path / "tars"), "key": "json:uid", "texts": ["json:texts"]}
+    write_metadata(tmp_path / "run2", LISTS)
+    run_stages(load_recipe(values), tmp_path / "run2", stages="pool match")
+    names = {run: [s.name for s in shards], tmp_path / "run2": [s.name for s in images]}
+    matched = [
+        {
+            (row["key"], row["text_idx"], row["text"])
+            for name in of_run
+            for row in pq.read_table(where / "match/texts" / f"{name}.parquet").to_pylist()
+        }
+        for where, of_run in names.items()
+    ]
+    assert matched[1] == {row for row in matched[0] if number_of[row[0]] not in LOST}
