@@ -677,8 +677,10 @@ def _pool_wat(command: PoolWatCommand) -> int:
 
 
 def _estimate(command: EstimateCommand) -> int:
-    from worldclip.estimate import estimate, to_text
+    from worldclip.estimate import estimate, plot_kind, to_text
 
+    if command.plot is not None:
+        plot_kind(Path(command.plot))
     pairs = None if command.pairs is None else _read_count("--pairs", command.pairs)
     found = estimate(command.run, thresholds=command.threshold, tail_fractions=command.tail_fraction, pairs=pairs)
     if command.plot is not None:
