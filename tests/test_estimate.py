@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 
+from worldclip.cli import main
+from worldclip.config import load_recipe
 from worldclip.errors import UserError
-from worldclip.estimate import estimate, to_text
+from worldclip.estimate import estimate, plot, size_curve, to_text
 
 
 @pytest.fixture(scope="module", params=["one", "all"])
@@ -109,3 +113,39 @@ def test_people_read_the_totals_and_the_largest_languages(matched):
     assert "english_threshold = 1,000:" in text
     assert "warning: no entry of list en reaches" in text
     assert f"{len(found['candidates'][1]['languages']) - 2} more" in text
+
+
+def test_the_curve_is_what_single_estimates_give_and_is_drawn_the_same_each_time(matched, tmp_path):
+    folder, run, policy = matched
+    sizes = size_curve(run, num_values=5)
+    assert (sizes["key"], sizes["values"][0], sizes["values"][-1]) == ("tail_fraction", 0.001, 1.0)
+    single = estimate(run, tail_fractions=sizes["values"])["candidates"]
+    assert sizes["total"] == [row["total"]["expected_pairs"] for row in single]
+    assert sizes["languages"]["th"] == [row["languages"]["th"]["expected_pairs"] for row in single]
+    assert sizes["total"] == sorted(sizes["total"])
+    for name in ("a.svg", "b.png"):
+        drawn = []
+        for number in range(2):
+            plot(sizes, tmp_path / str(number) / name)
+            drawn.append((tmp_path / str(number) / name).read_bytes())
+        assert drawn[0] == drawn[1]
+        assert len(drawn[0]) > 1000
+    with pytest.raises(UserError, match=r"--plot is 'a\.gif'"):
+        plot(sizes, Path("a.gif"))
+    run_stages(recipe_of(folder, policy, english_threshold=4), run, stages="match")
+    by_threshold = size_curve(run, num_values=4)
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    assert (by_threshold["key"], by_threshold["values"][0]) == ("english_threshold", 1)
+    assert by_threshold["total"][-1] == pytest.approx(estimate(run)["candidates"][0]["total"]["pairs_matched"])
+
+
+def test_the_command_puts_the_curve_into_the_report(matched, tmp_path, capsys):
+    _, run, _ = matched
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    run_stages(load_recipe(copy), copy, stages="balance")
+    assert main(["estimate", str(copy), "--plot", str(tmp_path / "size.svg"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"]
+    assert "Size against threshold" in (copy / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "size.svg").read_bytes().startswith(b"<?xml")
+    assert main(["estimate", str(copy), "--plot", "size.gif"]) == 2

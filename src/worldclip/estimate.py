@@ -204,10 +204,16 @@ def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> dict[str, Any]:
     }
 
 
-def plot(sizes: Mapping[str, Any], path: Path) -> None:
-    """Draw a size_curve into `path`: .svg, .png or .pdf, as its suffix says.  Raises UserError for another."""
+def plot_kind(path: Path) -> str:
+    """svg, png or pdf, as the file's suffix says.  Raises UserError for another."""
     if path.suffix not in PLOT_SUFFIXES:
         raise UserError(f"--plot is {str(path)!r}; its suffix says what to draw: {', '.join(PLOT_SUFFIXES)}")
+    return path.suffix[1:]
+
+
+def plot(sizes: Mapping[str, Any], path: Path) -> None:
+    """Draw a size_curve into `path`; its suffix says as what."""
+    kind = plot_kind(path)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -223,7 +229,6 @@ def plot(sizes: Mapping[str, Any], path: Path) -> None:
              ylabel="expected images" if sizes["text_policy"] == "one" else "expected pairs")  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend()
-    kind = path.suffix[1:]
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     formats.write_artifact(path, lambda aside: figure.savefig(aside, format=kind, metadata=metadata))
     pyplot.close(figure)

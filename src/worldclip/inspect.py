@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from worldclip import coin, formats, keys, pool
 from worldclip.columns import list_buffers
 from worldclip.config import load_recipe
+from worldclip.curate.caps import read_bounds
 from worldclip.curate.curate import curate_work
 from worldclip.curate.decide import keep_prob
 from worldclip.errors import UserError
@@ -39,7 +40,7 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     recipe = load_recipe(run_dir)
     formats.require_manifest(run_dir, "balance")
     shard = _find_shard(recipe, run_dir, key)
-    bounds = _bounds(recipe, run_dir)
+    bounds = read_bounds(run_dir, recipe.curate)
     texts = _explain_texts(recipe, run_dir, shard, key)
     is_valid = bool(keys.is_valid(pa.array([key]), keys.key_lists(recipe.pool), shard.name)[0])
     config = recipe.curate
@@ -59,18 +60,9 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     for row in drawable:
         row["coin"] = coin.uniform(key, row["text_idx"], config.seed, 0)
         row["reason"] = "kept" if row["coin"] < row["keep_prob"] else "sampled_out"
-        bound = bounds.get(row["lang"])
-        if row["reason"] == "kept" and bound is not None and row["coin"] / row["keep_prob"] >= bound["bound"]:
-            row |= {"reason": "excluded", "cap": bound["max_pairs"]}
+        if row["reason"] == "kept" and row["coin"] / row["keep_prob"] >= bounds.get(row["lang"], np.inf):
+            row |= {"reason": "excluded", "cap": config.cap_of(row["lang"])}
     return {**found, "kept": any(row["reason"] == "kept" for row in texts), "texts": texts}
-
-
-def _bounds(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    """The caps that cut a language, as curate found them; they are about all shards."""
-    if recipe.curate.max_pairs is None:
-        return {}
-    formats.require_manifest(run_dir, "curate")
-    return dict(formats.read_json(run_dir / "curate" / "report.json")["caps"])
 
 
 def _find_shard(recipe: Recipe, run_dir: Path, key: str) -> Shard:

@@ -40,10 +40,6 @@ class KeyTable:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def first_rows(self) -> np.ndarray:
-        """Positions of the keys that count, ascending: of equal ones the first."""
-        return np.sort(self.slots[self.slots >= 0])
-
     def find(self, keys: Strings) -> np.ndarray:
         """(n,) int64: position of each of `keys`, -1 where it is not there."""
         data, offsets = string_buffers(keys)

@@ -88,8 +88,10 @@ def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[k
     )
 
 
-def decide_on(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig) -> tuple[np.ndarray, np.ndarray]:
-    """`decide` of a shard's candidates in epoch 0, under the recipe's policy and seed, caps aside: (kept, drawn)."""
+def decide_on(
+    candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig, epoch: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """`decide` of a shard's candidates under the recipe's policy and seed, caps aside: (kept, drawn)."""
     return decide(
         config.text_policy,
         candidates.hashes_K,
@@ -98,7 +100,7 @@ def decide_on(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfi
         candidates.drawable_T,
         keep_prob,
         seed=config.seed,
-        epoch=0,
+        epoch=epoch,
     )
 
 

@@ -68,8 +68,25 @@ def _smallest(parts: Sequence[np.ndarray], number: int) -> np.ndarray:
     return np.partition(whole, number - 1)[:number] if len(whole) > number else whole
 
 
+def read_bounds(run_dir: Path, config: CurateConfig) -> dict[str, float]:
+    """What find_bounds found in epoch 0, for other epochs too, which a language then fills to about its cap.
+
+    Raises UserError where there are caps and the stage curate is not finished: they are about all shards.
+    """
+    if config.max_pairs is None:
+        return {}
+    formats.require_manifest(run_dir, "curate")
+    report = formats.read_json(run_dir / "curate" / "report.json")
+    return {lang: row["bound"] for lang, row in report["caps"].items()}
+
+
 def is_over(
-    candidates: Candidates, keep_prob: np.ndarray, kept: np.ndarray, config: CurateConfig, bounds: Mapping[str, float]
+    candidates: Candidates,
+    keep_prob: np.ndarray,
+    kept: np.ndarray,
+    config: CurateConfig,
+    bounds: Mapping[str, float],
+    epoch: int = 0,
 ) -> np.ndarray:
     """(T,) bool: the kept texts that a cap leaves out."""
     over = np.zeros(len(kept), np.bool_)
@@ -77,7 +94,7 @@ def is_over(
         return over
     limit = np.array([bounds.get(name, np.inf) for name in candidates.lang_names])
     rows = np.flatnonzero(kept)
-    over[rows] = candidates.coins_T(config)[rows] / keep_prob[rows] >= limit[candidates.lang_T[rows]]
+    over[rows] = candidates.coins_T(config, epoch)[rows] / keep_prob[rows] >= limit[candidates.lang_T[rows]]
     return over
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ _SETTINGS = (
     *("pool.key", "pool.valid_keys", "pool.deny_keys", "languages.lid_model", "match.profile", "match.fold_case"),
     *("match.isolate", "match.min_lang_prob", "match.restrict_to_recipe_languages", "balance.rule"),
     *("balance.english_threshold", "balance.tail_fraction", "balance.min_threshold"),
-    *("curate.text_policy", "curate.seed", "curate.include", "curate.exclude"),
+    *("curate.text_policy", "curate.seed", "curate.include", "curate.exclude", "curate.max_pairs"),
 )
 
 
@@ -45,7 +46,7 @@ def data_card(run_dir: Path, report: dict[str, Any]) -> str:
         )
         + ".",
         "## To check it by",
-        _digests(manifests),
+        _digests(run_dir, manifests),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -76,8 +77,8 @@ def _settings(run_dir: Path) -> str:
 
 def _languages(report: dict[str, Any], thresholds: dict[str, Any]) -> str:
     rows = [
-        "| language | in | out | expected | threshold t | tail fraction |",
-        "|---|---|---|---|---|---|",
+        "| language | in | out | expected | threshold t | tail fraction | effective entries before | after |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for lang, row in sorted(report["languages"].items(), key=lambda item: (-item[1]["pairs_out"], item[0])):
         of_list = thresholds["lists"].get(lang, {})
@@ -85,12 +86,21 @@ def _languages(report: dict[str, Any], thresholds: dict[str, Any]) -> str:
         fraction = f"{of_list['tail_fraction']:.4f}" if threshold else ""
         rows.append(
             f"| {lang} | {row['pairs_in']:,} | {row['pairs_out']:,} | {row['expected_pairs']:,.1f} | "
-            f"{f'{threshold:,}' if threshold else ''} | {fraction} |"
+            f"{f'{threshold:,}' if threshold else ''} | {fraction} | {' | '.join(_effective(report, lang))} |"
         )
     return "\n".join(rows)
 
 
-def _digests(manifests: dict[str, dict[str, Any]]) -> str:
+def _effective(report: dict[str, Any], list_name: str) -> list[str]:
+    """How many entries are in effect before and after, of a language that has a list of its own."""
+    found = report["effect"].get(list_name)
+    return [f"{value:,.0f}" for value in found["effective_entries"]] if found else ["", ""]
+
+
+def _digests(run_dir: Path, manifests: dict[str, dict[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
     rows = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
+    if (keys := run_dir / "curate" / "keys.npy").exists():
+        with open(keys, "rb") as file:
+            rows.append(f"- keys.npy, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
     return "\n".join([f"Versions: {versions}. Digests of each stage's format, config and inputs:", "", *rows])

@@ -13,7 +13,7 @@ from worldclip import formats
 from worldclip.balance.balance import effective_entries
 from worldclip.balance.sums import sum_shards
 from worldclip.execute import Executor, Shard
-from worldclip.match.match import count_entries
+from worldclip.match.count import count_entries
 
 CURVE_POINTS = 60
 

@@ -2,6 +2,10 @@
 
 A record whose stated length does not lead to the next one is read up to where the next one begins; it is yielded all
 the same, marked.  The format: ISO 28500 (WARC 1.0, 1.1).
+
+Why not FastWARC (2.0.1), which unpacks 2.5 times as fast: after a wrong Content-Length it gives up the rest of the
+file, it reads no record with LF line ends, and a gzip that is cut off ends its iteration without an error, so that
+records would be lost uncounted.  Reading records is an eighth of the work on a WAT file; JSON and URLs are the rest.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 
 from worldclip import formats
 from worldclip.curate import read_curated
-from worldclip.curate.curate import Candidates, CurateWork, decide_on, find_candidates, matched_path, text_probs
+from worldclip.curate.candidates import Candidates, decide_on, find_candidates, matched_path, text_probs
+from worldclip.curate.caps import is_over
+from worldclip.curate.curate import CurateWork
 from worldclip.execute import Shard
 from worldclip.pool import read_index
 from worldclip.train.join import file_positions, read_places
@@ -103,15 +105,16 @@ class PairSource:
     def _read_matched(self, shard_idx: int) -> tuple[Candidates, np.ndarray, Pairs, np.ndarray]:
         """What the decision reads of a shard's matched texts; those with an image as pairs, and which they are."""
         assert self.work is not None
-        path = matched_path(self.run_dir, self.shards[shard_idx])
-        table = formats.read_table(path, formats.MATCH_TEXTS)
-        candidates = find_candidates(table, self.work.config, self.work.key_lists)
+        shard = self.shards[shard_idx]
+        table = formats.read_table(matched_path(self.run_dir, shard), formats.MATCH_TEXTS)
+        candidates = find_candidates(table, self.work.config, self.work.key_lists, shard.name)
         return (candidates, text_probs(table, self.work.entry_probs), *self._join(table, shard_idx))
 
     def _draw(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
         assert self.work is not None
         candidates, keep_prob, pairs, has_image = self._matched(shard_idx)
         kept, _ = decide_on(candidates, keep_prob, self.work.config, epoch)
+        kept &= ~is_over(candidates, keep_prob, kept, self.work.config, self.work.bounds, epoch)
         return pairs.take(np.flatnonzero(kept[has_image])), int((kept & ~has_image).sum())
 
     def _join(self, table: pa.Table, shard_idx: int) -> tuple[Pairs, np.ndarray]:

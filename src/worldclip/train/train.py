@@ -204,11 +204,13 @@ def _tokenizer_texts(run_dir: Path, shards: Sequence[Shard]) -> Iterator[str]:
 
 def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Schedule, world: World) -> Loader:
     from worldclip import pool
+    from worldclip.curate.caps import read_bounds
     from worldclip.curate.curate import curate_work
     from worldclip.train.images import Augmentation
     from worldclip.train.loader import Loader
 
     config, sizes = recipe.train, recipe.train.model.architecture()
+    is_online = config.curation == "online"
     return Loader(
         run_dir,
         pool.shards(recipe, run_dir),
@@ -229,7 +231,7 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
         workers=config.workers,
         num_streams=config.num_streams,
         scaled_decode=config.scaled_decode,
-        work=curate_work(recipe, run_dir) if config.curation == "online" else None,
+        work=curate_work(recipe, run_dir, read_bounds(run_dir, recipe.curate)) if is_online else None,
         rank=world.rank,
         world_size=world.size,
     )
