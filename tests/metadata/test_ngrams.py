@@ -65,7 +65,7 @@ def as_tallies(counts: ngrams.Counts) -> tuple[Tally[str], Tally[tuple[str, str]
     unigrams = Tally({word(rank): int(n) for rank, n in enumerate(counts.words.counts)})
     bigrams: Tally[tuple[str, str]] = Tally()
     last = -1
-    for keys, numbers in counts.iter_bigrams(chunk=3):
+    for keys, numbers in counts.iter_bigrams(at_once=9):
         for key, n in zip(keys.tolist(), numbers.tolist(), strict=True):
             assert key > last, "bigrams are sorted and unique"
             last = key

@@ -23,13 +23,14 @@ from numba import njit
 from worldclip import formats
 from worldclip.metadata.tokens import ALONE, BARRIER, WORD, Scheme
 
-# Tables of 2^24 bigrams x 16 bytes and 2^22 words keep a process near 1 GiB, sorting of a full table included.
+# Tables of 2^24 bigrams x 16 bytes and 2^22 words keep a process near 1 GiB, sorting of a full table included.  Merging
+# holds the distinct words twice, 16 bytes and their letters each, and 4 bytes for each word of each run.
 MAX_BIGRAM_SLOTS = 2**24
 MAX_WORDS = 2**22
 MAX_ARENA_BYTES = 2**27
 BATCH_BYTES = 2**15  # a batch of texts can add half as many words and bigrams: room for them is made beforehand
 FAN_IN = 16  # runs merged at once
-CHUNK = 2**18  # bigrams of a run in memory while merging
+MERGED_AT_ONCE = 2**20  # bigrams in memory while merging, of all runs together
 
 _FNV_PRIME = np.uint64(0x100000001B3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
@@ -43,72 +44,85 @@ SHORT = 8  # bytes of a word that are its key
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _mixed(h):
     h = (h ^ (h >> _U32)) * _GOLDEN
     return h ^ (h >> _U29)
 
 
-@njit(cache=True, nogil=True)
-def _add_byte(key, length, byte):
-    """The key of a word that is one byte longer: its bytes themselves up to 8 of them, then a hash."""
-    if length < SHORT:
-        return key | np.uint64(byte) << np.uint64(8 * length)
-    return (_mixed(key) if length == SHORT else key) * _FNV_PRIME ^ np.uint64(byte)
+@njit(cache=True, nogil=True, inline="always")
+def _key(data, start, end):
+    """The key of the word data[start:end]: its bytes themselves up to 8 of them, then a hash of all."""
+    key = _U0
+    for k in range(min(end - start, SHORT)):
+        key |= np.uint64(data[start + k]) << np.uint64(8 * k)
+    if end - start > SHORT:
+        key = _mixed(key)
+        for k in range(start + SHORT, end):
+            key = key * _FNV_PRIME ^ np.uint64(data[k])
+    return key
 
 
 @njit(cache=True, nogil=True)
-def _word_id(data, start, length, key, slots_2S, starts_W, counts_W, arena, state):
-    """The id of the word data[start : start + length], 1 or more; new words are added, and all are counted.
+def _number_words(data, base, spans_N, keys_N, slots_2S, starts_W, counts_W, arena, state):
+    """Put ids, 1 or more, in place of the spans of words; new words are added, and all are counted.
 
     slots_2S: [2s] key, [2s + 1] length << 32 | id (0 where empty).  Equal keys of short words are equal words.
     """
-    mask = np.uint64(slots_2S.size // 2 - 1)
-    place = _mixed(key) & mask
-    while True:
-        slot = slots_2S[place * _U2 + _U1]
-        if slot == _U0:
-            break
-        if slots_2S[place * _U2] == key and np.int64(slot >> _U32) == length:
-            word = np.int64(slot & _LOW_32)
-            if length <= SHORT or _is_same(arena, starts_W[word], data, start, length):
-                counts_W[word] += _U1
-                return word
-        place = (place + _U1) & mask
-    word, at = state[WORDS] + 1, state[ARENA]
-    slots_2S[place * _U2], slots_2S[place * _U2 + _U1] = key, np.uint64(length) << _U32 | np.uint64(word)
-    for k in range(length):
-        arena[at + k] = data[start + k]
-    starts_W[word + 1] = at + length
-    counts_W[word] = _U1
-    state[WORDS], state[ARENA] = word, at + length
-    return word
+    mask, num_words, used = np.uint64(slots_2S.size // 2 - 1), state[WORDS], state[ARENA]
+    for n in range(spans_N.size):
+        if spans_N[n] == 0:
+            continue
+        start, length, key = base + (spans_N[n] >> 32), spans_N[n] & 0xFFFFFFFF, keys_N[n]
+        place, word = _mixed(key) & mask, 0
+        while slots_2S[place * _U2 + _U1] != _U0:
+            slot = slots_2S[place * _U2 + _U1]
+            if slots_2S[place * _U2] == key and np.int64(slot >> _U32) == length:
+                word = np.int64(slot & _LOW_32)
+                if length <= SHORT or _is_same(arena, starts_W[word], data, start, length):
+                    break
+                word = 0
+            place = (place + _U1) & mask
+        if word == 0:
+            num_words += 1
+            word = num_words
+            slots_2S[place * _U2], slots_2S[place * _U2 + _U1] = key, np.uint64(length) << _U32 | np.uint64(word)
+            for k in range(length):
+                arena[used + k] = data[start + k]
+            used += length
+            starts_W[word + 1], counts_W[word] = used, _U0
+        counts_W[word] += _U1
+        spans_N[n] = word
+    state[WORDS], state[ARENA] = num_words, used
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _is_same(arena, at, data, start, length):
-    for k in range(length):  # noqa: SIM110  numba compiles loops, not generators
+    same = True
+    for k in range(length):
         if arena[at + k] != data[start + k]:
-            return False
-    return True
+            same = False
+            break
+    return same
 
 
 @njit(cache=True, nogil=True)
-def _add_bigram(table_2S, key, count, state):
-    """table_2S: [2s] key (0 where empty), [2s + 1] its count."""
-    mask = np.uint64(table_2S.size // 2 - 1)
-    place = _mixed(key * _FNV_PRIME) & mask
-    while True:
-        found = table_2S[place * _U2]
-        if found == key:
-            table_2S[place * _U2 + _U1] += count
-            return
-        if found == _U0:
-            table_2S[place * _U2] = key
-            table_2S[place * _U2 + _U1] = count
-            state[BIGRAMS] += 1
-            return
-        place = (place + _U1) & mask
+def _count_bigrams(words_N, table_2S, state):
+    """table_2S: [2s] key = first id << 32 | second id (0 where empty), [2s + 1] its count."""
+    mask, num_bigrams, last = np.uint64(table_2S.size // 2 - 1), state[BIGRAMS], _U0
+    for n in range(words_N.size):
+        word = np.uint64(words_N[n])
+        if last and word:
+            key = last << _U32 | word
+            place = _mixed(key * _FNV_PRIME) & mask
+            while table_2S[place * _U2] != key and table_2S[place * _U2] != _U0:
+                place = (place + _U1) & mask
+            if table_2S[place * _U2] == _U0:
+                table_2S[place * _U2] = key
+                num_bigrams += 1
+            table_2S[place * _U2 + _U1] += _U1
+        last = word
+    state[BIGRAMS] = num_bigrams
 
 
 @njit(cache=True, nogil=True)
@@ -127,34 +141,30 @@ def _decode(data, at):
 def _cut_tokens(data, offsets_T, classes, spans_N, keys_N):
     """Tokens of data[offsets_T[t] : offsets_T[t + 1]] for each t; returns their number.
 
-    spans_N: start << 32 | length of each word relative to the first text, or 0 for a barrier; keys_N: see _add_byte.
+    spans_N: start << 32 | length of each word relative to the first text, or 0 for a barrier; keys_N: see _key.
     """
     n, base = 0, np.int64(offsets_T[0])
     for t in range(offsets_T.size - 1):
         at, end = np.int64(offsets_T[t]), np.int64(offsets_T[t + 1])
-        start, is_word, key = at, False, _U0
         while True:
-            kind, width = BARRIER, 1
-            if at < end:
+            start, is_word, kind, width = at, False, BARRIER, 1
+            while at < end:
                 if data[at] < 0x80:
-                    kind = classes[data[at]]
+                    kind, width = classes[data[at]], 1
                 else:
                     c, width = _decode(data, at)
                     kind = classes[c]
-                if kind <= WORD:
-                    is_word |= kind == WORD
-                    for k in range(at, at + width):
-                        key = _add_byte(key, k - start, data[k])
-                    at += width
-                    continue
+                if kind > WORD:
+                    break
+                is_word |= kind == WORD
+                at += width
             if at > start:
-                spans_N[n], keys_N[n] = (start - base) << 32 | (at - start) if is_word else 0, key
+                spans_N[n], keys_N[n] = (start - base) << 32 | (at - start) if is_word else 0, _key(data, start, at)
                 n += 1
+            if at >= end:
+                kind = BARRIER
             if kind == ALONE:
-                key = _U0
-                for k in range(width):
-                    key = _add_byte(key, k, data[at + k])
-                spans_N[n], keys_N[n] = (at - base) << 32 | width, key
+                spans_N[n], keys_N[n] = (at - base) << 32 | width, _key(data, at, at + width)
                 n += 1
             elif kind == BARRIER and (n == 0 or spans_N[n - 1] != 0):
                 spans_N[n] = 0
@@ -162,7 +172,6 @@ def _cut_tokens(data, offsets_T, classes, spans_N, keys_N):
             if at >= end:
                 break
             at += width
-            start, is_word, key = at, False, _U0
     return n
 
 
@@ -191,19 +200,12 @@ def _count_texts(data, offsets_T, classes, spans_N, keys_N, slots_2S, starts_W, 
 
     One loop after the other over a batch that fits into the cache: cut, touch, look up, touch, count.
     """
-    num_tokens, base = _cut_tokens(data, offsets_T, classes, spans_N, keys_N), np.int64(offsets_T[0])
-    state[TOUCHED] = np.int64(_touch_words(keys_N[:num_tokens], slots_2S) >> _U32)  # kept, or the compiler drops it
-    for n in range(num_tokens):
-        if spans_N[n]:
-            start, length = base + (spans_N[n] >> 32), spans_N[n] & 0xFFFFFFFF
-            spans_N[n] = _word_id(data, start, length, keys_N[n], slots_2S, starts_W, counts_W, arena, state)
-    state[TOUCHED] ^= np.int64(_touch_bigrams(spans_N[:num_tokens], table_2S) >> _U32)
-    last = _U0
-    for n in range(num_tokens):
-        word = np.uint64(spans_N[n])
-        if last and word:
-            _add_bigram(table_2S, last << _U32 | word, _U1, state)
-        last = word
+    num_tokens = _cut_tokens(data, offsets_T, classes, spans_N, keys_N)
+    spans_N, keys_N = spans_N[:num_tokens], keys_N[:num_tokens]
+    state[TOUCHED] = np.int64(_touch_words(keys_N, slots_2S) >> _U32)  # kept, or the compiler drops it
+    _number_words(data, offsets_T[0], spans_N, keys_N, slots_2S, starts_W, counts_W, arena, state)
+    state[TOUCHED] ^= np.int64(_touch_bigrams(spans_N, table_2S) >> _U32)
+    _count_bigrams(spans_N, table_2S, state)
 
 
 @njit(cache=True, nogil=True)
@@ -218,11 +220,14 @@ def _refill_slots(old_2S, new_2S):
 
 
 @njit(cache=True, nogil=True)
-def _refill_bigrams(old_2S, new_2S, state):
-    state[BIGRAMS] = 0
-    for place in range(0, old_2S.size, 2):
-        if old_2S[place] != _U0:
-            _add_bigram(new_2S, old_2S[place], old_2S[place + 1], state)
+def _refill_bigrams(old_2S, new_2S):
+    mask = np.uint64(new_2S.size // 2 - 1)
+    for old in range(0, old_2S.size, 2):
+        if old_2S[old] != _U0:
+            place = _mixed(old_2S[old] * _FNV_PRIME) & mask
+            while new_2S[place * _U2] != _U0:
+                place = (place + _U1) & mask
+            new_2S[place * _U2], new_2S[place * _U2 + _U1] = old_2S[old], old_2S[old + 1]
 
 
 @njit(cache=True, nogil=True)
@@ -304,11 +309,11 @@ class Counter:
 
     def _start(self) -> None:
         self.state = np.zeros(4, np.int64)
-        self.slots_2S = np.zeros(2 * 2**11, np.uint64)
-        self.starts_W = np.zeros(2**10, np.int64)
-        self.counts_W = np.zeros(2**10, np.uint64)
-        self.arena = np.zeros(2**13, np.uint8)
-        self.table_2S = np.zeros(2 * 2**11, np.uint64)
+        self.slots_2S = np.zeros(2 * 2**13, np.uint64)
+        self.starts_W = np.zeros(2**12, np.int64)
+        self.counts_W = np.zeros(2**12, np.uint64)
+        self.arena = np.zeros(2**15, np.uint8)
+        self.table_2S = np.zeros(2 * 2**13, np.uint64)
 
     def add(self, texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> None:
         """Count the words and bigrams of texts, nulls left out.  No bigram crosses from one text to the next."""
@@ -357,7 +362,7 @@ class Counter:
         if 3 * (num_bigrams + bigrams) > self.table_2S.size:
             old = self.table_2S
             self.table_2S = np.zeros(2 * _power_of_two(3 * (num_bigrams + bigrams) // 2), np.uint64)
-            _refill_bigrams(old, self.table_2S, self.state)
+            _refill_bigrams(old, self.table_2S)
 
     def spill(self) -> None:
         """Write the tables as a sorted run and empty them."""
@@ -367,11 +372,13 @@ class Counter:
         words = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), num_words, [None, pa.py_buffer(starts_W), pa.py_buffer(self.arena[:used])]
         )
-        order_W = pc.sort_indices(words).to_numpy()
+        # From malloc, which gives large blocks back at once: Arrow's own pool keeps hundreds of MB for the next time.
+        order_W = pc.sort_indices(words, memory_pool=pa.system_memory_pool()).to_numpy()
         ranks_W = np.empty(num_words + 1, np.uint32)
         ranks_W[order_W + 1] = np.arange(num_words, dtype=np.uint32)
-        write_words(run, words.take(pa.array(order_W)), self.counts_W[1 : num_words + 1][order_W])
-        del words, order_W
+        ordered = pc.take(words, pa.array(order_W), memory_pool=pa.system_memory_pool())
+        write_words(run, ordered, self.counts_W[1 : num_words + 1][order_W])
+        del words, order_W, ordered
         assert _compact(self.table_2S) == num_bigrams
         largest = _to_ranks(self.table_2S, num_bigrams, ranks_W)
         pairs_B2 = self.table_2S[: 2 * num_bigrams].reshape(-1, 2)
@@ -457,7 +464,7 @@ class BigramWriter:
         self.file.write(np.ascontiguousarray(pairs_B2, "<u8").data)
 
 
-def iter_bigrams(run: Path, chunk: int = CHUNK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def iter_bigrams(run: Path, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(keys uint64, counts uint64) of a run in rising order, read in chunks: nothing is mapped into memory."""
     with open(run / "bigrams", "rb") as file:
         while data := file.read(16 * chunk):
@@ -477,10 +484,14 @@ def _compare(data_a, start_a, end_a, data_b, start_b, end_b):
 
 @njit(cache=True, nogil=True)
 def _merge_two(data_a, offsets_a, counts_a, data_b, offsets_b, counts_b):
-    """Union of two sorted lists of words: bytes, offsets, counts, and the new rank of each word of a and of b."""
+    """Union of two sorted lists of words: bytes, offsets, counts, and the new rank of each word of a and of b.
+
+    The union's arrays are fronts of longer ones: pages behind them are never touched, so they take no memory.
+    """
     num_a, num_b = counts_a.size, counts_b.size
     data = np.empty(data_a.size + data_b.size, np.uint8)
-    offsets, counts = np.zeros(num_a + num_b + 1, np.int64), np.empty(num_a + num_b, np.uint64)
+    offsets, counts = np.empty(num_a + num_b + 1, np.int64), np.empty(num_a + num_b, np.uint64)
+    offsets[0] = 0
     ranks_a, ranks_b = np.empty(num_a, np.uint32), np.empty(num_b, np.uint32)
     a = b = rank = at = 0
     while a < num_a or b < num_b:
@@ -510,7 +521,7 @@ def _merge_two(data_a, offsets_a, counts_a, data_b, offsets_b, counts_b):
         counts[rank] = count
         rank += 1
         offsets[rank] = at
-    return data[:at].copy(), offsets[: rank + 1].copy(), counts[:rank].copy(), ranks_a, ranks_b
+    return data[:at], offsets[: rank + 1], counts[:rank], ranks_a, ranks_b
 
 
 def merge_words(lists: Iterable[Words]) -> tuple[Words, list[np.ndarray]]:
@@ -526,7 +537,9 @@ def merge_words(lists: Iterable[Words]) -> tuple[Words, list[np.ndarray]]:
             merged.data, merged.offsets, merged.counts, other.data, other.offsets, other.counts
         )
         merged = Words(*parts)
-        ranks = [ranks_a[old] for old in ranks] + [ranks_b]
+        for n, old in enumerate(ranks):  # one by one, so that not all of them are in memory twice
+            ranks[n] = ranks_a[old]
+        ranks.append(ranks_b)
     return merged, ranks
 
 
@@ -560,9 +573,10 @@ class _Head:
 
 
 def _merge_bigrams(
-    runs: Sequence[Path], ranks: Sequence[np.ndarray], chunk: int
+    runs: Sequence[Path], ranks: Sequence[np.ndarray], at_once: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sorted (keys, counts) of all runs, equal keys summed; memory for one chunk of each run."""
+    """Sorted (keys, counts) of all runs, equal keys summed; about `at_once` of them are in memory."""
+    chunk = max(1, at_once // max(1, len(runs)))
     heads = [_Head(run, ranks_W, chunk) for run, ranks_W in zip(runs, ranks, strict=True)]
     while live := [head for head in heads if not head.is_done]:
         upto = min(head.keys[-1] for head in live)  # every bigram up to here is in memory
@@ -588,9 +602,9 @@ class Counts:
     def num_tokens(self) -> int:
         return int(self.words.counts.sum())
 
-    def iter_bigrams(self, chunk: int = CHUNK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def iter_bigrams(self, at_once: int = MERGED_AT_ONCE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(keys uint64 = rank of the first word << 32 | rank of the second, counts uint64), rising, in chunks."""
-        return _merge_bigrams(self.runs, self.ranks, chunk)
+        return _merge_bigrams(self.runs, self.ranks, at_once)
 
 
 def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
@@ -605,7 +619,7 @@ def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
         )
         write_words(merged, binary, words.counts)
         with BigramWriter(merged) as writer:
-            for keys_B, counts_B in _merge_bigrams(group, ranks, CHUNK):
+            for keys_B, counts_B in _merge_bigrams(group, ranks, MERGED_AT_ONCE):
                 writer.add(np.stack([keys_B, counts_B], axis=1))
         for run in group:
             if run.parent == scratch:
