@@ -21,7 +21,7 @@ from worldclip.execute import LocalExecutor
 from worldclip.pool.url import key_of_url
 from worldclip.pool.wat import build_wat
 from worldclip.train.join import image_shards, join_images, read_places
-from worldclip.train.loader import read_pairs
+from worldclip.train.pairs import PairSource
 
 QUIET = LocalExecutor(quiet=True)
 NUM_IMAGES, LOST = 40, {3, 17, 22}  # what could not be downloaded
@@ -95,10 +95,9 @@ def test_what_was_matched_before_the_download_trains_with_the_images_after_it(tm
     assert images is not None
     join_images(recipe, run, shards, images, QUIET)
     number_of = {key_of_url(f"http://example.org/{n}.jpg"): n for n in range(NUM_IMAGES)}
-    found, num_without = [], 0
+    source, found = PairSource(run, shards, images, num_cached=4), []
     for position, shard in enumerate(shards):
-        pairs, without = read_pairs(run, shard, position, images)
-        num_without += without
+        pairs = source.of(position, epoch=0)
         assert set(pairs.keys.to_pylist()) == set(read_places(run, shard)["key"].to_pylist())
         for key, idx, text, file, offset, size in zip(
             pairs.keys.to_pylist(), pairs.text_idx, pairs.texts.to_pylist(), pairs.shard, pairs.offset, pairs.size,
@@ -107,7 +106,7 @@ def test_what_was_matched_before_the_download_trains_with_the_images_after_it(tm
             assert pool.read_member(images[file].path, int(offset), int(size)) == image_of(number_of[key])
             found.append((key, int(idx), text))
     lost = [row for row in kept if number_of[row["key"]] in LOST]
-    assert num_without == len(lost) > 0
+    assert source.counts(0)[1] == len(lost) > 0
     assert found == [(row["key"], row["text_idx"], row["text"]) for row in kept if row not in lost]
 
     # the same tars, matched themselves: the same pairs, but for the lost images

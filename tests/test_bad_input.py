@@ -1,0 +1,172 @@
+"""Bad pairs and bad shards in every format, through the stages: nothing is lost, and all is counted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
+from toy import write_tar
+
+from worldclip import formats, pool
+from worldclip.cli import main
+from worldclip.config import to_toml
+from worldclip.errors import StageFailed, UserError
+from worldclip.execute import LocalExecutor
+from worldclip.pool.dedup import dedup
+
+GOOD = "the old red house on the mountain by the sea"
+SURROGATE = b"\xed\xa0\xbd"  # half of a pair, as UTF-8 must not hold it
+LONG = (GOOD + " ") * 220_000  # 10 MB
+
+# (key or None, text as bytes or None, what becomes of it)
+ROWS: list[tuple[str | None, bytes | None, str]] = [
+    ("good", GOOD.encode(), "matched"),
+    ("nul", f"the old\0 red house {GOOD}\0".encode(), "matched"),
+    ("only nul", b"\0\0 ", "no_text"),
+    ("long", LONG.encode(), "matched"),
+    ("surrogate", GOOD.encode() + SURROGATE, "bad_pair"),
+    ("empty", b"", "no_text"),
+    ("null", None, "no_text"),
+    (None, GOOD.encode(), "bad_pair"),
+    ("good", GOOD.encode(), "duplicate"),
+    ("no match", b"unmatched words everywhere without any listed thing", "no_match"),
+]
+
+
+def as_parquet(path: Path) -> Path:
+    texts = pa.array([text for _, text, _ in ROWS], pa.binary()).view(pa.string())  # not checked, as careless writers
+    table = pa.table({"uid": [key for key, _, _ in ROWS], "text": texts})
+    path.mkdir(parents=True)
+    pq.write_table(table, path / "0.parquet")
+    return path / "0.parquet"
+
+
+def as_lines(path: Path) -> Path:
+    lines = []
+    for key, text, _ in ROWS:
+        record = {"uid": key, "text": None if text is None else text.decode("utf-8", "surrogatepass")}
+        lines.append(json.dumps(record))
+    path.mkdir(parents=True)
+    (path / "0.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return path / "0.jsonl"
+
+
+def as_packed_lines(path: Path) -> Path:
+    plain = as_lines(path)
+    content = plain.read_bytes()
+    half = len(content) // 2
+    plain.unlink()
+    (path / "0.jsonl.gz").write_bytes(gzip.compress(content[:half]) + gzip.compress(content[half:]))  # two members
+    return path / "0.jsonl.gz"
+
+
+def as_tar(path: Path) -> Path:
+    members = []
+    for number, (key, text, _) in enumerate(ROWS):
+        stored = None if text is None else text.decode("utf-8", "surrogatepass")
+        members.append((f"{number:05}.jpg", b"\xff\xd8"))
+        members.append((f"{number:05}.json", json.dumps({"uid": key, "text": stored}).encode()))
+    write_tar(path / "0.tar", members)
+    return path / "0.tar"
+
+
+WRITERS: list[Callable[[Path], Path]] = [as_parquet, as_lines, as_packed_lines, as_tar]
+
+
+def recipe_of(folder: Path | str):
+    return make_recipe(folder, pool={"key": "uid", "texts": ["text"]}, balance={"tail_fraction": 1.0})
+
+
+def tar_recipe(folder: Path | str):
+    settings = {"key": "json:uid", "texts": ["json:text"]}
+    return make_recipe(folder, pool=settings, balance={"tail_fraction": 1.0})
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -> None:
+    write(tmp_path / "pool")
+    write_metadata(tmp_path / "run", LISTS)
+    recipe = (tar_recipe if write is as_tar else recipe_of)(tmp_path / "pool")
+    report = run_stages(recipe, tmp_path / "run")
+    found: Counter[str] = Counter()
+    for row in report["match"]["texts"].values():
+        found.update(row)
+    assert found == Counter(what for *_, what in ROWS)
+    total = report["curate"]["total"]
+    assert total["pairs_in"] == len(ROWS)
+    assert total["pairs_out"] == 3
+    reasons = sorted(sample["reason"] for sample in report["match"]["bad"])
+    assert len(reasons) == 2
+    assert any("uid is N" in reason or "uid is null" in reason for reason in reasons)
+    shard = pool.shards(recipe, tmp_path / "run")[0]
+    kept = formats.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", formats.CURATED).to_pylist()
+    assert [row["text"] for row in kept] == [ROWS[0][1].decode(), ROWS[1][1].decode(), LONG]
+    counts = dedup(recipe, tmp_path / "dedup", executor=LocalExecutor(quiet=True))
+    assert (counts["no_identity"], counts["repeated_in_shard"]) == (1, 1)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_cut_shard_of_every_format_fails_alone_and_alone_is_tried_again(tmp_path, write) -> None:
+    path = write(tmp_path / "pool")
+    good = path.with_name(path.name.replace("0.", "1.", 1))
+    good.write_bytes(path.read_bytes())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-700] if write is not as_lines else b'{"other": 1}\n' * 3)
+    write_metadata(tmp_path / "run", LISTS)
+    recipe = (tar_recipe if write is as_tar else recipe_of)(tmp_path / "pool")
+    if write is as_lines:  # lines of another schema are bad pairs of their own
+        report = run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
+        assert report["texts"]["und"]["bad_pair"] == 3 + 2
+        return
+    (tmp_path / "run/recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    assert main(["run", str(tmp_path / "run"), "--until", "pool", "--workers", "1"]) == 1
+    with pytest.raises(StageFailed) as failed:
+        run_stages(recipe, tmp_path / "run", stages="pool")
+    assert list(failed.value.failures) == [path.name]
+    assert not (tmp_path / "run/pool/manifest.json").exists()
+    done = tmp_path / "run/pool/index" / f"{good.name}.parquet"
+    stamp = done.stat().st_mtime_ns
+    path.write_bytes(whole)
+    run_stages(recipe, tmp_path / "run", stages="pool")
+    assert done.stat().st_mtime_ns == stamp
+
+
+def test_a_table_of_another_schema_fails_alone_and_names_the_near_column(tmp_path) -> None:
+    as_parquet(tmp_path / "pool")
+    pq.write_table(pa.table({"uids": ["a"], "text": [GOOD]}), tmp_path / "pool/1.parquet")
+    pq.write_table(pa.table({"uid": ["a"], "text": [3]}), tmp_path / "pool/2.parquet")
+    write_metadata(tmp_path / "run", LISTS)
+    recipe = recipe_of(tmp_path / "pool")
+    run_stages(recipe, tmp_path / "run", stages="pool")
+    with pytest.raises(StageFailed) as failed:
+        run_stages(recipe, tmp_path / "run", stages="match")
+    assert list(failed.value.failures) == ["1.parquet", "2.parquet"]
+    assert "did you mean 'uids'?" in failed.value.failures["1.parquet"]
+    assert "must hold texts" in failed.value.failures["2.parquet"]
+    assert (tmp_path / "run/match/texts/0.parquet.parquet").exists()
+
+
+def test_a_remote_shard_that_cannot_be_read_fails_alone(tmp_path) -> None:
+    files = fsspec.filesystem("memory")
+    files.put(str(as_parquet(tmp_path / "pool")), "/bad/0.parquet")
+    files.pipe("/bad/1.parquet", b"PAR1 and no more")
+    try:
+        write_metadata(tmp_path / "run", LISTS)
+        with pytest.raises(StageFailed) as failed:
+            run_stages(recipe_of("memory://bad"), tmp_path / "run", stages="pool")
+        assert list(failed.value.failures) == ["1.parquet"]
+        files.rm("/bad/1.parquet")
+        report = run_stages(recipe_of("memory://bad"), tmp_path / "run")
+        assert report["curate"]["total"]["pairs_out"] == 3
+    finally:
+        files.rm("/bad", recursive=True)
+    with pytest.raises(UserError, match=r"pool\.path: 'memory://bad' (cannot be listed|holds nothing)"):
+        run_stages(recipe_of("memory://bad"), tmp_path / "run", stages="pool")
