@@ -1,6 +1,6 @@
 """The two profiles of matching, in plain Python: what a text becomes before entries are looked for in it.
 
-`match/kernels.py` does the same over bytes; the tests hold the two against each other.
+`match/atoms.py` and `match/normal.py` do the same over bytes; the tests hold the two against each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 from worldclip.errors import UserError
 
 PROFILES = ("reference", "unicode", "unicode_fold")
-"""Names on disk; `unicode_fold` is profile `unicode` with `fold_case`.  The positions are the kernels' numbers."""
+"""Names on disk; `unicode_fold` is profile `unicode` with `fold_case`.  Positions are match/atoms.py's numbers."""
 
 _SPACED_MARKS = re.compile("[,.;:?!`]")
 _REFERENCE_BLANKS = str.maketrans("\t\n\r", "   ")

@@ -23,7 +23,7 @@ from worldclip import formats, keys
 from worldclip.columns import string_buffers
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor
-from worldclip.match import match as stage
+from worldclip.match import tally
 
 SHARDS = make_shards(seed=1)
 
@@ -196,25 +196,25 @@ def test_workers_and_the_order_of_shards_change_no_byte(pool_folder, tmp_path_fa
 def test_lid_recall_is_reported_where_the_pool_knows_the_truth():
     names = ["en", "zh"]
     truth = pa.array(["en", "en", "zh", None, "zh", "xx"])
-    table = stage._confusion(truth, np.array([0, 1, 1, 0, -1, 0]), names)
+    table = tally.confusion(truth, np.array([0, 1, 1, 0, -1, 0]), names)
     assert table == {"en": {"en": 1, "zh": 1}, "xx": {"en": 1}, "zh": {"no_language": 1, "zh": 1}}
     report = {
         **dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 6),
         "texts": {},
         "keys": {},
     }
-    total = stage.sum_reports([{**report, "labels_without_language": {}, "bad": [], "truth": table}] * 2)
+    total = tally.sum_reports([{**report, "labels_without_language": {}, "bad": [], "truth": table}] * 2)
     assert total["truth"]["en"] == {"en": 2, "zh": 2}
     assert total["lid_recall"] == {"en": 0.5, "xx": 0.0, "zh": 0.5}
 
 
 def test_keys_are_counted_under_their_latest_reason():
-    code = {name: i for i, name in enumerate(stage.REASONS)}
+    code = {name: i for i, name in enumerate(tally.REASONS)}
     reasons = ["no_text", "no_match", "no_match", "bad_pair", "no_language", "no_text", "matched", "no_match"]
     reason = np.array([code[name] for name in reasons], np.int8)
     lang = np.array([-1, 1, 0, -1, -1, -1, 0, 1])
     text_idx = np.array([0, 1, 2, 0, 0, 1, 0, 1])
-    report = stage.count_reasons(reason, lang, text_idx, ["en", "zh"])
+    report = tally.count_reasons(reason, lang, text_idx, ["en", "zh"])
     assert report["keys"] == {"und": {"bad_pair": 1, "no_language": 1}, "zh": {"no_match": 1}}
     assert report["num_keys"] == 4
     assert report["num_matched_keys"] == 1
@@ -223,7 +223,7 @@ def test_keys_are_counted_under_their_latest_reason():
 
 
 def test_an_empty_shard_has_an_empty_report():
-    report = stage.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
+    report = tally.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
     assert report["pairs"] == report["num_keys"] == 0
     assert report["texts"] == report["keys"] == {}
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from worldclip import formats
 from worldclip.errors import UserError
-from worldclip.match import Matcher, kernels, matcher
+from worldclip.match import Matcher, matcher, normal
 from worldclip.unicode_table import SPACED, load_table
 
 # --- plain search, straight from the profiles' definitions ----------------------------------------
@@ -154,8 +154,8 @@ def test_matcher_agrees_with_plain_search(profile, world):
 def test_nfc_of_the_kernel_is_unicode_s(text):
     data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     wanted = unicodedata.normalize("NFC", text)
-    assert kernels.nfc(data, 0, data.size, load_table()).tobytes().decode("utf-8", "surrogatepass") == wanted
-    if kernels.is_nfc(data, 0, data.size, load_table()):  # it may doubt what is NFC, never the other way round
+    assert normal.nfc(data, 0, data.size, load_table()).tobytes().decode("utf-8", "surrogatepass") == wanted
+    if normal.is_nfc(data, 0, data.size, load_table()):  # it may doubt what is NFC, never the other way round
         assert text == wanted
 
 

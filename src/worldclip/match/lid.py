@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from worldclip.errors import UserError
 from worldclip.languages import Scheme, scheme_of
-from worldclip.match import fasttext_model
-from worldclip.match.fasttext_model import LABEL_PREFIX, UnsupportedModel
+from worldclip.match import fasttext_kernels, fasttext_model
+from worldclip.match.dictionary import LABEL_PREFIX
+from worldclip.match.fasttext_model import UnsupportedModel
 
 NO_LABEL = "und"  # a text without a word, or a null
 _PREFIX = LABEL_PREFIX.decode()
@@ -98,8 +99,8 @@ class _NumbaModel:
         data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
         is_null = np.zeros(len(texts), bool) if validity is None else texts.is_null().to_numpy(zero_copy_only=False)
         allowed = fasttext_model.allowed_nodes(self._model, is_allowed)
-        num_cached = fasttext_model.cache_slots(self._model.dim, int(offsets[-1] - offsets[0]))
-        return fasttext_model.predict(self._model, data, offsets, is_null, allowed, num_cached)
+        num_cached = fasttext_kernels.cache_slots(self._model.dim, int(offsets[-1] - offsets[0]))
+        return fasttext_kernels.predict(self._model, data, offsets, is_null, allowed, num_cached)
 
 
 class _LibraryModel:

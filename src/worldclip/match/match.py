@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,28 +17,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip import coin, formats, keys, languages, pool
-from worldclip.coin import hash_keys
-from worldclip.columns import codes_of, list_buffers, names_of
+from worldclip import formats, keys, languages, pool
+from worldclip.columns import names_of
 from worldclip.errors import UserError
 from worldclip.execute import Executor, Report, Shard, remove_stale, repeatable
 from worldclip.match import lid
+from worldclip.match.count import count_shard, table_path
 from worldclip.match.matcher import Matcher
 from worldclip.match.rates import compare_profiles
+from worldclip.match.tally import (
+    MATCHED,
+    NO_LANGUAGE,
+    NO_MATCH,
+    NUM_SAMPLES,
+    REASONS,
+    confusion,
+    count_reasons,
+    sample_texts,
+    sum_reports,
+)
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
     from worldclip.match.config import MatchConfig
     from worldclip.pool import PoolTexts
     from worldclip.pool.config import PoolConfig
-
-# Why a text goes no further, in the order in which the reasons apply; `matched` goes on to curate.
-REASONS = ("bad_pair", "duplicate", "no_text", "no_language", "no_match", "matched")
-NO_LANGUAGE, NO_MATCH, MATCHED = (REASONS.index(name) for name in ("no_language", "no_match", "matched"))
-UNDETERMINED = "und"  # the language of what has none (BCP 47)
-NUM_BAD_SAMPLES = 20  # in the report
-NUM_SAMPLES = 12  # of texts without a match, and without a language
-MAX_CHARS = 300  # of a sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,10 +191,6 @@ def _remove_stale(folder: Path, shards: Sequence[Shard]) -> None:
     remove_stale(folder, [*tables, *(folder / "done" / part / f"{shard.name}.json" for part, shard in parts)])
 
 
-def table_path(folder: Path, part: str, shard: Shard) -> Path:
-    return folder / part / f"{shard.name}.parquet"
-
-
 def _num_entries(run_dir: Path, list_name: str) -> int:
     return pq.read_metadata(run_dir / "metadata" / f"{list_name}.parquet").num_rows
 
@@ -227,36 +226,15 @@ def match_shard(shard: Shard, *, work: MatchWork) -> Report:
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), work.languages)
     report["bad"] = pool_texts.bad
     report["samples"] = {
-        REASONS[reason]: _sample(shard, pool_texts, matched, reason, work.languages)
+        REASONS[reason]: sample_texts(shard, pool_texts, matched, reason, work.languages)
         for reason in (NO_LANGUAGE, NO_MATCH)
     }
     report["labels_without_language"] = dict(Counter(matched.labels[matched.reason == NO_LANGUAGE].tolist()))
     if pool_texts.truth is not None:
         readable = np.flatnonzero(matched.reason >= NO_LANGUAGE)
         truth = pool_texts.truth.take(pa.array(readable))
-        report["truth"] = _confusion(truth, matched.lang[readable], work.languages)
+        report["truth"] = confusion(truth, matched.lang[readable], work.languages)
     return report
-
-
-def _sample(
-    shard: Shard, pool_texts: PoolTexts, matched: Matched, reason: int, names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Some texts that went no further for `reason`, chosen by hash."""
-    rows = np.flatnonzero(matched.reason == reason)
-    keys_of_rows, text_idx = pool_texts.key.take(pa.array(rows)), pool_texts.text_idx.to_numpy()[rows]
-    return [
-        {
-            "number": number,
-            "shard": shard.name,
-            "key": keys_of_rows[i].as_py(),
-            "text_idx": int(text_idx[i]),
-            "text": pool_texts.text[rows[i]].as_py()[:MAX_CHARS],
-            "lang": names[matched.lang[rows[i]]] if matched.lang[rows[i]] >= 0 else UNDETERMINED,
-            "label": str(matched.labels[rows[i]]),
-            "lang_prob": float(matched.lang_prob[rows[i]]),
-        }
-        for number, i in coin.choose(keys_of_rows, text_idx, NUM_SAMPLES)
-    ]
 
 
 def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
@@ -357,133 +335,3 @@ def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> p
             "entry_ids": pa.LargeListArray.from_arrays(bounds, pa.array(matched.entry_ids)),
         }
     )
-
-
-def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, names: Sequence[str]) -> Report:
-    """How many texts, and how many keys, ended for which reason, per language.
-
-    reason: (rows,) codes into REASONS, in the pool's order; lang: (rows,) position in names, -1 for none; text_idx:
-    (rows,), 0 where a sample begins.  A key that has a match is curate's to settle; another counts under the latest
-    reason that a text of it reached and the language of the first such text.  A repeated key counts as one more key.
-    """
-    lang = np.where(reason >= NO_MATCH, lang, -1)
-    starts = np.flatnonzero(text_idx == 0)
-    latest = np.maximum.reduceat(reason, starts) if len(starts) else reason[:0]
-    sample = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(reason))))
-    at_latest = np.flatnonzero(reason == latest[sample])
-    first = at_latest[np.unique(sample[at_latest], return_index=True)[1]]
-    lost = latest != MATCHED
-    return {
-        "pairs": len(reason),
-        "num_keys": len(starts),
-        "num_matched_texts": int(np.count_nonzero(reason == MATCHED)),
-        "num_matched_keys": int(np.count_nonzero(~lost)),
-        "texts": _tally(lang, reason, names),
-        "keys": _tally(lang[first][lost], latest[lost], names),
-    }
-
-
-def _tally(lang: np.ndarray, reason: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """{language: {reason: n}}, languages sorted, without zeros."""
-    cells = np.bincount((lang + 1) * len(REASONS) + reason, minlength=(len(names) + 1) * len(REASONS))
-    table = cells.reshape(len(names) + 1, len(REASONS))
-    rows = {
-        name: {REASONS[i]: int(row[i]) for i in np.flatnonzero(row)}
-        for name, row in zip((UNDETERMINED, *names), table, strict=True)
-    }
-    return {name: row for name, row in sorted(rows.items()) if row}
-
-
-def _confusion(truth: pa.Array, lang: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """{true language: {where its texts went: n}}, for pools that know; the report alone reads it."""
-    found = np.array([*names, "no_language"])[lang]
-    pairs = Counter(zip(truth.to_pylist(), found.tolist(), strict=True))
-    table: dict[str, dict[str, int]] = {}
-    for (true, went), n in sorted((pair, n) for pair, n in pairs.items() if pair[0] is not None):
-        table.setdefault(true, {})[went] = n
-    return table
-
-
-# one shard: count
-
-
-@repeatable
-def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
-    """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in; zeros left out."""
-    folder = run_dir / "match"
-    columns = ["key", "entries_lang", "entry_ids"]
-    table = formats.read_table(table_path(folder, "texts", shard), formats.MATCH_TEXTS, columns)
-    if key_lists:
-        table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists, shard.name)))
-    counts = count_entries(table)
-    formats.write_table(table_path(folder, "counts", shard), counts, formats.MATCH_COUNTS)
-    return {"pairs": table.num_rows}
-
-
-def count_entries(table: pa.Table) -> pa.Table:
-    """Sparse counts of rows of (entries_lang, entry_ids): entries_lang, entry_id, count, sorted by list and id."""
-    codes, list_names = codes_of(table.column("entries_lang"))
-    entry_ids, offsets = list_buffers(table.column("entry_ids"))
-    list_of_match = np.repeat(codes, np.diff(offsets))
-    entry_ids = entry_ids[offsets[0] : offsets[-1]]
-    found, counts = [], []
-    for i in range(len(list_names)):
-        ids, n = _count_ids(entry_ids[list_of_match == i] if len(list_names) > 1 else entry_ids)
-        found.append(ids)
-        counts.append(n)
-    list_of_count = np.repeat(np.arange(len(found)), [len(ids) for ids in found])
-    return pa.table(
-        {
-            "entries_lang": names_of(list_of_count, list_names),
-            "entry_id": np.concatenate([np.zeros(0, np.int32), *found]),
-            "count": np.concatenate([np.zeros(0, np.uint64), *counts]),
-        }
-    )
-
-
-def _count_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(unique ids int32, ascending; how often each, uint64); one tally per possible id where ids are dense."""
-    if not len(ids) or ids.max() > 16 * len(ids):
-        unique, counts = np.unique(ids, return_counts=True)
-        return unique, counts.astype(np.uint64)
-    tally = np.bincount(ids)
-    unique = np.flatnonzero(tally)
-    return unique.astype(np.int32), tally[unique].astype(np.uint64)
-
-
-# the sum over shards
-
-
-def sum_reports(reports: Sequence[Report]) -> dict[str, Any]:
-    """Reports of all shards, in their order, as one; samples of bad pairs are chosen by hash."""
-    total: dict[str, Any] = {"pairs": 0, "num_keys": 0, "num_matched_texts": 0, "num_matched_keys": 0}
-    for key in total:
-        total[key] = sum(report[key] for report in reports)
-    for key in ("texts", "keys"):
-        total[key] = _sum_tables(report[key] for report in reports)
-    labels: Counter[str] = Counter()
-    for report in reports:
-        labels.update(report["labels_without_language"])
-    total["labels_without_language"] = dict(sorted(labels.items(), key=lambda item: (-item[1], item[0])))
-    bad = [sample for report in reports for sample in report["bad"]]
-    order = np.argsort(hash_keys([sample["key"] for sample in bad]), kind="stable")
-    total["bad"] = [bad[i] for i in order[:NUM_BAD_SAMPLES]]
-    total["samples"] = {
-        reason: sorted(
-            (sample for report in reports for sample in report["samples"][reason]),
-            key=lambda sample: (sample["number"], sample["shard"]),
-        )[:NUM_SAMPLES]
-        for reason in ("no_language", "no_match")
-    }
-    if any("truth" in report for report in reports):
-        total["truth"] = _sum_tables(report.get("truth", {}) for report in reports)
-        total["lid_recall"] = {true: row.get(true, 0) / sum(row.values()) for true, row in total["truth"].items()}
-    return total
-
-
-def _sum_tables(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    total: dict[str, Counter[str]] = {}
-    for table in tables:
-        for name, row in table.items():
-            total.setdefault(name, Counter()).update(row)
-    return {name: dict(sorted(row.items())) for name, row in sorted(total.items())}

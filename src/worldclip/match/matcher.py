@@ -1,6 +1,8 @@
-"""`Matcher`: which entries occur in a text, for many texts at once.  The method is explained in `match/kernels.py`.
+"""`Matcher`: which entries occur in a text, for many texts at once.
 
-A matcher is one array, so that any number of processes can share it memory-mapped; it keeps no entry as a string.
+Texts and entries become atoms (`match/atoms.py`), a trie over atoms finds what occurs (`match/trie.py`), the loop over
+texts is in `match/kernels.py`.  A matcher is one array, so that any number of processes can share it memory-mapped; it
+keeps no entry as a string.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ import pyarrow as pa
 
 from worldclip import formats
 from worldclip.errors import UserError
-from worldclip.match import kernels
+from worldclip.match import kernels, trie
 from worldclip.text import PROFILES, profile_name
 from worldclip.unicode_table import UNICODE_VERSION, load_table
 
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
-FORMAT_VERSION = 1  # of the compiled files; raised whenever the same entries would give another table
+FORMAT_VERSION = 2  # of the compiled files; raised whenever the same entries would give another table
 LOAD = 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
 META, TABLE = "matcher.json", "table.npy"
 NUM_NAMED = 20  # entries named in one error message
@@ -191,21 +193,21 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 def _refuse_impossible(entries: pa.Array) -> None:
     if entries.null_count:
         raise UserError(f"entry {entries.is_null().index(True).as_py()} is null; entries are strings")
-    if len(entries) >= kernels.MAX_ENTRIES:
-        raise UserError(f"{len(entries):,} entries in one list; a matcher holds fewer than {kernels.MAX_ENTRIES:,}")
+    if len(entries) >= trie.MAX_ENTRIES:
+        raise UserError(f"{len(entries):,} entries in one list; a matcher holds fewer than {trie.MAX_ENTRIES:,}")
 
 
 def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray]:
-    """The table and `kernels.insert_entries`' first_with; filled twice, as only then the size it needs is known."""
+    """The table and `trie.insert_entries`' first_with; filled twice, as only then the size it needs is known."""
     first_with = np.empty(offsets.size - 1, np.int32)
     arguments = data, offsets, PROFILES.index(profile), load_table()
-    used = kernels.insert_entries(*arguments, np.zeros(0, np.uint64), first_with)
+    used = trie.insert_entries(*arguments, np.zeros(0, np.uint64), first_with)
     for load in (0.8, LOAD):
         num_buckets = int(used / load / 4) + 1
-        if 4 * num_buckets > kernels.MAX_SLOTS:
+        if 4 * num_buckets > trie.MAX_SLOTS:
             raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^27")
         table = _aligned_zeros(8 * num_buckets)
-        used = kernels.insert_entries(*arguments, table, first_with)
+        used = trie.insert_entries(*arguments, table, first_with)
     return _read_only(table), first_with
 
 

@@ -1,0 +1,250 @@
+"""Machine instructions that numba does not offer, and the two kinds of compiled functions.
+
+Arrays are read where they lie, without numba's test for places counted from the end; who calls sees to the bounds.
+"""
+
+# mypy: disable-error-code="call-arg, call-overload, no-untyped-def"
+# numba's stubs do not know its intrinsics.
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+kernel = njit(cache=True, nogil=True)
+inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # for functions that only other kernels call
+
+_I1, _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
+RANKED = 16  # values that `count_smaller` ranks at once
+LANES = 16  # float32 that are added or multiplied at once
+
+
+def _pointer(context, builder, array_type, array, at, to):
+    """Where array[at] lies, as a pointer to the LLVM type `to`."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
+
+
+def _spread(builder, value, count):
+    """A vector of `count` times `value`."""
+    vector = ir.VectorType(value.type, count)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, count), [0] * count))
+
+
+@intrinsic
+def load_8(typing_context, array, at):
+    """The 8 bytes at array[at:] as a uint64, the first one lowest (array: uint8; the machine: little-endian)."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.load(_pointer(context, builder, signature.args[0], *arguments, _I64), align=1)
+
+    return types.uint64(array, types.int64), codegen
+
+
+@intrinsic
+def store_8(typing_context, array, at, word):
+    """Write a uint64 to array[at:] as 8 bytes, the lowest one first (array: uint8)."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[0], *arguments[:2], _I64)
+        builder.store(arguments[2], pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, types.uint64), codegen
+
+
+@intrinsic
+def load_pair(typing_context, pairs, at):
+    """(pairs[2 * at], pairs[2 * at + 1]) of a uint64 array."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], builder.shl(arguments[1], _I64(1)), _I64)
+        words = [builder.load(builder.gep(pointer, [_I64(k)]), align=8) for k in range(2)]
+        return context.make_tuple(builder, signature.return_type, words)
+
+    return types.UniTuple(types.uint64, 2)(pairs, types.int64), codegen
+
+
+@intrinsic
+def store_pair(typing_context, pairs, at, first, second):
+    """Write two uint64 to pairs[2 * at] and pairs[2 * at + 1]."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], builder.shl(arguments[1], _I64(1)), _I64)
+        for k in range(2):
+            builder.store(arguments[2 + k], builder.gep(pointer, [_I64(k)]), align=8)
+        return context.get_dummy_value()
+
+    return types.none(pairs, types.int64, types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def trailing_zeros(typing_context, word):
+    """How many of a uint64's lowest bits are 0; 64 if none is set."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], _I1(0))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def count_ones(typing_context, word):
+    """How many bits of a uint64 are set."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), codegen
+
+
+def _product(builder, arguments):
+    """The lower and the upper half of the product of two uint64."""
+    whole = builder.mul(*(builder.zext(argument, _I128) for argument in arguments))
+    return builder.trunc(whole, _I64), builder.trunc(builder.lshr(whole, _I128(64)), _I64)
+
+
+@intrinsic
+def multiply_high(typing_context, a, b):
+    """The upper half of the 128-bit product of two uint64."""
+
+    def codegen(context, builder, signature, arguments):
+        return _product(builder, arguments)[1]
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def mix(typing_context, a, b):
+    """The two halves of the 128-bit product of two uint64, one xor the other: a hash, as good as a and b are mixed."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.xor(*_product(builder, arguments))
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def prefetch(typing_context, array, at):
+    """Ask for the cache line of array[at] without waiting for it."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[0], *arguments, _I8)
+        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], function_type)
+        builder.call(hint, [pointer, _I32(0), _I32(3), _I32(1)])  # to read; keep in all caches; data
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64), codegen
+
+
+def _byte_mask(context, builder, signature, arguments, ranges, lowered):
+    """64 bits, one for each of the bytes at array[at:]: whether it is in one of the ranges of characters."""
+    bytes_64 = ir.VectorType(_I8, 64)
+
+    def spread(byte):
+        return ir.Constant(bytes_64, [byte] * 64)
+
+    text = builder.load(_pointer(context, builder, signature.args[0], *arguments, bytes_64), align=1)
+    found = ir.Constant(ir.VectorType(_I1, 64), [0] * 64)
+    for first, last in ranges:
+        values = builder.or_(text, spread(0x20)) if (first, last) in lowered else text
+        distance = builder.sub(values, spread(ord(first)))
+        found = builder.or_(found, builder.icmp_unsigned("<=", distance, spread(ord(last) - ord(first))))
+    return builder.bitcast(found, _I64)
+
+
+@intrinsic
+def alphanumeric_mask(typing_context, array, at):
+    """Bit k is set if array[at + k] is an ASCII letter or digit, k < 64 (array: uint8)."""
+
+    def codegen(context, builder, signature, arguments):
+        return _byte_mask(context, builder, signature, arguments, [("a", "z"), ("0", "9")], lowered=[("a", "z")])
+
+    return types.uint64(array, types.int64), codegen
+
+
+@intrinsic
+def blank_mask(typing_context, array, at):
+    """Bit k is set if array[at + k] is what fastText takes for a blank, k < 64 (array: uint8)."""
+
+    def codegen(context, builder, signature, arguments):
+        blanks = [(" ", " "), ("\t", "\r"), ("\0", "\0")]
+        return _byte_mask(context, builder, signature, arguments, blanks, lowered=[])
+
+    return types.uint64(array, types.int64), codegen
+
+
+@intrinsic
+def slot_mask(typing_context, table_8B, at, key, node):
+    """Bit s is set if slot s of the bucket at table_8B[at:] holds the edge `key` out of `node`; at most one is."""
+
+    def codegen(context, builder, signature, arguments):
+        four = ir.VectorType(_I64, 4)
+
+        def load(offset):
+            place = builder.add(arguments[1], _I64(offset))
+            return builder.load(_pointer(context, builder, signature.args[0], arguments[0], place, four), align=8)
+
+        is_key = builder.icmp_unsigned("==", load(0), _spread(builder, arguments[2], 4))
+        nodes = builder.lshr(load(4), ir.Constant(four, [33] * 4))
+        is_slot = builder.and_(is_key, builder.icmp_unsigned("==", nodes, _spread(builder, arguments[3], 4)))
+        return builder.zext(builder.bitcast(is_slot, ir.IntType(4)), _I64)
+
+    return types.uint64(table_8B, types.int64, types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def count_smaller(typing_context, values, start, end, at, ranks):
+    """How many of values[start:end] are smaller than each of values[at : at + RANKED], into ranks[:RANKED]; int32."""
+
+    def codegen(context, builder, signature, arguments):
+        vector = ir.VectorType(_I32, RANKED)
+        values, start, end, at, ranks = arguments
+        own = builder.load(_pointer(context, builder, signature.args[0], values, at, vector), align=4)
+        total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * RANKED))
+        with cgutils.for_range(builder, end, start=start) as loop:
+            pointer = _pointer(context, builder, signature.args[0], values, loop.index, _I32)
+            is_smaller = builder.icmp_signed("<", _spread(builder, builder.load(pointer, align=4), RANKED), own)
+            builder.store(builder.sub(builder.load(total), builder.sext(is_smaller, vector)), total)
+        pointer = _pointer(context, builder, signature.args[4], ranks, _I64(0), vector)
+        builder.store(builder.load(total), pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.none(values, types.int64, types.int64, types.int64, ranks), codegen
+
+
+@intrinsic
+def add_lanes(typing_context, total, at, values, first):
+    """total[at : at + LANES] += values[first : first + LANES], places counted in C order; float32."""
+
+    def codegen(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        target = _pointer(context, builder, signature.args[0], *arguments[:2], vector)
+        source = _pointer(context, builder, signature.args[2], *arguments[2:], vector)
+        builder.store(builder.fadd(builder.load(target, align=4), builder.load(source, align=1)), target, align=4)
+        return context.get_dummy_value()
+
+    return types.none(total, types.int64, values, types.int64), codegen
+
+
+@intrinsic
+def dot_lanes(typing_context, a, at, b, first):
+    """The dot product of a[at : at + LANES] and b[first : first + LANES], places counted in C order; float32."""
+
+    def codegen(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        left, right = (
+            builder.load(_pointer(context, builder, signature.args[k], *arguments[k : k + 2], vector), align=1)
+            for k in (0, 2)
+        )
+        function_type = ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector])
+        total = builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.v{LANES}f32", (), function_type)
+        # Summed in any order: halves first, in wide instructions.
+        return builder.call(
+            total, [ir.Constant(ir.FloatType(), -0.0), builder.fmul(left, right)], fastmath=("reassoc",)
+        )
+
+    return types.float32(a, types.int64, b, types.int64), codegen
