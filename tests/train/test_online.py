@@ -1,0 +1,179 @@
+"""Online curation in the loader against the Curator; streams against the plan, on any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
+
+from worldclip import formats, pool
+from worldclip.curate import Curator
+from worldclip.curate.curate import curate_work
+from worldclip.tokenizer import train_tokenizer
+from worldclip.train import plan
+from worldclip.train.images import Augmentation
+from worldclip.train.loader import Loader
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = [text.format(colour, form) for text in TEXTS.values() for colour in COLOURS for form in FORMS]
+    return train_tokenizer(words, vocab_size=100, context_length=40)
+
+
+def make_loader(run_dir, recipe, tokenizer, **changes):
+    settings = {"image_size": 16, "global_batch_size": 12, "seed": 1, "shuffle_shards": 2}
+    settings["augmentation"] = Augmentation(crop_scale_min=0.9)
+    return Loader(run_dir, pool.shards(recipe, run_dir), tokenizer, **(settings | changes))
+
+
+def pairs_of(batch):
+    return list(zip(batch.keys, batch.text_idx.tolist(), strict=True))
+
+
+@pytest.fixture(scope="module", params=["one", "all"])
+def matched_run(request, tmp_path_factory):
+    """(run folder, recipe): the small world with matched texts, whose two entries are kept with 0.9 and 0.3."""
+    run_dir = tmp_path_factory.mktemp(request.param) / "run"
+    tars = write_world(run_dir, without_image={7})
+    recipe = make_recipe(tars)
+    recipe = formats_recipe(recipe, request.param)
+    from worldclip.config import to_toml
+
+    formats.write_text(run_dir / "recipe.toml", to_toml(recipe))
+    for lang in TEXTS:
+        formats.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
+    for shard in pool.shards(recipe, run_dir):
+        curated = formats.read_table(run_dir / "curate" / f"{shard.name}.parquet", formats.CURATED)
+        number = np.array([int(key) for key in curated["key"].to_pylist()])
+        table = curated.append_column("entry_ids", pa.array([[n % 2] for n in number], pa.large_list(pa.int32())))
+        table = table.append_column("entries_lang", curated["lang"])
+        table = table.append_column("lang_prob", pa.array(np.ones(len(table), np.float32)))
+        formats.write_table(run_dir / "match" / "texts" / f"{shard.name}.parquet", table, formats.MATCH_TEXTS)
+    for stage in ("match", "balance"):
+        formats.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
+    return run_dir, recipe
+
+
+def formats_recipe(recipe, policy):
+    import dataclasses
+
+    return dataclasses.replace(recipe, curate=dataclasses.replace(recipe.curate, text_policy=policy, seed=5))
+
+
+def test_each_epoch_is_what_the_curator_draws(matched_run, tokenizer):
+    run_dir, recipe = matched_run
+    loader = make_loader(run_dir, recipe, tokenizer, work=curate_work(recipe, run_dir))
+    curator = Curator(run_dir, seed=5)
+    keys = [f"{n:05}" for n in range(24)]
+    read, expected = [], []
+    for epoch in range(3):
+        key_idx, text_idx = curator.keep(keys, epoch)
+        kept = {(keys[k], int(t)) for k, t in zip(key_idx, text_idx, strict=True) if keys[k] != "00007"}
+        expected.append(kept)
+        assert loader.order.length(epoch) == len(kept)
+    assert expected[0] != expected[1]
+    steps = -(-sum(map(len, expected)) // 12)
+    for step in range(steps):
+        read += pairs_of(loader.batch(step))
+    for kept in expected:
+        epoch, read = read[: len(kept)], read[len(kept) :]
+        assert set(epoch) == kept
+        assert len(set(epoch)) == len(epoch)
+
+
+def test_a_batch_of_a_later_epoch_is_the_same_when_the_loader_starts_there(matched_run, tokenizer):
+    run_dir, recipe = matched_run
+    work = curate_work(recipe, run_dir)
+    walked = make_loader(run_dir, recipe, tokenizer, work=work)
+    for step in range(8):
+        batch = walked.batch(step)
+    ranks = [
+        make_loader(run_dir, recipe, tokenizer, work=work, rank=rank, world_size=3, workers=rank + 1)
+        for rank in range(3)
+    ]
+    assert [pair for rank in ranks for pair in pairs_of(rank.batch(7))] == pairs_of(batch)
+    assert walked.epochs_of(96) == pytest.approx(ranks[0].epochs_of(96))
+
+
+def test_streams_are_read_round_robin_in_the_order_of_the_tars(tmp_path, tokenizer):
+    run_dir = tmp_path / "run"
+    recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3))
+    loader = make_loader(run_dir, recipe, tokenizer, num_streams=2)
+    names = [shard.name for shard in loader.shards]
+    order = plan.shard_order(names, 1, 0)
+    streams = [
+        [(f"{n:05}", i) for shard in order[stream::2] for n in range(3 * shard, 3 * shard + 3) for i in range(3)]
+        for stream in range(2)
+    ]
+    expected = []
+    while any(streams):
+        expected += [stream.pop(0) for stream in streams if stream]
+    read = [pair for step in range(4) for pair in pairs_of(loader.batch(step))]
+    assert read[:45] == expected
+    assert read[45:] != expected[:3]  # the next epoch has an order of its own
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_read_the_batch_of_one_process_each_mostly_its_own_streams(tmp_path, tokenizer, world_size):
+    run_dir = tmp_path / "run"
+    recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3, broken={4}))
+    alone = make_loader(run_dir, recipe, tokenizer, num_streams=4)
+    ranks = [
+        make_loader(run_dir, recipe, tokenizer, num_streams=4, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for step in (0, 3, 5):
+        batches = [rank.batch(step) for rank in ranks]
+        assert {len(batch.keys) for batch in batches} == {12 // world_size}
+        assert sorted(pair for batch in batches for pair in pairs_of(batch)) == sorted(pairs_of(alone.batch(step)))
+
+
+def test_more_streams_than_shards_read_the_whole_epoch_too(tmp_path, tokenizer):
+    run_dir = tmp_path / "run"
+    recipe = make_recipe(write_world(run_dir, num_shards=2, per_shard=4))
+    loader = make_loader(run_dir, recipe, tokenizer, num_streams=64, world_size=1)
+    read = [pair for step in range(2) for pair in pairs_of(loader.batch(step))]
+    assert set(read) == {(f"{n:05}", i) for n in range(8) for i in range(3)}
+
+
+def test_pools_behind_a_url_give_the_same_images(tmp_path, tokenizer):
+    import fsspec
+
+    run_dir = tmp_path / "run"
+    tars = write_world(run_dir, num_shards=3, per_shard=3)
+    memory = fsspec.filesystem("memory")
+    for tar in tars.glob("*.tar"):
+        memory.pipe_file(f"/streams/{tar.name}", tar.read_bytes())
+    try:
+        for num_streams in (0, 2):
+            local, remote = (
+                make_loader(run_dir, make_recipe(path), tokenizer, num_streams=num_streams).batch(1)
+                for path in (tars, "memory://streams")
+            )
+            assert pairs_of(local) == pairs_of(remote)
+            np.testing.assert_array_equal(local.images.numpy(), remote.images.numpy())
+    finally:
+        memory.rm("/streams", recursive=True)
+
+
+def test_a_scaled_decode_is_smaller_and_looks_the_same():
+    import io
+
+    from PIL import Image
+
+    from worldclip.train.images import decode
+
+    gradient = np.add.outer(np.arange(400), np.arange(600)).astype(np.float32) * 255 / 1000
+    picture = Image.fromarray(np.repeat(gradient[:, :, None], 3, axis=2).astype(np.uint8))
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(file, "JPEG", quality=95, exif=exif)
+    whole, scaled = decode(file.getvalue()), decode(file.getvalue(), 100)
+    assert tuple(whole.shape) == (3, 600, 400)
+    assert tuple(scaled.shape) == (3, 150, 100)
+    resized = np.array(Image.fromarray(whole.permute(1, 2, 0).numpy()).resize((100, 150), Image.Resampling.BOX))
+    assert np.abs(resized.astype(int) - scaled.permute(1, 2, 0).numpy().astype(int)).mean() < 2
+    assert decode(file.getvalue(), 300).shape == whole.shape  # too small to be scaled
