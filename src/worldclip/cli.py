@@ -302,6 +302,14 @@ class InspectCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConsolidateCommand:
+    """One model.safetensors from a checkpoint that several processes wrote in shards."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """Folder of the checkpoint (RUN/train/step_...), or a run, whose newest is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifyCommand:
     """Probabilities of labels for images."""
 
@@ -609,6 +617,17 @@ def _pool_hash(command: PoolHashCommand) -> int:
     return 0
 
 
+def _consolidate(command: ConsolidateCommand) -> int:
+    from worldclip.train.checkpoint import consolidate, latest_checkpoint
+
+    folder = latest_checkpoint(Path(command.checkpoint)) or Path(command.checkpoint)
+    if not (folder / "trainer").is_dir():
+        raise UserError(f"{folder} is no checkpoint of a training; give RUN/train/step_... or a run")
+    consolidate(folder)
+    print(folder / "model.safetensors")
+    return 0
+
+
 def _classify(command: ClassifyCommand) -> int:
     from worldclip.inference import load
 
@@ -797,6 +816,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "estimate": _estimate,
     "compare": _compare,
     "inspect": _inspect,
+    "consolidate": _consolidate,
     "classify": _classify,
 }
 
