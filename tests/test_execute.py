@@ -158,3 +158,11 @@ def test_stale_files_go_and_current_ones_stay(tmp_path: Path) -> None:
     (tmp_path / "y.parquet").touch()
     remove_stale(tmp_path, [tmp_path / "y.parquet"])
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["y.parquet"]
+
+
+def test_slices_share_a_folder_and_whole_runs_do_not(tmp_path: Path) -> None:
+    is_refused = pytest.raises(UserError, match="in use by calls with --shards")
+    with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path), pytest.raises(UserError, match="in use by process"):
+        RunLock(tmp_path, is_shared=True).__enter__()

@@ -230,6 +230,18 @@ def test_a_call_that_is_stopped_leaves_no_task_and_goes_on(
     assert artifacts(tmp_path / "run") == curated
 
 
+def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) -> None:
+    program = tmp_path / "worldclip"
+    program.write_text(f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_ADDRESS": cluster.address}
+    script = Path(__file__).parents[1] / "examples" / "ray_cluster" / "curate.sh"
+    command = ["bash", str(script), str(toy_world.recipe), str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert artifacts(tmp_path / "run") == curated
+
+
 # what a person should know
 
 
