@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +26,16 @@ def read_list(path: Path) -> Iterator[tuple[str, float | None]]:
         if not entry.strip():
             continue
         try:
-            yield entry, float(score) if separator else None
+            yield entry, _to_score(score) if separator else None
         except ValueError:
             raise BadShard(f"{path}, line {number}: {score!r} behind the tab is no number, the entry's score") from None
+
+
+def _to_score(text: str) -> float:
+    score = float(text)
+    if math.isnan(score):
+        raise ValueError(text)
+    return score
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, None]]:

@@ -91,6 +91,10 @@ def _iter_blocks(path: Path) -> Iterator[bytes]:
 
 def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
     """Lines of four fields as a table of binary columns; others are counted."""
+    try:
+        block.decode()
+    except UnicodeDecodeError:  # Arrow wants to show what it skips as text
+        block = _of_four_fields(block, dropped)
 
     def skip(row: pc_csv.InvalidRow) -> str:
         dropped["fields"] += 1
@@ -107,6 +111,13 @@ def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
             strings_can_be_null=False,
         ),
     )  # fmt: skip
+
+
+def _of_four_fields(block: bytes, dropped: Counter[str]) -> bytes:
+    lines = [line for line in block.split(b"\n") if line]
+    whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
+    dropped["fields"] += len(lines) - len(whole)
+    return b"\n".join([*whole, b""])
 
 
 def _of_domains(lines: pa.Table, domains: Sequence[bytes], dropped: Counter[str]) -> pa.Table:
