@@ -202,6 +202,7 @@ def test_lid_recall_is_reported_where_the_pool_knows_the_truth():
         **dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 6),
         "texts": {},
         "keys": {},
+        "samples": {"no_language": [], "no_match": []},
     }
     total = tally.sum_reports([{**report, "labels_without_language": {}, "bad": [], "truth": table}] * 2)
     assert total["truth"]["en"] == {"en": 2, "zh": 2}
