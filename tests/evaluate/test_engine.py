@@ -48,7 +48,8 @@ def test_images_that_will_not_decode_are_dropped_and_listed(tmp_path):
         engine.evaluate(WordModel(), MODEL, [word_dataset("b", ["broken"] * 2)], ["en"], tmp_path / "r.jsonl")
 
 
-def test_a_sweep_that_is_cut_goes_on_where_it_stopped(tmp_path):
+def test_a_sweep_that_is_cut_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "GROUP_TEXTS", 1)
     path = tmp_path / "r.jsonl"
     sets = [word_dataset("a", WORDS), word_dataset("b", ["elk", "cat"])]
     whole, _, _ = engine.evaluate(WordModel(), MODEL, sets, [], tmp_path / "whole.jsonl")
@@ -88,3 +89,11 @@ def test_features_of_texts_are_the_same_when_they_no_longer_stay_at_hand(monkeyp
     small = engine.TextFeatures(WordModel(), 4)
     for start in range(0, 40, 5):
         np.testing.assert_array_equal(small(texts[start : start + 5]), plain[start : start + 5])
+
+
+def test_languages_are_encoded_together_and_in_order_of_length(tmp_path):
+    model = WordModel()
+    languages = ("en", "de", "sw", "th")
+    engine.evaluate(model, MODEL, [word_dataset("a", WORDS, languages)], [], tmp_path / "r.jsonl", batch_size=64)
+    assert 10**9 - model.batches_left == 2  # 4 languages of 24 names are 96 texts: two batches rather than four
+    assert [len(text) for text in model.texts] == sorted(len(text) for text in model.texts)

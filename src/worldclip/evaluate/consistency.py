@@ -35,6 +35,9 @@ class Consistency:
     """The pivot's embeddings by the model's encoder: shared between languages, so that they are made once."""
     name: str = "cross_lingual_consistency"
 
+    def asked_texts(self) -> list[str]:
+        return []  # those of the task beside it
+
     @property
     def protocol(self) -> dict[str, Any]:
         return {"pivot": self.pivot_lang, "images": NUM_IMAGES, **self.task.protocol}

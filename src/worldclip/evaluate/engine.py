@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from worldclip.formats import digest, write_array, write_text
 
 PROTOCOL_VERSION = 2  # of the numbers; a record of another version is evaluated anew
 TEXTS_KEPT = 100_000  # features of this many texts stay at hand for the next task
+GROUP_TEXTS = 4_096  # texts of languages that are encoded together, so that batches are full and of like length
 
 Record = dict[str, Any]
 
@@ -29,13 +30,17 @@ class TextFeatures:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """(n, embed_dim) float32."""
+        self.encode(texts)
+        return np.stack([self._known[text] for text in texts])
+
+    def encode(self, texts: Sequence[str]) -> None:
+        """Bring the features of `texts` to hand, in batches of like length."""
         missing = sorted({text for text in texts if text not in self._known}, key=lambda text: (len(text), text))
         if len(self._known) + len(missing) > TEXTS_KEPT:
             self._known = {text: self._known[text] for text in set(texts) if text in self._known}
         for start in range(0, len(missing), self._batch_size):
             batch = missing[start : start + self._batch_size]
             self._known.update(zip(batch, np.asarray(self._model.encode_text(batch), np.float32), strict=True))
-        return np.stack([self._known[text] for text in texts])
 
 
 def evaluate(
@@ -68,15 +73,22 @@ def evaluate(
     }
     encode_text = TextFeatures(model, batch_size)
     found: dict[str, Record] = {}
+    todo = []
     for dataset, lang in questions(datasets, languages):
         records = known_records(model_id, dataset, lang, kept)
         if records is None:
+            todo.append((dataset, lang))
+        else:
+            found |= {record["digest"]: record for record in records}
+    for group, texts in grouped(todo):
+        encode_text.encode(texts)
+        for dataset, lang in group:
             image_ND = features[dataset.name].features_ND
             records = score_language(model_id, dataset, lang, image_ND, encode_text, results_path.parent, kept)
             found |= {record["digest"]: record for record in records}
             say(f"{dataset.name} in {lang}")
             write_results(results_path, kept | found, datasets)  # a sweep cut here goes on after this language
-        found |= {record["digest"]: record for record in records}
+    found = {each: found[each] for each in _digests(model_id, datasets, languages)}
     write_results(results_path, found, datasets)
     return _in_order(found, datasets), features, encode_text
 
@@ -91,6 +103,27 @@ def questions(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[tup
         names = ", ".join(dataset.name for dataset in datasets)
         raise UserError(f"evaluate.languages names {', '.join(missing)}, which {names} have not; they have {there}")
     return [(dataset, lang) for lang in (languages or there) for dataset in datasets if lang in dataset.languages]
+
+
+def _digests(model_id: dict[str, str], datasets: Sequence[Dataset], languages: Sequence[str]) -> Iterator[str]:
+    """Those of the sweep's records, in its order."""
+    for dataset, lang in questions(datasets, languages):
+        for task in dataset.tasks(lang):
+            yield digest(_identity(model_id, dataset, lang, task))
+
+
+def grouped(todo: Sequence[tuple[Dataset, str]]) -> Iterator[tuple[list[tuple[Dataset, str]], list[str]]]:
+    """Consecutive (data set, language) pairs with the texts that they ask, as many as reach GROUP_TEXTS together."""
+    group: list[tuple[Dataset, str]] = []
+    texts: list[str] = []
+    for dataset, lang in todo:
+        group.append((dataset, lang))
+        texts += [text for task in dataset.tasks(lang) for text in task.asked_texts()]
+        if len(texts) >= GROUP_TEXTS:
+            yield group, texts
+            group, texts = [], []
+    if group:
+        yield group, texts
 
 
 def known_records(

@@ -54,6 +54,9 @@ class Geometry:
     protocol: dict[str, Any] = field(default_factory=lambda: {"max_pairs": NUM_PAIRS, "alpha": 2, "t": SCALE})
     name: str = "alignment_uniformity"
 
+    def asked_texts(self) -> list[str]:
+        return []  # those of the retrieval beside it
+
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         good = np.flatnonzero(decoded(image_ND)[self.image_idx]).tolist()
         chosen = sorted(sorted(good, key=lambda row: _hash(self.image_keys[int(self.image_idx[row])]))[:NUM_PAIRS])

@@ -20,7 +20,7 @@ def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") 
         {"name": name, "revision": revision, "modalities": ["image", "text"], "similarity_fn_name": "cosine"}
     )
 
-    class Encoder(mteb.models.abs_encoder.AbsEncoder):  # type: ignore[misc, name-defined]
+    class Encoder(mteb.models.abs_encoder.AbsEncoder):  # type: ignore[name-defined]
         mteb_model_meta = meta
 
         def __init__(self) -> None: ...

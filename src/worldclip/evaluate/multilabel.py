@@ -26,6 +26,9 @@ class MultiLabel:
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "multilabel_classification"
 
+    def asked_texts(self) -> list[str]:
+        return zeroshot.class_texts(self.class_names, self.templates)
+
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]

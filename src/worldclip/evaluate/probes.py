@@ -40,6 +40,9 @@ class FewShot:
     def name(self) -> str:
         return f"few_shot_{self.label}"
 
+    def asked_texts(self) -> list[str]:
+        return []
+
     @property
     def protocol(self) -> dict[str, Any]:
         return {
@@ -99,6 +102,9 @@ class LinearProbe:
     @property
     def name(self) -> str:
         return f"linear_probe_{self.label}"
+
+    def asked_texts(self) -> list[str]:
+        return []
 
     @property
     def protocol(self) -> dict[str, Any]:

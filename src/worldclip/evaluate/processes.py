@@ -13,12 +13,15 @@ from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+import numpy as np
+
 from worldclip.errors import StageFailed
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.engine import (
     Record,
     TextFeatures,
+    grouped,
     known_records,
     questions,
     read_results,
@@ -26,7 +29,6 @@ from worldclip.evaluate.engine import (
     write_results,
 )
 from worldclip.evaluate.image_features import (
-    ImageFeatures,
     Model,
     cache_folder,
     chunk_starts,
@@ -59,10 +61,17 @@ class _Worker:
     datasets: dict[str, Dataset]
     encode_text: TextFeatures
     kept: dict[str, Record]
-    features: dict[str, ImageFeatures] = field(default_factory=dict)
+    features: dict[str, np.ndarray] = field(default_factory=dict)
 
     def cache(self, dataset: Dataset) -> Path:
         return cache_folder(self.folder / "features", self.model, self.sweep.model_id["model_digest"], dataset)
+
+    def image_features(self, dataset: Dataset) -> np.ndarray:
+        """(N, embed_dim) of all its images, which the chunks' turn has brought into the cache."""
+        if dataset.name not in self.features:
+            found = encode_images(self.model, dataset, self.sweep.config.batch_size, self.cache(dataset))
+            self.features[dataset.name] = found.features_ND
+        return self.features[dataset.name]
 
 
 _worker: _Worker | None = None  # of this process
@@ -73,40 +82,34 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
 
     Raises StageFailed where a process dies; the same call goes on with what is left.
     """
-    context = multiprocessing.get_context("spawn")
-    numbers = context.Queue()
-    for number in range(sweep.config.processes):
-        numbers.put(number)
-    with ProcessPoolExecutor(
-        sweep.config.processes, mp_context=context, initializer=partial(_start, sweep, folder, numbers)
-    ) as pool:
-        try:
-            chunks = [(dataset.name, start) for dataset in loaded for start in chunk_starts(dataset)]
-            for future in as_completed([pool.submit(_encode, name, start) for name, start in chunks]):
-                future.result()
-            _score_all(pool, sweep, loaded, languages, folder)
-        except BrokenProcessPool as error:
-            reason = "it was killed (out of memory?); try fewer evaluate.processes"
-            raise StageFailed("evaluate", {"a process": reason}) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _score_all(
-    pool: ProcessPoolExecutor, sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], folder: Path
-) -> None:
-    path = folder / "results.jsonl"
-    kept = _by_digest(path)
+    kept = _by_digest(folder / "results.jsonl")
     todo = [
         (dataset, lang)
         for dataset, lang in questions(loaded, languages)
         if known_records(sweep.model_id, dataset, lang, kept) is None
     ]
-    futures = {pool.submit(_score, dataset.name, lang): (dataset.name, lang) for dataset, lang in todo}
-    for future in as_completed(futures):
-        kept |= {record["digest"]: record for record in future.result()}
-        write_results(path, kept, loaded)
-        say("evaluate", "{} in {}".format(*futures[future]))
+    if not todo:
+        return
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(sweep.config.processes):
+        numbers.put(number)
+    initializer = partial(_start, sweep, folder, numbers)
+    with ProcessPoolExecutor(sweep.config.processes, mp_context=context, initializer=initializer) as pool:
+        try:
+            chunks = [(dataset.name, start) for dataset in loaded for start in chunk_starts(dataset)]
+            for chunk in as_completed([pool.submit(_encode, name, start) for name, start in chunks]):
+                chunk.result()
+            groups = [[(dataset.name, lang) for dataset, lang in group] for group, _ in grouped(todo)]
+            for records in as_completed([pool.submit(_score, group) for group in groups]):
+                kept |= {record["digest"]: record for record in records.result()}
+                write_results(folder / "results.jsonl", kept, loaded)
+                say("evaluate", f"{len(kept):,} records")
+        except BrokenProcessPool as error:
+            reason = "it was killed (out of memory?); try fewer evaluate.processes"
+            raise StageFailed("evaluate", {"a process": reason}) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _by_digest(results_path: Path) -> dict[str, Record]:
@@ -147,17 +150,20 @@ def _encode(name: str, start: int) -> None:
         encode_chunk(worker.model, dataset, start, worker.sweep.config.batch_size, cache)
 
 
-def _score(name: str, lang: str) -> list[Record]:
+def _score(group: Sequence[tuple[str, str]]) -> list[Record]:
+    """The records of some (data set, language) pairs, their texts encoded together."""
     worker = _here()
-    dataset = worker.datasets[name]
-    if name not in worker.features:
-        worker.features[name] = encode_images(
-            worker.model, dataset, worker.sweep.config.batch_size, worker.cache(dataset)
-        )
-    image_ND = worker.features[name].features_ND
-    return score_language(
-        worker.sweep.model_id, dataset, lang, image_ND, worker.encode_text, worker.folder, worker.kept
+    pairs = [(worker.datasets[name], lang) for name, lang in group]
+    worker.encode_text.encode(
+        [text for dataset, lang in pairs for task in dataset.tasks(lang) for text in task.asked_texts()]
     )
+    records = []
+    for dataset, lang in pairs:
+        image_ND = worker.image_features(dataset)
+        records += score_language(
+            worker.sweep.model_id, dataset, lang, image_ND, worker.encode_text, worker.folder, worker.kept
+        )
+    return records
 
 
 def _here() -> _Worker:

@@ -93,7 +93,7 @@ def markdown_table(records: Sequence[Record]) -> str:
         rows.append(["**mean**", *map(shown, columns.values(), mean_values)])
         chances = [means[task]["chance"].get(name.split("/")[-1]) for task, name in columns.values()]
         rows.append(["chance", *map(shown, columns.values(), chances)])
-        num_images = max(int(rec.get("num_images", rec["n"])) for task in tasks.values() for rec in task.values())
+        num_images = max(int(rec.get("num_images") or rec["n"]) for task in tasks.values() for rec in task.values())
         parts.append(f"### {dataset}\n\n{num_images:,} images; percent.\n\n{aligned(rows)}\n\n{_over(means)}\n")
     return "\n".join(parts)
 

@@ -27,6 +27,9 @@ class Choice:
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "choice"
 
+    def asked_texts(self) -> list[str]:
+        return [text for options in self.options for text in options]
+
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_options = len(self.options[0])
         is_good = decoded(image_ND)[self.image_idx]
@@ -66,6 +69,9 @@ class Matching:
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "matching"
+
+    def asked_texts(self) -> list[str]:
+        return [text for pair in self.texts for text in pair]
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx].all(axis=1)
@@ -110,6 +116,9 @@ class Association:
     """Which of them belong to it, bool."""
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "association"
+
+    def asked_texts(self) -> Sequence[str]:
+        return self.cues
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)

@@ -43,6 +43,10 @@ class Task(Protocol):
     def name(self) -> str: ...
     @property
     def protocol(self) -> dict[str, Any]: ...
+    def asked_texts(self) -> Sequence[str]:
+        """What `score` will have encoded, so that several languages can be encoded together."""
+        ...
+
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score: ...
 
 
@@ -88,6 +92,9 @@ class Classification:
     """What a class means in every language -> class; None: classes have one order in all of them."""
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "zeroshot_classification"
+
+    def asked_texts(self) -> list[str]:
+        return zeroshot.class_texts(self.class_names, self.templates)
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_classes = len(self.class_names)
@@ -148,6 +155,9 @@ class Retrieval:
     """(n,) the images ranked, those without a text too."""
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "image_text_retrieval"
+
+    def asked_texts(self) -> Sequence[str]:
+        return self.texts
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)

@@ -108,10 +108,14 @@ def class_embeddings(
     """
     if not all(class_names):
         raise ValueError(f"class {[bool(names) for names in class_names].index(False)} has no name")
-    texts = [template.replace("{}", name) for names in class_names for name in names for template in templates]
-    features = np.asarray(encode(texts), np.float32)
+    features = np.asarray(encode(class_texts(class_names, templates)), np.float32)
     num_texts = np.array([len(names) * len(templates) for names in class_names])
     starts = np.concatenate(([0], num_texts.cumsum()[:-1]))
     means = np.add.reduceat(features, starts, axis=0) / num_texts[:, None].astype(np.float32)
     norms = np.linalg.norm(means, axis=1, keepdims=True)
     return means / np.where(norms > 0, norms, 1)
+
+
+def class_texts(class_names: Sequence[Sequence[str]], templates: Sequence[str]) -> list[str]:
+    """Each template around each name, class by class."""
+    return [template.replace("{}", name) for names in class_names for name in names for template in templates]

@@ -48,6 +48,8 @@ def _load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
         return emoji.load(name.removeprefix("emoji_"), run_dir)
     layout, folder = _place(name, config)
     names_path = Path(config.class_names[name]).expanduser() if name in config.class_names else None
+    if names_path is not None and layout not in ("webdataset", *NAMED):
+        raise UserError(f"evaluate.class_names.{name} is given, but layout {layout} takes no names; leave it out")
     if layout == "webdataset":
         with_train = "linear_probe" in config.also
         return webdataset.load(name, folder, names_path=names_path, captions=config.captions, with_train=with_train)

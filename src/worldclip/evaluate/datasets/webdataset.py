@@ -63,6 +63,8 @@ def load(
     labels: dict[str, Sequence[str]] = {}
     by_language: dict[str, list[Task]]
     if kind == "retrieval":
+        if names_path is not None:
+            raise UserError(f"evaluate.class_names.{name} is given, but {folder} is for retrieval and has no classes")
         by_language = {"en": [_retrieval(folder, test, captions)]}
     else:
         names = _names(folder, info, more_names)
