@@ -119,6 +119,24 @@ def test_problems_of_the_configuration_are_told_at_once(tmp_path):
     assert len(caught.value.problems) == 4
 
 
+def test_a_runs_own_matched_texts_say_which_token_rows_a_language_needs(run_dir):
+    import pyarrow as pa
+
+    row = {"lang_prob": 1.0, "entry_ids": [0]}
+    texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
+    rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
+    formats.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), formats.MATCH_TEXTS)
+    report = export.run(recipe(languages=["en"]), run_dir, LocalExecutor())
+    assert report["vocabulary"]["texts_proven"] == 1
+    whole, small = (
+        worldclip.load(run_dir / name, device="cpu") for name in ("train/step_000000009", "export/huggingface")
+    )
+    np.testing.assert_allclose(small.encode_text("a red apple"), whole.encode_text("a red apple"), atol=1e-6)
+    assert small.tokenizer.vocab_size == report["vocabulary"]["rows_after"] < whole.tokenizer.vocab_size
+    assert (small.tokenizer.encode(["红苹果"]).ids == small.tokenizer.hf.unk_token_id).any()
+    assert export.inputs(recipe(languages=["en"]), run_dir)["corpus"]
+
+
 def test_the_image_tower_alone_gives_its_patch_features_through_plain_transformers(run_dir):
     import torch
     from transformers import MetaClip2VisionModel

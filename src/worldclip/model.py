@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.errors import UserError, require
+from worldclip.interop.published import activation
 from worldclip.tokenizer import Tokenizer, Tokens, require_transformers
 from worldclip.train.config import ModelConfig
 
@@ -32,9 +33,7 @@ def model_config(config: ModelConfig, tokenizer: Tokenizer) -> MetaClip2Config:
     """
     transformers = require_transformers()
     sizes = config.architecture()
-    # the activation goes with the published weights: quick_gelu for ViT-H/14 at 224 px alone
-    is_quick = config.preset == "vit_h14" and sizes.image_size == 224
-    shared = {"hidden_act": "quick_gelu" if is_quick else "gelu", "projection_dim": sizes.embed_dim}
+    shared = {"hidden_act": activation(config.preset, sizes.image_size), "projection_dim": sizes.embed_dim}
     found = transformers.MetaClip2Config(
         projection_dim=sizes.embed_dim,
         logit_scale_init_value=INITIAL_LOGIT_SCALE,

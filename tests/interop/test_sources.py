@@ -109,6 +109,29 @@ def test_the_references_checkpoints_load_with_any_wrapping(prefixes, is_bare, to
         close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_checkpoints_are_loaded_as_float32(dtype, tokenizer_folder, tmp_path):
+    vocab_size = len(AutoTokenizer.from_pretrained(tokenizer_folder))
+    model_cfg = reduced_open_clip_config("ViT-bigG-14-worldwide", vocab_size)
+    state = {name: tensor.to(dtype) for name, tensor in random_open_clip(model_cfg).state_dict().items()}
+    torch.save(state, tmp_path / "model.pt")
+    write_open_clip_config(tmp_path, model_cfg)
+    clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
+    theirs = random_open_clip(model_cfg)
+    theirs.load_state_dict(state)
+    pixels = random_pixels(28)
+    with torch.inference_mode():
+        close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+
+
+def test_a_hugging_face_folder_with_a_pickle_of_tensors_loads_too(tmp_path):
+    model = save_hugging_face(published.FAMILY[0], tmp_path)
+    expected = worldclip.load(tmp_path, device="cpu").encode_text(TEXTS)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    close(worldclip.load(tmp_path, device="cpu").encode_text(TEXTS), expected)
+
+
 def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center") -> torch.nn.Module:
     """A repository as timm writes it, of a CLIP tower at reduced size."""
     torch.manual_seed(0)

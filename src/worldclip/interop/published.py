@@ -92,6 +92,11 @@ OTHER_MODELS = {
 OTHER_MODELS["ViT-L-14-worldwide-quickgelu"] = OTHER_MODELS["ViT-L-14-worldwide"]
 
 
+def activation(preset: str, image_size: int) -> Activation:
+    """The activation that goes with the published weights of that size; gelu where none are published."""
+    return next((row.activation for row in FAMILY if (row.preset, row.image_size) == (preset, image_size)), "gelu")
+
+
 def find(name: str) -> Published | None:
     """A row by hub id, its last part, or open_clip's or timm's name."""
     return next((row for row in FAMILY if name in (row.hub_id, row.name, row.open_clip, row.timm)), None)
