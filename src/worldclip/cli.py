@@ -30,7 +30,7 @@ STAGE_HELP = {
     "balance": "thresholds and entry probabilities from the counts",
     "curate": "the kept pairs",
     "train": "a model on the kept pairs",
-    "evaluate": "a checkpoint's results",
+    "evaluate": "a checkpoint's results, or any model's: worldclip evaluate MODEL --out DIR",
     "export": "a checkpoint in other libraries' formats",
 }
 SLICED = ("pool", "match")  # stages that several calls may share out among them
@@ -410,7 +410,7 @@ def _stage(name: str, rest: list[str]) -> int:
     command_type: Any = dataclasses.make_dataclass(
         f"{name.capitalize()}Command",
         [
-            ("config", tyro.conf.OmitArgPrefixes[type(config)], field(default=config)),  # type: ignore[misc]
+            ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
         ],
         bases=(_Sliced if name in SLICED else _Pushed if name == "export" else _Common,),
         frozen=True,
