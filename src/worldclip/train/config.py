@@ -200,6 +200,46 @@ class ScaleConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """A further student of the same teacher: it sees the same pairs, at its own size, by its own tokenizer."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The two towers."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Text to tokens; without a path the run's own tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """A teacher whose softmax the model learns beside the pairs; several students for each pass of the teacher."""
+
+    teacher: str | None = None
+    """Anything that worldclip.load takes; unset: no teacher."""
+    weight: float = 1.0
+    """Of the distillation loss beside the contrastive one."""
+    teacher_scale: float = 200.0
+    """Factor of the teacher's cosines, in place of its own."""
+    students: dict[str, StudentConfig] = field(default_factory=dict)
+    """Further students by name, in RUN/train/students/<name>; the first one is train.model."""
+
+    def problems(self) -> list[str]:
+        if self.teacher is None:
+            unset = "unset beside train.distill.students; name the model that they learn from"
+            return [f"train.distill.teacher is {unset}"] if self.students else []
+        found = [
+            f"train.distill.{key} is {getattr(self, key)}; it is a factor above 0"
+            for key in ("weight", "teacher_scale")
+            if getattr(self, key) <= 0
+        ]
+        for name, student in self.students.items():
+            if not name or "/" in name:
+                found.append(f"train.distill.students has the name {name!r}; it names a folder: not empty, without /")
+            said = [*student.model.problems(), *student.tokenizer.problems()]
+            found += [problem.replace("train.", f"train.distill.students.{name}.", 1) for problem in said]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The training loop; durations in samples seen."""
 
@@ -211,6 +251,8 @@ class TrainConfig:
     """Where the images are, where not in the matched pool."""
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     """Samples and batch from an English run's."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """A teacher, and further students."""
     samples_seen: int = 170_000
     """Image-text pairs seen in all; rounded to whole batches."""
     global_batch_size: int = 256
@@ -271,7 +313,7 @@ class TrainConfig:
     """For object stores: fixed streams of whole shards, read one after another; 0: windows and reads of ranges."""
     scaled_decode: bool = False
     """Decode JPEGs of more than twice the size that is needed at a half, quarter or eighth: faster, other pixels."""
-    workers: int | None = None
+    decode_threads: int | None = None
     """Threads that decode; unset: one a core."""
     checkpoint_every_samples: int = 50_000
     """A checkpoint after each so many samples."""
@@ -288,6 +330,7 @@ class TrainConfig:
 
     def problems(self) -> list[str]:
         found = self.model.problems() + self.tokenizer.problems() + self.pool.problems() + self.scale.problems()
+        found += self.distill.problems()
         counts = {
             "samples_seen": "image-text pairs",
             "global_batch_size": "pairs a step",
@@ -341,8 +384,13 @@ class TrainConfig:
             for key in ("ema_decay", "patch_dropout")
             if not 0 <= getattr(self, key) < 1
         ]
-        if self.workers is not None and self.workers < 1:
-            found.append(f"train.workers is {self.workers}; it counts threads and must be at least 1")
+        if self.distill.teacher is not None and self.patch_dropout:
+            found.append(
+                "train.patch_dropout is set beside train.distill.teacher; students of several sizes have no patches in "
+                "common: unset it"
+            )
+        if self.decode_threads is not None and self.decode_threads < 1:
+            found.append(f"train.decode_threads is {self.decode_threads}; it counts threads and must be at least 1")
         if self.token_table == "rows" and self.ema_decay:
             found.append(
                 'train.ema_decay is set beside train.token_table = "rows"; its rows have no slow copy: '

@@ -53,6 +53,8 @@ class Batch:
     """Pairs by language."""
     patches: torch.Tensor | None = None
     """(B, kept) int64: the patches that patch dropout leaves; None: all."""
+    texts: list[str] = field(default_factory=list)
+    """As they were tokenised, for other tokenizers."""
     bad: Counter[str] = field(default_factory=Counter)
     """Images that could not be used, by reason; each was replaced."""
     bad_keys: dict[str, str] = field(default_factory=dict)
@@ -166,10 +168,11 @@ class Loader:
         cropped = torch.stack(list(self._threads.map(crop, images, draws)))
         if self.augmentation.warps:
             cropped = warp(cropped, draws, self.augmentation)
-        tokens = self.tokenizer.encode(pairs.texts.to_pylist())
+        texts = pairs.texts.to_pylist()
+        tokens = self.tokenizer.encode(texts)
         langs = Counter(pairs.lang.to_pylist())
         patches = self._patches(keys, pairs.text_idx, epochs) if self.patch_dropout else None
-        return Batch(cropped, tokens, keys, pairs.text_idx, langs, patches, bad, bad_keys)
+        return Batch(cropped, tokens, keys, pairs.text_idx, langs, patches, texts, bad, bad_keys)
 
     def _patches(self, keys: list[str], text_idx: np.ndarray, epochs: np.ndarray) -> torch.Tensor:
         kept = plan.kept_patches(keys, text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)

@@ -10,9 +10,9 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from worldclip.errors import UserError
 from worldclip.execute import say
 from worldclip.train.checkpoint import Writer
 from worldclip.train.config import TrainConfig
+from worldclip.train.distill import Student, Teacher, resize
 from worldclip.train.distributed import World, barrier, gather_records
 from worldclip.train.learner import pieces_of
 from worldclip.train.loader import Batch, Loader, pick_samples
@@ -104,7 +105,14 @@ class Run:
         return self.run_dir / "train"
 
 
-def run_loop(run: Run, learner: Learner, loader: Loader, state: State) -> None:
+def run_loop(
+    run: Run,
+    learner: Learner,
+    loader: Loader,
+    state: State,
+    teacher: Teacher | None = None,
+    students: Sequence[Student] = (),
+) -> None:
     """Train from `state` to the last step, with checkpoints in RUN/train; `state` is kept up to date.
 
     Raises SystemExit after SIGTERM or SIGUSR1, the checkpoint written; UserError where the loss stays infinite.
@@ -126,7 +134,11 @@ def run_loop(run: Run, learner: Learner, loader: Loader, state: State) -> None:
         for batch in loader.batches(state.step, schedule.num_steps):
             got_at = time.perf_counter()
             lr = learning_rate(state.step, schedule.num_steps, schedule.warmup_steps, config.lr)
-            result = take_step(learner, batch, lr)
+            taught = None if teacher is None else teacher.look(batch)
+            result = take_step(learner, in_size(batch, config), lr, taught)
+            if taught is not None:
+                for student in students:
+                    student.step(batch, lr, taught)
             done_at = time.perf_counter()
             tally.add(batch)
             _count(state, result, done_at - asked_at)
@@ -141,6 +153,8 @@ def run_loop(run: Run, learner: Learner, loader: Loader, state: State) -> None:
             is_due = crosses(state.step, schedule, config.checkpoint_every_samples) or is_late
             if is_due or is_last or to_evaluate or code:
                 tally.tell(state, world)
+                for student in students:
+                    student.save(state.step)
                 _save(run, writer, learner, state, world)
                 saved_at = time.monotonic()
                 log.write_seen(state.step, state.step * schedule.global_batch_size, state.seen)
@@ -157,6 +171,12 @@ def run_loop(run: Run, learner: Learner, loader: Loader, state: State) -> None:
                 raise SystemExit(code)
         writer.wait()
         barrier(world)
+
+
+def in_size(batch: Batch, config: TrainConfig) -> Batch:
+    """The batch at the model's own size, where crops are larger for another student."""
+    size = config.model.architecture().image_size
+    return batch if batch.images.shape[-1] == size else replace(batch, images=resize(batch.images, size))
 
 
 def _count(state: State, result: StepResult, step_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from worldclip.train.distributed import World, gather_with_grad
+from worldclip.train.distributed import World, gather_rows, gather_with_grad
 
 CHUNK_LOGITS = 2**21  # logits at a time: 8 MiB in float32, whatever the batch
 
@@ -97,6 +97,65 @@ class _RowsCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         rows_grad, columns_grad, scale_grad = ctx.saved_tensors
         return rows_grad * grad, columns_grad * grad, scale_grad * grad, None, None
+
+
+def distillation_loss(
+    image_BD: torch.Tensor,
+    text_BD: torch.Tensor,
+    logit_scale: torch.Tensor,
+    taught: tuple[torch.Tensor, torch.Tensor],
+    teacher_scale: float,
+    world: World = ALONE,
+    chunk_logits: int = CHUNK_LOGITS,
+) -> torch.Tensor:
+    """Cross-entropy of the student's softmax over texts (and over images) against the teacher's, averaged.
+
+    taught: the teacher's features of the same pairs, of unit length and any dimension; its logits are teacher_scale
+    times their cosines.  arXiv:2507.22062, section 4.6, whose loss is not published: this form is ours.
+    """
+    teacher_image_BE, teacher_text_BE = taught
+    all_of = [gather_with_grad(text_BD, world), gather_with_grad(image_BD, world)]
+    teacher_of = [gather_rows(teacher_text_BE, world), gather_rows(teacher_image_BE, world)]
+    images = _RowsSoftCrossEntropy.apply(
+        image_BD, all_of[0], logit_scale, teacher_scale * teacher_image_BE, teacher_of[0], chunk_logits
+    )
+    texts = _RowsSoftCrossEntropy.apply(
+        text_BD, all_of[1], logit_scale, teacher_scale * teacher_text_BE, teacher_of[1], chunk_logits
+    )
+    return (images + texts) / 2
+
+
+class _RowsSoftCrossEntropy(torch.autograd.Function):
+    """Mean over rows of -sum softmax(teacher_row . teacher_columns) * log softmax(scale * row . columns)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows_BD: torch.Tensor,
+        columns_GD: torch.Tensor,
+        scale: torch.Tensor,
+        teacher_rows_BE: torch.Tensor,
+        teacher_columns_GE: torch.Tensor,
+        chunk_logits: int,
+    ) -> torch.Tensor:
+        rows_grad, columns_grad = torch.empty_like(rows_BD), torch.zeros_like(columns_GD)
+        loss = rows_BD.new_zeros(())
+        for chunk, _ in _chunks(rows_BD, columns_GD, 0, chunk_logits):
+            rows_CD = rows_BD[chunk]
+            target_CG = (teacher_rows_BE[chunk] @ teacher_columns_GE.T).softmax(1)
+            logits_CG = (scale * rows_CD) @ columns_GD.T
+            log_sum_C = logits_CG.logsumexp(1, keepdim=True)
+            loss += log_sum_C.sum() - (target_CG * logits_CG).sum()
+            slope_CG = logits_CG.sub_(log_sum_C).exp_().sub_(target_CG)
+            _add_gradients(slope_CG, rows_CD, columns_GD, rows_grad[chunk], columns_grad)
+        _finish_gradients(ctx, rows_BD, scale, rows_grad, columns_grad)
+        return loss / len(rows_BD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        rows_grad, columns_grad, scale_grad = ctx.saved_tensors
+        return rows_grad * grad, columns_grad * grad, scale_grad * grad, None, None, None
 
 
 class _RowsSigmoid(torch.autograd.Function):

@@ -20,12 +20,15 @@ from worldclip.train.accumulate import backward_in_parts
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, sum_over_ranks
 from worldclip.train.ema import Ema
-from worldclip.train.loss import contrastive_loss, siglip_loss
+from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
 from worldclip.train.table import TokenTable
 from worldclip.train.towers import TwoTowers
 
 if TYPE_CHECKING:
     from worldclip.train.loader import Batch
+
+
+Taught = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +56,15 @@ class StepResult:
     is_applied: bool
 
 
-def take_step(learner: Learner, batch: Batch, lr: float) -> StepResult:
-    """Forward, backward, update; a step whose loss or gradient is not finite changes nothing, on any rank."""
+def take_step(learner: Learner, batch: Batch, lr: float, taught: Taught | None = None) -> StepResult:
+    """Forward, backward, update; a step whose loss or gradient is not finite changes nothing, on any rank.
+
+    taught: a teacher's features of the same pairs.
+    """
     learner.optimizer.zero_grad(set_to_none=True)
     if learner.table is not None:
         learner.table.fetch(batch.tokens.ids)
-    loss = _backward(learner, batch)
+    loss = _backward(learner, batch, taught)
     _average_scalars(learner, loss)
     if learner.table is not None:
         learner.table.collect_gradients()
@@ -70,25 +76,34 @@ def take_step(learner: Learner, batch: Batch, lr: float) -> StepResult:
     return StepResult(loss_value, grad_norm, is_finite)
 
 
-def loss_of(learner: Learner, image_BD: torch.Tensor, text_BD: torch.Tensor) -> torch.Tensor:
+def loss_of(
+    learner: Learner, image_BD: torch.Tensor, text_BD: torch.Tensor, taught: Taught | None = None
+) -> torch.Tensor:
     """The configured loss of this rank's rows; its mean over ranks is the global batch's."""
     scale, bias = learner.towers.clip.logit_scale.exp(), learner.towers.logit_bias
     if bias is None:
-        return contrastive_loss(image_BD, text_BD, scale, learner.world)
-    return siglip_loss(image_BD, text_BD, scale, bias, learner.world)
+        loss = contrastive_loss(image_BD, text_BD, scale, learner.world)
+    else:
+        loss = siglip_loss(image_BD, text_BD, scale, bias, learner.world)
+    if taught is None:
+        return loss
+    distill = learner.config.distill
+    return loss + distill.weight * distillation_loss(
+        image_BD, text_BD, scale, taught, distill.teacher_scale, learner.world
+    )
 
 
-def _backward(learner: Learner, batch: Batch) -> torch.Tensor:
+def _backward(learner: Learner, batch: Batch, taught: Taught | None) -> torch.Tensor:
     """Gradients in .grad; the rank's loss, detached."""
     num_parts = learner.config.accum_steps
     if num_parts == 1:
-        loss = loss_of(learner, *learner.parallel(batch.images, batch.tokens, batch.patches))
+        loss = loss_of(learner, *learner.parallel(batch.images, batch.tokens, batch.patches), taught)
         loss.backward()
         return loss.detach()
     return backward_in_parts(
         _parts(batch, num_parts),
         lambda part: learner.parallel(*part),
-        lambda image_BD, text_BD: loss_of(learner, image_BD, text_BD),
+        lambda image_BD, text_BD: loss_of(learner, image_BD, text_BD, taught),
         lambda is_last: _communicating(learner.parallel, is_last),
     )
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZER_TEXTS = 1_000_000  # texts that a tokenizer is trained on, chosen by the coin
 FREE_KEYS = (  # decide no weight, or its rounding alone
-    *("device", "workers", "parallel", "accum_steps", "activation_checkpointing", "compile"),
+    *("device", "decode_threads", "parallel", "accum_steps", "activation_checkpointing", "compile"),
     *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
     *("evaluate_every_samples", "evaluate_datasets", "wandb"),
 )
@@ -206,6 +206,7 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
     from worldclip import pool
     from worldclip.curate.caps import read_bounds
     from worldclip.curate.curate import curate_work
+    from worldclip.train.distill import largest_image
     from worldclip.train.images import Augmentation
     from worldclip.train.loader import Loader
 
@@ -216,7 +217,7 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
         pool.shards(recipe, run_dir),
         tokenizer,
         image_shards=image_shards(recipe),
-        image_size=sizes.image_size,
+        image_size=largest_image(config),
         global_batch_size=schedule.global_batch_size,
         seed=config.seed,
         shuffle_shards=config.shuffle_shards,
@@ -228,7 +229,7 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
         ),
         num_patches=(sizes.image_size // sizes.patch_size) ** 2,
         patch_dropout=config.patch_dropout,
-        workers=config.workers,
+        workers=config.decode_threads,
         num_streams=config.num_streams,
         scaled_decode=config.scaled_decode,
         work=curate_work(recipe, run_dir, read_bounds(run_dir, recipe.curate)) if is_online else None,
@@ -243,6 +244,7 @@ def _train(
     """Every rank's part, from the checkpoint to the last step."""
     import torch
 
+    from worldclip.train.distill import Teacher, create_students
     from worldclip.train.learner import create_learner, pick_rank_device
     from worldclip.train.loop import Run, State, run_loop
 
@@ -267,21 +269,25 @@ def _train(
             recipe=recipe,
             run_dir=run_dir,
             schedule=schedule,
-            write_model=functools.partial(_write_model, learner=learner, loader=loader),
+            write_model=functools.partial(
+                _write_model, learner=learner, tokenizer=tokenizer, image_size=config.model.architecture().image_size
+            ),
         )
-        run_loop(run, learner, loader, state)
+        teacher = Teacher.load(config, device)
+        students = create_students(config, run.train_dir, world, device, state.step, _write_model)
+        run_loop(run, learner, loader, state, teacher, students)
     return loader, state
 
 
-def _write_model(folder: Path, *, learner: Learner, loader: Loader) -> None:
+def _write_model(folder: Path, *, learner: Learner, tokenizer: Tokenizer, image_size: int) -> None:
     """All of a Hugging Face folder but the weights."""
     from worldclip.model import image_processor
 
     config = copy.deepcopy(learner.towers.clip.config)
     config.architectures, config.dtype = ["MetaClip2Model"], "float32"
     config.save_pretrained(folder)
-    loader.tokenizer.save(folder)
-    image_processor(loader.image_size).save_pretrained(folder)
+    tokenizer.save(folder)
+    image_processor(image_size).save_pretrained(folder)
 
 
 def _describe(learner: Learner, schedule: Schedule, loader: Loader) -> str:
