@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from toy import write_tar
 from worlds import WordModel, word_dataset
 
 from worldclip import inference
@@ -106,3 +108,30 @@ def test_a_model_that_no_published_row_names_is_an_error(tmp_path):
     config = EvaluateConfig(suite="paper", data=str(tmp_path), allow_missing=True, against="ViT-Z")
     with pytest.raises(UserError, match=r"evaluate\.against is 'ViT-Z'"):
         evaluate_model("me/model", config, tmp_path / "out")
+
+
+def test_one_command_gives_the_papers_table_for_the_data_that_are_there(tmp_path, monkeypatch, capsys):
+    from worldclip.cli import main
+
+    pets, xm = tmp_path / "data/pets", tmp_path / "data/xm3600"
+    write_tar(pets / "test/0.tar", {"a.jpg": b"cat", "a.cls": b"0", "b.jpg": b"owl", "b.cls": b"1"}.items())
+    for name, text in {"test/nshards.txt": "1", "classnames.txt": "cat\ndog\n"}.items():
+        (pets / name).write_text(text)
+    (pets / "zeroshot_classification_templates.txt").write_text("{c}\n")
+    (xm / "images").mkdir(parents=True)
+    lines = []
+    for word in ("cat", "dog"):
+        (xm / "images" / f"{word}.jpg").write_bytes(word.encode())
+        lines.append(json.dumps({"image/key": word, "en": {"caption": [word]}, "sw": {"caption": [f"x/{word}"]}}))
+    (xm / "captions.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(inference, "load", lambda source, device: WordModel())
+    arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
+    assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0
+    printed = capsys.readouterr().out
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in printed.splitlines() if "|" in line}
+    assert ("Oxford-IIIT Pets", "mean_per_class_recall", "1", "100.0") in rows
+    assert ("Crossmodal-3600", "text_retrieval_recall@1", "2", "100.0") in rows
+    assert ("CVQA", "accuracy", "0", "missing") in rows
+    assert ("XM3600 image > text R@1", "100.0", "64.3", "+35.7 !", "abstract and README") in rows
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "Beside published numbers" in page

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 from worlds import WordModel, word_dataset
 
+from worldclip.evaluate import gallery as gallery_module
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.image_features import encode_images
@@ -47,3 +51,15 @@ def test_images_that_will_not_decode_and_languages_that_are_not_there_are_left_o
 
 def test_size_nought_shows_nothing():
     assert shown(["cat"], 0) == []
+
+
+def test_large_images_are_shown_small_and_large_sets_of_texts_not_at_all(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    small = gallery_module._small(file.getvalue())
+    assert Image.open(io.BytesIO(small)).size == (128, 192)
+    assert gallery_module._small(b"small") == b"small"
+    monkeypatch.setattr(gallery_module, "MAX_TEXTS", 22)
+    assert shown(["cat", "dog"], 2)  # 22 names a language
+    assert shown(["cat", "dog", "owl"], 2) == []

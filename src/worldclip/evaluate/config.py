@@ -53,7 +53,8 @@ class EvaluateConfig:
     clip_benchmark: str = ""
     """Folder to write the records into as CLIP_benchmark's JSON files, for `clip_benchmark build`."""
     gallery_size: int = 12
-    """Held-out images of each data set shown in the report, half of them right where there are as many."""
+    """Images of each data set shown in the report, half of them right where there are as many; none of data sets with
+    more than 10,000 texts a language."""
 
     @property
     def asked(self) -> tuple[str, ...]:

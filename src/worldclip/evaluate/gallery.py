@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from worldclip.evaluate.ranking import top
 from worldclip.evaluate.tasks import Classification, Dataset
 
 NUM_NAMES = 5
+MAX_TEXTS = 10_000  # of a language: what has more (ImageNet's 1,000 classes x 80 templates) is not encoded once more
+MAX_BYTES, THUMBNAIL_PX = 20_000, 192  # larger images are shown small: the page carries them inline
 _MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 
 
@@ -23,10 +26,12 @@ def gallery(
 ) -> list[dict[str, Any]]:
     """`size` images of `dataset` with the NUM_NAMES best names in each of `languages`; JSON-able.
 
-    Half of them are right in the first language (the first name is the image's own) where there are as many; the rest
-    are wrong.  Which ones is decided by a hash of the key, so that nobody picks.
+    Nothing of a data set with more than MAX_TEXTS texts.  Half of them are right in the first language (the first name
+    is the image's own) where there are as many; the rest are wrong.  Which ones is decided by a hash of the key, so
+    that nobody picks.
     """
     tasks = {lang: task for lang in languages if (task := _classification(dataset, lang)) is not None}
+    tasks = {lang: task for lang, task in tasks.items() if len(task.asked_texts()) <= MAX_TEXTS}
     if not tasks or not size:
         return []
     class_CD = {
@@ -55,7 +60,7 @@ def gallery(
                     for c, score in zip(best[lang][0][i], best[lang][1][i], strict=True)
                 ],
             }
-        image = _data_uri(dataset.read_images(idx, idx + 1)[0])
+        image = _data_uri(_small(dataset.read_images(idx, idx + 1)[0]))
         shown.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
     return shown
 
@@ -73,6 +78,19 @@ def _target(task: Classification, image_idx: int) -> int | None:
 
 def _hash(key: str) -> str:
     return hashlib.sha256(f"gallery {key}".encode()).hexdigest()
+
+
+def _small(image: bytes) -> bytes:
+    if len(image) <= MAX_BYTES:
+        return image
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) as opened:
+        shown = opened.convert("RGB")
+    shown.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    file = io.BytesIO()
+    shown.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def _data_uri(image: bytes) -> str:
