@@ -13,6 +13,7 @@ import platform
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -21,12 +22,13 @@ import pyarrow as pa
 
 from worldclip import formats
 from worldclip.balance.balance import list_probs, threshold_for
-from worldclip.balance.sums import add_counts, sum_shards
+from worldclip.balance.sums import GROUP_SIZE, RANGE_SIZE, _add_range, add_counts, list_starts
 from worldclip.columns import names_of
-from worldclip.execute import LocalExecutor
+from worldclip.execute import Shard
 
 NUM_ENTRIES, NUM_LISTS = 27_000_000, 330
 NUM_SHARDS, MATCHES_PER_SHARD = 64, 210_000  # 10,000 texts a shard, 21 matches a text
+NUM_GROUPS = 8
 FULL_SHARDS = 1_600_000
 RESULTS = Path(__file__).parent / "results" / "balance.md"
 
@@ -59,46 +61,71 @@ def write_shard(path: Path, sizes: dict[str, int], rng: np.random.Generator) -> 
     return table.num_rows
 
 
+def cpu_s(work: Callable[[], object]) -> float:
+    started_at = time.process_time()
+    work()
+    return time.process_time() - started_at
+
+
 def measure(folder: Path) -> str:
     sizes, rng = list_sizes(), np.random.default_rng(0)
+    num_entries = sum(sizes.values())
     paths = [folder / f"{i:05}.parquet" for i in range(NUM_SHARDS)]
     rows = [write_shard(path, sizes, rng) for path in paths]
-    counts = {name: np.zeros(size, np.uint64) for name, size in sizes.items()}
-    add_counts(counts, paths[0])  # warm
-    started_at = time.perf_counter()
-    for path in paths:
-        add_counts(counts, path)
-    per_shard_s = (time.perf_counter() - started_at) / NUM_SHARDS
-    started_at = time.perf_counter()
-    sum_shards(sizes, paths, folder / "sums", LocalExecutor(quiet=True), group_size=NUM_SHARDS // 2)
-    group_rows = formats.read_table(folder / "sums" / "000000.parquet", formats.MATCH_COUNTS).num_rows
-    started_at = time.perf_counter()
-    add_counts(counts, folder / "sums" / "000000.parquet")
-    per_row_s = (time.perf_counter() - started_at) / group_rows
-    started_at = time.perf_counter()
-    for list_counts in counts.values():
-        list_probs(list_counts, threshold_for(list_counts, 0.06) if list_counts.any() else None)
-    balance_s = time.perf_counter() - started_at
-    groups = FULL_SHARDS // 2048
-    tree_s = groups * sum(sizes.values()) * per_row_s  # the last step at worst: every entry in every group
+    shard_bytes = sum(path.stat().st_size for path in paths) / NUM_SHARDS
+    total, starts = np.zeros(num_entries, np.uint64), list_starts(sizes)
+    add_counts(total, starts, paths[0])  # warm
+    shard_s = cpu_s(lambda: [add_counts(total, starts, path) for path in paths]) / NUM_SHARDS
+    groups = [write_group(folder / f"group{i:03}.npy", num_entries, rng) for i in range(NUM_GROUPS)]
+    parts = range(0, num_entries, RANGE_SIZE)
+    ranges = [Shard(name=f"{start:012}", path="", fingerprint={"size": RANGE_SIZE}) for start in parts]
+    range_s = cpu_s(lambda: [_add_range(part, groups=groups, folder=folder) for part in ranges])
+    group_entry_s = range_s / NUM_GROUPS / num_entries
+    end_s = cpu_s(lambda: np.concatenate([np.load(folder / "ranges" / f"{part.name}.npy") for part in ranges]))
+    counts = split_lists(total, sizes)
+    balance_s = cpu_s(lambda: [balance_list(list_counts) for list_counts in counts.values()])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    num_groups = -(-FULL_SHARDS // GROUP_SIZE)
+    group_gb = num_groups * num_entries * 4 / 1e9
+    add_h, gather_s = FULL_SHARDS * shard_s / 3600, num_groups * num_entries * group_entry_s
     return f"""# Sums and thresholds at full size
 
-{date.today()}, {platform.machine()}, {os.cpu_count()} cores (one used). {sum(sizes.values()):,} entries in \
-{NUM_LISTS} lists, {NUM_SHARDS} synthetic shards of {MATCHES_PER_SHARD:,} matches ({int(np.mean(rows)):,} rows). \
-Written by `benchmarks/balance.py`.
+{date.today()}, {platform.machine()}, {os.cpu_count()} cores shared with other work (one used); CPU time. \
+{num_entries:,} entries in {NUM_LISTS} lists. {NUM_SHARDS} synthetic shards of {MATCHES_PER_SHARD:,} matches \
+({int(np.mean(rows)):,} rows, {shard_bytes / 1000:,.0f} kB); {NUM_GROUPS} sums of groups as of 2,048 such shards, 4 \
+bytes an entry. Written by `benchmarks/balance.py`.
 
 | what | measured |
 |---|---|
-| read and add one shard's counts | {1e3 * per_shard_s:.1f} ms |
-| read and add one row of a group's sum | {1e9 * per_row_s:.0f} ns |
+| read and add one shard's counts | {1e3 * shard_s:.1f} ms |
+| add one entry of one group's sum | {1e9 * group_entry_s:.2f} ns |
+| read the sums of all ranges | {end_s:.2f} s |
 | thresholds and probabilities of all lists | {balance_s:.1f} s |
 | peak memory of the process | {peak:.2f} GiB |
 
-Reckoned from these for {FULL_SHARDS:,} shards (16 billion texts): one process shard by shard \
-{FULL_SHARDS * per_shard_s / 3600:.1f} h; by groups of 2,048, {FULL_SHARDS * per_shard_s / 3600:.1f} core hours that \
-divide over workers, then at most {tree_s / 60:.0f} minutes for the {groups:,} sums of groups in one process.
+Reckoned from these for {FULL_SHARDS:,} shards in {num_groups} groups:
+
+| step | workers | time |
+|---|---|---|
+| groups: {add_h:.1f} core hours, {FULL_SHARDS * shard_bytes / 1e12:.2f} TB read, {group_gb:.0f} GB written | 800 | {3600 * add_h / 800:.0f} s (a group takes {GROUP_SIZE * shard_s:.0f} s: no less) |
+| | 16 | {60 * add_h / 16:.0f} min |
+| ranges: {gather_s:.0f} core seconds, {group_gb:.0f} GB read | 16 | {gather_s / 16:.0f} s |
+| | 1 | {gather_s / 60:.1f} min |
+| the end, in one process | | {end_s + balance_s:.1f} s |
 """
+
+
+def write_group(path: Path, num_entries: int, rng: np.random.Generator) -> Path:
+    formats.write_array(path, rng.integers(0, 2**31, num_entries, np.uint32))
+    return path
+
+
+def split_lists(total: np.ndarray, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    return {name: total[start : start + sizes[name]] for name, start in list_starts(sizes).items()}
+
+
+def balance_list(list_counts: np.ndarray) -> np.ndarray:
+    return list_probs(list_counts, threshold_for(list_counts, 0.06) if list_counts.any() else None)
 
 
 def main() -> None:
