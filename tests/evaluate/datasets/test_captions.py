@@ -64,7 +64,7 @@ def test_first_caption_leaves_the_others_out_and_says_so(folder, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"image/key": "k9", "en": {"caption": ["a"]}}'], "captions of 1 images that .*images lacks: k9"),
+        (['{"image/key": "k9", "en": {"caption": ["a"]}}'], "names 1 images that .*images lacks: k9"),
         (['{"image/key": "k1"'], "captions.jsonl:1 is not JSON"),
         (['{"en": {"caption": ["a"]}}'], 'captions.jsonl:1 has no "image/key"'),
         ([json.dumps(LINES[0]), json.dumps(LINES[0])], "image/key 'k1' stands there twice"),

@@ -58,7 +58,7 @@ def test_question_and_option_are_one_text_and_parts_are_reported(folder, tmp_pat
     [
         ({"options": ["a", "b"]}, r"questions\.jsonl:1 has 2 options; there must be 4"),
         ({"answer": 4}, "has answer 4"),
-        ({"image": "z.jpg"}, "asks about 1 images that .*images lacks: z"),
+        ({"image": "z.jpg"}, "names 1 images that .*images lacks: z"),
     ],
 )
 def test_each_wrong_question_is_named(folder, change, message):

@@ -33,7 +33,7 @@ def test_sugar_crepe_asks_which_caption_and_reports_each_kind(tmp_path):
         ({}, "holds none of add_att.json"),
         ({"add_att.json": "{}"}, "hold no question"),
         ({"add_att.json": json.dumps({"0": {"filename": "1.jpg", "caption": "a"}})}, "0 lacks negative_caption"),
-        ({"add_att.json": json.dumps({"0": question("9.jpg", "a", "b")})}, "about 1 images that .*lacks: 9"),
+        ({"add_att.json": json.dumps({"0": question("9.jpg", "a", "b")})}, "names 1 images that .*lacks: 9"),
     ],
 )
 def test_what_is_wrong_with_sugar_crepe_is_named(tmp_path, files, message):
@@ -63,7 +63,7 @@ def test_winoground_asks_both_ways(tmp_path):
         ("", r"examples\.jsonl is empty"),
         ("{", r"examples\.jsonl:1 is not JSON"),
         ('{"image_0": "a"}', "1 lacks image_1, caption_0, caption_1"),
-        (json.dumps(EXAMPLE | {"image_1": "gone"}), "about 1 images that .*lacks: gone"),
+        (json.dumps(EXAMPLE | {"image_1": "gone"}), "names 1 images that .*lacks: gone"),
     ],
 )
 def test_what_is_wrong_with_winoground_is_named(tmp_path, line, message):
@@ -91,7 +91,7 @@ def test_winogavil_chooses_as_many_images_as_belong_to_the_cue(tmp_path):
         ("cue,candidates\n", "lacks the columns associations"),
         (HEAD + "cat,cat dog,['cat']\n", "candidates is 'cat dog'; it is a list of image names"),
         (HEAD + "cat,['cat'],['dog']\n", r"associations \['dog'\] are not some of the candidates"),
-        (HEAD + "cat,['gone'],['gone']\n", "about 1 images that .*lacks: gone"),
+        (HEAD + "cat,['gone'],['gone']\n", "names 1 images that .*lacks: gone"),
         (HEAD + "cat\n", "2 has fewer fields than the header"),
     ],
 )

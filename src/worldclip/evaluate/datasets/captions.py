@@ -19,7 +19,7 @@ import numpy as np
 
 from worldclip.errors import UserError
 from worldclip.evaluate.datasets.codes import our_code
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem, read_lines
+from worldclip.evaluate.datasets.files import file_reader, find_images, read_lines
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.retrieval import Protocol
 from worldclip.evaluate.tasks import Dataset, Retrieval
@@ -34,16 +34,10 @@ def load(name: str, folder: Path, protocol: Protocol = "all_captions") -> Datase
     if len(set(keys)) < len(keys):
         twice = next(key for key, times in Counter(keys).items() if times > 1)
         raise UserError(f"{path}: image/key {twice!r} stands there twice; each image has one line")
-    there = images_by_stem(folder / "images")
-    if missing := [key for key in keys if key not in there]:
-        raise UserError(
-            f"{path} has captions of {len(missing)} images that {folder / 'images'} lacks: "
-            f"{', '.join(missing[:5])}; recall among fewer images does not compare, so put them there"
-        )
+    paths = find_images(folder / "images", keys, path)
     captions = _by_language(records)
     if not captions:
         raise UserError(f'{path} has no caption; a line is {{"image/key": ..., "<lang>": {{"caption": [...]}}}}')
-    paths = [there[key] for key in keys]
     images = [fingerprint(image, folder) for image in paths]
     return Dataset(
         name=name,

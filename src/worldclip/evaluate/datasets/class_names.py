@@ -21,8 +21,13 @@ Names = tuple[list[list[str]], list[str]]
 NUM_IMAGENET_CLASSES = 1000
 
 
+def name_files(folder: Path, names_path: Path | None) -> list[Path]:
+    """FOLDER/languages.json and the file given, as far as they are there; of a language in both the latter counts."""
+    return [path for path in (folder / "languages.json", names_path) if path is not None and path.exists()]
+
+
 def other_languages(paths: Sequence[Path], num_classes: int) -> dict[str, Names]:
-    """Names by language from those of `paths` that are there, later ones first to hold.  UserError for wrong counts."""
+    """Names by language from those of `paths` that are there, later ones count.  UserError for wrong counts."""
     found: dict[str, Names] = {}
     for path in paths:
         for lang, record in read_json_record(path).items():

@@ -24,7 +24,7 @@ import numpy as np
 from worldclip.errors import UserError
 from worldclip.evaluate.datasets import cvqa_parquet
 from worldclip.evaluate.datasets.codes import our_code
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem, read_records
+from worldclip.evaluate.datasets.files import file_reader, find_images, read_records
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import LOCAL, Dataset, Task
 from worldclip.formats import digest, fingerprint
@@ -51,13 +51,9 @@ def load(name: str, folder: Path) -> Dataset:
         images = [fingerprint(path, folder) for path in parquet]
         contents: list[Any] = [images, [record["answer"] for record in records]]
     else:
-        there = images_by_stem(folder / "images")
-        if missing := [stem for stem in keys if stem not in there]:
-            raise UserError(
-                f"{source} asks about {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}"
-            )
-        read_images = file_reader([there[key] for key in keys])
-        images = [fingerprint(there[key], folder) for key in keys]
+        paths = find_images(folder / "images", keys, source)
+        read_images = file_reader(paths)
+        images = [fingerprint(path, folder) for path in paths]
         contents = [images, fingerprint(source, folder)]
     position = {key: i for i, key in enumerate(keys)}
     image_idx = np.array([position[stem] for stem in stems])

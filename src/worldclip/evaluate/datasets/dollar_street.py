@@ -16,8 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.errors import UserError
-from worldclip.evaluate.datasets.class_names import NUM_IMAGENET_CLASSES, imagenet_names, other_languages
-from worldclip.evaluate.datasets.files import file_reader, read_table_rows
+from worldclip.evaluate.datasets.class_names import (
+    NUM_IMAGENET_CLASSES,
+    imagenet_names,
+    name_files,
+    other_languages,
+)
+from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
 from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.formats import digest, fingerprint
 
@@ -32,14 +37,13 @@ def load(name: str, folder: Path, *, names_path: Path | None = None) -> Dataset:
     rows = read_table_rows(path, COLUMNS)
     classes = [_classes(row["imagenet_sysnet_id"], f"{path}:{i}") for i, row in enumerate(rows, 2)]
     paths = [folder / row["imageRelPath"] for row in rows]
-    if missing := [row["imageRelPath"] for row, image in zip(rows, paths, strict=True) if not image.exists()]:
-        raise UserError(f"{path} names {len(missing)} images that are not there: {', '.join(missing[:5])}")
+    check_there(paths, folder, path)
     income = np.array([_income(row["income"], f"{path}:{i}") for i, row in enumerate(rows, 2)])
     regions = np.array([row["region.id"] for row in rows])
     slices = {f"region {region}": regions == region for region in np.unique(regions)}
     slices |= _income_groups(income)
     more = [(i, c) for i, of_image in enumerate(classes) for c in of_image[1:]]
-    extra_names = [found for found in (folder / "languages.json", names_path) if found is not None and found.exists()]
+    extra_names = name_files(folder, names_path)
     names = {"en": imagenet_names()} | other_languages(extra_names, NUM_IMAGENET_CLASSES)
 
     def tasks(lang: str) -> list[Classification]:

@@ -86,6 +86,26 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in reversed(files)}
 
 
+def find_images(folder: Path, stems: Sequence[str], where: Path) -> list[Path]:
+    """The image below `folder` of each stem; UserError names those that `where` asks for and that are not there."""
+    there = images_by_stem(folder)
+    if missing := sorted({stem for stem in stems if stem not in there}):
+        raise UserError(
+            f"{where} names {len(missing)} images that {folder} lacks: {', '.join(missing[:5])}; "
+            "results over fewer images do not compare, so put them there"
+        )
+    return [there[stem] for stem in stems]
+
+
+def check_there(paths: Sequence[Path], folder: Path, where: Path) -> None:
+    """UserError where files that `where` names below `folder` are not there."""
+    if missing := [path.relative_to(folder).as_posix() for path in paths if not path.exists()]:
+        raise UserError(
+            f"{where} names {len(missing)} images that {folder} lacks: {', '.join(missing[:5])}; "
+            "results over fewer images do not compare, so put them there"
+        )
+
+
 def read_lines(path: Path, what: str) -> list[str]:
     """Lines of a UTF-8 text file, the last line end optional; UserError where it is missing, empty or not UTF-8."""
     try:

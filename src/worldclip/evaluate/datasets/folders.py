@@ -20,6 +20,7 @@ from worldclip.evaluate.datasets.class_names import (
     check_templates,
     imagenet_index,
     imagenet_names,
+    name_files,
     other_languages,
 )
 from worldclip.evaluate.datasets.files import IMAGE_SUFFIXES, file_reader, read_lines
@@ -44,7 +45,7 @@ def load(name: str, folder: Path, *, names_path: Path | None = None) -> Dataset:
     if empty := [of_class for of_class, paths in images.items() if not paths]:
         raise UserError(f"{root / empty[0]} holds no image; remove the folder, or put the class's images there")
     names, kind = _names(folder, classes)
-    more_names = [path for path in (folder / "languages.json", names_path) if path is not None and path.exists()]
+    more_names = name_files(folder, names_path)
     by_language = {"en": names} | other_languages(more_names, len(classes))
     paths = [path for of_class in classes for path in images[of_class]]
     target = np.repeat(np.arange(len(classes)), [len(images[of_class]) for of_class in classes])

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
-from worldclip.evaluate.datasets.class_names import other_languages
-from worldclip.evaluate.datasets.files import file_reader, read_table_rows
+from worldclip.evaluate.datasets.class_names import name_files, other_languages
+from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
 from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.formats import digest, fingerprint
 
@@ -28,11 +27,10 @@ def load(name: str, folder: Path, *, names_path: Path | None = None) -> Dataset:
     path = folder / CSV_NAME
     rows = read_table_rows(path, COLUMNS)
     paths = [folder / "images" / row["file_path"] for row in rows]
-    if missing := [row["file_path"] for row, image in zip(rows, paths, strict=True) if not image.exists()]:
-        raise UserError(f"{path} names {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}")
+    check_there(paths, folder / "images", path)
     objects, target = np.unique([row["object"] for row in rows], return_inverse=True)
     regions = np.array([row["region"] for row in rows])
-    extra_names = [found for found in (folder / "languages.json", names_path) if found is not None and found.exists()]
+    extra_names = name_files(folder, names_path)
     english = ([[str(thing).replace("_", " ")] for thing in objects], TEMPLATES)
     names = {"en": english} | other_languages(extra_names, len(objects))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from worldclip.errors import UserError
 from worldclip.evaluate.datasets.class_names import read_json_record
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem
+from worldclip.evaluate.datasets.files import file_reader, find_images
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.tasks import Dataset
 from worldclip.formats import digest, fingerprint
@@ -31,16 +31,10 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     records = [record for record in _records(path) if record["split"] == SPLIT]
     if not records:
         raise UserError(f"{path} has no image whose split is {SPLIT!r}")
-    there = images_by_stem(folder / "images")
     keys = [Path(record["filename"]).stem for record in records]
-    if missing := [key for key in keys if key not in there]:
-        raise UserError(
-            f"{path} has captions of {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}; "
-            "recall among fewer images does not compare, so put them there"
-        )
+    paths = find_images(folder / "images", keys, path)
     texts = [sentence["raw"].strip() for record in records for sentence in record["sentences"]]
     image_of_text = np.repeat(np.arange(len(records)), [len(record["sentences"]) for record in records])
-    paths = [there[key] for key in keys]
     images = [fingerprint(image, folder) for image in paths]
     return Dataset(
         name=name,

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from worldclip.errors import UserError
-from worldclip.evaluate.datasets.files import file_reader, read_table_rows
+from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
 from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.formats import digest, fingerprint
 
@@ -39,8 +39,7 @@ def load(name: str, folder: Path) -> Dataset:
     if unnamed := [landmark for landmark in ids if landmark not in name_of]:
         raise UserError(f"{folder / NAMES} has no name for {len(unnamed)} landmarks: {', '.join(unnamed[:5])}")
     paths = [folder / "test" / row["id"][0] / row["id"][1] / row["id"][2] / f"{row['id']}.jpg" for row in rows]
-    if missing := [path.name for path in paths if not path.exists()]:
-        raise UserError(f"{folder / SOLUTION} names {len(missing)} images that are not there: {', '.join(missing[:5])}")
+    check_there(paths, folder / "test", folder / SOLUTION)
     position = {landmark: i for i, landmark in enumerate(ids)}
     more = [(i, position[landmark]) for i, of_image in enumerate(landmarks) for landmark in of_image[1:]]
     task = Classification(

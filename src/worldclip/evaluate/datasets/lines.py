@@ -17,7 +17,7 @@ import numpy as np
 
 from worldclip.errors import UserError
 from worldclip.evaluate.datasets.codes import our_codes
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem, read_lines
+from worldclip.evaluate.datasets.files import file_reader, find_images, read_lines
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.tasks import Dataset
 from worldclip.formats import digest, fingerprint
@@ -38,19 +38,13 @@ def load(name: str, folder: Path) -> Dataset:
             f"{folder} holds {len(lists)} of {', '.join(IMAGE_LISTS)}; one of them lists the images, one a line"
         )
     image_names = [line.strip() for line in read_lines(lists[0], "the names of the images, one a line")]
-    there = images_by_stem(folder / "images")
     stems = [Path(image).stem for image in image_names]
-    if missing := [stem for stem in stems if stem not in there]:
-        raise UserError(
-            f"{lists[0]} names {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}; "
-            "recall among fewer images does not compare, so put them there"
-        )
+    paths = find_images(folder / "images", stems, lists[0])
     if len(set(stems)) < len(stems):
         twice = next(stem for stem, times in Counter(stems).items() if times > 1)
         raise UserError(f"{lists[0]} names {twice!r} twice; each image has one line")
     files = _caption_files(folder)
     captions = {lang: _captions(path, len(stems), lists[0]) for lang, path in files.items()}
-    paths = [there[stem] for stem in stems]
     images = [fingerprint(path, folder) for path in paths]
     return Dataset(
         name=name,

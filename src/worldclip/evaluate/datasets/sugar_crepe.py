@@ -15,7 +15,7 @@ import numpy as np
 
 from worldclip.errors import UserError
 from worldclip.evaluate.datasets.class_names import read_json_record
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem
+from worldclip.evaluate.datasets.files import file_reader, find_images
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
 from worldclip.formats import digest, fingerprint
@@ -37,12 +37,7 @@ def load(name: str, folder: Path) -> Dataset:
     for _, record, where in questions:
         if lacking := [field for field in FIELDS if not record.get(field)]:
             raise UserError(f"{where} lacks {', '.join(lacking)}")
-    there = images_by_stem(folder / "images")
     stems = [Path(record["filename"]).stem for _, record, _ in questions]
-    if missing := sorted({stem for stem in stems if stem not in there}):
-        raise UserError(
-            f"{folder} asks about {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}"
-        )
     keys = sorted(set(stems))
     position = {key: i for i, key in enumerate(keys)}
     kinds = np.array([kind for kind, _, _ in questions])
@@ -53,7 +48,7 @@ def load(name: str, folder: Path) -> Dataset:
         slices={kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())},
         protocol={"average": "micro over questions"},
     )
-    paths = [there[key] for key in keys]
+    paths = find_images(folder / "images", keys, folder)
     images = [fingerprint(path, folder) for path in paths]
     return Dataset(
         name=name,

@@ -27,6 +27,7 @@ from worldclip.evaluate.datasets.class_names import (
     Names,
     check_templates,
     imagenet_names,
+    name_files,
     other_languages,
 )
 from worldclip.evaluate.datasets.files import Sample, read_lines, read_samples, reader
@@ -57,7 +58,7 @@ def load(
     test, train = read_samples(tars), read_samples(train_tars)
     if not test:
         raise UserError(f"{folder / SPLIT}: its tars hold no image")
-    more_names = [path for path in (folder / "languages.json", names_path) if path is not None and path.exists()]
+    more_names = name_files(folder, names_path)
     kind = _kind(folder)
     info = CATALOG.get(name, DatasetInfo(name=name))
     labels: dict[str, Sequence[str]] = {}

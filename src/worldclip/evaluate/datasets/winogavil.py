@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.errors import UserError
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem, read_table_rows
+from worldclip.evaluate.datasets.files import file_reader, find_images, read_table_rows
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
 from worldclip.formats import digest, fingerprint
@@ -32,12 +32,7 @@ def load(name: str, folder: Path) -> Dataset:
     for i, (of_cue, right) in enumerate(zip(candidates, associations, strict=True), 2):
         if not right or not set(right) <= set(of_cue):
             raise UserError(f"{path}:{i}: associations {right} are not some of the candidates {of_cue}")
-    there = images_by_stem(folder / "images")
     keys = sorted({image for of_cue in candidates for image in of_cue})
-    if missing := [key for key in keys if key not in there]:
-        raise UserError(
-            f"{path} asks about {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}"
-        )
     position = {key: i for i, key in enumerate(keys)}
     task = Association(
         cues=[_prompt(row["cue"]) for row in rows],
@@ -45,7 +40,7 @@ def load(name: str, folder: Path) -> Dataset:
         is_right=[np.isin(of_cue, right) for of_cue, right in zip(candidates, associations, strict=True)],
         protocol={"text": "article + cue"},
     )
-    paths = [there[key] for key in keys]
+    paths = find_images(folder / "images", keys, path)
     images = [fingerprint(image, folder) for image in paths]
     return Dataset(
         name=name,

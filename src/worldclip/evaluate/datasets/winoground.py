@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
-from worldclip.evaluate.datasets.files import file_reader, images_by_stem, read_records
+from worldclip.evaluate.datasets.files import file_reader, find_images, read_records
 from worldclip.evaluate.selection import Matching
 from worldclip.evaluate.tasks import Dataset
 from worldclip.formats import digest, fingerprint
@@ -26,13 +25,8 @@ def load(name: str, folder: Path) -> Dataset:
     """The data set in `folder`.  UserError for each way in which the layout is wrong."""
     path = folder / "examples.jsonl"
     examples = read_records(path, "an example a line", FIELDS)
-    there = images_by_stem(folder / "images")
     stems = [[Path(example[field]).stem for field in ("image_0", "image_1")] for example in examples]
     keys = sorted({stem for pair in stems for stem in pair})
-    if missing := [key for key in keys if key not in there]:
-        raise UserError(
-            f"{path} asks about {len(missing)} images that {folder / 'images'} lacks: {', '.join(missing[:5])}"
-        )
     position = {key: i for i, key in enumerate(keys)}
     tags = np.array([str(example.get("collapsed_tag", "")) for example in examples])
     task = Matching(
@@ -40,7 +34,7 @@ def load(name: str, folder: Path) -> Dataset:
         image_idx=np.array([[position[stem] for stem in pair] for pair in stems]),
         slices={tag: tags == tag for tag in dict.fromkeys(tags.tolist()) if tag},
     )
-    paths = [there[key] for key in keys]
+    paths = find_images(folder / "images", keys, path)
     images = [fingerprint(image, folder) for image in paths]
     return Dataset(
         name=name,
