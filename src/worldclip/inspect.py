@@ -19,6 +19,7 @@ from worldclip.curate.curate import curate_work
 from worldclip.curate.decide import keep_prob
 from worldclip.errors import UserError
 from worldclip.match.match import REASONS, match_pool_texts, match_work
+from worldclip.pool.check.removed import why_not_valid
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
@@ -31,10 +32,11 @@ NEAR_AMONG = 200_000  # entries searched for near names
 def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     """Everything that decided on a key of the pool: its texts, their languages, entries, probabilities and coins.
 
-    Returns {key, shard, text_policy, is_valid, kept, texts: [{text_idx, text, reason, lang, lid_label, lang_prob,
-    entries: [{entry_id, entry, source, matches, prob}], keep_prob, coin}]}.  reason: as in curate's report, or `kept`,
-    or under text_policy one `not_drawn`; then also draw: {coin, among, text_idx}.  A text over a cap is `excluded` and
-    has the `cap`.  Reads the shard again.  Raises UserError where the pool lacks the key.
+    Returns {key, shard, text_policy, is_valid, not_valid_because (lines, where it is not), kept, texts: [{text_idx,
+    text, reason, lang, lid_label, lang_prob, entries: [{entry_id, entry, source, matches, prob}], keep_prob, coin}]}.
+    reason: as in curate's report, or `kept`, or under text_policy one `not_drawn`; then also draw: {coin, among,
+    text_idx}.  A text over a cap is `excluded` and has the `cap`.  Reads the shard again.  Raises UserError where
+    the pool lacks the key.
     """
     run_dir = Path(run)
     recipe = load_recipe(run_dir)
@@ -50,6 +52,8 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
             row["reason"] = "not_valid" if not is_valid else "excluded" if excluded else "sampled_out"
     drawable = [row for row in texts if row["reason"] == "sampled_out"]
     found = {"key": key, "shard": shard.name, "text_policy": config.text_policy, "is_valid": is_valid}
+    if not is_valid:
+        found["not_valid_because"] = why_not_valid(key, keys.key_lists(recipe.pool), shard.name)
     if config.text_policy == "one" and drawable:
         u = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW)
         drawn = drawable[int(u * len(drawable))]
@@ -209,7 +213,7 @@ def key_to_text(found: dict[str, Any]) -> str:
     """What inspect_key found, for people."""
     lines = [f"{found['key']} in {found['shard']}: {'kept' if found['kept'] else 'not kept'}"]
     if not found["is_valid"]:
-        lines.append("  the key is outside pool.valid_keys, or denied")
+        lines += [f"  {why}" for why in found["not_valid_because"]]
     if "draw" in found:
         draw = found["draw"]
         lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} (coin {draw['coin']:.4f})")

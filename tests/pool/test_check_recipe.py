@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from toy import ToyWorld, encode_png, write_tar
@@ -15,6 +16,10 @@ from toy import ToyWorld, encode_png, write_tar
 import worldclip
 from worldclip.cli import main
 from worldclip.formats import read_json
+from worldclip.keys import key_lists
+from worldclip.pool.check import check, load_config
+from worldclip.pool.check.removed import why_not_valid
+from worldclip.pool.config import PoolConfig
 
 REASONS = (
     "bad_pair", "duplicate", "no_text", "no_language", "no_match", "not_valid", "excluded", "sampled_out", "pairs_out",
@@ -65,6 +70,33 @@ def test_valid_keys_of_the_check_count_and_are_curated_and_the_identity_adds_up(
         assert found["pairs_in"] == sum(found.get(reason, 0) for reason in REASONS), lang
     assert sum(found["not_valid"] for found in languages.values()) > 0
     assert sum(found["pairs_in"] for found in languages.values()) == 75 * 4 + 5 * 2 + 2 * 2
+    copy = next(row for row in pq.read_table(valid.with_name("removed.parquet")).to_pylist() if row["other_key"])
+    assert main(["inspect", str(run), "--key", copy["key"]]) == 0
+    told = capsys.readouterr().out
+    assert "not kept" in told
+    assert f"removed by {copy['rule']} in {copy['shard']} for {copy['other_key']}" in told
+
+
+def test_inspect_says_which_list_denies_a_key(tmp_path: Path) -> None:
+    (tmp_path / "takedown.txt").write_text("b\n", encoding="utf-8")
+    members = [("a.png", encode_png(np.zeros((4, 4, 3), np.uint8))), ("a.json", b'{"text": "a"}')]
+    write_tar(tmp_path / "pool" / "0.tar", [*members, ("b.json", b'{"text": "b"}')])
+    rules = load_config({"deny": {"keys": [str(tmp_path / "takedown.txt")]}, "duplicates": "keep"})
+    check(PoolConfig(path=str(tmp_path / "pool")), tmp_path / "check", rules)
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "gone.parquet")
+    pool = PoolConfig(
+        path=str(tmp_path / "pool"),
+        valid_keys=str(tmp_path / "check" / "valid_keys.parquet"),
+        deny_keys=(str(tmp_path / "gone.parquet"),),
+    )
+    lists = key_lists(pool)
+    assert why_not_valid("b", lists, "0.tar") == [
+        f"removed by denied_key in 0.tar: {tmp_path / 'check' / 'removed.parquet'}"
+    ]
+    assert why_not_valid("a", lists, "0.tar") == [f"denied: it is in pool.deny_keys {tmp_path / 'gone.parquet'}"]
+    assert why_not_valid("c", lists[:1], "0.tar") == [
+        f"it is not in pool.valid_keys {tmp_path / 'check' / 'valid_keys.parquet'}"
+    ]
 
 
 def test_hashes_made_on_the_command_line_decontaminate(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,16 +74,16 @@ def _number_words(data, base, spans_N, keys_N, slots_2S, starts_W, counts_W, are
         if spans_N[n] == 0:
             continue
         start, length, key = base + (spans_N[n] >> 32), spans_N[n] & 0xFFFFFFFF, keys_N[n]
-        place, word = _mixed(key) & mask, 0
+        place, is_new = _mixed(key) & mask, True
         while slots_2S[place * _U2 + _U1] != _U0:
             slot = slots_2S[place * _U2 + _U1]
             if slots_2S[place * _U2] == key and np.int64(slot >> _U32) == length:
                 word = np.int64(slot & _LOW_32)
                 if length <= SHORT or _is_same(arena, starts_W[word], data, start, length):
+                    is_new = False
                     break
-                word = 0
             place = (place + _U1) & mask
-        if word == 0:
+        if is_new:
             num_words += 1
             word = num_words
             slots_2S[place * _U2], slots_2S[place * _U2 + _U1] = key, np.uint64(length) << _U32 | np.uint64(word)

@@ -168,6 +168,10 @@ class CheckConfig:
     """Give the texts of removed duplicates to the one that stays: merged_texts.parquet, and write = "tars"."""
     against: dict[str, str] = field(default_factory=dict)
     """Decontamination: name = folder of images or tars, a .tar, or a file of `worldclip pool hash`."""
+    against_datasets: tuple[str, ...] = ()
+    """Decontamination: data sets of `evaluate` by name (docs/6_evaluate.md), their evaluation images alone."""
+    data: str = ""
+    """Folder below which these data sets lie, DATA/<name>; empty: evaluate.data of the recipe."""
     against_radius: int | None = None
     """Bits in which an image may differ from an evaluation image to be removed; unset: as radius."""
     texts: TextRules = field(default_factory=TextRules)
@@ -194,6 +198,11 @@ class CheckConfig:
             found.append('texts.personal_data is "mask", which changes texts; set write = "tars" to have them written')
         rules = [problem for name, rule in self.classifiers.items() for problem in rule.problems(name)]
         return [*found, *self.texts.problems(), *self.images.problems(), *rules, *self.faces.problems()]
+
+    @property
+    def reference_sets(self) -> tuple[str, ...]:
+        """Names of all sets of evaluation images."""
+        return (*self.against, *self.against_datasets)
 
     @property
     def decontamination_radius(self) -> int:

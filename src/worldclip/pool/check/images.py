@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -59,21 +59,28 @@ def look_at_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, kind: Ha
     place = folder / "images" / f"{shard.name}.parquet"
     table = _look_at_tar(shard, pool, folder / "index" / f"{shard.name}.parquet", kind)
     write_table(place, table, kind.schema)
-    return _report(table)
+    return report_of(table)
 
 
-def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckConfig | None = None) -> dict[str, Any]:
+def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckConfig | None = None) -> dict[str, int]:
     """Write `out` (Parquet), a row for each image of `source`: a folder of image files or tars, or one .tar.
 
     Returns counts: images, undecodable, nearly_blank.  Raises UserError where there is no image, StageFailed for bad
     tars.  An interrupted call goes on where it stopped.
     """
     kind = HashKind.of(config or CheckConfig())
-    units = source_units(source)
+    look = functools.partial(_look_at_unit, kind=kind)
+    return hash_units(source_units(source), look, out, executor, key={"source": str(source.resolve())}, kind=kind)
+
+
+def hash_units(
+    units: Sequence[Shard], look: Callable[..., Report], out: Path, executor: Executor, *, key: Any, kind: HashKind
+) -> dict[str, int]:
+    """look(unit, folder=...) for all units, then the rows that they wrote as one file; returns the sums of counts."""
     parts = out.with_name(f".{out.name}.parts")
-    look = functools.partial(_look_at_unit, folder=parts, kind=kind)
-    key = {"source": str(source.resolve()), "hash": kind.name}
-    reports = executor.map(look, units, label="hash", done_dir=parts / "done", key=key)
+    key = {"key": key, "hash": kind.name}
+    fn = functools.partial(look, folder=parts)
+    reports = executor.map(fn, units, label="hash", done_dir=parts / "done", key=key)
     with_rows = (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units)
 
     def write(aside: Path) -> None:
@@ -138,10 +145,10 @@ def _look_at_unit(unit: Shard, *, folder: Path, kind: HashKind) -> Report:
     else:
         table = _look_at_tar(unit, PoolConfig(), folder / "index" / f"{unit.name}.parquet", kind)
     write_table(place, table, kind.schema)
-    return _report(table)
+    return report_of(table)
 
 
-def _report(table: pa.Table) -> Report:
+def report_of(table: pa.Table) -> Report:
     undecodable = table.num_rows - table.column("error").null_count
     without_hash = table.column("hash").null_count
     return {
@@ -157,7 +164,7 @@ def _look_at_tar(shard: Shard, pool: PoolConfig, index_path: Path, kind: HashKin
     index = read_table(index_path, POOL_INDEX)
     places = list(zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True))
     contents = (read_member(shard.path, offset, size) for offset, size in places)
-    rows = _look_at_all(contents, kind)
+    rows = look_at_all(contents, kind)
     where = {
         "name": index["key"],
         "file": pa.array(
@@ -177,7 +184,7 @@ def _look_at_files(folder: Path, names: list[str], kind: HashKind) -> pa.Table:
             except OSError as error:
                 raise BadShard(f"{folder / name}: cannot be read ({error.strerror})") from error
 
-    rows = _look_at_all(contents(), kind)
+    rows = look_at_all(contents(), kind)
     where = {
         "name": pa.array(names, pa.string()),
         "file": pa.array([str((folder / name).resolve()) for name in names], pa.string()),
@@ -187,7 +194,7 @@ def _look_at_files(folder: Path, names: list[str], kind: HashKind) -> pa.Table:
     return pa.table({**where, **rows})
 
 
-def _look_at_all(contents: Iterable[bytes], kind: HashKind) -> dict[str, pa.Array]:
+def look_at_all(contents: Iterable[bytes], kind: HashKind) -> dict[str, pa.Array]:
     """Columns of ImageFacts; under an embedding its hashes take the place of the perceptual ones."""
     facts: list[tuple[Any, ...]] = []
     if kind.model is None:

@@ -38,6 +38,8 @@ class JudgeWork:
     folder: Path
     kind: HashKind
     lid_model: str
+    references: str
+    """Digest of what the evaluation sets hold."""
     has_images: bool
     """False where the whole pool has no image, or no rule looks at one."""
 
@@ -169,7 +171,7 @@ def _judge_images(shard: Shard, verdicts: Verdicts, work: JudgeWork) -> None:
         at = pc.index_in(verdicts.keys, scores["key"].combine_chunks())
         score = scores["score"].take(at).to_numpy()
         verdicts.remove(score > rule.above, f"classifier:{name}", np.array([f"{x:.4f}" for x in score], object))
-    if work.config.against:
+    if work.config.reference_sets:
         _decontaminate(of_key, verdicts, work)
 
 
@@ -207,7 +209,8 @@ class References:
 
 
 @functools.cache
-def read_references(folder: Path, sets: tuple[str, ...], radius: int, kind: HashKind) -> References:
+def read_references(folder: Path, sets: tuple[str, ...], radius: int, kind: HashKind, contents: str) -> References:
+    """The sets below `folder`, read once a process; contents: the digest by which changed sets are told apart."""
     names: list[tuple[str, str]] = []
     name_of_value: dict[int, int] = {}
     name_of_bytes: dict[bytes, int] = {}
@@ -229,7 +232,7 @@ def read_references(folder: Path, sets: tuple[str, ...], radius: int, kind: Hash
 def _decontaminate(of_key: pa.Table, verdicts: Verdicts, work: JudgeWork) -> None:
     config = work.config
     references = read_references(
-        work.folder / "against", tuple(config.against), config.decontamination_radius, work.kind
+        work.folder / "against", config.reference_sets, config.decontamination_radius, work.kind, work.references
     )
     distance, position = _nearest(of_key["hash"], references)
     if config.mirrored:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,13 @@ figcaption{font-size:12px;overflow-wrap:anywhere;color:#57606a}rect{fill:#4a78b5
 """
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Draw folder/report.html from the report's numbers and the lists in the folder."""
+def write_report(
+    folder: Path, report: Mapping[str, Any], readers: Mapping[str, Callable[[str], bytes]] | None = None
+) -> None:
+    """Draw folder/report.html from the report's numbers and the lists in the folder.
+
+    readers: what gives an image by its name, of evaluation sets whose files of hashes do not say where images lie.
+    """
     counts = report["counts"]
     removed = pq.read_table(folder / "removed.parquet")
     parts = [
@@ -51,7 +56,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
         "<h2>By language</h2>",
         _by_language(counts["by_language"]),
         *_distances(report, removed),
-        *_gallery(folder, removed, report["against"]),
+        *_gallery(removed, _Images(folder, report["against"], readers or {})),
     ]
     write_text(folder / "report.html", "\n".join(parts))
 
@@ -110,10 +115,9 @@ def _bars(counts: Sequence[int]) -> str:
     return f'<svg width="{60 + 44 * len(counts)}" height="140">{"".join(bars)}</svg>'
 
 
-def _gallery(folder: Path, removed: pa.Table, against: Mapping[str, str]) -> list[str]:
+def _gallery(removed: pa.Table, images: _Images) -> list[str]:
     """Sampled removals of each rule, beside the image that stays or the evaluation image."""
     parts = []
-    images = _Images(folder, against)
     order = pa.array(hash_keys(removed["key"])) if removed.num_rows else pa.array([], pa.uint64())
     removed = removed.append_column("order", order)
     for rule in sorted(set(removed["rule"].to_pylist())):
@@ -136,9 +140,12 @@ def _gallery(folder: Path, removed: pa.Table, against: Mapping[str, str]) -> lis
 class _Images:
     """Thumbnails of pairs and evaluation images, as far as their files are still there."""
 
-    def __init__(self, folder: Path, against: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, against: Mapping[str, str], readers: Mapping[str, Callable[[str], bytes]]) -> None:
+        self.readers = readers
         self.pairs = self._places(sorted((folder / "images").rglob("*.parquet")))
-        self.references = {name: self._places([folder / "against" / f"{name}.parquet"]) for name in against}
+        self.references = {
+            name: self._places([folder / "against" / f"{name}.parquet"]) for name in against if name not in readers
+        }
 
     @staticmethod
     def _places(files: Sequence[Path]) -> pa.Table:
@@ -150,6 +157,8 @@ class _Images:
         return self._thumbnail(self.pairs, key)
 
     def of_reference(self, set_name: str, name: str) -> str:
+        if set_name in self.readers:
+            return thumbnail(self.readers[set_name](name))
         return self._thumbnail(self.references[set_name], name)
 
     def _thumbnail(self, places: pa.Table, name: str) -> str:

@@ -23,6 +23,7 @@ from worldclip import pool as pools
 from worldclip.coin import hash_keys
 from worldclip.config import Recipe, to_dict
 from worldclip.errors import UserError
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, changed_keys, remove_stale, say
 from worldclip.formats import (
     MANIFEST,
@@ -39,16 +40,14 @@ from worldclip.formats import (
     write_table,
 )
 from worldclip.languages import LanguagesConfig
+from worldclip.pool.check.against import EvaluationSets, hash_sets
 from worldclip.pool.check.config import CheckConfig, ImageRules
 from worldclip.pool.check.deny import read_deny_lists
 from worldclip.pool.check.duplicates import Duplicate, find_duplicates
 from worldclip.pool.check.images import (
     HashKind,
     add_reports,
-    hash_images,
     look_at_pool_shard,
-    read_hashes,
-    source_units,
 )
 from worldclip.pool.check.judge import JudgeWork, judge_shard, judged_path
 from worldclip.pool.check.models import run_models, write_faces
@@ -68,12 +67,12 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 
 def load_pool(source: str | Path) -> Recipe:
-    """A recipe of [pool] and [languages] alone, all that a check reads, of a folder of tars, a run, or a .toml."""
+    """A recipe of the sections that a check reads, of a folder of tars, a run, or a .toml."""
     path = Path(source)
     if path.suffix != ".toml" and not (path / "recipe.toml").exists():
         return Recipe(pool=PoolConfig(path=str(source)))
     values = configs.read_toml(path)
-    sections = {"pool": PoolConfig, "languages": LanguagesConfig}
+    sections = {"pool": PoolConfig, "languages": LanguagesConfig, "evaluate": EvaluateConfig}
     return Recipe(**{name: configs.load_config(cls, values.get(name, {})) for name, cls in sections.items()})
 
 
@@ -93,10 +92,11 @@ def check(
     """
     recipe = pool if isinstance(pool, Recipe) else Recipe(pool=pool)
     settings, folder = config or CheckConfig(), Path(out)
-    _refuse_mistakes(settings)
+    sets = EvaluationSets.of(settings, recipe.evaluate, run_dir or folder)
+    _refuse_mistakes(settings, sets)
     kind = HashKind.of(settings)
     shards = pools.shards(recipe, run_dir or folder)
-    inputs = _inputs(shards, settings, kind)
+    inputs = _inputs(shards, settings, sets, kind)
     record = {"pool": to_dict(recipe.pool), "lid_model": recipe.languages.lid_model, "check": to_dict(settings)}
     with RunLock(folder):
         manifest = read_manifest(folder)
@@ -104,10 +104,10 @@ def check(
             say("check", "is finished and unchanged")
             return dict(read_json(folder / "report.json"))
         (folder / MANIFEST).unlink(missing_ok=True)
-        work = _Work(recipe, settings, folder, kind, shards, executor or LocalExecutor(), inputs)
+        work = _Work(recipe, settings, folder, kind, shards, executor or LocalExecutor(), inputs, sets)
         report = _run(work)
         write_json(folder / "report.json", report)
-        write_report(folder, report)
+        write_report(folder, report, sets.readers())
         write_manifest(folder, config=record, inputs=inputs, counts=report["counts"])
     return report
 
@@ -121,9 +121,10 @@ class _Work:
     shards: list[Shard]
     executor: Executor
     inputs: dict[str, Any]
+    sets: EvaluationSets
 
 
-def _refuse_mistakes(config: CheckConfig) -> None:
+def _refuse_mistakes(config: CheckConfig, sets: EvaluationSets) -> None:
     """Every mistake at once, before any work: values, files that are not there."""
     problems = config.problems()
     files = {
@@ -134,11 +135,7 @@ def _refuse_mistakes(config: CheckConfig) -> None:
     }
     for setting, paths in files.items():
         problems += [f"{setting} names {path!r}, which is no file" for path in paths if not Path(path).is_file()]
-    problems += [
-        f"against.{name} is {path!r}, which does not exist; give a folder, a .tar or a file of `worldclip pool hash`"
-        for name, path in config.against.items()
-        if not Path(path).exists()
-    ]
+    problems += sets.problems()
     if problems:
         raise UserError(problems)
     read_deny_lists(config.deny)
@@ -146,27 +143,20 @@ def _refuse_mistakes(config: CheckConfig) -> None:
         phrase_matcher(config.texts.deny_phrases)
 
 
-def _inputs(shards: Sequence[Shard], config: CheckConfig, kind: HashKind) -> dict[str, Any]:
+def _inputs(shards: Sequence[Shard], config: CheckConfig, sets: EvaluationSets, kind: HashKind) -> dict[str, Any]:
     named = (*config.texts.deny_phrases, *config.deny.keys, *config.deny.urls, *config.deny.hosts)
     models = [rule.path for rule in config.classifiers.values()] + ([config.faces.path] if config.faces.path else [])
     return {
         "shards": {shard.name: shard.fingerprint for shard in shards},
         "files": {file: fingerprint(Path(file), Path(file).parent) for file in (*named, *models)},
-        "against": {name: _known(Path(path)) for name, path in config.against.items()},
+        "against": sets.known(),
         "hash": kind.name,
     }
 
 
-def _known(source: Path) -> Any:
-    """What a set of evaluation images is known by."""
-    if source.suffix == ".parquet":
-        return fingerprint(source, source.parent)
-    return digest([unit.fingerprint for unit in source_units(source)])
-
-
 def looks_at_images(config: CheckConfig) -> bool:
     """Whether any rule asks for an image; a check of texts and addresses alone decodes nothing."""
-    rules = config.images != ImageRules() or config.classifiers or config.faces.path or config.against
+    rules = config.images != ImageRules() or config.classifiers or config.faces.path or config.reference_sets
     return bool(rules) or config.duplicates != "keep"
 
 
@@ -175,7 +165,7 @@ def _run(work: _Work) -> dict[str, Any]:
     images = {"images": 0, "undecodable": 0, "nearly_blank": 0}
     if looks_at_images(config):
         images = _look(work)
-        _hash_references(work)
+        hash_sets(work.sets, work.inputs["against"], work.kind, folder / "against", work.executor)
     has_images = images["images"] > 0
     if has_images:
         run_models(work.config, work.recipe.pool, folder, work.shards, work.executor)
@@ -203,7 +193,7 @@ def _run(work: _Work) -> dict[str, Any]:
         "keys_in_several_shards": elsewhere,
         "pairs_by_distance": histogram,
         "radius": config.radius,
-        "against": {name: str(path) for name, path in config.against.items()},
+        "against": {**config.against, **dict.fromkeys(config.against_datasets, "data set of evaluate")},
     }
 
 
@@ -215,21 +205,6 @@ def _look(work: _Work) -> dict[str, int]:
     )
 
 
-def _hash_references(work: _Work) -> None:
-    """against/<name>.parquet of each evaluation set; a file of hashes is taken as it is."""
-    for name, path in work.config.against.items():
-        place = work.folder / "against" / f"{name}.parquet"
-        known = place.with_suffix(".json")
-        if place.exists() and known.exists() and read_json(known) == [work.inputs["against"][name], work.kind.name]:
-            continue
-        if Path(path).suffix == ".parquet":
-            table = read_hashes(Path(path), work.kind)
-            write_table(place, table, work.kind.schema)
-        else:
-            hash_images(Path(path), place, work.executor, config=work.config)
-        write_json(known, [work.inputs["against"][name], work.kind.name])
-
-
 def _judge(work: _Work, has_images: bool) -> list[Report]:
     judge = JudgeWork(
         pool=work.recipe.pool,
@@ -237,6 +212,7 @@ def _judge(work: _Work, has_images: bool) -> list[Report]:
         folder=work.folder,
         kind=work.kind,
         lid_model=work.recipe.languages.lid_model,
+        references=digest(work.inputs["against"]),
         has_images=has_images,
     )
     decides = {name: value for name, value in work.inputs.items() if name != "shards"}
