@@ -219,12 +219,12 @@ def test_the_crop_is_torchvisions():
 
 
 def warp_draws(**named: float) -> np.ndarray:
-    """One row of draws; 0.5 leaves the angle at 0, 1 leaves size and colours."""
+    """One row of draws; 0.5 leaves the angle at 0, 1 leaves size and colours, chance 0 is under every share."""
     from worldclip.train.plan import CROP_DRAWS, WARP_DRAWS
 
     row = np.zeros((1, CROP_DRAWS + WARP_DRAWS))
-    names = ("angle", "size", "red", "green", "blue")
-    row[0, CROP_DRAWS:] = [named.get(name, 0.5 if name == "angle" else 1.0) for name in names]
+    neutral = {"angle": 0.5, "size": 1.0, "red": 1.0, "green": 1.0, "blue": 1.0, "chance": 0.0}
+    row[0, CROP_DRAWS:] = list((neutral | named).values())
     return row
 
 
@@ -256,6 +256,18 @@ def test_a_warp_turns_shrinks_and_colours_the_background_as_drawn():
     turned = warp(image, warp_draws(angle=0.0), how)[0, 0]
     assert turned[16, 7] < 100 < turned[9, 9]  # a square on its corner
     assert (turned < 100).sum().item() == pytest.approx(256, rel=0.05)
+
+
+def test_only_a_share_of_the_images_is_warped():
+    import torch
+
+    images = torch.zeros((2, 3, 16, 16), dtype=torch.uint8)
+    images[:, :, :8] = 250
+    draws = np.concatenate([warp_draws(angle=0.0, chance=0.39), warp_draws(angle=0.0, chance=0.41)])
+    how = Augmentation(crop_scale_min=0.9, rotate_deg=90, warp_share=0.4)
+    warped = warp(images, draws, how)
+    assert (warped[0, 0, :, :7] != images[0, 0, :, :7]).any()
+    np.testing.assert_array_equal(warped[1].numpy(), images[1].numpy())
 
 
 def test_warps_depend_on_the_pair_alone(tmp_path, tokenizer):

@@ -27,6 +27,7 @@ def test_the_defaults_can_train():
         ({"rotate_deg": 200.0}, "train.rotate_deg is 200.0; it is an angle"),
         ({"zoom_out_min": 0.0}, "train.zoom_out_min is 0.0; it is a factor above 0"),
         ({"backdrop_min": 2.0}, "train.backdrop_min is 2.0; it is a factor above 0"),
+        ({"warp_share": 0.0}, "train.warp_share is 0.0; it is a share of the images"),
         ({"tokenizer": TokenizerConfig(vocab_size=3)}, "train.tokenizer.vocab_size is 3"),
         (
             {"model": ModelConfig(patch_size=9)},

@@ -305,6 +305,8 @@ class TrainConfig:
     """Least size that images are shrunk to, as a share of their side, their border drawn on; 1, as the recipe: not."""
     backdrop_min: float = 1.0
     """Least factor that each channel of a one-coloured background is multiplied by; 1, as the recipe: not."""
+    warp_share: float = 1.0
+    """Share of the images that rotate_deg, zoom_out_min and backdrop_min change."""
     curation: Literal["offline", "online"] = "offline"
     """offline: the list in RUN/curate in every epoch; online: a new draw in each epoch, the first one the same."""
     shuffle_shards: int = 64
@@ -369,6 +371,8 @@ class TrainConfig:
         for key in ("zoom_out_min", "backdrop_min"):
             if not 0 < getattr(self, key) <= 1:
                 found.append(f"train.{key} is {getattr(self, key)}; it is a factor above 0, at most 1 (not at all)")
+        if not 0 < self.warp_share <= 1:
+            found.append(f"train.warp_share is {self.warp_share}; it is a share of the images, above 0, at most 1")
         if self.checkpoint_every_minutes <= 0:
             found.append(f"train.checkpoint_every_minutes is {self.checkpoint_every_minutes}; it is above 0")
         return found + self._problems_of_options()

@@ -32,6 +32,7 @@ class Augmentation:
     rotate_deg: float = 0.0
     zoom_out_min: float = 1.0
     backdrop_min: float = 1.0
+    warp_share: float = 1.0
 
     @property
     def warps(self) -> bool:
@@ -92,19 +93,26 @@ def random_resized_crop(image: torch.Tensor, draws: np.ndarray, scale_min: float
 
 
 def warp(images_B3SS: torch.Tensor, draws: np.ndarray, how: Augmentation) -> torch.Tensor:
-    """(B, 3, S, S) uint8 -> the same, each on another background, turned and shrunk, as its row of crop_draws says.
+    """(B, 3, S, S) uint8 -> the same, a share of them on another background, turned and shrunk, as their rows of
+    crop_draws say.
 
     What comes in from outside is the border drawn on; positions between pixels are interpolated linearly.
     """
+    rows = np.flatnonzero(draws[:, CROP_DRAWS + 5] < how.warp_share)
+    if not len(rows):
+        return images_B3SS
+    chosen, draws = torch.from_numpy(rows), draws[rows]
     tint = how.backdrop_min + (1 - how.backdrop_min) * draws[:, CROP_DRAWS + 2 : CROP_DRAWS + 5]
-    images = _tint_backdrop(images_B3SS, torch.from_numpy(tint).float())
+    images = _tint_backdrop(images_B3SS[chosen], torch.from_numpy(tint).float())
     angle = np.radians(how.rotate_deg) * (2 * draws[:, CROP_DRAWS] - 1)
     size = how.zoom_out_min + (1 - how.zoom_out_min) * draws[:, CROP_DRAWS + 1]
     cos, sin, zero = np.cos(angle) / size, np.sin(angle) / size, np.zeros(len(draws))
     theta_B23 = np.stack([np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1)], 1)
     grid = torch.nn.functional.affine_grid(torch.from_numpy(theta_B23).float(), list(images.shape), align_corners=False)
     moved = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return moved.round_().clamp_(0, 255).to(torch.uint8)
+    warped_B3SS = images_B3SS.clone()
+    warped_B3SS[chosen] = moved.round_().clamp_(0, 255).to(torch.uint8)
+    return warped_B3SS
 
 
 def _tint_backdrop(images_B3SS: torch.Tensor, tint_B3: torch.Tensor) -> torch.Tensor:

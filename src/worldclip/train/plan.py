@@ -19,7 +19,7 @@ CROP_TRIES = 10  # then the whole image, cut to a square where it must: torchvis
 MAX_ASPECT = 4 / 3  # of a crop, as there
 CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that a crop is decided by
 PATCH_OFFSET = np.uint64(1 << 32)  # where the numbers of patch dropout begin
-WARP_DRAWS = 5  # and those of a warp: angle, size, red, green, blue
+WARP_DRAWS = 6  # and those of a warp: angle, size, red, green, blue, whether at all
 
 
 def shard_order(names: Sequence[str], seed: int, epoch: int) -> np.ndarray:

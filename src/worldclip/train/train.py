@@ -226,6 +226,7 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
             rotate_deg=config.rotate_deg,
             zoom_out_min=config.zoom_out_min,
             backdrop_min=config.backdrop_min,
+            warp_share=config.warp_share,
         ),
         num_patches=(sizes.image_size // sizes.patch_size) ** 2,
         patch_dropout=config.patch_dropout,
