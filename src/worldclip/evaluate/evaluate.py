@@ -16,6 +16,7 @@ from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset
 from worldclip.execute import Executor, Report, say
 from worldclip.formats import digest, fingerprint, read_manifest, write_json, write_manifest, write_text
+from worldclip.train import best_checkpoint
 
 GALLERY_LANGUAGES = 6
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -138,11 +139,11 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def checkpoint_folder(run_dir: Path) -> Path:
-    """The last checkpoint of a run; UserError where it has none."""
-    found = sorted(path for path in (run_dir / "train").glob("step_*") if (path / "model.safetensors").exists())
-    if not found:
+    """The checkpoint that training found best, else the last one; UserError where a run has none."""
+    found = best_checkpoint(run_dir)
+    if found is None:
         raise UserError(f"{run_dir / 'train'} holds no checkpoint; run first: worldclip train {run_dir}")
-    return found[-1]
+    return found
 
 
 def model_digest(place: Path) -> str:
@@ -159,8 +160,8 @@ def model_digest(place: Path) -> str:
 
 
 def _languages(recipe: Recipe, loaded: Sequence[Dataset]) -> list[str]:
-    """evaluate.languages, else the run's own as far as a data set has them, else (empty) all."""
-    if recipe.evaluate.languages:
+    """evaluate.languages, else the run's own as far as a data set has them, else (empty) all; of a suite all."""
+    if recipe.evaluate.languages or recipe.evaluate.suite:
         return list(recipe.evaluate.languages)
     there = {lang for dataset in loaded for lang in dataset.languages}
     asked = [code for code in recipe.languages.codes if code in there]
@@ -191,7 +192,7 @@ def _summary(
             "bad_images": bad[:20],
             "tasks": {
                 task: {"mean": report.mean_over_languages(list(of_task.values())), "languages": of_task}
-                for task, of_task in grouped[dataset.name].items()
+                for task, of_task in grouped.get(dataset.name, {}).items()
             },
         }
     return found
