@@ -128,3 +128,21 @@ def test_a_folder_that_is_not_there_is_named(run_dir):
     recipe = recipe_of(run_dir, folders={"mini": "captions:/nowhere"})
     with pytest.raises(UserError, match=r"evaluate\.folders\.mini is 'captions:/nowhere'"):
         run(recipe, run_dir)
+
+
+def test_a_data_set_that_has_none_of_the_languages_asked_has_no_records_and_is_no_mistake(run_dir):
+    other = run_dir.parent / "other"
+    (other / "images").mkdir(parents=True)
+    (other / "images" / "cat.png").write_bytes(b"cat")
+    (other / "captions.jsonl").write_text(json.dumps({"image/key": "cat", "sw": {"caption": ["cat"]}}))
+    folders = {"mini": f"captions:{run_dir.parent / 'mini'}", "other": f"captions:{other}"}
+    found = run(recipe_of(run_dir, datasets=["mini", "other"], folders=folders, languages=["th"]), run_dir)
+    assert found["datasets"]["other"]["tasks"] == {}
+    assert list(found["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
+
+
+def test_names_for_a_layout_without_classes_are_an_error(run_dir):
+    names = run_dir.parent / "names.json"
+    names.write_text("{}")
+    with pytest.raises(UserError, match=r"class_names\.mini is given, but layout captions takes no names"):
+        run(recipe_of(run_dir, class_names={"mini": str(names)}), run_dir)

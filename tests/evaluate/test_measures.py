@@ -9,7 +9,7 @@ import pytest
 from worlds import WordModel, unit, vector, word_dataset
 
 from worldclip.errors import UserError
-from worldclip.evaluate import engine
+from worldclip.evaluate import consistency, engine
 from worldclip.evaluate.consistency import overlaps
 from worldclip.evaluate.geometry import Geometry, potentials, squared_distances, uniformity
 from worldclip.evaluate.measures import with_measures
@@ -52,6 +52,16 @@ def test_consistency_is_the_overlap_of_the_images_that_both_languages_bring_up()
     first = np.array([[3, 2, 1, 0], [0, 0, 1, 2]], np.float32)  # best two: {0, 1}, {3, 2}
     second = np.array([[0, 3, 2, 1], [0, 0, 5, 4]], np.float32)  # {1, 2}, {2, 3}
     assert overlaps(first, second, images, 2).tolist() == [0.5, 1.0]
+
+
+def test_the_best_images_are_those_of_sorting_for_any_size_of_block(monkeypatch):
+    random = np.random.default_rng(0)
+    concepts, images = unit(random, 30), unit(random, 70)
+    sorted_ids = np.argsort(-(concepts @ images.T), axis=1)[:, :10]
+    for block_bytes in (1, 2_000, 10**6):
+        monkeypatch.setattr(consistency, "BLOCK_BYTES", block_bytes)
+        found = consistency.best_images(concepts, images, 10)
+        np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(sorted_ids, axis=1))
 
 
 def test_each_language_is_compared_with_english_over_the_concepts_they_share(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 
 from worldclip.evaluate import zeroshot
 from worldclip.evaluate.interval import statistic_interval
-from worldclip.evaluate.ranking import top
+from worldclip.evaluate.ranking import BLOCK_BYTES
 from worldclip.evaluate.tasks import Classification, Encode, Retrieval, Score, decoded
 
 NUM_IMAGES = 10  # K
@@ -48,6 +48,8 @@ class Consistency:
         pivot_ids, pivot_CD = self.pivot_concepts[encode]
         ids, concept_CD = concept_embeddings(self.task, encode)
         shared, own_rows, pivot_rows = np.intersect1d(ids, pivot_ids, return_indices=True)
+        if not len(shared):
+            return Score(n=0, metrics={}, chance={})
         image_nD = image_ND[decoded(image_ND)]
         k = min(NUM_IMAGES, len(image_nD))
         overlap = overlaps(concept_CD[own_rows], pivot_CD[pivot_rows], image_nD, k)
@@ -66,9 +68,18 @@ class Consistency:
 
 def overlaps(first_CD: np.ndarray, second_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
     """(C,) share of the k best images of each concept that both embeddings of it have."""
-    first, _ = top(first_CD, image_ND, k)
-    second, _ = top(second_CD, image_ND, k)
+    first, second = best_images(first_CD, image_ND, k), best_images(second_CD, image_ND, k)
     return (first[:, :, None] == second[:, None, :]).any(axis=2).mean(axis=1)
+
+
+def best_images(concept_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
+    """(C, k) positions of the k images that score highest for each concept, in no order; scores a block at a time."""
+    rows = max(1, BLOCK_BYTES // (4 * len(image_ND)))
+    found = [np.zeros((0, k), np.int64)]
+    for start in range(0, len(concept_CD), rows):
+        scores = concept_CD[start : start + rows] @ image_ND.T
+        found.append(np.argpartition(-scores, k - 1, axis=1)[:, :k])
+    return np.concatenate(found)
 
 
 def concept_embeddings(task: Classification | Retrieval, encode: Encode) -> Concepts:

@@ -61,8 +61,8 @@ def f1_macro(predicted: np.ndarray, target_N: np.ndarray, times: np.ndarray | No
 def predictions(image_ND: np.ndarray, class_CD: np.ndarray) -> np.ndarray:
     """(N,) int64: the best class of each image, the first one where scores are equal."""
     rows = max(1, BLOCK_BYTES // (4 * len(class_CD)))
-    blocks = [image_ND[start : start + rows] @ class_CD.T for start in range(0, len(image_ND), rows)]
-    return np.concatenate([block.argmax(axis=1) for block in blocks])
+    starts = range(0, len(image_ND), rows)
+    return np.concatenate([(image_ND[start : start + rows] @ class_CD.T).argmax(axis=1) for start in starts])
 
 
 def roc_auc(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
