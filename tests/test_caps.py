@@ -96,23 +96,27 @@ def test_without_a_cap_nothing_of_one_is_left(world) -> None:
 
 def test_online_curation_knows_the_caps(world) -> None:
     folder, run, policy, _ = world
-    run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")
-    curator = curate.Curator(run)
+    run_stages(recipe_of(folder, policy), run, stages="curate")
+    free = curate.Curator(run)
+    report = run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")["curate"]
+    capped = curate.Curator(run)
     keys = [f"{Path(name).parent}/{stem}" for name in sorted(SHARDS) for stem in dict(SHARDS[name])]
-    langs = {(row["key"], row["text_idx"]): row["lang"] for row in all_matched(run)}
+    probs = {name: np.load(run / "balance" / f"{name}.npy") for name in LISTS}
+    matched = {(row["key"], row["text_idx"]): row for row in all_matched(run)}
+
+    def stays(key: str, text_idx: int, epoch: int) -> bool:
+        row = matched[key, text_idx]
+        prob = curate.keep_prob(row["entry_ids"], [0, len(row["entry_ids"])], probs[row["lang"]])[0]
+        bound = report["caps"].get(row["lang"], {"bound": np.inf})["bound"]
+        return coin.uniform(key, text_idx, 0, epoch) / prob < bound
+
     found = {}
-    later: dict[str, list[int]] = {"en": [], "zh": []}
-    for epoch in range(30):
+    for epoch in range(4):
+        of_free = [(keys[i], int(t)) for i, t in zip(*free.keep(keys, epoch), strict=True)]
         halves = [keys[: len(keys) // 2], keys[len(keys) // 2 :]]
-        pairs = [(half[i], t) for half in halves for i, t in zip(*curator.keep(half, epoch), strict=True)]
-        found[epoch] = pairs
-        counts = Counter(langs[pair] for pair in pairs)
-        for lang, numbers in later.items():
-            numbers.append(counts[lang])
-        assert "ar" not in counts
-    for lang, numbers in later.items():
-        assert numbers[0] == CAPS[lang]
-        assert abs(np.mean(numbers) - CAPS[lang]) < 0.5 * CAPS[lang], "the bound of epoch 0 fits the others roughly"
+        found[epoch] = [(half[i], int(t)) for half in halves for i, t in zip(*capped.keep(half, epoch), strict=True)]
+        assert found[epoch] == [pair for pair in of_free if stays(*pair, epoch)]
+        assert 0 < len(found[epoch]) < len(of_free)
     assert found[0] == [(row["key"], row["text_idx"]) for row in read_all(run)]
     assert found[1] != found[2]
 

@@ -72,7 +72,8 @@ def world(tmp_path_factory) -> tuple[Path, dict[str, bytes], int]:
 
 
 def prepare(run: Path, folder: Path) -> None:
-    recipe = make_recipe(folder)
+    capped = {"max_pairs": 7, "write": "tars", "samples_per_tar": 5}
+    recipe = make_recipe(folder, curate=capped)
     write_metadata(run, LISTS)
     run_stages(recipe, run, stages="pool")
     (run / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
@@ -86,7 +87,9 @@ def prepare(run: Path, folder: Path) -> None:
         ("match/report.json", 1, "before"),
         ("balance/en.npy", 1, "after"),
         ("balance/manifest.json", 1, "before"),
-        ("curate/part1", 1, "after"),
+        ("curate/caps", 1, "after"),
+        ("curate/counts", 2, "before"),
+        ("curate/tars", 1, "after"),
         ("curate/manifest.json", 1, "before"),
     ],
 )

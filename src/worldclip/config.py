@@ -76,7 +76,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     file = path / "recipe.toml" if path.is_dir() else path
     if not file.exists():
         what = (
-            "holds no recipe.toml; give a recipe (.toml) or the folder of a run" if path.is_dir() else "does not exist"
+            "holds no recipe.toml; give a recipe (.toml) or the folder of a run"
+            if path.is_dir()
+            else "does not exist; give a recipe (.toml) or the folder of a run"
         )
         raise UserError(f"{path} {what}")
     try:

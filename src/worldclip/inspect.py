@@ -80,7 +80,9 @@ def _find_shard(recipe: Recipe, run_dir: Path, key: str) -> Shard:
     for shard in shards:
         if _has(pool.read_texts(shard, recipe.pool).key, key):
             return shard
-    raise UserError(f"--key {key!r} is no key of this run's pool; a key is <folder of the tar>/<stem of the member>")
+    known = pool.read_keys(shards[0], recipe.pool)[0]
+    looks = f"they look like {known[0].as_py()!r}" if len(known) else "its first shard has none"
+    raise UserError(f"--key {key!r} is no key of this run's pool (pool.key = {recipe.pool.key!r}); {looks}")
 
 
 def _has(column: pa.Array | pa.ChunkedArray, key: str) -> bool:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import killed
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -147,8 +145,7 @@ def test_a_broken_shard_fails_alone_and_its_repair_finishes_the_list(tmp_path: P
     assert listed(tmp_path / "out") == plain_copies(shards)
 
 
-_CHILD = """
-import os, signal, sys
+_DEDUP = """
 from pathlib import Path
 from worldclip.config import load_recipe
 from worldclip.execute import LocalExecutor
@@ -156,43 +153,13 @@ from worldclip.pool import meet
 from worldclip.pool.dedup import dedup
 
 meet.num_ranges.__defaults__ = (100,)
-replace, left = os.replace, int(sys.argv[3])
-
-def kill_at_last(source, target):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-
-os.replace = kill_at_last
-pool = {"path": sys.argv[1], "key": "uid"}
-recipe = load_recipe({"pool": pool, "balance": {"tail_fraction": 0.1}})
+recipe = load_recipe({"pool": {"path": sys.argv[3], "key": "uid"}, "balance": {"tail_fraction": 0.1}})
 dedup(recipe, Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
-print(-left)
 """
 
 
 def test_killed_at_any_file_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    folder = write_pool(tmp_path / "pool", random_shards(seed=4))
-
-    def start(out: Path, kill_at: int) -> subprocess.CompletedProcess:
-        arguments = [sys.executable, "-c", _CHILD, str(folder), str(out), str(kill_at)]
-        return subprocess.run(arguments, capture_output=True, text=True, check=False)
-
-    def contents(out: Path) -> dict[str, bytes]:
-        paths = (path for path in out.rglob("*") if path.is_file())
-        return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
-
-    done = start(tmp_path / "whole", 0)
-    assert done.returncode == 0, done.stderr
-    num_files = int(done.stdout)
-    for kill_at in (num_files // 3, num_files - 8, num_files):
-        assert start(tmp_path / f"{kill_at}", kill_at).returncode == -signal.SIGKILL
-        again = start(tmp_path / f"{kill_at}", 0)
-        assert again.returncode == 0, again.stderr
-        assert int(again.stdout) < num_files, "what was done is not done again"
-        assert contents(tmp_path / f"{kill_at}") == contents(tmp_path / "whole")
+    killed.check(_DEDUP, tmp_path, write_pool(tmp_path / "pool", random_shards(seed=4)))
 
 
 def test_the_list_denies_a_copy_in_its_shard_alone(tmp_path: Path) -> None:

@@ -139,4 +139,4 @@ def test_wat_files(tmp_path: Path, data, is_packed: bool) -> None:
     except BadShard:
         return
     assert report["links"] == sum(report[name] for name in REASONS)
-    assert pq.read_table(tmp_path / "out/parts/0.wat.parquet").num_rows == report["rows"]
+    assert pq.read_table(tmp_path / "out/parts/0.wat.links").num_rows == report["rows"]

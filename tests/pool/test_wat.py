@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import killed
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tars import as_json, shard_of, write_tar
 
 from worldclip import pool
+from worldclip.config import load_recipe
 from worldclip.errors import BadShard, StageFailed, UserError
 from worldclip.execute import LocalExecutor
 from worldclip.pool.config import PoolConfig
@@ -309,3 +311,32 @@ def test_normal_urls_stay_as_they_are(link: str, before: str) -> None:
         assert normalise(url) == url
         assert "#" not in url
         json.dumps(url)
+
+
+def test_the_pool_is_its_tables_and_nothing_that_lies_beside_them(tmp_path: Path) -> None:
+    files = [write_wat(tmp_path / f"{n}.wat.gz", [page([img(f"/{n}.jpg", alt="x")])]) for n in range(2)]
+    build_wat(files, tmp_path / "out", num_shards=2, executor=QUIET)
+    recipe = load_recipe({"pool": {"path": str(tmp_path / "out"), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
+    assert [shard.name for shard in pool.shards(recipe, tmp_path / "run")] == ["00000.parquet", "00001.parquet"]
+
+
+_BUILD = """
+from pathlib import Path
+from worldclip.execute import LocalExecutor
+from worldclip.pool.wat import build_wat
+
+build_wat(sys.argv[3:], Path(sys.argv[2]), num_shards=3, executor=LocalExecutor(quiet=True))
+"""
+
+
+def test_killed_at_any_file_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
+    killed.check(_BUILD, tmp_path, *(write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)))
+
+
+def test_neither_workers_nor_the_order_of_files_change_a_byte(tmp_path: Path) -> None:
+    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
+    files = [write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
+    build_wat(files, tmp_path / "one", num_shards=2, executor=QUIET)
+    build_wat(files[::-1], tmp_path / "two", num_shards=2, executor=LocalExecutor(workers=2, quiet=True))
+    assert killed.contents(tmp_path / "one") == killed.contents(tmp_path / "two")

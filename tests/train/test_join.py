@@ -8,13 +8,14 @@ import random
 import tarfile
 from pathlib import Path
 
+import killed
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_world import COLOURS, FORMS, TRAIN, picture
 
 from worldclip import formats, pool
-from worldclip.config import Recipe, load_recipe
+from worldclip.config import Recipe, load_recipe, to_dict
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor
 from worldclip.pool import meet
@@ -165,3 +166,25 @@ def test_mistakes_in_the_training_pool_name_their_key(tmp_path: Path) -> None:
         load_recipe({**values, "train": {"pool": {"path": "a", "roots": {"b": "c"}}}})
     with pytest.raises(UserError, match=r"train\.pool\.path.*is no folder"):
         image_shards(load_recipe({**values, "train": {"pool": {"path": str(tmp_path / "nowhere")}}}))
+
+
+_JOIN = """
+import json, shutil
+from pathlib import Path
+from worldclip import pool
+from worldclip.config import load_recipe
+from worldclip.execute import LocalExecutor
+from worldclip.pool import meet
+from worldclip.train.join import image_shards, join_images
+
+meet.num_ranges.__defaults__ = (7,)
+run, recipe = Path(sys.argv[2]), load_recipe(json.loads(sys.argv[4]))
+if not run.exists():
+    shutil.copytree(sys.argv[3], run)
+join_images(recipe, run, pool.shards(recipe, run), image_shards(recipe), LocalExecutor(quiet=True))
+"""
+
+
+def test_killed_at_any_file_the_join_goes_on_to_the_same_bytes(world, tmp_path: Path) -> None:
+    run, recipe, _ = world
+    killed.check(_JOIN, tmp_path / "killed", run, json.dumps(to_dict(recipe)))

@@ -2,7 +2,8 @@
 
 uid is the pair's key; img2dataset calls the number that it gives a sample `key`.
 
-    OUT/parts/<file>.parquet     one WAT file's image links with a text, sorted by key; made once
+    OUT/parts/<file>.links       one WAT file's image links with a text, sorted by key; made once.  Parquet by another
+                                 name, so that no one takes it for a part of the pool
     OUT/00000.parquet ...        the pool: one row a URL, its texts in the order in which the files had them
     OUT/order.json               the files in order: a later call with more files appends texts, and renumbers none
 
@@ -59,11 +60,11 @@ def build_wat(
     shards = _in_order(files, old["files"])
     executor = executor or LocalExecutor(workers=usable_cores(), quiet=quiet)
     reports = executor.map(
-        partial(extract_file, out), shards, label="wat", done_dir=out / "done/parts", key={"version": 1}
+        partial(extract_file, out), shards, label="wat", done_dir=out / "done/parts", key={"version": 2}
     )
     totals = _total(reports)
     num_shards = _num_shards(num_shards, old["num_shards"], totals["rows"])
-    parts = [out / "parts" / f"{shard.name}.parquet" for shard in shards]
+    parts = [links_path(out, shard) for shard in shards]
     (out / "manifest.json").unlink(missing_ok=True)
     write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
     pool = [Shard(name=f"{number:05}.parquet", path=str(out / f"{number:05}.parquet")) for number in range(num_shards)]
@@ -123,8 +124,12 @@ def _total(reports: Sequence[Report]) -> Report:
 # One WAT file
 
 
+def links_path(out: Path, shard: Shard) -> Path:
+    return out / "parts" / f"{shard.name}.links"
+
+
 def extract_file(out: Path, shard: Shard) -> Report:
-    """Write OUT/parts/<file>.parquet.  Report: records, their faults, and where each image link went (REASONS)."""
+    """Write OUT/parts/<file>.links.  Report: records, their faults, and where each image link went (REASONS)."""
     counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))
     rows: list[tuple[str, str, str]] = []
     with open_file(shard.path) as file:
@@ -143,9 +148,9 @@ def extract_file(out: Path, shard: Shard) -> Report:
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _PART, strict=True)], schema=_PART)
     order = pc.sort_indices(table["key"]) if len(rows) else pa.array([], pa.int64())  # stable
-    path = out / "parts" / f"{shard.name}.parquet"
     write_artifact(
-        path, lambda aside: pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_A_GROUP)
+        links_path(out, shard),
+        lambda aside: pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_A_GROUP),
     )
     return dict(counts)
 
