@@ -23,7 +23,7 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
-    """Evaluate the run's last checkpoint; what stands in results.jsonl already is kept.
+    """Evaluate the run's best checkpoint; what stands in results.jsonl already is kept.
 
     Work is shared by evaluate.processes, whatever the executor: a model is loaded by each.
     """
@@ -42,7 +42,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     """Any model that inference.load takes, on the data sets of `config`, into the folder `out`.
 
     Writes what RUN/evaluate of a run holds, and report.html.  config.languages empty: all that a data set has.  The
-    emoji sets are read from out/pool.  A folder is known by its files, a run by its last checkpoint, a hub id by its
+    emoji sets are read from out/pool.  A folder is known by its files, a run by its best checkpoint, a hub id by its
     name.  A call that was cut goes on where it stopped.  UserError for mistakes in `config`, all at once.
     """
     if problems := config.problems():
