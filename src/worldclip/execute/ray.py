@@ -37,6 +37,7 @@ POLL_S = 1.0  # how often late shards and new nodes are looked for where no task
 LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after this many median times, and this long at least
 KNOCK_S = 10.0  # a cluster answers in this time
 CANCEL_S = 10.0  # a cancelled task may end by itself; after this it is killed
+LOCAL_STARTS = 3
 OBJECT_STORE_BYTES = 128 * 2**20  # of a Ray started here: only functions and reports pass through it
 
 
@@ -237,13 +238,25 @@ def connect(address: str | None, workers: int | None) -> Any:
         options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         _knock(asked)
-        ray.init(address=asked, **options)
+        _init(ray, asked, options)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--executor ray: no cluster answers at {asked!r} ({str(error).splitlines()[0]}); start it (ray start "
             "--head), or unset RAY_ADDRESS to have one started on this machine"
         ) from error
     return ray
+
+
+def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """Ray gives a machine 30 s to start it, which a busy one may need more than once."""
+    for tries_left in reversed(range(LOCAL_STARTS if address == "local" else 1)):
+        try:
+            ray.init(address=address, **options)
+            return
+        except Exception as error:
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _knock(address: str) -> None:

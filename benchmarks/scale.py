@@ -1,0 +1,151 @@
+"""What one process does for every shard of a pool, whatever the number of workers: the limit of a very large run.
+
+    python benchmarks/scale.py [--write]        --write renews benchmarks/results/scale.md
+
+The process that maps a stage over shards lists and knows them, starts tasks, reads markers, adds up reports.  Measured
+on a few thousand synthetic shards with reports of 100 languages; CPU time, since waiting for a disk or a network is
+another machine's matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+
+from worldclip.balance.sums import _group
+from worldclip.execute import RayExecutor, Shard, remove_stale
+from worldclip.execute.shards import ShardWork
+from worldclip.formats import fingerprint, versions
+from worldclip.match.match import REASONS, sum_reports
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.stage import list_shards
+
+RESULTS = Path(__file__).parent / "results" / "scale.md"
+NUM_SHARDS, NUM_TASKS, NUM_LANGUAGES = 4000, 2000, 100
+FULL_SHARDS = 1_600_000
+
+
+def report_of(shard: Shard) -> dict:
+    """A report of match as 60,000 texts in 100 languages give it."""
+    row = dict.fromkeys(REASONS[3:], 12345)
+    table = {f"l{i:03}": row for i in range(NUM_LANGUAGES)}
+    sums = {"pairs": 62_500, "num_keys": 62_500, "num_matched_texts": 30_000, "num_matched_keys": 30_000}
+    labels = {f"x{i:02}": 7 for i in range(30)}
+    samples = {reason: [] for reason in ("no_language", "no_match")}
+    return {**sums, "texts": table, "keys": table, "bad": [], "samples": samples, "labels_without_language": labels}
+
+
+def note(folder: Path, shard: Shard) -> dict:
+    return {"pairs": 1}
+
+
+def cpu_us(work: Callable[[], object], num: int) -> float:
+    """Microseconds of this process a shard."""
+    started_at = time.process_time()
+    work()
+    return (time.process_time() - started_at) / num * 1e6
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def make_pool(folder: Path) -> None:
+    for i in range(NUM_SHARDS):
+        path = folder / f"{i // 1000:03}" / f"{i:06}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def measure_tasks(folder: Path) -> tuple[float, float]:
+    """Tasks without work on a Ray of two CPUs: (CPU time of this process a task in us, tasks a second)."""
+    executor = RayExecutor(workers=None, quiet=True)
+    run = functools.partial(executor.map, functools.partial(note, folder), label="x", key={})
+    shards = [Shard(name=f"{i:06}", path="") for i in range(NUM_TASKS)]
+    run(shards=shards[:20], done_dir=folder / "warm")
+    started_at = time.perf_counter()
+    us = cpu_us(lambda: run(shards=shards, done_dir=folder / "done"), NUM_TASKS)
+    return us, NUM_TASKS / (time.perf_counter() - started_at)
+
+
+def measure(folder: Path) -> str:
+    make_pool(folder / "pool")
+    rows: list[tuple[str, float]] = []
+    shards: list[Shard] = []
+    list_us = cpu_us(lambda: shards.extend(list_shards(PoolConfig(path=str(folder / "pool")))), NUM_SHARDS)
+    rows.append(("list the pool, know each file (empty files)", list_us))
+    work = ShardWork(fn=report_of, done_dir=folder / "match" / "done", key="k")
+    rows.append(("(a worker writes the marker)", cpu_us(lambda: [work.run(shard) for shard in shards], NUM_SHARDS)))
+    before, reports = resident_bytes(), []
+    rows.append(
+        (
+            "read the marker and its report",
+            cpu_us(lambda: reports.extend(map(work.finished_report, shards)), NUM_SHARDS),
+        )
+    )
+    report_bytes = (resident_bytes() - before) / NUM_SHARDS
+    rows.append(("add up the reports", cpu_us(lambda: sum_reports(reports), NUM_SHARDS)))
+    markers = [work.marker_path(shard) for shard in shards]
+    rows.append(("look for files of no shard", cpu_us(lambda: remove_stale(folder / "match", markers), NUM_SHARDS)))
+    rows.append(("know a file of counts (stat, for the sums)", cpu_us(lambda: _group(0, markers), NUM_SHARDS)))
+    task_us, tasks_per_s = measure_tasks(folder)
+    rows.insert(2, ("start a task on Ray, take its outcome", task_us))
+    hash_s = hash_seconds(folder / "large")
+    return page(rows, report_bytes, tasks_per_s, hash_s)
+
+
+def hash_seconds(path: Path) -> float:
+    """CPU seconds a GB of hashing a file's contents, as is done for local files under 64 MiB."""
+    path.write_bytes(os.urandom(2**20) * 60)
+    return cpu_us(lambda: [fingerprint(path, path.parent) for _ in range(8)], 1) / 1e6 / (8 * path.stat().st_size / 1e9)
+
+
+def page(rows: Sequence[tuple[str, float]], report_bytes: float, tasks_per_s: float, hash_s: float) -> str:
+    lines = "\n".join(f"| {name} | {us:,.0f} us | {us * FULL_SHARDS / 6e7:,.1f} min |" for name, us in rows)
+    known = ", ".join(f"{name} {version}" for name, version in versions(("numpy", "numba", "pyarrow", "ray")).items())
+    return f"""# What one process does for every shard
+
+{date.today()}, {platform.machine()}, 2 cores shared with other work; CPU time of one process; {known}. \
+{NUM_SHARDS:,} synthetic shards, {NUM_TASKS:,} tasks, reports of {NUM_LANGUAGES} languages. Written by \
+`benchmarks/scale.py`.
+
+| what | a shard | {FULL_SHARDS:,} shards |
+|---|---|---|
+{lines}
+
+Reports in memory: {report_bytes / 1000:.1f} kB a shard, {report_bytes * FULL_SHARDS / 1e9:.0f} GB for \
+{FULL_SHARDS:,}. Tasks without work on two busy CPUs: {tasks_per_s:,.0f} a second. Hashing a local file's contents \
+(files under 64 MiB): {hash_s:.2f} s of CPU time a GB.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    write = parser.parse_args().write
+    if sys.platform != "linux":
+        sys.exit("reads /proc")
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # Ray's workers import `note`
+    folder = Path(tempfile.mkdtemp())
+    try:
+        text = measure(folder)
+    finally:
+        shutil.rmtree(folder)
+    print(text)
+    if write:
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
