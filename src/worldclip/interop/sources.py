@@ -110,7 +110,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _local(source: str | Path) -> Path:
     """The path given, or the local copy of a repository of the hub, which is downloaded where it is not there."""
-    path = Path(source)
+    path = Path(str(source).removeprefix("local-dir:"))  # open_clip's and timm's ways to name a folder and a hub id
     if path.exists():
         return path
     name = str(source).removeprefix("hf-hub:")
