@@ -107,7 +107,8 @@ def bench_faiss(hashes: np.ndarray, threads: int) -> None:
     print(
         f"faiss MultiHash(4 x 16, 1 flip), radius 4: build {build_s:.1f} CPU s, {FAISS_QUERIES:,} queries "
         f"{search_s:.1f} s -> {build_s + search_s * len(hashes) / FAISS_QUERIES:,.0f} s for all, {limits[-1]:,} "
-        f"answers, peak {peak_gib():.2f} GiB\nfaiss Flat (compares all), radius 4: {flat_s * len(hashes):,.0f} s for all"
+        f"answers, peak {peak_gib():.2f} GiB\n"
+        f"faiss Flat (compares all), radius 4: {flat_s * len(hashes):,.0f} s for all"
     )
 
 
