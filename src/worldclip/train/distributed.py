@@ -58,33 +58,22 @@ def barrier(world: World) -> None:
         dist.barrier()
 
 
-class _GatherWithGrad(torch.autograd.Function):
-    """All ranks' rows, in rank order; the gradient of a rank's rows is the sum of what all ranks have for them."""
-
-    @staticmethod
-    def forward(ctx: Any, rows_BD: torch.Tensor, world: World) -> torch.Tensor:
-        ctx.world = world
-        return gather_rows(rows_BD, world)
-
-    @staticmethod
-    def backward(ctx: Any, grad_GD: torch.Tensor) -> Any:
-        own_BD = grad_GD.new_empty((len(grad_GD) // ctx.world.size, *grad_GD.shape[1:]))
-        dist.reduce_scatter_tensor(own_BD, grad_GD.contiguous())
-        return own_BD, None
-
-
-def gather_with_grad(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
-    """(B, ...) of each rank -> (world size * B, ...) on every rank; gradients flow back to their rank."""
-    return _GatherWithGrad.apply(rows_BD, world) if world.size > 1 else rows_BD
-
-
 def gather_rows(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
-    """The same without a gradient."""
+    """(B, ...) of each rank -> (world size * B, ...) in rank order, on every rank."""
     if world.size == 1:
         return rows_BD
     rows_GD = rows_BD.new_empty((world.size * len(rows_BD), *rows_BD.shape[1:]))
     dist.all_gather_into_tensor(rows_GD, rows_BD.contiguous())
     return rows_GD
+
+
+def scatter_sum(rows_GD: torch.Tensor, world: World) -> torch.Tensor:
+    """The reverse: (world size * B, ...) of each rank -> the sum over ranks of this rank's (B, ...)."""
+    if world.size == 1:
+        return rows_GD
+    own_BD = rows_GD.new_empty((len(rows_GD) // world.size, *rows_GD.shape[1:]))
+    dist.reduce_scatter_tensor(own_BD, rows_GD.contiguous())
+    return own_BD
 
 
 def sum_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:

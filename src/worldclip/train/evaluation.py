@@ -25,7 +25,7 @@ def evaluate_checkpoint(recipe: Recipe, run_dir: Path, step: int) -> dict[str, f
     folder = step_folder(run_dir / "train", step)
     consolidate(folder)
     config = recipe.evaluate
-    loaded = [datasets.load(name, config, run_dir) for name in recipe.train.evaluate_datasets or config.datasets]
+    loaded = [datasets.load(name, config, run_dir) for name in recipe.train.evaluate_datasets or config.asked]
     model_id = {"model": f"train/{folder.name}", "model_digest": folder.name}
     out = run_dir / "train" / "evaluate" / folder.name / "results.jsonl"
     model = load(folder, device=recipe.train.device)

@@ -134,11 +134,7 @@ def run_loop(
         for batch in loader.batches(state.step, schedule.num_steps):
             got_at = time.perf_counter()
             lr = learning_rate(state.step, schedule.num_steps, schedule.warmup_steps, config.lr)
-            taught = None if teacher is None else teacher.look(batch)
-            result = take_step(learner, in_size(batch, config), lr, taught)
-            if taught is not None:
-                for student in students:
-                    student.step(batch, lr, taught)
+            result = _learn(learner, batch, lr, teacher, students)
             done_at = time.perf_counter()
             tally.add(batch)
             _count(state, result, done_at - asked_at)
@@ -163,20 +159,23 @@ def run_loop(
                 _evaluate(run, writer, log, state, world)
                 asked_at = time.perf_counter()
             if code and not is_last:
-                writer.wait()
-                barrier(world)
-                if world.is_first:
-                    name = "SIGTERM" if code == TERMINATED else "SIGUSR1"
-                    say("train", f"{name}: step {state.step} is saved; the same command goes on from there")
-                raise SystemExit(code)
+                _stop(writer, state, world, code)
         writer.wait()
         barrier(world)
 
 
-def in_size(batch: Batch, config: TrainConfig) -> Batch:
-    """The batch at the model's own size, where crops are larger for another student."""
-    size = config.model.architecture().image_size
-    return batch if batch.images.shape[-1] == size else replace(batch, images=resize(batch.images, size))
+def _learn(
+    learner: Learner, batch: Batch, lr: float, teacher: Teacher | None, students: Sequence[Student]
+) -> StepResult:
+    """The model's step, and under a teacher those of further students, for one look of the teacher."""
+    if teacher is None:
+        return take_step(learner, batch, lr)
+    taught = teacher.look(batch)
+    size = learner.config.model.architecture().image_size  # crops are as large as the largest student's
+    result = take_step(learner, replace(batch, images=resize(batch.images, size)), lr, taught)
+    for student in students:
+        student.step(batch, lr, taught)
+    return result
 
 
 def _count(state: State, result: StepResult, step_s: float) -> None:
@@ -254,6 +253,16 @@ def _evaluate(run: Run, writer: Writer, log: Log, state: State, world: World) ->
         log.write_scores(state.step, scores)
         say("train", f"step {state.step} scores {scores[MEAN]:.4f} in the mean of its data sets")
     barrier(world)
+
+
+def _stop(writer: Writer, state: State, world: World, code: int) -> None:
+    """Leave, after a signal, as soon as the checkpoint is whole on disk."""
+    writer.wait()
+    barrier(world)
+    if world.is_first:
+        name = "SIGTERM" if code == TERMINATED else "SIGUSR1"
+        say("train", f"{name}: step {state.step} is saved; the same command goes on from there")
+    raise SystemExit(code)
 
 
 @contextmanager

@@ -1,25 +1,29 @@
-"""Losses of a global batch: the contrastive one and SigLIP's, in memory that grows with the batch, not with its square.
+"""Losses of a global batch, in memory that grows with the batch, not with its square.
 
 B pairs of this rank, G of all ranks, D embed_dim, C rows at a time.  Pair i belongs to pair i.
 
 Each rank computes the loss of its own rows against the columns of all ranks; the mean over ranks is the loss of the
-global batch, and since features are gathered with their gradient, the mean of the ranks' parameter gradients (what DDP
-and FSDP make) is its gradient.
+global batch.  The gradient of a rank's features is the sum of what all ranks have for them, so that the mean of the
+ranks' parameter gradients (what DDP and FSDP make) is the global batch's gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from worldclip.train.distributed import World, gather_rows, gather_with_grad
+from worldclip.train.distributed import World, gather_rows, scatter_sum
 
-CHUNK_LOGITS = 2**21  # logits at a time: 8 MiB in float32, whatever the batch
+CHUNK_LOGITS = 2**20  # logits at a time: 4 MiB in float32, whatever the batch
 
 ALONE = World()
+
+Turn = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
+"""(logits_CG, own_C: the column that belongs to each row, the rows' place) -> the sum of the rows' losses; the logits
+are turned, in place, into the slope of that sum."""
 
 
 def contrastive_loss(
@@ -36,11 +40,7 @@ def contrastive_loss(
     """
     if world.size == 1 and len(image_BD) ** 2 <= chunk_logits:
         return _full_matrix(image_BD, text_BD, logit_scale)
-    image_GD, text_GD = gather_with_grad(image_BD, world), gather_with_grad(text_BD, world)
-    first = world.rank * len(image_BD)
-    images = _RowsCrossEntropy.apply(image_BD, text_GD, logit_scale, first, chunk_logits)
-    texts = _RowsCrossEntropy.apply(text_BD, image_GD, logit_scale, first, chunk_logits)
-    return (images + texts) / 2
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, [_softmax_turn, _softmax_turn], world, chunk_logits)
 
 
 def _full_matrix(image_BD: torch.Tensor, text_BD: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
@@ -63,40 +63,7 @@ def siglip_loss(
 
     Arguments as for contrastive_loss; logit_bias is added to every logit.  arXiv:2303.15343, algorithm 1.
     """
-    text_GD = gather_with_grad(text_BD, world)
-    first = world.rank * len(image_BD)
-    return _RowsSigmoid.apply(image_BD, text_GD, logit_scale, logit_bias, first, chunk_logits)
-
-
-class _RowsCrossEntropy(torch.autograd.Function):
-    """Mean over rows i of -log softmax(scale * row_i . columns)[first + i].
-
-    The gradient is made with the value, chunk by chunk, and kept: (B + G) * D numbers in place of B * G.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, rows_BD: torch.Tensor, columns_GD: torch.Tensor, scale: torch.Tensor, first: int, chunk_logits: int
-    ) -> torch.Tensor:
-        rows_grad, columns_grad = torch.empty_like(rows_BD), torch.zeros_like(columns_GD)
-        loss = rows_BD.new_zeros(())
-        for chunk, own in _chunks(rows_BD, columns_GD, first, chunk_logits):
-            rows_CD = rows_BD[chunk]
-            logits_CG = (scale * rows_CD) @ columns_GD.T
-            own_logit_C = logits_CG.gather(1, own[:, None])
-            log_sum_C = logits_CG.logsumexp(1, keepdim=True)
-            loss += (log_sum_C - own_logit_C).sum()
-            slope_CG = logits_CG.sub_(log_sum_C).exp_()
-            slope_CG[torch.arange(len(own), device=own.device), own] -= 1
-            _add_gradients(slope_CG, rows_CD, columns_GD, rows_grad[chunk], columns_grad)
-        _finish_gradients(ctx, rows_BD, scale, rows_grad, columns_grad)
-        return loss / len(rows_BD)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        rows_grad, columns_grad, scale_grad = ctx.saved_tensors
-        return rows_grad * grad, columns_grad * grad, scale_grad * grad, None, None
+    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_turn], world, chunk_logits)
 
 
 def distillation_loss(
@@ -114,84 +81,97 @@ def distillation_loss(
     times their cosines.  arXiv:2507.22062, section 4.6, whose loss is not published: this form is ours.
     """
     teacher_image_BE, teacher_text_BE = taught
-    all_of = [gather_with_grad(text_BD, world), gather_with_grad(image_BD, world)]
-    teacher_of = [gather_rows(teacher_text_BE, world), gather_rows(teacher_image_BE, world)]
-    images = _RowsSoftCrossEntropy.apply(
-        image_BD, all_of[0], logit_scale, teacher_scale * teacher_image_BE, teacher_of[0], chunk_logits
-    )
-    texts = _RowsSoftCrossEntropy.apply(
-        text_BD, all_of[1], logit_scale, teacher_scale * teacher_text_BE, teacher_of[1], chunk_logits
-    )
-    return (images + texts) / 2
+    turns = [
+        _taught_turn(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
+        _taught_turn(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
+    ]
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, turns, world, chunk_logits)
 
 
-class _RowsSoftCrossEntropy(torch.autograd.Function):
-    """Mean over rows of -sum softmax(teacher_row . teacher_columns) * log softmax(scale * row . columns)."""
+# what becomes of a chunk of logits
+
+
+def _softmax_turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
+    """-log softmax(logits)[own]"""
+    log_sum_C = logits_CG.logsumexp(1, keepdim=True)
+    loss = (log_sum_C - logits_CG.gather(1, own_C[:, None])).sum()
+    logits_CG.sub_(log_sum_C).exp_()
+    _subtract_one(logits_CG, own_C)
+    return loss
+
+
+def _sigmoid_turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
+    """-log sigmoid(-x) = softplus(x) for every text; for its own -log sigmoid(x) = softplus(x) - x"""
+    loss = torch.nn.functional.softplus(logits_CG).sum() - logits_CG.gather(1, own_C[:, None]).sum()
+    logits_CG.sigmoid_()
+    _subtract_one(logits_CG, own_C)
+    return loss
+
+
+def _taught_turn(teacher_rows_BE: torch.Tensor, teacher_columns_GE: torch.Tensor) -> Turn:
+    """-sum over columns of softmax(teacher's logits) * log softmax(logits)"""
+
+    def turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
+        target_CG = (teacher_rows_BE[rows] @ teacher_columns_GE.T).softmax(1)
+        log_sum_C = logits_CG.logsumexp(1, keepdim=True)
+        loss = log_sum_C.sum() - (target_CG * logits_CG).sum()
+        logits_CG.sub_(log_sum_C).exp_().sub_(target_CG)
+        return loss
+
+    return turn
+
+
+def _subtract_one(slope_CG: torch.Tensor, own_C: torch.Tensor) -> None:
+    slope_CG[torch.arange(len(own_C), device=own_C.device), own_C] -= 1
+
+
+class _Chunked(torch.autograd.Function):
+    """The mean over turns and rows; the first turn has images as rows, a second one texts.
+
+    The gradient is made with the value, chunk by chunk, and kept: 2 * G * D numbers in place of B * G.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
-        rows_BD: torch.Tensor,
-        columns_GD: torch.Tensor,
+        image_BD: torch.Tensor,
+        text_BD: torch.Tensor,
         scale: torch.Tensor,
-        teacher_rows_BE: torch.Tensor,
-        teacher_columns_GE: torch.Tensor,
+        bias: torch.Tensor | None,
+        turns: Sequence[Turn],
+        world: World,
         chunk_logits: int,
     ) -> torch.Tensor:
-        rows_grad, columns_grad = torch.empty_like(rows_BD), torch.zeros_like(columns_GD)
-        loss = rows_BD.new_zeros(())
-        for chunk, _ in _chunks(rows_BD, columns_GD, 0, chunk_logits):
-            rows_CD = rows_BD[chunk]
-            target_CG = (teacher_rows_BE[chunk] @ teacher_columns_GE.T).softmax(1)
-            logits_CG = (scale * rows_CD) @ columns_GD.T
-            log_sum_C = logits_CG.logsumexp(1, keepdim=True)
-            loss += log_sum_C.sum() - (target_CG * logits_CG).sum()
-            slope_CG = logits_CG.sub_(log_sum_C).exp_().sub_(target_CG)
-            _add_gradients(slope_CG, rows_CD, columns_GD, rows_grad[chunk], columns_grad)
-        _finish_gradients(ctx, rows_BD, scale, rows_grad, columns_grad)
-        return loss / len(rows_BD)
+        own_of = (image_BD, text_BD)
+        all_of = tuple(gather_rows(each, world) for each in own_of)
+        grads = tuple(torch.zeros_like(each) for each in all_of)
+        loss, scale_grad, bias_grad = (image_BD.new_zeros(()) for _ in range(3))
+        first, factor = world.rank * len(image_BD), 1 / (len(turns) * len(image_BD))
+        for side, turn in enumerate(turns):
+            columns_GD, columns_grad_GD = all_of[1 - side], grads[1 - side]
+            for rows, own_C in _chunks(own_of[side], columns_GD, first, chunk_logits):
+                rows_CD = own_of[side][rows]
+                slope_CG = (scale * rows_CD) @ columns_GD.T
+                if bias is not None:
+                    slope_CG.add_(bias)
+                loss += turn(slope_CG, own_C, rows)
+                bias_grad += slope_CG.sum()
+                rows_grad_CD = slope_CG @ columns_GD
+                scale_grad += (rows_grad_CD * rows_CD).sum()
+                grads[side][first + rows.start : first + rows.stop] += rows_grad_CD
+                columns_grad_GD.addmm_(slope_CG.T, rows_CD)
+        for grad in grads:
+            grad.mul_(factor * scale)
+        ctx.world, ctx.kept = world, [*grads, scale_grad * factor, bias_grad * factor if bias is not None else None]
+        return loss * factor
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        rows_grad, columns_grad, scale_grad = ctx.saved_tensors
-        return rows_grad * grad, columns_grad * grad, scale_grad * grad, None, None, None
-
-
-class _RowsSigmoid(torch.autograd.Function):
-    """Mean over rows i of the sum over columns j of -log sigmoid(z_ij * (scale * row_i . column_j + bias))."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        rows_BD: torch.Tensor,
-        columns_GD: torch.Tensor,
-        scale: torch.Tensor,
-        bias: torch.Tensor,
-        first: int,
-        chunk_logits: int,
-    ) -> torch.Tensor:
-        rows_grad, columns_grad = torch.empty_like(rows_BD), torch.zeros_like(columns_GD)
-        loss, bias_grad = rows_BD.new_zeros(()), rows_BD.new_zeros(())
-        for chunk, own in _chunks(rows_BD, columns_GD, first, chunk_logits):
-            rows_CD = rows_BD[chunk]
-            logits_CG = ((scale * rows_CD) @ columns_GD.T).add_(bias)
-            own_logit_C = logits_CG.gather(1, own[:, None])
-            # -log sigmoid(-x) = softplus(x) of every text; of its own, softplus(-x) = softplus(x) - x
-            loss += torch.nn.functional.softplus(logits_CG).sum() - own_logit_C.sum()
-            slope_CG = logits_CG.sigmoid_()
-            slope_CG[torch.arange(len(own), device=own.device), own] -= 1
-            bias_grad += slope_CG.sum()
-            _add_gradients(slope_CG, rows_CD, columns_GD, rows_grad[chunk], columns_grad)
-        ctx.bias_grad = bias_grad / len(rows_BD)
-        _finish_gradients(ctx, rows_BD, scale, rows_grad, columns_grad)
-        return loss / len(rows_BD)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        rows_grad, columns_grad, scale_grad = ctx.saved_tensors
-        return rows_grad * grad, columns_grad * grad, scale_grad * grad, ctx.bias_grad * grad, None, None
+        image_GD, text_GD, scale_grad, bias_grad = ctx.kept  # handed out once, as a graph's own buffers are
+        ctx.kept = None
+        parts = (scatter_sum(each.mul_(grad), ctx.world) for each in (image_GD, text_GD))
+        return *parts, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None
 
 
 def _chunks(
@@ -202,24 +182,3 @@ def _chunks(
     for start in range(0, len(rows_BD), step):
         stop = min(start + step, len(rows_BD))
         yield slice(start, stop), torch.arange(first + start, first + stop, device=rows_BD.device)
-
-
-def _add_gradients(
-    slope_CG: torch.Tensor,
-    rows_CD: torch.Tensor,
-    columns_GD: torch.Tensor,
-    rows_grad_CD: torch.Tensor,
-    columns_grad_GD: torch.Tensor,
-) -> None:
-    """A chunk's part of the gradients, without the factor scale / B."""
-    torch.mm(slope_CG, columns_GD, out=rows_grad_CD)
-    columns_grad_GD.addmm_(slope_CG.T, rows_CD)
-
-
-def _finish_gradients(
-    ctx: Any, rows_BD: torch.Tensor, scale: torch.Tensor, rows_grad: torch.Tensor, columns_grad: torch.Tensor
-) -> None:
-    """Apply the factor, and keep the gradients; that of the scale follows from the rows', logits being scale * x."""
-    scale_grad = (rows_grad * rows_BD).sum() / len(rows_BD)
-    factor = scale.detach() / len(rows_BD)
-    ctx.save_for_backward(rows_grad.mul_(factor), columns_grad.mul_(factor), scale_grad)
