@@ -129,6 +129,7 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
             "folders": {name: config.folders[name] for name in config.asked if name in config.folders},
             "also": list(config.also),
             "against": config.against if config.suite == "paper" else "",
+            "clip_benchmark": config.clip_benchmark,
             "captions": config.captions,
             "prompts": config.prompts,
             "languages": list(config.languages),
