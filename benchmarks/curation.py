@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from match import pad, space, synthesise
+from match import describe_processor, pad, space, synthesise
 
 from worldclip import formats, pool
 from worldclip.config import load_recipe
 from worldclip.execute import LocalExecutor
 from worldclip.languages import from_lid
-from worldclip.match import lid
+from worldclip.match import count, lid, tally
 from worldclip.match import match as stage
 from worldclip.match.matcher import Matcher
 
@@ -92,7 +92,7 @@ def run_ours(folder: Path, recipe: Any) -> None:
     work = stage.match_work(recipe, run)
     for shard in pool.shards(recipe, run):
         stage.match_shard(shard, work=work)
-        stage.count_shard(shard, run_dir=run, key_lists=())
+        count.count_shard(shard, run_dir=run, key_lists=())
 
 
 def read_counts(run: Path) -> dict[tuple[str, int], int]:
@@ -139,15 +139,15 @@ def build_peer(lists: dict[str, list[str]]) -> Callable[[Path], dict[tuple[str, 
 
 
 def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
-    """Seconds of each part of ours over the whole pool."""
+    """CPU seconds of each part of ours over the whole pool."""
     run = folder / "run"
     work = stage.match_work(recipe, run)
     spent: collections.Counter[str] = collections.Counter()
 
     def timed(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        started_at = time.perf_counter()
+        started_at = time.process_time()
         result = call(*arguments, **options)
-        spent[name] += time.perf_counter() - started_at
+        spent[name] += time.process_time() - started_at
         return result
 
     for shard in pool.shards(recipe, run):
@@ -156,10 +156,10 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
         timed("entries", stage.match_texts, texts.text, lang, work)
         matched = stage.match_pool_texts(texts, work)
         table = timed("write", stage.matched_table, texts, matched, work)
-        path = stage.table_path(run / "match", "texts", shard)
+        path = count.table_path(run / "match", "texts", shard)
         timed("write", formats.write_table, path, table, formats.MATCH_TEXTS)
-        timed("report", stage.count_reasons, matched.reason, matched.lang, texts.text_idx.to_numpy(), work.languages)
-        timed("count", stage.count_shard, shard, run_dir=run, key_lists=())
+        timed("report", tally.count_reasons, matched.reason, matched.lang, texts.text_idx.to_numpy(), work.languages)
+        timed("count", count.count_shard, shard, run_dir=run, key_lists=())
     return dict(spent)
 
 
@@ -179,17 +179,19 @@ def measure(folder: Path) -> tuple[dict[str, float], dict[str, float], int, int]
     run_ours(folder, recipe)  # compiles
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     for _ in range(ROUNDS):
-        started_at = time.perf_counter()
+        started_at = time.process_time()
         run_ours(folder, recipe)
-        seconds["ours"].append(time.perf_counter() - started_at)
-        started_at = time.perf_counter()
+        seconds["ours"].append(time.process_time() - started_at)
+        started_at = time.process_time()
         theirs = peer(folder)
-        seconds["peer"].append(time.perf_counter() - started_at)
+        seconds["peer"].append(time.process_time() - started_at)
         ours = read_counts(folder / "run")
         if ours != theirs:
             raise SystemExit(f"counts differ: {len(ours)} and {len(theirs)} entries, {sum(ours.values())} matches")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return medians, time_parts(folder, recipe), len(texts), sum(map(len, lists.values()))
+    parts = [time_parts(folder, recipe) for _ in range(ROUNDS)]
+    medians_of_parts = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
+    return medians, medians_of_parts, len(texts), sum(map(len, lists.values()))
 
 
 def page(medians: dict[str, float], parts: dict[str, float], num_texts: int, num_entries: int) -> str:
@@ -199,9 +201,10 @@ def page(medians: dict[str, float], parts: dict[str, float], num_texts: int, num
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "pyarrow", "pyahocorasick"))
     return f"""# The stage match, whole
 
-{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores (one used), Python \
-{platform.python_version()}, {packages}. {num_texts:,} captions in {NUM_SHARDS} Parquet shards, {num_entries:,} \
-entries; median of {ROUNDS} rounds, ours and the peer's in turn, counts equal. Written by `benchmarks/curation.py`.
+{date.today()}, {describe_processor()}, {os.cpu_count()} cores (one used, \
+{os.getloadavg()[0]:.1f} processes running), Python {platform.python_version()}, {packages}.
+{num_texts:,} captions in {NUM_SHARDS} Parquet shards, {num_entries:,} entries; CPU time, median of {ROUNDS} rounds, \
+ours and the peer's in turn, counts equal. Written by `benchmarks/curation.py`.
 
 | | us a text | |
 |---|---|---|

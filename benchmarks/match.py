@@ -28,8 +28,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numba import njit
 
-from worldclip.match.matcher import TABLE, Matcher
+from worldclip.match import trie
+from worldclip.match.matcher import TABLE, Matcher, _buffers
 from worldclip.text import PROFILES
 from worldclip.unicode_table import SIMILAR_TO_CJK, load_table
 
@@ -167,12 +169,14 @@ def measure_language(entries: list[str], texts: list[str], folder: str) -> list[
     tiled = pa.concat_arrays([column] * times)
     Matcher(["warm"]).match("up")
     calls: dict[str, Callable[[], object]] = {}
+    lines: list[str] = []
     about: dict[str, str] = {}
     for profile in PROFILES:
         matcher, build_s, open_ms = open_matcher(entries, profile, folder)
         name = f"worldclip, {profile}"
         calls[name] = lambda matcher=matcher: matcher.match_batch(tiled)
         about[name] = f"{build_s:.2f} | {(Path(folder) / profile / TABLE).stat().st_size / 1e6:.1f} | {open_ms:.2f}"
+        lines.append(describe_lines(matcher, column, profile))
         if profile == "reference":
             ids, offsets = matcher.match_batch(column)
             ours = [set(ids[a:b].tolist()) for a, b in itertools.pairwise(offsets)]
@@ -195,16 +199,61 @@ def measure_language(entries: list[str], texts: list[str], folder: str) -> list[
             f"| {n} | {us:.2f} | {per_text_us['pyahocorasick'] / us:.1f} | {about[n]} |"
             for n, us in per_text_us.items()
         ),
+        "",
+        *lines[:2],
     ]
 
 
-def describe_machine() -> str:
+def describe_processor() -> str:
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def describe_machine() -> str:
     packages = ["numba", "numpy", "pyarrow", *PEERS]
     return (
-        f"{model}, one core of {os.cpu_count()} ({os.getloadavg()[0]:.1f} processes running), "
+        f"{describe_processor()}, one core of {os.cpu_count()} ({os.getloadavg()[0]:.1f} processes running), "
         f"Python {platform.python_version()}, " + ", ".join(f"{package} {version(package)}" for package in packages)
+    )
+
+
+# --- what bounds it -------------------------------------------------------------------------------
+
+
+@njit
+def count_lines(data, offsets, profile, unicode, table, is_touched):
+    """(atoms, searches) of all texts.  A search reads a bucket, one cache line, marked in is_touched (buckets,)."""
+    num_buckets, num_atoms, searches = np.uint64(table.size // 8), 0, 0
+    atoms = np.empty(2 * trie.atom_capacity(offsets), np.uint64)
+    for i in range(offsets.size - 1):
+        start, end = offsets[i], offsets[i + 1]
+        count, is_doubtful = trie.put_atoms(data, start, end, True, profile, unicode.classes, np.uint64(0), atoms, 0)
+        if is_doubtful:
+            count = trie.put_normal_atoms(data, start, end, profile, unicode, np.uint64(0), atoms, 0)
+        num_atoms += count
+        for first in range(count):
+            node, a, goes_on = trie._ROOT, first, atoms[2 * first + 1] & trie._MAY_BEGIN != 0
+            while goes_on and a < count:
+                key = atoms[2 * a] & trie._AS_FIRST if a == first else atoms[2 * a]
+                home = trie._home(key, node, num_buckets)
+                slot, is_there = trie._search(table, home, key, node, np.int64(num_buckets))
+                is_touched[home] = True
+                searches += 1
+                goes_on = is_there and table[trie._word_place(slot)] & trie._HAS_CHILD != 0
+                node, a = np.uint64(slot), a + 1
+    return num_atoms, searches
+
+
+def describe_lines(matcher: Matcher, column: pa.Array, profile: str) -> str:
+    """What a text asks of memory under `profile`."""
+    data, offsets, *_ = _buffers(column.cast(pa.large_binary()))
+    is_touched = np.zeros(matcher._table.size // 8, bool)
+    arguments = data, offsets, PROFILES.index(profile), load_table(), matcher._table, is_touched
+    atoms, searches = (count / len(column) for count in count_lines(*arguments))
+    return (
+        f"Under {profile} a text has {data.size / len(column):.0f} bytes and {atoms:.1f} atoms and reads "
+        f"{searches:.1f} cache lines of the table ({64 * searches / 1000:.1f} kB); all texts together read "
+        f"{64 * is_touched.sum() / 1e6:.1f} of its {matcher._table.nbytes / 1e6:.1f} MB."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,35 @@ def test_quantized_rows_read_in_place_agree_with_rows_unpacked(tmp_path: Path, m
     model, _ = fasttext_model.read_model(path)
     assert len(model.dense) == 0
     agree(path, TEXTS)
+
+
+def test_the_matrices_of_a_dense_model_stay_in_its_file(tmp_path: Path) -> None:
+    write_model(tmp_path / "m.bin", Kind(dim=16, loss=HS), WORDS, LABELS)
+    model, _ = fasttext_model.read_model(tmp_path / "m.bin")
+    for matrix in (model.dense, model.output):
+        assert not matrix.flags.owndata
+        assert not matrix.flags.writeable
+        while not isinstance(matrix, np.memmap):
+            matrix = matrix.base
+        assert matrix.filename == tmp_path / "m.bin"
+
+
+@pytest.mark.parametrize("dim", [7, 16, 33])
+@pytest.mark.parametrize("loss", [HS, NS])
+def test_rows_of_any_width_are_summed_whole(dim: int, loss: int, tmp_path: Path) -> None:
+    write_model(tmp_path / "m.bin", Kind(dim=dim, loss=loss, word_ngrams=2), WORDS, LABELS, seed=dim)
+    agree(tmp_path / "m.bin", TEXTS)
+
+
+def test_other_threads_run_while_texts_are_identified() -> None:
+    identifier, texts = Identifier(), pa.array(["das rote Haus am See", "the red house"] * 150_000, pa.large_string())
+    identifier.predict_ids(texts.slice(0, 1))
+    with ThreadPoolExecutor(1) as threads:
+        done, turns = threads.submit(identifier.predict_ids, texts), 0
+        while not done.done():
+            time.sleep(0.001)
+            turns += 1
+    assert turns > 10
 
 
 def test_a_version_that_the_kernel_does_not_know_goes_to_the_library(tmp_path: Path) -> None:

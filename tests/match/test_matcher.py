@@ -284,9 +284,9 @@ def test_a_text_of_ten_megabytes_takes_seconds_at_most():
     for profile in PLAIN:
         compiled = Matcher(["a", "a" * 256, "\u0301"], profile)
         for text in ("a" * 10**7, "a\u0323\u0301\u0301" * 10**6, "(\u0301\u0323" * 10**6):
-            started_at = time.perf_counter()
+            started_at = time.process_time()
             compiled.match(text)
-            assert time.perf_counter() - started_at < 20
+            assert time.process_time() - started_at < 20
 
 
 # --- entries that cannot be told apart, and what is stored ----------------------------------------

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.match.machine import alphanumeric_mask, inner, load_8, store_pair, trailing_zeros
+from worldclip.match.machine import alphanumeric_mask, inlined, inner, load_8, store_pair, trailing_zeros
 from worldclip.match.normal import decode, fold, is_nfc, nfc, word_at
 from worldclip.unicode_table import COMBINING_SHIFT, MARK, NFC_MAYBE, NFC_NO, SIMILAR_TO_CJK, SPACE, SPACED
 
@@ -51,7 +51,7 @@ def atom_capacity(offsets):
     return 2 * longest + 4
 
 
-@inner
+@inlined
 def put_atoms(data, start, end, is_text, profile, classes, text, atoms_2A, count):
     """Put the atoms of a text, or of an entry, behind the first `count`.
 
@@ -98,7 +98,7 @@ def _is_strippable(c, classes):
     return classes[c] & SPACE or 0x1C <= c <= 0x1F
 
 
-@inner
+@inlined
 def _strip(data, start, end, classes):
     """The part that `str.strip()` leaves: (start, end)."""
     if start < end and 0x20 < data[start] < 0x80 and 0x20 < data[end - 1] < 0x80:
@@ -122,7 +122,7 @@ def _strip(data, start, end, classes):
 # --- pieces of texts ----------------------------------------------------------------------------------
 
 
-@inner
+@inlined
 def _alphanumeric_at(data, at):
     """`alphanumeric_mask` also near the end of `data`."""
     if at + _MASKED <= data.size:
@@ -134,13 +134,13 @@ def _alphanumeric_at(data, at):
     return mask
 
 
-@inner
+@inlined
 def _put(key, info, text, atoms_2A, count):
     """Put out one atom; info: its length and AFTER_BLANK, MAY_BEGIN and MAY_END."""
     store_pair(atoms_2A, count, key | np.uint64(info & 31) << _U56, text | np.uint64(info | GOES_ON))
 
 
-@inner
+@inlined
 def _put_word(data, at, size, flags, text, atoms_2A, count):
     """Put out a whole word of at most _SHORT bytes, two atoms without a branch; returns how many atoms there are."""
     first, rest = min(size, MAX_ATOM_BYTES), max(size - MAX_ATOM_BYTES, 0)
@@ -150,7 +150,7 @@ def _put_word(data, at, size, flags, text, atoms_2A, count):
     return count + 1 + (rest > 0)
 
 
-@inner
+@inlined
 def _append(word, width, key, size, flags, text, atoms_2A, count):
     """Add the first `width` (at most 7) bytes of `word` to the piece (key, size, flags); a full atom is put out first.
 
@@ -180,7 +180,7 @@ def _append_run(data, at, run, key, size, flags, text, atoms_2A, count):
 # --- the two profiles' cuts ---------------------------------------------------------------------------
 
 
-@inner
+@inlined
 def _reference_atoms(data, start, end, is_text, classes, text, atoms_2A, count):
     """Cut as the reference's spacing and padding imply: at blanks, around the marks it spaces, around "CJK or similar".
 
@@ -240,7 +240,7 @@ def _reference_atoms(data, start, end, is_text, classes, text, atoms_2A, count):
     return count
 
 
-@inner
+@inlined
 def _unicode_atoms(data, start, end, classes, text, atoms_2A, count):
     """Cut a text in NFC at white space and wherever not both neighbours are SPACED.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from worldclip.match.atoms import GOES_ON, atom_capacity, put_atoms, put_normal_atoms
-from worldclip.match.machine import RANKED, count_smaller, inner, kernel
+from worldclip.match.machine import RANKED, count_smaller, inlined, inner, kernel
 from worldclip.match.trie import grown, walk
 
 BLOCK_ATOMS, BLOCK_TEXTS = 512, 256  # texts walked together: enough searches at once, yet all in the nearest cache
@@ -34,7 +34,7 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     found, grouped, other = np.empty(4096, np.uint64), np.empty(4096, np.int32), np.empty(4096, np.int32)
     recent, starts = np.empty(RECENT, np.uint64), np.empty(BLOCK_TEXTS + 2, np.int64)
     tally, ranks = np.empty(256, np.int64), np.empty(RANKED, np.int32)
-    ids, ends = np.empty(16 * num_texts + 4096, np.int32), np.zeros(num_texts + 1, np.int64)
+    ids, ends = np.empty(32 * num_texts + 4096, np.int32), np.zeros(num_texts + 1, np.int64)
     # numba counts a reference, an atomic operation, for every array looked up or assigned: none of that for each text.
     classes, has_nulls = unicode.classes, validity.size > 0
     total, text = 0, 0
@@ -66,7 +66,7 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     return ids[:total], ends
 
 
-@inner
+@inlined
 def _group(found, count, num_texts, recent, starts, grouped):
     """Put the ids of found[:count] into `grouped` by text; text t's are at [starts[t] : starts[t + 1]].
 
@@ -94,7 +94,7 @@ def _group(found, count, num_texts, recent, starts, grouped):
         starts[t] += 1
 
 
-@inner
+@inlined
 def _put_few(grouped, start, end, ranks, ids, total):
     """Put grouped[start:end] behind ids[:total], sorted and unique; returns the new total.
 

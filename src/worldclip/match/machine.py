@@ -14,6 +14,8 @@ from numba.extending import intrinsic
 
 kernel = njit(cache=True, nogil=True)
 inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # for functions that only other kernels call
+# For the inner ones that are called for each text: an array is seven arguments of a call.
+inlined = njit(cache=True, nogil=True, no_cpython_wrapper=True, forceinline=True)
 
 _I1, _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
 RANKED = 16  # values that `count_smaller` ranks at once

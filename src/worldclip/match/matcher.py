@@ -201,11 +201,13 @@ def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarr
     """The table and `trie.insert_entries`' first_with; filled twice, as only then the size it needs is known."""
     first_with = np.empty(offsets.size - 1, np.int32)
     arguments = data, offsets, PROFILES.index(profile), load_table()
-    used = trie.insert_entries(*arguments, np.zeros(0, np.uint64), first_with)
+    table = np.zeros(0, np.uint64)
+    used = trie.insert_entries(*arguments, table, first_with)
     for load in (0.8, LOAD):
         num_buckets = int(used / load / 4) + 1
         if 4 * num_buckets > trie.MAX_SLOTS:
-            raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^27")
+            raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^31")
+        table = table[:0].copy()  # the last one goes before the next comes
         table = _aligned_zeros(8 * num_buckets)
         used = trie.insert_entries(*arguments, table, first_with)
     return _read_only(table), first_with

@@ -14,7 +14,17 @@ from __future__ import annotations
 import numpy as np
 
 from worldclip.match.atoms import AFTER_BLANK, GOES_ON, MAY_BEGIN, MAY_END, atom_capacity, put_atoms, put_normal_atoms
-from worldclip.match.machine import inner, kernel, load_pair, mix, prefetch, slot_mask, store_pair, trailing_zeros
+from worldclip.match.machine import (
+    inlined,
+    inner,
+    kernel,
+    load_pair,
+    mix,
+    prefetch,
+    slot_mask,
+    store_pair,
+    trailing_zeros,
+)
 
 MAX_SLOTS = 2**31 - 1  # 31 bits name a node, and ROOT is the last of them
 MAX_ENTRIES = 2**30 - 1
@@ -104,7 +114,7 @@ def grown(array, size):
     return larger
 
 
-@inner
+@inlined
 def walk(num_atoms, atoms_2A, active_2A, table_8B, found):
     """Follow the trie from every atom that may begin an entry, all of them a level at a time.
 
