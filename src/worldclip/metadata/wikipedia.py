@@ -338,7 +338,7 @@ def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
 def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
     """Parquet with a column `text` and, where there is one, `title`."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
             schema = file.schema_arrow
             if "text" not in schema.names or not _is_string(schema.field("text").type):
                 found = ", ".join(f"{field.name} ({field.type})" for field in schema)
