@@ -94,7 +94,10 @@ def test_the_largest_of_equal_images_stays_and_files_by_key(pool: Path) -> None:
     assert valid_keys(pool) == ["b", "c", "sub/a_large", "sub/d", "sub/blank"]
     counts = report["counts"]
     assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 10
-    assert (pool / "out" / "report.html").read_text(encoding="utf-8").count("<img") >= 4
+    page = (pool / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") >= 4
+    assert "<h2>Groups of duplicates: 2 of 2</h2>" in page
+    assert "sub/a_large stays; for it go a<" in page
 
 
 def test_bytes_alone_and_nothing_at_all(pool: Path) -> None:

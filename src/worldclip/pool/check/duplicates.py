@@ -35,6 +35,8 @@ from worldclip.pool.check.neighbours import (
     unite,
 )
 
+DUPLICATE_RULES = BYTE_DUPLICATE, NEAR_DUPLICATE = "byte_duplicate", "near_duplicate"
+
 ROWS_AT_ONCE = 1 << 26  # hashes that a search holds at a time: 1 GiB for a unit
 WORK_OF_UNIT = 20_000_000  # hashes times sorted orders in one unit; less is not worth a process
 
@@ -155,7 +157,7 @@ def _choose(
     same_file = (left.digest[a] == left.digest[b]).all(axis=1)
     found: dict[int, list[Duplicate]] = {}
     for n, at in enumerate(goes):
-        rule = "byte_duplicate" if same_file[n] else "near_duplicate"
+        rule = BYTE_DUPLICATE if same_file[n] else NEAR_DUPLICATE
         one = Duplicate(key[at], rule, key[stays[at]], int(distance[n]))
         found.setdefault(int(left.shard[a[n]]), []).append(one)
     return found

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.errors import BadShard, UserError, require
-from worldclip.execute import Executor, Report, Shard
+from worldclip.execute import Executor, Report, Shard, repeatable
 from worldclip.formats import IMAGE_HASHES, POOL_INDEX, digest, fingerprint, read_table, write_artifact, write_table
 from worldclip.pool.check.config import CheckConfig
 from worldclip.pool.check.hashing import ImageFacts, look_at
@@ -54,6 +54,7 @@ class HashKind:
         return IMAGE_HASHES.with_metadata({**IMAGE_HASHES.metadata, HASH_KIND: self.name.encode()})
 
 
+@repeatable
 def look_at_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, kind: HashKind) -> Report:
     """Write folder/images/<shard>.parquet, one row an image of the pool's index; its name is the pair's key."""
     place = folder / "images" / f"{shard.name}.parquet"

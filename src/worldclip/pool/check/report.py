@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,10 +17,12 @@ import pyarrow.parquet as pq
 from worldclip.coin import hash_keys
 from worldclip.errors import BadShard, require
 from worldclip.formats import write_text
+from worldclip.pool.check.duplicates import DUPLICATE_RULES
 from worldclip.pool.check.hashing import UNDECODABLE, open_image
 from worldclip.pool.read import read_member
 
-SAMPLES_OF_RULE = 24  # removals of a rule in the gallery, chosen by hash
+SAMPLES_OF_RULE = 24  # removals of a rule, and groups of duplicates, in the gallery, chosen by hash
+COPIES_OF_GROUP = 11  # shown beside the pair that stays
 THUMBNAIL_PX = 112
 
 STYLE = """
@@ -28,6 +31,7 @@ table{border-collapse:collapse;margin:.6rem 0}
 td,th{padding:.15rem .7rem;border-bottom:1px solid #d8dee4;text-align:right}
 td:first-child,th:first-child{text-align:left}figure{display:inline-block;margin:.4rem;vertical-align:top;width:15.5rem}
 figure img{height:112px;max-width:7.4rem;object-fit:contain;background:#f2f4f6;margin-right:.2rem}
+figure.group{width:auto;display:block}
 figcaption{font-size:12px;overflow-wrap:anywhere;color:#57606a}rect{fill:#4a78b5}text{font-size:11px;fill:#57606a}
 """
 
@@ -56,6 +60,7 @@ def write_report(
         "<h2>By language</h2>",
         _by_language(counts["by_language"]),
         *_distances(report, removed),
+        *_decontamination(folder, removed, report["against"]),
         *_gallery(removed, _Images(folder, report["against"], readers or {})),
     ]
     write_text(folder / "report.html", "\n".join(parts))
@@ -115,11 +120,45 @@ def _bars(counts: Sequence[int]) -> str:
     return f'<svg width="{60 + 44 * len(counts)}" height="140">{"".join(bars)}</svg>'
 
 
+def _decontamination(folder: Path, removed: pa.Table, against: Mapping[str, str]) -> list[str]:
+    """What was taken for each evaluation set."""
+    if not against:
+        return []
+    rows = []
+    for name in sorted(against):
+        of_set = removed.filter(pc.equal(removed["rule"].cast(pa.string()), f"against:{name}"))
+        num_images = pq.read_metadata(folder / "against" / f"{name}.parquet").num_rows
+        copied = len(pc.unique(of_set["other_key"]))
+        rows.append((name, against[name], f"{num_images:,}", f"{of_set.num_rows:,}", f"{copied:,}"))
+    head = ("set", "from", "its images", "pairs removed", "images of it that they show")
+    return ["<h2>Decontamination</h2>", _table(head, rows)]
+
+
+def _groups(removed: pa.Table, images: _Images) -> list[str]:
+    """Sampled groups of duplicates: the pair that stays, then those that go for it."""
+    copies = removed.filter(pc.is_in(removed["rule"].cast(pa.string()), pa.array(DUPLICATE_RULES))).sort_by("order")
+    if not copies.num_rows:
+        return []
+    stays, of_copy = np.unique(copies["other_key"].to_numpy(zero_copy_only=False), return_inverse=True)
+    sampled = np.argsort(hash_keys(pa.array(stays, pa.string())))[:SAMPLES_OF_RULE]
+    parts = [f"<h2>Groups of duplicates: {len(sampled)} of {len(stays):,}</h2>"]
+    for group in sampled.tolist():
+        rows = np.flatnonzero(of_copy == group)
+        goes = copies.take(pa.array(rows[:COPIES_OF_GROUP])).to_pylist()
+        shown = [images.of_pair(stays[group]), *(images.of_pair(row["key"]) for row in goes)]
+        more = f" and {len(rows) - len(goes):,} more" if len(rows) > len(goes) else ""
+        keys = ", ".join(html.escape(row["key"]) for row in goes)
+        caption = f"{html.escape(stays[group])} stays; for it go {keys}{more}"
+        parts.append(f"<figure class=group>{''.join(shown)}<figcaption>{caption}</figcaption></figure>")
+    return parts
+
+
 def _gallery(removed: pa.Table, images: _Images) -> list[str]:
     """Sampled removals of each rule, beside the image that stays or the evaluation image."""
     parts = []
     order = pa.array(hash_keys(removed["key"])) if removed.num_rows else pa.array([], pa.uint64())
     removed = removed.append_column("order", order)
+    parts += _groups(removed, images)
     for rule in sorted(set(removed["rule"].to_pylist())):
         of_rule = removed.filter(pc.equal(removed["rule"].cast(pa.string()), rule)).sort_by("order")
         parts.append(f"<h2>{html.escape(rule)}: {min(SAMPLES_OF_RULE, of_rule.num_rows)} of {of_rule.num_rows:,}</h2>")

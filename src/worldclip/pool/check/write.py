@@ -34,6 +34,7 @@ from worldclip.formats import (
 )
 from worldclip.pool import webdataset
 from worldclip.pool.check.config import CheckConfig
+from worldclip.pool.check.duplicates import DUPLICATE_RULES
 from worldclip.pool.check.hashing import open_image
 from worldclip.pool.check.texts import mask_personal_data
 from worldclip.pool.config import PoolConfig
@@ -41,8 +42,6 @@ from worldclip.pool.files import read_bytes
 from worldclip.pool.read import format_of
 from worldclip.pool.records import DEFAULT_FIELDS
 from worldclip.pool.texts import DUPLICATE, GOOD
-
-DUPLICATE_RULES = ("byte_duplicate", "near_duplicate")
 
 # A face is blurred as in "A Study of Face Obfuscation in ImageNet" (arXiv:2103.06191): the box grows by a tenth of its
 # diagonal, and the Gaussian's sigma is a tenth of the image's largest such diagonal.
