@@ -30,7 +30,7 @@ TABLE = {
     "es": (
         "¿Dónde está el niño? ¡En la playa!",
         "Dónde | está el niño | niño | En la playa | ¿Dónde | playa!",
-        "esta | donde | play | nin | niño En",
+        "esta | donde | play | niñ | niño En",
     ),
     "it": (
         "Un'automobile rossa dell'uomo: «Ferrari».",
