@@ -44,7 +44,8 @@ model.to_empty(device="cpu")
 torch.manual_seed(0)
 with torch.no_grad():
     for name, parameter in model.named_parameters():
-        parameter.normal_(std=0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
+        if parameter.ndim:
+            parameter.normal_(std=0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
     model.logit_scale.fill_(3.0)
 for name, buffer in model.named_buffers():
     if name.endswith("position_ids"):

@@ -33,7 +33,7 @@ STAGE_HELP = {
     "evaluate": "a checkpoint's results, or any model's: worldclip evaluate MODEL --out DIR",
     "export": "a checkpoint in other libraries' formats",
 }
-SLICED = ("pool", "match")  # stages that several calls may share out among them
+SLICED = ("pool", "match", "curate")  # stages that several calls may share out among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,10 +229,10 @@ class EstimateCommand:
 
     run: Annotated[str, tyro.conf.Positional]
     """Folder of a run whose stage match is finished."""
-    threshold: tuple[int, ...] = ()
-    """English thresholds to try."""
-    tail_fraction: tuple[float, ...] = ()
-    """Tail fractions to try."""
+    threshold: tuple[str, ...] = ()
+    """English thresholds to try, with commas or blanks between them: 20000,170K."""
+    tail_fraction: tuple[str, ...] = ()
+    """Tail fractions to try, likewise: 0.03,0.06."""
     pairs: str | None = None
     """How many pairs to keep (10000, 10M, 1.5B): solves for the threshold or tail fraction that the recipe sets."""
     plot: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
@@ -462,7 +462,8 @@ def _export_model(rest: Sequence[str]) -> int:
         print(json.dumps(report, ensure_ascii=False))
     else:
         for name, found in report["formats"].items():
-            print(f"{Path(command.out) / name}: {found['bytes']:,} bytes, differs by {found['max_difference']:.1e}")
+            checked = ", ".join(f"{key} {value}" for key, value in found.items() if key != "bytes")
+            print(f"{Path(command.out) / name}: {found['bytes']:,} bytes, {checked}")
     if command.push:
         _push(Path(command.out), command.push, command.dry_run)
     return 0
@@ -701,7 +702,9 @@ def _estimate(command: EstimateCommand) -> int:
     if command.plot is not None:
         plot_kind(Path(command.plot))
     pairs = None if command.pairs is None else _read_count("--pairs", command.pairs)
-    found = estimate(command.run, thresholds=command.threshold, tail_fractions=command.tail_fraction, pairs=pairs)
+    thresholds = [int(value) for value in _read_counts("--threshold", command.threshold)]
+    fractions = _read_counts("--tail-fraction", command.tail_fraction)
+    found = estimate(command.run, thresholds=thresholds, tail_fractions=fractions, pairs=pairs)
     if command.plot is not None:
         _plot_sizes(Path(command.run), Path(command.plot))
     print(json.dumps(found, ensure_ascii=False) if command.json else to_text(found))
@@ -720,6 +723,11 @@ def _plot_sizes(run_dir: Path, path: Path) -> None:
         plot(sizes, path)
         write_json(run_dir / "estimate.json", sizes)
         write_report(run_dir)
+
+
+def _read_counts(flag: str, words: Sequence[str]) -> list[float]:
+    """The numbers of `1000,20K 3` and the like."""
+    return [_read_count(flag, number) for word in words for number in word.split(",") if number]
 
 
 def _read_count(flag: str, text: str) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,15 @@ def _export(
         raise UserError(f"{source.path} is an image tower alone; it goes out to timm, not to {', '.join(lacking)}")
     for name in names:
         # an unchanged checkpoint of the same layout is copied, not written anew: its bytes stay
-        is_copied = name == source.layout == "huggingface" and not config.languages
-        write, check = _format(name, clip, config, source.path if is_copied else None)
-        report["formats"][name] = _write_checked(out / name, write, check, card, name, recipe)
+        copied = source.path if name == source.layout == "huggingface" and not config.languages else None
+        with _aside(out / name) as folder:
+            _write(name, clip, folder, config, copied)
+            found = _measure(name, clip, folder, config)
+            formats.write_text(folder / "README.md", cards.render(card, name, found))
+            if recipe is not None and recipe.exists():
+                shutil.copy(recipe, folder / "recipe.toml")
+        size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
+        report["formats"][name] = {**found, "bytes": size}
     return report
 
 
@@ -125,74 +132,64 @@ def _codes(config: ExportConfig) -> list[str]:
     return codes
 
 
-Writer = Callable[[Path], None]
-Check = Callable[[Path], Report]
-
-
-def _format(name: str, clip: Clip, config: ExportConfig, copied: Path | None) -> tuple[Writer, Check]:
-    """How a format is written into a folder, and what its own library then measures."""
-    if name == "huggingface":
-        write: Writer = lambda folder: huggingface.write(clip, folder)  # noqa: E731
-        if copied is not None:
-            write = lambda folder: huggingface.copy(copied, folder)  # noqa: E731
-        return write, lambda folder: _bounded(huggingface.compare(clip, folder), "transformers")
-    if name == "vision":
-        return (
-            lambda folder: huggingface.write_vision(clip, folder),
-            lambda folder: _bounded(huggingface.compare_vision(clip, folder), "transformers"),
-        )
-    if name == "open_clip":
-        return (
-            lambda folder: open_clip.write(clip, folder),
-            lambda folder: (
-                _bounded(open_clip.compare(clip, folder), "open_clip") | {"own_name": open_clip.own_name(folder)}
-            ),
-        )
-    if name == "timm":
-        return (
-            lambda folder: timm.write(clip, folder),
-            lambda folder: _bounded(timm.compare(clip, folder), "timm"),
-        )
-    return (
-        lambda folder: onnx.write(clip, folder, config.onnx_precisions),
-        lambda folder: _checked_onnx(clip, folder, config),
-    )
-
-
-def _checked_onnx(clip: Clip, folder: Path, config: ExportConfig) -> Report:
-    found = onnx.compare(clip, folder, config.onnx_precisions)
-    return _bounded(found.get("fp32", 0.0), "onnxruntime") | {"checked": found}
-
-
-def _bounded(difference: float, library: str) -> Report:
-    if not difference <= probe.TOLERANCE:
-        raise UserError(
-            f"embeddings of the written model differ by {difference:.1e} when {library} loads it, more than "
-            f"{probe.TOLERANCE:.0e}; nothing was exported"
-        )
-    return {"max_difference": difference}
-
-
-def _write_checked(
-    folder: Path, write: Writer, check: Check, card: cards.Card, name: str, recipe: Path | None
-) -> Report:
-    """Fill a folder aside, load it with the other library, then give it its name; an older export stays if it fails."""
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder to fill and check, which then takes the name of `folder`; an older one stays where that fails."""
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        write(aside)
-        found = check(aside)
-        formats.write_text(aside / "README.md", cards.render(card, name, found))
-        if recipe is not None and recipe.exists():
-            shutil.copy(recipe, aside / "recipe.toml")
+        yield aside
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
     except UserError as error:
         raise UserError([f"export to {folder}: {problem}" for problem in error.problems]) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {**found, "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}
+
+
+def _write(name: str, clip: Clip, folder: Path, config: ExportConfig, copied: Path | None) -> None:
+    match name:
+        case "huggingface" if copied is not None:
+            huggingface.copy(copied, folder)
+        case "huggingface":
+            huggingface.write(clip, folder)
+        case "vision":
+            huggingface.write_vision(clip, folder)
+        case "open_clip":
+            open_clip.write(clip, folder)
+        case "timm":
+            timm.write(clip, folder)
+        case _:
+            onnx.write(clip, folder, config.onnx_precisions)
+
+
+def _measure(name: str, clip: Clip, folder: Path, config: ExportConfig) -> Report:
+    """What the format's own library finds in the folder.  Raises UserError where embeddings differ too much."""
+    match name:
+        case "huggingface":
+            return {"max_difference": _bounded(huggingface.compare(clip, folder), "transformers")}
+        case "vision":
+            return {"max_difference": _bounded(huggingface.compare_vision(clip, folder), "transformers")}
+        case "open_clip":
+            difference = _bounded(open_clip.compare(clip, folder), "open_clip")
+            return {"max_difference": difference, "own_name": open_clip.own_name(folder)}
+        case "timm":
+            return {"max_difference": _bounded(timm.compare(clip, folder), "timm")}
+        case _:
+            found = onnx.compare(clip, folder, config.onnx_precisions)
+            if "fp32" in found:
+                _bounded(found["fp32"], "onnxruntime")
+            return {"checked": found}
+
+
+def _bounded(difference: float, library: str) -> float:
+    if not difference <= probe.TOLERANCE:
+        raise UserError(
+            f"embeddings of the written model differ by {difference:.1e} when {library} loads it, more than "
+            f"{probe.TOLERANCE:.0e}; nothing was exported"
+        )
+    return difference
 
 
 def _checkpoint(run_dir: Path) -> Path:
