@@ -119,7 +119,7 @@ def steps(folder: Path) -> None:
         batch = make_batch(variant, world.rank, world.size)
         found = {}
         for step in range(3):
-            result = take_step(learner, batch, 1e-2)
+            result = take_step(learner, batch, 1e-3)
             assert result.is_applied
             found[f"loss {step}"] = torch.tensor(result.loss)
             found[f"norm {step}"] = torch.tensor(result.grad_norm)

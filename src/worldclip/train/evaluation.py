@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worldclip.formats import read_json, write_json
 from worldclip.train.checkpoint import BEST, consolidate, step_folder
@@ -42,7 +42,7 @@ def evaluate_checkpoint(recipe: Recipe, run_dir: Path, step: int) -> dict[str, f
 def _keep_best(train_dir: Path, step: int, value: float) -> None:
     """train/best.json names the best step so far: of equal ones, and of runs that were cut back, the earlier."""
     path = train_dir / BEST
-    best = read_json(path) if path.exists() else None
-    stands = best is not None and best["step"] < step and step_folder(train_dir, best["step"]).exists()
+    best: dict[str, Any] = read_json(path) if path.exists() else {}
+    stands = bool(best) and best["step"] < step and step_folder(train_dir, best["step"]).exists()
     if not stands or value > best["value"]:
         write_json(path, {"step": step, "metric": MEAN, "value": value})

@@ -125,7 +125,8 @@ def _wrap(towers: TwoTowers, config: TrainConfig, world: World, device: torch.de
     for tower in (towers.clip.vision_model, towers.clip.text_model):
         for block in tower.encoder.layers:
             fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(towers, mesh=mesh, mp_policy=policy, ignored_params=set(scalars.values()))
+    fully_shard(towers, mesh=mesh, mp_policy=policy, ignored_params=set(scalars.values()))
+    return towers
 
 
 # what a checkpoint holds of it

@@ -12,7 +12,7 @@ V rows of the table, D width, U distinct tokens of a rank's batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ class TokenTable(torch.nn.Module):
 def replace_table(model: MetaClip2Model, world: World, config: TrainConfig) -> TokenTable:
     """Put a TokenTable with the model's own rows in the place of its token embedding."""
     embeddings = model.text_model.embeddings
-    pad_id = model.config.text_config.pad_token_id
-    table = TokenTable(embeddings.token_embedding.weight, world, config, pad_id)
-    embeddings.token_embedding = table  # type: ignore[assignment]
+    text: Any = model.config.text_config
+    table = TokenTable(embeddings.token_embedding.weight, world, config, text.pad_token_id)
+    embeddings.token_embedding = table
     return table
