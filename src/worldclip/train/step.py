@@ -97,7 +97,8 @@ def _backward(learner: Learner, batch: Batch, taught: Taught | None) -> torch.Te
     """Gradients in .grad; the rank's loss, detached."""
     num_parts = learner.config.accum_steps
     if num_parts == 1:
-        loss = loss_of(learner, *learner.parallel(batch.images, batch.tokens, batch.patches), taught)
+        image_BD, text_BD = learner.parallel(batch.images, batch.tokens, batch.patches)
+        loss = loss_of(learner, image_BD, text_BD, taught)
         loss.backward()
         return loss.detach()
     return backward_in_parts(
