@@ -149,3 +149,13 @@ def test_the_command_puts_the_curve_into_the_report(matched, tmp_path, capsys):
     assert "Size against threshold" in (copy / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "size.svg").read_bytes().startswith(b"<?xml")
     assert main(["estimate", str(copy), "--plot", "size.gif"]) == 2
+
+
+def test_the_command_takes_commas_blanks_and_units(matched, capsys):
+    _, run, _ = matched
+    assert main(["estimate", str(run), "--threshold", "5,1K", "20", "--tail-fraction", "0.1,0.2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["candidates"]
+    assert [row["english_threshold"] for row in found] == [5, 1000, 20, None, None]
+    assert [row["tail_fraction"] for row in found] == [None, None, None, 0.1, 0.2]
+    assert main(["estimate", str(run), "--threshold", "many"]) == 2
+    assert "--threshold is 'many'" in capsys.readouterr().err
