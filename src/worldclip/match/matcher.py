@@ -133,8 +133,9 @@ def entries_digest(entries: Texts) -> str:
 
 
 def _digest(data: np.ndarray, offsets: np.ndarray) -> str:
-    lengths = np.diff(offsets).astype("<i8")
-    return hashlib.sha256(lengths.tobytes() + data[offsets[0] : offsets[-1]].tobytes()).hexdigest()
+    found = hashlib.sha256(np.diff(offsets).astype("<i8", copy=False))
+    found.update(data[offsets[0] : offsets[-1]])
+    return found.hexdigest()
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -228,19 +228,18 @@ def _build_shard(shard: Shard, *, folder: Path, work: Work, uncounted: Mapping[s
         table, rules = built.table(), built.rules
         write_table(path, table, METADATA)
     files = describe_sources(lang, shard.fingerprint, work.config, work.sources, work.pack)
-    return {**_describe(table, rules), "files": files}
+    return {**_describe(table["entry"], rules), "examples": _examples(table), "files": files}
 
 
-def _describe(table: pa.Table, rules: dict[str, dict[str, int]]) -> Report:
+def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Report:
     from worldclip.match.matcher import entries_digest
 
     return {
-        "entries": len(table),
-        "bytes": int(table["entry"].nbytes),
+        "entries": len(entries),
+        "bytes": int(entries.nbytes),
         "by_source": {source: counts["kept"] for source, counts in rules.items()},
         "rules": rules,
-        "examples": _examples(table),
-        "digest": entries_digest(table["entry"]),
+        "digest": entries_digest(entries),
     }
 
 
@@ -261,7 +260,8 @@ def _merge(folder: Path, lists: dict[str, Report]) -> Report:
     """All lists as one: in sorted code order, the first of equal entries with its source and score."""
     path = _entries_path(folder, MERGED)
     rules = merge_lists([_entries_path(folder, code) for code in sorted(lists)], path)
-    return {**_describe(read_table(path, METADATA), rules), "files": []}
+    entries = read_table(path, METADATA, ["entry"])["entry"]
+    return {**_describe(entries, rules), "examples": {}, "files": []}
 
 
 def _compile_shard(shard: Shard, *, folder: Path) -> Report:
