@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import re
@@ -9,11 +10,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
-from toy import write_tar
+from toy import draw_shape, write_tar
 
 from worldclip import curate
 from worldclip.cli import main
@@ -95,3 +97,48 @@ def test_three_commands_curate_what_img2dataset_wrote(tmp_path, monkeypatch, cap
     assert "Size against threshold" in (tmp_path / "runs/mine/report.html").read_text()
     assert main(["inspect", "runs/mine", "--key", kept[0]["key"]]) == 0
     assert "kept" in capsys.readouterr().out
+
+
+def test_open_clips_own_pipeline_keeps_the_offline_list(tmp_path, monkeypatch):
+    """The README's lines as they are, up to the call of main, whose loader is made here."""
+    data = pytest.importorskip("open_clip_train.data", reason="open-clip-torch[training] is not installed")
+    monkeypatch.setattr(data, "SharedEpoch", data.SharedEpoch)  # put back afterwards
+    monkeypatch.setattr(data, "tarfile_to_samples_nothrow", data.tarfile_to_samples_nothrow)
+    monkeypatch.syspath_prepend(EXAMPLES / "open_clip")
+    colours, number = {}, 0
+    for shard, samples in make_shards(seed=6, num_shards=2).items():
+        members = []
+        for key, texts in dict(samples[:-2]).items():
+            if isinstance(texts, list):
+                colours[number], number = key, number + 1
+                record = json.dumps({"texts": texts}).encode()
+                members += [(f"{key}.png", draw_shape(0, (number - 1, 90, 90), 0)), (f"{key}.json", record)]
+        write_tar(tmp_path / "pool" / Path(shard).name, members)
+    run = tmp_path / "run"
+    write_metadata(run, LISTS)
+    run_stages(make_recipe(tmp_path / "pool", curate={"text_policy": "one"}), run)
+    names = sorted(path.name for path in (tmp_path / "pool").glob("*.tar"))
+    offline = sorted((row["key"], row["text"]) for name in names for row in curate.read_curated(run, name).to_pylist())
+
+    readme = (EXAMPLES / "open_clip" / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    scope: dict = {}
+    exec(lines.replace("runs/mine", str(run)).split("main.main(")[0], scope)
+    arguments = argparse.Namespace(
+        train_data=f"{tmp_path}/pool/{{{','.join(Path(name).stem for name in names)}}}.tar",
+        train_num_samples=len(offline),
+        train_data_upsampling_factors=None,
+        dataset_resampled=False,
+        batch_size=1,
+        workers=0,
+        world_size=1,
+        seed=0,
+    )
+
+    def number_of(image):  # the shape's red channel says which image it is
+        return np.asarray(image).reshape(-1, 3)[:, 0].min()
+
+    info = data.get_wds_dataset(arguments, number_of, is_train=True, tokenizer=lambda text: [text])
+    found = sorted((colours[int(image)], text) for images, texts in info.dataloader
+                   for image, text in zip(images, texts, strict=True))  # fmt: skip
+    assert found == offline
