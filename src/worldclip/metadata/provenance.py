@@ -68,7 +68,7 @@ def describe_sources(
         elif source == "title":
             views = {"page_view_files": of_source["files"], "digest": of_source["digest"], "licence": VIEWS_LICENCE}
             found.append({"source": source, **views})
-            found += [{"source": "siteinfo", **site, "licence": VIEWS_LICENCE} for site in of_source["siteinfo"]]
+            found += [{"source": "siteinfo", **site} for site in _describe_siteinfo(lang, sources)]
         elif source == "wordfreq":
             found.append({"source": source, "package": "wordfreq", "version": of_source, "licence": WORDFREQ_LICENCE})
         elif source == "wordnet":
@@ -78,6 +78,12 @@ def describe_sources(
             path = Path(config.lists[lang])
             found.append({"source": source, **_describe_path(path), "licence": NOT_STATED, **of_source})
     return found
+
+
+def _describe_siteinfo(lang: str, sources: Sources) -> list[dict[str, Any]]:
+    """The files that name the namespaces of a language's Wikipedias: facts of the site, no text."""
+    paths = [sources.siteinfo[wiki] for wiki in sources.wikis[lang] if wiki in sources.siteinfo]
+    return [{**_describe_path(path), **fingerprint(path, path.parent), "licence": VIEWS_LICENCE} for path in paths]
 
 
 def _describe_wordnet(wordnet: str, known: Mapping[str, Any]) -> list[dict[str, Any]]:
