@@ -50,6 +50,9 @@ def test_slices_and_a_last_call_give_the_bytes_of_one_call(toy_world, curated, t
     assert len(list((run / "match" / "done" / "counts").rglob("*.json"))) == 2
     assert not (run / "match" / "manifest.json").exists()
     before = {path: path.stat().st_mtime_ns for path in (run / "match").rglob("*.parquet")}
+    assert main(["run", recipe, "--out", str(run), "--until", "balance"]) == 0
+    assert main(["curate", recipe, "--out", str(run), "--shards", "2/2"]) == 0
+    before |= {path: path.stat().st_mtime_ns for path in (run / "curate").rglob("*.tar.parquet")}
     assert main(["run", recipe, "--out", str(run), "--until", "curate"]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}, "what slices did is not done again"
     assert artifacts(run) == curated
@@ -76,7 +79,7 @@ def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_p
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     jobs = (tmp_path / "jobs").read_text().splitlines()
-    assert [job.rpartition("}")[2].strip() for job in jobs] == ["[0, 0]", "[0]", "[0, 0]", "[0]"], jobs
+    assert [job.rpartition("}")[2].strip() for job in jobs] == ["[0, 0]", "[0]"] * 3, jobs
     assert artifacts(tmp_path / "run") == curated
 
 
@@ -93,6 +96,12 @@ def test_a_slice_needs_the_stages_above_and_a_folder_that_no_run_holds(toy_world
     with RunLock(tmp_path):
         assert main(arguments) == 2
     assert "in use by process" in capfd.readouterr().err
+
+
+def test_caps_are_not_shared_out(toy_world, tmp_path, capfd) -> None:
+    arguments = [str(toy_world.recipe), "--out", str(tmp_path), "--set", "curate.max_pairs=10", "--shards", "1/2"]
+    assert main(["curate", *arguments]) == 2
+    assert "caps are decided over all shards" in capfd.readouterr().err
 
 
 def test_a_pool_that_the_run_draws_is_not_shared_out(tmp_path, capfd) -> None:

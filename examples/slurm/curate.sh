@@ -13,7 +13,13 @@ slices() { # STAGE: the command of one job of an array
     echo "worldclip $1 '$recipe' --out '$run' --shards \$SLURM_ARRAY_TASK_ID/$jobs --workers $cpus"
 }
 
+upto() { # STAGE: the command that finishes a stage, and those before it
+    echo "worldclip run '$recipe' --out '$run' --until $1"
+}
+
 index=$(submit --array="1-$jobs" --wrap="$(slices pool)")
-metadata=$(submit --dependency="afterany:$index" --wrap="worldclip run '$recipe' --out '$run' --until metadata")
+metadata=$(submit --dependency="afterany:$index" --wrap="$(upto metadata)")
 match=$(submit --array="1-$jobs" --dependency="afterok:$metadata" --wrap="$(slices match)")
-submit --dependency="afterany:$match" --wrap="worldclip run '$recipe' --out '$run' --until curate"
+balance=$(submit --dependency="afterany:$match" --wrap="$(upto balance)")
+curate=$(submit --array="1-$jobs" --dependency="afterok:$balance" --wrap="$(slices curate)")
+submit --dependency="afterany:$curate" --wrap="$(upto curate)"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from worldclip.curate.curate import read_curated as read_curated
     from worldclip.curate.curate import relevant_config as relevant_config
     from worldclip.curate.curate import run as run
+    from worldclip.curate.curate import run_shards as run_shards
     from worldclip.curate.curator import Curator as Curator
     from worldclip.curate.decide import keep_prob as keep_prob
 
@@ -22,6 +23,7 @@ _CALLS = {
     "Curator": "worldclip.curate.curator",
     "read_curated": "worldclip.curate.curate",
     "run": "worldclip.curate.curate",
+    "run_shards": "worldclip.curate.curate",
     "inputs": "worldclip.curate.curate",
     "relevant_config": "worldclip.curate.curate",
 }

@@ -72,8 +72,8 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     match_report = formats.read_json(run_dir / "match" / "report.json")
     _check(recipe, run_dir)
     shards = pool.shards(recipe, run_dir)
-    _remove_stale(folder, recipe.curate, run_dir, shards)
     work, reports = _curate_shards(recipe, run_dir, shards, executor)
+    _remove_stale(folder, recipe.curate, run_dir, shards)
     report = total_report(match_report, reports, recipe.curate)
     report["caps"] = {
         lang: {"max_pairs": recipe.curate.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()
@@ -93,6 +93,14 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     counts = {key: report["total"][key] for key in ("pairs_in", "pairs_out", "expected_pairs")}
     formats.write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
     return report
+
+
+def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> list[Report]:
+    """The kept pairs of some shards alone.  Raises UserError under caps, which all shards decide together."""
+    if recipe.curate.max_pairs is not None:
+        raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
+    _check(recipe, run_dir)
+    return _curate_shards(recipe, run_dir, pool.shards(recipe, run_dir, part), executor)[1]
 
 
 def _curate_shards(

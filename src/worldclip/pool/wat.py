@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.errors import UserError
-from worldclip.execute import Executor, LocalExecutor, Report, Shard, remove_stale, usable_cores
+from worldclip.execute import Executor, LocalExecutor, Report, Shard, remove_stale, repeatable, usable_cores
 from worldclip.formats import read_json, write_artifact, write_json, write_manifest
 from worldclip.pool.files import PoolFile, is_remote, known_by, open_file
 from worldclip.pool.records import has_surrogate
@@ -128,6 +128,7 @@ def links_path(out: Path, shard: Shard) -> Path:
     return out / "parts" / f"{shard.name}.links"
 
 
+@repeatable
 def extract_file(out: Path, shard: Shard) -> Report:
     """Write OUT/parts/<file>.links.  Report: records, their faults, and where each image link went (REASONS)."""
     counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))
