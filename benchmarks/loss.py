@@ -50,7 +50,7 @@ def measure(which: str, num_pairs: int) -> dict[str, float]:
     loss = loss_of(image, text, scale)
     loss.backward()
     peak = status_bytes("VmHWM") - before
-    return {"peak_bytes": peak, "cpu_s": time.process_time() - started_at, "loss": float(loss)}
+    return {"peak_bytes": peak, "cpu_s": time.process_time() - started_at, "loss": float(loss.detach())}
 
 
 def main() -> None:

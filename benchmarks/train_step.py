@@ -73,7 +73,7 @@ def open_clip_step(rows: list[list[int]], vocab_size: int) -> Callable[[], float
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
