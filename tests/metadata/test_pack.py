@@ -15,7 +15,9 @@ from typing import Any
 
 import fsspec
 import pytest
+from plain_recipe import LISTS, make_recipe, make_shards, write_pool
 
+import worldclip
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe, to_toml
@@ -333,3 +335,26 @@ def test_the_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["lists"]["th"]["by_source"] == {"number": 100, "list": 2}
     out.write_bytes(b"no pack")
     assert main(["unpack", str(out), "--out", str(tmp_path / "other")]) == 2
+
+
+def test_a_run_goes_on_from_unpacked_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The documented way: unpack, then run from match on with a recipe that names the pack."""
+    write_pool(tmp_path / "pool", make_shards(seed=3, num_shards=1))
+    lists = {}
+    for lang, words in LISTS.items():
+        (tmp_path / f"{lang}.txt").write_text("\n".join(words), encoding="utf-8")
+        lists[lang] = str(tmp_path / f"{lang}.txt")
+    first = make_recipe(tmp_path / "pool", metadata={"sources": ["list"], "lists": lists})
+    worldclip.run(first, out=tmp_path / "first", until="curate", executor=QUIET)
+    pack(tmp_path / "first", tmp_path / "lists.tar")
+    unpack(str(tmp_path / "lists.tar"), tmp_path / "mine", QUIET)
+    codes = sorted(LISTS)
+    mine = make_recipe(tmp_path / "pool", languages={"codes": codes}, metadata={"pack": str(tmp_path / "lists.tar")})
+    (tmp_path / "mine.toml").write_text(to_toml(mine))
+    capsys.readouterr()
+    command = ["run", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "mine"), "--workers", "1"]
+    assert main([*command, "--from", "match", "--until", "curate"]) == 0
+    assert "metadata  is finished and unchanged" in capsys.readouterr().err
+    kept = [sorted((run / "curate").rglob("*.parquet")) for run in (tmp_path / "first", tmp_path / "mine")]
+    assert kept[0]
+    assert [path.read_bytes() for path in kept[0]] == [path.read_bytes() for path in kept[1]]
