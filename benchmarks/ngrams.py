@@ -1,6 +1,8 @@
 """N-grams, segmentation and the wikitext stripper beside their peers: same text, one core, same run.
 
-    python benchmarks/ngrams.py [--write] [--memory-mb 300]     --write renews benchmarks/results/ngrams.md
+    python benchmarks/ngrams.py [--write] [--memory-mb 300] [--large-mb 1500 5000]
+
+--write renews benchmarks/results/ngrams.md; --large-mb counts corpora of these sizes with the default limits alone.
 
 Texts are the real pieces of Wikipedia and the Declaration of Human Rights in the folder of real data
 (WORLDCLIP_SHARED, or `shared` beside the repository).  Memory is measured on a generated corpus of --memory-mb (300; a
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from importlib.metadata import version
 from itertools import pairwise
@@ -152,10 +154,11 @@ def compare_counting(what: str, texts: list[str]) -> list[str]:
     array = pa.array(texts, pa.large_string())
     num_mb = sum(len(text.encode()) for text in texts) / 1e6
     counts = our_counts(array, SPACES)
-    ours = seconds(lambda: our_counts(array, SPACES))
-    started_at = time.process_time()
     unigrams, bigrams = plain_counts(texts)
-    plain = time.process_time() - started_at
+    rounds = ROUNDS if num_mb < 10 else 1
+    both = (lambda: plain_counts(texts), lambda: our_counts(array, SPACES))
+    spans = [[seconds(work, 1) for work in both] for _ in range(rounds)]
+    plain, ours = (statistics.median(column) for column in zip(*spans, strict=True))
     found = {counts.words.word(rank): int(n) for rank, n in enumerate(counts.words.counts)}
     same = sum(found.get(word) == n for word, n in unigrams.items()) / len(unigrams)
     assert same > 0.99, same
@@ -301,30 +304,48 @@ def count_corpus(path: Path, max_slots: int) -> dict[str, Any]:
         }
 
 
-def measure_memory(num_mb: int) -> list[str]:
+def measure_memory(num_mb: int, large_mb: Sequence[int]) -> list[str]:
     lines = [
-        f"Generated corpus of {num_mb} MB, Zipf's frequencies; count, merge, choose in one process:", "",
-        "| slots of the table | runs | words | bigrams | counted, CPU s | all, CPU s | disk, MB | peak RSS, MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        "Generated corpora, Zipf's frequencies; count, merge, choose in one process:", "",
+        "| MB | slots of the table | runs | words | bigrams | counted, CPU s | all, CPU s | disk, MB | peak RSS, MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    found = count_apart(num_mb, (2**20, ngrams.MAX_BIGRAM_SLOTS))
+    for size in large_mb:
+        found += count_apart(size, (ngrams.MAX_BIGRAM_SLOTS,))
+    for answer in found:
+        keys = ("mb", "slots", "runs", "words", "bigrams", "counted_s", "total_s", "disk_mb", "peak_mib")
+        lines.append("| " + " | ".join(f"{answer[key]:,}" for key in keys) + " |")
+    same = [[answer[key] for key in ("tokens", "words", "bigrams", "best")] for answer in found[:2]]
+    assert same[0] == same[1], "counts hang on the limit"
+    return [*lines, "", f"Tokens, words, bigrams and the chosen bigrams of {num_mb} MB are the same with both limits."]
+
+
+def count_apart(num_mb: int, limits: Sequence[int]) -> list[dict[str, Any]]:
+    """A corpus counted with each limit, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.parquet"
         write_corpus(path, num_mb)
-        found = []
-        for max_slots in (2**20, ngrams.MAX_BIGRAM_SLOTS):
+        answers = []
+        for max_slots in limits:
             command = [sys.executable, __file__, "--count", str(path), "--slots", str(max_slots)]
             answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            found.append([answer[key] for key in ("tokens", "words", "bigrams", "best")])
-            cells = [answer[key] for key in ("runs", "words", "bigrams", "counted_s", "total_s", "disk_mb", "peak_mib")]
-            lines.append(f"| {max_slots:,} | " + " | ".join(f"{cell:,}" for cell in cells) + " |")
-    assert found[0] == found[1], "counts hang on the limit"
-    return [*lines, "", "Tokens, words, bigrams and the chosen bigrams are the same with both limits."]
+            answers.append({"mb": num_mb, "slots": max_slots, **answer})
+    return answers
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.machine()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--memory-mb", type=int, default=300)
+    parser.add_argument("--large-mb", type=int, nargs="*", default=[])
     parser.add_argument("--count", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--slots", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -335,14 +356,15 @@ def main() -> None:
     lines = [
         "# N-grams and wikitext, speed and memory",
         "",
-        f"`python benchmarks/ngrams.py --write`, {date.today()}, {platform.machine()}, {os.cpu_count()} cores shared"
+        f"`python benchmarks/ngrams.py --write`, {date.today()}, {processor()}, {os.cpu_count()} cores shared"
         f" with other work, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in packages)
         + ".  CPU seconds of one core (the median of 5; the slow peers once), peers in the same run.",
         "",
     ]
-    for measure in (measure_english, measure_segmented, measure_stripper, lambda: measure_memory(arguments.memory_mb)):
+    for measure in (measure_english, measure_segmented, measure_stripper):
         lines += [*measure(), ""]
+    lines += measure_memory(arguments.memory_mb, arguments.large_mb)
     text = "\n".join(lines).rstrip() + "\n"
     print(text)
     if arguments.write:

@@ -4,7 +4,8 @@
 
 The process that maps a stage over shards lists and knows them, starts tasks, reads markers, adds up reports.  Measured
 on a few thousand synthetic shards with reports of 100 languages; CPU time, since waiting for a disk or a network is
-another machine's matter.
+another machine's matter.  Beside it, the stages that go through the pool on the captions of benchmarks/curation.py: CPU
+time and bytes a text.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
+from curation import read_world, write_world
+
+from worldclip import balance, curate, match, pool
 from worldclip.balance.sums import _group
-from worldclip.execute import RayExecutor, Shard, remove_stale
+from worldclip.config import load_recipe, to_toml
+from worldclip.execute import LocalExecutor, RayExecutor, Shard, remove_stale
 from worldclip.execute.shards import ShardWork
-from worldclip.formats import fingerprint, versions
+from worldclip.formats import fingerprint, versions, write_text
 from worldclip.match.match import REASONS, sum_reports
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import list_shards
@@ -58,6 +63,22 @@ def cpu_us(work: Callable[[], object], num: int) -> float:
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def measure_stages(folder: Path) -> list[tuple[str, float, float]]:
+    """(stage, CPU time of one core in us a text, bytes of its Parquet a text)."""
+    texts, lists = read_world()
+    write_world(folder, texts, lists)
+    sections = {"languages": {"codes": list(lists)}, "match": {"profile": "reference"}}
+    of_pool = {"path": str(folder / "pool"), "key": "uid", "texts": ["text"]}
+    recipe = load_recipe({"pool": of_pool, "balance": {"tail_fraction": 0.06}, **sections})
+    run, rows = folder / "run", []
+    write_text(run / "recipe.toml", to_toml(recipe))
+    for name, stage in (("pool", pool), ("match", match), ("balance", balance), ("curate", curate)):
+        us = cpu_us(functools.partial(stage.run, recipe, run, LocalExecutor(quiet=True)), len(texts))
+        size = sum(path.stat().st_size for path in (run / name).rglob("*.parquet"))
+        rows.append((name, us, size / len(texts)))
+    return rows
 
 
 def make_pool(folder: Path) -> None:
@@ -101,7 +122,7 @@ def measure(folder: Path) -> str:
     task_us, tasks_per_s = measure_tasks(folder)
     rows.insert(2, ("start a task on Ray, take its outcome", task_us))
     hash_s = hash_seconds(folder / "large")
-    return page(rows, report_bytes, tasks_per_s, hash_s)
+    return page(rows, report_bytes, tasks_per_s, hash_s, measure_stages(folder / "stages"))
 
 
 def hash_seconds(path: Path) -> float:
@@ -110,7 +131,14 @@ def hash_seconds(path: Path) -> float:
     return cpu_us(lambda: [fingerprint(path, path.parent) for _ in range(8)], 1) / 1e6 / (8 * path.stat().st_size / 1e9)
 
 
-def page(rows: Sequence[tuple[str, float]], report_bytes: float, tasks_per_s: float, hash_s: float) -> str:
+def page(
+    rows: Sequence[tuple[str, float]],
+    report_bytes: float,
+    tasks_per_s: float,
+    hash_s: float,
+    stages: Sequence[tuple[str, float, float]],
+) -> str:
+    of_stages = "\n".join(f"| {name} | {us:.2f} | {size:.0f} |" for name, us, size in stages)
     lines = "\n".join(f"| {name} | {us:,.0f} us | {us * FULL_SHARDS / 6e7:,.1f} min |" for name, us in rows)
     known = ", ".join(f"{name} {version}" for name, version in versions(("numpy", "numba", "pyarrow", "ray")).items())
     return f"""# What one process does for every shard
@@ -126,6 +154,13 @@ def page(rows: Sequence[tuple[str, float]], report_bytes: float, tasks_per_s: fl
 Reports in memory: {report_bytes / 1000:.1f} kB a shard, {report_bytes * FULL_SHARDS / 1e9:.0f} GB for \
 {FULL_SHARDS:,}. Tasks without work on two busy CPUs: {tasks_per_s:,.0f} a second. Hashing a local file's contents \
 (files under 64 MiB): {hash_s:.2f} s of CPU time a GB.
+
+The stages on captions of 62 characters (4 Parquet shards, one core; first calls, so that loading what is compiled and
+the language model is in it):
+
+| stage | us a text | bytes a text |
+|---|---|---|
+{of_stages}
 """
 
 
