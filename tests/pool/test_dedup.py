@@ -22,6 +22,7 @@ from worldclip.formats import DUPLICATES, read_json, read_table
 from worldclip.pool import meet
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.dedup import dedup
+from worldclip.pool.wat import build_wat
 
 QUIET = LocalExecutor(quiet=True)
 
@@ -151,6 +152,7 @@ from worldclip.config import load_recipe
 from worldclip.execute import LocalExecutor
 from worldclip.pool import meet
 from worldclip.pool.dedup import dedup
+from worldclip.pool.wat import build_wat
 
 meet.num_ranges.__defaults__ = (100,)
 recipe = load_recipe({"pool": {"path": sys.argv[3], "key": "uid"}, "balance": {"tail_fraction": 0.1}})
@@ -196,3 +198,13 @@ def test_a_wrong_key_is_said_once_with_the_near_one(tmp_path: Path) -> None:
         dedup(recipe_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
     with pytest.raises(UserError, match="name the column of the identity: uid"):
         dedup(recipe_of(folder, key="member"), tmp_path / "out", executor=QUIET)
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    folder = write_pool(tmp_path / "pool", random_shards(seed=6))
+    before = killed.contents(folder)
+    with pytest.raises(UserError, match="which holds files of others"):
+        dedup(recipe_of(folder), folder, executor=QUIET)
+    with pytest.raises(UserError, match="which holds files of others"):
+        build_wat([], folder, executor=QUIET)
+    assert killed.contents(folder) == before

@@ -38,6 +38,7 @@ from worldclip.formats import (
 from worldclip.keys import KeyTable
 from worldclip.pool import meet
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.files import check_own
 from worldclip.pool.read import check_key
 from worldclip.pool.stage import check_names
 
@@ -57,6 +58,7 @@ def dedup(
     check_names(shards, recipe.pool, check=check_key)
     config = {"pool": {"key": recipe.pool.key}}
     inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
+    check_own(folder)
     with RunLock(folder):
         manifest = read_manifest(folder)
         if manifest is not None and [manifest["config"], manifest["inputs"]] == [config, inputs]:

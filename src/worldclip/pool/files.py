@@ -71,6 +71,12 @@ def _is_hidden(name: str) -> bool:
     return name.rsplit("/", 1)[-1].startswith(".")
 
 
+def check_own(folder: Path) -> None:
+    """Raises UserError where --out is a folder of someone's files: what is not ours there is removed at the end."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
+        raise UserError(f"--out is {str(folder)!r}, which holds files of others; give a new folder, or an empty one")
+
+
 def known_by(file: PoolFile) -> dict[str, Any]:
     """Fingerprint: relative path, size, and hash (small local files), modification time or entity tag."""
     if is_remote(file.path):

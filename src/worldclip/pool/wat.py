@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.errors import UserError
-from worldclip.execute import Executor, LocalExecutor, Report, Shard, remove_stale, repeatable, usable_cores
+from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, remove_stale, repeatable, usable_cores
 from worldclip.formats import read_json, write_artifact, write_json, write_manifest
-from worldclip.pool.files import PoolFile, is_remote, known_by, open_file
+from worldclip.pool.files import PoolFile, check_own, is_remote, known_by, open_file
 from worldclip.pool.records import has_surrogate
 from worldclip.pool.texts import BLANKS
 from worldclip.pool.url import key_of_url, resolve
@@ -56,14 +56,20 @@ def build_wat(
     num_shards: Parquet files of the pool, by default one for 2,000,000 links; a pool keeps its number.
     Raises UserError for files that are missing, StageFailed where files are damaged.
     """
+    check_own(out)
+    executor = executor or LocalExecutor(workers=usable_cores(), quiet=quiet)
     old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
     shards = _in_order(files, old["files"])
-    executor = executor or LocalExecutor(workers=usable_cores(), quiet=quiet)
+    with RunLock(out):
+        return _build(shards, out, num_shards, old["num_shards"], executor)
+
+
+def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int | None, executor: Executor) -> Report:
     reports = executor.map(
         partial(extract_file, out), shards, label="wat", done_dir=out / "done/parts", key={"version": 2}
     )
     totals = _total(reports)
-    num_shards = _num_shards(num_shards, old["num_shards"], totals["rows"])
+    num_shards = _num_shards(wanted, recorded, totals["rows"])
     parts = [links_path(out, shard) for shard in shards]
     (out / "manifest.json").unlink(missing_ok=True)
     write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
@@ -73,7 +79,9 @@ def build_wat(
     merged = executor.map(
         merge, pool, label="merge", done_dir=out / "done/pool", key={"files": sources, "of": num_shards}
     )
-    remove_stale(out / "done" / "pool", [out / "done" / "pool" / f"{shard.name}.json" for shard in pool])
+    markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
+    keep = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
+    remove_stale(out, [*keep, *(out / name for name in (".lock", "order.json", "report.json"))])
     report = {**totals, "urls": sum(one["urls"] for one in merged), "texts": sum(one["pairs"] for one in merged)}
     write_json(out / "report.json", report)
     write_manifest(out, config={"num_shards": num_shards}, inputs={"files": sources}, counts=report)
