@@ -236,8 +236,8 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
     program.chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_ADDRESS": cluster.address}
     script = Path(__file__).parents[1] / "examples" / "ray_cluster" / "curate.sh"
-    command = ["bash", str(script), str(toy_world.recipe), str(tmp_path / "run")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = ["bash", str(script), str(toy_world.recipe), "run"]  # a relative path, which nodes begin elsewhere
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert artifacts(tmp_path / "run") == curated
 
@@ -246,10 +246,13 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
 
 
 def test_nodes_that_do_not_share_the_folder_or_the_version_are_named(tmp_path: Path) -> None:
+    version = worldclip.__version__
     with pytest.raises(UserError, match=r"node .* does not see .*all nodes of the cluster must share"):
-        ray_executor._Place(tmp_path / "elsewhere" / "token", worldclip.__version__).check()
+        ray_executor._Place(tmp_path / "elsewhere" / "token", version, tmp_path).enter()
     with pytest.raises(UserError, match="install the same"):
-        ray_executor._Place(tmp_path, "0.0.1").check()
+        ray_executor._Place(tmp_path, "0.0.1", tmp_path).enter()
+    with pytest.raises(UserError, match="from a folder that all nodes have"):
+        ray_executor._Place(tmp_path, version, tmp_path / "elsewhere").enter()
 
 
 def test_a_node_without_the_folder_stops_the_map(run_map, tmp_path: Path, monkeypatch) -> None:
@@ -260,7 +263,7 @@ def test_a_node_without_the_folder_stops_the_map(run_map, tmp_path: Path, monkey
 
 
 def place_elsewhere(folder: Path, done_dir: Path):
-    return nullcontext(ray_executor._Place(folder / "token", worldclip.__version__))
+    return nullcontext(ray_executor._Place(folder / "token", worldclip.__version__, folder))
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,11 @@ class _Place:
     """A file beside the markers; a node that does not see it would write where nobody looks."""
     version: str
     """Of worldclip."""
+    folder: Path
+    """Where this process is: what relative paths, a recipe's too, begin with."""
 
-    def check(self) -> None:
+    def enter(self) -> None:
+        """Be where the process that maps is.  Raises UserError that names this node and what it lacks."""
         where = os.uname().nodename
         if worldclip.__version__ != self.version:
             raise UserError(
@@ -196,11 +199,18 @@ class _Place:
                 f"node {where} does not see {self.token.parent}; all nodes of the cluster must share the run's folder "
                 "at the same path"
             )
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise UserError(
+                f"node {where} has no folder {self.folder} ({error.strerror}); run worldclip from a folder that all "
+                "nodes have"
+            ) from error
 
 
 def run_on_node(work: ShardWork, shard: Shard, place: _Place) -> Outcome:
     """One task.  A shard that another copy or an earlier try finished is not done again."""
-    place.check()
+    place.enter()
     report = work.finished_report(shard)
     return work.run(shard) if report is None else report
 
@@ -211,7 +221,7 @@ def _place(done_dir: Path) -> Iterator[_Place]:
     token = done_dir / f".{uuid.uuid4().hex}.token"
     token.touch()
     try:
-        yield _Place(token, worldclip.__version__)
+        yield _Place(token, worldclip.__version__, Path.cwd())
     finally:
         token.unlink(missing_ok=True)
 
