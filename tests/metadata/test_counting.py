@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from worldclip.errors import StageFailed, UserError
 from worldclip.execute import LocalExecutor, run_stage
 from worldclip.formats import read_json, read_manifest
 from worldclip.metadata import ngrams
+from worldclip.metadata.wikipedia import read_articles
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 
@@ -380,3 +382,20 @@ def test_every_wikipedia_goes_through_the_stage(tmp_path: Path):
     assert set(report["lists"]) == {language.code for language in languages.all()}
     assert all(found["by_source"]["unigram"] >= 1 for found in report["lists"].values())
     assert read_json(tmp_path / "run" / "metadata" / "report.json") == report
+
+
+def test_parquet_is_read_in_memory_that_does_not_grow_with_the_file(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    schema = pa.schema([("text", pa.large_string())])
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema) as writer:
+        for _ in range(30):  # groups of rows of 0.5 MB that do not compress well
+            texts = [rng.bytes(2500).hex() for _ in range(100)]
+            writer.write_table(pa.table({"text": pa.array(texts, pa.large_string())}, schema=schema))
+    before = pa.total_allocated_bytes()
+    held = []
+    for batch in read_articles(tmp_path / "a.parquet"):
+        num_articles = len(batch)
+        del batch
+        held.append(pa.total_allocated_bytes() - before)
+    assert num_articles == 1000
+    assert max(held) < 10e6  # two batches of 5 MB at most; the file has 15
