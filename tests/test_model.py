@@ -164,7 +164,7 @@ def test_problems_of_a_model_name_key_value_and_remedy():
     assert uneven.startswith("train.model.image_size is 230; it must be a multiple of the patch size 32")
     (width,) = ModelConfig(preset="vit_h14", vision_width=1200 + 8).problems()
     assert width.startswith("train.model.vision_width is 1208; the heads of vit_h14 are 80 wide")
-    assert "multiple of 64" in replace(SMALL, text_width=100).problems()[0]
+    assert "multiple of 32" in replace(SMALL, text_width=100).problems()[0]
     assert len(replace(SMALL, text_layers=0, embed_dim=-1).problems()) == 2
 
 

@@ -31,14 +31,16 @@ class Architecture:
 # arXiv:2507.22062 and the published weights' configurations; `tiny` is ours, for two CPU cores.
 PRESETS: dict[str, Architecture] = {
     "tiny": Architecture(
-        image_size=64,
-        patch_size=16,
+        image_size=48,
+        patch_size=8,
         vision_layers=4,
         vision_width=128,
-        text_layers=2,
+        vision_head_width=32,
+        text_layers=3,
         text_width=128,
+        text_head_width=32,
         embed_dim=128,
-        context_length=20,
+        context_length=32,
     ),
     "vit_s16": Architecture(patch_size=16, vision_layers=12, vision_width=384, text_width=384, embed_dim=384),
     "vit_m16": Architecture(patch_size=16, vision_layers=12, vision_width=512, text_width=512, embed_dim=512),
