@@ -32,7 +32,7 @@ def trained(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("trained") / "my_run"
     folder = run_dir / "train" / "step_000000009"
     sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
-    tokenizer = train_tokenizer(["a red apple", "红苹果"] * 3, vocab_size=60, context_length=20)
+    tokenizer = train_tokenizer(["a red apple", "红苹果"] * 3, vocab_size=60, context_length=32)
     create_model(model_config(sizes, tokenizer), seed=0).save_pretrained(folder)
     tokenizer.save(folder)
     image_processor(32).save_pretrained(folder)
@@ -149,7 +149,7 @@ def test_the_image_tower_alone_gives_its_patch_features_through_plain_transforme
     with torch.inference_mode():
         found = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
-    assert found[-2][:, 1:].shape == (2, 4, 64)
+    assert found[-2][:, 1:].shape == (2, 16, 64)
     torch.testing.assert_close(found[-2], whole[-2], atol=1e-6, rtol=1e-5)
     with pytest.raises(UserError, match="MetaClip2VisionModel; it has no embeddings"):
         worldclip.load(run_dir / "export" / "vision")
