@@ -357,11 +357,14 @@ class Counter:
         if used + arena > self.arena.size:
             self.arena = _grown(self.arena, used + arena)
         if 4 * (num_words + words) > self.slots_2S.size:
-            old_2S, self.slots_2S = self.slots_2S, np.zeros(2 * _power_of_two(2 * (num_words + words)), np.uint64)
+            old_2S, self.slots_2S = (
+                self.slots_2S,
+                np.zeros(2 * _roomy(2 * (num_words + words), 2 * self.max_words), np.uint64),
+            )
             _refill_slots(old_2S, self.slots_2S)
         if 3 * (num_bigrams + bigrams) > self.table_2S.size:
             old = self.table_2S
-            self.table_2S = np.zeros(2 * _power_of_two(3 * (num_bigrams + bigrams) // 2), np.uint64)
+            self.table_2S = np.zeros(2 * _roomy(3 * (num_bigrams + bigrams) // 2, self.max_bigram_slots), np.uint64)
             _refill_bigrams(old, self.table_2S)
 
     def spill(self) -> None:
@@ -409,6 +412,11 @@ def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _power_of_two(at_least: int) -> int:
     return 1 << max(11, (at_least - 1).bit_length())
+
+
+def _roomy(at_least: int, limit: int) -> int:
+    """A power of two for a table that will grow: twice what is needed now, as far as the limit allows."""
+    return max(_power_of_two(at_least), min(_power_of_two(2 * at_least), _power_of_two(limit)))
 
 
 def _grown(array: np.ndarray, at_least: int) -> np.ndarray:
