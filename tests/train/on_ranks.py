@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__)
-SIZES = {"image_size": 32, "vision_layers": 2, "vision_width": 64, "text_layers": 2, "text_width": 64, "embed_dim": 16}
+SIZES = {
+    "image_size": 32,
+    "patch_size": 16,
+    "vision_layers": 2,
+    "vision_width": 64,
+    "text_layers": 2,
+    "text_width": 64,
+    "embed_dim": 16,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "parts": {"accum_steps": 4},

@@ -41,7 +41,8 @@ def test_two_processes_give_the_one_process_loss_gradients_and_weights(results, 
 def test_parts_of_a_batch_give_the_whole_batchs_gradient(results):
     whole, parts = results[1]["ddp"], results[1]["parts"]
     for name, expected in whole.items():
-        assert name.endswith("k_proj.bias") or largest_difference(parts[name], expected) < 1e-5, name
+        if name.startswith(("gradient", "loss", "norm 0")) and not name.endswith("k_proj.bias"):
+            assert largest_difference(parts[name], expected) < 1e-5, name
 
 
 def test_activation_checkpointing_and_fsdp_change_no_value(results):
