@@ -1,0 +1,124 @@
+"""Keys that stand in several shards: `worldclip pool dedup` beside a dict that holds the whole pool.
+
+    python benchmarks/pool_dedup.py [--write]        --write renews benchmarks/results/pool_dedup.md
+
+Parquet shards of 100,000 keys of 32 hex digits, a tenth of them drawn from an earlier shard; both read the same files
+and must list the same copies, or the benchmark stops.  Each runs in a process of its own, for CPU time and peak memory
+above what the imports take; ranges are made small, so that there are many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+KEYS_A_SHARD = 100_000
+SIZES = (5, 20)  # shards
+RESULTS = Path(__file__).parent / "results" / "pool_dedup.md"
+
+
+def write_pool(folder: Path, num_shards: int) -> None:
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for shard in range(num_shards):
+        drawn = random.integers(0, 2**63, KEYS_A_SHARD, np.int64)
+        again = random.random(KEYS_A_SHARD) < 0.1
+        numbers = np.where(again, np.arange(KEYS_A_SHARD) * (1 + shard // 2), drawn)
+        keys = pa.array([f"{number:032x}" for number in numbers.tolist()])
+        pq.write_table(pa.table({"uid": keys, "text": ["a photo"] * KEYS_A_SHARD}), folder / f"{shard:05}.parquet")
+
+
+def ours(folder: Path, out: Path) -> int:
+    from worldclip.config import load_recipe
+    from worldclip.execute import LocalExecutor
+    from worldclip.pool import meet
+    from worldclip.pool.dedup import dedup
+
+    meet.num_ranges.__defaults__ = (250_000,)
+    recipe = load_recipe({"pool": {"path": str(folder), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
+    return dedup(recipe, out, executor=LocalExecutor(quiet=True))["copies"]
+
+
+def peer(folder: Path, out: Path) -> int:
+    first: dict[str, str] = {}
+    copies = []
+    for path in sorted(folder.glob("*.parquet")):
+        keys = dict.fromkeys(pq.read_table(path, columns=["uid"])["uid"].to_pylist())
+        copies += [(path.name, key) for key in keys if first.setdefault(key, path.name) != path.name]
+    out.mkdir()
+    pq.write_table(pa.table({"shard": [name for name, _ in copies], "key": [key for _, key in copies]}), out / "copies")
+    return len(copies)
+
+
+def measure(name: str, folder: Path, out: Path) -> dict[str, float]:
+    """One of both in a process of its own: {copies, seconds of CPU, MiB above those after a first small call}."""
+    done = subprocess.run(
+        [sys.executable, __file__, name, str(folder), str(out)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured(name: str, folder: Path, out: Path) -> dict[str, float]:
+    small = out.with_name(f"{out.name}_small_pool")
+    write_pool(small, 1)
+    call = {"ours": ours, "peer": peer}[name]
+    call(small, out.with_name(f"{out.name}_small"))  # compiles, imports
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started_at = time.process_time()
+    copies = call(folder, out)
+    seconds = time.process_time() - started_at
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"copies": copies, "seconds": seconds, "mib": (after - before) / 1024}
+
+
+def main() -> None:
+    rows = []
+    for num_shards in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            pool = Path(folder) / "pool"
+            write_pool(pool, num_shards)
+            found = {name: measure(name, pool, Path(folder) / name) for name in ("ours", "peer")}
+        if found["ours"]["copies"] != found["peer"]["copies"]:
+            raise SystemExit(f"the lists differ: {found}")
+        keys = num_shards * KEYS_A_SHARD
+        cells = [f"{found[name]['seconds']:.1f} s, {found[name]['mib']:,.0f} MiB" for name in ("ours", "peer")]
+        rows.append(f"| {keys:,} | {found['ours']['copies']:,} | {cells[0]} | {cells[1]} |")
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    versions = f"Python {platform.python_version()}, pyarrow {pa.__version__}"
+    machine = f"{processor}, one of {os.cpu_count()} shared cores, {versions}"
+    text = "\n".join(
+        [
+            "# Keys that stand in several shards",
+            "",
+            f"{date.today()}, {machine}; CPU time, and peak memory above that of a first small call; ranges of 250,000 "
+            "keys. Written by `benchmarks/pool_dedup.py`.",
+            "",
+            "| keys | copies | `pool dedup` | a dict of all keys |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+    print(text)
+    if "--write" in sys.argv:
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        print(json.dumps(measured(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))
+    else:
+        main()
