@@ -18,8 +18,8 @@ from toy import write_tar
 
 from worldclip import coin, curate, formats, pool
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.tally import COLUMNS, REASONS
 from worldclip.curate.decide import decide
+from worldclip.curate.tally import COLUMNS, REASONS
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor
 

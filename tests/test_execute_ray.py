@@ -119,12 +119,13 @@ def slow_number(out: Path, shard: Shard) -> dict:
 
     node = ray.get_runtime_context().get_node_id()
     (out / f"{shard.name}.{node}").touch()
-    time.sleep(0.5)
+    time.sleep(600 if node == (out / "doomed").read_text() else 0.2)
     return write_number(out, shard)
 
 
 def test_a_node_lost_in_the_middle_costs_only_what_it_worked_on(cluster, run_map, tmp_path: Path) -> None:
     node = add_node(cluster)
+    (tmp_path / "doomed").write_text(node.node_id)
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(16)]
 
     def kill_when_it_works() -> None:
@@ -138,7 +139,7 @@ def test_a_node_lost_in_the_middle_costs_only_what_it_worked_on(cluster, run_map
     killer.join()
     assert [report["number"] for report in reports] == list(range(16))
     tried = [path.name[:7] for path in tmp_path.glob("*.tar.*")]
-    assert 0 < len(tried) - len(set(tried)) <= 2, "the lost node had one shard running, and it was tried elsewhere"
+    assert len(tried) - len(set(tried)) == 1, "the lost node had one shard running, and it was tried elsewhere"
 
 
 @repeatable

@@ -756,7 +756,7 @@ def _evaluate_model(rest: Sequence[str]) -> int:
     config: Any = field(default=EvaluateConfig())
     command_type = dataclasses.make_dataclass(
         "EvaluateCommand",
-        [("config", tyro.conf.OmitArgPrefixes[EvaluateConfig], config)],  # type: ignore[misc]
+        [("config", tyro.conf.OmitArgPrefixes[EvaluateConfig], config)],
         bases=(EvaluateModelCommand,),
         frozen=True,
         kw_only=True,

@@ -133,8 +133,8 @@ def entries_digest(entries: Texts) -> str:
 
 
 def _digest(data: np.ndarray, offsets: np.ndarray) -> str:
-    found = hashlib.sha256(np.diff(offsets).astype("<i8", copy=False))
-    found.update(data[offsets[0] : offsets[-1]])
+    found = hashlib.sha256(np.diff(offsets).astype("<i8", copy=False).data)
+    found.update(data[offsets[0] : offsets[-1]].data)
     return found.hexdigest()
 
 

@@ -157,8 +157,8 @@ def size_section(sizes: Report | None) -> Section | None:
     return Section(
         anchor="sizes",
         heading="Size against threshold",
-        lead=f"How many pairs other values of <code>balance.{escape(sizes['key'])}</code> are expected to keep: of all, "
-        "and of the largest languages.",
+        lead=f"How many pairs other values of <code>balance.{escape(sizes['key'])}</code> are expected to keep: of "
+        "all, and of the largest languages.",
         body=legend([(line.colour, line.name) for line in size_lines(sizes)]) + size_chart(sizes),
     )
 
