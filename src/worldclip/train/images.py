@@ -65,7 +65,9 @@ def _check_size(data: bytes) -> tuple[int, int, str | None]:
             width, height, kind = *header.size, header.format
     except Image.DecompressionBombError as error:
         raise BadImage(BOMB, str(error)) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except UnidentifiedImageError as error:  # its own words hold an address, another one in each run
+        raise BadImage(UNDECODABLE, "no known image format") from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise BadImage(UNDECODABLE, str(error)) from error
     if width * height > MAX_PIXELS:
         raise BadImage(BOMB, f"{width} x {height} pixels, more than {MAX_PIXELS}")
