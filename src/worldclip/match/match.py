@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip import formats, keys, languages, pool
@@ -70,7 +71,9 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
     return {
         "match": to_dict(recipe.match),
         "languages": to_dict(recipe.languages),
-        "pool": {key: of_pool[key] for key in ("format", "key", "texts", "valid_keys", "deny_keys") if key in of_pool},
+        "pool": {
+            key: of_pool[key] for key in ("format", "key", "texts", "lang", "valid_keys", "deny_keys") if key in of_pool
+        },
     }
 
 
@@ -153,7 +156,7 @@ def _check_merges(work: MatchWork) -> None:
     labels = lid.read_labels(work.lid_model)
     problems = []
     for label, lang in work.match.merge_labels.items():
-        if label not in labels:
+        if label not in labels and work.pool.lang is None:  # a pool may state any label
             problems.append(
                 f"match.merge_labels.{label}: {label!r} is no label of the LID model (they look like {labels[0]!r})"
             )
@@ -179,7 +182,7 @@ def _lid_digest(recipe: Recipe) -> str:
 def _config_of_texts(recipe: Recipe, work: MatchWork) -> dict[str, Any]:
     """What decides a shard's matches and its report: not the lists of keys, nor what the whole's report adds."""
     config = relevant_config(recipe)
-    of_pool = {key: value for key, value in config["pool"].items() if key in ("key", "texts")}
+    of_pool = {key: value for key, value in config["pool"].items() if key in ("key", "texts", "lang")}
     of_match = {key: value for key, value in config["match"].items() if key != "compare_profiles"}
     upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
     return {"config": {**config, "pool": of_pool, "match": of_match}, "upstream": upstream, "samples": NUM_SAMPLES}
@@ -240,7 +243,7 @@ def match_shard(shard: Shard, *, work: MatchWork) -> Report:
 def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
     """Language and entries of each text; what the pool could not read (null) has neither."""
     reason = _reason_codes(pool_texts)
-    lang, prob, labels = identify_languages(pool_texts.text, work)
+    lang, prob, labels = find_languages(pool_texts, work)
     lang[reason != MATCHED] = -1
     entry_ids, offsets = match_texts(pool_texts.text, lang, work)
     reason[(reason == MATCHED) & (lang < 0)] = NO_LANGUAGE
@@ -252,6 +255,26 @@ def _reason_codes(pool_texts: PoolTexts) -> np.ndarray:
     """(rows,) int8 codes into REASONS, `matched` for what may still match."""
     of_pool = np.array([MATCHED if name == "ok" else REASONS.index(name) for name in pool.REASONS], np.int8)
     return of_pool[pool_texts.reason]
+
+
+def find_languages(pool_texts: PoolTexts, work: MatchWork) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As identify_languages; where the pool says its languages (`pool.lang`), its labels, probability 1."""
+    if pool_texts.lang is None:
+        return identify_languages(pool_texts.text, work)
+    position = {lang: i for i, lang in enumerate(work.languages)}
+    coded = pool_texts.lang.dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    lang_of_name = np.array([*(position.get(_code_of(name, work), -1) for name in names), -1], np.int32)
+    codes = pc.fill_null(coded.indices, len(names)).to_numpy(zero_copy_only=False)
+    labels = np.array([*names, lid.NO_LABEL], dtype=object)[codes]
+    return lang_of_name[codes], np.ones(len(codes), np.float32), labels.astype(str)
+
+
+def _code_of(label: str, work: MatchWork) -> str:
+    """Our code of a label that the pool gives: merged as the recipe says, our own, or that of a LID label."""
+    if label in work.match.merge_labels:
+        return work.match.merge_labels[label]
+    return label if label in work.languages else languages.from_lid(label, scheme=languages.scheme_of(label))
 
 
 def identify_languages(texts: pa.Array, work: MatchWork) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -40,15 +40,17 @@ def compare_profiles(work: MatchWork, shards: Sequence[Shard], num_texts: int) -
 
 
 def _sample(work: MatchWork, shards: Sequence[Shard], num_texts: int) -> Iterator[tuple[str, pa.Array]]:
-    from worldclip.match.match import identify_languages
+    from worldclip.match.match import find_languages
 
     coins = uniform([shard.name for shard in shards], 0, 0, 0, ORDER)
     left = num_texts
     for position in np.argsort(coins, kind="stable"):
         if left <= 0:
             return
-        texts = pool.read_texts(shards[position], work.pool).text.drop_null()
-        lang, _, _ = identify_languages(texts, work)
+        found = pool.read_texts(shards[position], work.pool)
+        texts = found.text
+        lang, _, _ = find_languages(found, work)
+        lang[texts.is_null().to_numpy(zero_copy_only=False)] = -1
         for code, name in enumerate(work.languages):
             rows = np.flatnonzero(lang == code)
             if len(rows):

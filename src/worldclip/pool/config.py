@@ -25,6 +25,9 @@ class PoolConfig:
     texts: tuple[str, ...] = ()
     """Where a pair's texts are, all of them in this order: `txt` or `json:FIELD` in tars, columns of a table; each a
     text or a list of texts.  Unset: the first that there is of txt, texts, text, caption, TEXT."""
+    lang: str | None = None
+    """Where the pool says a text's language: `json:FIELD` or a column, one label for all texts of a pair or a list with
+    one for each; by our code, Wikipedia's or a LID label.  Unset: language identification finds it."""
     image_px: int = 64
     """Side of a drawing of a built pool, in pixels."""
     samples_per_shard: int = 500
@@ -44,6 +47,8 @@ class PoolConfig:
             found.append(
                 f'pool.key is {self.key!r}; it says where a pair\'s identity is: "member", "json:FIELD" or a column'
             )
+        if self.lang is not None and not self.lang.removeprefix("json:"):
+            found.append(f'pool.lang is {self.lang!r}; it says where the languages are: "json:FIELD" or a column')
         found += [
             f"{setting} holds a password, which a run would record; give it to fsspec by its environment or config file"
             for setting, path in {"pool.path": self.path or "", **self.roots}.items()

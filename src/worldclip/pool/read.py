@@ -42,12 +42,13 @@ def read_texts(shard: Shard, config: PoolConfig) -> PoolTexts:
     match format_of(shard.name):
         case "tar":
             samples = webdataset.read_samples(shard, read_bytes(shard.path))
-            return webdataset.read_texts(samples, config.key, config.texts)
+            return webdataset.read_texts(samples, config.key, config.texts, config.lang)
         case "parquet":
             key, columns = choose_columns(table.read_schema(shard).names, config)
-            return table.texts_of_parquet(shard, key, columns)
+            return table.texts_of_parquet(shard, key, columns, None if config.lang is None else _bare(config.lang))
         case _:
-            return table.texts_of_lines(shard, _bare(config.key), tuple(_bare(name) for name in config.texts))
+            lang = None if config.lang is None else _bare(config.lang)
+            return table.texts_of_lines(shard, _bare(config.key), tuple(_bare(name) for name in config.texts), lang)
 
 
 def _bare(name: str) -> str:
@@ -60,6 +61,8 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
     problems = _key_problems(names, key)
     columns = tuple(_bare(name) for name in config.texts)
     problems += [_missing("pool.texts", name, names) for name in columns if name not in names]
+    if config.lang is not None and _bare(config.lang) not in names:
+        problems.append(_missing("pool.lang", _bare(config.lang), names))
     if not columns:
         columns = tuple(name for name in DEFAULT_FIELDS if name in names)[:1]
         if not columns:

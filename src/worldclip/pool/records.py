@@ -61,6 +61,7 @@ def texts_of_records(
     problems: dict[int, str],
     places: tuple[str | None, ...],
     read_txt: Callable[[int], bytes | None],
+    lang_field: str | None = None,
 ) -> PoolTexts:
     """All texts of all records.
 
@@ -70,6 +71,7 @@ def texts_of_records(
     pair_of_text: list[int] = []
     texts: list[str | None] = []
     truth: list[str | None] = []
+    langs: list[str | None] = []
     details: dict[int, str] = {}
     for pair, record in enumerate(records):
         start = len(texts)
@@ -79,11 +81,14 @@ def texts_of_records(
                 details[len(texts)] = problem
             pair_of_text.append(pair)
             texts.append(text)
-        truth += _truth_of(record, len(texts) - start)
+        truth += _codes_of(record, TRUTH_FIELD, len(texts) - start)
+        if lang_field is not None:
+            langs += _codes_of(record, lang_field, len(texts) - start)
     stored, is_surrogate = _large_strings(texts)
     details |= dict.fromkeys(is_surrogate, "its text has a lone surrogate")
     known = pa.array(truth, pa.string()) if any(code is not None for code in truth) else None
-    return pool_texts(keys, has_key, np.array(pair_of_text, np.int64), stored, details, known)
+    lang = None if lang_field is None else pa.array(langs, pa.string())
+    return pool_texts(keys, has_key, np.array(pair_of_text, np.int64), stored, details, known, lang)
 
 
 def _texts_of(
@@ -121,10 +126,10 @@ def _check(text: Any, place: str) -> tuple[str | None, str | None]:
     return None, f"{place} holds {type(text).__name__}, not a text or a list of texts"
 
 
-def _truth_of(record: Record, num_texts: int) -> list[str | None]:
-    """lang_truth: one code for all texts of the pair, or a list with one for each."""
-    truth = record.get(TRUTH_FIELD) if isinstance(record, dict) else None
-    codes = truth[:num_texts] if isinstance(truth, list) else [truth] * num_texts
+def _codes_of(record: Record, name: str, num_texts: int) -> list[str | None]:
+    """Languages in a field: one code for all texts of the pair, or a list with one for each."""
+    given = record.get(name) if isinstance(record, dict) else None
+    codes = given[:num_texts] if isinstance(given, list) else [given] * num_texts
     known = [code if isinstance(code, str) and code.isascii() else None for code in codes]
     return known + [None] * (num_texts - len(known))
 

@@ -32,10 +32,10 @@ def read_lines(shard: Shard) -> list[Record]:
     return [parse_record(line) for line in content.split(b"\n") if line.strip()]
 
 
-def texts_of_lines(shard: Shard, key: str, columns: tuple[str, ...]) -> PoolTexts:
+def texts_of_lines(shard: Shard, key: str, columns: tuple[str, ...], lang: str | None = None) -> PoolTexts:
     records = read_lines(shard)
     keys, has_key, problems = keys_of_records(records, key, _row_names(shard, len(records)))
-    return texts_of_records(records, keys, has_key, problems, columns, read_txt=_no_txt)
+    return texts_of_records(records, keys, has_key, problems, columns, read_txt=_no_txt, lang_field=lang)
 
 
 def keys_of_lines(shard: Shard, key: str) -> tuple[pa.StringArray, np.ndarray]:
@@ -73,10 +73,11 @@ def _opened(file: Any) -> pq.ParquetFile:
         raise BadShard(f"not a Parquet file, or damaged ({error})") from error
 
 
-def texts_of_parquet(shard: Shard, key: str, columns: tuple[str, ...]) -> PoolTexts:
+def texts_of_parquet(shard: Shard, key: str, columns: tuple[str, ...], lang: str | None = None) -> PoolTexts:
     """Texts of all rows, without a Python object per text.  Raises BadShard for a column of another kind."""
     has_truth = TRUTH_FIELD in read_schema(shard).names
-    table = _read_columns(shard, [*dict.fromkeys((key, *columns)), *([TRUTH_FIELD] if has_truth else [])])
+    more = ([TRUTH_FIELD] if has_truth else []) + ([lang] if lang is not None else [])
+    table = _read_columns(shard, [*dict.fromkeys((key, *columns, *more))])
     keys, has_key, problems = _keys_of_column(shard, key, table.column(key))
     pair_of_text, texts = _flatten(table, columns, has_key)
     values, offsets = _buffers(texts)
@@ -86,7 +87,8 @@ def texts_of_parquet(shard: Shard, key: str, columns: tuple[str, ...]) -> PoolTe
     first = np.searchsorted(pair_of_text, list(problems))
     details |= dict(zip(first.tolist(), problems.values(), strict=True))
     truth = _truth(table.column(TRUTH_FIELD), pair_of_text) if has_truth else None
-    return pool_texts(keys, has_key, pair_of_text, text, details, truth)
+    given = None if lang is None else _languages(lang, table.column(lang), has_key, pair_of_text)
+    return pool_texts(keys, has_key, pair_of_text, text, details, truth, given)
 
 
 def keys_of_parquet(shard: Shard, key: str) -> tuple[pa.StringArray, np.ndarray]:
@@ -184,6 +186,21 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     bounds = np.frombuffer(offsets, np.int64)[filled.offset : filled.offset + len(filled) + 1]
     data = np.frombuffer(values, np.uint8) if values is not None and values.size else np.empty(0, np.uint8)
     return data[bounds[0] : bounds[-1]], bounds - bounds[0]
+
+
+def _languages(name: str, column: pa.ChunkedArray, has_key: np.ndarray, pair_of_text: np.ndarray) -> pa.StringArray:
+    """Each text's label: the row's, or the one at the text's place in the row's list."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        whole = column.cast(pa.string()).take(pa.array(pair_of_text))
+        return pa.concat_arrays([*whole.chunks, pa.array([], pa.string())])
+    of_row, labels = _flatten(pa.table({name: column}), (name,), has_key)
+    if not np.array_equal(of_row, pair_of_text):
+        raise BadShard(f"its column {name} (pool.lang) must hold a label a row, or lists as long as the texts'")
+    try:
+        return labels.cast(pa.string())
+    except pa.ArrowInvalid as error:
+        raise BadShard(f"its column {name} (pool.lang) holds what is not UTF-8") from error
 
 
 def _truth(column: pa.ChunkedArray, pair_of_text: np.ndarray) -> pa.StringArray | None:

@@ -34,6 +34,8 @@ class PoolTexts:
     """(num_rows,) int8, position in REASONS."""
     truth: pa.StringArray | None
     """What the pool's field `lang_truth` says of a text's language, for reports alone; None where no pair has it."""
+    lang: pa.StringArray | None
+    """The label that the pool gives a text's language by `pool.lang`, null where it gives none; None without it."""
     bad: list[dict[str, Any]]
     """At most 20 bad pairs, chosen by hash: key, text_idx, reason."""
 
@@ -45,6 +47,7 @@ def pool_texts(
     text: pa.LargeStringArray,
     details: dict[int, str],
     truth: pa.StringArray | None = None,
+    lang: pa.StringArray | None = None,
 ) -> PoolTexts:
     """Each text's first reason in the order of REASONS.
 
@@ -65,6 +68,7 @@ def pool_texts(
         text=pc.if_else(pa.array(reason == GOOD), text, pa.scalar(None, pa.large_string())),
         reason=reason,
         truth=truth,
+        lang=lang,
         bad=_choose_bad(key, text_idx, details),
     )
 

@@ -100,13 +100,17 @@ def read_samples(shard: Shard, data: np.ndarray) -> Samples:
     return Samples(data, members, names, name_offsets, keys, is_bad, image, txt, record, num_ignored)
 
 
-def read_texts(samples: Samples, key: str, places: tuple[str, ...]) -> PoolTexts:
-    """Texts of all samples; places: `txt` or `json:FIELD`, empty for the first that a sample has."""
+def read_texts(samples: Samples, key: str, places: tuple[str, ...], lang: str | None = None) -> PoolTexts:
+    """Texts of all samples.
+
+    places: `txt` or `json:FIELD`, empty for the first that a sample has.  lang: `json:FIELD` of their languages.
+    """
     keys, has_key, problems = samples.keys(key)
-    if key == "member" and _needs_no_json(samples, places):
+    if key == "member" and lang is None and _needs_no_json(samples, places):
         return _texts_of_txt(samples, keys, has_key, problems)
     fields = tuple(None if place == "txt" else place.removeprefix("json:") for place in places)
-    return texts_of_records(samples.records(), keys, has_key, problems, fields, samples.read_txt)
+    lang_field = None if lang is None else lang.removeprefix("json:")
+    return texts_of_records(samples.records(), keys, has_key, problems, fields, samples.read_txt, lang_field)
 
 
 def _needs_no_json(samples: Samples, places: tuple[str, ...]) -> bool:

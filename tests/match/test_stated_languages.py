@@ -1,0 +1,107 @@
+"""The languages that a pool states (`pool.lang`) stand in for language identification."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from plain_recipe import make_recipe, run_stages, write_metadata
+from toy import write_tar
+
+from worldclip.errors import UserError
+
+LISTS = {"de": ["tag", "gift"], "en": ["tag", "gift"], "zh": ["图"]}
+# (texts, what the pool says of them, languages that must come out; None: no_language)
+PAIRS = [
+    (["a gift", "ein gift"], ["en", "de"], ["en", "de"]),
+    (["a tag", "tag"], "deu_Latn", ["de", "de"]),
+    (["图", "tag"], ["yue"], ["zh", None]),
+    (["gift"], "nonsense", [None]),
+    (["gift"], None, [None]),
+    (["gift"], "xx", ["en"]),
+]
+
+
+def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:
+    rows = [row for path in (run / "match/texts").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return {(row["key"], row["text_idx"]): (row["lang"], row["lang_prob"]) for row in rows}
+
+
+def expected() -> dict[tuple[str, int], tuple[str, float]]:
+    return {
+        (f"{pair}", text_idx): (lang, 1.0)
+        for pair, (_, _, langs) in enumerate(PAIRS)
+        for text_idx, lang in enumerate(langs)
+        if lang is not None
+    }
+
+
+def match(tmp_path, **pool):
+    write_metadata(tmp_path / "run", LISTS)
+    recipe = make_recipe(
+        tmp_path / "pool", pool=pool, languages={"codes": list(LISTS)}, match={"merge_labels": {"xx": "en"}}
+    )
+    return run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
+
+
+def test_tars_state_languages_a_pair_or_a_text(tmp_path):
+    members = []
+    for pair, (texts, langs, _) in enumerate(PAIRS):
+        record = {"texts": texts, "language": langs}
+        members += [(f"{pair}.json", json.dumps(record).encode()), (f"{pair}.jpg", b"image")]
+    write_tar(tmp_path / "pool/0.tar", members)
+    report = match(tmp_path, lang="json:language")
+    assert found_languages(tmp_path / "run") == expected()
+    assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
+
+
+def test_a_list_column_of_a_table_states_a_language_a_text(tmp_path):
+    rows = [
+        {"id": str(pair), "texts": texts, "language": langs + [None] * (len(texts) - len(langs))}
+        for pair, (texts, langs, _) in enumerate(PAIRS)
+        if isinstance(langs, list)
+    ]
+    (tmp_path / "pool").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool/0.parquet")
+    match(tmp_path, key="id", texts=["texts"], lang="language")
+    assert found_languages(tmp_path / "run") == {
+        place: found for place, found in expected().items() if isinstance(PAIRS[int(place[0])][1], list)
+    }
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_column_of_a_table_states_a_language_a_row(tmp_path, kind):
+    rows = [
+        {"id": str(pair), "text": texts[0], "language": langs}
+        for pair, (texts, langs, _) in enumerate(PAIRS)
+        if not isinstance(langs, list)
+    ]
+    (tmp_path / "pool").mkdir()
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool/0.parquet")
+    else:
+        (tmp_path / "pool/0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    match(tmp_path, key="id", texts=["text"], lang="language")
+    assert found_languages(tmp_path / "run") == {("1", 0): ("de", 1.0), ("5", 0): ("en", 1.0)}
+
+
+def test_lists_of_another_length_fail_the_shard(tmp_path):
+    from worldclip.execute import Shard
+    from worldclip.pool import read_texts
+    from worldclip.pool.config import PoolConfig
+    from worldclip.pool.files import BadShard
+
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"id": ["0"], "texts": [["gift", "tag"]], "language": [["en"]]}), path)
+    config = PoolConfig(path=str(path), key="id", texts=("texts",), lang="language")
+    with pytest.raises(BadShard, match=r"column language \(pool.lang\) must hold a label a row"):
+        read_texts(Shard(name="0.parquet", path=str(path)), config)
+
+
+def test_a_column_that_no_shard_has_is_the_recipes_mistake(tmp_path):
+    (tmp_path / "pool").mkdir()
+    pq.write_table(pa.table({"id": ["0"], "text": ["gift"], "language": ["en"]}), tmp_path / "pool/0.parquet")
+    with pytest.raises(UserError, match=r"pool.lang names 'langauge', which it lacks; did you mean 'language'"):
+        match(tmp_path, key="id", texts=["text"], lang="langauge")
