@@ -212,6 +212,7 @@ def test_pool_commands_give_the_same_bytes(cluster, toy_world, tmp_path, command
     assert found[0]
 
 
+@pytest.mark.slow  # a busy machine makes Ray lose its only node, which looks like another failure
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_call_that_is_stopped_leaves_no_task_and_goes_on(
     cluster, toy_world, curated, tmp_path, signal_sent, code
