@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from worldclip.train.distributed import World, gather_rows, scatter_sum
 
-CHUNK_LOGITS = 2**20  # logits at a time: 4 MiB in float32, whatever the batch
+CHUNK_ROWS = 512  # rows at a time; fewer would read and write the columns' gradients more often than they multiply
 
 ALONE = World()
 
@@ -31,16 +31,16 @@ def contrastive_loss(
     text_BD: torch.Tensor,
     logit_scale: torch.Tensor,
     world: World = ALONE,
-    chunk_logits: int = CHUNK_LOGITS,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> torch.Tensor:
     """Mean of the cross-entropies of images against texts and of texts against images, of this rank's rows.
 
     image_BD, text_BD: float32 of unit length, as many on each rank.  logit_scale: the factor itself, not its logarithm.
-    arXiv:2103.00020, figure 3.  A batch whose logits fit into one chunk is computed as the formula stands.
+    arXiv:2103.00020, figure 3.  A batch that fits into one chunk is computed as the formula stands.
     """
-    if world.size == 1 and len(image_BD) ** 2 <= chunk_logits:
+    if world.size == 1 and len(image_BD) <= chunk_rows:
         return _full_matrix(image_BD, text_BD, logit_scale)
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, [_softmax_turn, _softmax_turn], world, chunk_logits)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, [_softmax_turn, _softmax_turn], world, chunk_rows)
 
 
 def _full_matrix(image_BD: torch.Tensor, text_BD: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
@@ -57,13 +57,13 @@ def siglip_loss(
     logit_scale: torch.Tensor,
     logit_bias: torch.Tensor,
     world: World = ALONE,
-    chunk_logits: int = CHUNK_LOGITS,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> torch.Tensor:
     """Sum over texts of -log sigmoid(z * logit), z = 1 for an image's own text and -1 for others, mean over images.
 
     Arguments as for contrastive_loss; logit_bias is added to every logit.  arXiv:2303.15343, algorithm 1.
     """
-    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_turn], world, chunk_logits)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_turn], world, chunk_rows)
 
 
 def distillation_loss(
@@ -73,7 +73,7 @@ def distillation_loss(
     taught: tuple[torch.Tensor, torch.Tensor],
     teacher_scale: float,
     world: World = ALONE,
-    chunk_logits: int = CHUNK_LOGITS,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> torch.Tensor:
     """Cross-entropy of the student's softmax over texts (and over images) against the teacher's, averaged.
 
@@ -85,7 +85,7 @@ def distillation_loss(
         _taught_turn(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
         _taught_turn(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
     ]
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, turns, world, chunk_logits)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, turns, world, chunk_rows)
 
 
 # what becomes of a chunk of logits
@@ -140,7 +140,7 @@ class _Chunked(torch.autograd.Function):
         bias: torch.Tensor | None,
         turns: Sequence[Turn],
         world: World,
-        chunk_logits: int,
+        chunk_rows: int,
     ) -> torch.Tensor:
         own_of = (image_BD, text_BD)
         all_of = tuple(gather_rows(each, world) for each in own_of)
@@ -149,7 +149,7 @@ class _Chunked(torch.autograd.Function):
         first, factor = world.rank * len(image_BD), 1 / (len(turns) * len(image_BD))
         for side, turn in enumerate(turns):
             columns_GD, columns_grad_GD = all_of[1 - side], grads[1 - side]
-            for rows, own_C in _chunks(own_of[side], columns_GD, first, chunk_logits):
+            for rows, own_C in _chunks(own_of[side], first, chunk_rows):
                 rows_CD = own_of[side][rows]
                 slope_CG = (scale * rows_CD) @ columns_GD.T
                 if bias is not None:
@@ -174,11 +174,8 @@ class _Chunked(torch.autograd.Function):
         return *parts, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None
 
 
-def _chunks(
-    rows_BD: torch.Tensor, columns_GD: torch.Tensor, first: int, chunk_logits: int
-) -> Iterator[tuple[slice, torch.Tensor]]:
+def _chunks(rows_BD: torch.Tensor, first: int, chunk_rows: int) -> Iterator[tuple[slice, torch.Tensor]]:
     """(rows of a chunk, the column that belongs to each)."""
-    step = max(1, chunk_logits // len(columns_GD))
-    for start in range(0, len(rows_BD), step):
-        stop = min(start + step, len(rows_BD))
+    for start in range(0, len(rows_BD), chunk_rows):
+        stop = min(start + chunk_rows, len(rows_BD))
         yield slice(start, stop), torch.arange(first + start, first + stop, device=rows_BD.device)
