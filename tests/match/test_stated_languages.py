@@ -103,5 +103,5 @@ def test_lists_of_another_length_fail_the_shard(tmp_path):
 def test_a_column_that_no_shard_has_is_the_recipes_mistake(tmp_path):
     (tmp_path / "pool").mkdir()
     pq.write_table(pa.table({"id": ["0"], "text": ["gift"], "language": ["en"]}), tmp_path / "pool/0.parquet")
-    with pytest.raises(UserError, match=r"pool.lang names 'languag', which it lacks; did you mean 'language'"):
-        match(tmp_path, key="id", texts=["text"], lang="languag")
+    with pytest.raises(UserError, match=r"pool.lang names 'language_', which it lacks; did you mean 'language'"):
+        match(tmp_path, key="id", texts=["text"], lang="language_")
