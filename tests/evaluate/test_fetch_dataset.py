@@ -194,5 +194,5 @@ def test_what_cannot_be_fetched_says_so(server, tmp_path):
         run(server, "pets", tmp_path)
     server.busy[RESOLVE + "classnames.txt"] = 99
     put_cars(server)
-    with pytest.raises(StageFailed, match="gave up after 5 tries without progress"):
+    with pytest.raises(StageFailed, match="gave up after 6 tries without progress"):
         run(server, "cars", tmp_path)

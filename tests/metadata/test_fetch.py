@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from worldclip import download
 from worldclip.config import Recipe, load_recipe
+from worldclip.download import Download
 from worldclip.errors import StageFailed, UserError
-from worldclip.metadata import fetch
-from worldclip.metadata.fetch import Download, FetchConfig, fetch_metadata, plan_pageviews
+from worldclip.metadata.fetch import FetchConfig, fetch_metadata, plan_pageviews
 
 DUMP = bz2.compress(b"<mediawiki></mediawiki>" + bytes(range(256)) * 5000)
 VIEWS = gzip.compress(b"sw Paka 3 0\n" * 1000)
@@ -212,7 +213,7 @@ def test_a_wrong_checksum_is_refused(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["wrong"] * 9
     with pytest.raises(StageFailed, match=r"its SHA-1 is [0-9a-f]{40}, the published one"):
         run(server, tmp_path)
-    assert server.requests[ARTICLES] == fetch.MAX_COPIES
+    assert server.requests[ARTICLES] == download.MAX_COPIES
     assert not list((tmp_path / "sw").glob("*articles*"))
     server.faults.clear()
     run(server, tmp_path)
@@ -266,8 +267,8 @@ def test_a_full_disk_stops_at_once(server: Server, tmp_path: Path, monkeypatch: 
     def is_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fetch.Client, "_go_on", is_full)
-    client = fetch.Client(user_agent="x", pause=Pauses())
+    monkeypatch.setattr(download.Client, "_go_on", is_full)
+    client = download.Client(user_agent="x", pause=Pauses())
     with pytest.raises(OSError, match="No space left"):
         client.fetch(Download(url=server.url + ARTICLES, path=tmp_path / "x"))
 

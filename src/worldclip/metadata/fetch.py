@@ -1,31 +1,21 @@
 """Downloads of what a recipe's metadata need from dumps.wikimedia.org or a mirror of it.
 
-A file has its final name only when it is whole: until then it is `<name>.part`, which the next call goes on with.
 Dumps are checked against the SHA-1 sums that are published with them, page views by decompressing them to the end.
 """
 
 from __future__ import annotations
 
-import email.utils
-import errno
-import gzip
-import hashlib
-import http.client
-import os
 import re
 import time
-import urllib.error
-import urllib.request
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from worldclip import languages
 from worldclip.config import Recipe
+from worldclip.download import Broken, Client, Download
 from worldclip.errors import StageFailed, UserError
 from worldclip.execute import say
 from worldclip.formats import versions
@@ -33,16 +23,6 @@ from worldclip.formats import versions
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the one Wikipedia whose database kept the name of an older code
 DAYS_APART = 10  # 37 days, ten apart, are a year of all seasons and weekdays
-CHUNK_BYTES = 2**20
-TIMEOUT_S = 60
-MAX_TRIES = 6  # without a byte of progress
-MAX_WAIT_S = 300
-MAX_COPIES = 2  # of a file whose checksum is wrong
-PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
-TRY_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
-
-T = TypeVar("T")
 
 _SUM_LINE = re.compile(r"^([0-9a-f]{40})\s+\*?(\S+)$")
 
@@ -84,142 +64,6 @@ class FetchConfig:
         if self.connections < 1:
             found.append(f"--connections is {self.connections}; it counts files at a time and must be at least 1")
         return found
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Download:
-    """One file: where it comes from and goes to, and its SHA-1 where one is published."""
-
-    url: str
-    path: Path
-    sha1: str | None = None
-
-
-class Broken(RuntimeError):
-    """A download that trying again will not mend."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Client:
-    """Requests that say who asks, wait as they are told, and go on where they broke off."""
-
-    user_agent: str
-    pause: Callable[[float], None] = time.sleep
-
-    def read(self, url: str) -> bytes:
-        """A small file.  Raises Broken."""
-
-        def attempt() -> bytes:
-            with self._open(url, 0) as answer:
-                body = answer.read()
-                _check_length(len(body), 0, answer)
-                return body
-
-        return self._persist(url, attempt, lambda: 0)
-
-    def fetch(self, download: Download) -> int:
-        """Bring a file to its place, checked; returns its bytes.  Raises Broken, and OSError for the disk's errors."""
-        part = download.path.with_name(f"{download.path.name}.part")
-        download.path.parent.mkdir(parents=True, exist_ok=True)
-        problem = ""
-        for _ in range(MAX_COPIES):
-            self._persist(download.url, lambda: self._go_on(download.url, part), lambda: _size(part))
-            problem = _problem_of(part, download)
-            if not problem:
-                os.replace(part, download.path)
-                return download.path.stat().st_size
-            part.unlink()
-        raise Broken(f"{download.url}: {problem}, {MAX_COPIES} times; try another date or mirror (--base-url)")
-
-    def _open(self, url: str, start: int) -> http.client.HTTPResponse:
-        headers = {"User-Agent": self.user_agent} | ({"Range": f"bytes={start}-"} if start else {})
-        answer: http.client.HTTPResponse = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
-        )
-        return answer
-
-    def _go_on(self, url: str, part: Path) -> None:
-        """Append to `part` what it lacks; a server that does not know ranges sends all of it again."""
-        start = _size(part)
-        try:
-            answer = self._open(url, start)
-        except urllib.error.HTTPError as error:
-            if error.code != RANGE_NOT_SATISFIABLE:
-                raise
-            if error.headers.get("Content-Range") == f"bytes */{start}":
-                return  # it was whole already
-            part.unlink()
-            raise ConnectionError("the part on disk does not fit the server's file") from error
-        with answer:
-            is_rest = answer.status == PARTIAL_CONTENT
-            start = start if is_rest else 0
-            with open(part, "ab" if is_rest else "wb") as file:
-                while chunk := answer.read(CHUNK_BYTES):
-                    file.write(chunk)
-            _check_length(_size(part) - start, start, answer)
-
-    def _persist(self, url: str, attempt: Callable[[], T], progress: Callable[[], int]) -> T:
-        """`attempt` until it succeeds; gives up after MAX_TRIES in which `progress` did not grow."""
-        tries, reached = 0, progress()
-        while True:
-            wait_s = 0.0
-            try:
-                return attempt()
-            except urllib.error.HTTPError as error:
-                if error.code not in TRY_AGAIN:
-                    raise Broken(f"{url}: the server answers {error.code} {error.reason}") from error
-                wait_s, reason = _retry_after(error.headers.get("Retry-After")), f"{error.code} {error.reason}"
-            except (OSError, http.client.HTTPException) as error:
-                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise
-                reason = str(error) or type(error).__name__
-            tries, reached = (0, progress()) if progress() > reached else (tries, reached)
-            tries += 1
-            if tries == MAX_TRIES:
-                raise Broken(f"{url}: gave up after {MAX_TRIES} tries without progress; the last said: {reason}")
-            self.pause(min(max(wait_s, 2.0 ** (tries - 1)), MAX_WAIT_S))
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _check_length(got: int, start: int, answer: http.client.HTTPResponse) -> None:
-    promised = answer.headers.get("Content-Length")
-    if promised is not None and got != int(promised):
-        raise ConnectionError(f"the connection broke after {start + got:,} of {start + int(promised):,} bytes")
-
-
-def _retry_after(header: str | None) -> float:
-    """Seconds that the server asks to wait; 0 where it does not say."""
-    if header is None:
-        return 0.0
-    if header.isdigit():
-        return float(header)
-    try:
-        return max(0.0, (email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except ValueError:
-        return 0.0
-
-
-def _problem_of(part: Path, download: Download) -> str:
-    """What is wrong with a file that came in whole; empty where nothing is."""
-    if download.sha1 is not None:
-        with open(part, "rb") as file:
-            found = hashlib.file_digest(file, "sha1").hexdigest()
-        return "" if found == download.sha1 else f"its SHA-1 is {found}, the published one {download.sha1}"
-    if download.path.suffix != ".gz":
-        return ""
-    try:
-        with gzip.open(part) as unpacked:
-            while unpacked.read(CHUNK_BYTES):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        return f"it is no whole gzip file ({error})"
-    return ""
-
-
-# --- what to fetch ----------------------------------------------------------------------------------------------------
 
 
 def fetch_metadata(

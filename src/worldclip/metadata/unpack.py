@@ -10,13 +10,13 @@ import fsspec
 
 from worldclip import metadata
 from worldclip.config import Recipe, read_toml, to_toml
+from worldclip.download import Broken, Client, Download
 from worldclip.errors import StageFailed, UserError
 from worldclip.execute import Executor, Report, RunLock, run_stage, say
 from worldclip.formats import describe_run, read_json, versions, write_artifact, write_json, write_text
 from worldclip.languages import LanguagesConfig
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.fetch import Broken, Client, Download
 from worldclip.metadata.pack import LICENCES, STAGE, Pack, open_pack, read_licences
 
 
