@@ -27,7 +27,7 @@ lint: .venv/dev.stamp
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,train,eval,export,search,dev]'
+	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,train,eval,export,dev]'
 	touch $@
 
 clean:
