@@ -31,7 +31,7 @@ class Architecture:
 # arXiv:2507.22062 and the published weights' configurations; `tiny` is ours, for two CPU cores.
 PRESETS: dict[str, Architecture] = {
     "tiny": Architecture(
-        image_size=48,
+        image_size=40,
         patch_size=8,
         vision_layers=4,
         vision_width=128,
