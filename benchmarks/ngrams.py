@@ -1,12 +1,9 @@
 """N-grams, segmentation and the wikitext stripper beside their peers: same text, one core, same run.
 
-    python benchmarks/ngrams.py [--write] [--memory-mb 300] [--large-mb 1500 5000]
-
---write renews benchmarks/results/ngrams.md; --large-mb counts corpora of these sizes with the default limits alone.
+    python benchmarks/ngrams.py [--write]        --write renews benchmarks/results/ngrams.md
 
 Texts are the real pieces of Wikipedia and the Declaration of Human Rights in the folder of real data
-(WORLDCLIP_SHARED, or `shared` beside the repository).  Memory is measured on a generated corpus of --memory-mb (300; a
-whole Wikipedia is like 5000) with Zipf's frequencies over a vocabulary of millions, counted in a process of its own.
+(WORLDCLIP_SHARED, or `shared` beside the repository).  Memory: benchmarks/ngrams_memory.py.
 """
 
 from __future__ import annotations
@@ -15,29 +12,23 @@ import argparse
 import bz2
 import gzip
 import html
-import json
 import os
 import platform
 import re
-import resource
 import statistics
 import string
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import date
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numba import njit
 
 from worldclip.metadata import ngrams, wikitext
 from worldclip.metadata.tokens import SPACES, Scheme, scheme_of, segment
@@ -242,98 +233,6 @@ def table(what: str, speeds: dict[str, float], unit: str) -> list[str]:
     return [*lines, *(f"| {name} | {speed:.2f} | {ours / speed:.1f} x |" for name, speed in speeds.items()), ""]
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-@njit(cache=True)
-def _spell(ids, out):
-    """Words of ids, in letters, a blank behind each and a line end behind every 20th; returns the bytes used."""
-    n = 0
-    for k in range(ids.size):
-        c = ids[k]
-        while True:
-            out[n] = 97 + c % 26
-            n += 1
-            c //= 26
-            if c == 0:
-                break
-        out[n] = 10 if k % 20 == 19 else 32
-        n += 1
-    return n
-
-
-def write_corpus(path: Path, num_mb: int) -> None:
-    """Parquet of generated articles of 20 kB."""
-    rng = np.random.default_rng(0)
-    schema = pa.schema([("text", pa.large_string())])
-    with pq.ParquetWriter(path, schema) as writer:
-        size = 0
-        while size < num_mb * 1e6:
-            ids = rng.zipf(1.15, 1_000_000) % 5_000_000
-            out = np.empty(8 * ids.size, np.uint8)
-            text = out[: _spell(ids.astype(np.int64), out)].tobytes().decode()
-            size += len(text)
-            articles = [text[k : k + 20_000] for k in range(0, len(text), 20_000)]
-            writer.write_table(pa.table({"text": pa.array(articles, pa.large_string())}, schema=schema))
-
-
-def count_corpus(path: Path, max_slots: int) -> dict[str, Any]:
-    """Count, merge and choose, as the stage does, in this process; its peak memory."""
-    from worldclip.metadata.wikipedia import read_articles
-
-    started_at = time.process_time()
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        counter = ngrams.Counter(Path(folder) / "runs", SPACES, max_bigram_slots=max_slots)
-        for batch in read_articles(path):
-            counter.add(batch.column("text"))
-        runs = counter.finish()
-        counted_s = time.process_time() - started_at
-        counts = ngrams.merge(runs, Path(folder) / "merged")
-        num_bigrams = sum(len(keys) for keys, _ in counts.iter_bigrams())
-        best = ngrams.best_bigrams(counts, " ", limit=200_000, min_count=5)
-        return {
-            "runs": len(runs),
-            "tokens": counts.num_tokens,
-            "words": len(counts.words),
-            "bigrams": num_bigrams,
-            "best": [best[0], best[-1]],
-            "counted_s": round(counted_s, 1),
-            "total_s": round(time.process_time() - started_at, 1),
-            "disk_mb": sum(file.stat().st_size for run in runs for file in run.iterdir()) // 10**6,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        }
-
-
-def measure_memory(num_mb: int, large_mb: Sequence[int]) -> list[str]:
-    lines = [
-        "Generated corpora, Zipf's frequencies; count, merge, choose in one process:", "",
-        "| MB | slots of the table | runs | words | bigrams | counted, CPU s | all, CPU s | disk, MB | peak RSS, MiB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    found = count_apart(num_mb, (2**20, ngrams.MAX_BIGRAM_SLOTS))
-    for size in large_mb:
-        found += count_apart(size, (ngrams.MAX_BIGRAM_SLOTS,))
-    for answer in found:
-        keys = ("mb", "slots", "runs", "words", "bigrams", "counted_s", "total_s", "disk_mb", "peak_mib")
-        lines.append("| " + " | ".join(f"{answer[key]:,}" for key in keys) + " |")
-    same = [[answer[key] for key in ("tokens", "words", "bigrams", "best")] for answer in found[:2]]
-    assert same[0] == same[1], "counts hang on the limit"
-    return [*lines, "", f"Tokens, words, bigrams and the chosen bigrams of {num_mb} MB are the same with both limits."]
-
-
-def count_apart(num_mb: int, limits: Sequence[int]) -> list[dict[str, Any]]:
-    """A corpus counted with each limit, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "corpus.parquet"
-        write_corpus(path, num_mb)
-        answers = []
-        for max_slots in limits:
-            command = [sys.executable, __file__, "--count", str(path), "--slots", str(max_slots)]
-            answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            answers.append({"mb": num_mb, "slots": max_slots, **answer})
-    return answers
-
-
 def processor() -> str:
     """The processor's name where Linux tells it."""
     info = Path("/proc/cpuinfo")
@@ -344,27 +243,19 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--memory-mb", type=int, default=300)
-    parser.add_argument("--large-mb", type=int, nargs="*", default=[])
-    parser.add_argument("--count", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--slots", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.count:
-        print(json.dumps(count_corpus(arguments.count, arguments.slots)))
-        return
     packages = ("numba", "pyarrow", "icu4py", "jieba", "pythainlp", "mwparserfromhell", "wikiextractor")
     lines = [
-        "# N-grams and wikitext, speed and memory",
+        "# N-grams and wikitext, speed",
         "",
-        f"`python benchmarks/ngrams.py --write`, {date.today()}, {processor()}, {os.cpu_count()} cores shared"
-        f" with other work, Python {platform.python_version()}, "
+        f"`python benchmarks/ngrams.py --write`, {date.today()}, {processor()}, {os.cpu_count()} cores"
+        f" ({os.getloadavg()[0]:.1f} processes running), Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in packages)
         + ".  CPU seconds of one core (the median of 5; the slow peers once), peers in the same run.",
         "",
     ]
     for measure in (measure_english, measure_segmented, measure_stripper):
         lines += [*measure(), ""]
-    lines += measure_memory(arguments.memory_mb, arguments.large_mb)
     text = "\n".join(lines).rstrip() + "\n"
     print(text)
     if arguments.write:
