@@ -1,4 +1,4 @@
-"""The three ways in which work can fail, and how each speaks to a person (exit codes of the command line: cli.py)."""
+"""The three ways in which work can fail, and how each speaks to a person (exit codes of the command line: cli/)."""
 
 from __future__ import annotations
 
