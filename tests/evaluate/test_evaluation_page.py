@@ -101,7 +101,7 @@ def test_the_command_measures_any_model_and_tells_mistakes(tmp_path, monkeypatch
     assert main(["evaluate", "me/model", "--out", str(tmp_path / "x"), "--suite", "paper"]) == 2
     assert "evaluate.data is not set" in capsys.readouterr().err
     assert main(["fetch", "dataset", "hateful_memes", "--out", str(tmp_path)]) == 2
-    assert "docs/6_evaluate.md says its layout" in capsys.readouterr().err.replace("\n", " ")
+    assert "by hand: accept its terms" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_model_that_no_published_row_names_is_an_error(tmp_path):

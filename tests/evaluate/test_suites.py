@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from worldclip.errors import UserError
@@ -12,7 +10,7 @@ from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.fetch import names_to_fetch
 from worldclip.evaluate.suite_lists import DATACOMP38, SLIP26, SUITES
-from worldclip.evaluate.tables import beside_text, catalog_text, suite_text
+from worldclip.evaluate.tables import beside_text, suite_text
 
 
 def record(dataset, lang="en", task="zeroshot_classification", slices=None, **metrics):
@@ -128,9 +126,3 @@ def test_a_suite_without_its_data_says_what_is_missing_all_at_once(tmp_path):
     assert (there.asked, there.problems()) == (("xm3600",), [])
     (problem,) = EvaluateConfig(suite="slip").problems()
     assert "evaluate.suite is 'slip'; it is one of imagenet, slip26" in problem
-
-
-def test_the_documents_show_the_catalog_as_it_is():
-    page = (Path(__file__).parents[2] / "docs" / "6_evaluate.md").read_text(encoding="utf-8")
-    assert catalog_text("ViT-H/14 worldwide 2.3x") in page
-    assert all(f"| `{name}` |" in page for name in [*SUITES, *LAYOUTS])

@@ -126,7 +126,7 @@ class FetchDatasetCommand:
     """Download an evaluation data set into the layout that `worldclip evaluate --data DIR` reads."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """Name in the catalog (docs/6_evaluate.md)."""
+    """Name in the catalog (docs/datasets.md)."""
     out: str
     """Folder of data sets; the files go into OUT/NAME."""
     mirror: str = ""
@@ -138,11 +138,14 @@ class FetchDatasetCommand:
 
 
 def _fetch_dataset(command: FetchDatasetCommand) -> int:
+    from worldclip.evaluate.catalog import CATALOG
     from worldclip.evaluate.fetch import fetch_dataset
 
     fetched = fetch_dataset(command.name, Path(command.out), mirror=command.mirror, with_train=command.with_train)
     told = f"{fetched['files']:,} files, {fetched['bytes']:,} bytes, {fetched['there_already']:,} there already"
     print(json.dumps(fetched) if command.json else f"{Path(command.out) / command.name}: {told}")
+    if by_hand := CATALOG[command.name].by_hand:
+        Console(stderr=True, highlight=False).print(escape(f"left to you: {by_hand}"), soft_wrap=True)
     return 0
 
 

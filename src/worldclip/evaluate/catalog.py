@@ -9,6 +9,8 @@ datasets.csv, one row a data set:
     fields     what the numbers in a .npy beside .cls mean, in order (DataComp's copies)
     parts      the fields whose groups are reported as parts; `region!5` leaves group 5 out (FMoW's "other")
     hub        dataset repository on the Hugging Face hub with a copy in CLIP_benchmark's layout
+    address    the authors' page
+    by_hand    what fetching leaves to a person, since a licence or a log-in asks one
 """
 
 from __future__ import annotations
@@ -35,6 +37,11 @@ class DatasetInfo:
     hub: str = ""
     source: str = ""
     licence: str = ""
+    address: str = ""
+    by_hand: str = ""
+
+
+_AS_THEY_ARE = ("name", "title", "layout", "languages", "hub", "source", "licence", "address", "by_hand")
 
 
 def read_catalog() -> dict[str, DatasetInfo]:
@@ -43,7 +50,7 @@ def read_catalog() -> dict[str, DatasetInfo]:
         rows = list(csv.DictReader(file))
     return {
         row["name"]: DatasetInfo(
-            **{key: row[key] for key in ("name", "title", "layout", "languages", "hub", "source", "licence")},
+            **{key: row[key] for key in _AS_THEY_ARE},
             metrics=tuple(row["metric"].split(";")),
             classes=row["classes"] or "given",
             fields=tuple(row["fields"].split()),

@@ -23,7 +23,7 @@ class EvaluateConfig:
 
     datasets: tuple[str, ...] = ()
     """Data sets: `emoji_tone`, `emoji_base` (held out by the emoji pool), names of evaluate.folders or of the
-    catalog (docs/6_evaluate.md)."""
+    catalog (docs/datasets.md)."""
     suite: str = ""
     """All data sets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
     data: str = ""
@@ -31,7 +31,7 @@ class EvaluateConfig:
     allow_missing: bool = False
     """Leave out data sets of the suite that are not below evaluate.data; the table says which."""
     folders: dict[str, str] = field(default_factory=dict)
-    """Data sets in folders, `name = "layout:path"`; layouts are in docs/6_evaluate.md."""
+    """Data sets in folders, `name = "layout:path"`; layouts are in docs/datasets.md."""
     class_names: dict[str, str] = field(default_factory=dict)
     """Names of classes and templates in other languages, data set = JSON file."""
     captions: Literal["all_captions", "first_caption"] = "all_captions"
@@ -117,7 +117,7 @@ class EvaluateConfig:
             names = ", ".join(missing)
             found.append(
                 f"evaluate.data is {self.data!r}, which lacks {names}; get them (worldclip fetch dataset NAME --out "
-                f"{self.data}, or by hand as docs/6_evaluate.md says), or set evaluate.allow_missing to leave out "
+                f"{self.data}, or by hand as docs/datasets.md says), or set evaluate.allow_missing to leave out "
                 "those of a suite"
             )
         return found

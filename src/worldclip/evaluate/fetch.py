@@ -93,9 +93,10 @@ def plan(name: str, client: Client, mirror: str = "", with_train: bool = False) 
         return [
             source for source in _hub_files(hub, client, mirror) if with_train or not source.path.startswith("train/")
         ]
+    info = CATALOG[name]
     raise UserError(
-        f"{name} has no source that a program may fetch from ({CATALOG[name].source}, {CATALOG[name].licence}); "
-        "docs/6_evaluate.md says its layout, so that you can put it there by hand"
+        f"{name} has no source that a program may fetch from ({info.address}; licence: {info.licence}); "
+        f"by hand: {info.by_hand}; docs/datasets.md shows the folder"
     )
 
 

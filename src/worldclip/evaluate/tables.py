@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.fetch import names_to_fetch
-from worldclip.evaluate.published import AGREES_WITHIN_PCT, figures, published
+from worldclip.evaluate.published import AGREES_WITHIN_PCT
 from worldclip.evaluate.report import aligned, by_dataset, mean_over_languages, shown
-from worldclip.evaluate.suite_lists import SUITES
 from worldclip.evaluate.suites import AVERAGED, suite_mean, suite_rows
 from worldclip.formats import write_json, write_text
 
@@ -115,21 +113,3 @@ def write_clip_benchmark(folder: Path, records: Sequence[Record]) -> None:
                 "language": record["lang"],
             },
         )
-
-
-def catalog_text(against: str) -> str:
-    """The catalog as docs/6_evaluate.md shows it; last a published model's number, * where the source is secondary."""
-    numbers = {row.figure: row for row in published() if row.model == against}
-    suites = {name: [suite for suite in SUITES if suite != "paper" and name in SUITES[suite]] for name in CATALOG}
-    rows = [["name", "data set", "layout", "languages", "metric", "suites", "fetch", "source", "licence", "paper"]]
-    fetched = names_to_fetch()
-    for name, info in CATALOG.items():
-        of_paper = [
-            f"{numbers[figure.figure].value_pct}{'*' if numbers[figure.figure].is_secondary else ''}"
-            for figure in figures().values()
-            if figure.dataset == name and figure.figure in numbers
-        ]
-        about = [f"`{name}`", info.title, info.layout, info.languages, ", ".join(info.metrics)]
-        where = [" ".join(suites[name]), "yes" if name in fetched else "", info.source, info.licence]
-        rows.append([*about, *where, " / ".join(of_paper)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [rows[0], ["---"] * len(rows[0]), *rows[1:]])

@@ -64,6 +64,11 @@ def test_english_prompts_are_openais_80(folder):
     [
         ({"EN": [[1000], ["cat"]]}, "EN names class 1000"),
         ({"EN": [[0, 1], ["cat"]]}, "EN is not two lists of one length"),
+        ({"EN": "cat"}, "EN is not two lists of one length"),
+        ({"EN": [["0"], ["cat"]]}, "EN names class '0'"),
+        ({"EN": [[0, 0], ["cat", "dog"]]}, "EN names a class twice"),
+        ({"EN": [[0], [" "]]}, "EN has the label ' '; it must be a text"),
+        ({"SW": [[7], ["nyuki"]]}, "no language has both a label of an image's class and prompts 'none'"),
     ],
 )
 def test_wrong_labels_are_named(folder, labels, message):
@@ -76,7 +81,8 @@ def test_wrong_labels_are_named(folder, labels, message):
     ("members", "message"),
     [
         ({"a.jpg": b"cat", "a.cls": b"1000"}, "is of class '1000'"),
-        ({"a.jpg": b"cat", "a.json": b"{}"}, "is of class 'None'"),
+        ({"a.jpg": b"cat", "a.json": b"{}"}, r"a\.json lacks class_index"),
+        ({"a.jpg": b"cat", "a.json": b"{"}, r"a\.json is not JSON"),
         ({"a.jpg": b"cat"}, r"has neither \.cls nor \.json"),
     ],
 )
@@ -84,6 +90,20 @@ def test_wrong_images_are_named(folder, members, message):
     write_tar(folder / "images/0.tar", members)
     with pytest.raises(UserError, match=message):
         babel_imagenet.load("babel", folder)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({"EN": "a {}"}, "EN is 'a {}'; it is a list of templates"),
+        ({"EN": ["a photo"]}, "'a photo' has no place for the class"),
+        ({"XX": ["a {}"]}, "no language has both a label of an image's class and prompts 'nllb'"),
+    ],
+)
+def test_wrong_prompts_are_named(folder, prompts, message):
+    (folder / "nllb_dist13b_prompts.json").write_text(json.dumps(prompts))
+    with pytest.raises(UserError, match=message):
+        babel_imagenet.load("babel", folder, "nllb")
 
 
 def test_missing_parts_are_named(folder):

@@ -69,6 +69,7 @@ def test_first_caption_leaves_the_others_out_and_says_so(folder, tmp_path):
         (['{"en": {"caption": ["a"]}}'], 'captions.jsonl:1 has no "image/key"'),
         ([json.dumps(LINES[0]), json.dumps(LINES[0])], "image/key 'k1' stands there twice"),
         (['{"image/key": "k1"}'], "has no caption"),
+        (['{"image/key": "k1", "en": {"caption": [7]}}'], "image k1 has the en caption 7, no text"),
         ([], "is empty"),
     ],
 )

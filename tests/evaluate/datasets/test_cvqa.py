@@ -56,6 +56,8 @@ def test_question_and_option_are_one_text_and_parts_are_reported(folder, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"options": "abcd"}, "options is 'abcd'; it is a list of texts"),
+        ({"question": None}, "question is None; it must be a text"),
         ({"options": ["a", "b"]}, r"questions\.jsonl:1 has 2 options; there must be 4"),
         ({"answer": 4}, "has answer 4"),
         ({"image": "z.jpg"}, "names 1 images that .*images lacks: z"),
@@ -73,4 +75,7 @@ def test_a_question_that_lacks_a_field_and_one_that_is_no_json_are_named(folder)
         cvqa.load("cvqa", folder)
     (folder / "questions.jsonl").write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
+        cvqa.load("cvqa", folder)
+    (folder / "questions.jsonl").unlink()
+    with pytest.raises(UserError, match=r"holds neither data/test-\*\.parquet nor questions\.jsonl"):
         cvqa.load("cvqa", folder)

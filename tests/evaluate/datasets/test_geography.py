@@ -44,6 +44,7 @@ def test_dollar_street_is_asked_among_imagenets_classes_and_any_of_several_is_ri
         (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,[1000]\n", "classes of ImageNet are 0 to 999"),
         (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,[]\n", "at least one"),
         (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,zebra\n", "it is a list of class indices"),
+        (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,5\n", "imagenet_sysnet_id is '5'"),
         (DOLLAR_HEAD + "a,Kenya,af,rich,assets/a/1.jpg,[1]\n", "income is 'rich'; it is a number"),
         (DOLLAR_HEAD + "a,Kenya,af,40,assets/gone.jpg,[1]\n", r"names 1 images that .* lacks: assets/gone\.jpg"),
     ],
@@ -105,6 +106,13 @@ def test_landmarks_are_called_by_their_categories_and_images_without_one_are_not
     record = records_of(dataset, gldv2)["en"]
     assert record["n"] == 2
     assert record["metrics"]["acc1"] >= 0.5  # the first image shows its second landmark
+
+
+def test_landmarks_may_have_names_in_more_languages(gldv2):
+    write_files(gldv2, {"languages.json": '{"fr": {"classes": ["Tour Eiffel", "Machu Picchu"], "templates": ["{}"]}}'})
+    dataset = landmarks.load("gldv2", gldv2)
+    assert dataset.languages == ("en", "fr")
+    assert dataset.tasks("fr")[0].class_names == [["Tour Eiffel"], ["Machu Picchu"]]
 
 
 @pytest.mark.parametrize(

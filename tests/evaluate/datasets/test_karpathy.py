@@ -48,7 +48,8 @@ def test_the_test_split_alone_is_asked_with_all_its_captions(folder):
         ([image("9.jpg", "test", "a")], "names 1 images that .*images lacks: 9"),
         ([image("1.jpg", "val", "a")], "no image whose split is 'test'"),
         ([{"filename": "1.jpg", "split": "test"}], "image 0 lacks sentences"),
-        ([image("1.jpg", "test")], 'image 0 has a sentence without "raw", or none'),
+        ([image("1.jpg", "test")], "image 0: a sentence lacks raw"),
+        ([image("1.jpg", "test", " ")], "image 0: a sentence: raw is ' '; it must be a text"),
         ("many", 'has no list "images"'),
     ],
 )
@@ -61,4 +62,12 @@ def test_each_wrong_record_is_named(folder, images, message):
 def test_a_missing_file_and_one_too_many_are_named(folder):
     write_files(folder, {"dataset_coco.json": "{}"})
     with pytest.raises(UserError, match=r"holds 2 files dataset_\*\.json"):
+        karpathy.load("mine", folder)
+    (folder / "dataset_flickr30k.json").unlink()
+    with pytest.raises(UserError, match=r"dataset_flickr30k\.json is missing"):
         karpathy.load("flickr30k", folder)
+
+
+def test_a_data_set_of_the_catalog_takes_its_own_file_of_the_archive(folder):
+    write_files(folder, {"dataset_coco.json": "{}", "dataset_flickr8k.json": "{}"})
+    assert karpathy.load("flickr30k", folder).image_keys == ["1", "3"]

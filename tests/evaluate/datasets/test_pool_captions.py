@@ -37,7 +37,8 @@ def test_texts_are_asked_in_the_languages_that_the_pairs_state(tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"1.txt": b"cat"}, "hold no image"),
+        ({"README.md": b"cat"}, "hold no image"),
+        ({"1.jpg": b"cat", "2.txt": b"cat"}, r"holds 1 labels or captions of images that it lacks: 2\.txt"),
         ({"1.jpg": b"cat"}, "not one caption in its tars"),
         ({"1.jpg": b"cat", "1.json": b"["}, r"1\.json: its JSON cannot be read"),
         ({"1.jpg": b"cat", "1.json": sidecar(texts=["a", "b"], lang_truth=["en"])}, "has 2 texts and 1 of lang_truth"),

@@ -15,30 +15,45 @@ def question(filename, caption, negative):
     return {"filename": filename, "caption": caption, "negative_caption": negative}
 
 
+FOUND = {"0": question("1.jpg", "cat", "dog")}
+
+
+def write_questions(folder, **kinds):
+    """All seven files; those that are not given hold FOUND."""
+    files = {f"{kind}.json": json.dumps(kinds.get(kind, FOUND)) for kind in sugar_crepe.KINDS}
+    write_files(folder, {"images/1.jpg": "cat", "images/2.jpg": "dog", **files})
+
+
 def test_sugar_crepe_asks_which_caption_and_reports_each_kind(tmp_path):
-    write_files(tmp_path, {"images/1.jpg": "cat", "images/2.jpg": "dog"})
     add = {"0": question("1.jpg", "cat", "dog"), "7": question("2.jpg", "dog", "owl")}
-    swap = {"0": question("1.jpg", "dog", "cat")}
-    write_files(tmp_path, {"add_att.json": json.dumps(add), "swap_obj.json": json.dumps(swap)})
+    write_questions(tmp_path, add_att=add, swap_obj={"0": question("1.jpg", "dog", "cat")})
     record = records_of(sugar_crepe.load("sugar_crepe", tmp_path), tmp_path)["en"]
-    assert (record["n"], record["metrics"]) == (3, {"accuracy": pytest.approx(2 / 3)})
-    assert record["slices"]["add_att"]["metrics"]["accuracy"] == 1.0
+    assert (record["n"], record["metrics"]) == (8, {"accuracy": pytest.approx(7 / 8)})
+    assert record["slices"]["add_att"] == {"n": 2, "metrics": {"accuracy": 1.0}}
     assert record["slices"]["swap_obj"]["metrics"]["accuracy"] == 0.0
     assert record["chance"] == {"accuracy": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("questions", "message"),
     [
-        ({}, "holds none of add_att.json"),
-        ({"add_att.json": "{}"}, "hold no question"),
-        ({"add_att.json": json.dumps({"0": {"filename": "1.jpg", "caption": "a"}})}, "0 lacks negative_caption"),
-        ({"add_att.json": json.dumps({"0": question("9.jpg", "a", "b")})}, "names 1 images that .*lacks: 9"),
+        ({}, r"add_att\.json holds no question"),
+        ({"0": 7}, "0 is 7; it must be an object with filename, caption, negative_caption"),
+        ({"0": {"filename": "1.jpg", "caption": "a"}}, "0 lacks negative_caption"),
+        ({"0": question("1.jpg", "a", 5)}, "negative_caption is 5; it must be a text"),
+        ({"0": question("9.jpg", "a", "b")}, "names 1 images that .*lacks: 9"),
     ],
 )
-def test_what_is_wrong_with_sugar_crepe_is_named(tmp_path, files, message):
-    write_files(tmp_path, {"images/1.jpg": "cat", **files})
+def test_what_is_wrong_with_sugar_crepe_is_named(tmp_path, questions, message):
+    write_questions(tmp_path, add_att=questions)
     with pytest.raises(UserError, match=message):
+        sugar_crepe.load("sugar_crepe", tmp_path)
+
+
+def test_a_kind_of_sugar_crepe_that_is_missing_is_named(tmp_path):
+    write_questions(tmp_path)
+    (tmp_path / "swap_att.json").unlink()
+    with pytest.raises(UserError, match=r"lacks swap_att\.json; the average is over the questions of all kinds"):
         sugar_crepe.load("sugar_crepe", tmp_path)
 
 
@@ -62,7 +77,9 @@ def test_winoground_asks_both_ways(tmp_path):
     [
         ("", r"examples\.jsonl is empty"),
         ("{", r"examples\.jsonl:1 is not JSON"),
+        ("7", "1 is 7; it must be an object with image_0, image_1"),
         ('{"image_0": "a"}', "1 lacks image_1, caption_0, caption_1"),
+        (json.dumps(EXAMPLE | {"caption_0": 3}), "1: caption_0 is 3; it must be a text"),
         (json.dumps(EXAMPLE | {"image_1": "gone"}), "names 1 images that .*lacks: gone"),
     ],
 )
@@ -90,6 +107,7 @@ def test_winogavil_chooses_as_many_images_as_belong_to_the_cue(tmp_path):
         (HEAD, "has no rows"),
         ("cue,candidates\n", "lacks the columns associations"),
         (HEAD + "cat,cat dog,['cat']\n", "candidates is 'cat dog'; it is a list of image names"),
+        (HEAD + "cat,5,['cat']\n", "candidates is '5'; it is a list of image names"),
         (HEAD + "cat,['cat'],['dog']\n", r"associations \['dog'\] are not some of the candidates"),
         (HEAD + "cat,['gone'],['gone']\n", "names 1 images that .*lacks: gone"),
         (HEAD + "cat\n", "2 has fewer fields than the header"),

@@ -34,6 +34,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def one_tar(folder, members):
+    (folder / "test/nshards.txt").write_text("1\n")
+    (folder / "test/1.tar").unlink(missing_ok=True)
+    write_tar(folder / "test/0.tar", members)
+
+
 def evaluate(folder, tmp_path):
     records, _, _ = engine.evaluate(
         WordModel(), {"model": "m"}, [webdataset.load("mini", folder)], [], tmp_path / "results.jsonl"
@@ -52,8 +58,7 @@ def test_classification_in_every_language_that_has_names(folder, tmp_path):
 
 def test_retrieval_takes_each_line_of_a_txt_as_a_caption(folder, tmp_path):
     (folder / "dataset_type.txt").write_text("retrieval\n")
-    (folder / "test" / "nshards.txt").write_text("1\n")
-    write_tar(folder / "test/0.tar", {"a.jpg": b"cat", "a.txt": b"cat\nelk\n", "b.jpg": b"dog", "b.txt": b"dog"})
+    one_tar(folder, {"a.jpg": b"cat", "a.txt": b"cat\nelk\n", "b.jpg": b"dog", "b.txt": b"dog"})
     record = evaluate(folder, tmp_path)["en"]
     assert (record["n"], record["num_texts"]) == (2, 3)
     assert record["metrics"]["text_retrieval_recall@1"] == 1.0
@@ -68,7 +73,7 @@ def test_the_digest_follows_labels_and_images(folder):
 WRONG = {
     "classnames.txt": (None, "classnames.txt is missing; it holds the names of the classes"),
     "zeroshot_classification_templates.txt": ("a photo\n", "'a photo' has no place for the class"),
-    "test/nshards.txt": ("3\n", r"says 3 tars, and 2.tar of .* are missing"),
+    "test/nshards.txt": ("3\n", r"says 3 tars, and 2\.tar of .* are missing"),
     "languages.json": ('{"de": {"classes": ["Katze"]}}', "de has 1 classes, and the data set has 3"),
 }
 
@@ -84,10 +89,14 @@ def test_each_wrong_file_is_named(folder, name):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
+        ("test/nshards.txt", "1", r"says 1 tars, and .*test holds 1\.tar besides"),
+        ("test/nshards.txt", "0", "must be the number of tars, at least 1"),
         ("test/nshards.txt", "many", "says 'many'; it must be the number of tars"),
         ("test/nshards.txt", "", "is empty"),
         ("zeroshot_classification_templates.txt", " \n \n", "has no template"),
         ("languages.json", "[", "is not JSON"),
+        ("languages.json", '{"de": {"classes": ["a", 3, "c"]}}', "de calls a class 3; a class has a name"),
+        ("languages.json", '{"de": {"classes": ["a", "b", "c"], "templates": "{}"}}', "they are a list of texts"),
         ("languages.json", "[]", "holds a list; it must be a JSON object"),
     ],
 )
@@ -103,12 +112,15 @@ def test_files_that_say_nothing_usable_are_named(folder, name, contents, message
         ({"s0.jpg": b"cat", "s0.cls": b"3"}, "s0.cls says '3'; it must be a class index, 0 to 2"),
         ({"s0.jpg": b"cat", "s0.cls": b"-1"}, "says '-1'"),
         ({"s0.jpg": b"cat"}, "s0 has no .cls"),
-        ({"s0.txt": b"cat"}, "hold no image"),
+        ({"README.md": b"cat"}, "hold no image"),
+        (
+            {"s0.jpg": b"cat", "s0.cls": b"0", "s1.cls": b"1"},
+            r"holds 1 labels or captions of images that it lacks: s1\.cls",
+        ),
     ],
 )
 def test_wrong_samples_are_named(folder, members, message):
-    (folder / "test" / "nshards.txt").write_text("1\n")
-    write_tar(folder / "test/0.tar", members)
+    one_tar(folder, members)
     with pytest.raises(UserError, match=message):
         webdataset.load("mini", folder)
 
@@ -128,10 +140,7 @@ def array(values) -> bytes:
 
 def test_several_classes_an_image_stand_in_npy(folder, tmp_path):
     (folder / "dataset_type.txt").write_text("multilabel\n")
-    (folder / "test" / "nshards.txt").write_text("1\n")
-    write_tar(
-        folder / "test/0.tar", {"a.jpg": b"cat", "a.npy": array([1, 0, 1]), "b.jpg": b"dog", "b.npy": array([0, 1, 0])}
-    )
+    one_tar(folder, {"a.jpg": b"cat", "a.npy": array([1, 0, 1]), "b.jpg": b"dog", "b.npy": array([0, 1, 0])})
     record = evaluate(folder, tmp_path)["en"]
     assert (record["task"], record["n"]) == ("multilabel_classification", 2)
     assert 0.5 < record["metrics"]["mean_average_precision"] <= 1.0
@@ -149,8 +158,7 @@ def test_datacomps_groups_are_parts_and_the_worst_stands_for_fmow(folder, tmp_pa
         [(b"cat", 0, 0), (b"dog", 1, 0), (b"owl", 2, 1), (b"cat", 2, 1), (b"cat", 1, 5)]
     ):
         members |= {f"{i}.jpg": word, f"{i}.cls": str(label).encode(), f"{i}.npy": array([region, 3, label])}
-    (folder / "test" / "nshards.txt").write_text("1\n")
-    write_tar(folder / "test/0.tar", members)
+    one_tar(folder, members)
     records, _, _ = engine.evaluate(
         WordModel(), {"model": "m"}, [webdataset.load("fmow", folder)], ["en"], tmp_path / "results.jsonl"
     )
@@ -183,6 +191,14 @@ def test_the_train_split_is_read_for_probes_alone(folder):
     assert dataset.image_keys[5] == "train/0/s0"
 
 
+def test_a_train_split_without_an_image_is_no_split_to_learn_from(folder):
+    (folder / "train").mkdir()
+    (folder / "train" / "nshards.txt").write_text("1\n")
+    write_tar(folder / "train/0.tar", {"README.md": b"moved"})
+    with pytest.raises(UserError, match="train: its tars hold no image"):
+        webdataset.load("mini", folder, with_train=True)
+
+
 def test_features_are_kept_by_the_images_whatever_is_asked_of_them(folder):
     before = webdataset.load("mini", folder)
     (folder / "classnames.txt").write_text("cat\ndog\nbird\n")
@@ -195,10 +211,12 @@ def test_an_unknown_kind_and_an_empty_caption_are_named(folder):
     with pytest.raises(UserError, match="says 'segmentation'; it must be one of classification, retrieval, multilabel"):
         webdataset.load("mini", folder)
     (folder / "dataset_type.txt").write_text("retrieval\n")
-    (folder / "test" / "nshards.txt").write_text("1\n")
-    write_tar(folder / "test/0.tar", {"a.jpg": b"cat", "a.txt": b"\n"})
+    one_tar(folder, {"a.jpg": b"cat", "a.txt": b"\n"})
     with pytest.raises(UserError, match="not one caption in its tars"):
         webdataset.load("mini", folder)
     write_tar(folder / "test/0.tar", {"a.jpg": b"cat"})
     with pytest.raises(UserError, match=r"a has no \.txt"):
+        webdataset.load("mini", folder)
+    write_tar(folder / "test/0.tar", {"a.jpg": b"cat", "a.txt": b"\xff"})
+    with pytest.raises(UserError, match=r"a\.txt is not UTF-8"):
         webdataset.load("mini", folder)

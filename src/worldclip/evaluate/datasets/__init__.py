@@ -29,9 +29,10 @@ from worldclip.evaluate.tasks import Dataset
 
 PLAIN = {
     "lines": lines, "cvqa": cvqa, "sugar_crepe": sugar_crepe, "winoground": winoground, "winogavil": winogavil,
-    "landmarks": landmarks,
 }  # fmt: skip
-NAMED = {"folders": folders, "dollar_street": dollar_street, "geode": geode}  # classes may have names in more languages
+NAMED = {  # classes may have names in more languages
+    "folders": folders, "dollar_street": dollar_street, "geode": geode, "landmarks": landmarks,
+}  # fmt: skip
 CAPTIONED = {"captions": captions, "karpathy": karpathy, "pool": pool}  # several captions an image
 
 

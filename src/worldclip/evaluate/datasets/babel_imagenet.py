@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from worldclip.errors import UserError, require
-from worldclip.evaluate.datasets.class_names import read_json_record
-from worldclip.evaluate.datasets.files import Sample, read_samples, reader
+from worldclip.evaluate.datasets.class_names import check_templates, read_json_record
+from worldclip.evaluate.datasets.files import Sample, check_fields, read_samples, reader
 from worldclip.evaluate.tasks import Classification, Dataset, Task
 from worldclip.formats import digest, fingerprint
 
@@ -44,6 +44,8 @@ def load(name: str, folder: Path, prompts: Prompts = "none", tars: Sequence[Path
     templates = _templates(folder, prompts, list(labels))
     images = [fingerprint(path, path.parent) for path in tars]
     asked = [lang for lang in labels if lang in templates and np.isin(class_of_image, labels[lang][0]).any()]
+    if not asked:
+        raise UserError(f"{labels_path}: no language has both a label of an image's class and prompts {prompts!r}")
     return Dataset(
         name=name,
         digest=digest([fingerprint(labels_path, labels_path.parent), images, prompts, templates]),
@@ -62,14 +64,18 @@ def _labels_path(folder: Path) -> Path:
     return found[0]
 
 
-def _labels(code: str, value: object, path: Path) -> tuple[np.ndarray, list[str]]:
+def _labels(code: str, value: Any, path: Path) -> tuple[np.ndarray, list[str]]:
     """(class indices, labels) of a language."""
-    if not (isinstance(value, list) and len(value) == 2 and len(value[0]) == len(value[1])):
+    is_pair = isinstance(value, list) and len(value) == 2 and all(isinstance(part, list) for part in value)
+    if not is_pair or len(value[0]) != len(value[1]):
         raise UserError(f"{path}: {code} is not two lists of one length, class indices and labels")
-    indices = np.array(value[0], np.int64)
-    if len(indices) and (indices.min() < 0 or indices.max() >= NUM_CLASSES):
-        raise UserError(f"{path}: {code} names class {int(indices.max())}; ImageNet's are 0 to {NUM_CLASSES - 1}")
-    return indices, list(value[1])
+    if wrong := [index for index in value[0] if not isinstance(index, int) or not 0 <= index < NUM_CLASSES]:
+        raise UserError(f"{path}: {code} names class {wrong[0]!r}; ImageNet's are 0 to {NUM_CLASSES - 1}")
+    if len(set(value[0])) < len(value[0]):
+        raise UserError(f"{path}: {code} names a class twice; each has one label")
+    if wrong := [label for label in value[1] if not isinstance(label, str) or not label.strip()]:
+        raise UserError(f"{path}: {code} has the label {wrong[0]!r}; it must be a text")
+    return np.array(value[0], np.int64), value[1]
 
 
 def _class_index(sample: Sample) -> int:
@@ -77,12 +83,21 @@ def _class_index(sample: Sample) -> int:
     if "cls" in sample.others:
         text = sample.others["cls"].decode("ascii", "replace").strip()
     elif "json" in sample.others:
-        text = str(json.loads(sample.others["json"]).get("class_index"))
+        text = str(_json_of(sample.others["json"], f"{where}.json").get("class_index"))
     else:
         raise UserError(f"{where} has neither .cls nor .json; one of them says the image's class index")
     if not text.isdigit() or int(text) >= NUM_CLASSES:
         raise UserError(f"{where} is of class {text!r}; it must be an index from 0 to {NUM_CLASSES - 1}")
     return int(text)
+
+
+def _json_of(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error})") from error
+    check_fields(record, ("class_index",), (), where)
+    return dict(record)
 
 
 def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str, list[str]]:
@@ -92,7 +107,12 @@ def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str
     if prompts == "english":
         english = [template("{}") for template in require("open_clip", extra="eval").OPENAI_IMAGENET_TEMPLATES]
         return dict.fromkeys(codes, english)
-    return {code.lower(): list(templates) for code, templates in read_json_record(folder / PROMPTS_FILE).items()}
+    found = read_json_record(folder / PROMPTS_FILE)
+    for code, templates in found.items():
+        if not isinstance(templates, list) or not all(isinstance(template, str) for template in templates):
+            raise UserError(f"{folder / PROMPTS_FILE}: {code} is {templates!r}; it is a list of templates")
+        check_templates(templates, folder / PROMPTS_FILE)
+    return {code.lower(): templates for code, templates in found.items()}
 
 
 def _tasks(

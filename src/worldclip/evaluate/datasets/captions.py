@@ -35,7 +35,7 @@ def load(name: str, folder: Path, protocol: Protocol = "all_captions") -> Datase
         twice = next(key for key, times in Counter(keys).items() if times > 1)
         raise UserError(f"{path}: image/key {twice!r} stands there twice; each image has one line")
     paths = find_images(folder / "images", keys, path)
-    captions = _by_language(records)
+    captions = _by_language(records, path)
     if not captions:
         raise UserError(f'{path} has no caption; a line is {{"image/key": ..., "<lang>": {{"caption": [...]}}}}')
     images = [fingerprint(image, folder) for image in paths]
@@ -61,12 +61,14 @@ def _record(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _by_language(records: list[dict[str, Any]]) -> dict[str, list[tuple[int, str]]]:
+def _by_language(records: list[dict[str, Any]], path: Path) -> dict[str, list[tuple[int, str]]]:
     """our code -> (image, caption), in the file's order; empty captions are no captions."""
     found: dict[str, list[tuple[int, str]]] = {}
     for i, record in enumerate(records):
         for code, value in record.items():
             if isinstance(value, dict) and isinstance(value.get("caption"), list):
+                if wrong := [text for text in value["caption"] if not isinstance(text, str)]:
+                    raise UserError(f"{path}: image {record['image/key']} has the {code} caption {wrong[0]!r}, no text")
                 pairs = [(i, text) for text in value["caption"] if text.strip()]
                 found.setdefault(our_code(code), []).extend(pairs)
     return {lang: pairs for lang, pairs in sorted(found.items()) if pairs}

@@ -38,14 +38,22 @@ def other_languages(paths: Sequence[Path], num_classes: int) -> dict[str, Names]
 def _names(lang: str, record: Any, num_classes: int, path: Path) -> Names:
     if not isinstance(record, dict) or not isinstance(record.get("classes"), list):
         raise UserError(f'{path}: {lang} has no "classes"; it is a list with the names of each class')
-    classes = [[name] if isinstance(name, str) else list(name) for name in record["classes"]]
+    classes = [[name] if isinstance(name, str) else name for name in record["classes"]]
+    if wrong := [names for names in classes if not _is_texts(names)]:
+        raise UserError(f"{path}: {lang} calls a class {wrong[0]!r}; a class has a name or a list of names")
     if len(classes) != num_classes:
         raise UserError(f"{path}: {lang} has {len(classes)} classes, and the data set has {num_classes}")
     if not all(classes):
         raise UserError(f"{path}: {lang} has no name for class {[bool(names) for names in classes].index(False)}")
     templates = record.get("templates", ["{}"])
+    if not _is_texts(templates):
+        raise UserError(f"{path}: {lang} has the templates {templates!r}; they are a list of texts")
     check_templates(templates, path)
     return classes, templates
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def check_templates(templates: Sequence[str], path: Path) -> None:

@@ -30,7 +30,8 @@ from worldclip.evaluate.tasks import LOCAL, Dataset, Task
 from worldclip.formats import digest, fingerprint
 
 NUM_OPTIONS = 4
-FIELDS = ("image", "lang", "country", "question", "options", "question_en", "options_en", "answer")
+TEXTS = ("image", "lang", "country", "question", "question_en")
+FIELDS = (*TEXTS, "options", "options_en", "answer")
 
 
 def load(name: str, folder: Path) -> Dataset:
@@ -40,7 +41,11 @@ def load(name: str, folder: Path) -> Dataset:
         source: Any = folder
     else:
         path = folder / "questions.jsonl"
-        records, source = read_records(path, "questions", FIELDS), path
+        if not path.exists():
+            raise UserError(
+                f"{folder} holds neither data/test-*.parquet nor questions.jsonl; one of them has the questions"
+            )
+        records, source = read_records(path, "questions", FIELDS, TEXTS), path
         where = [f"{path}:{number}" for number in range(1, len(records) + 1)]
     for record, place in zip(records, where, strict=True):
         _check(record, place)
@@ -70,6 +75,8 @@ def load(name: str, folder: Path) -> Dataset:
 
 def _check(record: dict[str, Any], where: str) -> None:
     for field in ("options", "options_en"):
+        if not isinstance(record[field], list) or not all(isinstance(option, str) for option in record[field]):
+            raise UserError(f"{where}: {field} is {record[field]!r}; it is a list of texts")
         if len(record[field]) != NUM_OPTIONS:
             raise UserError(f"{where} has {len(record[field])} {field}; there must be {NUM_OPTIONS}")
     if record["answer"] not in range(NUM_OPTIONS):

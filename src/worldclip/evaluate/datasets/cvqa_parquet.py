@@ -53,8 +53,8 @@ def image_key(question_id: str) -> str:
 def _subset(text: str, where: str) -> tuple[str, str]:
     """(our code, country) of "('Swahili', 'Kenya')"; a language that the table lacks keeps its name."""
     try:
-        name, country = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+        name, country = map(str, ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError) as error:
         raise UserError(f"{where}: Subset is {text!r}; it is a pair, ('Swahili', 'Kenya')") from error
     name = name.replace("_", " ")
     codes = {language.name.lower(): language.code for language in languages.all()}

@@ -80,7 +80,8 @@ def _classes(text: str, where: str) -> list[int]:
         raise UserError(
             f"{where}: imagenet_sysnet_id is {text!r}; it is a list of class indices, [879, 412]"
         ) from error
-    if not found or not all(isinstance(c, int) and 0 <= c < NUM_IMAGENET_CLASSES for c in found):
+    is_list = isinstance(found, list | tuple) and len(found) > 0
+    if not is_list or not all(isinstance(c, int) and 0 <= c < NUM_IMAGENET_CLASSES for c in found):
         raise UserError(f"{where}: imagenet_sysnet_id is {text!r}; classes of ImageNet are 0 to 999, at least one")
     return list(found)
 

@@ -13,6 +13,7 @@ from typing import Any
 from worldclip.errors import BadShard, UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LABELS = ("cls", "txt", "npy", "json")  # extensions of what is said of an image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,10 @@ class Sample:
 
 
 def read_samples(tars: Sequence[Path]) -> list[Sample]:
-    """The samples of plain tars that hold an image, in the tars' order.  Raises BadShard for a tar that is none."""
+    """The samples of plain tars, in the tars' order.
+
+    Raises BadShard for a tar that is none, UserError for labels and captions of images that are not there.
+    """
     found: list[Sample] = []
     for path in tars:
         images: dict[str, tuple[int, int]] = {}
@@ -45,6 +49,12 @@ def read_samples(tars: Sequence[Path]) -> list[Sample]:
                         others.setdefault(stem, {})[suffix.removeprefix(".")] = file.read()
         except (tarfile.TarError, EOFError) as error:
             raise BadShard(f"{path}: not a readable tar ({error})") from error
+        if alone := [
+            f"{stem}.{kind}" for stem in others for kind in LABELS if kind in others[stem] and stem not in images
+        ]:
+            raise UserError(
+                f"{path} holds {len(alone)} labels or captions of images that it lacks: {', '.join(alone[:5])}"
+            )
         found += [
             Sample(key=stem, tar=path, offset=offset, size=size, others=others.get(stem, {}))
             for stem, (offset, size) in images.items()
@@ -106,10 +116,18 @@ def check_there(paths: Sequence[Path], folder: Path, where: Path) -> None:
         )
 
 
+def utf8(content: bytes, where: str) -> str:
+    """A caption; UserError where it is not UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 ({error}); it holds the image's captions") from error
+
+
 def read_lines(path: Path, what: str) -> list[str]:
     """Lines of a UTF-8 text file, the last line end optional; UserError where it is missing, empty or not UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; it holds {what}") from None
     except UnicodeDecodeError as error:
@@ -120,18 +138,27 @@ def read_lines(path: Path, what: str) -> list[str]:
     return lines
 
 
-def read_records(path: Path, what: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """JSON objects, one a line, each with `fields`; UserError names the line that is none or lacks one."""
+def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """JSON objects, one a line, each with `fields`, those of `texts` strings; UserError names the line that is not."""
     found = []
     for number, line in enumerate(read_lines(path, what), 1):
         try:
             record = json.loads(line)
         except ValueError as error:
             raise UserError(f"{path}:{number} is not JSON ({error})") from error
-        if lacking := [name for name in fields if not isinstance(record, dict) or name not in record]:
-            raise UserError(f"{path}:{number} lacks {', '.join(lacking)}")
+        check_fields(record, fields, texts, f"{path}:{number}")
         found.append(record)
     return found
+
+
+def check_fields(record: Any, fields: Sequence[str], texts: Sequence[str], where: str) -> None:
+    """UserError where a record is none, lacks one of `fields`, or has no text where `texts` says so."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is {record!r}; it must be an object with {', '.join(fields)}")
+    if lacking := [name for name in fields if name not in record]:
+        raise UserError(f"{where} lacks {', '.join(lacking)}")
+    if wrong := [name for name in texts if not isinstance(record[name], str) or not record[name].strip()]:
+        raise UserError(f"{where}: {wrong[0]} is {record[wrong[0]]!r}; it must be a text")
 
 
 def read_table_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """Flickr30k and COCO with Karpathy's splits: what most papers mean by the 1k and the 5k test set.
 
-FOLDER/dataset_flickr30k.json or dataset_coco.json
+FOLDER/dataset_flickr30k.json or dataset_coco.json (the archive holds both; a data set of the catalog takes its own)
     {"images": [{"filename": "0001.jpg", "split": "test", "sentences": [{"raw": "..."}, ...]}, ...]}
 FOLDER/images/   the images, in folders (val2014/) or not
 """
@@ -14,20 +14,18 @@ import numpy as np
 
 from worldclip.errors import UserError
 from worldclip.evaluate.datasets.class_names import read_json_record
-from worldclip.evaluate.datasets.files import file_reader, find_images
+from worldclip.evaluate.datasets.files import check_fields, file_reader, find_images
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.tasks import Dataset
 from worldclip.formats import digest, fingerprint
 
 SPLIT = "test"
+FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # of the catalog's data sets
 
 
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     """The test split in `folder`.  UserError for each way in which the layout is wrong."""
-    found = sorted(folder.glob("dataset_*.json"))
-    if len(found) != 1:
-        raise UserError(f"{folder} holds {len(found)} files dataset_*.json; there must be one, with Karpathy's splits")
-    path = found[0]
+    path = _splits_path(name, folder)
     records = [record for record in _records(path) if record["split"] == SPLIT]
     if not records:
         raise UserError(f"{path} has no image whose split is {SPLIT!r}")
@@ -47,13 +45,21 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     )
 
 
+def _splits_path(name: str, folder: Path) -> Path:
+    if name in FILES:
+        return folder / FILES[name]
+    found = sorted(folder.glob("dataset_*.json"))
+    if len(found) != 1:
+        raise UserError(f"{folder} holds {len(found)} files dataset_*.json; there must be one, with Karpathy's splits")
+    return found[0]
+
+
 def _records(path: Path) -> list[dict[str, Any]]:
     records = read_json_record(path).get("images")
     if not isinstance(records, list):
         raise UserError(f'{path} has no list "images"; it holds a record for each image')
     for i, record in enumerate(records):
-        if lacking := [field for field in ("filename", "split", "sentences") if field not in record]:
-            raise UserError(f"{path}: image {i} lacks {', '.join(lacking)}")
-        if not record["sentences"] or any("raw" not in sentence for sentence in record["sentences"]):
-            raise UserError(f'{path}: image {i} has a sentence without "raw", or none; it holds a caption')
+        check_fields(record, ("filename", "split", "sentences"), ("filename",), f"{path}: image {i}")
+        for sentence in record["sentences"] or [{}]:
+            check_fields(sentence, ("raw",), ("raw",), f"{path}: image {i}: a sentence")
     return records

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from worldclip.errors import UserError
+from worldclip.evaluate.datasets.class_names import name_files, other_languages
 from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
 from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.formats import digest, fingerprint
@@ -25,7 +26,7 @@ SOLUTION, NAMES = "recognition_solution_v2.1.csv", "train_label_to_category.csv"
 TEMPLATES = ["a photo of {}."]
 
 
-def load(name: str, folder: Path) -> Dataset:
+def load(name: str, folder: Path, *, names_path: Path | None = None) -> Dataset:
     """The data set in `folder`.  UserError for each way in which the layout is wrong."""
     rows = [row for row in read_table_rows(folder / SOLUTION, ("id", "landmarks")) if row["landmarks"].strip()]
     if not rows:
@@ -42,23 +43,33 @@ def load(name: str, folder: Path) -> Dataset:
     check_there(paths, folder / "test", folder / SOLUTION)
     position = {landmark: i for i, landmark in enumerate(ids)}
     more = [(i, position[landmark]) for i, of_image in enumerate(landmarks) for landmark in of_image[1:]]
-    task = Classification(
-        class_names=[[name_of[landmark]] for landmark in ids],
-        templates=TEMPLATES,
-        target=np.array([position[of_image[0]] for of_image in landmarks]),
-        image_idx=np.arange(len(paths)),
-        also_right=(np.array([i for i, _ in more], np.int64), np.array([c for _, c in more], np.int64)),
-        protocol={"templates": len(TEMPLATES), "names": "categories of the landmarks that occur"},
-    )
+    extra_names = name_files(folder, names_path)
+    names = {"en": ([[name_of[landmark]] for landmark in ids], TEMPLATES)} | other_languages(extra_names, len(ids))
+
+    def tasks(lang: str) -> list[Classification]:
+        class_names, templates = names[lang]
+        return [
+            Classification(
+                class_names=class_names,
+                templates=templates,
+                target=np.array([position[of_image[0]] for of_image in landmarks]),
+                image_idx=np.arange(len(paths)),
+                also_right=(np.array([i for i, _ in more], np.int64), np.array([c for _, c in more], np.int64)),
+                protocol={"templates": len(templates), "names": "categories of the landmarks that occur"},
+            )
+        ]
+
     images = [fingerprint(path, folder) for path in paths]
     return Dataset(
         name=name,
-        digest=digest([images, fingerprint(folder / SOLUTION, folder), fingerprint(folder / NAMES, folder)]),
+        digest=digest(
+            [images, [fingerprint(path, path.parent) for path in (folder / SOLUTION, folder / NAMES, *extra_names)]]
+        ),
         images_digest=digest(images),
         image_keys=[row["id"] for row in rows],
         read_images=file_reader(paths),
-        languages=("en",),
-        tasks=lambda lang: [task],
+        languages=tuple(names),
+        tasks=tasks,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.errors import UserError
-from worldclip.evaluate.datasets.files import Sample, read_samples, reader
+from worldclip.evaluate.datasets.files import Sample, read_samples, reader, utf8
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.tasks import NO_LANGUAGE, Dataset
 from worldclip.formats import digest, fingerprint
@@ -56,7 +56,7 @@ def _texts(sample: Sample) -> list[tuple[str, str]]:
     """(language, text) of each text that is not empty."""
     where = f"{sample.tar}: {sample.key}"
     if "txt" in sample.others:
-        texts: Sequence[str] = [_utf8(sample.others["txt"], f"{where}.txt")]
+        texts: Sequence[str] = [utf8(sample.others["txt"], f"{where}.txt")]
         langs: Sequence[str] = [NO_LANGUAGE]
     elif "json" in sample.others:
         record = parse_record(sample.others["json"])
@@ -71,10 +71,3 @@ def _texts(sample: Sample) -> list[tuple[str, str]]:
     else:
         return []
     return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text.strip()]
-
-
-def _utf8(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 ({error}); it holds the image's caption") from error

@@ -15,7 +15,7 @@ import numpy as np
 
 from worldclip.errors import UserError
 from worldclip.evaluate.datasets.class_names import read_json_record
-from worldclip.evaluate.datasets.files import file_reader, find_images
+from worldclip.evaluate.datasets.files import check_fields, file_reader, find_images
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
 from worldclip.formats import digest, fingerprint
@@ -25,18 +25,18 @@ FIELDS = ("filename", "caption", "negative_caption")
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """The data set in `folder`, of the kinds that are there.  UserError for each way in which the layout is wrong."""
-    files = [path for kind in KINDS if (path := folder / f"{kind}.json").exists()]
-    if not files:
-        raise UserError(f"{folder} holds none of {', '.join(f'{kind}.json' for kind in KINDS)}")
+    """The data set in `folder`.  UserError for each way in which the layout is wrong."""
+    files = [folder / f"{kind}.json" for kind in KINDS]
+    if missing := [path.name for path in files if not path.exists()]:
+        raise UserError(f"{folder} lacks {', '.join(missing)}; the average is over the questions of all kinds")
     questions = [
         (path.stem, record, f"{path}: {key}") for path in files for key, record in read_json_record(path).items()
     ]
-    if not questions:
-        raise UserError(f"{folder}: its files hold no question")
+    asked = {kind for kind, _, _ in questions}
+    if empty := [path.name for path in files if path.stem not in asked]:
+        raise UserError(f"{folder}: {', '.join(empty)} holds no question")
     for _, record, where in questions:
-        if lacking := [field for field in FIELDS if not record.get(field)]:
-            raise UserError(f"{where} lacks {', '.join(lacking)}")
+        check_fields(record, FIELDS, FIELDS, where)
     stems = [Path(record["filename"]).stem for _, record, _ in questions]
     keys = sorted(set(stems))
     position = {key: i for i, key in enumerate(keys)}

@@ -30,7 +30,7 @@ from worldclip.evaluate.datasets.class_names import (
     name_files,
     other_languages,
 )
-from worldclip.evaluate.datasets.files import Sample, read_lines, read_samples, reader
+from worldclip.evaluate.datasets.files import Sample, read_lines, read_samples, reader, utf8
 from worldclip.evaluate.multilabel import MultiLabel
 from worldclip.evaluate.retrieval import first_captions
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
@@ -56,8 +56,9 @@ def load(
     tars = _tars(folder, SPLIT)
     train_tars = _tars(folder, TRAIN_SPLIT) if with_train and (folder / TRAIN_SPLIT).is_dir() else []
     test, train = read_samples(tars), read_samples(train_tars)
-    if not test:
-        raise UserError(f"{folder / SPLIT}: its tars hold no image")
+    for split, samples, read in ((SPLIT, test, True), (TRAIN_SPLIT, train, bool(train_tars))):
+        if read and not samples:
+            raise UserError(f"{folder / split}: its tars hold no image")
     more_names = name_files(folder, names_path)
     kind = _kind(folder)
     info = CATALOG.get(name, DatasetInfo(name=name))
@@ -109,6 +110,8 @@ def _tars(folder: Path, split: str) -> list[Path]:
     tars = [folder / split / f"{i}.tar" for i in range(int(lines[0]))]
     if missing := [tar.name for tar in tars if not tar.exists()]:
         raise UserError(f"{path} says {len(tars)} tars, and {', '.join(missing[:5])} of {folder / split} are missing")
+    if more := sorted({tar.name for tar in (folder / split).glob("*.tar")} - {tar.name for tar in tars}):
+        raise UserError(f"{path} says {len(tars)} tars, and {folder / split} holds {', '.join(more[:5])} besides")
     return tars
 
 
@@ -201,10 +204,15 @@ def _array(sample: Sample, what: str) -> np.ndarray:
 def _label(sample: Sample, num_classes: int) -> int:
     where = f"{sample.tar}: {sample.key}"
     if "cls" not in sample.others:
-        raise UserError(f"{where} has no .cls; it holds the image's class index")
+        raise UserError(
+            f"{where} has no .cls; it holds the image's class index, unless dataset_type.txt says another kind"
+        )
     text = sample.others["cls"].decode("ascii", "replace").strip()
     if not text.isdigit() or int(text) >= num_classes:
-        raise UserError(f"{where}.cls says {text!r}; it must be a class index, 0 to {num_classes - 1}")
+        raise UserError(
+            f"{where}.cls says {text!r}; it must be a class index, 0 to {num_classes - 1}, as there are {num_classes} "
+            "names of classes"
+        )
     return int(text)
 
 
@@ -214,7 +222,8 @@ def _retrieval(folder: Path, samples: Sequence[Sample], captions: str) -> Retrie
     for i, sample in enumerate(samples):
         if "txt" not in sample.others:
             raise UserError(f"{sample.tar}: {sample.key} has no .txt; it holds the image's captions, one a line")
-        lines = [line for line in sample.others["txt"].decode("utf-8").split("\n") if line.strip()]
+        text = utf8(sample.others["txt"], f"{sample.tar}: {sample.key}.txt")
+        lines = [line for line in text.split("\n") if line.strip()]
         texts += lines
         pair_image += [i] * len(lines)
     if not texts:

@@ -56,8 +56,10 @@ def load(name: str, folder: Path) -> Dataset:
 def _names(text: str, where: str) -> list[str]:
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise UserError(f"{where} is {text!r}; it is a list of image names, ['wolf', 'moon']") from error
+    except (ValueError, SyntaxError):
+        found = None
+    if not isinstance(found, list | tuple):
+        raise UserError(f"{where} is {text!r}; it is a list of image names, ['wolf', 'moon']")
     return [str(item) for item in found]
 
 

@@ -24,7 +24,7 @@ FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
 def load(name: str, folder: Path) -> Dataset:
     """The data set in `folder`.  UserError for each way in which the layout is wrong."""
     path = folder / "examples.jsonl"
-    examples = read_records(path, "an example a line", FIELDS)
+    examples = read_records(path, "an example a line", FIELDS, texts=FIELDS)
     stems = [[Path(example[field]).stem for field in ("image_0", "image_1")] for example in examples]
     keys = sorted({stem for pair in stems for stem in pair})
     position = {key: i for i, key in enumerate(keys)}

@@ -61,7 +61,7 @@ class EvaluationSets:
         for name in self.config.against_datasets:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=3)
-                meant = f"did you mean {', '.join(near)}?" if near else "they are in docs/6_evaluate.md"
+                meant = f"did you mean {', '.join(near)}?" if near else "they are in docs/datasets.md"
                 found.append(f"against_datasets names {name!r}, which is no data set of evaluate; {meant}")
             elif name in self.config.against:
                 found.append(f"against_datasets and against both name {name!r}; call one of them otherwise")

@@ -169,7 +169,7 @@ class CheckConfig:
     against: dict[str, str] = field(default_factory=dict)
     """Decontamination: name = folder of images or tars, a .tar, or a file of `worldclip pool hash`."""
     against_datasets: tuple[str, ...] = ()
-    """Decontamination: data sets of `evaluate` by name (docs/6_evaluate.md), their evaluation images alone."""
+    """Decontamination: data sets of `evaluate` by name (docs/datasets.md), their evaluation images alone."""
     data: str = ""
     """Folder below which these data sets lie, DATA/<name>; empty: evaluate.data of the recipe."""
     against_radius: int | None = None

@@ -1,0 +1,124 @@
+"""Every data set of the catalog, by its name, in the layout of its source: it loads, it is asked, it has its number."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
+
+from worldclip.errors import BadShard, UserError
+from worldclip.evaluate import datasets, engine, suites
+from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
+from worldclip.evaluate.fetch import names_to_fetch
+from worldclip.evaluate.suite_lists import SUITES
+
+
+def evaluate(names, data, tmp_path, **values):
+    config = EvaluateConfig(datasets=tuple(names), data=str(data), **values)
+    assert config.problems() == []
+    loaded = [datasets.load(name, config, tmp_path) for name in names]
+    records, _, _ = engine.evaluate(Polyglot(), {"model": "m"}, loaded, [], tmp_path / "results.jsonl")
+    return records
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_data_set_in_its_sources_layout_has_the_number_that_stands_for_it(name, tmp_path):
+    info = CATALOG[name]
+    if info.classes == "imagenet":
+        pytest.importorskip("open_clip")
+    write_miniature(name, tmp_path)
+    records = evaluate([name], tmp_path, tmp_path)
+    rows = [suites.dataset_row(name, metric, records) for metric in info.metrics]
+    assert [row.value for row in rows] == [pytest.approx(1.0)] * len(info.metrics), records
+    languages = {record["lang"] for record in records}
+    assert ("en" in languages, len(languages) > 1) == (True, info.languages != "1")
+    assert all(np.isfinite(list(record["metrics"].values())).all() for record in records)
+
+
+def test_every_layout_but_those_of_ones_own_data_has_a_miniature():
+    assert set(LAYOUTS) - set(OF_LAYOUT) == {"folders", "pool"}
+
+
+ONE_OF_EACH = ("cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa",
+               "multi30k", "sugar_crepe", "winoground", "dollar_street", "geode", "gldv2")  # fmt: skip
+BROKEN = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00\x81"),
+    "another type": lambda path: path.write_bytes(b'{"images": [7], "0": 7, "EN": [[0], [3]], "image/key": 5}\n'),
+}
+NOT_READ = {("mscoco", "dataset_flickr30k.json"), ("mscoco", "dataset_flickr8k.json")}
+OPTIONAL = ("test_2016_flickr.en", "test_2016_flickr.de", "test_2016_flickr.fr")  # without one, a language fewer
+NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *OPTIONAL)  # a line says anything
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_broken_file_is_an_error_that_names_it_and_never_anything_else(name, tmp_path):
+    if CATALOG[name].classes == "imagenet":
+        pytest.importorskip("open_clip")
+    config = EvaluateConfig(datasets=(name,), data=str(tmp_path), prompts="nllb")
+    for path in [path for path in files_of(name) if not is_image(path) and (name, path) not in NOT_READ]:
+        for way, break_it in BROKEN.items():
+            if (way == "another type" and path in NO_RECORDS) or (way == "missing" and path in OPTIONAL):
+                continue
+            break_it(write_miniature(name, tmp_path) / path)
+            with pytest.raises((UserError, BadShard)) as caught:
+                datasets.load(name, config, tmp_path)
+            assert str(tmp_path / name) in str(caught.value), (path, way)
+            if way != "missing":
+                assert Path(path).name in str(caught.value), (path, way)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ONE_OF_EACH if not name.startswith(("cars", "voc", "fmow", "babel", "cvqa"))]
+)
+def test_an_image_that_is_not_there_is_named(name, tmp_path):
+    image = next(path for path in files_of(name) if is_image(path))
+    (write_miniature(name, tmp_path) / image).unlink()
+    with pytest.raises(UserError, match=rf"names 1 images that .* lacks: .*{Path(image).stem}"):
+        datasets.load(name, EvaluateConfig(datasets=(name,), data=str(tmp_path)), tmp_path)
+
+
+def test_geography_is_reported_by_its_parts_and_probed(tmp_path):
+    pytest.importorskip("open_clip")
+    names = ("dollar_street", "geode")
+    for name in names:
+        write_miniature(name, tmp_path)
+    records = evaluate(names, tmp_path, tmp_path, also=("few_shot",))
+    found = {(record["dataset"], record["task"]): record for record in records}
+    dollar = found["dollar_street", "zeroshot_classification"]
+    assert set(dollar["slices"]) == {"region af", "region am", *(f"income {i}" for i in range(1, 5))}
+    assert set(found["geode", "zeroshot_classification"]["slices"]) == {"region Africa", "region Europe"}
+    for name in names:
+        for label in ("country", "region"):
+            assert list(found[name, f"few_shot_{label}"]["metrics"]) == ["acc1_5_shot"]
+
+
+def test_cvqa_is_reported_by_country_and_language_and_counts_questions_alike(tmp_path):
+    labels = write_miniature("cvqa", tmp_path) / "labels.json"
+    labels.write_text(json.dumps({"6001_0": 2, "6001_1": 1, "7001_0": 3}))  # the first answer is no longer the cat
+    english, local = evaluate(["cvqa"], tmp_path, tmp_path)
+    assert english["metrics"]["accuracy"] == local["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert {name: (part["n"], part["metrics"]["accuracy"]) for name, part in local["slices"].items()} == {
+        "country Kenya": (2, 0.5), "country Japan": (1, 1.0), "lang sw": (2, 0.5), "lang ja": (1, 1.0),
+    }  # fmt: skip
+
+
+def test_the_documents_are_what_the_catalog_the_readers_and_the_miniatures_say():
+    pytest.importorskip("open_clip")
+    docs = Path(__file__).parents[3] / "docs"
+    sys.path.insert(0, str(docs))
+    import catalog
+
+    remedy = "run: python docs/catalog.py"
+    assert (docs / "datasets.md").read_text(encoding="utf-8") == catalog.page(), remedy
+    evaluate = (docs / "6_evaluate.md").read_text(encoding="utf-8")
+    assert evaluate == catalog.with_tables(evaluate), remedy
+    assert all(f"| `{name}` |" in evaluate for name in SUITES)
+    assert all(info.source and info.address and info.licence for info in CATALOG.values())
+    assert all(info.by_hand for name, info in CATALOG.items() if name not in names_to_fetch())
