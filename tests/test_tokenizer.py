@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,13 +40,21 @@ TRAIN_HERE = f"""
 import sys
 from pathlib import Path
 from worldclip.tokenizer import train_tokenizer
-train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}).save(Path(sys.argv[1]))
+for model in ("unigram", "bpe"):
+    made = train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}, model=model)
+    made.save(Path(sys.argv[1]) / model)
 """
 
 
 @pytest.fixture(scope="module")
 def ours() -> Tokenizer:
     return train_tokenizer(TEXTS, vocab_size=150, context_length=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def merged() -> Tokenizer:
+    """Byte-pair encoding."""
+    return train_tokenizer(TEXTS, vocab_size=150, context_length=CONTEXT, model="bpe")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +81,8 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     for process in running:
         _, said = process.communicate()
         assert process.returncode == 0, said
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert "tokenizer.json" in names
+    names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert {Path(model, "tokenizer.json") for model in ("unigram", "bpe")} <= set(names)
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -90,12 +99,22 @@ def test_pieces_are_numbered_specials_first_then_by_score_and_text(ours):
     assert len({piece for piece, _ in vocab}) == len(vocab) == ours.vocab_size <= 150
 
 
+def test_pairs_are_merged_into_words_and_rare_characters_are_unknown():
+    texts = ["red apple", "red house"] * 9_000 + ["red ☃"]  # one in 150,000 characters
+    tokenizer = train_tokenizer(texts, vocab_size=40, context_length=CONTEXT, model="bpe")
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (BOS_ID, EOS_ID, PAD_ID)
+    ids = tokenizer.encode(["red apple ☃"]).ids.tolist()
+    words = tokenizer.hf.convert_ids_to_tokens(ids)
+    assert words == ["▁red", "▁apple", "▁", SPECIALS[UNK_ID], SPECIALS[EOS_ID]]
+    assert tokenizer.hf.decode(ids, skip_special_tokens=True).startswith("red apple")
+
+
 text_of_any_kind = st.text(max_size=60) | st.lists(
     st.sampled_from([*SPECIALS, MARK, "</s>", "<s>", "<pad>", "<", "/s>", " ", "a", "红", "\n"]), max_size=12
 ).map("".join)
 
 
-@pytest.mark.parametrize("name", ["ours", "foreign"])
+@pytest.mark.parametrize("name", ["ours", "merged", "foreign"])
 @settings(deadline=None, max_examples=150)
 @given(texts=st.lists(text_of_any_kind, max_size=6))
 def test_a_text_holds_exactly_one_end_token_its_last_also_when_cut(name, request, texts):
@@ -110,8 +129,8 @@ def test_a_text_holds_exactly_one_end_token_its_last_also_when_cut(name, request
         assert tokenizer.pad_id not in ids
 
 
-def test_long_texts_are_cut_to_the_context(ours, foreign):
-    for tokenizer in (ours, foreign):
+def test_long_texts_are_cut_to_the_context(ours, merged, foreign):
+    for tokenizer in (ours, merged, foreign):
         assert tokenizer.encode(["red apple " * 100]).lengths.tolist() == [CONTEXT]
 
 
@@ -161,9 +180,10 @@ def test_a_lone_surrogate_is_an_error_that_names_the_text(ours):
         ours.encode([3])
 
 
-def test_a_vocabulary_too_small_for_the_characters_says_so():
+@pytest.mark.parametrize("model", ["unigram", "bpe"])
+def test_a_vocabulary_too_small_for_the_characters_says_so(model):
     with pytest.raises(UserError, match=r"train\.tokenizer\.vocab_size is 20; .* a piece is needed for each character"):
-        train_tokenizer(TEXTS, vocab_size=20, context_length=CONTEXT)
+        train_tokenizer(TEXTS, vocab_size=20, context_length=CONTEXT, model=model)
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path):

@@ -8,11 +8,13 @@ transformers keeps a literal `</s>` in a caption from becoming an end token.
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +28,8 @@ SPECIALS = tuple(MARK + name for name in ("bos", "pad", "eos", "unk"))  # ids 0 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 MAX_TRAINING_CHARS = 1_000  # of a text; alt-texts beyond that are page dumps
 CHARACTER_COVERAGE = 0.9998  # rarer characters become unknown rather than take a piece each
+MAX_PIECE_CHARS = 16  # sentencepiece's own limit, for both models
+WORD_START = "\u2581"  # stands for the blank before a word
 SCORE_DIGITS = 6  # scores are rounded: equal ones are then ordered by the piece
 
 
@@ -147,24 +151,76 @@ def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
         hf = transformers.AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"train.tokenizer.path is {str(source)!r}; it does not load as a tokenizer ({error})"
+            f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"
         ) from error
     return Tokenizer(hf, context_length)
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context_length: int) -> Tokenizer:
-    """A Unigram tokenizer with `vocab_size` pieces (fewer where the texts do not hold so many): equal texts in equal
-    order give equal bytes in every process.
-
-    Pieces are found by sentencepiece on one thread (the trainer of `tokenizers` numbers equal pieces differently in
-    each process), then numbered by us: the specials, then pieces by falling rounded score and by their text.
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, context_length: int, model: Literal["unigram", "bpe"] = "unigram"
+) -> Tokenizer:
+    """A tokenizer with `vocab_size` pieces (fewer where the texts do not hold so many): equal texts in equal order give
+    equal bytes in every process.  Raises UserError where vocab_size is too small for the characters.
     """
     normalizer = _normalizer()
     cut = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
-    pieces = _find_pieces((text for text in cut if text), vocab_size - len(SPECIALS) + 1)  # +1: sentencepiece's unk
+    found = (_train_unigram if model == "unigram" else _train_bpe)((text for text in cut if text), vocab_size)
+    return Tokenizer(_to_hugging_face(found, normalizer, context_length), context_length)
+
+
+def _train_unigram(texts: Iterable[str], vocab_size: int) -> Any:
+    """Pieces are found by sentencepiece on one thread (the trainer of `tokenizers` numbers equal pieces differently in
+    each process), then numbered by us: the specials, then pieces by falling rounded score and by their text.
+    """
+    from tokenizers import models
+
+    pieces = _find_pieces(texts, vocab_size - len(SPECIALS) + 1)  # +1: sentencepiece's unk
     numbered = sorted(((round(score, SCORE_DIGITS), piece) for piece, score in pieces), key=lambda it: (-it[0], it[1]))
     vocab = [(special, 0.0) for special in SPECIALS] + [(piece, score) for score, piece in numbered]
-    return Tokenizer(_to_hugging_face(vocab, normalizer, context_length), context_length)
+    return models.Unigram(vocab, unk_id=UNK_ID)
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    """Byte-pair encoding over characters (arXiv:1508.07909): the trainer of `tokenizers` numbers specials, characters
+    by their code, then merges by falling count.  Rare characters are no piece, and part the texts.
+    """
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models, trainers
+
+    kept_texts = list(texts)
+    alphabet = _frequent_characters(kept_texts)
+    if len(alphabet) + len(SPECIALS) > vocab_size:
+        raise _too_small(vocab_size, f"{len(alphabet):,} characters are in use")
+    pipeline = Pipeline(models.BPE(unk_token=SPECIALS[UNK_ID], fuse_unk=True))
+    pipeline.pre_tokenizer = _pre_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        max_token_length=MAX_PIECE_CHARS,
+        show_progress=False,
+    )
+    split = re.compile(f"[^{re.escape(''.join(sorted(alphabet)))} ]+")
+    pipeline.train_from_iterator((split.sub(" ", text).strip() for text in kept_texts), trainer)
+    return pipeline.model
+
+
+def _frequent_characters(texts: Iterable[str]) -> set[str]:
+    """The most frequent characters that make up CHARACTER_COVERAGE of the texts; of equal ones the lower codes."""
+    counts = Counter(character for text in texts for character in text if character != " ")
+    wanted, covered, found = CHARACTER_COVERAGE * sum(counts.values()), 0, {WORD_START}
+    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if covered >= wanted:
+            break
+        covered += count
+        found.add(character)
+    return found
+
+
+def _too_small(vocab_size: int, reason: object) -> UserError:
+    return UserError(
+        f"train.tokenizer.vocab_size is {vocab_size}; no tokenizer of that size can be trained on the curated texts "
+        f"({reason}); a piece is needed for each character, so try a larger one"
+    )
 
 
 def _find_pieces(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float]]:
@@ -189,10 +245,7 @@ def _find_pieces(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(
-            f"train.tokenizer.vocab_size is {vocab_size + len(SPECIALS) - 1}; no tokenizer of that size can be trained "
-            f"on the curated texts ({error}); a piece is needed for each character, so try a larger one"
-        ) from error
+        raise _too_small(vocab_size + len(SPECIALS) - 1, error) from error
     model = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
     return [(model.id_to_piece(i), model.get_score(i)) for i in range(len(model)) if not model.is_unknown(i)]
 
@@ -210,14 +263,20 @@ def _normalizer() -> Any:
     )
 
 
-def _to_hugging_face(vocab: list[tuple[str, float]], normalizer: Any, context_length: int) -> PreTrainedTokenizerFast:
+def _pre_tokenizer() -> Any:
+    from tokenizers import pre_tokenizers
+
+    return pre_tokenizers.Metaspace(replacement=WORD_START)
+
+
+def _to_hugging_face(model: Any, normalizer: Any, context_length: int) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer as Pipeline
-    from tokenizers import decoders, models, pre_tokenizers, processors
+    from tokenizers import decoders, processors
     from transformers import PreTrainedTokenizerFast
 
-    pipeline = Pipeline(models.Unigram(vocab, unk_id=UNK_ID))
+    pipeline = Pipeline(model)
     pipeline.normalizer = normalizer
-    pipeline.pre_tokenizer = pre_tokenizers.Metaspace()
+    pipeline.pre_tokenizer = _pre_tokenizer()
     pipeline.decoder = decoders.Metaspace()
     eos = SPECIALS[EOS_ID]
     pipeline.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, EOS_ID)])

@@ -8,6 +8,9 @@ from typing import Literal
 
 from worldclip.pool.config import PoolConfig
 
+LOSS_CHUNK_ROWS = (
+    256  # of logits at a time (train/loss.py); fewer would read and write the columns' gradients too often
+)
 PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
 
 
@@ -133,14 +136,25 @@ class TokenizerConfig:
     """A Hugging Face tokenizer, or one trained on the curated texts."""
 
     path: str | None = None
-    """Hub id or folder; unset: a Unigram tokenizer is trained on the curated texts."""
+    """Hub id or folder; unset: one is trained on the curated texts."""
+    model: Literal["unigram", "bpe"] = "unigram"
+    """Of the tokenizer to train: unigram (likeliest pieces) or bpe (merged pairs)."""
     vocab_size: int = 8_000
     """Pieces of the tokenizer to train, special tokens included; fewer where the texts do not hold so many."""
+    lang_exponent: float = 0.3
+    """A language's share of the texts to train on is its share of the curated ones to this power, scaled; 1: as
+    curated, 0: every language alike."""
 
     def problems(self) -> list[str]:
+        found = []
         if self.vocab_size < 16:
-            return [f"train.tokenizer.vocab_size is {self.vocab_size}; it counts pieces and must be at least 16"]
-        return []
+            found.append(f"train.tokenizer.vocab_size is {self.vocab_size}; it counts pieces and must be at least 16")
+        if not 0 <= self.lang_exponent <= 1:
+            found.append(
+                f"train.tokenizer.lang_exponent is {self.lang_exponent}; it is a power from 0 (every language alike) "
+                "to 1 (as curated)"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,6 +256,30 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HardwareConfig:
+    """What the run is planned for, for the table of --dry-run (memory, hours); it decides nothing."""
+
+    devices: int | None = None
+    """Processes, one a device; unset: as many as are started."""
+    memory_gib: float | None = None
+    """Memory of a device; unset: what is here."""
+    flops_per_s: float | None = None
+    """Peak of a device in train.precision, operations a second; unset: the data sheet's of a known one that is here."""
+    utilisation: float = 0.4
+    """Share of the peak that the model's own operations reach."""
+
+    def problems(self) -> list[str]:
+        found = [
+            f"train.hardware.{key} is {value}; it must be above 0"
+            for key in ("devices", "memory_gib", "flops_per_s")
+            if (value := getattr(self, key)) is not None and value <= 0
+        ]
+        if not 0 < self.utilisation <= 1:
+            found.append(f"train.hardware.utilisation is {self.utilisation}; it is a share, above 0, at most 1")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The training loop; durations in samples seen."""
 
@@ -255,6 +293,8 @@ class TrainConfig:
     """Samples and batch from an English run's."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """A teacher, and further students."""
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    """What it is planned for."""
     samples_seen: int = 170_000
     """Image-text pairs seen in all; rounded to whole batches."""
     global_batch_size: int = 256
@@ -334,7 +374,7 @@ class TrainConfig:
 
     def problems(self) -> list[str]:
         found = self.model.problems() + self.tokenizer.problems() + self.pool.problems() + self.scale.problems()
-        found += self.distill.problems()
+        found += self.distill.problems() + self.hardware.problems()
         counts = {
             "samples_seen": "image-text pairs",
             "global_batch_size": "pairs a step",
@@ -350,10 +390,12 @@ class TrainConfig:
         ]
         if self.global_batch_size == 1:
             found.append("train.global_batch_size is 1; a contrastive batch needs at least 2 pairs")
-        if not 0 <= self.warmup_samples < max(1, self.samples_seen):
+        key = "scale.english_samples_seen" if self.scale.is_set else "samples_seen"
+        samples = (self.scale.english_samples_seen if self.scale.is_set else None) or self.samples_seen
+        if not 0 <= self.warmup_samples < max(1, samples):
             found.append(
                 f"train.warmup_samples is {self.warmup_samples}; it must be at least 0 and less than "
-                f"train.samples_seen ({self.samples_seen})"
+                f"train.{key} ({samples})"
             )
         if self.lr <= 0:
             found.append(f"train.lr is {self.lr}; a learning rate is above 0")

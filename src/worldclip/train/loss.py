@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from worldclip.train.config import LOSS_CHUNK_ROWS
 from worldclip.train.distributed import World, gather_rows, scatter_sum
-
-CHUNK_ROWS = 512  # rows at a time; fewer would read and write the columns' gradients more often than they multiply
 
 ALONE = World()
 
@@ -31,7 +30,7 @@ def contrastive_loss(
     text_BD: torch.Tensor,
     logit_scale: torch.Tensor,
     world: World = ALONE,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int = LOSS_CHUNK_ROWS,
 ) -> torch.Tensor:
     """Mean of the cross-entropies of images against texts and of texts against images, of this rank's rows.
 
@@ -57,7 +56,7 @@ def siglip_loss(
     logit_scale: torch.Tensor,
     logit_bias: torch.Tensor,
     world: World = ALONE,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int = LOSS_CHUNK_ROWS,
 ) -> torch.Tensor:
     """Sum over texts of -log sigmoid(z * logit), z = 1 for an image's own text and -1 for others, mean over images.
 
@@ -73,7 +72,7 @@ def distillation_loss(
     taught: tuple[torch.Tensor, torch.Tensor],
     teacher_scale: float,
     world: World = ALONE,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int = LOSS_CHUNK_ROWS,
 ) -> torch.Tensor:
     """Cross-entropy of the student's softmax over texts (and over images) against the teacher's, averaged.
 
@@ -93,11 +92,10 @@ def distillation_loss(
 
 def _softmax_turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
     """-log softmax(logits)[own]"""
-    log_sum_C = logits_CG.logsumexp(1, keepdim=True)
-    loss = (log_sum_C - logits_CG.gather(1, own_C[:, None])).sum()
-    logits_CG.sub_(log_sum_C).exp_()
+    own_logit_C1 = logits_CG.gather(1, own_C[:, None])
+    log_sum_C1 = _softmax_in_place(logits_CG)
     _subtract_one(logits_CG, own_C)
-    return loss
+    return (log_sum_C1 - own_logit_C1).sum()
 
 
 def _sigmoid_turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -112,13 +110,22 @@ def _taught_turn(teacher_rows_BE: torch.Tensor, teacher_columns_GE: torch.Tensor
     """-sum over columns of softmax(teacher's logits) * log softmax(logits)"""
 
     def turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
-        target_CG = (teacher_rows_BE[rows] @ teacher_columns_GE.T).softmax(1)
-        log_sum_C = logits_CG.logsumexp(1, keepdim=True)
-        loss = log_sum_C.sum() - (target_CG * logits_CG).sum()
-        logits_CG.sub_(log_sum_C).exp_().sub_(target_CG)
-        return loss
+        target_CG = teacher_rows_BE[rows] @ teacher_columns_GE.T
+        _softmax_in_place(target_CG)
+        expected = torch.dot(target_CG.flatten(), logits_CG.flatten())
+        log_sum_C1 = _softmax_in_place(logits_CG)
+        logits_CG.sub_(target_CG)
+        return log_sum_C1.sum() - expected
 
     return turn
+
+
+def _softmax_in_place(logits_CG: torch.Tensor) -> torch.Tensor:
+    """Turns logits into their softmax over columns, without a second matrix; returns (C, 1) log sum exp."""
+    highest_C1 = logits_CG.amax(1, keepdim=True)
+    sum_C1 = logits_CG.sub_(highest_C1).exp_().sum(1, keepdim=True)
+    logits_CG.div_(sum_C1)
+    return sum_C1.log_().add_(highest_C1)
 
 
 def _subtract_one(slope_CG: torch.Tensor, own_C: torch.Tensor) -> None:
@@ -155,7 +162,8 @@ class _Chunked(torch.autograd.Function):
                 if bias is not None:
                     slope_CG.add_(bias)
                 loss += turn(slope_CG, own_C, rows)
-                bias_grad += slope_CG.sum()
+                if bias is not None:
+                    bias_grad += slope_CG.sum()
                 rows_grad_CD = slope_CG @ columns_GD
                 scale_grad += (rows_grad_CD * rows_CD).sum()
                 grads[side][first + rows.start : first + rows.stop] += rows_grad_CD

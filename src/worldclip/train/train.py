@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from worldclip import formats
-from worldclip.coin import ORDER, uniform
 from worldclip.errors import UserError, require
-from worldclip.execute import Executor, Shard, changed_keys, say
-from worldclip.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from worldclip.execute import Executor, changed_keys, say
+from worldclip.tokenizer import Tokenizer, load_tokenizer
 from worldclip.train.checkpoint import checkpoints, consolidate, read_state, usable_checkpoint
 from worldclip.train.config import TrainConfig
 from worldclip.train.join import image_shards, join_images, require_images
 from worldclip.train.scale import Schedule, check_batch
 from worldclip.train.scale import schedule as plan_schedule
+from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
@@ -31,11 +27,10 @@ if TYPE_CHECKING:
     from worldclip.train.loop import State
     from worldclip.train.step import Learner
 
-MAX_TOKENIZER_TEXTS = 1_000_000  # texts that a tokenizer is trained on, chosen by the coin
 FREE_KEYS = (  # decide no weight, or its rounding alone
     *("device", "decode_threads", "parallel", "accum_steps", "activation_checkpointing", "compile"),
     *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
-    *("evaluate_every_samples", "evaluate_datasets", "wandb"),
+    *("evaluate_every_samples", "evaluate_datasets", "wandb", "hardware"),
 )
 
 
@@ -77,7 +72,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     require_images(recipe, shards)
     if images is not None:
         join_images(recipe, run_dir, shards, images, executor)
-    tokenizer = _tokenizer(config, run_dir, shards)
+    tokenizer = run_tokenizer(config, run_dir, [shard.name for shard in shards])
     for left_over in train_dir.glob(".step_*"):  # of a save or a removal that was killed
         shutil.rmtree(left_over)
     checkpoint = usable_checkpoint(train_dir)
@@ -167,39 +162,6 @@ def _prepare(train_dir: Path, record: dict[str, Any], config: TrainConfig, run_d
             f"batch, {found.samples_seen:,} samples in {found.num_steps:,} steps of {found.global_batch_size:,}",
         )
     return found
-
-
-def _tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[Shard]) -> Tokenizer:
-    """RUN/train/tokenizer, made before step 1 and never again."""
-    folder = run_dir / "train" / "tokenizer"
-    context_length = config.model.architecture().context_length
-    if not folder.exists():
-        if config.tokenizer.path is not None:
-            made = load_tokenizer(config.tokenizer.path, context_length)
-        else:
-            vocab_size = config.tokenizer.vocab_size
-            texts = _tokenizer_texts(run_dir, shards)
-            made = train_tokenizer(texts, vocab_size=vocab_size, context_length=context_length)
-        aside = folder.with_name(".tokenizer.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        made.save(aside)
-        os.replace(aside, folder)
-    return load_tokenizer(folder, context_length)
-
-
-def _tokenizer_texts(run_dir: Path, shards: Sequence[Shard]) -> Iterator[str]:
-    """The curated texts in shard order, thinned by the coin to about MAX_TOKENIZER_TEXTS."""
-    paths = [run_dir / "curate" / f"{shard.name}.parquet" for shard in sorted(shards, key=lambda shard: shard.name)]
-    import pyarrow.parquet as pq
-
-    total = sum(pq.read_metadata(path).num_rows for path in paths)
-    share = min(1.0, MAX_TOKENIZER_TEXTS / max(1, total))
-    for path in paths:
-        table = formats.read_table(path, formats.CURATED, ("key", "text_idx", "text"))
-        if share < 1:
-            coin = uniform(table["key"], table["text_idx"].to_numpy(), 0, 0, ORDER)
-            table = table.take(np.flatnonzero(coin < share))
-        yield from table["text"].to_pylist()
 
 
 def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Schedule, world: World) -> Loader:

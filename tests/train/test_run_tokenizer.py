@@ -1,0 +1,90 @@
+"""The tokenizer of a run: its texts balanced by language, its folder never overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+
+from worldclip import formats
+from worldclip.cli import main
+from worldclip.config import load_recipe, to_toml
+from worldclip.errors import UserError
+from worldclip.train.tokenizer import MAX_REPEATS, repeats_of, train_on_run, training_texts
+
+COUNTS = {"en": 4_000, "de": 400, "sw": 40}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run up to curate, of one shard."""
+    run = tmp_path_factory.mktemp("tokenized") / "run"
+    rows = [
+        (f"{lang}{n:05}", 0, f"{lang} picture number {n} of a house", lang, 1.0)
+        for lang, count in COUNTS.items()
+        for n in range(count)
+    ]
+    columns = dict(zip(("key", "text_idx", "text", "lang", "keep_prob"), zip(*sorted(rows), strict=True), strict=True))
+    table = pa.table({name: list(values) for name, values in columns.items()})
+    formats.write_table(run / "curate" / "0.tar.parquet", table, formats.CURATED)
+    formats.write_table(
+        run / "match" / "texts" / "0.tar.parquet", formats.MATCH_TEXTS.empty_table(), formats.MATCH_TEXTS
+    )
+    formats.write_manifest(run / "curate", config={}, inputs={}, counts={})
+    recipe = load_recipe({"pool": {"path": "pool"}, "balance": {"tail_fraction": 0.1}})
+    formats.write_text(run / "recipe.toml", to_toml(recipe))
+    return run
+
+
+def by_language(texts):
+    return Counter(text.split()[0] for text in texts)
+
+
+def test_the_power_says_how_much_of_a_language_is_used(run_dir):
+    as_curated = list(training_texts(run_dir, ["0.tar"], lang_exponent=1.0))
+    assert by_language(as_curated) == COUNTS
+    balanced = by_language(training_texts(run_dir, ["0.tar"], lang_exponent=0.3))
+    wanted = {lang: COUNTS[lang] * each for lang, each in repeats_of(COUNTS, 0.3).items()}
+    for lang, count in balanced.items():
+        assert count == pytest.approx(wanted[lang], rel=0.1)
+    assert balanced["en"] < COUNTS["en"]
+    assert balanced["sw"] == MAX_REPEATS * COUNTS["sw"]
+    alike = repeats_of(COUNTS, 0.0)
+    assert alike["en"] * COUNTS["en"] == pytest.approx(alike["de"] * COUNTS["de"])
+
+
+def test_shares_follow_the_power_law_and_the_sum_is_kept():
+    counts = {"en": 1_000_000, "de": 300_000, "sw": 100_000}
+    repeats = repeats_of(counts, 0.3, max_texts=700_000)
+    used = {lang: counts[lang] * repeats[lang] for lang in counts}
+    assert sum(used.values()) == pytest.approx(700_000)
+    assert used["en"] / used["sw"] == pytest.approx(10**0.3)
+
+
+def test_the_same_texts_each_time_and_part_of_them_under_a_limit(run_dir):
+    first, second = (list(training_texts(run_dir, ["0.tar"], 0.3, max_texts=500)) for _ in range(2))
+    assert first == second
+    assert len(first) == pytest.approx(500, rel=0.15)
+
+
+@pytest.mark.parametrize("model", ["unigram", "bpe"])
+def test_the_command_trains_either_model(run_dir, tmp_path, capsys, model):
+    out = tmp_path / model
+    flags = ["--out", str(out), "--model", model, "--vocab-size", "90", "--json"]
+    assert main(["tokenizer", "train", str(run_dir), *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == model
+    assert report["texts"] == sum(COUNTS.values())
+    assert report["languages"]["sw"] == {"texts": COUNTS["sw"], "repeats": MAX_REPEATS}
+    stored = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
+    assert stored["model"]["type"].lower() == model
+    with pytest.raises(UserError, match="it is there already"):
+        train_on_run(run_dir, out)
+
+
+def test_a_recipes_keys_hold_where_no_flag_is_given_and_wrong_ones_are_said(run_dir, tmp_path):
+    with pytest.raises(UserError, match=r"lang_exponent is 1\.5"):
+        train_on_run(run_dir, tmp_path / "t", lang_exponent=1.5)
+    assert train_on_run(run_dir, tmp_path / "t")["model"] == "unigram"
