@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from worldclip.cli import lists, looks, models, pools, stages
+from worldclip.cli import lists, looks, models, pools, stages, tokenizers
 from worldclip.cli.stages import STAGE_HELP
 from worldclip.errors import StageFailed, UserError
 
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     **lists.COMMANDS,
     **looks.COMMANDS,
     **models.COMMANDS,
+    **tokenizers.COMMANDS,
 }
 
 
