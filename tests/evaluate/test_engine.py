@@ -59,6 +59,9 @@ def test_a_sweep_that_is_cut_goes_on_where_it_stopped(tmp_path, monkeypatch):
     last = WordModel()
     records, _, _ = engine.evaluate(last, MODEL, sets, [], path)
     assert records == whole
+    told = []
+    engine.evaluate(WordModel(0), MODEL, sets, [], path, say=told.append)  # a text would interrupt it
+    assert told[-1] == "nothing to do: results.jsonl has all 8 records"
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not any(text.startswith("en/") for text in last.texts), "what was done was done again"
 
@@ -76,8 +79,10 @@ def test_another_model_or_other_data_is_measured_anew(tmp_path):
 
 def test_a_language_that_no_data_set_has_is_named_and_one_that_some_lack_is_absent(tmp_path):
     sets = [word_dataset("a", WORDS), word_dataset("b", WORDS, languages=("en",))]
+    model = WordModel()
     with pytest.raises(UserError, match=r"evaluate\.languages names sw, which a, b have not"):
-        engine.evaluate(WordModel(), MODEL, sets, ["en", "sw"], tmp_path / "r.jsonl")
+        engine.evaluate(model, MODEL, sets, ["en", "sw"], tmp_path / "r.jsonl")
+    assert model.images == [], "a mistake was told after the images were encoded"
     records, _, _ = engine.evaluate(WordModel(), MODEL, sets, ["de"], tmp_path / "r.jsonl")
     assert {record["dataset"] for record in records} == {"a"}
 

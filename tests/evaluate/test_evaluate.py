@@ -141,6 +141,24 @@ def test_a_data_set_that_has_none_of_the_languages_asked_has_no_records_and_is_n
     assert list(found["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
 
 
+def test_what_is_wrong_with_any_data_set_is_told_at_once_and_before_any_work(run_dir):
+    mini = run_dir.parent / "mini"
+    (run_dir.parent / "tars").mkdir()
+    (run_dir.parent / "tars/0.tar").write_bytes(b"no tar")
+    (mini / "images/dog.png").unlink()
+    folders = {"mini": f"captions:{mini}", "tars": f"pool:{run_dir.parent / 'tars'}", "gone": "cvqa:/nowhere"}
+    with pytest.raises(UserError) as caught:
+        run(recipe_of(run_dir, datasets=list(folders), folders=folders), run_dir)
+    told = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 3
+    assert "data set mini: " in told
+    assert "lacks: dog" in told
+    assert "data set tars: " in told
+    assert "0.tar: not a readable tar" in told
+    assert "data set gone: evaluate.folders.gone is 'cvqa:/nowhere'" in told
+    assert not (run_dir / "evaluate").exists()
+
+
 def test_names_for_a_layout_without_classes_are_an_error(run_dir):
     names = run_dir.parent / "names.json"
     names.write_text("{}")

@@ -129,9 +129,9 @@ def test_one_command_gives_the_papers_table_for_the_data_that_are_there(tmp_path
     assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0
     printed = capsys.readouterr().out
     rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in printed.splitlines() if "|" in line}
-    assert ("Oxford-IIIT Pets", "mean_per_class_recall", "1", "100.0") in rows
-    assert ("Crossmodal-3600", "text_retrieval_recall@1", "2", "100.0") in rows
+    assert ("Oxford-IIIT Pets", "mean_per_class_recall", "en", "100.0") in rows
+    assert ("Crossmodal-3600", "text_retrieval_recall@1", "2 of 36", "100.0") in rows
     assert ("CVQA", "accuracy", "0", "missing") in rows
-    assert ("XM3600 image > text R@1", "100.0", "64.3", "+35.7 !", "abstract and README") in rows
+    assert ("XM3600 image > text R@1", "100.0", "64.3", "+35.7 !", "2 of 36", "abstract and README") in rows
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "Beside published numbers" in page

@@ -35,9 +35,10 @@ def test_chunks_are_the_same_features_and_are_read_again(tmp_path):
 def test_a_pass_that_was_cut_goes_on_at_the_next_chunk(tmp_path):
     encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
     (tmp_path / "000000002.npy").unlink()
-    model = WordModel()
-    encode_images(model, word_dataset("a", WORDS), 3, tmp_path)
+    model, told = WordModel(), []
+    encode_images(model, word_dataset("a", WORDS), 3, tmp_path, told.append)
     assert model.images == [b"owl", b"bee"]
+    assert told == ["a: 4 of 7 images encoded"]
 
 
 def test_the_key_is_model_images_and_preprocessing(tmp_path):

@@ -149,6 +149,14 @@ def test_the_order_of_a_draw_depends_on_seed_and_key_alone():
     assert hashed_order(keys, 0).tolist() != hashed_order(keys, 1).tolist()
 
 
+def test_too_few_images_for_a_probe_are_told_before_any_work():
+    places = {"country": ["kenya"] * 7 + ["peru"] * 5}
+    with pytest.raises(
+        UserError, match="few-shot probes of country: fewer than two values have more than 5 images in a;"
+    ):
+        with_measures(probed(places), ["few_shot"])
+
+
 def test_images_of_one_key_cannot_be_drawn_from():
     dataset = dataclasses.replace(probed({"country": ["a"] * 12}), image_keys=["same"] * 12)
     with pytest.raises(UserError, match="two images have one key"):

@@ -76,6 +76,15 @@ def test_other_languages_of_an_english_suite_do_not_count_and_cvqa_has_two_rows(
     cvqa = [record("cvqa", "en", accuracy=0.6), record("cvqa", "local", accuracy=0.4)]
     rows = [row for row in suites.suite_rows("multilingual", cvqa) if row.dataset == "cvqa"]
     assert [row.value for row in rows] == [0.6, 0.4]
+    lines = [line.replace(" ", "") for line in suite_text("multilingual", cvqa).splitlines() if "CVQA" in line]
+    assert lines == ["|CVQA|accuracy|en|60.0|", "|CVQA|accuracy|local|40.0|"]
+
+
+def test_a_mean_over_fewer_languages_than_the_data_set_has_says_so():
+    rows = [
+        suites.Row(dataset="xtd10", metric="", value=0.5, languages=tuple("abcdefghijk"[:n])) for n in (0, 1, 4, 11)
+    ]
+    assert [suites.languages_of(row) for row in rows] == ["0", "a", "4 of 11", "11"]
 
 
 def test_published_numbers_name_known_figures_and_their_source():

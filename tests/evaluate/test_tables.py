@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from worlds import WordModel, word_dataset
 
-from worldclip.evaluate import engine, report
+from worldclip.evaluate import engine, report, tables
 
 
 def record(lang, acc1, **more):
@@ -32,6 +32,20 @@ def test_the_table_shows_languages_mean_and_chance_in_percent():
         "| chance   |  0.10 |\n\n"
         "Means are over 2 languages: en th.\n"
     )
+
+
+def test_what_is_asked_in_english_and_in_the_local_language_is_not_averaged():
+    records = [
+        {"dataset": "cvqa", "task": "choice", "lang": lang, "n": 10, "metrics": {"accuracy": accuracy},
+         "chance": {"accuracy": 0.25}}
+        for lang, accuracy in (("en", 0.6), ("local", 0.4))
+    ]  # fmt: skip
+    table = report.markdown_table(records)
+    assert "mean" not in table
+    assert "`local`: each question in the language it was written in." in table
+    latex = tables.latex_text(records)
+    assert r"cvqa & accuracy & en & 60.0 \\" in latex
+    assert r"cvqa & accuracy & local & 40.0 \\" in latex
 
 
 def test_a_language_without_data_is_absent_not_zero(tmp_path):

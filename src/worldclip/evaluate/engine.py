@@ -61,6 +61,7 @@ def evaluate(
     image_features.  Returns the records in order (data set, language, task), and the features, for galleries and the
     like.
     """
+    asked = questions(datasets, languages)
     kept = {record["digest"]: record for record in read_results(results_path)}
     features = {
         dataset.name: encode_images(
@@ -68,18 +69,21 @@ def evaluate(
             dataset,
             batch_size,
             cache and cache_folder(cache, model, model_id.get("model_digest", ""), dataset),
+            say,
         )
         for dataset in datasets
     }
     encode_text = TextFeatures(model, batch_size)
     found: dict[str, Record] = {}
     todo = []
-    for dataset, lang in questions(datasets, languages):
+    for dataset, lang in asked:
         records = known_records(model_id, dataset, lang, kept)
         if records is None:
             todo.append((dataset, lang))
         else:
             found |= {record["digest"]: record for record in records}
+    if not todo:
+        say(f"nothing to do: results.jsonl has all {len(found):,} records")
     for group, texts in grouped(todo):
         encode_text.encode(texts)
         for dataset, lang in group:

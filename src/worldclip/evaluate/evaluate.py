@@ -8,7 +8,7 @@ from typing import Any
 
 from worldclip import languages
 from worldclip.config import Recipe
-from worldclip.errors import UserError
+from worldclip.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, image_features, published, report, tables
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
@@ -60,7 +60,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     from worldclip.inference import load
 
     config = sweep.config
-    loaded = [datasets.load(name, config, sweep.run_dir) for name in config.asked]
+    loaded = _load_all(config, sweep.run_dir)
     records: list[engine.Record] = []
     found: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
@@ -88,6 +88,22 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
         write_text(folder / "results.jsonl", "")
     found |= _write_tables(folder, records, config)
     write_json(folder / "report.json", found)
+    return found
+
+
+def _load_all(config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
+    """Every data set asked for; UserError with what is wrong with any of them, before any work."""
+    found: list[Dataset] = []
+    problems: list[str] = []
+    for name in config.asked:
+        try:
+            found.append(datasets.load(name, config, run_dir))
+        except UserError as error:
+            problems += [f"data set {name}: {problem}" for problem in error.problems]
+        except BadShard as error:
+            problems.append(f"data set {name}: {error}")
+    if problems:
+        raise UserError(problems)
     return found
 
 

@@ -7,7 +7,7 @@ share it.  Languages, prompts and tasks are no part of the key: whatever asks, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,12 +47,25 @@ def chunk_starts(dataset: Dataset) -> range:
     return range(0, len(dataset.image_keys), CHUNK_IMAGES)
 
 
-def encode_images(model: Model, dataset: Dataset, batch_size: int, cache: Path | None = None) -> ImageFeatures:
+def encode_images(
+    model: Model,
+    dataset: Dataset,
+    batch_size: int,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> ImageFeatures:
     """All images of `dataset`; one that will not decode is dropped and listed.  UserError where none decodes.
 
-    cache: a cache_folder; chunks that lie there are read, the others are written.  None: nothing is kept.
+    cache: a cache_folder; chunks that lie there are read, the others are written.  None: nothing is kept.  say: told
+    after each chunk that was encoded.
     """
-    chunks = [encode_chunk(model, dataset, start, batch_size, cache) for start in chunk_starts(dataset)]
+    chunks = []
+    for start in chunk_starts(dataset):
+        is_known = cache is not None and is_encoded(cache, start)
+        chunks.append(encode_chunk(model, dataset, start, batch_size, cache))
+        if not is_known:
+            num_images = len(dataset.image_keys)
+            say(f"{dataset.name}: {min(start + CHUNK_IMAGES, num_images):,} of {num_images:,} images encoded")
     bad = [entry for chunk in chunks for entry in chunk.bad]
     embed_dim = max((chunk.features_ND.shape[1] for chunk in chunks), default=0)
     if not embed_dim:

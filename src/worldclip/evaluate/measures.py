@@ -11,7 +11,7 @@ import numpy as np
 from worldclip.errors import UserError
 from worldclip.evaluate.consistency import Consistency
 from worldclip.evaluate.geometry import Geometry
-from worldclip.evaluate.probes import FewShot, LinearProbe
+from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough
 from worldclip.evaluate.tasks import NO_LANGUAGE, Classification, Dataset, Retrieval, Task
 
 PROBED = {"few_shot": ("country", "region"), "linear_probe": ("class", "country", "region")}  # labels of each
@@ -69,6 +69,7 @@ def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:
     found: list[Task] = []
     for label, values in dataset.labels.items():
         if "few_shot" in also and label in PROBED["few_shot"]:
+            check_enough(label, values, dataset.name)
             found.append(FewShot(label=label, values=values, image_keys=dataset.image_keys))
         if "linear_probe" in also and label in PROBED["linear_probe"]:
             found.append(

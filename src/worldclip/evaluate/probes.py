@@ -7,6 +7,7 @@ n images, D embed_dim, C classes.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,10 +68,7 @@ class FewShot:
             interval[name], chance[name] = seeds_interval(hits), 1 / len(big)
             num_classes[str(shots)] = len(big)
         if not metrics:
-            raise UserError(
-                f"few-shot probes of {self.label}: fewer than two values have more than {SHOTS[0]} images; "
-                "leave few_shot out of evaluate.also"
-            )
+            check_enough(self.label, np.where(is_known, self.values, "").tolist(), "those that decode")
         return Score(
             n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, more={"num_classes": num_classes}
         )
@@ -85,6 +83,16 @@ class FewShot:
             is_shot[order[classes[order] == c][:shots]] = True
         predicted = ridge_predict(features_nD[is_shot], classes[is_shot], features_nD[~is_shot])
         return predicted == classes[~is_shot]
+
+
+def check_enough(label: str, values: Sequence[str], where: str) -> None:
+    """UserError where not even the fewest shots leave an image to ask of two values."""
+    counts = Counter(value for value in values if value)
+    if sum(times > SHOTS[0] for times in counts.values()) < 2:
+        raise UserError(
+            f"few-shot probes of {label}: fewer than two values have more than {SHOTS[0]} images in {where}; "
+            "leave few_shot out of evaluate.also"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

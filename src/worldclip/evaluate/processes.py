@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -38,6 +39,7 @@ from worldclip.evaluate.image_features import (
 )
 from worldclip.evaluate.tasks import Dataset
 from worldclip.execute import say
+from worldclip.execute.local import end_with_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,9 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
     with ProcessPoolExecutor(sweep.config.processes, mp_context=context, initializer=initializer) as pool:
         try:
             chunks = [(dataset.name, start) for dataset in loaded for start in chunk_starts(dataset)]
-            for chunk in as_completed([pool.submit(_encode, name, start) for name, start in chunks]):
+            for done, chunk in enumerate(as_completed([pool.submit(_encode, *chunk) for chunk in chunks]), 1):
                 chunk.result()
+                say("evaluate", f"{done:,} of {len(chunks):,} parts of the images encoded")
             groups = [[(dataset.name, lang) for dataset, lang in group] for group, _ in grouped(todo)]
             for records in as_completed([pool.submit(_score, group) for group in groups]):
                 kept |= {record["digest"]: record for record in records.result()}
@@ -108,6 +111,10 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
         except BrokenProcessPool as error:
             reason = "it was killed (out of memory?); try fewer evaluate.processes"
             raise StageFailed("evaluate", {"a process": reason}) from error
+        except BaseException:  # Ctrl-C among them: nobody waits for what is under way
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -120,6 +127,8 @@ def _start(sweep: Sweep, folder: Path, numbers: Queue[int]) -> None:
     from worldclip.inference import load
 
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process answers, and ends the others
+    end_with_parent()
     number = numbers.get()
     _choose_device(number)
     model = load(sweep.source, device=sweep.config.device)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.errors import UserError
-from worldclip.evaluate.suites import dataset_row, suite_mean
+from worldclip.evaluate.suites import dataset_row, languages_of, suite_mean
 
 Record = dict[str, Any]
 
@@ -88,7 +88,7 @@ def beside(records: Sequence[Record], against: str) -> list[dict[str, Any]]:
         raise UserError(f"evaluate.against is {against!r}, which published.csv has not; it has {models}")
     rows = []
     for figure in figures().values():
-        ours, languages, missing = _ours(figure, records)
+        ours, languages, over, missing = _ours(figure, records)
         known = theirs.get(figure.figure)
         if ours is None and known is None:
             continue
@@ -102,6 +102,7 @@ def beside(records: Sequence[Record], against: str) -> list[dict[str, Any]]:
                 "difference_pct": difference,
                 "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
                 "languages": languages,
+                "over": over,
                 "missing": missing,
                 "protocol": figure.protocol,
                 "source": known and known.source,
@@ -111,10 +112,11 @@ def beside(records: Sequence[Record], against: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _ours(figure: Figure, records: Sequence[Record]) -> tuple[float | None, list[str], list[str]]:
-    """(percent, languages it is over, data sets of the suite that are missing)."""
+def _ours(figure: Figure, records: Sequence[Record]) -> tuple[float | None, list[str], str, list[str]]:
+    """(percent, languages it is over, the same in short, data sets of the suite that are missing)."""
     if figure.dataset.startswith("suite:"):
         mean, missing = suite_mean(figure.dataset.removeprefix("suite:"), records)
-        return (None if mean is None else 100 * mean), ["en"], missing
+        return (None if mean is None else 100 * mean), ["en"], "" if mean is None else "en", missing
     row = dataset_row(figure.dataset, figure.metric, records, figure.languages)
-    return (None if row.value is None else 100 * row.value), list(row.languages), []
+    percent = None if row.value is None else 100 * row.value
+    return percent, list(row.languages), "" if percent is None else languages_of(row), []

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from worldclip.evaluate.tasks import LOCAL
+
 Record = dict[str, Any]
 
 COLUMNS = {  # heading -> (task, metric), a metric of a slice as slice/metric
@@ -89,8 +91,9 @@ def markdown_table(records: Sequence[Record]) -> str:
             values = [flat_metrics(tasks[task][lang]).get(name) if lang in tasks[task] else None
                       for task, name in columns.values()]  # fmt: skip
             rows.append([lang, *map(shown, columns.values(), values)])
-        mean_values = [means[task]["metrics"].get(name) for task, name in columns.values()]
-        rows.append(["**mean**", *map(shown, columns.values(), mean_values)])
+        if LOCAL not in languages:
+            mean_values = [means[task]["metrics"].get(name) for task, name in columns.values()]
+            rows.append(["**mean**", *map(shown, columns.values(), mean_values)])
         chances = [means[task]["chance"].get(name.split("/")[-1]) for task, name in columns.values()]
         rows.append(["chance", *map(shown, columns.values(), chances)])
         num_images = max(int(rec.get("num_images") or rec["n"]) for task in tasks.values() for rec in task.values())
@@ -104,6 +107,8 @@ def _has(tasks: dict[str, dict[str, Record]], task: str, metric: str) -> bool:
 
 def _over(means: dict[str, Record]) -> str:
     lists = list(dict.fromkeys(tuple(mean["languages"]) for mean in means.values()))
+    if LOCAL in lists[0]:
+        return f"`{LOCAL}`: each question in the language it was written in."
     if len(lists) == 1:
         return f"Means are over {len(lists[0])} languages: {' '.join(lists[0])}."
     return " ".join(

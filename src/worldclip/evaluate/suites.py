@@ -60,6 +60,16 @@ def dataset_row(dataset: str, metric: str, records: Sequence[Record], languages:
     return Row(dataset=dataset, metric=metric, value=mean, languages=tuple(found))
 
 
+def languages_of(row: Row) -> str:
+    """The languages a row is over as tables have them: the one, or their number, of how many where some are missing."""
+    num_upstream = CATALOG[row.dataset].languages
+    if len(row.languages) == 1:
+        return row.languages[0]
+    if num_upstream.isdigit() and 0 < len(row.languages) < int(num_upstream):
+        return f"{len(row.languages)} of {num_upstream}"
+    return str(len(row.languages))
+
+
 def suite_mean(suite: str, records: Sequence[Record]) -> tuple[float | None, list[str]]:
     """The plain mean over the suite's data sets, and those that it lacks; None where one is missing."""
     rows = suite_rows(suite, records)

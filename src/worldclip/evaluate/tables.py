@@ -11,7 +11,8 @@ from typing import Any
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.published import AGREES_WITHIN_PCT
 from worldclip.evaluate.report import aligned, by_dataset, mean_over_languages, shown
-from worldclip.evaluate.suites import AVERAGED, suite_mean, suite_rows
+from worldclip.evaluate.suites import AVERAGED, languages_of, suite_mean, suite_rows
+from worldclip.evaluate.tasks import LOCAL
 from worldclip.formats import write_json, write_text
 
 Record = dict[str, Any]
@@ -42,14 +43,19 @@ def csv_text(records: Sequence[Record]) -> str:
 
 
 def latex_text(records: Sequence[Record]) -> str:
-    """A booktabs table of the mean over languages of each data set, task and metric, in percent."""
+    """A booktabs table of the mean over languages of each data set, task and metric, in percent.
+
+    CVQA's English and local questions are not averaged.
+    """
     lines = [r"\begin{tabular}{llrr}", r"\toprule", r"data set & metric & languages & mean \\", r"\midrule"]
     for dataset, tasks in by_dataset(records).items():
         for task, of_task in tasks.items():
-            mean = mean_over_languages(list(of_task.values()))
-            for metric, value in mean["metrics"].items():
-                cells = [_latex(dataset), _latex(metric), str(len(mean["languages"])), shown((task, metric), value)]
-                lines.append(" & ".join(cells) + r" \\")
+            groups = [[record] for record in of_task.values()] if LOCAL in of_task else [list(of_task.values())]
+            for mean in map(mean_over_languages, groups):
+                over = mean["languages"][0] if len(groups) > 1 else str(len(mean["languages"]))
+                for metric, value in mean["metrics"].items():
+                    cells = [_latex(dataset), _latex(metric), over, shown((task, metric), value)]
+                    lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -62,7 +68,7 @@ def suite_text(suite: str, records: Sequence[Record]) -> str:
     rows = [["data set", "metric", "languages", "value"]]
     for row in suite_rows(suite, records):
         shown = "missing" if row.value is None else f"{100 * row.value:.1f}"
-        rows.append([CATALOG[row.dataset].title, row.metric, str(len(row.languages)), shown])
+        rows.append([CATALOG[row.dataset].title, row.metric, languages_of(row), shown])
     text = f"### Suite {suite}\n\nPercent.\n\n{aligned(rows)}\n"
     if suite in AVERAGED:
         mean, missing = suite_mean(suite, records)
@@ -75,12 +81,13 @@ def suite_text(suite: str, records: Sequence[Record]) -> str:
 
 def beside_text(rows: Sequence[dict[str, Any]], against: str) -> str:
     """Ours beside the published numbers, in Markdown; `!` where they differ by more than AGREES_WITHIN_PCT."""
-    cells = [["figure", "ours", "published", "difference", "source"]]
+    cells = [["figure", "ours", "published", "difference", "languages", "source"]]
     for row in rows:
         flag = " !" if row["differs"] else ""
         difference = "" if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}{flag}"
         source = "" if row["source"] is None else f"{row['source']}{' (secondary)' if row['is_secondary'] else ''}"
-        cells.append([row["title"], _pct(row["ours_pct"]), _pct(row["published_pct"]), difference, source])
+        ours = [_pct(row["ours_pct"]), _pct(row["published_pct"]), difference, row["over"]]
+        cells.append([row["title"], *ours, source])
     notes = "\n".join(f"- {row['title']}: {row['protocol']}" for row in rows)
     return (
         f"### Beside {against}\n\nPercent; `!` marks a difference over {AGREES_WITHIN_PCT}.\n\n{aligned(cells)}\n\n"

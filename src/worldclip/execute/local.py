@@ -49,7 +49,7 @@ class LocalExecutor:
             broken: list[Shard] = []
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(
-                min(self.workers, len(remaining)), mp_context=context, initializer=_end_with_parent
+                min(self.workers, len(remaining)), mp_context=context, initializer=end_with_parent
             )
             futures: dict[Future[Outcome], Shard] = {}
             try:
@@ -72,7 +72,7 @@ class LocalExecutor:
             remaining = broken
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker whose parent was killed ends at once: left alone it would wait for work for ever, or write beside the
     run that goes on.
     """
