@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) ->
         formats.write_artifact(path, fails)
     assert formats.read_json(path) == {"good": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_arrays_are_as_numpy_writes_them(tmp_path: Path) -> None:
+    pairs = np.zeros(4, [("high", "<u8"), ("low", "<u8")])
+    for array in (np.arange(5), np.zeros((0, 3), "<u4"), np.array(2.5), np.array([True]), pairs, np.arange(9)[::2]):
+        formats.write_array(tmp_path / "x.npy", array)
+        np.save(tmp_path / "numpy.npy", array)
+        assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+    formats.write_array(tmp_path / "x.npy", np.arange(12.0).reshape(3, 4).T)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), np.arange(12.0).reshape(3, 4).T)
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path) -> None:
+    (tmp_path / f".x.npy.{platform.node()}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        formats.write_array(tmp_path / "x.npy", np.zeros(100_000))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x.npy"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_tables_carry_format_and_version_and_are_checked(tmp_path: Path) -> None:

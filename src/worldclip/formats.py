@@ -98,6 +98,9 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write does not say where the disk is full
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
@@ -134,7 +137,10 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
 def write_array(path: Path, array: np.ndarray) -> None:
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:
-            np.save(file, array, allow_pickle=False)
+            # As np.save, which hides from an error that it was the disk that is full.
+            plain = np.asarray(array, order="C")
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+            file.write(plain.reshape(-1).view(np.uint8).data)
 
     write_artifact(path, write)
 

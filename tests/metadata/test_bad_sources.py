@@ -153,16 +153,17 @@ def test_a_disk_that_fills_while_counts_are_written_stops_the_stage_and_costs_no
             "metadata": {"sources": ["unigram"], "dumps": str(tmp_path / "dumps")},
         }
     )
-    write_words = ngrams.write_words
+    open_writer = ngrams.BigramWriter.__init__
 
-    def fill_disk(run: Path, *arguments: Any) -> None:
+    def open_on_a_full_disk(self: ngrams.BigramWriter, run: Path) -> None:
+        open_writer(self, run)
         if "sw" in run.parts:
-            raise OSError(errno.ENOSPC, "No space left on device", str(run))
-        write_words(run, *arguments)
+            self.file = open("/dev/full", "wb")  # noqa: SIM115  closed by the writer
 
-    monkeypatch.setattr(ngrams, "write_words", fill_disk)
-    with pytest.raises(OSError, match="No space left on device"):
+    monkeypatch.setattr(ngrams.BigramWriter, "__init__", open_on_a_full_disk)
+    with pytest.raises(OSError, match="No space left on device") as caught:
         metadata.run(made, tmp_path / "run", QUIET)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
     counted = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/metadata/ngrams/de").rglob("*.npy")}
     assert counted
     monkeypatch.undo()

@@ -6,6 +6,7 @@ value, meaning and remedy); 130 Ctrl-C.  Results go to standard output, progress
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import typing
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _complain([str(error)], 2)
     except OSError as error:
-        return _complain([f"{error.filename or 'a file'}: {error.strerror or error}"], 1)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; free some space, and the same command goes on where it stopped" if is_full else ""
+        return _complain([f"{error.filename or 'a file'}: {error.strerror or error}{remedy}"], 1)
     except KeyboardInterrupt:
         return _complain(["interrupted; the same command goes on where it stopped"], 130)
 

@@ -10,6 +10,8 @@ Legend: W words, S slots, B bigrams, T texts, N tokens of a batch.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -466,10 +468,23 @@ class BigramWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        with self._named():
+            self.file.flush()
+            os.fsync(self.file.fileno())  # as write_artifact: what is called counted is on the disk
+            self.file.close()
 
     def add(self, pairs_B2: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(pairs_B2, "<u8").data)
+        with self._named():
+            self.file.write(np.ascontiguousarray(pairs_B2, "<u8").data)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """A write does not say by itself where the disk is full."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self.file.name
+            raise
 
 
 def iter_bigrams(run: Path, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
