@@ -22,7 +22,7 @@ HEADINGS = {
     "balance": ["Balance", "Size against threshold", "Head entries"],
     "curate": ["What was kept", "Languages before and after", "What sampling did to the entries", "Examples"],
     "train": ["Training"],
-    "evaluate": ["Accuracy by language", "Languages, families, scripts", "Gallery"],
+    "evaluate": ["Results", "Languages, families, scripts", "Accuracy by language", "Gallery"],
 }
 
 

@@ -14,8 +14,10 @@ from worldclip.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.evaluate import evaluate_model
+from worldclip.evaluate.report import mean_over_languages
 from worldclip.report import write_evaluation
-from worldclip.report.evaluation import grouped, language_of, languages_section, published_section
+from worldclip.report.evaluation import grouped, language_of, languages_section, published_section, results_section
+from worldclip.report.model import accuracy_section
 
 LANGUAGES = ("en", "de", "sw", "zh_yue", "tha_Thai", "klingon")
 
@@ -48,6 +50,8 @@ def test_the_page_has_languages_in_order_and_means_by_family_and_level(evaluate)
     for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
         assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
     assert re.search(r"high <small>\(\d languages\)</small>", page)
+    assert page.count("<circle") == 2 * len(LANGUAGES), "a dot for each language of two tasks"
+    assert re.search(r"<title>Swahili sw: \d+\.\d%, \d+\.\d% to \d+\.\d%; asked 12</title>", page)
     assert "http://" not in page
 
 
@@ -58,11 +62,58 @@ def test_codes_of_data_sets_find_their_language():
 
 
 def test_few_languages_make_no_plot_and_no_suite_no_published_numbers():
-    record = {"metrics": {"acc1": 0.5}, "chance": {}}
+    record = {"metrics": {"acc1": 0.5}, "chance": {}, "interval_95": {}, "n": 1}
     task = {"mean": {"chance": {}}, "languages": {"en": record, "de": record}}
     report = {"datasets": {"a": {"tasks": {"zeroshot_classification": task}}}}
     assert languages_section(report) is None
     assert published_section(report) is None
+
+
+def section_of(task, records):
+    """The tables of results and of parts for a data set with one task."""
+    found = {"num_images": 4, "num_bad_images": 1, "tasks": {task: {"mean": mean_over_languages(records), "languages": {
+        record["lang"]: record for record in records}}}}  # fmt: skip
+    report = {"datasets": {"set": found}}
+    return results_section(report).body, accuracy_section(report).body
+
+
+def cells(body):
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", body)
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
+
+
+def test_results_are_one_table_and_cvqas_two_numbers_are_not_averaged():
+    records = [
+        {"lang": lang, "metrics": {"accuracy": value}, "chance": {"accuracy": 0.25}, "n": 4,
+         "interval_95": {"accuracy": [0.1, 0.9]},
+         "slices": {"country Kenya": {"n": 3, "metrics": {"accuracy": value}}}}
+        for lang, value in (("en", 0.5), ("local", 0.25))
+    ]  # fmt: skip
+    results, parts = section_of("choice", records)
+    assert cells(results)[1:] == [
+        ["set", "choice", "accuracy", "", "50.0%", "en", "10.0% to 90.0%", "4"],
+        ["", "", "accuracy", "", "25.0%", "local", "10.0% to 90.0%", "4"],
+    ]
+    assert "1 images would not decode" in results
+    assert ["country Kenya", "50.0%", "25.0%", "3"] in cells(parts)
+    assert "mean over" not in parts
+
+
+def test_a_metric_that_a_part_lacks_is_absent_and_distances_are_no_percents():
+    records = [
+        {"lang": lang, "metrics": {"alignment": 1.25}, "chance": {}, "n": 4, "interval_95": {"alignment": [1.0, 1.5]}}
+        for lang in ("en", "de")
+    ]
+    results, numbers = section_of("alignment_uniformity", records)
+    assert cells(results)[1] == ["set", "alignment uniformity", "alignment", "", "1.250", "2", "", ""]
+    assert ["mean over 2", "1.250", ""] in cells(numbers)
+    part = {
+        "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.5}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
+        "slices": {"region Asia": {"n": 2, "metrics": {"acc1": 1.0}}},
+    }  # fmt: skip
+    _, parts = section_of("zeroshot_classification", [part])
+    assert ["part", "acc1", "asked"] in cells(parts)
+    assert ["region Asia", "100.0%", "2"] in cells(parts)
 
 
 def test_published_numbers_stand_on_the_page_with_their_flags():

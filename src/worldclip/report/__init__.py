@@ -37,9 +37,10 @@ def write_report(run_dir: Path) -> Path:
 def evaluation_sections(report: Report) -> list[Section | None]:
     """What an evaluation found, those parts that it has."""
     return [
+        evaluation.results_section(report),
         evaluation.published_section(report),
-        model.accuracy_section(report),
         evaluation.languages_section(report),
+        model.accuracy_section(report),
         model.gallery_section(report),
     ]
 

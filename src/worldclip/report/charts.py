@@ -1,4 +1,4 @@
-"""Line charts as inline SVG; colours are the page's own variables, so that they follow light and dark."""
+"""Line and dot charts as inline SVG; colours are the page's own variables, so that they follow light and dark."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 10, 10, 34
+MAX_LABELS = 45  # of a dot chart; more would run into each other
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +111,61 @@ def line_chart(
         dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
         title = f"<title>{escape(line.name)}</title>"
         parts.append(f'<path class="curve" d="{path}" stroke="{line.colour}"{dash}>{title}</path>')
+    return "".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dot:
+    """A value among others, with the interval it lies in and what chance reaches where they are known."""
+
+    label: str
+    """Short, below the axis."""
+    hover: str
+    y: float
+    interval: tuple[float, float] | None = None
+    chance: float | None = None
+    colour: str = "var(--s1)"
+
+
+def dot_chart(dots: Sequence[Dot], *, y_label: str, x_label: str, width: int = 900, height: int = 300) -> str:
+    """SVG of `dots` side by side, from 0 up; labels where there are at most MAX_LABELS."""
+    is_labelled = len(dots) <= MAX_LABELS
+    tops = [dot.interval[1] if dot.interval else dot.y for dot in dots]
+    y_axis = axis_over([*tops, *(dot.y for dot in dots)], from_zero=True)
+    margin_bottom = 58 if is_labelled else MARGIN_BOTTOM
+    plot_height, step = height - MARGIN_TOP - margin_bottom, (width - MARGIN_LEFT - MARGIN_RIGHT) / len(dots)
+    radius = min(4.5, max(2.2, 0.3 * step))
+
+    def place_y(value: float) -> float:
+        return MARGIN_TOP + (1 - y_axis.share(value)) * plot_height
+
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{y_label} by {x_label}")}">']
+    for tick in y_axis.ticks():
+        y = place_y(tick)
+        parts.append(
+            f'<line class="grid-line" x1="{MARGIN_LEFT}" x2="{width - MARGIN_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{MARGIN_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>'
+        )
+    for i, dot in enumerate(dots):
+        x = MARGIN_LEFT + (i + 0.5) * step
+        drawn = [f"<title>{escape(dot.hover)}</title>"]
+        if dot.interval:
+            low, high = map(place_y, dot.interval)
+            drawn.append(
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{dot.colour}" opacity=".4"/>'
+            )
+        if dot.chance is not None:
+            y, half = place_y(dot.chance), min(5.0, 0.4 * step)
+            drawn.append(
+                f'<line x1="{x - half:.1f}" x2="{x + half:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--ink)"/>'
+            )
+        drawn.append(f'<circle cx="{x:.1f}" cy="{place_y(dot.y):.1f}" r="{radius:.1f}" fill="{dot.colour}"/>')
+        if is_labelled:
+            y = height - margin_bottom + 14
+            turned = f'x="{x:.1f}" y="{y}" text-anchor="end" transform="rotate(-50 {x:.1f} {y})"'
+            drawn.append(f"<text {turned}>{escape(dot.label)}</text>")
+        parts.append(f"<g>{''.join(drawn)}</g>")
+    parts.append(f'<text x="{width - MARGIN_RIGHT}" y="{height - 3}" text-anchor="end">{escape(x_label)}</text>')
     return "".join([*parts, "</svg>"])
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from worldclip.evaluate.report import RAW
+from worldclip.evaluate.tasks import LOCAL
 from worldclip.report.charts import Line, line_chart
 from worldclip.report.page import (
     Bar,
@@ -25,6 +27,8 @@ from worldclip.report.page import (
 
 Report = dict[str, Any]
 CURVE_POINTS = 300  # of a training curve: more than a screen shows
+MAX_BARS = 40  # languages shown as bars; of more the plot of languages says the same in less room
+MAX_PARTS = 16  # of a data set in a table that stands open
 
 
 def train_section(report: Report | None, log: Sequence[Mapping[str, Any]]) -> Section | None:
@@ -96,33 +100,36 @@ def accuracy_section(report: Report) -> Section | None:
     return Section(
         anchor="accuracy",
         heading="Accuracy by language",
-        lead="Held-out images among all names of a language. Means name the languages they are over.",
+        lead="Images among all names of a language. Means name the languages they are over; other tasks' numbers are "
+        "folded below.",
         body=keys + "".join(parts),
     )
 
 
 def _dataset(name: str, found: Mapping[str, Any]) -> str:
     parts = [f"<h3>{escape(name)} <small><code>{count(found['num_images'])} images</code></small></h3>"]
-    if found["num_bad_images"]:
-        parts.append(note(f"{found['num_bad_images']} images would not decode and are left out."))
     for task, of_task in found["tasks"].items():
         if task == "zeroshot_classification":
             parts.append(_accuracy_bars(of_task))
-            parts.append(_slices(of_task))
-        parts.append(folded(f"{task.replace('_', ' ')} in numbers", _metrics_table(of_task)))
+        parts.append(_parts(of_task))
+        parts.append(folded(f"{task.replace('_', ' ')} in numbers", _metrics_table(of_task, is_raw=task in RAW)))
     return "".join(parts)
 
 
 def _accuracy_bars(of_task: Mapping[str, Any]) -> str:
     shown = "acc5" if "acc5" in of_task["mean"]["metrics"] else "acc1"
     mean, records = of_task["mean"], of_task["languages"]
-    rows = [_accuracy_bar("<b>mean</b>", mean["metrics"], mean["chance"], None, shown)]
+    rows = []
     for lang, record in sorted(records.items(), key=lambda item: -item[1]["metrics"][shown]):
         interval = record["interval_95"][shown]
         rows.append(_accuracy_bar(lang_name(lang), record["metrics"], record["chance"], interval, shown))
-    return (
-        bars(rows) + f"<p class=lead>Mean over {len(mean['languages'])} languages: {' '.join(mean['languages'])}.</p>"
-    )
+    if len(records) == 1:
+        return bars(rows)
+    mean_row = _accuracy_bar("<b>mean</b>", mean["metrics"], mean["chance"], None, shown)
+    over = f"<p class=lead>Mean over {len(mean['languages'])} languages: {' '.join(mean['languages'])}.</p>"
+    if len(rows) <= MAX_BARS:
+        return bars([mean_row, *rows]) + over
+    return bars([mean_row]) + folded(f"all {len(rows)} languages", bars(rows) + over)
 
 
 def _accuracy_bar(
@@ -143,25 +150,57 @@ def _accuracy_bar(
     )
 
 
-def _slices(of_task: Mapping[str, Any]) -> str:
-    """Means of the parts of a data set, the head and the tail beside each other."""
-    means = {name: value for name, value in of_task["mean"]["metrics"].items() if "/" in name}
-    names = list(dict.fromkeys(name.split("/")[0] for name in means))
+def _parts(of_task: Mapping[str, Any]) -> str:
+    """A data set's parts (countries, incomes, head and tail): means over languages, of CVQA English and local."""
+    records = of_task["languages"]
+    parts = [record.get("slices", {}) for record in records.values()]
+    names = list(dict.fromkeys(name for slices in parts for name in slices))
     if not names:
         return ""
-    rows = [[name, *(percent(means.get(f"{name}/acc{k}", 0.0)) for k in (1, 5))] for name in names]
-    return table(["part (mean over languages)", "top-1", "top-5"], rows)
+    metrics = list(next(iter(parts[0].values()))["metrics"])
+    columns: list[tuple[str, list[float | None]]]
+    if LOCAL in records:
+        columns = [
+            (f"{lang} {metric}", [_of_part(record.get("slices", {}), name, metric) for name in names])
+            for lang, record in records.items()
+            for metric in metrics
+        ]
+    else:
+        means = of_task["mean"]["metrics"]
+        columns = [(metric, [means.get(f"{name}/{metric}") for name in names]) for metric in metrics]
+    rows = [
+        [
+            escape(name),
+            *("" if values[i] is None else percent(values[i] or 0.0) for _, values in columns),
+            count(max(slices[name]["n"] for slices in parts if name in slices)),
+        ]
+        for i, name in enumerate(names)
+    ]
+    over = "" if LOCAL in records or len(records) == 1 else " (mean over languages)"
+    drawn = table([f"part{over}", *(escape(head.replace("_", " ")) for head, _ in columns), "asked"], rows)
+    return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
 
-def _metrics_table(of_task: Mapping[str, Any]) -> str:
+def _of_part(slices: Mapping[str, Any], name: str, metric: str) -> float | None:
+    found: float | None = slices[name]["metrics"].get(metric) if name in slices else None
+    return found
+
+
+def _metrics_table(of_task: Mapping[str, Any], *, is_raw: bool) -> str:
     mean, records = of_task["mean"], of_task["languages"]
     metrics = [name for name in mean["metrics"] if "/" not in name]
-    head = ["language", *(metric.replace("_", " ") for metric in metrics)]
+    shown = "{:.3f}".format if is_raw else percent
+    head = ["language", *(metric.replace("_", " ") for metric in metrics), "asked"]
     rows = [
-        [lang_name(lang), *(percent(record["metrics"][name]) for name in metrics)] for lang, record in records.items()
+        [lang_name(lang), *(shown(record["metrics"][name]) for name in metrics), count(record["n"])]
+        for lang, record in records.items()
     ]
-    rows.append(["chance", *(percent(mean["chance"][name]) if name in mean["chance"] else "" for name in metrics)])
-    rows.append([f"mean over {len(mean['languages'])}", *(percent(mean["metrics"][name]) for name in metrics)])
+    chances = [mean["chance"].get(name) for name in metrics]
+    if any(chance is not None for chance in chances):
+        rows.append(["chance", *("" if chance is None else shown(chance) for chance in chances), ""])
+    if LOCAL in records or len(records) == 1:  # English and local questions are not averaged
+        return table(head, rows)
+    rows.append([f"mean over {len(mean['languages'])}", *(shown(mean["metrics"][name]) for name in metrics), ""])
     return table(head, rows, last="total")
 
 
@@ -170,14 +209,14 @@ def gallery_section(report: Report) -> Section | None:
     if not report["gallery"]:
         return None
     parts = []
-    for dataset in report["datasets"]:
+    for dataset in dict.fromkeys(image["dataset"] for image in report["gallery"]):
         shots = "".join(_shot(image) for image in report["gallery"] if image["dataset"] == dataset)
         parts.append(f'<h3>{escape(dataset)}</h3><div class="shots">{shots}</div>')
     return Section(
         anchor="gallery",
         heading="Gallery",
-        lead="Images that training never saw, and the model's best names for them, in several languages. Chosen by "
-        "hash, half of them right in the first language where there are as many.",
+        lead="Images and the model's best names for them, in several languages. Chosen by hash, half of them right in "
+        "the first language where there are as many.",
         body="".join(parts),
     )
 

@@ -193,6 +193,8 @@ font-size:.9rem;margin:.4rem 0 1rem;font-variant-numeric:tabular-nums}
 .bars i:first-child{border-radius:.2rem 0 0 .2rem}
 .bars u{position:absolute;top:calc(50% - 1px);height:2px;background:var(--ink);opacity:.75}
 .bars s{position:absolute;top:-.15rem;bottom:-.15rem;width:2px;background:var(--s2)}
+.bars.cell{display:block;margin:0;min-width:6rem}.bars.cell .b{height:.8rem}
+.shade{display:block;margin:-.38rem -.8rem;padding:.38rem .8rem}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:.3rem 0;font-size:.85rem;color:var(--soft)}
 .legend i{display:inline-block;width:.75rem;height:.75rem;border-radius:.15rem;margin-right:.4rem;
 vertical-align:-.05rem}
