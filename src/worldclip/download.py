@@ -12,12 +12,12 @@ import gzip
 import hashlib
 import http.client
 import os
-import time
+import threading
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ from typing import TypeVar
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 60
 MAX_TRIES = 6  # without a byte of progress
-MAX_WAIT_S = 300
+MAX_WAIT_S = 600  # a server that asks for more is left alone until the next call
 MAX_COPIES = 2  # of a file whose checksum is wrong
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 TRY_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
@@ -55,7 +55,13 @@ class Client:
     """Requests that say who asks, wait as they are told, and go on where they broke off."""
 
     user_agent: str
-    pause: Callable[[float], None] = time.sleep
+    pause: Callable[[float], object] | None = None
+    """Waits some seconds; None: until `stop`."""
+    is_stopped: threading.Event = field(default_factory=threading.Event)
+
+    def stop(self) -> None:
+        """End what other threads fetch through this client, at their next byte."""
+        self.is_stopped.set()
 
     def read(self, url: str) -> bytes:
         """A small file.  Raises Broken."""
@@ -74,6 +80,13 @@ class Client:
 
     def fetch(self, download: Download) -> int:
         """Bring a file to its place, checked; returns its bytes.  Raises Broken, and OSError for the disk's errors."""
+        try:
+            return self._fetch(download)
+        except OSError as error:
+            error.filename = error.filename or str(download.path)  # a write does not say where the disk is full
+            raise
+
+    def _fetch(self, download: Download) -> int:
         part = download.path.with_name(f"{download.path.name}.part")
         download.path.parent.mkdir(parents=True, exist_ok=True)
         problem = ""
@@ -109,8 +122,10 @@ class Client:
             is_rest = answer.status == PARTIAL_CONTENT
             start = start if is_rest else 0
             with open(part, "ab" if is_rest else "wb") as file:
-                while chunk := answer.read(CHUNK_BYTES):
+                while chunk := answer.read1(CHUNK_BYTES):  # what is there, so that a slow line can be stopped
                     file.write(chunk)
+                    if self.is_stopped.is_set():
+                        raise Broken(f"{url}: stopped; the next call goes on")
             _check_length(_size(part) - start, start, answer)
 
     def _persist(self, url: str, attempt: Callable[[], T], progress: Callable[[], int]) -> T:
@@ -132,7 +147,12 @@ class Client:
             tries += 1
             if tries == MAX_TRIES:
                 raise Broken(f"{url}: gave up after {MAX_TRIES} tries without progress; the last said: {reason}")
-            self.pause(min(max(wait_s, 2.0 ** (tries - 1)), MAX_WAIT_S))
+            if wait_s > MAX_WAIT_S:
+                raise Broken(f"{url}: the server answers {reason} and asks to wait {wait_s:,.0f} s; try again then")
+            pause = self.is_stopped.wait if self.pause is None else self.pause
+            pause(max(wait_s, 2.0 ** (tries - 1)))
+            if self.is_stopped.is_set():
+                raise Broken(f"{url}: stopped; the next call goes on")
 
 
 def _size(path: Path) -> int:
@@ -149,12 +169,13 @@ def _retry_after(header: str | None) -> float:
     """Seconds that the server asks to wait; 0 where it does not say."""
     if header is None:
         return 0.0
-    if header.isdigit():
+    if header.isdecimal():
         return float(header)
     try:
-        return max(0.0, (email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+        then = email.utils.parsedate_to_datetime(header)
     except ValueError:
         return 0.0
+    return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _problem_of(part: Path, download: Download) -> str:

@@ -22,10 +22,14 @@ class BadShard(RuntimeError):
 class StageFailed(RuntimeError):
     """Some shards of a stage failed; `failures` maps each shard's name to its reason.  Exit code 1."""
 
-    def __init__(self, stage: str, failures: dict[str, str]) -> None:
+    def __init__(
+        self,
+        stage: str,
+        failures: dict[str, str],
+        remedy: str = "repair or remove these files, then run the same command: only they are tried again",
+    ) -> None:
         self.stage, self.failures = stage, failures
         lines = [f"  {shard}: {reason}" for shard, reason in sorted(failures.items())]
-        remedy = "repair or remove these files, then run the same command: only they are tried again"
         super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *lines, remedy]))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -38,51 +40,63 @@ WORDNET_ENTRIES = {
 # fmt: on
 
 
-def words_of(language: languages.Language) -> list[str]:
-    """A few words in the language's script."""
+def made_up(language: languages.Language) -> list[str]:
+    """Two sentences in the language's script."""
     letter = chr(FIRST_LETTER[language.script])
-    return [letter * 2, f"{letter}{chr(ord(letter) + 1)}", f"{letter * 3} {letter * 2}"]
+    words = [letter * 2, f"{letter}{chr(ord(letter) + 1)}", letter * 3]
+    return [f"{' '.join(words)}.", f"{' '.join(reversed(words))}."]
 
 
-def udhr_words(shared: Path) -> dict[str, list[str]]:
+def declaration(shared: Path) -> dict[str, list[str]]:
+    """The first paragraphs of the Declaration of Human Rights in every language of the table that it is there for."""
     table = pq.read_table(shared / "data/udhr/udhr.parquet", columns=["iso639_3", "script", "text"])
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, list[str]] = {}
     for row in table.to_pylist():
         lang = languages.from_lid(f"{row['iso639_3']}_{row['script']}", "glotlid")
-        words = found.setdefault(lang, {})
-        if row["script"] == languages.get(lang).script and len(words) < 50:
-            words.update(dict.fromkeys(row["text"].split()))
-    return {lang: list(words) for lang, words in found.items() if words and lang != languages.OTHER}
+        paragraphs = found.setdefault(lang, [])
+        if row["script"] == languages.get(lang).script and len(paragraphs) < 12:
+            paragraphs.append(row["text"])
+    return {lang: texts for lang, texts in found.items() if texts and lang != languages.OTHER}
 
 
 @pytest.fixture(params=["made up", "declaration of human rights"])
-def words(request: pytest.FixtureRequest) -> dict[str, list[str]]:
-    found = {language.code: words_of(language) for language in languages.all()}
+def sentences(request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    found = {language.code: made_up(language) for language in languages.all()}
     if request.param != "made up":
-        found |= udhr_words(request.getfixturevalue("shared"))
+        real = declaration(request.getfixturevalue("shared"))
+        assert len(real) > 200
+        found |= real
     return found
 
 
-def test_every_language_of_the_table_goes_through_the_stage(words: dict[str, list[str]], tmp_path: Path) -> None:
-    lists = {}
-    for lang, entries in words.items():
-        (tmp_path / f"{lang}.txt").write_text("\n".join(entries), encoding="utf-8")
-        lists[lang] = str(tmp_path / f"{lang}.txt")
+def test_330_wikipedias_go_through_the_whole_stage(sentences: dict[str, list[str]], tmp_path: Path) -> None:
+    """Text and page views of each -> the lists of all 327 languages and their matchers."""
+    code_of = {wiki: language.code for language in languages.all() for wiki in language.wikipedia}
+    assert len(code_of) == 330
+    lines = [f"{wiki.replace('_', '-')}.m Page_of_{wiki} 3 0\n" for wiki in code_of]
+    (tmp_path / "dumps/pageviews").mkdir(parents=True)
+    (tmp_path / "dumps/pageviews/pageviews-20240101-000000.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    for wiki, code in code_of.items():
+        (tmp_path / "dumps" / wiki).mkdir()
+        pq.write_table(pa.table({"text": sentences[code]}), tmp_path / "dumps" / wiki / "a.parquet")
+    config = {"sources": ["number", "unigram", "bigram", "title"], "dumps": str(tmp_path / "dumps")}
+    shares = {"english_rule": "as_others", "unigram_top_fraction": 1, "title_top_fraction": 1, "bigram_min_count": 1}
     recipe = load_recipe(
-        {
-            "pool": {"path": "."},
-            "balance": {"tail_fraction": 0.1},
-            "metadata": {"sources": ["number", "list"], "lists": lists},
-        }
+        {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "metadata": {**config, **shares}},
     )
-    report = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))
-    assert len(report["lists"]) == 327
-    assert all(found["by_source"]["list"] >= 3 for found in report["lists"].values())
-    for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "other"):
+    lists = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
+    assert set(lists) == {language.code for language in languages.all()}
+    assert len(lists) == 327
+    for lang, found in lists.items():
+        assert found["by_source"]["unigram"] >= 2, lang
+        assert found["by_source"]["bigram"] >= languages.get(lang).spaced, lang
+        assert found["by_source"]["title"] == len(languages.wikipedias(lang)), lang
+    for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "ka", "my", "zh_min_nan", "simple"):
         entries = metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist()
         matcher = metadata.load_matcher(tmp_path / "run", lang, "unicode")
-        for entry_id in (7, 100, len(entries) - 1):
-            assert entry_id in matcher.match(f"— {entries[entry_id]} !"), (lang, entries[entry_id])
+        found = {entries[entry_id] for entry_id in matcher.match(sentences[lang][0])}
+        assert found & set(entries[100:]), lang
+        assert entries[-1] in {entries[entry_id] for entry_id in matcher.match(f"— {entries[-1]} !")}, lang
 
 
 def test_every_real_wordnet_makes_a_list_of_its_language(shared: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -18,6 +20,7 @@ from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.errors import StageFailed, UserError
 from worldclip.execute import LocalExecutor, run_stage
+from worldclip.match import matcher
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import EntryList, build_entries, is_punctuation
 
@@ -150,8 +153,13 @@ def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -
     made = load_recipe(
         {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": ["en", "sw", "yo"]}}
     )
-    with pytest.raises(UserError, match=r"wordfreq has no words of sw, yo,.*metadata\.lists\.sw"):
+    with pytest.raises(UserError, match=r"wordfreq has no words of sw, yo,.*metadata\.lists\.sw") as caught:
         metadata.run(made, tmp_path, QUIET)
+    assert "worldclip fetch" not in str(caught.value)
+    (tmp_path / "dumps").mkdir()
+    values = {"metadata": {"dumps": str(tmp_path / "dumps")}, "languages": {"codes": ["en", "sw", "yo"]}}
+    with pytest.raises(UserError, match=r"worldclip fetch metadata RECIPE --langs sw,yo"):
+        metadata.run(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, **values}), tmp_path, QUIET)
     assert not (tmp_path / "metadata").exists()
 
 
@@ -250,6 +258,37 @@ def test_matchers_of_other_entries_are_refused(tmp_path: Path) -> None:
         metadata.load_matcher(tmp_path, "sw", "unicode")
     with pytest.raises(UserError, match="no matcher 'unicode' of list 'de'"):
         metadata.load_matcher(tmp_path, "de", "unicode")
+
+
+def test_matchers_that_were_removed_come_back_by_the_words_of_the_message(tmp_path: Path) -> None:
+    made = recipe(files(tmp_path / "in", sw=["simba"]))
+    metadata.run(made, tmp_path, QUIET)
+    whole = snapshot(tmp_path / "metadata")
+    (tmp_path / "metadata/sw.matcher/unicode/table.npy").unlink()
+    with pytest.raises(UserError, match="holds no finished matcher") as caught:
+        metadata.load_matcher(tmp_path, "sw", "unicode")
+    (removed,) = re.findall(r"remove (\S+), (\S+) and (\S+), then run: worldclip metadata", str(caught.value))
+    for path in map(Path, removed):
+        assert path.is_relative_to(tmp_path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run_stage(metadata, "metadata", made, tmp_path, QUIET)
+    assert snapshot(tmp_path / "metadata") == whole
+
+
+def test_matchers_of_an_older_worldclip_are_compiled_anew_and_lists_are_not_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = recipe(files(tmp_path / "in", sw=["simba"]))
+    with monkeypatch.context() as older:
+        older.setattr(matcher, "FORMAT_VERSION", 1)
+        metadata.run(made, tmp_path, QUIET)
+    before = (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns
+    with pytest.raises(UserError, match="has version 1, expected 2"):
+        metadata.load_matcher(tmp_path, "sw", "unicode")
+    assert run_stage(metadata, "metadata", made, tmp_path, QUIET)
+    assert f"matchers.format was 1, is {matcher.FORMAT_VERSION}" in capsys.readouterr().err
+    assert metadata.load_matcher(tmp_path, "sw", "unicode").match("simba").tolist() == [100]
+    assert (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns == before
 
 
 def test_lists_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import bz2
+import email.utils
+import errno
 import gzip
 import hashlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,11 +39,20 @@ class Server:
         self.requests: Counter[str] = Counter()
         self.starts: list[int] = []
         self.agents: set[str] = set()
+        self.retry_after = "7"
+        self.is_open = threading.Event()  # a `stall` lasts until it is set
+        self.at_once: list[int] = []  # requests under way, at each new one
+        self.lock, self.under_way = threading.Lock(), 0
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                with owner.lock:
+                    owner.under_way += 1
+                    owner.at_once.append(owner.under_way)
                 owner.answer(self)
+                with owner.lock:
+                    owner.under_way -= 1
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -54,7 +67,7 @@ class Server:
         fault = self.faults[path].pop(0) if self.faults.get(path) else ""
         if fault.isdigit():
             request.send_response(int(fault))
-            request.send_header("Retry-After", "7")
+            request.send_header("Retry-After", self.retry_after)
             request.end_headers()
             return
         if path not in self.files:
@@ -69,6 +82,9 @@ class Server:
                 request.send_header("Content-Range", f"bytes */{len(body)}")
                 request.end_headers()
                 return
+        if fault == "stall":
+            self.is_open.wait()
+            return
         self.starts.append(start)
         request.send_response(206 if start else 200)
         rest = body[start:]
@@ -105,6 +121,7 @@ def server() -> Iterator[Server]:
     for name in ("20231222-000000", "20231222-120000"):
         found.files[f"/other/pageviews/2023/2023-12/pageviews-{name}.gz"] = VIEWS
     yield found
+    found.is_open.set()
     found.server.shutdown()
     thread.join()
     found.server.server_close()
@@ -186,6 +203,48 @@ def test_a_busy_server_is_waited_for_as_long_as_it_asks(server: Server, tmp_path
     assert pauses == [7.0, 7.0, 7.0, 8.0, 16.0]  # Retry-After, or the own back-off where that is longer
 
 
+@pytest.mark.parametrize("zone", ["GMT", "-0000"])
+def test_a_server_may_name_the_time_to_come_back(server: Server, tmp_path: Path, zone: str):
+    then = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    server.retry_after = then.replace("GMT", zone)
+    server.faults[ARTICLES] = ["503"]
+    pauses = Pauses()
+    run(server, tmp_path, pauses)
+    (pause,) = pauses
+    assert 60 < pause <= 90
+
+
+@pytest.mark.parametrize("answer", ["soon", "", "-5", "²"])
+def test_a_time_that_is_none_leaves_the_own_back_off(server: Server, tmp_path: Path, answer: str):
+    server.retry_after = answer
+    server.faults[ARTICLES] = ["429"]
+    pauses = Pauses()
+    run(server, tmp_path, pauses)
+    assert pauses == [1.0]
+
+
+def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, tmp_path: Path):
+    server.retry_after = "3600"
+    server.faults[ARTICLES] = ["429"] * 9
+    with pytest.raises(StageFailed, match=r"429 .* asks to wait 3,600 s; try again then\n"):
+        run(server, tmp_path)
+    assert server.requests[ARTICLES] == 1
+
+
+def test_a_server_that_stalls_is_asked_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    server.faults[ARTICLES] = ["stall"]
+    run(server, tmp_path)
+    assert server.requests[ARTICLES] == 2
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_no_more_files_at_a_time_than_connections(server: Server, tmp_path: Path, connections: int):
+    assert run(server, tmp_path, connections=connections)["files"] == 4
+    assert max(server.at_once) <= connections
+
+
 def test_a_server_that_stays_busy_is_given_up(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["503"] * 99
     with pytest.raises(StageFailed, match="gave up after 6 tries without progress; the last said: 503"):
@@ -206,6 +265,7 @@ def test_what_is_not_there_is_named_and_not_asked_for_again(server: Server, tmp_
 def test_a_wrong_length_is_found_by_the_checksum_and_tried_again(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["short"]
     run(server, tmp_path)
+    assert server.requests[ARTICLES] == 2
     assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
 
 
@@ -261,16 +321,48 @@ def test_mistakes_are_named_together(tmp_path: Path):
         fetch_metadata(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}}), FetchConfig())
 
 
-def test_a_full_disk_stops_at_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import errno
+def test_only_what_the_recipe_needs_is_fetched(server: Server, tmp_path: Path):
+    config = FetchConfig(base_url=server.url, pageview_days=0)
+    corpus = tmp_path / "corpus.parquet"
+    corpus.touch()
+    for sources, given, names in (
+        (["title"], {}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
+        (["unigram"], {}, ["swwiki-20240101-pages-articles.xml.bz2"]),
+        (["unigram", "title"], {"wikipedia": {"sw": str(corpus)}}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
+    ):
+        folder = tmp_path / "_".join([*sources, *given])
+        fetch_metadata(recipe(folder, "sw", sources=sources, **given), config, pause=Pauses())
+        assert [path.name for path in (folder / "sw").iterdir()] == names
+    assert fetch_metadata(recipe(tmp_path / "none", sources=["wordfreq"]), config, pause=Pauses())["files"] == 0
 
-    def is_full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download.Client, "_go_on", is_full)
+def test_a_full_disk_stops_at_once_and_says_where(server: Server, tmp_path: Path):
+    (tmp_path / "x.part").symlink_to("/dev/full")
     client = download.Client(user_agent="x", pause=Pauses())
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         client.fetch(Download(url=server.url + ARTICLES, path=tmp_path / "x"))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    assert server.requests[ARTICLES] == 1
+
+
+def test_an_interrupt_stops_what_is_under_way_and_what_waits(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ctrl-C reaches the main thread, which is told of the files in their order; here the second one that comes in."""
+
+    def interrupted(_: str, message: str) -> None:
+        if "siteinfo" in message:
+            raise KeyboardInterrupt
+
+    server.faults = {place: ["503"] * 99 for place in server.files if "pageviews" in place}
+    server.retry_after = "500"
+    monkeypatch.setattr("worldclip.metadata.fetch.say", interrupted)
+    config = FetchConfig(base_url=server.url, pageview_days=1, pageview_hours=2)
+    started_at = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fetch_metadata(recipe(tmp_path), config)
+    assert time.monotonic() - started_at < 60
+    assert not list((tmp_path / "pageviews").glob("*.gz"))
 
 
 def test_the_command_line_fetches(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

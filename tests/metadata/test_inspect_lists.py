@@ -12,7 +12,7 @@ from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.errors import UserError
 from worldclip.execute import LocalExecutor
-from worldclip.metadata.inspect import find_entry, inspect, inspect_lists, is_metadata
+from worldclip.metadata.inspect import find_entry, inspect, inspect_lists, is_metadata, lists_to_text
 
 SWAHILI = "paka\t5\nsimba\t9\nSimba\t9\nsimba dume\t2\ncaf\u00e9\t1\ncafe\u0301\t1\n"
 
@@ -59,6 +59,13 @@ def test_lists_with_their_sources_dead_entries_and_bytes(folder: Path) -> None:
     assert [line.split()[0] for line in lines[1:]] == ["sw", "th", "all"]
     assert lines[1].split()[:7] == ["sw", "Swahili", "107", "100", "1", "6", "1"]
     assert lines[3].split()[:6] == ["all", "208", "200", "1", "7", "1"]
+
+
+def test_sources_stand_in_the_order_of_the_lists() -> None:
+    one, two = ({"name": "x", "entries": 2, "by_source": {}, "dead": {}, "matcher_bytes": {}} for _ in "ab")
+    one["by_source"], two["by_source"] = {"number": 1, "list": 1}, {"unigram": 1, "title": 1}
+    text = lists_to_text({"lists": {"aa": {**one, "entries_bytes": 1}, "ab": {**two, "entries_bytes": 1}}})
+    assert text.split()[1:6] == ["entries", "number", "unigram", "title", "list"]
 
 
 def test_why_an_entry_is_there_and_its_rank(folder: Path) -> None:

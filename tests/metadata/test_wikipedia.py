@@ -9,12 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from worldclip.errors import BadShard
-from worldclip.metadata.wikipedia import MAX_TEXT_CHARS, iter_articles, iter_bytes, read_articles, unwanted_prefixes
+from worldclip.metadata.wikipedia import (
+    MAX_TEXT_CHARS,
+    iter_articles,
+    iter_bytes,
+    read_articles,
+    read_xml_namespaces,
+    unwanted_prefixes,
+)
 
 ARTICLES = [("Paka", "Paka ni mnyama."), ("Simba & mbwa", "Simba ni mkubwa <3.\nAnakula nyama.")]
 WIKITEXTS = ["'''Paka''' ni [[mnyama]].<ref>x</ref>", "Simba ni mkubwa &lt;3.\n[[Picha:S.jpg|x]]\nAnakula nyama."]
@@ -118,6 +126,9 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "not bz2": ("a.xml.bz2", lambda: b"<html>404</html>", "damaged"),
     "truncated gz": ("a.xml.gz", lambda: gzip.compress(dump().encode())[:-20], "ends in the middle"),
     "not gz": ("a.json.gz", lambda: b"<html>404</html>", "damaged"),
+    "empty gz": ("a.json.gz", lambda: b"", "ends in the middle"),
+    "empty bz2": ("a.xml.bz2", lambda: b"", "ends in the middle"),
+    "unknown encoding": ("a.xml", lambda: b"<?xml version='1.0' encoding='utf-7'?><mediawiki/>", "broken XML"),
     "cut XML": ("a.xml", lambda: dump().encode()[:-40], "broken XML"),
     "broken XML": ("a.xml", lambda: dump().replace("</title>", "</titel>").encode(), "broken XML"),
     "no text at all": ("a.xml", lambda: b"", "broken XML"),
@@ -146,6 +157,29 @@ def test_parquet_with_wrong_columns_names_what_it_has(tmp_path: Path):
     pq.write_table(pa.table({"title": ["x"], "text": [1], "url": ["y"]}), tmp_path / "x.parquet")
     with pytest.raises(BadShard, match=r"title \(string\), text \(int64\), url \(string\)"):
         list(iter_articles(tmp_path / "x.parquet"))
+
+
+def test_bytes_and_characters_that_are_no_text_cost_themselves_alone(tmp_path: Path):
+    lines = ('{"index": {}}', '{"title": "x\\ud800", "text": "paka \\udc00 simba 🙂"}', "")
+    (tmp_path / "x.json").write_text("\n".join(lines))
+    assert list(iter_articles(tmp_path / "x.json")) == [("x?", "paka ? simba 🙂")]
+    offsets, data = pa.py_buffer(np.array([0, 7, 12], np.int32)), pa.py_buffer(b"paka \xffxsimba")
+    column = pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])
+    pq.write_table(pa.table({"title": [1, 2], "text": column}), tmp_path / "x.parquet")
+    assert list(iter_articles(tmp_path / "x.parquet")) == [("", "paka \ufffdx"), ("", "simba")]
+
+
+def test_parquet_may_hold_its_texts_as_a_dictionary(tmp_path: Path):
+    texts = pa.array(["paka", None, "simba", "paka"]).dictionary_encode()
+    pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet")
+    assert [text for _, text in iter_articles(tmp_path / "x.parquet")] == ["paka", "", "simba", "paka"]
+
+
+def test_namespaces_without_a_number_are_left_out(tmp_path: Path):
+    head = HEADER.replace('key="6"', 'key="six"').replace('<namespace key="4">', "<namespace>")
+    (tmp_path / "x.xml").write_text(head + page(*ARTICLES[0]) + "</mediawiki>")
+    assert list(iter_articles(tmp_path / "x.xml")) == [ARTICLES[0]]
+    assert read_xml_namespaces(tmp_path / "x.xml") == {0: "", 14: "Jamii"}
 
 
 def test_a_file_that_is_missing_is_no_bad_shard(tmp_path: Path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +38,9 @@ from worldclip.metadata.counting import (
 )
 from worldclip.metadata.entries import build_entries, has_words
 from worldclip.metadata.merge import merge_lists
-from worldclip.metadata.pack import Pack, open_pack, read_packed
+from worldclip.metadata.pack import Pack, how_to_redo, open_pack, read_packed
 from worldclip.metadata.provenance import describe_sources, known_sources
+from worldclip.unicode_table import UNICODE_VERSION
 
 if TYPE_CHECKING:
     from worldclip.match.matcher import Matcher
@@ -77,7 +78,15 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
         "languages": {"codes": list(recipe.languages.codes)} | _lid_model_of_other(recipe),
         "metadata": to_dict(recipe.metadata),
         "match": {"profile": match.profile, "fold_case": match.fold_case, "isolate": match.isolate},
+        "matchers": _matchers_version(),
     }
+
+
+def _matchers_version() -> dict[str, Any]:
+    """What decides a compiled matcher besides its entries: that of an older worldclip is compiled anew."""
+    from worldclip.match.matcher import FORMAT_VERSION
+
+    return {"format": FORMAT_VERSION, "unicode": UNICODE_VERSION}
 
 
 def _lid_model_of_other(recipe: Recipe) -> dict[str, Any]:
@@ -85,12 +94,13 @@ def _lid_model_of_other(recipe: Recipe) -> dict[str, Any]:
     return {"lid_model": recipe.languages.lid_model} if languages.OTHER in _run_codes(recipe) else {}
 
 
-def _label_scheme(recipe: Recipe) -> languages.Scheme:
-    if recipe.languages.lid_model == "lid176" or languages.OTHER not in _run_codes(recipe):
+def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
+    """How the model of language identification spells its labels, which only `other` hangs on."""
+    if lid_model == "lid176" or languages.OTHER not in codes:
         return "lid176"
     from worldclip.match.lid import Identifier
 
-    return Identifier(recipe.languages.lid_model).scheme
+    return Identifier(lid_model).scheme
 
 
 def _plan(recipe: Recipe) -> Work:
@@ -98,7 +108,7 @@ def _plan(recipe: Recipe) -> Work:
     config, codes = recipe.metadata, _run_codes(recipe)
     packed = open_pack(Path(config.pack)) if config.pack else None
     built = [code for code in codes if packed is None or code not in packed.lists]
-    sources = find_sources(config, built, _label_scheme(recipe))
+    sources = find_sources(config, built, label_scheme(recipe.languages.lid_model, codes))
     work = Work(config=config, codes=codes, sources=sources, pack=packed)
     if problems := [*_given_twice(work), *_without_source(work)]:
         raise UserError(problems)
@@ -159,7 +169,8 @@ def _compile_matchers(
         for name, matcher in wanted
     ]
     compile_one = functools.partial(_compile_shard, folder=folder)
-    found = executor.map(compile_one, shards, label="matchers", done_dir=folder / MATCHERS_DONE, key=STAGE)
+    done_dir, key = folder / MATCHERS_DONE, _matchers_version()
+    found = executor.map(compile_one, shards, label="matchers", done_dir=done_dir, key=key)
     return dict(zip(wanted, found, strict=True))
 
 
@@ -203,10 +214,12 @@ def _without_source(work: Work) -> list[str]:
     lacks = "wordfreq has no words of" if "wordfreq" in config.sources else "no source has words of"
     pack = f"metadata.pack {config.pack} has no list of them; " if config.pack else ""
     first = without[0]
+    langs = f" --langs {','.join(without)}" if len(without) <= 40 else ""
+    fetch = f"fetch their Wikipedias (worldclip fetch metadata RECIPE{langs}), or " if config.dumps else ""
     return [
-        f"metadata.sources is {list(config.sources)}; {lacks} {named}, and no file of theirs is given; {pack}give each"
-        f" a list (metadata.lists.{first} = FILE) or a wordnet (metadata.wordnets.{first} = FILE), or take it out of"
-        " languages.codes"
+        f"metadata.sources is {list(config.sources)}; {lacks} {named}, and no file of theirs is given; {pack}{fetch}"
+        f"give each a list (metadata.lists.{first} = FILE) or a wordnet (metadata.wordnets.{first} = FILE), or take it"
+        " out of languages.codes"
     ]
 
 
@@ -273,7 +286,7 @@ def _compile_shard(shard: Shard, *, folder: Path) -> Report:
     profile, fold_case = matcher_name.removesuffix("_fold"), matcher_name.endswith("_fold")
     matcher = Matcher.build(entries, profile, fold_case)
     if matcher.digest != shard.fingerprint["digest"]:
-        raise BadShard(f"{_entries_path(folder, name)} changed since it was written; run the metadata stage again")
+        raise BadShard(f"{_entries_path(folder, name)} changed since it was written; {how_to_redo(folder)}")
     final = matcher_folder(folder, name, matcher_name)
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -335,11 +348,15 @@ def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
     """The compiled matcher of a list, memory-mapped, and checked to be made from the entries of the manifest."""
     from worldclip.match.matcher import Matcher
 
-    digests = require_manifest(run_dir, STAGE)["digests"]
+    manifest = require_manifest(run_dir, STAGE)
     folder = matcher_folder(run_dir / STAGE, lang, matcher_name)
-    if lang not in digests or not folder.is_dir():
+    if matcher_name not in manifest["dead"].get(lang, {}):
         raise UserError(
             f"{run_dir} has no matcher {matcher_name!r} of list {lang!r}; add it (languages.codes, metadata.profiles)"
             f" and run: worldclip metadata {run_dir}"
         )
-    return Matcher.load(folder, digest=digests[lang])
+    try:
+        return Matcher.load(folder, digest=manifest["digests"][lang])
+    except UserError as error:
+        remedy = f"if the stage says that it is finished, {how_to_redo(run_dir / STAGE)}"
+        raise UserError([*error.problems, remedy]) from error

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import glob
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ NGRAMS_DONE, VIEWS_DONE = "done/ngrams", "done/views"
 ENGLISH = "en"
 DUMP_FORMATS = (".xml", ".json", ".parquet")
 SITEINFO = "*siteinfo-namespaces.json*"
+# Day, kind, number of the part: `swwiki-20240101-pages-articles.xml.bz2`, `...-pages-articles1.xml-p1p9.bz2`.
+_DUMP_NAME = re.compile(r"\w+wiki-(\d{8}|latest)-(pages-articles-multistream|pages-articles|cirrussearch-content)(\d*)")
 TEXT_LICENCE = "CC BY-SA 4.0 (text of Wikipedia; older revisions also GFDL)"
 VIEWS_LICENCE = "CC0 1.0 (page views of Wikimedia)"
 
@@ -60,15 +63,20 @@ def find_sources(config: MetadataConfig, codes: Sequence[str], scheme: languages
     wants_text, wants_views = bool({"unigram", "bigram"} & set(config.sources)), "title" in config.sources
     views = [_shard(path.name, path) for path in _view_files(config)] if wants_views else []
     texts: dict[str, list[Shard]] = {}
-    siteinfo = {}
+    siteinfo: dict[str, Path] = {}
+    twice: list[str] = []
     for wiki in sorted({wiki for of_lang in wikis.values() for wiki in of_lang}):
         files = _text_files(config, wiki)
         if files and wants_text:
             _refuse_equal_names(wiki, files)
+            twice += _given_twice(wiki, files)
             texts[wiki] = [_shard(f"{wiki}/{path.name}", path) for path in files]
-        folders = [files[0].parent] if files else [Path(config.dumps) / wiki] if config.dumps else []
+        folders = [files[0].parent] if files else []
+        folders += [Path(config.dumps) / wiki] if config.dumps else []
         for path in [path for folder in folders for path in sorted(folder.glob(SITEINFO))][:1]:
             siteinfo[wiki] = path
+    if twice:
+        raise UserError(twice)
     return Sources(
         wikis={code: tuple(wiki for wiki in of_lang if wiki in texts or views) for code, of_lang in wikis.items()},
         texts=texts,
@@ -94,6 +102,18 @@ def _refuse_equal_names(wiki: str, files: Sequence[Path]) -> None:
             f"metadata.wikipedia.{wiki} matches {', '.join(twice)} in more than one folder; names say which file was"
             " counted, so rename one of each or give another pattern"
         )
+
+
+def _given_twice(wiki: str, files: Sequence[Path]) -> list[str]:
+    """A problem where the names of files say that they hold the same articles: two days, or two forms of a dump."""
+    first_of: dict[tuple[str, str, bool], Path] = {}
+    for path in files:
+        if (found := _DUMP_NAME.match(path.name)) is not None:
+            first_of.setdefault((found[1], found[2], bool(found[3])), path)
+    if len(first_of) < 2:
+        return []
+    named = ", ".join(str(path) for path in first_of.values())
+    return [f"{named}: several dumps of the Wikipedia {wiki}, whose articles would count twice; keep one of them"]
 
 
 def _is_dump(name: str) -> bool:

@@ -6,7 +6,6 @@ Dumps are checked against the SHA-1 sums that are published with them, page view
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from worldclip.download import Broken, Client, Download
 from worldclip.errors import StageFailed, UserError
 from worldclip.execute import say
 from worldclip.formats import versions
+from worldclip.metadata.pack import open_pack
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the one Wikipedia whose database kept the name of an older code
@@ -67,7 +67,7 @@ class FetchConfig:
 
 
 def fetch_metadata(
-    recipe: Recipe, config: FetchConfig, *, pause: Callable[[float], None] = time.sleep
+    recipe: Recipe, config: FetchConfig, *, pause: Callable[[float], object] | None = None
 ) -> dict[str, int]:
     """Bring the dumps and page views of the recipe's languages into its `metadata.dumps`; returns files and bytes.
 
@@ -89,50 +89,67 @@ def fetch_metadata(
     say("fetch", f"{len(todo):,} files to fetch, {len(downloads) - len(todo):,} there already")
     fetched = _fetch_all(client, todo, config.connections, failures)
     if failures:
-        raise StageFailed("fetch metadata", failures)
+        raise StageFailed("fetch metadata", failures, "the same command tries these again, and only these")
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
 
 
 def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failures: dict[str, str]) -> list[int]:
-    """Bytes of each file fetched; what failed is added to `failures`, and the others go on."""
+    """Bytes of each file fetched; what failed is added to `failures`, and the others go on.
+
+    Ctrl-C and a full disk stop all of them: what is half there stays for the next call.
+    """
     fetched = []
     with ThreadPoolExecutor(connections) as pool:
         futures = {download.path.name: pool.submit(client.fetch, download) for download in todo}
-        for name, future in futures.items():
-            try:
-                fetched.append(future.result())
-                say("fetch", f"{name}, {fetched[-1]:,} bytes")
-            except Broken as error:
-                failures[name] = str(error)
-            except OSError:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            for name, future in futures.items():
+                try:
+                    fetched.append(future.result())
+                    say("fetch", f"{name}, {fetched[-1]:,} bytes")
+                except Broken as error:
+                    failures[name] = str(error)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            client.stop()
+            raise
     return fetched
 
 
 def plan(client: Client, folder: Path, recipe: Recipe, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
     """The files that the recipe needs, and for each Wikipedia without a list of files the reason."""
-    codes = config.langs or recipe.languages.run_codes
-    wikis = sorted({wiki for code in codes for wiki in languages.wikipedias(code)})
+    metadata = recipe.metadata
+    wants_text, wants_titles = bool({"unigram", "bigram"} & set(metadata.sources)), "title" in metadata.sources
     downloads: list[Download] = []
     failures: dict[str, str] = {}
     days: list[str] = []
-    if {"unigram", "bigram", "title"} & set(recipe.metadata.sources):
-        for wiki in wikis:
-            try:
-                found, day = _plan_wiki(client, folder / wiki, wiki, config)
-            except Broken as error:
-                failures[f"{wiki}wiki"] = str(error)
-                continue
-            downloads += found
-            days.append(day)
-    if "title" in recipe.metadata.sources and days:
+    for wiki in _wikis(recipe, config.langs) if wants_text or wants_titles else ():
+        try:
+            articles, names, day = _plan_wiki(client, folder / wiki, wiki, config)
+        except Broken as error:
+            failures[f"{wiki}wiki"] = str(error)
+            continue
+        downloads += articles if wants_text and wiki not in metadata.wikipedia else []
+        downloads += names if wants_titles else []
+        days.append(day)
+    if wants_titles and days:
         downloads += plan_pageviews(folder / "pageviews", max(days), config)
     return downloads, failures
 
 
-def _plan_wiki(client: Client, folder: Path, wiki: str, config: FetchConfig) -> tuple[list[Download], str]:
-    """The articles of a Wikipedia and the names of its namespaces; and the day of the dump."""
+def _wikis(recipe: Recipe, langs: Sequence[str]) -> list[str]:
+    """The Wikipedias of `langs`, or else of all languages of the recipe whose list is not in its pack."""
+    from worldclip.metadata.build import label_scheme
+
+    packed = open_pack(Path(recipe.metadata.pack)).lists if recipe.metadata.pack else {}
+    codes = langs or [code for code in recipe.languages.run_codes if code not in packed]
+    scheme = label_scheme(recipe.languages.lid_model, codes)
+    return sorted({wiki for code in codes for wiki in languages.wikipedias(code, scheme)})
+
+
+def _plan_wiki(
+    client: Client, folder: Path, wiki: str, config: FetchConfig
+) -> tuple[list[Download], list[Download], str]:
+    """The articles of a Wikipedia, the names of its namespaces, and the day of the dump."""
     database = f"{DATABASE_OF.get(wiki, wiki)}wiki"
     place = f"{config.base_url.rstrip('/')}/{database}"
     listing = client.read(f"{place}/{config.date}/{database}-{config.date}-sha1sums.txt").decode("utf-8", "replace")
@@ -145,9 +162,11 @@ def _plan_wiki(client: Client, folder: Path, wiki: str, config: FetchConfig) -> 
     # In parts, each a shard, where the dump has them.
     chosen = sorted(parts or whole)
     day = chosen[0].split("-")[1]
-    return [
-        Download(url=f"{place}/{day}/{name}", path=folder / name, sha1=sums[name]) for name in [*chosen, *names]
-    ], day
+    articles, about = (
+        [Download(url=f"{place}/{day}/{name}", path=folder / name, sha1=sums[name]) for name in of_kind]
+        for of_kind in (chosen, names)
+    )
+    return articles, about, day
 
 
 def plan_pageviews(folder: Path, day: str, config: FetchConfig) -> list[Download]:

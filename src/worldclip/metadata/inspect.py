@@ -26,7 +26,7 @@ SCORE_MEANS = {
     "wordfreq": "share of all words",
     "list": "score in the list",
 }
-WHY = {
+WHY = {  # in the order of the lists
     "number": "every language has the numbers 0 to 99",
     "wordnet": "a lemma of the language's wordnet",
     "unigram": "one of the most frequent words of the Wikipedia",
@@ -122,7 +122,7 @@ def _dead(folder: Path, lang: str, entries: pa.ChunkedArray, entry_id: int) -> d
 def lists_to_text(found: dict[str, Any]) -> str:
     """What inspect_lists found, as a table, the largest list first."""
     lists = dict(sorted(found["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
-    sources = list(dict.fromkeys(source for row in lists.values() for source in row["by_source"]))
+    sources = [source for source in WHY if any(source in row["by_source"] for row in lists.values())]
     profiles = list(dict.fromkeys(profile for row in lists.values() for profile in row["dead"]))
     head = ["list", "", "entries", *sources, *(f"dead, {profile}" for profile in profiles), "bytes", "matcher bytes"]
     table = Table(*head, box=None, pad_edge=False)

@@ -95,7 +95,7 @@ def _describe(name: str, path: Path, manifest: Mapping[str, Any]) -> dict[str, A
 
     found = entries_digest(read_table(path, METADATA, ["entry"])["entry"])
     if found != manifest["digests"][name]:
-        raise UserError(f"{path} changed since it was written; run the metadata stage again")
+        raise UserError(f"{path} changed since it was written; {how_to_redo(path.parent)}")
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -108,6 +108,12 @@ def _describe(name: str, path: Path, manifest: Mapping[str, Any]) -> dict[str, A
         "rules": manifest["rules"][name],
         "sources": manifest["sources"][name],
     }
+
+
+def how_to_redo(folder: Path) -> str:
+    """What makes the lists and matchers of RUN/metadata anew; what was counted stays."""
+    removed = f"remove {folder / 'manifest.json'}, {folder / 'done/entries'} and {folder / 'done/matchers'}"
+    return f"{removed}, then run: worldclip metadata {folder.parent}"
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

@@ -91,6 +91,8 @@ def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
     """A file's decompressed bytes, in chunks.  Raises BadShard where it is truncated or damaged."""
     try:
         with open(path, "rb") as file:
+            if path.name.endswith((".bz2", ".gz")) and not path.stat().st_size:
+                raise EOFError
             if path.name.endswith(".bz2"):
                 yield from _iter_bz2(file, threads)
             elif path.name.endswith(".gz"):
@@ -185,7 +187,7 @@ class _PageHandler:
         self.page: dict[str, str] = {}
         self.is_redirect = False
         self.text: list[str] = []
-        self.namespace_key = 0
+        self.namespace_key: int | None = None
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if not self.element and name != "mediawiki":
@@ -197,7 +199,7 @@ class _PageHandler:
         elif name == "redirect":
             self.is_redirect = True
         elif name == "namespace":
-            self.namespace_key = int(attributes["key"])
+            self.namespace_key = _to_int(attributes.get("key", ""))
 
     def characters(self, data: str) -> None:
         self.text.append(data)
@@ -205,7 +207,7 @@ class _PageHandler:
     def end(self, name: str) -> None:
         self.element.pop()
         parent = self.element[-1] if self.element else ""
-        if name == "namespace":
+        if name == "namespace" and self.namespace_key is not None:
             self.namespaces[self.namespace_key] = "".join(self.text)
         elif (name in ("title", "ns") and parent == "page") or (name == "text" and parent == "revision"):
             self.page[name] = "".join(self.text)
@@ -234,6 +236,10 @@ class _PageHandler:
         return batch
 
 
+def _to_int(text: str) -> int | None:
+    return int(text) if text.removeprefix("-").isdecimal() else None
+
+
 def _refuse(path: Path) -> Callable[..., Any]:
     def refuse(*_: object) -> None:
         raise BadShard(f"{path}: declares a document type or entities; a dump has none, so it is not read further")
@@ -255,29 +261,30 @@ def _parser(path: Path, handler: _PageHandler) -> Any:
 def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
     handler = _PageHandler(path)
     parser = _parser(path, handler)
-    try:
-        for chunk in iter_bytes(path, threads):
-            parser.Parse(chunk, False)
-            if handler.num_chars >= BATCH_BYTES:
-                yield _stripped(handler)
-        parser.Parse(b"", True)
-    except expat.ExpatError as error:
-        raise BadShard(f"{path}: broken XML, {error}; fetch it again") from error
+    for chunk in iter_bytes(path, threads):
+        _parse(parser, chunk, path)
+        if handler.num_chars >= BATCH_BYTES:
+            yield _stripped(handler)
+    _parse(parser, b"", path, is_last=True)
     if handler.titles:
         yield _stripped(handler)
+
+
+def _parse(parser: Any, chunk: bytes, path: Path, *, is_last: bool = False) -> None:
+    try:
+        parser.Parse(chunk, is_last)
+    except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that the parser does not know
+        raise BadShard(f"{path}: broken XML, {error}; fetch it again") from error
 
 
 def read_xml_namespaces(path: Path) -> dict[int, str]:
     """Names of a site's namespaces by their numbers, from the beginning of its XML dump."""
     handler = _PageHandler(path)
     parser = _parser(path, handler)
-    try:
-        for chunk in iter_bytes(path):
-            parser.Parse(chunk, False)
-            if handler.page:
-                break
-    except expat.ExpatError as error:
-        raise BadShard(f"{path}: broken XML, {error}; fetch it again") from error
+    for chunk in iter_bytes(path):
+        _parse(parser, chunk, path)
+        if handler.page:
+            break
     return handler.namespaces
 
 
@@ -325,8 +332,8 @@ def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
         text = page.get("text")
         if not isinstance(text, str):
             raise BadShard(f"{path}: line {number} has no field `text`; expected a CirrusSearch content dump")
-        titles.append(str(page.get("title", "")))
-        texts.append(text)
+        titles.append(_valid(str(page.get("title", ""))))
+        texts.append(_valid(text))
         num_chars += len(text)
         if num_chars >= BATCH_BYTES:
             yield _to_batch(titles, texts)
@@ -343,17 +350,33 @@ def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
             if "text" not in schema.names or not _is_string(schema.field("text").type):
                 found = ", ".join(f"{field.name} ({field.type})" for field in schema)
                 raise BadShard(f"{path}: has no column `text` of strings, but {found}")
-            columns = [name for name in ("title", "text") if name in schema.names]
+            columns = [x for x in ("title", "text") if x in schema.names and _is_string(schema.field(x).type)]
             for batch in file.iter_batches(batch_size=1000, columns=columns):
-                texts = [text or "" for text in batch.column("text").to_pylist()]
-                has_title = "title" in batch.schema.names
-                titles = (
-                    [title or "" for title in batch.column("title").to_pylist()] if has_title else [""] * len(texts)
-                )
+                texts = _strings(batch.column("text"))
+                titles = _strings(batch.column("title")) if "title" in columns else [""] * len(texts)
                 yield _to_batch(titles, texts)
     except (pa.ArrowInvalid, OSError) as error:
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
 
 
 def _is_string(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _strings(column: pa.Array) -> list[str]:
+    """Values of a column of strings: null is empty, and bytes that are no UTF-8 are replaced."""
+    try:
+        return [text or "" for text in column.to_pylist()]
+    except UnicodeDecodeError:
+        return [(data or b"").decode("utf-8", "replace") for data in _as_binary(column).to_pylist()]
+
+
+def _as_binary(column: pa.Array) -> pa.Array:
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return plain.cast(pa.binary() if pa.types.is_string(plain.type) else pa.large_binary())
+
+
+def _valid(text: str) -> str:
+    """`text` with half surrogate pairs, which JSON can spell, replaced."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
