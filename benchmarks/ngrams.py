@@ -176,6 +176,7 @@ def measure_segmented() -> list[str]:
         texts = [row["text"] for row in rows if row["code"] == code] * 40
         num_mb = sum(len(text.encode()) for text in texts) / 1e6
         articles = pa.array(["\n".join(texts[k : k + 90]) for k in range(0, len(texts), 90)], pa.large_string())
+        cut(texts[0])  # loads its dictionary
         ours = seconds(lambda articles=articles, wiki=wiki: our_counts(articles, scheme_of(wiki)))
         peer = seconds(lambda texts=texts, cut=cut: count_words(cut(text) for text in texts), rounds=1)
         lines += table(
