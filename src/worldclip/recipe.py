@@ -128,3 +128,6 @@ def _print_plan(recipe: Recipe, run_dir: Path, stages: Sequence[str], from_stage
             reason = "a stage above it runs" if stale else why_run(load_stage(name), name, recipe, run_dir)
         stale = stale or reason is not None
         say(name, f"would run: {reason}" if reason else "is finished and unchanged")
+        if name == "train" and reason:
+            for line in importlib.import_module("worldclip.train.budget").plan(recipe, run_dir):
+                say(name, line)

@@ -35,6 +35,12 @@ class _Sliced(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Planned(Common):
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Say what would run, the model's size, its memory and hours, and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Pushed(Common, PushFlags):
     """The flags of the stage export."""
 
@@ -49,6 +55,9 @@ class RunCommand(Common):
     """Last stage to run."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Say what would run and why, and stop."""
+
+
+OWN_FLAGS: dict[str, type[Common]] = {"train": _Planned, "export": _Pushed}
 
 
 def _run(command: RunCommand) -> int:
@@ -75,7 +84,7 @@ def run_one_stage(name: str, rest: list[str]) -> int:
     from worldclip.config import to_toml
     from worldclip.execute import RunLock, run_slice, run_stage
     from worldclip.formats import describe_run, write_json, write_text
-    from worldclip.recipe import dismiss_helpers, help_with, is_helper, load_stage
+    from worldclip.recipe import dismiss_helpers, help_with, is_helper, load_stage, run
 
     asks_help = any(argument in ("-h", "--help") for argument in rest)
     if rest and rest[0].startswith("-") and not asks_help:
@@ -87,7 +96,7 @@ def run_one_stage(name: str, rest: list[str]) -> int:
         [
             ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
         ],
-        bases=(_Sliced if name in SLICED else _Pushed if name == "export" else Common,),
+        bases=(_Sliced if name in SLICED else OWN_FLAGS.get(name, Common),),
         frozen=True,
         kw_only=True,
     )
@@ -99,7 +108,10 @@ def run_one_stage(name: str, rest: list[str]) -> int:
         if problems := recipe.problems():
             raise UserError(problems)
     run_dir, executor = run_folder_of(command), executor_of(command)
-    part = _read_part(command.shards) if isinstance(command, _Sliced) and command.shards else None
+    part = read_part(command.shards) if isinstance(command, _Sliced) and command.shards else None
+    if isinstance(command, _Planned) and command.dry_run:
+        run(recipe, run_dir, until=name, dry_run=True)
+        return 0
     if is_helper():
         help_with([name], recipe, run_dir)
         return 0

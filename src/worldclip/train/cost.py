@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from typing import TYPE_CHECKING
@@ -50,6 +51,16 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         if known in name.replace("-", " ").split():
             return bf16 if precision == "bf16" else fp32
     return None
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """All of a GPU's memory; on the CPU this process's share of the machine's."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
 
 
 def peak_memory_bytes(device: torch.device) -> int:

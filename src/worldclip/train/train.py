@@ -21,6 +21,8 @@ from worldclip.train.scale import schedule as plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
+    import torch
+
     from worldclip.config import Recipe
     from worldclip.train.distributed import World
     from worldclip.train.loader import Loader
@@ -214,6 +216,8 @@ def _train(
     config = recipe.train
     device = pick_rank_device(config.device, world)
     loader = _loader(recipe, run_dir, tokenizer, schedule, world)
+    if world.is_first:
+        _say_budget(config, tokenizer, schedule, world, device)
     learner = create_learner(config, tokenizer, world, device, checkpoint)
     state = State()
     if checkpoint is not None:
@@ -240,6 +244,20 @@ def _train(
         students = create_students(config, run.train_dir, world, device, state.step, _write_model)
         run_loop(run, learner, loader, state, teacher, students)
     return loader, state
+
+
+def _say_budget(
+    config: TrainConfig, tokenizer: Tokenizer, schedule: Schedule, world: World, device: torch.device
+) -> None:
+    """Sizes, operations, memory and hours, before memory is taken."""
+    from worldclip.train.budget import to_lines
+    from worldclip.train.cost import device_memory_bytes, peak_flops
+
+    memory_bytes = device_memory_bytes(device)
+    flops_per_s = config.hardware.flops_per_s or peak_flops(device, config.precision)
+    size = tokenizer.vocab_size
+    for line in to_lines(config, size, schedule, world.size, memory_bytes=memory_bytes, flops_per_s=flops_per_s):
+        say("train", line)
 
 
 def _write_model(folder: Path, *, learner: Learner, tokenizer: Tokenizer, image_size: int) -> None:
