@@ -69,11 +69,11 @@ def test_few_languages_make_no_plot_and_no_suite_no_published_numbers():
     assert published_section(report) is None
 
 
-def section_of(task, records):
+def section_of(task, records, name="set"):
     """The tables of results and of parts for a data set with one task."""
     found = {"num_images": 4, "num_bad_images": 1, "tasks": {task: {"mean": mean_over_languages(records), "languages": {
         record["lang"]: record for record in records}}}}  # fmt: skip
-    report = {"datasets": {"set": found}}
+    report = {"datasets": {name: found}}
     return results_section(report).body, accuracy_section(report).body
 
 
@@ -116,10 +116,19 @@ def test_a_metric_that_a_part_lacks_is_absent_and_distances_are_no_percents():
     assert ["region Asia", "100.0%", "2"] in cells(parts)
 
 
+def test_the_number_that_the_catalog_makes_of_a_record_stands_for_it():
+    record = {
+        "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.1}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
+        "slices": {"region 0": {"n": 2, "metrics": {"acc1": 0.75}}, "region 1": {"n": 2, "metrics": {"acc1": 0.25}}},
+    }  # fmt: skip
+    results, _ = section_of("zeroshot_classification", [record], "geode_datacomp")
+    assert cells(results)[1][:5] == ["geode_datacomp", "zeroshot classification", "worst region/acc1", "", "25.0%"]
+
+
 def test_published_numbers_stand_on_the_page_with_their_flags():
     row = {
         "title": "CVQA <LOCAL>", "ours_pct": 50.0, "published_pct": 57.4, "difference_pct": -7.4, "differs": True,
-        "source": "abstract", "is_secondary": True, "protocol": "micro",
+        "over": "local", "source": "abstract", "is_secondary": True, "protocol": "micro",
     }  # fmt: skip
     body = published_section({"published": {"against": "ViT", "rows": [row]}}).body
     assert "CVQA &lt;LOCAL&gt;" in body

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from worldclip import languages
+from worldclip.evaluate import suites
+from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.report import RAW
 from worldclip.evaluate.tasks import LOCAL
 from worldclip.report.charts import Dot, dot_chart
@@ -18,12 +20,13 @@ from worldclip.report.page import Bar, Section, bars, count, figure, folded, lan
 Report = Mapping[str, Any]
 
 HEADLINES = {  # the metrics of a task that stand for it, the first one in plots
-    "zeroshot_classification": ("acc1", "acc5", "mean_per_class_recall", "f1_macro", "roc_auc"),
+    "zeroshot_classification": ("acc1", "acc5"),
     "multilabel_classification": ("mean_average_precision",),
     "image_text_retrieval": ("text_retrieval_recall@1", "image_retrieval_recall@1"),
     "cross_lingual_consistency_classes": ("consistency@10",),
     "cross_lingual_consistency_captions": ("consistency@10",),
 }
+BESIDE = ("few_shot", "linear_probe")  # tasks whose metrics are called as a data set's own
 MIN_LANGUAGES = 3  # fewer make no plot
 LEVELS = {"high": "var(--s1)", "mid": "var(--s4)", "low": "var(--s2)"}
 NO_LEVEL = "var(--s7)"  # colour of codes that the table of languages lacks
@@ -37,7 +40,7 @@ def results_section(report: Report) -> Section | None:
     """Every number on one table; None where nothing was measured."""
     rows: list[list[str]] = []
     for dataset, found in report["datasets"].items():
-        of_dataset = [row for task, of_task in found["tasks"].items() for row in _result_rows(task, of_task)]
+        of_dataset = [row for task, of_task in found["tasks"].items() for row in _result_rows(dataset, task, of_task)]
         rows += [[escape(dataset) if i == 0 else "", *row] for i, row in enumerate(of_dataset)]
     if not rows:
         return None
@@ -55,19 +58,17 @@ def results_section(report: Report) -> Section | None:
     )
 
 
-def _result_rows(task: str, of_task: Report) -> list[list[str]]:
+def _result_rows(dataset: str, task: str, of_task: Report) -> list[list[str]]:
     """Task (where another begins), metric, bar, value, languages, interval, number asked."""
     records = of_task["languages"]
     if LOCAL in records or len(records) == 1:  # English and local questions are two numbers
-        groups = [(lang, record["metrics"], record["chance"], record) for lang, record in records.items()]
+        groups = [(lang, _with_made(dataset, record), record["chance"], record) for lang, record in records.items()]
     else:
         mean = of_task["mean"]
         groups = [(str(len(mean["languages"])), mean["metrics"], mean["chance"], None)]
-    rows = []
+    rows: list[list[str]] = []
     for over, metrics, chance, record in groups:
-        for metric in HEADLINES.get(task, tuple(metrics)):
-            if metric not in metrics:
-                continue
+        for metric in _headline(dataset, task, metrics):
             interval = record["interval_95"].get(metric) if record else None
             about = ["" if rows else escape(task_name(task)), escape(metric.replace("_", " "))]
             bar = "" if task in RAW else _small_bar(metrics[metric], interval, chance.get(metric))
@@ -75,6 +76,19 @@ def _result_rows(task: str, of_task: Report) -> list[list[str]]:
             asked = count(record["n"]) if record else ""
             rows.append([*about, bar, _value(task, metrics[metric]), escape(over), between, asked])
     return rows
+
+
+def _with_made(dataset: str, record: Report) -> dict[str, float]:
+    """A record's metrics and the numbers that the catalog makes of them: a worst region, the mean of two."""
+    made = {metric: suites.value(metric, record) for metric in (CATALOG[dataset].metrics if dataset in CATALOG else ())}
+    return {**record["metrics"], **{metric: number for metric, number in made.items() if number is not None}}
+
+
+def _headline(dataset: str, task: str, metrics: Mapping[str, float]) -> list[str]:
+    """The metrics that the catalog has for the data set, else those that stand for the task."""
+    of_catalog = CATALOG[dataset].metrics if dataset in CATALOG and not task.startswith(BESIDE) else ()
+    found = [metric for metric in of_catalog if metric in metrics]
+    return found or [metric for metric in HEADLINES.get(task, tuple(metrics)) if metric in metrics]
 
 
 def task_name(task: str) -> str:
@@ -241,13 +255,15 @@ def published_section(report: Report) -> Section | None:
         if row["differs"]:
             difference = f"<b>{difference} !</b>"
         source = escape(row["source"] or "") + (" <small>(secondary)</small>" if row["is_secondary"] else "")
-        rows.append([escape(row["title"]), _number(row["ours_pct"]), _number(row["published_pct"]), difference, source])
+        ours = [_number(row["ours_pct"]), _number(row["published_pct"]), difference, row.get("over", "")]
+        rows.append([escape(row["title"]), *ours, source])
     remarks = "".join(note(f"{row['title']}: {row['protocol']}") for row in report["published"]["rows"])
     return Section(
         anchor="published",
         heading="Beside published numbers",
         lead=f"{escape(report['published']['against'])}, percent; an exclamation mark stands by a difference over 0.2.",
-        body=table(["figure", "ours", "published", "difference", "source"], rows) + folded("protocols", remarks),
+        body=table(["figure", "ours", "published", "difference", "languages", "source"], rows)
+        + folded("protocols", remarks),
     )
 
 
