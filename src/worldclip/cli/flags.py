@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from worldclip.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -36,6 +38,14 @@ def executor_of(command: Work) -> Any:
     from worldclip.execute import create_executor
 
     return create_executor(command.executor, command.workers)
+
+
+def read_part(text: str) -> slice:
+    """--shards, I/N, as every N-th of a list, from the I-th on."""
+    index, _, number = text.partition("/")
+    if not (index.isdigit() and number.isdigit() and 1 <= int(index) <= int(number)):
+        raise UserError(f"--shards is {text!r}; it is I/N, the I-th of N equal parts, I from 1 to N, for example 3/16")
+    return slice(int(index) - 1, None, int(number))
 
 
 def run_folder_of(command: Common) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from worldclip.cli.flags import Common, executor_of, print_results, run_folder_of
+from worldclip.cli.flags import Common, executor_of, print_results, read_part, run_folder_of
 from worldclip.cli.models import PushFlags, push_exports
 from worldclip.config import Recipe, load_recipe
 from worldclip.errors import UserError
@@ -131,14 +131,6 @@ def run_one_stage(name: str, rest: list[str]) -> int:
     if isinstance(command, _Pushed) and command.push:
         push_exports(run_dir / "export", command.push, command.dry_run)
     return 0
-
-
-def _read_part(text: str) -> slice:
-    """I/N as every N-th of a list, from the I-th on."""
-    index, _, number = text.partition("/")
-    if not (index.isdigit() and number.isdigit() and 1 <= int(index) <= int(number)):
-        raise UserError(f"--shards is {text!r}; it is I/N, the I-th of N equal parts, I from 1 to N, for example 3/16")
-    return slice(int(index) - 1, None, int(number))
 
 
 COMMANDS: dict[str, Callable[[Any], int]] = {
