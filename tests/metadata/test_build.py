@@ -163,6 +163,21 @@ def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -
     assert not (tmp_path / "metadata").exists()
 
 
+@pytest.mark.parametrize("package", ["wordfreq", "wn"])
+def test_a_package_that_is_not_installed_is_named_before_any_work(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wn.xml").write_text("<LexicalResource/>")
+    given = {"sources": ["wordfreq"]} if package == "wordfreq" else {"sources": ["wordnet"]}
+    wordnets = {} if package == "wordfreq" else {"wordnets": {"sv": str(tmp_path / "wn.xml")}}
+    made = recipe({}, metadata={"lists": {}, **given, **wordnets}, languages={"codes": ["sv"]})
+    for name in (package, f"{package}.lmf"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"{package}.* is needed here: pip install 'worldclip\[metadata\]'"):
+        metadata.run(made, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_files_that_are_not_there_are_named_with_the_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         recipe({"sw": str(tmp_path / "absent.txt"), "xx": str(tmp_path / "absent.txt")}, languages={"codes": ["sw"]})
@@ -256,8 +271,10 @@ def test_matchers_of_other_entries_are_refused(tmp_path: Path) -> None:
     (folder / "de.matcher").rename(folder / "sw.matcher")
     with pytest.raises(UserError, match="digest"):
         metadata.load_matcher(tmp_path, "sw", "unicode")
-    with pytest.raises(UserError, match="no matcher 'unicode' of list 'de'"):
-        metadata.load_matcher(tmp_path, "de", "unicode")
+    with pytest.raises(UserError, match="no matcher 'reference' of list 'de'"):
+        metadata.load_matcher(tmp_path, "de", "reference")
+    with pytest.raises(UserError, match="no matcher 'unicode' of list 'yo'"):
+        metadata.load_matcher(tmp_path, "yo", "unicode")
 
 
 def test_matchers_that_were_removed_come_back_by_the_words_of_the_message(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from worldclip import coin, languages
 from worldclip.config import Recipe, to_dict
-from worldclip.errors import BadShard, UserError
+from worldclip.errors import BadShard, UserError, require
 from worldclip.execute import Executor, Report, Shard, remove_stale
 from worldclip.formats import METADATA, read_table, require_manifest, write_json, write_manifest, write_table
 from worldclip.metadata.config import MetadataConfig
@@ -40,6 +40,7 @@ from worldclip.metadata.entries import build_entries, has_words
 from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.pack import Pack, how_to_redo, open_pack, read_packed
 from worldclip.metadata.provenance import describe_sources, known_sources
+from worldclip.metadata.wordnet import is_lmf
 from worldclip.unicode_table import UNICODE_VERSION
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
 def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
     """Build every list and compile its matchers; languages that failed are listed, the others are done."""
     folder, work = run_dir / STAGE, _plan(recipe)
+    _require_packages(work)
     uncounted = count_files(work.sources, work.config, folder, executor)
     lists = _build_lists(recipe, folder, executor, work, uncounted)
     matchers = _compile_matchers(recipe, folder, executor, lists)
@@ -221,6 +223,15 @@ def _without_source(work: Work) -> list[str]:
         f"give each a list (metadata.lists.{first} = FILE) or a wordnet (metadata.wordnets.{first} = FILE), or take it"
         " out of languages.codes"
     ]
+
+
+def _require_packages(work: Work) -> None:
+    """Packages of the extra that lists are read with, before any work: raises ImportError that names the extra."""
+    built = [lang for lang in work.codes if not work.is_packed(lang)]
+    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in built):
+        require("wordfreq", extra="metadata")
+    if any(is_lmf(wordnet) for lang in built for wordnet in work.config.wordnets_of(lang)):
+        require("wn.lmf", extra="metadata")
 
 
 def _language_shards(work: Work) -> list[Shard]:

@@ -23,7 +23,7 @@ def read_headers(wordnet: str) -> list[WordnetHeader]:
     """What a wordnet says of itself; a WN-LMF file may hold several."""
     if is_lexicon(wordnet):
         return [wordnet_lmf.read_installed_header(wordnet)]
-    if _is_lmf(wordnet):
+    if is_lmf(wordnet):
         return wordnet_lmf.read_headers(Path(wordnet))
     return [_read_tab_header(Path(wordnet))]
 
@@ -37,7 +37,7 @@ def read_wordnet(wordnet: str, lang: str) -> Iterator[tuple[str, None]]:
     """
     if is_lexicon(wordnet):
         lemmas = wordnet_lmf.read_installed(wordnet, lang)
-    elif _is_lmf(wordnet):
+    elif is_lmf(wordnet):
         lemmas = wordnet_lmf.read_file(Path(wordnet), lang)
     else:
         lemmas = _read_tab(Path(wordnet), lang)
@@ -46,7 +46,8 @@ def read_wordnet(wordnet: str, lang: str) -> Iterator[tuple[str, None]]:
         yield entry.lower() if lang == "en" else entry, None
 
 
-def _is_lmf(wordnet: str) -> bool:
+def is_lmf(wordnet: str) -> bool:
+    """Whether a wordnet's name is that of a WN-LMF file."""
     return wordnet.lower().endswith((".xml", ".xml.gz"))
 
 
