@@ -26,6 +26,7 @@ Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 FORMAT_VERSION = 2  # of the compiled files; raised whenever the same entries would give another table
 LOAD = 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
 META, TABLE = "matcher.json", "table.npy"
+AGAIN = "compile it again (of a run: remove metadata/manifest.json and metadata/done/matchers, run the metadata stage)"
 NUM_NAMED = 20  # entries named in one error message
 
 
@@ -87,10 +88,10 @@ class Matcher:
         folder = Path(folder)
         meta_path, table_path = folder / META, folder / TABLE
         if not meta_path.is_file() or not table_path.is_file():
-            raise UserError(f"{folder} holds no finished matcher ({META}, {TABLE}); run the metadata stage again")
+            raise UserError(f"{folder} holds no finished matcher ({META}, {TABLE}); {AGAIN}")
         meta = formats.read_json(meta_path)
         problems = [
-            f"{folder} has {key} {meta.get(key)!r}, expected {wanted!r}; remove it and run the metadata stage again"
+            f"{folder} has {key} {meta.get(key)!r}, expected {wanted!r}; {AGAIN}"
             for key, wanted in (("version", FORMAT_VERSION), ("unicode", UNICODE_VERSION), ("digest", digest))
             if meta.get(key) != wanted and wanted is not None
         ]

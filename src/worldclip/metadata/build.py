@@ -369,5 +369,4 @@ def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
     try:
         return Matcher.load(folder, digest=manifest["digests"][lang])
     except UserError as error:
-        remedy = f"if the stage says that it is finished, {how_to_redo(run_dir / STAGE)}"
-        raise UserError([*error.problems, remedy]) from error
+        raise UserError([*error.problems, how_to_redo(run_dir / STAGE)]) from error
