@@ -10,7 +10,7 @@ from worlds import unit
 
 from worldclip.evaluate import retrieval, zeroshot
 from worldclip.evaluate.probes import logistic_predict, ridge_predict
-from worldclip.evaluate.selection import Matching
+from worldclip.evaluate.selection import Choice, Matching
 from worldclip.evaluate.tasks import Classification
 
 EXACT = {"abs": 1e-6}
@@ -148,6 +148,44 @@ def test_winogrounds_scores_are_clip_benchmarks():
     theirs = peer.evaluate(Model(), [(pixels, rows)], torch.tensor, "cpu", amp=False)
     task = Matching(texts=[(str(a), str(b)) for a, b in rows], image_idx=np.arange(60).reshape(30, 2))
     ours = task.score(images, lambda names: texts[[int(name) for name in names]]).metrics
+    assert ours == pytest.approx(theirs, **EXACT)
+
+
+def test_the_choice_among_captions_is_clip_benchmarks():
+    torch = pytest.importorskip("torch")
+    peer = pytest.importorskip("clip_benchmark.metrics.image_caption_selection")
+    random = np.random.default_rng(0)
+    images, texts = unit(random, 40), unit(random, 80)  # SugarCrepe: an image, its caption and a wrong one
+
+    class Model:
+        def encode_image(self, batch):
+            return batch.reshape(-1, 24)
+
+        def encode_text(self, rows):
+            return torch.from_numpy(texts)[rows]
+
+    rows = np.arange(80).reshape(40, 2)
+    theirs = peer.evaluate(
+        Model(), [(torch.from_numpy(images).reshape(40, 24, 1, 1), rows.tolist())], torch.tensor, "cpu", amp=False
+    )
+    task = Choice(options=[[str(a), str(b)] for a, b in rows], answer=np.zeros(40, np.int64), image_idx=np.arange(40))
+    ours = task.score(images, lambda names: texts[[int(name) for name in names]]).metrics
+    assert ours["accuracy"] == pytest.approx(theirs["text_acc"], **EXACT)
+    assert 0.2 < ours["accuracy"] < 0.8
+
+
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_one_class_and_two_agree_with_scikit_learn(num_classes):
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    images, classes, target = unit(random, 60), unit(random, num_classes), random.integers(0, num_classes, 60)
+    task = Classification(class_names=[[str(c)] for c in range(num_classes)], target=target, image_idx=np.arange(60))
+    ours = task.score(images, lambda names: classes[[int(name) for name in names]]).metrics
+    scores = images @ classes.T
+    theirs = {"acc1": metrics.accuracy_score(target, scores.argmax(axis=1))}
+    theirs["mean_per_class_recall"] = metrics.recall_score(target, scores.argmax(axis=1), average="macro")
+    if num_classes == 2:
+        theirs["roc_auc"] = metrics.roc_auc_score(target, scores[:, 1] - scores[:, 0])
     assert ours == pytest.approx(theirs, **EXACT)
 
 

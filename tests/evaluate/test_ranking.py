@@ -44,6 +44,20 @@ def test_ranks_agree_with_a_plain_count_for_any_size_of_block(world, block_bytes
     assert found.tolist() == plain_ranks(queries, candidates, set(right))
 
 
+@pytest.mark.parametrize(
+    ("num_candidates", "dim", "block_bytes"), [(1003, 512, 1), (1003, 512, 50_000), (97, 768, 10**6)]
+)
+def test_equal_candidates_tie_wherever_they_stand(num_candidates, dim, block_bytes, monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", block_bytes)  # 1: a query at a time
+    random = np.random.default_rng(0)
+    candidates = random.standard_normal((num_candidates, dim)).astype(np.float32)
+    source, copy = random.permutation(num_candidates)[:80].reshape(2, 40)
+    candidates[copy] = candidates[source]
+    queries = candidates[source] + 0.1 * random.standard_normal((40, dim)).astype(np.float32)
+    found = ranking.ranks(queries, candidates, np.arange(40), source)
+    assert found.tolist() == [1] * 40  # its copy alone scores as high, to the last bit
+
+
 def test_a_model_that_says_the_same_of_everything_gets_nothing():
     same = np.ones((4, 8), np.float32)
     found = ranking.ranks(same, same, np.arange(4), np.arange(4))

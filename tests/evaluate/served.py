@@ -1,0 +1,68 @@
+"""A server of made-up files for what is fetched, on this machine."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+
+class Server:
+    """Files by path; `cut` breaks an answer after so many bytes, once; `asked` lists (path, Range)."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.cut: dict[str, int] = {}
+        self.busy: dict[str, int] = {}
+        self.asked: list[tuple[str, str | None]] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *arguments) -> None: ...
+
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        path, wanted = handler.path.partition("?")[0], handler.headers["Range"]
+        self.asked.append((path, wanted))
+        if self.busy.get(path, 0):
+            self.busy[path] -= 1
+            return handler.send_error(503)
+        if path not in self.files:
+            return handler.send_error(404)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        body = self.files[path][start:]
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body[: self.cut.pop(path, len(body))])
+        return None
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    thread = threading.Thread(target=found.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield found
+    found.http.shutdown()
+    thread.join()
+    found.http.server_close()
+
+
+def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
