@@ -1,11 +1,14 @@
 """Hashing beside decoding alone, and the exact search of 10 million hashes beside faiss's binary index.
 
     python benchmarks/dedup.py [--num-hashes 10000000] [--radius 2 4 6 8] [--images TAR]
+    python benchmarks/dedup.py --on-disk 100000000 --radius 4 [--rows-at-once 16777216]
 
 Synthetic hashes: 64 random bits each, and 10,000 planted neighbours at each distance 1 to 8.  A search is right when it
 finds every planted pair within the radius, and nothing that is not near.  faiss answers a sample of the queries; the
 time for all is that times their number: exact is its MultiHash with 4 tables of 16 bits and one flip.  Times are CPU
 seconds of all threads, since the machine may do other work, and wall seconds beside them.
+
+--on-disk: the search of `pool check` with more hashes than it holds at a time: shuffled on disk, by as many processes.
 
 Images: the whole look at an image (bytes' SHA-256, decode, hash and mirrored hash, contrast) beside what a loader pays
 to decode it: RGB in full.  The check's own decode is grey and scaled.  Rounds are interleaved; the median counts.
@@ -14,11 +17,14 @@ to decode it: RGB in full.  The check's own decode is grey and scaled.  Rounds a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import resource
 import statistics
 import tarfile
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +32,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from worldclip.execute import LocalExecutor
+from worldclip.pool.check.duplicates import ROWS_AT_ONCE, search
 from worldclip.pool.check.hashing import JPEG_DRAFT_SIDE, look_at
-from worldclip.pool.check.neighbours import near_pairs, plan_search
+from worldclip.pool.check.neighbours import all_roots, near_pairs, plan_search, unique, unite
 
 PLANTED = 10_000
 FAISS_QUERIES = 2_000
@@ -80,6 +88,55 @@ def bench_search(num_hashes: int, threads: int, radii: list[int]) -> None:
             f"{len(plan.choices)} sorted orders of {plan.leading_bits(0)} bits; {told}"
         )
     bench_faiss(hashes, threads)
+
+
+def bench_on_disk(num_hashes: int, workers: int, radius: int, rows_at_once: int, folder: Path) -> None:
+    """What grows with the pool is the time, the disk, and 8 bytes a hash (its value) with this process."""
+    hashes, pairs = planted(num_hashes)
+    values = unique(hashes)
+    del hashes
+    disk = _Disk(folder)
+    started_at = time.perf_counter()
+    with disk:
+        edges, histogram = search(values, radius, folder, LocalExecutor(workers=workers), rows_at_once=rows_at_once)
+    elapsed_s = time.perf_counter() - started_at
+    near = np.concatenate([np.stack(edge, axis=1) for edge in edges])
+    parent = np.arange(len(values))
+    unite(parent, np.searchsorted(values, near[:, 0]), np.searchsorted(values, near[:, 1]))
+    root, hits = all_roots(parent), 0
+    for original, neighbour in pairs[:radius]:
+        a, b = np.searchsorted(values, original), np.searchsorted(values, neighbour)
+        hits += int((root[a] == root[b]).sum())
+    plan, children = plan_search(len(values), radius), resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"\non disk: {len(values):,} hashes, radius {radius}, {workers} processes, {rows_at_once:,} hashes at a time\n"
+        f"{len(plan.choices)} sorted orders of {plan.leading_bits(0)} bits: {elapsed_s:.0f} s, "
+        f"{elapsed_s * workers / len(values) * 1e6:.2f} core seconds a million hashes, "
+        f"{children.ru_utime + children.ru_stime:.0f} CPU s of the processes\n"
+        f"disk at most {disk.most / len(values):.0f} bytes a hash; peak memory of a process "
+        f"{children.ru_maxrss / 2**20:.2f} GiB, of this one {peak_gib():.2f} GiB\n"
+        f"{hits:,} of {PLANTED * radius:,} planted pairs; pairs by distance {histogram}"
+    )
+
+
+class _Disk:
+    """The most bytes below a folder, looked at twice a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.most, self._done = folder, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.5):
+            with contextlib.suppress(FileNotFoundError):
+                self.most = max(self.most, sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()))
 
 
 def bench_faiss(hashes: np.ndarray, threads: int) -> None:
@@ -164,10 +221,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--radius", type=int, nargs="*", default=[2, 4, 6, 8])
     parser.add_argument("--images", type=Path)
+    parser.add_argument("--on-disk", type=int, metavar="NUM_HASHES")
+    parser.add_argument("--rows-at-once", type=int, default=ROWS_AT_ONCE)
     arguments = parser.parse_args()
     if arguments.images:
         bench_hashing(arguments.images)
-    if arguments.radius:
+    if arguments.on_disk:
+        for radius in arguments.radius:
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                bench_on_disk(arguments.on_disk, arguments.threads, radius, arguments.rows_at_once, Path(folder))
+    elif arguments.radius:
         bench_search(arguments.num_hashes, arguments.threads, arguments.radius)
 
 

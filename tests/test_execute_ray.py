@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +15,9 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from killed import contents
 from ray_cluster import add_node, running_cluster
 from test_execute import SHARDS, calls, die_once, fail_on, is_running, out_of_space, write_number
 from test_recipe import artifacts
@@ -210,6 +214,37 @@ def test_pool_commands_give_the_same_bytes(cluster, toy_world, tmp_path, command
         found.append({path.name: path.read_bytes() for path in out.rglob("*.parquet")})
     assert found[0] == found[1]
     assert found[0]
+
+
+def test_hashes_of_a_set_are_the_same_bytes(cluster, toy_world, tmp_path) -> None:
+    for executor in ("local", "ray"):
+        out = tmp_path / f"{executor}.parquet"
+        assert main(["pool", "hash", str(toy_world.pool), "--out", str(out), "--executor", executor]) == 0
+    assert (tmp_path / "local.parquet").read_bytes() == (tmp_path / "ray.parquet").read_bytes()
+    assert pq.read_metadata(tmp_path / "ray.parquet").num_rows == 75
+
+
+def write_wat(path: Path, numbers: range) -> str:
+    """One page of image links, as Common Crawl describes it."""
+    links = [{"path": "IMG@/src", "url": f"/{n % 40}.jpg", "alt": f"text {n % 60}"} for n in numbers]
+    metadata = {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}
+    envelope = {"Payload-Metadata": metadata, "WARC-Header-Metadata": {"WARC-Target-URI": "http://example.org/"}}
+    body = json.dumps({"Envelope": envelope}).encode()
+    head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    path.write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+    return str(path)
+
+
+def test_links_of_a_crawl_are_the_same_bytes(cluster, tmp_path) -> None:
+    files = [write_wat(tmp_path / f"{n}.wat.gz", range(n, 300, 4)) for n in range(4)]
+    for executor, given in (("local", files), ("ray", files[::-1])):
+        out = ["--out", str(tmp_path / executor), "--num-shards", "3", "--executor", executor]
+        assert main(["pool", "wat", *given, *out]) == 0
+    expected = contents(tmp_path / "local")
+    assert contents(tmp_path / "ray") == expected
+    num_texts = [pq.read_table(tmp_path / "ray" / f"{n:05}.parquet")["texts"].combine_chunks() for n in range(3)]
+    assert sum(len(texts) for texts in num_texts) == 40
+    assert sum(len(texts.flatten()) for texts in num_texts) == 120, "60 texts over 40 links: three each"
 
 
 @pytest.mark.slow  # a busy machine makes Ray lose its only node, which looks like another failure

@@ -83,6 +83,24 @@ def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_p
     assert artifacts(tmp_path / "run") == curated
 
 
+def test_a_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd) -> None:
+    pool, sliced = str(toy_world.pool), tmp_path / "sliced"
+    for part in ("2/2", "1/3"):  # one of three shards is looked at by both, and one part of three is lost
+        assert main(["pool", "check", pool, "--out", str(sliced), "--shards", part]) == 0
+    assert len(list((sliced / "images").rglob("*.parquet"))) == 2
+    assert not (sliced / "manifest.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (sliced / "images").rglob("*.parquet")}
+    assert main(["pool", "check", pool, "--out", str(sliced)]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "what slices did is not done again"
+    assert main(["pool", "check", pool, "--out", str(tmp_path / "whole")]) == 0
+    for name in ("valid_keys.parquet", "removed.parquet", "report.json"):
+        assert (sliced / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    capfd.readouterr()
+    texts_alone = ["--set", "duplicates=keep", "--set", "texts.min_chars=2", "--shards", "1/2"]
+    assert main(["pool", "check", pool, "--out", str(tmp_path / "texts"), *texts_alone]) == 2
+    assert "rules that look at no image" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0"])
 def test_a_wrong_part_is_said(toy_world, tmp_path, capfd, part) -> None:
     assert main(["match", str(toy_world.recipe), "--out", str(tmp_path), "--shards", part]) == 2

@@ -329,6 +329,23 @@ def test_addresses_and_refusals_in_the_metadata_are_heeded(tmp_path: Path) -> No
         "url": "denied_url",
         "refused": "opt_out",
     }
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<img" not in page, "what nobody wants to be shown is not shown"
+    assert "Not shown, since nobody wants it to be: denied_host, denied_url, opt_out." in page
+
+
+def test_a_report_of_many_parts_shows_what_one_of_one_part_shows(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pool / "eval").mkdir()
+    (pool / "eval" / "c.png").write_bytes(encode(photograph(2)))
+    settings: dict[str, Any] = {"against": {"mine": str(pool / "eval")}}
+    run(pool, **settings)
+    whole = (pool / "out" / "report.html").read_text(encoding="utf-8")
+    of_any_size = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda file, **options: of_any_size(file, 1, **options))
+    (pool / "out" / "manifest.json").unlink()
+    run(pool, **settings)
+    assert (pool / "out" / "report.html").read_text(encoding="utf-8") == whole
+    assert whole.count("<img") == 2 * 2 + 3 * 2 + 1, "two groups, three removals beside what they copy, one alone"
 
 
 def test_signs_of_embeddings_take_the_place_of_the_hash(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from worldclip.execute import LocalExecutor
+from worldclip.execute import LocalExecutor, Shard
+from worldclip.execute.shards import Outcome, ShardWork
 from worldclip.pool.check import duplicates
 from worldclip.pool.check.duplicates import search
 from worldclip.pool.check.neighbours import all_roots, hamming, near_pairs, unite
@@ -34,15 +37,50 @@ def clusters(values: np.ndarray, edges: list[tuple[np.ndarray, np.ndarray]]) -> 
 def test_a_search_in_parts_on_disk_joins_what_near_pairs_joins(
     chunk: int, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "ROWS_AT_ONCE", chunk)
     monkeypatch.setattr(duplicates, "WORK_OF_UNIT", unit)
     values = chained_hashes()
     first, second, distance = near_pairs(values, 4)
-    edges, histogram = search(values, 4, tmp_path, LocalExecutor(quiet=True))
+    edges, histogram = search(values, 4, tmp_path, LocalExecutor(quiet=True), rows_at_once=chunk)
     assert clusters(values, edges) == clusters(values, [(first, second)])
     assert histogram == np.bincount(distance, minlength=5).tolist()
     assert len(first) >= 400
     assert not list(tmp_path.glob("shuffled/**/*.npy")), "what was sorted on disk is gone"
+    again, counts = search(values, 4, tmp_path, _Idle(quiet=True), rows_at_once=chunk)
+    np.testing.assert_array_equal(np.concatenate(again, axis=1), np.concatenate(edges, axis=1))
+    assert counts == histogram
+
+
+class _Idle(LocalExecutor):
+    """Fails where anything is left to do."""
+
+    def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+        raise AssertionError(f"{len(todo)} units are done again")
+
+
+def test_few_orders_are_on_disk_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "ORDERS_ON_DISK", 2)
+    values, most = chained_hashes(), 0
+
+    class Watched(LocalExecutor):
+        def map(self, *args: Any, **options: Any) -> Any:
+            nonlocal most
+            reports = super().map(*args, **options)
+            most = max(most, len({path.parent for path in tmp_path.glob("shuffled/*/*/*.npy")}))
+            return reports
+
+    edges, _ = search(values, 4, tmp_path, Watched(quiet=True), rows_at_once=200)
+    first, second, _ = near_pairs(values, 4)
+    assert clusters(values, edges) == clusters(values, [(first, second)])
+    assert most == 2
+
+
+def test_parts_are_never_cut_inside_leading_bits(tmp_path: Path) -> None:
+    """Many chunks of few hashes under a wide radius: more parts than leading bits can tell apart."""
+    values = chained_hashes()
+    edges, histogram = search(values, 16, tmp_path, LocalExecutor(quiet=True), rows_at_once=30)
+    first, second, distance = near_pairs(values, 16)
+    assert clusters(values, edges) == clusters(values, [(first, second)])
+    assert histogram == np.bincount(distance, minlength=17).tolist()
 
 
 def test_edges_are_near_and_few(tmp_path: Path) -> None:
@@ -53,16 +91,18 @@ def test_edges_are_near_and_few(tmp_path: Path) -> None:
     assert len(set(clusters(values, edges))) == 1
 
 
-def test_an_interrupted_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [1 << 26, 200])
+def test_an_interrupted_search_goes_on(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "WORK_OF_UNIT", 1000)
     values = chained_hashes()
-    expected = search(values, 4, tmp_path / "whole", LocalExecutor(quiet=True))
-    search(values, 4, tmp_path / "cut", LocalExecutor(quiet=True))
+    executor = LocalExecutor(quiet=True)
+    expected = search(values, 4, tmp_path / "whole", executor, rows_at_once=chunk)
+    search(values, 4, tmp_path / "cut", executor, rows_at_once=chunk)
     markers = sorted((tmp_path / "cut" / "done").glob("*.json"))
     assert len(markers) > 2
     for marker in markers[::2]:
         marker.unlink()
-    edges, histogram = search(values, 4, tmp_path / "cut", LocalExecutor(quiet=True))
+    edges, histogram = search(values, 4, tmp_path / "cut", executor, rows_at_once=chunk)
     assert histogram == expected[1]
     assert clusters(values, edges) == clusters(values, expected[0])
 

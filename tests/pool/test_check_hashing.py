@@ -60,6 +60,24 @@ def test_hashes_agree_with_imagehash_on_photographs(shared: Path) -> None:
         assert distance(look_at(jpeg).phash, ours) <= 4, "the shortcuts to the small picture move few bits"
 
 
+def plain_lanczos(size: int) -> np.ndarray:
+    """(32, size): the definition, in floating point."""
+    scale = max(size / 32, 1)
+    x = (np.arange(size) + 0.5 - (np.arange(32)[:, None] + 0.5) * size / 32) / scale
+    weights = np.sinc(x) * np.sinc(x / 3) * (abs(x) < 3)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (32, 33), (188, 250), (1000, 3), (1500, 2001)])
+def test_images_shrink_by_lanczos(height: int, width: int) -> None:
+    noise_YX = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    exact_YX = (plain_lanczos(height) @ noise_YX.astype(float) @ plain_lanczos(width).T).clip(0, 255)
+    assert abs(hashing.shrink(noise_YX) - exact_YX).max() < 0.6
+    calm_YX = 96 + noise_YX // 4  # Pillow clips between rows and columns too, which changes nothing here
+    by_pillow_YX = np.asarray(Image.fromarray(calm_YX).resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
+    assert abs(hashing.shrink(calm_YX) - by_pillow_YX).max() <= 1
+
+
 def test_a_copy_that_looks_the_same_hashes_nearly_the_same() -> None:
     image = photograph()
     original = look_at(encode(image)).phash

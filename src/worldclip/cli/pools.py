@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from worldclip.cli.flags import Work, executor_of
+from worldclip.cli.flags import Work, executor_of, read_part
 from worldclip.errors import UserError
 
 
@@ -72,17 +72,23 @@ class PoolCheckCommand(Work):
     """File of rules."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """key=value, over the file: --set radius=6, --set texts.min_chars=3; may be repeated."""
+    shards: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
+    """Look at the images of the I-th of N parts of the shards alone, as the jobs of an array do beside each other; the
+    same command without --shards then finishes the check."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the report as JSON."""
 
 
 def _pool_check(command: PoolCheckCommand) -> int:
-    from worldclip.pool.check import check, load_config, load_pool
+    from worldclip.pool.check import check, load_config, load_pool, look_at_shards
 
     path = Path(command.pool)
     rules = load_config(command.config or {}, command.set)
-    run_dir = path if (path / "recipe.toml").exists() else None
-    report = check(load_pool(path), command.out, rules, executor=executor_of(command), run_dir=run_dir)
+    how: Any = {"executor": executor_of(command), "run_dir": path if (path / "recipe.toml").exists() else None}
+    if command.shards:
+        look_at_shards(load_pool(path), command.out, read_part(command.shards), rules, **how)
+        return 0
+    report = check(load_pool(path), command.out, rules, **how)
     counts = report["counts"]
     if command.json:
         print(json.dumps(report, ensure_ascii=False))

@@ -95,7 +95,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     return report
 
 
-def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> list[Report]:
+def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]:
     """The kept pairs of some shards alone.  Raises UserError under caps, which all shards decide together."""
     if recipe.curate.max_pairs is not None:
         raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
@@ -105,7 +105,7 @@ def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -
 
 def _curate_shards(
     recipe: Recipe, run_dir: Path, shards: Sequence[Shard], executor: Executor
-) -> tuple[CurateWork, list[Report]]:
+) -> tuple[CurateWork, Sequence[Report]]:
     folder, work = run_dir / "curate", curate_work(recipe, run_dir)
     key = {"config": _decides_list(recipe), "inputs": inputs(recipe, run_dir)}
     if recipe.curate.max_pairs is not None:

@@ -75,10 +75,12 @@ def merge_samples(
     run_dir: Path, reports: Sequence[Report], of_match: Mapping[str, Sequence[Report]], lists: Sequence[keys.KeyList]
 ) -> dict[str, list[Report]]:
     """{reason: NUM_SHOWN samples} of all shards, entries by name; of_match: match's, of texts that went no further."""
-    merged: dict[str, list[Report]] = {}
-    for reason in ("pairs_out", "sampled_out", "excluded"):
-        of_reason = [sample for report in reports for sample in report["samples"][reason]]
-        merged[reason] = sorted(of_reason, key=lambda sample: (sample["number"], sample["key"]))[:NUM_SHOWN]
+    merged: dict[str, list[Report]] = {reason: [] for reason in ("pairs_out", "sampled_out", "excluded")}
+    for report in reports:
+        for reason, of_reason in merged.items():
+            of_reason += report["samples"][reason]
+            of_reason.sort(key=lambda sample: (sample["number"], sample["key"]))
+            del of_reason[NUM_SHOWN:]
     for name in {sample["list"] for samples in merged.values() for sample in samples}:
         _name_entries(run_dir, name, [s for samples in merged.values() for s in samples if s["list"] == name])
     for reason, samples in of_match.items():

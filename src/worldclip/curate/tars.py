@@ -22,7 +22,7 @@ from worldclip.columns import one_array
 from worldclip.curate.candidates import key_starts
 from worldclip.curate.curate import curated_path
 from worldclip.errors import BadShard
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import Executor, Report, Shard, add_counts, remove_stale
 from worldclip.keys import KeyTable
 
 
@@ -55,7 +55,7 @@ def write_tars(
         done_dir=folder / "done",
         key={"curate": curate_digest, "samples_per_tar": samples_per_tar},
     )
-    return {name: sum(report[name] for report in reports) for name in ("samples", "no_image", "cut_image")}
+    return add_counts(reports, ("samples", "no_image", "cut_image"))
 
 
 def plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> list[list[Piece]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from worldclip.execute.local import LocalExecutor, usable_cores
 from worldclip.execute.ray import RayExecutor
-from worldclip.execute.shards import Executor, Report, Shard, repeatable
+from worldclip.execute.shards import Executor, Report, Shard, add_counts, are_done, repeatable
 from worldclip.execute.stages import (
     ALL_SHARDS,
     RunLock,
@@ -31,6 +31,8 @@ __all__ = [
     "RunLock",
     "Shard",
     "Stage",
+    "add_counts",
+    "are_done",
     "changed_keys",
     "create_executor",
     "remove_stale",

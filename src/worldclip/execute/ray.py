@@ -24,6 +24,7 @@ from worldclip.execute.shards import (
     MAX_TRIES,
     Outcome,
     Report,
+    Reports,
     Shard,
     ShardWork,
     is_repeatable,
@@ -59,7 +60,7 @@ class RayExecutor:
 
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
-    ) -> list[Report]:
+    ) -> Reports:
         """See Executor.  Raises UserError where no cluster answers, or its nodes do not share `done_dir`."""
         work = ShardWork(fn=fn, done_dir=done_dir.absolute(), key=digest(key))
         return map_shards(self._run, work, shards, label, self.quiet)

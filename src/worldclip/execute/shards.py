@@ -9,16 +9,16 @@ from __future__ import annotations
 import errno
 import functools
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worldclip.errors import BadShard, StageFailed, UserError
-from worldclip.formats import read_json, write_json
+from worldclip.formats import digest, read_json, write_json
 
 Report = dict[str, Any]
 MAX_TRIES = 3  # a worker that was killed (out of memory, say) takes its shards down with it: try these again
@@ -41,8 +41,8 @@ class Executor(Protocol):
 
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
-    ) -> list[Report]:
-        """fn over `shards`; reports in shard order.  Raises StageFailed at the end where shards failed.
+    ) -> Sequence[Report]:
+        """fn over `shards`; reports in shard order, see Reports.  Raises StageFailed at the end where shards failed.
 
         fn is pure but for its outputs and can be pickled.  key: any JSON-able record of what decides the output besides
         the shard itself (config, upstream digests).  A report's `pairs` feeds the progress bar's pairs per second.
@@ -101,34 +101,75 @@ class ShardWork:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Reports(Sequence[Report]):
+    """Reports of finished shards, in their order, each read from its marker when it is asked for.
+
+    Those of a million shards do not fit in memory: go through them once, and before the markers are removed.
+    """
+
+    work: ShardWork
+    shards: Sequence[Shard]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @overload
+    def __getitem__(self, at: int) -> Report: ...
+    @overload
+    def __getitem__(self, at: slice) -> Reports: ...
+    def __getitem__(self, at: int | slice) -> Report | Reports:
+        if isinstance(at, slice):
+            return Reports(self.work, self.shards[at])
+        report: Report = read_json(self.work.marker_path(self.shards[at]))["report"]
+        return report
+
+
 def map_shards(
     run: Callable[[ShardWork, Sequence[Shard]], Iterator[tuple[str, Outcome]]],
     work: ShardWork,
     shards: Sequence[Shard],
     label: str,
     quiet: bool,
-) -> list[Report]:
+) -> Reports:
     """The reports of all shards, in their order: `run` does those that are not done, in any order.
 
     Raises StageFailed at the end where shards failed.
     """
-    reports = {shard.name: report for shard in shards if (report := work.finished_report(shard)) is not None}
-    todo = [shard for shard in shards if shard.name not in reports]
+    todo = [shard for shard in shards if work.finished_report(shard) is None]
     failures: dict[str, str] = {}
     with _progress(label, len(shards), quiet) as bar:
-        task = bar.add_task(label, total=len(shards), completed=len(reports), rate="")
+        task = bar.add_task(label, total=len(shards), completed=len(shards) - len(todo), rate="")
         pairs = 0
         for name, outcome in run(work, todo) if todo else ():
             if isinstance(outcome, Failure):
                 failures[name] = outcome.reason
             else:
-                reports[name] = outcome
                 pairs += int(outcome.get("pairs", 0))
             elapsed_s = bar.tasks[0].elapsed or 0.0
             bar.update(task, advance=1, rate=f"{pairs / elapsed_s:,.0f} pairs/s" if pairs and elapsed_s else "")
     if failures:
         raise StageFailed(label, failures)
-    return [reports[shard.name] for shard in shards]
+    return Reports(work, shards)
+
+
+def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int]:
+    """The sum over all reports of each of these counts, in one pass."""
+    total = dict.fromkeys(names, 0)
+    for report in reports:
+        for name in names:
+            total[name] += report[name]
+    return total
+
+
+def are_done(shards: Sequence[Shard], done_dir: Path, key: Any) -> bool:
+    """Whether a map over `shards` with this `key` has nothing left to do."""
+    work = ShardWork(fn=_nothing, done_dir=done_dir, key=digest(key))
+    return all(work.finished_report(shard) is not None for shard in shards)
+
+
+def _nothing(shard: Shard) -> Report:
+    return {}
 
 
 _Fn = TypeVar("_Fn", bound=Callable[..., Report])

@@ -39,7 +39,7 @@ class Stage(Protocol):
 class SlicedStage(Stage, Protocol):
     """A stage whose shards several calls may share out among them."""
 
-    def run_shards(self, recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> list[Report]: ...
+    def run_shards(self, recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]: ...
 
 
 def create_executor(where: str, workers: int | None = None) -> Executor:

@@ -106,13 +106,13 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     return report
 
 
-def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> list[Report]:
+def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]:
     """Match and count some of the pool's shards alone; safe beside calls for other shards."""
     formats.require_manifest(run_dir, "pool")
     return _match_and_count(pool.shards(recipe, run_dir, part), match_work(recipe, run_dir), recipe, executor)
 
 
-def _match_and_count(shards: Sequence[Shard], work: MatchWork, recipe: Recipe, executor: Executor) -> list[Report]:
+def _match_and_count(shards: Sequence[Shard], work: MatchWork, recipe: Recipe, executor: Executor) -> Sequence[Report]:
     """Texts and counts of each shard; the reports of the texts."""
     folder = work.run_dir / "match"
     _check_merges(work)

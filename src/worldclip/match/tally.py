@@ -98,36 +98,42 @@ def sample_texts(
 # the sum over shards
 
 
-def sum_reports(reports: Sequence[Report]) -> dict[str, Any]:
-    """Reports of all shards, in their order, as one; samples of bad pairs are chosen by hash."""
-    total: dict[str, Any] = {"pairs": 0, "num_keys": 0, "num_matched_texts": 0, "num_matched_keys": 0}
-    for key in total:
-        total[key] = sum(report[key] for report in reports)
-    for key in ("texts", "keys"):
-        total[key] = _sum_tables(report[key] for report in reports)
+def sum_reports(reports: Iterable[Report]) -> dict[str, Any]:
+    """Reports of all shards, in their order, as one, in one pass; samples of bad pairs are chosen by hash."""
+    counts = dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 0)
+    tables: dict[str, _Table] = {"texts": {}, "keys": {}, "truth": {}}
     labels: Counter[str] = Counter()
+    bad: list[Report] = []
+    samples: dict[str, list[Report]] = {"no_language": [], "no_match": []}
     for report in reports:
+        for name in counts:
+            counts[name] += report[name]
+        for name, table in tables.items():
+            _add_table(table, report.get(name, {}))
         labels.update(report["labels_without_language"])
+        bad += report["bad"]
+        bad.sort(key=lambda sample: int(hash_keys([sample["key"]])[0]))
+        del bad[NUM_BAD_SAMPLES:]
+        for reason, of_reason in samples.items():
+            of_reason += report["samples"][reason]
+            of_reason.sort(key=lambda sample: (sample["number"], sample["shard"]))
+            del of_reason[NUM_SAMPLES:]
+    total: dict[str, Any] = {**counts, "texts": _sorted(tables["texts"]), "keys": _sorted(tables["keys"])}
     total["labels_without_language"] = dict(sorted(labels.items(), key=lambda item: (-item[1], item[0])))
-    bad = [sample for report in reports for sample in report["bad"]]
-    order = np.argsort(hash_keys([sample["key"] for sample in bad]), kind="stable")
-    total["bad"] = [bad[i] for i in order[:NUM_BAD_SAMPLES]]
-    total["samples"] = {
-        reason: sorted(
-            (sample for report in reports for sample in report["samples"][reason]),
-            key=lambda sample: (sample["number"], sample["shard"]),
-        )[:NUM_SAMPLES]
-        for reason in ("no_language", "no_match")
-    }
-    if any("truth" in report for report in reports):
-        total["truth"] = _sum_tables(report.get("truth", {}) for report in reports)
+    total |= {"bad": bad, "samples": samples}
+    if tables["truth"]:
+        total["truth"] = _sorted(tables["truth"])
         total["lid_recall"] = {true: row.get(true, 0) / sum(row.values()) for true, row in total["truth"].items()}
     return total
 
 
-def _sum_tables(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    total: dict[str, Counter[str]] = {}
-    for table in tables:
-        for name, row in table.items():
-            total.setdefault(name, Counter()).update(row)
-    return {name: dict(sorted(row.items())) for name, row in sorted(total.items())}
+_Table = dict[str, Counter[str]]
+
+
+def _add_table(total: _Table, table: Mapping[str, Mapping[str, int]]) -> None:
+    for name, row in table.items():
+        total.setdefault(name, Counter()).update(row)
+
+
+def _sorted(table: _Table) -> dict[str, dict[str, int]]:
+    return {name: dict(sorted(row.items())) for name, row in sorted(table.items())}

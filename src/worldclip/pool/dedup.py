@@ -25,7 +25,17 @@ import pyarrow.parquet as pq
 from worldclip import pool as pools
 from worldclip.columns import names_of
 from worldclip.config import Recipe
-from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, remove_stale, repeatable, say
+from worldclip.execute import (
+    Executor,
+    LocalExecutor,
+    Report,
+    RunLock,
+    Shard,
+    add_counts,
+    remove_stale,
+    repeatable,
+    say,
+)
 from worldclip.formats import (
     DUPLICATES,
     MANIFEST,
@@ -80,7 +90,8 @@ def _run(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Ex
         done_dir=folder / "done" / "keys",
         key={"key": config.key},
     )
-    num_keys = sum(report["keys"] for report in reports)
+    totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
+    num_keys = totals.pop("keys")
     of = meet.num_ranges(num_keys)
     names = [f"{number:06}.arrow" for number in range(of)]
     ranges = [Shard(name=name, path=str(folder / "ranges" / name)) for name in names]
@@ -95,7 +106,6 @@ def _run(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Ex
     markers = [f"keys/{shard.name}" for shard in shards] + [f"ranges/{name}" for name in names]
     keep = [*paths, *(Path(each.path) for each in ranges), *(folder / "done" / f"{name}.json" for name in markers)]
     remove_stale(folder, [*keep, *(folder / name for name in (".lock", "report.json", "duplicates.parquet"))])
-    totals = {name: sum(report[name] for report in reports) for name in ("pairs", "no_identity", "repeated_in_shard")}
     copies = sum(report["copies"] for report in found)
     return {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.errors import BadShard, UserError
-from worldclip.execute import ALL_SHARDS, Executor, Report, Shard, remove_stale, repeatable
+from worldclip.execute import ALL_SHARDS, Executor, Report, Shard, add_counts, remove_stale, repeatable
 from worldclip.formats import versions, write_json, write_manifest
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile, known_by, list_files
@@ -104,11 +104,12 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     reports = _index(found, pool, folder, executor)
     remove_stale(folder / "index", [folder / "index" / f"{shard.name}.parquet" for shard in found])
     remove_stale(folder / "done" / "index", [folder / "done" / "index" / f"{shard.name}.json" for shard in found])
+    totals = add_counts(reports, ("pairs", "images", "ignored_members"))
     counts = {
         "shards": len(found),
-        "samples": sum(one["pairs"] for one in reports),
-        "images": sum(one["images"] for one in reports),
-        "ignored_members": sum(one["ignored_members"] for one in reports),
+        "samples": totals["pairs"],
+        "images": totals["images"],
+        "ignored_members": totals["ignored_members"],
     }
     if counts["samples"] == 0:
         raise UserError(f"pool.path: its {len(found)} shards hold no pair (members like 000000.jpg, 000000.txt; rows)")
@@ -118,14 +119,14 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     return report
 
 
-def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> list[Report]:
+def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]:
     """The index of some shards alone.  Raises UserError for a pool that the run builds, which is no list of shards."""
     if recipe.pool.build:
         raise UserError(f"--shards with pool.build = {recipe.pool.build!r}; build the pool first, without --shards")
     return _index(shards(recipe, run_dir, part), recipe.pool, run_dir / "pool", executor)
 
 
-def _index(found: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> list[Report]:
+def _index(found: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:
     check_names(found, pool)
     index = functools.partial(index_shard, pool, folder / "index")
     return executor.map(index, found, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})

@@ -25,7 +25,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.errors import UserError
-from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, remove_stale, repeatable, usable_cores
+from worldclip.execute import (
+    Executor,
+    LocalExecutor,
+    Report,
+    RunLock,
+    Shard,
+    add_counts,
+    remove_stale,
+    repeatable,
+    usable_cores,
+)
 from worldclip.formats import read_json, write_artifact, write_json, write_manifest
 from worldclip.pool.files import PoolFile, check_own, is_remote, known_by, open_file
 from worldclip.pool.records import has_surrogate
@@ -82,7 +92,8 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
     markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
     keep = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
     remove_stale(out, [*keep, *(out / name for name in (".lock", "order.json", "report.json"))])
-    report = {**totals, "urls": sum(one["urls"] for one in merged), "texts": sum(one["pairs"] for one in merged)}
+    in_pool = add_counts(merged, ("urls", "pairs"))
+    report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
     write_json(out / "report.json", report)
     write_manifest(out, config={"num_shards": num_shards}, inputs={"files": sources}, counts=report)
     return report

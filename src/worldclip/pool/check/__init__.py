@@ -1,6 +1,7 @@
 """A pool you can answer for: duplicates, decontamination, text, image and model rules, deny lists.
 
 check: looks at each pair, writes the valid keys, every removal with its reason, and a report.
+look_at_shards: the part of it that costs most, for some shards alone.
 hash_images: a file of hashes, made once, for decontamination against it.
 """
 
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from worldclip.pool.check.run import check as check
     from worldclip.pool.check.run import load_config as load_config
     from worldclip.pool.check.run import load_pool as load_pool
+    from worldclip.pool.check.run import look_at_shards as look_at_shards
 
-_HOMES = {"check": "run", "load_config": "run", "load_pool": "run", "hash_images": "images"}
+_HOMES = {
+    **dict.fromkeys(("check", "load_config", "load_pool", "look_at_shards"), "run"),
+    "hash_images": "images",
+}
 
 
 def __getattr__(name: str) -> Any:

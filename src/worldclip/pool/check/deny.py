@@ -27,6 +27,9 @@ from worldclip.pool.read import format_of
 OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
 
+REFUSALS = ("denied_key", "denied_url", "denied_host", "opt_out")  # rules of this module
+
+
 @dataclass(frozen=True, slots=True)
 class DenyLists:
     """The lists, read once a process."""

@@ -1,13 +1,15 @@
 """Groups of duplicates among the pairs that are left, and the one of each group that stays.
 
 The search is a map over units, each a few of the sorted orders of neighbours.py.  More hashes than ROWS_AT_ONCE are
-first written to disk in each sorted order, a chunk at a time; a unit then reads a range of leading bits of all chunks.
+first written to disk, a chunk at a time, in some of the sorted orders; a unit then reads a range of leading bits of all
+chunks; then come the next orders.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import Executor, Report, Shard, are_done, remove_stale
 from worldclip.formats import REMOVED, read_table, write_array
 from worldclip.pool.check.config import CheckConfig
 from worldclip.pool.check.images import HashKind, read_hashes
@@ -32,12 +34,14 @@ from worldclip.pool.check.neighbours import (
     plan_search,
     scan,
     sort_leading,
+    unique,
     unite,
 )
 
 DUPLICATE_RULES = BYTE_DUPLICATE, NEAR_DUPLICATE = "byte_duplicate", "near_duplicate"
 
-ROWS_AT_ONCE = 1 << 26  # hashes that a search holds at a time: 1 GiB for a unit
+ROWS_AT_ONCE = 1 << 25  # hashes that a search holds at a time: 1 GiB for a unit
+ORDERS_ON_DISK = 8  # sorted orders that a shuffle keeps on disk at a time: 64 bytes a hash
 WORK_OF_UNIT = 20_000_000  # hashes times sorted orders in one unit; less is not worth a process
 
 
@@ -57,14 +61,16 @@ class Survivors:
     num_pixels: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """A pair that goes because another one stays."""
-
-    key: str
-    rule: str
-    stays: str
-    distance: int
+# The pairs that go because another one stays; shard is a position, rows are sorted by it.
+DUPLICATES = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("key", pa.large_string()),
+        ("rule", pa.string()),
+        ("other_key", pa.large_string()),
+        ("distance", pa.int16()),
+    ]
+)
 
 
 def read_survivors(folder: Path, shards: Sequence[Shard], kind: HashKind) -> Survivors:
@@ -93,8 +99,8 @@ def _survivors_of(folder: Path, position: int, shard: Shard, kind: HashKind) -> 
 
 def find_duplicates(
     folder: Path, shards: Sequence[Shard], config: CheckConfig, kind: HashKind, executor: Executor
-) -> tuple[dict[int, list[Duplicate]], list[int]]:
-    """({position of a shard: its duplicates}, pairs of different hashes by distance)."""
+) -> tuple[pa.Table, list[int]]:
+    """(DUPLICATES, pairs of different hashes by distance)."""
     left = read_survivors(folder, shards, kind)
     parent = np.arange(len(left.row), dtype=np.int64)
     _unite_equal(parent, left.digest)
@@ -115,7 +121,7 @@ def _unite_near(
 ) -> list[int]:
     rows = np.flatnonzero(left.has_hash)
     sides = (left.hash, left.mirrored) if config.mirrored else (left.hash,)
-    values = np.unique(np.concatenate([side[rows] for side in sides]))
+    values = unique(np.concatenate([side[rows] for side in sides]))
     edges, histogram = search(values, config.radius, folder, executor)
     of_value = np.arange(len(values), dtype=np.int64)
     for first, second in edges:
@@ -129,45 +135,81 @@ def _unite_near(
     return histogram
 
 
-def _choose(
-    folder: Path, shards: Sequence[Shard], left: Survivors, root: np.ndarray, kind: HashKind
-) -> dict[int, list[Duplicate]]:
+def _choose(folder: Path, shards: Sequence[Shard], left: Survivors, root: np.ndarray, kind: HashKind) -> pa.Table:
     """In each group the largest image stays, of equal ones that with the smallest key."""
-    size = np.bincount(root, minlength=len(root))
-    members = np.flatnonzero(size[root] > 1)
+    members = np.flatnonzero(np.bincount(root, minlength=len(root))[root] > 1)
     if not len(members):
-        return {}
-    key = np.empty(len(members), object)
-    for position in np.unique(left.shard[members]):
-        here = left.shard[members] == position
-        names = read_hashes(folder / "images" / f"{shards[position].name}.parquet", kind, ["name"])["name"]
-        key[here] = names.take(pa.array(left.row[members[here]])).to_pylist()
-    table = pa.table(
-        {"root": root[members], "pixels": left.num_pixels[members], "key": pa.array(key, pa.string()), "at": members}
-    )
+        return DUPLICATES.empty_table()
+    key = _keys_of(folder, shards, left, members, kind)
+    table = pa.table({"root": root[members], "pixels": left.num_pixels[members], "key": key, "at": members})
     order = pc.sort_indices(
         table, [("root", "ascending"), ("pixels", "descending"), ("key", "ascending"), ("at", "ascending")]
     ).to_numpy()
-    sorted_root = root[members][order]
-    stays = order[np.searchsorted(sorted_root, root[members], side="left")]  # position in members
+    stays = order[np.searchsorted(root[members][order], root[members], side="left")]  # position in members
     goes = np.flatnonzero(stays != np.arange(len(members)))
     a, b = members[goes], members[stays[goes]]
     distance = np.minimum(hamming(left.hash[a], left.hash[b]), hamming(left.mirrored[a], left.hash[b]))
-    distance = np.where(left.has_hash[a] & left.has_hash[b], distance, 0)
     same_file = (left.digest[a] == left.digest[b]).all(axis=1)
-    found: dict[int, list[Duplicate]] = {}
-    for n, at in enumerate(goes):
-        rule = BYTE_DUPLICATE if same_file[n] else NEAR_DUPLICATE
-        one = Duplicate(key[at], rule, key[stays[at]], int(distance[n]))
-        found.setdefault(int(left.shard[a[n]]), []).append(one)
-    return found
+    columns = {
+        "shard": left.shard[a],
+        "key": key.take(pa.array(goes)),
+        "rule": pc.if_else(pa.array(same_file), BYTE_DUPLICATE, NEAR_DUPLICATE),
+        "other_key": key.take(pa.array(stays[goes])),
+        "distance": np.where(left.has_hash[a] & left.has_hash[b], distance, 0).astype(np.int16),
+    }
+    return pa.table(columns, schema=DUPLICATES)
+
+
+def _keys_of(
+    folder: Path, shards: Sequence[Shard], left: Survivors, members: np.ndarray, kind: HashKind
+) -> pa.LargeStringArray:
+    """Keys of some rows, in their order, a shard at a time."""
+    parts = []
+    for of_shard in np.split(members, np.flatnonzero(np.diff(left.shard[members])) + 1):
+        shard = shards[left.shard[of_shard[0]]]
+        names = read_hashes(folder / "images" / f"{shard.name}.parquet", kind, ["name"])["name"]
+        parts.append(names.take(pa.array(left.row[of_shard])).cast(pa.large_string()).combine_chunks())
+    return pa.concat_arrays(parts)
 
 
 # --- search -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchWork:
+    """What a worker must know of a search."""
+
+    folder: Path
+    plan: SearchPlan
+    num_values: int
+    rows_at_once: int
+
+    @property
+    def num_chunks(self) -> int:
+        """Of rows_at_once hashes each; more than one are shuffled on disk."""
+        return -(-self.num_values // self.rows_at_once)
+
+    def chunks(self) -> list[Shard]:
+        return [Shard(name=f"chunk_{chunk:05}", path="") for chunk in range(self.num_chunks)]
+
+    @property
+    def num_parts(self) -> int:
+        """Ranges of the highest bits, each of about a chunk's size; a power of two, never inside the leading bits."""
+        fewest_bits = min(self.plan.leading_bits(choice) for choice in range(len(self.plan.choices)))
+        return 1 << min((self.num_chunks - 1).bit_length(), fewest_bits)
+
+    def rounds(self) -> list[range]:
+        """The sorted orders that are on disk at a time."""
+        num_orders = len(self.plan.choices)
+        at_once = num_orders if self.num_chunks == 1 else ORDERS_ON_DISK
+        return [range(first, min(first + at_once, num_orders)) for first in range(0, num_orders, at_once)]
+
+    def shuffled(self, orders: range) -> Path:
+        return self.folder / "shuffled" / f"{orders.start:05}"
+
+
 def search(
-    values: np.ndarray, radius: int, folder: Path, executor: Executor
+    values: np.ndarray, radius: int, folder: Path, executor: Executor, *, rows_at_once: int = ROWS_AT_ONCE
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
     """Edges that join all near pairs of `values` (uint64, sorted, unique), and the number of pairs by distance.
 
@@ -175,83 +217,86 @@ def search(
     """
     write_array(folder / "values.npy", values)
     plan = plan_search(len(values), radius)
-    num_chunks = -(-len(values) // ROWS_AT_ONCE)
-    key = {"values": hashlib.sha256(values.tobytes()).hexdigest(), "radius": radius, "chunk": ROWS_AT_ONCE}
-    num_parts = 1
-    if num_chunks > 1:
-        num_parts = 1 << (num_chunks - 1).bit_length()
-        chunks = [Shard(name=f"chunk_{chunk:05}", path=str(folder)) for chunk in range(num_chunks)]
-        shuffle = functools.partial(_shuffle_chunk, plan=plan, folder=folder)
-        executor.map(shuffle, chunks, label="shuffle", done_dir=folder / "done", key=key)
-    units = _units(plan, len(values), num_parts)
-    work = functools.partial(_search_unit, plan=plan, folder=folder, num_chunks=num_chunks, num_parts=num_parts)
-    reports = executor.map(work, units, label="search", done_dir=folder / "done", key=key)
-    edges = []
-    for unit in units:
-        pairs = np.load(folder / f"{unit.name}.npy", allow_pickle=False)
-        edges.append((pairs[:, 0], pairs[:, 1]))
-    remove_stale(folder / "shuffled", [])
-    return edges, [sum(counts) for counts in zip(*(report["histogram"] for report in reports), strict=True)]
+    work = SearchWork(folder=folder, plan=plan, num_values=len(values), rows_at_once=rows_at_once)
+    key = {"values": hashlib.sha256(values.data).hexdigest(), "radius": radius, "rows_at_once": rows_at_once}
+    histogram = np.zeros(radius + 1, np.int64)
+    all_units: list[Shard] = []
+    for orders in work.rounds():
+        units = _units(work, orders)
+        if work.num_chunks > 1 and not are_done(units, folder / "done", key):
+            shuffle = functools.partial(_shuffle_chunk, work=work, orders=orders)
+            executor.map(shuffle, work.chunks(), label="shuffle", done_dir=work.shuffled(orders) / "done", key=key)
+        search_unit = functools.partial(_search_unit, work=work, orders=orders)
+        for report in executor.map(search_unit, units, label="search", done_dir=folder / "done", key=key):
+            histogram += report["histogram"]
+        shutil.rmtree(work.shuffled(orders), ignore_errors=True)
+        all_units += units
+    keep = [folder / "values.npy", *(_edges_path(work, unit) for unit in all_units)]
+    remove_stale(folder, [*keep, *(folder / "done" / f"{unit.name}.json" for unit in all_units)])
+    edges = (np.load(_edges_path(work, unit), allow_pickle=False) for unit in all_units)
+    return [(pairs[:, 0], pairs[:, 1]) for pairs in edges], histogram.tolist()
 
 
-def _units(plan: SearchPlan, num_values: int, num_parts: int) -> list[Shard]:
-    """Ranges of choices, each of about WORK_OF_UNIT, in each part; named and described by their numbers."""
-    num_choices = len(plan.choices)
-    num_units = max(1, min(num_choices, num_values * num_choices // num_parts // WORK_OF_UNIT))
-    bounds = [num_choices * n // num_units for n in range(num_units + 1)]
+def _units(work: SearchWork, orders: range) -> list[Shard]:
+    """Ranges of the orders, each of about WORK_OF_UNIT, in each part; named and described by their numbers."""
+    num_units = max(1, min(len(orders), work.num_values * len(orders) // work.num_parts // WORK_OF_UNIT))
+    bounds = [orders.start + len(orders) * n // num_units for n in range(num_units + 1)]
     return [
         Shard(name=f"edges_{first:05}_{part:05}", path="", fingerprint={"choices": [first, end], "part": part})
         for first, end in pairwise(bounds)
-        for part in range(num_parts)
+        for part in range(work.num_parts)
     ]
 
 
-def _shuffle_chunk(chunk: Shard, *, plan: SearchPlan, folder: Path) -> Report:
-    """Write a chunk of the hashes in each sorted order."""
-    number = int(chunk.name.removeprefix("chunk_"))
-    values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-    values = values[number * ROWS_AT_ONCE : (number + 1) * ROWS_AT_ONCE]
-    for choice in range(len(plan.choices)):
-        write_array(_shuffled(folder, choice, number), np.sort(move_bits(values, plan, choice)))
+def _edges_path(work: SearchWork, unit: Shard) -> Path:
+    return work.folder / f"{unit.name}.npy"
+
+
+def _shuffle_chunk(chunk: Shard, *, work: SearchWork, orders: range) -> Report:
+    """Write a chunk of the hashes in each of the orders."""
+    first = int(chunk.name.removeprefix("chunk_")) * work.rows_at_once
+    values = np.load(work.folder / "values.npy", mmap_mode="r", allow_pickle=False)[first : first + work.rows_at_once]
+    for choice in orders:
+        moved = move_bits(values, work.plan, choice)
+        moved.sort()
+        write_array(work.shuffled(orders) / f"{choice:05}" / f"{chunk.name}.npy", moved)
     return {}
 
 
-def _shuffled(folder: Path, choice: int, chunk: int) -> Path:
-    return folder / "shuffled" / f"{choice:05}" / f"{chunk:05}.npy"
-
-
-def _search_unit(unit: Shard, *, plan: SearchPlan, folder: Path, num_chunks: int, num_parts: int) -> Report:
+def _search_unit(unit: Shard, *, work: SearchWork, orders: range) -> Report:
     """Near pairs of the unit's choices and part -> its forest of edges, (n, 2) uint64."""
-    histogram = np.zeros(plan.radius + 1, np.int64)
+    plan, histogram = work.plan, np.zeros(work.plan.radius + 1, np.int64)
     forests = [np.empty((0, 2), np.uint64)]
     first, end = unit.fingerprint["choices"]
     for choice in range(first, end):
-        moved = _moved_part(folder, plan, choice, unit.fingerprint["part"], num_chunks, num_parts)
+        moved = _moved_part(work, orders, choice, unit.fingerprint["part"])
         parent = np.arange(len(moved), dtype=np.int64)
 
         def take(a: np.ndarray, b: np.ndarray, distance: np.ndarray, parent: np.ndarray = parent) -> None:
             unite(parent, a, b)
-            np.add.at(histogram, distance, 1)
+            histogram[:] += np.bincount(distance, minlength=len(histogram))
 
         scan(moved, plan, choice, take)
         root = all_roots(parent)
         joined = np.flatnonzero(root != np.arange(len(root)))
         ends = (move_back(moved[joined], plan, choice), move_back(moved[root[joined]], plan, choice))
         forests.append(np.stack(ends, axis=1))
-    write_array(folder / f"{unit.name}.npy", np.concatenate(forests))
+    write_array(_edges_path(work, unit), np.concatenate(forests))
     return {"histogram": histogram.tolist()}
 
 
-def _moved_part(folder: Path, plan: SearchPlan, choice: int, part: int, num_chunks: int, num_parts: int) -> np.ndarray:
+def _moved_part(work: SearchWork, orders: range, choice: int, part: int) -> np.ndarray:
     """The hashes of one part, sorted by the choice's leading bits; a part is a range of the highest bits."""
-    bits = plan.leading_bits(choice)
-    if num_parts == 1:
-        values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-        return sort_leading(move_bits(values, plan, choice), bits)
-    width = 2**HASH_BITS // num_parts
+    bits = work.plan.leading_bits(choice)
+    if work.num_chunks == 1:
+        values = np.load(work.folder / "values.npy", mmap_mode="r", allow_pickle=False)
+        return sort_leading(move_bits(values, work.plan, choice), bits)
+    width = 2**HASH_BITS // work.num_parts
     low, last = np.uint64(part * width), np.uint64((part + 1) * width - 1)
     slices = []
-    for chunk in range(num_chunks):
-        moved = np.load(_shuffled(folder, choice, chunk), mmap_mode="r", allow_pickle=False)
+    for chunk in work.chunks():
+        moved = np.load(work.shuffled(orders) / f"{choice:05}" / f"{chunk.name}.npy", mmap_mode="r", allow_pickle=False)
         slices.append(moved[np.searchsorted(moved, low) : np.searchsorted(moved, last, side="right")])
-    return sort_leading(np.concatenate(slices), bits)
+    whole = np.concatenate(slices)
+    whole.sort()
+    return whole

@@ -9,6 +9,7 @@ Legend: n images, Y rows, X columns, V vertical and U horizontal frequency.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import math
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 GREY_SIDE = 32  # side of the small picture that is hashed
 NUM_FREQUENCIES = 8  # 8 x 8 = 64 bits
-# JPEGs are decoded in grey at the smallest of their scales (1, 1/2, 1/4, 1/8) that is at least this large, and Lanczos
-# begins at REDUCING_GAP times its goal, behind a box filter: the whole look at an image then takes no longer than its
-# decode to RGB.  Of 300 ImageNet photographs 241 keep their hash by it, 57 change in two bits and 2 in four.
+# JPEGs are decoded in grey at the smallest of their scales (1, 1/2, 1/4, 1/8) that is at least this large: the whole
+# look at an image then takes less than its decode to RGB.
 JPEG_DRAFT_SIDE = 160
-REDUCING_GAP = 3.0
+LANCZOS_LOBES = 3
+# Lanczos in fixed point: 8 bits of a pixel, 4 behind the point after the first pass, 16 of a weight and what the lobes
+# add stay below 2^31.
+WEIGHT_BITS, FRACTION_BITS = 16, 4
 # Below this standard deviation of the 32 x 32 grey levels the frequencies are noise: such an image has no hash.
 MIN_CONTRAST = 2.0
 
@@ -142,12 +145,45 @@ def grey_square(image: Image) -> np.ndarray:
         image = image.convert("RGB")
     elif image.mode.startswith("I;16"):
         image = image.point(lambda level: level / 256)  # Pillow's own conversion to 8 bits clips instead
-    grey_YX = np.asarray(image.convert("L").resize((GREY_SIDE, GREY_SIDE), _LANCZOS, reducing_gap=REDUCING_GAP))
+    grey_YX = shrink(np.asarray(image if image.mode == "L" else image.convert("L")))
     return _UPRIGHT.get(orientation, _as_it_is)(grey_YX)
 
 
+def shrink(grey_YX: np.ndarray) -> np.ndarray:
+    """(height, width) uint8 -> (32, 32) uint8 by Lanczos, as Pillow's but for its rounding and clipping on the way."""
+    height, width = grey_YX.shape
+    rows_YX = _shrink_rows(grey_YX, *_lanczos(height), WEIGHT_BITS - FRACTION_BITS)
+    square_XY = _shrink_rows(np.ascontiguousarray(rows_YX.T), *_lanczos(width), WEIGHT_BITS + FRACTION_BITS)
+    return square_XY.T.clip(0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=1024)
+def _lanczos(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `size` pixels make each of the 32, and by which weights: first (32,) int64, weights (32, taps) int32."""
+    scale = max(size / GREY_SIDE, 1.0)
+    center = (np.arange(GREY_SIDE) + 0.5) * size / GREY_SIDE
+    first = np.maximum(np.floor(center - LANCZOS_LOBES * scale + 0.5), 0).astype(np.int64)
+    stop = np.minimum(np.floor(center + LANCZOS_LOBES * scale + 0.5), size).astype(np.int64)
+    at = first[:, None] + np.arange((stop - first).max())
+    x = (at - center[:, None] + 0.5) / scale
+    weights = np.sinc(x) * np.sinc(x / LANCZOS_LOBES) * ((abs(x) < LANCZOS_LOBES) & (at < stop[:, None]))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return first, np.rint(weights * (1 << WEIGHT_BITS)).astype(np.int32)
+
+
+@njit(cache=True, nogil=True)
+def _shrink_rows(grey_YX, first, weights, shift):
+    sums_YX = np.full((len(first), grey_YX.shape[1]), 1 << (shift - 1), np.int32)  # rounds
+    for y in range(len(first)):
+        sums = sums_YX[y]
+        for tap in range(min(weights.shape[1], grey_YX.shape[0] - first[y])):
+            row, weight = grey_YX[first[y] + tap], weights[y, tap]
+            for x in range(len(sums)):
+                sums[x] = np.int32(sums[x] + np.int32(row[x] * weight))
+    return sums_YX >> np.int32(shift)
+
+
 _EXIF_ORIENTATION = 0x0112
-_LANCZOS = 1  # PIL.Image.Resampling.LANCZOS, which this module must not import to be imported
 
 
 def _as_it_is(a: np.ndarray) -> np.ndarray:

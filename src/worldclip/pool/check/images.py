@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.errors import BadShard, UserError, require
-from worldclip.execute import Executor, Report, Shard, repeatable
+from worldclip.execute import Executor, Report, Shard, add_counts, repeatable
 from worldclip.formats import IMAGE_HASHES, POOL_INDEX, digest, fingerprint, read_table, write_artifact, write_table
 from worldclip.pool.check.config import CheckConfig
 from worldclip.pool.check.hashing import ImageFacts, look_at
@@ -28,6 +28,7 @@ from worldclip.pool.webdataset import IMAGE_SUFFIXES
 
 FILES_AT_ONCE = 1000  # image files of a folder in one unit of work
 EMBEDDED_AT_ONCE = 256
+COUNTS = ("images", "undecodable", "nearly_blank")
 HASH_KIND = b"worldclip.hash"  # in a file's metadata: hashes of two kinds do not compare
 
 
@@ -90,8 +91,9 @@ def hash_units(
                 writer.write_table(table.cast(kind.schema))
 
     write_artifact(out, write)
+    counts = add_counts(reports, COUNTS)
     shutil.rmtree(parts)
-    return add_reports(reports)
+    return counts
 
 
 def read_hashes(path: Path, kind: HashKind, columns: list[str] | None = None) -> pa.Table:
@@ -128,15 +130,6 @@ def source_units(source: Path) -> list[Shard]:
             f"{source} holds no tar and no image ({', '.join(IMAGE_SUFFIXES)}); compressed tars: unpack them"
         )
     return units
-
-
-def add_reports(reports: Iterable[Report]) -> dict[str, int]:
-    """Sums of the shards' counts."""
-    total = {"images": 0, "undecodable": 0, "nearly_blank": 0}
-    for report in reports:
-        for name in total:
-            total[name] += report[name]
-    return total
 
 
 def _look_at_unit(unit: Shard, *, folder: Path, kind: HashKind) -> Report:

@@ -26,7 +26,7 @@ from worldclip.pool.check.texts import UNKNOWN, languages_of, reject
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.texts import BAD_PAIR, DUPLICATE, GOOD, NO_TEXT, PoolTexts
 
-NUM_DISTANCES = 65  # 0 to 64 bits
+ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

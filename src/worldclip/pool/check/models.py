@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.errors import UserError, require
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import Executor, Report, Shard
 from worldclip.formats import FACES, POOL_INDEX, SCORES, fingerprint, read_table, write_table
 from worldclip.pool.check.config import CheckConfig, ClassifierRule, FaceRule
 from worldclip.pool.check.hashing import UNDECODABLE, open_image
@@ -98,7 +98,6 @@ def run_models(
         key = {"rule": decides, "model": fingerprint(Path(rule.path), Path(rule.path).parent), "key": pool.key}
         work = functools.partial(_run_on_shard, rule=rule, place=place, folder=folder)
         executor.map(work, shards, label=place, done_dir=folder / "done" / place, key=key)
-        remove_stale(folder / place, [folder / place / f"{shard.name}.parquet" for shard in shards])
 
 
 def _is_threshold(name: str, rule: Rule) -> bool:

@@ -80,7 +80,7 @@ def near_pairs(hashes: np.ndarray, radius: int, *, threads: int = 1) -> tuple[np
     Returns first, second (uint64, first < second) and distance (uint8), sorted by first, then second.  Needs 16 bytes a
     hash and another 16 for each thread.
     """
-    values = np.unique(np.asarray(hashes, np.uint64))
+    values = unique(hashes)
     plan = plan_search(len(values), radius)
 
     def search(choice: int) -> list[np.ndarray]:
@@ -94,6 +94,14 @@ def near_pairs(hashes: np.ndarray, radius: int, *, threads: int = 1) -> tuple[np
     pairs = np.concatenate(blocks) if blocks else np.empty((0, 3), np.uint64)
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     return pairs[:, 0].copy(), pairs[:, 1].copy(), pairs[:, 2].astype(np.uint8)
+
+
+def unique(hashes: np.ndarray) -> np.ndarray:
+    """The different values, uint64, sorted.  Sorting alone: numpy's own unique hashes first, at 20 times the time."""
+    values = np.sort(np.asarray(hashes, np.uint64))
+    is_first = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=is_first[1:])
+    return values[is_first]
 
 
 def _as_values(
@@ -133,10 +141,13 @@ def scan(
 
 
 def _order(plan: SearchPlan, choice: int) -> list[int]:
-    """Bit positions of the hash in the order in which they stand in the moved one, highest first."""
+    """Bit positions of the hash in the order in which they stand in the moved one, highest first.
+
+    Of a band the high frequencies, its low bits, come first: these are evenly 0 and 1, and cut hashes into equal parts.
+    """
     chosen = plan.choices[choice]
     rest = [band for band in range(len(plan.bands)) if band not in chosen]
-    return [bit for band in (*chosen, *rest) for bit in reversed(range(HASH_BITS)) if plan.bands[band] >> bit & 1]
+    return [bit for band in (*chosen, *rest) for bit in range(HASH_BITS) if plan.bands[band] >> bit & 1]
 
 
 def _tables(order: list[int], *, back: bool) -> np.ndarray:
@@ -310,7 +321,7 @@ class NearestIndex:
 
     @classmethod
     def build(cls, references: np.ndarray, radius: int) -> NearestIndex:
-        values = np.unique(np.asarray(references, np.uint64))
+        values = unique(references)
         plan = plan_search(len(values), radius)
         choices = range(len(plan.choices))
         moved = [sort_leading(move_bits(values, plan, choice), plan.leading_bits(choice)) for choice in choices]

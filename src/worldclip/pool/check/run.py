@@ -24,7 +24,18 @@ from worldclip.coin import hash_keys
 from worldclip.config import Recipe, to_dict
 from worldclip.errors import UserError
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.execute import Executor, LocalExecutor, Report, RunLock, Shard, changed_keys, remove_stale, say
+from worldclip.execute import (
+    ALL_SHARDS,
+    Executor,
+    LocalExecutor,
+    Report,
+    RunLock,
+    Shard,
+    add_counts,
+    changed_keys,
+    remove_stale,
+    say,
+)
 from worldclip.formats import (
     MANIFEST,
     REMOVED,
@@ -43,13 +54,9 @@ from worldclip.languages import LanguagesConfig
 from worldclip.pool.check.against import EvaluationSets, hash_sets
 from worldclip.pool.check.config import CheckConfig, ImageRules
 from worldclip.pool.check.deny import read_deny_lists
-from worldclip.pool.check.duplicates import Duplicate, find_duplicates
-from worldclip.pool.check.images import (
-    HashKind,
-    add_reports,
-    look_at_pool_shard,
-)
-from worldclip.pool.check.judge import JudgeWork, judge_shard, judged_path
+from worldclip.pool.check.duplicates import DUPLICATES, find_duplicates
+from worldclip.pool.check.images import COUNTS, HashKind, look_at_pool_shard
+from worldclip.pool.check.judge import ELSEWHERE, JudgeWork, judge_shard, judged_path
 from worldclip.pool.check.models import run_models, write_faces
 from worldclip.pool.check.report import write_report
 from worldclip.pool.check.texts import phrase_matcher
@@ -57,7 +64,6 @@ from worldclip.pool.check.write import final_path, merge_texts, write_rows, writ
 from worldclip.pool.config import PoolConfig
 
 UNUSABLE = ("bad_pair", "no_text")  # counted by match too, whatever the valid keys say
-ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckConfig:
@@ -90,26 +96,43 @@ def check(
     pool: where the pairs are, or a recipe with such a section; run_dir: the run of a recipe that builds its pool.
     Raises UserError for mistakes in the config, StageFailed where shards failed.
     """
-    recipe = pool if isinstance(pool, Recipe) else Recipe(pool=pool)
-    settings, folder = config or CheckConfig(), Path(out)
-    sets = EvaluationSets.of(settings, recipe.evaluate, run_dir or folder)
-    _refuse_mistakes(settings, sets)
-    kind = HashKind.of(settings)
-    shards = pools.shards(recipe, run_dir or folder)
-    inputs = _inputs(shards, settings, sets, kind)
-    record = {"pool": to_dict(recipe.pool), "lid_model": recipe.languages.lid_model, "check": to_dict(settings)}
+    work = _plan(pool, Path(out), config, executor, run_dir)
+    folder, recipe = work.folder, work.recipe
+    record = {"pool": to_dict(recipe.pool), "lid_model": recipe.languages.lid_model, "check": to_dict(work.config)}
     with RunLock(folder):
         manifest = read_manifest(folder)
-        if manifest is not None and not changed_keys([manifest["config"], manifest["inputs"]], [record, inputs]):
+        if manifest is not None and not changed_keys([manifest["config"], manifest["inputs"]], [record, work.inputs]):
             say("check", "is finished and unchanged")
             return dict(read_json(folder / "report.json"))
         (folder / MANIFEST).unlink(missing_ok=True)
-        work = _Work(recipe, settings, folder, kind, shards, executor or LocalExecutor(), inputs, sets)
         report = _run(work)
         write_json(folder / "report.json", report)
-        write_report(folder, report, sets.readers())
-        write_manifest(folder, config=record, inputs=inputs, counts=report["counts"])
+        write_report(folder, report, work.sets.readers())
+        write_manifest(folder, config=record, inputs=work.inputs, counts=report["counts"])
     return report
+
+
+def look_at_shards(
+    pool: PoolConfig | Recipe,
+    out: str | Path,
+    part: slice,
+    config: CheckConfig | None = None,
+    *,
+    executor: Executor | None = None,
+    run_dir: Path | None = None,
+) -> int:
+    """What costs most of a check, looking at images and running models, for some of the pool's shards alone.
+
+    Safe beside calls for other shards; `check` then finishes.  Returns the number of shards.  Raises as check.
+    """
+    work = _plan(pool, Path(out), config, executor, run_dir, part)
+    if not looks_at_images(work.config):
+        raise UserError("--shards with rules that look at no image: run the check at once, without --shards")
+    with RunLock(work.folder, is_shared=True):
+        if _look(work)["images"]:
+            run_models(work.config, work.recipe.pool, work.folder, work.shards, work.executor)
+    say("check", f"{len(work.shards):,} shards are looked at; the same command without --shards finishes the check")
+    return len(work.shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +145,24 @@ class _Work:
     executor: Executor
     inputs: dict[str, Any]
     sets: EvaluationSets
+
+
+def _plan(
+    pool: PoolConfig | Recipe,
+    folder: Path,
+    config: CheckConfig | None,
+    executor: Executor | None,
+    run_dir: Path | None,
+    part: slice = ALL_SHARDS,
+) -> _Work:
+    recipe = pool if isinstance(pool, Recipe) else Recipe(pool=pool)
+    settings = config or CheckConfig()
+    sets = EvaluationSets.of(settings, recipe.evaluate, run_dir or folder)
+    _refuse_mistakes(settings, sets)
+    kind = HashKind.of(settings)
+    shards = pools.shards(recipe, run_dir or folder, part)
+    inputs = _inputs(shards, settings, sets, kind)
+    return _Work(recipe, settings, folder, kind, shards, executor or LocalExecutor(), inputs, sets)
 
 
 def _refuse_mistakes(config: CheckConfig, sets: EvaluationSets) -> None:
@@ -162,7 +203,7 @@ def looks_at_images(config: CheckConfig) -> bool:
 
 def _run(work: _Work) -> dict[str, Any]:
     config, folder = work.config, work.folder
-    images = {"images": 0, "undecodable": 0, "nearly_blank": 0}
+    images = dict.fromkeys(COUNTS, 0)
     if looks_at_images(config):
         images = _look(work)
         hash_sets(work.sets, work.inputs["against"], work.kind, folder / "against", work.executor)
@@ -171,8 +212,7 @@ def _run(work: _Work) -> dict[str, Any]:
         run_models(work.config, work.recipe.pool, folder, work.shards, work.executor)
     judged = _judge(work, has_images)
     elsewhere = _remove_elsewhere(work)
-    duplicates: dict[int, list[Duplicate]] = {}
-    histogram: list[int] = []
+    duplicates, histogram = DUPLICATES.empty_table(), list[int]()
     if has_images and config.duplicates != "keep":
         duplicates, histogram = find_duplicates(folder, work.shards, config, work.kind, work.executor)
     counts = _write_lists(work, duplicates)
@@ -183,14 +223,16 @@ def _run(work: _Work) -> dict[str, Any]:
     if config.write == "tars":
         counts["written"] = write_tars(config, work.recipe.pool, folder, work.shards, work.executor)
     _remove_stale(work)
-    rejected = Counter[str]()
+    rejected, num_texts = Counter[str](), 0
     for report in judged:
         rejected.update(report["rejected_texts"])
+        num_texts += report["texts"]
     return {
         "counts": counts,
         "images": images,
-        "texts": {"read": sum(report["texts"] for report in judged), "rejected": dict(sorted(rejected.items()))},
+        "texts": {"read": num_texts, "rejected": dict(sorted(rejected.items()))},
         "keys_in_several_shards": elsewhere,
+        "duplicate_groups": pc.count_distinct(duplicates["other_key"]).as_py(),
         "pairs_by_distance": histogram,
         "radius": config.radius,
         "against": {**config.against, **dict.fromkeys(config.against_datasets, "data set of evaluate")},
@@ -200,12 +242,11 @@ def _run(work: _Work) -> dict[str, Any]:
 def _look(work: _Work) -> dict[str, int]:
     look = functools.partial(look_at_pool_shard, pool=work.recipe.pool, folder=work.folder, kind=work.kind)
     key = {"key": work.recipe.pool.key, "hash": work.kind.name}
-    return add_reports(
-        work.executor.map(look, work.shards, label="images", done_dir=work.folder / "done/images", key=key)
-    )
+    reports = work.executor.map(look, work.shards, label="images", done_dir=work.folder / "done/images", key=key)
+    return add_counts(reports, COUNTS)
 
 
-def _judge(work: _Work, has_images: bool) -> list[Report]:
+def _judge(work: _Work, has_images: bool) -> Sequence[Report]:
     judge = JudgeWork(
         pool=work.recipe.pool,
         config=work.config,
@@ -246,12 +287,13 @@ def _remove_elsewhere(work: _Work) -> int:
     return len(several)
 
 
-def _write_lists(work: _Work, duplicates: dict[int, list[Duplicate]]) -> dict[str, Any]:
+def _write_lists(work: _Work, duplicates: pa.Table) -> dict[str, Any]:
     """valid_keys, removed and removed_texts, in order of shards; returns pairs in, by rule, by language and valid."""
     rules: Counter[str] = Counter()
     by_lang: dict[str, Counter[str]] = {}
-    for position, shard in enumerate(work.shards):
-        judged = _with_duplicates(work.folder, shard, duplicates.get(position, []))
+    bounds = np.searchsorted(duplicates["shard"].to_numpy(), np.arange(len(work.shards) + 1))
+    for shard, start, stop in zip(work.shards, bounds[:-1], bounds[1:], strict=True):
+        judged = _with_duplicates(work.folder, shard, duplicates.slice(start, stop - start).to_pylist())
         for rule, lang in zip(judged["rule"].to_pylist(), judged["lang"].to_pylist(), strict=True):
             rules[rule or "valid"] += 1
             by_lang.setdefault(lang, Counter())[rule or "valid"] += 1
@@ -275,14 +317,14 @@ def _read_final(folder: Path, shards: Sequence[Shard], is_valid: bool) -> Iterat
         yield final.filter(pc.equal(pc.is_null(final["rule"]), is_valid))
 
 
-def _with_duplicates(folder: Path, shard: Shard, duplicates: Sequence[Duplicate]) -> pa.Table:
+def _with_duplicates(folder: Path, shard: Shard, duplicates: Sequence[Report]) -> pa.Table:
     """Write final/<shard>.parquet: the verdicts of a shard with its duplicates removed."""
     judged = read_table(judged_path(folder, shard), REMOVED)
     columns = {name: judged[name].to_pylist() for name in ("key", "rule", "other_key", "distance")}
     row_of_key = {key: row for row, key in enumerate(columns["key"])} if duplicates else {}
     for one in duplicates:
-        row = row_of_key[one.key]
-        columns["rule"][row], columns["other_key"][row], columns["distance"][row] = one.rule, one.stays, one.distance
+        for name in ("rule", "other_key", "distance"):
+            columns[name][row_of_key[one["key"]]] = one[name]
     for at, name, kind in ((2, "rule", pa.string()), (4, "other_key", pa.string()), (5, "distance", pa.int16())):
         judged = judged.set_column(at, name, pa.array(columns[name], kind))
     write_table(final_path(folder, shard), judged, REMOVED)
@@ -291,10 +333,10 @@ def _with_duplicates(folder: Path, shard: Shard, duplicates: Sequence[Duplicate]
 
 def _remove_stale(work: _Work) -> None:
     """Files of shards that are no longer in the pool."""
-    for part in ("images", "index", "judged", "final", "removed_texts"):
+    scores = [f"scores/{name}" for name in work.config.classifiers]
+    for part in ("images", "index", "judged", "final", "removed_texts", "faces", *scores):
         keep = [work.folder / part / f"{shard.name}.parquet" for shard in work.shards]
         remove_stale(work.folder / part, keep)
-    for part in ("images", "judged"):
-        remove_stale(
-            work.folder / "done" / part, [work.folder / "done" / part / f"{shard.name}.json" for shard in work.shards]
-        )
+    for part in ("images", "judged", "faces", *scores):
+        folder = work.folder / "done" / part
+        remove_stale(folder, [folder / f"{shard.name}.json" for shard in work.shards])

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from worldclip import pool as pools
 from worldclip.errors import UserError, require
-from worldclip.execute import Executor, Report, Shard, remove_stale
+from worldclip.execute import Executor, Report, Shard, add_counts, remove_stale
 from worldclip.formats import (
     FACES,
     MERGED_TEXTS,
@@ -133,7 +133,7 @@ def write_tars(
     work = functools.partial(_write_tar, config=config, pool=pool, folder=folder)
     reports = executor.map(work, shards, label="write", done_dir=folder / "done/pairs", key=key)
     remove_stale(folder / "pairs", [folder / "pairs" / shard.name for shard in shards])
-    return {name: sum(report[name] for report in reports) for name in ("pairs", "texts", "blurred")}
+    return add_counts(reports, ("pairs", "texts", "blurred"))
 
 
 def _write_tar(shard: Shard, *, config: CheckConfig, pool: PoolConfig, folder: Path) -> Report:
