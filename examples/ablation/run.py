@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", choices=(*arms.PARTS, "all"), default="all")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--widths", type=int, nargs="*", default=list(arms.WIDTHS), help="of the part curse")
-    parser.add_argument("--samples", type=int, default=60_000, help="pairs that a run of factor 1 sees")
+    parser.add_argument("--samples", type=int, default=45_000, help="pairs that a run of factor 1 sees")
     parser.add_argument("--pairs", type=int, default=NUM_PAIRS, help="pairs of the world")
     parser.add_argument("--workers", type=int, default=1, help="processes that make and match the world")
     asked = parser.parse_args(arguments)
