@@ -83,7 +83,10 @@ def create_learner(
 
 
 def load_initial_weights(model: MetaClip2Model, source: str) -> None:
-    """Fill `model` with the weights of a run, a Hugging Face folder or a hub id.  UserError where the shapes differ."""
+    """Fill `model` with the weights of a run, a Hugging Face folder or a hub id.
+
+    Raises UserError where shapes differ, or what shapes do not show: heads and activation.
+    """
     from worldclip.inference import load
 
     towers: Any = load(source, device="cpu").towers
@@ -93,6 +96,13 @@ def load_initial_weights(model: MetaClip2Model, source: str) -> None:
         for name in own
         if name not in given or given[name].shape != own[name].shape
     ]
+    for tower in ("vision_config", "text_config"):
+        there, here = getattr(towers.model.config, tower), getattr(model.config, tower)
+        problems += [
+            f"{tower}.{key} is {getattr(there, key)} there, {getattr(here, key)} here"
+            for key in ("hidden_act", "num_attention_heads")
+            if getattr(there, key) != getattr(here, key)
+        ]
     if problems:
         raise UserError(
             f"train.initial_weights is {source!r}; its model is another one ({'; '.join(problems[:3])}): set "

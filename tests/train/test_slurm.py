@@ -1,0 +1,89 @@
+"""examples/slurm/train.sh with a scheduler of three small scripts: two processes, a signal, a second life."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_world import make_recipe, write_world
+
+from worldclip.config import to_toml
+from worldclip.formats import write_text
+from worldclip.train.checkpoint import checkpoints, read_state
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "train.sh"
+SCHEDULER = {
+    "sbatch": 'echo "$@" > "$TOLD/sbatch"',
+    "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >> "$TOLD/requeue" ;; esac',
+    "srun": 'shift; exec "$@"',  # one node: without --kill-on-bad-exit=1, here
+}
+
+
+@pytest.fixture
+def scheduler(tmp_path, monkeypatch):
+    """Folder of what was asked of the scheduler."""
+    told, programs = tmp_path / "told", tmp_path / "bin"
+    told.mkdir()
+    programs.mkdir()
+    for name, line in SCHEDULER.items():
+        (programs / name).write_text(f"#!/bin/bash\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TOLD", str(told))
+    return told
+
+
+def test_on_the_login_node_it_submits_itself(scheduler, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    subprocess.run([SCRIPT, tmp_path / "run", "4"], check=True)
+    asked = (scheduler / "sbatch").read_text()
+    assert "--nodes=4 " in asked
+    assert "--gpus-per-node=8 " in asked
+    assert "--signal=USR1@120 --requeue" in asked
+    assert f"RUN={tmp_path / 'run'},GPUS=8 {SCRIPT}" in asked
+
+
+@pytest.mark.slow
+def test_a_job_saves_at_the_signal_queues_itself_and_goes_on(scheduler, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    tars = write_world(run_dir)
+    recipe = make_recipe(tars, samples_seen=400 * 16, checkpoint_every_samples=40 * 16, keep_last=99)
+    write_text(run_dir / "recipe.toml", to_toml(recipe))
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2"}
+    for name, value in {**job, "RUN": str(run_dir), "GPUS": "2", "PORT": "29541"}.items():
+        monkeypatch.setenv(name, value)
+    first = subprocess.Popen([SCRIPT], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not checkpoints(run_dir / "train") and first.poll() is None:
+        time.sleep(0.05)
+    signal_steps(first.pid)
+    _, said = first.communicate(timeout=300)
+    assert first.returncode != 0
+    assert "SIGUSR1: step" in said
+    assert (scheduler / "requeue").read_text().split() == ["requeue", "7"]
+    saved = read_state(checkpoints(run_dir / "train")[-1])["step"]
+    assert 40 <= saved < 400
+    subprocess.run([SCRIPT], check=True, capture_output=True)
+    assert read_state(checkpoints(run_dir / "train")[-1])["step"] == 400
+    assert (run_dir / "train" / "manifest.json").exists()
+    assert (scheduler / "requeue").read_text().split() == ["requeue", "7"]
+
+
+def signal_steps(batch: int) -> None:
+    """What Slurm does two minutes before the end: SIGUSR1 to every process but the batch script's own."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(parent, []).append(int(path.name))
+    waiting = list(children.get(batch, []))
+    while waiting:
+        process = waiting.pop()
+        waiting += children.get(process, [])
+        os.kill(process, signal.SIGUSR1)
