@@ -56,9 +56,46 @@ def test_what_was_measured_on_other_data_is_not_compared(tmp_path):
         compare(first, tmp_path / "nothing")
 
 
+GAIN = np.array([1, 0, 0, -1, 1, 0, 1, 0] * 10)
+
+
+def width(gains):
+    low, high = paired_interval(gains)
+    return high - low
+
+
 def test_gains_of_the_same_images_are_drawn_together():
-    gain = np.array([1, 0, 0, -1, 1, 0, 1, 0] * 10)
-    alone = paired_interval([gain])
-    np.testing.assert_allclose(paired_interval([gain] * 5), alone)  # five languages that agree tell no more than one
-    apart = paired_interval([gain] * 4 + [gain[:-1]])
-    assert apart[1] - apart[0] < alone[1] - alone[0]
+    images = np.arange(80)
+    alone = paired_interval([(GAIN, images)])
+    np.testing.assert_allclose(paired_interval([(GAIN, images)] * 5), alone)  # five that agree tell no more than one
+    apart = [(GAIN, images + 80 * lang) for lang in range(5)]
+    assert width(apart) < 0.6 * (alone[1] - alone[0])
+
+
+def test_captions_of_an_image_are_drawn_together():
+    five = np.repeat(GAIN, 5)
+    together = paired_interval([(five, np.repeat(np.arange(80), 5))])
+    np.testing.assert_allclose(together, paired_interval([(GAIN, np.arange(80))]), atol=0.02)
+    assert width([(five, np.arange(400))]) < 0.6 * (together[1] - together[0])
+
+
+def test_the_interval_is_what_resampling_in_the_plainest_way_gives():
+    random = np.random.default_rng(1)
+    gains = [random.integers(-1, 2, n) for n in (30, 9)]
+    images = [random.integers(0, 12, n) for n in (30, 9)]  # the second language lacks some images
+    means = []
+    for _ in range(2_000):
+        drawn = random.integers(0, 12, 12)
+        asked = [
+            np.concatenate([gain[of_query == image] for image in drawn])
+            for gain, of_query in zip(gains, images, strict=True)
+        ]
+        means.append(np.mean([queries.mean() for queries in asked if len(queries)]))
+    found = paired_interval(list(zip(gains, images, strict=True)))
+    np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=0.03)
+
+
+def test_distances_are_compared_as_they_are():
+    row = {"dataset": "a", "task": "alignment_uniformity", "metric": "alignment", "languages": ["en"], "first": 1.5,
+           "second": 1.25, "difference": -0.25}  # fmt: skip
+    assert "| 1.500 | 1.250 | -0.250 |" in markdown([row])

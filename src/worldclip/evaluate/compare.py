@@ -1,4 +1,7 @@
-"""Two evaluations side by side, query by query: is the difference more than the choice of images?"""
+"""Two evaluations side by side, query by query: is the difference more than the choice of images?
+
+L languages, I images, R resamples.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from worldclip.errors import UserError
-from worldclip.evaluate.engine import Record, ranks_path, read_results
+from worldclip.evaluate.engine import Record, images_path, ranks_path, read_results
 from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES
+from worldclip.evaluate.report import RAW, shown
 
 SAME = ("dataset", "dataset_digest", "lang", "task", "protocol")  # what makes two records comparable
+RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
+Gain = tuple[np.ndarray, np.ndarray]
+"""Of each query -1, 0 or 1, and the image that it is about."""
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
 
@@ -21,9 +28,9 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
     """Each metric of each data set and task that both folders' evaluations have, in the mean over shared languages.
 
     first, second: runs, or folders that evaluate wrote.  Rows: dataset, task, metric, languages, first, second,
-    difference (second - first), interval_95 of the difference (a paired bootstrap over queries: both models and all
-    languages answer the same resample), is_significant (0 lies outside).  Where languages ask different queries they
-    are resampled each on their own.  UserError where the two have nothing in common.
+    difference (second - first), interval_95 of the difference (a paired bootstrap over images: both models and all
+    languages answer the same resample), is_significant (0 lies outside); the last two where the metric is a share of
+    queries.  UserError where the two have nothing in common.
     """
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in (first, second)]
     records = [_by_identity(folder) for folder in folders]
@@ -69,39 +76,56 @@ def _compare_task(folders: Sequence[Path], pairs: Sequence[tuple[Record, Record]
     return rows
 
 
-def _gains(folders: Sequence[Path], pairs: Sequence[tuple[Record, Record]], metric: str) -> list[np.ndarray] | None:
-    """For each language, hit of the second less hit of the first, query by query; None where no ranks say so."""
+def _gains(folders: Sequence[Path], pairs: Sequence[tuple[Record, Record]], metric: str) -> list[Gain] | None:
+    """For each language, hit of the second less hit of the first and the image asked, query by query.
+
+    None where the metric is no share of queries that are right, or the two did not ask the same.
+    """
     at_k = _AT_K.match(metric)
     way, k = (at_k[1], int(at_k[2])) if at_k else (metric, 1)
     gains = []
     for pair in pairs:
         paths = [ranks_path(folder, record, way) for folder, record in zip(folders, pair, strict=True)]
-        if not all(path.exists() for path in paths):
+        of_images = [images_path(folder, record, way) for folder, record in zip(folders, pair, strict=True)]
+        if not all(path.exists() for path in [*paths, *of_images]):
             return None
         hits = [np.load(path, allow_pickle=False) < k for path in paths]
-        if len(hits[0]) != len(hits[1]):  # images that only one of them decoded
+        images = [np.load(path, allow_pickle=False) for path in of_images]
+        if not np.array_equal(*images):  # images that only one of them decoded
             return None
-        gains.append(hits[1].astype(np.int8) - hits[0].astype(np.int8))
+        gains.append((hits[1].astype(np.int8) - hits[0].astype(np.int8), images[0]))
     return gains
 
 
-def paired_interval(gains: Sequence[np.ndarray]) -> tuple[float, float]:
+def paired_interval(gains: Sequence[Gain]) -> tuple[float, float]:
     """95% bootstrap interval of the mean over languages of each one's mean gain, from a fixed seed.
 
-    gains: one (num_queries,) array a language, in -1, 0, 1.  Of equal length: the queries are the same images, drawn
-    together; else each language draws its own.
+    Images are drawn, and with an image all queries about it in all languages; a language that a resample asks nothing
+    does not count in it.
     """
+    images, place = np.unique(np.concatenate([of_query for _, of_query in gains]), return_inverse=True)
+    starts = np.cumsum([0, *(len(of_query) for _, of_query in gains)])
+    sums_LI, sizes_LI = np.zeros((2, len(gains), len(images)), np.float32)
+    for i, (gain, _) in enumerate(gains):
+        of_query = place[starts[i] : starts[i + 1]]
+        sums_LI[i] = np.bincount(of_query, weights=gain, minlength=len(images))
+        sizes_LI[i] = np.bincount(of_query, minlength=len(images))
     random = np.random.default_rng(0)
     means = np.empty(NUM_RESAMPLES)
-    if len({len(gain) for gain in gains}) == 1:
-        by_query = np.mean(np.stack(gains), axis=0)
-        for i in range(NUM_RESAMPLES):
-            means[i] = by_query[random.integers(0, len(by_query), len(by_query))].mean()
-    else:
-        for i in range(NUM_RESAMPLES):
-            means[i] = np.mean([gain[random.integers(0, len(gain), len(gain))].mean() for gain in gains])
+    for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_ONCE):
+        times_RI = np.empty((RESAMPLES_AT_ONCE, len(images)), np.float32)
+        for times in times_RI:
+            times[:] = np.bincount(random.integers(0, len(images), len(images)), minlength=len(images))
+        asked_RL = times_RI @ sizes_LI.T
+        mean_RL = np.divide(times_RI @ sums_LI.T, asked_RL, out=np.zeros_like(asked_RL), where=asked_RL > 0)
+        means[start : start + RESAMPLES_AT_ONCE] = mean_RL.sum(axis=1) / (asked_RL > 0).sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def signed(task: str, difference: float) -> str:
+    """A difference in percent, of distances as it is."""
+    return f"{difference:+.3f}" if task in RAW else f"{100 * difference:+.1f}"
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -112,7 +136,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         low, high = row.get("interval_95", (None, None))
         interval = "" if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
         star = " *" if row.get("is_significant") else ""
-        values = f"{100 * row['first']:.1f} | {100 * row['second']:.1f} | {100 * row['difference']:+.1f}{star}"
+        where = row["task"], row["metric"]
+        numbers = shown(where, row["first"]), shown(where, row["second"]), signed(row["task"], row["difference"])
+        values = f"{' | '.join(numbers)}{star}"
         lines.append(f"| {row['dataset']} | {row['metric']} | {len(row['languages'])} | {values} | {interval} |")
     over = list(dict.fromkeys(" ".join(row["languages"]) for row in rows))
     return "\n".join(lines) + "\n\n" + "\n".join(f"Means over: {languages}." for languages in over) + "\n"

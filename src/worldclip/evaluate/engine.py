@@ -14,7 +14,7 @@ from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder
 from worldclip.evaluate.tasks import Dataset, Score, Task
 from worldclip.formats import digest, write_array, write_text
 
-PROTOCOL_VERSION = 2  # of the numbers; a record of another version is evaluated anew
+PROTOCOL_VERSION = 3  # of the numbers; a record of another version is evaluated anew
 TEXTS_KEPT = 100_000  # features of this many texts stay at hand for the next task
 GROUP_TEXTS = 4_096  # texts of languages that are encoded together, so that batches are full and of like length
 
@@ -178,9 +178,15 @@ def ranks_path(folder: Path, record: Record, way: str) -> Path:
     return folder / "ranks" / record["dataset"] / record["lang"] / f"{record['task']}.{way.rstrip('@')}.npy"
 
 
+def images_path(folder: Path, record: Record, way: str) -> Path:
+    """Where the image lies that each of the ranks is about, as its position in the data set."""
+    return ranks_path(folder, record, way).with_suffix(".images.npy")
+
+
 def _write_ranks(folder: Path, identity: Record, score: Score) -> None:
     for way, found in score.ranks.items():
         write_array(ranks_path(folder, identity, way), found.astype(np.int32))
+        write_array(images_path(folder, identity, way), score.images[way].astype(np.int32))
 
 
 def _record(identity: Record, score: Score) -> Record:

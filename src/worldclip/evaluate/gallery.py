@@ -60,7 +60,7 @@ def gallery(
                     for c, score in zip(best[lang][0][i], best[lang][1][i], strict=True)
                 ],
             }
-        image = _data_uri(_small(dataset.read_images(idx, idx + 1)[0]))
+        image = thumbnail(dataset.read_images(idx, idx + 1)[0])
         shown.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
     return shown
 
@@ -78,6 +78,11 @@ def _target(task: Classification, image_idx: int) -> int | None:
 
 def _hash(key: str) -> str:
     return hashlib.sha256(f"gallery {key}".encode()).hexdigest()
+
+
+def thumbnail(image: bytes) -> str:
+    """An image file as a data: address, made smaller where it is more than MAX_BYTES.  Raises what Pillow raises."""
+    return _data_uri(_small(image))
 
 
 def _small(image: bytes) -> bytes:

@@ -15,7 +15,7 @@ from worldclip.evaluate.tasks import Encode, Score, decoded
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """Which of a few texts belongs to the image; micro average over questions."""
+    """Which of a few texts belongs to the image; micro average over questions, those of an image drawn together."""
 
     options: Sequence[Sequence[str]]
     """The texts of each question, all of the same number."""
@@ -49,9 +49,10 @@ class Choice:
             n=len(asked),
             metrics={"accuracy": float(is_right.mean())},
             chance={"accuracy": 1 / num_options},
-            interval={"accuracy": mean_interval(is_right)},
+            interval={"accuracy": mean_interval(is_right, self.image_idx[asked])},
             slices=slices,
             ranks={"accuracy": np.where(is_right, 0, 1)},
+            images={"accuracy": self.image_idx[asked]},
         )
 
 
@@ -99,6 +100,7 @@ class Matching:
             interval={metric: mean_interval(hit) for metric, hit in hits.items()},
             slices=slices,
             ranks={metric: np.where(hit, 0, 1) for metric, hit in hits.items()},
+            images=dict.fromkeys(hits, self.image_idx[asked, 0]),
         )
 
 

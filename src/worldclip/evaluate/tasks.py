@@ -34,6 +34,8 @@ class Score:
     more: dict[str, Any] = field(default_factory=dict)
     ranks: dict[str, np.ndarray] = field(default_factory=dict)
     """Rank of each query's best right answer, by the way asked: what two models are compared on, query by query."""
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    """By the same ways, the image that each query is about (its position in the data set): drawn together."""
 
 
 class Task(Protocol):
@@ -133,6 +135,7 @@ class Classification:
             slices=slices,
             more={"num_classes": num_classes},
             ranks={"acc": found},
+            images={"acc": self.image_idx[is_good]},
         )
 
     def _also_right(self, is_good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,13 +174,13 @@ class Retrieval:
         found = retrieval.retrieval_ranks(image_ND[image_idx], features, pair_image, pair_text)
         text_to_image, image_to_text = found
         first_pair = np.unique(pair_text, return_index=True)[1]
-        clusters = {"image_retrieval": pair_image[first_pair], "text_retrieval": None}
         asked = {"image_retrieval": text_to_image, "text_retrieval": image_to_text[image_to_text >= 0]}
+        of_query = {"image_retrieval": pair_image[first_pair], "text_retrieval": np.flatnonzero(image_to_text >= 0)}
         metrics = retrieval.recalls(text_to_image, image_to_text)
         interval = {}
         for name in metrics:
             way, k = name.split("_recall@")
-            interval[name] = mean_interval(asked[way] < int(k), clusters[way])
+            interval[name] = mean_interval(asked[way] < int(k), of_query[way])
         more = {"num_texts": len(texts)}
         chance = retrieval.chance(len(image_idx), len(texts))
         return Score(
@@ -187,6 +190,7 @@ class Retrieval:
             interval=interval,
             more=more,
             ranks={f"{way}_recall@": found for way, found in asked.items()},
+            images={f"{way}_recall@": image_idx[of_query[way]] for way in asked},
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from worldclip import languages
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.compare import signed
 from worldclip.evaluate.report import RAW
 from worldclip.evaluate.tasks import LOCAL
 from worldclip.report.charts import Dot, dot_chart
@@ -277,9 +278,9 @@ def comparison_section(rows: Sequence[Mapping[str, Any]], first: str, second: st
     for row in rows:
         low, high = row.get("interval_95", (None, None))
         interval = "" if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
-        difference = f"{100 * row['difference']:+.1f}"
+        difference = signed(row["task"], row["difference"])
         shown = f"<b>{difference} *</b>" if row.get("is_significant") else difference
-        values = [percent(row["first"]), percent(row["second"])]
+        values = [_value(row["task"], row["first"]), _value(row["task"], row["second"])]
         about = [escape(row["dataset"]), escape(row["task"]), escape(row["metric"]), str(len(row["languages"]))]
         cells.append([*about, *values, shown, interval])
     head = ["data set", "task", "metric", "languages", "first", "second", "difference", "95% interval"]
@@ -288,6 +289,6 @@ def comparison_section(rows: Sequence[Mapping[str, Any]], first: str, second: st
         anchor="comparison",
         heading="Two evaluations",
         lead=f"First: {escape(first)}. Second: {escape(second)}. A star marks differences whose interval leaves out 0: "
-        "a paired bootstrap over queries, both models and all languages on the same resample.",
+        "a paired bootstrap over images, both models and all languages on the same resample.",
         body=table(head, cells, text_columns=3) + over,
     )
