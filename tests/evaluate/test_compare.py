@@ -52,8 +52,19 @@ def test_what_was_measured_on_other_data_is_not_compared(tmp_path):
     first, other = evaluate(WordModel(), tmp_path / "first"), evaluate(WordModel(), tmp_path / "other", WORDS[:9])
     with pytest.raises(UserError, match="no record in common"):
         compare(first, other)
-    with pytest.raises(UserError, match=r"results\.jsonl is missing; evaluate first"):
+    with pytest.raises(UserError, match=r"results\.jsonl is missing; evaluate first: worldclip evaluate .*nothing$"):
         compare(first, tmp_path / "nothing")
+
+
+def test_english_and_local_questions_are_compared_apart(tmp_path):
+    words = word_dataset("a", WORDS, languages=("en", "local"))
+    for name, model in (("whole", WordModel()), ("forgetful", Forgetful())):
+        engine.evaluate(model, {"model": name}, [words], [], tmp_path / name / "results.jsonl")
+    rows = [row for row in compare(tmp_path / "forgetful", tmp_path / "whole") if row["metric"] == "acc1"]
+    assert [row["languages"] for row in rows] == [["en"], ["local"]]
+    assert all(row["is_significant"] for row in rows)
+    assert "| a | acc1 | local |" in markdown(rows)
+    assert "Means over" not in markdown(rows)
 
 
 GAIN = np.array([1, 0, 0, -1, 1, 0, 1, 0] * 10)

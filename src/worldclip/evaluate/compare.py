@@ -6,7 +6,7 @@ L languages, I images, R resamples.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from worldclip.errors import UserError
 from worldclip.evaluate.engine import Record, images_path, ranks_path, read_results
 from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES
 from worldclip.evaluate.report import RAW, shown
+from worldclip.evaluate.tasks import LOCAL
 
 SAME = ("dataset", "dataset_digest", "lang", "task", "protocol")  # what makes two records comparable
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
@@ -33,24 +34,27 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
     queries.  UserError where the two have nothing in common.
     """
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in (first, second)]
-    records = [_by_identity(folder) for folder in folders]
+    records = [_by_identity(folder, path) for folder, path in zip(folders, (first, second), strict=True)]
     shared = [identity for identity in records[0] if identity in records[1]]
     if not shared:
         raise UserError(
             f"{first} and {second} have no record in common (same data set, language, task and protocol); "
             "evaluate both on the same data sets"
         )
-    groups: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[Record, Record]]] = {}
+    of_local = {record["dataset"] for record in records[0].values() if record["lang"] == LOCAL}
     for identity in shared:
         pair = records[0][identity], records[1][identity]
-        groups.setdefault((pair[0]["dataset"], pair[0]["task"]), []).append(pair)
+        name, task, lang = (pair[0][field] for field in ("dataset", "task", "lang"))
+        apart = (lang,) if name in of_local else ()  # English and local questions are not averaged
+        groups.setdefault((name, task, *apart), []).append(pair)
     return [row for pairs in groups.values() for row in _compare_task(folders, pairs)]
 
 
-def _by_identity(folder: Path) -> dict[str, Record]:
+def _by_identity(folder: Path, asked: Path) -> dict[str, Record]:
     path = folder / "results.jsonl"
     if not path.exists():
-        raise UserError(f"{path} is missing; evaluate first: worldclip evaluate {folder.parent}")
+        raise UserError(f"{path} is missing; evaluate first: worldclip evaluate {asked}")
     return {repr([record[name] for name in SAME]): record for record in read_results(path)}
 
 
@@ -123,6 +127,12 @@ def paired_interval(gains: Sequence[Gain]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def asked_in(row: Mapping[str, Any]) -> str:
+    """The language that a row is about, or how many."""
+    languages = row["languages"]
+    return str(languages[0] if len(languages) == 1 else len(languages))
+
+
 def signed(task: str, difference: float) -> str:
     """A difference in percent, of distances as it is."""
     return f"{difference:+.3f}" if task in RAW else f"{100 * difference:+.1f}"
@@ -139,6 +149,6 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         where = row["task"], row["metric"]
         numbers = shown(where, row["first"]), shown(where, row["second"]), signed(row["task"], row["difference"])
         values = f"{' | '.join(numbers)}{star}"
-        lines.append(f"| {row['dataset']} | {row['metric']} | {len(row['languages'])} | {values} | {interval} |")
-    over = list(dict.fromkeys(" ".join(row["languages"]) for row in rows))
-    return "\n".join(lines) + "\n\n" + "\n".join(f"Means over: {languages}." for languages in over) + "\n"
+        lines.append(f"| {row['dataset']} | {row['metric']} | {asked_in(row)} | {values} | {interval} |")
+    means = dict.fromkeys(" ".join(row["languages"]) for row in rows if len(row["languages"]) > 1)
+    return "\n".join([*lines, "", *(f"Means over: {languages}." for languages in means), ""])

@@ -12,7 +12,7 @@ import numpy as np
 from worldclip import languages
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.compare import signed
+from worldclip.evaluate.compare import asked_in, signed
 from worldclip.evaluate.report import RAW
 from worldclip.evaluate.tasks import LOCAL
 from worldclip.report.charts import Dot, dot_chart
@@ -274,21 +274,24 @@ def _number(value: float | None) -> str:
 
 def comparison_section(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> Section:
     """Rows of evaluate.compare: differences with their paired intervals."""
-    cells = []
+    cells: list[list[str]] = []
+    before = ("", "")
     for row in rows:
         low, high = row.get("interval_95", (None, None))
         interval = "" if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
         difference = signed(row["task"], row["difference"])
         shown = f"<b>{difference} *</b>" if row.get("is_significant") else difference
         values = [_value(row["task"], row["first"]), _value(row["task"], row["second"])]
-        about = [escape(row["dataset"]), escape(row["task"]), escape(row["metric"]), str(len(row["languages"]))]
-        cells.append([*about, *values, shown, interval])
+        name = "" if row["dataset"] == before[0] else escape(row["dataset"])
+        task = "" if (row["dataset"], row["task"]) == before else escape(task_name(row["task"]))
+        before = row["dataset"], row["task"]
+        cells.append([name, task, escape(row["metric"].replace("_", " ")), asked_in(row), *values, shown, interval])
     head = ["data set", "task", "metric", "languages", "first", "second", "difference", "95% interval"]
-    over = "".join(note(f"Means over: {names}.") for names in dict.fromkeys(" ".join(row["languages"]) for row in rows))
+    means = dict.fromkeys(" ".join(row["languages"]) for row in rows if len(row["languages"]) > 1)
     return Section(
         anchor="comparison",
         heading="Two evaluations",
         lead=f"First: {escape(first)}. Second: {escape(second)}. A star marks differences whose interval leaves out 0: "
         "a paired bootstrap over images, both models and all languages on the same resample.",
-        body=table(head, cells, text_columns=3) + over,
+        body=table(head, cells, text_columns=3) + "".join(note(f"Means over: {names}.") for names in means),
     )
