@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -57,16 +59,30 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
+def documented_line() -> str:
+    """The command as docs/7_export.md has it."""
+    page = (Path(__file__).parents[1] / "docs" / "7_export.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
+    return found.replace("\\\n", " ")
+
+
 def test_clip_benchmarks_eval_gives_our_numbers(place):
     pytest.importorskip("clip_benchmark")
     pytest.importorskip("webdataset")
     model = place / "exports" / "open_clip"
-    command = [
-        *(sys.executable, "-c", AS_BEFORE_NUMPY_24, "eval", "--model_type", "open_clip"),
-        *("--model", f"local-dir:{model}", "--pretrained", "", "--no_amp", "--num_workers", "0", "--quiet"),
-        *("--dataset", "wds/mini", "--dataset_root", str(place / "mini"), "--task", "zeroshot_classification"),
-        *("--output", str(place / "theirs.json")),
-    ]
+    line = documented_line()
+    for documented, here in (
+        ("runs/emoji/export/open_clip", str(model)),
+        ("data/cifar10", str(place / "mini")),
+        ("wds/cifar10", "wds/mini"),
+        ("cifar10.json", str(place / "theirs.json")),
+    ):
+        assert documented in line
+        line = line.replace(documented, here)
+    program, *words = shlex.split(line)
+    assert program == "clip_benchmark"
+    more = ("--no_amp", "--num_workers", "0", "--quiet", "--task", "zeroshot_classification")
+    command = [sys.executable, "-c", AS_BEFORE_NUMPY_24, *words, *more]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=place)
     assert done.returncode == 0, done.stderr[-2000:]

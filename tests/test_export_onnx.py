@@ -67,11 +67,40 @@ def test_onnx_towers_embed_as_the_model(exported, precision, min_cosine):
     assert encoders.embed_dim == 48
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
+def test_every_row_of_the_family_embeds_alike_in_onnxruntime(row, tmp_path):
+    save_hugging_face(row, tmp_path / "source")
+    report = export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("onnx",)))
+    checked = report["formats"]["onnx"]["checked"]
+    assert checked["fp32"] <= 1e-5
+    assert checked["int8"] >= 0.98
+    clip, encoders = (worldclip.load(folder, device="cpu") for folder in (tmp_path / "source", tmp_path / "out/onnx"))
+    pixels = random_pixels(clip.model.config.vision_config.image_size)
+    np.testing.assert_allclose(encoders.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels), atol=1e-5)
+    np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
+
+
 def test_onnx_probabilities_are_the_models(exported):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     found = worldclip.load(exported / "out" / "onnx").classify([image], ["red", "赤い"])
     expected = worldclip.load(exported / "source", device="cpu").classify([image], ["red", "赤い"])
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
+    from PIL import Image
+
+    from worldclip.embed import embed
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    embed(exported / "out" / "onnx", tmp_path / "photos", tmp_path / "embedded", precision="fp32")
+    found = np.load(tmp_path / "embedded" / "images" / "files_000000.npy")
+    expected = worldclip.load(exported / "source", device="cpu").encode_image(list(pixels))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_precision_that_is_not_there_names_those_that_are(exported, tmp_path):

@@ -214,3 +214,132 @@ def test_a_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder,
     assert answer.returncode == 0, answer.stderr
     plain = json.loads(answer.stdout.splitlines()[-1])
     np.testing.assert_allclose(clip.classify([image], labels)[0], plain, atol=1e-5)
+
+
+def test_similarity_is_the_cosine_of_each_image_with_each_text(clip, pixels):
+    images = [pixels, pixels[::-1].copy()]
+    found = clip.similarity(images, LABELS)
+    assert found.shape == (2, len(LABELS))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, clip.encode_image(images) @ clip.encode_text(LABELS).T, atol=1e-6)
+    assert clip.similarity(pixels, "a").shape == (1, 1)
+
+
+TEMPLATES = {"en": ["a photo of {}", "{}"], "de": ["ein Foto von {}"]}
+
+
+def test_templates_by_language_go_around_the_labels_of_that_language(clip, pixels):
+    found = clip.encode_labels(["cat", "Katze", "dog"], TEMPLATES, langs=["en", "de", "en"])
+    for row, label, lang in zip(found, ["cat", "Katze", "dog"], ["en", "de", "en"], strict=True):
+        mean = clip.encode_text([template.format(label) for template in TEMPLATES[lang]]).mean(axis=0)
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_allclose(clip.encode_labels(["cat"], TEMPLATES, "en"), found[:1], atol=1e-6)
+    logits = clip.logit_scale * clip.encode_image(pixels) @ found.T
+    odds = np.exp(logits - logits.max())
+    probabilities = clip.classify(pixels, ["cat", "Katze", "dog"], TEMPLATES, ["en", "de", "en"])
+    np.testing.assert_allclose(probabilities, odds / odds.sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("templates", "langs", "said"),
+    [
+        (TEMPLATES, None, "langs says which the labels are in: en, de"),
+        (TEMPLATES, "fr", "langs names fr; there are templates for en, de"),
+        (TEMPLATES, ["en"], "langs names 1 languages for 2 labels"),
+        (("{}",), "en", "templates are not by language"),
+        ({"en": []}, "en", "templates is empty for en"),
+        ({"en": ["a photo"]}, "en", "holds no {} for the label"),
+    ],
+)
+def test_wrong_templates_are_told(clip, templates, langs, said):
+    with pytest.raises(UserError) as caught:
+        clip.encode_labels(["cat", "dog"], templates, langs)
+    assert said in str(caught.value)
+
+
+@pytest.fixture
+def address(tmp_path, pixels):
+    """A server of this machine with a.png and b.txt."""
+    import functools
+    import http.server
+    import threading
+
+    save(tmp_path / "a.png", pixels)
+    (tmp_path / "b.txt").write_text("no image")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_urls_are_fetched_only_when_asked_for(clip, address, pixels):
+    with pytest.raises(UserError, match="is a URL; download it and give the file, or set allow_urls"):
+        clip.encode_image([f"{address}/a.png"])
+    found = clip.encode_image([f"{address}/a.png", pixels], allow_urls=True)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    cosine = clip.similarity(f"{address}/a.png", "a", allow_urls=True)
+    np.testing.assert_allclose(cosine, found[:1] @ clip.encode_text("a").T, atol=1e-6)
+    with pytest.raises(UserError) as caught:
+        clip.classify([f"{address}/none.png", f"{address}/b.txt"], ["a"], allow_urls=True)
+    assert caught.value.problems == [
+        f"{address}/none.png: the server answers 404 File not found",
+        f"{address}/b.txt: is no image that Pillow knows",
+    ]
+
+
+def test_many_images_run_in_batches_and_every_bad_one_of_all_is_named(clip, pixels, monkeypatch):
+    from worldclip import inference
+
+    monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
+    images = [np.roll(pixels, i, axis=0) for i in range(8)]
+    found = clip.encode_image(images)
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, clip.encode_image(images), atol=1e-6)
+    monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
+    mixed = [images[0], b"a", *images[1:4], b"b", images[4]]
+    with pytest.raises(UserError) as caught:
+        clip.encode_image(mixed)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["image 1", "image 5"]
+    each, reasons = clip.encode_each(mixed)
+    assert reasons == dict.fromkeys((1, 5), "is no image that Pillow knows")
+    np.testing.assert_array_equal(np.isnan(each).any(axis=1), [i in reasons for i in range(7)])
+    np.testing.assert_allclose(each[[0, 2, 3, 4, 6]], found[:5], atol=1e-6)
+
+
+def test_texts_run_in_blocks_too(clip, monkeypatch):
+    from worldclip import inference
+
+    texts = ["x" * n for n in (40, 1, 7, 0, 20, 3, 3, 15)]
+    expected = clip.encode_text(texts)
+    monkeypatch.setattr(inference, "TEXT_BLOCK", 3)
+    monkeypatch.setattr(inference, "TEXT_BATCH", 2)
+    np.testing.assert_allclose(clip.encode_text(texts), expected, atol=1e-6)
+
+
+def test_classify_on_the_command_line_takes_templates_by_language(folder, clip, pixels, tmp_path, capfd):
+    from worldclip.cli import main
+
+    image = save(tmp_path / "a.png", pixels)
+    (tmp_path / "prompts.json").write_text(json.dumps({"EN": ["a photo of {}"], "DE": ["ein Foto von {}", "{}"]}))
+    command = ["classify", str(folder), str(image), "--device", "cpu", "--labels", "cat", "Hund", "--json"]
+    prompts = ["--prompts", str(tmp_path / "prompts.json")]
+    assert main([*command, *prompts, "--langs", "en", "de"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    templates = {"en": ["a photo of {}"], "de": ["ein Foto von {}", "{}"]}
+    expected = clip.classify(image, ["cat", "Hund"], templates, ["en", "de"])[0]
+    np.testing.assert_allclose([row["probabilities"][label] for label in ("cat", "Hund")], expected, atol=1e-5)
+    for more, said in (
+        (prompts, "langs says which the labels are in: en, de"),
+        ([*prompts, "--langs", "fr"], "langs names fr"),
+        ([*prompts, "--templates", "{}"], "--templates and --prompts are both given"),
+        (["--prompts", str(tmp_path / "none.json")], "none.json does not exist"),
+        (["--prompts", str(image)], "a.png is not JSON"),
+        (["--precision", "int8"], "only ONNX folders hold several"),
+    ):
+        assert main([*command, *more]) == 2, more
+        assert said in capfd.readouterr().err.replace("\n", " "), more

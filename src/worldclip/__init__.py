@@ -20,8 +20,8 @@ __version__ = _version("worldclip")
 
 _CALLS = {"run": "worldclip.recipe", "load": "worldclip.inference"}
 _SUBMODULES = (
-    *("balance", "config", "curate", "errors", "evaluate", "execute", "export", "formats", "inference", "languages"),
-    *("match", "metadata", "model", "pool", "recipe", "report", "text", "tokenizer", "train"),
+    *("balance", "config", "curate", "embed", "errors", "evaluate", "execute", "export", "formats", "inference"),
+    *("languages", "match", "metadata", "model", "pool", "recipe", "report", "search", "text", "tokenizer", "train"),
 )
 
 __all__ = ["__version__", "load", "run"]

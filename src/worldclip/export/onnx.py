@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +136,7 @@ def _write_int8(source: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     is_large = source.with_name(f"{source.name}_data").exists()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _only_errors():
         quantize_dynamic(
             source,
             path,
@@ -145,6 +145,18 @@ def _write_int8(source: Path, path: Path) -> None:
             weight_type=QuantType.QInt8,
             use_external_data_format=is_large,
         )
+
+
+@contextlib.contextmanager
+def _only_errors() -> Iterator[None]:
+    """Without the library's advice, which goes to the root logger."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def compare(clip: Clip, folder: Path, precisions: Sequence[str]) -> dict[str, float]:

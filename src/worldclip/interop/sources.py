@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from worldclip import formats
 from worldclip.errors import UserError
 from worldclip.interop import names, onnx, open_clip, published, timm, weights
 from worldclip.model import check_tokenizer, pick_device
@@ -65,6 +66,16 @@ def find(source: str | Path, layout: Layout | None = None) -> Source:
     if len(candidates) != 1:
         raise UserError(f"{path}: {_found(path, candidates)}")
     return Source(candidates[0], path)
+
+
+def digest(source: Source) -> str:
+    """32 hex digits of what decides a model's embeddings: the file, or the folder's files but card and trainer."""
+    root = source.path
+    if root.is_file():
+        return formats.digest([formats.fingerprint(root, root.parent)])
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".md")
+    decide = [path for path in files if path.relative_to(root).parts[0] != "trainer"]
+    return formats.digest([formats.fingerprint(path, root) for path in decide])
 
 
 def _candidates(path: Path) -> list[Layout]:
@@ -177,6 +188,8 @@ def _load_hugging_face(folder: Path, device: str, tokenizer: str | None) -> Load
     with torch.device("meta"):
         expected = names.shapes(transformers.MetaClip2Model(config).state_dict())
     found = weights.safetensors_shapes(folder)
+    if found is None and not (folder / "pytorch_model.bin").exists():
+        raise UserError(f"{folder} holds config.json and no weights (model.safetensors); copy or download it whole")
     if found is None:
         state = weights.read_state(folder / "pytorch_model.bin")
         names.check_tensors(str(folder), names.shapes(state), expected, ignore=("position_ids",))
@@ -184,17 +197,19 @@ def _load_hugging_face(folder: Path, device: str, tokenizer: str | None) -> Load
     else:
         names.check_tensors(str(folder), found, expected, ignore=("position_ids",))
         model = transformers.MetaClip2Model.from_pretrained(folder, dtype="float32")  # mapped, not read twice
-    wrapped = load_tokenizer(tokenizer or folder, config.text_config.max_position_embeddings)
+    wrapped = _load_tokenizer(tokenizer or folder, config.text_config.max_position_embeddings)
     check_tokenizer(config, wrapped)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    processor = _load_processor(folder, config.vision_config.image_size)
     return Loaded(TorchTowers(model.to(pick_device(device)).eval()), wrapped, processor)
 
 
 def _hugging_face_config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+
     transformers = require_transformers()
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"{folder} does not load as a Hugging Face model ({error})") from error
     if config.model_type == "metaclip_2_vision_model":
         raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
@@ -203,13 +218,47 @@ def _hugging_face_config(folder: Path) -> Any:
     return config
 
 
+def _load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
+    """Raises UserError, also for a folder without one: transformers would make an empty one up."""
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); give one: tokenizer='FOLDER or id'"
+        )
+    try:
+        return load_tokenizer(source, context_length)
+    except (KeyError, TypeError) as error:  # what transformers raises of a tokenizer.json that is none
+        raise UserError(
+            f"{source} does not load as a tokenizer ({error!r}); copy or download its files again"
+        ) from error
+
+
+def _load_processor(folder: Path, image_size: int) -> Any:
+    """The folder's image processor.  Raises UserError where there is none, or it makes images of another size."""
+    try:
+        processor = require_transformers().AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{folder} does not say how images become pixels: preprocessor_config.json is missing or wrong "
+            f"({str(error).splitlines()[0]}); copy or download it again"
+        ) from error
+    size = dict((processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size) or {})
+    made = {side for side in (size.get("height"), size.get("width")) if side is not None}
+    if made and made != {image_size}:
+        raise UserError(
+            f"{folder}: preprocessor_config.json makes images of {' x '.join(map(str, made))} px, the model reads "
+            f"{image_size} px; they are of different models"
+        )
+    return processor
+
+
 def _load_onnx(folder: Path, device: str, tokenizer: str | None, precision: str | None) -> Loaded:
     if pick_device(device).type != "cpu" and device != "auto":
         raise UserError(f"device is {device!r}; worldclip runs ONNX folders on the CPU")
     config = _hugging_face_config(folder)
-    wrapped = load_tokenizer(tokenizer or folder, config.text_config.max_position_embeddings)
+    wrapped = _load_tokenizer(tokenizer or folder, config.text_config.max_position_embeddings)
     check_tokenizer(config, wrapped)
-    processor = require_transformers().AutoImageProcessor.from_pretrained(folder)
+    processor = _load_processor(folder, config.vision_config.image_size)
     return Loaded(onnx.load(folder, getattr(config, "logit_scale", None), precision), wrapped, processor)
 
 
@@ -218,7 +267,7 @@ def _load_open_clip(path: Path, device: str, arch: str | None, tokenizer: str | 
     state = weights.read_state(file)
     record = _architecture(folder, file, state, arch)
     text_cfg = record["model_cfg"]["text_cfg"]
-    wrapped = load_tokenizer(_tokenizer_of(folder, file, text_cfg, tokenizer), text_cfg.get("context_length", 77))
+    wrapped = _load_tokenizer(_tokenizer_of(folder, file, text_cfg, tokenizer), text_cfg.get("context_length", 77))
     config: Any = open_clip.to_hugging_face_config(record["model_cfg"], str(file), wrapped.pad_id)
     check_tokenizer(config, wrapped)
     model: Any = open_clip.to_model(state, config, str(file))

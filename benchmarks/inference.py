@@ -1,0 +1,204 @@
+"""Images and texts a second: worldclip.load against transformers' pipeline and open_clip, one model, one machine.
+
+    python benchmarks/inference.py MODELS [--write]      --write renews benchmarks/results/inference.md
+
+MODELS: a folder for the models, made where they are not there: ViT-B/32 with random weights and a tokenizer of 32,000
+pieces trained on the captions, as a Hugging Face folder, exported to open_clip and to ONNX (float32, int8).
+
+Data: the 300 photographs of imagenet_samples and captions of XTD-10 in six languages (en, es, it, ko, ru, zh), which
+follow each other image by image, from the folder of real data (WORLDCLIP_SHARED, or `shared` beside the repository).
+transformers: the pipeline zero-shot-image-classification for images, with one label; for texts its own steps without
+the image (tokenizer with padding to the longest of a batch, get_text_features).  open_clip: its transform, tokenizer
+and model.  All in float32, in batches of the same size; they take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+import worldclip
+
+SHARED = Path(os.environ.get("WORLDCLIP_SHARED", Path(__file__).parents[2] / "shared"))
+RESULTS = Path(__file__).parent / "results" / "inference.md"
+BATCH = 64
+NUM_TEXTS, NUM_IMAGES = 480, 96
+
+
+def build_models(place: Path, captions: list[str]) -> None:
+    """PLACE/huggingface, PLACE/open_clip, PLACE/onnx."""
+    from worldclip.export import ExportConfig, export_model
+    from worldclip.model import create_model, image_processor, model_config
+    from worldclip.tokenizer import train_tokenizer
+    from worldclip.train.config import ModelConfig
+
+    tokenizer = train_tokenizer(captions, vocab_size=32_000, context_length=77)
+    folder = place / "huggingface"
+    create_model(model_config(ModelConfig(preset="vit_b32"), tokenizer), seed=0).save_pretrained(folder)
+    tokenizer.save(folder)
+    image_processor(224).save_pretrained(folder)
+    export_model(folder, place, ExportConfig(formats=("open_clip", "onnx"), onnx_precisions=("fp32", "int8")))
+
+
+def read_captions() -> list[str]:
+    """Captions of all languages, image by image."""
+    table = pq.read_table(SHARED / "data" / "captions" / "xtd10.parquet")
+    by_lang: dict[str, list[str]] = {}
+    for lang, caption in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
+        by_lang.setdefault(lang, []).append(caption)
+    return [caption for of_image in zip(*by_lang.values(), strict=True) for caption in of_image]
+
+
+def unpack_photographs(folder: Path) -> list[str]:
+    paths = []
+    with tarfile.open(SHARED / "data" / "imagenet_samples" / "samples-000000.tar") as tar:
+        for member in tar:
+            if member.name.endswith(".jpg"):
+                path = folder / member.name
+                path.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+                paths.append(str(path))
+    return paths
+
+
+def ours(folder: Path, **keys: Any) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
+    clip = worldclip.load(folder, device="cpu", **keys)
+    return clip.encode_image, clip.encode_text
+
+
+def theirs_transformers(folder: Path) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
+    from transformers import pipeline
+
+    pipe = pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
+
+    def images(paths: list[str]) -> None:
+        pipe(paths, candidate_labels=["a"], hypothesis_template="{}", batch_size=BATCH)
+
+    def texts(sentences: list[str]) -> np.ndarray:
+        found = []
+        for start in range(0, len(sentences), BATCH):
+            batch = sentences[start : start + BATCH]
+            inputs = pipe.tokenizer(batch, return_tensors="pt", padding=True, truncation=True)
+            with torch.inference_mode():
+                found.append(pipe.model.get_text_features(**inputs).pooler_output)
+        return torch.nn.functional.normalize(torch.cat(found), dim=-1).numpy()
+
+    return images, texts
+
+
+def theirs_open_clip(folder: Path) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
+    import open_clip
+    from PIL import Image
+
+    name = f"local-dir:{folder}"
+    model, _, transform = open_clip.create_model_and_transforms(name)
+    tokenizer = open_clip.get_tokenizer(name)
+    model.eval()
+
+    def images(paths: list[str]) -> np.ndarray:
+        found = []
+        for start in range(0, len(paths), BATCH):
+            pixels = torch.stack([transform(Image.open(path)) for path in paths[start : start + BATCH]])
+            with torch.inference_mode():
+                found.append(model.encode_image(pixels, normalize=True))
+        return torch.cat(found).numpy()
+
+    def texts(sentences: list[str]) -> np.ndarray:
+        found = []
+        for start in range(0, len(sentences), BATCH):
+            with torch.inference_mode():
+                found.append(model.encode_text(tokenizer(sentences[start : start + BATCH]), normalize=True))
+        return torch.cat(found).numpy()
+
+    return images, texts
+
+
+def rate(call: Callable[[list[str]], Any], items: list[str]) -> float:
+    started_at = time.perf_counter()
+    call(items)
+    return len(items) / (time.perf_counter() - started_at)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=NUM_IMAGES)
+    parser.add_argument("--texts", type=int, default=NUM_TEXTS)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    captions = read_captions()
+    if not (arguments.models / "onnx" / "README.md").exists():
+        build_models(arguments.models, captions)
+    with tempfile.TemporaryDirectory() as temporary:
+        photographs = unpack_photographs(Path(temporary))[: arguments.images]
+        texts = captions[: arguments.texts]
+        contenders = {
+            "transformers' pipeline": theirs_transformers(arguments.models / "huggingface"),
+            "open_clip": theirs_open_clip(arguments.models / "open_clip"),
+            "worldclip": ours(arguments.models / "huggingface"),
+            "worldclip, open_clip's folder": ours(arguments.models / "open_clip"),
+            "worldclip, ONNX float32": ours(arguments.models / "onnx", precision="fp32"),
+            "worldclip, ONNX int8": ours(arguments.models / "onnx", precision="int8"),
+        }
+        check(contenders, photographs[:8], texts[:64])
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+        for _ in range(arguments.rounds):
+            for name, (encode_images, encode_texts) in contenders.items():
+                found[name].append((rate(encode_images, photographs), rate(encode_texts, texts)))
+                print(name, found[name][-1], flush=True)
+    report({name: [statistics.median(each) for each in zip(*rates, strict=True)] for name, rates in found.items()},
+           len(photographs), texts, arguments)  # fmt: skip
+
+
+def check(contenders: dict[str, Any], photographs: list[str], texts: list[str]) -> None:
+    """All compute the same, which warms them up too."""
+    expected = contenders["worldclip"][1](texts)
+    for name, (encode_images, encode_texts) in contenders.items():
+        encode_images(photographs)
+        cosine = (encode_texts(texts) * expected).sum(axis=1).min()
+        assert cosine > (0.98 if "int8" in name else 0.99999), (name, cosine)
+
+
+def report(medians: dict[str, list[float]], num_images: int, texts: list[str], arguments: argparse.Namespace) -> None:
+    first, second = (medians[name] for name in ("transformers' pipeline", "open_clip"))
+    lines = [
+        f"| {name} | {images:,.1f} | {images / first[0]:.2f} | {images / second[0]:.2f} | {sentences:,.1f} | "
+        f"{sentences / first[1]:.2f} | {sentences / second[1]:.2f} |"
+        for name, (images, sentences) in medians.items()
+    ]
+    tokens = worldclip.load(arguments.models / "huggingface", device="cpu").tokenizer.encode(texts).lengths
+    head = [
+        "# Inference",
+        "",
+        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads on {os.cpu_count()} cores; torch "
+        f"{torch.__version__}, transformers {version('transformers')}, open_clip {version('open_clip_torch')}, "
+        f"onnxruntime {version('onnxruntime')}. ViT-B/32, random weights, float32 where nothing else is said; "
+        f"{num_images} photographs, {len(texts):,} captions in six languages of {tokens.mean():.1f} tokens (longest "
+        f"{tokens.max()}, context 77); medians of {arguments.rounds} rounds, taking turns. Written by "
+        "`benchmarks/inference.py`.",
+        "",
+        "| | images / s | of transformers | of open_clip | texts / s | of transformers | of open_clip |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    text = "\n".join([*head, *lines]) + "\n"
+    print(text)
+    if arguments.write:
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
