@@ -44,6 +44,7 @@ COLUMNS = {  # heading -> (task, metric), a metric of a slice as slice/metric
     "linear probe (country)": ("linear_probe_country", "acc1"),
     "linear probe (region)": ("linear_probe_region", "acc1"),
 }
+UNITS = {"choice": "questions", "matching": "examples", "association": "cues"}  # what tasks ask; others images
 RAW = ("alignment_uniformity",)  # tasks whose metrics are no shares: shown as they are, not in percent
 
 
@@ -80,7 +81,7 @@ def by_dataset(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Recor
 
 
 def markdown_table(records: Sequence[Record]) -> str:
-    """table.md: for each data set its languages, their mean and chance, in percent."""
+    """table.md: for each data set its languages, their mean where there are several, and chance, in percent."""
     parts = []
     for dataset, tasks in by_dataset(records).items():
         columns = {heading: where for heading, where in COLUMNS.items() if _has(tasks, *where)}
@@ -91,13 +92,15 @@ def markdown_table(records: Sequence[Record]) -> str:
             values = [flat_metrics(tasks[task][lang]).get(name) if lang in tasks[task] else None
                       for task, name in columns.values()]  # fmt: skip
             rows.append([lang, *map(shown, columns.values(), values)])
-        if LOCAL not in languages:
+        if LOCAL not in languages and any(len(of_task) > 1 for of_task in tasks.values()):
             mean_values = [means[task]["metrics"].get(name) for task, name in columns.values()]
             rows.append(["**mean**", *map(shown, columns.values(), mean_values)])
         chances = [means[task]["chance"].get(name.split("/")[-1]) for task, name in columns.values()]
         rows.append(["chance", *map(shown, columns.values(), chances)])
-        num_images = max(int(rec.get("num_images") or rec["n"]) for task in tasks.values() for rec in task.values())
-        parts.append(f"### {dataset}\n\n{num_images:,} images; percent.\n\n{aligned(rows)}\n\n{_over(means)}\n")
+        num_asked = max(int(rec.get("num_images") or rec["n"]) for task in tasks.values() for rec in task.values())
+        unit = next((UNITS[task] for task in tasks if task in UNITS), "images")
+        told = [f"### {dataset}", f"{num_asked:,} {unit}; percent.", aligned(rows), _over(means)]
+        parts.append("\n\n".join(filter(None, told)) + "\n")
     return "\n".join(parts)
 
 
@@ -106,9 +109,11 @@ def _has(tasks: dict[str, dict[str, Record]], task: str, metric: str) -> bool:
 
 
 def _over(means: dict[str, Record]) -> str:
-    lists = list(dict.fromkeys(tuple(mean["languages"]) for mean in means.values()))
-    if LOCAL in lists[0]:
+    """The languages of each mean; nothing where a task has one alone."""
+    if any(LOCAL in mean["languages"] for mean in means.values()):
         return f"`{LOCAL}`: each question in the language it was written in."
+    means = {task: mean for task, mean in means.items() if len(mean["languages"]) > 1}
+    lists = list(dict.fromkeys(tuple(mean["languages"]) for mean in means.values()))
     if len(lists) == 1:
         return f"Means are over {len(lists[0])} languages: {' '.join(lists[0])}."
     return " ".join(
