@@ -59,14 +59,16 @@ def declaration(shared: Path) -> dict[str, list[str]]:
     return {lang: texts for lang, texts in found.items() if texts and lang != languages.OTHER}
 
 
-@pytest.fixture(params=["made up", "declaration of human rights"])
+@pytest.fixture
 def sentences(request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    """A few of each language: of the Declaration where it is at hand, else made up."""
     found = {language.code: made_up(language) for language in languages.all()}
-    if request.param != "made up":
+    try:
         real = declaration(request.getfixturevalue("shared"))
-        assert len(real) > 200
-        found |= real
-    return found
+    except pytest.skip.Exception:
+        return found
+    assert len(real) > 200
+    return found | real
 
 
 def test_330_wikipedias_go_through_the_whole_stage(sentences: dict[str, list[str]], tmp_path: Path) -> None:

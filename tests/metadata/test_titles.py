@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def write(path: Path, lines: list[bytes]) -> Path:
 
 
 def views_of(folder: Path, wiki: str) -> dict[str, int]:
-    words = merge_tallies(sorted(folder.glob(f"*/{wiki}")))
+    words = merge_tallies(sorted(folder.iterdir()), wiki)
     return {words.word(rank): int(count) for rank, count in enumerate(words.counts)}
 
 
@@ -75,9 +76,9 @@ def test_tallies_of_several_hours_add_up(tmp_path: Path):
         tally_views(write(tmp_path / "x.gz", lines), tmp_path / "out" / str(hour), ["sw", "yo"], min_line_views={})
     assert views_of(tmp_path / "out", "sw") == {"Chui": 1, "Paka": 7, "Simba": 9}
     assert views_of(tmp_path / "out", "yo") == {}
-    assert len(merge_tallies([])) == 0
-    hours = sorted((tmp_path / "out").glob("*/sw"))
-    many = merge_tallies([hours[k % 3] for k in range(23)])
+    assert len(merge_tallies([], "sw")) == 0
+    hours = sorted((tmp_path / "out").iterdir())
+    many = merge_tallies([hours[k % 3] for k in range(23)], "sw")
     assert {many.word(rank): int(n) for rank, n in enumerate(many.counts)} == {"Chui": 8, "Paka": 56, "Simba": 63}
 
 
@@ -112,7 +113,21 @@ def test_broken_files_say_what_is_wrong(data: bytes, message: str, tmp_path: Pat
 
 def test_an_empty_file_has_no_titles(tmp_path: Path):
     (tmp_path / "x.gz").write_bytes(gzip.compress(b""))
-    assert tally_views(tmp_path / "x.gz", tmp_path / "out", ["sw"], min_line_views={})["lines"] == 0
+    assert tally_views(tmp_path / "x.gz", tmp_path / "out" / "0", ["sw"], min_line_views={})["lines"] == 0
+    assert views_of(tmp_path / "out", "sw") == {}
+
+
+def test_each_wikipedia_has_its_own_titles_in_a_tally_of_all(tmp_path: Path):
+    expected = {f"w{n}": {f"Title {n}": n + 1, "Same": 2 * n + 1} for n in range(40) if n % 7}
+    lines = [
+        f"{wiki} {title.replace(' ', '_')} {n} 0" for wiki, views in expected.items() for title, n in views.items()
+    ]
+    random.Random(0).shuffle(lines)
+    path = write(tmp_path / "x.gz", [line.encode() for line in lines])
+    tally_views(path, tmp_path / "out" / "0", [f"w{n}" for n in range(40)], min_line_views={})
+    assert {f"w{n}": views_of(tmp_path / "out", f"w{n}") for n in range(40) if n % 7} == expected
+    assert views_of(tmp_path / "out", "w7") == views_of(tmp_path / "out", "elsewhere") == {}
+    assert len(list((tmp_path / "out").rglob("*.*"))) == 4
 
 
 def test_titles_are_decoded():
@@ -125,7 +140,7 @@ def test_titles_are_decoded():
 
 def test_namespaces_are_the_sites_own_or_any_colon(tmp_path: Path):
     tally_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
-    views = merge_tallies([tmp_path / "out" / "0" / "sw"])
+    views = merge_tallies([tmp_path / "out" / "0"], "sw")
     own = [title for title, _ in iter_titles(views, namespaces={"picha"})]
     assert own == ["-", "Simba (mnyama)", "Paka", "Terminator 2: Judgment Day", '"Nyama"']
     assert [title for title, _ in iter_titles(views, namespaces=None)] == ["-", "Simba (mnyama)", "Paka", '"Nyama"']

@@ -1,7 +1,7 @@
 """Dumps and page-view files -> counts beside the lists, each file a shard; and from them a language's candidates.
 
 RUN/metadata/ngrams/<Wikipedia>/<file>/     runs of a Counter, kept so that a new cap or language recounts nothing
-RUN/metadata/views/<file>/<Wikipedia>/      tallies of titles
+RUN/metadata/views/<file>/                  a tally of titles
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def count_files(sources: Sources, config: MetadataConfig, folder: Path, executor
     wikis = sorted({wiki for of_lang in sources.wikis.values() for wiki in of_lang})
     min_line_views = {ENGLISH: config.english_min_line_views} if config.english_rule == "v1" else {}
     tally = functools.partial(tally_file, folder=folder, wikis=wikis, min_line_views=min_line_views)
-    key = {"wikis": wikis, "min_line_views": min_line_views}
+    key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.TALLY_VERSION}
     failures = _map(executor, tally, sources.views, VIEWS, folder / VIEWS_DONE, key)
     for reason in failures.values():
         uncounted = {**dict.fromkeys(wikis, reason), **uncounted}
@@ -209,7 +209,7 @@ def count_text(shard: Shard, *, folder: Path, threads: int = 1) -> Report:
 
 
 def tally_file(shard: Shard, *, folder: Path, wikis: Sequence[str], min_line_views: Mapping[str, int]) -> Report:
-    """Views of one page-view file -> RUN/metadata/views/<file>/<Wikipedia>/."""
+    """Views of one page-view file -> RUN/metadata/views/<file>/."""
     aside = folder / VIEWS / shard.name
     shutil.rmtree(aside, ignore_errors=True)
     return titles.tally_views(Path(shard.path), aside, wikis, min_line_views=min_line_views)
@@ -271,7 +271,7 @@ class WikipediaCounts:
         return ngrams.iter_bigrams_by_pmi(self.counts, joiner, first=num_wanted + num_entries, **rule)
 
     def titles(self) -> Candidates:
-        views = titles.merge_tallies(self.views)
+        views = titles.merge_tallies(self.views, self.wiki)
         if self.is_v1:
             least = self.config.english_min_title_views
             return titles.iter_titles(views, namespaces=self.namespaces, min_views=least)
@@ -290,12 +290,11 @@ def _sum_of(wiki: str, sources: Sources, config: MetadataConfig, folder: Path, s
     runs = [
         run for shard in sources.texts.get(wiki, ()) for run in sorted((folder / NGRAMS / shard.name).glob("run_*"))
     ]
-    views = [folder / VIEWS / shard.name / wiki for shard in sources.views]
     return WikipediaCounts(
         wiki=wiki,
         config=config,
         counts=ngrams.merge(runs, scratch) if runs else None,
-        views=tuple(path for path in views if path.is_dir()),
+        views=tuple(folder / VIEWS / shard.name for shard in sources.views),
         namespaces=_namespaces(wiki, sources) if sources.views and config.title_rule == "namespaces" else None,
     )
 

@@ -2,7 +2,7 @@
 
 A file holds an hour of all of Wikimedia, `domain title views bytes` a line.  A Wikipedia's own domains are its
 desktop and mobile ones (`sw`, `sw.m`); its sister projects (`sw.b`, `sw.d`) are others.  Each file is tallied on its
-own, in the form of the words of an n-gram run; tallies add up in any order.
+own, in the form of the words of an n-gram run, one Wikipedia behind the other; tallies add up in any order.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 
 from worldclip.errors import BadShard
-from worldclip.metadata.ngrams import Words, merge_words, read_words, write_words
+from worldclip.formats import read_json, write_json
+from worldclip.metadata.ngrams import Words, merge_words, write_words
 from worldclip.metadata.wikipedia import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
 BLOCK_BYTES = 2**25  # of lines parsed at once
+ROWS = "wikipedias.json"  # of a tally: the first row of each Wikipedia, and the one behind its last
+TALLY_VERSION = 2  # of the files of a tally
+
+Tally = tuple[pa.LargeBinaryArray, np.ndarray]
+_NO_COUNTS = np.zeros(0, np.uint64)
 
 # MediaWiki's own names, which work on every wiki beside the local ones.
 CANONICAL_NAMESPACES = (
@@ -44,7 +50,7 @@ def domains_of(wiki_lang: str) -> tuple[bytes, bytes]:
 def tally_views(
     path: Path, folder: Path, wiki_langs: Collection[str], *, min_line_views: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Sum the views of each title of each of `wiki_langs` into folder/<wiki_lang>; returns what was read and dropped.
+    """Sum the views of each title of each of `wiki_langs` into a tally at `folder`; returns what was read and dropped.
 
     min_line_views: for some Wikipedias, the views below which a line does not count; of these only the desktop domain
     counts, as in version 1 of the recipe.  Raises BadShard where the file is broken, or no line has its four fields.
@@ -62,12 +68,14 @@ def tally_views(
         tables.append(_sum_views(_of_domains(lines, list(wiki_of), dropped), wiki_of, min_line_views))
     if not num_lines and dropped["fields"]:
         raise BadShard(f"{path}: no line has the four fields `domain title views bytes`; is it a page-view file?")
-    titles = {}
-    if tables:
-        views = _group(pa.concat_tables(tables))
-        for wiki in sorted(set(wiki_of.values())):
-            of_wiki = views.filter(pc.equal(views["wiki"], wiki))
-            titles[wiki] = _write_tally(folder / wiki, of_wiki, dropped)
+    views = _group(pa.concat_tables(tables)) if tables else None
+    tallies = {
+        wiki: _tally_of(views.filter(pc.equal(views["wiki"], wiki)), dropped)
+        for wiki in sorted(set(wiki_of.values()))
+        if views is not None
+    }
+    _write_tally(folder, tallies)
+    titles = {wiki: len(words) for wiki, (words, _) in tallies.items()}
     return {"lines": num_lines, "dropped": dict(dropped), "titles": titles}
 
 
@@ -144,16 +152,39 @@ def _group(lines: pa.Table) -> pa.Table:
     return grouped.rename_columns({"views_sum": "views"})
 
 
-def _write_tally(folder: Path, views: pa.Table, dropped: Counter[str]) -> int:
-    """Write decoded titles in byte order with their views; returns their number."""
+def _tally_of(views: pa.Table, dropped: Counter[str]) -> Tally:
+    """Decoded titles in byte order, and the views of each."""
     titles = [decode_title(title) for title in views["title"].to_pylist()]
     dropped["title"] += titles.count(None)
     decoded = pa.table({"title": pa.array(titles, pa.large_binary()), "views": views["views"]}).drop_null()
     summed = decoded.group_by("title").aggregate([("views", "sum")])
     summed = summed.take(pc.sort_indices(summed["title"]))
-    words = pa.concat_arrays([*summed["title"].chunks, pa.array([], pa.large_binary())])
-    write_words(folder, words, summed["views_sum"].to_numpy().astype(np.uint64))
-    return len(words)
+    return _one_array(summed["title"].chunks), summed["views_sum"].to_numpy().astype(np.uint64)
+
+
+def _one_array(chunks: Sequence[pa.Array]) -> pa.LargeBinaryArray:
+    return pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])
+
+
+def _write_tally(folder: Path, tallies: Mapping[str, Tally]) -> None:
+    """All Wikipedias in one set of files, and which of its rows are whose: 888 hours of 330 in files of their own would
+    be a million files.
+    """
+    counts = [counts for _, counts in tallies.values()]
+    write_words(folder, _one_array([words for words, _ in tallies.values()]), np.concatenate([_NO_COUNTS, *counts]))
+    ends = np.cumsum([len(words) for words, _ in tallies.values()]).tolist()
+    rows = {wiki: [end - len(words), end] for (wiki, (words, _)), end in zip(tallies.items(), ends, strict=True)}
+    write_json(folder / ROWS, rows)
+
+
+def read_tally(folder: Path, wiki: str) -> Words:
+    """The titles of one Wikipedia in the tally of a file."""
+    first, end = read_json(folder / ROWS).get(wiki, (0, 0))
+    data, offsets, counts = (
+        np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in ("bytes", "offsets", "counts")
+    )
+    offsets = np.array(offsets[first : end + 1])
+    return Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(counts[first:end]))
 
 
 def decode_title(raw: bytes) -> bytes | None:
@@ -170,16 +201,16 @@ def decode_title(raw: bytes) -> bytes | None:
 # --- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def merge_tallies(folders: Sequence[Path]) -> Words:
-    """The sum of the tallies of one Wikipedia, in byte order of titles."""
+def merge_tallies(folders: Sequence[Path], wiki: str) -> Words:
+    """The sum over the tallies of files for one Wikipedia, in byte order of titles."""
     merged: list[tuple[int, Words]] = []  # tallies of 2^k files, k falling: each title is copied log2 times
     for folder in folders:
-        level, tally = 0, read_words(folder)
+        level, tally = 0, read_tally(folder, wiki)
         while merged and merged[-1][0] == level:
             level, tally = level + 1, merge_words([merged.pop()[1], tally])[0]
         merged.append((level, tally))
     if not merged:
-        return Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
+        return Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), _NO_COUNTS)
     return merge_words(tally for _, tally in reversed(merged))[0]
 
 
