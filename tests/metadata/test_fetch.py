@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -334,6 +335,18 @@ def test_only_what_the_recipe_needs_is_fetched(server: Server, tmp_path: Path):
         fetch_metadata(recipe(folder, "sw", sources=sources, **given), config, pause=Pauses())
         assert [path.name for path in (folder / "sw").iterdir()] == names
     assert fetch_metadata(recipe(tmp_path / "none", sources=["wordfreq"]), config, pause=Pauses())["files"] == 0
+
+
+def test_languages_of_a_pack_need_nothing_unless_they_are_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    server.add_wiki("yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
+    (tmp_path / "lists.tar").touch()
+    monkeypatch.setattr("worldclip.metadata.fetch.open_pack", lambda path: SimpleNamespace(lists={"sw": {}}))
+    made = recipe(tmp_path / "dumps", "sw", "yo", sources=["unigram"], pack=str(tmp_path / "lists.tar"))
+    for langs, wikis in (((), ["yo"]), (("sw",), ["sw", "yo"])):
+        fetch_metadata(made, FetchConfig(base_url=server.url, langs=langs), pause=Pauses())
+        assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == wikis
 
 
 def test_a_full_disk_stops_at_once_and_says_where(server: Server, tmp_path: Path):
