@@ -29,6 +29,11 @@ def test_an_unknown_command_is_a_mistake(capfd: pytest.CaptureFixture[str]) -> N
     assert "'cure' is not a command" in capfd.readouterr().err
 
 
+def test_a_command_of_a_stage_that_is_misspelt_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["pool", "chekc", "my_pool", "--out", "x"]) == 2
+    assert "did you mean pool check?" in capfd.readouterr().err
+
+
 def test_a_stage_wants_its_recipe_first(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["match", "--workers", "2"]) == 2
     assert "comes first" in capfd.readouterr().err

@@ -87,6 +87,17 @@ def test_more_pairs_than_there_are_gives_all(matched):
     _, run, _ = matched
     row = estimate(run, pairs=10**9)["candidates"][0]
     assert row["total"]["expected_pairs"] == pytest.approx(row["total"]["pairs_matched"])
+    assert "are the most that any value expects" in row["warnings"][-1]
+
+
+def test_fewer_pairs_than_any_threshold_leaves_are_said_to_be_out_of_reach(matched):
+    folder, run, policy = matched
+    run_stages(recipe_of(folder, policy, english_threshold=4), run, stages="match")
+    row = estimate(run, pairs=1)["candidates"][0]
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    assert row["english_threshold"] == 1
+    assert "1 are out of reach" in row["warnings"][-1]
+    assert "are the fewest that any value expects" in row["warnings"][-1]
 
 
 def test_values_out_of_range_are_named_together(matched):

@@ -176,7 +176,11 @@ def _solve(world: _World, pairs: float) -> dict[str, Any]:
             break
         low, high = float(grid[above - 1]), float(grid[above])
     assert best is not None
-    return {**best, "asked_pairs": pairs}
+    size, warnings = best["total"]["expected_pairs"], list(best["warnings"])
+    if above in (0, len(grid)) and abs(size - pairs) > CLOSE * pairs:
+        limit = "most" if above else "fewest"
+        warnings.append(f"{pairs:,.0f} are out of reach; {size:,.0f} are the {limit} that any value expects")
+    return {**best, "warnings": warnings, "asked_pairs": pairs}
 
 
 def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> dict[str, Any]:

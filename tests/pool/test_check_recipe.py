@@ -15,6 +15,7 @@ from toy import ToyWorld, encode_png, write_tar
 
 import worldclip
 from worldclip.cli import main
+from worldclip.execute import RunLock
 from worldclip.formats import read_json
 from worldclip.keys import key_lists
 from worldclip.pool.check import check, load_config
@@ -110,3 +111,8 @@ def test_hashes_made_on_the_command_line_decontaminate(world: Path, capsys: pyte
     assert re.search(r"against:toy +75", told), told
     assert main(["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--set", "radios=3"]) == 2
     assert "did you mean radius?" in " ".join(capsys.readouterr().err.split())
+    assert main(["pool", "hash", str(world / "eval"), "--out", str(world / "eval")]) == 2
+    assert "is a folder; give the file to write" in capsys.readouterr().err
+    with RunLock(world / ".eval.parquet.parts"):
+        assert main(["pool", "hash", str(world / "eval"), "--out", hashes]) == 2
+    assert "is in use by process" in capsys.readouterr().err

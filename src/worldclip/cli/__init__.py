@@ -6,11 +6,13 @@ value, meaning and remedy); 130 Ctrl-C.  Results go to standard output, progress
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -65,12 +67,20 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "export" and models.exports_model(rest):
         return models.export_any_model(rest)
     if command in STAGE_HELP and " ".join(arguments[:2]) not in COMMANDS:
+        _refuse_misspelt(command, rest)
         return stages.run_one_stage(command, rest)
     for words in (2, 1):
         name = " ".join(arguments[:words])
         if (call := COMMANDS.get(name)) is not None:
             return call(tyro.cli(_command_type(call), args=arguments[words:], prog=f"worldclip {name}"))
     raise UserError(f"{command!r} is not a command; {_overview()}")
+
+
+def _refuse_misspelt(stage: str, rest: Sequence[str]) -> None:
+    """`worldclip pool RECIPE` is a stage, `worldclip pool check` a command: say so where one of these is meant."""
+    words = [name.removeprefix(f"{stage} ") for name in COMMANDS if name.startswith(f"{stage} ")]
+    if rest and not Path(rest[0]).exists() and (near := difflib.get_close_matches(rest[0], words, 1)):
+        raise UserError(f"worldclip {stage} {rest[0]}: no recipe, run or command; did you mean {stage} {near[0]}?")
 
 
 def _overview() -> str:

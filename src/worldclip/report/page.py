@@ -180,6 +180,7 @@ code{font:.86em ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono",mono
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:.6rem;background:var(--paper);margin:.4rem 0 1rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.38rem .8rem;text-align:left;white-space:nowrap;border-bottom:1px solid var(--line)}
+td:has(>bdi){white-space:normal}
 tbody tr:last-child td{border-bottom:0}
 th{font-weight:600;color:var(--soft);font-size:.82rem;vertical-align:bottom}
 .n{text-align:right}

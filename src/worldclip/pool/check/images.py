@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.errors import BadShard, UserError, require
-from worldclip.execute import Executor, Report, Shard, add_counts, repeatable
+from worldclip.execute import Executor, Report, RunLock, Shard, add_counts, repeatable
 from worldclip.formats import IMAGE_HASHES, POOL_INDEX, digest, fingerprint, read_table, write_artifact, write_table
 from worldclip.pool.check.config import CheckConfig
 from worldclip.pool.check.hashing import ImageFacts, look_at
@@ -67,19 +67,28 @@ def look_at_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, kind: Ha
 def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckConfig | None = None) -> dict[str, int]:
     """Write `out` (Parquet), a row for each image of `source`: a folder of image files or tars, or one .tar.
 
-    Returns counts: images, undecodable, nearly_blank.  Raises UserError where there is no image, StageFailed for bad
-    tars.  An interrupted call goes on where it stopped.
+    Returns counts: images, undecodable, nearly_blank.  Raises UserError where there is no image, or `out` cannot be
+    written, StageFailed for bad tars.  An interrupted call goes on where it stopped.
     """
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; give the file to write (.parquet)")
     kind = HashKind.of(config or CheckConfig())
     look = functools.partial(_look_at_unit, kind=kind)
-    return hash_units(source_units(source), look, out, executor, key={"source": str(source.resolve())}, kind=kind)
+    units = source_units(source)
+    with RunLock(_parts_of(out)):
+        return hash_units(units, look, out, executor, key={"source": str(source.resolve())}, kind=kind)
+
+
+def _parts_of(out: Path) -> Path:
+    """What is there until `out` is finished."""
+    return out.with_name(f".{out.name}.parts")
 
 
 def hash_units(
     units: Sequence[Shard], look: Callable[..., Report], out: Path, executor: Executor, *, key: Any, kind: HashKind
 ) -> dict[str, int]:
     """look(unit, folder=...) for all units, then the rows that they wrote as one file; returns the sums of counts."""
-    parts = out.with_name(f".{out.name}.parts")
+    parts = _parts_of(out)
     key = {"key": key, "hash": kind.name}
     fn = functools.partial(look, folder=parts)
     reports = executor.map(fn, units, label="hash", done_dir=parts / "done", key=key)
