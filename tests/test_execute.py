@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.errors import BadShard, StageFailed, UserError
-from worldclip.execute import LocalExecutor, RunLock, Shard, changed_keys, remove_stale
+from worldclip.execute import LocalExecutor, RunLock, Shard, add_counts, are_done, changed_keys, remove_stale
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
 
@@ -78,6 +78,36 @@ def test_shards_of_a_killed_worker_are_tried_again(tmp_path: Path) -> None:
     executor = LocalExecutor(workers=2, quiet=True)
     reports = executor.map(partial(die_once, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
     assert [report["number"] for report in reports] == list(range(6))
+
+
+def die_always(out: Path, shard: Shard) -> dict:
+    if shard.name == "002.tar":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)  # others are worked on beside it
+    return write_number(out, shard)
+
+
+def test_a_shard_that_kills_its_workers_takes_no_other_down_with_it(tmp_path: Path) -> None:
+    many = [Shard(name=f"{n:03}.tar", path="") for n in range(20)]
+    executor = LocalExecutor(workers=2, quiet=True)
+    with pytest.raises(StageFailed) as failed:
+        executor.map(partial(die_always, tmp_path), many, label="x", done_dir=tmp_path / "done", key={})
+    assert failed.value.failures == {"002.tar": "its worker process died 3 times (out of memory?); try fewer workers"}
+    assert set(calls(tmp_path)) == {shard.name for shard in many} - {"002.tar"}
+
+
+def test_reports_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    arguments = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
+    assert not are_done(SHARDS, tmp_path / "done", {})
+    reports = LocalExecutor(quiet=True).map(partial(write_number, tmp_path), SHARDS, **arguments)
+    assert are_done(SHARDS, tmp_path / "done", {})
+    assert not are_done([*SHARDS, Shard(name="6.tar", path="")], tmp_path / "done", {})
+    assert (len(reports), reports[-1]["number"], [one["number"] for one in reports[4:0:-2]]) == (6, 5, [4, 2])
+    assert add_counts(reports, ["number", "pairs"]) == {"number": 15, "pairs": 6}
+    (tmp_path / "done" / "003.tar.json").unlink()
+    assert reports[2]["number"] == 2
+    with pytest.raises(FileNotFoundError):
+        reports[3]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
