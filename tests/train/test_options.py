@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +130,51 @@ def test_wandb_that_is_not_installed_is_asked_for_by_name(tmp_path):
     tars = write_world(tmp_path / "run")
     with pytest.raises(ImportError, match="wandb is needed here"):
         run(tmp_path / "run", tars, wandb="tests")
+
+
+def test_wandb_gets_every_curve_and_one_run_for_all_parts(tmp_path, monkeypatch):
+    """The calls that wandb documents: init with an id to go on by, log by step, finish."""
+    calls = []
+
+    class FakeRun:
+        def log(self, values, step):
+            calls.append(("log", step, values))
+
+        def finish(self):
+            calls.append(("finish",))
+
+    def init(**how):
+        calls.append(("init", how["project"], how["id"], how["resume"]))
+        return FakeRun()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    tars = write_world(tmp_path / "run")
+    settings = {"wandb": "tests", "samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16}
+    run(tmp_path / "run", tars, **settings)
+    train_dir = tmp_path / "run" / "train"
+    (train_dir / "manifest.json").unlink()
+    shutil.rmtree(checkpoints(train_dir)[-1])  # as if it had been killed before the end
+    run(tmp_path / "run", tars, **settings)
+    inits = [call for call in calls if call[0] == "init"]
+    assert inits[0][1] == "tests"
+    assert inits[0][3] == "allow"
+    assert len(inits) == 2
+    assert len({call[2] for call in inits}) == 1
+    curves = {name: step for call in calls if call[0] == "log" for name in call[2] for step in [call[1]]}
+    assert {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"} <= set(curves)
+    assert curves["loss"] == 20
+    assert calls[-1] == ("finish",)
+
+
+def test_bfloat16_gives_about_the_same_loss(tmp_path):
+    logs = {}
+    for precision in ("fp32", "bf16"):
+        run_dir = tmp_path / precision / "run"
+        run(run_dir, write_world(run_dir), precision=precision)
+        logs[precision] = [record["loss"] for record in read_log(run_dir / "train" / "log.jsonl")]
+        assert not json.loads((run_dir / "train" / "report.json").read_text())["skipped_steps"]
+    assert logs["bf16"] == pytest.approx(logs["fp32"], rel=0.05)
+    assert logs["bf16"] != logs["fp32"]
 
 
 @pytest.mark.slow

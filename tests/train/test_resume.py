@@ -177,7 +177,8 @@ def test_changed_pairs_stop_too(tmp_path):
 
 def test_keys_that_decide_no_weight_may_change(unbroken):
     tars, run_dir = unbroken
-    run(run_dir, tars, keep_last=5, checkpoint_every_samples=1_000, checkpoint_every_minutes=1.0)
+    free = {"checkpoint_every_samples": 1_000, "checkpoint_every_minutes": 1.0, "hardware": {"devices": 9}}
+    run(run_dir, tars, keep_last=5, **free)
 
 
 def test_only_the_last_checkpoints_are_kept(unbroken):

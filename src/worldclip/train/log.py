@@ -115,7 +115,8 @@ class Log:
         }
         self._since_s, self._wait_s, self._steps, self._tokens = 0.0, 0.0, 0, 0
         loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
-        self._news = f"loss {loss}, {record['samples_per_s']:,.0f} samples/s"
+        wait = f", {record['data_wait_fraction']:.0%} of the time waiting for data"
+        self._news = f"loss {loss}, {record['samples_per_s']:,.0f} samples/s{wait}"
         self._bar.update(self._task, completed=record["step"], news=self._news)
         if self.is_silent:
             return
