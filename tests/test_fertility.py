@@ -68,6 +68,28 @@ def test_a_character_tokenizer_needs_one_token_a_character_and_cuts_long_caption
         assert english["tokenizers"][name]["unknown_fraction"] == 0
 
 
+def test_tokenizers_that_no_clip_could_train_with_are_counted_too(corpus, tmp_path):
+    """As BERT's, which ends in a separator, and GPT-2's, which has no padding."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted({word for text in ENGLISH for word in text.replace(",", " ").split()})
+    vocab = {word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", ",", *words])}
+    pipeline = Tokenizer(models.WordLevel(vocab, "[UNK]"))
+    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    PreTrainedTokenizerFast(tokenizer_object=pipeline, eos_token="[SEP]").save_pretrained(tmp_path / "gpt")
+    specials = [("[CLS]", 1), ("[SEP]", 2)]
+    pipeline.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=specials)
+    bert = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=pipeline, **bert).save_pretrained(tmp_path / "bert")
+    found = compare_tokenizers([str(tmp_path / "bert"), str(tmp_path / "gpt")], corpus, context_length=6)
+    tokens = 3 + 6 + 3 + 3  # a comma is a token and no word
+    for name, num_special in (("bert", 2), ("gpt", 1)):
+        measured = found["languages"]["en"]["tokenizers"][str(tmp_path / name)]
+        assert measured["tokens_per_word"] == pytest.approx(tokens / 14)
+        assert measured["cut_fraction"] == sum(length + num_special > 6 for length in (3, 6, 3, 3)) / 4
+
+
 def test_unknown_characters_are_told(folders, tmp_path):
     corpus = tmp_path / "odd.parquet"
     pq.write_table(pa.table({"text": ["red ☃ ☃"], "lang": ["en"]}), corpus)

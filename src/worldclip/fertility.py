@@ -22,7 +22,7 @@ from worldclip.columns import codes_of
 from worldclip.curate import read_curated
 from worldclip.curate.candidates import matched_shards
 from worldclip.errors import UserError
-from worldclip.tokenizer import Tokenizer, load_tokenizer
+from worldclip.tokenizer import Tokenizer, load_hugging_face
 
 CONTEXT_LENGTH = 77
 TEXTS_PER_LANGUAGE = 10_000
@@ -53,7 +53,7 @@ def compare_tokenizers(
     ]
     if problems:
         raise UserError(problems)
-    tokenizers = {source: load_tokenizer(source, _WHOLE) for source in sources}
+    tokenizers = {source: _load(source) for source in sources}
     by_lang = read_corpus(Path(corpus), texts_per_language)
     rows: dict[str, Any] = {}
     for lang, texts in sorted(by_lang.items()):
@@ -67,6 +67,14 @@ def compare_tokenizers(
         "languages": rows,
         "mean": {source: _mean([row["tokenizers"][source] for row in rows.values()]) for source in sources},
     }
+
+
+def _load(source: str) -> Tokenizer:
+    """A tokenizer to count with, which one to train with need not be: a separator may end a text, and pad it."""
+    hf = load_hugging_face(source)
+    hf.eos_token = hf.eos_token or hf.sep_token
+    hf.pad_token = hf.pad_token or hf.eos_token
+    return Tokenizer(hf, _WHOLE)
 
 
 def count_words(text: str, lang: str) -> int:

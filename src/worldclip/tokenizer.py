@@ -145,15 +145,19 @@ def _not_unicode(texts: Sequence[Any]) -> str:
 
 
 def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
-    """A tokenizer by folder or hub id.  Raises UserError where there is none."""
+    """A tokenizer by folder or hub id.  Raises UserError where there is none, or it has no end or padding token."""
+    return Tokenizer(load_hugging_face(source), context_length)
+
+
+def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
+    """Anyone's tokenizer as it is.  Raises UserError where there is none."""
     transformers = require_transformers()
     try:
-        hf = transformers.AutoTokenizer.from_pretrained(str(source))
+        return transformers.AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"
         ) from error
-    return Tokenizer(hf, context_length)
 
 
 def train_tokenizer(
