@@ -21,7 +21,8 @@ TEMPLATE, PARAMETER, TABLE, LINK, UNWANTED_LINK, URL_LINK = 1, 2, 3, 4, 5, 6
 MAX_DEPTH = 250
 
 # Places of `state`: what a text is in the middle of.
-DEPTH, LINE_START, HEADING_LEVEL, HEADING_AT, LAST_LEVEL, LAST_AT, LAST_END = 0, 1, 2, 3, 4, 5, 6
+DEPTH, LINE_START, HEADING_LEVEL, HEADING_AT, LAST_LEVEL, LAST_AT, LAST_END, UNCLOSED = 0, 1, 2, 3, 4, 5, 6, 7
+# UNCLOSED: a bit for each of our elements that is closed nowhere from here on, so that each is looked for once.
 
 MAX_TAG_BYTES, MAX_PREFIX_BYTES, MAX_ENTITY_BYTES, MAX_SWITCH_BYTES, MAX_VARIANT_BYTES = 2000, 80, 12, 60, 2000
 
@@ -60,6 +61,7 @@ _TAG_HASHES, _TAG_KINDS = _lookup(
     | dict.fromkeys(LITERAL_ELEMENTS.split(), _LITERAL)
     | dict.fromkeys(BLOCK_ELEMENTS.split(), _BLOCK)
 )
+assert _TAG_HASHES.size < 64  # the bits of state[UNCLOSED]
 _ENTITY_HASHES, _ENTITY_CODES = _lookup(dict(html.entities.name2codepoint))
 
 
@@ -125,10 +127,10 @@ def _skip_line(data, at, end):
 
 @njit(cache=True, nogil=True)
 def _tag(data, at, end):
-    """Of the tag at `at`: kind (0 if of none of our kinds), end of its name, place behind it (-1: no tag)."""
+    """Of the tag at `at`: its place among ours (-1: none of them), end of its name, place behind it (-1: no tag)."""
     k = at + 2 if at + 1 < end and data[at + 1] == ord("/") else at + 1
     if k >= end or not _is_letter(data[k]):
-        return 0, 0, -1
+        return -1, 0, -1
     h = _FNV_START
     while k < end and (_is_letter(data[k]) or 48 <= data[k] <= 57):
         h = (h ^ np.uint64(_lower(data[k]))) * _FNV_PRIME
@@ -138,9 +140,8 @@ def _tag(data, at, end):
     while k < last and data[k] != ord(">") and data[k] != ord("<"):
         k += 1
     if k >= last or data[k] == ord("<"):
-        return 0, 0, -1
-    place = _find(_TAG_HASHES, h)
-    return (_TAG_KINDS[place] if place >= 0 else 0), name_end, k + 1
+        return -1, 0, -1
+    return _find(_TAG_HASHES, h), name_end, k + 1
 
 
 @njit(cache=True, nogil=True)
@@ -331,21 +332,23 @@ def _floor(open_D, state, base):
 
 
 @njit(cache=True, nogil=True)
-def _angle(data, at, end, out, n, floor, base):
+def _angle(data, at, end, out, n, floor, base, state):
     if _starts(data, at, end, b"<!--"):
         at += 4
         while at < end and not (data[at] == ord(">") and data[at - 1] == ord("-") and data[at - 2] == ord("-")):
             at += 1
         return min(at + 1, end), n
-    kind, name_end, behind = _tag(data, at, end)
+    place, name_end, behind = _tag(data, at, end)
     if behind < 0:
         return at + 1, _write(out, n, ord("<"))
+    kind = _TAG_KINDS[place] if place >= 0 else 0
     if kind == _BLOCK:
         return behind, _write_newline(out, n, floor, base)
     if kind == 0 or data[at + 1] == ord("/") or data[behind - 2] == ord("/"):
         return behind, n
-    closing = _closing_tag(data, behind, end, at + 1, name_end)
+    closing = -1 if state[UNCLOSED] >> place & 1 else _closing_tag(data, behind, end, at + 1, name_end)
     if closing < 0:
+        state[UNCLOSED] |= 1 << place
         return behind, n
     if kind == _LITERAL:
         for k in range(behind, closing):
@@ -368,7 +371,7 @@ def _copy_byte(out, n, byte):
 
 @njit(cache=True, nogil=True)
 def _brace(data, at, end, out, n, open_D, state):
-    run = _run(data, at, end, ord("{"))
+    run = _run(data, at, min(end, at + 4), ord("{"))
     if run == 3:
         _push(open_D, PARAMETER, n, state)
         return at + 3, n
@@ -380,7 +383,7 @@ def _brace(data, at, end, out, n, open_D, state):
 
 @njit(cache=True, nogil=True)
 def _closing_brace(data, at, end, out, n, open_D, state):
-    run = _run(data, at, end, ord("}"))
+    run = _run(data, at, min(end, at + 3), ord("}"))
     depth = _nearest(open_D, TEMPLATE, PARAMETER, state)
     if depth >= 0 and run >= 3 and open_D[depth, 0] == PARAMETER:
         return at + 3, _close(open_D, depth, n, state)
@@ -585,7 +588,7 @@ def _special(data, at, end, out, n, base, open_D, state, unwanted):
     if b == ord("}"):
         return _closing_brace(data, at, end, out, n, open_D, state)
     if b == ord("<"):
-        return _angle(data, at, end, out, n, floor, base)
+        return _angle(data, at, end, out, n, floor, base, state)
     if b == ord("&"):
         code, behind = _entity(data, at, end)
         if code == 0:
@@ -605,7 +608,7 @@ def _special(data, at, end, out, n, base, open_D, state, unwanted):
 @njit(cache=True, nogil=True)
 def _strip_texts(data, offsets_T, unwanted, out, out_offsets_T):
     """Strip data[offsets_T[t] : offsets_T[t + 1]] for each t; `out` is as long as all of them and 4 bytes a text."""
-    open_D, state = np.zeros((MAX_DEPTH, 3), np.int64), np.zeros(7, np.int64)
+    open_D, state = np.zeros((MAX_DEPTH, 3), np.int64), np.zeros(8, np.int64)
     n = 0
     for t in range(offsets_T.size - 1):
         at, end, base = np.int64(offsets_T[t]), np.int64(offsets_T[t + 1]), n
