@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tars import PNG, sample, write_tar
+from toy import encode_png
 
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.errors import BadShard, UserError
 from worldclip.execute import LocalExecutor, Shard, run_stage
+from worldclip.pool.check import CheckConfig, check
 from worldclip.pool.config import PoolConfig
 
 QUIET = LocalExecutor(quiet=True)
@@ -31,6 +34,10 @@ def recipe_of(**settings: object) -> Recipe:
 def folder(tmp_path: Path) -> Path:
     write_tar(tmp_path / "tars" / "0.tar", [*sample("000", "zero"), *sample("001", "eins")])
     write_tar(tmp_path / "tars" / "sub" / "1.tar", sample("000", "two"))
+    rng = np.random.default_rng(0)
+    one, other = (encode_png(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)) for _ in range(2))
+    pictures = [("a.png", one), ("a.txt", b"a"), ("b.png", one), ("b.txt", b"b"), ("c.png", other), ("c.txt", b"c")]
+    write_tar(tmp_path / "pictures" / "0.tar", pictures)
     (tmp_path / "tables").mkdir()
     pq.write_table(pa.table({"uid": ["a", "b"], "text": ["red", None]}), tmp_path / "tables" / "0.parquet")
     (tmp_path / "lines").mkdir()
@@ -103,6 +110,19 @@ def test_images_of_a_remote_pool_are_read_by_their_place(url: str, tmp_path: Pat
     index = pool.read_index(tmp_path / "run", shard).to_pylist()
     assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [PNG + b"000", PNG + b"001"]
     assert not run_stage(pool, "pool", recipe, tmp_path / "run", QUIET)
+
+
+def test_a_remote_pool_is_checked_as_the_local_one(url: str, folder: Path, tmp_path: Path) -> None:
+    found = []
+    for number, place in enumerate((url, folder)):
+        out = tmp_path / f"out{number}"
+        check(PoolConfig(path=f"{place}/pictures"), out, CheckConfig(), executor=QUIET)
+        tables = {name: pq.read_table(out / f"{name}.parquet").to_pydict() for name in ("valid_keys", "removed")}
+        found.append((tables, (out / "report.html").read_text(encoding="utf-8")))
+    assert found[0] == found[1]
+    assert found[0][0]["valid_keys"]["key"] == ["a", "c"]
+    assert found[0][0]["removed"]["rule"] == ["byte_duplicate"]
+    assert "<img" in found[0][1], "thumbnails are read from where the images are"
 
 
 @pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -169,9 +169,12 @@ def write_index(shard: Shard, config: PoolConfig, path: Path) -> Report:
     return counts
 
 
-def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-    """(key, member, offset, size of the first image of each pair of a tar, the counts of write_index)."""
-    samples = webdataset.read_samples(shard, read_bytes(shard.path))
+def index_of(shard: Shard, config: PoolConfig, content: np.ndarray | None = None) -> tuple[pa.Table, Report]:
+    """(key, member, offset, size of the first image of each pair of a tar, the counts of write_index).
+
+    content: the tar's bytes, where they are read already.
+    """
+    samples = webdataset.read_samples(shard, read_bytes(shard.path) if content is None else content)
     keys, has_key, _ = samples.keys(config.key)
     chosen = np.flatnonzero(has_key & ~find_duplicates(keys, has_key) & (samples.image != webdataset.NO_MEMBER))
     members = samples.image[chosen]
@@ -183,6 +186,16 @@ def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
     }
     counts = {"pairs": len(samples), "images": len(chosen), "ignored_members": samples.num_ignored}
     return pa.table(index), counts
+
+
+def read_images(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
+    """(key, member, offset, size as index_of, the images in the same order), the tar read once; tables have none."""
+    if format_of(shard.name) != "tar":
+        return POOL_INDEX.empty_table(), iter(())
+    content = read_bytes(shard.path)
+    index, _ = index_of(shard, config, content)
+    places = zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True)
+    return index, (content[offset : offset + size].tobytes() for offset, size in places)
 
 
 def index_path(run_dir: Path, shard: Shard) -> Path:

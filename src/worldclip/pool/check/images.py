@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 
 from worldclip.errors import BadShard, UserError, require
 from worldclip.execute import Executor, Report, RunLock, Shard, add_counts, repeatable
-from worldclip.formats import IMAGE_HASHES, POOL_INDEX, digest, fingerprint, read_table, write_artifact, write_table
+from worldclip.formats import IMAGE_HASHES, digest, fingerprint, read_table, write_artifact, write_table
 from worldclip.pool.check.config import CheckConfig
 from worldclip.pool.check.hashing import ImageFacts, look_at
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import read_member, write_index
+from worldclip.pool.files import is_remote
+from worldclip.pool.read import read_images
 from worldclip.pool.webdataset import IMAGE_SUFFIXES
 
 FILES_AT_ONCE = 1000  # image files of a folder in one unit of work
@@ -59,7 +60,7 @@ class HashKind:
 def look_at_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, kind: HashKind) -> Report:
     """Write folder/images/<shard>.parquet, one row an image of the pool's index; its name is the pair's key."""
     place = folder / "images" / f"{shard.name}.parquet"
-    table = _look_at_tar(shard, pool, folder / "index" / f"{shard.name}.parquet", kind)
+    table = _look_at_tar(shard, pool, kind)
     write_table(place, table, kind.schema)
     return report_of(table)
 
@@ -146,7 +147,7 @@ def _look_at_unit(unit: Shard, *, folder: Path, kind: HashKind) -> Report:
     if "files" in unit.fingerprint:
         table = _look_at_files(Path(unit.path), [name for name, *_ in unit.fingerprint["files"]], kind)
     else:
-        table = _look_at_tar(unit, PoolConfig(), folder / "index" / f"{unit.name}.parquet", kind)
+        table = _look_at_tar(unit, PoolConfig(), kind)
     write_table(place, table, kind.schema)
     return report_of(table)
 
@@ -162,21 +163,16 @@ def report_of(table: pa.Table) -> Report:
     }
 
 
-def _look_at_tar(shard: Shard, pool: PoolConfig, index_path: Path, kind: HashKind) -> pa.Table:
-    write_index(shard, pool, index_path)
-    index = read_table(index_path, POOL_INDEX)
-    places = list(zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True))
-    contents = (read_member(shard.path, offset, size) for offset, size in places)
-    rows = look_at_all(contents, kind)
+def _look_at_tar(shard: Shard, pool: PoolConfig, kind: HashKind) -> pa.Table:
+    index, contents = read_images(shard, pool)
+    file = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
     where = {
         "name": index["key"],
-        "file": pa.array(
-            [shard.path if "://" in shard.path else str(Path(shard.path).resolve())] * len(places), pa.string()
-        ),
+        "file": pa.array([file] * len(index), pa.string()),
         "offset": index["offset"],
         "size": index["size"],
     }
-    return pa.table({**where, **rows})
+    return pa.table({**where, **look_at_all(contents, kind)})
 
 
 def _look_at_files(folder: Path, names: list[str], kind: HashKind) -> pa.Table:

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 
 from worldclip.errors import UserError, require
 from worldclip.execute import Executor, Report, Shard
-from worldclip.formats import FACES, POOL_INDEX, SCORES, fingerprint, read_table, write_table
+from worldclip.formats import FACES, SCORES, fingerprint, read_table, write_table
 from worldclip.pool.check.config import CheckConfig, ClassifierRule, FaceRule
 from worldclip.pool.check.hashing import UNDECODABLE, open_image
 from worldclip.pool.check.write import write_rows
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import read_member
+from worldclip.pool.read import read_images
 
 IMAGES_AT_ONCE = 32  # images in a batch, where the model leaves the batch open
 
@@ -96,7 +96,7 @@ def run_models(
         _load(rule.path, rule.image_px)  # a wrong file is told before any work
         decides = {name: getattr(rule, name) for name in rule.__slots__ if not _is_threshold(name, rule)}
         key = {"rule": decides, "model": fingerprint(Path(rule.path), Path(rule.path).parent), "key": pool.key}
-        work = functools.partial(_run_on_shard, rule=rule, place=place, folder=folder)
+        work = functools.partial(_run_on_shard, rule=rule, place=place, pool=pool, folder=folder)
         executor.map(work, shards, label=place, done_dir=folder / "done" / place, key=key)
 
 
@@ -104,11 +104,11 @@ def _is_threshold(name: str, rule: Rule) -> bool:
     return name == "above" and isinstance(rule, ClassifierRule)
 
 
-def _run_on_shard(shard: Shard, *, rule: Rule, place: str, folder: Path) -> Report:
+def _run_on_shard(shard: Shard, *, rule: Rule, place: str, pool: PoolConfig, folder: Path) -> Report:
     keys: list[str] = []
     found: list[Any] = []
     model = _load(rule.path, rule.image_px)
-    for names, images in _decoded(shard, folder, model, rule):
+    for names, images in _decoded(shard, pool, model, rule):
         keys += names
         if isinstance(rule, FaceRule):
             found += _faces(model, images, rule)
@@ -125,17 +125,19 @@ def _run_on_shard(shard: Shard, *, rule: Rule, place: str, folder: Path) -> Repo
     return {"pairs": len(keys)}
 
 
-def _decoded(shard: Shard, folder: Path, model: OnnxModel, rule: Rule) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+def _decoded(
+    shard: Shard, pool: PoolConfig, model: OnnxModel, rule: Rule
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """Batches of keys and inputs; what cannot be decoded is left out here and removed by the facts of its image."""
-    index = read_table(folder / "index" / f"{shard.name}.parquet", POOL_INDEX)
+    index, contents = read_images(shard, pool)
     keys: list[str] = []
     images: list[np.ndarray] = []
-    for row in index.to_pylist():
+    for key, content in zip(index["key"].to_pylist(), contents, strict=True):
         try:
-            pixels = model.pixels(open_image(read_member(shard.path, row["offset"], row["size"])), rule)
+            pixels = model.pixels(open_image(content), rule)
         except UNDECODABLE:
             continue
-        keys.append(row["key"])
+        keys.append(key)
         images.append(pixels)
         if len(images) == model.batch:
             yield keys, images

@@ -334,7 +334,7 @@ def _with_duplicates(folder: Path, shard: Shard, duplicates: Sequence[Report]) -
 def _remove_stale(work: _Work) -> None:
     """Files of shards that are no longer in the pool."""
     scores = [f"scores/{name}" for name in work.config.classifiers]
-    for part in ("images", "index", "judged", "final", "removed_texts", "faces", *scores):
+    for part in ("images", "judged", "final", "removed_texts", "faces", *scores):
         keep = [work.folder / part / f"{shard.name}.parquet" for shard in work.shards]
         remove_stale(work.folder / part, keep)
     for part in ("images", "judged", "faces", *scores):
