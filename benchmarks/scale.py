@@ -29,7 +29,7 @@ from worldclip import balance, curate, match, pool
 from worldclip.balance.sums import _group
 from worldclip.config import load_recipe, to_toml
 from worldclip.execute import LocalExecutor, RayExecutor, Shard, remove_stale
-from worldclip.execute.shards import ShardWork
+from worldclip.execute.shards import Reports, ShardWork
 from worldclip.formats import fingerprint, versions, write_text
 from worldclip.match.match import REASONS, sum_reports
 from worldclip.pool.config import PoolConfig
@@ -103,26 +103,25 @@ def measure(folder: Path) -> str:
     make_pool(folder / "pool")
     rows: list[tuple[str, float]] = []
     shards: list[Shard] = []
+    before = resident_bytes()
     list_us = cpu_us(lambda: shards.extend(list_shards(PoolConfig(path=str(folder / "pool")))), NUM_SHARDS)
+    shard_bytes = (resident_bytes() - before) / NUM_SHARDS
     rows.append(("list the pool, know each file (empty files)", list_us))
     work = ShardWork(fn=report_of, done_dir=folder / "match" / "done", key="k")
     rows.append(("(a worker writes the marker)", cpu_us(lambda: [work.run(shard) for shard in shards], NUM_SHARDS)))
-    before, reports = resident_bytes(), []
-    rows.append(
-        (
-            "read the marker and its report",
-            cpu_us(lambda: reports.extend(map(work.finished_report, shards)), NUM_SHARDS),
-        )
-    )
+    before = resident_bytes()
+    left_us = cpu_us(lambda: sum(work.finished_report(shard) is None for shard in shards), NUM_SHARDS)
+    rows.append(("read the marker: is the shard done", left_us))
+    add_us = cpu_us(lambda: sum_reports(Reports(work, shards)), NUM_SHARDS)
+    rows.append(("read the report from its marker, add it up", add_us))
     report_bytes = (resident_bytes() - before) / NUM_SHARDS
-    rows.append(("add up the reports", cpu_us(lambda: sum_reports(reports), NUM_SHARDS)))
     markers = [work.marker_path(shard) for shard in shards]
     rows.append(("look for files of no shard", cpu_us(lambda: remove_stale(folder / "match", markers), NUM_SHARDS)))
     rows.append(("know a file of counts (stat, for the sums)", cpu_us(lambda: _group(0, markers), NUM_SHARDS)))
     task_us, tasks_per_s = measure_tasks(folder)
     rows.insert(2, ("start a task on Ray, take its outcome", task_us))
     hash_s = hash_seconds(folder / "large")
-    return page(rows, report_bytes, tasks_per_s, hash_s, measure_stages(folder / "stages"))
+    return page(rows, (shard_bytes, report_bytes), tasks_per_s, hash_s, measure_stages(folder / "stages"))
 
 
 def hash_seconds(path: Path) -> float:
@@ -133,7 +132,7 @@ def hash_seconds(path: Path) -> float:
 
 def page(
     rows: Sequence[tuple[str, float]],
-    report_bytes: float,
+    memory: tuple[float, float],
     tasks_per_s: float,
     hash_s: float,
     stages: Sequence[tuple[str, float, float]],
@@ -151,9 +150,10 @@ def page(
 |---|---|---|
 {lines}
 
-Reports in memory: {report_bytes / 1000:.1f} kB a shard, {report_bytes * FULL_SHARDS / 1e9:.0f} GB for \
-{FULL_SHARDS:,}. Tasks without work on two busy CPUs: {tasks_per_s:,.0f} a second. Hashing a local file's contents \
-(files under 64 MiB): {hash_s:.2f} s of CPU time a GB.
+Memory: {memory[0] / 1000:.1f} kB a shard for its name and what it is known by, {memory[0] * FULL_SHARDS / 1e9:.1f} GB \
+for {FULL_SHARDS:,}; {memory[1] / 1000:.1f} kB a shard more while reports are added up. Tasks without work on two busy \
+CPUs: {tasks_per_s:,.0f} a second. Hashing a local file's contents (files under 64 MiB): {hash_s:.2f} s of CPU time a \
+GB.
 
 The stages on captions of 62 characters (4 Parquet shards, one core; first calls, so that loading what is compiled and
 the language model is in it):
