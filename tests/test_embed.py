@@ -179,6 +179,15 @@ def test_processes_are_as_many_as_half_of_the_memory_holds_models(world, monkeyp
         assert of_embed.num_processes("cpu", world / "model") == expected
 
 
+def test_a_small_pool_starts_no_processes(world):
+    recipe = of_embed._pool(str(world / "pool"), None)
+    units = of_embed._units(recipe, world, ("images", "texts"))
+    size = sum((world / "pool" / f"{shard:05}.tar").stat().st_size for shard in range(SHARDS))
+    assert of_embed._num_worthwhile(units) == 1 + size // (256 * 2**10)
+    files = of_embed._units(of_embed._pool(str(world / "photos"), None), world, ())
+    assert of_embed._num_worthwhile(files) == 1
+
+
 @pytest.mark.slow
 def test_two_processes_leave_the_same_embeddings(world, tmp_path):
     embed(world / "model", world / "pool", tmp_path / "one", executor=here())

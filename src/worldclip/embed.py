@@ -68,6 +68,8 @@ Of = Literal["images", "texts"]
 IMAGES_AT_ONCE = 1024  # images of a shard that are read together
 TEXTS_AT_ONCE = 65_536
 NUM_BAD_SAMPLES = 20
+# A process starts and loads in the time that it needs for about so many bytes on a CPU: smaller pools do with fewer.
+BYTES_A_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +130,8 @@ def embed(
             say("embed", "is finished and unchanged")
             return dict(read_json(folder / "report.json"))
         (folder / MANIFEST).unlink(missing_ok=True)
-        executor = executor or LocalExecutor(workers=num_processes(device, source.path))
+        if executor is None:
+            executor = LocalExecutor(workers=min(num_processes(device, source.path), _num_worthwhile(units)))
         if isinstance(executor, LocalExecutor):
             at_a_time = min(executor.workers, max(map(len, units.values())))
             told = dataclasses.replace(told, threads=max(1, usable_cores() // at_a_time))
@@ -188,6 +191,17 @@ def num_processes(device: str, model: Path) -> int:
     weights = max(1, sum(file.stat().st_size for file in files if file.suffix not in (".json", ".md")))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(usable_cores(), memory // 2 // weights))
+
+
+def _num_worthwhile(units: dict[Of, list[Shard]]) -> int:
+    """Processes that the pool keeps busy."""
+    return 1 + max(sum(map(_num_bytes, shards)) // BYTES_A_PROCESS[kind] for kind, shards in units.items())
+
+
+def _num_bytes(shard: Shard) -> int:
+    """Of a file, or of a group of image files; 0 where a server does not say."""
+    files = shard.fingerprint.get("files", [])
+    return shard.fingerprint.get("size") or sum(size for _, size, *_ in files)
 
 
 def _run(
