@@ -43,3 +43,17 @@ def test_a_value_out_of_range_is_named(changes, said):
 def test_all_problems_come_together():
     model = ModelConfig(preset="tiny", image_size=50, context_length=1)
     assert len(TrainConfig(lr=-1.0, eps=-1.0, model=model).problems()) == 4
+
+
+def test_images_in_an_object_store_are_read_in_streams_unless_told_otherwise():
+    from worldclip.config import load_recipe
+    from worldclip.train.train import relevant_config, streams_of
+
+    def recipe(path, **train):
+        return load_recipe({"pool": {"path": path}, "balance": {"tail_fraction": 0.1}, "train": train})
+
+    assert streams_of(recipe("s3://bucket/pool")) == 64
+    assert streams_of(recipe("pool")) == 0
+    assert streams_of(recipe("s3://bucket/pool", num_streams=0)) == 0
+    assert streams_of(recipe("pool", pool={"path": "s3://bucket/images"})) == 64
+    assert relevant_config(recipe("s3://bucket/pool"))["train"]["num_streams"] == 64

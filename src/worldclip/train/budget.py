@@ -251,7 +251,7 @@ def changes_that_fit(
     config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int, memory_bytes: int
 ) -> list[str]:
     """For a run that does not fit: each change of one key that does, then all of them, with the memory it takes."""
-    single = {
+    single: dict[str, dict[str, object]] = {
         "activation_checkpointing = true": {"activation_checkpointing": True},
         'token_table = "rows"': {"token_table": "rows"},
         'parallel = "fsdp"': {"parallel": "fsdp"},

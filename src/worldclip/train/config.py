@@ -353,8 +353,9 @@ class TrainConfig:
     """offline: the list in RUN/curate in every epoch; online: a new draw in each epoch, the first one the same."""
     shuffle_shards: int = 64
     """Shards in a window of the epoch's plan; pairs are shuffled within a window."""
-    num_streams: int = 0
-    """For object stores: fixed streams of whole shards, read one after another; 0: windows and reads of ranges."""
+    num_streams: int | None = None
+    """Fixed streams of whole shards, read one after another; 0: windows, and reads of ranges.  Unset: 64 where the
+    images are in an object store, else 0."""
     scaled_decode: bool = False
     """Decode JPEGs of more than twice the size that is needed at a half, quarter or eighth: faster, other pixels."""
     decode_threads: int | None = None
@@ -425,7 +426,7 @@ class TrainConfig:
         found = [
             f"train.{key} is {getattr(self, key)}; it is at least 0 (none)"
             for key in ("max_grad_norm", "evaluate_every_samples", "num_streams")
-            if getattr(self, key) < 0
+            if (getattr(self, key) or 0) < 0
         ]
         found += [
             f"train.{key} is {getattr(self, key)}; it is a share from 0 (none) to below 1"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from worldclip.train.loop import State
     from worldclip.train.step import Learner
 
+REMOTE_STREAMS = 64  # of tars in an object store
 FREE_KEYS = (  # decide no weight, or its rounding alone
     *("device", "decode_threads", "parallel", "accum_steps", "activation_checkpointing", "compile"),
     *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
@@ -41,7 +42,18 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
     from worldclip.config import to_dict
 
     config = {key: value for key, value in to_dict(recipe.train).items() if key not in FREE_KEYS}
+    config["num_streams"] = streams_of(recipe)
     return {"train": config | {"pool": {"key": recipe.train.pool.key}}}  # its tars are inputs, wherever they lie
+
+
+def streams_of(recipe: Recipe) -> int:
+    """Streams that the images are read in; 0: windows."""
+    from worldclip.pool.files import is_remote
+
+    if recipe.train.num_streams is not None:
+        return recipe.train.num_streams
+    images = recipe.train.pool.as_pool() or recipe.pool
+    return REMOTE_STREAMS if any(map(is_remote, [images.path or "", *images.roots.values()])) else 0
 
 
 def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
@@ -195,7 +207,7 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
         num_patches=(sizes.image_size // sizes.patch_size) ** 2,
         patch_dropout=config.patch_dropout,
         workers=config.decode_threads,
-        num_streams=config.num_streams,
+        num_streams=streams_of(recipe),
         scaled_decode=config.scaled_decode,
         work=curate_work(recipe, run_dir, read_bounds(run_dir, recipe.curate)) if is_online else None,
         rank=world.rank,
@@ -212,9 +224,12 @@ def _train(
     from worldclip.train.distill import Teacher, create_students
     from worldclip.train.learner import create_learner, pick_rank_device
     from worldclip.train.loop import Run, State, run_loop
+    from worldclip.train.memory import keep_freed_memory
 
     config = recipe.train
     device = pick_rank_device(config.device, world)
+    if device.type == "cpu":
+        keep_freed_memory()
     loader = _loader(recipe, run_dir, tokenizer, schedule, world)
     if world.is_first:
         _say_budget(config, tokenizer, schedule, world, device)
