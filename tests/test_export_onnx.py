@@ -88,6 +88,16 @@ def test_onnx_probabilities_are_the_models(exported):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_changed_encoders_are_another_model_to_evaluate(exported, tmp_path):
+    from worldclip.evaluate.evaluate import model_digest
+
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
+    before = model_digest(folder)
+    with open(folder / "onnx" / "vision_model.onnx", "ab") as file:
+        file.write(b" ")
+    assert model_digest(folder) != before
+
+
 def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
     from PIL import Image
 

@@ -172,7 +172,7 @@ def model_digest(place: Path) -> str:
         return digest([fingerprint(place, place.parent)])
     files = [place / name for name in MODEL_FILES if (place / name).exists()]
     if place / "model.safetensors" not in files:
-        files = sorted(path for path in place.iterdir() if path.is_file())
+        files = sorted(path for path in place.rglob("*") if path.is_file())
     return digest([fingerprint(path, place) for path in files])
 
 
