@@ -170,6 +170,9 @@ def test_namespaces_come_from_the_site(where: str, tmp_path: Path):
     metadata.run(recipe("sw", dumps=str(tmp_path / "dumps"), title_rule=rule), tmp_path / "run", QUIET)
     articles = ["Paka"] if where in ("unknown", "rule") else ["Terminator 2: Hukumu", "Paka"]
     assert list(entries(tmp_path / "run", "sw", "title")) == articles
+    titles_alone = recipe("sw", dumps=str(tmp_path / "dumps"), title_rule=rule, sources=["title"])
+    metadata.run(titles_alone, tmp_path / "titles", QUIET)
+    assert list(entries(tmp_path / "titles", "sw", "title")) == articles
 
 
 def test_the_manifest_names_every_file_with_its_licence(tmp_path: Path):

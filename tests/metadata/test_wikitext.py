@@ -109,10 +109,10 @@ def test_a_deep_nest_is_survived():
 
 
 @pytest.mark.parametrize("mark", sorted({*MARKS, "<math>", "<ref name=", "<ref><math><pre>", "[http://a ", "&amp"}))
-def test_a_megabyte_of_one_mark_takes_no_longer_than_other_text(mark: str):
-    """Of a page of 2 MB, MediaWiki's limit; what looks ahead to the end each time would take hours."""
-    (text,) = strip(mark * (1_000_000 // len(mark)))
-    assert len(text) <= 1_000_000
+def test_many_of_one_mark_take_no_longer_than_other_text(mark: str):
+    """A page may have 2 MB of them: what looks ahead to the end each time would take hours."""
+    (text,) = strip(mark * (400_000 // len(mark)))
+    assert len(text) <= 400_000
 
 
 @settings(max_examples=300, deadline=None)

@@ -52,7 +52,7 @@ class Sources:
     views: list[Shard]
     """Page-view files."""
     siteinfo: dict[str, Path] = field(default_factory=dict)
-    """The file of each Wikipedia that names its namespaces, where there is one."""
+    """The file of each Wikipedia that names its namespaces, where there is one: the site's own list, else a dump."""
 
 
 def find_sources(config: MetadataConfig, codes: Sequence[str], scheme: languages.Scheme) -> Sources:
@@ -75,6 +75,8 @@ def find_sources(config: MetadataConfig, codes: Sequence[str], scheme: languages
         folders += [Path(config.dumps) / wiki] if config.dumps else []
         for path in [path for folder in folders for path in sorted(folder.glob(SITEINFO))][:1]:
             siteinfo[wiki] = path
+        for path in [path for path in files if ".xml" in path.name][:1]:
+            siteinfo.setdefault(wiki, path)
     if twice:
         raise UserError(twice)
     return Sources(
@@ -300,13 +302,12 @@ def _sum_of(wiki: str, sources: Sources, config: MetadataConfig, folder: Path, s
 
 
 def _namespaces(wiki: str, sources: Sources) -> frozenset[str] | None:
-    """Names of a site's namespaces: from its own list, else from its XML dump, else not known."""
-    if wiki in sources.siteinfo:
-        return frozenset(titles.read_namespaces(sources.siteinfo[wiki]))
-    for shard in sources.texts.get(wiki, ()):
-        if ".xml" in Path(shard.path).name:
-            return frozenset(name for key, name in read_xml_namespaces(Path(shard.path)).items() if key)
-    return None
+    """Names of a site's namespaces; None where no file says."""
+    if (path := sources.siteinfo.get(wiki)) is None:
+        return None
+    if ".xml" in path.name:
+        return frozenset(name for key, name in read_xml_namespaces(path).items() if key)
+    return frozenset(titles.read_namespaces(path))
 
 
 def describe_file(shard: Shard, licence: str) -> dict[str, Any]:

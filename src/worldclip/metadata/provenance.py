@@ -81,8 +81,12 @@ def describe_sources(
 
 
 def _describe_siteinfo(lang: str, sources: Sources) -> list[dict[str, Any]]:
-    """The files that name the namespaces of a language's Wikipedias: facts of the site, no text."""
+    """The files that name the namespaces of a language's Wikipedias, but for dumps that are sources of text as well:
+    facts of the site, no text.
+    """
+    texts = {shard.path for wiki in sources.wikis[lang] for shard in sources.texts.get(wiki, ())}
     paths = [sources.siteinfo[wiki] for wiki in sources.wikis[lang] if wiki in sources.siteinfo]
+    paths = [path for path in paths if str(path) not in texts]
     return [{**_describe_path(path), **fingerprint(path, path.parent), "licence": VIEWS_LICENCE} for path in paths]
 
 
