@@ -8,7 +8,7 @@ import pytest
 from toy import draw_shape, write_tar
 
 from worldclip.errors import UserError
-from worldclip.evaluate import evaluate
+from worldclip.evaluate import evaluate, processes
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.engine import read_results
 from worldclip.evaluate.image_features import CHUNK_IMAGES
@@ -76,6 +76,17 @@ def test_two_processes_give_the_records_of_one_and_a_second_call_computes_nothin
     assert CHUNK_IMAGES > 13
     assert (tmp_path / "one/results.csv").exists()
     assert (tmp_path / "one/table.tex").exists()
+
+
+def test_each_process_takes_the_next_device_in_turn(monkeypatch):
+    torch = pytest.importorskip("torch")
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for number in range(4):
+        processes._choose_device(number)
+    assert taken == [0, 1, 0, 1]
 
 
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from served import Server, server, tar_of
 from upstream import files_of, is_image, write_miniature
 
+from worldclip.cli import main
 from worldclip.evaluate import datasets, fetch
 from worldclip.evaluate.config import EvaluateConfig
 
@@ -55,6 +56,14 @@ def serve(server: Server, name: str) -> None:
             contents = packed(row["path"], below)
         url = urllib.parse.urlsplit(row["url"])
         server.files[f"/{url.netloc}{url.path}"] = contents
+
+
+def test_the_command_says_what_it_leaves_to_a_person(server, tmp_path, capsys):
+    serve(server, "multi30k")
+    assert main(["fetch", "dataset", "multi30k", "--out", str(tmp_path), "--mirror", server.url]) == 0
+    told = capsys.readouterr()
+    assert "multi30k: 5 files" in told.out
+    assert "left to you: images/: Flickr30k's, sent on request" in told.err
 
 
 @pytest.mark.parametrize(
