@@ -364,3 +364,16 @@ def test_signs_of_embeddings_take_the_place_of_the_hash(pool: Path, monkeypatch:
     hashes = looking.embedding_hashes(np.concatenate([features, 2 * features, -features]))
     assert (hashes[:3] == hashes[3:6]).all()
     assert (np.bitwise_count(hashes[:3] ^ hashes[6:]) == 64).all()
+
+
+def test_a_model_that_cannot_be_loaded_is_told_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: str) -> None:
+        raise UserError(f"{model} does not exist")
+
+    monkeypatch.setattr(looking, "_load_model", refuse)
+    with pytest.raises(UserError, match="some/model does not exist"):
+        run(pool, hash="embedding", embedding_model="some/model")
+    assert not (pool / "out" / "images").exists()
+    config = CheckConfig(hash="embedding", embedding_model="some/model")
+    with pytest.raises(UserError, match="some/model does not exist"):
+        hash_images(pool / "pool", pool / "set.parquet", QUIET, config=config)

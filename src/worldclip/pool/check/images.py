@@ -51,6 +51,11 @@ class HashKind:
         known: list[Any] = [fingerprint(file, Path(model)) for file in files] or [model]
         return cls(name=f"embedding {digest(known)}", model=model)
 
+    def require_model(self) -> None:
+        """Raises UserError for a model that cannot be loaded: before any work, not for each shard."""
+        if self.model is not None:
+            _load_model(self.model)
+
     @property
     def schema(self) -> pa.Schema:
         return IMAGE_HASHES.with_metadata({**IMAGE_HASHES.metadata, HASH_KIND: self.name.encode()})
@@ -76,6 +81,7 @@ def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckCon
     kind = HashKind.of(config or CheckConfig())
     look = functools.partial(_look_at_unit, kind=kind)
     units = source_units(source)
+    kind.require_model()
     with RunLock(_parts_of(out)):
         return hash_units(units, look, out, executor, key={"source": str(source.resolve())}, kind=kind)
 

@@ -240,6 +240,7 @@ def _run(work: _Work) -> dict[str, Any]:
 
 
 def _look(work: _Work) -> dict[str, int]:
+    work.kind.require_model()
     look = functools.partial(look_at_pool_shard, pool=work.recipe.pool, folder=work.folder, kind=work.kind)
     key = {"key": work.recipe.pool.key, "hash": work.kind.name}
     reports = work.executor.map(look, work.shards, label="images", done_dir=work.folder / "done/images", key=key)
