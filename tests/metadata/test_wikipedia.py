@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from worldclip.errors import BadShard
+from worldclip.metadata.ngrams import Counter, merge
+from worldclip.metadata.tokens import scheme_of, segment
 from worldclip.metadata.wikipedia import (
     MAX_TEXT_CHARS,
     iter_articles,
@@ -101,6 +103,25 @@ def test_a_long_article_comes_in_pieces_cut_at_lines(tmp_path: Path):
     assert len(pieces) > 2
     assert {title for title, _ in pieces} == {"Long"}
     assert "\n".join(text for _, text in pieces) == "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("wiki", "sentence"), [("sw", "paka {n}, mbwa na 3.{n} simba. "), ("zh", "我喜欢北京，大学{n}。")]
+)
+def test_a_text_in_one_line_is_cut_where_no_bigram_crosses(wiki: str, sentence: str, tmp_path: Path):
+    scheme = scheme_of(wiki)
+    text = "".join(sentence.format(n=n % 1000) for n in range(1, 3 * MAX_TEXT_CHARS // len(sentence)))
+    pq.write_table(pa.table({"text": [text]}), tmp_path / "x.parquet")
+    (batch,) = read_articles(tmp_path / "x.parquet")
+    assert max(map(len, batch.column("text").to_pylist())) < MAX_TEXT_CHARS + len(sentence)
+    counts = []
+    for texts in (batch.column("text"), pa.array([text], pa.large_string())):
+        counter = Counter(tmp_path / "runs", scheme)
+        counter.add(segment(texts, scheme))
+        counted = merge(counter.finish(), tmp_path)
+        bigrams = [part.tolist() for chunk in counted.iter_bigrams() for part in chunk]
+        counts.append((counted.words.data.tobytes(), counted.words.counts.tolist(), bigrams))
+    assert counts[0] == counts[1]
 
 
 def test_multistream_is_decompressed_by_threads_to_the_same_bytes(tmp_path: Path):

@@ -32,7 +32,8 @@ ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
 
 SCHEMA = pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
 BATCH_BYTES = 2**22  # text of a batch; an article more may follow
-MAX_TEXT_CHARS = 2**20  # longer texts are cut at ends of lines, where no bigram crosses anyway
+MAX_TEXT_CHARS = 2**20  # longer texts are cut at ends of lines and marks, which no bigram crosses anyway
+_CUT = re.compile("[\n.,;:!?。、，]")
 READ_BYTES = 2**20
 
 # A stream of bzip2 begins at a byte with its signature and that of its first block.
@@ -73,14 +74,11 @@ def _to_batch(titles: list[str], texts: list[str]) -> pa.RecordBatch:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """A text in pieces of about MAX_TEXT_CHARS, cut at ends of lines."""
+    """A text in pieces of about MAX_TEXT_CHARS, without the marks that it is cut at."""
     start = 0
-    while len(text) - start > MAX_TEXT_CHARS:
-        end = text.find("\n", start + MAX_TEXT_CHARS)
-        if end < 0:
-            break
-        yield text[start:end]
-        start = end + 1
+    while len(text) - start > MAX_TEXT_CHARS and (found := _CUT.search(text, start + MAX_TEXT_CHARS)):
+        yield text[start : found.start()]
+        start = found.end()
     yield text[start:] if start else text
 
 
