@@ -66,6 +66,14 @@ def test_a_sweep_that_is_cut_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert not any(text.startswith("en/") for text in last.texts), "what was done was done again"
 
 
+def test_a_line_that_is_no_record_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], path)
+    path.write_text(path.read_text() + '{"model": ')
+    with pytest.raises(UserError, match=r"r\.jsonl:3 is no record .* remove the line"):
+        engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], path)
+
+
 def test_another_model_or_other_data_is_measured_anew(tmp_path):
     path, dataset = tmp_path / "r.jsonl", word_dataset("a", WORDS)
     engine.evaluate(WordModel(), MODEL, [dataset], ["en"], path)

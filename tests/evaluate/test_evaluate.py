@@ -11,6 +11,7 @@ from worldclip import inference
 from worldclip.config import load_recipe
 from worldclip.errors import UserError
 from worldclip.evaluate import evaluate
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.execute import LocalExecutor, changed_keys, why_run
 from worldclip.formats import read_json
 
@@ -109,6 +110,14 @@ def test_any_model_is_evaluated_into_any_folder_and_goes_on_where_it_was_cut(run
     assert again == found
     other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
     assert other["model_digest"] != found["model_digest"]
+
+
+def test_a_model_on_no_data_set_is_a_mistake(run_dir, tmp_path):
+    with pytest.raises(UserError, match="no data set is named; name some"):
+        evaluate.evaluate_model("someone/model", EvaluateConfig(), tmp_path / "out")
+    nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
+    with pytest.raises(UserError, match="none of suite imagenet is below"):
+        evaluate.evaluate_model("someone/model", nothing_there, tmp_path / "out")
 
 
 def test_every_mistake_of_the_section_is_told_at_once(tmp_path):

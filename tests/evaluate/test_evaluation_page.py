@@ -165,6 +165,7 @@ def test_the_command_measures_any_model_and_tells_mistakes(tmp_path, monkeypatch
 
 
 def test_a_model_that_no_published_row_names_is_an_error(tmp_path):
+    (tmp_path / "pets").mkdir()  # an empty folder: had it been read, that were the mistake told
     config = EvaluateConfig(suite="paper", data=str(tmp_path), allow_missing=True, against="ViT-Z")
     with pytest.raises(UserError, match=r"evaluate\.against is 'ViT-Z'"):
         evaluate_model("me/model", config, tmp_path / "out")

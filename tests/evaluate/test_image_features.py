@@ -41,6 +41,13 @@ def test_a_pass_that_was_cut_goes_on_at_the_next_chunk(tmp_path):
     assert told == ["a: 4 of 7 images encoded"]
 
 
+def test_damaged_features_are_named(tmp_path):
+    encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
+    (tmp_path / "000000002.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match=r"000000002\.npy is damaged .*; remove .*, and it is made anew"):
+        encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
+
+
 def test_the_key_is_model_images_and_preprocessing(tmp_path):
     class Processed(WordModel):
         processor = "size 224"

@@ -198,10 +198,18 @@ def _record(identity: Record, score: Score) -> Record:
 
 
 def read_results(path: Path) -> list[Record]:
-    """The records of a results.jsonl, none where there is no such file."""
+    """The records of a results.jsonl, none where there is no such file; UserError names a line that is none."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{number} is no record ({error}); remove the line, and it is measured anew"
+            ) from error
+    return found
 
 
 def _in_order(found: dict[str, Record], datasets: Sequence[Dataset]) -> list[Record]:

@@ -47,6 +47,9 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     """
     if problems := config.problems():
         raise UserError(problems)
+    if not config.asked:
+        missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
+        raise UserError(f"{missing}no data set is named; name some (evaluate.datasets), or a suite that has data")
     place = Path(source)
     if (place / "train").is_dir():
         place = checkpoint_folder(place)
@@ -60,6 +63,8 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     from worldclip.inference import load
 
     config = sweep.config
+    if config.suite == "paper":
+        published.of_model(config.against)  # a name that is none is told before any work
     loaded = _load_all(config, sweep.run_dir)
     records: list[engine.Record] = []
     found: Report = {**sweep.model_id, "datasets": {}, "gallery": []}

@@ -82,8 +82,13 @@ def encode_images(
 def encode_chunk(model: Model, dataset: Dataset, start: int, batch_size: int, cache: Path | None) -> ImageFeatures:
     """The images from `start` to the chunk's end; (n, 0) where not one of them decodes."""
     if cache is not None and is_encoded(cache, start):
-        features = np.load(_path(cache, start), allow_pickle=False)
-        return ImageFeatures(features_ND=features, bad=read_json(_path(cache, start).with_suffix(".json")))
+        try:
+            features = np.load(_path(cache, start), allow_pickle=False)
+            return ImageFeatures(features_ND=features, bad=read_json(_path(cache, start).with_suffix(".json")))
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise UserError(
+                f"{_path(cache, start)} is damaged ({error}); remove {cache}, and it is made anew"
+            ) from error
     found = _encode(model, dataset, start, min(start + CHUNK_IMAGES, len(dataset.image_keys)), batch_size)
     if cache is not None:
         write_json(_path(cache, start).with_suffix(".json"), found.bad)

@@ -77,15 +77,21 @@ def _read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def of_model(model: str) -> dict[str, Published]:
+    """figure -> a model's number; UserError where there is none."""
+    found = {row.figure: row for row in published() if row.model == model}
+    if not found:
+        models = "; ".join(dict.fromkeys(row.model for row in published()))
+        raise UserError(f"evaluate.against is {model!r}, which published.csv has not; it has {models}")
+    return found
+
+
 def beside(records: Sequence[Record], against: str) -> list[dict[str, Any]]:
     """A row for each figure that was measured or that `against` has: ours, theirs, the difference and its flag.
 
     Values in percent, None where there is none.  UserError where `against` is no published model.
     """
-    theirs = {row.figure: row for row in published() if row.model == against}
-    if not theirs:
-        models = "; ".join(dict.fromkeys(row.model for row in published()))
-        raise UserError(f"evaluate.against is {against!r}, which published.csv has not; it has {models}")
+    theirs = of_model(against)
     rows = []
     for figure in figures().values():
         ours, languages, over, missing = _ours(figure, records)
