@@ -153,6 +153,7 @@ def test_mistakes_are_told_before_any_work(world, tmp_path, capfd):
         ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
         ([model, str(table), "--out", out], "name the column of the identity: uid"),
         ([model, pool, "--out", str(mine)], "holds files of others"),
+        ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
         ([model, pool, "--out", out, "--device", "tpu"], "device is 'tpu'"),
         ([model, pool, "--out", out, "--precision", "int8"], "only ONNX folders hold several"),
     ):

@@ -123,7 +123,7 @@ def embed(
     known = {"source": _name(model, source), "layout": source.layout, "digest": sources.digest(source), **loading}
     config = {"model": known, "pool": {"key": recipe.pool.key, "texts": list(recipe.pool.texts)}, "of": list(units)}
     inputs = {kind: {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
-    check_own(folder)
+    _check_out(folder, recipe.pool)
     with RunLock(folder):
         manifest = read_manifest(folder)
         if manifest is not None and [manifest["config"], manifest["inputs"]] == [config, inputs]:
@@ -171,6 +171,14 @@ def _units(recipe: Recipe, run_dir: Path, of: Sequence[Of]) -> dict[Of, list[Sha
         if tars or kind == "texts":
             check_names(found[kind], recipe.pool, check=check_columns if kind == "texts" else check_key)
     return found
+
+
+def _check_out(folder: Path, pool: PoolConfig) -> None:
+    """Raises UserError for a folder of someone's files, and for one in the pool, which would become part of it."""
+    check_own(folder)
+    for place in (pool.path, *pool.roots.values()):
+        if place and not is_remote(place) and folder.resolve().is_relative_to(Path(place).resolve()):
+            raise UserError(f"--out is {str(folder)!r}, which lies in the pool {place!r}; give a folder outside of it")
 
 
 def _name(model: str | Path, source: sources.Source) -> str:

@@ -174,9 +174,9 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
     try:
         clip = load(model or known["source"], device, layout=known["layout"], **loading)
     except UserError as error:
-        raise UserError(
-            [*error.problems, f"{embedded.folder} was made with it; --model says where it is now"]
-        ) from error
+        is_gone = model is None and not Path(known["source"]).exists()
+        hint = [f"{embedded.folder} was made with it; --model says where it is now"] if is_gone else []
+        raise UserError([*error.problems, *hint]) from error
     expected, found = np.load(embedded.folder / "probe.npy", allow_pickle=False), probe_model(clip)
     if found.shape != expected.shape or (found * expected).sum(axis=1).min() < MIN_PROBE_COSINE:
         raise UserError(
