@@ -119,6 +119,7 @@ def embed(
     folder, source = Path(out), sources.find(model, loading.pop("layout", None))
     recipe = _pool(str(pool), key)
     units = _units(recipe, Path(pool) if (Path(pool) / "recipe.toml").exists() else folder, of)
+    loading = {name: None if value is None else str(value) for name, value in loading.items()}
     told = Model(path=str(source.path), layout=source.layout, device=device, **loading)
     known = {"source": _name(model, source), "layout": source.layout, "digest": sources.digest(source), **loading}
     config = {"model": known, "pool": {"key": recipe.pool.key, "texts": list(recipe.pool.texts)}, "of": list(units)}
@@ -135,7 +136,10 @@ def embed(
         if isinstance(executor, LocalExecutor):
             at_a_time = min(executor.workers, max(map(len, units.values())))
             told = dataclasses.replace(told, threads=max(1, usable_cores() // at_a_time))
-        report = {"model": known["source"], **_run(told, config, recipe.pool, folder, units, executor)}
+        try:
+            report = {"model": known["source"], **_run(told, config, recipe.pool, folder, units, executor)}
+        finally:
+            _load.cache_clear()
         write_json(folder / "report.json", report)
         counts = {kind: report[kind]["embedded"] for kind in units}
         write_manifest(folder, config=config, inputs=inputs, counts=counts)
