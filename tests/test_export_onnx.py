@@ -88,6 +88,26 @@ def test_onnx_probabilities_are_the_models(exported):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("precision", "name"), [(None, "model"), ("fp16", "model_fp16"), ("int8", "model_quantized")])
+def test_of_a_repository_only_the_precision_asked_for_is_downloaded(exported, precision, name, tmp_path, monkeypatch):
+    import fnmatch
+
+    import huggingface_hub
+
+    def download(hub_id, allow_patterns):
+        assert hub_id == "onnx-community/some-ONNX"
+        for path in (exported / "out" / "onnx").rglob("*"):
+            place = path.relative_to(exported / "out" / "onnx").as_posix()
+            if path.is_file() and any(fnmatch.fnmatch(place, pattern) for pattern in allow_patterns):
+                (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / place)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert worldclip.load("onnx-community/some-ONNX", precision=precision).embed_dim == 48
+    assert {path.stem for path in (tmp_path / "onnx").iterdir()} == {f"vision_{name}", f"text_{name}"}
+
+
 def test_changed_encoders_are_another_model_to_evaluate(exported, tmp_path):
     from worldclip.evaluate.evaluate import model_digest
 

@@ -116,7 +116,7 @@ def embed(
 
     Raises UserError for mistakes, StageFailed where shards failed.
     """
-    folder, source = Path(out), sources.find(model, loading.pop("layout", None))
+    folder, source = Path(out), sources.find(model, loading.pop("layout", None), loading.get("precision"))
     recipe = _pool(str(pool), key)
     units = _units(recipe, Path(pool) if (Path(pool) / "recipe.toml").exists() else folder, of)
     loading = {name: None if value is None else str(value) for name, value in loading.items()}

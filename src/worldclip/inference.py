@@ -176,7 +176,7 @@ def load(
     The source decides on the preprocessing.  Raises UserError where it is nothing that can be loaded, or where it may
     be several things, which are then named.
     """
-    found = sources.find(source, layout)
+    found = sources.find(source, layout, precision)
     loaded = sources.load(found, device, arch, None if tokenizer is None else str(tokenizer), precision)
     return Clip(loaded.towers, loaded.tokenizer, loaded.processor)
 

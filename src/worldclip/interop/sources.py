@@ -44,9 +44,12 @@ class Loaded:
     processor: Any
 
 
-def find(source: str | Path, layout: Layout | None = None) -> Source:
-    """Raises UserError where the source is nothing that worldclip loads, or may be two things."""
-    path = _local(source)
+def find(source: str | Path, layout: Layout | None = None, precision: str | None = None) -> Source:
+    """What a source is; a repository of the hub is downloaded, of an ONNX one the encoders of `precision` alone.
+
+    Raises UserError where it is nothing that worldclip loads, or may be two things.
+    """
+    path = _local(source, precision)
     if path.is_file():
         if path.suffix not in weights.SUFFIXES:
             raise UserError(
@@ -119,7 +122,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not JSON ({error})") from error
 
 
-def _local(source: str | Path) -> Path:
+def _local(source: str | Path, precision: str | None) -> Path:
     """The path given, or the local copy of a repository of the hub, which is downloaded where it is not there."""
     path = Path(str(source).removeprefix("local-dir:"))  # open_clip's and timm's ways to name a folder and a hub id
     if path.exists():
@@ -131,10 +134,10 @@ def _local(source: str | Path) -> Path:
         raise UserError(
             f"{source} does not exist; give a run, a model's folder or file, or a hub id (owner/name){hint}"
         )
-    return _download(name)
+    return _download(name, precision or "fp32")
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, precision: str) -> Path:
     """Configuration first, then only the weights of the layout that it says."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -147,7 +150,8 @@ def _download(hub_id: str) -> Path:
         elif (folder / "config.json").exists() and "architecture" in _read_config(folder):
             kept = list(timm.WEIGHT_FILES)
         elif hub_id.endswith("-ONNX"):
-            kept = ["onnx/vision_model.onnx*", "onnx/text_model.onnx*"]
+            suffix = onnx.SUFFIXES.get(precision, "")
+            kept = [f"{onnx.FOLDER}/{tower}{suffix}.onnx*" for tower in (onnx.IMAGE, onnx.TEXT)]
         else:
             kept = ["model*.safetensors"]
         return Path(snapshot_download(hub_id, allow_patterns=[*small, *kept]))
