@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import multiprocessing
 import os
 import resource
 import statistics
@@ -95,9 +96,9 @@ def bench_on_disk(num_hashes: int, workers: int, radius: int, rows_at_once: int,
     hashes, pairs = planted(num_hashes)
     values = unique(hashes)
     del hashes
-    disk = _Disk(folder)
+    watch = _Watch(folder)
     started_at = time.perf_counter()
-    with disk:
+    with watch:
         edges, histogram = search(values, radius, folder, LocalExecutor(workers=workers), rows_at_once=rows_at_once)
     elapsed_s = time.perf_counter() - started_at
     near = np.concatenate([np.stack(edge, axis=1) for edge in edges])
@@ -113,17 +114,18 @@ def bench_on_disk(num_hashes: int, workers: int, radius: int, rows_at_once: int,
         f"{len(plan.choices)} sorted orders of {plan.leading_bits(0)} bits: {elapsed_s:.0f} s, "
         f"{elapsed_s * workers / len(values) * 1e6:.2f} core seconds a million hashes, "
         f"{children.ru_utime + children.ru_stime:.0f} CPU s of the processes\n"
-        f"disk at most {disk.most / len(values):.0f} bytes a hash; peak memory of a process "
-        f"{children.ru_maxrss / 2**20:.2f} GiB, of this one {peak_gib():.2f} GiB\n"
+        f"disk at most {watch.disk_bytes / len(values):.0f} bytes a hash; peak memory of a process "
+        f"{watch.worker_kib / 2**20:.2f} GiB, of this one {peak_gib():.2f} GiB\n"
         f"{hits:,} of {PLANTED * radius:,} planted pairs; pairs by distance {histogram}"
     )
 
 
-class _Disk:
-    """The most bytes below a folder, looked at twice a second."""
+class _Watch:
+    """The most bytes below a folder and the most memory of a worker, looked at twice a second."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.most, self._done = folder, 0, threading.Event()
+        self.folder, self._done = folder, threading.Event()
+        self.disk_bytes = self.worker_kib = 0
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> None:
@@ -135,8 +137,13 @@ class _Disk:
 
     def _watch(self) -> None:
         while not self._done.wait(0.5):
-            with contextlib.suppress(FileNotFoundError):
-                self.most = max(self.most, sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()))
+            with contextlib.suppress(OSError):  # what is gone meanwhile
+                size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+                self.disk_bytes = max(self.disk_bytes, size)
+                for worker in multiprocessing.active_children():  # getrusage begins with the parent's peak
+                    status = Path(f"/proc/{worker.pid}/status").read_text()
+                    if "VmHWM:" in status:  # else it has just ended
+                        self.worker_kib = max(self.worker_kib, int(status.split("VmHWM:")[1].split()[0]))
 
 
 def bench_faiss(hashes: np.ndarray, threads: int) -> None:

@@ -366,6 +366,16 @@ def test_signs_of_embeddings_take_the_place_of_the_hash(pool: Path, monkeypatch:
     assert (np.bitwise_count(hashes[:3] ^ hashes[6:]) == 64).all()
 
 
+def test_tars_of_tables_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    pq.write_table(pa.table({"uid": ["a"], "text": ["a red cat"]}), tmp_path / "pool" / "0.parquet")
+    pool = PoolConfig(path=str(tmp_path / "pool"), key="uid")
+    with pytest.raises(UserError, match="only tars hold images"):
+        check(pool, tmp_path / "out", CheckConfig(write="tars"), executor=QUIET)
+    assert not (tmp_path / "out").exists()
+    assert check(pool, tmp_path / "out", CheckConfig(), executor=QUIET)["counts"]["valid"] == 1
+
+
 def test_a_model_that_cannot_be_loaded_is_told_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model: str) -> None:
         raise UserError(f"{model} does not exist")

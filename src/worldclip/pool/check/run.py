@@ -62,6 +62,7 @@ from worldclip.pool.check.report import write_report
 from worldclip.pool.check.texts import phrase_matcher
 from worldclip.pool.check.write import final_path, merge_texts, write_rows, write_tars
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.read import format_of
 
 UNUSABLE = ("bad_pair", "no_text")  # counted by match too, whatever the valid keys say
 
@@ -161,6 +162,9 @@ def _plan(
     _refuse_mistakes(settings, sets)
     kind = HashKind.of(settings)
     shards = pools.shards(recipe, run_dir or folder, part)
+    tables = [shard.name for shard in shards if format_of(shard.name) != "tar"]
+    if tables and settings.write == "tars":
+        raise UserError(f'write = "tars" with {tables[0]}: only tars hold images; use write = "keys"')
     inputs = _inputs(shards, settings, sets, kind)
     return _Work(recipe, settings, folder, kind, shards, executor or LocalExecutor(), inputs, sets)
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip import pool as pools
-from worldclip.errors import UserError, require
+from worldclip.errors import require
 from worldclip.execute import Executor, Report, Shard, add_counts, remove_stale
 from worldclip.formats import (
     FACES,
@@ -39,7 +39,6 @@ from worldclip.pool.check.hashing import open_image
 from worldclip.pool.check.texts import mask_personal_data
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
-from worldclip.pool.read import format_of
 from worldclip.pool.records import DEFAULT_FIELDS
 from worldclip.pool.texts import DUPLICATE, GOOD
 
@@ -119,9 +118,6 @@ def write_tars(
     config: CheckConfig, pool: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor
 ) -> dict[str, int]:
     """pairs/<shard>: the valid pairs as tars.  Returns pairs, texts and images with a blurred face."""
-    tables = [shard.name for shard in shards if format_of(shard.name) != "tar"]
-    if tables:
-        raise UserError(f'write = "tars" with {tables[0]}: only tars hold images; use write = "keys"')
     lists = {name: folder / f"{name}.parquet" for name in ("valid_keys", "removed_texts", "merged_texts")}
     key = {
         "pool": [pool.key, *pool.texts],
