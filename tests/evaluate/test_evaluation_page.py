@@ -125,6 +125,16 @@ def test_the_number_that_the_catalog_makes_of_a_record_stands_for_it():
     assert cells(results)[1][:5] == ["geode_datacomp", "zeroshot classification", "worst region/acc1", "", "25.0%"]
 
 
+def test_a_suite_has_its_one_number_or_says_what_it_lacks():
+    record = {"lang": "en", "metrics": {"acc1": 0.5}, "chance": {}, "n": 4, "interval_95": {}}
+    task = {"mean": mean_over_languages([record]), "languages": {"en": record}}
+    sets = {"datasets": {"pets": {"num_bad_images": 0, "tasks": {"zeroshot_classification": task}}}}
+    whole = results_section({**sets, "suite": {"name": "slip26", "mean": 0.625, "missing": []}}).body
+    assert "<b>62.5%</b><span>suite slip26</span>" in whole
+    lacking = results_section({**sets, "suite": {"name": "slip26", "mean": None, "missing": ["cars", "dtd"]}}).body
+    assert "Suite slip26 has no mean, as 2 of its data sets are missing: cars, dtd." in lacking
+
+
 def test_published_numbers_stand_on_the_page_with_their_flags():
     row = {
         "title": "CVQA <LOCAL>", "ours_pct": 50.0, "published_pct": 57.4, "difference_pct": -7.4, "differs": True,

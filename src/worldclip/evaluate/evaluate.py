@@ -13,6 +13,7 @@ from worldclip.evaluate import datasets, engine, image_features, published, repo
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
+from worldclip.evaluate.suites import AVERAGED, suite_mean
 from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset
 from worldclip.execute import Executor, Report, say
 from worldclip.formats import digest, fingerprint, read_manifest, write_json, write_manifest, write_text
@@ -118,6 +119,9 @@ def _write_tables(folder: Path, records: Sequence[engine.Record], config: Evalua
     found: Report = {}
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))
+        if config.suite in AVERAGED:
+            mean, missing = suite_mean(config.suite, records)
+            found["suite"] = {"name": config.suite, "mean": mean, "missing": missing}
     if config.suite == "paper":
         rows = published.beside(records, config.against)
         parts.append(tables.beside_text(rows, config.against))

@@ -16,7 +16,20 @@ from worldclip.evaluate.compare import asked_in, signed
 from worldclip.evaluate.report import RAW
 from worldclip.evaluate.tasks import LOCAL
 from worldclip.report.charts import Dot, dot_chart
-from worldclip.report.page import Bar, Section, bars, count, figure, folded, lang_name, legend, note, percent, table
+from worldclip.report.page import (
+    Bar,
+    Section,
+    bars,
+    cards,
+    count,
+    figure,
+    folded,
+    lang_name,
+    legend,
+    note,
+    percent,
+    table,
+)
 
 Report = Mapping[str, Any]
 
@@ -55,8 +68,20 @@ def results_section(report: Report) -> Section | None:
         body=table(
             ["data set", "task", "metric", "", "value", "languages", "95% interval", "asked"], rows, text_columns=4
         )
+        + _suite(report)
         + remarks,
     )
+
+
+def _suite(report: Report) -> str:
+    """The one number of a suite, or what it lacks."""
+    if "suite" not in report:
+        return ""
+    suite = report["suite"]
+    if suite["mean"] is None:
+        lacking = f"{len(suite['missing'])} of its data sets are missing: {', '.join(suite['missing'])}"
+        return note(f"Suite {suite['name']} has no mean, as {lacking}.")
+    return cards([(percent(suite["mean"]), f"suite {suite['name']}", "plain mean over its data sets")])
 
 
 def _result_rows(dataset: str, task: str, of_task: Report) -> list[list[str]]:
