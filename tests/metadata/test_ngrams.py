@@ -96,7 +96,7 @@ def test_any_limit_of_memory_gives_the_same_counts(
     seed: int, max_words: int, slots: int, tmp_path_factory: pytest.TempPathFactory
 ):
     rng = random.Random(seed)
-    texts = [" ".join(f"w{int(rng.paretovariate(0.6)) % 500}" for _ in range(30)) for _ in range(60)]
+    texts = [" ".join(f"w{int(rng.paretovariate(0.6)) % 500}" for _ in range(30)) for _ in range(20)]
     counter = Counter(tmp_path_factory.mktemp("runs"), SPACES, max_words=max_words, max_bigram_slots=slots)
     for text in texts:
         counter.add([text])
