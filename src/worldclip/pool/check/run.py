@@ -298,15 +298,15 @@ def _write_lists(work: _Work, duplicates: pa.Table) -> dict[str, Any]:
     by_lang: dict[str, Counter[str]] = {}
     bounds = np.searchsorted(duplicates["shard"].to_numpy(), np.arange(len(work.shards) + 1))
     for shard, start, stop in zip(work.shards, bounds[:-1], bounds[1:], strict=True):
-        judged = _with_duplicates(work.folder, shard, duplicates.slice(start, stop - start).to_pylist())
-        for rule, lang in zip(judged["rule"].to_pylist(), judged["lang"].to_pylist(), strict=True):
-            rules[rule or "valid"] += 1
-            by_lang.setdefault(lang, Counter())[rule or "valid"] += 1
+        final = _with_duplicates(work.folder, shard, duplicates.slice(start, stop - start))
+        for row in final.group_by(["rule", "lang"]).aggregate([([], "count_all")]).to_pylist():
+            rules[row["rule"] or "valid"] += row["count_all"]
+            by_lang.setdefault(row["lang"], Counter())[row["rule"] or "valid"] += row["count_all"]
     folder = work.folder
-    final = functools.partial(_read_final, folder, work.shards)
+    rows = functools.partial(_read_final, folder, work.shards)
     rejected = (read_table(folder / "removed_texts" / f"{shard.name}.parquet", REMOVED_TEXTS) for shard in work.shards)
-    write_rows(folder / "valid_keys.parquet", VALID_KEYS, final(is_valid=True))
-    write_rows(folder / "removed.parquet", REMOVED, final(is_valid=False))
+    write_rows(folder / "valid_keys.parquet", VALID_KEYS, rows(is_valid=True))
+    write_rows(folder / "removed.parquet", REMOVED, rows(is_valid=False))
     write_rows(folder / "removed_texts.parquet", REMOVED_TEXTS, rejected)
     return {
         "pairs_in": sum(rules.values()),
@@ -322,16 +322,18 @@ def _read_final(folder: Path, shards: Sequence[Shard], is_valid: bool) -> Iterat
         yield final.filter(pc.equal(pc.is_null(final["rule"]), is_valid))
 
 
-def _with_duplicates(folder: Path, shard: Shard, duplicates: Sequence[Report]) -> pa.Table:
+def _with_duplicates(folder: Path, shard: Shard, duplicates: pa.Table) -> pa.Table:
     """Write final/<shard>.parquet: the verdicts of a shard with its duplicates removed."""
     judged = read_table(judged_path(folder, shard), REMOVED)
-    columns = {name: judged[name].to_pylist() for name in ("key", "rule", "other_key", "distance")}
-    row_of_key = {key: row for row, key in enumerate(columns["key"])} if duplicates else {}
-    for one in duplicates:
-        for name in ("rule", "other_key", "distance"):
-            columns[name][row_of_key[one["key"]]] = one[name]
-    for at, name, kind in ((2, "rule", pa.string()), (4, "other_key", pa.string()), (5, "distance", pa.int16())):
-        judged = judged.set_column(at, name, pa.array(columns[name], kind))
+    if len(duplicates):
+        keys = judged["key"].combine_chunks()
+        rows = pc.index_in(duplicates["key"].cast(keys.type), keys).combine_chunks().to_numpy()
+        goes, in_order = np.zeros(len(judged), bool), duplicates.take(pa.array(np.argsort(rows)))
+        goes[rows] = True
+        for name, kind in (("rule", pa.string()), ("other_key", pa.string()), ("distance", pa.int16())):
+            old, new = (table[name].cast(kind).combine_chunks() for table in (judged, in_order))
+            column = pc.replace_with_mask(old, pa.array(goes), new)
+            judged = judged.set_column(judged.column_names.index(name), name, column)
     write_table(final_path(folder, shard), judged, REMOVED)
     return judged
 
