@@ -162,6 +162,12 @@ def test_a_cut_file_is_an_error_that_is_told(kind: str) -> None:
         assert facts.sha256 == byte_hash(whole[: int(len(whole) * share)])
 
 
+def test_what_is_no_image_is_told_in_the_same_words_each_time() -> None:
+    assert (
+        look_at(b"no image").error == look_at(b"no image").error == "UnidentifiedImageError: cannot identify image file"
+    )
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_damage_never_raises(noise: bytes, at: int) -> None:

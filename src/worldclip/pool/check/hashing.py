@@ -13,6 +13,7 @@ import functools
 import hashlib
 import io
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -212,5 +213,6 @@ def _on_white(image: Image) -> Image:
 
 
 def _short(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}".replace("\n", " ")
+    """One line, the same in every run: Pillow names the object that it read by its place in memory."""
+    text = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}").replace("\n", " ")
     return text if len(text) <= 200 else text[:197] + "..."
