@@ -30,8 +30,8 @@ def test_an_unknown_command_is_a_mistake(capfd: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_command_of_a_stage_that_is_misspelt_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["pool", "cheeck", "my_pool", "--out", "x"]) == 2
-    assert "did you mean pool check?" in capfd.readouterr().err
+    assert main(["pool", "dedub", "my_pool", "--out", "x"]) == 2
+    assert "did you mean pool dedup?" in capfd.readouterr().err
 
 
 def test_a_stage_wants_its_recipe_first(capfd: pytest.CaptureFixture[str]) -> None:
