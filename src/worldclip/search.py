@@ -11,6 +11,7 @@ Q queries, N embedded images or texts, D embed_dim, k results a query.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +21,14 @@ import pyarrow.parquet as pq
 
 from worldclip.embed import Of, probe_model
 from worldclip.errors import UserError, require
+from worldclip.execute import usable_cores
 from worldclip.formats import read_json, read_manifest, write_artifact, write_json
 from worldclip.inference import Clip, load
 
 Library = Literal["exact", "faiss"]
 BLOCK_BYTES = 64 * 2**20  # of scores that are held at once
 BLOCK_ROWS = 65_536  # at most, of embeddings that are scored at once
+FEW_QUERIES = 8  # up to which reading the rows takes longer than multiplying them
 # HNSW: links a row, width of the search while building and while searching (at least)
 LINKS, BUILD_WIDTH, SEARCH_WIDTH = 32, 200, 128
 CANDIDATES = 4  # an index is asked for this many times as many rows, which are then scored exactly
@@ -94,16 +97,28 @@ def nearest(parts: Sequence[np.ndarray], query_QD: np.ndarray, top: int) -> tupl
 
     parts: (n, D) float32 each, memory-mapped or not; together N rows.  Returns (Q, k) int64 rows and float32 products.
     """
-    block = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, len(query_QD)))))
+    is_few = len(query_QD) <= FEW_QUERIES
+    size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, len(query_QD)))))
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    blocks = [
+        (int(first) + start, part[start : start + size])
+        for first, part in zip(starts, parts, strict=False)
+        for start in range(0, len(part), size)
+    ]
     best = [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in query_QD]
-    first = 0
-    for part in parts:
-        for start in range(0, len(part), block):
-            scores_QB = query_QD @ part[start : start + block].T
-            best = [_merge(found, first + start, scores, top) for found, scores in zip(best, scores_QB, strict=True)]
-        first += len(part)
+    with ThreadPoolExecutor(usable_cores() if is_few else 1) as threads:
+        products = threads.map(lambda block: _products(query_QD, block[1], is_few), blocks)
+        for (first, _), scores_QB in zip(blocks, products, strict=True):
+            best = [_merge(found, first, scores, top) for found, scores in zip(best, scores_QB, strict=True)]
     ids, scores = zip(*best, strict=True)
     return np.stack(ids), np.stack(scores)
+
+
+def _products(query_QD: np.ndarray, rows_BD: np.ndarray, is_few: bool) -> np.ndarray:
+    """(Q, B).  A few queries run query by query, each block in a thread of its own: BLAS' threads would wait for each
+    other at every block, which takes longer than to read it.
+    """
+    return np.stack([np.vecdot(rows_BD, query) for query in query_QD]) if is_few else query_QD @ rows_BD.T
 
 
 def _merge(
