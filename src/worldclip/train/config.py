@@ -8,7 +8,7 @@ from typing import Literal
 
 from worldclip.pool.config import PoolConfig
 
-LOSS_CHUNK_ROWS = 256  # of logits at a time, train/loss.py: fewer would read and write the columns' gradients too often
+LOSS_CHUNK_ROWS = 256  # of logits at a time (train/loss.py); with fewer, memory's speed would count more
 PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
 
 
