@@ -53,6 +53,7 @@ IMAGE_PLACES = _schema("image_places", key=pa.string(), file=_CATEGORY, offset=p
 CURATED = _schema(
     "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()
 )
+EMBEDDED_TEXTS = _schema("embedded_texts", key=pa.string(), text_idx=pa.int32(), text=pa.large_string())
 
 IMAGE_HASHES = _schema(
     "image_hashes",
