@@ -1,23 +1,30 @@
 """Pairs a second of a whole training step, against open_clip_train's: forward, loss, backward, AdamW.
 
-    python benchmarks/train_step.py CAPTIONS [--batch 256] [--rounds 2] [--threads 2] [--write]
+    python benchmarks/train_step.py CAPTIONS [--vocab 49408] [--batch 256] [--rounds 2] [--threads 2] [--records FILE]
+    python benchmarks/train_step.py CAPTIONS --write --records FILE
+    python benchmarks/train_step.py CAPTIONS --arch ViT-L-14 --device cuda --precision bf16 --compile --steps 20
 
-CAPTIONS: a Parquet file with `lang` and `caption` (Multi30K).  ViT-B/32, context 77, float32 on the CPU, the same token
-ids for both: those of open_clip's tokenizer.  The second table has XLM-V's 901,629 rows, over
-which the ids are spread.  A step of each runs in a process of its own, in turns; a process's first is not counted.
+CAPTIONS: a Parquet file with `lang` and `caption` (Multi30K).  Context 77, random images, the same token ids for both
+sides: those of open_clip's tokenizer.  The second table has XLM-V's 901,629 rows; the ids are spread over them.  A step
+of each runs in a process of its own, in turns; a process's first two under --compile, else its first, are not counted.
+On CPUs our trainer has the C library keep freed memory; open_clip's step is measured with that setting too.
+FILE gathers the measurements of several calls, a line each; --write makes benchmarks/results/train_step.md of them.
+
+open_clip's step with XLM-V's table needs about 23 GiB at 256 pairs of ViT-B/32; `--batch 128` fits into 15.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +32,17 @@ from typing import Any
 import numpy as np
 
 CONTEXT, CLIP_VOCAB, XLM_V_VOCAB = 77, 49_408, 901_629
-CASES = (("open_clip", CLIP_VOCAB), ("ours", CLIP_VOCAB), ("open_clip", XLM_V_VOCAB), ("ours", XLM_V_VOCAB))
+PRESETS = {"ViT-B-32": "vit_b32", "ViT-B-16": "vit_b16", "ViT-L-14": "vit_l14", "ViT-H-14": "vit_h14"}
+OURS, OURS_DENSE = "ours", "ours, dense table"
+PEER, PEER_KEPT = "open_clip", "open_clip, freed memory kept"  # by our trainer's setting of the allocator
+CASES = (
+    (PEER, CLIP_VOCAB),
+    (OURS, CLIP_VOCAB),
+    (PEER_KEPT, CLIP_VOCAB),
+    (PEER, XLM_V_VOCAB),
+    (OURS, XLM_V_VOCAB),
+    (OURS_DENSE, XLM_V_VOCAB),
+)
 RESULTS = Path(__file__).parent / "results" / "train_step.md"
 
 
@@ -44,15 +61,16 @@ def token_ids(captions: Path, batch: int, vocab_size: int) -> list[list[int]]:
     return [row.tolist() for row in rows]
 
 
-def open_clip_step(rows: list[list[int]], vocab_size: int) -> Callable[[], float]:
-    """As open_clip_train's main builds it and train_one_epoch runs it, precision fp32."""
+def open_clip_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespace) -> Callable[[], float]:
+    """As open_clip_train's main builds it and train_one_epoch runs it."""
     import open_clip
     import torch
     from open_clip.model import CLIP
 
-    sizes = open_clip.get_model_config("ViT-B-32")
+    device = torch.device(arguments.device)
+    sizes = open_clip.get_model_config(arguments.arch)
     sizes["text_cfg"]["vocab_size"] = vocab_size
-    model = CLIP(**sizes, output_dict=True).train()
+    model = CLIP(**sizes, output_dict=True).train().to(device)
     is_plain = [(p, p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n)
                 for n, p in model.named_parameters()]  # fmt: skip
     groups = [
@@ -61,14 +79,18 @@ def open_clip_step(rows: list[list[int]], vocab_size: int) -> Callable[[], float
     ]
     optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6)
     loss_of = open_clip.ClipLoss()
-    images = torch.randn(len(rows), 3, 224, 224)
+    run_model = torch.compile(model) if arguments.compile else model
+    images = torch.randn(len(rows), 3, 224, 224, device=device)
     texts = torch.zeros(len(rows), CONTEXT, dtype=torch.int64)
     for i, row in enumerate(rows):
         texts[i, : len(row)] = torch.tensor(row)
+    texts = texts.to(device)
+    is_bf16 = arguments.precision == "bf16"
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = sum(loss_of(**model(images, texts), output_dict=True).values())
+        with torch.autocast(device.type, torch.bfloat16) if is_bf16 else contextlib.nullcontext():
+            loss = sum(loss_of(**run_model(images, texts), output_dict=True).values())
         loss.backward()
         optimizer.step()
         with torch.no_grad():
@@ -78,7 +100,7 @@ def open_clip_step(rows: list[list[int]], vocab_size: int) -> Callable[[], float
     return step
 
 
-def our_step(rows: list[list[int]], vocab_size: int) -> Callable[[], float]:
+def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespace, table: str) -> Callable[[], float]:
     import torch
 
     from worldclip.config import load_config
@@ -94,9 +116,15 @@ def our_step(rows: list[list[int]], vocab_size: int) -> Callable[[], float]:
 
     ids: Any = Ids()
     ids.vocab_size = vocab_size
-    table = "rows" if vocab_size == XLM_V_VOCAB else "dense"
-    settings = {"model": {"preset": "vit_b32"}, "global_batch_size": len(rows), "token_table": table}
-    learner = create_learner(load_config(TrainConfig, settings), ids, World(), torch.device("cpu"), None)
+    settings = {
+        "model": {"preset": PRESETS[arguments.arch]},
+        "global_batch_size": len(rows),
+        "token_table": table,
+        "precision": arguments.precision,
+        "compile": arguments.compile,
+    }
+    device = torch.device(arguments.device)
+    learner = create_learner(load_config(TrainConfig, settings), ids, World(), device, None)
     offsets = np.cumsum([0, *map(len, rows)])
     tokens = Tokens(np.concatenate(rows).astype(np.int64), offsets, Ids.pad_id)
     images = torch.randint(0, 256, (len(rows), 3, 224, 224), dtype=torch.uint8)
@@ -104,85 +132,144 @@ def our_step(rows: list[list[int]], vocab_size: int) -> Callable[[], float]:
     return lambda: take_step(learner, batch, 5e-4).loss
 
 
-def measure(which: str, vocab_size: int, captions: Path, batch: int, threads: int, steps: int) -> dict[str, Any]:
+def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    torch.set_num_threads(threads)
-    rows = token_ids(captions, batch, vocab_size)
-    step = (open_clip_step if which == "open_clip" else our_step)(rows, vocab_size)
-    step()
-    found = []
-    for _ in range(steps):
-        wall, cpu = time.perf_counter(), time.process_time()
+    from worldclip.train.config import PRESETS as SIZES
+    from worldclip.train.cost import flops_per_pair, peak_flops, peak_memory_bytes
+    from worldclip.train.memory import keep_freed_memory
+
+    torch.set_num_threads(arguments.threads)
+    if which != PEER and arguments.device == "cpu":
+        assert keep_freed_memory()
+    rows = token_ids(arguments.captions, arguments.batch, vocab_size)
+    if which in (PEER, PEER_KEPT):
+        step = open_clip_step(rows, vocab_size, arguments)
+    else:
+        is_sparse = which == OURS and vocab_size == XLM_V_VOCAB
+        step = our_step(rows, vocab_size, arguments, "rows" if is_sparse else "dense")
+    for _ in range(2 if arguments.compile else 1):
         step()
-        found.append((time.process_time() - cpu, time.perf_counter() - wall))
-    cpu_s, wall_s = (statistics.median(values) for values in zip(*found, strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"cpu_s": cpu_s, "wall_s": wall_s, "peak_bytes": peak, "tokens": sum(map(len, rows)) / len(rows)}
+    found = []
+    for _ in range(arguments.steps):
+        wall, cpu = time.perf_counter(), os.times()
+        step()  # reads the loss, so waits for the device
+        now = os.times()
+        found.append(
+            (time.perf_counter() - wall, now.user - cpu.user + now.system - cpu.system, now.system - cpu.system)
+        )
+    wall_s, cpu_s, system_s = (statistics.median(values) for values in zip(*found, strict=True))
+    device = torch.device(arguments.device)
+    tokens, peak = sum(map(len, rows)) / len(rows), peak_flops(device, arguments.precision)
+    flops = flops_per_pair(SIZES[PRESETS[arguments.arch]], tokens) * len(rows)  # of what must be multiplied
+    return {
+        "which": which,
+        "arch": arguments.arch,
+        "vocab": vocab_size,
+        "batch": len(rows),
+        "threads": arguments.threads,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "precision": arguments.precision + (", compiled" if arguments.compile else ""),
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "system_s": system_s,
+        "flops_per_s": flops / wall_s,
+        "flop_utilisation": flops / wall_s / peak if peak else None,
+        "peak_bytes": peak_memory_bytes(device),
+        "tokens": tokens,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", type=Path)
+    parser.add_argument("--arch", choices=PRESETS, default="ViT-B-32")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--vocab", type=int, choices=(CLIP_VOCAB, XLM_V_VOCAB))
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--case", nargs=2)
+    parser.add_argument("--only", nargs="*", help="sides to measure; all by default")
+    parser.add_argument("--records", type=Path, help="file that measurements are added to")
+    parser.add_argument("--write", action="store_true", help="write the table of FILE and measure nothing")
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sizes = (arguments.captions, arguments.batch, arguments.threads, arguments.steps)
     if arguments.case:
-        print(json.dumps(measure(arguments.case[0], int(arguments.case[1]), *sizes)))
+        print(json.dumps(measure(arguments.case[0], int(arguments.case[1]), arguments)))
         return
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for _ in range(arguments.rounds):
-        for case in CASES:
-            if arguments.vocab in (None, case[1]):
-                command = [sys.executable, *sys.argv, "--case", case[0], str(case[1])]
-                answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                found.setdefault(case, []).append(json.loads(answer.stdout))
-                print(*case, found[case][-1], flush=True)
-    rows = list(to_rows(found, arguments.batch))
-    print("\n".join(rows))
+    found = []
+    if arguments.records and arguments.records.exists():
+        found = [json.loads(line) for line in arguments.records.read_text(encoding="utf-8").splitlines()]
     if arguments.write:
-        tokens = next(iter(found.values()))[0]["tokens"]
-        RESULTS.write_text(to_markdown(rows, arguments, tokens), encoding="utf-8")
+        RESULTS.write_text(to_markdown(found), encoding="utf-8")
+        return
+    for _ in range(arguments.rounds):
+        for which, vocab in CASES:
+            if arguments.vocab not in (None, vocab) or which not in (arguments.only or [which]):
+                continue
+            command = [sys.executable, *sys.argv, "--case", which, str(vocab)]
+            answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found.append(json.loads(answer.stdout))
+            print(found[-1], flush=True)
+            if arguments.records:
+                with open(arguments.records, "a", encoding="utf-8") as file:
+                    file.write(answer.stdout)
+    print("\n".join(to_rows(found)))
 
 
-def to_rows(found: dict[tuple[str, int], list[dict[str, Any]]], batch: int) -> list[str]:
-    def median(case: tuple[str, int], key: str) -> float:
-        return statistics.median(one[key] for one in found[case])
-
-    return [
-        f"| {which} | {vocab:,} | {batch / median((which, vocab), 'cpu_s'):.2f} "
-        f"| {median(('open_clip', vocab), 'cpu_s') / median((which, vocab), 'cpu_s'):.2f} "
-        f"| {batch / median((which, vocab), 'wall_s'):.2f} | {median((which, vocab), 'peak_bytes') / 2**30:.1f} GiB |"
-        for which, vocab in found
-    ]
+HEAD = (
+    "| step | rows of the token table | batch | pairs / s | ratio | pairs / s of CPU time | ratio | of that in the "
+    "kernel | GFLOP / s | peak memory | times |"
+)
 
 
-def to_markdown(rows: list[str], arguments: argparse.Namespace, tokens: float) -> str:
+def to_rows(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A row for each side and size: medians, and the ratio to open_clip's of the same size."""
+    rows = []
+    for which, *size in dict.fromkeys((one["which"], *size_of(one)) for one in found):
+        own, peer = ([one for one in found if (one["which"], *size_of(one)) == (name, *size)] for name in (which, PEER))
+        batch = own[0]["batch"]
+        cells = [which, f"{own[0]['vocab']:,}", str(batch)]
+        for key in ("wall_s", "cpu_s"):
+            cells.append(f"{batch / median(own, key):.2f}")
+            cells.append(f"{median(peer, key) / median(own, key):.2f}" if peer else "")
+        has_system = all(one["system_s"] is not None for one in own)
+        cells.append(f"{median(own, 'system_s') / median(own, 'cpu_s'):.0%}" if has_system else "")
+        utilisation = f" ({median(own, 'flop_utilisation'):.0%})" if own[0]["flop_utilisation"] else ""
+        cells.append(f"{median(own, 'flops_per_s') / 1e9:,.0f}{utilisation}")
+        cells += [f"{median(own, 'peak_bytes') / 2**30:.1f} GiB", str(len(own))]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def size_of(one: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(one[key] for key in ("arch", "vocab", "batch", "device", "precision"))
+
+
+def median(records: Sequence[dict[str, Any]], key: str) -> float:
+    return statistics.median(one[key] for one in records)
+
+
+def to_markdown(found: Sequence[dict[str, Any]]) -> str:
     import open_clip
     import torch
 
-    return "\n".join(
-        [
-            "# Pairs a second of a training step",
-            "",
-            f"{date.today()}, {platform.machine()}, {arguments.threads} thread(s) of 2 cores shared with other work; "
-            f"torch {torch.__version__}, open_clip {open_clip.__version__}. ViT-B/32, float32, batch "
-            f"{arguments.batch}, Multi30K's English captions of {tokens:.1f} tokens in the mean, context {CONTEXT}; "
-            f"medians over {arguments.rounds} "
-            f"round(s) of {arguments.steps} step(s). Written by `benchmarks/train_step.py`.",
-            "",
-            "| step | rows of the token table | pairs / s of CPU time | ratio | pairs / s of wall time | peak memory |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    lines = [
+        "# Pairs a second of a training step",
+        "",
+        f"{date.today()}, {platform.machine()}, {found[0]['threads']} thread(s) of {os.cpu_count()} cores; "
+        f"torch {torch.__version__}, open_clip {open_clip.__version__}. Multi30K's English captions of "
+        f"{' or '.join(sorted({format(one['tokens'], '.1f') for one in found}))} tokens in the mean (by batch), context "
+        f"{CONTEXT}; medians, the sides taking turns, a process each. GFLOP are those that an image and the text's own tokens need. Written by `benchmarks/train_step.py`.",
+    ]
+    for arch, device, precision in dict.fromkeys((one["arch"], one["device"], one["precision"]) for one in found):
+        of = [one for one in found if (one["arch"], one["device"], one["precision"]) == (arch, device, precision)]
+        lines += ["", f"## {arch}, {device}, {precision}", "", HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
+        lines += to_rows(of)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
