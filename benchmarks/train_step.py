@@ -257,13 +257,14 @@ def to_markdown(found: Sequence[dict[str, Any]]) -> str:
     import open_clip
     import torch
 
+    lengths = " or ".join(sorted({f"{one['tokens']:.1f}" for one in found}))
     lines = [
         "# Pairs a second of a training step",
         "",
         f"{date.today()}, {platform.machine()}, {found[0]['threads']} thread(s) of {os.cpu_count()} cores; "
         f"torch {torch.__version__}, open_clip {open_clip.__version__}. Multi30K's English captions of "
-        f"{' or '.join(sorted({format(one['tokens'], '.1f') for one in found}))} tokens in the mean (by batch), context "
-        f"{CONTEXT}; medians, the sides taking turns, a process each. GFLOP are those that an image and the text's own tokens need. Written by `benchmarks/train_step.py`.",
+        f"{lengths} tokens in the mean (by batch), context {CONTEXT}; medians, the sides taking turns, a process each. "
+        "GFLOP are those that an image and the text's own tokens need. Written by `benchmarks/train_step.py`.",
     ]
     for arch, device, precision in dict.fromkeys((one["arch"], one["device"], one["precision"]) for one in found):
         of = [one for one in found if (one["arch"], one["device"], one["precision"]) == (arch, device, precision)]

@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Let glibc's allocator keep the memory that tensors give back, for the process's whole life.
 
     By default each tensor above 32 MiB is mapped anew and unmapped when freed, so that every step pays a page fault for
-    every 4 KiB of its gigabytes: a third of a step's CPU time (benchmarks/results/train_step.md).  Values stay the same.
-    False where the C library is another one.
+    every 4 KiB of its gigabytes: a third of open_clip's CPU time (benchmarks/results/train_step.md).  Values stay the
+    same.  False where the C library is another one.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
