@@ -131,7 +131,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def label(group: Group) -> str:
     arm, width, factor = group
-    return f"{arm}{'' if factor == '1.0' else f', {factor} x samples'}{'' if width == 64 else f', width {width}'}"
+    larger = {"1.0": "", "share": " 1/share x"}.get(factor, f" {factor}x")
+    return f"{arm}{larger}{'' if width == 64 else f', width {width}'}"
 
 
 def list_table(runs: Groups, groups: Sequence[Group]) -> str:
