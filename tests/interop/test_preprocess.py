@@ -12,9 +12,11 @@ import timm
 import torch
 from PIL import Image
 from small_models import (
+    random_model,
     random_open_clip,
+    reduced_config,
     reduced_open_clip_config,
-    save_hugging_face,
+    save_tokenizer,
     save_xlm_v,
     write_open_clip_config,
 )
@@ -58,7 +60,10 @@ def opened(photographs):
 
 @pytest.mark.parametrize("size", [224, 378])
 def test_a_hugging_face_folder_preprocesses_by_its_own_processor(size, photographs, tmp_path):
-    save_hugging_face(published.find("metaclip-2-worldwide-huge-378"), tmp_path)
+    row = published.find("metaclip-2-worldwide-huge-378")
+    config = reduced_config(row, save_tokenizer(row, tmp_path))
+    config.vision_config.image_size = size
+    random_model(config).save_pretrained(tmp_path)
     preprocess.to_hugging_face(preprocess.Preprocess(size, "shortest", CLIP_MEAN, CLIP_STD)).save_pretrained(tmp_path)
     theirs = AutoImageProcessor.from_pretrained(tmp_path)(images=opened(photographs), return_tensors="np")[
         "pixel_values"
