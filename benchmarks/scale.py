@@ -151,9 +151,9 @@ def page(
 {lines}
 
 Memory: {memory[0] / 1000:.1f} kB a shard for its name and what it is known by, {memory[0] * FULL_SHARDS / 1e9:.1f} GB \
-for {FULL_SHARDS:,}; {max(memory[1], 0) / 1000:.1f} kB a shard more while reports are added up. Tasks without work on two busy \
-CPUs: {tasks_per_s:,.0f} a second. Hashing a local file's contents (files under 64 MiB): {hash_s:.2f} s of CPU time a \
-GB.
+for {FULL_SHARDS:,}; {max(memory[1], 0) / 1000:.1f} kB a shard more while reports are added up. Tasks without work on \
+two busy CPUs: {tasks_per_s:,.0f} a second. Hashing a local file's contents (files under 64 MiB): {hash_s:.2f} s of \
+CPU time a GB.
 
 The stages on captions of 62 characters (4 Parquet shards, one core; first calls, so that loading what is compiled and
 the language model is in it):
