@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip import formats
-from worldclip.balance.balance import list_probs, threshold_for
+from worldclip.balance.formulas import threshold_for
+from worldclip.balance.stage import list_probs
 from worldclip.balance.sums import GROUP_SIZE, RANGE_SIZE, _add_range, add_counts, list_starts
-from worldclip.columns import names_of
-from worldclip.execute import Shard
+from worldclip.core import artifacts
+from worldclip.core.arrow import names_of
+from worldclip.core.execute import Shard
 
 NUM_ENTRIES, NUM_LISTS = 27_000_000, 330
 NUM_SHARDS, MATCHES_PER_SHARD = 64, 210_000  # 10,000 texts a shard, 21 matches a text
@@ -57,7 +58,7 @@ def write_shard(path: Path, sizes: dict[str, int], rng: np.random.Generator) -> 
             "count": np.concatenate([n for _, n in parts]).astype(np.uint64),
         }
     )
-    formats.write_table(path, table, formats.MATCH_COUNTS)
+    artifacts.write_table(path, table, artifacts.MATCH_COUNTS)
     return table.num_rows
 
 
@@ -118,7 +119,7 @@ Reckoned from these for {FULL_SHARDS:,} shards in {num_groups} groups:
 
 
 def write_group(path: Path, num_entries: int, rng: np.random.Generator) -> Path:
-    formats.write_array(path, rng.integers(0, 2**31, num_entries, np.uint32))
+    artifacts.write_array(path, rng.integers(0, 2**31, num_entries, np.uint32))
     return path
 
 

@@ -31,13 +31,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from match import describe_processor, pad, space, synthesise
 
-from worldclip import formats, pool
+from worldclip import pool
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
-from worldclip.languages import from_lid
-from worldclip.match import count, lid, tally
-from worldclip.match import match as stage
-from worldclip.match.matcher import Matcher
+from worldclip.core import artifacts
+from worldclip.core.execute import LocalExecutor
+from worldclip.language import identify as lid
+from worldclip.language.table import from_lid
+from worldclip.match import accounting as tally
+from worldclip.match import counts as count
+from worldclip.match import stage
+from worldclip.match.matcher.matcher import Matcher
 
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results" / "curation.md"
@@ -79,11 +82,11 @@ def write_world(folder: Path, texts: list[str], lists: dict[str, list[str]]) -> 
             "source": ["list"] * n,
             "score": [None] * n,
         }
-        formats.write_table(folder / "run/metadata" / f"{lang}.parquet", pa.table(columns), formats.METADATA)
+        artifacts.write_table(folder / "run/metadata" / f"{lang}.parquet", pa.table(columns), artifacts.METADATA)
         matcher = Matcher(entries, "reference")
         matcher.save(folder / "run/metadata" / f"{lang}.matcher" / "reference")
         digests[lang] = matcher.digest
-    formats.write_manifest(folder / "run/metadata", config={}, inputs={}, counts={}, digests=digests)
+    artifacts.write_manifest(folder / "run/metadata", config={}, inputs={}, counts={}, digests=digests)
 
 
 def run_ours(folder: Path, recipe: Any) -> None:
@@ -98,7 +101,7 @@ def run_ours(folder: Path, recipe: Any) -> None:
 def read_counts(run: Path) -> dict[tuple[str, int], int]:
     counts: collections.Counter[tuple[str, int]] = collections.Counter()
     for path in (run / "match/counts").rglob("*.parquet"):
-        for row in formats.read_table(path, formats.MATCH_COUNTS).to_pylist():
+        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
             counts[row["entries_lang"], row["entry_id"]] += row["count"]
     return counts
 
@@ -157,7 +160,7 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
         matched = stage.match_pool_texts(texts, work)
         table = timed("write", stage.matched_table, texts, matched, work)
         path = count.table_path(run / "match", "texts", shard)
-        timed("write", formats.write_table, path, table, formats.MATCH_TEXTS)
+        timed("write", artifacts.write_table, path, table, artifacts.MATCH_TEXTS)
         timed("report", tally.count_reasons, matched.reason, matched.lang, texts.text_idx.to_numpy(), work.languages)
         timed("count", count.count_shard, shard, run_dir=run, key_lists=())
     return dict(spent)

@@ -33,10 +33,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from worldclip.execute import LocalExecutor
-from worldclip.pool.check.duplicates import ROWS_AT_ONCE, search
-from worldclip.pool.check.hashing import JPEG_DRAFT_SIDE, look_at
-from worldclip.pool.check.neighbours import all_roots, near_pairs, plan_search, unique, unite
+from worldclip.check.duplicates import ROWS_AT_ONCE, search
+from worldclip.check.hashing import JPEG_DRAFT_SIDE, look_at
+from worldclip.check.neighbours import all_roots, near_pairs, plan_search, unique, unite
+from worldclip.core.execute import LocalExecutor
 
 PLANTED = 10_000
 FAISS_QUERIES = 2_000

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from worldclip.pool.check.hashing import look_at
+from worldclip.check.hashing import look_at
 
 RADII = (0, 2, 4, 6, 8, 10)
 

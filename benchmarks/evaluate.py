@@ -29,11 +29,11 @@ from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import babel_imagenet
 from worldclip.evaluate.retrieval import recalls, retrieval_ranks
 from worldclip.evaluate.tasks import Dataset
-from worldclip.inference import Clip
-from worldclip.model import create_model, image_processor, model_config
-from worldclip.tokenizer import train_tokenizer
-from worldclip.towers import TorchTowers
-from worldclip.train.config import ModelConfig
+from worldclip.model.backend import TorchTowers
+from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.config import ModelConfig
+from worldclip.model.inference import Clip
+from worldclip.model.tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).parents[1]
 NUM_FEATURES, DIM = 100_000, 512

@@ -41,9 +41,9 @@ NUM_TEXTS, NUM_IMAGES = 480, 96
 def build_models(place: Path, captions: list[str]) -> None:
     """PLACE/huggingface, PLACE/open_clip, PLACE/onnx."""
     from worldclip.export import ExportConfig, export_model
-    from worldclip.model import create_model, image_processor, model_config
-    from worldclip.tokenizer import train_tokenizer
-    from worldclip.train.config import ModelConfig
+    from worldclip.model.clip import create_model, image_processor, model_config
+    from worldclip.model.config import ModelConfig
+    from worldclip.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(captions, vocab_size=32_000, context_length=77)
     folder = place / "huggingface"

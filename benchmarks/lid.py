@@ -29,8 +29,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip import languages
-from worldclip.match.lid import Identifier, model_path
+from worldclip.language import table as languages
+from worldclip.language.identify import Identifier, model_path
 
 ROUNDS = 5
 WEAK = 0.7  # languages with a lower recall are shown in the docs

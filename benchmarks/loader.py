@@ -47,7 +47,7 @@ def copy_pool(source: Path, folder: Path) -> int:
 
 
 def make_tokenizer() -> Any:
-    from worldclip.tokenizer import train_tokenizer
+    from worldclip.model.tokenizer import train_tokenizer
 
     texts = [f"a photo of a {first}{last}" for first in ("cat", "dog", "sea", "tree") for last in "abcdefghijklmnop"]
     return train_tokenizer(texts, vocab_size=60, context_length=77)
@@ -55,11 +55,12 @@ def make_tokenizer() -> Any:
 
 def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> Iterator[int]:
     """Sizes of batches as they come, normalised as the model reads them, for ever."""
-    from worldclip import formats, pool
+    from worldclip import pool
     from worldclip.config import load_recipe
-    from worldclip.execute import LocalExecutor
-    from worldclip.model import normalise_pixels
-    from worldclip.train.images import Augmentation
+    from worldclip.core import artifacts
+    from worldclip.core.execute import LocalExecutor
+    from worldclip.model.clip import normalise_pixels
+    from worldclip.train.decode import Augmentation
     from worldclip.train.loader import Loader
 
     recipe = load_recipe({"pool": {"path": str(folder)}, "balance": {"tail_fraction": 0.1}})
@@ -71,7 +72,7 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
             texts = pool.read_texts(shard, recipe.pool).text
             columns = {"key": index["key"], "text_idx": np.zeros(count, np.int32), "text": texts}
             columns |= {"lang": ["en"] * count, "keep_prob": np.ones(count)}
-            formats.write_table(run_dir / "curate" / f"{shard.name}.parquet", _table(columns), formats.CURATED)
+            artifacts.write_table(run_dir / "curate" / f"{shard.name}.parquet", _table(columns), artifacts.CURATED)
     loader = Loader(
         run_dir,
         pool.shards(recipe, run_dir),

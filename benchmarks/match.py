@@ -30,10 +30,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numba import njit
 
-from worldclip.match import trie
-from worldclip.match.matcher import TABLE, Matcher, _buffers
-from worldclip.text import PROFILES
-from worldclip.unicode_table import SIMILAR_TO_CJK, load_table
+from worldclip.kernels.unicode_table import SIMILAR_TO_CJK, load_table
+from worldclip.language.profiles import PROFILES
+from worldclip.match.matcher import trie
+from worldclip.match.matcher.matcher import TABLE, Matcher, _buffers
 
 NUM_ENTRIES = 490_899  # English; the other lists are as long as their sources
 ROUNDS = 5

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from match import SHARED, read_column
 
+from worldclip.language.profiles import PROFILES
 from worldclip.match import Matcher
-from worldclip.text import PROFILES
 
 DOCS = Path(__file__).parents[1] / "docs" / "2_match.md"
 LANGS = ("en", "cs", "es", "it", "ru", "zh", "ko", "ja", "ar", "th")

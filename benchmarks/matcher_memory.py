@@ -27,9 +27,9 @@ from balance import list_sizes
 
 from worldclip import match
 from worldclip.config import load_recipe
-from worldclip.formats import versions
-from worldclip.match.match import MatchWork, match_texts
-from worldclip.match.matcher import Matcher
+from worldclip.core.artifacts import versions
+from worldclip.match.matcher.matcher import Matcher
+from worldclip.match.stage import MatchWork, match_texts
 
 RESULTS = Path(__file__).parent / "results" / "matcher_memory.md"
 PROFILE = "unicode"

@@ -42,11 +42,11 @@ def write_pool(folder: Path, num_shards: int) -> None:
 
 def ours(folder: Path, out: Path) -> int:
     from worldclip.config import load_recipe
-    from worldclip.execute import LocalExecutor
-    from worldclip.pool import meet
-    from worldclip.pool.dedup import dedup
+    from worldclip.core import shuffle
+    from worldclip.core.execute import LocalExecutor
+    from worldclip.tools.dedup import dedup
 
-    meet.num_ranges.__defaults__ = (250_000,)
+    shuffle.num_ranges.__defaults__ = (250_000,)
     recipe = load_recipe({"pool": {"path": str(folder), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
     return dedup(recipe, out, executor=LocalExecutor(quiet=True))["copies"]
 

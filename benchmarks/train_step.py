@@ -104,12 +104,12 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
     import torch
 
     from worldclip.config import load_config
-    from worldclip.tokenizer import Tokens
+    from worldclip.model.tokenizer import Tokens
     from worldclip.train.config import TrainConfig
     from worldclip.train.distributed import World
-    from worldclip.train.learner import create_learner
     from worldclip.train.loader import Batch
     from worldclip.train.step import take_step
+    from worldclip.train.train_state import create_learner
 
     class Ids:  # what create_learner reads of a tokenizer
         bos_id, pad_id, eos_id, context_length = 1, 0, vocab_size - 1, CONTEXT
@@ -135,9 +135,9 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
 def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from worldclip.train.config import PRESETS as SIZES
+    from worldclip.model.config import PRESETS as SIZES
+    from worldclip.train.allocator import keep_freed_memory
     from worldclip.train.cost import flops_per_pair, peak_flops, peak_memory_bytes
-    from worldclip.train.memory import keep_freed_memory
 
     torch.set_num_threads(arguments.threads)
     if which != PEER and arguments.device == "cpu":

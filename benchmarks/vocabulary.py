@@ -23,12 +23,12 @@ import torch
 from transformers import MetaClip2Model, XLMRobertaTokenizer
 
 from worldclip.export import prune
-from worldclip.inference import Clip
-from worldclip.interop.published import XLM_V
-from worldclip.model import create_model, image_processor, model_config
-from worldclip.tokenizer import Tokenizer, load_tokenizer
-from worldclip.towers import TorchTowers
-from worldclip.train.config import ModelConfig
+from worldclip.model.backend import TorchTowers
+from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.config import ModelConfig
+from worldclip.model.inference import Clip
+from worldclip.model.published import XLM_V
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 
 DATA = Path(__file__).parents[2] / "shared/data"
 NARROW = ModelConfig(preset="tiny", image_size=32, vision_layers=1, text_width=64, context_length=77)

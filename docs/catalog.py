@@ -1,7 +1,7 @@
 """Writes docs/datasets.md and the tables of docs/6_evaluate.md: python docs/catalog.py (a test compares them).
 
 Facts come from the tables beside src/worldclip/evaluate/catalog.py, what a layout is from the docstrings of
-src/worldclip/evaluate/datasets/, trees from the miniatures that the tests load (tests/evaluate/datasets/upstream.py).
+src/worldclip/evaluate/datasets/, trees from the miniatures that the tests load (tests/helpers/upstream.py).
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "tests/evaluate"), str(REPOSITORY / "tests/evaluate/datasets")]
 
 from upstream import Files, files_of, is_image, write_miniature  # noqa: E402
-
 from worldclip.evaluate import datasets  # noqa: E402
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo  # noqa: E402
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig  # noqa: E402
-from worldclip.evaluate.fetch import HUB, names_to_fetch  # noqa: E402
 from worldclip.evaluate.measures import PROBED  # noqa: E402
 from worldclip.evaluate.published import figures, published  # noqa: E402
 from worldclip.evaluate.suite_lists import SUITES  # noqa: E402
 from worldclip.evaluate.tasks import Dataset, Task  # noqa: E402
+from worldclip.tools.fetch_dataset import HUB, names_to_fetch  # noqa: E402
 
 AGAINST = "ViT-H/14 worldwide 2.3x"
 SHOWN = 2  # of images, and of samples of a tar; then dots

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from toy import ToyWorld, build_toy_world
 
 REPOSITORY = Path(__file__).parents[1]

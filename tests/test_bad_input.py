@@ -12,15 +12,16 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
 from toy import write_tar
-
-from worldclip import formats, pool
+from worldclip import pool
 from worldclip.cli import main
 from worldclip.config import to_toml
-from worldclip.errors import StageFailed, UserError
-from worldclip.execute import LocalExecutor
-from worldclip.pool.dedup import dedup
+from worldclip.core import artifacts
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.tools.dedup import dedup
 
 GOOD = "the old red house on the mountain by the sea"
 SURROGATE = b"\xed\xa0\xbd"  # half of a pair, as UTF-8 must not hold it
@@ -107,7 +108,7 @@ def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -
     assert len(reasons) == 2
     assert any("uid is N" in reason or "uid is null" in reason for reason in reasons)
     shard = pool.shards(recipe, tmp_path / "run")[0]
-    kept = formats.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", formats.CURATED).to_pylist()
+    kept = artifacts.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", artifacts.CURATED).to_pylist()
     assert [row["text"] for row in kept] == [ROWS[0][1].decode(), ROWS[1][1].decode(), LONG]
     counts = dedup(recipe, tmp_path / "dedup", executor=LocalExecutor(quiet=True))
     assert (counts["no_identity"], counts["repeated_in_shard"]) == (1, 1)

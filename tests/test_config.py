@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.config import SECTIONS, Recipe, load_recipe, to_dict, to_toml
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.recipe import STAGES
 
 

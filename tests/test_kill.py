@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip.config import to_toml
 
 STAGES = ("match", "balance", "curate")

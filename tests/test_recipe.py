@@ -20,9 +20,10 @@ import pytest
 import worldclip
 from worldclip.cli import main
 from worldclip.config import load_recipe
-from worldclip.errors import StageFailed, UserError
-from worldclip.execute import LocalExecutor, RunLock
-from worldclip.formats import read_json
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import RunLock
 
 CURATION = ("pool", "metadata", "match", "balance", "curate")
 ARTIFACTS = (".parquet", ".npy", ".json")

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import arms
 import world as the_world
 
+from worldclip.core.artifacts import read_json, write_text
 from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES
-from worldclip.formats import read_json, write_text
 from worldclip.pool.emoji import LANGS
 
 PARTS = ("head", "middle", "tail")

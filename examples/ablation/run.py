@@ -30,9 +30,12 @@ import arms
 import world as the_world
 from arms import Arm, Training
 
-from worldclip import curate, formats, pool
+from worldclip import curate, pool
 from worldclip.config import Recipe, to_toml
-from worldclip.execute import LocalExecutor, run_stage, say
+from worldclip.core import artifacts
+from worldclip.core.console import say
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import run_stage
 from worldclip.pool.emoji import LANGS
 from worldclip.recipe import load_stage
 
@@ -95,7 +98,7 @@ class Ablation:
 
     def train_tokenizer(self) -> None:
         """One for all arms, on the texts of the raw pool."""
-        from worldclip.tokenizer import train_tokenizer
+        from worldclip.model.tokenizer import train_tokenizer
 
         folder = self.world / "tokenizer"
         if not folder.exists():
@@ -122,7 +125,7 @@ class Ablation:
         with locked(self.out / "locks" / folder.name):
             link(matched, folder, ("pool", "metadata", "match"))
             self._stages(("balance",), arms.curation_recipe(by_p, 0, self.world), folder)
-        return int(formats.read_json(folder / "balance" / "thresholds.json")["lists"]["en"]["threshold"])
+        return int(artifacts.read_json(folder / "balance" / "thresholds.json")["lists"]["en"]["threshold"])
 
     def curated(self, arm: Arm, seed: int) -> Path:
         """The list of an arm; what it holds is in its table.json."""
@@ -135,11 +138,11 @@ class Ablation:
                 else:
                     recipe = arms.curation_recipe(arm, seed, self.world, self.english_threshold(arm))
                     self._stages(("balance", "curate"), recipe, folder)
-                formats.write_json(folder / "table.json", describe_list(folder, self.world))
+                artifacts.write_json(folder / "table.json", describe_list(folder, self.world))
         return folder
 
     def _stages(self, names: Sequence[str], recipe: Recipe, folder: Path) -> None:
-        formats.write_text(folder / "recipe.toml", to_toml(recipe))
+        artifacts.write_text(folder / "recipe.toml", to_toml(recipe))
         for name in names:
             run_stage(load_stage(name), name, recipe, folder, self.executor)
 
@@ -157,7 +160,7 @@ class Ablation:
         recipe = arms.training_recipe(training, self.world, self.samples, threshold, share)
         self._stages(("train",), recipe, folder)
         self.evaluate(folder, results, training.name)
-        report = formats.read_json(folder / "train" / "report.json")
+        report = artifacts.read_json(folder / "train" / "report.json")
         record = {
             "arm": training.arm.name,
             "seed": training.seed,
@@ -170,22 +173,22 @@ class Ablation:
             "loss": report["curve"][-1]["loss"],
             "elapsed_s": time.perf_counter() - started_at,
             "english_threshold": threshold,
-            "list": formats.read_json(curated / "table.json"),
+            "list": artifacts.read_json(curated / "table.json"),
         }
-        formats.write_json(results / "run.json", record)
+        artifacts.write_json(results / "run.json", record)
         shutil.rmtree(folder)
 
     def english_share(self, seed: int) -> float:
         """Of the pairs expected in the worldwide arm's list: what train.scale takes by default."""
-        rows = formats.read_json(self.curated(arms.WORLDWIDE, seed) / "curate" / "report.json")["languages"]
+        rows = artifacts.read_json(self.curated(arms.WORLDWIDE, seed) / "curate" / "report.json")["languages"]
         expected = {lang: row["expected_pairs"] for lang, row in rows.items()}
         return float(expected["en"] / sum(expected.values()))
 
     def evaluate(self, run_dir: Path, results: Path, name: str) -> None:
         """results.jsonl and ranks/ of the last checkpoint on the test, in every language."""
         from worldclip.evaluate import engine
-        from worldclip.evaluate.evaluate import checkpoint_folder, model_digest
-        from worldclip.inference import load
+        from worldclip.evaluate.stage import checkpoint_folder, model_digest
+        from worldclip.model.inference import load
 
         checkpoint = checkpoint_folder(run_dir)
         model_id = {"model": name, "model_digest": model_digest(checkpoint)}
@@ -211,7 +214,7 @@ def test_set(world_dir: Path) -> Any:
 
     return Dataset(
         name="world",
-        digest=formats.digest(formats.fingerprint(tar, world_dir)),
+        digest=artifacts.digest(artifacts.fingerprint(tar, world_dir)),
         image_keys=[sample.key for sample in samples],
         read_images=reader(samples),
         languages=LANGS,
@@ -222,7 +225,7 @@ def test_set(world_dir: Path) -> Any:
 def link(source: Path, folder: Path, stages: Sequence[str]) -> None:
     """Finished stages of one run in another, as hard links: files of ours are never changed in place."""
     for stage in stages:
-        if not (folder / stage / formats.MANIFEST).exists():
+        if not (folder / stage / artifacts.MANIFEST).exists():
             shutil.rmtree(folder / stage, ignore_errors=True)
             shutil.copytree(source / stage, folder / stage, copy_function=os.link)
 
@@ -241,9 +244,9 @@ def write_raw_list(recipe: Recipe, world_dir: Path, run_dir: Path) -> None:
                 "keep_prob": np.ones(len(pairs)),
             }
         )
-        formats.write_table(run_dir / "curate" / f"{shard.name}.parquet", table, formats.CURATED)
+        artifacts.write_table(run_dir / "curate" / f"{shard.name}.parquet", table, artifacts.CURATED)
     inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
-    formats.write_manifest(run_dir / "curate", config={"curate": "every pair"}, inputs=inputs, counts={})
+    artifacts.write_manifest(run_dir / "curate", config={"curate": "every pair"}, inputs=inputs, counts={})
 
 
 def describe_list(run_dir: Path, world_dir: Path) -> dict[str, Any]:

@@ -28,10 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from worldclip.coin import hash_keys, uniform_of_hashes
-from worldclip.errors import require
-from worldclip.execute import Executor, Report, Shard
-from worldclip.formats import digest, read_json, versions, write_array, write_artifact, write_json, write_text
+from worldclip.core.artifacts import digest, read_json, versions, write_array, write_artifact, write_json, write_text
+from worldclip.core.coin import hash_keys, uniform_of_hashes
+from worldclip.core.errors import require
+from worldclip.core.execute import Executor, Report, Shard
 from worldclip.pool.emoji import LANGS, Emoji, draw, read_emoji
 
 NUM_OBJECTS, NUM_FLAGS = 450, 150

@@ -13,16 +13,20 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldclip.inference import load as load
+    from worldclip.model.inference import load as load
     from worldclip.recipe import run as run
 
 __version__ = _version("worldclip")
 
-_CALLS = {"run": "worldclip.recipe", "load": "worldclip.inference"}
-_SUBMODULES = (
-    *("balance", "config", "curate", "embed", "errors", "evaluate", "execute", "export", "formats", "inference"),
-    *("languages", "match", "metadata", "model", "pool", "recipe", "report", "search", "text", "tokenizer", "train"),
-)
+_CALLS = {"run": "worldclip.recipe", "load": "worldclip.model.inference"}
+_SUBMODULES = {
+    **{name: f"worldclip.{name}" for name in ("balance", "check", "config", "core", "curate", "evaluate", "export")},
+    **{name: f"worldclip.{name}" for name in ("language", "match", "metadata", "model", "pool", "recipe", "report")},
+    **{name: f"worldclip.{name}" for name in ("tools", "train")},
+    "languages": "worldclip.language.table",
+    "embed": "worldclip.tools.embed",
+    "search": "worldclip.tools.search",
+}
 
 __all__ = ["__version__", "load", "run"]
 
@@ -31,7 +35,7 @@ def __getattr__(name: str) -> Any:
     if name in _CALLS:
         return getattr(importlib.import_module(_CALLS[name]), name)
     if name in _SUBMODULES:
-        return importlib.import_module(f"worldclip.{name}")
+        return importlib.import_module(_SUBMODULES[name])
     raise AttributeError(f"module 'worldclip' has no attribute {name!r}")
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worldclip.balance import BalanceConfig
+from worldclip.core.errors import UserError
 from worldclip.curate import CurateConfig
-from worldclip.errors import UserError
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export import ExportConfig
-from worldclip.languages import LanguagesConfig
+from worldclip.language.table import LanguagesConfig
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
 from worldclip.pool.config import PoolConfig

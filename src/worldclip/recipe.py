@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldclip.config import Recipe, load_recipe, to_toml
-from worldclip.errors import UserError
-from worldclip.execute import Executor, LocalExecutor, RunLock, Stage, run_stage, say
-from worldclip.formats import describe_run, write_json, write_text
+from worldclip.core.artifacts import describe_run, write_json, write_text
+from worldclip.core.console import say
+from worldclip.core.errors import UserError
+from worldclip.core.execute import Executor, LocalExecutor
+from worldclip.core.job import RunLock, Stage, run_stage
 
 STAGES = (
     "pool",  #      build or index the pairs
@@ -118,7 +120,7 @@ def _select(from_stage: str | None, until: str | None) -> Sequence[str]:
 
 
 def _print_plan(recipe: Recipe, run_dir: Path, stages: Sequence[str], from_stage: str | None) -> None:
-    from worldclip.execute import why_run
+    from worldclip.core.job import why_run
 
     forced = STAGES[STAGES.index(from_stage) :] if from_stage else ()
     stale = False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from worlds import WordModel, vector, word_dataset
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
 from worldclip.evaluate.compare import compare, markdown, paired_interval
+from worlds import WordModel, vector, word_dataset
 
 WORDS = [f"word{i}" for i in range(60)]
 

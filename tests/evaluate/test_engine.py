@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from worlds import WordModel, word_dataset
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
+from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
 WORDS = ["cat", "dog", "owl", "bee", "cat"]

@@ -7,9 +7,9 @@ import io
 import sys
 
 import pytest
-from worlds import WordModel, word_dataset
 
 from worldclip.evaluate import engine, tables
+from worlds import WordModel, word_dataset
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import io
 
 import numpy as np
 from PIL import Image
-from worlds import WordModel, word_dataset
 
 from worldclip.evaluate import gallery as gallery_module
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.image_features import encode_images
+from worlds import WordModel, word_dataset
 
 
 def shown(words, size, languages=("en", "de")):

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from worlds import WordModel, word_dataset
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate import engine, image_features
 from worldclip.evaluate.image_features import cache_folder, encode_images
+from worlds import WordModel, word_dataset
 
 WORDS = ["cat", "broken", "owl", "bee", "elk", "broken", "broken"]
 

@@ -6,15 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-from worlds import WordModel, unit, vector, word_dataset
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate import consistency, engine
 from worldclip.evaluate.consistency import overlaps
 from worldclip.evaluate.geometry import Geometry, potentials, squared_distances, uniformity
 from worldclip.evaluate.measures import with_measures
 from worldclip.evaluate.probes import FewShot, LinearProbe, hashed_order
 from worldclip.evaluate.tasks import NO_LANGUAGE
+from worlds import WordModel, unit, vector, word_dataset
 
 WORDS = [f"word{i}" for i in range(12)]
 

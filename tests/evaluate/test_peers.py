@@ -6,12 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
-from worlds import unit
 
 from worldclip.evaluate import retrieval, zeroshot
 from worldclip.evaluate.probes import logistic_predict, ridge_predict
 from worldclip.evaluate.selection import Choice, Matching
 from worldclip.evaluate.tasks import Classification
+from worlds import unit
 
 EXACT = {"abs": 1e-6}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from toy import draw_shape, write_tar
 
-from worldclip.errors import UserError
-from worldclip.evaluate import evaluate, processes
+from toy import draw_shape, write_tar
+from worldclip.core.errors import UserError
+from worldclip.evaluate import processes
+from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.engine import read_results
 from worldclip.evaluate.image_features import CHUNK_IMAGES
@@ -20,9 +21,9 @@ RED, BLUE = (220, 30, 30), (40, 60, 220)
 def model_folder(tmp_path_factory):
     """A tiny random model of ours, saved as a Hugging Face folder."""
     pytest.importorskip("torch")
-    from worldclip.model import create_model, image_processor, model_config
-    from worldclip.tokenizer import train_tokenizer
-    from worldclip.train.config import ModelConfig
+    from worldclip.model.clip import create_model, image_processor, model_config
+    from worldclip.model.config import ModelConfig
+    from worldclip.model.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("model")
     config = ModelConfig(preset="tiny", image_size=32)

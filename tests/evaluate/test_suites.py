@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate import published, suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
-from worldclip.evaluate.fetch import names_to_fetch
 from worldclip.evaluate.suite_lists import DATACOMP38, SLIP26, SUITES
 from worldclip.evaluate.tables import beside_text, suite_text
+from worldclip.tools.fetch_dataset import names_to_fetch
 
 
 def record(dataset, lang="en", task="zeroshot_classification", slices=None, **metrics):

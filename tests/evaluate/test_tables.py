@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from worlds import WordModel, word_dataset
 
 from worldclip.evaluate import engine, report, tables
+from worlds import WordModel, word_dataset
 
 
 def record(lang, acc1, **more):

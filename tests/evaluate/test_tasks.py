@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from worlds import WordModel, vector
 
 from worldclip.evaluate.multilabel import MultiLabel
 from worldclip.evaluate.selection import Association, Choice, Matching
 from worldclip.evaluate.tasks import Classification, Retrieval
+from worlds import WordModel, vector
 
 
 def test_choice_is_a_micro_average_over_questions_and_leaves_out_broken_images():

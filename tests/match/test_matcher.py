@@ -14,10 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from worldclip import formats
-from worldclip.errors import UserError
-from worldclip.match import Matcher, matcher, normal
-from worldclip.unicode_table import SPACED, load_table
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.kernels import nfc as normal
+from worldclip.kernels.unicode_table import SPACED, load_table
+from worldclip.match import Matcher
+from worldclip.match.matcher import matcher
 
 # --- plain search, straight from the profiles' definitions ----------------------------------------
 
@@ -346,7 +348,7 @@ def test_a_saved_matcher_is_bound_to_its_entries(tmp_path):
     for others in (["cat", "dog", "red  apple"], ENTRIES[::-1], ENTRIES[:2], ["catd", "og", "red apple"]):
         with pytest.raises(ValueError, match="has digest"):
             Matcher.load(tmp_path, digest=matcher.entries_digest(others))
-    formats.write_json(tmp_path / matcher.META, {"version": 0, "unicode": "1.0.0", "digest": "x"})
+    artifacts.write_json(tmp_path / matcher.META, {"version": 0, "unicode": "1.0.0", "digest": "x"})
     with pytest.raises(ValueError, match="has version 0, expected") as caught:
         Matcher.load(tmp_path, digest="y")
     assert len(caught.value.problems) == 3

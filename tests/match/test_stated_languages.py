@@ -7,10 +7,10 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from plain_recipe import make_recipe, run_stages, write_metadata
 from toy import write_tar
-
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 
 LISTS = {"de": ["tag", "gift"], "en": ["tag", "gift"], "zh": ["图"]}
 # (texts, what the pool says of them, languages that must come out; None: no_language)
@@ -88,7 +88,7 @@ def test_a_column_of_a_table_states_a_language_a_row(tmp_path, kind):
 
 
 def test_lists_of_another_length_fail_the_shard(tmp_path):
-    from worldclip.execute import Shard
+    from worldclip.core.execute import Shard
     from worldclip.pool import read_texts
     from worldclip.pool.config import PoolConfig
     from worldclip.pool.files import BadShard

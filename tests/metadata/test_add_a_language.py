@@ -20,7 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example's folder beside a copy of the package that has the row at its place."""
     folder = tmp_path_factory.mktemp("add_a_language")
     shutil.copytree(REPOSITORY / "src/worldclip", folder / "src/worldclip")  # with numba's cache, by times of files
-    table = folder / "src/worldclip/languages.csv"
+    table = folder / "src/worldclip/language/table.csv"
     head, *rows = table.read_text(encoding="utf-8").splitlines()
     row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
     table.write_text("\n".join([head, *sorted([*rows, row])]) + "\n", encoding="utf-8")
@@ -58,7 +58,7 @@ def test_the_row_and_the_commands_of_the_readme(place: Path) -> None:
 def test_the_readme_shows_the_row_and_the_words_are_one_list() -> None:
     row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
     assert row in (EXAMPLE / "README.md").read_text(encoding="utf-8")
-    head = (REPOSITORY / "src/worldclip/languages.csv").read_text(encoding="utf-8").splitlines()[0]
+    head = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
     assert row.count(",") == head.count(",")
     words = [line.split("\t")[0] for line in (EXAMPLE / "words.txt").read_text(encoding="utf-8").splitlines()]
     assert len(words) == len(set(words)) == 50

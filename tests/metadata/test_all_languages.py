@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from worldclip import languages, metadata
+from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor
+from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
-from worldclip.metadata.wordnet import read_headers
+from worldclip.metadata.sources.wordnet import read_headers
 
 # A letter of each script, to make up words of languages that the Declaration of Human Rights is not at hand for.
 # fmt: off

@@ -15,8 +15,8 @@ import pytest
 
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
-from worldclip.errors import StageFailed
-from worldclip.execute import LocalExecutor
+from worldclip.core.errors import StageFailed
+from worldclip.core.execute import LocalExecutor
 from worldclip.metadata import ngrams
 
 QUIET = LocalExecutor(workers=1, quiet=True)

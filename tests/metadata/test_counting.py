@@ -17,11 +17,12 @@ import pytest
 
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
-from worldclip.errors import StageFailed, UserError
-from worldclip.execute import LocalExecutor, run_stage
-from worldclip.formats import read_manifest
+from worldclip.core.artifacts import read_manifest
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import run_stage
 from worldclip.metadata import ngrams
-from worldclip.metadata.wikipedia import read_articles
+from worldclip.metadata.sources.wikipedia import read_articles
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 

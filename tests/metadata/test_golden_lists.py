@@ -10,12 +10,13 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from golden_world import UDHR, WORDNETS, write_world
 
-from worldclip import languages, metadata
+from golden_world import UDHR, WORDNETS, write_world
+from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
-from worldclip.metadata import tokens
+from worldclip.core.execute import LocalExecutor
+from worldclip.language import segment as tokens
+from worldclip.language import table as languages
 
 ICU = "78"
 QUIET = LocalExecutor(workers=1, quiet=True)

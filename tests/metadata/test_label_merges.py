@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worldclip import languages
+from worldclip.language import table as languages
 
 # OpenLID's labels are those of FLORES-200; here all 204 of them, each with the list that its texts go to.
 OPENLID = (
@@ -104,7 +104,7 @@ def test_every_code_of_glotlid_leads_to_one_list_in_any_script(script: str, shar
 
 
 def test_merges_of_lid176_by_list() -> None:
-    from worldclip.match.lid import model_path, read_labels
+    from worldclip.language.identify import model_path, read_labels
 
     labels = read_labels(model_path("lid176"))
     assert len(labels) == 176

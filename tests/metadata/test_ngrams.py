@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldclip.language.segment import SPACES, TSHEGS, Scheme, scheme_of, segment
 from worldclip.metadata import ngrams
 from worldclip.metadata.ngrams import Counter, best_bigrams, iter_unigrams, merge
-from worldclip.metadata.tokens import SPACES, TSHEGS, Scheme, scheme_of, segment
 
 CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3400, 0x4DBF)]
 MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~，。、；：？！“”‘’（）【】《》〈〉「」『』～—"

@@ -16,8 +16,9 @@ import pytest
 
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe, to_toml
-from worldclip.errors import UserError
-from worldclip.execute import LocalExecutor, run_stage
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import run_stage
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 NAMESPACES = '{"query": {"namespaces": {"0": {"*": ""}, "6": {"*": "Picha", "canonical": "File"}}}}'

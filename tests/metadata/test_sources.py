@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from worldclip import languages
-from worldclip.errors import BadShard
-from worldclip.metadata.frequent_words import read_frequent_words, title_case
-from worldclip.metadata.lists import read_list
-from worldclip.metadata.wordnet import read_headers, read_wordnet
+from worldclip.core.errors import BadShard
+from worldclip.language import table as languages
+from worldclip.metadata.sources.lists import read_list
+from worldclip.metadata.sources.wordfreq import read_frequent_words, title_case
+from worldclip.metadata.sources.wordnet import read_headers, read_wordnet
 
 
 def write(path: Path, *lines: str) -> Path:

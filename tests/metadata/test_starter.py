@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from worldclip import languages, metadata
+from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor
+from worldclip.language import table as languages
 
 STARTER = Path(__file__).parents[2] / "recipes" / "starter.toml"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from worldclip.errors import BadShard
-from worldclip.metadata import titles
-from worldclip.metadata.titles import decode_title, iter_titles, merge_tallies, read_namespaces, tally_views
+from worldclip.core.errors import BadShard
+from worldclip.metadata.sources import titles
+from worldclip.metadata.sources.titles import decode_title, iter_titles, merge_tallies, read_namespaces, tally_views
 
 LINES = [
     b"en Cat 60 0",
@@ -84,7 +84,7 @@ def test_tallies_of_several_hours_add_up(tmp_path: Path):
 
 def test_small_blocks_give_the_same_tally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(titles, "BLOCK_BYTES", 1)
-    monkeypatch.setattr("worldclip.metadata.wikipedia.READ_BYTES", 7)
+    monkeypatch.setattr("worldclip.metadata.sources.wikipedia.READ_BYTES", 7)
     tally_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
     assert views_of(tmp_path / "out", "sw")["Paka"] == 7
     assert len(views_of(tmp_path / "out", "sw")) == 7

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from worldclip.errors import BadShard
+from worldclip.core.errors import BadShard
+from worldclip.language.segment import scheme_of, segment
 from worldclip.metadata.ngrams import Counter, merge
-from worldclip.metadata.tokens import scheme_of, segment
-from worldclip.metadata.wikipedia import (
+from worldclip.metadata.sources.wikipedia import (
     MAX_TEXT_CHARS,
     iter_articles,
     iter_bytes,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldclip.metadata import wikitext
+from worldclip.metadata.sources import wikitext
 
 UNWANTED = wikitext.prefix_hashes(["File", "Image", "Category", "Media", "Файл", "Категория", "de", "zh-min-nan"])
 

@@ -11,12 +11,12 @@ import pytest
 
 from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.errors import BadShard, StageFailed, UserError
-from worldclip.execute import LocalExecutor
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
-from worldclip.metadata.wordnet import read_headers, read_wordnet
-from worldclip.metadata.wordnet_lmf import our_code
+from worldclip.metadata.sources.wordnet import read_headers, read_wordnet
+from worldclip.metadata.sources.wordnet_lmf import our_code
 
 wn = pytest.importorskip("wn")
 

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tars import as_json, sample, shard_of, write_tar
 
+from tars import as_json, sample, shard_of, write_tar
 from worldclip import pool
-from worldclip.errors import BadShard
-from worldclip.execute import Shard
+from worldclip.core.errors import BadShard
+from worldclip.core.execute import Shard
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import parse_record
-from worldclip.pool.wat import REASONS, extract_file
+from worldclip.tools.wat import REASONS, extract_file
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TABLE = PoolConfig(path="pool", key="uid", texts=("text", "texts"))

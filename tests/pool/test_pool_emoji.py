@@ -11,12 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tars import shard_of
 
+from tars import shard_of
 from worldclip import pool
-from worldclip.errors import UserError
-from worldclip.execute import LocalExecutor
-from worldclip.formats import read_json
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
 from worldclip.pool.config import PoolConfig
 
 pytest.importorskip("emoji", reason="extra demo is not installed")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tars import PNG, as_json, sample, shard_of, write_tar
 
+from tars import PNG, as_json, sample, shard_of, write_tar
 from worldclip import pool
-from worldclip.errors import BadShard
-from worldclip.execute import Shard
+from worldclip.core.errors import BadShard
+from worldclip.core.execute import Shard
 from worldclip.pool.config import PoolConfig
 
 CONFIG = PoolConfig(path="pool")

@@ -13,14 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from tars import PNG, sample, write_tar
 from toy import encode_png
-
 from worldclip import pool
+from worldclip.check import CheckConfig, check
 from worldclip.config import Recipe, load_recipe
-from worldclip.errors import BadShard, UserError
-from worldclip.execute import LocalExecutor, Shard, run_stage
-from worldclip.pool.check import CheckConfig, check
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.job import run_stage
 from worldclip.pool.config import PoolConfig
 
 QUIET = LocalExecutor(quiet=True)

@@ -13,9 +13,10 @@ import pytest
 
 from worldclip.cli import main
 from worldclip.config import load_config
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
+from worldclip.model.config import PRESETS, ModelConfig
 from worldclip.train.budget import GIB, changes_that_fit, count_parameters, estimate, to_lines
-from worldclip.train.config import PRESETS, ModelConfig, TrainConfig
+from worldclip.train.config import TrainConfig
 from worldclip.train.scale import Schedule
 
 
@@ -33,8 +34,8 @@ def test_every_parameter_of_the_real_model_is_counted(preset, loss):
     import torch
     from transformers import MetaClip2Model
 
-    from worldclip.model import model_config
-    from worldclip.train.towers import TwoTowers
+    from worldclip.model.clip import model_config
+    from worldclip.train.dual_encoder import TwoTowers
 
     config = ModelConfig(preset=preset)
     tokenizer = SimpleNamespace(bos_id=0, pad_id=1, eos_id=2, vocab_size=5_003, context_length=8)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from on_ranks import run_on_ranks, start_ranks
 from small_world import TRAIN, write_world
-
-from worldclip.train.checkpoint import checkpoints, consolidate, latest_checkpoint
+from worldclip.core.layout import checkpoints, latest_checkpoint
+from worldclip.train.checkpoint import consolidate
 from worldclip.train.log import read_log
 from worldclip.train.loop import SIGNALS
 

@@ -7,14 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_world import TRAIN, make_recipe, write_world
 
 import worldclip
+from small_world import TRAIN, make_recipe, write_world
 from worldclip.config import load_recipe
-from worldclip.errors import UserError
-from worldclip.execute import LocalExecutor
-from worldclip.train import loop, train
-from worldclip.train.checkpoint import checkpoints
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.layout import checkpoints
+from worldclip.train import loop
+from worldclip.train import stage as train
 from worldclip.train.loss import distillation_loss
 
 

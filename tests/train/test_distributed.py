@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from on_ranks import VARIANTS, run_on_ranks
 
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from plain_recipe import LISTS, make_text, run_stages, write_metadata
 from small_world import picture
-
 from worldclip import curate, pool
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
-from worldclip.pool.url import key_of_url
-from worldclip.pool.wat import build_wat
-from worldclip.train.join import image_shards, join_images, read_places
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.urls import key_of_url
+from worldclip.tools.wat import build_wat
 from worldclip.train.pairs import PairSource
+from worldclip.train.pool_join import image_shards, join_images, read_places
 
 QUIET = LocalExecutor(quiet=True)
 NUM_IMAGES, LOST = 40, {3, 17, 22}  # what could not be downloaded

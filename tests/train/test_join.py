@@ -8,22 +8,22 @@ import random
 import tarfile
 from pathlib import Path
 
-import killed
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_world import COLOURS, FORMS, TRAIN, picture
 
-from worldclip import formats, pool
+import killed
+from small_world import COLOURS, FORMS, TRAIN, picture
+from worldclip import pool
 from worldclip.config import Recipe, load_recipe, to_dict
-from worldclip.errors import UserError
-from worldclip.execute import LocalExecutor
-from worldclip.pool import meet
-from worldclip.tokenizer import train_tokenizer
-from worldclip.train import train
-from worldclip.train.images import Augmentation
-from worldclip.train.join import image_shards, join_images, places_path, read_places
+from worldclip.core import artifacts, shuffle
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.model.tokenizer import train_tokenizer
+from worldclip.train import stage as train
+from worldclip.train.decode import Augmentation
 from worldclip.train.loader import Loader
+from worldclip.train.pool_join import image_shards, join_images, places_path, read_places
 
 QUIET = LocalExecutor(quiet=True)
 NUM_KEYS = 24
@@ -51,13 +51,13 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
     for shard in range(2):
         numbers = range(shard * 12, shard * 12 + 12)
         rows = [(f"u{n}", i, f"a picture {n}", "en", 1.0) for n in numbers for i in range(1 + n % 2)]
-        columns = dict(zip(formats.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
-        formats.write_table(run / "curate" / f"{shard:03}.parquet.parquet", pa.table(columns), formats.CURATED)
+        columns = dict(zip(artifacts.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
+        artifacts.write_table(run / "curate" / f"{shard:03}.parquet.parquet", pa.table(columns), artifacts.CURATED)
         table = pa.table({"uid": [f"u{n}" for n in numbers], "texts": [["a picture", "another"]] * 12})
         (tmp_path / "tables").mkdir(exist_ok=True)
         pq.write_table(table, tmp_path / "tables" / f"{shard:03}.parquet")
     for stage in ("pool", "curate"):
-        formats.write_manifest(run / stage, config={}, inputs={}, counts={})
+        artifacts.write_manifest(run / stage, config={}, inputs={}, counts={})
     numbers = random.Random(0).sample([n for n in range(NUM_KEYS) if n not in (5, 20)], NUM_KEYS - 2)
     parts = {"00000.tar": numbers[:9], "00001.tar": numbers[9:], "again/00000.tar": numbers[:2]}
     found = []
@@ -104,7 +104,7 @@ def test_neither_workers_nor_ranges_change_a_place(world, monkeypatch, workers, 
     once = [read_places(run, shard).sort_by("key").to_pylist() for shard in shards]
     for shard in shards:
         places_path(run, shard).unlink()
-    monkeypatch.setattr(meet.num_ranges, "__defaults__", (rows_a_range,))
+    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
     for marker in (run / "train" / "join" / "done").rglob("*.json"):
         marker.unlink()
     join(run, recipe, LocalExecutor(workers=workers, quiet=True))
@@ -177,7 +177,7 @@ from worldclip.execute import LocalExecutor
 from worldclip.pool import meet
 from worldclip.train.join import image_shards, join_images
 
-meet.num_ranges.__defaults__ = (7,)
+shuffle.num_ranges.__defaults__ = (7,)
 run, recipe = Path(sys.argv[2]), load_recipe(json.loads(sys.argv[4]))
 if not run.exists():
     shutil.copytree(sys.argv[3], run)

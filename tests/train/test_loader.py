@@ -7,12 +7,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 
+from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 from worldclip import pool
-from worldclip.errors import UserError
-from worldclip.tokenizer import train_tokenizer
-from worldclip.train.images import BOMB, UNDECODABLE, Augmentation, BadImage, decode, random_resized_crop, warp
+from worldclip.core.errors import UserError
+from worldclip.model.tokenizer import train_tokenizer
+from worldclip.train.decode import BOMB, UNDECODABLE, Augmentation, BadImage, decode, random_resized_crop, warp
 from worldclip.train.loader import Loader
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 
-from worldclip import formats, pool
+from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
+from worldclip import pool
+from worldclip.core import artifacts
 from worldclip.curate import Curator
-from worldclip.curate.curate import curate_work
-from worldclip.tokenizer import train_tokenizer
+from worldclip.curate.stage import curate_work
+from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train import plan
-from worldclip.train.images import Augmentation
+from worldclip.train.decode import Augmentation
 from worldclip.train.loader import Loader
 
 
@@ -41,18 +42,18 @@ def matched_run(request, tmp_path_factory):
     recipe = formats_recipe(recipe, request.param)
     from worldclip.config import to_toml
 
-    formats.write_text(run_dir / "recipe.toml", to_toml(recipe))
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
     for lang in TEXTS:
-        formats.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
+        artifacts.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
     for shard in pool.shards(recipe, run_dir):
-        curated = formats.read_table(run_dir / "curate" / f"{shard.name}.parquet", formats.CURATED)
+        curated = artifacts.read_table(run_dir / "curate" / f"{shard.name}.parquet", artifacts.CURATED)
         number = np.array([int(key) for key in curated["key"].to_pylist()])
         table = curated.append_column("entry_ids", pa.array([[n % 2] for n in number], pa.large_list(pa.int32())))
         table = table.append_column("entries_lang", curated["lang"])
         table = table.append_column("lang_prob", pa.array(np.ones(len(table), np.float32)))
-        formats.write_table(run_dir / "match" / "texts" / f"{shard.name}.parquet", table, formats.MATCH_TEXTS)
+        artifacts.write_table(run_dir / "match" / "texts" / f"{shard.name}.parquet", table, artifacts.MATCH_TEXTS)
     for stage in ("match", "balance"):
-        formats.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
+        artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
     return run_dir, recipe
 
 
@@ -163,7 +164,7 @@ def test_a_scaled_decode_is_smaller_and_looks_the_same():
 
     from PIL import Image
 
-    from worldclip.train.images import decode
+    from worldclip.train.decode import decode
 
     gradient = np.add.outer(np.arange(400), np.arange(600)).astype(np.float32) * 255 / 1000
     picture = Image.fromarray(np.repeat(gradient[:, :, None], 3, axis=2).astype(np.uint8))

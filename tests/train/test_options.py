@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_world import COLOURS, FORMS, TRAIN, picture, write_world
 
 import worldclip
-from worldclip import formats
+from small_world import COLOURS, FORMS, TRAIN, picture, write_world
 from worldclip.config import load_recipe
-from worldclip.errors import UserError
-from worldclip.execute import LocalExecutor
-from worldclip.train import train
-from worldclip.train.checkpoint import best_checkpoint, checkpoints, latest_checkpoint
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.layout import best_checkpoint, checkpoints, latest_checkpoint
+from worldclip.train import stage as train
 from worldclip.train.log import read_log
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
@@ -41,7 +41,7 @@ def test_evaluations_come_with_a_checkpoint_and_the_best_one_is_kept_and_loaded(
     results = sorted((tmp_path / "run" / "train" / "evaluate").glob("step_*/results.jsonl"))
     assert [path.parent.name for path in results] == [f"step_{step:09}" for step in (3, 6, 9, 12)]
     scores = [json.loads(path.read_text().splitlines()[0])["metrics"]["acc1"] for path in results]
-    best = formats.read_json(tmp_path / "run" / "train" / "best.json")
+    best = artifacts.read_json(tmp_path / "run" / "train" / "best.json")
     assert best["value"] == max(scores)
     assert best["step"] == 3 * (scores.index(max(scores)) + 1)
     there = [folder.name for folder in checkpoints(tmp_path / "run" / "train")]

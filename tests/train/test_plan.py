@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldclip.coin import CROP, ORDER, uniform
+from worldclip.core.coin import CROP, ORDER, uniform
 from worldclip.train import plan
 
 NAMES = [f"sub/{n:05}.tar" for n in range(7)]

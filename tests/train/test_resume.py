@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from small_world import TRAIN, make_recipe, train_in_process, write_world
 
-from worldclip import formats
-from worldclip.errors import UserError
-from worldclip.execute import LocalExecutor
-from worldclip.train import loop, step, train
-from worldclip.train.checkpoint import checkpoints, latest_checkpoint
+from small_world import TRAIN, make_recipe, train_in_process, write_world
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.layout import checkpoints, latest_checkpoint
+from worldclip.train import loop, step
+from worldclip.train import stage as train
 from worldclip.train.log import read_log
 
 STEPS = 24
@@ -80,8 +81,8 @@ def test_a_run_cut_anywhere_ends_with_the_same_bytes(unbroken, tmp_path, monkeyp
     report = run(tmp_path / "run", tars)
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
     assert losses(tmp_path / "run") == losses(whole)
-    assert report["seen"] == formats.read_json(whole / "train" / "report.json")["seen"]
-    assert report["bad"] == formats.read_json(whole / "train" / "report.json")["bad"] != {}
+    assert report["seen"] == artifacts.read_json(whole / "train" / "report.json")["seen"]
+    assert report["bad"] == artifacts.read_json(whole / "train" / "report.json")["bad"] != {}
 
 
 def test_killed_and_terminated_processes_go_on_to_the_same_bytes(tmp_path):
@@ -170,7 +171,7 @@ def test_a_changed_config_stops_and_names_the_key(unbroken, changes, named):
 def test_changed_pairs_stop_too(tmp_path):
     tars = write_world(tmp_path / "run")
     run(tmp_path / "run", tars, samples_seen=64)
-    formats.write_manifest(tmp_path / "run" / "curate", config={"curate": {"seed": 1}}, inputs={}, counts={})
+    artifacts.write_manifest(tmp_path / "run" / "curate", config={"curate": {"seed": 1}}, inputs={}, counts={})
     with pytest.raises(UserError, match=r"input\.curate"):
         run(tmp_path / "run", tars, samples_seen=64)
 

@@ -8,10 +8,10 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from worldclip import formats
 from worldclip.cli import main
 from worldclip.config import load_recipe, to_toml
-from worldclip.errors import UserError
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
 from worldclip.train.tokenizer import MAX_REPEATS, repeats_of, train_on_run, training_texts
 
 COUNTS = {"en": 4_000, "de": 400, "sw": 40}
@@ -28,13 +28,13 @@ def run_dir(tmp_path_factory):
     ]
     columns = dict(zip(("key", "text_idx", "text", "lang", "keep_prob"), zip(*sorted(rows), strict=True), strict=True))
     table = pa.table({name: list(values) for name, values in columns.items()})
-    formats.write_table(run / "curate" / "0.tar.parquet", table, formats.CURATED)
-    formats.write_table(
-        run / "match" / "texts" / "0.tar.parquet", formats.MATCH_TEXTS.empty_table(), formats.MATCH_TEXTS
+    artifacts.write_table(run / "curate" / "0.tar.parquet", table, artifacts.CURATED)
+    artifacts.write_table(
+        run / "match" / "texts" / "0.tar.parquet", artifacts.MATCH_TEXTS.empty_table(), artifacts.MATCH_TEXTS
     )
-    formats.write_manifest(run / "curate", config={}, inputs={}, counts={})
+    artifacts.write_manifest(run / "curate", config={}, inputs={}, counts={})
     recipe = load_recipe({"pool": {"path": "pool"}, "balance": {"tail_fraction": 0.1}})
-    formats.write_text(run / "recipe.toml", to_toml(recipe))
+    artifacts.write_text(run / "recipe.toml", to_toml(recipe))
     return run
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.train.config import ScaleConfig, TrainConfig
 from worldclip.train.scale import check_batch, scale, schedule
 

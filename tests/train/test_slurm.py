@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from small_world import make_recipe, write_world
 
+from small_world import make_recipe, write_world
 from worldclip.config import to_toml
-from worldclip.formats import write_text
-from worldclip.train.checkpoint import checkpoints, read_state
+from worldclip.core.artifacts import write_text
+from worldclip.core.layout import checkpoints
+from worldclip.train.checkpoint import read_state
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "train.sh"
 SCHEDULER = {

@@ -8,7 +8,7 @@ import torch
 
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
-from worldclip.train.table import TokenTable
+from worldclip.train.sparse_embedding import TokenTable
 
 ROWS, WIDTH, PAD = 9, 4, 1
 STEPS = [[2, 5, 5, 8], [5, 3], [2, 3, 5], [8], [5, 2, 2]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worldclip.train.config import ModelConfig, TokenizerConfig, TrainConfig
+from worldclip.model.config import ModelConfig, TokenizerConfig
+from worldclip.train.config import TrainConfig
 
 
 def test_the_defaults_can_train():
@@ -47,7 +48,7 @@ def test_all_problems_come_together():
 
 def test_images_in_an_object_store_are_read_in_streams_unless_told_otherwise():
     from worldclip.config import load_recipe
-    from worldclip.train.train import relevant_config, streams_of
+    from worldclip.train.stage import relevant_config, streams_of
 
     def recipe(path, **train):
         return load_recipe({"pool": {"path": path}, "balance": {"tail_fraction": 0.1}, "train": train})

@@ -1,26 +1,27 @@
-"""3  counts -> tail fraction -> thresholds -> entry probabilities.  Arrays in, arrays out; counts are all it reads."""
+"""Stage 3, balance: counts -> tail fraction -> thresholds -> entry probabilities."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worldclip.balance.config import BalanceConfig as BalanceConfig
+from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.balance.balance import entry_probs as entry_probs
-    from worldclip.balance.balance import inputs as inputs
-    from worldclip.balance.balance import relevant_config as relevant_config
-    from worldclip.balance.balance import run as run
-    from worldclip.balance.balance import tail_fraction as tail_fraction
-    from worldclip.balance.balance import threshold_for as threshold_for
+    from worldclip.balance.formulas import entry_probs as entry_probs
+    from worldclip.balance.formulas import tail_fraction as tail_fraction
+    from worldclip.balance.formulas import threshold_for as threshold_for
+    from worldclip.balance.stage import inputs as inputs
+    from worldclip.balance.stage import relevant_config as relevant_config
+    from worldclip.balance.stage import run as run
 
-_CALLS = ("tail_fraction", "threshold_for", "entry_probs", "run", "inputs", "relevant_config")
-
-__all__ = ["BalanceConfig", *_CALLS]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _CALLS:
-        return getattr(importlib.import_module("worldclip.balance.balance"), name)
-    raise AttributeError(f"module 'worldclip.balance' has no attribute {name!r}")
+_HOMES = {
+    "entry_probs": "worldclip.balance.formulas",
+    "inputs": "worldclip.balance.stage",
+    "relevant_config": "worldclip.balance.stage",
+    "run": "worldclip.balance.stage",
+    "tail_fraction": "worldclip.balance.formulas",
+    "threshold_for": "worldclip.balance.formulas",
+}
+__all__ = ["BalanceConfig", "entry_probs", "inputs", "relevant_config", "run", "tail_fraction", "threshold_for"]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip import formats
-from worldclip.columns import one_array
-from worldclip.execute import Executor, Report, Shard, remove_stale, repeatable
+from worldclip.core import artifacts
+from worldclip.core.arrow import one_array
+from worldclip.core.execute import Executor, Report, Shard, repeatable
+from worldclip.core.job import remove_stale
 
 GROUP_SIZE = 2048  # shards added up by one worker; fewer shards than this are added here
 RANGE_SIZE = 2**18  # entries added up over all groups by one worker
@@ -51,7 +52,7 @@ def sum_shards(
     groups = [_group(i // group_size, shards[i : i + group_size]) for i in range(0, len(shards), group_size)]
     add = functools.partial(_add_group, num_entries=lists, folder=folder)
     executor.map(add, groups, label="add", done_dir=folder / "done/groups", key=lists)
-    known = formats.digest([group.fingerprint for group in groups])
+    known = artifacts.digest([group.fingerprint for group in groups])
     ranges = [
         Shard(name=f"{start:012}", path="", fingerprint={"groups": known, "size": range_size})
         for start in range(0, sum(lists.values()), range_size)
@@ -67,7 +68,7 @@ def add_counts(total: np.ndarray, starts: Mapping[str, int], shard: Path) -> Non
 
     total: all lists end to end, uint64; starts: where each list begins.
     """
-    table = formats.read_table(shard, formats.MATCH_COUNTS)
+    table = artifacts.read_table(shard, artifacts.MATCH_COUNTS)
     lists = one_array(table.column("entries_lang"))
     start_of_code = np.array([starts[name] for name in lists.dictionary.to_pylist()], np.int64)
     places = start_of_code[lists.indices.to_numpy(zero_copy_only=False)] if len(lists) else np.zeros(0, np.int64)
@@ -116,7 +117,7 @@ def _add_group(group: Shard, *, num_entries: Mapping[str, int], folder: Path) ->
     files = [Path(group.path) / name for name, _, _ in group.fingerprint["files"]]
     total = _add_files(num_entries, files)
     smallest = np.min_scalar_type(int(total.max(initial=0)))
-    formats.write_array(_group_path(folder, group.name), total.astype(smallest))
+    artifacts.write_array(_group_path(folder, group.name), total.astype(smallest))
     return {"shards": len(files)}
 
 
@@ -128,7 +129,7 @@ def _add_range(part: Shard, *, groups: Sequence[Path], folder: Path) -> Report:
     total: np.ndarray = np.load(groups[0], mmap_mode="r", allow_pickle=False)[rows].astype(np.uint64)
     for group in groups[1:]:
         total += np.load(group, mmap_mode="r", allow_pickle=False)[rows]
-    formats.write_array(_range_path(folder, part.name), total)
+    artifacts.write_array(_range_path(folder, part.name), total)
     return {"entries": len(total)}
 
 

@@ -19,15 +19,15 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from worldclip.cli import lists, looks, models, pools, search, stages, tokenizers
+from worldclip.cli import metadata, models, pools, reports, search, stages, tokenizers
 from worldclip.cli.stages import STAGE_HELP
-from worldclip.errors import StageFailed, UserError
+from worldclip.core.errors import StageFailed, UserError
 
 COMMANDS: dict[str, Callable[[Any], int]] = {
     **stages.COMMANDS,
     **pools.COMMANDS,
-    **lists.COMMANDS,
-    **looks.COMMANDS,
+    **metadata.COMMANDS,
+    **reports.COMMANDS,
     **models.COMMANDS,
     **search.COMMANDS,
     **tokenizers.COMMANDS,
@@ -94,7 +94,7 @@ def _overview() -> str:
 
 
 def _version(rest: Sequence[str]) -> str:
-    from worldclip.formats import versions
+    from worldclip.core.artifacts import versions
 
     packages = ("worldclip", "numpy", "numba", "pyarrow", "torch", "torchvision", "transformers", "ray", "onnxruntime")
     found = versions(packages)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Common(Work):
 
 
 def executor_of(command: Work) -> Any:
-    from worldclip.execute import create_executor
+    from worldclip.core.execute import create_executor
 
     return create_executor(command.executor, command.workers)
 

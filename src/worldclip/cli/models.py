@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from worldclip.cli.flags import read_report
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig
 
 Layout = Literal["huggingface", "open_clip", "timm", "onnx"]  # as interop.sources has it, which reads models
@@ -70,7 +70,7 @@ def names_model(rest: Sequence[str]) -> bool:
 def evaluate_any_model(rest: Sequence[str]) -> int:
     """The stage's flags over their defaults, for a model that no recipe of ours made."""
     from worldclip.evaluate.config import EvaluateConfig
-    from worldclip.evaluate.evaluate import evaluate_model
+    from worldclip.evaluate.stage import evaluate_model
     from worldclip.report import write_evaluation
 
     config: Any = field(default=EvaluateConfig())
@@ -174,7 +174,7 @@ class FetchDatasetCommand:
 
 def _fetch_dataset(command: FetchDatasetCommand) -> int:
     from worldclip.evaluate.catalog import CATALOG
-    from worldclip.evaluate.fetch import fetch_dataset
+    from worldclip.tools.fetch_dataset import fetch_dataset
 
     fetched = fetch_dataset(command.name, Path(command.out), mirror=command.mirror, with_train=command.with_train)
     told = f"{fetched['files']:,} files, {fetched['bytes']:,} bytes, {fetched['there_already']:,} there already"
@@ -193,7 +193,8 @@ class ConsolidateCommand:
 
 
 def _consolidate(command: ConsolidateCommand) -> int:
-    from worldclip.train.checkpoint import consolidate, latest_checkpoint
+    from worldclip.core.layout import latest_checkpoint
+    from worldclip.train.checkpoint import consolidate
 
     folder = latest_checkpoint(Path(command.checkpoint)) or Path(command.checkpoint)
     if not (folder / "trainer").is_dir():
@@ -224,7 +225,7 @@ class ClassifyCommand(ModelFlags):
 
 
 def _classify(command: ClassifyCommand) -> int:
-    from worldclip.inference import load, read_templates
+    from worldclip.model.inference import load, read_templates
 
     if command.prompts is not None and command.templates:
         raise UserError("--templates and --prompts are both given; templates come from one of them")

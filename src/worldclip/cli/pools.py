@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from worldclip.cli.flags import Work, executor_of, read_part
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class PoolWatCommand(Work):
 
 
 def _pool_wat(command: PoolWatCommand) -> int:
-    from worldclip.pool.wat import build_wat
+    from worldclip.tools.wat import build_wat
 
     report = build_wat(command.files, Path(command.out), num_shards=command.num_shards, executor=executor_of(command))
     print(json.dumps(report, ensure_ascii=False, indent=None if command.json else 1))
@@ -80,7 +80,7 @@ class PoolCheckCommand(Work):
 
 
 def _pool_check(command: PoolCheckCommand) -> int:
-    from worldclip.pool.check import check, load_config, load_pool, look_at_shards
+    from worldclip.check import check, load_config, load_pool, look_at_shards
 
     path = Path(command.pool)
     rules = load_config(command.config or {}, command.set)
@@ -115,8 +115,8 @@ class PoolDedupCommand(Work):
 
 
 def _pool_dedup(command: PoolDedupCommand) -> int:
-    from worldclip.pool.check import load_pool
-    from worldclip.pool.dedup import dedup
+    from worldclip.check import load_pool
+    from worldclip.tools.dedup import dedup
 
     path = Path(command.pool)
     recipe = load_pool(path)
@@ -152,7 +152,7 @@ class PoolHashCommand(Work):
 
 
 def _pool_hash(command: PoolHashCommand) -> int:
-    from worldclip.pool.check import hash_images, load_config
+    from worldclip.check import hash_images, load_config
 
     out, rules = Path(command.out), load_config({}, command.set)
     counts = hash_images(Path(command.source), out, executor_of(command), config=rules)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from worldclip.cli.flags import Work, executor_of
 from worldclip.cli.models import ModelFlags
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 
 Of = Literal["images", "texts"]
 
@@ -35,7 +35,7 @@ class EmbedCommand(Work, ModelFlags):
 
 
 def _embed(command: EmbedCommand) -> int:
-    from worldclip.embed import embed
+    from worldclip.tools.embed import embed
 
     is_default = command.executor == "local" and command.workers is None  # as many as the memory holds models
     report = embed(
@@ -76,7 +76,7 @@ class IndexCommand:
 
 
 def _index(command: IndexCommand) -> int:
-    from worldclip.search import build_index
+    from worldclip.tools.search import build_index
 
     report = build_index(command.folder, command.library, command.of)
     if command.json:
@@ -119,7 +119,7 @@ class SearchCommand:
 
 
 def _search(command: SearchCommand) -> int:
-    from worldclip.search import search
+    from worldclip.tools.search import search
 
     if command.html is not None and not command.html.endswith((".html", ".htm")):
         raise UserError(f"--html is {command.html!r}; it names the page to write (.html)")

@@ -12,7 +12,7 @@ import tyro
 from worldclip.cli.flags import Common, executor_of, print_results, read_part, run_folder_of
 from worldclip.cli.models import PushFlags, push_exports
 from worldclip.config import Recipe, load_recipe
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 
 STAGE_HELP = {
     "pool": "build or index a pool of pairs",
@@ -82,8 +82,8 @@ def _run(command: RunCommand) -> int:
 def run_one_stage(name: str, rest: list[str]) -> int:
     """One stage alone; its flags are its Config's, their defaults the recipe's."""
     from worldclip.config import to_toml
-    from worldclip.execute import RunLock, run_slice, run_stage
-    from worldclip.formats import describe_run, write_json, write_text
+    from worldclip.core.artifacts import describe_run, write_json, write_text
+    from worldclip.core.job import RunLock, run_slice, run_stage
     from worldclip.recipe import dismiss_helpers, help_with, is_helper, load_stage, run
 
     asks_help = any(argument in ("-h", "--help") for argument in rest)

@@ -62,7 +62,7 @@ def _train(command: TokenizerTrainCommand) -> int:
 
 
 def _compare(command: TokenizerCompareCommand) -> int:
-    from worldclip.fertility import compare_tokenizers, to_text
+    from worldclip.tools.compare_tokenizers import compare_tokenizers, to_text
 
     found = compare_tokenizers(command.tokenizers, command.on, command.context_length, command.texts)
     print(json.dumps(found, ensure_ascii=False) if command.json else to_text(found))

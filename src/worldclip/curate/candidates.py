@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip import keys
-from worldclip.coin import hash_keys, uniform_of_hashes
-from worldclip.columns import codes_of, list_buffers, one_array
+from worldclip.core import keys
+from worldclip.core.arrow import codes_of, list_buffers, one_array
+from worldclip.core.coin import hash_keys, uniform_of_hashes
+from worldclip.core.execute import Shard
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, keep_prob_of_rows
-from worldclip.execute import Shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

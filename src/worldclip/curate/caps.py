@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from worldclip import formats
-from worldclip.columns import codes_of, names_of
+from worldclip.core import artifacts
+from worldclip.core.arrow import codes_of, names_of
+from worldclip.core.execute import Executor, Report, Shard, repeatable
 from worldclip.curate.candidates import Candidates
 from worldclip.curate.config import CurateConfig
-from worldclip.execute import Executor, Report, Shard, repeatable
 
 MERGED_AT_ONCE = 1 << 20  # numbers, at least, that wait before the smallest are taken of them
 
@@ -75,8 +75,8 @@ def read_bounds(run_dir: Path, config: CurateConfig) -> dict[str, float]:
     """
     if config.max_pairs is None:
         return {}
-    formats.require_manifest(run_dir, "curate")
-    report = formats.read_json(run_dir / "curate" / "report.json")
+    artifacts.require_manifest(run_dir, "curate")
+    report = artifacts.read_json(run_dir / "curate" / "report.json")
     return {lang: row["bound"] for lang, row in report["caps"].items()}
 
 
@@ -123,13 +123,13 @@ def _write_numbers(shard: Shard, *, config: CurateConfig, folder: Path, decide: 
     table = pa.table(
         {"lang": names_of(lang, candidates.lang_names), "number": candidates.coins_T(config)[rows] / keep_prob[rows]}
     )
-    formats.write_table(_numbers_path(folder, shard), table, formats.CAP_NUMBERS)
+    artifacts.write_table(_numbers_path(folder, shard), table, artifacts.CAP_NUMBERS)
     counts = np.bincount(lang, minlength=len(candidates.lang_names))
     by_lang = {name: int(n) for name, n in zip(candidates.lang_names, counts, strict=True) if n}
     return {"pairs": len(kept), "kept": by_lang}
 
 
 def _read_numbers(path: Path, lang: str) -> np.ndarray:
-    table = formats.read_table(path, formats.CAP_NUMBERS)
+    table = artifacts.read_table(path, artifacts.CAP_NUMBERS)
     code, names = codes_of(table.column("lang"))
     return table.column("number").to_numpy()[code == names.index(lang)] if lang in names else np.empty(0)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip import formats
-from worldclip.coin import uniform_of_hashes
-from worldclip.columns import Strings
 from worldclip.config import load_recipe
+from worldclip.core import artifacts
+from worldclip.core.arrow import Strings
+from worldclip.core.coin import uniform_of_hashes
+from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import find_candidates, matched_shards, text_probs
 from worldclip.curate.caps import read_bounds
-from worldclip.curate.curate import curate_work
 from worldclip.curate.decide import decide
-from worldclip.keys import KeyTable
+from worldclip.curate.stage import curate_work
 
 _COLUMNS = ["key", "text_idx", "lang", "entries_lang", "entry_ids"]
 
@@ -38,14 +38,14 @@ class Curator:
         """Reads RUN/match/texts and RUN/balance once; holds about 60 bytes and the key itself per key."""
         run_dir = Path(run)
         recipe = load_recipe(run_dir)
-        formats.require_manifest(run_dir, "match")
+        artifacts.require_manifest(run_dir, "match")
         work = curate_work(recipe, run_dir)
         self.text_policy, self.seed = recipe.curate.text_policy, seed
         bounds = read_bounds(run_dir, recipe.curate)
         self._has_caps = bool(bounds)
         found_keys, num_texts, text_idx, probs, bound = [], [], [], [], []
         for shard, path in matched_shards(run_dir):
-            table = formats.read_table(path, formats.MATCH_TEXTS, _COLUMNS)
+            table = artifacts.read_table(path, artifacts.MATCH_TEXTS, _COLUMNS)
             candidates = find_candidates(table, work.config, work.key_lists, shard)
             drawable = candidates.drawable_T
             ends = np.concatenate([[0], np.cumsum(drawable)])[candidates.starts_K1]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from worldclip.coin import KEEP, TEXT_DRAW, uniform_of_hash
+from worldclip.core.coin import KEEP, TEXT_DRAW, uniform_of_hash
 
 _KEEP, _TEXT_DRAW, _ZERO = np.uint64(KEEP), np.uint64(TEXT_DRAW), np.uint64(0)
 

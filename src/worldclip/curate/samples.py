@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip import coin, formats, keys
-from worldclip.columns import codes_of, list_buffers
+from worldclip.core import artifacts, coin, keys
+from worldclip.core.arrow import codes_of, list_buffers
+from worldclip.core.execute import Report
 from worldclip.curate.candidates import Candidates, Decision
 from worldclip.curate.config import CurateConfig
-from worldclip.execute import Report
 
 NUM_SHOWN = 12  # of each reason
 MAX_CHARS = 300  # of a text
@@ -90,7 +90,7 @@ def merge_samples(
 
 def _name_entries(run_dir: Path, list_name: str, samples: Sequence[Report]) -> None:
     """Put each entry's name and matches beside its id."""
-    table = formats.read_table(run_dir / "metadata" / f"{list_name}.parquet", formats.METADATA, ["entry"])
+    table = artifacts.read_table(run_dir / "metadata" / f"{list_name}.parquet", artifacts.METADATA, ["entry"])
     counts = np.load(run_dir / "balance" / "counts" / f"{list_name}.npy", mmap_mode="r", allow_pickle=False)
     for sample in samples:
         for entry in sample["entries"]:

@@ -1,23 +1,20 @@
-"""6  checkpoint -> results.jsonl: one record per model, data set, language and task; table.md, report.json."""
+"""Stage 6, evaluate: checkpoint -> results.jsonl, one record per model, dataset, language and task."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.evaluate.evaluate import inputs as inputs
-    from worldclip.evaluate.evaluate import relevant_config as relevant_config
-    from worldclip.evaluate.evaluate import run as run
+    from worldclip.evaluate.stage import inputs as inputs
+    from worldclip.evaluate.stage import relevant_config as relevant_config
+    from worldclip.evaluate.stage import run as run
 
-_STAGE = ("run", "inputs", "relevant_config")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _STAGE:
-        return getattr(importlib.import_module("worldclip.evaluate.evaluate"), name)
-    raise AttributeError(f"module 'worldclip.evaluate' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_STAGE])
+_HOMES = {
+    "inputs": "worldclip.evaluate.stage",
+    "relevant_config": "worldclip.evaluate.stage",
+    "run": "worldclip.evaluate.stage",
+}
+__all__ = ["inputs", "relevant_config", "run"]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

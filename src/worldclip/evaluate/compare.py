@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate.engine import Record, images_path, ranks_path, read_results
 from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES
 from worldclip.evaluate.report import RAW, shown

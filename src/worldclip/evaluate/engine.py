@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, write_array, write_text
+from worldclip.core.errors import UserError
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images
 from worldclip.evaluate.tasks import Dataset, Score, Task
-from worldclip.formats import digest, write_array, write_text
 
 PROTOCOL_VERSION = 3  # of the numbers; a record of another version is evaluated anew
 TEXTS_KEPT = 100_000  # features of this many texts stay at hand for the next task

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, read_json, write_array, write_json
+from worldclip.core.errors import UserError
 from worldclip.evaluate.tasks import Dataset
-from worldclip.formats import digest, read_json, write_array, write_json
 
 CHUNK_IMAGES = 4096  # 16 MiB a file at 1,024 dimensions
 

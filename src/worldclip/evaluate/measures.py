@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate.consistency import Consistency
 from worldclip.evaluate.geometry import Geometry
 from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough

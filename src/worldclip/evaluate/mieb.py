@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import require
+from worldclip.core.errors import require
 from worldclip.evaluate.image_features import Model
 
 

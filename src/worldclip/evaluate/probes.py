@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import UserError, require
+from worldclip.core.errors import UserError, require
 from worldclip.evaluate.interval import seeds_interval
 from worldclip.evaluate.tasks import Encode, Score, decoded
 

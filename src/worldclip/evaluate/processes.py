@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import StageFailed
+from worldclip.core.console import say
+from worldclip.core.errors import StageFailed
+from worldclip.core.execute.local import end_with_parent
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.engine import (
@@ -38,8 +40,6 @@ from worldclip.evaluate.image_features import (
     is_encoded,
 )
 from worldclip.evaluate.tasks import Dataset
-from worldclip.execute import say
-from worldclip.execute.local import end_with_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _by_digest(results_path: Path) -> dict[str, Record]:
 
 
 def _start(sweep: Sweep, folder: Path, numbers: Queue[int]) -> None:
-    from worldclip.inference import load
+    from worldclip.model.inference import load
 
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process answers, and ends the others

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate.suites import dataset_row, languages_of, suite_mean
 
 Record = dict[str, Any]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core.artifacts import write_json, write_text
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.published import AGREES_WITHIN_PCT
 from worldclip.evaluate.report import aligned, by_dataset, mean_over_languages, shown
 from worldclip.evaluate.suites import AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.evaluate.tasks import LOCAL
-from worldclip.formats import write_json, write_text
 
 Record = dict[str, Any]
 

@@ -1,28 +1,23 @@
-"""7  checkpoint -> folders that other libraries load, each loaded again with them and compared before it is called
-done (submodules load on first use).
-"""
+"""Stage 7, export: checkpoint -> folders that other libraries load, each loaded again and compared."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from worldclip.core.lazy import lazy_names
 from worldclip.export.config import ExportConfig as ExportConfig
 
 if TYPE_CHECKING:
-    from worldclip.export.export import export_model as export_model
-    from worldclip.export.export import inputs as inputs
-    from worldclip.export.export import relevant_config as relevant_config
-    from worldclip.export.export import run as run
+    from worldclip.export.stage import export_model as export_model
+    from worldclip.export.stage import inputs as inputs
+    from worldclip.export.stage import relevant_config as relevant_config
+    from worldclip.export.stage import run as run
 
-_CALLS = ("run", "inputs", "relevant_config", "export_model")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _CALLS:
-        return getattr(importlib.import_module("worldclip.export.export"), name)
-    raise AttributeError(f"module 'worldclip.export' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_CALLS])
+_HOMES = {
+    "export_model": "worldclip.export.stage",
+    "inputs": "worldclip.export.stage",
+    "relevant_config": "worldclip.export.stage",
+    "run": "worldclip.export.stage",
+}
+__all__ = ["ExportConfig", "export_model", "inputs", "relevant_config", "run"]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from worldclip.inference import Clip
+    from worldclip.model.inference import Clip
 
 TOLERANCE = 1e-5  # of the elements of float32 embeddings, which are of unit length
 LABELS = ("a red apple", "ein Hund", "赤いリンゴ", "قطة صغيرة", "แมว", "", "x " * 200)  # any script; empty; cut

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.errors import UserError
-from worldclip.interop.open_clip import build
-from worldclip.tokenizer import Tokenizer, require_transformers
-from worldclip.towers import TorchTowers
+from worldclip.core.errors import UserError
+from worldclip.model.backend import TorchTowers
+from worldclip.model.formats.open_clip_folder import build
+from worldclip.model.tokenizer import Tokenizer, require_transformers
 
 if TYPE_CHECKING:
-    from worldclip.inference import Clip
+    from worldclip.model.inference import Clip
 
 BATCH_SIZE = 4096  # texts tokenised at a time
 NUM_EMBEDDED = 512  # texts whose embeddings are compared; the token ids of all are

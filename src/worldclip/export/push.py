@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldclip.errors import UserError, require
-from worldclip.interop.weights import PICKLES
+from worldclip.core.errors import UserError, require
+from worldclip.model.weights import PICKLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.metadata.build import inputs as inputs
-    from worldclip.metadata.build import load_matcher as load_matcher
-    from worldclip.metadata.build import read_entries as read_entries
-    from worldclip.metadata.build import relevant_config as relevant_config
-    from worldclip.metadata.build import run as run
+    from worldclip.metadata.stage import inputs as inputs
+    from worldclip.metadata.stage import load_matcher as load_matcher
+    from worldclip.metadata.stage import read_entries as read_entries
+    from worldclip.metadata.stage import relevant_config as relevant_config
+    from worldclip.metadata.stage import run as run
 
+_HOMES = {
+    "inputs": "worldclip.metadata.stage",
+    "load_matcher": "worldclip.metadata.stage",
+    "read_entries": "worldclip.metadata.stage",
+    "relevant_config": "worldclip.metadata.stage",
+    "run": "worldclip.metadata.stage",
+}
 __all__ = ["inputs", "load_matcher", "read_entries", "relevant_config", "run"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module(f"{__name__}.build"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from worldclip import languages
+from worldclip.language import table as languages
 
 Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list"]
 
@@ -133,7 +133,7 @@ class MetadataConfig:
         for key, source, files in (("wordnets", "wordnet", wordnets), ("lists", "list", lists)):
             for lang, paths in files.items():
                 if lang not in known:
-                    found.append(f"metadata.{key}.{lang} is for no language of the table; languages.csv lists them all")
+                    found.append(f"metadata.{key}.{lang} is for no language of the table (language/table.csv)")
                 if not paths:
                     found.append(f"metadata.{key}.{lang} is empty; name a file, or take {lang} out")
                 may_be = " or, as omw-fr:1.4, a lexicon that wn has installed" if key == "wordnets" else ""
@@ -168,7 +168,7 @@ class MetadataConfig:
         known = {wiki for language in languages.all() for wiki in language.wikipedia}
         for wiki, pattern in self.wikipedia.items():
             if wiki not in known:
-                found.append(f"metadata.wikipedia.{wiki} is no Wikipedia of the table; languages.csv lists their codes")
+                found.append(f"metadata.wikipedia.{wiki} is no Wikipedia of the table (language/table.csv)")
             if not glob.glob(pattern):
                 found.append(f"metadata.wikipedia.{wiki} is {pattern!r}, which no file matches; give a file or pattern")
         if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):

@@ -19,14 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from worldclip import languages
-from worldclip.errors import BadShard, StageFailed, UserError
-from worldclip.execute import Executor, Report, Shard, usable_cores
-from worldclip.formats import digest, fingerprint
-from worldclip.metadata import ngrams, titles, tokens
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import Executor, Report, Shard, usable_cores
+from worldclip.kernels.unicode_table import UNICODE_VERSION
+from worldclip.language import segment as tokens
+from worldclip.language import table as languages
+from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.wikipedia import read_articles, read_xml_namespaces
-from worldclip.unicode_table import UNICODE_VERSION
+from worldclip.metadata.sources import titles
+from worldclip.metadata.sources.wikipedia import read_articles, read_xml_namespaces
 
 NGRAMS, VIEWS = "ngrams", "views"
 NGRAMS_DONE, VIEWS_DONE = "done/ngrams", "done/views"

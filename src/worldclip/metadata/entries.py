@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from worldclip import languages
-from worldclip.errors import BadShard
+from worldclip.core.errors import BadShard
+from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import WikipediaCounts
-from worldclip.metadata.frequent_words import read_frequent_words
-from worldclip.metadata.lists import read_list
-from worldclip.metadata.wordnet import read_wordnet
+from worldclip.metadata.sources.lists import read_list
+from worldclip.metadata.sources.wordfreq import read_frequent_words
+from worldclip.metadata.sources.wordnet import read_wordnet
 
 NUM_NUMBERS = 100  # "0" to "99" in every language, first
 NO_LENGTH_LIMIT = frozenset({"wordnet"})

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numba import njit
 
-from worldclip.coin import hash_keys
-from worldclip.columns import string_buffers
-from worldclip.formats import METADATA, read_table, write_artifact
+from worldclip.core.arrow import string_buffers
+from worldclip.core.artifacts import METADATA, read_table, write_artifact
+from worldclip.core.coin import hash_keys
 
 
 def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]]:

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
-from worldclip import formats
-from worldclip.metadata.tokens import ALONE, BARRIER, WORD, Scheme
+from worldclip.core import artifacts
+from worldclip.language.segment import ALONE, BARRIER, WORD, Scheme
 
 # Tables of 2^24 bigrams x 16 bytes and 2^22 words keep a process near 1 GiB, sorting of a full table included.  Merging
 # holds the distinct words twice, 16 bytes and their letters each, and 4 bytes for each word of each run.
@@ -448,9 +448,9 @@ class Words:
 def write_words(run: Path, words: pa.LargeBinaryArray, counts_W: np.ndarray) -> None:
     _, offsets, data = words.buffers()
     offsets_W = np.frombuffer(offsets, np.int64)[: len(words) + 1]
-    formats.write_array(run / "word_bytes.npy", np.frombuffer(data, np.uint8)[: offsets_W[-1]])
-    formats.write_array(run / "word_offsets.npy", offsets_W)
-    formats.write_array(run / "word_counts.npy", counts_W)
+    artifacts.write_array(run / "word_bytes.npy", np.frombuffer(data, np.uint8)[: offsets_W[-1]])
+    artifacts.write_array(run / "word_offsets.npy", offsets_W)
+    artifacts.write_array(run / "word_counts.npy", counts_W)
 
 
 def read_words(run: Path) -> Words:

@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from worldclip import languages
-from worldclip.formats import fingerprint
+from worldclip.core.artifacts import fingerprint
+from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig, is_lexicon
 from worldclip.metadata.counting import TEXT_LICENCE, VIEWS_LICENCE, Sources, describe_file, known_by
-from worldclip.metadata.frequent_words import LICENCE as WORDFREQ_LICENCE
-from worldclip.metadata.pack import Pack
-from worldclip.metadata.wordnet import read_headers
-from worldclip.metadata.wordnet_lmf import fingerprint_installed
+from worldclip.metadata.sources.pack import Pack
+from worldclip.metadata.sources.wordfreq import LICENCE as WORDFREQ_LICENCE
+from worldclip.metadata.sources.wordnet import read_headers
+from worldclip.metadata.sources.wordnet_lmf import fingerprint_installed
 
 NOT_STATED = "not stated in the file"
 

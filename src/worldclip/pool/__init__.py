@@ -1,15 +1,17 @@
 """Pools of pairs: WebDataset tars, Parquet or JSONL, or the emoji pool that a run draws itself.
 
 shards: the pool's files.  read_texts: one file's texts with the reason of each that is bad.  write_index, read_index,
-read_member: where its images are.  run: the stage.
+read_member: where its images are.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from worldclip.pool.formats.tar import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from worldclip.pool.read import index_of as index_of
     from worldclip.pool.read import read_index as read_index
     from worldclip.pool.read import read_keys as read_keys
@@ -25,21 +27,41 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import shards as shards
     from worldclip.pool.texts import REASONS as REASONS
     from worldclip.pool.texts import PoolTexts as PoolTexts
-    from worldclip.pool.webdataset import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 
 _HOMES = {
-    **dict.fromkeys(("REASONS", "PoolTexts"), "texts"),
-    **dict.fromkeys(("index_of", "read_index", "read_keys", "read_member", "read_texts", "write_index"), "read"),
-    **dict.fromkeys(("inputs", "list_shards", "relevant_config", "root", "run", "run_shards", "shards"), "stage"),
-    "IMAGE_SUFFIXES": "webdataset",
+    "IMAGE_SUFFIXES": "worldclip.pool.formats.tar",
+    "PoolTexts": "worldclip.pool.texts",
+    "REASONS": "worldclip.pool.texts",
+    "index_of": "worldclip.pool.read",
+    "inputs": "worldclip.pool.stage",
+    "list_shards": "worldclip.pool.stage",
+    "read_index": "worldclip.pool.read",
+    "read_keys": "worldclip.pool.read",
+    "read_member": "worldclip.pool.read",
+    "read_texts": "worldclip.pool.read",
+    "relevant_config": "worldclip.pool.stage",
+    "root": "worldclip.pool.stage",
+    "run": "worldclip.pool.stage",
+    "run_shards": "worldclip.pool.stage",
+    "shards": "worldclip.pool.stage",
+    "write_index": "worldclip.pool.read",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "REASONS",
+    "PoolTexts",
+    "index_of",
+    "inputs",
+    "list_shards",
+    "read_index",
+    "read_keys",
+    "read_member",
+    "read_texts",
+    "relevant_config",
+    "root",
+    "run",
+    "run_shards",
+    "shards",
+    "write_index",
+]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -23,9 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldclip.errors import UserError, require
-from worldclip.execute import Executor, LocalExecutor, Report, Shard, remove_stale, usable_cores
-from worldclip.formats import versions, write_artifact, write_json, write_text
+from worldclip.core.artifacts import versions, write_artifact, write_json, write_text
+from worldclip.core.errors import UserError, require
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
+from worldclip.core.job import remove_stale
 
 LANGS = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
 TONES = frozenset(chr(code) for code in range(0x1F3FB, 0x1F400))  # EMOJI MODIFIER FITZPATRICK TYPE-1-2 to TYPE-6

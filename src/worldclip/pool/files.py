@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import fsspec
 import numpy as np
 
-from worldclip.errors import BadShard, UserError
-from worldclip.formats import fingerprint
+from worldclip.core.artifacts import fingerprint
+from worldclip.core.errors import BadShard, UserError
 
 STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")  # of fsspec's backends
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.errors import BadShard
-from worldclip.execute import Report, Shard
-from worldclip.formats import POOL_INDEX, read_table, write_table
-from worldclip.pool import table, tar, webdataset
+from worldclip.core.artifacts import POOL_INDEX, read_table, write_table
+from worldclip.core.errors import BadShard
+from worldclip.core.execute import Report, Shard
+from worldclip.kernels import tar_headers as tar
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes, read_range
+from worldclip.pool.formats import rows as table
+from worldclip.pool.formats import tar as webdataset
 from worldclip.pool.records import DEFAULT_FIELDS
 from worldclip.pool.texts import PoolTexts, find_duplicates
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.errors import BadShard, UserError
-from worldclip.execute import ALL_SHARDS, Executor, Report, Shard, add_counts, remove_stale, repeatable
-from worldclip.formats import versions, write_json, write_manifest
+from worldclip.core.artifacts import versions, write_json, write_manifest
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
+from worldclip.core.job import ALL_SHARDS, remove_stale
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile, known_by, list_files
 from worldclip.pool.read import WrongColumns, check_columns, format_of, write_index

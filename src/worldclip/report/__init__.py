@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.formats import read_json, read_manifest, write_text
+from worldclip.core.artifacts import read_json, read_manifest, write_text
 from worldclip.report import curation, data, entries, evaluation, model
 from worldclip.report.page import Section, cards, count, document, percent, short
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from worldclip import languages
+from worldclip.language import table as languages
 from worldclip.report.charts import Line, line_chart
 from worldclip.report.data import SMALL_MULTIPLES
 from worldclip.report.page import (

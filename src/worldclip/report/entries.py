@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from worldclip import languages
+from worldclip.language import table as languages
 from worldclip.report.page import Bar, Section, bars, count, folded, lang_name, legend, note, percent, table, words
 
 Report = dict[str, Any]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from worldclip import languages
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.compare import asked_in, signed
 from worldclip.evaluate.report import RAW
 from worldclip.evaluate.tasks import LOCAL
+from worldclip.language import table as languages
 from worldclip.report.charts import Dot, dot_chart
 from worldclip.report.page import (
     Bar,

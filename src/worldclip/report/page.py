@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from worldclip import languages
+from worldclip.language import table as languages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from worldclip.errors import BadShard
+from worldclip.core.artifacts import write_text
+from worldclip.core.errors import BadShard
 from worldclip.evaluate.gallery import thumbnail
-from worldclip.formats import write_text
 from worldclip.pool.read import read_member
 from worldclip.report.page import Section, document, figure, words
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.errors import UserError
-from worldclip.interop.published import TOKENIZERS, activation
-from worldclip.train.config import LOSS_CHUNK_ROWS, Architecture, ModelConfig, TrainConfig
+from worldclip.core.errors import UserError
+from worldclip.model.config import Architecture, ModelConfig
+from worldclip.model.published import TOKENIZERS, activation
+from worldclip.train.config import LOSS_CHUNK_ROWS, TrainConfig
 from worldclip.train.cost import device_memory_bytes, flops_per_pair, peak_flops
 from worldclip.train.scale import Schedule, check_batch
 from worldclip.train.scale import schedule as plan_schedule
@@ -222,7 +223,7 @@ def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
     known = next((row.vocab_size for row in TOKENIZERS if row.hub_id == source), None)
     if known is not None:
         return known
-    from worldclip.tokenizer import load_tokenizer
+    from worldclip.model.tokenizer import load_tokenizer
 
     try:
         return load_tokenizer(source, config.model.architecture().context_length).vocab_size
@@ -237,7 +238,7 @@ def device_here(config: TrainConfig) -> tuple[int | None, float | None]:
     if memory is not None and stated.flops_per_s is not None:
         return memory, stated.flops_per_s
     try:
-        from worldclip.model import pick_device
+        from worldclip.model.clip import pick_device
 
         device = pick_device(config.device)
     except (ImportError, UserError):  # planned for another machine

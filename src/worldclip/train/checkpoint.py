@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -27,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.errors import UserError
-from worldclip.execute import say
-from worldclip.formats import read_json, write_json
+from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.console import say
+from worldclip.core.errors import UserError
+from worldclip.core.layout import best_of, checkpoints, step_folder
 
 if TYPE_CHECKING:
     import torch
@@ -37,39 +37,8 @@ if TYPE_CHECKING:
     from worldclip.train.distributed import World
 
 FILES = "trainer/files.json"
-BEST = "best.json"
 _OPTIMIZER, _SHARDS, _INDEX = "trainer/optimizer.safetensors", "trainer/shards", "trainer/shards/index.json"
-_STEP = re.compile(r"step_\d{9}")
 _POLL_S = 0.02  # between looks whether the other ranks have written their part
-
-
-def step_folder(train_dir: Path, step: int) -> Path:
-    return train_dir / f"step_{step:09}"
-
-
-def checkpoints(train_dir: Path) -> list[Path]:
-    """The checkpoints of RUN/train, oldest first."""
-    if not train_dir.is_dir():
-        return []
-    return sorted(path for path in train_dir.iterdir() if _STEP.fullmatch(path.name))
-
-
-def latest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run, None where there is none."""
-    found = checkpoints(run_dir / "train")
-    return found[-1] if found else None
-
-
-def best_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint that evaluations during training found best; without any the newest."""
-    return _best(run_dir / "train") or latest_checkpoint(run_dir)
-
-
-def _best(train_dir: Path) -> Path | None:
-    if not (train_dir / BEST).exists():
-        return None
-    folder = step_folder(train_dir, read_json(train_dir / BEST)["step"])
-    return folder if folder.exists() else None
 
 
 # writing
@@ -201,7 +170,7 @@ def _describe_files(folder: Path) -> None:
 
 def drop_old(train_dir: Path, keep_last: int) -> None:
     """Remove all but the newest checkpoints and the best one."""
-    best = _best(train_dir)
+    best = best_of(train_dir)
     for old in checkpoints(train_dir)[:-keep_last]:
         if old != best:
             dropped = old.with_name(f".{old.name}.old")

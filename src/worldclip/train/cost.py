@@ -7,7 +7,7 @@ import resource
 import sys
 from typing import TYPE_CHECKING
 
-from worldclip.train.config import Architecture
+from worldclip.model.config import Architecture
 
 if TYPE_CHECKING:
     import torch

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from worldclip.tokenizer import Tokenizer, load_tokenizer
-from worldclip.train.checkpoint import Writer, step_folder
+from worldclip.core.layout import step_folder
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer
+from worldclip.train.checkpoint import Writer
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
-from worldclip.train.learner import create_learner, pieces_of
 from worldclip.train.loader import Batch
 from worldclip.train.step import Learner, StepResult, Taught, take_step
+from worldclip.train.train_state import create_learner, pieces_of
 
 if TYPE_CHECKING:
-    from worldclip.inference import Clip
+    from worldclip.model.inference import Clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Teacher:
 
     @classmethod
     def load(cls, config: TrainConfig, device: torch.device) -> Teacher | None:
-        from worldclip.inference import load
+        from worldclip.model.inference import load
 
         if config.distill.teacher is None:
             return None

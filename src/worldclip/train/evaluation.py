@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.formats import read_json, write_json
-from worldclip.train.checkpoint import BEST, consolidate, step_folder
+from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.layout import BEST, step_folder
+from worldclip.train.checkpoint import consolidate
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
@@ -20,7 +21,7 @@ def evaluate_checkpoint(recipe: Recipe, run_dir: Path, step: int) -> dict[str, f
     Records go to RUN/train/evaluate/step_<step>/results.jsonl.  Needs the checkpoint whole on disk.
     """
     from worldclip.evaluate import datasets, engine
-    from worldclip.inference import load
+    from worldclip.model.inference import load
 
     folder = step_folder(run_dir / "train", step)
     consolidate(folder)

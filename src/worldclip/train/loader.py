@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldclip.coin import uniform
-from worldclip.curate.curate import CurateWork
-from worldclip.errors import UserError
-from worldclip.execute import Shard, usable_cores
+from worldclip.core.coin import uniform
+from worldclip.core.errors import UserError
+from worldclip.core.execute import Shard, usable_cores
+from worldclip.curate.stage import CurateWork
+from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import read_member
-from worldclip.tokenizer import Tokenizer, Tokens
 from worldclip.train import plan
-from worldclip.train.images import Augmentation, BadImage, decode, random_resized_crop, warp
+from worldclip.train.decode import Augmentation, BadImage, decode, random_resized_crop, warp
 from worldclip.train.order import Order, Streams, Windows
 from worldclip.train.pairs import Pairs, PairSource, concat
 

@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worldclip.errors import require
-from worldclip.execute import say
-from worldclip.formats import write_text
+from worldclip.core.artifacts import write_text
+from worldclip.core.console import say
+from worldclip.core.errors import require
 from worldclip.train.config import TrainConfig
 from worldclip.train.cost import flops_per_pair, peak_flops, peak_memory_bytes
 from worldclip.train.scale import Schedule

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from worldclip.errors import UserError
-from worldclip.execute import say
+from worldclip.core.console import say
+from worldclip.core.errors import UserError
 from worldclip.train.checkpoint import Writer
 from worldclip.train.config import TrainConfig
 from worldclip.train.distill import Student, Teacher, resize
 from worldclip.train.distributed import World, barrier, gather_records
-from worldclip.train.learner import pieces_of
 from worldclip.train.loader import Batch, Loader, pick_samples
 from worldclip.train.log import Log, finite
 from worldclip.train.optim import learning_rate
 from worldclip.train.scale import Schedule
 from worldclip.train.step import Learner, StepResult, take_step
+from worldclip.train.train_state import pieces_of
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip import formats
+from worldclip.core import artifacts
+from worldclip.core.execute import Shard
 from worldclip.curate import read_curated
 from worldclip.curate.candidates import Candidates, decide_on, find_candidates, matched_path, text_probs
 from worldclip.curate.caps import is_over
-from worldclip.curate.curate import CurateWork
-from worldclip.execute import Shard
+from worldclip.curate.stage import CurateWork
 from worldclip.pool import read_index
-from worldclip.train.join import file_positions, read_places
+from worldclip.train.pool_join import file_positions, read_places
 
 EPOCHS_KEPT = 8  # epochs whose numbers of pairs stay at hand
 
@@ -106,7 +106,7 @@ class PairSource:
         """What the decision reads of a shard's matched texts; those with an image as pairs, and which they are."""
         assert self.work is not None
         shard = self.shards[shard_idx]
-        table = formats.read_table(matched_path(self.run_dir, shard), formats.MATCH_TEXTS)
+        table = artifacts.read_table(matched_path(self.run_dir, shard), artifacts.MATCH_TEXTS)
         candidates = find_candidates(table, self.work.config, self.work.key_lists, shard.name)
         return (candidates, text_probs(table, self.work.entry_probs), *self._join(table, shard_idx))
 

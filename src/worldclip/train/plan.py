@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from worldclip.coin import CROP, ORDER, uniform
+from worldclip.core.coin import CROP, ORDER, uniform
 
 CROP_TRIES = 10  # then the whole image, cut to a square where it must: torchvision's RandomResizedCrop
 MAX_ASPECT = 4 / 3  # of a crop, as there

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from worldclip.errors import UserError
-from worldclip.formats import read_json
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
 from worldclip.train.config import ScaleConfig, TrainConfig
 
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from worldclip.model import MAX_LOGIT_SCALE
-from worldclip.tokenizer import Tokens
+from worldclip.model.clip import MAX_LOGIT_SCALE
+from worldclip.model.tokenizer import Tokens
 from worldclip.train.accumulate import backward_in_parts
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, sum_over_ranks
+from worldclip.train.dual_encoder import TwoTowers
 from worldclip.train.ema import Ema
 from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
-from worldclip.train.table import TokenTable
-from worldclip.train.towers import TwoTowers
+from worldclip.train.sparse_embedding import TokenTable
 
 if TYPE_CHECKING:
     from worldclip.train.loader import Batch

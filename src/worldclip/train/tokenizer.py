@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from worldclip import formats
-from worldclip.coin import ORDER, uniform
-from worldclip.columns import codes_of
 from worldclip.config import load_recipe
+from worldclip.core import artifacts
+from worldclip.core.arrow import codes_of
+from worldclip.core.coin import ORDER, uniform
+from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
 from worldclip.curate.candidates import matched_shards
-from worldclip.errors import UserError
-from worldclip.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from worldclip.train.config import TokenizerConfig, TrainConfig
+from worldclip.model.config import TokenizerConfig
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from worldclip.train.config import TrainConfig
 
 MAX_TEXTS = 1_000_000  # texts of a tokenizer's training, chosen by the coin
 MAX_REPEATS = 10.0  # of a text: three texts of a rare language, a thousand times each, would teach whole sentences
@@ -55,7 +56,7 @@ def train_on_run(run: str | Path, out: str | Path | None = None, **changes: Any)
         problems.append(f"--out is {str(folder)!r}; it is there already, and no tokenizer is overwritten: name another")
     if problems:
         raise UserError(problems)
-    formats.require_manifest(run_dir, "curate")
+    artifacts.require_manifest(run_dir, "curate")
     shards = [name for name, _ in matched_shards(run_dir)]
     counts = count_texts(run_dir, shards)
     made = _train(config, run_dir, shards, train.model.architecture().context_length)

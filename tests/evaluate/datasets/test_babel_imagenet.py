@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from miniature import write_tar
-from worlds import WordModel
 
-from worldclip.errors import UserError
+from miniature import write_tar
+from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import babel_imagenet
+from worlds import WordModel
 
 LABELS = {
     "EN": [[0, 1, 5], ["cat", "dog", "owl"]],

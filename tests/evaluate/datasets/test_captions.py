@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from worlds import WordModel
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import captions
+from worlds import WordModel
 
 LINES = [
     {"image/key": "k1", "image/locale": "en", "en": {"caption": ["fox", "cat"]}, "fil": {"caption": ["x/cat"]}},

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from worlds import DIM, vector
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import cvqa
+from worlds import DIM, vector
 
 QUESTION = {
     "id": "1", "image": "a.jpg", "lang": "sw", "country": "Kenya",

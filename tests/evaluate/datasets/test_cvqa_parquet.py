@@ -7,9 +7,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from miniature import write_files
 
-from worldclip.errors import BadShard, UserError
+from miniature import write_files
+from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets import cvqa
 
 

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from miniature import write_tar
 
-from worldclip.errors import BadShard, UserError
+from miniature import write_tar
+from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, write_json, write_manifest, write_table
+from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import emoji
 from worldclip.evaluate.datasets import load as load_by_name
-from worldclip.formats import MATCH_COUNTS, MATCH_TEXTS, write_json, write_manifest, write_table
 
 KEYS = [f"1F60{i}" for i in range(8)]
 NAMES = {

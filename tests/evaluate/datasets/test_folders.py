@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from miniature import records_of, write_files
 
-from worldclip.errors import UserError
+from miniature import records_of, write_files
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets import folders
 
 IMAGES = {"test/polar_bear/1.png": "polar bear", "test/cat/1.png": "cat", "test/cat/deep/2.jpg": "dog"}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from miniature import records_of, write_files
 
-from worldclip.errors import UserError
+from miniature import records_of, write_files
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets import dollar_street, geode, landmarks
 
 DOLLAR_HEAD = "id,country.name,region.id,income,imageRelPath,imagenet_sysnet_id\n"

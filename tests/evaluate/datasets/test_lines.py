@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from miniature import records_of, write_files
 
-from worldclip.errors import UserError
+from miniature import records_of, write_files
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets import lines
 
 IMAGES = {"images/COCO_1.jpg": "cat", "images/sub/COCO_2.jpg": "dog", "images/COCO_3.jpg": "owl"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from miniature import records_of, write_tar
 
-from worldclip.errors import UserError
+from miniature import records_of, write_tar
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets import pool
 
 

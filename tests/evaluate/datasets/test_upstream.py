@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
 
-from worldclip.errors import BadShard, UserError
+from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
+from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
-from worldclip.evaluate.fetch import names_to_fetch
 from worldclip.evaluate.suite_lists import SUITES
+from worldclip.tools.fetch_dataset import names_to_fetch
 
 
 def evaluate(names, data, tmp_path, **values):

@@ -10,15 +10,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from served import Server, server, tar_of
 from upstream import files_of, is_image, write_miniature
-
 from worldclip.cli import main
-from worldclip.evaluate import datasets, fetch
+from worldclip.evaluate import catalog, datasets
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.tools import fetch_dataset as fetch
 
 __all__ = ["server"]  # a fixture
-with open(Path(fetch.__file__).with_name("sources.csv"), encoding="utf-8", newline="") as table:
+with open(Path(catalog.__file__).with_name("sources.csv"), encoding="utf-8", newline="") as table:
     SOURCES = list(csv.DictReader(table))
 
 ANY_CAPTIONS = b"one\ntwo\n"

@@ -7,14 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from miniature import write_tar
-from worlds import WordModel
 
-from worldclip.errors import BadShard, UserError
+from miniature import write_tar
+from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import engine
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.datasets import webdataset
 from worldclip.evaluate.suites import value
+from worlds import WordModel
 
 
 @pytest.fixture

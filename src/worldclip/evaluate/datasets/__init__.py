@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.datasets import (

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worldclip.errors import UserError, require
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError, require
 from worldclip.evaluate.datasets.class_names import check_templates, read_json_record
 from worldclip.evaluate.datasets.files import Sample, check_fields, read_samples, reader
 from worldclip.evaluate.tasks import Classification, Dataset, Task
-from worldclip.formats import digest, fingerprint
 
 Prompts = Literal["none", "english", "nllb"]
 NUM_CLASSES = 1000

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.codes import our_code
 from worldclip.evaluate.datasets.files import file_reader, find_images, read_lines
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.retrieval import Protocol
 from worldclip.evaluate.tasks import Dataset, Retrieval
-from worldclip.formats import digest, fingerprint
 
 
 def load(name: str, folder: Path, protocol: Protocol = "all_captions") -> Dataset:

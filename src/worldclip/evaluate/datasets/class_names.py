@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.errors import UserError, require
+from worldclip.core.errors import UserError, require
 
 Names = tuple[list[list[str]], list[str]]
 """The synonyms of each class, and templates with `{}` where they go."""

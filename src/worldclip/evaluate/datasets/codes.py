@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from worldclip import languages
+from worldclip.language import table as languages
 
 # Codes of Crossmodal-3600, XTD-10 and others that are not ours.
 OUR_CODES = {"fil": "tl", "quz": "qu", "iw": "he", "in": "id", "nb": "no", "jp": "ja"}

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets import cvqa_parquet
 from worldclip.evaluate.datasets.codes import our_code
 from worldclip.evaluate.datasets.files import file_reader, find_images, read_records
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import LOCAL, Dataset, Task
-from worldclip.formats import digest, fingerprint
 
 NUM_OPTIONS = 4
 TEXTS = ("image", "lang", "country", "question", "question_en")

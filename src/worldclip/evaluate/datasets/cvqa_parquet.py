@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip import languages
-from worldclip.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.class_names import read_json_record
+from worldclip.language import table as languages
 
 COLUMNS = {"ID": "id", "Question": "question", "Options": "options", "Translated Question": "question_en",
            "Translated Options": "options_en", "Label": "answer"}  # fmt: skip

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.class_names import (
     NUM_IMAGENET_CLASSES,
     imagenet_names,
@@ -24,7 +25,6 @@ from worldclip.evaluate.datasets.class_names import (
 )
 from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
 from worldclip.evaluate.tasks import Classification, Dataset
-from worldclip.formats import digest, fingerprint
 
 CSV_NAME = "images_v2_imagenet_test.csv"
 COLUMNS = ("imageRelPath", "imagenet_sysnet_id", "region.id", "country.name", "income")

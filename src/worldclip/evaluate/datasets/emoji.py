@@ -14,10 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from worldclip.errors import BadShard, UserError
-from worldclip.evaluate.datasets.files import read_samples, reader
-from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
-from worldclip.formats import (
+from worldclip.core.artifacts import (
     MATCH_COUNTS,
     MATCH_TEXTS,
     digest,
@@ -26,6 +23,9 @@ from worldclip.formats import (
     read_manifest,
     read_table,
 )
+from worldclip.core.errors import BadShard, UserError
+from worldclip.evaluate.datasets.files import read_samples, reader
+from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 
 THIRDS = ("head", "middle", "tail")
 

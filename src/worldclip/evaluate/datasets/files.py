@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from worldclip.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LABELS = ("cls", "txt", "npy", "json")  # extensions of what is said of an image

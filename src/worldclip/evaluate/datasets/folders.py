@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.class_names import (
     NUM_IMAGENET_CLASSES,
     Names,
@@ -25,7 +26,6 @@ from worldclip.evaluate.datasets.class_names import (
 )
 from worldclip.evaluate.datasets.files import IMAGE_SUFFIXES, file_reader, read_lines
 from worldclip.evaluate.tasks import Classification, Dataset
-from worldclip.formats import digest, fingerprint
 
 SPLITS = ("test", "val")
 TEMPLATES = ["a photo of a {}."]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.core.artifacts import digest, fingerprint
 from worldclip.evaluate.datasets.class_names import name_files, other_languages
 from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
 from worldclip.evaluate.tasks import Classification, Dataset
-from worldclip.formats import digest, fingerprint
 
 CSV_NAME = "index.csv"
 COLUMNS = ("file_path", "object", "region", "ip_country")

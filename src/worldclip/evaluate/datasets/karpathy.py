@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.class_names import read_json_record
 from worldclip.evaluate.datasets.files import check_fields, file_reader, find_images
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.tasks import Dataset
-from worldclip.formats import digest, fingerprint
 
 SPLIT = "test"
 FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # of the catalog's data sets

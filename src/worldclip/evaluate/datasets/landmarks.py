@@ -16,11 +16,11 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.class_names import name_files, other_languages
 from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
 from worldclip.evaluate.tasks import Classification, Dataset
-from worldclip.formats import digest, fingerprint
 
 SOLUTION, NAMES = "recognition_solution_v2.1.csv", "train_label_to_category.csv"
 TEMPLATES = ["a photo of {}."]

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.codes import our_codes
 from worldclip.evaluate.datasets.files import file_reader, find_images, read_lines
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.tasks import Dataset
-from worldclip.formats import digest, fingerprint
 
 IMAGE_LISTS = ("test_image_names.txt", "filenames.txt", "test_2016_flickr.txt")
 _CAPTION_FILES = (

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.files import Sample, read_samples, reader, utf8
 from worldclip.evaluate.datasets.webdataset import retrieval_task
 from worldclip.evaluate.tasks import NO_LANGUAGE, Dataset
-from worldclip.formats import digest, fingerprint
 from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD, parse_record
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.class_names import read_json_record
 from worldclip.evaluate.datasets.files import check_fields, file_reader, find_images
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
-from worldclip.formats import digest, fingerprint
 
 KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 FIELDS = ("filename", "caption", "negative_caption")

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo
 from worldclip.evaluate.datasets.class_names import (
     NUM_IMAGENET_CLASSES,
@@ -34,7 +35,6 @@ from worldclip.evaluate.datasets.files import Sample, read_lines, read_samples, 
 from worldclip.evaluate.multilabel import MultiLabel
 from worldclip.evaluate.retrieval import first_captions
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
-from worldclip.formats import digest, fingerprint
 
 SPLIT, TRAIN_SPLIT = "test", "train"
 KINDS = ("classification", "retrieval", "multilabel")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.errors import UserError
+from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.files import file_reader, find_images, read_table_rows
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
-from worldclip.formats import digest, fingerprint
 
 COLUMNS = ("cue", "candidates", "associations")
 CSV_NAME = "winogavil_dataset.csv"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.core.artifacts import digest, fingerprint
 from worldclip.evaluate.datasets.files import file_reader, find_images, read_records
 from worldclip.evaluate.selection import Matching
 from worldclip.evaluate.tasks import Dataset
-from worldclip.formats import digest, fingerprint
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
 

@@ -1,0 +1,153 @@
+"""Text rules over whole columns: why a text is rejected, and what of it is personal data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numba import njit
+
+from worldclip.check.config import TextRules
+from worldclip.core.arrow import string_buffers
+from worldclip.core.errors import UserError
+from worldclip.language import table as languages
+from worldclip.language.identify import Identifier
+from worldclip.match import Matcher
+from worldclip.pool.formats.tar import IMAGE_SUFFIXES
+
+UNKNOWN = "und"  # what has no letter to tell a language by
+MASK = "█"  # what stands where personal data stood: no letter, so it bounds words and matches nothing
+
+# RE2 patterns.  A phone number is one that is written as such, +49 30 1234567, (555) 123-4567, 030/1234567: bare runs
+# of digits are more often sizes, dates and article numbers.
+EMAIL = r"[\pL\pN._%+-]+@[\pL\pN-]+(?:\.[\pL\pN-]+)*\.\pL{2,}"
+PHONE = (
+    r"\+\d[\d ()./-]{6,18}\d"
+    r"|\(\d{2,5}\) ?\d{3,4}[ .-]?\d{3,5}\b"
+    r"|\b\d{3}[ .-]\d{3}[ .-]\d{4}\b"
+    r"|\b0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5}\b"
+)
+PERSONAL_DATA = f"{EMAIL}|{PHONE}"
+URL_ONLY = rf"^(?:(?:https?://|www\.)\S+|\S+\.(?:{'|'.join(IMAGE_SUFFIXES)}))$"
+
+
+def reject(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> tuple[np.ndarray, np.ndarray]:
+    """The first rule that rejects each text, and its detail: two (n,) object arrays, None where none does.
+
+    texts: string or large_string, no nulls.  langs: (n,) str, our code of each text's language.
+    """
+    reason, detail = np.full(len(texts), None, object), np.full(len(texts), None, object)
+    for rule, is_rejected, details in _verdicts(texts, langs, rules):
+        new = is_rejected & (reason == None)  # noqa: E711  element by element
+        reason[new], detail[new] = rule, details[new]
+    return reason, detail
+
+
+def _verdicts(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each rule that is on: its name, (n,) bool rejected, (n,) object details."""
+    trimmed = pc.utf8_trim_whitespace(texts)
+    num_chars = _numpy(pc.utf8_length(trimmed))
+    if rules.min_chars is not None:
+        yield "min_chars", num_chars < rules.min_chars, _words(num_chars, "characters")
+    if rules.max_chars is not None:
+        yield "max_chars", num_chars > rules.max_chars, _words(num_chars, "characters")
+    if rules.max_repeated is not None:
+        longest = longest_run(texts)
+        yield "max_repeated", longest > rules.max_repeated, _words(longest, "times one character")
+    if rules.max_digit_fraction is not None:
+        digits = _numpy(pc.count_substring_regex(texts, r"\p{Nd}"))
+        blanks = _numpy(pc.count_substring_regex(texts, r"[\s\pZ]"))
+        share = digits / np.maximum(_numpy(pc.utf8_length(texts)) - blanks, 1)
+        yield "max_digit_fraction", share > rules.max_digit_fraction, _words(np.round(share, 3), "digits")
+    if rules.url_only:
+        yield "url_only", _matches(trimmed, URL_ONLY), np.array(texts.to_pylist(), object)
+    if rules.languages:
+        yield "language", ~np.isin(langs, rules.languages), langs.astype(object)
+    if rules.deny_phrases:
+        phrases, matcher = phrase_matcher(rules.deny_phrases)
+        entry_ids, offsets = matcher.match_batch(texts)
+        found = np.diff(offsets) > 0
+        details = np.full(len(texts), None, object)
+        details[found] = [phrases[entry] for entry in entry_ids[offsets[:-1][found]]]
+        yield "deny_phrase", found, details
+    if rules.personal_data == "drop":
+        is_email = _matches(texts, EMAIL)
+        details = np.where(is_email, "e-mail address", "phone number").astype(object)
+        yield "personal_data", is_email | _matches(texts, PHONE), details
+
+
+def _numpy(column: pa.Array) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
+    return _numpy(pc.match_substring_regex(texts, pattern, ignore_case=True))
+
+
+def _words(values: np.ndarray, unit: str) -> np.ndarray:
+    return np.array([f"{value:,} {unit}" for value in values.tolist()], object)
+
+
+def mask_personal_data(texts: pa.Array) -> pa.Array:
+    """E-mail addresses and phone numbers, each as one MASK."""
+    return pc.replace_substring_regex(texts, PERSONAL_DATA, MASK)
+
+
+def longest_run(texts: pa.Array) -> np.ndarray:
+    """(n,) int64: how often the same character stands in a row at most; blanks do not count."""
+    data, offsets = string_buffers(texts)
+    out = np.zeros(len(offsets) - 1, np.int64)
+    _longest_run(data, offsets, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _longest_run(data, offsets, out):
+    for i in range(len(out)):
+        last, run = np.uint32(0), 0
+        at = offsets[i]
+        while at < offsets[i + 1]:
+            char = np.uint32(data[at])  # a character's bytes as one number: the lead byte, then its followers
+            at += 1
+            while at < offsets[i + 1] and data[at] & 0xC0 == 0x80:
+                char = char << np.uint32(8) | np.uint32(data[at])
+                at += 1
+            run = run + 1 if char == last else 1
+            last = char
+            if char > 32:
+                out[i] = max(out[i], run)
+
+
+@functools.cache
+def phrase_matcher(files: tuple[str, ...]) -> tuple[list[str], Matcher]:
+    """The phrases of all files and what finds them; read once a process."""
+    phrases = list(dict.fromkeys(phrase for file in files for phrase in read_lines(file)))
+    return phrases, Matcher.build(phrases, "unicode", fold_case=True)
+
+
+def read_lines(file: str) -> list[str]:
+    """Lines of a list without outer blanks, empty ones and `#` comments.  Raises UserError that names the file."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as a list with an item a line ({error})") from error
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def languages_of(texts: pa.Array, lid_model: str) -> np.ndarray:
+    """(n,) object: our code of each text's language, UNKNOWN where a text has nothing to tell it by."""
+    identifier = _identifier(lid_model)
+    label_ids, _ = identifier.predict_ids(texts)
+    scheme = languages.scheme_of(identifier.labels[0])
+    codes = [languages.from_lid(label, scheme) for label in identifier.labels]
+    return np.array([*codes, UNKNOWN], object)[label_ids]
+
+
+@functools.cache
+def _identifier(lid_model: str) -> Identifier:
+    return Identifier(lid_model)

@@ -1,0 +1,148 @@
+"""The coin: a uniform number that is a hash of what it decides on, never the state of a generator.
+
+h = XXH64(UTF-8 key, seed 0); for v in (text_idx, seed, epoch, stream): h = splitmix64(h + v); u = (h >> 11) * 2**-53.
+The same pairs for any number of workers, any order and any resume, offline and online.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from worldclip.core.arrow import Strings, string_buffers
+
+KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: what a number is drawn for
+
+# XXH64's primes: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
+_P1, _P2 = np.uint64(0x9E3779B185EBCA87), np.uint64(0xC2B2AE3D27D4EB4F)
+_P3, _P4 = np.uint64(0x165667B19E3779F9), np.uint64(0x85EBCA77C2B2AE63)
+_P5 = np.uint64(0x27D4EB2F165667C5)
+_MINUS_P1 = np.uint64(-0x9E3779B185EBCA87 % 2**64)
+_P1_PLUS_P2 = np.uint64((0x9E3779B185EBCA87 + 0xC2B2AE3D27D4EB4F) % 2**64)
+
+# splitmix64: https://prng.di.unimi.it/splitmix64.c
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _rotl(x, bits):
+    return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _read_u32(data, i):
+    word = np.uint64(0)
+    for k in range(4):
+        word |= np.uint64(data[i + k]) << np.uint64(8 * k)
+    return word
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _read_u64(data, i):
+    return _read_u32(data, i) | (_read_u32(data, i + 4) << np.uint64(32))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _round(acc, word):
+    return _rotl(acc + word * _P2, 31) * _P1
+
+
+@njit(cache=True, nogil=True)
+def xxh64(data, start, stop):
+    """XXH64 with seed 0 of the bytes data[start:stop] (uint8), as uint64."""
+    i = start
+    if stop - start >= 32:
+        acc_1, acc_2, acc_3, acc_4 = _P1_PLUS_P2, _P2, np.uint64(0), _MINUS_P1
+        while i + 32 <= stop:
+            acc_1 = _round(acc_1, _read_u64(data, i))
+            acc_2 = _round(acc_2, _read_u64(data, i + 8))
+            acc_3 = _round(acc_3, _read_u64(data, i + 16))
+            acc_4 = _round(acc_4, _read_u64(data, i + 24))
+            i += 32
+        h = _rotl(acc_1, 1) + _rotl(acc_2, 7) + _rotl(acc_3, 12) + _rotl(acc_4, 18)
+        for acc in (acc_1, acc_2, acc_3, acc_4):
+            h = (h ^ _round(np.uint64(0), acc)) * _P1 + _P4
+    else:
+        h = _P5
+    h += np.uint64(stop - start)
+    while i + 8 <= stop:
+        h = _rotl(h ^ _round(np.uint64(0), _read_u64(data, i)), 27) * _P1 + _P4
+        i += 8
+    if i + 4 <= stop:
+        h = _rotl(h ^ (_read_u32(data, i) * _P1), 23) * _P2 + _P3
+        i += 4
+    while i < stop:
+        h = _rotl(h ^ (np.uint64(data[i]) * _P5), 11) * _P1
+        i += 1
+    h = (h ^ (h >> np.uint64(33))) * _P2
+    h = (h ^ (h >> np.uint64(29))) * _P3
+    return h ^ (h >> np.uint64(32))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _splitmix64(x):
+    x += _GAMMA
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def uniform_of_hash(key_hash, text_idx, seed, epoch, stream):
+    """The coin of a key whose XXH64 is known (all uint64), as float64 in [0, 1)."""
+    h = _splitmix64(key_hash + text_idx)
+    h = _splitmix64(h + seed)
+    h = _splitmix64(h + epoch)
+    h = _splitmix64(h + stream)
+    return np.float64(h >> np.uint64(11)) * 2.0**-53
+
+
+@njit(cache=True, nogil=True)
+def _hash_keys(data, offsets, hashes):
+    for i in range(len(hashes)):
+        hashes[i] = xxh64(data, offsets[i], offsets[i + 1])
+
+
+@njit(cache=True, nogil=True)
+def _uniform_of_hashes(hashes, text_idx, seed, epoch, stream, out):
+    for i in range(len(out)):
+        out[i] = uniform_of_hash(hashes[i], np.uint64(text_idx[i]), seed, epoch, stream)
+
+
+def hash_keys(keys: Strings) -> np.ndarray:
+    """XXH64 (seed 0) of each key's UTF-8 bytes: (n,) uint64."""
+    data, offsets = string_buffers(keys)
+    hashes = np.empty(len(offsets) - 1, np.uint64)
+    _hash_keys(data, offsets, hashes)
+    return hashes
+
+
+def uniform_of_hashes(hashes: np.ndarray, text_idx: Any, seed: int, epoch: int, stream: int = KEEP) -> np.ndarray:
+    """`uniform` of keys whose hashes (n,) uint64 are known; text_idx one number or (n,) integers."""
+    text_idx = np.broadcast_to(np.asarray(text_idx, np.int64), hashes.shape)
+    out = np.empty(len(hashes), np.float64)
+    _uniform_of_hashes(hashes, text_idx, _u64(seed), _u64(epoch), _u64(stream), out)
+    return out
+
+
+def uniform(keys: str | Strings, text_idx: Any, seed: int, epoch: int, stream: int = KEEP) -> Any:
+    """Numbers in [0, 1) that depend on the arguments alone: (n,) float64, or one float for a single key.
+
+    keys: one str, or n of them (list, numpy or Arrow array); text_idx: one number or n; stream: what it is drawn for.
+    """
+    if isinstance(keys, str):
+        return float(uniform_of_hashes(hash_keys([keys]), text_idx, seed, epoch, stream)[0])
+    return uniform_of_hashes(hash_keys(keys), text_idx, seed, epoch, stream)
+
+
+def choose(keys: Strings, text_idx: Any, num: int) -> list[tuple[float, int]]:
+    """A sample by hash: (number, row) of the `num` texts whose coins in the stream `order` are smallest, in order."""
+    numbers = uniform(keys, text_idx, 0, 0, ORDER)
+    return [(float(numbers[row]), int(row)) for row in np.argsort(numbers, kind="stable")[:num]]
+
+
+def _u64(value: int) -> np.uint64:
+    return np.uint64(int(value) % 2**64)

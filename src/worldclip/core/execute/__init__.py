@@ -1,0 +1,38 @@
+"""Map one pure function over shards: finished shards are skipped, a bad shard fails alone and is listed.
+
+`create_executor` chooses where the work runs: processes of this machine (local.py) or a Ray cluster (ray.py); same
+functions, same shards, same bytes.
+"""
+
+from __future__ import annotations
+
+from worldclip.core.errors import UserError
+from worldclip.core.execute.local import LocalExecutor, usable_cores
+from worldclip.core.execute.ray import RayExecutor
+from worldclip.core.execute.shards import Executor, Report, Shard, add_counts, are_done, repeatable
+
+__all__ = [
+    "Executor",
+    "LocalExecutor",
+    "RayExecutor",
+    "Report",
+    "Shard",
+    "add_counts",
+    "are_done",
+    "create_executor",
+    "repeatable",
+    "usable_cores",
+]
+
+
+def create_executor(where: str, workers: int | None = None) -> Executor:
+    """`local`, `ray` or `ray:ADDRESS`, as the command line's --executor; workers: default one a core."""
+    name, _, address = where.partition(":")
+    if name == "ray":
+        return RayExecutor(address=where if address.startswith("//") else address or None, workers=workers)
+    if where == "local":
+        return LocalExecutor(workers=usable_cores() if workers is None else workers)
+    raise UserError(
+        f"--executor is {where!r}; it is local (processes of this machine), ray (the cluster at RAY_ADDRESS, else one "
+        "started on this machine) or ray:ADDRESS"
+    )

@@ -1,0 +1,108 @@
+"""Processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldclip.core.artifacts import digest
+from worldclip.core.errors import UserError
+from worldclip.core.execute.shards import MAX_TRIES, Outcome, Report, Reports, Shard, ShardWork, lost_worker, map_shards
+
+QUEUED_PER_WORKER = 2  # one is worked on, one waits, so that no worker waits for this process
+
+
+@dataclass(kw_only=True)
+class LocalExecutor:
+    """Processes of this machine (spawned); one worker runs in this process."""
+
+    workers: int = 1
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers is {self.workers}; it is the number of processes and must be at least 1")
+
+    def map(
+        self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
+    ) -> Reports:
+        """See Executor."""
+        work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
+        return map_shards(self._run, work, shards, label, self.quiet)
+
+    def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+        if min(self.workers, len(todo)) > 1:
+            yield from self._run_processes(work, todo)
+        else:
+            for shard in todo:
+                yield shard.name, work.run(shard)
+
+    def _run_processes(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+        queue, tries = deque(todo), Counter[str]()
+        while queue:
+            yield from self._run_until_broken(work, queue, tries)
+
+    def _run_until_broken(
+        self, work: ShardWork, queue: deque[Shard], tries: Counter[str]
+    ) -> Iterator[tuple[str, Outcome]]:
+        """Until the queue is empty, or a worker dies, which ends all workers: their shards are queued again."""
+        num_workers, is_broken = min(self.workers, len(queue)), False
+        running: dict[Future[Outcome], Shard] = {}
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
+        try:
+            while running or (queue and not is_broken):
+                while queue and not is_broken and len(running) < _at_a_time(queue[0], tries, num_workers):
+                    try:
+                        running[pool.submit(work.run, queue[0])] = queue[0]
+                    except BrokenProcessPool:
+                        is_broken = True
+                    else:
+                        tries[queue.popleft().name] += 1
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    shard = running.pop(future)
+                    if not isinstance(future.exception(), BrokenProcessPool):
+                        yield shard.name, future.result()
+                        continue
+                    is_broken = True
+                    if tries[shard.name] < MAX_TRIES:
+                        queue.append(shard)
+                    else:
+                        yield shard.name, lost_worker()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _at_a_time(shard: Shard, tries: Counter[str], num_workers: int) -> int:
+    """Shards that may be with the workers beside `shard`: none where it was lost before, so that it takes no other down
+    with it.
+    """
+    return 1 if tries[shard.name] else QUEUED_PER_WORKER * num_workers
+
+
+def end_with_parent() -> None:
+    """A worker whose parent was killed ends at once: left alone it would wait for work for ever, or write beside the
+    run that goes on.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

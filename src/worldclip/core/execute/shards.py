@@ -1,0 +1,218 @@
+"""What every executor shares: shards, the markers of finished ones, and the order of a map over them.
+
+A shard's marker, `<stage>/done/<shard>.json`, is written after its outputs and holds the input's fingerprint, the
+digest of the config that matters, and the shard's report.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from worldclip.core.artifacts import digest, read_json, write_json
+from worldclip.core.errors import BadShard, StageFailed, UserError
+
+Report = dict[str, Any]
+MAX_TRIES = 3  # a worker that was killed (out of memory, say) takes its shards down with it: try these again
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One file of the input, or one unit of work named like a file."""
+
+    name: str
+    """Relative path with its extension; names every output of this shard."""
+    path: str
+    """Where it is."""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    """What the input is known by, see formats.fingerprint; a change of it re-runs this shard."""
+
+
+class Executor(Protocol):
+    """Anything that maps: same order, same report, same failure list."""
+
+    def map(
+        self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
+    ) -> Sequence[Report]:
+        """fn over `shards`; reports in shard order, see Reports.  Raises StageFailed at the end where shards failed.
+
+        fn is pure but for its outputs and can be pickled.  key: any JSON-able record of what decides the output besides
+        the shard itself (config, upstream digests).  A report's `pairs` feeds the progress bar's pairs per second.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A shard that failed alone, and why, in words."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Report | Failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardWork:
+    """What a worker does with each shard of one map: the function, then the marker."""
+
+    fn: Callable[[Shard], Report]
+    done_dir: Path
+    key: str
+
+    def run(self, shard: Shard) -> Outcome:
+        """Raises only what would fail every shard alike (`is_fatal`)."""
+        try:
+            report = self.fn(shard)
+            marker = {"fingerprint": shard.fingerprint, "key": self.key, "report": report}
+            write_json(self.marker_path(shard), marker)
+        except OSError as error:
+            if is_fatal(error):
+                raise
+            return Failure(_reason(error))
+        except Exception as error:  # noqa: BLE001  one shard fails alone; its reason is listed and the exit code is 1
+            return Failure(_reason(error))
+        return report
+
+    def marker_path(self, shard: Shard) -> Path:
+        return self.done_dir / f"{shard.name}.json"
+
+    def finished_report(self, shard: Shard) -> Report | None:
+        """The report of a shard that is done with this fingerprint and config, else None and no marker.
+
+        A marker of another config goes before the outputs change: what is killed on the way was never done.
+        """
+        path = self.marker_path(shard)
+        if not path.exists():
+            return None
+        marker = read_json(path)
+        if marker["fingerprint"] == shard.fingerprint and marker["key"] == self.key:
+            report: Report = marker["report"]
+            return report
+        path.unlink(missing_ok=True)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Reports(Sequence[Report]):
+    """Reports of finished shards, in their order, each read from its marker when it is asked for.
+
+    Those of a million shards do not fit in memory: go through them once, and before the markers are removed.
+    """
+
+    work: ShardWork
+    shards: Sequence[Shard]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @overload
+    def __getitem__(self, at: int) -> Report: ...
+    @overload
+    def __getitem__(self, at: slice) -> Reports: ...
+    def __getitem__(self, at: int | slice) -> Report | Reports:
+        if isinstance(at, slice):
+            return Reports(self.work, self.shards[at])
+        report: Report = read_json(self.work.marker_path(self.shards[at]))["report"]
+        return report
+
+
+def map_shards(
+    run: Callable[[ShardWork, Sequence[Shard]], Iterator[tuple[str, Outcome]]],
+    work: ShardWork,
+    shards: Sequence[Shard],
+    label: str,
+    quiet: bool,
+) -> Reports:
+    """The reports of all shards, in their order: `run` does those that are not done, in any order.
+
+    Raises StageFailed at the end where shards failed.
+    """
+    todo = [shard for shard in shards if work.finished_report(shard) is None]
+    failures: dict[str, str] = {}
+    with _progress(label, len(shards), quiet) as bar:
+        task = bar.add_task(label, total=len(shards), completed=len(shards) - len(todo), rate="")
+        pairs = 0
+        for name, outcome in run(work, todo) if todo else ():
+            if isinstance(outcome, Failure):
+                failures[name] = outcome.reason
+            else:
+                pairs += int(outcome.get("pairs", 0))
+            elapsed_s = bar.tasks[0].elapsed or 0.0
+            bar.update(task, advance=1, rate=f"{pairs / elapsed_s:,.0f} pairs/s" if pairs and elapsed_s else "")
+    if failures:
+        raise StageFailed(label, failures)
+    return Reports(work, shards)
+
+
+def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int]:
+    """The sum over all reports of each of these counts, in one pass."""
+    total = dict.fromkeys(names, 0)
+    for report in reports:
+        for name in names:
+            total[name] += report[name]
+    return total
+
+
+def are_done(shards: Sequence[Shard], done_dir: Path, key: Any) -> bool:
+    """Whether a map over `shards` with this `key` has nothing left to do."""
+    work = ShardWork(fn=_nothing, done_dir=done_dir, key=digest(key))
+    return all(work.finished_report(shard) is not None for shard in shards)
+
+
+def _nothing(shard: Shard) -> Report:
+    return {}
+
+
+_Fn = TypeVar("_Fn", bound=Callable[..., Report])
+
+
+def repeatable(fn: _Fn) -> _Fn:
+    """Say that `fn` may run twice at a time for one shard: all it leaves is whole files, written aside and renamed.
+
+    Only of such a function may an executor start a second copy where the first is late.
+    """
+    fn.is_repeatable = True  # type: ignore[attr-defined]
+    return fn
+
+
+def is_repeatable(fn: Callable[[Shard], Report]) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "is_repeatable", False)
+
+
+def is_fatal(error: OSError) -> bool:
+    """A full disk or a folder that may not be written fails every shard alike: say it once."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def lost_worker() -> Failure:
+    return Failure(f"its worker process died {MAX_TRIES} times (out of memory?); try fewer workers")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BadShard | UserError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def _progress(label: str, total: int, quiet: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal or total == 0,
+    )

@@ -1,0 +1,225 @@
+"""The stage: a checkpoint on data sets -> results.jsonl, results.csv, table.md, table.tex, report.json, features/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldclip.config import Recipe
+from worldclip.core.artifacts import digest, fingerprint, read_manifest, write_json, write_manifest, write_text
+from worldclip.core.console import say
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.execute import Executor, Report
+from worldclip.core.layout import best_checkpoint
+from worldclip.evaluate import datasets, engine, image_features, published, report, tables
+from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
+from worldclip.evaluate.gallery import gallery
+from worldclip.evaluate.processes import Sweep, share
+from worldclip.evaluate.suites import AVERAGED, suite_mean
+from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset
+from worldclip.language import table as languages
+
+GALLERY_LANGUAGES = 6
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
+    """Evaluate the run's best checkpoint; what stands in results.jsonl already is kept.
+
+    Work is shared by evaluate.processes, whatever the executor: a model is loaded by each.
+    """
+    checkpoint = checkpoint_folder(run_dir)
+    model_id = {"model": checkpoint.relative_to(run_dir).as_posix(), "model_digest": model_digest(checkpoint)}
+    folder = run_dir / "evaluate"
+    found = _measure(
+        Sweep(checkpoint, model_id, recipe.evaluate, run_dir), folder, lambda loaded: _languages(recipe, loaded)
+    )
+    counts = {"records": len(engine.read_results(folder / "results.jsonl")), "datasets": len(recipe.evaluate.asked)}
+    write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
+    return found
+
+
+def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Report:
+    """Any model that inference.load takes, on the data sets of `config`, into the folder `out`.
+
+    Writes what RUN/evaluate of a run holds, and report.html.  config.languages empty: all that a data set has.  The
+    emoji sets are read from out/pool.  A folder is known by its files, a run by its best checkpoint, a hub id by its
+    name.  A call that was cut goes on where it stopped.  UserError for mistakes in `config`, all at once.
+    """
+    if problems := config.problems():
+        raise UserError(problems)
+    if not config.asked:
+        missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
+        raise UserError(f"{missing}no data set is named; name some (evaluate.datasets), or a suite that has data")
+    place = Path(source)
+    if (place / "train").is_dir():
+        place = checkpoint_folder(place)
+    known_by = model_digest(place) if place.exists() else digest(str(source))
+    model_id = {"model": str(source), "model_digest": known_by}
+    return _measure(Sweep(source, model_id, config, out), out, lambda loaded: list(config.languages))
+
+
+def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Report:
+    """Records, tables and report of a sweep in `folder`, in the languages that `languages_of` names (empty: all)."""
+    from worldclip.model.inference import load
+
+    config = sweep.config
+    if config.suite == "paper":
+        published.of_model(config.against)  # a name that is none is told before any work
+    loaded = _load_all(config, sweep.run_dir)
+    records: list[engine.Record] = []
+    found: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
+    if loaded:
+        asked = languages_of(loaded)
+        cache, results_path = folder / "features", folder / "results.jsonl"
+        if config.processes > 1:
+            share(sweep, loaded, asked, folder)
+        records, features, encode_text = engine.evaluate(
+            load(sweep.source, device=config.device),
+            sweep.model_id,
+            loaded,
+            asked,
+            results_path,
+            batch_size=config.batch_size,
+            cache=cache,
+            say=lambda message: say("evaluate", message),
+        )
+        found["datasets"] = _summary(records, loaded, features)
+        for dataset in loaded:
+            of_gallery = _gallery_languages(asked or dataset.languages)
+            image_ND = features[dataset.name].features_ND
+            found["gallery"] += gallery(dataset, image_ND, encode_text, of_gallery, config.gallery_size)
+    else:
+        say("evaluate", "evaluate.datasets names no data set: nothing to measure")
+        write_text(folder / "results.jsonl", "")
+    found |= _write_tables(folder, records, config)
+    write_json(folder / "report.json", found)
+    return found
+
+
+def _load_all(config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
+    """Every data set asked for; UserError with what is wrong with any of them, before any work."""
+    found: list[Dataset] = []
+    problems: list[str] = []
+    for name in config.asked:
+        try:
+            found.append(datasets.load(name, config, run_dir))
+        except UserError as error:
+            problems += [f"data set {name}: {problem}" for problem in error.problems]
+        except BadShard as error:
+            problems.append(f"data set {name}: {error}")
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def _write_tables(folder: Path, records: Sequence[engine.Record], config: EvaluateConfig) -> Report:
+    """table.md, results.csv, table.tex, CLIP_benchmark's files; what of it belongs into the report."""
+    parts = [report.markdown_table(records)]
+    found: Report = {}
+    if config.suite:
+        parts.append(tables.suite_text(config.suite, records))
+        if config.suite in AVERAGED:
+            mean, missing = suite_mean(config.suite, records)
+            found["suite"] = {"name": config.suite, "mean": mean, "missing": missing}
+    if config.suite == "paper":
+        rows = published.beside(records, config.against)
+        parts.append(tables.beside_text(rows, config.against))
+        found["published"] = {"against": config.against, "rows": rows}
+    write_text(folder / "table.md", "\n".join(parts))
+    tables.write_tables(folder, records)
+    if config.clip_benchmark:
+        tables.write_clip_benchmark(Path(config.clip_benchmark).expanduser(), records)
+    return found
+
+
+def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+    """The checkpoint's digest, and the manifests that the data sets of a run hang on."""
+    found: dict[str, Any] = {"checkpoint": model_digest(checkpoint_folder(run_dir))}
+    for stage in ("pool", "match"):
+        if (manifest := read_manifest(run_dir / stage)) is not None:
+            found[stage] = manifest["digest"]
+    for name in recipe.evaluate.asked:
+        if name not in HELD_OUT:
+            found[name] = datasets.load(name, recipe.evaluate, run_dir).digest
+    return found
+
+
+def relevant_config(recipe: Recipe) -> dict[str, Any]:
+    config = recipe.evaluate
+    return {
+        "evaluate": {
+            "datasets": list(config.asked),
+            "suite": config.suite,
+            "folders": {name: config.folders[name] for name in config.asked if name in config.folders},
+            "also": list(config.also),
+            "against": config.against if config.suite == "paper" else "",
+            "clip_benchmark": config.clip_benchmark,
+            "captions": config.captions,
+            "prompts": config.prompts,
+            "languages": list(config.languages),
+            "gallery_size": config.gallery_size,
+        },
+        "languages": {"codes": list(recipe.languages.codes)},
+    }
+
+
+def checkpoint_folder(run_dir: Path) -> Path:
+    """The checkpoint that training found best, else the last one; UserError where a run has none."""
+    found = best_checkpoint(run_dir)
+    if found is None:
+        raise UserError(f"{run_dir / 'train'} holds no checkpoint; run first: worldclip train {run_dir}")
+    return found
+
+
+def model_digest(place: Path) -> str:
+    """32 hex digits of what decides a model's features: a file, or a folder's weights, config and tokenizer.
+
+    Of a folder that is not Hugging Face's (open_clip, ONNX) all files count.
+    """
+    if place.is_file():
+        return digest([fingerprint(place, place.parent)])
+    files = [place / name for name in MODEL_FILES if (place / name).exists()]
+    if place / "model.safetensors" not in files:
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+    return digest([fingerprint(path, place) for path in files])
+
+
+def _languages(recipe: Recipe, loaded: Sequence[Dataset]) -> list[str]:
+    """evaluate.languages, else the run's own as far as a data set has them, else (empty) all; of a suite all."""
+    if recipe.evaluate.languages or recipe.evaluate.suite:
+        return list(recipe.evaluate.languages)
+    there = {lang for dataset in loaded for lang in dataset.languages}
+    asked = [code for code in recipe.languages.codes if code in there]
+    return [*asked, *(name for name in (LOCAL, NO_LANGUAGE) if name in there)] if asked else []
+
+
+def _gallery_languages(codes: Sequence[str]) -> list[str]:
+    """English first where asked, then one language a script, so that a reader sees them all."""
+    of_script: dict[str, str] = {}
+    for code in sorted(codes, key=lambda code: code != "en"):
+        try:
+            of_script.setdefault(languages.get(code).script, code)
+        except KeyError:
+            continue  # a data set's own code, which our table does not have
+    return list(of_script.values())[:GALLERY_LANGUAGES]
+
+
+def _summary(
+    records: Sequence[engine.Record], loaded: Sequence[Dataset], features: dict[str, image_features.ImageFeatures]
+) -> dict[str, Any]:
+    grouped = report.by_dataset(records)
+    found = {}
+    for dataset in loaded:
+        bad = features[dataset.name].bad
+        found[dataset.name] = {
+            "num_images": len(dataset.image_keys),
+            "num_bad_images": len(bad),
+            "bad_images": bad[:20],
+            "tasks": {
+                task: {"mean": report.mean_over_languages(list(of_task.values())), "languages": of_task}
+                for task, of_task in grouped.get(dataset.name, {}).items()
+            },
+        }
+    return found

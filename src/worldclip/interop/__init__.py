@@ -1,1 +1,0 @@
-"""Other libraries' formats, in both directions: names of tensors, configurations, checkpoints, whole folders."""

@@ -1,0 +1,254 @@
+"""Characters in UTF-8, NFC and case folding, compiled.
+
+The rules are UAX 15's and CaseFolding.txt's, their tables those of `kernels/unicode_table.py`.
+"""
+
+# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
+# numba's stubs do not know what its compiled code does with intrinsics and integers.
+from __future__ import annotations
+
+import numpy as np
+
+from worldclip.kernels.llvm import inner, kernel, load_8, store_8
+from worldclip.kernels.unicode_table import COMBINING_SHIFT, FOLDS, NFC_MAYBE, NFC_NO
+
+_U0, _U8F = np.uint64(0), np.uint64(0xFF)
+# Byte-wise constants, and sums that reach the top bit of a byte from the named character on.
+_TOP_BITS = np.uint64(0x8080808080808080)
+_FROM_A, _BEYOND_Z = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("A"), ord("Z") + 1))
+
+
+# --- bytes to characters, and back -----------------------------------------------------------------
+
+
+@inner
+def word_at(data, at):
+    """The 8 bytes at `at` as a uint64, the first one lowest; zeros behind the end of `data`."""
+    if at + 8 <= data.size:
+        return load_8(data, at)
+    word = _U0
+    for k in range(data.size - at):
+        word |= np.uint64(data[at + k]) << np.uint64(8 * k)
+    return word
+
+
+@inner
+def decode(word, room):
+    """The code point at the head of `word`, and its bytes, at most `room`; what is no UTF-8 is U+FFFD and 1 byte."""
+    a = np.int64(word & _U8F)
+    if a < 0x80:
+        return a, 1
+    c = np.int64(word >> np.uint64(8)) & 0x3F
+    if a < 0xE0:
+        c |= (a & 0x1F) << 6
+        width = 2
+    else:
+        c = c << 6 | np.int64(word >> np.uint64(16)) & 0x3F
+        if a < 0xF0:
+            c |= (a & 0xF) << 12
+            width = 3
+        else:
+            c = c << 6 | np.int64(word >> np.uint64(24)) & 0x3F | (a & 0x7) << 18
+            width = 4
+    if a < 0xC2 or c > 0x10FFFF or width > room:
+        return 0xFFFD, 1
+    return c, width
+
+
+@inner
+def _encode(c, out, at):
+    """Write the code point `c` as UTF-8; returns the place behind it."""
+    if c < 0x80:
+        out[at] = c
+        return at + 1
+    if c < 0x800:
+        out[at] = 0xC0 | c >> 6
+        out[at + 1] = 0x80 | c & 0x3F
+        return at + 2
+    if c < 0x10000:
+        out[at] = 0xE0 | c >> 12
+        out[at + 1] = 0x80 | c >> 6 & 0x3F
+        out[at + 2] = 0x80 | c & 0x3F
+        return at + 3
+    out[at] = 0xF0 | c >> 18
+    out[at + 1] = 0x80 | c >> 12 & 0x3F
+    out[at + 2] = 0x80 | c >> 6 & 0x3F
+    out[at + 3] = 0x80 | c & 0x3F
+    return at + 4
+
+
+@inner
+def _index(sorted_values, value):
+    """Where `value` stands, -1 if nowhere."""
+    low, high = 0, sorted_values.size
+    while low < high:
+        middle = (low + high) >> 1
+        if sorted_values[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < sorted_values.size and sorted_values[low] == value else -1
+
+
+# --- NFC ---------------------------------------------------------------------------------------------
+
+
+@inner
+def _composite(first, second, unicode):
+    """The primary composite of two code points, -1 if there is none (UAX 15; Hangul by arithmetic)."""
+    if 0x1100 <= first < 0x1113 and 0x1161 <= second < 0x1176:
+        return 0xAC00 + ((first - 0x1100) * 21 + second - 0x1161) * 28
+    if 0xAC00 <= first < 0xD7A4 and 0x11A7 < second < 0x11C3 and (first - 0xAC00) % 28 == 0:
+        return first + second - 0x11A7
+    found = _index(unicode.compose_pairs, first << 21 | second)
+    return np.int64(unicode.composed[found]) if found >= 0 else -1
+
+
+@kernel
+def is_nfc(data, start, end, unicode):
+    """Whether the text surely is NFC: UAX 15's quick check, and most of its "maybe" decided by the character before."""
+    seen = np.uint8(0)
+    for at in range(start, end):
+        seen |= data[at]
+    if seen < 0x80:
+        return True
+    at, last, last_combining = start, np.int64(0), 0
+    while at < end:
+        c, width = decode(word_at(data, at), end - at)
+        at += width
+        bits = unicode.classes[c]
+        combining = bits >> COMBINING_SHIFT
+        if bits & NFC_NO or (combining != 0 and last_combining > combining):
+            return False
+        if bits & NFC_MAYBE:
+            if last_combining == 0 and _composite(last, c, unicode) >= 0:
+                return False
+            # Behind other marks, be they inside a composite letter, it may yet move forward and compose.
+            if combining != 0 and (last_combining != 0 or _index(unicode.decompose_from, last) >= 0):
+                return False
+        last, last_combining = c, combining
+    return True
+
+
+@inner
+def _decompose(data, start, end, unicode, points):
+    """Full canonical decomposition into `points`, not yet ordered; returns how many."""
+    count, at = 0, start
+    while at < end:
+        c, width = decode(word_at(data, at), end - at)
+        at += width
+        if 0xAC00 <= c < 0xD7A4:
+            syllable = c - 0xAC00
+            points[count] = 0x1100 + syllable // 588
+            points[count + 1] = 0x1161 + syllable % 588 // 28
+            count += 2
+            if syllable % 28:
+                points[count] = 0x11A7 + syllable % 28
+                count += 1
+            continue
+        found = _index(unicode.decompose_from, c) if c >= 0x80 else -1
+        if found < 0:
+            points[count] = c
+            count += 1
+        else:
+            for k in range(unicode.decompose_index[found], unicode.decompose_index[found + 1]):
+                points[count] = unicode.decomposed[k]
+                count += 1
+    return count
+
+
+@inner
+def _order_marks(points, count, classes):
+    """Sort each run of combining characters by class, stable and in linear time (runs may be megabytes long)."""
+    tally = np.empty(257, np.int64)
+    start = 0
+    while start < count:
+        if classes[points[start]] >> COMBINING_SHIFT == 0:
+            start += 1
+            continue
+        end, is_sorted = start + 1, True
+        while end < count and classes[points[end]] >> COMBINING_SHIFT != 0:
+            is_sorted &= classes[points[end - 1]] >> COMBINING_SHIFT <= classes[points[end]] >> COMBINING_SHIFT
+            end += 1
+        if not is_sorted:
+            run = points[start:end].copy()
+            tally[:] = 0
+            for c in run:
+                tally[(classes[c] >> COMBINING_SHIFT) + 1] += 1
+            for k in range(256):
+                tally[k + 1] += tally[k]
+            for c in run:
+                combining = classes[c] >> COMBINING_SHIFT
+                points[start + tally[combining]] = c
+                tally[combining] += 1
+        start = end
+
+
+@inner
+def _compose(points, count, unicode):
+    """Canonical composition in place (UAX 15, D117); returns how many remain."""
+    kept, starter, last_combining = 0, -1, -1
+    for k in range(count):
+        c = np.int64(points[k])
+        combining = np.int64(unicode.classes[c] >> COMBINING_SHIFT)
+        if starter >= 0 and last_combining < combining:
+            composite = _composite(np.int64(points[starter]), c, unicode)
+            if composite >= 0:
+                points[starter] = composite
+                continue
+        if combining == 0:
+            starter, last_combining = kept, -1
+        else:
+            last_combining = combining
+        points[kept] = c
+        kept += 1
+    return kept
+
+
+@kernel
+def nfc(data, start, end, unicode):
+    """The text in NFC, a new uint8 array."""
+    points = np.empty(2 * (end - start) + 1, np.int32)  # no character decomposes into more than 1.5 a byte
+    count = _decompose(data, start, end, unicode, points)
+    _order_marks(points, count, unicode.classes)
+    count = _compose(points, count, unicode)
+    out, size = np.empty(4 * count, np.uint8), 0
+    for k in range(count):
+        size = _encode(np.int64(points[k]), out, size)
+    return out[:size]
+
+
+# --- case folding ------------------------------------------------------------------------------------
+
+
+@inner
+def fold(data, start, end, unicode, out):
+    """Write the full case folding to `out`, which has 3 bytes a byte and 8; returns its size and all classes, or-ed."""
+    at, size, seen = start, 0, np.uint16(0)
+    while at < end:
+        if at + 8 <= end:
+            word = load_8(data, at)
+            if word & _TOP_BITS == _U0:
+                capitals = (word + _FROM_A) & ~(word + _BEYOND_Z) & _TOP_BITS
+                store_8(out, size, word | capitals >> np.uint64(2))  # a small letter is its capital and bit 5
+                at += 8
+                size += 8
+                continue
+        a = data[at]
+        if a < 0x80:
+            out[size] = a + 32 if 65 <= a <= 90 else a
+            at += 1
+            size += 1
+            continue
+        c, width = decode(word_at(data, at), end - at)
+        seen |= unicode.classes[c]
+        if unicode.classes[c] & FOLDS:
+            found = _index(unicode.fold_from, c)
+            for k in range(unicode.fold_index[found], unicode.fold_index[found + 1]):
+                size = _encode(np.int64(unicode.folded[k]), out, size)
+        else:
+            for k in range(at, at + width):
+                out[size] = data[k]
+                size += 1
+        at += width
+    return size, seen

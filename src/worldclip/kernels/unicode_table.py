@@ -1,0 +1,148 @@
+"""What the matcher must know of each code point: one committed table of one Unicode version.
+
+The table is Unicode 14.0.0, that of the oldest Python we support, so that a text matches the same entries on every
+Python.  Characters assigned later count as unassigned: they bound words as punctuation does, and are neither composed
+nor folded.  For assigned characters Unicode's stability policy freezes NFC, and case folding has not changed either.
+
+`python -m worldclip.kernels.unicode_table` writes `unicode_table.npz` anew, from a Python
+whose `unicodedata` has that version.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+UNICODE_VERSION = "14.0.0"
+TABLE_PATH = Path(__file__).with_name("unicode_table.npz")
+NUM_CODE_POINTS = 0x110000
+
+# Bits of a code point's class (uint16); its canonical combining class stands in the upper byte.
+SPACED, MARK, SPACE, SIMILAR_TO_CJK, NFC_NO, NFC_MAYBE, FOLDS = 1, 2, 4, 8, 16, 32, 64
+COMBINING_SHIFT = 8
+
+# Scripts written without spaces: between their characters a word may begin or end anywhere (our definition of FREE).
+FREE_RANGES = [
+    (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x19E0, 0x19FF), (0x2E80, 0x2FDF), (0x3005, 0x3007),
+    (0x3021, 0x3029), (0x3038, 0x303B), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
+    (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F), (0x20000, 0x323AF),
+]  # fmt: skip
+ZERO_WIDTH_JOINER = 0x200D
+
+# "CJK or similar" of the reference implementation (its own choice of blocks and marks: kana is not among them).
+SIMILAR_TO_CJK_RANGES = [
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF),
+    (0x2CEB0, 0x2EBEF), (0xF900, 0xFAFF), (0x2E80, 0x2EFF), (0x2F00, 0x2FDF), (0x2FF0, 0x2FFF), (0x0E00, 0x0E7F),
+    (0x0E80, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x0F00, 0x0FFF), (0x21, 0x2F), (0x3A, 0x40), (0x5B, 0x60),
+    (0x7B, 0x7E),
+]  # fmt: skip
+SIMILAR_TO_CJK_MARKS = "，。、；：？！“”‘’（）【】《》〈〉「」『』～—"
+
+HANGUL_VOWELS, HANGUL_TAILS = range(0x1161, 0x1176), range(0x11A8, 0x11C3)
+
+
+class UnicodeTable(NamedTuple):
+    """Arrays over code points c, for numba kernels.
+
+    classes (0x110000,) uint16; full canonical decompositions: decomposed[decompose_index[k] : decompose_index[k + 1]]
+    where decompose_from[k] == c; primary composites: composed[k] where compose_pairs[k] == first << 21 | second; full
+    case foldings: folded[fold_index[k] : fold_index[k + 1]] where fold_from[k] == c.  What is searched in is sorted.
+    Hangul syllables follow from arithmetic and are not listed.
+    """
+
+    classes: np.ndarray
+    decompose_from: np.ndarray
+    decompose_index: np.ndarray
+    decomposed: np.ndarray
+    compose_pairs: np.ndarray
+    composed: np.ndarray
+    fold_from: np.ndarray
+    fold_index: np.ndarray
+    folded: np.ndarray
+
+
+@functools.cache
+def load_table() -> UnicodeTable:
+    """Read the committed table (about 2 ms, once in a process)."""
+    with np.load(TABLE_PATH) as stored:
+        lengths = np.diff(stored["run_starts"], append=NUM_CODE_POINTS)
+        rest = {name: stored[name] for name in UnicodeTable._fields if name != "classes"}
+        table = UnicodeTable(classes=np.repeat(stored["run_classes"], lengths), **rest)
+    for array in table:
+        array.flags.writeable = False
+    return table
+
+
+def build_table() -> UnicodeTable:
+    """Compute the table from `unicodedata`, which must be of UNICODE_VERSION."""
+    if unicodedata.unidata_version != UNICODE_VERSION:
+        raise RuntimeError(f"this Python has Unicode {unicodedata.unidata_version}; the table is of {UNICODE_VERSION}")
+    characters = [chr(c) for c in range(NUM_CODE_POINTS)]
+    changes = [c for c, x in enumerate(characters) if _decomposition(x) and not 0xAC00 <= c <= 0xD7A3]
+    folds = [c for c, x in enumerate(characters) if x.casefold() != x]
+    composites = {
+        _pair(*_decomposition(characters[c])): c
+        for c in changes
+        if len(_decomposition(characters[c])) == 2 and unicodedata.normalize("NFC", characters[c]) == characters[c]
+    }
+    pairs = sorted(composites)
+    full = [[ord(x) for x in unicodedata.normalize("NFD", characters[c])] for c in changes]
+    folded = [[ord(x) for x in characters[c].casefold()] for c in folds]
+    seconds = {pair & 0x1FFFFF for pair in pairs} | set(HANGUL_VOWELS) | set(HANGUL_TAILS)
+    return UnicodeTable(
+        classes=np.array([_class_of(x, c in seconds) for c, x in enumerate(characters)], np.uint16),
+        decompose_from=np.array(changes, np.int32),
+        decompose_index=_offsets(full),
+        decomposed=np.array([*itertools.chain(*full)], np.int32),
+        compose_pairs=np.array(pairs, np.int64),
+        composed=np.array([composites[pair] for pair in pairs], np.int32),
+        fold_from=np.array(folds, np.int32),
+        fold_index=_offsets(folded),
+        folded=np.array([*itertools.chain(*folded)], np.int32),
+    )
+
+
+def write_table(table: UnicodeTable, path: Path = TABLE_PATH) -> None:
+    """Store the table; the classes as runs of equal values."""
+    starts = np.flatnonzero(np.diff(table.classes, prepend=table.classes[0] ^ 1)).astype(np.int32)
+    rest = {name: array for name, array in table._asdict().items() if name != "classes"}
+    np.savez_compressed(path, run_starts=starts, run_classes=table.classes[starts], **rest)
+
+
+def _class_of(x: str, is_second: bool) -> int:
+    c, category = ord(x), unicodedata.category(x)
+    is_free = any(low <= c <= high for low, high in FREE_RANGES)
+    is_similar = x in SIMILAR_TO_CJK_MARKS or any(low <= c <= high for low, high in SIMILAR_TO_CJK_RANGES)
+    bits = {
+        SPACED: (category[0] in "LMN" or c == ZERO_WIDTH_JOINER) and not is_free,
+        MARK: category[0] == "M",
+        SPACE: x.isspace() and not 0x1C <= c <= 0x1F,  # str.isspace is White_Space and these four
+        SIMILAR_TO_CJK: is_similar,
+        NFC_NO: unicodedata.normalize("NFC", x) != x,
+        NFC_MAYBE: is_second,
+        FOLDS: x.casefold() != x,
+    }
+    return sum(bit for bit, is_set in bits.items() if is_set) | unicodedata.combining(x) << COMBINING_SHIFT
+
+
+def _decomposition(x: str) -> list[int]:
+    """The canonical mapping of one step, empty where there is none."""
+    mapping = unicodedata.decomposition(x)
+    return [] if not mapping or mapping[0] == "<" else [int(code, 16) for code in mapping.split()]
+
+
+def _pair(first: int, second: int) -> int:
+    return first << 21 | second
+
+
+def _offsets(lists: list[list[int]]) -> np.ndarray:
+    return np.cumsum([0] + [len(values) for values in lists]).astype(np.int32)
+
+
+if __name__ == "__main__":
+    write_table(build_table())

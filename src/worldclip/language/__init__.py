@@ -1,0 +1,1 @@
+"""Languages: their table, identification, segmentation, and the profiles of matching."""

@@ -1,0 +1,1 @@
+"""fastText's supervised models, read and run by numba."""

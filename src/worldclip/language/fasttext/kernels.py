@@ -1,0 +1,373 @@
+"""Inference of fastText's supervised models, compiled: text -> mean of its tokens' rows -> most probable label.
+
+A token's rows are the word's own (where the dictionary has it) and those of its character n-grams, hashed into buckets.
+What makes this fast: a cache of the sum of rows of each token, as most tokens of a batch have been seen in it before;
+the search of the label tree, most probable branch first; and wide instructions for all that is summed.
+arXiv:1607.01759, arXiv:1612.03651.
+"""
+
+# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
+# numba's stubs do not know what its compiled code does with intrinsics and integers.
+from __future__ import annotations
+
+import numpy as np
+
+from worldclip.kernels.llvm import (
+    LANES,
+    add_lanes,
+    blank_mask,
+    count_ones,
+    dot_lanes,
+    inner,
+    kernel,
+    load_pair,
+    multiply_high,
+    prefetch,
+    store_pair,
+    trailing_zeros,
+)
+from worldclip.language.fasttext.dictionary import find_word, hash_token, is_end, is_label
+from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX
+
+NGRAM_STEP = np.uint64(116049371)  # word n-grams: h = h * step + next word's hash
+EPS = np.float32(1e-5)  # fastText adds it to each probability before the logarithm
+CACHE_BYTES = 4 * 2**20
+CACHED_TOKEN_BYTES = 40  # longer tokens hardly come again
+AHEAD = 64  # tokens whose places in the cache memory is asked for before the first is needed
+
+_U0, _U1, _U6, _U63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
+_LARGEST = np.uint64(2**64 - 1)
+_MASKED = 64  # bytes that one mask tells of
+_FNV_START, _FNV_STEP = np.uint32(2166136261), np.uint32(16777619)
+_NO_WORD, _LAST = -1, -2  # in place of a token's number of rows
+_END_HASH = np.uint32(3617362777).astype(np.int32)  # fastText's hash of `</s>`
+
+
+@kernel
+def predict(model, data, offsets, is_null, allowed, num_cached):
+    """Label id and probability of each text.
+
+    data: (num_bytes,) uint8; offsets: (num_texts + 1,) int64; is_null: (num_texts,) bool.  allowed: bool for each
+    node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: slots of the token cache,
+    a power of two.  Returns label ids int32, -1 without a prediction, and probabilities float32 (0 there).
+    """
+    num_texts = len(is_null)
+    label_ids, probs = np.full(num_texts, -1, np.int32), np.zeros(num_texts, np.float32)
+    longest = 0
+    for i in range(num_texts):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    hidden = np.zeros((1, model.dim), np.float32)
+    word, hashes = np.empty(longest + 2, np.uint8), np.empty(longest // 2 + 3, np.int32)
+    stack_nodes, stack_probs = np.empty(2 * model.num_labels, np.int32), np.empty(2 * model.num_labels, np.float32)
+    tokens_2N, keys_N = np.empty(2 * AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
+    cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
+    cache_sums = np.empty((num_cached + 1, model.dim), np.float32)  # the last one is for tokens that are not kept
+    # numba counts a reference, an atomic operation, for every array taken from a tuple: once, not for each text.
+    dictionary, starts, ends, slots, eos = model.dictionary, model.starts, model.ends, model.slots, model.eos
+    num_words, minn, maxn, bucket = model.num_words, model.minn, model.maxn, model.bucket
+    prune, kept, kept_rows, word_ngrams = model.prune, model.kept, model.kept_rows, model.word_ngrams
+    dense, codes, norms, centroids = model.dense, model.codes, model.norms, model.centroids
+    sub_dim, last_sub_dim = model.sub_dim, model.last_sub_dim
+    output, left, right, num_labels, loss = model.output, model.left, model.right, model.num_labels, model.loss
+    for i in range(num_texts):
+        if is_null[i]:
+            continue
+        at, end, num_rows, num_hashes = offsets[i], offsets[i + 1], 0, 0
+        _clear(hidden, 0)
+        mask, masked_at, has_token = _U0, at - _MASKED, False
+        while at < end:
+            num_tokens, at, mask, masked_at = _find_tokens(
+                data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, cache_sums
+            )
+            for t in range(num_tokens):
+                has_token = True
+                token_at, token_size = load_pair(tokens_2N, t)
+                first, size, key = np.int64(token_at), np.int64(token_size), keys_N[t]
+                slot = np.int64(key & np.uint64(num_cached - 1))
+                cached_key, cached_count = load_pair(cache_2S, slot)
+                count = np.int64(cached_count)
+                if cached_key != key:
+                    slot = slot if size <= CACHED_TOKEN_BYTES else num_cached
+                    count = _sum_token(
+                        data, first, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune,
+                        kept, kept_rows, dense, codes, norms, centroids, sub_dim, last_sub_dim, word, cache_sums, slot,
+                    )  # fmt: skip
+                    if slot < num_cached:
+                        store_pair(cache_2S, slot, key, np.uint64(count))
+                if count == _LAST:
+                    at = end
+                    break
+                if count != _NO_WORD:
+                    _add(hidden, 0, cache_sums, slot)
+                    num_rows += count
+                    if word_ngrams > 1:
+                        hashes[num_hashes] = _fnv(data, first, first + size)
+                        num_hashes += 1
+        if not has_token:
+            continue
+        if eos >= 0:
+            _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, eos, hidden, 0)
+            num_rows += 1
+        if word_ngrams > 1 and prune != 0:
+            hashes[num_hashes] = _END_HASH
+            num_rows += _add_word_ngrams(
+                hashes, num_hashes + 1, word_ngrams, bucket, num_words, prune, kept, kept_rows,
+                dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden,
+            )  # fmt: skip
+        if num_rows == 0:
+            continue
+        scale = np.float32(1.0) / np.float32(num_rows)
+        for d in range(hidden.shape[1]):
+            hidden[0, d] *= scale
+        if loss == LOSS_HS:
+            label, prob = _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs)
+        else:
+            label, prob = _best_label(output, loss, num_labels, hidden, allowed, stack_probs)
+        label_ids[i], probs[i] = label, min(max(prob, np.float32(0)), np.float32(1))
+    return label_ids, probs
+
+
+def cache_slots(dim: int, num_bytes: int) -> int:
+    """Slots of the token cache for texts of `num_bytes` in all: enough for their tokens, at most CACHE_BYTES."""
+    most = max(CACHE_BYTES // (4 * dim), 64)
+    wanted = min(most, max(num_bytes // 4, 64))
+    return 1 << (int(wanted).bit_length() - 1)
+
+
+# --- tokens -------------------------------------------------------------------------------------------
+
+
+@inner
+def _blanks_at(data, at):
+    """`blank_mask` also near the end of `data`, behind which all is blank."""
+    if at + _MASKED <= data.size:
+        return blank_mask(data, at)
+    mask = _LARGEST
+    for k in range(data.size - at):
+        is_blank = data[at + k] == 32 or 9 <= data[at + k] <= 13 or data[at + k] == 0
+        mask ^= np.uint64(not is_blank) << np.uint64(k)
+    return mask
+
+
+@inner
+def _token_size(data, at, end, mask, masked_at):
+    """Bytes of the token that begins at `at`, 0 at a blank; and the mask of the blanks from `masked_at` on."""
+    if at - masked_at >= _MASKED:
+        mask, masked_at = _blanks_at(data, at), at
+    size = trailing_zeros(mask >> np.uint64(at - masked_at))
+    if size >= _MASKED - (at - masked_at):  # its end is not in sight
+        mask, masked_at = _blanks_at(data, at), at
+        size = trailing_zeros(mask)
+        more = size
+        while more == _MASKED and at + size < end:
+            more = trailing_zeros(_blanks_at(data, at + size))
+            size += more
+    return min(size, end - at), mask, masked_at
+
+
+@inner
+def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, cache_sums):
+    """The next tokens of data[at:end], at most AHEAD: where and how long (tokens_2N, pairs), their hashes (keys_N).
+
+    Returns how many they are, where to go on, and the mask of the blanks.  Asks memory for their places in the cache.
+    """
+    count, last_slot, dim = 0, np.uint64(cache_2S.size // 2 - 1), cache_sums.shape[1]
+    while at < end and count < AHEAD:
+        size, mask, masked_at = _token_size(data, at, end, mask, masked_at)
+        if size > 0:
+            key = hash_token(data, at, at + size)
+            slot = np.int64(key & last_slot)
+            prefetch(cache_2S, 2 * slot)
+            prefetch(cache_sums, dim * slot)
+            store_pair(tokens_2N, count, np.uint64(at), np.uint64(size))
+            keys_N[count] = key
+            count += 1
+        at += size + 1
+    return count, at, mask, masked_at
+
+
+@inner
+def _fnv(data, start, end):
+    """fastText's hash: 32-bit FNV-1a, each byte sign-extended before the xor."""
+    h = _FNV_START
+    for i in range(start, end):
+        h = np.uint32((h ^ np.uint32(np.int8(data[i]))) * _FNV_STEP)
+    return np.int32(h)
+
+
+@inner
+def _sum_token(
+    data, at, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune, kept, kept_rows,
+    dense, codes, norms, centroids, sub_dim, last_sub_dim, word, sums, slot,
+):  # fmt: skip
+    """Put the sum of a token's rows into sums[slot]; returns how many they are, or _NO_WORD, or _LAST.
+
+    word: scratch for `<token>`.
+    """
+    if is_end(data, at, at + size):
+        return _LAST
+    entry = find_word(data, at, at + size, key, dictionary, starts, ends, slots)
+    if entry >= num_words or (entry < 0 and is_label(data, at, at + size)):
+        return _NO_WORD
+    _clear(sums, slot)
+    count = 0
+    if entry >= 0:
+        _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, entry, sums, slot)
+        count = 1
+    if maxn <= 0 or prune == 0:
+        return count
+    length = size + 2
+    word[0], word[length - 1] = 60, 62  # < and >
+    for k in range(size):
+        word[k + 1] = data[at + k]
+    # h mod bucket without a division, by multiplying with 2^64 / bucket: exact for 32 bits (arXiv:1902.01961).
+    modulus = np.uint64(bucket)
+    inverse = _LARGEST // modulus + _U1
+    for i in range(length):
+        if word[i] & 0xC0 == 0x80:
+            continue
+        h, k = _FNV_START, i
+        for n in range(1, maxn + 1):
+            if k >= length:
+                break
+            h = np.uint32((h ^ np.uint32(np.int8(word[k]))) * _FNV_STEP)
+            k += 1
+            while k < length and word[k] & 0xC0 == 0x80:
+                h = np.uint32((h ^ np.uint32(np.int8(word[k]))) * _FNV_STEP)
+                k += 1
+            if n >= minn and not (n == 1 and (i == 0 or k == length)):
+                bucket_id = np.int64(multiply_high(inverse * np.uint64(h), modulus))
+                row = _ngram_row(bucket_id, num_words, prune, kept, kept_rows)
+                if row >= 0:
+                    _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, sums, slot)
+                    count += 1
+    return count
+
+
+@inner
+def _ngram_row(bucket_id, num_words, prune, kept, kept_rows):
+    """Row of an n-gram's bucket, -1 where it was pruned."""
+    if prune < 0:
+        return num_words + bucket_id
+    bits, bit = kept[np.uint64(bucket_id) >> _U6], _U1 << (np.uint64(bucket_id) & _U63)
+    if bits & bit == _U0:
+        return -1
+    return np.int64(kept_rows[bucket_id >> 6]) + count_ones(bits & (bit - _U1))
+
+
+@inner
+def _clear(total, place):
+    for d in range(total.shape[1]):
+        total[place, d] = 0
+
+
+@inner
+def _add(total, place, values, row):
+    """total[place] += values[row], of the same width."""
+    dim = values.shape[1]
+    whole = dim // LANES * LANES
+    for d in range(0, whole, LANES):
+        add_lanes(total, place * dim + d, values, row * dim + d)
+    for d in range(whole, dim):
+        total[place, d] += values[row, d]
+
+
+@inner
+def _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, total, place):
+    """As `_add`, of a row of the model; a quantised one is unpacked on the way."""
+    if len(dense):
+        _add(total, place, dense, row)
+        return
+    norm, num_parts = norms[row], codes.shape[1]
+    for q in range(num_parts):
+        width = last_sub_dim if q == num_parts - 1 else sub_dim
+        first = q * 256 * sub_dim + np.int64(codes[row, q]) * width
+        for d in range(width):
+            total[place, q * sub_dim + d] += norm * centroids[first + d]
+
+
+@inner
+def _add_word_ngrams(
+    hashes, num_hashes, word_ngrams, bucket, num_words, prune, kept, kept_rows,
+    dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden,
+):  # fmt: skip
+    """Add the rows of the text's word n-grams to `hidden`; returns how many they are.  hashes: of its words, `_fnv`."""
+    count = 0
+    for first in range(num_hashes):
+        h = np.uint64(np.int64(hashes[first]))
+        for k in range(first + 1, min(num_hashes, first + word_ngrams)):
+            h = h * NGRAM_STEP + np.uint64(np.int64(hashes[k]))
+            row = _ngram_row(np.int64(h % np.uint64(bucket)), num_words, prune, kept, kept_rows)
+            if row >= 0:
+                _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, hidden, 0)
+                count += 1
+    return count
+
+
+# --- labels -------------------------------------------------------------------------------------------
+
+
+@inner
+def _dot(output, row, hidden):
+    dim = hidden.shape[1]
+    whole = dim // LANES * LANES
+    found = np.float32(0)
+    for d in range(0, whole, LANES):
+        found += dot_lanes(output, row * dim + d, hidden, d)
+    for d in range(whole, dim):
+        found += output[row, d] * hidden[0, d]
+    return found
+
+
+@inner
+def _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs):
+    """Most probable allowed label of the tree, the likelier child first; branches below the best are cut."""
+    best, best_prob = np.int32(-1), np.float32(-1)
+    node, prob, depth = np.int32(2 * num_labels - 2), np.float32(1), 0  # the root
+    while True:
+        while node >= num_labels and prob > best_prob and allowed[node]:
+            score = _dot(output, np.int64(node) - num_labels, hidden)
+            is_right = np.float32(1) / (np.float32(1) + np.exp(-score))
+            left_prob, right_prob = prob * (np.float32(1) - is_right + EPS), prob * (is_right + EPS)
+            goes_right = right_prob > left_prob
+            stack_nodes[depth] = left[node] if goes_right else right[node]
+            stack_probs[depth] = left_prob if goes_right else right_prob
+            depth += stack_probs[depth] > best_prob
+            node, prob = (right[node], right_prob) if goes_right else (left[node], left_prob)
+        if node < num_labels and prob > best_prob and allowed[node]:
+            best, best_prob = node, prob
+        if depth == 0:
+            return best, best_prob
+        depth -= 1
+        node, prob = stack_nodes[depth], stack_probs[depth]
+
+
+@inner
+def _table_sigmoid(x):
+    """The sigmoid as fastText reads it for labels on their own: from a table of 512 steps over [-8, 8]."""
+    if x < -8 or x > 8:
+        return np.float32(x > 8)
+    step = np.float32(np.int64((x + np.float32(8)) * np.float32(32)))
+    return np.float32(1) / (np.float32(1) + np.exp(-(step / np.float32(32) - np.float32(8))))
+
+
+@inner
+def _best_label(output, loss, num_labels, hidden, allowed, scores):
+    """Most probable allowed label of a flat output: softmax over all labels, or each label's own sigmoid."""
+    top = np.float32(-np.inf)
+    for i in range(num_labels):
+        scores[i] = _dot(output, i, hidden)
+        top = max(top, scores[i])
+    total = np.float32(0)
+    if loss == LOSS_SOFTMAX:
+        for i in range(num_labels):
+            scores[i] = np.exp(scores[i] - top)
+            total += scores[i]
+    best, best_prob = np.int32(-1), np.float32(-1)
+    for i in range(num_labels):
+        if not allowed[i]:
+            continue
+        prob = scores[i] / total if loss == LOSS_SOFTMAX else _table_sigmoid(scores[i])
+        if prob + EPS > best_prob:
+            best, best_prob = np.int32(i), prob + EPS
+    return best, best_prob

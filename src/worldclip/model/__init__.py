@@ -1,0 +1,1 @@
+"""The model: configuration, tokenizer, loading, inference, and other libraries' formats."""

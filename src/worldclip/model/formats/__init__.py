@@ -1,0 +1,1 @@
+"""Other libraries' folders and checkpoints."""

@@ -1,0 +1,95 @@
+"""Images of any kind -> upright RGB PIL images: paths, PIL images, bytes of files, arrays, and URLs if asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldclip.core.artifacts import versions
+from worldclip.core.download import Broken, Client
+from worldclip.core.execute import usable_cores
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+URL_STARTS = ("http://", "https://")
+
+
+def as_list(images: Any) -> list[Any]:
+    """One image or many -> a list."""
+    if isinstance(images, str | Path | bytes) or not isinstance(images, Iterable):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim == 2:
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] == 3:
+        return [images]
+    return list(images)
+
+
+def open_images(images: Sequence[Any], *, allow_urls: bool = False) -> list[Image | str]:
+    """Each image upright and in RGB, as transformers' own load_image gives them, or in words why there is none.
+
+    Decoded by all cores: Pillow holds no lock while it decodes.
+    """
+    with ThreadPoolExecutor(min(usable_cores(), max(1, len(images)))) as threads:
+        return list(threads.map(partial(_open_or_say_why, allow_urls=allow_urls), images))
+
+
+def _open_or_say_why(image: Any, allow_urls: bool) -> Image | str:
+    try:
+        return _open(image, allow_urls)
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises of a bad file
+        return str(error)
+
+
+def _open(image: Any, allow_urls: bool) -> Image:
+    from PIL import Image as PillowImage
+    from PIL import ImageOps
+
+    if isinstance(image, str) and image.startswith(URL_STARTS):
+        found = _decode(io.BytesIO(_download(image, allow_urls)))
+    elif isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8")
+        found = PillowImage.fromarray(image)
+    elif isinstance(image, bytes):
+        found = _decode(io.BytesIO(image))
+    elif isinstance(image, str | Path):
+        found = _decode(Path(image))
+    elif isinstance(image, PillowImage.Image):
+        found = image
+    else:
+        raise ValueError(f"is a {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
+    return ImageOps.exif_transpose(found).convert("RGB")
+
+
+def _download(url: str, allow_urls: bool) -> bytes:
+    if not allow_urls:
+        raise ValueError("is a URL; download it and give the file, or set allow_urls")
+    try:
+        return Client(user_agent=f"worldclip/{versions()['worldclip']}").read(url)
+    except Broken as error:
+        raise ValueError(str(error).removeprefix(f"{url}: ")) from error
+
+
+def _decode(file: Any) -> Image:
+    from PIL import Image as PillowImage
+
+    try:
+        with PillowImage.open(file) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise ValueError("does not exist") from error
+    except IsADirectoryError as error:
+        raise ValueError("is a folder; name the image files in it") from error
+    except PillowImage.UnidentifiedImageError as error:
+        raise ValueError("is no image that Pillow knows") from error
+    except PillowImage.DecompressionBombError as error:
+        raise ValueError(f"is a decompression bomb ({error})") from error

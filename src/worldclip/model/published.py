@@ -1,0 +1,102 @@
+"""The published family: what each set of weights is called where, and what its tensors alone do not say.
+
+Sources: arXiv:2507.22062, the hub's model pages, open_clip's and timm's own tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worldclip.model.config import ModelConfig, PresetName
+
+Activation = Literal["quick_gelu", "gelu"]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTokenizer:
+    """The tokenizer of a set of weights, by its hub id."""
+
+    hub_id: str
+    vocab_size: int
+    bos_id: int | None
+    pad_id: int
+    eos_id: int
+    context_length: int = 77
+
+
+XLM_V = PublishedTokenizer("facebook/xlm-v-base", 901_629, bos_id=0, pad_id=1, eos_id=2)
+MT5 = PublishedTokenizer("google/siglip-so400m-patch16-256-i18n", 250_000, bos_id=None, pad_id=1, eos_id=1)
+TOKENIZERS = (XLM_V, MT5)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One set of weights."""
+
+    hub_id: str
+    preset: PresetName
+    image_size: int
+    activation: Activation = "gelu"
+    tokenizer: PublishedTokenizer = XLM_V
+    open_clip: str | None = None
+    """Name of open_clip's own configuration, None where it has none."""
+    timm: str | None = None
+    """timm's repository with both towers."""
+
+    @property
+    def name(self) -> str:
+        return self.hub_id.rpartition("/")[2]
+
+    def model_config(self) -> ModelConfig:
+        return ModelConfig(preset=self.preset, image_size=self.image_size)
+
+
+_HUB = "facebook/metaclip-2-"
+_H14, _BIGG14 = (
+    "timm/vit_huge_patch14_clip_{}.metaclip2_worldwide",
+    "timm/vit_gigantic_patch14_clip_{}.metaclip2_worldwide",
+)
+_SMALL: tuple[tuple[str, PresetName], ...] = (
+    ("s16", "vit_s16"),
+    ("m16", "vit_m16"),
+    ("b32", "vit_b32"),
+    ("b16", "vit_b16"),
+)
+
+FAMILY: tuple[Published, ...] = (
+    Published(
+        f"{_HUB}worldwide-huge-quickgelu",
+        "vit_h14",
+        224,
+        activation="quick_gelu",
+        open_clip="ViT-H-14-worldwide-quickgelu",
+        timm=_H14.format(224),
+    ),
+    Published(f"{_HUB}worldwide-huge-378", "vit_h14", 378, open_clip="ViT-H-14-worldwide-378", timm=_H14.format(378)),
+    Published(f"{_HUB}worldwide-giant", "vit_bigg14", 224, open_clip="ViT-bigG-14-worldwide", timm=_BIGG14.format(224)),
+    Published(
+        f"{_HUB}worldwide-giant-378", "vit_bigg14", 378, open_clip="ViT-bigG-14-worldwide-378", timm=_BIGG14.format(378)
+    ),
+    *(Published(f"{_HUB}worldwide-{size}", preset, 224) for size, preset in _SMALL),
+    *(Published(f"{_HUB}worldwide-{size}-384", preset, 384) for size, preset in _SMALL),
+    Published(f"{_HUB}worldwide-l14", "vit_l14", 224),
+    *(Published(f"{_HUB}mt5-worldwide-{size}", preset, 224, tokenizer=MT5) for size, preset in _SMALL[:3]),
+)
+
+# open_clip's configurations that are named alike and are another model
+OTHER_MODELS = {
+    "ViT-L-14-worldwide": "its tokenizer is mT5-base with 250,100 ids, and texts are lower-cased and stripped of marks "
+    "before it; no weights of Meta CLIP 2 have that shape",
+}
+OTHER_MODELS["ViT-L-14-worldwide-quickgelu"] = OTHER_MODELS["ViT-L-14-worldwide"]
+
+
+def activation(preset: str, image_size: int) -> Activation:
+    """The activation that goes with the published weights of that size; gelu where none are published."""
+    return next((row.activation for row in FAMILY if (row.preset, row.image_size) == (preset, image_size)), "gelu")
+
+
+def find(name: str) -> Published | None:
+    """A row by hub id, its last part, or open_clip's or timm's name."""
+    return next((row for row in FAMILY if name in (row.hub_id, row.name, row.open_clip, row.timm)), None)

@@ -1,0 +1,295 @@
+"""Text -> token ids that end in exactly one end token, for tokenizers that we train and for anyone's.
+
+Special tokens stay text: the specials of our tokenizers hold U+E000, a private-use character that is deleted from
+texts; the special strings of foreign tokenizers are broken before tokenising (`</s>` -> `< /s>`), since no flag of
+transformers keeps a literal `</s>` in a caption from becoming an end token.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from worldclip.core.errors import UserError, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MARK = "\ue000"
+SPECIALS = tuple(MARK + name for name in ("bos", "pad", "eos", "unk"))  # ids 0 to 3
+BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
+MAX_TRAINING_CHARS = 1_000  # of a text; alt-texts beyond that are page dumps
+CHARACTER_COVERAGE = 0.9998  # rarer characters become unknown rather than take a piece each
+MAX_PIECE_CHARS = 16  # sentencepiece's own limit, for both models
+WORD_START = "\u2581"  # stands for the blank before a word
+SCORE_DIGITS = 6  # scores are rounded: equal ones are then ordered by the piece
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ragged token ids: text i is ids[offsets[i]:offsets[i + 1]], its last id the end token."""
+
+    ids: np.ndarray
+    """(num_tokens,) int64."""
+    offsets: np.ndarray
+    """(num_texts + 1,) int64."""
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def padded(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """(num_rows, length of the longest) int64, padded on the right."""
+        rows = np.arange(len(self)) if rows is None else rows
+        lengths = self.lengths[rows]
+        columns = np.arange(lengths.max(initial=0))
+        is_real = columns < lengths[:, None]
+        positions = np.where(is_real, self.offsets[rows][:, None] + columns, 0)
+        return np.where(is_real, self.ids[positions], self.pad_id)
+
+
+def require_transformers() -> ModuleType:
+    """transformers, without its bars for each file it reads or writes."""
+    transformers = require("transformers", extra="train")
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer with the promises above; `context_length` counts the end token."""
+
+    def __init__(self, hf: PreTrainedTokenizerFast, context_length: int) -> None:
+        problems = [f"has no {name} token" for name in ("eos", "pad") if getattr(hf, f"{name}_token_id") is None]
+        if problems:
+            raise UserError(f"train.tokenizer.path: the tokenizer {' and '.join(problems)}; choose one that has both")
+        self.hf, self.context_length = hf, context_length
+        self.bos_id: int | None = hf.bos_token_id
+        self.eos_id: int = hf.eos_token_id
+        self.pad_id: int = hf.pad_token_id
+        self.vocab_size = len(hf)
+        self._is_ours = hf.eos_token == SPECIALS[EOS_ID]
+        added = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
+        self._specials = sorted({*added, *map(str, hf.all_special_tokens)}, key=lambda text: (-len(text), text))
+        self._adds_eos = hf("a", add_special_tokens=True)["input_ids"][-1:] == [self.eos_id]
+
+    def clean(self, text: str) -> str:
+        """`text` without anything that would become a special token."""
+        if self._is_ours:
+            return text.replace(MARK, "")
+        return break_specials(text, self._specials)
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Texts -> Tokens, at most context_length ids each, cut texts too ending in the end token.
+
+        Raises ValueError for a text that is not valid Unicode (a lone surrogate).
+        """
+        if not len(texts):
+            return Tokens(np.zeros(0, np.int64), np.zeros(1, np.int64), self.pad_id)
+        room = self.context_length - (0 if self._adds_eos else 1)
+        try:
+            cleaned = [self.clean(text) for text in texts]
+            rows = self.hf(cleaned, truncation=True, max_length=room, return_attention_mask=False)["input_ids"]
+        except (TypeError, AttributeError, UnicodeEncodeError) as error:
+            raise ValueError(_not_unicode(texts)) from error
+        if not self._adds_eos:
+            rows = [[*row, self.eos_id] for row in rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
+        tokens = Tokens(ids, offsets, self.pad_id)
+        self._check(tokens)
+        return tokens
+
+    def _check(self, tokens: Tokens) -> None:
+        is_eos = tokens.ids == self.eos_id
+        assert is_eos[tokens.offsets[1:] - 1].all(), "a text does not end in the end token"
+        assert int(is_eos.sum()) == len(tokens), "a text holds more than one end token"
+
+    def save(self, folder: Path) -> None:
+        """The Hugging Face files of the tokenizer; its longest text is context_length tokens."""
+        self.hf.model_max_length = self.context_length
+        self.hf.save_pretrained(folder)
+
+
+def break_specials(text: str, specials: Sequence[str]) -> str:
+    """`text` with a blank after the first character of each special string in it: `</s>` -> `< /s>`.
+
+    A special string of one character is deleted.  Repeated until none is left, since a broken one may complete another.
+    """
+    while found := next((special for special in specials if special in text), None):
+        text = text.replace(found, f"{found[0]} {found[1:]}" if len(found) > 1 else "")
+    return text
+
+
+def _not_unicode(texts: Sequence[Any]) -> str:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            return f"text {i} is {type(text).__name__}, not a string"
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return f"text {i} is not valid Unicode: it holds a lone surrogate"
+    return "the tokenizer refused the texts"
+
+
+def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
+    """A tokenizer by folder or hub id.  Raises UserError where there is none, or it has no end or padding token."""
+    return Tokenizer(load_hugging_face(source), context_length)
+
+
+def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
+    """Anyone's tokenizer as it is.  Raises UserError where there is none."""
+    transformers = require_transformers()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"
+        ) from error
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, context_length: int, model: Literal["unigram", "bpe"] = "unigram"
+) -> Tokenizer:
+    """A tokenizer with `vocab_size` pieces (fewer where the texts do not hold so many): equal texts in equal order give
+    equal bytes in every process.  Raises UserError where vocab_size is too small for the characters.
+    """
+    normalizer = _normalizer()
+    cut = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
+    found = (_train_unigram if model == "unigram" else _train_bpe)((text for text in cut if text), vocab_size)
+    return Tokenizer(_to_hugging_face(found, normalizer, context_length), context_length)
+
+
+def _train_unigram(texts: Iterable[str], vocab_size: int) -> Any:
+    """Pieces are found by sentencepiece on one thread (the trainer of `tokenizers` numbers equal pieces differently in
+    each process), then numbered by us: the specials, then pieces by falling rounded score and by their text.
+    """
+    from tokenizers import models
+
+    pieces = _find_pieces(texts, vocab_size - len(SPECIALS) + 1)  # +1: sentencepiece's unk
+    numbered = sorted(((round(score, SCORE_DIGITS), piece) for piece, score in pieces), key=lambda it: (-it[0], it[1]))
+    vocab = [(special, 0.0) for special in SPECIALS] + [(piece, score) for score, piece in numbered]
+    return models.Unigram(vocab, unk_id=UNK_ID)
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    """Byte-pair encoding over characters (arXiv:1508.07909): the trainer of `tokenizers` numbers specials, characters
+    by their code, then merges by falling count.  Rare characters are no piece, and part the texts.
+    """
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models, trainers
+
+    kept_texts = list(texts)
+    alphabet = _frequent_characters(kept_texts)
+    if len(alphabet) + len(SPECIALS) > vocab_size:
+        raise _too_small(vocab_size, f"{len(alphabet):,} characters are in use")
+    pipeline = Pipeline(models.BPE(unk_token=SPECIALS[UNK_ID], fuse_unk=True))
+    pipeline.pre_tokenizer = _pre_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        max_token_length=MAX_PIECE_CHARS,
+        show_progress=False,
+    )
+    split = re.compile(f"[^{re.escape(''.join(sorted(alphabet)))} ]+")
+    pipeline.train_from_iterator((split.sub(" ", text).strip() for text in kept_texts), trainer)
+    return pipeline.model
+
+
+def _frequent_characters(texts: Iterable[str]) -> set[str]:
+    """The most frequent characters that make up CHARACTER_COVERAGE of the texts; of equal ones the lower codes."""
+    counts = Counter(character for text in texts for character in text if character != " ")
+    wanted, covered, found = CHARACTER_COVERAGE * sum(counts.values()), 0, {WORD_START}
+    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if covered >= wanted:
+            break
+        covered += count
+        found.add(character)
+    return found
+
+
+def _too_small(vocab_size: int, reason: object) -> UserError:
+    return UserError(
+        f"train.tokenizer.vocab_size is {vocab_size}; no tokenizer of that size can be trained on the curated texts "
+        f"({reason}); a piece is needed for each character, so try a larger one"
+    )
+
+
+def _find_pieces(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float]]:
+    """(piece, log probability) by sentencepiece's Unigram trainer, without its own special pieces."""
+    sentencepiece = require("sentencepiece", extra="train")
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=written,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=CHARACTER_COVERAGE,
+            normalization_rule_name="identity",  # the texts come normalised, by the rule that the tokenizer itself uses
+            max_sentence_length=4 * MAX_TRAINING_CHARS + 1,  # in bytes
+            num_threads=1,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _too_small(vocab_size + len(SPECIALS) - 1, error) from error
+    model = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    return [(model.id_to_piece(i), model.get_score(i)) for i in range(len(model)) if not model.is_unknown(i)]
+
+
+def _normalizer() -> Any:
+    from tokenizers import Regex, normalizers
+
+    return normalizers.Sequence(
+        [
+            normalizers.Replace(MARK, ""),
+            normalizers.NFKC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
+    )
+
+
+def _pre_tokenizer() -> Any:
+    from tokenizers import pre_tokenizers
+
+    return pre_tokenizers.Metaspace(replacement=WORD_START)
+
+
+def _to_hugging_face(model: Any, normalizer: Any, context_length: int) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import decoders, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pipeline = Pipeline(model)
+    pipeline.normalizer = normalizer
+    pipeline.pre_tokenizer = _pre_tokenizer()
+    pipeline.decoder = decoders.Metaspace()
+    eos = SPECIALS[EOS_ID]
+    pipeline.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, EOS_ID)])
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIALS, strict=True))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pipeline,
+        model_max_length=context_length,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        **names,
+    )

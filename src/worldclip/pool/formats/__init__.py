@@ -1,0 +1,1 @@
+"""The formats of a pool: tars, Parquet, JSONL."""

@@ -1,0 +1,201 @@
+"""How a tokenizer treats each language: tokens per word (its fertility), and captions cut at the context length.
+
+Words stand between blanks; in languages written without, ICU's dictionaries find them, and in Tibetan script the tsheg
+parts syllables.  A word holds a letter, mark or digit.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worldclip.core import artifacts
+from worldclip.core.arrow import codes_of
+from worldclip.core.coin import uniform
+from worldclip.core.errors import UserError
+from worldclip.curate import read_curated
+from worldclip.curate.candidates import matched_shards
+from worldclip.language import table as languages
+from worldclip.model.tokenizer import Tokenizer, load_hugging_face
+
+CONTEXT_LENGTH = 77
+TEXTS_PER_LANGUAGE = 10_000
+TEXT_COLUMNS, LANG_COLUMNS = ("text", "caption"), ("lang", "language")
+_WHOLE = 2**20  # a context that cuts nothing
+_CHUNK = 1_000  # texts tokenised at a time
+_TSHEGS = "\u0f0b\u0f0c"
+
+
+def compare_tokenizers(
+    sources: Sequence[str],
+    corpus: str | Path,
+    context_length: int = CONTEXT_LENGTH,
+    texts_per_language: int = TEXTS_PER_LANGUAGE,
+) -> dict[str, Any]:
+    """What each tokenizer (folder or hub id) makes of a corpus, by language and in the mean over languages.
+
+    corpus: see read_corpus; of a language with more texts, texts_per_language are drawn by the coin.
+    Returns {corpus, context_length, vocab_size: {source: n}, languages: {lang: {texts, words, tokenizers: {source:
+    {tokens_per_word, cut_fraction, unknown_fraction}}}}, mean: {source: {...}}}.  Tokens are counted without start and
+    end; cut_fraction counts texts that with them pass context_length.  Raises UserError for what does not load.
+    """
+    problems = [] if sources else ["no tokenizer is named; give folders or hub ids, then --on CORPUS"]
+    problems += [
+        f"--{name} is {value}; it must be at least 1"
+        for name, value in (("context-length", context_length), ("texts", texts_per_language))
+        if value < 1
+    ]
+    if problems:
+        raise UserError(problems)
+    tokenizers = {source: _load(source) for source in sources}
+    by_lang = read_corpus(Path(corpus), texts_per_language)
+    rows: dict[str, Any] = {}
+    for lang, texts in sorted(by_lang.items()):
+        words = sum(count_words(text, lang) for text in texts)
+        found = {source: _measure(tokenizer, texts, words, context_length) for source, tokenizer in tokenizers.items()}
+        rows[lang] = {"texts": len(texts), "words": words, "tokenizers": found}
+    return {
+        "corpus": str(corpus),
+        "context_length": context_length,
+        "vocab_size": {source: tokenizer.vocab_size for source, tokenizer in tokenizers.items()},
+        "languages": rows,
+        "mean": {source: _mean([row["tokenizers"][source] for row in rows.values()]) for source in sources},
+    }
+
+
+def _load(source: str) -> Tokenizer:
+    """A tokenizer to count with, which one to train with need not be: a separator may end a text, and pad it."""
+    hf = load_hugging_face(source)
+    hf.eos_token = hf.eos_token or hf.sep_token
+    hf.pad_token = hf.pad_token or hf.eos_token
+    return Tokenizer(hf, _WHOLE)
+
+
+def count_words(text: str, lang: str) -> int:
+    """Words of a text in one of our languages; what is no language of the table is cut by ICU's general rule."""
+    kind = languages.get(lang).words if lang in _codes() else "icu"
+    if kind == "space":
+        parts: Sequence[str] = text.split()
+    elif kind == "tsheg":
+        parts = text.translate(dict.fromkeys(map(ord, _TSHEGS), " ")).split()
+    else:
+        from icu4py.breakers import WordBreaker
+
+        parts = list(WordBreaker(text, lang if lang in _codes() else "und"))
+    return sum(any(unicodedata.category(character)[0] in "LMN" for character in part) for part in parts)
+
+
+def read_corpus(path: Path, texts_per_language: int) -> dict[str, list[str]]:
+    """Texts by language: a run's curated ones; a Parquet file or folder of them, columns `text` or `caption` and, where
+    there is one, `lang`; or a file of lines.  Without a stated language, language identification finds it.
+    """
+    if (path / "curate").is_dir():
+        artifacts.require_manifest(path, "curate")
+        tables = (read_curated(path, name, ("text", "lang")) for name, _ in matched_shards(path))
+        parts = [(table["text"], codes_of(table["lang"])) for table in tables]
+    elif path.is_dir() or path.suffix == ".parquet":
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        parts = [_read_parquet(file) for file in files]
+    elif path.is_file():
+        lines = pa.chunked_array([pa.array([line for line in path.read_text(encoding="utf-8").splitlines() if line])])
+        parts = [(lines, _identify(lines))]
+    else:
+        parts = []
+    found = _choose(parts, texts_per_language)
+    if not found:
+        raise UserError(
+            f"--on is {str(path)!r}, which holds no texts; give a run whose stage curate is finished, Parquet with a "
+            f"column {' or '.join(TEXT_COLUMNS)}, or a file of lines"
+        )
+    return found
+
+
+_Part = tuple[pa.ChunkedArray, tuple[np.ndarray, list[str]]]
+
+
+def _read_parquet(path: Path) -> _Part:
+    schema = pq.read_schema(path)
+    text, lang = (next((name for name in names if name in schema.names), None) for names in
+                  (TEXT_COLUMNS, LANG_COLUMNS))  # fmt: skip
+    if text is None:
+        raise UserError(
+            f"--on: {path} has the columns {', '.join(schema.names)}; the texts must be in {' or '.join(TEXT_COLUMNS)}"
+        )
+    table = pq.read_table(path, columns=[name for name in (text, lang) if name])
+    table = table.filter(table[text].is_valid())
+    texts = table[text].cast(pa.large_string())
+    if lang is None:
+        return texts, _identify(texts)
+    return texts, codes_of(table[lang].cast(pa.string()).fill_null("und").dictionary_encode())
+
+
+def _identify(texts: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    from worldclip.match import identify
+
+    labels, _ = identify(texts)
+    names, code = np.unique(labels, return_inverse=True)
+    return code, [languages.from_lid(str(name)) for name in names]
+
+
+def _choose(parts: Sequence[_Part], texts_per_language: int) -> dict[str, list[str]]:
+    """Of each language the texts with the smallest coins, in order of these."""
+    texts_of: dict[str, list[tuple[float, str]]] = {}
+    for texts, (code, names) in parts:
+        coin = uniform(texts, np.zeros(len(texts), np.int64), 0, 0)
+        for i, name in enumerate(names):
+            rows = np.flatnonzero(code == i)
+            rows = rows[np.argsort(coin[rows], kind="stable")[:texts_per_language]]
+            mine = texts_of.setdefault(name, [])
+            mine += zip(coin[rows].tolist(), texts.take(pa.array(rows)).to_pylist(), strict=True)
+    return {lang: [text for _, text in sorted(found)[:texts_per_language]] for lang, found in texts_of.items() if found}
+
+
+def _measure(tokenizer: Tokenizer, texts: Sequence[str], words: int, context_length: int) -> dict[str, float]:
+    num_special = len(tokenizer.encode([""]).ids)
+    unknown_id = tokenizer.hf.unk_token_id
+    tokens = cut = unknown = 0
+    for start in range(0, len(texts), _CHUNK):
+        encoded = tokenizer.encode(texts[start : start + _CHUNK])
+        tokens += int((encoded.lengths - num_special).sum())
+        cut += int((encoded.lengths > context_length).sum())
+        unknown += int((encoded.ids == unknown_id).sum()) if unknown_id not in (None, tokenizer.eos_id) else 0
+    return {
+        "tokens_per_word": tokens / max(1, words),
+        "cut_fraction": cut / len(texts),
+        "unknown_fraction": unknown / max(1, tokens),
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+@functools.cache
+def _codes() -> frozenset[str]:
+    return frozenset(language.code for language in languages.all())
+
+
+def to_text(found: Mapping[str, Any]) -> str:
+    """A comparison for people: a line a language, frequent ones first, three columns a tokenizer."""
+    sources = list(found["vocab_size"])
+    lines = [f"{chr(65 + i)} = {source}, {found['vocab_size'][source]:,} tokens" for i, source in enumerate(sources)]
+    lines += [f"tokens per word; captions cut at {found['context_length']} tokens; unknown tokens", ""]
+    head = "".join(f"{chr(65 + i):>9} {'cut':>7} {'unk':>7}" for i in range(len(sources)))
+    lines.append(f"{'language':<10}{'texts':>9}{'words':>11}{head}")
+    rows = sorted(found["languages"].items(), key=lambda item: (-item[1]["texts"], item[0]))
+    for lang, row in rows:
+        cells = "".join(_cells(row["tokenizers"][source]) for source in sources)
+        lines.append(f"{lang:<10}{row['texts']:>9,}{row['words']:>11,}{cells}")
+    lines.append(f"{'mean':<30}" + "".join(_cells(found["mean"][source]) for source in sources))
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, float]) -> str:
+    return f"{row['tokens_per_word']:>9.2f} {row['cut_fraction']:>7.1%} {row['unknown_fraction']:>7.1%}"

@@ -1,0 +1,146 @@
+"""`worldclip pool dedup`: which pairs of a pool have a key that another shard had before.
+
+A pair belongs to a shard, and its key may stand in several: the copy in the first shard, by name, stays.  The list
+names the others by shard and key, and as `pool.deny_keys` it takes these copies, and only these, out of counts and
+curated pairs.
+
+    OUT/duplicates.parquet     shard, key, first_shard of each copy that goes, by shard, in the order of the shard
+    OUT/keys/<shard>.arrow     the shard's keys, made once: a later call reads new and changed shards alone
+    OUT/ranges/<n>.arrow       what a range of hashes found
+
+Memory is bounded: one shard's keys, or one range's, are in memory at a time (core/shuffle.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worldclip import pool as pools
+from worldclip.config import Recipe
+from worldclip.core import shuffle
+from worldclip.core.arrow import names_of
+from worldclip.core.artifacts import (
+    DUPLICATES,
+    MANIFEST,
+    read_json,
+    read_manifest,
+    write_artifact,
+    write_json,
+    write_manifest,
+)
+from worldclip.core.console import say
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable
+from worldclip.core.job import RunLock, remove_stale
+from worldclip.core.keys import KeyTable
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.files import check_own
+from worldclip.pool.read import check_key
+from worldclip.pool.stage import check_names
+
+SHARDS_A_GROUP = 256  # whose copies are sorted and written together
+
+
+def dedup(
+    recipe: Recipe, out: str | Path, *, executor: Executor | None = None, run_dir: Path | None = None
+) -> dict[str, Any]:
+    """Write OUT/duplicates.parquet of the pool of `recipe`; run_dir: the run of a recipe that builds its pool.
+
+    Returns {shards, pairs, no_identity, repeated_in_shard, copies, keys}: pairs = no_identity + repeated_in_shard +
+    copies + keys; copies are what the list names, keys what stays.  Raises StageFailed where shards failed.
+    """
+    folder, executor = Path(out), executor or LocalExecutor()
+    shards = pools.shards(recipe, run_dir or folder)
+    check_names(shards, recipe.pool, check=check_key)
+    config = {"pool": {"key": recipe.pool.key}}
+    inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
+    check_own(folder)
+    with RunLock(folder):
+        manifest = read_manifest(folder)
+        if manifest is not None and [manifest["config"], manifest["inputs"]] == [config, inputs]:
+            say("dedup", "is finished and unchanged")
+            return dict(read_json(folder / "report.json"))
+        (folder / MANIFEST).unlink(missing_ok=True)
+        report = _run(recipe.pool, folder, shards, executor)
+        write_json(folder / "report.json", report)
+        write_manifest(folder, config=config, inputs=inputs, counts=report)
+    return report
+
+
+def _run(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor) -> dict[str, Any]:
+    paths = [keys_path(folder, shard) for shard in shards]
+    reports = executor.map(
+        partial(write_keys, config=config, folder=folder),
+        shards,
+        label="keys",
+        done_dir=folder / "done" / "keys",
+        key={"key": config.key},
+    )
+    totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
+    num_keys = totals.pop("keys")
+    of = shuffle.num_ranges(num_keys)
+    names = [f"{number:06}.arrow" for number in range(of)]
+    ranges = [Shard(name=name, path=str(folder / "ranges" / name)) for name in names]
+    found = executor.map(
+        partial(find_copies, paths=paths, of=of),
+        ranges,
+        label="meet",
+        done_dir=folder / "done" / "ranges",
+        key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.key, "of": of},
+    )
+    write_list(folder / "duplicates.parquet", [shard.name for shard in shards], [Path(each.path) for each in ranges])
+    markers = [f"keys/{shard.name}" for shard in shards] + [f"ranges/{name}" for name in names]
+    keep = [*paths, *(Path(each.path) for each in ranges), *(folder / "done" / f"{name}.json" for name in markers)]
+    remove_stale(folder, [*keep, *(folder / name for name in (".lock", "report.json", "duplicates.parquet"))])
+    copies = sum(report["copies"] for report in found)
+    return {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
+
+
+def keys_path(folder: Path, shard: Shard) -> Path:
+    return folder / "keys" / f"{shard.name}.arrow"
+
+
+@repeatable
+def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
+    """The shard's keys, each once, with their places, for the ranges to read."""
+    keys, num_without, num_repeated = pools.read_keys(shard, config)
+    shuffle.write_rows(keys_path(folder, shard), pa.table({"key": keys, "row": np.arange(len(keys))}))
+    pairs = len(keys) + num_without + num_repeated
+    return {"pairs": pairs, "no_identity": num_without, "repeated_in_shard": num_repeated, "keys": len(keys)}
+
+
+@repeatable
+def find_copies(unit: Shard, *, paths: Sequence[Path], of: int) -> Report:
+    """The copies among the keys of one range of hashes: (key, row, shard, first_shard), positions for shards."""
+    rows = shuffle.read_range(paths, int(Path(unit.name).stem), of)
+    first = KeyTable(rows["key"]).find(rows["key"])  # files come in the order of their shards, so the first stays
+    is_copy = first != np.arange(len(rows))
+    shard = rows["shard"].to_numpy()
+    copies = rows.drop_columns(["hash"]).append_column("first_shard", pa.array(shard[first])).filter(pa.array(is_copy))
+    shuffle.write_found(Path(unit.path), copies)
+    return {"pairs": len(rows), "copies": len(copies)}
+
+
+def write_list(path: Path, names: Sequence[str], ranges: Sequence[Path]) -> None:
+    """All copies by shard, in row groups that tell which shards they are about."""
+
+    def write(aside: Path) -> None:
+        with pq.ParquetWriter(aside, DUPLICATES, compression="zstd") as file:
+            for start in range(0, len(names), SHARDS_A_GROUP):
+                found = shuffle.read_found(ranges, start, start + SHARDS_A_GROUP)
+                shard = found["shard"].to_numpy()
+                order = np.lexsort((found["row"].to_numpy(), shard))
+                columns = {
+                    "shard": names_of(shard[order], names).dictionary_encode(),
+                    "key": found["key"].take(pa.array(order)),
+                    "first_shard": names_of(found["first_shard"].to_numpy()[order], names).dictionary_encode(),
+                }
+                file.write_table(pa.table(columns).cast(DUPLICATES), row_group_size=1 << 16)
+
+    write_artifact(path, write)

@@ -1,0 +1,93 @@
+"""A pack of lists, from a file or an address -> a run whose metadata stage is finished."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import fsspec
+
+from worldclip import metadata
+from worldclip.config import Recipe, read_toml, to_toml
+from worldclip.core.artifacts import describe_run, read_json, versions, write_artifact, write_json, write_text
+from worldclip.core.console import say
+from worldclip.core.download import Broken, Client, Download
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import Executor, Report
+from worldclip.core.job import RunLock, run_stage
+from worldclip.language.table import LanguagesConfig
+from worldclip.match.config import MatchConfig
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.sources.pack import LICENCES, STAGE, Pack, open_pack, read_licences
+
+
+def unpack(source: str, out: Path, executor: Executor) -> Report:
+    """Make `out` a run with the lists of a pack, their matchers compiled as the packer's run had them.
+
+    source: a file, http(s), or anything fsspec reads; what comes from elsewhere is kept in `out`, since the run's
+    recipe names it (metadata.pack).  Returns the stage's report.  Raises UserError for what is no pack or a folder of
+    another run, StageFailed where a list is damaged (the others are done).
+    """
+    path = bring(source, out)
+    packed = open_pack(path)
+    recipe = recipe_of(packed)
+    _refuse_other_run(recipe, out)
+    with RunLock(out):
+        write_text(out / "recipe.toml", to_toml(recipe))
+        write_json(out / "run.json", describe_run())
+        write_text(out / LICENCES, read_licences(packed))
+        run_stage(metadata, STAGE, recipe, out, executor)
+    report: Report = read_json(out / STAGE / "report.json")
+    return report
+
+
+def bring(source: str, out: Path) -> Path:
+    """The pack's file: `source` itself where it is one, else its copy in `out`, downloaded unless it is there."""
+    if "://" not in source:
+        if not Path(source).is_file():
+            raise UserError(f"{source!r} is no file; give a pack of lists, as worldclip pack makes it, or its address")
+        return Path(source)
+    path = out / (PurePosixPath(urlsplit(source).path).name or "lists.tar")
+    if path.is_file():
+        say("unpack", f"{path} is there already")
+        return path
+    try:
+        if source.startswith(("http://", "https://")):
+            client = Client(user_agent=f"worldclip/{versions()['worldclip']}")
+            client.fetch(Download(url=source, path=path))
+        else:
+            _copy(source, path)
+    except ValueError as error:
+        raise UserError(f"{source} is no address that can be read ({error})") from error
+    except (Broken, OSError) as error:
+        raise StageFailed("unpack", {source: str(error)}) from error
+    return path
+
+
+def _copy(url: str, path: Path) -> None:
+    def write(aside: Path) -> None:
+        with fsspec.open(url, "rb") as file, open(aside, "wb") as copy:
+            shutil.copyfileobj(file, copy)
+
+    write_artifact(path, write)
+
+
+def recipe_of(packed: Pack) -> Recipe:
+    """A recipe with the languages, lists and profile of a pack; what pairs to match is for its user to say."""
+    match = packed.record["match"]
+    return Recipe(
+        languages=LanguagesConfig(codes=tuple(packed.lists)),
+        metadata=MetadataConfig(pack=str(packed.path)),
+        match=MatchConfig(profile=match["profile"], fold_case=match["fold_case"]),
+    )
+
+
+def _refuse_other_run(recipe: Recipe, out: Path) -> None:
+    """A folder that holds a run of other lists keeps them."""
+    if not (out / "recipe.toml").exists():
+        return
+    theirs = read_toml(out).get("metadata", {}).get("pack", "")
+    if theirs != recipe.metadata.pack:
+        said = f"metadata.pack = {theirs!r}" if theirs else "lists of its own"
+        raise UserError(f"{out} holds a run with {said}; unpack into another folder (--out DIR)")

@@ -1,0 +1,151 @@
+"""Records of a WARC file, gzip or not, that survive what real files have: LF line ends and a wrong Content-Length.
+
+A record whose stated length does not lead to the next one is read up to where the next one begins; it is yielded all
+the same, marked.  The format: ISO 28500 (WARC 1.0, 1.1).
+
+Why not FastWARC (2.0.1), which unpacks 2.5 times as fast: after a wrong Content-Length it gives up the rest of the
+file, it reads no record with LF line ends, and a gzip that is cut off ends its iteration without an error, so that
+records would be lost uncounted.  Reading records is an eighth of the work on a WAT file; JSON and URLs are the rest.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from worldclip.core.errors import BadShard
+
+CHUNK_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 16
+MAX_RECORD_BYTES = 1 << 28  # a longer record is given up: memory stays bounded
+
+
+@dataclass(frozen=True, slots=True)
+class WarcRecord:
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+    has_wrong_length: bool
+    """The Content-Length was missing, no number, or not the body's."""
+
+
+def iter_records(file: BinaryIO) -> Iterator[WarcRecord]:
+    """Records in order.  Raises BadShard where the gzip is cut or damaged, or the file is no WARC."""
+    buffer = _Buffer(_decompressed(file))
+    while buffer.skip_blank_lines():
+        if not buffer.starts_with(b"WARC/"):
+            raise BadShard(f"not a WARC file, or damaged: no record begins at byte {buffer.position:,} (unpacked)")
+        header = buffer.take_header()
+        headers = _parse_headers(header)
+        stated = headers.get("content-length", "")
+        length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else -1
+        if 0 <= length <= MAX_RECORD_BYTES and buffer.record_ends_after(length):
+            yield WarcRecord(headers, buffer.take(length), False)
+        else:
+            yield WarcRecord(headers, buffer.take_to_next_record(), True)
+
+
+def _decompressed(file: BinaryIO) -> Iterator[bytes]:
+    """Chunks of the contents of all gzip members; of the file itself where it is not gzip."""
+    chunk = file.read(CHUNK_BYTES)
+    if not chunk.startswith(b"\x1f\x8b"):
+        while chunk:
+            yield chunk
+            chunk = file.read(CHUNK_BYTES)
+        return
+    member = zlib.decompressobj(wbits=31)
+    try:
+        while chunk:
+            yield member.decompress(chunk, CHUNK_BYTES)
+            while member.unconsumed_tail:
+                yield member.decompress(member.unconsumed_tail, CHUNK_BYTES)
+            chunk = b""
+            if member.eof:
+                chunk = member.unused_data.lstrip(b"\0") or file.read(CHUNK_BYTES)
+                member = zlib.decompressobj(wbits=31) if chunk else member
+            else:
+                chunk = file.read(CHUNK_BYTES)
+    except zlib.error as error:
+        raise BadShard(f"its gzip is damaged ({error})") from error
+    if not member.eof:
+        raise BadShard("its gzip is cut off")
+
+
+def _parse_headers(header: bytes) -> dict[str, str]:
+    lines = header.decode("utf-8", "replace").splitlines()[1:]
+    named = (line.partition(":") for line in lines)
+    return {name.strip().lower(): value.strip() for name, colon, value in named if colon}
+
+
+class _Buffer:
+    """A window on a stream of bytes that grows as far as a question needs."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._bytes = bytearray()
+        self._is_whole = False
+        self.position = 0
+
+    def _fill(self, size: int) -> bool:
+        """Whether there are `size` bytes."""
+        while len(self._bytes) < size and not self._is_whole:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                self._is_whole = True
+            else:
+                self._bytes += chunk
+        return len(self._bytes) >= size
+
+    def take(self, size: int) -> bytes:
+        self._fill(size)
+        taken = bytes(self._bytes[:size])
+        del self._bytes[:size]
+        self.position += len(taken)
+        return taken
+
+    def starts_with(self, start: bytes) -> bool:
+        return self._fill(len(start)) and self._bytes.startswith(start)
+
+    def skip_blank_lines(self) -> bool:
+        """Move to the next byte that ends no line; False at the end of the stream."""
+        while self._fill(1):
+            blanks = len(self._bytes) - len(self._bytes.lstrip(b"\r\n"))
+            if blanks < len(self._bytes):
+                self.take(blanks)
+                return True
+            self.take(blanks)
+        return False
+
+    def take_header(self) -> bytes:
+        """Bytes up to the first blank line, which is taken too."""
+        self._fill(MAX_HEADER_BYTES)
+        crlf = self._bytes.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
+        lf = self._bytes.find(b"\n\n", 0, crlf if crlf >= 0 else MAX_HEADER_BYTES)
+        if crlf < 0 and lf < 0:
+            raise BadShard(f"not a WARC file, or damaged: the header at byte {self.position:,} (unpacked) has no end")
+        return self.take(lf + 2 if lf >= 0 else crlf + 4)
+
+    def record_ends_after(self, length: int) -> bool:
+        """Whether after `length` bytes there are only line ends up to the next record or the end."""
+        if not self._fill(length):
+            return False
+        self._fill(length + 16)
+        after = bytes(self._bytes[length : length + 16])
+        behind = after.lstrip(b"\r\n")
+        return behind.startswith(b"WARC/") or (not behind and self._is_whole) or (not behind and len(after) == 16)
+
+    def take_to_next_record(self) -> bytes:
+        """The body up to the line with which the next record begins, without the line ends before it."""
+        searched = 0
+        while True:
+            at = self._bytes.find(b"\nWARC/1.", searched)
+            if at >= 0:
+                return self.take(at + 1).rstrip(b"\r\n")
+            searched = max(0, len(self._bytes) - 8)
+            if len(self._bytes) > MAX_RECORD_BYTES:
+                self.take(searched)
+                searched = 0
+            if not self._fill(len(self._bytes) + 1):
+                return self.take(len(self._bytes)).rstrip(b"\r\n")

@@ -1,0 +1,278 @@
+"""Common Crawl WAT files -> Parquet of (uid, url, text, texts): the input of img2dataset, and a pool to match.
+
+uid is the pair's key; img2dataset calls the number that it gives a sample `key`.
+
+    OUT/parts/<file>.links       one WAT file's image links with a text, sorted by key; made once.  Parquet by another
+                                 name, so that no one takes it for a part of the pool
+    OUT/00000.parquet ...        the pool: one row a URL, its texts in the order in which the files had them
+    OUT/order.json               the files in order: a later call with more files appends texts, and renumbers none
+
+Bounded memory: the keys are cut into as many ranges as there are shards, and one range is merged at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from worldclip.core.artifacts import read_json, write_artifact, write_json, write_manifest
+from worldclip.core.errors import UserError
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable, usable_cores
+from worldclip.core.job import RunLock, remove_stale
+from worldclip.core.urls import key_of_url, resolve
+from worldclip.pool.files import PoolFile, check_own, is_remote, known_by, open_file
+from worldclip.pool.records import has_surrogate
+from worldclip.pool.texts import BLANKS
+from worldclip.tools.warc import iter_records
+
+TEXT_FIELDS = ("alt", "title", "data-image-title")  # of an IMG link, in this order
+IMAGE_PATH = "IMG@/src"
+LINKS_A_SHARD = 2_000_000  # links that one range of keys holds when it is merged: about 1 GiB
+ROWS_A_GROUP = 1 << 16
+REASONS = ("pairs", "no_text", "bad_text", "not_http", "bad_url")  # where each image link went
+_PART = pa.schema([("key", pa.string()), ("url", pa.string()), ("text", pa.large_string())])
+_POOL = pa.schema(
+    [("uid", pa.string()), ("url", pa.string()), ("text", pa.large_string()), ("texts", pa.list_(pa.large_string()))]
+)
+
+
+def build_wat(
+    files: Sequence[str],
+    out: Path,
+    num_shards: int | None = None,
+    quiet: bool = False,
+    executor: Executor | None = None,
+) -> Report:
+    """Make or extend the pool `out` from WAT files (paths or URLs); files that are done are skipped.
+
+    num_shards: Parquet files of the pool, by default one for 2,000,000 links; a pool keeps its number.
+    Raises UserError for files that are missing, StageFailed where files are damaged.
+    """
+    check_own(out)
+    executor = executor or LocalExecutor(workers=usable_cores(), quiet=quiet)
+    old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
+    shards = _in_order(files, old["files"])
+    with RunLock(out):
+        return _build(shards, out, num_shards, old["num_shards"], executor)
+
+
+def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int | None, executor: Executor) -> Report:
+    reports = executor.map(
+        partial(extract_file, out), shards, label="wat", done_dir=out / "done/parts", key={"version": 2}
+    )
+    totals = _total(reports)
+    num_shards = _num_shards(wanted, recorded, totals["rows"])
+    parts = [links_path(out, shard) for shard in shards]
+    (out / "manifest.json").unlink(missing_ok=True)
+    write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
+    pool = [Shard(name=f"{number:05}.parquet", path=str(out / f"{number:05}.parquet")) for number in range(num_shards)]
+    merge = partial(merge_range, parts, num_shards)
+    sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
+    merged = executor.map(
+        merge, pool, label="merge", done_dir=out / "done/pool", key={"files": sources, "of": num_shards}
+    )
+    markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
+    keep = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
+    remove_stale(out, [*keep, *(out / name for name in (".lock", "order.json", "report.json"))])
+    in_pool = add_counts(merged, ("urls", "pairs"))
+    report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
+    write_json(out / "report.json", report)
+    write_manifest(out, config={"num_shards": num_shards}, inputs={"files": sources}, counts=report)
+    return report
+
+
+def _in_order(files: Sequence[str], had: Sequence[str]) -> list[Shard]:
+    """The files that the pool has, in its order, then the new ones sorted by name."""
+    names = [_name_of(file) for file in files]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    missing = [file for file in files if not is_remote(file) and not Path(file).is_file()]
+    gone = [name for name in had if name not in names]
+    problems = [f"{file} is no file; FILES are WAT files (.warc.wat.gz), as paths or URLs" for file in missing]
+    problems += [f"{name} is given twice; every file is read once" for name in twice]
+    if gone:
+        problems.append(
+            f"{', '.join(gone)}: in the pool, not in FILES; its texts keep their numbers: give it too, or another --out"
+        )
+    if not files:
+        problems.append("FILES is empty; give WAT files (.warc.wat.gz), as paths or URLs")
+    if problems:
+        raise UserError(problems)
+    by_name = dict(zip(names, files, strict=True))
+    order = [*had, *sorted(set(names) - set(had))]
+    return [Shard(name=name, path=by_name[name], fingerprint=known_by(PoolFile(name, by_name[name]))) for name in order]
+
+
+def _name_of(file: str) -> str:
+    return file.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _num_shards(wanted: int | None, recorded: int | None, num_links: int) -> int:
+    if wanted is not None and wanted < 1:
+        raise UserError(f"num_shards is {wanted}; it is the number of Parquet files of the pool, at least 1")
+    if recorded and wanted not in (None, recorded):
+        raise UserError(f"num_shards is {wanted}; this pool has {recorded}: leave it out, or give another --out")
+    return recorded or wanted or max(1, -(-num_links // LINKS_A_SHARD))
+
+
+def _total(reports: Sequence[Report]) -> Report:
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update({name: value for name, value in report.items() if name != "pairs"})
+        total["links_with_text"] += report["pairs"]
+    return dict(total)
+
+
+# One WAT file
+
+
+def links_path(out: Path, shard: Shard) -> Path:
+    return out / "parts" / f"{shard.name}.links"
+
+
+@repeatable
+def extract_file(out: Path, shard: Shard) -> Report:
+    """Write OUT/parts/<file>.links.  Report: records, their faults, and where each image link went (REASONS)."""
+    counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))
+    rows: list[tuple[str, str, str]] = []
+    with open_file(shard.path) as file:
+        for record in iter_records(file):
+            counts["records"] += 1
+            counts["wrong_length"] += record.has_wrong_length
+            if IMAGE_PATH.encode() not in record.body:
+                continue
+            try:
+                page = json.loads(record.body)
+            except (ValueError, RecursionError):
+                counts["bad_json"] += 1
+                continue
+            rows += _rows_of_page(page, record.headers.get("warc-target-uri", ""), counts)
+    counts["rows"] = len(rows)
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _PART, strict=True)], schema=_PART)
+    order = pc.sort_indices(table["key"]) if len(rows) else pa.array([], pa.int64())  # stable
+    write_artifact(
+        links_path(out, shard),
+        lambda aside: pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_A_GROUP),
+    )
+    return dict(counts)
+
+
+def _rows_of_page(page: Any, address: str, counts: Counter[str]) -> Iterator[tuple[str, str, str]]:
+    """(key, url, text) of each text of each image link of a page."""
+    html = _at(page, "Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
+    links = _at(html, "Links")
+    stated = _at(page, "Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
+    base = stated if isinstance(stated, str) else address.strip("<>")
+    in_head = _at(html, "Head", "Base")
+    for link in links if isinstance(links, list) else []:
+        if not isinstance(link, dict) or link.get("path") != IMAGE_PATH:
+            continue
+        counts["links"] += 1
+        texts, has_bad = _texts_of_link(link)
+        if not texts:
+            counts["bad_text" if has_bad else "no_text"] += 1
+            continue
+        try:
+            url = _resolve_link(link.get("url"), in_head, base)
+        except ValueError:  # UnicodeError too
+            counts["bad_url"] += 1
+            continue
+        if url is None:
+            counts["not_http"] += 1
+            continue
+        counts["pairs"] += 1
+        key = key_of_url(url)
+        for text in texts:
+            yield key, url, text
+
+
+def _resolve_link(link: Any, in_head: Any, address: str) -> str | None:
+    if not isinstance(link, str):
+        raise ValueError("no URL")
+    base = address
+    if isinstance(in_head, str) and in_head.strip():
+        base = resolve(in_head, address) or address
+    return resolve(link, base)
+
+
+def _texts_of_link(link: dict[str, Any]) -> tuple[list[str], bool]:
+    """(its texts, each once, without empty ones; whether one was no text or had a lone surrogate)."""
+    texts: list[str] = []
+    has_bad = False
+    for name in TEXT_FIELDS:
+        value = link.get(name)
+        for text in value if isinstance(value, list) else [value]:
+            if text is None:
+                continue
+            if not isinstance(text, str) or has_surrogate(text):
+                has_bad = True
+            elif text.strip(BLANKS) and text not in texts:
+                texts.append(text)
+    return texts, has_bad
+
+
+def _at(record: Any, *names: str) -> Any:
+    """record[a][b]...; None where a step is missing or no object: real records have odd shapes."""
+    for name in names:
+        if not isinstance(record, dict):
+            return None
+        record = record.get(name)
+    return record
+
+
+# One range of keys
+
+
+def merge_range(parts: Sequence[Path], num_shards: int, shard: Shard) -> Report:
+    """Write one shard of the pool: all links of a range of keys, one row a URL, its texts once each, oldest first."""
+    number = int(shard.name.removesuffix(".parquet"))
+    low, high = (f"{(position << 32) // num_shards:08x}" for position in (number, number + 1))
+    in_range = pc.field("key") >= low
+    if number + 1 < num_shards:
+        in_range &= pc.field("key") < high
+    links = pa.concat_tables([pq.read_table(part, filters=in_range) for part in parts]).combine_chunks()
+    merged = merge_links(links)
+    path = Path(shard.path)
+    write_artifact(path, lambda aside: pq.write_table(merged, aside, compression="zstd", row_group_size=ROWS_A_GROUP))
+    return {"urls": len(merged), "pairs": sum(pc.list_value_length(merged["texts"]).to_pylist())}
+
+
+def merge_links(links: pa.Table) -> pa.Table:
+    """(key, url, text) rows in the order of their files -> (uid, url, text, texts), one row a key, sorted by key."""
+    if len(links) == 0:
+        return _POOL.empty_table()
+    key, text = (_codes(links[name]) for name in ("key", "text"))
+    pair = key.astype(np.int64) * (int(text.max()) + 1) + text
+    first = np.sort(np.unique(pair, return_index=True)[1])  # the first of each (key, text), in the order of the files
+    rank = np.empty(int(key.max()) + 1, np.int64)  # codes are numbered by first appearance; ranks by key
+    first_of_key = np.unique(key, return_index=True)[1]
+    rank[key[first_of_key[pc.sort_indices(links["key"].take(pa.array(first_of_key))).to_numpy()]]] = np.arange(
+        len(rank)
+    )
+    order = first[np.argsort(rank[key[first]], kind="stable")]
+    starts = np.flatnonzero(np.diff(rank[key[order]], prepend=-1))
+    texts = links["text"].take(pa.array(order)).combine_chunks()
+    heads = pa.array(order[starts])
+    offsets = pa.array(np.append(starts, len(order)), pa.int32())
+    columns = {
+        "uid": links["key"].take(heads),
+        "url": links["url"].take(heads),
+        "text": texts.take(pa.array(starts)),
+        "texts": pa.ListArray.from_arrays(offsets, texts),
+    }
+    return pa.table(columns, schema=_POOL)
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """Equal values have equal numbers."""
+    whole = column.combine_chunks()
+    return whole.dictionary_encode().indices.to_numpy(zero_copy_only=False)

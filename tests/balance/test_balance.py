@@ -1,0 +1,343 @@
+"""Thresholds by hand, against the reference's numbers where those are defined, and the stage on written counts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldclip import balance
+from worldclip.balance.config import BalanceConfig
+from worldclip.balance.stage import choose_thresholds, find_warnings, head_tail_curve
+from worldclip.balance.sums import sum_counts, sum_shards
+from worldclip.config import load_recipe
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+
+COUNTS = st.lists(st.integers(0, 10**6), min_size=1, max_size=60)
+
+
+def test_tail_fraction_is_the_share_of_matches_on_rare_entries():
+    assert balance.tail_fraction([1, 3, 6, 90], 10) == 0.1
+    assert balance.tail_fraction([1, 3, 6, 90], 6) == 0.04, "strictly below"
+    assert balance.tail_fraction([1, 3, 6, 90], 91) == 1.0
+
+
+def test_threshold_for_is_the_first_nearest_and_not_the_inverse():
+    assert balance.threshold_for([90, 1, 6, 3], 0.1) == 6
+    assert balance.threshold_for([1, 1, 1, 1], 0.5) == 1
+    assert balance.threshold_for([1, 2, 5], 0.25) == 1, "1/8 and 3/8 are equally near: the first"
+
+
+def test_a_tail_entry_has_probability_one_and_a_head_entry_its_share():
+    assert balance.entry_probs([0, 5, 10, 40], 10).tolist() == [1.0, 1.0, 1.0, 0.25]
+
+
+def test_edge_cases_that_divide_by_zero_elsewhere_are_defined():
+    assert balance.tail_fraction([0, 0], 5) == 0.0
+    assert balance.tail_fraction([], 5) == 0.0
+    assert balance.threshold_for([0, 0, 7, 7], 0.0) == 1, "a threshold is at least 1"
+    assert balance.entry_probs([0], 1).tolist() == [1.0]
+    for no_match in ([], [0, 0]):
+        with pytest.raises(ValueError, match="no entry has a match"):
+            balance.threshold_for(no_match, 0.06)
+    for call in (balance.tail_fraction, balance.entry_probs):
+        with pytest.raises(ValueError, match="at least 1"):
+            call([1, 2], 0)
+    with pytest.raises(ValueError, match="smallest count is -1"):
+        balance.tail_fraction([-1, 2], 5)
+
+
+def test_sums_beyond_what_a_double_holds_stay_exact():
+    counts = np.array([2**62, 1, 1], np.uint64)
+    assert balance.tail_fraction(counts, 2) == 2 / (2**62 + 2)
+    assert balance.threshold_for(counts, 1.0) == 2**62
+
+
+def test_the_reference_gives_the_same_numbers(shared):
+    cases = json.loads(gzip.decompress((shared / "golden" / "balance.json.gz").read_bytes()))
+    for case in cases:
+        counts = np.array(case["counts"])
+        assert balance.tail_fraction(counts, case["threshold"]) == case["tail_fraction"]
+        assert balance.threshold_for(counts, case["tail_fraction"]) == case["threshold_back"]
+        assert balance.threshold_for(counts, case["p"]) == case["threshold_of_p"]
+        np.testing.assert_array_equal(balance.entry_probs(counts, case["threshold"]), case["probs"])
+
+
+@given(COUNTS, st.floats(0, 1))
+def test_threshold_for_agrees_with_a_plain_search(counts, fraction):
+    total, cumulated, best = sum(counts), 0, None
+    if not total:
+        return
+    for count in sorted(counts):
+        cumulated += count
+        distance = abs(cumulated / total - fraction)
+        if best is None or distance < best[0]:
+            best = (distance, max(1, count))
+    assert balance.threshold_for(counts, fraction) == best[1]
+
+
+@given(COUNTS, st.integers(1, 10**6))
+def test_going_back_finds_the_largest_tail_count(counts, threshold):
+    tail = [count for count in counts if count < threshold]
+    if not sum(tail):
+        return
+    assert balance.threshold_for(counts, balance.tail_fraction(counts, threshold)) == max(tail)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ["exactly one", "none of them set"]),
+        ({"english_threshold": 5, "tail_fraction": 0.1}, ["exactly one"]),
+        ({"rule": "same_threshold"}, ["english_threshold alone"]),
+        ({"rule": "same_threshold", "english_threshold": 5, "tail_fraction": 0.1}, ["english_threshold alone"]),
+        ({"rule": "table", "english_threshold": 5, "thresholds": {"en": 1}}, ["thresholds alone"]),
+        ({"rule": "table"}, ["thresholds alone"]),
+        ({"tail_fraction": 0.1, "thresholds": {"en": 1}}, ["exactly one"]),
+        ({"english_threshold": 0}, ["balance.english_threshold is 0", "at least 1"]),
+        ({"tail_fraction": 1.5}, ["balance.tail_fraction is 1.5", "from 0 to 1"]),
+        ({"tail_fraction": 0.1, "tail_fractions": {"sw": -1.0}}, ["balance.tail_fractions.sw is -1.0"]),
+        ({"rule": "table", "thresholds": {"sw": 0}}, ["balance.thresholds.sw is 0"]),
+        ({"tail_fraction": 0.1, "min_threshold": -1}, ["balance.min_threshold is -1"]),
+    ],
+)
+def test_a_wrong_config_says_which_key_and_what_to_set(values, words):
+    problems = BalanceConfig(**values).problems()
+    assert problems
+    assert all(word in "\n".join(problems) for word in words)
+
+
+def test_right_configs_have_no_problem():
+    for values in (
+        {"english_threshold": 20_000},
+        {"tail_fraction": 0.06, "min_threshold": 5, "tail_fractions": {"sw": 0.2}},
+        {"rule": "same_threshold", "english_threshold": 3},
+        {"rule": "table", "thresholds": {"en": 3}},
+        {"rule": "table", "thresholds": "runs/a/balance/thresholds.json"},
+    ):
+        assert BalanceConfig(**values).problems() == []
+
+
+def counts_of(**lists: list[int]) -> dict[str, np.ndarray]:
+    return {name: np.array(counts, np.uint64) for name, counts in lists.items()}
+
+
+POOL = counts_of(en=[1, 3, 6, 90], sw=[0, 2, 8, 10], zh=[0, 0])
+
+
+def thresholds(counts=POOL, isolate="language", **values):
+    return choose_thresholds(counts, BalanceConfig(**values), isolate)
+
+
+def test_english_keeps_its_threshold_and_carries_its_share():
+    assert thresholds(english_threshold=10) == {"en": 10, "sw": 2, "zh": None}
+
+
+def test_a_tail_fraction_of_its_own_needs_no_english():
+    assert thresholds(tail_fraction=0.5) == {"en": 6, "sw": 8, "zh": None}
+    assert thresholds(counts_of(sw=[0, 2, 8, 10]), tail_fraction=0.5) == {"sw": 8}
+
+
+def test_every_other_rule_and_override():
+    assert thresholds(rule="same_threshold", english_threshold=7) == {"en": 7, "sw": 7, "zh": None}
+    assert thresholds(rule="table", thresholds={"en": 4, "sw": 5}) == {"en": 4, "sw": 5, "zh": None}
+    assert thresholds(english_threshold=10, tail_fractions={"sw": 1.0, "en": 0.04}) == {"en": 3, "sw": 10, "zh": None}
+    assert thresholds(english_threshold=10, min_threshold=4) == {"en": 10, "sw": 4, "zh": None}
+
+
+def test_the_only_list_under_isolate_takes_the_threshold_itself():
+    assert thresholds(counts_of(merged=[1, 3, 6, 90]), "merged", english_threshold=10) == {"merged": 10}
+    assert thresholds(counts_of(merged=[1, 3, 6, 90]), "merged", tail_fraction=0.1) == {"merged": 6}
+    assert thresholds(counts_of(en=[1, 3, 6, 90]), "english", english_threshold=10) == {"en": 10}
+
+
+def test_english_threshold_without_english_names_the_way_out():
+    for counts in (counts_of(sw=[1, 2]), counts_of(en=[0, 0], sw=[1, 2])):
+        with pytest.raises(UserError, match=r"balance\.tail_fraction instead"):
+            thresholds(counts, english_threshold=10)
+
+
+def test_a_table_must_name_every_list_with_matches():
+    with pytest.raises(UserError, match="no threshold for sw"):
+        thresholds(rule="table", thresholds={"en": 4})
+
+
+def test_a_threshold_that_no_english_entry_reaches_is_warned_of():
+    config = BalanceConfig(english_threshold=91)
+    assert ["the largest has 90 matches" in text for text in find_warnings(POOL, config, "language")] == [True]
+    assert find_warnings(POOL, BalanceConfig(english_threshold=90), "language") == []
+    assert find_warnings(POOL, BalanceConfig(tail_fraction=0.1), "language") == []
+
+
+def test_the_curve_begins_at_the_head_and_ends_at_the_rarest_matched_entry():
+    curve = head_tail_curve(np.array([0, 1, 100, 10, 0], np.uint64), 10)
+    assert curve["rank"] == [1, 2, 3]
+    assert curve["matches"] == [100, 10, 1]
+    assert curve["balanced"] == [10, 10, 1]
+    assert curve["effective_entries"][0] < curve["effective_entries"][1] <= 3
+
+
+# the stage
+
+RECIPE = {"pool": {"path": "none"}, "balance": {"tail_fraction": 0.5}}
+
+
+def write_counts(run: Path, shard: str, rows: list[tuple[str, int, int]]) -> None:
+    names, ids, counts = zip(*rows, strict=True) if rows else ((), (), ())
+    table = pa.table(
+        {
+            "entries_lang": pa.array(names, pa.string()),
+            "entry_id": pa.array(ids, pa.int32()),
+            "count": pa.array(counts, pa.uint64()),
+        }
+    )
+    artifacts.write_table(run / "match" / "counts" / f"{shard}.parquet", table, artifacts.MATCH_COUNTS)
+
+
+def write_lists(run: Path, **lists: list[str]) -> None:
+    for name, entries in lists.items():
+        table = pa.table(
+            {
+                "entry_id": pa.array(range(len(entries)), pa.int32()),
+                "entry": entries,
+                "source": ["list"] * len(entries),
+                "score": pa.nulls(len(entries), pa.float64()),
+            }
+        )
+        artifacts.write_table(run / "metadata" / f"{name}.parquet", table, artifacts.METADATA)
+    sizes = {name: len(entries) for name, entries in lists.items()}
+    artifacts.write_manifest(run / "match", config={}, inputs={}, counts={}, lists=sizes, languages=sorted(lists))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_lists(tmp_path, en=["a", "b", "c", "d"], sw=["e", "f", "g", "h"], zh=["i"])
+    write_counts(tmp_path, "b/1.tar", [("en", 0, 1), ("en", 3, 80), ("sw", 1, 2)])
+    write_counts(tmp_path, "a.tar", [("sw", 2, 8), ("sw", 3, 10), ("en", 1, 3), ("en", 2, 6), ("en", 3, 10)])
+    write_counts(tmp_path, "empty.tar", [])
+    return tmp_path
+
+
+def test_the_stage_writes_thresholds_and_probabilities(run):
+    report = balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    record = artifacts.read_json(run / "balance" / "thresholds.json")
+    assert record["english_threshold"] == 6
+    assert record["tail_fraction"] == 0.5
+    assert record["lists"]["en"] == {
+        "threshold": 6,
+        "tail_fraction": 0.04,
+        "num_entries": 4,
+        "num_matched_entries": 4,
+        "num_matches": 100,
+    }
+    assert record["lists"]["zh"]["threshold"] is None
+    assert record["lists"]["zh"]["tail_fraction"] == 0.0
+    probs = np.load(run / "balance" / "en.npy")
+    assert probs.dtype == np.float32
+    np.testing.assert_array_equal(probs, np.array([1, 1, 1, 6 / 90], np.float32))
+    np.testing.assert_array_equal(np.load(run / "balance" / "zh.npy"), [1.0])
+    assert report["top_entries"]["en"][0] == {
+        "entry": "d",
+        "source": "list",
+        "matches": 90,
+        "prob": float(np.float32(6 / 90)),
+    }
+    assert report["top_entries"]["zh"] == []
+
+
+def test_a_written_thresholds_json_serves_as_a_table(run):
+    balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    before = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
+    path = run / "kept.json"
+    (run / "balance" / "thresholds.json").rename(path)
+    recipe = load_recipe({"pool": {"path": "none"}, "balance": {"rule": "table", "thresholds": str(path)}})
+    balance.run(recipe, run, LocalExecutor(quiet=True))
+    assert artifacts.read_json(run / "balance" / "thresholds.json")["lists"] == before
+
+
+@pytest.mark.parametrize("content", ["{", '{"lists": []}', '{"lists": {"en": {}}}', None])
+def test_a_file_that_is_no_table_of_thresholds_is_named(run, content):
+    path = run / "wrong.json"
+    if content is not None:
+        path.write_text(content)
+    recipe = load_recipe({"pool": {"path": "none"}, "balance": {"rule": "table", "thresholds": str(path)}})
+    with pytest.raises(UserError, match=r"balance\.thresholds is .*wrong\.json"):
+        balance.run(recipe, run, LocalExecutor(quiet=True))
+
+
+def test_lists_of_languages_no_longer_there_leave_no_file(run):
+    (run / "balance").mkdir()
+    (run / "balance" / "fr.npy").write_bytes(b"old")
+    balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    assert sorted(path.name for path in (run / "balance").iterdir()) == sorted(
+        ["counts", "en.npy", "manifest.json", "report.json", "sw.npy", "thresholds.json", "zh.npy"]
+    )
+    assert np.load(run / "balance" / "counts" / "en.npy").tolist() == [1, 3, 6, 90]
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2**61)), unique_by=lambda row: row[0]), max_size=4)
+)
+def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
+    folder = tmp_path_factory.mktemp("counts")
+    for i, rows in enumerate(shards):
+        write_counts(folder, f"{i}.tar", [("en", entry, count) for entry, count in rows])
+    paths = sorted((folder / "match" / "counts").glob("*.parquet"))
+    expected = [sum(count for rows in shards for entry, count in rows if entry == i) for i in range(4)]
+    for order in (paths, paths[::-1]):
+        assert sum_counts({"zh": 3, "en": 4}, order)["en"].tolist() == expected
+
+
+@pytest.mark.parametrize("largest", [9, 2**31, 2**60])
+def test_sums_by_groups_and_ranges_are_the_sums_shard_by_shard(tmp_path, largest):
+    rng = np.random.default_rng(0)
+    lists = {"en": 50, "none": 0, "sw": 20}
+    for i in range(11):
+        rows = [(n, int(e), int(rng.integers(1, largest))) for n in ("en", "sw") for e in rng.choice(20, 9, False)]
+        write_counts(tmp_path, f"{i}.tar", rows)
+    paths = sorted((tmp_path / "match" / "counts").glob("*.parquet"))
+    plain = {name: [0] * size for name, size in lists.items()}
+    for path in paths:
+        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
+            plain[row["entries_lang"]][row["entry_id"]] += row["count"]
+    executor = Counting(quiet=True)
+    add = partial(sum_shards, lists, folder=tmp_path / "sums", executor=executor, group_size=3, range_size=16)
+    assert {name: counts.tolist() for name, counts in add(shards=paths).items()} == plain
+    assert executor.num_done == {"groups": 4, "ranges": 5}
+    assert {name: counts.tolist() for name, counts in add(shards=paths).items()} == plain
+    assert executor.num_done == {"groups": 4, "ranges": 5}
+    write_counts(tmp_path, "99.tar", [("en", 1, 5)])
+    again = add(shards=[*paths, tmp_path / "match/counts/99.tar.parquet"])
+    assert again["en"][1] == plain["en"][1] + 5
+    assert executor.num_done == {"groups": 5, "ranges": 10}, "groups that did not change are not added again"
+    assert {name: counts.tolist() for name, counts in add(shards=paths[:2]).items()} != plain
+    assert not list((tmp_path / "sums").rglob("*.npy"))
+
+
+class Counting(LocalExecutor):
+    """Counts the units that were worked on, by the folder of their markers."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.num_done = Counter()
+
+    def _run(self, work, todo):
+        self.num_done[work.done_dir.name] += len(todo)
+        yield from super()._run(work, todo)
+
+
+def test_files_that_a_shared_folder_does_not_show_yet_are_missed(run):
+    manifest = artifacts.read_json(run / "match" / "manifest.json")
+    artifacts.write_json(run / "match" / "manifest.json", {**manifest, "counts": {"shards": 4}})
+    with pytest.raises(UserError, match="shows 3 files, match wrote 4"):
+        balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))

@@ -1,0 +1,85 @@
+"""Decontamination against data sets of `evaluate`, by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from test_check_stage import encode, photograph, sample, write_tar
+
+from worldclip.check import against, check, load_config, load_pool
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+
+QUIET = LocalExecutor(quiet=True)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A pool of six photographs; evaluation sets have smaller copies of some, one of them among its train images."""
+    members = [member for n in range(6) for member in sample(f"p{n}", encode(photograph(n)), [f"text {n}"])]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    copies = [encode(photograph(n).resize((96, 72)), "JPEG", quality=90) for n in range(4)]
+    for n, copy in enumerate(copies[:3]):
+        place = tmp_path / "pets" / ("cat" if n % 2 else "dog") / f"{n}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(copy)
+    folder = tmp_path / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    (folder / "classnames.txt").write_text("\n".join(f"class {n}" for n in range(10)))
+    write_tar(folder / "test" / "0.tar", [("a.jpg", copies[0]), ("a.cls", b"1"), ("b.jpg", copies[1]), ("b.cls", b"2")])
+    write_tar(folder / "train" / "0.tar", [("c.jpg", copies[3]), ("c.cls", b"3")])
+    (folder / "zeroshot_classification_templates.txt").write_text("{c}")
+    for split in ("test", "train"):
+        (folder / split / "nshards.txt").write_text("1")
+    return tmp_path
+
+
+def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str, str]]:
+    """{key: (rule, image of the evaluation set)} of what was removed."""
+    path = world / "recipe.toml"
+    path.write_text(f"[pool]\npath = {json.dumps(str(world / 'pool'))}\n{recipe}", encoding="utf-8")
+    check(load_pool(path), world / "out", load_config(config), executor=QUIET)
+    rows = pq.read_table(world / "out" / "removed.parquet").to_pylist()
+    return {row["key"]: (row["rule"], row["other_key"]) for row in rows}
+
+
+def test_a_data_set_of_the_recipe_is_searched_by_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against, "IMAGES_OF_UNIT", 2)
+    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
+    removed = check_world(world, recipe, against_datasets=["pets"])
+    assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1", "p2"), "against:pets")
+    assert [Path(name).stem for _, (_, name) in sorted(removed.items())] == ["0", "1", "2"]
+    page = (world / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2 * 3, "each removed image beside the evaluation image"
+    cells = ("pets", "data set of evaluate", "3", "3", "3")
+    assert f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" in page
+
+
+def test_a_data_set_of_the_catalog_is_found_below_data_and_its_train_images_do_not_count(world: Path) -> None:
+    recipe = '[evaluate]\nalso = ["linear_probe"]\n'
+    removed = check_world(world, recipe, against_datasets=["cifar10"], data=str(world / "data"))
+    assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1"), "against:cifar10")
+
+
+def test_a_changed_data_set_is_hashed_again(world: Path) -> None:
+    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
+    check_world(world, recipe, against_datasets=["pets"])
+    Image.open(world / "pets" / "cat" / "1.jpg").rotate(90).save(world / "pets" / "cat" / "1.jpg")
+    assert set(check_world(world, recipe, against_datasets=["pets"])) == {"p0", "p2"}
+
+
+def test_names_that_no_data_set_has_are_told_with_the_other_mistakes(world: Path) -> None:
+    with pytest.raises(UserError) as told:
+        check_world(world, "", against_datasets=["cifar11", "cifar10"], data="nowhere", against={"x": "/nowhere"})
+    text = str(told.value)
+    for part in ("did you mean cifar10", "'cifar10', which is not below data = 'nowhere'", "against.x is '/nowhere'"):
+        assert part in text
+    (world / "data" / "cifar10" / "test" / "0.tar").rename(world / "eval.tar")
+    config = {"against_datasets": ["cifar10"], "against": {"cifar10": str(world / "eval.tar")}}
+    with pytest.raises(UserError, match="both name 'cifar10'"):
+        check_world(world, "", **config, data=str(world / "data"))

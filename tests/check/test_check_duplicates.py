@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldclip.check import duplicates
+from worldclip.check.duplicates import search
+from worldclip.check.neighbours import all_roots, hamming, near_pairs, unite
+from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.execute.shards import Outcome, ShardWork
+
+
+def chained_hashes(seed: int = 0) -> np.ndarray:
+    """Random hashes, and chains of small steps away from some."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, 400, dtype=np.uint64)
+    steps = np.uint64(1) << rng.integers(0, 64, (5, 3, 100), dtype=np.uint64)
+    chains = [hashes[:100]]
+    for step in steps:
+        chains.append(chains[-1] ^ np.bitwise_or.reduce(step, axis=0))
+    return np.unique(np.concatenate([hashes, *chains]))
+
+
+def clusters(values: np.ndarray, edges: list[tuple[np.ndarray, np.ndarray]]) -> list[int]:
+    parent = np.arange(len(values))
+    for a, b in edges:
+        unite(parent, np.searchsorted(values, a), np.searchsorted(values, b))
+    return all_roots(parent).tolist()
+
+
+@pytest.mark.parametrize("chunk", [1 << 26, 200])
+@pytest.mark.parametrize("unit", [20_000_000, 1000])
+def test_a_search_in_parts_on_disk_joins_what_near_pairs_joins(
+    chunk: int, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "WORK_OF_UNIT", unit)
+    values = chained_hashes()
+    first, second, distance = near_pairs(values, 4)
+    edges, histogram = search(values, 4, tmp_path, LocalExecutor(quiet=True), rows_at_once=chunk)
+    assert clusters(values, edges) == clusters(values, [(first, second)])
+    assert histogram == np.bincount(distance, minlength=5).tolist()
+    assert len(first) >= 400
+    assert not list(tmp_path.glob("shuffled/**/*.npy")), "what was sorted on disk is gone"
+    again, counts = search(values, 4, tmp_path, _Idle(quiet=True), rows_at_once=chunk)
+    np.testing.assert_array_equal(np.concatenate(again, axis=1), np.concatenate(edges, axis=1))
+    assert counts == histogram
+
+
+class _Idle(LocalExecutor):
+    """Fails where anything is left to do."""
+
+    def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+        raise AssertionError(f"{len(todo)} units are done again")
+
+
+def test_few_orders_are_on_disk_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "ORDERS_ON_DISK", 2)
+    values, most = chained_hashes(), 0
+
+    class Watched(LocalExecutor):
+        def map(self, *args: Any, **options: Any) -> Any:
+            nonlocal most
+            reports = super().map(*args, **options)
+            most = max(most, len({path.parent for path in tmp_path.glob("shuffled/*/*/*.npy")}))
+            return reports
+
+    edges, _ = search(values, 4, tmp_path, Watched(quiet=True), rows_at_once=200)
+    first, second, _ = near_pairs(values, 4)
+    assert clusters(values, edges) == clusters(values, [(first, second)])
+    assert most == 2
+
+
+def test_parts_are_never_cut_inside_leading_bits(tmp_path: Path) -> None:
+    """Many chunks of few hashes under a wide radius: more parts than leading bits can tell apart."""
+    values = chained_hashes()
+    edges, histogram = search(values, 16, tmp_path, LocalExecutor(quiet=True), rows_at_once=30)
+    first, second, distance = near_pairs(values, 16)
+    assert clusters(values, edges) == clusters(values, [(first, second)])
+    assert histogram == np.bincount(distance, minlength=17).tolist()
+
+
+def test_edges_are_near_and_few(tmp_path: Path) -> None:
+    values = np.arange(512, dtype=np.uint64)  # any two are within 9 bits: 130,816 pairs
+    edges, histogram = search(values, 9, tmp_path, LocalExecutor(quiet=True))
+    assert sum(histogram) == 512 * 511 // 2
+    assert sum(len(a) for a, _ in edges) < 512 * 20, "a forest for each sorted order, not all pairs"
+    assert len(set(clusters(values, edges))) == 1
+
+
+@pytest.mark.parametrize("chunk", [1 << 26, 200])
+def test_an_interrupted_search_goes_on(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "WORK_OF_UNIT", 1000)
+    values = chained_hashes()
+    executor = LocalExecutor(quiet=True)
+    expected = search(values, 4, tmp_path / "whole", executor, rows_at_once=chunk)
+    search(values, 4, tmp_path / "cut", executor, rows_at_once=chunk)
+    markers = sorted((tmp_path / "cut" / "done").glob("*.json"))
+    assert len(markers) > 2
+    for marker in markers[::2]:
+        marker.unlink()
+    edges, histogram = search(values, 4, tmp_path / "cut", executor, rows_at_once=chunk)
+    assert histogram == expected[1]
+    assert clusters(values, edges) == clusters(values, expected[0])
+
+
+def test_other_hashes_are_searched_anew(tmp_path: Path) -> None:
+    one, two = chained_hashes(0), chained_hashes(1)
+    search(one, 4, tmp_path, LocalExecutor(quiet=True))
+    edges, _ = search(two, 4, tmp_path, LocalExecutor(quiet=True))
+    first, second, _ = near_pairs(two, 4)
+    assert clusters(two, edges) == clusters(two, [(first, second)])
+    assert (hamming(first, second) <= 4).all()

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import io
+import math
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from worldclip.check import hashing
+from worldclip.check.hashing import byte_hash, look_at, perceptual_hashes
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photograph(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
+    """Smooth random colours: energy in the low frequencies, as photographs have it."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def distance(a: int | None, b: int | None) -> int:
+    assert a is not None
+    assert b is not None
+    return (a ^ b).bit_count()
+
+
+def plain_hash(grey_YX: np.ndarray) -> int:
+    """The definition, in floating point."""
+    basis = [[math.cos(math.pi * f * (2 * x + 1) / 64) for x in range(32)] for f in range(8)]
+    frequencies = np.array(basis) @ grey_YX.astype(float) @ np.array(basis).T
+    bits = (frequencies > np.median(frequencies)).ravel()
+    return int("".join("01"[int(bit)] for bit in bits), 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_hashes_agree_with_the_plain_definition(seed: int) -> None:
+    grey_nYX = np.random.default_rng(seed).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    assert perceptual_hashes(grey_nYX).tolist() == [plain_hash(grey_YX) for grey_YX in grey_nYX]
+
+
+def test_hashes_agree_with_imagehash_on_photographs(shared: Path) -> None:
+    imagehash = pytest.importorskip("imagehash")
+    with tarfile.open(shared / "data/imagenet_samples/samples-000000.tar") as tar:
+        jpegs = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")][:60]
+    for jpeg in jpegs:
+        grey = Image.open(io.BytesIO(jpeg)).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+        ours = int(perceptual_hashes(np.asarray(grey)[None])[0])
+        assert ours == int(str(imagehash.phash(grey)), 16)
+        assert distance(look_at(jpeg).phash, ours) <= 4, "the shortcuts to the small picture move few bits"
+
+
+def plain_lanczos(size: int) -> np.ndarray:
+    """(32, size): the definition, in floating point."""
+    scale = max(size / 32, 1)
+    x = (np.arange(size) + 0.5 - (np.arange(32)[:, None] + 0.5) * size / 32) / scale
+    weights = np.sinc(x) * np.sinc(x / 3) * (abs(x) < 3)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (32, 33), (188, 250), (1000, 3), (1500, 2001)])
+def test_images_shrink_by_lanczos(height: int, width: int) -> None:
+    noise_YX = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    exact_YX = (plain_lanczos(height) @ noise_YX.astype(float) @ plain_lanczos(width).T).clip(0, 255)
+    assert abs(hashing.shrink(noise_YX) - exact_YX).max() < 0.6
+    calm_YX = 96 + noise_YX // 4  # Pillow clips between rows and columns too, which changes nothing here
+    by_pillow_YX = np.asarray(Image.fromarray(calm_YX).resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
+    assert abs(hashing.shrink(calm_YX) - by_pillow_YX).max() <= 1
+
+
+def test_a_copy_that_looks_the_same_hashes_nearly_the_same() -> None:
+    image = photograph()
+    original = look_at(encode(image)).phash
+    copies = {
+        "re-encoded": encode(image, "JPEG", quality=40),
+        "resized": encode(image.resize((100, 75))),
+        "brighter": encode(Image.fromarray((np.asarray(image) * 0.8 + 30).astype(np.uint8))),
+    }
+    for kind, copy in copies.items():
+        assert distance(look_at(copy).phash, original) <= 4, kind
+    assert distance(look_at(encode(photograph(1))).phash, original) > 12
+
+
+def test_a_mirrored_copy_is_the_mirrored_hash() -> None:
+    image = photograph()
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert look_at(encode(mirrored)).phash == look_at(encode(image)).mirrored_phash
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_is_seen_upright(orientation: int) -> None:
+    upright = photograph()
+    stored = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }[orientation]
+    image = upright
+    for turn in stored:
+        image = image.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = look_at(encode(image, "JPEG", quality=95, exif=exif.tobytes()))
+    assert distance(turned.phash, look_at(encode(upright)).phash) <= 2
+
+
+def test_what_is_behind_transparent_pixels_does_not_count() -> None:
+    pixels = np.full((64, 64, 4), 255, np.uint8)
+    pixels[16:40, 20:50] = (200, 30, 30, 255)
+    hidden = pixels.copy()
+    hidden[:10, :, :3], hidden[:10, :, 3] = 7, 0
+    assert look_at(encode(Image.fromarray(hidden))).phash == look_at(encode(Image.fromarray(pixels))).phash
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "LA"])
+def test_every_kind_of_pixels_is_hashed(mode: str) -> None:
+    grey = np.asarray(photograph().convert("L"))
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(grey).convert(mode)
+    facts = look_at(encode(image, "JPEG" if mode == "CMYK" else "PNG"))
+    assert facts.error is None
+    assert distance(facts.phash, look_at(encode(Image.fromarray(grey))).phash) <= 6
+
+
+def test_a_nearly_blank_image_has_no_hash() -> None:
+    noise = np.random.default_rng(0).integers(250, 253, (64, 64, 3), dtype=np.uint8)
+    facts = look_at(encode(Image.fromarray(noise)))
+    assert (facts.phash, facts.error) == (None, None)
+    assert facts.contrast < hashing.MIN_CONTRAST
+
+
+def test_frames_are_counted() -> None:
+    frames = [photograph(seed, (32, 32)) for seed in range(3)]
+    assert look_at(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])).num_frames == 3
+    assert look_at(encode(frames[0])).num_frames == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_cut_file_is_an_error_that_is_told(kind: str) -> None:
+    whole = encode(photograph(), kind)
+    for share in (0.02, 0.5):
+        facts = look_at(whole[: int(len(whole) * share)])
+        assert facts.error
+        assert facts.phash is None
+        assert facts.sha256 == byte_hash(whole[: int(len(whole) * share)])
+
+
+def test_what_is_no_image_is_told_in_the_same_words_each_time() -> None:
+    assert (
+        look_at(b"no image").error == look_at(b"no image").error == "UnidentifiedImageError: cannot identify image file"
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 400))
+def test_damage_never_raises(noise: bytes, at: int) -> None:
+    whole = encode(photograph(size=(48, 48)), "JPEG")
+    look_at(noise)
+    look_at(whole[:at] + noise + whole[at + len(noise) :])
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+    bomb = encode(Image.new("1", (20_000, 20_000)))
+    assert "decompression bomb" in (look_at(bomb).error or "")

@@ -1,0 +1,150 @@
+"""Models are tiny ONNX graphs that the tests make: the mean of red as a score, boxes that are constants."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from toy import encode_png, write_tar
+from worldclip.check import check, load_config
+from worldclip.check.config import FaceRule
+from worldclip.check.models import keep_best, overlap
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.pool.config import PoolConfig
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from onnx import TensorProto, helper  # noqa: E402
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def save(
+    path: Path, nodes: list[Any], shape: list[Any], outputs: dict[str, list[Any]], constants: dict[str, np.ndarray]
+) -> str:
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name, sides in outputs.items()],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return str(path)
+
+
+def mean_of_colours(path: Path, shape: list[Any]) -> str:
+    """(n, 3) means of red, green and blue."""
+    axes = [2, 3] if shape[1] == 3 else [1, 2]
+    nodes = [helper.make_node("ReduceMean", ["image"], ["scores"], axes=axes, keepdims=0)]
+    return save(path, nodes, shape, {"scores": [shape[0], 3]}, {})
+
+
+def finder(path: Path, boxes: list[list[float]], scores: list[list[float]]) -> str:
+    """The same boxes in every image, in a batch of one; each score counts in red images alone."""
+    constants = {
+        "box_table": np.array([boxes], np.float32),
+        "score_table": np.array([scores], np.float32),
+    }
+    nodes = [
+        helper.make_node("Identity", ["box_table"], ["boxes"]),
+        helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("Split", ["means"], ["red", "green", "blue"], axis=1),
+        helper.make_node("Mul", ["score_table", "red"], ["scores"]),
+    ]
+    sizes = {"boxes": [1, len(boxes), 4], "scores": [1, len(scores), len(scores[0])]}
+    return save(path, nodes, [1, 3, 16, 16], sizes, constants)
+
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "dark": (60, 10, 10)}
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    members = []
+    for name, rgb in COLOURS.items():
+        pixels = np.full((40, 60, 3), rgb, np.uint8)
+        pixels[::2, ::2] = 0  # something to blur
+        members += [(f"{name}.png", encode_png(pixels)), (f"{name}.json", json.dumps({"text": name}).encode())]
+    members += [("broken.png", members[0][1][:50]), ("broken.json", b'{"text": "broken"}')]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    return tmp_path
+
+
+def run(folder: Path, **config: Any) -> dict[str, str]:
+    settings = load_config({"duplicates": "keep", **config})
+    check(PoolConfig(path=str(folder / "pool")), folder / "out", settings, executor=QUIET)
+    rows = pq.read_table(folder / "out" / "removed.parquet").to_pylist()
+    return {row["key"]: row["rule"] for row in rows}
+
+
+@pytest.mark.parametrize("shape", [["n", 3, 8, 8], ["n", 8, 8, 3], [2, 3, "h", "w"], [1, 3, 16, 16]])
+def test_a_classifier_removes_what_scores_above_its_threshold(pool: Path, shape: list[Any]) -> None:
+    path = mean_of_colours(pool / "red.onnx", shape)
+    found = run(pool, classifiers={"red": {"path": path, "label": 0, "above": 0.5, "image_px": 20}})
+    assert found == {"red": "classifier:red", "broken": "undecodable"}
+
+
+def test_scores_go_through_the_activation_and_the_input_through_mean_and_std(pool: Path) -> None:
+    path = mean_of_colours(pool / "m.onnx", ["n", 3, 8, 8])
+    rule = {"path": path, "label": 0, "above": 0.5, "mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1]}
+    assert run(pool, classifiers={"m": {**rule, "activation": "sigmoid"}})["red"] == "classifier:m"
+    scores = pq.read_table(pool / "out" / "scores" / "m" / "0.tar.parquet").to_pydict()
+    by_key = dict(zip(scores["key"], scores["score"], strict=True))
+    assert by_key["green"] == pytest.approx(1 / (1 + np.exp(5)), rel=1e-3)
+    assert run(pool, classifiers={"m": {**rule, "activation": "softmax"}})["dark"] == "classifier:m"
+
+
+def test_another_threshold_runs_no_model_again(pool: Path) -> None:
+    path = mean_of_colours(pool / "m.onnx", ["n", 3, 8, 8])
+    run(pool, classifiers={"m": {"path": path, "above": 0.5}})
+    written_at = (pool / "out" / "scores" / "m" / "0.tar.parquet").stat().st_mtime_ns
+    assert run(pool, classifiers={"m": {"path": path, "above": 0.1}})["dark"] == "classifier:m"
+    assert (pool / "out" / "scores" / "m" / "0.tar.parquet").stat().st_mtime_ns == written_at
+
+
+def test_faces_are_listed_as_shares_of_the_sides_and_blurred_in_written_tars(pool: Path) -> None:
+    path = finder(pool / "f.onnx", [[4, 4, 8, 8], [4.2, 4, 8, 8], [0, 0, 2, 2]], [[0, 2.0], [0, 1.9], [0, 0.1]])
+    run(pool, faces={"path": path, "units": "pixels", "above": 0.4}, write="tars")
+    faces = pq.read_table(pool / "out" / "faces.parquet").to_pylist()
+    assert faces == [{"key": "red", "face_bboxes": [[0.25, 0.25, 0.5, 0.5]]}]
+    before, after = (pixels_of(folder / "0.tar", "red.png") for folder in (pool / "pool", pool / "out" / "pairs"))
+    assert (after[28:] == before[28:]).all(), "what is no face stays"
+    assert after[12:18, 18:28, 0].std() < before[12:18, 18:28, 0].std() / 2, "the face is blurred"
+    same = (pixels_of(folder / "0.tar", "green.png") for folder in (pool / "pool", pool / "out" / "pairs"))
+    assert (next(same) == next(same)).all()
+
+
+def pixels_of(tar_path: Path, name: str) -> np.ndarray:
+    from PIL import Image
+
+    with tarfile.open(tar_path) as tar:
+        return np.asarray(Image.open(io.BytesIO(tar.extractfile(name).read())).convert("RGB")).astype(float)
+
+
+def test_of_overlapping_boxes_the_best_stays() -> None:
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 2, 1.9], [3, 3, 4, 4], [0, 0, 9, 9]], np.float32)
+    scores = np.array([0.8, 0.9, 0.75, 0.1], np.float32)
+    assert keep_best(boxes, scores, FaceRule(above=0.5)) == [1, 2]
+    assert overlap(boxes[0], boxes[0]) == 1
+    assert overlap(boxes[0], boxes[2]) == 0
+    assert overlap(np.array([0, 0, 2, 2.0]), np.array([1, 0, 3, 2.0])) == pytest.approx(1 / 3)
+
+
+def test_a_file_that_is_no_model_of_images_is_told_before_any_work(pool: Path) -> None:
+    (pool / "no.onnx").write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"no\.onnx is no model"):
+        run(pool, classifiers={"x": {"path": str(pool / "no.onnx")}})
+    flat = save(pool / "flat.onnx", [helper.make_node("Identity", ["image"], ["out"])], [1, 3], {"out": [1, 3]}, {})
+    with pytest.raises(UserError, match="one input"):
+        run(pool, classifiers={"x": {"path": flat}})

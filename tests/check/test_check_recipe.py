@@ -1,0 +1,118 @@
+"""The check between download and counting, in a recipe, end to end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import worldclip
+from toy import ToyWorld, encode_png, write_tar
+from worldclip.check import check, load_config
+from worldclip.check.removed import why_not_valid
+from worldclip.cli import main
+from worldclip.core.artifacts import read_json
+from worldclip.core.job import RunLock
+from worldclip.core.keys import key_lists
+from worldclip.pool.config import PoolConfig
+
+REASONS = (
+    "bad_pair", "duplicate", "no_text", "no_language", "no_match", "not_valid", "excluded", "sampled_out", "pairs_out",
+)  # fmt: skip
+
+
+@pytest.fixture
+def world(toy_world: ToyWorld, tmp_path: Path) -> Path:
+    """The toy world with a shard more: noise, copies of the noise, and a text that a rule rejects."""
+    shutil.copytree(toy_world.folder, tmp_path / "world")
+    rng = np.random.default_rng(0)
+    members = []
+    for n in range(6):
+        pixels = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), 4, 0), 4, 1)
+        for copy in range(2):
+            texts = ["a red circle", "call +49 30 1234567 for a red circle"][: 1 + (n == 0)] if n else ["x", "y"]
+            members += [
+                (f"noise{n}{copy}.png", encode_png(pixels)),
+                (f"noise{n}{copy}.json", json.dumps({"texts": texts}).encode()),
+            ]
+    write_tar(tmp_path / "world" / "pool" / "zz.tar", members)
+    return tmp_path / "world"
+
+
+def test_valid_keys_of_the_check_count_and_are_curated_and_the_identity_adds_up(
+    world: Path, toy_world: ToyWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--workers", "1", "--json"]
+    assert main([*arguments, "--set", "radius=0", "--set", "texts.min_chars=3"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    counts = report["counts"]
+    assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 75 + 12
+    assert counts["removed"]["min_chars"] == 2
+    assert counts["removed"]["byte_duplicate"] >= 5
+
+    recipe = world / "toy.toml"
+    text = recipe.read_text(encoding="utf-8").replace(str(toy_world.folder), str(world))
+    valid = world / "check" / "valid_keys.parquet"
+    recipe.write_text(re.sub(r"\[pool\]", f'[pool]\nvalid_keys = "{valid}"', text), encoding="utf-8")
+    run = worldclip.run(str(recipe), out=world / "run", until="curate")
+
+    keys = set(pq.read_table(valid)["key"].to_pylist())
+    curated = pq.read_table(run / "curate" / "zz.tar.parquet", columns=["key"])["key"].to_pylist()
+    assert set(curated) <= keys
+    assert {key[:6] for key in curated} <= {f"noise{n}" for n in range(1, 6)}
+    languages = read_json(run / "curate" / "report.json")["languages"]
+    for lang, found in languages.items():
+        assert found["pairs_in"] == sum(found.get(reason, 0) for reason in REASONS), lang
+    assert sum(found["not_valid"] for found in languages.values()) > 0
+    assert sum(found["pairs_in"] for found in languages.values()) == 75 * 4 + 5 * 2 + 2 * 2
+    copy = next(row for row in pq.read_table(valid.with_name("removed.parquet")).to_pylist() if row["other_key"])
+    assert main(["inspect", str(run), "--key", copy["key"]]) == 0
+    told = capsys.readouterr().out
+    assert "not kept" in told
+    assert f"removed by {copy['rule']} in {copy['shard']} for {copy['other_key']}" in told
+
+
+def test_inspect_says_which_list_denies_a_key(tmp_path: Path) -> None:
+    (tmp_path / "takedown.txt").write_text("b\n", encoding="utf-8")
+    members = [("a.png", encode_png(np.zeros((4, 4, 3), np.uint8))), ("a.json", b'{"text": "a"}')]
+    write_tar(tmp_path / "pool" / "0.tar", [*members, ("b.json", b'{"text": "b"}')])
+    rules = load_config({"deny": {"keys": [str(tmp_path / "takedown.txt")]}, "duplicates": "keep"})
+    check(PoolConfig(path=str(tmp_path / "pool")), tmp_path / "check", rules)
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "gone.parquet")
+    pool = PoolConfig(
+        path=str(tmp_path / "pool"),
+        valid_keys=str(tmp_path / "check" / "valid_keys.parquet"),
+        deny_keys=(str(tmp_path / "gone.parquet"),),
+    )
+    lists = key_lists(pool)
+    assert why_not_valid("b", lists, "0.tar") == [
+        f"removed by denied_key in 0.tar: {tmp_path / 'check' / 'removed.parquet'}"
+    ]
+    assert why_not_valid("a", lists, "0.tar") == [f"denied: it is in pool.deny_keys {tmp_path / 'gone.parquet'}"]
+    assert why_not_valid("c", lists[:1], "0.tar") == [
+        f"it is not in pool.valid_keys {tmp_path / 'check' / 'valid_keys.parquet'}"
+    ]
+
+
+def test_hashes_made_on_the_command_line_decontaminate(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(world / "pool", world / "eval", ignore=shutil.ignore_patterns("zz.tar"))
+    hashes = str(world / "eval.parquet")
+    assert main(["pool", "hash", str(world / "eval"), "--out", hashes, "--workers", "1"]) == 0
+    assert "75 images" in capsys.readouterr().out
+    arguments = ["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--workers", "1"]
+    assert main([*arguments, "--set", f"against.toy={hashes}"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"against:toy +75", told), told
+    assert main(["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--set", "radios=3"]) == 2
+    assert "did you mean radius?" in " ".join(capsys.readouterr().err.split())
+    assert main(["pool", "hash", str(world / "eval"), "--out", str(world / "eval")]) == 2
+    assert "is a folder; give the file to write" in capsys.readouterr().err
+    with RunLock(world / ".eval.parquet.parts"):
+        assert main(["pool", "hash", str(world / "eval"), "--out", hashes]) == 2
+    assert "is in use by process" in capsys.readouterr().err

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from toy import write_tar
+from worldclip.check import CheckConfig, check, hash_images, load_config
+from worldclip.check import images as looking
+from worldclip.config import Recipe
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.pool.config import PoolConfig
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def sample(
+    stem: str, image: bytes | None, texts: list[str], suffix: str = "png", **fields: Any
+) -> list[tuple[str, bytes]]:
+    record = json.dumps({"texts": texts, **fields}, ensure_ascii=False).encode()
+    return ([(f"{stem}.{suffix}", image)] if image is not None else []) + [(f"{stem}.json", record)]
+
+
+def run(folder: Path, **config: Any) -> dict[str, Any]:
+    settings = load_config(config)
+    return check(PoolConfig(path=str(folder / "pool")), folder / "out", settings, executor=QUIET)
+
+
+def removals(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """{key: (rule, other_key, distance)} of removed.parquet."""
+    rows = pq.read_table(folder / "out" / "removed.parquet").to_pylist()
+    return {row["key"]: (row["rule"], row["other_key"], row["distance"]) for row in rows}
+
+
+def valid_keys(folder: Path) -> list[str]:
+    return pq.read_table(folder / "out" / "valid_keys.parquet")["key"].to_pylist()
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """Two shards: six photographs; copies of some; what cannot be used."""
+    photos = [photograph(seed) for seed in range(6)]
+    large = encode(photos[0].resize((240, 180)))
+    first = [
+        *sample("a", encode(photos[0]), ["a red cat"]),
+        *sample("b", encode(photos[1]), ["a blue dog", "ein Hund"]),
+        *sample("c", encode(photos[2]), ["a green bird"]),
+        *sample("broken", encode(photos[3])[:60], ["a broken image"]),
+        *sample("silent", encode(photos[3]), [""]),
+    ]
+    second = [
+        *sample("a_large", large, ["the same cat, larger"]),
+        *sample("b_copy", encode(photos[1]), ["a blue dog", "the dog again"]),
+        *sample("d", encode(photos[4], "JPEG", quality=90), ["call +49 30 1234567"], "jpg"),
+        *sample("no_image", None, ["nothing to see"]),
+        *sample("blank", encode(Image.new("RGB", (50, 50), (9, 9, 9))), ["darkness"]),
+    ]
+    write_tar(tmp_path / "pool" / "00000.tar", first)
+    write_tar(tmp_path / "pool" / "sub" / "00001.tar", second)
+    return tmp_path
+
+
+def test_the_largest_of_equal_images_stays_and_files_by_key(pool: Path) -> None:
+    report = run(pool)
+    assert removals(pool) == {
+        "a": ("near_duplicate", "sub/a_large", removals(pool)["a"][2]),
+        "sub/b_copy": ("byte_duplicate", "b", 0),
+        "broken": ("undecodable", None, None),
+        "silent": ("no_text", None, None),
+        "sub/no_image": ("no_image", None, None),
+    }
+    assert removals(pool)["a"][2] <= 4
+    assert valid_keys(pool) == ["b", "c", "sub/a_large", "sub/d", "sub/blank"]
+    counts = report["counts"]
+    assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 10
+    page = (pool / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") >= 4
+    assert "<h2>Groups of duplicates: 2 of 2</h2>" in page
+    assert "sub/a_large stays; for it go a<" in page
+
+
+def test_bytes_alone_and_nothing_at_all(pool: Path) -> None:
+    run(pool, duplicates="bytes")
+    assert {key for key, (rule, *_) in removals(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
+    report = run(pool, duplicates="keep")
+    assert set(removals(pool)) == {"silent"}, "no image is decoded where no rule asks for one"
+    assert report["images"]["images"] == 0
+
+
+def test_a_removed_pair_never_stands_for_its_group(pool: Path) -> None:
+    (pool / "denied.txt").write_text("sub/a_large  \n# a comment\n", encoding="utf-8")
+    run(pool, deny={"keys": [str(pool / "denied.txt")]})
+    assert removals(pool)["sub/a_large"][0] == "denied_key"
+    assert "a" in valid_keys(pool)
+
+
+def test_mirror_images_are_duplicates_where_asked(tmp_path: Path) -> None:
+    image = photograph(0)
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    write_tar(tmp_path / "pool" / "0.tar", sample("a", encode(image), ["x y"]) + sample("b", encode(mirrored), ["x y"]))
+    run(tmp_path)
+    assert valid_keys(tmp_path) == ["a", "b"]
+    run(tmp_path, mirrored=True)
+    assert removals(tmp_path) == {"b": ("near_duplicate", "a", 0)}
+
+
+def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
+    (pool / "eval").mkdir()
+    (pool / "eval" / "bird.jpg").write_bytes(encode(photograph(2, (300, 220)), "JPEG", quality=80))
+    (pool / "eval" / "other.png").write_bytes(encode(photograph(77)))
+    (pool / "eval" / "dark.png").write_bytes(encode(Image.new("RGB", (50, 50), (9, 9, 9))))
+    run(pool, against={"birds": str(pool / "eval")})
+    found = removals(pool)
+    assert found["c"][:2] == ("against:birds", "bird.jpg")
+    assert found["c"][2] <= 4
+    assert found["sub/blank"] == ("against:birds", "dark.png", 0), "a nearly blank image is known by its bytes"
+
+
+def test_a_file_of_hashes_serves_as_well_as_its_images(pool: Path) -> None:
+    write_tar(pool / "eval.tar", [("bird.png", encode(photograph(2)))])
+    counts = hash_images(pool / "eval.tar", pool / "eval.parquet", QUIET)
+    assert counts == {"images": 1, "undecodable": 0, "nearly_blank": 0}
+    run(pool, against={"tar": str(pool / "eval.tar")})
+    with_tar = removals(pool)
+    (pool / "eval.tar").unlink()
+    run(pool, against={"tar": str(pool / "eval.parquet")})
+    assert removals(pool) == with_tar
+    assert with_tar["c"] == ("against:tar", "bird", 0)
+
+
+def test_a_mirrored_evaluation_image_is_found_where_asked(pool: Path) -> None:
+    (pool / "eval").mkdir()
+    mirrored = photograph(2).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    (pool / "eval" / "bird.png").write_bytes(encode(mirrored))
+    run(pool, against={"birds": str(pool / "eval")})
+    assert "c" not in removals(pool)
+    run(pool, against={"birds": str(pool / "eval")}, mirrored=True)
+    assert removals(pool)["c"][0] == "against:birds"
+
+
+def test_hashes_of_another_kind_are_refused(pool: Path) -> None:
+    table = pa.table({"key": ["a"]})
+    pq.write_table(table, pool / "foreign.parquet")
+    with pytest.raises(Exception, match="expected 'image_hashes'"):
+        run(pool, against={"x": str(pool / "foreign.parquet")})
+
+
+def test_workers_and_order_of_shards_change_nothing(pool: Path, tmp_path: Path) -> None:
+    run(pool)
+    expected = {name: pq.read_table(pool / "out" / name) for name in ("valid_keys.parquet", "removed.parquet")}
+    other = tmp_path / "other"
+    check(PoolConfig(path=str(pool / "pool")), other, CheckConfig(), executor=LocalExecutor(workers=2, quiet=True))
+    for name, table in expected.items():
+        assert pq.read_table(other / name).equals(table)
+        digest = hashlib.sha256((other / name).read_bytes()).hexdigest()
+        assert digest == hashlib.sha256((pool / "out" / name).read_bytes()).hexdigest()
+
+
+def test_the_order_of_shards_changes_nothing(tmp_path: Path) -> None:
+    def removed_of(order: list[int]) -> dict[str, tuple[Any, ...]]:
+        folder = tmp_path / "".join(map(str, order))
+        for place, n in enumerate(order):
+            image = photograph(n // 2, (120, 90) if n % 2 else (180, 135))
+            record = json.dumps({"uid": f"k{n}", "text": "a text"}).encode()
+            write_tar(folder / "pool" / f"{place}.tar", [("x.png", encode(image)), ("x.json", record)])
+        pool = PoolConfig(path=str(folder / "pool"), key="json:uid")
+        check(pool, folder / "out", load_config({"radius": 6}), executor=QUIET)
+        return removals(folder)
+
+    expected = removed_of([0, 1, 2, 3])
+    assert {key: (rule, other) for key, (rule, other, _) in expected.items()} == {
+        "k1": ("near_duplicate", "k0"),
+        "k3": ("near_duplicate", "k2"),
+    }
+    assert removed_of([3, 1, 0, 2]) == removed_of([2, 3, 1, 0]) == expected
+
+
+def test_a_second_call_does_nothing_and_a_changed_rule_decodes_nothing(pool: Path, monkeypatch, capfd) -> None:
+    run(pool)
+    before = (pool / "out" / "removed.parquet").stat().st_mtime_ns
+    monkeypatch.setattr(looking, "look_at", None)  # would fail if it were called
+    run(pool)
+    assert "finished and unchanged" in capfd.readouterr().err
+    assert (pool / "out" / "removed.parquet").stat().st_mtime_ns == before
+    run(pool, images={"min_side_px": 100})
+    assert removals(pool)["b"][0] == "min_side_px"
+
+
+def test_a_cut_shard_fails_alone_and_is_tried_again(pool: Path) -> None:
+    cut = pool / "pool" / "sub" / "00001.tar"
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:3000])
+    with pytest.raises(StageFailed, match=r"00001\.tar"):
+        run(pool)
+    assert (pool / "out" / "images" / "00000.tar.parquet").exists()
+    assert not (pool / "out" / "manifest.json").exists()
+    cut.write_bytes(whole)
+    run(pool)
+    assert "sub/d" in valid_keys(pool)
+
+
+def test_a_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
+    for shard in range(2):
+        image = encode(photograph(shard))
+        write_tar(
+            tmp_path / "pool" / f"{shard}.tar",
+            [("same.png", image), ("same.json", json.dumps({"uid": "k", "text": "ab"[: shard + 1]}).encode())],
+        )
+    settings = load_config({"texts": {"min_chars": 2}})
+    report = check(PoolConfig(path=str(tmp_path / "pool"), key="json:uid"), tmp_path / "out", settings, executor=QUIET)
+    assert valid_keys(tmp_path) == []
+    assert report["counts"]["removed"] == {"min_chars": 1, "removed_elsewhere": 1}
+    assert report["keys_in_several_shards"] == 1
+
+
+def test_image_rules_tell_what_they_saw(tmp_path: Path) -> None:
+    frames = [photograph(seed, (64, 64)) for seed in range(2)]
+    faint = Image.fromarray(np.random.default_rng(0).integers(120, 130, (64, 64, 3), dtype=np.uint8))
+    members = [
+        *sample("good", encode(photograph(5)), ["good"]),
+        *sample("small", encode(photograph(6, (20, 64))), ["small"]),
+        *sample("wide", encode(photograph(7, (640, 64))), ["wide"]),
+        *sample("moving", encode(frames[0], "GIF", save_all=True, append_images=frames[1:]), ["moving"], "gif"),
+        *sample("faint", encode(faint), ["faint"]),
+    ]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    run(tmp_path, images={"min_side_px": 32, "max_aspect_ratio": 4.0, "animated": True, "min_contrast": 4.0})
+    assert {key: found[0] for key, found in removals(tmp_path).items()} == {
+        "small": "min_side_px",
+        "wide": "max_aspect_ratio",
+        "moving": "animated",
+        "faint": "min_contrast",
+    }
+
+
+def test_texts_of_removed_duplicates_go_to_the_pair_that_stays(pool: Path) -> None:
+    run(pool, merge_texts=True)
+    merged = pq.read_table(pool / "out" / "merged_texts.parquet").to_pylist()
+    assert [(row["key"], row["text"], row["from_key"], row["from_text_idx"]) for row in merged] == [
+        ("b", "the dog again", "sub/b_copy", 1),
+        ("sub/a_large", "a red cat", "a", 0),
+    ]
+
+
+def test_written_tars_hold_the_valid_pairs_with_their_texts_in_place(pool: Path) -> None:
+    report = run(pool, write="tars", merge_texts=True, texts={"personal_data": "mask", "max_digit_fraction": 0.9})
+    from worldclip import pool as pools
+
+    recipe = Recipe(pool=PoolConfig(path=str(pool / "out" / "pairs")))
+    found: dict[str, list[str | None]] = {}
+    for shard in pools.shards(recipe, pool):
+        texts = pools.read_texts(shard, recipe.pool)
+        for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
+            found.setdefault(key, []).append(text)
+    assert found == {
+        "b": ["a blue dog", "ein Hund", "the dog again"],
+        "c": ["a green bird"],
+        "sub/a_large": ["the same cat, larger", "a red cat"],
+        "sub/d": ["call █"],
+        "sub/blank": ["darkness"],
+    }
+    assert report["counts"]["written"] == {"pairs": 5, "texts": 8, "blurred": 0}
+
+
+def test_rejected_texts_keep_their_place_empty(pool: Path) -> None:
+    run(pool, write="tars", texts={"languages": ["en"]})
+    record = next(
+        json.loads(content)
+        for name, content in read_tar(pool / "out" / "pairs" / "00000.tar").items()
+        if name == "b.json"
+    )
+    assert record["texts"] == ["a blue dog", ""]
+
+
+def read_tar(path: Path) -> dict[str, bytes]:
+    import tarfile
+
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def test_all_mistakes_are_told_at_once(pool: Path) -> None:
+    with pytest.raises(UserError) as told:
+        load_config({"radius": 99, "texts": {"min_chars": 0}, "classifiers": {"nsfw": {"label": -1}}, "imges": {}})
+    text = str(told.value)
+    for part in ("radius is 99", "texts.min_chars is 0", "classifiers.nsfw.path", "did you mean images?"):
+        assert part in text
+    with pytest.raises(UserError) as told:
+        run(pool, deny={"hosts": ["/nowhere/hosts.txt"]}, against={"x": "/nowhere/images"})
+    assert "deny.hosts names" in str(told.value)
+    assert "against.x is" in str(told.value)
+
+
+def test_addresses_and_refusals_in_the_metadata_are_heeded(tmp_path: Path) -> None:
+    members = [
+        *sample("host", encode(photograph(0)), ["a"], url="https://cdn.example.org/a.jpg"),
+        *sample("url", encode(photograph(1)), ["b"], url="http://www.site.net/b.jpg"),
+        *sample("refused", encode(photograph(2)), ["c"], url="http://site.net/c.jpg", robots="index, noai"),
+        *sample("kept", encode(photograph(3)), ["d"], url="http://site.net/d.jpg", robots="index"),
+    ]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    (tmp_path / "hosts.txt").write_text("example.org\n", encoding="utf-8")
+    (tmp_path / "urls.txt").write_text("https://site.net/b.jpg\n", encoding="utf-8")
+    lists = {"hosts": [str(tmp_path / "hosts.txt")], "urls": [str(tmp_path / "urls.txt")]}
+    run(tmp_path, deny={**lists, "opt_out_fields": ["robots"]})
+    assert {key: found[0] for key, found in removals(tmp_path).items()} == {
+        "host": "denied_host",
+        "url": "denied_url",
+        "refused": "opt_out",
+    }
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<img" not in page, "what nobody wants to be shown is not shown"
+    assert "Not shown, since nobody wants it to be: denied_host, denied_url, opt_out." in page
+
+
+def test_a_report_of_many_parts_shows_what_one_of_one_part_shows(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pool / "eval").mkdir()
+    (pool / "eval" / "c.png").write_bytes(encode(photograph(2)))
+    settings: dict[str, Any] = {"against": {"mine": str(pool / "eval")}}
+    run(pool, **settings)
+    whole = (pool / "out" / "report.html").read_text(encoding="utf-8")
+    of_any_size = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda file, **options: of_any_size(file, 1, **options))
+    (pool / "out" / "manifest.json").unlink()
+    run(pool, **settings)
+    assert (pool / "out" / "report.html").read_text(encoding="utf-8") == whole
+    assert whole.count("<img") == 2 * 2 + 3 * 2 + 1, "two groups, three removals beside what they copy, one alone"
+
+
+def test_signs_of_embeddings_take_the_place_of_the_hash(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class MeanColour:
+        """Embeds an image by its mean colour: a stand-in for a trained model."""
+
+        def encode_image(self, images: list[bytes]) -> np.ndarray:
+            means = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).mean((0, 1)) - 128 for image in images]
+            return np.array(means, np.float32)
+
+    monkeypatch.setattr(looking, "_load_model", lambda model: MeanColour())
+    run(pool, hash="embedding", embedding_model="some/model", radius=4)
+    assert removals(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
+    assert "c" in valid_keys(pool)
+    features = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    hashes = looking.embedding_hashes(np.concatenate([features, 2 * features, -features]))
+    assert (hashes[:3] == hashes[3:6]).all()
+    assert (np.bitwise_count(hashes[:3] ^ hashes[6:]) == 64).all()
+
+
+def test_tars_of_tables_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    pq.write_table(pa.table({"uid": ["a"], "text": ["a red cat"]}), tmp_path / "pool" / "0.parquet")
+    pool = PoolConfig(path=str(tmp_path / "pool"), key="uid")
+    with pytest.raises(UserError, match="only tars hold images"):
+        check(pool, tmp_path / "out", CheckConfig(write="tars"), executor=QUIET)
+    assert not (tmp_path / "out").exists()
+    assert check(pool, tmp_path / "out", CheckConfig(), executor=QUIET)["counts"]["valid"] == 1
+
+
+def test_a_model_that_cannot_be_loaded_is_told_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: str) -> None:
+        raise UserError(f"{model} does not exist")
+
+    monkeypatch.setattr(looking, "_load_model", refuse)
+    with pytest.raises(UserError, match="some/model does not exist"):
+        run(pool, hash="embedding", embedding_model="some/model")
+    assert not (pool / "out" / "images").exists()
+    config = CheckConfig(hash="embedding", embedding_model="some/model")
+    with pytest.raises(UserError, match="some/model does not exist"):
+        hash_images(pool / "pool", pool / "set.parquet", QUIET, config=config)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from worldclip.core import artifacts
+from worldclip.core.errors import BadShard, UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    artifacts.write_json(path, {"good": 1})
+
+    def fails(aside: Path) -> None:
+        aside.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        artifacts.write_artifact(path, fails)
+    assert artifacts.read_json(path) == {"good": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_arrays_are_as_numpy_writes_them(tmp_path: Path) -> None:
+    pairs = np.zeros(4, [("high", "<u8"), ("low", "<u8")])
+    for array in (np.arange(5), np.zeros((0, 3), "<u4"), np.array(2.5), np.array([True]), pairs, np.arange(9)[::2]):
+        artifacts.write_array(tmp_path / "x.npy", array)
+        np.save(tmp_path / "numpy.npy", array)
+        assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+    artifacts.write_array(tmp_path / "x.npy", np.arange(12.0).reshape(3, 4).T)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), np.arange(12.0).reshape(3, 4).T)
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path) -> None:
+    (tmp_path / f".x.npy.{platform.node()}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        artifacts.write_array(tmp_path / "x.npy", np.zeros(100_000))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x.npy"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_carry_format_and_version_and_are_checked(tmp_path: Path) -> None:
+    table = pa.table({"key": ["a"], "member": ["a.png"], "offset": [0], "size": [5]})
+    path = tmp_path / "x.tar.parquet"
+    artifacts.write_table(path, table, artifacts.POOL_INDEX)
+    assert artifacts.read_table(path, artifacts.POOL_INDEX).schema.equals(artifacts.POOL_INDEX)
+    with pytest.raises(BadShard, match="holds 'pool_index', expected 'curated'"):
+        artifacts.read_table(path, artifacts.CURATED)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(BadShard, match="not a readable Parquet file"):
+        artifacts.read_table(path, artifacts.POOL_INDEX)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    metadata = {**artifacts.CURATED.metadata, b"worldclip.version": b"99"}
+    empty = artifacts.CURATED.with_metadata(metadata).empty_table()
+    pq.write_table(empty, tmp_path / "new.parquet")
+    with pytest.raises(BadShard, match="newer worldclip"):
+        artifacts.read_table(tmp_path / "new.parquet", artifacts.CURATED)
+    artifacts.write_json(tmp_path / "manifest.json", {"format_version": 99})
+    with pytest.raises(UserError, match="newer worldclip"):
+        artifacts.read_manifest(tmp_path)
+
+
+def test_match_texts_keep_ids_as_flat_arrays(tmp_path: Path) -> None:
+    ids = pa.LargeListArray.from_arrays(np.array([0, 2, 3]), pa.array([1, 5, 7], pa.int32()))
+    rows = {"key": ["a", "b"], "text_idx": [0, 1], "text": ["x", "y"], "lang": ["en", "th"], "lang_prob": [1.0, 0.5]}
+    table = pa.table({**rows, "entries_lang": ["en", "th"], "entry_ids": ids})
+    artifacts.write_table(tmp_path / "t.parquet", table, artifacts.MATCH_TEXTS)
+    column = artifacts.read_table(tmp_path / "t.parquet", artifacts.MATCH_TEXTS).column("entry_ids").combine_chunks()
+    assert column.type == pa.large_list(pa.int32())
+    assert column.values.to_pylist() == [1, 5, 7]
+
+
+def test_digest_ignores_key_order_and_sees_every_value() -> None:
+    assert artifacts.digest({"a": 1, "b": [2]}) == artifacts.digest({"b": [2], "a": 1})
+    assert artifacts.digest({"a": 1}) != artifacts.digest({"a": "1"})
+
+
+def test_fingerprint_sees_contents_of_equal_size(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    path.write_bytes(b"abc")
+    before = artifacts.fingerprint(path, tmp_path)
+    path.write_bytes(b"abd")
+    assert before["path"] == "shard.tar"
+    assert artifacts.fingerprint(path, tmp_path) != before
+
+
+def test_manifest_digest_is_of_config_and_inputs_alone(tmp_path: Path) -> None:
+    one = artifacts.write_manifest(tmp_path / "a", config={"x": 1}, inputs={"y": 2}, counts={"n": 3})
+    two = artifacts.write_manifest(tmp_path / "b", config={"x": 1}, inputs={"y": 2}, counts={"n": 4})
+    other = artifacts.write_manifest(tmp_path / "c", config={"x": 2}, inputs={"y": 2}, counts={"n": 3})
+    assert one["digest"] == two["digest"] != other["digest"]
+    with pytest.raises(UserError, match="run first: worldclip match"):
+        artifacts.require_manifest(tmp_path, "match")

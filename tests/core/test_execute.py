@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done
+from worldclip.core.job import RunLock, changed_keys, remove_stale
+
+SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
+
+
+def write_number(out: Path, shard: Shard) -> dict:
+    with open(out / "calls", "a") as calls:
+        calls.write(f"{shard.name}\n")
+    return {"pairs": 1, "number": int(shard.name[:3])}
+
+
+def fail_on(bad: str, out: Path, shard: Shard) -> dict:
+    if shard.name == bad:
+        raise BadShard("truncated after 3 samples")
+    return write_number(out, shard)
+
+
+def die_once(out: Path, shard: Shard) -> dict:
+    flag = out / "died"
+    if shard.name == "002.tar" and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write_number(out, shard)
+
+
+def out_of_space(shard: Shard) -> dict:
+    raise OSError(28, "No space left on device")
+
+
+def calls(out: Path) -> list[str]:
+    return (out / "calls").read_text().split() if (out / "calls").exists() else []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_reports_come_in_shard_order_and_a_second_call_does_nothing(tmp_path: Path, workers: int) -> None:
+    executor = LocalExecutor(workers=workers, quiet=True)
+    for _ in range(2):
+        reports = executor.map(partial(write_number, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+        assert [report["number"] for report in reports] == list(range(6))
+    assert sorted(calls(tmp_path)) == [shard.name for shard in SHARDS]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_shard_fails_alone_and_only_it_is_retried(tmp_path: Path, workers: int) -> None:
+    executor = LocalExecutor(workers=workers, quiet=True)
+    with pytest.raises(StageFailed) as failed:
+        executor.map(partial(fail_on, "002.tar", tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+    assert failed.value.failures == {"002.tar": "truncated after 3 samples"}
+    assert len(calls(tmp_path)) == 5
+    executor.map(partial(write_number, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+    assert calls(tmp_path)[5:] == ["002.tar"]
+
+
+def test_a_changed_fingerprint_or_key_runs_again(tmp_path: Path) -> None:
+    run = partial(LocalExecutor(quiet=True).map, partial(write_number, tmp_path), label="x", done_dir=tmp_path / "done")
+    run(SHARDS, key={"a": 1})
+    changed = [*SHARDS[:-1], Shard(name=SHARDS[-1].name, path="", fingerprint={"size": 99})]
+    run(changed, key={"a": 1})
+    assert len(calls(tmp_path)) == 7
+    run(changed, key={"a": 2})
+    assert len(calls(tmp_path)) == 13
+
+
+def test_shards_of_a_killed_worker_are_tried_again(tmp_path: Path) -> None:
+    executor = LocalExecutor(workers=2, quiet=True)
+    reports = executor.map(partial(die_once, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+    assert [report["number"] for report in reports] == list(range(6))
+
+
+def die_always(out: Path, shard: Shard) -> dict:
+    if shard.name == "002.tar":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)  # others are worked on beside it
+    return write_number(out, shard)
+
+
+def test_a_shard_that_kills_its_workers_takes_no_other_down_with_it(tmp_path: Path) -> None:
+    many = [Shard(name=f"{n:03}.tar", path="") for n in range(20)]
+    executor = LocalExecutor(workers=2, quiet=True)
+    with pytest.raises(StageFailed) as failed:
+        executor.map(partial(die_always, tmp_path), many, label="x", done_dir=tmp_path / "done", key={})
+    assert failed.value.failures == {"002.tar": "its worker process died 3 times (out of memory?); try fewer workers"}
+    assert set(calls(tmp_path)) == {shard.name for shard in many} - {"002.tar"}
+
+
+def test_reports_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    arguments = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
+    assert not are_done(SHARDS, tmp_path / "done", {})
+    reports = LocalExecutor(quiet=True).map(partial(write_number, tmp_path), SHARDS, **arguments)
+    assert are_done(SHARDS, tmp_path / "done", {})
+    assert not are_done([*SHARDS, Shard(name="6.tar", path="")], tmp_path / "done", {})
+    assert (len(reports), reports[-1]["number"], [one["number"] for one in reports[4:0:-2]]) == (6, 5, [4, 2])
+    assert add_counts(reports, ["number", "pairs"]) == {"number": 15, "pairs": 6}
+    (tmp_path / "done" / "003.tar.json").unlink()
+    assert reports[2]["number"] == 2
+    with pytest.raises(FileNotFoundError):
+        reports[3]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_stops_at_once(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        LocalExecutor(workers=workers, quiet=True).map(
+            out_of_space, SHARDS, label="x", done_dir=tmp_path / "done", key={}
+        )
+
+
+def wait_forever(out: Path, shard: Shard) -> dict:
+    (out / f"{shard.name}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+    return {}
+
+
+ORPHANING_RUN = """
+import sys
+from functools import partial
+from pathlib import Path
+from test_execute import SHARDS, wait_forever
+from worldclip.execute import LocalExecutor
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    executor = LocalExecutor(workers=2, quiet=True)
+    executor.map(partial(wait_forever, out), SHARDS[:2], label="x", done_dir=out / "done", key={})
+"""
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_workers_end_with_their_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "orphaning_run.py"
+    script.write_text(ORPHANING_RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 60
+    while len(pids := [int(path.read_text() or 0) for path in tmp_path.glob("*.pid")]) < 2 or 0 in pids:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_workers_must_be_positive() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        LocalExecutor(workers=0)
+
+
+def test_two_runs_cannot_hold_one_folder(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        RunLock(tmp_path / "file" / "run").__enter__()
+
+
+def test_changed_keys_are_named_with_old_and_new_value() -> None:
+    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
+    assert changed_keys(old, new) == ["a.c was 2, is 3", "a.d was None, is 4"]
+
+
+def test_stale_files_go_and_current_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "x.parquet").touch()
+    (tmp_path / "y.parquet").touch()
+    remove_stale(tmp_path, [tmp_path / "y.parquet"])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["y.parquet"]
+
+
+def test_slices_share_a_folder_and_whole_runs_do_not(tmp_path: Path) -> None:
+    is_refused = pytest.raises(UserError, match="in use by calls with --shards")
+    with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path), pytest.raises(UserError, match="in use by process"):
+        RunLock(tmp_path, is_shared=True).__enter__()

@@ -1,0 +1,129 @@
+"""Calls with --shards I/N beside each other, and the Slurm example that is made of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_recipe import artifacts
+
+import worldclip
+from worldclip.cli import main
+from worldclip.core.job import RunLock
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "slurm" / "curate.sh"
+
+# Does at once, in its own way, what `sbatch` would do later: jobs of an array beside each other, in any order.
+SBATCH = """#!{python}
+import os, subprocess, sys
+options = dict(argument.removeprefix("--").partition("=")[::2] for argument in sys.argv[1:])
+first, last = map(int, options.get("array", "0-0").split("-"))
+def start(job):
+    environment = os.environ | {{"SLURM_ARRAY_TASK_ID": str(job)}}
+    return subprocess.Popen(options["wrap"], shell=True, stdout=sys.stderr, env=environment)
+jobs = [start(job) for job in range(last, first - 1, -1)]
+codes = [job.wait() for job in jobs]
+with open(os.environ["JOB_LOG"], "a") as log:
+    print(options, codes, file=log)
+print(os.getpid())
+"""
+
+
+@pytest.fixture(scope="module")
+def curated(toy_world, tmp_path_factory) -> dict[str, str]:
+    run = worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("curated") / "run", until="curate")
+    return artifacts(run)
+
+
+def test_slices_and_a_last_call_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) -> None:
+    run, recipe = tmp_path / "run", str(toy_world.recipe)
+    for part in ("2/2", "1/2"):
+        assert main(["pool", recipe, "--out", str(run), "--shards", part]) == 0
+    assert not (run / "pool" / "manifest.json").exists()
+    assert main(["run", recipe, "--out", str(run), "--until", "metadata"]) == 0
+    for part in ("3/3", "1/3"):  # one part of three is lost
+        assert main(["match", recipe, "--out", str(run), "--shards", part]) == 0
+    assert len(list((run / "match" / "done" / "counts").rglob("*.json"))) == 2
+    assert not (run / "match" / "manifest.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (run / "match").rglob("*.parquet")}
+    assert main(["run", recipe, "--out", str(run), "--until", "balance"]) == 0
+    assert main(["curate", recipe, "--out", str(run), "--shards", "2/2"]) == 0
+    before |= {path: path.stat().st_mtime_ns for path in (run / "curate").rglob("*.tar.parquet")}
+    assert main(["run", recipe, "--out", str(run), "--until", "curate"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "what slices did is not done again"
+    assert artifacts(run) == curated
+    capfd.readouterr()
+    assert main(["match", recipe, "--out", str(run), "--shards", "1/3"]) == 0
+    assert "is finished and unchanged" in capfd.readouterr().err
+    assert artifacts(run) == curated
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the example is a script of bash")
+def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text(SBATCH.format(python=sys.executable))
+    (programs / "worldclip").write_text(f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "JOB_LOG": str(tmp_path / "jobs"),
+        "CPUS_PER_JOB": "1",
+    }
+    command = ["bash", str(EXAMPLE), str(toy_world.recipe), str(tmp_path / "run"), "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = (tmp_path / "jobs").read_text().splitlines()
+    assert [job.rpartition("}")[2].strip() for job in jobs] == ["[0, 0]", "[0]"] * 3, jobs
+    assert artifacts(tmp_path / "run") == curated
+
+
+def test_a_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd) -> None:
+    pool, sliced = str(toy_world.pool), tmp_path / "sliced"
+    for part in ("2/2", "1/3"):  # one of three shards is looked at by both, and one part of three is lost
+        assert main(["pool", "check", pool, "--out", str(sliced), "--shards", part]) == 0
+    assert len(list((sliced / "images").rglob("*.parquet"))) == 2
+    assert not (sliced / "manifest.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (sliced / "images").rglob("*.parquet")}
+    assert main(["pool", "check", pool, "--out", str(sliced)]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "what slices did is not done again"
+    assert main(["pool", "check", pool, "--out", str(tmp_path / "whole")]) == 0
+    for name in ("valid_keys.parquet", "removed.parquet", "report.json"):
+        assert (sliced / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    capfd.readouterr()
+    texts_alone = ["--set", "duplicates=keep", "--set", "texts.min_chars=2", "--shards", "1/2"]
+    assert main(["pool", "check", pool, "--out", str(tmp_path / "texts"), *texts_alone]) == 2
+    assert "rules that look at no image" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_a_wrong_part_is_said(toy_world, tmp_path, capfd, part) -> None:
+    assert main(["match", str(toy_world.recipe), "--out", str(tmp_path), "--shards", part]) == 2
+    assert "it is I/N" in capfd.readouterr().err
+
+
+def test_a_slice_needs_the_stages_above_and_a_folder_that_no_run_holds(toy_world, tmp_path, capfd) -> None:
+    arguments = ["match", str(toy_world.recipe), "--out", str(tmp_path), "--shards", "1/2"]
+    assert main(arguments) == 2
+    assert "run first: worldclip pool" in capfd.readouterr().err
+    with RunLock(tmp_path):
+        assert main(arguments) == 2
+    assert "in use by process" in capfd.readouterr().err
+
+
+def test_caps_are_not_shared_out(toy_world, tmp_path, capfd) -> None:
+    arguments = [str(toy_world.recipe), "--out", str(tmp_path), "--set", "curate.max_pairs=10", "--shards", "1/2"]
+    assert main(["curate", *arguments]) == 2
+    assert "caps are decided over all shards" in capfd.readouterr().err
+
+
+def test_a_pool_that_the_run_draws_is_not_shared_out(tmp_path, capfd) -> None:
+    recipe = tmp_path / "emoji.toml"
+    recipe.write_text('[pool]\nbuild = "emoji"\n[languages]\ncodes = ["en"]\n[balance]\ntail_fraction = 0.06\n')
+    assert main(["pool", str(recipe), "--out", str(tmp_path / "run"), "--shards", "1/2"]) == 2
+    assert "build the pool first" in capfd.readouterr().err

@@ -1,0 +1,181 @@
+"""curate.max_pairs: at most so many pairs of a language, the same ones whatever the workers, and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from worldclip import curate
+from worldclip.core import artifacts, coin
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.curate import caps
+from worldclip.curate.accounting import REASONS
+from worldclip.tools.estimate import estimate
+from worldclip.tools.inspect_run import inspect_key
+
+SHARDS = make_shards(seed=11)
+CAPS = {"en": 9, "zh": 4, "th": 1000}
+
+
+@pytest.fixture(scope="module", params=["one", "all"])
+def world(request, tmp_path_factory) -> tuple[Path, Path, str, list[dict]]:
+    """(pool, run after balance, policy, what is kept without a cap)."""
+    folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("run")
+    write_pool(folder, SHARDS)
+    write_metadata(run, LISTS)
+    run_stages(recipe_of(folder, request.param), run)
+    return folder, run, request.param, read_all(run)
+
+
+def recipe_of(folder: Path, policy: str, max_pairs=None):
+    capped = {} if max_pairs is None else {"max_pairs": max_pairs}
+    return make_recipe(folder, curate={"text_policy": policy, "exclude": ["ar"], **capped})
+
+
+def read_all(run: Path) -> list[dict]:
+    return [{"shard": name, **row} for name in sorted(SHARDS) for row in curate.read_curated(run, name).to_pylist()]
+
+
+def plain_capped(rows: list[dict], cap_of) -> list[dict]:
+    """Of each language the rows with the smallest coin over probability."""
+    kept = []
+    for lang in {row["lang"] for row in rows}:
+        of_lang = sorted(
+            (row for row in rows if row["lang"] == lang),
+            key=lambda row: coin.uniform(row["key"], row["text_idx"], 0, 0) / row["keep_prob"],
+        )
+        kept += of_lang[: cap_of(lang)]
+    return [row for row in rows if row in kept]
+
+
+@pytest.mark.parametrize("max_pairs", [CAPS, 6])
+def test_a_cap_keeps_the_smallest_of_each_language_and_counts_the_others(world, max_pairs) -> None:
+    folder, run, policy, free = world
+    report = run_stages(recipe_of(folder, policy, max_pairs), run, stages="curate")["curate"]
+    cap_of = max_pairs.get if isinstance(max_pairs, dict) else lambda lang: max_pairs
+    expected = plain_capped(free, cap_of)
+    assert read_all(run) == expected
+    was, stays = (Counter(row["lang"] for row in rows) for rows in (free, expected))
+    assert any(was[lang] > stays[lang] for lang in was)
+    unbound = run_stages(recipe_of(folder, policy), run, stages="curate")["curate"]["languages"]
+    for lang, row in report["languages"].items():
+        over = was[lang] - stays[lang]
+        assert row["excluded"] == unbound[lang]["excluded"] + over
+        assert row["sampled_out"] == unbound[lang]["sampled_out"]
+        assert row["pairs_in"] == sum(row[reason] for reason in REASONS) + row["pairs_out"]
+        cap = cap_of(lang)
+        assert row["expected_pairs"] == min(cap or 10**9, unbound[lang]["expected_pairs"])
+    assert set(report["caps"]) == {lang for lang in was if was[lang] > stays[lang]}
+
+
+def test_neither_workers_nor_a_kill_change_what_a_cap_keeps(world) -> None:
+    folder, run, policy, _ = world
+    recipe = recipe_of(folder, policy, CAPS)
+    run_stages(recipe, run, stages="curate")
+    once = {path: path.read_bytes() for path in (run / "curate").rglob("*") if path.is_file()}
+    for marker in sorted((run / "curate").rglob("done/**/*.json"))[::2]:
+        marker.unlink()
+    run_stages(recipe, run, LocalExecutor(workers=2, quiet=True), stages="curate")
+    assert {path: path.read_bytes() for path in (run / "curate").rglob("*") if path.is_file()} == once
+
+
+def test_without_a_cap_nothing_of_one_is_left(world) -> None:
+    folder, run, policy, free = world
+    run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")
+    report = run_stages(recipe_of(folder, policy), run, stages="curate")["curate"]
+    assert report["caps"] == {}
+    assert read_all(run) == free
+    assert not (run / "curate" / "caps").exists()
+
+
+def test_online_curation_knows_the_caps(world) -> None:
+    folder, run, policy, _ = world
+    run_stages(recipe_of(folder, policy), run, stages="curate")
+    free = curate.Curator(run)
+    report = run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")["curate"]
+    capped = curate.Curator(run)
+    keys = [f"{Path(name).parent}/{stem}" for name in sorted(SHARDS) for stem in dict(SHARDS[name])]
+    probs = {name: np.load(run / "balance" / f"{name}.npy") for name in LISTS}
+    matched = {(row["key"], row["text_idx"]): row for row in all_matched(run)}
+
+    def stays(key: str, text_idx: int, epoch: int) -> bool:
+        row = matched[key, text_idx]
+        prob = curate.keep_prob(row["entry_ids"], [0, len(row["entry_ids"])], probs[row["lang"]])[0]
+        bound = report["caps"].get(row["lang"], {"bound": np.inf})["bound"]
+        return coin.uniform(key, text_idx, 0, epoch) / prob < bound
+
+    found = {}
+    for epoch in range(4):
+        of_free = [(keys[i], int(t)) for i, t in zip(*free.keep(keys, epoch), strict=True)]
+        halves = [keys[: len(keys) // 2], keys[len(keys) // 2 :]]
+        found[epoch] = [(half[i], int(t)) for half in halves for i, t in zip(*capped.keep(half, epoch), strict=True)]
+        assert found[epoch] == [pair for pair in of_free if stays(*pair, epoch)]
+        assert 0 < len(found[epoch]) < len(of_free)
+    assert found[0] == [(row["key"], row["text_idx"]) for row in read_all(run)]
+    assert found[1] != found[2]
+
+
+def all_matched(run: Path) -> list[dict]:
+    paths = sorted((run / "match" / "texts").rglob("*.parquet"))
+    return [row for path in paths for row in artifacts.read_table(path, artifacts.MATCH_TEXTS).to_pylist()]
+
+
+def test_an_estimate_expects_no_more_than_the_cap(world) -> None:
+    folder, run, policy, _ = world
+    run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")
+    report = artifacts.read_json(run / "curate" / "report.json")
+    found = estimate(run, tail_fractions=[0.05, 1.0])["candidates"]
+    for lang, row in found[0]["languages"].items():
+        assert row["expected_pairs"] == pytest.approx(report["languages"][lang]["expected_pairs"])
+    assert found[1]["languages"]["en"]["expected_pairs"] == CAPS["en"]
+    assert found[1]["total"]["expected_pairs"] == sum(row["expected_pairs"] for row in found[1]["languages"].values())
+
+
+def test_a_pair_over_a_cap_is_told_so(world) -> None:
+    folder, run, policy, free = world
+    run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")
+    capped = read_all(run)
+    over = next(row for row in free if row not in capped)
+    texts = {row["text_idx"]: row for row in inspect_key(run, over["key"])["texts"]}
+    assert texts[over["text_idx"]]["reason"] == "excluded"
+    assert texts[over["text_idx"]]["cap"] == CAPS[over["lang"]]
+    texts = {row["text_idx"]: row for row in inspect_key(run, capped[0]["key"])["texts"]}
+    assert texts[capped[0]["text_idx"]]["reason"] == "kept"
+
+
+@given(st.lists(st.lists(st.sampled_from(np.linspace(0, 1, 40).tolist()), max_size=30), max_size=6), st.integers(1, 50))
+def test_the_bound_leaves_at_most_the_cap_and_all_that_it_can(parts, cap) -> None:
+    whole = sorted(number for part in parts for number in part)
+    if len(whole) <= cap:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caps, "MERGED_AT_ONCE", 7)
+        bound = caps.bound_of(map(np.array, parts), cap)
+    assert bound == whole[cap]
+    assert sum(number < bound for number in whole) <= cap
+
+
+@pytest.mark.parametrize(
+    ("max_pairs", "problem"),
+    [
+        (0, r"curate\.max_pairs is 0"),
+        ({"en": -1}, r"curate\.max_pairs\.en is -1"),
+        ({"en": "x"}, r"curate\.max_pairs is"),
+    ],
+)
+def test_a_cap_is_at_least_one_pair(tmp_path, max_pairs, problem) -> None:
+    with pytest.raises(UserError, match=problem):
+        recipe_of(tmp_path, "one", max_pairs)
+
+
+def test_a_cap_of_a_language_that_is_not_there_is_refused(world) -> None:
+    folder, run, policy, _ = world
+    with pytest.raises(UserError, match=r"curate\.max_pairs names 'fr'"):
+        run_stages(recipe_of(folder, policy, {"fr": 3}), run, stages="curate")

@@ -1,0 +1,391 @@
+"""The keep decision on paper, and the stages match, balance and curate together against plain Python."""
+
+from __future__ import annotations
+
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from toy import write_tar
+from worldclip import curate, pool
+from worldclip.core import artifacts, coin
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.curate.accounting import COLUMNS, REASONS
+from worldclip.curate.config import CurateConfig
+from worldclip.curate.decide import decide
+
+SHARDS = make_shards(seed=2)
+
+
+@pytest.fixture(scope="module")
+def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    write_pool(folder, SHARDS)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_metadata(tmp_path, LISTS)
+    return tmp_path
+
+
+def read_kept(run: Path, name: str) -> list[tuple]:
+    table = curate.read_curated(run, name)
+    columns = ("key", "text_idx", "text", "lang", "keep_prob")
+    return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))
+
+
+# the decision
+
+
+def test_keep_prob_is_one_minus_the_product():
+    probs = np.array([1.0, 0.5, 0.25], np.float32)
+    assert curate.keep_prob([0, 1, 1, 2, 2], [0, 1, 2, 4, 4, 5], probs).tolist() == [1.0, 0.5, 0.625, 0.0, 0.25]
+    assert curate.keep_prob([], [0], probs).tolist() == []
+    assert curate.keep_prob(np.array([2, 1]), np.array([1, 2]), probs).tolist() == [0.5], "offsets may start later"
+
+
+def test_keep_prob_refuses_what_does_not_fit():
+    for ids, offsets in (([0, 3], [0, 2]), ([-1], [0, 1]), ([0], [0, 2]), ([0], [1, 0]), ([0], [])):
+        with pytest.raises(ValueError):
+            curate.keep_prob(ids, offsets, [0.5, 0.5, 0.5])
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=12, unique=True).map(sorted), max_size=8))
+def test_keep_prob_multiplies_in_entry_order(texts):
+    probs = np.linspace(0.05, 1, 10).astype(np.float32)
+    expected = []
+    for ids in texts:
+        product = 1.0
+        for entry in ids:
+            product *= 1.0 - float(probs[entry])
+        expected.append(1.0 - product)
+    offsets = np.cumsum([0, *map(len, texts)])
+    assert curate.keep_prob([i for ids in texts for i in ids], offsets, probs).tolist() == expected
+
+
+def decide_plainly(policy, keys, texts, seed, epoch):
+    """texts: per key (text_idx, drawable, prob)."""
+    kept = []
+    for key, rows in zip(keys, texts, strict=True):
+        drawable = [(idx, prob) for idx, is_drawable, prob in rows if is_drawable]
+        if policy == "one" and drawable:
+            drawable = [drawable[int(coin.uniform(key, 0, seed, epoch, coin.TEXT_DRAW) * len(drawable))]]
+        kept += [(key, idx) for idx, prob in drawable if coin.uniform(key, idx, seed, epoch) < prob]
+    return kept
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["one", "all"]),
+    st.dictionaries(
+        st.text(max_size=6), st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=5), max_size=8
+    ),
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 1000),
+)
+def test_the_decision_agrees_with_a_plain_one(policy, pool, seed, epoch):
+    keys = list(pool)
+    texts = [[(2 * i, *row) for i, row in enumerate(pool[key])] for key in keys]
+    flat = [row for rows in texts for row in rows]
+    starts = np.cumsum([0, *map(len, texts)])
+    kept, drawn = decide(
+        policy,
+        coin.hash_keys(keys),
+        starts,
+        np.array([row[0] for row in flat], np.int32),
+        np.array([row[1] for row in flat], np.bool_),
+        np.array([row[2] for row in flat], np.float64),
+        seed=seed,
+        epoch=epoch,
+    )
+    of_key = np.repeat(np.arange(len(keys)), np.diff(starts))
+    found = [(keys[of_key[t]], flat[t][0]) for t in np.flatnonzero(kept)]
+    assert found == decide_plainly(policy, keys, texts, seed, epoch)
+    assert all(of_key[t] == k for k, t in enumerate(drawn) if t >= 0)
+
+
+def test_each_remaining_text_is_drawn_equally_often():
+    num_keys = 20_000
+    keys = [str(i) for i in range(num_keys)]
+    starts, text_idx = np.arange(num_keys + 1) * 3, np.tile(np.array([0, 1, 5], np.int32), num_keys)
+    drawable = np.tile([True, False, True], num_keys)
+    probs = np.tile([0.5, 1.0, 0.2], num_keys)
+    kept, drawn = decide("one", coin.hash_keys(keys), starts, text_idx, drawable, probs, seed=0, epoch=0)
+    assert abs((drawn % 3 == 0).mean() - 0.5) < 0.02
+    assert not (drawn % 3 == 1).any()
+    assert abs(kept[0::3].mean() - 0.25) < 0.015, "half of the draws, half of those kept"
+    assert abs(kept[2::3].mean() - 0.1) < 0.015
+
+
+# the stages
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+@pytest.mark.parametrize("languages", [{}, {"exclude": ["zh"]}, {"include": ["en", "th"], "seed": 7}])
+def test_match_balance_curate_agree_with_plain_python(pool_folder, run, policy, languages):
+    recipe = make_recipe(pool_folder, curate={"text_policy": policy, **languages})
+    expected = plain_run(SHARDS, recipe)
+    reports = run_stages(recipe, run)
+    lists = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
+    assert {name: row["threshold"] for name, row in lists.items()} == expected.thresholds
+    for name, rows in expected.kept.items():
+        assert read_kept(run, name) == rows
+    check_report(reports["curate"], expected.report)
+    total = reports["curate"]["total"]
+    assert 0 < total["pairs_out"] < total["pairs_in"]
+    assert total["sampled_out"] > 0
+
+
+def check_report(report: dict, expected: dict) -> None:
+    """Every column of every language, and that they add up."""
+    for lang, row in report["languages"].items():
+        assert list(row) == list(COLUMNS)
+        assert row["pairs_in"] == sum(row[reason] for reason in REASONS) + row["pairs_out"]
+        for column, value in row.items():
+            assert value == pytest.approx(expected[lang].get(column, 0), abs=1e-9), (lang, column)
+    assert set(report["languages"]) == {lang for lang, row in expected.items() if row["pairs_in"]}
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_what_is_denied_or_not_valid_reaches_no_artifact_below_match(pool_folder, run, tmp_path_factory, policy):
+    lists = tmp_path_factory.mktemp("lists")
+    matched = plain_run(SHARDS, make_recipe(pool_folder)).matched
+    keys = sorted({row[0] for rows in matched.values() for row in rows})
+    valid, denied = keys[: len(keys) * 2 // 3], keys[5:15]
+    pq.write_table(pa.table({"key": valid}), lists / "valid.parquet")
+    pq.write_table(pa.table({"key": denied}), lists / "denied.parquet")
+    recipe = make_recipe(
+        pool_folder,
+        pool={"valid_keys": str(lists / "valid.parquet"), "deny_keys": [str(lists / "denied.parquet")]},
+        curate={"text_policy": policy, "exclude": ["ar"]},
+    )
+    expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
+    reports = run_stages(recipe, run)
+    kept = [row for name in expected.kept for row in read_kept(run, name)]
+    assert kept == [row for rows in expected.kept.values() for row in rows]
+    assert not {row[0] for row in kept} & set(denied)
+    check_report(reports["curate"], expected.report)
+    assert reports["curate"]["total"]["not_valid"] > 0
+    assert reports["curate"]["total"]["excluded"] > 0
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [],
+        [("a", BAD_JSON)],
+        [("a", [])],
+        [("a", [None, "", " "]), ("b", [None])],
+        [("a", ["the cat sat on the mountain by the water", None]), ("a", ["the dog sat on the mountain by the sea"])],
+        [("a", BAD_JSON), ("a", ["the old house by the sea in the mountain"]), ("a", [])],
+        [("a", ["старая фотография большого красного дома", "照片里的红色房子和山水在一起"])],
+        [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ในบ้านสีแดงที่ภูเขา"])],
+        [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
+    ],
+)
+def test_reasons_add_up_on_pools_made_to_hurt(tmp_path_factory, run, policy, samples):
+    folder = tmp_path_factory.mktemp("small")
+    shards = {"x/0.tar": samples, "x/1.tar": [("z", ["the green tree near the old house on the sea"])]}
+    write_pool(folder, shards)
+    recipe = make_recipe(folder, curate={"text_policy": policy, "exclude": ["zh"]})
+    expected = plain_run(shards, recipe)
+    reports = run_stages(recipe, run)
+    check_report(reports["curate"], expected.report)
+    assert [read_kept(run, name) for name in sorted(shards)] == [expected.kept[name] for name in sorted(shards)]
+
+
+def test_workers_and_the_order_of_work_change_no_byte(pool_folder, tmp_path_factory):
+    recipe = make_recipe(pool_folder)
+    results = []
+    for workers in (1, 2, 4):
+        run = tmp_path_factory.mktemp(f"workers{workers}")
+        write_metadata(run, LISTS)
+        run_stages(recipe, run, Shuffled(workers=1, quiet=True, seed=workers), stages="pool match balance")
+        run_stages(recipe, run, LocalExecutor(workers=workers, quiet=True), stages="curate")
+        results.append(
+            {
+                path.relative_to(run).as_posix(): path.read_bytes()
+                for stage in ("match", "balance", "curate")
+                for path in (run / stage).rglob("*")
+                if path.is_file() and path.name != "manifest.json"
+            }
+        )
+    assert results[0] == results[1] == results[2]
+
+
+class Shuffled(LocalExecutor):
+    """Works on shards in another order; reports come back in theirs, as every executor promises."""
+
+    def __init__(self, *, seed: int, **options) -> None:
+        super().__init__(**options)
+        self.seed = seed
+
+    def map(self, fn, shards, **options):
+        order = random.Random(self.seed).sample(range(len(shards)), len(shards))
+        reports = super().map(fn, [shards[i] for i in order], **options)
+        return [report for _, report in sorted(zip(order, reports, strict=True), key=lambda item: item[0])]
+
+
+def test_hex_keys_give_datacomps_list_and_other_keys_none(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("hex")
+    rng = random.Random(5)
+    names = [f"{rng.getrandbits(128):032x}" for _ in range(40)]
+    text = "the old red house on the mountain by the sea"
+    write_pool(folder, {"0.tar": [(name, [text, text + " water"]) for name in names]})
+    report = run_stages(make_recipe(folder, curate={"text_policy": "all"}), run)["curate"]
+    kept = sorted({row[0] for row in read_kept(run, "0.tar")})
+    listed = np.load(run / "curate" / "keys.npy")
+    assert listed.dtype == np.dtype("u8,u8")
+    assert listed.tolist() == [(int(key[:16], 16), int(key[16:], 16)) for key in kept]
+    assert report["num_keys_in_list"] == len(kept) > 0
+
+    write_pool(folder, {"1.tar": [("not hex", ["the green tree near the old house on the sea"])]})
+    report = run_stages(make_recipe(folder, curate={"text_policy": "all"}), run)["curate"]
+    assert report["num_keys_in_list"] is None
+    assert not (run / "curate" / "keys.npy").exists()
+
+
+def test_keys_npy_serves_as_a_list_of_valid_keys(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("hex")
+    names = [f"{i:032x}" for i in range(30)]
+    write_pool(folder, {"0.tar": [(name, ["the old red house on the mountain by the sea"]) for name in names]})
+    run_stages(make_recipe(folder), run)
+    kept = {row[0] for row in read_kept(run, "0.tar")}
+    listed = tmp_path_factory.mktemp("list") / "keys.npy"
+    (run / "curate" / "keys.npy").rename(listed)
+    report = run_stages(make_recipe(folder, pool={"valid_keys": str(listed)}), run)["curate"]
+    assert report["total"]["not_valid"] == 30 - len(kept)
+
+
+def test_a_language_that_the_run_does_not_have_is_named(pool_folder, run):
+    recipe = make_recipe(pool_folder, curate={"include": ["en", "fr"], "exclude": ["xx"]})
+    with pytest.raises(UserError) as raised:
+        run_stages(recipe, run)
+    assert len(raised.value.problems) == 2
+    assert "curate.include names 'fr'" in raised.value.problems[0]
+
+
+def test_a_wrong_config_is_refused_with_all_its_problems():
+    problems = CurateConfig(seed=-1, include=("en", "zh"), exclude=("zh",), samples_per_tar=0).problems()
+    assert len(problems) == 3
+    assert "curate.seed is -1" in problems[0]
+    assert "both name zh" in problems[1]
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_folder, tmp_path_factory, policy):
+    results = []
+    for workers in (1, 2) if policy == "one" else (1,):
+        run = tmp_path_factory.mktemp(f"tars{workers}")
+        write_metadata(run, LISTS)
+        options = {"text_policy": policy, "write": "tars", "samples_per_tar": 7}
+        report = run_stages(make_recipe(pool_folder, curate=options), run, LocalExecutor(workers=workers, quiet=True))
+        results.append({path.name: path.read_bytes() for path in (run / "curate" / "tars").glob("*.tar")})
+    assert results[0] == results[-1]
+    kept: dict[str, list[str]] = {}
+    for name in sorted(SHARDS):
+        for key, _, text, *_ in read_kept(run, name):
+            kept.setdefault(key, []).append(text)
+    assert report["curate"]["tars"] == {"samples": len(kept), "no_image": 0, "cut_image": 0}
+    assert len(results[0]) == -(-len(kept) // 7)
+
+    recipe = make_recipe(run / "curate" / "tars", pool={"key": "json:key", "texts": ["json:texts"]})
+    found: dict[str, list[str]] = {}
+    numbers = []
+    for shard in pool.shards(recipe, run):
+        texts = pool.read_texts(shard, recipe.pool)
+        for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
+            found.setdefault(key, []).append(text)
+        with tarfile.open(shard.path) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        for name in (name for name in members if name.endswith(".json")):
+            record = json.loads(members[name])
+            numbers.append(int(name.removesuffix(".json")))
+            assert members[name.replace(".json", ".jpg")] == b"image of " + Path(record["key"]).name.encode()
+            assert members[name.replace(".json", ".txt")].decode() == record["texts"][0]
+    assert found == kept
+    assert numbers == list(range(len(kept)))
+
+
+def test_a_kept_key_without_its_image_is_counted(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("no_image")
+    text = "the old green tree on the mountain by the water"
+    record = json.dumps({"texts": [text]}).encode()
+    write_tar(folder / "0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
+    recipe = make_recipe(folder, curate={"write": "tars"}, balance={"tail_fraction": 1.0})
+    report = run_stages(recipe, run)["curate"]
+    assert report["tars"] == {"samples": 1, "no_image": 1, "cut_image": 0}
+    run_stages(make_recipe(folder, balance={"tail_fraction": 1.0}), run, stages="curate")
+    assert not (run / "curate" / "tars").exists()
+
+
+def test_the_data_card_says_what_someone_must_know(pool_folder, run):
+    report = run_stages(make_recipe(pool_folder, curate={"text_policy": "all"}), run)["curate"]
+    card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert f"{report['total']['pairs_out']:,} of {report['total']['pairs_in']:,} image-text pairs" in card
+    for lang, row in report["languages"].items():
+        assert f"| {lang} | {row['pairs_in']:,} | {row['pairs_out']:,} |" in card
+    assert "`curate.text_policy`: all" in card
+    assert artifacts.require_manifest(run, "balance")["digest"] in card
+
+
+# online
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_the_curator_keeps_the_offline_list_in_epoch_0_and_draws_anew_later(pool_folder, run, policy):
+    recipe = make_recipe(pool_folder, curate={"text_policy": policy, "exclude": ["ar"]})
+    run_stages(recipe, run)
+    curator = curate.Curator(run)
+    all_keys = [f"{Path(name).parent}/{key}" for name in sorted(SHARDS) for key, _ in SHARDS[name]]
+    asked = [*dict.fromkeys(all_keys), "unknown", ""]
+    random.Random(0).shuffle(asked)
+    offline = sorted((row[0], row[1]) for name in SHARDS for row in read_kept(run, name))
+    key_idx, text_idx = curator.keep(asked)
+    assert key_idx.dtype == np.int64
+    assert text_idx.dtype == np.int32
+    assert sorted((asked[i], int(t)) for i, t in zip(key_idx, text_idx, strict=True)) == offline
+    assert list(zip(key_idx, text_idx, strict=True)) == sorted(zip(key_idx, text_idx, strict=True))
+    if policy == "one":
+        assert len(set(key_idx)) == len(key_idx)
+    later = curator.keep(asked, epoch=1)
+    assert [part.tolist() for part in later] != [key_idx.tolist(), text_idx.tolist()]
+    assert [part.tolist() for part in curator.keep(pa.array(asked), epoch=1)] == [part.tolist() for part in later]
+
+
+def test_over_many_epochs_the_curator_keeps_what_is_expected(pool_folder, run):
+    recipe = make_recipe(pool_folder, curate={"text_policy": "one"})
+    expected = run_stages(recipe, run)["curate"]["total"]["expected_pairs"]
+    curator = curate.Curator(run, seed=3)
+    asked = list({f"{Path(name).parent}/{key}" for name in SHARDS for key, _ in SHARDS[name]})
+    kept = [len(curator.keep(asked, epoch)[0]) for epoch in range(200)]
+    assert abs(np.mean(kept) - expected) < 4 * np.std(kept) / np.sqrt(len(kept))
+
+
+def test_the_curator_needs_a_balanced_run(pool_folder, run):
+    run_stages(make_recipe(pool_folder), run, stages="pool match")
+    with pytest.raises(UserError, match="balance is not finished"):
+        curate.Curator(run)
+
+
+def test_a_run_without_any_match_keeps_nothing(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("nothing")
+    write_pool(folder, {"0.tar": [("a", ["unmatched words everywhere without any listed thing"])]})
+    report = run_stages(make_recipe(folder), run)
+    assert report["curate"]["total"]["pairs_out"] == 0
+    assert report["balance"]["lists"]["en"]["threshold"] is None
+    key_idx, text_idx = curate.Curator(run).keep(["a", "b"])
+    assert len(key_idx) == len(text_idx) == 0

@@ -1,0 +1,64 @@
+"""A denied key reaches nothing below match: no table, report, page, list, tar or plan, whatever the stage writes."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from worldclip import curate
+from worldclip.report import write_report
+
+SHARDS = make_shards(seed=21, num_shards=3, num_samples=12)
+ALLOWED = ("match/texts/", "match/done/", "match/report.json", "pool/index/", "metadata/")
+
+
+def contents(path: Path) -> bytes:
+    """A file as text to search in: tables unpacked."""
+    if path.suffix == ".parquet":
+        return repr(pq.read_table(path).to_pydict()).encode()
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+@pytest.mark.parametrize("how", ["denied", "not in the valid list", "denied in its shard"])
+def test_a_denied_key_reaches_no_artifact_below_match(tmp_path, policy, how) -> None:
+    folder, run = tmp_path / "pool", tmp_path / "run"
+    write_pool(folder, SHARDS)
+    write_metadata(run, LISTS)
+    recipe = make_recipe(folder, curate={"text_policy": policy, "write": "tars", "max_pairs": 15})
+    run_stages(recipe, run)
+    kept = [(name, row["key"], row["text"]) for name in sorted(SHARDS)
+            for row in curate.read_curated(run, name).to_pylist()]  # fmt: skip
+    denied = kept[::2]
+    gone = {key for _, key, _ in denied}
+    every_key = {f"{Path(name).parent}/{stem}" for name in SHARDS for stem, _ in SHARDS[name]}
+    if how == "denied":
+        listed, setting = pa.table({"key": sorted(gone)}), {"deny_keys": [str(tmp_path / "list.parquet")]}
+    elif how == "denied in its shard":
+        listed = pa.table({"shard": [name for name, _, _ in denied], "key": [key for _, key, _ in denied]})
+        setting = {"deny_keys": [str(tmp_path / "list.parquet")]}
+    else:
+        listed, setting = pa.table({"key": sorted(every_key - gone)}), {"valid_keys": str(tmp_path / "list.parquet")}
+    pq.write_table(listed, tmp_path / "list.parquet")
+
+    recipe = make_recipe(folder, pool=setting, curate={"text_policy": policy, "write": "tars", "max_pairs": 15})
+    report = run_stages(recipe, run, stages="match balance curate")["curate"]
+    write_report(run)
+    assert report["total"]["not_valid"] >= len(gone) > 5
+    files = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.is_file()}
+    below = {name: path for name, path in files.items() if not name.startswith(ALLOWED)}
+    assert {"report.html", "curate/report.json", "curate/tars/000000.tar", "curate/DATA_CARD.md"} <= set(below)
+    for name, path in below.items():
+        found = contents(path)
+        for key in gone:
+            assert repr(key).strip("'").encode() + b"'" not in found, f"{key} stands in {name}"
+            assert f'"{key}"'.encode() not in found, f"{key} stands in {name}"
+            assert b"image of " + Path(key).name.encode() + b"\0" not in found, f"the image of {key} stands in {name}"
+    curator = curate.Curator(run)
+    for epoch in range(3):
+        assert len(curator.keep(sorted(gone), epoch)[0]) == 0

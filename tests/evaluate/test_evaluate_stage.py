@@ -1,0 +1,176 @@
+"""The stage as the recipe runs it, with a made-up model in a checkpoint's place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from worldclip.config import load_recipe
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import changed_keys, why_run
+from worldclip.evaluate import stage as evaluate
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.model import inference
+from worlds import WordModel
+
+
+@pytest.fixture
+def run_dir(tmp_path, monkeypatch):
+    """RUN with a checkpoint, and `mini`, a data set in Crossmodal-3600's layout beside it."""
+    folder = tmp_path / "mini"
+    (folder / "images").mkdir(parents=True)
+    for key in ("cat", "dog"):
+        (folder / "images" / f"{key}.png").write_bytes(key.encode())
+    lines = [{"image/key": key, "en": {"caption": [key]}, "th": {"caption": [f"x/{key}"]}} for key in ("cat", "dog")]
+    (folder / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    write_checkpoint(tmp_path / "run", 10)
+    monkeypatch.setattr(inference, "load", lambda source, device: WordModel())
+    return tmp_path / "run"
+
+
+def write_checkpoint(run_dir, step):
+    checkpoint = run_dir / "train" / f"step_{step:09}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(str(step).encode())
+
+
+def recipe_of(run_dir, **evaluate_config):
+    folders = {"mini": f"captions:{run_dir.parent / 'mini'}"}
+    sections = {"datasets": ["mini"], "folders": folders} | evaluate_config
+    pool = {"path": str(run_dir.parent)}
+    return load_recipe({"pool": pool, "balance": {"tail_fraction": 0.1}, "evaluate": sections})
+
+
+def run(recipe, run_dir):
+    return evaluate.run(recipe, run_dir, LocalExecutor())
+
+
+def test_the_stage_writes_records_a_table_and_a_report(run_dir):
+    report = run(recipe_of(run_dir), run_dir)
+    records = [json.loads(line) for line in (run_dir / "evaluate" / "results.jsonl").read_text().splitlines()]
+    assert [(record["model"], record["lang"]) for record in records] == [
+        ("train/step_000000010", "en"),
+        ("train/step_000000010", "th"),
+    ]
+    assert "### mini" in (run_dir / "evaluate" / "table.md").read_text()
+    assert read_json(run_dir / "evaluate" / "report.json") == json.loads(json.dumps(report))
+    mean = report["datasets"]["mini"]["tasks"]["image_text_retrieval"]["mean"]
+    assert mean["languages"] == ["en", "th"]
+    assert mean["metrics"]["image_retrieval_recall@1"] == 1.0
+
+
+def test_what_is_finished_runs_again_only_for_another_checkpoint_config_or_data(run_dir):
+    recipe = recipe_of(run_dir)
+    run(recipe, run_dir)
+    assert why_run(evaluate, "evaluate", recipe, run_dir) is None
+    assert why_run(evaluate, "evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
+    assert "evaluate.captions" in why_run(evaluate, "evaluate", recipe_of(run_dir, captions="first_caption"), run_dir)
+    (run_dir.parent / "mini" / "images" / "cat.png").write_bytes(b"owl")
+    assert "mini" in why_run(evaluate, "evaluate", recipe, run_dir)
+    write_checkpoint(run_dir, 20)
+    run(recipe, run_dir)
+    assert "step_000000020" in (run_dir / "evaluate" / "results.jsonl").read_text()
+    assert "step_000000010" not in (run_dir / "evaluate" / "results.jsonl").read_text()
+
+
+def test_the_runs_languages_are_asked_unless_others_are_named(run_dir):
+    recipe = recipe_of(run_dir)
+    of_run = load_recipe({**_sections(recipe), "languages": {"codes": ["th", "sw"]}})
+    assert list(run(of_run, run_dir)["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
+    named = load_recipe({**_sections(recipe_of(run_dir, languages=["en"])), "languages": {"codes": ["th"]}})
+    assert list(run(named, run_dir)["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["en"]
+
+
+def _sections(recipe):
+    from worldclip.config import to_dict
+
+    return to_dict(recipe)
+
+
+def test_a_run_without_a_checkpoint_is_told_to_train(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint; run first: worldclip train"):
+        evaluate.checkpoint_folder(tmp_path)
+
+
+def test_no_data_set_is_nothing_to_do_and_is_finished(run_dir):
+    recipe = recipe_of(run_dir, datasets=[])
+    run(recipe, run_dir)
+    assert why_run(evaluate, "evaluate", recipe, run_dir) is None
+    assert changed_keys(evaluate.relevant_config(recipe), evaluate.relevant_config(recipe)) == []
+
+
+def test_any_model_is_evaluated_into_any_folder_and_goes_on_where_it_was_cut(run_dir, tmp_path):
+    config = recipe_of(run_dir).evaluate
+    found = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
+    assert found["model"] == "someone/model"
+    assert (tmp_path / "out" / "table.md").exists()
+    again = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
+    assert again == found
+    other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
+    assert other["model_digest"] != found["model_digest"]
+
+
+def test_a_model_on_no_data_set_is_a_mistake(run_dir, tmp_path):
+    with pytest.raises(UserError, match="no data set is named; name some"):
+        evaluate.evaluate_model("someone/model", EvaluateConfig(), tmp_path / "out")
+    nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
+    with pytest.raises(UserError, match="none of suite imagenet is below"):
+        evaluate.evaluate_model("someone/model", nothing_there, tmp_path / "out")
+
+
+def test_every_mistake_of_the_section_is_told_at_once(tmp_path):
+    wrong = {
+        "datasets": ["emoji_ton"],
+        "folders": {"pets": "wds:/data", "emoji_base": "cvqa:/data"},
+        "batch_size": 0,
+        "gallery_size": -1,
+    }
+    with pytest.raises(UserError) as caught:
+        load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "evaluate": wrong})
+    assert len(caught.value.problems) == 5
+    assert "did you mean 'emoji_tone'?" in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(run_dir):
+    recipe = recipe_of(run_dir, folders={"mini": "captions:/nowhere"})
+    with pytest.raises(UserError, match=r"evaluate\.folders\.mini is 'captions:/nowhere'"):
+        run(recipe, run_dir)
+
+
+def test_a_data_set_that_has_none_of_the_languages_asked_has_no_records_and_is_no_mistake(run_dir):
+    other = run_dir.parent / "other"
+    (other / "images").mkdir(parents=True)
+    (other / "images" / "cat.png").write_bytes(b"cat")
+    (other / "captions.jsonl").write_text(json.dumps({"image/key": "cat", "sw": {"caption": ["cat"]}}))
+    folders = {"mini": f"captions:{run_dir.parent / 'mini'}", "other": f"captions:{other}"}
+    found = run(recipe_of(run_dir, datasets=["mini", "other"], folders=folders, languages=["th"]), run_dir)
+    assert found["datasets"]["other"]["tasks"] == {}
+    assert list(found["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
+
+
+def test_what_is_wrong_with_any_data_set_is_told_at_once_and_before_any_work(run_dir):
+    mini = run_dir.parent / "mini"
+    (run_dir.parent / "tars").mkdir()
+    (run_dir.parent / "tars/0.tar").write_bytes(b"no tar")
+    (mini / "images/dog.png").unlink()
+    folders = {"mini": f"captions:{mini}", "tars": f"pool:{run_dir.parent / 'tars'}", "gone": "cvqa:/nowhere"}
+    with pytest.raises(UserError) as caught:
+        run(recipe_of(run_dir, datasets=list(folders), folders=folders), run_dir)
+    told = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 3
+    assert "data set mini: " in told
+    assert "lacks: dog" in told
+    assert "data set tars: " in told
+    assert "0.tar: not a readable tar" in told
+    assert "data set gone: evaluate.folders.gone is 'cvqa:/nowhere'" in told
+    assert not (run_dir / "evaluate").exists()
+
+
+def test_names_for_a_layout_without_classes_are_an_error(run_dir):
+    names = run_dir.parent / "names.json"
+    names.write_text("{}")
+    with pytest.raises(UserError, match=r"class_names\.mini is given, but layout captions takes no names"):
+        run(recipe_of(run_dir, class_names={"mini": str(names)}), run_dir)

@@ -1,0 +1,157 @@
+"""The stage: each format complete, checked by its own library before it takes its name, refused where it differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import worldclip
+from worldclip import export
+from worldclip.config import load_recipe
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.export import ExportConfig, probe
+from worldclip.export import model_card as card
+from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.config import ModelConfig
+from worldclip.model.tokenizer import train_tokenizer
+
+RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
+
+
+def recipe(**keys):
+    return load_recipe({**RECIPE, "export": keys})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run with one checkpoint of fresh weights and the reports that a model card reads."""
+    run_dir = tmp_path_factory.mktemp("trained") / "my_run"
+    folder = run_dir / "train" / "step_000000009"
+    sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
+    tokenizer = train_tokenizer(["a red apple", "红苹果"] * 3, vocab_size=60, context_length=32)
+    create_model(model_config(sizes, tokenizer), seed=0).save_pretrained(folder)
+    tokenizer.save(folder)
+    image_processor(32).save_pretrained(folder)
+    artifacts.write_json(folder / "trainer" / "state.json", {"step": 9})
+    artifacts.write_json(run_dir / "train" / "report.json", {"seen": {"en": 1200, "zh": 34}})
+    languages = {"en": {"pairs_in": 100, "pairs_out": 80}, "zh": {"pairs_in": 50, "pairs_out": 40}}
+    artifacts.write_json(run_dir / "curate" / "report.json", {"languages": languages})
+    artifacts.write_text(run_dir / "evaluate" / "table.md", "| data set | acc1 |\n|---|---|\n| tone | 17.0 |\n")
+    artifacts.write_text(run_dir / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
+    sources = {
+        "en": [{"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}],
+        "zh": [{"source": "wordfreq", "licence": "CC BY-SA 4.0"}],
+    }
+    artifacts.write_manifest(run_dir / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
+    return run_dir
+
+
+@pytest.fixture
+def run_dir(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "my_run"))
+
+
+def test_the_exported_folder_embeds_as_the_checkpoint_and_holds_no_trainer(run_dir):
+    report = export.run(recipe(), run_dir, LocalExecutor())
+    folder = run_dir / "export" / "huggingface"
+    assert report["formats"]["huggingface"]["max_difference"] <= probe.TOLERANCE
+    assert not (folder / "trainer").exists()
+    texts = ["a red apple", "红苹果"]
+    found = worldclip.load(folder, device="cpu").encode_text(texts)
+    np.testing.assert_array_equal(found, worldclip.load(run_dir, device="cpu").encode_text(texts))
+    manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["inputs"] == export.inputs(recipe(), run_dir)
+
+
+def test_the_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
+    facts = card.of_run(recipe(), run_dir, run_dir / "train" / "step_000000009")
+    text = card.render(facts, "huggingface", {"max_difference": 1e-7})
+    front, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert "- zh" in front.splitlines()
+    assert "# my_run: a CLIP for 2 languages" in body
+    expected = (
+        *("| en | 100 | 80 | 1,200 |", "| tone | 17.0 |", "OpenMoji, CC BY-SA 4.0", "step_000000009"),
+        *("| Princeton WordNet | WordNet licence | en |", "| wordfreq | CC BY-SA 4.0 | zh |", "preset vit_b32"),
+    )
+    for line in expected:
+        assert line in body
+
+
+@pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])
+def test_a_model_that_differs_when_loaded_again_is_refused_and_the_old_export_stays(name, run_dir, monkeypatch):
+    export.run(recipe(formats=[name]), run_dir, LocalExecutor())
+    before = (run_dir / "export" / name / "README.md").read_bytes()
+    module = __import__(f"worldclip.export.{name}", fromlist=[name])
+    wrote = "copy" if name == "huggingface" else "write"
+    plain = getattr(module, wrote)
+
+    def spoil(source, folder):
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        plain(source, folder)
+        file = next(folder.glob("*.safetensors"))
+        weights = load_file(file)
+        key = next(key for key in weights if key.endswith(("visual_projection.weight", "visual.proj", "head.weight")))
+        weights[key] = weights[key] + 1e-2 * torch.randn_like(weights[key])
+        save_file(weights, file, {"format": "pt"})
+
+    monkeypatch.setattr(module, wrote, spoil)
+    with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
+        export.run(recipe(formats=[name]), run_dir, LocalExecutor())
+    assert (run_dir / "export" / name / "README.md").read_bytes() == before
+    assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == [name]
+
+
+def test_a_run_without_a_checkpoint_is_told_to_train(tmp_path):
+    with pytest.raises(UserError, match="run first: worldclip train"):
+        export.run(recipe(), tmp_path, LocalExecutor())
+
+
+def test_problems_of_the_configuration_are_told_at_once(tmp_path):
+    config = ExportConfig(formats=(), onnx_precisions=(), corpus=("texts.csv",))
+    with pytest.raises(UserError) as caught:
+        export.export_model(tmp_path, tmp_path / "out", config)
+    assert len(caught.value.problems) == 4
+
+
+def test_a_runs_own_matched_texts_say_which_token_rows_a_language_needs(run_dir):
+    import pyarrow as pa
+
+    row = {"lang_prob": 1.0, "entry_ids": [0]}
+    texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
+    rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
+    artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), artifacts.MATCH_TEXTS)
+    report = export.run(recipe(languages=["en"]), run_dir, LocalExecutor())
+    assert report["vocabulary"]["texts_proven"] == 1
+    whole, small = (
+        worldclip.load(run_dir / name, device="cpu") for name in ("train/step_000000009", "export/huggingface")
+    )
+    np.testing.assert_allclose(small.encode_text("a red apple"), whole.encode_text("a red apple"), atol=1e-6)
+    assert small.tokenizer.vocab_size == report["vocabulary"]["rows_after"] < whole.tokenizer.vocab_size
+    assert (small.tokenizer.encode(["红苹果"]).ids == small.tokenizer.hf.unk_token_id).any()
+    assert export.inputs(recipe(languages=["en"]), run_dir)["corpus"]
+
+
+def test_the_image_tower_alone_gives_its_patch_features_through_plain_transformers(run_dir):
+    import torch
+    from transformers import MetaClip2VisionModel
+
+    report = export.run(recipe(tower="vision"), run_dir, LocalExecutor())
+    assert list(report["formats"]) == ["vision"]
+    tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "vision").eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    clip = worldclip.load(run_dir, device="cpu")
+    with torch.inference_mode():
+        found = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    assert found[-2][:, 1:].shape == (2, 16, 64)
+    torch.testing.assert_close(found[-2], whole[-2], atol=1e-6, rtol=1e-5)
+    with pytest.raises(UserError, match="MetaClip2VisionModel; it has no embeddings"):
+        worldclip.load(run_dir / "export" / "vision")

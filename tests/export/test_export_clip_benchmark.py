@@ -1,0 +1,96 @@
+"""CLIP_benchmark takes an exported checkpoint as it is, and gets the numbers of our evaluate."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from small_models import save_hugging_face
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.stage import evaluate_model
+from worldclip.export import ExportConfig, export_model
+from worldclip.model import published
+
+# CLIP_benchmark 1.6.2 makes a Python number of an array of one element, which NumPy 2.4 no longer does
+AS_BEFORE_NUMPY_24 = """
+import builtins, sys
+import numpy
+from clip_benchmark.cli import main
+from clip_benchmark.metrics import zeroshot_classification
+zeroshot_classification.float = lambda value: builtins.float(numpy.asarray(value).item())
+sys.exit(main())
+"""
+CLASSES = ("red apple", "blue house", "green cat", "black dog", "white fox", "lazy bird")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """An exported model of random weights, and 30 pictures in CLIP_benchmark's layout."""
+    root = tmp_path_factory.mktemp("clip_benchmark")
+    save_hugging_face(published.find("metaclip-2-worldwide-b32"), root / "source")
+    export_model(root / "source", root / "exports", ExportConfig(formats=("open_clip",)))
+    data = root / "mini"
+    (data / "test").mkdir(parents=True)
+    (data / "classnames.txt").write_text("\n".join(CLASSES), encoding="utf-8")
+    (data / "zeroshot_classification_templates.txt").write_text("a photo of a {c}\na {c}", encoding="utf-8")
+    (data / "test" / "nshards.txt").write_text("1")
+    random = np.random.default_rng(0)
+    with tarfile.open(data / "test" / "0.tar", "w") as tar:
+        for i in range(30):
+            file = io.BytesIO()
+            height, width = random.integers(30, 90, 2)
+            low = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+            Image.fromarray(low).resize((int(width), int(height))).save(file, "PNG")
+            for ending, content in (("png", file.getvalue()), ("cls", str(i % len(CLASSES)).encode())):
+                info = tarfile.TarInfo(f"{i:03}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return root
+
+
+def documented_line() -> str:
+    """The command as docs/7_export.md has it."""
+    page = (Path(__file__).parents[2] / "docs" / "7_export.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
+    return found.replace("\\\n", " ")
+
+
+def test_clip_benchmarks_eval_gives_our_numbers(place):
+    pytest.importorskip("clip_benchmark")
+    pytest.importorskip("webdataset")
+    model = place / "exports" / "open_clip"
+    line = documented_line()
+    for documented, here in (
+        ("runs/emoji/export/open_clip", str(model)),
+        ("data/cifar10", str(place / "mini")),
+        ("wds/cifar10", "wds/mini"),
+        ("cifar10.json", str(place / "theirs.json")),
+    ):
+        assert documented in line
+        line = line.replace(documented, here)
+    program, *words = shlex.split(line)
+    assert program == "clip_benchmark"
+    more = ("--no_amp", "--num_workers", "0", "--quiet", "--task", "zeroshot_classification")
+    command = [sys.executable, "-c", AS_BEFORE_NUMPY_24, *words, *more]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=place)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads((place / "theirs.json").read_text())["metrics"]
+
+    config = EvaluateConfig(datasets=("mini",), folders={"mini": f"webdataset:{place / 'mini'}"}, device="cpu")
+    evaluate_model(model, config, place / "ours")
+    (record,) = [json.loads(line) for line in (place / "ours" / "results.jsonl").read_text().splitlines()]
+    for name in ("acc1", "acc5", "mean_per_class_recall"):
+        assert record["metrics"][name] == pytest.approx(theirs[name], abs=1e-6), name
+    assert 0 < theirs["acc1"] < theirs["acc5"] < 1  # nothing that a constant answer would give

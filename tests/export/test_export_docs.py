@@ -1,0 +1,140 @@
+"""The lines of the documents run as they stand, on models at reduced size where the documents say theirs stand."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import worldclip
+from embedded_world import write_pool
+from small_models import (
+    random_open_clip,
+    reduced_open_clip_config,
+    save_hugging_face,
+    save_xlm_v,
+    write_open_clip_config,
+)
+from worldclip.cli import main
+from worldclip.model import published
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = """
+[pool]
+path = "pool"
+[languages]
+codes = ["en"]
+[balance]
+tail_fraction = 0.1
+"""
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each `worldclip ...` line of a page's bash blocks."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.M | re.S)
+    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line.startswith("worldclip ")]
+
+
+BLOCKS = [
+    (page, number, code)
+    for page in ("README.md", "docs/7_export.md", "docs/inference.md")
+    for number, code in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.M | re.S)
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Path:
+    """A hub of one machine, with one repository."""
+    root = tmp_path_factory.mktemp("hub")
+    repository = root / "models--facebook--metaclip-2-worldwide-b32"
+    save_hugging_face(published.find("metaclip-2-worldwide-b32"), repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(hub, tmp_path_factory) -> Path:
+    """A folder with all that the documents name, the exports among it made by the commands of 7_export.md."""
+    root = tmp_path_factory.mktemp("documents")
+    shutil.copytree(next(hub.glob("*/snapshots/abc")), root / "runs" / "emoji" / "train" / "step_000000009")
+    (root / "runs/emoji/recipe.toml").write_text(RECIPE)
+    save_xlm_v(root / "xlm-v-base")
+    model_cfg = reduced_open_clip_config("ViT-H-14-worldwide-quickgelu", len(_tokenizer(root / "xlm-v-base")))
+    torch.save({"state_dict": random_open_clip(model_cfg).state_dict()}, root / "metaclip2.pt")
+    write_open_clip_config(root, model_cfg)
+    write_pool(root / "pool")
+    pq.write_table(pa.table({"text": ["a red apple", "a dog"], "lang": ["en", "sw"]}), root / "captions.parquet")
+    (root / "prompts.json").write_text('{"DE": ["ein Foto von {}"]}')
+    for name in ("1F34E.png", "apple.png", "dog.jpg"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(root / name)
+    with pytest.MonkeyPatch.context() as patch:
+        go_to(root, hub, patch)
+        for command in commands("docs/7_export.md"):
+            assert main(command) == 0, command
+    return root
+
+
+def go_to(place: Path, hub: Path, patch: pytest.MonkeyPatch) -> None:
+    """Be in `place`, offline."""
+    import huggingface_hub.constants
+
+    patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    patch.chdir(place)
+
+
+def _tokenizer(folder: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("page", "number", "code"), BLOCKS, ids=[f"{page}-{number}" for page, number, _ in BLOCKS])
+def test_the_documents_lines_run(page, number, code, place, hub, monkeypatch):
+    go_to(place, hub, monkeypatch)
+    exec(compile(code, f"{page} block {number}", "exec"), {})
+
+
+def test_the_export_commands_left_what_they_say(place):
+    exports = place / "runs/emoji/export"
+    assert sorted(folder.name for folder in exports.iterdir() if (folder / "README.md").exists()) == sorted(
+        ["huggingface", "open_clip", "timm", "onnx", "vision"]
+    )
+    assert "Reduced to en, sw, hi" in (place / "exports/b32/huggingface/README.md").read_text(encoding="utf-8")
+    assert worldclip.load(place / "exports/reference/huggingface").model.config.vision_config.hidden_act == "quick_gelu"
+
+
+def test_the_commands_of_inference_run(place, hub, monkeypatch, capsys):
+    go_to(place, hub, monkeypatch)
+    said = {}
+    for command in commands("docs/inference.md"):
+        assert main(command) == 0, command
+        said[" ".join(command)] = capsys.readouterr().out
+    assert len(said) == 8
+    assert "images embedded" in said["embed runs/emoji pool --out embedded"]
+    assert (place / "cats.html").read_text(encoding="utf-8").count("<img ") == 20
+    assert said["search embedded red apple 赤いリンゴ --images dog.jpg --top 5"].count("\n") == 3 * 6
+    assert len(json.loads(said["search embedded red apple --exact --json"])[0]["hits"]) == 20
+
+
+def test_the_mllm_example_puts_visual_tokens_among_words(place, capsys, monkeypatch):
+    spec = importlib.util.spec_from_file_location("projector", REPOSITORY / "examples" / "mllm" / "projector.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    example.main(str(place / "runs/emoji/export/vision"), str(place / "apple.png"))
+    assert capsys.readouterr().out == "4 visual tokens of 64; the prompt has 13\n"
+    words, visual = torch.zeros(3, 2), torch.ones(2, 2)
+    assert example.insert(words, visual, 1)[:, 0].tolist() == [0, 1, 1, 0]

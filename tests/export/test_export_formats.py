@@ -1,0 +1,156 @@
+"""Out to each library and back in: the embeddings stay, whatever the size; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+
+import worldclip
+from small_models import TEXTS, random_pixels, save_hugging_face, unit
+from worldclip.core.errors import UserError
+from worldclip.export import ExportConfig, export_model
+from worldclip.model import published
+
+TOLERANCE = 1e-5
+B32 = published.find("metaclip-2-worldwide-b32")
+HUGE_QUICK = published.find("metaclip-2-worldwide-huge-quickgelu")
+MT5 = published.find("metaclip-2-mt5-worldwide-s16")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A published row at reduced size and its exports, made once: exported(row) -> (source folder, exports)."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def make(row: published.Published) -> tuple[Path, Path]:
+        if row.name not in made:
+            place = tmp_path_factory.mktemp(row.name)
+            save_hugging_face(row, place / "source")
+            export_model(place / "source", place / "out", ExportConfig(formats=("open_clip", "timm")))
+            made[row.name] = place / "source", place / "out"
+        return made[row.name]
+
+    return make
+
+
+@pytest.mark.parametrize("row", [B32, HUGE_QUICK, MT5], ids=lambda row: row.name)
+def test_open_clip_loads_what_goes_out_with_its_tokenizer_whatever_the_size(row, exported):
+    source, out = exported(row)
+    clip, name = worldclip.load(source, device="cpu"), f"local-dir:{out / 'open_clip'}"
+    model, _, _ = open_clip.create_model_and_transforms(name)
+    size = clip.model.config.vision_config.image_size
+    pixels = random_pixels(size)
+    with torch.inference_mode():
+        images = unit(model.eval().encode_image(pixels))
+        texts = unit(model.encode_text(open_clip.get_tokenizer(name)(list(TEXTS))))
+    np.testing.assert_allclose(clip.towers.encode_pixels(pixels), images, atol=TOLERANCE)
+    np.testing.assert_allclose(clip.encode_text(TEXTS), texts, atol=TOLERANCE)
+    assert model.visual.transformer.resblocks[0].mlp.gelu.__class__.__name__ == (
+        "QuickGELU" if row.activation == "quick_gelu" else "GELU"
+    )
+
+
+@pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
+def test_what_went_out_comes_in_again_with_the_same_embeddings(row, exported):
+    source, out = exported(row)
+    clip = worldclip.load(source, device="cpu")
+    pixels = random_pixels(clip.model.config.vision_config.image_size)
+    for name in ("open_clip", "timm"):
+        again = worldclip.load(out / name, device="cpu")
+        np.testing.assert_allclose(
+            again.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels), atol=TOLERANCE
+        )
+    again = worldclip.load(f"local-dir:{out / 'open_clip'}", device="cpu")
+    np.testing.assert_allclose(again.encode_text(TEXTS), clip.encode_text(TEXTS), atol=TOLERANCE)
+    assert again.logit_scale == clip.logit_scale
+    export_model(out / "open_clip", out / "back")
+    back = worldclip.load(out / "back" / "huggingface", device="cpu").model.state_dict()
+    for key, tensor in clip.model.state_dict().items():
+        assert torch.equal(tensor, back[key]), key
+
+
+def test_a_timm_tower_carries_the_projection_and_the_activation(exported):
+    _, out = exported(HUGE_QUICK)
+    model = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).eval()
+    assert "quick" in type(model.blocks[0].mlp.act).__name__.lower()
+    assert not model.head.bias.any()
+    export_model(out / "timm", out / "timm_again", ExportConfig(formats=("timm",)))
+    with pytest.raises(UserError, match="image tower alone; it goes out to timm, not to huggingface"):
+        export_model(out / "timm", out / "no")
+
+
+def test_open_clips_own_configuration_is_found_by_its_sizes(exported, tmp_path):
+    """At reduced size under a registered name, as open_clip finds its own."""
+    source, out = exported(B32)
+    record = json.loads((out / "open_clip" / "open_clip_config.json").read_text())
+    (tmp_path / "ViT-tiny-worldwide.json").write_text(json.dumps(record["model_cfg"]))
+    open_clip.add_model_config(tmp_path)
+    try:
+        report = export_model(source, tmp_path / "out", ExportConfig(formats=("open_clip",)))
+        assert report["formats"]["open_clip"]["own_name"] == "ViT-tiny-worldwide"
+    finally:
+        open_clip.factory._MODEL_CONFIG_PATHS.remove(tmp_path)
+        open_clip.factory._MODEL_CONFIGS.pop("ViT-tiny-worldwide")
+
+
+@pytest.mark.parametrize("row", [row for row in published.FAMILY if row.open_clip], ids=lambda row: row.name)
+def test_our_presets_at_full_size_are_open_clips_own_configurations(row):
+    """Configurations only: both ways, every number."""
+    from small_models import reduced_config
+    from worldclip.model.clip import model_config
+    from worldclip.model.formats.open_clip_folder import (
+        from_hugging_face_config,
+        named_config,
+        own_name,
+        to_hugging_face_config,
+    )
+
+    class FullTokenizer:
+        bos_id, pad_id, eos_id = row.tokenizer.bos_id, row.tokenizer.pad_id, row.tokenizer.eos_id
+        vocab_size, context_length = row.tokenizer.vocab_size, row.tokenizer.context_length
+
+    ours = model_config(row.model_config(), FullTokenizer())
+    model_cfg = from_hugging_face_config(ours, row.tokenizer.hub_id)
+    assert own_name(model_cfg) == row.open_clip
+    back = to_hugging_face_config(named_config(row.open_clip)["model_cfg"], row.open_clip)
+    for tower in ("text_config", "vision_config"):
+        found, expected = getattr(back, tower).to_dict(), getattr(ours, tower).to_dict()
+        assert {**found, "bos_token_id": 0} == {**expected, "bos_token_id": 0}  # open_clip says nothing of it
+    assert reduced_config(row, FullTokenizer()).vision_config.hidden_act == row.activation
+
+
+@pytest.mark.parametrize("row", [row for row in published.FAMILY if row.timm], ids=lambda row: row.name)
+def test_our_presets_at_full_size_are_timms_architectures(row):
+    from worldclip.model.clip import model_config
+    from worldclip.model.formats.timm_folder import architecture
+    from worldclip.model.tensor_names import shapes, timm_rules, to_theirs
+
+    class FullTokenizer:
+        bos_id, pad_id, eos_id, vocab_size, context_length = 0, 1, 2, 10, 77
+
+    from transformers import MetaClip2Model
+
+    config = model_config(row.model_config(), FullTokenizer())
+    name, arguments = architecture(config.vision_config)
+    assert name == row.timm.removeprefix("timm/").split(".")[0].replace("_378", "_224").replace(
+        "clip_", "clip_quickgelu_" if row.activation == "quick_gelu" else "clip_"
+    )
+    with torch.device("meta"):
+        theirs = timm.create_model(name, **arguments)
+        ours = to_theirs(timm_rules(config.vision_config.num_hidden_layers), MetaClip2Model(config).state_dict())
+    assert {**shapes(ours), "head.bias": (config.projection_dim,)} == shapes(theirs.state_dict())
+
+
+def test_what_open_clip_cannot_say_is_refused(tmp_path):
+    model = save_hugging_face(B32, tmp_path / "source")
+    model.config.text_config.hidden_act = "quick_gelu"
+    model.config.save_pretrained(tmp_path / "source")
+    with pytest.raises(UserError, match=r"image tower has gelu, the text tower quick_gelu"):
+        export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("open_clip",)))
+    assert not (tmp_path / "out" / "open_clip").exists()

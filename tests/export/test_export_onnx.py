@@ -1,0 +1,147 @@
+"""ONNX encoders in onnxruntime: float32 equal, float16 and int8 near, any batch and any text length."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import worldclip
+from small_models import TEXTS, random_pixels, save_hugging_face
+from worldclip.core.errors import UserError
+from worldclip.export import ExportConfig, export_model
+from worldclip.model import published
+
+HUGE_378 = published.find("metaclip-2-worldwide-huge-378")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("onnx")
+    save_hugging_face(HUGE_378, place / "source")
+    report = export_model(place / "source", place / "out", ExportConfig(formats=("onnx",)))
+    checked = report["formats"]["onnx"]["checked"]
+    assert checked["fp32"] <= 1e-5
+    assert checked["fp16"] >= 0.999
+    assert checked["int8"] >= 0.98
+    return place
+
+
+def test_the_layout_is_the_onnx_communitys(exported):
+    folder = exported / "out" / "onnx"
+    names = {path.name for path in (folder / "onnx").iterdir()}
+    assert names == {f"{tower}_model{end}.onnx" for tower in ("vision", "text") for end in ("", "_fp16", "_quantized")}
+    assert {"config.json", "preprocessor_config.json", "tokenizer.json", "README.md"} <= {
+        p.name for p in folder.iterdir()
+    }
+    for tower, inputs, output in (
+        ("vision", {"pixel_values": ["batch_size", 3, 28, 28]}, "image_embeds"),
+        ("text", {key: ["batch_size", "sequence_length"] for key in ("input_ids", "attention_mask")}, "text_embeds"),
+    ):
+        session = onnxruntime.InferenceSession(folder / "onnx" / f"{tower}_model.onnx")
+        assert {found.name: found.shape for found in session.get_inputs()} == inputs
+        assert [(found.name, found.shape) for found in session.get_outputs()] == [(output, ["batch_size", 48])]
+
+
+@pytest.mark.parametrize(("precision", "min_cosine"), [("fp32", None), ("fp16", 0.999), ("int8", 0.98)])
+def test_onnx_towers_embed_as_the_model(exported, precision, min_cosine):
+    clip = worldclip.load(exported / "source", device="cpu")
+    encoders = worldclip.load(exported / "out" / "onnx", precision=precision)
+    pixels = random_pixels(28, num=5)
+    texts = [*TEXTS, "a", "a red apple on a table"]
+    pairs = (
+        (encoders.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels)),
+        (encoders.encode_text(texts), clip.encode_text(texts)),
+        (encoders.encode_text([""]), clip.encode_text([""])),  # the shortest: <s> </s>
+        (encoders.towers.encode_pixels(pixels[:1]), clip.towers.encode_pixels(pixels[:1])),
+    )
+    for found, expected in pairs:
+        if min_cosine is None:
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        else:
+            assert (found * expected).sum(axis=1).min() >= min_cosine
+    assert encoders.logit_scale == pytest.approx(clip.logit_scale)
+    assert encoders.embed_dim == 48
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
+def test_every_row_of_the_family_embeds_alike_in_onnxruntime(row, tmp_path):
+    save_hugging_face(row, tmp_path / "source")
+    report = export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("onnx",)))
+    checked = report["formats"]["onnx"]["checked"]
+    assert checked["fp32"] <= 1e-5
+    assert checked["int8"] >= 0.98
+    clip, encoders = (worldclip.load(folder, device="cpu") for folder in (tmp_path / "source", tmp_path / "out/onnx"))
+    pixels = random_pixels(clip.model.config.vision_config.image_size)
+    np.testing.assert_allclose(encoders.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels), atol=1e-5)
+    np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
+
+
+def test_onnx_probabilities_are_the_models(exported):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    found = worldclip.load(exported / "out" / "onnx").classify([image], ["red", "赤い"])
+    expected = worldclip.load(exported / "source", device="cpu").classify([image], ["red", "赤い"])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "name"), [(None, "model"), ("fp16", "model_fp16"), ("int8", "model_quantized")])
+def test_of_a_repository_only_the_precision_asked_for_is_downloaded(exported, precision, name, tmp_path, monkeypatch):
+    import fnmatch
+
+    import huggingface_hub
+
+    def download(hub_id, allow_patterns):
+        assert hub_id == "onnx-community/some-ONNX"
+        for path in (exported / "out" / "onnx").rglob("*"):
+            place = path.relative_to(exported / "out" / "onnx").as_posix()
+            if path.is_file() and any(fnmatch.fnmatch(place, pattern) for pattern in allow_patterns):
+                (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / place)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert worldclip.load("onnx-community/some-ONNX", precision=precision).embed_dim == 48
+    assert {path.stem for path in (tmp_path / "onnx").iterdir()} == {f"vision_{name}", f"text_{name}"}
+
+
+def test_changed_encoders_are_another_model_to_evaluate(exported, tmp_path):
+    from worldclip.evaluate.stage import model_digest
+
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
+    before = model_digest(folder)
+    with open(folder / "onnx" / "vision_model.onnx", "ab") as file:
+        file.write(b" ")
+    assert model_digest(folder) != before
+
+
+def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
+    from PIL import Image
+
+    from worldclip.tools.embed import embed
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    embed(exported / "out" / "onnx", tmp_path / "photos", tmp_path / "embedded", precision="fp32")
+    found = np.load(tmp_path / "embedded" / "images" / "files_000000.npy")
+    expected = worldclip.load(exported / "source", device="cpu").encode_image(list(pixels))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_precision_that_is_not_there_names_those_that_are(exported, tmp_path):
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
+    (folder / "onnx" / "text_model.onnx").unlink()
+    with pytest.raises(UserError, match="has no fp32 encoders; there are fp16, int8"):
+        worldclip.load(folder)
+    (folder / "onnx" / "vision_model_fp16.onnx").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"vision_model_fp16\.onnx does not load in onnxruntime"):
+        worldclip.load(folder, precision="fp16")
+    with pytest.raises(UserError, match="ONNX encoders, which have no torch model"):
+        _ = worldclip.load(folder, precision="int8").model
+    with pytest.raises(UserError, match="precision is 'fp16'; only ONNX folders hold several"):
+        worldclip.load(exported / "source", precision="fp16")

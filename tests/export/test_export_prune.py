@@ -1,0 +1,112 @@
+"""A reduced vocabulary: smaller, equal on its corpus, and honest about other texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import worldclip
+from small_models import CORPUS, TEXTS, save_hugging_face
+from worldclip.cli import main
+from worldclip.core.errors import UserError
+from worldclip.export import ExportConfig, export_model, prune
+from worldclip.model import published
+
+S16 = published.find("metaclip-2-worldwide-s16")
+ENGLISH = ["a red apple", "the quick brown fox", "x x x", "a dog & a cat"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("s16")
+    save_hugging_face(S16, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "texts.parquet"
+    langs = ["en"] * len(ENGLISH) + ["ja", "ar"]
+    pq.write_table(pa.table({"text": [*ENGLISH, TEXTS[2], TEXTS[3]], "lang": langs}), path)
+    return path
+
+
+def test_texts_of_the_corpus_embed_the_same_with_fewer_rows(source, corpus, tmp_path, capsys):
+    arguments = [
+        "export",
+        str(source),
+        "--out",
+        str(tmp_path),
+        "--languages",
+        "en,ja",
+        "--corpus",
+        str(corpus),
+        "--json",
+    ]
+    assert main([*arguments, "--formats", "huggingface", "open_clip"]) == 0
+    report = json.loads(capsys.readouterr().out)["vocabulary"]
+    assert report["rows_after"] < report["rows_before"]
+    assert report["parameters_before"] - report["parameters_after"] == report["width"] * (
+        report["rows_before"] - report["rows_after"]
+    )
+    assert report["texts_proven"] == len(ENGLISH) + 1
+    whole = worldclip.load(source, device="cpu")
+    for name in ("huggingface", "open_clip"):
+        found = worldclip.load(tmp_path / name, device="cpu").encode_text([*ENGLISH, TEXTS[2]])
+        np.testing.assert_allclose(found, whole.encode_text([*ENGLISH, TEXTS[2]]), atol=1e-6)
+    card = (tmp_path / "huggingface" / "README.md").read_text(encoding="utf-8")
+    assert f"{report['rows_after']:,} of {report['rows_before']:,} token rows" in card
+    assert "- ja" in card
+
+
+def test_a_text_outside_the_corpus_falls_into_smaller_pieces_or_is_unknown(source):
+    whole = worldclip.load(source, device="cpu")
+    pruned, _ = prune.prune(whole, ENGLISH)
+    inside, latin, thai = prune.outside(whole, pruned, [ENGLISH[0], "brown apple fox", "แมวสองตัว"])
+    assert inside["cosine"] == pytest.approx(1, abs=1e-4)
+    assert inside["tokens_after"] == inside["tokens_before"]
+    assert (inside["unknown"], latin["unknown"]) == (0, 0)
+    assert thai["unknown"] > 0
+    assert thai["cosine"] < 0.99
+
+
+def test_special_tokens_keep_their_roles_under_their_new_numbers(source):
+    whole = worldclip.load(source, device="cpu")
+    pruned, _ = prune.prune(whole, ["a red apple"])
+    old, new = whole.tokenizer.hf, pruned.tokenizer.hf
+    for name in ("bos", "eos", "pad", "unk", "mask"):
+        assert getattr(new, f"{name}_token") == getattr(old, f"{name}_token")
+    assert new.mask_token_id == len(new) - 1
+    tokens = pruned.tokenizer.encode(["a red apple </s>"])
+    assert tokens.ids[0] == new.bos_token_id
+    assert (tokens.ids == new.eos_token_id).sum() == 1
+    assert pruned.model.config.text_config.eos_token_id == new.eos_token_id
+
+
+def test_an_unknown_character_in_the_corpus_is_cut_as_before(source):
+    """Unigram's penalty for one hangs on the lowest score of all pieces, which is kept for that."""
+    whole = worldclip.load(source, device="cpu")
+    texts = ["a ♥ apple", "red ♥♥ fox"]
+    pruned, report = prune.prune(whole, texts)
+    assert report["texts_proven"] == 2
+    np.testing.assert_allclose(pruned.encode_text(texts), whole.encode_text(texts), atol=1e-6)
+
+
+def test_what_cannot_be_reduced_says_why(source, tmp_path):
+    save_hugging_face(published.find("metaclip-2-mt5-worldwide-s16"), tmp_path / "mt5")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(CORPUS), encoding="utf-8")
+    config = ExportConfig(languages=("en",), corpus=(str(texts),))
+    with pytest.raises(UserError, match=r"is a SiglipTokenizer; rows can be left out of Unigram tokenizers"):
+        export_model(tmp_path / "mt5", tmp_path / "out", config)
+    with pytest.raises(UserError, match=r"only a run has texts of its own"):
+        export_model(source, tmp_path / "out", ExportConfig(languages=("en",)))
+    with pytest.raises(UserError, match=r"export.languages names 'xx'"):
+        export_model(source, tmp_path / "out", ExportConfig(languages=("en", "xx"), corpus=(str(texts),)))
+    with pytest.raises(UserError, match=r"does not exist"):
+        export_model(source, tmp_path / "out", ExportConfig(languages=("en",), corpus=(str(tmp_path / "no.txt"),)))

@@ -1,0 +1,67 @@
+"""What would go to the hub, and the calls that bring it there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from small_models import save_hugging_face
+from worldclip.cli import main
+from worldclip.core.errors import UserError
+from worldclip.export.push import plan, push
+from worldclip.model import published
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("huggingface", "timm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text("card")
+        (tmp_path / name / "model.safetensors").write_bytes(b"12345")
+    return [tmp_path / "huggingface", tmp_path / "timm"]
+
+
+def test_the_plan_names_repositories_files_and_bytes(folders):
+    first, second = plan(folders, "me/clip")
+    assert (first.repository, second.repository) == ("me/clip", "me/clip-timm")
+    assert first.files == (("README.md", 4), ("model.safetensors", 5))
+    assert first.lines()[0].endswith("-> me/clip: 2 files, 9 bytes")
+
+
+def test_what_must_not_be_published_is_refused_all_at_once(folders):
+    (folders[0] / "README.md").unlink()
+    (folders[1] / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        plan(folders, "no name")
+    assert len(caught.value.problems) == 3
+
+
+def test_each_folder_goes_to_its_repository(folders):
+    calls = []
+    hub = SimpleNamespace(
+        create_repo=lambda name, exist_ok: calls.append(("create", name, exist_ok)),
+        upload_folder=lambda repo_id, folder_path, commit_message: (
+            calls.append(("upload", repo_id, folder_path)) or repo_id
+        ),
+    )
+    assert push(plan(folders, "me/clip"), hub) == ["me/clip", "me/clip-timm"]
+    assert calls == [
+        ("create", "me/clip", True),
+        ("upload", "me/clip", folders[0]),
+        ("create", "me/clip-timm", True),
+        ("upload", "me/clip-timm", folders[1]),
+    ]
+
+
+def test_a_dry_run_uploads_nothing(tmp_path, capsys, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_: pytest.fail("the hub was asked"))
+    save_hugging_face(published.find("metaclip-2-worldwide-s16"), tmp_path / "source")
+    arguments = ["export", str(tmp_path / "source"), "--out", str(tmp_path / "out"), "--push", "me/clip", "--dry-run"]
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert "-> me/clip: " in told
+    assert "model.safetensors" in told
+    assert "nothing was uploaded" in told

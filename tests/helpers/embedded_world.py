@@ -1,0 +1,53 @@
+"""A small random model and pools of pictures to embed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from small_models import save_hugging_face
+from toy import write_tar
+from worldclip.model import published
+
+SHARDS, PER_SHARD, BAD = 3, 12, 7
+B32 = published.find("metaclip-2-worldwide-b32")
+
+
+def picture(seed: int) -> bytes:
+    """A PNG of a few coarse colours."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((60, 40)).save(file, "PNG")
+    return file.getvalue()
+
+
+def key_of(shard: int, i: int) -> str:
+    return f"{shard:05}{i:04}"
+
+
+def text_of(shard: int, i: int) -> str:
+    return f"a red apple {shard} {i} 赤いリンゴ"
+
+
+def write_pool(folder: Path) -> None:
+    """SHARDS tars of PER_SHARD pairs; the picture of pair BAD of each is cut."""
+    for shard in range(SHARDS):
+        members = []
+        for i in range(PER_SHARD):
+            image = picture(100 * shard + i)
+            members.append((f"{key_of(shard, i)}.png", image[:80] if i == BAD else image))
+            members.append((f"{key_of(shard, i)}.txt", text_of(shard, i).encode()))
+        write_tar(folder / f"{shard:05}.tar", members)
+
+
+def write_world(root: Path) -> None:
+    """ROOT/model, ROOT/pool, and ROOT/photos: a folder of image files, one of them no image."""
+    save_hugging_face(B32, root / "model")
+    write_pool(root / "pool")
+    (root / "photos" / "sub").mkdir(parents=True)
+    for i in range(4):
+        (root / "photos" / "sub" / f"{i}.png").write_bytes(picture(i))
+    (root / "photos" / "bad.jpg").write_bytes(b"no image")

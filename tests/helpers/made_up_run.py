@@ -1,0 +1,176 @@
+"""A RUN folder with the reports that the stages write, filled with made-up numbers of a likely size."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldclip.balance.config import BalanceConfig
+from worldclip.balance.stage import head_tail_curve, thresholds_record
+from worldclip.core.artifacts import write_json, write_text
+from worldclip.curate.entry_counts import sampled_curve
+from worldclip.evaluate import report as evaluate_report
+
+LANGS = ["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"]
+NAMES = {
+    "en": ["red apple", "waving hand", "flag: Benin", "kiwi fruit", "person walking"],
+    "ja": ["リンゴ", "手を振る", "旗: ベナン", "キウイ", "歩く人"],
+    "ko": ["빨간 사과", "흔드는 손", "깃발: 베냉", "키위", "걷는 사람"],
+    "fa": ["سیب قرمز", "تکان دادن دست", "پرچم: بنین", "کیوی", "عابر پیاده"],
+    "zh": ["红苹果", "挥手", "旗: 贝宁", "猕猴桃", "行人"],
+    "ru": ["красное яблоко", "машущая рука", "флаг: Бенин", "киви", "идущий человек"],
+}
+
+
+def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
+    """All stages' reports below `run_dir`; returns it."""
+    random = np.random.default_rng(0)
+    reports: dict[str, Any] = {
+        "metadata": _metadata(random),
+        "match": _match(random),
+        "balance": _balance(random),
+        "evaluate": _evaluate(random, image),
+    }
+    reports["curate"] = _curate(random)
+    reports["train"] = {
+        "samples_seen": 169_984, "steps": 664, "epochs": 7.5, "pairs": 22_664, "no_image": 3, "skipped_steps": 0,
+        "bad": {"undecodable_image": 2}, "elapsed_s": 220.0, "samples_per_s": 772.7,
+    }  # fmt: skip
+    for stage, report in reports.items():
+        write_json(run_dir / stage / "report.json", report)
+    write_text(run_dir / "train" / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in _log(random)))
+    write_json(run_dir / "estimate.json", _sizes())
+    write_json(run_dir / "match" / "manifest.json", {"format_version": 1, "digest": "made up"})
+    write_json(run_dir / "run.json", {"versions": {"worldclip": "0.1.0"}, "git_revision": "0123456789abcdef"})
+    return run_dir
+
+
+def _metadata(random: np.random.Generator) -> dict[str, Any]:
+    rows = {}
+    for lang in LANGS:
+        sources = {"number": 100, "wordfreq": int(random.integers(90_000, 190_000))}
+        rows[lang] = {"entries": sum(sources.values()), "by_source": sources, "dead": {"unicode": 12}}
+    return {"lists": rows, "notes": ["wordfreq's words are lower-cased: each is given as it is and in title case"]}
+
+
+def _match(random: np.random.Generator) -> dict[str, Any]:
+    truth: dict[str, dict[str, int]] = {}
+    for lang in LANGS:
+        recall = float(random.uniform(0.45, 0.99))
+        right = int(3694 * recall)
+        truth[lang] = {lang: right, "it" if lang != "it" else "es": 3694 - right}
+    recalls = {lang: row[lang] / sum(row.values()) for lang, row in truth.items()}
+    texts = {lang: {"no_match": 300, "matched": int(random.integers(2_000, 3_400))} for lang in LANGS}
+    texts["und"] = {"bad_pair": 3, "no_language": 20}
+    profiles = {lang: {"texts": 200, "reference": 150, "unicode": 175, "unicode_fold": 180} for lang in LANGS}
+    return {"pairs": 51_716, "num_matched_texts": 48_000, "truth": truth, "lid_recall": recalls, "bad": [],
+            "texts": texts, "profiles": profiles}  # fmt: skip
+
+
+def _curate(random: np.random.Generator) -> dict[str, Any]:
+    rows: dict[str, dict[str, float]] = {"und": {"bad_pair": 3, "no_text": 2, "pairs_out": 0, "expected_pairs": 0.0}}
+    for lang in LANGS:
+        kept = int(random.integers(900, 2600))
+        rows[lang] = {"no_match": int(random.integers(10, 300)), "sampled_out": int(random.integers(800, 2000)),
+                      "pairs_out": kept, "expected_pairs": kept + 3.4}  # fmt: skip
+    for row in rows.values():
+        row["pairs_in"] = sum(value for name, value in row.items() if name != "expected_pairs")
+    before = random.zipf(1.35, 3000).clip(0, 3000).astype(np.uint64)
+    effect = {lang: sampled_curve(before, np.minimum(before, np.uint64(20))) for lang in LANGS}
+    return {"text_policy": "all", "languages": rows, "effect": effect, "samples": _samples()}
+
+
+def _samples() -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for reason in ("pairs_out", "sampled_out", "excluded"):
+        entries = [{"entry": "سیب قرمز", "matches": 3000, "prob": 0.25}]
+        found[reason] = [
+            {"key": f"{reason}/{n}", "text_idx": 0, "text": f"سیب قرمز {n}", "lang": "fa", "keep_prob": 0.25,
+             "coin": 0.5, "is_over": reason == "excluded" and n == 1, "entries": entries}
+            for n in range(2)
+        ]  # fmt: skip
+    for reason in ("no_match", "no_language"):
+        found[reason] = [{"key": reason, "text_idx": 0, "text": "?", "lang": "und", "label": "xx", "lang_prob": 0.3}]
+    return found
+
+
+def _sizes() -> dict[str, Any]:
+    total = [1e3, 1e4, 3e4]
+    languages = {lang: [value / (i + 2) for value in total] for i, lang in enumerate(LANGS)}
+    return {"text_policy": "all", "key": "tail_fraction", "values": [0.01, 0.1, 1.0], "total": total,
+            "languages": languages, "match": "made up"}  # fmt: skip
+
+
+def _balance(random: np.random.Generator) -> dict[str, Any]:
+    counts = {lang: random.zipf(1.35, 3000).clip(0, 3000).astype(np.uint64) for lang in LANGS}
+    thresholds: dict[str, int | None] = {lang: int(random.integers(3, 40)) for lang in LANGS}
+    top = {
+        lang: [
+            {"entry": name, "source": "wordfreq", "matches": 3000 - 400 * i, "prob": 0.01 * (i + 1)}
+            for i, name in enumerate(NAMES.get(lang, NAMES["en"]))
+        ]
+        for lang in LANGS
+    }
+    curves = {lang: head_tail_curve(counts[lang], thresholds[lang]) for lang in LANGS}
+    table = thresholds_record(counts, thresholds, BalanceConfig(tail_fraction=0.1), "language")
+    return {**table, "warnings": ["made up <numbers>"], "curves": curves, "top_entries": top}
+
+
+def _log(random: np.random.Generator) -> list[dict[str, float]]:
+    steps = np.arange(1, 665)
+    loss = 5.5 * np.exp(-steps / 250) + 1.5 + random.normal(0, 0.08, len(steps))
+    return [
+        {
+            "step": int(s),
+            "samples_seen": int(s) * 256,
+            "loss": float(v),
+            "lr": 2e-3 * min(1.0, s / 40),
+            "logit_scale": 20.0,
+        }
+        for s, v in zip(steps, loss, strict=True)
+    ]
+
+
+def _evaluate(random: np.random.Generator, image: bytes) -> dict[str, Any]:
+    found = {}
+    for name, num, level in (("emoji_tone", 250, 0.52), ("emoji_base", 1869, 0.24)):
+        records = {lang: _record(random, name, lang, num, level) for lang in LANGS}
+        task = {"mean": evaluate_report.mean_over_languages(list(records.values())), "languages": records}
+        found[name] = {"num_images": num, "num_bad_images": 0, "bad_images": [], "tasks": {task_name(): task}}
+    uri = "data:image/png;base64," + base64.b64encode(image).decode()
+    shown = [_shown(dataset, i, uri) for dataset in found for i in range(6)]
+    return {"model": "train/step_000170000", "datasets": found, "gallery": shown}
+
+
+def task_name() -> str:
+    return "zeroshot_classification"
+
+
+def _record(random: np.random.Generator, name: str, lang: str, num: int, level: float) -> dict[str, Any]:
+    five = float(np.clip(level + random.normal(0, 0.06), 0.05, 1))
+    metrics = {"acc1": five * 0.35, "acc5": five, "mean_per_class_recall": five * 0.33}
+    record = {"dataset": name, "task": task_name(), "lang": lang, "n": num, "metrics": metrics,
+              "chance": {"acc1": 1 / 3944, "acc5": 5 / 3944},
+              "interval_95": {"acc1": [five * 0.3, five * 0.4], "acc5": [five - 0.05, five + 0.05]}}  # fmt: skip
+    if name == "emoji_base":
+        thirds = {"head": 1.4, "middle": 1.0, "tail": 0.6}
+        record["slices"] = {
+            part: {"n": num // 3, "metrics": {"acc1": five * 0.35 * f, "acc5": five * f}} for part, f in thirds.items()
+        }
+    return record
+
+
+def _shown(dataset: str, i: int, uri: str) -> dict[str, Any]:
+    names = {}
+    for lang, of_lang in NAMES.items():
+        truth = of_lang[i % 5]
+        best = [truth, *(name for name in of_lang if name != truth)] if i < 3 else of_lang[::-1]
+        names[lang] = {
+            "truth": truth,
+            "best": [{"name": name, "score": 0.4 - 0.02 * k, "is_right": name == truth} for k, name in enumerate(best)],
+        }
+    return {"dataset": dataset, "key": f"1F34E-{i}", "image": uri, "names": names}

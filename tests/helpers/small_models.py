@@ -1,0 +1,156 @@
+"""Random weights in the published formats, at reduced width and depth, with tokenizers in the published formats."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import MetaClip2Config, MetaClip2Model
+
+from worldclip.model.clip import image_processor, model_config
+from worldclip.model.config import ModelConfig
+from worldclip.model.published import MT5, Published
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer
+
+TEXTS = ("a red apple", "ein Hund im Garten", "赤いリンゴ", "قطة صغيرة", "แมวสองตัว", "x " * 200, "")
+CORPUS = [text for text in TEXTS if text] + ["the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?"]
+
+
+@functools.cache
+def pieces(size: int = 200) -> list[tuple[str, float]]:
+    """(piece, score) of a Unigram vocabulary over CORPUS."""
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(size))
+    return [(model.id_to_piece(i), model.get_score(i)) for i in range(3, len(model))]
+
+
+@functools.cache
+def sentencepiece_model(size: int = 200) -> bytes:
+    """The mT5 numbering: <pad> 0, </s> 1, <unk> 2."""
+    import sentencepiece
+
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 4),
+        model_writer=written,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return written.getvalue()
+
+
+def save_xlm_v(folder: Path) -> None:
+    """A tokenizer in XLM-V's format: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last."""
+    from transformers import XLMRobertaTokenizer
+
+    vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces(), ("<mask>", 0.0)]
+    XLMRobertaTokenizer(vocab=vocab, model_max_length=77).save_pretrained(folder)
+
+
+def save_mt5(folder: Path) -> None:
+    """A tokenizer in the format of SigLIP's i18n models: mT5's pieces, the end token 1 pads too."""
+    from transformers import SiglipTokenizer
+
+    file = folder / "spiece_source.model"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(sentencepiece_model())
+    SiglipTokenizer(str(file), do_lower_case=False).save_pretrained(folder)
+    file.unlink()
+
+
+def save_tokenizer(row: Published, folder: Path) -> Tokenizer:
+    (save_mt5 if row.tokenizer is MT5 else save_xlm_v)(folder)
+    return load_tokenizer(folder, row.tokenizer.context_length)
+
+
+def reduced_config(row: Published, tokenizer: Tokenizer) -> MetaClip2Config:
+    """The row's configuration with two blocks a tower, two heads, few tokens and a grid of 2 x 2 patches."""
+    sizes = row.model_config().architecture()
+    small = ModelConfig(
+        preset=row.preset,
+        image_size=2 * sizes.patch_size,
+        vision_layers=2,
+        vision_width=2 * sizes.vision_head_width,
+        text_layers=2,
+        text_width=2 * sizes.text_head_width,
+        embed_dim=48,
+    )
+    config = model_config(small, tokenizer)
+    for tower in (config.text_config, config.vision_config):
+        tower.hidden_act = row.activation
+    return config
+
+
+def random_model(config: MetaClip2Config, seed: int = 0) -> MetaClip2Model:
+    """Every tensor random and large enough that an exchanged or transposed one shows."""
+    torch.manual_seed(seed)
+    model = MetaClip2Model(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name != "logit_scale":
+                parameter.normal_(std=0.5 if parameter.ndim == 1 else 2 * parameter[0].numel() ** -0.5)
+        model.logit_scale.fill_(3.0)
+    return model
+
+
+def save_hugging_face(row: Published, folder: Path) -> MetaClip2Model:
+    """A folder as the hub has it."""
+    tokenizer = save_tokenizer(row, folder)
+    config = reduced_config(row, tokenizer)
+    model = random_model(config)
+    model.save_pretrained(folder)
+    image_processor(config.vision_config.image_size).save_pretrained(folder)
+    return model
+
+
+def reduced_open_clip_config(name: str, vocab_size: int) -> dict[str, Any]:
+    """open_clip's own configuration of that name, its depth, width and vocabulary reduced."""
+    import open_clip
+
+    model_cfg = open_clip.get_model_config(name)
+    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    head_width = text["width"] // text["heads"]
+    vision.update(layers=2, width=2 * vision["head_width"], image_size=2 * vision["patch_size"])
+    text.update(layers=2, heads=2, width=2 * head_width, vocab_size=vocab_size)
+    model_cfg["embed_dim"] = 48
+    return model_cfg
+
+
+def write_open_clip_config(folder: Path, model_cfg: dict[str, Any], **preprocess_cfg: Any) -> Path:
+    path = folder / "open_clip_config.json"
+    path.write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}), encoding="utf-8")
+    return path
+
+
+def random_open_clip(model_cfg: dict[str, Any], seed: int = 0) -> torch.nn.Module:
+    """open_clip's model built from a configuration, every tensor random."""
+    import open_clip
+
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**model_cfg).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name != "logit_scale":
+                parameter.normal_(std=0.5 if parameter.ndim == 1 else 2 * parameter[0].numel() ** -0.5)
+    return model
+
+
+def random_pixels(size: int, num: int = 3) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(num, 3, size, size)).astype(np.float32))
+
+
+def unit(features: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(features.detach().float(), dim=-1).numpy()

@@ -1,0 +1,143 @@
+"""A curated pool that tests write by hand: drawn shapes in tars, their curated texts, the pool's index."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip.config import Recipe, load_recipe
+from worldclip.core import artifacts
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "black": (15, 15, 15)}
+FORMS = ("square", "bar", "cross")
+TEXTS = {"en": "a {} {}", "de": "ein Bild: {} {}", "zh": "一张{}的{}照片"}
+
+
+def picture(colour: str, form: str, side: int = 32) -> bytes:
+    """PNG of a form, told apart by its rows and columns."""
+    import torch
+    from torchvision.io import encode_png
+
+    y, x = np.mgrid[0:side, 0:side]
+    near = side // 5
+    inside = {
+        "square": (abs(x - side // 2) < 2 * near) & (abs(y - side // 2) < 2 * near),
+        "bar": abs(y - side // 2) < near,
+        "cross": (abs(x - side // 2) < near) | (abs(y - side // 2) < near),
+    }[form]
+    pixels = np.full((3, side, side), 255, np.uint8)
+    pixels[:, inside] = np.array(COLOURS[colour], np.uint8)[:, None]
+    return encode_png(torch.from_numpy(pixels)).numpy().tobytes()
+
+
+def write_world(
+    run_dir: Path,
+    *,
+    num_shards: int = 3,
+    per_shard: int = 8,
+    broken: Iterable[int] = (),
+    without_image: Iterable[int] = (),
+    image: bytes = b"this is no image",
+) -> Path:
+    """RUN/pool/index, RUN/curate and their manifests over tars in RUN's sibling folder `tars`, which is returned.
+
+    broken: pairs (by number) whose image is `image`; without_image: pairs whose key the tars lack.
+    """
+    tars = run_dir.parent / "tars"
+    tars.mkdir(parents=True, exist_ok=True)
+    for shard in range(num_shards):
+        numbers = range(shard * per_shard, (shard + 1) * per_shard)
+        name = f"{shard:03}.tar"
+        index: dict[str, list] = {"key": [], "member": [], "offset": [], "size": []}
+        with tarfile.open(tars / name, "w") as tar:
+            for n in numbers:
+                if n in set(without_image):
+                    continue
+                colour, form = list(COLOURS)[n % 4], FORMS[n % 3]
+                data = image if n in set(broken) else picture(colour, form)
+                info = tarfile.TarInfo(f"{n:05}.png")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        with tarfile.open(tars / name) as tar:
+            for member in tar:
+                row = (Path(member.name).stem, member.name, member.offset_data, member.size)
+                for column, value in zip(index, row, strict=True):
+                    index[column].append(value)
+        artifacts.write_table(run_dir / "pool/index" / f"{name}.parquet", pa.table(index), artifacts.POOL_INDEX)
+        rows = [
+            (f"{n:05}", i, text.format(list(COLOURS)[n % 4], FORMS[n % 3]), lang, 1.0)
+            for n in numbers
+            for i, (lang, text) in enumerate(TEXTS.items())
+        ]
+        columns = dict(zip(("key", "text_idx", "text", "lang", "keep_prob"), zip(*rows, strict=True), strict=True))
+        table = pa.table({key: list(values) for key, values in columns.items()})
+        artifacts.write_table(run_dir / "curate" / f"{name}.parquet", table, artifacts.CURATED)
+    for stage in ("pool", "curate"):
+        artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
+    return tars
+
+
+TRAIN = {
+    "samples_seen": 24 * 16,
+    "global_batch_size": 16,
+    "warmup_samples": 32,
+    "lr": 2e-3,
+    "checkpoint_every_samples": 5 * 16,
+    "device": "cpu",
+    "model": {
+        "preset": "tiny",
+        "image_size": 32,
+        "vision_layers": 1,
+        "vision_width": 64,
+        "text_layers": 1,
+        "text_width": 64,
+        "embed_dim": 16,
+        "context_length": 12,
+    },
+    "tokenizer": {"vocab_size": 100},
+}
+
+
+def make_recipe(tars: Path, **train: object) -> Recipe:
+    return load_recipe({"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "train": TRAIN | train})
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from worldclip.config import load_recipe
+from worldclip.errors import UserError
+from worldclip.execute import LocalExecutor
+from worldclip.train import train
+
+if __name__ == "__main__":
+    recipe = load_recipe(json.loads(sys.argv[2]))
+    try:
+        train.run(recipe, Path(sys.argv[1]), LocalExecutor())
+    except UserError as error:
+        sys.exit(str(error))
+"""
+
+
+def train_in_process(run_dir: Path, tars: Path, **train: object) -> subprocess.Popen:
+    """Training in a process of its own, on one thread."""
+    recipe = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "train": TRAIN | train}
+    script = run_dir.parent / "train_here.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, str(script), str(run_dir), json.dumps(recipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )

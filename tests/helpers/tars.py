@@ -1,0 +1,42 @@
+"""Tars that tests write themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from worldclip.core.execute import Shard
+
+PNG = b"\x89PNG\r\n\x1a\nnot decoded here"
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]], tar_format: int = tarfile.USTAR_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name, content in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    return path
+
+
+def as_json(record: Any) -> bytes:
+    return json.dumps(record).encode()
+
+
+def sample(stem: str, text: str | None = None, record: Any = None) -> list[tuple[str, bytes]]:
+    """Members of one sample as img2dataset orders them."""
+    members = [(f"{stem}.jpg", PNG + stem.encode())]
+    if record is not None:
+        members.append((f"{stem}.json", as_json(record)))
+    if text is not None:
+        members.append((f"{stem}.txt", text.encode()))
+    return members
+
+
+def shard_of(path: Path, name: str | None = None) -> Shard:
+    return Shard(name=name or path.name, path=str(path))

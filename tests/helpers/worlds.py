@@ -1,0 +1,72 @@
+"""A made-up model and data sets for it: an image is a word, and the model sees how far it resembles a text."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from worldclip.core.artifacts import digest
+from worldclip.core.errors import UserError
+from worldclip.evaluate.tasks import Classification, Dataset, Retrieval
+
+DIM = 32
+
+
+def vector(word: str) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+    values = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+    return values / np.linalg.norm(values)
+
+
+class WordModel:
+    """Encodes an image (its bytes are a word) and a text that is that word alike; b"broken" will not decode."""
+
+    def __init__(self, batches_left: int = 10**9) -> None:
+        self.images: list[bytes] = []
+        self.texts: list[str] = []
+        self.batches_left = batches_left
+
+    def encode_image(self, images):
+        if any(image == b"broken" for image in images):
+            raise UserError("image 0: not an image")
+        self.images += images
+        return np.stack([vector(image.decode()) for image in images])
+
+    def encode_text(self, texts):
+        if self.batches_left == 0:
+            raise KeyboardInterrupt
+        self.batches_left -= 1
+        self.texts += texts
+        return np.stack([vector(text.split("/")[-1]) for text in texts])
+
+
+def word_dataset(name: str, words: list[str], languages: tuple[str, ...] = ("en", "de")) -> Dataset:
+    """Images of `words`; a language's name of a word is `lang/word`, and 20 more classes have no image."""
+    good = [word for word in dict.fromkeys(words) if word != "broken"]
+    classes = [*good, *(f"class{i}" for i in range(20))]
+    target = np.array([classes.index(word) if word in classes else 0 for word in words])
+    every = np.arange(len(words))
+
+    def tasks(lang: str):
+        class_names = [[f"{lang}/{word}"] for word in classes]
+        texts, pair_text = np.unique(target, return_inverse=True)
+        yield Classification(class_names=class_names, target=target, image_idx=every, slices={"first": every < 1})
+        yield Retrieval(
+            texts=[class_names[i][0] for i in texts], pair_image=every, pair_text=pair_text, image_idx=every
+        )
+
+    return Dataset(
+        name=name,
+        digest=digest([name, words]),
+        image_keys=[f"{name}{i}" for i in every],
+        read_images=lambda start, stop: [word.encode() for word in words[start:stop]],
+        languages=languages,
+        tasks=lambda lang: list(tasks(lang)),
+    )
+
+
+def unit(random: np.random.Generator, num: int, dim: int = 24) -> np.ndarray:
+    """Random features of unit length, float32."""
+    features = random.standard_normal((num, dim)).astype(np.float32)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)

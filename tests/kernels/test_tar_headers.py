@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldclip.core.errors import BadShard
+from worldclip.kernels import tar_headers as tar
+
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+
+
+def pack(members: list[tuple[str, bytes]], tar_format: int, **header_fields: object) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tar_format) as packed:
+        for name, content in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            for key, value in header_fields.items():
+                setattr(header, key, value)
+            packed.addfile(header, io.BytesIO(content))
+    return file.getvalue()
+
+
+def scan(content: bytes) -> list[tuple[str, bytes]]:
+    data = np.frombuffer(content, np.uint8)
+    found = []
+    for prefix, prefix_size, name, name_size, at, size in tar.scan(data):
+        before = content[prefix : prefix + prefix_size] + b"/" if prefix_size else b""
+        found.append(((before + content[name : name + name_size]).decode(), content[at : at + size]))
+    return found
+
+
+PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0", min_codepoint=33), min_size=1, max_size=60)
+NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
+ASCII_NAMES = st.lists(st.text("abcdefgh.-_0123456789", min_size=1, max_size=60), min_size=1, max_size=4).map("/".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=6), st.sampled_from(FORMATS[1:]), st.booleans())
+def test_members_are_those_that_the_standard_library_finds(members, tar_format, has_float_mtime) -> None:
+    content = pack(members, tar_format, mtime=1.5 if has_float_mtime else 0)
+    expected = [(name.removeprefix("./"), data) for name, data in members]
+    assert scan(content) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(ASCII_NAMES, st.binary(max_size=700)), max_size=5))
+def test_ustar_prefixes_are_put_before_the_name(members) -> None:
+    members = [(f"{'folder' * 15}/{name}"[:150].rstrip("/"), data) for name, data in members]
+    assert scan(pack(members, tarfile.USTAR_FORMAT)) == members
+
+
+def test_folders_links_and_global_headers_are_no_members() -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 600}) as packed:
+        for name, kind in (("a", tarfile.DIRTYPE), ("b", tarfile.SYMTYPE), ("c", tarfile.LNKTYPE)):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = kind, "elsewhere" * 30
+            packed.addfile(header)
+        header = tarfile.TarInfo("./d.txt")
+        header.size = 2
+        packed.addfile(header, io.BytesIO(b"hi"))
+    assert scan(file.getvalue()) == [("d.txt", b"hi")]
+
+
+def test_large_sizes_in_base_256_are_read() -> None:
+    content = bytearray(pack([("a.txt", b"hello")], tarfile.USTAR_FORMAT))
+    content[124:136] = b"\x80" + (5).to_bytes(11, "big")
+    content[148:156] = b" " * 8
+    content[148:156] = f"{sum(content[:512]):06o}\0 ".encode()
+    assert scan(bytes(content)) == [("a.txt", b"hello")]
+
+
+TWO = pack([("a.txt", b"x" * 700), ("b.txt", b"y" * 10)], tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"not a tar at all", "cut off in the header at byte 0"),
+        (b"not a tar at all" * 100, "wrong checksum"),
+        (TWO[:100], "cut off in the header"),
+        (TWO[:900], "goes on behind the end of the file"),
+        (TWO[: 512 + 1024], "without the mark of its end"),
+        (TWO[:1700], "cut off in the header at byte 1,536"),
+        (TWO[:2050], "goes on behind the end"),
+        (TWO[:2560], "without the mark of its end"),
+        (TWO + TWO, "two tars joined"),
+        (TWO[:1540] + b"?" + TWO[1541:], "wrong checksum"),
+    ],
+)
+def test_a_damaged_tar_says_what_is_wrong(content: bytes, reason: str) -> None:
+    with pytest.raises(BadShard, match=reason):
+        scan(content)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_bytes_are_a_tar_or_a_bad_shard(data) -> None:
+    content = bytearray(
+        pack([("a" * 120 + "ü.txt", b"x" * 700), ("b.json", b"{}")], data.draw(st.sampled_from(FORMATS[1:])))
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    try:
+        members = tar.scan(np.frombuffer(bytes(content), np.uint8))
+    except BadShard:
+        return
+    assert ((members >= 0) & (members <= len(content))).all()
+    assert (members[:, tar.AT] + members[:, tar.SIZE] <= len(content)).all()
+    assert (members[:, tar.NAME] + members[:, tar.NAME_SIZE] <= len(content)).all()
+
+
+def test_every_cut_of_a_tar_is_noticed() -> None:
+    end = len(TWO.rstrip(b"\0"))
+    for length in range(0, end + 1, 97):
+        with pytest.raises(BadShard):
+            scan(TWO[:length])
+
+
+def test_a_real_tar_of_photographs(shared: Path) -> None:
+    path = shared / "data/imagenet_samples/samples-000000.tar"
+    with tarfile.open(path) as packed:
+        expected = [(member.name, member.offset_data, member.size) for member in packed]
+    data = np.fromfile(path, np.uint8)
+    members = tar.scan(data)
+    assert [(data[a : a + n].tobytes().decode(), at, size) for _, _, a, n, at, size in members] == expected

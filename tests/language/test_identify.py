@@ -1,0 +1,257 @@
+"""Language identification against the fastText library: the shipped model, and models of every kind."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fasttext_files import HS, NS, OVA, Kind, write_model
+from worldclip.core.errors import UserError
+from worldclip.language.fasttext import model as fasttext_model
+from worldclip.language.identify import Identifier, _LibraryModel, model_path, read_labels
+from worldclip.match import identify
+
+WORDS = ["the", "cat", "и", "est", "猫", "ein", "__label__x", "a"]
+LABELS = {"en": 900, "de": 500, "ja": 400, "fr": 399, "ru": 20, "sw": 7, "tr": 3}
+TEXTS = [
+    "the cat",
+    "a cat est ein Haus",
+    "猫がいます",
+    "кот и пёс",
+    "x",
+    "",
+    " \t ",
+    "line\nbreak\rand\ttab\vand\fmore\0zero",
+    "the </s> rest is not read",
+    "</s>",
+    "__label__en __label__x __label__zz the",
+    "ünï cödé 🐈‍⬛ " * 5,
+    "w" * 300,
+]
+ONE_LINE = str.maketrans("\n\r\t\v\f\0", "      ")
+
+
+def library_says(path: Path, text: str) -> dict[str, float]:
+    """Every label's probability, the best first; empty for a text without a word."""
+    import fasttext
+
+    line = text.translate(ONE_LINE)
+    if not line.strip(" "):
+        return {}
+    labels, probs = fasttext.load_model(str(path)).predict(line, k=-1, threshold=-1.0)
+    return {label.removeprefix("__label__"): min(prob, 1.0) for label, prob in zip(labels, probs, strict=True)}
+
+
+def agree(path: Path, texts: list[str], allowed: set[str] | None = None) -> None:
+    """Same label and probability; labels that tie in the library (to 1e-5) may change places."""
+    identifier = Identifier(path, allowed)
+    assert identifier.backend == "numba"
+    labels, probs = identifier.predict(texts)
+    for text, label, prob in zip(texts, labels, probs, strict=True):
+        expected = {name: p for name, p in library_says(path, text).items() if allowed is None or name in allowed}
+        assert abs(prob - max(expected.values(), default=0.0)) < 1e-4, text
+        assert label in expected or not expected, text
+        assert expected.get(label, 0.0) >= max(expected.values(), default=0.0) - 1e-5, text
+
+
+KINDS = {
+    "softmax": Kind(),
+    "hierarchical": Kind(loss=HS),
+    "negative sampling": Kind(loss=NS),
+    "one against all": Kind(loss=OVA),
+    "without character n-grams": Kind(minn=0, maxn=0),
+    "single characters": Kind(minn=1, maxn=3),
+    "word bigrams": Kind(word_ngrams=2),
+    "word trigrams, no character n-grams": Kind(word_ngrams=3, minn=0, maxn=0, loss=HS),
+    "version 11": Kind(version=11),
+    "quantized": Kind(quantized=True),
+    "quantized without norms": Kind(quantized=True, has_norms=False),
+    "quantized, last part shorter": Kind(quantized=True, dim=7, sub_dim=2, loss=HS),
+    "quantized and pruned": Kind(quantized=True, pruned=120, word_ngrams=2),
+    "quantized and pruned to words": Kind(quantized=True, pruned=0),
+    "quantized output": Kind(quantized=True, quantized_output=True),
+    "no end of sentence": Kind(has_eos=False),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_of_models_agree_with_the_library(name: str, tmp_path: Path) -> None:
+    for seed, num_words in ((0, 8), (1, 7), (2, 5), (3, 6)):  # file offsets of several alignments
+        path = tmp_path / f"{seed}.bin"
+        write_model(path, KINDS[name], WORDS[:num_words], LABELS, seed)
+        agree(path, TEXTS)
+        agree(path, TEXTS, {"sw", "tr", "ru"})
+
+
+def test_quantized_rows_read_in_place_agree_with_rows_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.ftz"
+    write_model(path, Kind(quantized=True, dim=7, sub_dim=2, pruned=200), WORDS, LABELS)
+    monkeypatch.setattr(fasttext_model, "DENSE_BELOW_BYTES", 0)
+    model, _ = fasttext_model.read_model(path)
+    assert len(model.dense) == 0
+    agree(path, TEXTS)
+
+
+def test_the_matrices_of_a_dense_model_stay_in_its_file(tmp_path: Path) -> None:
+    write_model(tmp_path / "m.bin", Kind(dim=16, loss=HS), WORDS, LABELS)
+    model, _ = fasttext_model.read_model(tmp_path / "m.bin")
+    for matrix in (model.dense, model.output):
+        assert not matrix.flags.owndata
+        assert not matrix.flags.writeable
+        while not isinstance(matrix, np.memmap):
+            matrix = matrix.base
+        assert matrix.filename == tmp_path / "m.bin"
+
+
+@pytest.mark.parametrize("dim", [7, 16, 33])
+@pytest.mark.parametrize("loss", [HS, NS])
+def test_rows_of_any_width_are_summed_whole(dim: int, loss: int, tmp_path: Path) -> None:
+    write_model(tmp_path / "m.bin", Kind(dim=dim, loss=loss, word_ngrams=2), WORDS, LABELS, seed=dim)
+    agree(tmp_path / "m.bin", TEXTS)
+
+
+def test_other_threads_run_while_texts_are_identified() -> None:
+    identifier, texts = Identifier(), pa.array(["das rote Haus am See", "the red house"] * 150_000, pa.large_string())
+    identifier.predict_ids(texts.slice(0, 1))
+    with ThreadPoolExecutor(1) as threads:
+        done, turns = threads.submit(identifier.predict_ids, texts), 0
+        while not done.done():
+            time.sleep(0.001)
+            turns += 1
+    assert turns > 10
+
+
+def test_a_version_that_the_kernel_does_not_know_goes_to_the_library(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.bin", tmp_path / "new.bin"
+    write_model(old, Kind(version=10), WORDS, LABELS)
+    write_model(new, Kind(), WORDS, LABELS)
+    assert Identifier(old).backend == "library"
+    for allowed in (None, {"sw", "tr"}):
+        through_library, through_kernel = (
+            Identifier(old, allowed).predict(TEXTS),
+            Identifier(new, allowed).predict(TEXTS),
+        )
+        assert list(through_library[0]) == list(through_kernel[0])
+        np.testing.assert_allclose(through_library[1], through_kernel[1], atol=1e-4)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=4))
+def test_the_shipped_model_agrees_on_any_text(library: _LibraryModel, texts: list[str]) -> None:
+    labels, probs = Identifier().predict(texts)
+    ids, expected = library.predict(pa.array(texts, pa.large_string()), np.ones(len(library.labels), bool))
+    np.testing.assert_allclose(probs, expected, atol=1e-4)
+    for label, label_id, prob in zip(labels, ids, probs, strict=True):
+        assert label == [*library.labels, "und"][label_id] or prob < 0.2  # nearly tied labels may change places
+
+
+@pytest.fixture(scope="module")
+def library() -> _LibraryModel:
+    return _LibraryModel(model_path())
+
+
+@pytest.mark.parametrize("name", ["udhr/udhr", "captions/xtd10", "captions/multi30k_train"])
+def test_real_texts_get_the_librarys_label(name: str, shared: Path, library: _LibraryModel) -> None:
+    table = pq.read_table(shared / f"data/{name}.parquet")
+    texts = table.column("text" if "text" in table.column_names else "caption").combine_chunks()
+    texts = texts.take(pa.array(np.arange(0, len(texts), max(1, len(texts) // 5000))))
+    identifier = Identifier()
+    labels, probs = identifier.predict(texts)
+    ids, expected = library.predict(texts, np.ones(len(library.labels), bool))
+    assert np.mean(labels == np.array(library.labels)[ids]) >= 0.999
+    assert np.abs(probs - expected).max() < 1e-3
+
+
+def test_restriction_takes_the_best_of_the_allowed_labels(library: _LibraryModel) -> None:
+    texts = ["Selamat pagi semuanya", "merah apel", "rojo manzana", "白い猫", "hello"]
+    allowed = {"id", "pt", "zh"}
+    labels, probs = Identifier(labels_allowed=allowed).predict(texts)
+    is_allowed = np.array([label in allowed for label in library.labels])
+    ids, expected = library.predict(pa.array(texts, pa.large_string()), is_allowed)
+    assert list(labels) == [library.labels[i] for i in ids]
+    np.testing.assert_allclose(probs, expected, atol=1e-4)
+    assert set(labels) <= allowed
+
+
+def test_every_form_of_input_gives_the_same() -> None:
+    texts = ["ein Haus", None, "une maison", "", "a house by the sea", "家"]
+    expected = identify(texts)
+    assert list(expected[0])[:5] == ["de", "und", "fr", "und", "en"]
+    assert expected[1].dtype == np.float32
+    assert expected[1][1] == expected[1][3] == 0
+    forms = [
+        pa.array(texts),
+        pa.array(texts, pa.large_string()),
+        pa.chunked_array([texts[:2], texts[2:]], pa.string()),
+        pa.array(["x", *texts, "y"]).slice(1, len(texts)),
+        pa.array(texts).dictionary_encode(),
+    ]
+    for form in forms:
+        labels, probs = identify(form)
+        assert list(labels) == list(expected[0])
+        assert list(probs) == list(expected[1])
+
+
+def test_results_do_not_depend_on_what_else_is_in_the_batch() -> None:
+    texts = ["the red house", "das rote Haus", "la maison rouge", "赤い家", "the house"] * 3
+    whole = identify(texts)
+    alone = [identify([text]) for text in texts]
+    assert list(whole[0]) == [labels[0] for labels, _ in alone]
+    assert list(whole[1]) == [probs[0] for _, probs in alone]
+
+
+def test_no_text_gives_no_label() -> None:
+    for nothing in ([], pa.array([], pa.string()), pa.chunked_array([], pa.string())):
+        labels, probs = identify(nothing)
+        assert len(labels) == len(probs) == 0
+
+
+def test_probabilities_are_at_most_one() -> None:
+    texts = ["Das ist ein Haus", "这是一只猫", "Это дом, а это кошка"]  # the library says 1.00003 of the first
+    assert identify(texts)[1].max() == 1.0
+
+
+def test_blanks_of_every_kind_bound_words() -> None:
+    labels, probs = identify(["das Haus ist schön", "das\nHaus\rist\0schön", "\v das\tHaus\fist schön "])
+    assert len(set(labels)) == 1
+    assert len(set(probs)) == 1
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"not a model at all")
+    with pytest.raises(UserError, match=r"model\.bin, which is no fastText model"):
+        Identifier(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        Identifier(tmp_path / "absent.bin")
+
+
+def test_a_model_cut_short_is_never_half_read(tmp_path: Path) -> None:
+    path = tmp_path / "whole.ftz"
+    write_model(path, Kind(quantized=True, pruned=50, quantized_output=True), WORDS, LABELS)
+    whole = path.read_bytes()
+    for share in (0.01, 0.1, 0.3, 0.6, 0.99):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(fasttext_model.UnsupportedModel):
+            fasttext_model.read_model(path)
+
+
+def test_labels_that_the_model_lacks_are_named() -> None:
+    with pytest.raises(UserError, match="xx, yy"):
+        Identifier(labels_allowed=["en", "yy", "xx"])
+    with pytest.raises(UserError, match="none"):
+        Identifier(labels_allowed=[])
+
+
+def test_labels_of_the_shipped_model_are_the_published_176(shared: Path) -> None:
+    published = (shared / "facts/lid176_labels.txt").read_text().split()
+    assert sorted(read_labels()) == sorted(published)
+    assert len(read_labels()) == 176

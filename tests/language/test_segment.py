@@ -1,0 +1,102 @@
+"""Which characters part words, in languages written with spaces and without."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from worldclip.language import segment as tokens
+from worldclip.language import table as languages
+from worldclip.language.segment import ALONE, BARRIER, JOINT, PART, SPACES, TSHEGS, WORD, scheme_of
+
+
+def test_ascii_letters_digits_blanks_and_marks_have_their_classes():
+    classes = tokens.spaced_classes()
+    assert {classes[ord(x)] for x in "azAZ09"} == {WORD}
+    assert {classes[ord(x)] for x in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"} == {BARRIER}
+    assert {classes[ord(x)] for x in " \t\u00a0\u3000\x1f"} == {JOINT}
+    assert {classes[ord(x)] for x in "\n\r\x0b\x0c\x85\u2028"} == {BARRIER}
+
+
+def test_cjk_thai_lao_burmese_khmer_and_tibetan_characters_stand_alone_among_spaced_words():
+    classes = tokens.spaced_classes()
+    assert {classes[ord(x)] for x in "猫ねกກကកཀ"} == {ALONE, WORD}  # kana is not in the recipe's set
+    assert classes[ord("ね")] == WORD
+    assert {classes[ord(x)] for x in "，。“”’།"} == {BARRIER}
+
+
+def test_letters_marks_and_digits_make_words_and_nothing_else_does():
+    classes = tokens.spaced_classes()
+    for c in range(0xA0, 0x2000):
+        x = chr(c)
+        if 0xE00 <= c <= 0x109F or 0x1780 <= c <= 0x17FF or x.isspace() or x == tokens.ETHIOPIC_WORD_SPACE:
+            continue
+        if unicodedata.category(x) == "Cn":  # the table's Unicode is older than that of new Pythons
+            continue
+        assert classes[c] == (WORD if unicodedata.category(x)[0] in "LMN" else PART), f"U+{c:04X}"
+
+
+def test_segmented_texts_are_parted_by_the_cut_and_punctuation_only():
+    classes = tokens.segmented_classes()
+    assert {classes[ord(x)] for x in "猫ねกກကកཀ"} == {WORD}
+    assert classes[ord("\x1f")] == JOINT
+    assert {classes[ord(x)] for x in " \u3000\n，"} == {BARRIER}
+    assert ALONE not in np.unique(classes)
+
+
+def test_tibetan_syllables_are_parted_by_the_tsheg_and_joined_by_it():
+    assert tokens.tsheg_classes()[0x0F0B] == tokens.tsheg_classes()[0x0F0C] == JOINT
+    assert scheme_of("bo") == scheme_of("dz") == TSHEGS
+    assert TSHEGS.joiner == "\u0f0b"
+
+
+def test_the_wikipedias_without_spaces_are_the_recipes_and_their_relatives():
+    cut = {wiki for language in languages.all() for wiki in language.wikipedia if scheme_of(wiki) is not SPACES}
+    assert cut >= {"ja", "zh", "zh_classical", "zh_yue", "th", "lo", "km", "my", "bo", "dz"}
+    assert cut <= {
+        "ja",
+        "zh",
+        "zh_classical",
+        "zh_yue",
+        "th",
+        "lo",
+        "km",
+        "my",
+        "bo",
+        "dz",
+        "wuu",
+        "gan",
+        "shn",
+        "mnw",
+        "blk",
+        "ryu",
+    }
+    assert scheme_of("zh_yue").locale == "zh"
+
+
+@pytest.mark.parametrize(
+    ("wiki_lang", "text", "words"),
+    [
+        ("zh", "我喜欢北京大学。", "我 喜欢 北京 大学 。"),
+        ("th", "แมวกินปลา", "แมว กิน ปลา"),
+        ("ja", "猫が好きです。", "猫 が 好き です 。"),
+        ("lo", "ປະເທດລາວ", "ປະເທດ ລາວ"),
+        ("km", "ប្រទេសកម្ពុជា", "ប្រទេស កម្ពុជា"),
+        ("my", "ကျောင်းသားများ", "ကျောင်းသား များ"),
+    ],
+)
+def test_icu_finds_the_words(wiki_lang: str, text: str, words: str):
+    (segmented,) = tokens.segment(pa.array([text], pa.large_string()), scheme_of(wiki_lang)).to_pylist()
+    assert segmented == words.replace(" ", "\x1f")
+
+
+def test_texts_with_spaces_are_not_touched_by_segmentation():
+    texts = pa.array(["a photo of a cat"], pa.large_string())
+    assert tokens.segment(texts, SPACES) is texts
+
+
+def test_the_version_of_icu_is_known():
+    assert tokens.icu_version()[0].isdigit()

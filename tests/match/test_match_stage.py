@@ -1,0 +1,262 @@
+"""The stage match against plain Python, on pools made to hurt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plain_recipe import (
+    LISTS,
+    Outcome,
+    make_recipe,
+    make_shards,
+    plain_run,
+    run_stages,
+    write_metadata,
+    write_pool,
+)
+from worldclip.core import artifacts, keys
+from worldclip.core.arrow import string_buffers
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.match import accounting as tally
+
+SHARDS = make_shards(seed=1)
+
+
+@pytest.fixture(scope="module")
+def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    write_pool(folder, SHARDS)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_metadata(tmp_path, LISTS)
+    return tmp_path
+
+
+def read_matched(run: Path, name: str) -> list[tuple]:
+    table = artifacts.read_table(run / "match" / "texts" / f"{name}.parquet", artifacts.MATCH_TEXTS)
+    columns = ("key", "text_idx", "lang", "text", "entry_ids")
+    return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))
+
+
+def read_counts(run: Path, lists=LISTS) -> dict[str, list[int]]:
+    counts = {name: [0] * len(entries) for name, entries in lists.items()}
+    for path in (run / "match" / "counts").rglob("*.parquet"):
+        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
+            counts[row["entries_lang"]][row["entry_id"]] += row["count"]
+    return counts
+
+
+def all_bytes(folder: Path, *, without: str = "manifest.json") -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != without
+    }
+
+
+def test_texts_and_counts_are_those_of_plain_search(pool_folder, run):
+    recipe = make_recipe(pool_folder)
+    expected: Outcome = plain_run(SHARDS, recipe)
+    run_stages(recipe, run, stages="pool match")
+    for name, rows in expected.matched.items():
+        assert read_matched(run, name) == rows
+    assert read_counts(run) == expected.counts
+    assert sum(map(sum, expected.counts.values())) > 300, "the pool is no test if little matches"
+    assert {row[2] for rows in expected.matched.values() for row in rows} == set(LISTS)
+
+
+def test_the_report_accounts_for_every_text_and_key(pool_folder, run):
+    report = run_stages(make_recipe(pool_folder), run, stages="pool match")["match"]
+    assert sum(n for row in report["texts"].values() for n in row.values()) == report["pairs"]
+    lost = sum(n for row in report["keys"].values() for n in row.values())
+    assert lost + report["num_matched_keys"] == report["num_keys"] == sum(map(len, SHARDS.values()))
+    assert set(report["texts"]["und"]) == {"bad_pair", "duplicate", "no_text", "no_language"}
+    assert report["labels_without_language"]["ru"] == max(report["labels_without_language"].values())
+    assert all(sample["reason"] for sample in report["bad"])
+
+
+def test_a_probability_floor_turns_texts_into_no_language(pool_folder, run):
+    recipe = make_recipe(pool_folder, match={"min_lang_prob": 0.7})
+    expected = plain_run(SHARDS, recipe)
+    run_stages(recipe, run, stages="pool match")
+    assert {name: read_matched(run, name) for name in SHARDS} == expected.matched
+    assert expected.matched != plain_run(SHARDS, make_recipe(pool_folder)).matched
+
+
+def test_merged_labels_go_to_their_language(pool_folder, run):
+    recipe = make_recipe(pool_folder, match={"merge_labels": {"ru": "en"}})
+    expected = plain_run(SHARDS, recipe)
+    report = run_stages(recipe, run, stages="pool match")["match"]
+    assert {name: read_matched(run, name) for name in SHARDS} == expected.matched
+    assert "ru" not in report["labels_without_language"]
+
+
+def test_wrong_merges_are_named_all_at_once(pool_folder, run):
+    recipe = make_recipe(pool_folder, match={"merge_labels": {"xx": "en", "ms": "id"}})
+    with pytest.raises(UserError) as raised:
+        run_stages(recipe, run, stages="pool match")
+    assert len(raised.value.problems) == 2
+    assert "match.merge_labels.xx" in str(raised.value)
+    assert "match.merge_labels.ms is 'id'" in str(raised.value)
+
+
+def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, run):
+    recipe = make_recipe(pool_folder, match={"restrict_to_recipe_languages": True})
+    report = run_stages(recipe, run, stages="pool match")["match"]
+    assert "no_language" not in report["texts"]["und"]
+
+
+@pytest.mark.parametrize("isolate", ["merged", "english"])
+def test_under_isolate_every_text_meets_the_one_list(pool_folder, tmp_path, isolate):
+    merged = list(dict.fromkeys(entry for lang in sorted(LISTS) for entry in LISTS[lang]))
+    write_metadata(tmp_path, {**LISTS, "merged": merged})
+    recipe = make_recipe(pool_folder, match={"isolate": isolate})
+    run_stages(recipe, tmp_path, stages="pool match")
+    name, entries = ("merged", merged) if isolate == "merged" else ("en", LISTS["en"])
+    counts = read_counts(tmp_path, {name: entries})
+    own = plain_run(SHARDS, make_recipe(pool_folder))
+    index = {entry: i for i, entry in enumerate(entries)}
+    for lang, list_counts in own.counts.items():
+        for entry, count in zip(LISTS[lang], list_counts, strict=True):
+            if entry in index and (isolate == "merged" or lang == "en"):
+                assert counts[name][index[entry]] >= count
+    assert artifacts.read_manifest(tmp_path / "match")["lists"] == {name: len(entries)}
+
+
+def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, run, tmp_path_factory):
+    recipe = make_recipe(pool_folder)
+    run_stages(recipe, run, stages="pool match")
+    before = {path: path.stat().st_mtime_ns for path in (run / "match" / "texts").rglob("*.parquet")}
+    all_keys = sorted({row[0] for rows in plain_run(SHARDS, recipe).matched.values() for row in rows})
+    lists = tmp_path_factory.mktemp("lists")
+    valid, denied = [*all_keys[::2], "not in the pool"], all_keys[:40]
+    pq.write_table(pa.table({"key": valid}), lists / "valid.parquet")
+    pq.write_table(pa.table({"key": denied, "why": ["asked"] * 40}), lists / "denied.parquet")
+    recipe = make_recipe(
+        pool_folder,
+        pool={"valid_keys": str(lists / "valid.parquet"), "deny_keys": [str(lists / "denied.parquet")]},
+    )
+    run_stages(recipe, run, stages="match")
+    expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
+    assert read_counts(run) == expected.counts
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_missing_or_wrong_key_list_is_named(pool_folder, run, tmp_path):
+    wrong = tmp_path / "wrong.npy"
+    np.save(wrong, np.zeros(3))
+    with pytest.raises(UserError, match=r"pool\.valid_keys is 'nowhere\.npy'"):
+        run_stages(make_recipe(pool_folder, pool={"valid_keys": "nowhere.npy"}), run, stages="pool match")
+    column = tmp_path / "column.parquet"
+    pq.write_table(pa.table({"uid": ["a"]}), column)
+    with pytest.raises(UserError) as raised:
+        run_stages(make_recipe(pool_folder, pool={"deny_keys": [str(wrong), str(column)]}), run, stages="match")
+    assert "wrong.npy', which holds float64" in raised.value.problems[0]
+    assert "column.parquet', which has the columns uid" in raised.value.problems[1]
+
+
+def test_a_new_shard_is_matched_alone_and_a_gone_one_leaves_nothing(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("growing")
+    names = sorted(SHARDS)
+    write_pool(folder, {name: SHARDS[name] for name in names[:2]})
+    recipe = make_recipe(folder)
+    run_stages(recipe, run, stages="pool match")
+    kept = run / "match" / "texts" / f"{names[1]}.parquet"
+    before = kept.stat().st_mtime_ns
+    write_pool(folder, {names[2]: SHARDS[names[2]]})
+    (folder / names[0]).unlink()
+    run_stages(recipe, run, stages="pool match")
+    expected = plain_run({name: SHARDS[name] for name in names[1:3]}, recipe)
+    assert read_counts(run) == expected.counts
+    assert kept.stat().st_mtime_ns == before
+    left = {path.relative_to(run / "match" / "texts").as_posix() for path in (run / "match/texts").rglob("*.parquet")}
+    assert left == {f"{name}.parquet" for name in names[1:3]}
+
+
+def test_workers_and_the_order_of_shards_change_no_byte(pool_folder, tmp_path_factory):
+    runs = []
+    for workers in (1, 2):
+        run = tmp_path_factory.mktemp(f"workers{workers}")
+        write_metadata(run, LISTS)
+        run_stages(make_recipe(pool_folder), run, LocalExecutor(workers=workers, quiet=True), stages="pool match")
+        runs.append(all_bytes(run / "match"))
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 4 * len(SHARDS) + 1
+
+
+def test_lid_recall_is_reported_where_the_pool_knows_the_truth():
+    names = ["en", "zh"]
+    truth = pa.array(["en", "en", "zh", None, "zh", "xx"])
+    table = tally.confusion(truth, np.array([0, 1, 1, 0, -1, 0]), names)
+    assert table == {"en": {"en": 1, "zh": 1}, "xx": {"en": 1}, "zh": {"no_language": 1, "zh": 1}}
+    report = {
+        **dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 6),
+        "texts": {},
+        "keys": {},
+        "samples": {"no_language": [], "no_match": []},
+    }
+    total = tally.sum_reports([{**report, "labels_without_language": {}, "bad": [], "truth": table}] * 2)
+    assert total["truth"]["en"] == {"en": 2, "zh": 2}
+    assert total["lid_recall"] == {"en": 0.5, "xx": 0.0, "zh": 0.5}
+
+
+def test_keys_are_counted_under_their_latest_reason():
+    code = {name: i for i, name in enumerate(tally.REASONS)}
+    reasons = ["no_text", "no_match", "no_match", "bad_pair", "no_language", "no_text", "matched", "no_match"]
+    reason = np.array([code[name] for name in reasons], np.int8)
+    lang = np.array([-1, 1, 0, -1, -1, -1, 0, 1])
+    text_idx = np.array([0, 1, 2, 0, 0, 1, 0, 1])
+    report = tally.count_reasons(reason, lang, text_idx, ["en", "zh"])
+    assert report["keys"] == {"und": {"bad_pair": 1, "no_language": 1}, "zh": {"no_match": 1}}
+    assert report["num_keys"] == 4
+    assert report["num_matched_keys"] == 1
+    assert report["texts"]["zh"] == {"no_match": 2}
+    assert report["texts"]["en"] == {"no_match": 1, "matched": 1}
+
+
+def test_an_empty_shard_has_an_empty_report():
+    report = tally.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
+    assert report["pairs"] == report["num_keys"] == 0
+    assert report["texts"] == report["keys"] == {}
+
+
+def test_the_key_table_finds_every_key_and_no_other():
+    some = [f"key {i}" for i in range(1000)] + ["", "äöü"]
+    table = keys.KeyTable([*some, "key 3", ""])
+    assert table.num_repeated == 2
+    assert table.find(some[::-1]).tolist() == list(range(len(some)))[::-1]
+    assert table.find(["key", "key 1000", "key 3 "]).tolist() == [-1, -1, -1]
+    assert keys.KeyTable([]).find(["a"]).tolist() == [-1]
+
+
+def test_two_keys_of_one_hash_stay_two_keys():
+    table = keys.KeyTable(["a", "b", "c"])
+    table.hashes[:] = table.hashes[0]
+    table.slots[:] = -1
+    keys._fill(table.data, table.offsets, table.hashes, table.slots)
+    found = np.empty(3, np.int64)
+    data, offsets = string_buffers(["c", "a", "x"])
+    hashes = np.full(3, table.hashes[0])
+    keys._find(data, offsets, hashes, table.data, table.offsets, table.hashes, table.slots, found)
+    assert found.tolist() == [2, 0, -1]
+
+
+def test_hex_keys_are_datacomps_pairs():
+    names = ["00112233445566778899aabbccddeeff", "ffffffffffffffff0000000000000001", "short", "A" * 32, "g" * 32]
+    pairs, is_hex = keys.hex_pairs(names)
+    assert is_hex.tolist() == [True, True, False, False, False]
+    expected = [(int(name[:16], 16), int(name[16:], 16)) for name in names[:2]]
+    assert [tuple(pair) for pair in pairs[:2].tolist()] == expected
+    kept = keys.sort_pairs(pairs[[1, 0, 1]])
+    assert kept.dtype == np.dtype("u8,u8")
+    assert kept.tolist() == sorted(expected)
+    assert keys._hex_strings(kept).to_pylist() == names[:2]

@@ -1,0 +1,123 @@
+"""What inspect says of lists is what stands in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from worldclip import metadata
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.metadata.explain import find_entry, inspect, inspect_lists, is_metadata, lists_to_text
+
+SWAHILI = "paka\t5\nsimba\t9\nSimba\t9\nsimba dume\t2\ncaf\u00e9\t1\ncafe\u0301\t1\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN/metadata of Swahili, with a wordnet, and Thai."""
+    place = tmp_path_factory.mktemp("inspected")
+    (place / "sw.txt").write_text(SWAHILI, encoding="utf-8")
+    (place / "th.txt").write_text("แมว\n", encoding="utf-8")
+    (place / "wn.tab").write_text("# Wordnet\tswh\tu\tl\n1-n\tswh:lemma\tmnyama\n", encoding="utf-8")
+    recipe = load_recipe(
+        {
+            "pool": {"path": "."},
+            "balance": {"tail_fraction": 0.1},
+            "languages": {"codes": ["sw", "th"]},
+            "metadata": {
+                "sources": ["number", "wordnet", "list"],
+                "lists": {lang: str(place / f"{lang}.txt") for lang in ("sw", "th")},
+                "wordnets": {"sw": str(place / "wn.tab")},
+                "profiles": ["unicode_fold"],
+            },
+        }
+    )
+    metadata.run(recipe, place / "run", LocalExecutor(quiet=True))
+    return place / "run/metadata"
+
+
+def test_lists_with_their_sources_dead_entries_and_bytes(folder: Path) -> None:
+    found = inspect_lists(folder)["lists"]
+    assert list(found) == ["sw", "th"]
+    assert found["sw"]["entries"] == 107
+    assert found["sw"]["by_source"] == {"number": 100, "wordnet": 1, "list": 6}
+    assert found["sw"]["dead"] == {"unicode": 1, "unicode_fold": 2}
+    assert found["sw"]["entries_bytes"] == (folder / "sw.parquet").stat().st_size
+    compiled = sum(path.stat().st_size for path in (folder / "sw.matcher/unicode").iterdir())
+    assert found["sw"]["matcher_bytes"]["unicode"] == compiled
+    _, text = inspect(folder)
+    lines = text.splitlines()
+    assert lines[0].split() == [
+        "list", "entries", "number", "wordnet", "list", "dead,", "unicode", "dead,", "unicode_fold", "bytes",
+        "matcher", "bytes",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in lines[1:]] == ["sw", "th", "all"]
+    assert lines[1].split()[:7] == ["sw", "Swahili", "107", "100", "1", "6", "1"]
+    assert lines[3].split()[:6] == ["all", "208", "200", "1", "7", "1"]
+
+
+def test_sources_stand_in_the_order_of_the_lists() -> None:
+    one, two = ({"name": "x", "entries": 2, "by_source": {}, "dead": {}, "matcher_bytes": {}} for _ in "ab")
+    one["by_source"], two["by_source"] = {"number": 1, "list": 1}, {"unigram": 1, "title": 1}
+    text = lists_to_text({"lists": {"aa": {**one, "entries_bytes": 1}, "ab": {**two, "entries_bytes": 1}}})
+    assert text.split()[1:6] == ["entries", "number", "unigram", "title", "list"]
+
+
+def test_why_an_entry_is_there_and_its_rank(folder: Path) -> None:
+    found = find_entry(folder, "sw", "paka")
+    assert (found["entry_id"], found["source"], found["score"]) == (101, "list", 5.0)
+    assert (found["rank"], found["of_source"], found["dead"]) == (3, 6, {})
+    assert (found["holding"], found["num_holding"]) == ([], 0)
+    assert find_entry(folder, "sw", "Simba")["rank"] == 1
+    assert find_entry(folder, "sw", "simba")["holding"] == ["simba dume"]
+    wordnet = find_entry(folder, "sw", "mnyama")
+    assert (wordnet["source"], wordnet["score"], wordnet["rank"]) == ("wordnet", None, None)
+    _, text = inspect(folder, "sw", "paka")
+    assert text.splitlines() == [
+        "'paka' is entry 101 of sw (Swahili), from list",
+        "  in the list that the recipe names",
+        "  rank 3 of 6 from list; score in the list: 5",
+    ]
+
+
+def test_an_entry_that_never_matches_says_what_it_equals(folder: Path) -> None:
+    assert find_entry(folder, "sw", "cafe\u0301")["dead"] == {"unicode": "caf\u00e9", "unicode_fold": "caf\u00e9"}
+    assert find_entry(folder, "sw", "Simba")["dead"] == {"unicode_fold": "simba"}
+    _, text = inspect(folder, "sw", "Simba")
+    assert "never matches under profile unicode_fold: it equals the earlier entry 'simba' there" in text
+
+
+def test_an_entry_that_is_not_there_has_neighbours(folder: Path) -> None:
+    found = find_entry(folder, "sw", "simbaa")
+    assert (found["is_there"], found["near"][0]) == (False, "simba")
+    _, text = inspect(folder, "sw", "simbaa")
+    assert text.startswith("'simbaa' is no entry of sw (Swahili)\n  spelled alike: 'simba'")
+    assert find_entry(folder, "sw", "dume")["holding"] == ["simba dume"]
+
+
+def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no list 'yo'"):
+        find_entry(folder, "yo", "x")
+    with pytest.raises(UserError, match="--find and --lang go together"):
+        inspect(folder, "sw")
+    (tmp_path / "metadata").mkdir()
+    assert is_metadata(tmp_path / "metadata")
+    with pytest.raises(UserError, match="is not finished"):
+        inspect(tmp_path / "metadata")
+
+
+def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(folder)]) == 0
+    assert "Swahili" in capsys.readouterr().out
+    assert main(["inspect", str(folder), "--lang", "sw", "--find", "simba"]) == 0
+    assert "rank 1 of 6 from list" in capsys.readouterr().out
+    assert main(["inspect", str(folder), "--lang", "sw", "--find", "simba", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rank"] == 1
+    assert main(["inspect", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lists"]["th"]["entries"] == 101
+    assert main(["inspect", str(folder), "--find", "simba"]) == 2

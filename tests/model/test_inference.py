@@ -1,0 +1,345 @@
+"""A loaded model: any mix of images, texts that stay text, and the probabilities of plain transformers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import worldclip
+from worldclip.core.errors import UserError
+from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.config import ModelConfig
+from worldclip.model.tokenizer import SPECIALS, train_tokenizer
+
+LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمراء", "a", ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A Hugging Face folder with fresh weights."""
+    place = tmp_path_factory.mktemp("model")
+    sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
+    tokenizer = train_tokenizer(LABELS * 3, vocab_size=80, context_length=20)
+    create_model(model_config(sizes, tokenizer), seed=0).save_pretrained(place)
+    tokenizer.save(place)
+    image_processor(32).save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return worldclip.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_images_of_any_kind_in_one_call_give_the_same_embedding(clip, pixels, tmp_path):
+    from PIL import Image
+
+    path = save(tmp_path / "a.png", pixels)
+    kinds = [
+        path,
+        str(path),
+        path.read_bytes(),
+        pixels,
+        Image.fromarray(pixels),
+        Image.fromarray(pixels).convert("RGBA"),
+    ]
+    found = clip.encode_image(kinds)
+    assert found.shape == (6, 16)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+    for row in found[1:]:
+        np.testing.assert_allclose(row, found[0], atol=1e-6)
+    np.testing.assert_allclose(clip.encode_image(path), found[:1], atol=1e-6)
+    np.testing.assert_allclose(clip.encode_image(pixels), found[:1], atol=1e-6)
+
+
+def test_images_lie_upright(clip, pixels):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    file = io.BytesIO()
+    Image.fromarray(pixels[::-1, ::-1]).save(file, "PNG", exif=exif)
+    np.testing.assert_allclose(clip.encode_image(file.getvalue()), clip.encode_image(pixels), atol=1e-6)
+
+
+def test_every_bad_image_is_named(clip, pixels, tmp_path):
+    (tmp_path / "no.png").write_bytes(b"not an image")
+    images = [
+        tmp_path / "no.png",
+        pixels,
+        pixels.astype(float),
+        "http://example.org/a.png",
+        tmp_path / "missing.png",
+        7,
+    ]
+    with pytest.raises(UserError) as caught:
+        clip.encode_image(images)
+    said = caught.value.problems
+    assert len(said) == 5
+    assert said[0].endswith("no.png: is no image that Pillow knows")
+    assert "float64" in said[1]
+    assert "is a URL" in said[2]
+    assert said[3].endswith("does not exist")
+    assert "image 5: is a int" in said[4]
+
+
+def test_a_cut_image_is_bad(clip, pixels):
+    file = io.BytesIO()
+    from PIL import Image
+
+    Image.fromarray(pixels).save(file, "PNG")
+    with pytest.raises(UserError, match="image 0"):
+        clip.encode_image([file.getvalue()[:500]])
+
+
+def test_texts_come_back_in_their_order(clip):
+    texts = ["x" * n for n in (40, 1, 7, 0, 20)] * 60
+    found = clip.encode_text(texts)
+    assert found.shape == (300, 16)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+    for text, row in list(zip(texts, found, strict=True))[:5]:
+        np.testing.assert_allclose(clip.encode_text(text)[0], row, atol=1e-6)
+
+
+def test_special_strings_stay_text(clip):
+    plain, marked = clip.encode_text(["a eos red", f"a {SPECIALS[2]} red"])
+    np.testing.assert_allclose(plain, marked, atol=1e-6)
+    assert np.abs(clip.encode_text(["a"])[0] - marked).max() > 1e-3
+
+
+def test_nothing_in_nothing_out(clip):
+    assert clip.encode_image([]).shape == (0, 16)
+    assert clip.encode_text([]).shape == (0, 16)
+
+
+def test_probabilities_sum_to_one_and_follow_the_cosines(clip, pixels):
+    found = clip.classify([pixels, pixels[::-1].copy()], LABELS)
+    assert found.shape == (2, len(LABELS))
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    cosines = clip.encode_image([pixels]) @ clip.encode_text(LABELS).T
+    assert found[0].argsort().tolist() == cosines[0].argsort().tolist()
+
+
+def test_a_label_is_the_mean_over_its_templates(clip, pixels):
+    templates = ("{}", "a photo of {}")
+    mean = np.mean([clip.encode_text([template.format("cat")])[0] for template in templates], axis=0)
+    other = clip.encode_text(["{} dog".format(""), "a photo of  dog"]).mean(axis=0)
+    logits = (
+        clip.logit_scale * clip.encode_image([pixels])[0] @ np.stack([v / np.linalg.norm(v) for v in (mean, other)]).T
+    )
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(clip.classify([pixels], ["cat", " dog"], templates)[0], expected, atol=1e-5)
+
+
+def test_a_call_without_labels_or_with_a_template_without_a_place_says_so(clip, pixels):
+    with pytest.raises(UserError) as caught:
+        clip.classify([pixels], [], templates=("a photo",))
+    assert len(caught.value.problems) == 2
+
+
+def test_a_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "run/train/step_000000007")
+    (tmp_path / "run/train/step_000000003").mkdir()
+    found = worldclip.load(tmp_path / "run", device="cpu").encode_image([pixels])
+    np.testing.assert_array_equal(found, worldclip.load(folder, device="cpu").encode_image([pixels]))
+
+
+def test_what_is_no_model_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        worldclip.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"neither config\.json .* nor train/step_"):
+        worldclip.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(UserError, match="holds a 'clip' model"):
+        worldclip.load(tmp_path)
+
+
+PLAIN = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "worldclip":
+            raise ImportError("worldclip is not installed here")
+
+sys.meta_path.insert(0, Blocked())
+try:
+    import worldclip
+except ImportError:
+    pass
+else:
+    sys.exit("worldclip can be imported")
+from transformers import pipeline
+
+folder, image, labels = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+classify = pipeline("zero-shot-image-classification", model=folder, device="cpu")
+found = {row["label"]: row["score"] for row in classify(image, candidate_labels=labels, hypothesis_template="{}")}
+print(json.dumps([found[label] for label in labels]))
+"""
+
+
+def test_a_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder, clip, pixels, tmp_path):
+    image = save(tmp_path / "a.png", pixels)
+    labels = [label for label in LABELS if label]
+    answer = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(folder), str(image), json.dumps(labels)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert answer.returncode == 0, answer.stderr
+    plain = json.loads(answer.stdout.splitlines()[-1])
+    np.testing.assert_allclose(clip.classify([image], labels)[0], plain, atol=1e-5)
+
+
+def test_similarity_is_the_cosine_of_each_image_with_each_text(clip, pixels):
+    images = [pixels, pixels[::-1].copy()]
+    found = clip.similarity(images, LABELS)
+    assert found.shape == (2, len(LABELS))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, clip.encode_image(images) @ clip.encode_text(LABELS).T, atol=1e-6)
+    assert clip.similarity(pixels, "a").shape == (1, 1)
+
+
+TEMPLATES = {"en": ["a photo of {}", "{}"], "de": ["ein Foto von {}"]}
+
+
+def test_templates_by_language_go_around_the_labels_of_that_language(clip, pixels):
+    found = clip.encode_labels(["cat", "Katze", "dog"], TEMPLATES, langs=["en", "de", "en"])
+    for row, label, lang in zip(found, ["cat", "Katze", "dog"], ["en", "de", "en"], strict=True):
+        mean = clip.encode_text([template.format(label) for template in TEMPLATES[lang]]).mean(axis=0)
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_allclose(clip.encode_labels(["cat"], TEMPLATES, "en"), found[:1], atol=1e-6)
+    logits = clip.logit_scale * clip.encode_image(pixels) @ found.T
+    odds = np.exp(logits - logits.max())
+    probabilities = clip.classify(pixels, ["cat", "Katze", "dog"], TEMPLATES, ["en", "de", "en"])
+    np.testing.assert_allclose(probabilities, odds / odds.sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("templates", "langs", "said"),
+    [
+        (TEMPLATES, None, "langs says which the labels are in: en, de"),
+        (TEMPLATES, "fr", "langs names fr; there are templates for en, de"),
+        (TEMPLATES, ["en"], "langs names 1 languages for 2 labels"),
+        (("{}",), "en", "templates are not by language"),
+        ({"en": []}, "en", "templates is empty for en"),
+        ({"en": ["a photo"]}, "en", "holds no {} for the label"),
+    ],
+)
+def test_wrong_templates_are_told(clip, templates, langs, said):
+    with pytest.raises(UserError) as caught:
+        clip.encode_labels(["cat", "dog"], templates, langs)
+    assert said in str(caught.value)
+
+
+@pytest.fixture
+def address(tmp_path, pixels):
+    """A server of this machine with a.png and b.txt."""
+    import functools
+    import http.server
+    import threading
+
+    save(tmp_path / "a.png", pixels)
+    (tmp_path / "b.txt").write_text("no image")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_urls_are_fetched_only_when_asked_for(clip, address, pixels):
+    with pytest.raises(UserError, match="is a URL; download it and give the file, or set allow_urls"):
+        clip.encode_image([f"{address}/a.png"])
+    found = clip.encode_image([f"{address}/a.png", pixels], allow_urls=True)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    cosine = clip.similarity(f"{address}/a.png", "a", allow_urls=True)
+    np.testing.assert_allclose(cosine, found[:1] @ clip.encode_text("a").T, atol=1e-6)
+    with pytest.raises(UserError) as caught:
+        clip.classify([f"{address}/none.png", f"{address}/b.txt"], ["a"], allow_urls=True)
+    assert caught.value.problems == [
+        f"{address}/none.png: the server answers 404 File not found",
+        f"{address}/b.txt: is no image that Pillow knows",
+    ]
+
+
+def test_many_images_run_in_batches_and_every_bad_one_of_all_is_named(clip, pixels, monkeypatch):
+    from worldclip.model import inference
+
+    monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
+    images = [np.roll(pixels, i, axis=0) for i in range(8)]
+    found = clip.encode_image(images)
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, clip.encode_image(images), atol=1e-6)
+    monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
+    mixed = [images[0], b"a", *images[1:4], b"b", images[4]]
+    with pytest.raises(UserError) as caught:
+        clip.encode_image(mixed)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["image 1", "image 5"]
+    each, reasons = clip.encode_each(mixed)
+    assert reasons == dict.fromkeys((1, 5), "is no image that Pillow knows")
+    np.testing.assert_array_equal(np.isnan(each).any(axis=1), [i in reasons for i in range(7)])
+    np.testing.assert_allclose(each[[0, 2, 3, 4, 6]], found[:5], atol=1e-6)
+
+
+def test_texts_run_in_blocks_too(clip, monkeypatch):
+    from worldclip.model import inference
+
+    texts = ["x" * n for n in (40, 1, 7, 0, 20, 3, 3, 15)]
+    expected = clip.encode_text(texts)
+    monkeypatch.setattr(inference, "TEXT_BLOCK", 3)
+    monkeypatch.setattr(inference, "TEXT_BATCH", 2)
+    np.testing.assert_allclose(clip.encode_text(texts), expected, atol=1e-6)
+
+
+def test_classify_on_the_command_line_takes_templates_by_language(folder, clip, pixels, tmp_path, capfd):
+    from worldclip.cli import main
+
+    image = save(tmp_path / "a.png", pixels)
+    (tmp_path / "prompts.json").write_text(json.dumps({"EN": ["a photo of {}"], "DE": ["ein Foto von {}", "{}"]}))
+    command = ["classify", str(folder), str(image), "--device", "cpu", "--labels", "cat", "Hund", "--json"]
+    prompts = ["--prompts", str(tmp_path / "prompts.json")]
+    assert main([*command, *prompts, "--langs", "en", "de"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    templates = {"en": ["a photo of {}"], "de": ["ein Foto von {}", "{}"]}
+    expected = clip.classify(image, ["cat", "Hund"], templates, ["en", "de"])[0]
+    np.testing.assert_allclose([row["probabilities"][label] for label in ("cat", "Hund")], expected, atol=1e-5)
+    for more, said in (
+        (prompts, "langs says which the labels are in: en, de"),
+        ([*prompts, "--langs", "fr"], "langs names fr"),
+        ([*prompts, "--templates", "{}"], "--templates and --prompts are both given"),
+        (["--prompts", str(tmp_path / "none.json")], "none.json does not exist"),
+        (["--prompts", str(image)], "a.png is not JSON"),
+        (["--precision", "int8"], "only ONNX folders hold several"),
+    ):
+        assert main([*command, *more]) == 2, more
+        assert said in capfd.readouterr().err.replace("\n", " "), more

@@ -1,0 +1,219 @@
+"""Every published format loads, and embeds as the library that wrote it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from transformers import AutoTokenizer, MetaClip2Model
+
+import worldclip
+from small_models import (
+    TEXTS,
+    random_open_clip,
+    random_pixels,
+    reduced_open_clip_config,
+    save_hugging_face,
+    save_xlm_v,
+    unit,
+    write_open_clip_config,
+)
+from worldclip.model import published
+
+TOLERANCE = 1e-5
+OPEN_CLIP_NAMES = (
+    "ViT-H-14-worldwide",
+    "ViT-H-14-worldwide-quickgelu",
+    "ViT-H-14-worldwide-378",
+    "ViT-bigG-14-worldwide",
+    "ViT-bigG-14-worldwide-378",
+)
+row_names = [row.name for row in published.FAMILY]
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("row", published.FAMILY, ids=row_names)
+def test_a_hugging_face_folder_embeds_as_transformers_own_model(row, tmp_path):
+    save_hugging_face(row, tmp_path)
+    clip = worldclip.load(tmp_path, device="cpu")
+    theirs = MetaClip2Model.from_pretrained(tmp_path).eval()
+    assert theirs.config.vision_config.hidden_act == row.activation
+    assert theirs.config.text_config.eos_token_id == row.tokenizer.eos_id
+    pixels = random_pixels(theirs.config.vision_config.image_size)
+    read = AutoTokenizer.from_pretrained(tmp_path)(
+        list(TEXTS), padding=True, truncation=True, max_length=77, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        images = theirs.get_image_features(pixel_values=pixels).pooler_output
+        texts = theirs.get_text_features(input_ids=read["input_ids"]).pooler_output
+    close(clip.towers.encode_pixels(pixels), unit(images))
+    close(clip.encode_text(TEXTS), unit(texts))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("xlm_v")
+    save_xlm_v(folder)
+    return folder
+
+
+def open_clip_texts(model: torch.nn.Module, tokenizer_folder: Path) -> np.ndarray:
+    ids = open_clip.tokenizer.HFTokenizer(str(tokenizer_folder), context_length=77)(list(TEXTS))
+    with torch.inference_mode():
+        return unit(model.encode_text(ids))
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP_NAMES)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_an_open_clip_checkpoint_embeds_as_open_clips_own_model(name, suffix, tokenizer_folder, tmp_path):
+    from safetensors.torch import save_file
+
+    model_cfg = reduced_open_clip_config(name, vocab_size=len(AutoTokenizer.from_pretrained(tokenizer_folder)))
+    theirs = random_open_clip(model_cfg)
+    file = tmp_path / f"epoch_1{suffix}"
+    (torch.save if suffix == ".pt" else save_file)(theirs.state_dict(), file)
+    arch = write_open_clip_config(tmp_path, model_cfg)
+    clip = worldclip.load(file, device="cpu", arch=str(arch), tokenizer=tokenizer_folder)
+    pixels = random_pixels(28)
+    with torch.inference_mode():
+        close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+    close(clip.encode_text(TEXTS), open_clip_texts(theirs, tokenizer_folder))
+    assert clip.logit_scale == pytest.approx(theirs.logit_scale.exp().item())
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("",), ("module.",), ("_orig_mod.",), ("module._orig_mod.",), ("_orig_mod.module.",)]
+)
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_the_references_checkpoints_load_with_any_wrapping(prefixes, is_bare, tokenizer_folder, tmp_path):
+    model_cfg = reduced_open_clip_config(
+        "ViT-H-14-worldwide-quickgelu", len(AutoTokenizer.from_pretrained(tokenizer_folder))
+    )
+    theirs = random_open_clip(model_cfg)
+    state = {prefixes[0] + name: tensor for name, tensor in theirs.state_dict().items()}
+    torch.save(state if is_bare else {"epoch": 3, "state_dict": state}, tmp_path / "model.pt")
+    write_open_clip_config(tmp_path, model_cfg)
+    clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
+    pixels = random_pixels(28)
+    with torch.inference_mode():
+        close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_checkpoints_are_loaded_as_float32(dtype, tokenizer_folder, tmp_path):
+    vocab_size = len(AutoTokenizer.from_pretrained(tokenizer_folder))
+    model_cfg = reduced_open_clip_config("ViT-bigG-14-worldwide", vocab_size)
+    state = {name: tensor.to(dtype) for name, tensor in random_open_clip(model_cfg).state_dict().items()}
+    torch.save(state, tmp_path / "model.pt")
+    write_open_clip_config(tmp_path, model_cfg)
+    clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
+    theirs = random_open_clip(model_cfg)
+    theirs.load_state_dict(state)
+    pixels = random_pixels(28)
+    with torch.inference_mode():
+        close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+
+
+def test_a_hugging_face_folder_with_a_pickle_of_tensors_loads_too(tmp_path):
+    model = save_hugging_face(published.FAMILY[0], tmp_path)
+    expected = worldclip.load(tmp_path, device="cpu").encode_text(TEXTS)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    close(worldclip.load(tmp_path, device="cpu").encode_text(TEXTS), expected)
+
+
+def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center") -> torch.nn.Module:
+    """A repository as timm writes it, of a CLIP tower at reduced size."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        f"vit_huge_patch14_clip{activation}_224", img_size=28, embed_dim=160, depth=2, num_heads=2, num_classes=48
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5 if parameter.ndim == 1 else 2 * parameter[0].numel() ** -0.5)
+        model.head.bias.zero_()
+    data = {"crop_mode": crop_mode, "crop_pct": 1.0, "input_size": (3, 28, 28)}
+    timm.models.save_for_hf(model, folder, safe_serialization=True, data_config=data)
+    return model
+
+
+@pytest.mark.parametrize("activation", ["", "_quickgelu"])
+def test_a_timm_tower_embeds_as_timms_own(activation, tmp_path):
+    theirs = timm_folder(tmp_path, activation=activation)
+    clip = worldclip.load(tmp_path, device="cpu")
+    pixels = random_pixels(28)
+    with torch.inference_mode():
+        close(clip.towers.encode_pixels(pixels), unit(theirs(pixels)))
+    for call in (lambda: clip.encode_text("a"), lambda: clip.logit_scale):
+        with pytest.raises(ValueError, match="image tower alone"):
+            call()
+
+
+def test_timms_repository_loads_whole_as_open_clip_does_and_its_tower_on_request(tokenizer_folder, tmp_path):
+    from safetensors.torch import save_file
+
+    timm_folder(tmp_path)
+    model_cfg = reduced_open_clip_config(
+        "ViT-H-14-worldwide-quickgelu", len(AutoTokenizer.from_pretrained(tokenizer_folder))
+    )
+    theirs = random_open_clip(model_cfg)
+    save_file(theirs.state_dict(), tmp_path / "open_clip_model.safetensors")
+    write_open_clip_config(tmp_path, model_cfg)
+    shutil.copytree(tokenizer_folder, tmp_path, dirs_exist_ok=True)
+    whole, tower = worldclip.load(tmp_path, device="cpu"), worldclip.load(tmp_path, device="cpu", layout="timm")
+    close(
+        whole.encode_text(TEXTS),
+        open_clip_texts(open_clip.create_model(f"local-dir:{tmp_path}").eval(), tokenizer_folder),
+    )
+    assert tower.tokenizer is None
+
+
+def test_timms_224_tower_is_not_loaded_with_an_activation_it_was_not_trained_with(tmp_path):
+    timm_folder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"]["tag"] = "metaclip2_worldwide"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trained with quick_gelu") as caught:
+        worldclip.load(tmp_path)
+    assert "arch='vit_huge_patch14_clip_quickgelu_224'" in str(caught.value)
+    quick, plain = (
+        worldclip.load(tmp_path, device="cpu", arch=f"vit_huge_patch14_clip{name}_224") for name in ("_quickgelu", "")
+    )
+    pixels = random_pixels(28)
+    assert np.abs(quick.towers.encode_pixels(pixels) - plain.towers.encode_pixels(pixels)).max() > 1e-3
+
+
+def test_a_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):
+    row = published.find("metaclip-2-worldwide-b32")
+    repository = tmp_path / "hub" / f"models--{row.hub_id.replace('/', '--')}"
+    save_hugging_face(row, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    found = worldclip.load(row.hub_id, device="cpu").encode_text(TEXTS)
+    close(found, worldclip.load(repository / "snapshots" / "abc", device="cpu").encode_text(TEXTS))
+    with pytest.raises(ValueError, match=r"nobody/nothing is neither a path here nor a repository"):
+        worldclip.load("nobody/nothing")
+
+
+def test_special_strings_stay_text_in_every_published_tokenizer(tmp_path):
+    for row in (published.FAMILY[0], published.FAMILY[-1]):
+        folder = tmp_path / row.name
+        save_hugging_face(row, folder)
+        clip = worldclip.load(folder, device="cpu")
+        tokens = clip.tokenizer.encode(["a </s> red </s></s> apple", "<pad>", "<unk>"])
+        assert (tokens.ids == row.tokenizer.eos_id).sum() == 3
+        assert np.abs(clip.encode_text("a </s> red apple") - clip.encode_text("a")).max() > 1e-3

@@ -1,0 +1,129 @@
+"""Each source's images become pixels as its own library makes them, on real photographs."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+import worldclip
+from small_models import (
+    random_model,
+    random_open_clip,
+    reduced_config,
+    reduced_open_clip_config,
+    save_tokenizer,
+    save_xlm_v,
+    write_open_clip_config,
+)
+from worldclip.model import preprocess, published
+
+NUM_IMAGES = 40
+CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+
+@pytest.fixture(scope="module")
+def photographs(shared) -> list[bytes]:
+    """JPEGs of many sizes, those in greyscale among them."""
+    with tarfile.open(shared / "data" / "imagenet_samples" / "samples-000000.tar") as tar:
+        files = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
+    grey = [file for file in files if Image.open(io.BytesIO(file)).mode == "L"]
+    return grey + files[:: len(files) // (NUM_IMAGES - len(grey))][: NUM_IMAGES - len(grey)]
+
+
+def ours(folder, photographs, **keys) -> np.ndarray:
+    """Pixels as encode_image hands them to the tower."""
+    clip = worldclip.load(folder, device="cpu", **keys)
+    seen: list[np.ndarray] = []
+
+    class Watcher:
+        embed_dim = 1
+
+        def encode_pixels(self, pixels):
+            seen.append(pixels.numpy())
+            return np.zeros((len(pixels), 1), np.float32)
+
+    type(clip)(Watcher(), clip.tokenizer, clip.processor).encode_image(photographs)
+    return np.concatenate(seen)
+
+
+def opened(photographs):
+    return [Image.open(io.BytesIO(file)) for file in photographs]
+
+
+@pytest.mark.parametrize("size", [224, 378])
+def test_a_hugging_face_folder_preprocesses_by_its_own_processor(size, photographs, tmp_path):
+    row = published.find("metaclip-2-worldwide-huge-378")
+    config = reduced_config(row, save_tokenizer(row, tmp_path))
+    config.vision_config.image_size = size
+    random_model(config).save_pretrained(tmp_path)
+    preprocess.to_hugging_face(preprocess.Preprocess(size, "shortest", CLIP_MEAN, CLIP_STD)).save_pretrained(tmp_path)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)(images=opened(photographs), return_tensors="np")[
+        "pixel_values"
+    ]
+    np.testing.assert_array_equal(ours(tmp_path, photographs), theirs)
+
+
+@pytest.mark.parametrize(("name", "size", "mode"), [("", 224, "shortest"), ("-378", 378, "squash")])
+def test_an_open_clip_checkpoint_preprocesses_by_open_clips_transform(name, size, mode, photographs, tmp_path):
+    from safetensors.torch import save_file
+
+    save_xlm_v(tmp_path)
+    vocab_size = len(worldclip.tokenizer.load_tokenizer(tmp_path, 77).hf)
+    model_cfg = reduced_open_clip_config(f"ViT-H-14-worldwide{name}", vocab_size)
+    model_cfg["vision_cfg"]["image_size"] = size
+    save_file(random_open_clip(model_cfg).state_dict(), tmp_path / "open_clip_model.safetensors")
+    write_open_clip_config(tmp_path, model_cfg, mean=CLIP_MEAN, std=CLIP_STD, interpolation="bicubic", resize_mode=mode)
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    theirs = torch.stack([transform(image) for image in opened(photographs)]).numpy()
+    np.testing.assert_array_equal(ours(tmp_path, photographs), theirs)
+
+
+@pytest.mark.parametrize(("size", "crop_mode"), [(224, "center"), (378, "squash")])
+def test_a_timm_folder_preprocesses_by_timms_transform(size, crop_mode, photographs, tmp_path):
+    arguments = {"img_size": size, "embed_dim": 160, "depth": 1, "num_heads": 2, "num_classes": 8}
+    model = timm.create_model("vit_huge_patch14_clip_224", **arguments)
+    model.head.bias.data.zero_()
+    data = {"input_size": (3, size, size), "crop_pct": 1.0, "crop_mode": crop_mode, "mean": CLIP_MEAN, "std": CLIP_STD}
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True, data_config=data)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(again))
+    theirs = torch.stack([transform(image.convert("RGB")) for image in opened(photographs)]).numpy()
+    np.testing.assert_array_equal(ours(tmp_path, photographs), theirs)
+
+
+def test_the_published_open_clip_models_at_378_are_squashed():
+    from worldclip.model.formats.open_clip_folder import named_config, preprocessing
+
+    for row in published.FAMILY:
+        if row.open_clip:
+            facts = preprocessing(named_config(row.open_clip)["preprocess_cfg"], row.image_size).facts
+            assert (facts.size, facts.mode) == (row.image_size, "squash" if row.image_size == 378 else "shortest")
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_the_facts_survive_every_librarys_way_of_writing_them(mode):
+    from worldclip.model.formats.open_clip_folder import preprocessing
+
+    facts = preprocess.Preprocess(28, mode, CLIP_MEAN, CLIP_STD)
+    assert preprocess.facts_of(preprocess.to_hugging_face(facts)) == facts
+    assert preprocessing(preprocess.to_open_clip(facts), 28).facts == facts
+    data = timm.data.resolve_data_config(pretrained_cfg=preprocess.to_timm(facts))
+    assert (data["input_size"], data["crop_pct"], data["interpolation"]) == ((3, 28, 28), 1.0, "bicubic")
+    assert data["crop_mode"] == ("squash" if mode == "squash" else "center")
+
+
+def test_a_processor_that_other_libraries_cannot_be_told_of_is_refused():
+    from transformers import CLIPImageProcessor
+
+    with pytest.raises(ValueError, match="told of a bicubic resize"):
+        preprocess.facts_of(CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 28, "width": 28}))
+    with pytest.raises(ValueError, match="told of a bicubic resize"):
+        preprocess.facts_of(CLIPImageProcessor(resample=2))

@@ -1,0 +1,203 @@
+"""Tokenizers: one end token, special strings that stay text, the same bytes in every process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldclip.core.errors import UserError
+from worldclip.model.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    MARK,
+    PAD_ID,
+    SPECIALS,
+    UNK_ID,
+    Tokenizer,
+    Tokens,
+    break_specials,
+    load_tokenizer,
+    train_tokenizer,
+)
+
+WORDS = {
+    "en": "red green blue apple house tree river mountain",
+    "de": "roter Apfel grünes Haus Baum Fluss Berg",
+    "ar": "تفاحة بيت شجرة نهر جبل أحمر",
+    "th": "แอปเปิล บ้าน ต้นไม้ แม่น้ำ ภูเขา",
+    "zh": "红苹果 绿房子 树 河 山",
+}
+TEXTS = [f"{a} {b}" for words in WORDS.values() for a in words.split() for b in words.split()]
+CONTEXT = 10
+
+TRAIN_HERE = f"""
+import sys
+from pathlib import Path
+from worldclip.tokenizer import train_tokenizer
+for model in ("unigram", "bpe"):
+    made = train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}, model=model)
+    made.save(Path(sys.argv[1]) / model)
+"""
+
+
+@pytest.fixture(scope="module")
+def ours() -> Tokenizer:
+    return train_tokenizer(TEXTS, vocab_size=150, context_length=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def merged() -> Tokenizer:
+    """Byte-pair encoding."""
+    return train_tokenizer(TEXTS, vocab_size=150, context_length=CONTEXT, model="bpe")
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Tokenizer:
+    """A tokenizer of someone else's: specials that people type, a start token, and no end token of its own."""
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    characters = [chr(code) for code in range(32, 127)]
+    pipeline = Pipeline(models.WordLevel({piece: i for i, piece in enumerate(specials + characters)}, "<unk>"))
+    pipeline.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    pipeline.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), specials, strict=True))
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=pipeline, **names), CONTEXT)
+
+
+def test_two_processes_write_the_same_bytes(tmp_path):
+    running = [
+        subprocess.Popen([sys.executable, "-c", TRAIN_HERE, str(tmp_path / name)], stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    for process in running:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert {Path(model, "tokenizer.json") for model in ("unigram", "bpe")} <= set(names)
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_pieces_are_numbered_specials_first_then_by_score_and_text(ours):
+    import json
+
+    vocab = json.loads(ours.hf.backend_tokenizer.to_str())["model"]["vocab"]
+    assert [piece for piece, _ in vocab[:4]] == list(SPECIALS)
+    assert (BOS_ID, PAD_ID, EOS_ID, UNK_ID) == (0, 1, 2, 3)
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (BOS_ID, EOS_ID, PAD_ID)
+    order = [(-round(score, 6), piece) for piece, score in vocab[4:]]
+    assert order == sorted(order)
+    assert len({piece for piece, _ in vocab}) == len(vocab) == ours.vocab_size <= 150
+
+
+def test_pairs_are_merged_into_words_and_rare_characters_are_unknown():
+    texts = ["red apple", "red house"] * 9_000 + ["red ☃"]  # one in 150,000 characters
+    tokenizer = train_tokenizer(texts, vocab_size=40, context_length=CONTEXT, model="bpe")
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (BOS_ID, EOS_ID, PAD_ID)
+    ids = tokenizer.encode(["red apple ☃"]).ids.tolist()
+    words = tokenizer.hf.convert_ids_to_tokens(ids)
+    assert words == ["▁red", "▁apple", "▁", SPECIALS[UNK_ID], SPECIALS[EOS_ID]]
+    assert tokenizer.hf.decode(ids, skip_special_tokens=True).startswith("red apple")
+
+
+text_of_any_kind = st.text(max_size=60) | st.lists(
+    st.sampled_from([*SPECIALS, MARK, "</s>", "<s>", "<pad>", "<", "/s>", " ", "a", "红", "\n"]), max_size=12
+).map("".join)
+
+
+@pytest.mark.parametrize("name", ["ours", "merged", "foreign"])
+@settings(deadline=None, max_examples=150)
+@given(texts=st.lists(text_of_any_kind, max_size=6))
+def test_a_text_holds_exactly_one_end_token_its_last_also_when_cut(name, request, texts):
+    tokenizer = request.getfixturevalue(name)
+    tokens = tokenizer.encode(texts)
+    assert len(tokens) == len(texts)
+    for i in range(len(texts)):
+        ids = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
+        assert 1 <= len(ids) <= CONTEXT
+        assert ids[-1] == tokenizer.eos_id
+        assert ids.count(tokenizer.eos_id) == 1
+        assert tokenizer.pad_id not in ids
+
+
+def test_long_texts_are_cut_to_the_context(ours, merged, foreign):
+    for tokenizer in (ours, merged, foreign):
+        assert tokenizer.encode(["red apple " * 100]).lengths.tolist() == [CONTEXT]
+
+
+def test_a_literal_special_string_reads_as_the_text_that_is_left(ours, foreign):
+    plain, marked = ours.encode(["red eos apple"]), ours.encode([f"red {SPECIALS[EOS_ID]} apple"])
+    np.testing.assert_array_equal(plain.ids, marked.ids)
+    typed, broken = foreign.encode(["a</s>"]), foreign.encode(["a< /s>"])
+    np.testing.assert_array_equal(typed.ids, broken.ids)
+
+
+def test_special_strings_are_broken_also_where_breaking_makes_another():
+    assert break_specials("a </s> b", ["</s>"]) == "a < /s> b"
+    assert break_specials("</s></s>", ["</s>"]) == "< /s>< /s>"
+    assert break_specials("ab", ["ab", "a b"]) == "a  b"
+    assert break_specials("x|y", ["|"]) == "xy"
+    assert break_specials("nothing", ["</s>"]) == "nothing"
+
+
+def test_text_is_normalised_and_its_blanks_are_one(ours):
+    first, second = ours.encode(["red apple"]), ours.encode(["  ｒｅｄ \u3000\n apple "])
+    np.testing.assert_array_equal(first.ids, second.ids)
+
+
+def test_a_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
+    from transformers import AutoTokenizer
+
+    ours.save(tmp_path)
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    assert plain.model_max_length == CONTEXT
+    texts = ["red apple", "红苹果", ""]
+    found = plain(texts, padding=True)
+    np.testing.assert_array_equal(found["input_ids"], ours.encode(texts).padded())
+    assert load_tokenizer(tmp_path, CONTEXT).vocab_size == ours.vocab_size
+
+
+def test_padding_fills_up_to_the_longest_of_the_rows_asked_for():
+    tokens = Tokens(np.array([5, 2, 6, 7, 2, 2]), np.array([0, 2, 5, 6]), 1)
+    assert tokens.lengths.tolist() == [2, 3, 1]
+    assert tokens.padded().tolist() == [[5, 2, 1], [6, 7, 2], [2, 1, 1]]
+    assert tokens.padded(np.array([2, 0])).tolist() == [[2, 1], [5, 2]]
+
+
+def test_a_lone_surrogate_is_an_error_that_names_the_text(ours):
+    with pytest.raises(ValueError, match="text 1 is not valid Unicode"):
+        ours.encode(["fine", "a\ud800b"])
+    with pytest.raises(ValueError, match="text 0 is int"):
+        ours.encode([3])
+
+
+@pytest.mark.parametrize("model", ["unigram", "bpe"])
+def test_a_vocabulary_too_small_for_the_characters_says_so(model):
+    with pytest.raises(UserError, match=r"train\.tokenizer\.vocab_size is 20; .* a piece is needed for each character"):
+        train_tokenizer(TEXTS, vocab_size=20, context_length=CONTEXT, model=model)
+
+
+def test_a_folder_without_a_tokenizer_says_so(tmp_path):
+    with pytest.raises(UserError, match="does not load as a tokenizer"):
+        load_tokenizer(tmp_path, CONTEXT)
+
+
+def test_a_tokenizer_without_an_end_token_is_refused():
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=Pipeline(models.WordLevel({"a": 0, "<pad>": 1}, "a")), pad_token="<pad>"
+    )
+    with pytest.raises(UserError, match="has no eos token"):
+        Tokenizer(bare, CONTEXT)

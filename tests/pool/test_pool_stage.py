@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tars import sample, write_tar
+from worldclip import pool
+from worldclip.config import Recipe, load_recipe
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import run_stage, why_run
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def recipe_of(**settings: object) -> Recipe:
+    return load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two tars, one of them in a folder, as img2dataset leaves them: with Parquet and statistics beside them."""
+    write_tar(tmp_path / "pool" / "00001.tar", sample("000010000", "one"))
+    write_tar(tmp_path / "pool" / "sub" / "00000.tar", sample("000000000", "zero"))
+    for beside in ("00001.parquet", "00001_stats.json", ".00002.tar.77.tmp"):
+        (tmp_path / "pool" / beside).write_bytes(b"beside")
+    return tmp_path / "pool"
+
+
+def test_shards_are_the_tars_sorted_by_their_path_below_the_root(folder: Path, tmp_path: Path) -> None:
+    shards = pool.shards(recipe_of(path=str(folder)), tmp_path / "run")
+    assert [shard.name for shard in shards] == ["00001.tar", "sub/00000.tar"]
+    assert [Path(shard.path) for shard in shards] == [folder / "00001.tar", folder / "sub" / "00000.tar"]
+    assert shards[0].fingerprint["size"] == (folder / "00001.tar").stat().st_size
+
+
+def test_the_name_of_a_root_begins_the_identity_of_its_pairs(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    recipe = recipe_of(roots={"b": str(folder), "a": str(tmp_path / "other")})
+    shards = pool.shards(recipe, tmp_path / "run")
+    assert [shard.name for shard in shards] == ["a/00001.tar", "a/sub/00000.tar", "b/00001.tar", "b/sub/00000.tar"]
+    keys = [pool.read_texts(shard, recipe.pool).key.to_pylist() for shard in shards]
+    assert keys == [["a/000010000"], ["a/sub/000000000"], ["b/000010000"], ["b/sub/000000000"]]
+
+
+def test_every_problem_of_the_roots_is_said_at_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_tar(folder / "old" / "1.tar.gz", [])
+    roots = {"a": str(tmp_path / "missing"), "b": str(tmp_path / "empty"), "c": str(folder)}
+    with pytest.raises(UserError) as error:
+        pool.shards(recipe_of(roots=roots), tmp_path / "run")
+    assert [problem.split(" ")[0].rstrip(":") for problem in error.value.problems] == [
+        "pool.roots.a",
+        "pool.roots.b",
+        "pool.roots.c",
+    ]
+    assert "unpack" in error.value.problems[2]
+
+
+def test_a_folder_of_other_files_names_their_kinds(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jpg").touch()
+    with pytest.raises(UserError, match=r"holds no \.tar.*\.jpg"):
+        pool.shards(recipe_of(path=str(tmp_path / "pool")), tmp_path / "run")
+
+
+def test_the_stage_indexes_each_shard_and_a_second_call_does_nothing(folder: Path, tmp_path: Path) -> None:
+    recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
+    assert run_stage(pool, "pool", recipe, run_dir, QUIET)
+    assert not run_stage(pool, "pool", recipe, run_dir, QUIET)
+    keys = [pool.read_index(run_dir, shard)["key"].to_pylist() for shard in pool.shards(recipe, run_dir)]
+    assert keys == [["000010000"], ["sub/000000000"]]
+    assert read_json(run_dir / "pool" / "report.json") == {
+        "shards": 2,
+        "samples": 2,
+        "images": 2,
+        "ignored_members": 0,
+    }
+
+
+def test_a_new_shard_is_indexed_alone_and_a_removed_one_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
+    run_stage(pool, "pool", recipe, run_dir, QUIET)
+    old = (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns
+    write_tar(folder / "00002.tar", sample("000020000", "two"))
+    (folder / "sub" / "00000.tar").unlink()
+    assert "sub/00000.tar" in str(why_run(pool, "pool", recipe, run_dir))
+    run_stage(pool, "pool", recipe, run_dir, QUIET)
+    assert (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns == old
+    assert (run_dir / "pool/index/00002.tar.parquet").exists()
+    assert not list(run_dir.rglob("*00000*"))
+
+
+def test_a_cut_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "00001.tar").read_bytes()
+    (folder / "00001.tar").write_bytes(whole[:700])
+    with pytest.raises(StageFailed) as failed:
+        run_stage(pool, "pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+    assert list(failed.value.failures) == ["00001.tar"]
+    assert "cut off" in failed.value.failures["00001.tar"]
+    assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
+
+
+def test_tars_without_any_sample_are_a_mistake(tmp_path: Path) -> None:
+    write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
+    with pytest.raises(UserError, match="hold no pair"):
+        run_stage(pool, "pool", recipe_of(path=str(tmp_path / "pool")), tmp_path / "run", QUIET)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "none is set"),
+        ({"path": "a", "build": "emoji"}, r"pool\.path and pool\.build are set"),
+        ({"path": "a", "key": "json:"}, r"pool\.key is 'json:'"),
+        ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path holds a password"),
+        ({"path": "a", "format": "csv"}, r"pool\.format is 'csv'"),
+        ({"roots": {"a/b": "x"}}, r"pool\.roots has the name 'a/b'"),
+        ({"build": "emoji", "image_px": 2}, r"pool\.image_px is 2"),
+        ({"build": "emoji", "samples_per_shard": 0}, r"pool\.samples_per_shard is 0"),
+    ],
+)
+def test_mistakes_in_the_config_are_said(settings: dict, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        recipe_of(**settings)

@@ -1,0 +1,248 @@
+"""Pools of rows: Parquet and JSONL."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tars import sample, shard_of, write_tar
+from worldclip import pool
+from worldclip.config import load_recipe
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import run_stage
+from worldclip.pool.config import PoolConfig
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def rows(texts: pool.PoolTexts) -> list[tuple[str, int, str | None, str]]:
+    reasons = [pool.REASONS[code] for code in texts.reason]
+    return list(zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
+
+
+def parquet(path: Path, columns: dict, row_group_size: int | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return path
+
+
+def read(path: Path, **settings: object) -> list[tuple[str, int, str | None, str]]:
+    return rows(pool.read_texts(shard_of(path), PoolConfig(path="pool", **settings)))  # type: ignore[arg-type]
+
+
+def test_one_text_a_row_under_any_column_name(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "0.parquet", {"url": ["a", "b"], "hash": [-5, 2**62], "TEXT": ["red", "rot"]}, 1)
+    assert read(path, key="hash") == [("-5", 0, "red", "ok"), (str(2**62), 0, "rot", "ok")]
+    assert read(path, key="url", texts=("TEXT", "url"))[:2] == [("a", 0, "red", "ok"), ("a", 1, "a", "ok")]
+
+
+def test_lists_of_texts_keep_their_places_and_nulls_are_empty_texts(tmp_path: Path) -> None:
+    lists = pa.array([["a", None, "", "b"], [], None, ["\0 "], ["c"]], pa.list_(pa.string()))
+    path = parquet(tmp_path / "0.parquet", {"uid": list("vwxyz"), "texts": lists, "alt": ["0", None, "2", "", "4"]}, 2)
+    assert read(path, key="uid", texts=("texts", "alt")) == [
+        ("v", 0, "a", "ok"),
+        ("v", 1, None, "no_text"),
+        ("v", 2, None, "no_text"),
+        ("v", 3, "b", "ok"),
+        ("v", 4, "0", "ok"),
+        ("w", 0, None, "no_text"),
+        ("x", 0, None, "no_text"),
+        ("x", 1, "2", "ok"),
+        ("y", 0, None, "no_text"),
+        ("y", 1, None, "no_text"),
+        ("z", 0, "c", "ok"),
+        ("z", 1, "4", "ok"),
+    ]
+    assert read(path, key="uid")[4:6] == [("w", 0, None, "no_text"), ("x", 0, None, "no_text")]
+
+
+def test_identities_that_are_null_empty_or_no_utf8_are_bad_pairs(tmp_path: Path) -> None:
+    uid = pa.array([b"a", None, b"", b"\xff", b"a"], pa.binary())
+    path = parquet(tmp_path / "0.parquet", {"uid": uid, "text": [["1", "2"]] * 5})
+    texts = pool.read_texts(shard_of(path), PoolConfig(path="pool", key="uid"))
+    assert rows(texts) == [
+        ("a", 0, "1", "ok"),
+        ("a", 1, "2", "ok"),
+        ("0.parquet#1", 0, None, "bad_pair"),
+        ("0.parquet#2", 0, None, "bad_pair"),
+        ("0.parquet#3", 0, None, "bad_pair"),
+        ("a", 0, None, "duplicate"),
+        ("a", 1, None, "duplicate"),
+    ]
+    assert sorted(one["reason"] for one in texts.bad) == [
+        "it has no identity: uid is empty",
+        "it has no identity: uid is null",
+        "its identity, uid, is not UTF-8",
+    ]
+
+
+def test_texts_that_are_no_utf8_drop_alone(tmp_path: Path) -> None:
+    texts = pa.array([b"fine", b"\xff", b"\xed\xa0\xbd", "é".encode()], pa.binary())
+    path = parquet(tmp_path / "0.parquet", {"uid": list("abcd"), "text": texts})
+    assert [reason for *_, reason in read(path, key="uid")] == ["ok", "bad_pair", "bad_pair", "ok"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_any_kind_of_string_column_reads_the_same(tmp_path: Path, kind: pa.DataType) -> None:
+    text = pa.array(["red", None, "red"]).cast(kind)
+    path = parquet(tmp_path / "0.parquet", {"uid": pa.array(["a", "b", "c"]).cast(kind), "text": text})
+    assert read(path, key="uid") == [("a", 0, "red", "ok"), ("b", 0, None, "no_text"), ("c", 0, "red", "ok")]
+
+
+def test_a_column_without_any_text_is_no_text(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "0.parquet", {"uid": ["a"], "text": pa.nulls(1)})
+    assert read(path, key="uid") == [("a", 0, None, "no_text")]
+
+
+def test_a_table_without_rows_has_no_texts(tmp_path: Path) -> None:
+    empty = {"uid": pa.array([], pa.string()), "text": pa.array([], pa.list_(pa.string()))}
+    assert read(parquet(tmp_path / "0.parquet", empty), key="uid") == []
+
+
+def test_a_column_of_another_kind_is_a_bad_shard(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "0.parquet", {"uid": ["a"], "text": [1.5]})
+    with pytest.raises(BadShard, match="column text is double"):
+        read(path, key="uid")
+
+
+def test_damaged_parquet_is_a_bad_shard(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "0.parquet", {"uid": ["a"] * 1000, "text": [str(n) for n in range(1000)]})
+    whole = path.read_bytes()
+    for content in (b"", whole[:-20], b"PAR1" + b"?" * 100):
+        path.write_bytes(content)
+        with pytest.raises(BadShard, match="Parquet"):
+            read(path, key="uid")
+
+
+def test_jsonl_reads_as_tables_do(tmp_path: Path) -> None:
+    path = tmp_path / "0.jsonl"
+    lines = [
+        '{"uid": "a", "text": "red"}',
+        "",
+        "not JSON",
+        '{"uid": null, "text": "x"}',
+        '{"uid": 7, "text": ["", "b"]}',
+    ]
+    path.write_text("\n".join([*lines, '{"uid": "a"}']))
+    assert read(path, key="uid") == [
+        ("a", 0, "red", "ok"),
+        ("0.jsonl#1", 0, None, "bad_pair"),
+        ("0.jsonl#2", 0, None, "bad_pair"),
+        ("7", 0, None, "no_text"),
+        ("7", 1, "b", "ok"),
+        ("a", 0, None, "duplicate"),
+    ]
+    packed = tmp_path / "0.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert [text for _, _, text, _ in read(packed, key="json:uid")] == [text for _, _, text, _ in read(path, key="uid")]
+
+
+def test_a_cut_gzip_is_a_bad_shard(tmp_path: Path) -> None:
+    packed = gzip.compress(b'{"uid": "a", "text": "red"}\n' * 1000)
+    for content in (packed[:-9], packed[:30], packed[:40] + b"\0" * 20, b"no gzip"):
+        (tmp_path / "0.jsonl.gz").write_bytes(content)
+        with pytest.raises(BadShard, match="gzip is cut off or damaged"):
+            read(tmp_path / "0.jsonl.gz", key="uid")
+
+
+# The same pairs through either format and plain rules over dicts
+
+TEXTS = st.none() | st.lists(st.sampled_from(["a", " ", "\0", "é", "😀"]), max_size=2).map("".join)
+ROWS = st.lists(st.tuples(st.sampled_from([None, "", "k", "l", "m"]), TEXTS, st.none() | st.lists(TEXTS, max_size=3)))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ROWS, st.integers(1, 4))
+def test_parquet_and_jsonl_give_what_plain_rules_give(tmp_path: Path, table, row_group_size) -> None:
+    key, text, texts = zip(*table, strict=True) if table else ((), (), ())
+    kinds = (pa.string(), pa.string(), pa.list_(pa.string()))
+    columns = [pa.array(column, kind) for column, kind in zip((key, text, texts), kinds, strict=True)]
+    path = parquet(tmp_path / "0.parquet", dict(zip(("key", "text", "texts"), columns, strict=True)), row_group_size)
+    lines = [json.dumps({"key": a, "text": b, "texts": c}) for a, b, c in table]
+    (tmp_path / "0.jsonl").write_text("\n".join(lines))
+    expected, seen = [], set()
+    for name, one, several in table:
+        stored = [one, *([None] if several is None else several)] if name else [None]
+        for text_idx, stored_text in enumerate(stored):
+            empty = not (stored_text or "").replace("\0", "").strip()
+            reason = "bad_pair" if not name else "duplicate" if name in seen else "no_text" if empty else "ok"
+            expected.append((name, text_idx, stored_text if reason == "ok" else None, reason))
+        seen |= {name} - {None, ""}
+    for file in (path, tmp_path / "0.jsonl"):
+        found = read(file, key="key", texts=("text", "texts"))
+        assert [row[1:] for row in found] == [row[1:] for row in expected]
+        assert [row[0] for row in found if row[3] != "bad_pair"] == [row[0] for row in expected if row[3] != "bad_pair"]
+
+
+# As a stage
+
+
+def run_pool(run_dir: Path, **settings: object) -> None:
+    run_stage(pool, "pool", load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}}), run_dir, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problems"),
+    [
+        ({"key": "uuid", "texts": ["TXT"]}, ["pool.key names 'uuid', which it lacks; did you mean 'uid'?"]),
+        ({"key": "uid", "texts": ["text", "ALT"]}, ["pool.texts names 'text'", "pool.texts names 'ALT'"]),
+        ({"texts": ["TEXT"]}, ['pool.key is "member", which tars have; name the column of the identity: uid, url']),
+        ({"key": "uid"}, ["pool.texts is unset and there is no column"]),
+    ],
+)
+def test_columns_that_no_shard_has_are_the_recipes_mistake(tmp_path: Path, settings: dict, problems: list[str]) -> None:
+    columns = {"uid": ["a"], "url": ["b"], "TXT": ["c"]}
+    if settings.get("texts") == ["TEXT"]:
+        columns["TEXT"] = ["d"]
+    for name in ("0.parquet", "1.parquet"):
+        parquet(tmp_path / "pool" / name, columns)
+    with pytest.raises(UserError) as error:
+        run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **settings)
+    assert len(error.value.problems) == len(problems)
+    assert all(problem in said for problem, said in zip(problems, error.value.problems, strict=True))
+
+
+def test_a_field_that_no_record_has_is_the_recipes_mistake(tmp_path: Path) -> None:
+    write_tar(tmp_path / "pool" / "0.tar", sample("0", None, {"caption": "a", "uid": "k"}))
+    with pytest.raises(UserError, match=r"pool.texts names 'captoin', which it lacks; did you mean 'caption'"):
+        run_pool(tmp_path / "run", path=str(tmp_path / "pool"), texts=["json:captoin", "json:alt"])
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "0.jsonl").write_text('{"uid": "a", "text": "b"}')
+    with pytest.raises(UserError, match=r"pool.key names 'uuid', which it lacks; did you mean 'uid'"):
+        run_pool(tmp_path / "run", path=str(tmp_path / "lines"), key="uuid")
+
+
+def test_a_shard_of_another_schema_fails_alone_when_it_is_read(tmp_path: Path) -> None:
+    other = parquet(tmp_path / "pool" / "0.parquet", {"id": ["a"], "caption": ["b"]})
+    parquet(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
+    run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid", texts=["text"])
+    with pytest.raises(BadShard, match=r"pool.key names 'uid', which it lacks; did you mean 'id'"):
+        read(other, key="uid", texts=("text",))
+
+
+def test_a_damaged_table_fails_alone(tmp_path: Path) -> None:
+    parquet(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
+    (tmp_path / "pool" / "0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StageFailed) as failed:
+        run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid")
+    assert list(failed.value.failures) == ["0.parquet"]
+
+
+def test_parquet_beside_tars_is_no_shard_unless_asked_for(tmp_path: Path) -> None:
+    write_tar(tmp_path / "pool" / "0.tar", sample("0", "a"))
+    parquet(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["b"]})
+    names = {}
+    for form in ("auto", "parquet"):
+        recipe = load_recipe(
+            {"pool": {"path": str(tmp_path / "pool"), "format": form}, "balance": {"tail_fraction": 0.1}}
+        )
+        names[form] = [shard.name for shard in pool.shards(recipe, tmp_path / "run")]
+    assert names == {"auto": ["0.tar"], "parquet": ["0.parquet"]}

@@ -1,0 +1,209 @@
+"""`pool dedup` against a dict: which copy of a key stays, whatever the workers, the ranges and the order of files."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import killed
+from tars import sample, write_tar
+from worldclip.config import Recipe, load_recipe
+from worldclip.core import keys, shuffle
+from worldclip.core.artifacts import DUPLICATES, read_json, read_table
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.pool.config import PoolConfig
+from worldclip.tools.dedup import dedup
+from worldclip.tools.wat import build_wat
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def recipe_of(folder: Path, **settings: object) -> Recipe:
+    values = {"pool": {"path": str(folder), "key": "uid", **settings}, "balance": {"tail_fraction": 0.1}}
+    return load_recipe(values)
+
+
+def write_pool(folder: Path, shards: dict[str, list[str | None]]) -> Path:
+    for name, of_shard in shards.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"uid": pa.array(of_shard, pa.string()), "text": ["x"] * len(of_shard)}), path)
+    return folder
+
+
+def plain_copies(shards: dict[str, list[str | None]]) -> list[tuple[str, str, str]]:
+    """(shard, key, first shard) in a dict that holds the whole pool."""
+    first: dict[str, str] = {}
+    found = []
+    for name in sorted(shards):
+        for key in dict.fromkeys(filter(None, shards[name])):
+            if key in first:
+                found.append((name, key, first[key]))
+            first.setdefault(key, name)
+    return found
+
+
+def listed(out: Path) -> list[tuple[str, str, str]]:
+    table = read_table(out / "duplicates.parquet", DUPLICATES)
+    return [(row["shard"], row["key"], row["first_shard"]) for row in table.to_pylist()]
+
+
+def random_shards(seed: int, num_shards: int = 7, num_keys: int = 60) -> dict[str, list[str | None]]:
+    rng = random.Random(seed)
+    names = [*(f"{i:03}.parquet" for i in range(num_shards - 2)), "a-b.parquet", "a/b.parquet"]
+    return {name: [rng.choice([None, "", *map(str, range(150))]) for _ in range(num_keys)] for name in names}
+
+
+def test_the_first_shard_keeps_its_copy(tmp_path: Path) -> None:
+    shards = {"b.parquet": ["k", "m"], "a.parquet": ["k", "l", "k", None], "c.parquet": ["m", "k"]}
+    report = dedup(recipe_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
+    assert listed(tmp_path / "out") == [
+        ("b.parquet", "k", "a.parquet"),
+        ("c.parquet", "m", "b.parquet"),
+        ("c.parquet", "k", "a.parquet"),
+    ]
+    assert report == {"shards": 3, "pairs": 8, "no_identity": 1, "repeated_in_shard": 1, "copies": 3, "keys": 3}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.sampled_from(["0.parquet", "1.parquet", "2/0.parquet", "2-0.parquet"]),
+        st.lists(st.one_of(st.none(), st.sampled_from(["", "x", "ü", "𝄞", "a" * 40, "b" * 100]), st.text(max_size=2))),
+        min_size=1,
+    ),
+    st.integers(1, 40),
+)
+def test_any_pool_agrees_with_a_dict(tmp_path_factory, shards, rows_a_range) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    shards = {name: [key for key in of if key is None or key.isprintable()] for name, of in shards.items()}
+    if not any(shards.values()):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
+        report = dedup(recipe_of(write_pool(folder / "pool", shards)), folder / "out", executor=QUIET)
+    assert listed(folder / "out") == plain_copies(shards)
+    assert report["pairs"] == sum(map(len, shards.values()))
+    assert report["pairs"] == sum(report[name] for name in ("no_identity", "repeated_in_shard", "copies", "keys"))
+
+
+def test_neither_workers_nor_ranges_nor_the_order_of_files_change_a_byte(tmp_path: Path, monkeypatch) -> None:
+    shards = random_shards(seed=1)
+    found = []
+    for number, (workers, rows_a_range) in enumerate([(1, 4_000_000), (2, 50), (1, 7)]):
+        monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
+        names = random.Random(number).sample(list(shards), len(shards))
+        folder = write_pool(tmp_path / f"pool{number}", {name: shards[name] for name in names})
+        dedup(recipe_of(folder), tmp_path / f"out{number}", executor=LocalExecutor(workers=workers, quiet=True))
+        found.append((tmp_path / f"out{number}" / "duplicates.parquet").read_bytes())
+    assert listed(tmp_path / "out0") == plain_copies(shards)
+    assert found[1:] == found[:1] * 2
+
+
+def test_a_new_shard_is_read_alone_and_a_second_call_reads_nothing(tmp_path: Path) -> None:
+    shards = random_shards(seed=2)
+    recipe = recipe_of(write_pool(tmp_path / "pool", shards))
+    first = dedup(recipe, tmp_path / "out", executor=QUIET)
+    read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "keys").rglob("*.arrow")}
+    assert dedup(recipe, tmp_path / "out", executor=QUIET) == first
+    shards["000-earlier.parquet"] = ["3", "4", "new"]
+    write_pool(tmp_path / "pool", {"000-earlier.parquet": shards["000-earlier.parquet"]})
+    dedup(recipe, tmp_path / "out", executor=QUIET)
+    assert {path: path.stat().st_mtime_ns for path in read} == read
+    assert listed(tmp_path / "out") == plain_copies(shards)
+
+
+def test_tars_meet_by_a_field_of_their_json(tmp_path: Path) -> None:
+    """img2dataset numbers samples anew in each folder, so that stems meet nowhere and the uid does."""
+    write_tar(tmp_path / "pool" / "a" / "0.tar", [*sample("0", None, {"uid": "u"}), *sample("1", None, {"uid": "v"})])
+    write_tar(tmp_path / "pool" / "b" / "0.tar", [*sample("0", None, {"uid": "v"}), *sample("1", None, {})])
+    report = dedup(recipe_of(tmp_path / "pool", key="json:uid"), tmp_path / "out", executor=QUIET)
+    assert listed(tmp_path / "out") == [("b/0.tar", "v", "a/0.tar")]
+    assert report["no_identity"] == 1
+    assert dedup(recipe_of(tmp_path / "pool", key="member"), tmp_path / "by_stem", executor=QUIET)["copies"] == 0
+
+
+def test_a_broken_shard_fails_alone_and_its_repair_finishes_the_list(tmp_path: Path) -> None:
+    shards = random_shards(seed=3)
+    folder = write_pool(tmp_path / "pool", shards)
+    whole = (folder / "001.parquet").read_bytes()
+    (folder / "001.parquet").write_bytes(whole[:-20])
+    with pytest.raises(StageFailed) as failed:
+        dedup(recipe_of(folder), tmp_path / "out", executor=QUIET)
+    assert list(failed.value.failures) == ["001.parquet"]
+    assert not (tmp_path / "out" / "duplicates.parquet").exists()
+    (folder / "001.parquet").write_bytes(whole)
+    dedup(recipe_of(folder), tmp_path / "out", executor=QUIET)
+    assert listed(tmp_path / "out") == plain_copies(shards)
+
+
+_DEDUP = """
+from pathlib import Path
+from worldclip.config import load_recipe
+from worldclip.execute import LocalExecutor
+from worldclip.pool import meet
+from worldclip.pool.dedup import dedup
+from worldclip.pool.wat import build_wat
+
+shuffle.num_ranges.__defaults__ = (100,)
+recipe = load_recipe({"pool": {"path": sys.argv[3], "key": "uid"}, "balance": {"tail_fraction": 0.1}})
+dedup(recipe, Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
+"""
+
+
+def test_killed_at_any_file_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    killed.check(_DEDUP, tmp_path, write_pool(tmp_path / "pool", random_shards(seed=4)))
+
+
+def test_the_list_denies_a_copy_in_its_shard_alone(tmp_path: Path) -> None:
+    shards = random_shards(seed=5)
+    dedup(recipe_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
+    lists = keys.key_lists(PoolConfig(path="pool", deny_keys=(str(tmp_path / "out" / "duplicates.parquet"),)))
+    copies = {(shard, key) for shard, key, _ in plain_copies(shards)}
+    assert copies
+    for name, of_shard in shards.items():
+        column = pa.array(sorted(set(filter(None, of_shard))))
+        expected = [(name, key) not in copies for key in column.to_pylist()]
+        assert keys.is_valid(column, lists, name).tolist() == expected
+    assert keys.is_valid(pa.array(["1"]), lists, "another.parquet").tolist() == [True]
+
+
+def test_a_valid_list_by_shard_takes_its_rows_alone(tmp_path: Path) -> None:
+    table = pa.table({"shard": ["a", "b"], "key": ["x", "y"]})
+    pq.write_table(table, tmp_path / "valid.parquet")
+    lists = keys.key_lists(PoolConfig(path="pool", valid_keys=str(tmp_path / "valid.parquet")))
+    assert keys.is_valid(pa.array(["x", "y"]), lists, "a").tolist() == [True, False]
+    assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
+
+
+def test_the_run_says_what_it_did(tmp_path: Path) -> None:
+    dedup(recipe_of(write_pool(tmp_path / "pool", random_shards(seed=6))), tmp_path / "out", executor=QUIET)
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["copies"] == len(listed(tmp_path / "out"))
+    assert not [path for path in os.listdir(tmp_path / "out") if path.endswith(".tmp")]
+
+
+def test_a_wrong_key_is_said_once_with_the_near_one(tmp_path: Path) -> None:
+    folder = write_pool(tmp_path / "pool", random_shards(seed=6))
+    with pytest.raises(UserError, match=r"pool\.key names 'uuid', which it lacks; did you mean 'uid'"):
+        dedup(recipe_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
+    with pytest.raises(UserError, match="name the column of the identity: uid"):
+        dedup(recipe_of(folder, key="member"), tmp_path / "out", executor=QUIET)
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    folder = write_pool(tmp_path / "pool", random_shards(seed=6))
+    before = killed.contents(folder)
+    with pytest.raises(UserError, match="which holds files of others"):
+        dedup(recipe_of(folder), folder, executor=QUIET)
+    with pytest.raises(UserError, match="which holds files of others"):
+        build_wat([], folder, executor=QUIET)
+    assert killed.contents(folder) == before

@@ -1,0 +1,172 @@
+"""Estimates are what balance and curate then give."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.core.errors import UserError
+from worldclip.tools.estimate import estimate, plot, size_curve, to_text
+
+
+@pytest.fixture(scope="module", params=["one", "all"])
+def matched(request, tmp_path_factory) -> tuple[Path, Path, str]:
+    """(pool, run after match, policy)."""
+    folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("run")
+    write_pool(folder, make_shards(seed=3))
+    write_metadata(run, LISTS)
+    run_stages(recipe_of(folder, request.param), run, stages="pool match")
+    return folder, run, request.param
+
+
+def recipe_of(folder: Path, policy: str, **balance):
+    return make_recipe(
+        folder, balance=balance or {"tail_fraction": 0.05}, curate={"text_policy": policy, "exclude": ["ar"]}
+    )
+
+
+@pytest.mark.parametrize("values", [{"tail_fraction": 0.2}, {"english_threshold": 6}, {"tail_fraction": 0.05}])
+def test_an_estimate_is_what_curate_reports_later(matched, values):
+    folder, run, policy = matched
+    key, value = next(iter(values.items()))
+    given = {"thresholds": [value]} if key == "english_threshold" else {"tail_fractions": [value]}
+    found = estimate(run, **given)
+    candidate = found["candidates"][0]
+    reports = run_stages(recipe_of(folder, policy, **values), run, stages="match balance curate")
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    total = reports["curate"]["total"]
+    assert found["text_policy"] == policy
+    assert candidate["total"]["pairs_in"] == total["pairs_in"]
+    assert candidate["total"]["expected_pairs"] == pytest.approx(total["expected_pairs"])
+    assert candidate["total"]["pairs_matched"] == total["sampled_out"] + total["pairs_out"]
+    assert candidate["languages"].keys() == reports["curate"]["languages"].keys()
+    for lang, row in candidate["languages"].items():
+        assert row["pairs_in"] == reports["curate"]["languages"][lang]["pairs_in"]
+        if lang == "und":
+            continue
+        assert row["threshold"] == reports["balance"]["lists"][lang]["threshold"]
+        assert row["tail_fraction"] == reports["balance"]["lists"][lang]["tail_fraction"]
+        assert row["expected_pairs"] == pytest.approx(reports["curate"]["languages"][lang]["expected_pairs"])
+
+
+def test_without_values_the_recipe_itself_is_estimated_and_nothing_is_written(matched):
+    _, run, _ = matched
+    before = sorted(run.rglob("*"))
+    found = estimate(run)
+    assert [candidate["tail_fraction"] for candidate in found["candidates"]] == [0.05]
+    assert sorted(run.rglob("*")) == before
+
+
+def test_pairs_solve_for_the_key_that_the_recipe_sets(matched):
+    folder, run, policy = matched
+    low, high = (row["total"]["expected_pairs"] for row in estimate(run, tail_fractions=[0.1, 0.4])["candidates"])
+    asked = (low + high) / 2
+    solved = estimate(run, pairs=asked)["candidates"][0]
+    assert solved["asked_pairs"] == asked
+    assert 0.1 < solved["tail_fraction"] < 0.4
+    others = estimate(run, tail_fractions=[i / 200 for i in range(201)])["candidates"]
+    nearest = min(abs(row["total"]["expected_pairs"] - asked) for row in others)
+    assert abs(solved["total"]["expected_pairs"] - asked) <= nearest + 1e-9
+
+    run_stages(recipe_of(folder, policy, english_threshold=4), run, stages="match")
+    solved = estimate(run, pairs=asked)["candidates"][0]
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    assert solved["tail_fraction"] is None
+    others = estimate(run, thresholds=range(1, 120))["candidates"]
+    nearest = min(abs(row["total"]["expected_pairs"] - asked) for row in others)
+    assert abs(solved["total"]["expected_pairs"] - asked) <= nearest + 1e-9
+
+
+def test_more_pairs_than_there_are_gives_all(matched):
+    _, run, _ = matched
+    row = estimate(run, pairs=10**9)["candidates"][0]
+    assert row["total"]["expected_pairs"] == pytest.approx(row["total"]["pairs_matched"])
+    assert "are the most that any value expects" in row["warnings"][-1]
+
+
+def test_fewer_pairs_than_any_threshold_leaves_are_said_to_be_out_of_reach(matched):
+    folder, run, policy = matched
+    run_stages(recipe_of(folder, policy, english_threshold=4), run, stages="match")
+    row = estimate(run, pairs=1)["candidates"][0]
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    assert row["english_threshold"] == 1
+    assert "1 are out of reach" in row["warnings"][-1]
+    assert "are the fewest that any value expects" in row["warnings"][-1]
+
+
+def test_values_out_of_range_are_named_together(matched):
+    _, run, _ = matched
+    with pytest.raises(UserError) as raised:
+        estimate(run, thresholds=[0], tail_fractions=[2.0], pairs=-1)
+    assert len(raised.value.problems) == 3
+
+
+def test_an_unmatched_run_says_what_to_run_first(matched, tmp_path):
+    _, run, _ = matched
+    (tmp_path / "recipe.toml").write_text((run / "recipe.toml").read_text())
+    with pytest.raises(UserError, match="match is not finished"):
+        estimate(tmp_path)
+
+
+def test_people_read_the_totals_and_the_largest_languages(matched):
+    _, run, policy = matched
+    found = estimate(run, tail_fractions=[0.1], thresholds=[1000])
+    text = to_text(found, num_languages=2)
+    unit = "images" if policy == "one" else "pairs"
+    total = found["candidates"][1]["total"]
+    assert f"tail_fraction = 0.1: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected" in text
+    assert "english_threshold = 1,000:" in text
+    assert "warning: no entry of list en reaches" in text
+    assert f"{len(found['candidates'][1]['languages']) - 2} more" in text
+
+
+def test_the_curve_is_what_single_estimates_give_and_is_drawn_the_same_each_time(matched, tmp_path):
+    folder, run, policy = matched
+    sizes = size_curve(run, num_values=5)
+    assert (sizes["key"], sizes["values"][0], sizes["values"][-1]) == ("tail_fraction", 0.001, 1.0)
+    single = estimate(run, tail_fractions=sizes["values"])["candidates"]
+    assert sizes["total"] == [row["total"]["expected_pairs"] for row in single]
+    assert sizes["languages"]["th"] == [row["languages"]["th"]["expected_pairs"] for row in single]
+    assert sizes["total"] == sorted(sizes["total"])
+    for name in ("a.svg", "b.png"):
+        drawn = []
+        for number in range(2):
+            plot(sizes, tmp_path / str(number) / name)
+            drawn.append((tmp_path / str(number) / name).read_bytes())
+        assert drawn[0] == drawn[1]
+        assert len(drawn[0]) > 1000
+    with pytest.raises(UserError, match=r"--plot is 'a\.gif'"):
+        plot(sizes, Path("a.gif"))
+    run_stages(recipe_of(folder, policy, english_threshold=4), run, stages="match")
+    by_threshold = size_curve(run, num_values=4)
+    run_stages(recipe_of(folder, policy), run, stages="match")
+    assert (by_threshold["key"], by_threshold["values"][0]) == ("english_threshold", 1)
+    assert by_threshold["total"][-1] == pytest.approx(estimate(run)["candidates"][0]["total"]["pairs_matched"])
+
+
+def test_the_command_puts_the_curve_into_the_report(matched, tmp_path, capsys):
+    _, run, _ = matched
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    run_stages(load_recipe(copy), copy, stages="balance")
+    assert main(["estimate", str(copy), "--plot", str(tmp_path / "size.svg"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"]
+    assert "Size against threshold" in (copy / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "size.svg").read_bytes().startswith(b"<?xml")
+    assert main(["estimate", str(copy), "--plot", "size.gif"]) == 2
+
+
+def test_the_command_takes_commas_blanks_and_units(matched, capsys):
+    _, run, _ = matched
+    assert main(["estimate", str(run), "--threshold", "5,1K", "20", "--tail-fraction", "0.1,0.2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["candidates"]
+    assert [row["english_threshold"] for row in found] == [5, 1000, 20, None, None]
+    assert [row["tail_fraction"] for row in found] == [None, None, None, 0.1, 0.2]
+    assert main(["estimate", str(run), "--threshold", "many"]) == 2
+    assert "--threshold is 'many'" in capsys.readouterr().err

@@ -1,0 +1,391 @@
+"""Downloads against a server that breaks off, refuses, stalls and lies."""
+
+from __future__ import annotations
+
+import bz2
+import email.utils
+import errno
+import gzip
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from worldclip.config import Recipe, load_recipe
+from worldclip.core import download
+from worldclip.core.download import Download
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata, plan_pageviews
+
+DUMP = bz2.compress(b"<mediawiki></mediawiki>" + bytes(range(256)) * 5000)
+VIEWS = gzip.compress(b"sw Paka 3 0\n" * 1000)
+SITE = gzip.compress(b'{"query": {"namespaces": {}}}')
+
+
+class Server:
+    """Serves `files` by path; `faults` says what goes wrong with the first requests of a path."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.faults: dict[str, list[str]] = {}
+        self.knows_ranges = True
+        self.requests: Counter[str] = Counter()
+        self.starts: list[int] = []
+        self.agents: set[str] = set()
+        self.retry_after = "7"
+        self.is_open = threading.Event()  # a `stall` lasts until it is set
+        self.at_once: list[int] = []  # requests under way, at each new one
+        self.lock, self.under_way = threading.Lock(), 0
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                with owner.lock:
+                    owner.under_way += 1
+                    owner.at_once.append(owner.under_way)
+                owner.answer(self)
+                with owner.lock:
+                    owner.under_way -= 1
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = request.path
+        self.requests[path] += 1
+        self.agents.add(request.headers["User-Agent"])
+        fault = self.faults[path].pop(0) if self.faults.get(path) else ""
+        if fault.isdigit():
+            request.send_response(int(fault))
+            request.send_header("Retry-After", self.retry_after)
+            request.end_headers()
+            return
+        if path not in self.files:
+            request.send_error(404)
+            return
+        body, start = self.files[path], 0
+        given = request.headers["Range"]
+        if given and self.knows_ranges:
+            start = int(given.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(body):
+                request.send_response(416)
+                request.send_header("Content-Range", f"bytes */{len(body)}")
+                request.end_headers()
+                return
+        if fault == "stall":
+            self.is_open.wait()
+            return
+        self.starts.append(start)
+        request.send_response(206 if start else 200)
+        rest = body[start:]
+        request.send_header("Content-Length", str(len(rest) // 2 if fault == "short" else len(rest)))
+        request.end_headers()
+        if fault == "short":  # a wrong length: less is promised, and sent, than there is
+            rest = rest[: len(rest) // 2]
+        elif fault == "break":
+            rest = rest[: len(rest) // 3]
+        elif fault == "wrong":
+            rest = bytes(len(rest))
+        request.wfile.write(rest)
+
+    def add_wiki(self, database: str, names: dict[str, bytes]) -> None:
+        lines = "".join(f"{hashlib.sha1(data).hexdigest()}  {name}\n" for name, data in names.items())
+        for day in ("latest", "20240101"):
+            self.files[f"/{database}/{day}/{database}-{day}-sha1sums.txt"] = lines.encode()
+        self.files |= {f"/{database}/20240101/{name}": data for name, data in names.items()}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    found.add_wiki(
+        "swwiki",
+        {
+            "swwiki-20240101-pages-articles.xml.bz2": DUMP,
+            "swwiki-20240101-pages-articles-multistream.xml.bz2": b"x",
+            "swwiki-20240101-siteinfo-namespaces.json.gz": SITE,
+        },
+    )
+    for name in ("20231222-000000", "20231222-120000"):
+        found.files[f"/other/pageviews/2023/2023-12/pageviews-{name}.gz"] = VIEWS
+    yield found
+    found.is_open.set()
+    found.server.shutdown()
+    thread.join()
+    found.server.server_close()
+
+
+ARTICLES = "/swwiki/20240101/swwiki-20240101-pages-articles.xml.bz2"
+HOUR = "/other/pageviews/2023/2023-12/pageviews-20231222-000000.gz"
+
+
+def recipe(folder: Path, *codes: str, **values: Any) -> Recipe:
+    return load_recipe({
+        "pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": list(codes or ("sw",))},
+        "metadata": {"dumps": str(folder), **values},
+    })  # fmt: skip
+
+
+class Pauses(list[float]):
+    def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+def run(
+    server: Server, folder: Path, pauses: Pauses | None = None, codes: tuple[str, ...] = ("sw",), **values: Any
+) -> Any:
+    config = FetchConfig(base_url=server.url, pageview_days=1, pageview_hours=2, **values)
+    return fetch_metadata(recipe(folder, *codes), config, pause=pauses if pauses is not None else Pauses())
+
+
+def test_what_a_recipe_needs_is_fetched_once(server: Server, tmp_path: Path):
+    assert run(server, tmp_path, contact="a@b.c")["files"] == 4
+    files = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {
+        "sw/swwiki-20240101-pages-articles.xml.bz2": DUMP,
+        "sw/swwiki-20240101-siteinfo-namespaces.json.gz": SITE,
+        "pageviews/pageviews-20231222-000000.gz": VIEWS,
+        "pageviews/pageviews-20231222-120000.gz": VIEWS,
+    }
+    (agent,) = server.agents
+    assert agent.startswith("worldclip/")
+    assert "a@b.c" in agent
+    before = server.requests[ARTICLES]
+    assert run(server, tmp_path) == {"files": 0, "bytes": 0, "there_already": 4}
+    assert server.requests[ARTICLES] == before == 1
+
+
+def test_big_dumps_come_in_parts_and_old_database_names_are_known(server: Server, tmp_path: Path):
+    names = [
+        "be_x_oldwiki-20240101-pages-articles1.xml-p1p9.bz2",
+        "be_x_oldwiki-20240101-pages-articles2.xml-p10p99.bz2",
+    ]
+    server.add_wiki("be_x_oldwiki", dict.fromkeys([*names, "be_x_oldwiki-20240101-pages-articles.xml.bz2"], DUMP))
+    server.add_wiki("bewiki", {"bewiki-20240101-pages-articles.xml.bz2": DUMP})
+    run(server, tmp_path, codes=("be",), date="20240101")
+    assert sorted(path.name for path in (tmp_path / "be_tarask").iterdir()) == names
+    assert [path.name for path in (tmp_path / "be").iterdir()] == ["bewiki-20240101-pages-articles.xml.bz2"]
+
+
+def test_a_broken_connection_is_gone_on_with(server: Server, tmp_path: Path):
+    server.faults[ARTICLES] = ["break"] * 12  # more than MAX_TRIES, but each brings something
+    pauses = Pauses()
+    run(server, tmp_path, pauses)
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert len(set(server.starts)) > 6
+    assert set(pauses) == {1.0}
+
+
+def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path):
+    server.knows_ranges = False
+    server.faults[ARTICLES] = ["break", "break"]
+    run(server, tmp_path)
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+
+
+@pytest.mark.parametrize("code", ["429", "503"])
+def test_a_busy_server_is_waited_for_as_long_as_it_asks(server: Server, tmp_path: Path, code: str):
+    server.faults[ARTICLES] = [code] * 5
+    pauses = Pauses()
+    run(server, tmp_path, pauses)
+    assert pauses == [7.0, 7.0, 7.0, 8.0, 16.0]  # Retry-After, or the own back-off where that is longer
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000"])
+def test_a_server_may_name_the_time_to_come_back(server: Server, tmp_path: Path, zone: str):
+    then = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    server.retry_after = then.replace("GMT", zone)
+    server.faults[ARTICLES] = ["503"]
+    pauses = Pauses()
+    run(server, tmp_path, pauses)
+    (pause,) = pauses
+    assert 60 < pause <= 90
+
+
+@pytest.mark.parametrize("answer", ["soon", "", "-5", "²"])
+def test_a_time_that_is_none_leaves_the_own_back_off(server: Server, tmp_path: Path, answer: str):
+    server.retry_after = answer
+    server.faults[ARTICLES] = ["429"]
+    pauses = Pauses()
+    run(server, tmp_path, pauses)
+    assert pauses == [1.0]
+
+
+def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, tmp_path: Path):
+    server.retry_after = "3600"
+    server.faults[ARTICLES] = ["429"] * 9
+    with pytest.raises(StageFailed, match=r"429 .* asks to wait 3,600 s; try again then\n"):
+        run(server, tmp_path)
+    assert server.requests[ARTICLES] == 1
+
+
+def test_a_server_that_stalls_is_asked_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    server.faults[ARTICLES] = ["stall"]
+    run(server, tmp_path)
+    assert server.requests[ARTICLES] == 2
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_no_more_files_at_a_time_than_connections(server: Server, tmp_path: Path, connections: int):
+    assert run(server, tmp_path, connections=connections)["files"] == 4
+    assert max(server.at_once) <= connections
+
+
+def test_a_server_that_stays_busy_is_given_up(server: Server, tmp_path: Path):
+    server.faults[ARTICLES] = ["503"] * 99
+    with pytest.raises(StageFailed, match="gave up after 6 tries without progress; the last said: 503"):
+        run(server, tmp_path)
+    assert server.requests[ARTICLES] == 6
+    assert (tmp_path / "pageviews" / "pageviews-20231222-000000.gz").exists(), "the others are fetched"
+
+
+def test_what_is_not_there_is_named_and_not_asked_for_again(server: Server, tmp_path: Path):
+    del server.files[HOUR]
+    with pytest.raises(StageFailed, match=r"pageviews-20231222-000000\.gz: .* 404 Not Found"):
+        run(server, tmp_path)
+    assert server.requests[HOUR] == 1
+    with pytest.raises(StageFailed, match=r"yowiki: .*yowiki-latest-sha1sums\.txt: the server answers 404"):
+        run(server, tmp_path, codes=("sw", "yo"))
+
+
+def test_a_wrong_length_is_found_by_the_checksum_and_tried_again(server: Server, tmp_path: Path):
+    server.faults[ARTICLES] = ["short"]
+    run(server, tmp_path)
+    assert server.requests[ARTICLES] == 2
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+
+
+def test_a_wrong_checksum_is_refused(server: Server, tmp_path: Path):
+    server.faults[ARTICLES] = ["wrong"] * 9
+    with pytest.raises(StageFailed, match=r"its SHA-1 is [0-9a-f]{40}, the published one"):
+        run(server, tmp_path)
+    assert server.requests[ARTICLES] == download.MAX_COPIES
+    assert not list((tmp_path / "sw").glob("*articles*"))
+    server.faults.clear()
+    run(server, tmp_path)
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+
+
+def test_page_views_without_a_checksum_are_unpacked_to_the_end(server: Server, tmp_path: Path):
+    server.files[HOUR] = VIEWS[:-5]
+    with pytest.raises(StageFailed, match="no whole gzip file"):
+        run(server, tmp_path)
+    assert not list((tmp_path / "pageviews").glob("pageviews-20231222-000000*"))
+
+
+@pytest.mark.parametrize("size", [1000, len(DUMP)])
+def test_a_part_left_by_a_kill_is_gone_on_with(server: Server, tmp_path: Path, size: int):
+    (tmp_path / "sw").mkdir()
+    (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2.part").write_bytes(DUMP[:size])
+    run(server, tmp_path)
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert size in server.starts or size == len(DUMP)
+    assert server.requests[ARTICLES] == 1
+
+
+def test_a_part_that_is_too_long_starts_over(server: Server, tmp_path: Path):
+    (tmp_path / "sw").mkdir()
+    (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2.part").write_bytes(DUMP + b"more")
+    run(server, tmp_path)
+    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+
+
+def test_days_of_page_views_are_ten_apart_and_hours_evenly_spread(tmp_path: Path):
+    names = [view.path.name for view in plan_pageviews(tmp_path, "20240115", FetchConfig(pageview_hours=3))]
+    assert len(names) == 37 * 3
+    assert names[:4] == [f"pageviews-{x}0000.gz" for x in ("20240105-00", "20240105-08", "20240105-16", "20231226-00")]
+    (first, *_) = plan_pageviews(tmp_path, "20240115", FetchConfig())
+    assert first.url == "https://dumps.wikimedia.org/other/pageviews/2024/2024-01/pageviews-20240105-000000.gz"
+
+
+def test_mistakes_are_named_together(tmp_path: Path):
+    config = FetchConfig(langs=("xx",), date="yesterday", base_url="ftp://x", pageview_hours=25, connections=0)
+    with pytest.raises(UserError) as caught:
+        fetch_metadata(recipe(Path()), config)
+    assert all(flag in str(caught.value) for flag in ("--langs", "--date", "--base-url", "--pageview-hours", "--conn"))
+    with pytest.raises(UserError, match=r"metadata\.dumps is not set"):
+        fetch_metadata(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}}), FetchConfig())
+
+
+def test_only_what_the_recipe_needs_is_fetched(server: Server, tmp_path: Path):
+    config = FetchConfig(base_url=server.url, pageview_days=0)
+    corpus = tmp_path / "corpus.parquet"
+    corpus.touch()
+    for sources, given, names in (
+        (["title"], {}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
+        (["unigram"], {}, ["swwiki-20240101-pages-articles.xml.bz2"]),
+        (["unigram", "title"], {"wikipedia": {"sw": str(corpus)}}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
+    ):
+        folder = tmp_path / "_".join([*sources, *given])
+        fetch_metadata(recipe(folder, "sw", sources=sources, **given), config, pause=Pauses())
+        assert [path.name for path in (folder / "sw").iterdir()] == names
+    assert fetch_metadata(recipe(tmp_path / "none", sources=["wordfreq"]), config, pause=Pauses())["files"] == 0
+
+
+def test_languages_of_a_pack_need_nothing_unless_they_are_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    server.add_wiki("yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
+    (tmp_path / "lists.tar").touch()
+    monkeypatch.setattr("worldclip.tools.fetch_metadata.open_pack", lambda path: SimpleNamespace(lists={"sw": {}}))
+    made = recipe(tmp_path / "dumps", "sw", "yo", sources=["unigram"], pack=str(tmp_path / "lists.tar"))
+    for langs, wikis in (((), ["yo"]), (("sw",), ["sw", "yo"])):
+        fetch_metadata(made, FetchConfig(base_url=server.url, langs=langs), pause=Pauses())
+        assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == wikis
+
+
+def test_a_full_disk_stops_at_once_and_says_where(server: Server, tmp_path: Path):
+    (tmp_path / "x.part").symlink_to("/dev/full")
+    client = download.Client(user_agent="x", pause=Pauses())
+    with pytest.raises(OSError, match="No space left") as caught:
+        client.fetch(Download(url=server.url + ARTICLES, path=tmp_path / "x"))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    assert server.requests[ARTICLES] == 1
+
+
+def test_an_interrupt_stops_what_is_under_way_and_what_waits(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ctrl-C reaches the main thread, which is told of the files in their order; here the second one that comes in."""
+
+    def interrupted(_: str, message: str) -> None:
+        if "siteinfo" in message:
+            raise KeyboardInterrupt
+
+    server.faults = {place: ["503"] * 99 for place in server.files if "pageviews" in place}
+    server.retry_after = "500"
+    monkeypatch.setattr("worldclip.tools.fetch_metadata.say", interrupted)
+    config = FetchConfig(base_url=server.url, pageview_days=1, pageview_hours=2)
+    started_at = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fetch_metadata(recipe(tmp_path), config)
+    assert time.monotonic() - started_at < 60
+    assert not list((tmp_path / "pageviews").glob("*.gz"))
+
+
+def test_the_command_line_fetches(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from worldclip.cli import main
+
+    (tmp_path / "sw.toml").write_text(
+        f'[pool]\npath = "."\n[balance]\ntail_fraction = 0.1\n[metadata]\ndumps = "{tmp_path / "dumps"}"\n'
+    )
+    flags = ["--langs", "sw", "--base-url", server.url, "--pageview-days", "0"]
+    assert main(["fetch", "metadata", str(tmp_path / "sw.toml"), *flags]) == 0
+    assert capsys.readouterr().out.startswith("2 files, ")
+    assert main(["fetch", "metadata", str(tmp_path / "sw.toml"), *flags, "--date", "20230101"]) == 1
+    assert main(["fetch", "metadata", str(tmp_path / "sw.toml"), "--langs", "sw,xx"]) == 2

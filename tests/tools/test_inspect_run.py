@@ -1,0 +1,109 @@
+"""Explanations agree with what the stages wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from worldclip import curate
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.tools.inspect_run import entry_to_text, inspect_entry, inspect_key, inspect_path, key_to_text
+
+SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
+
+
+@pytest.fixture(scope="module", params=["one", "all"])
+def run(request, tmp_path_factory) -> Path:
+    folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("run")
+    write_pool(folder, SHARDS)
+    write_metadata(run, LISTS)
+    run_stages(make_recipe(folder, curate={"text_policy": request.param, "exclude": ["ar"]}), run)
+    return run
+
+
+def test_every_key_is_explained_as_it_was_decided(run):
+    kept = {}
+    reasons: set[str] = set()
+    for name, samples in SHARDS.items():
+        table = curate.read_curated(run, name)
+        for row in table.to_pylist():
+            kept[(row["key"], row["text_idx"])] = row
+        for stem, _ in samples:
+            found = inspect_key(run, f"{Path(name).parent}/{stem}")
+            assert found["shard"] == name
+            for text in found["texts"]:
+                reasons.add(text["reason"])
+                row = kept.get((found["key"], text["text_idx"])) if text["reason"] != "duplicate" else None
+                assert (row is not None) == (text["reason"] == "kept")
+                if row is not None:
+                    assert text["keep_prob"] == row["keep_prob"]
+                    assert text["coin"] < text["keep_prob"]
+                    assert text["lang"] == row["lang"]
+            assert found["kept"] == any(text["reason"] == "kept" for text in found["texts"])
+    assert {"duplicate", "no_text", "no_language", "excluded", "kept", "sampled_out"} <= reasons
+    assert kept
+
+
+def test_a_matched_text_shows_its_entries_with_their_worth(run):
+    row = next(iter(curate.read_curated(run, min(SHARDS)).to_pylist()))
+    text = next(t for t in inspect_key(run, row["key"])["texts"] if t["text_idx"] == row["text_idx"])
+    product = 1.0
+    for entry in text["entries"]:
+        assert entry["entry"] in text["text"]
+        product *= 1 - entry["prob"]
+    assert text["keep_prob"] == 1 - product
+
+
+def test_people_read_why(run):
+    name = min(SHARDS)
+    row = next(iter(curate.read_curated(run, name).to_pylist()))
+    text = key_to_text(inspect_key(run, row["key"]))
+    assert text.startswith(f"{row['key']} in {name}: kept")
+    assert f"probability {row['keep_prob']:.4f}, coin 0." in text
+    assert "matches, " in text
+    entry = entry_to_text(inspect_entry(run, LISTS["en"][0], "en"))
+    assert f"{LISTS['en'][0]!r} of en (entry 0, list): " in entry
+
+
+def test_an_unknown_key_is_said_to_be_none(run):
+    with pytest.raises(UserError, match="is no key of this run's pool"):
+        inspect_key(run, "nowhere/1")
+
+
+def test_an_entry_is_shown_with_its_count_place_and_texts(run):
+    counts = np.load(run / "balance" / "counts" / "en.npy")
+    top = int(np.argmax(counts))
+    found = inspect_entry(run, LISTS["en"][top], "en")
+    assert found["matches"] == counts.max()
+    assert found["rank"] == 1
+    assert found["is_head"]
+    assert found["prob"] == pytest.approx(found["threshold"] / found["matches"])
+    assert 0 < len(found["samples"]) <= 10
+    assert all(f" {found['entry']} " in f" {sample['text']} " for sample in found["samples"])
+    assert found == inspect_entry(run, LISTS["en"][top], "en")
+
+
+def test_an_unknown_entry_or_list_names_what_is_near(run):
+    with pytest.raises(UserError, match="did you mean 'green'"):
+        inspect_entry(run, "gren", "en")
+    with pytest.raises(UserError, match="is no list of this run; they are ar, en, th, zh"):
+        inspect_entry(run, "red", "fr")
+
+
+def test_files_say_what_they_hold(run, tmp_path):
+    name = min(SHARDS)
+    table = inspect_path(run / "curate" / f"{name}.parquet", num_rows=2)
+    assert table["format"] == "curated"
+    assert list(table["columns"]) == artifacts.CURATED.names
+    assert len(table["first"]) == 2
+    assert inspect_path(run / "balance" / "en.npy")["dtype"] == "float32"
+    assert "lists" in inspect_path(run / "balance" / "thresholds.json")["record"]
+    assert inspect_path(run / "balance")["manifest"]["counts"]["lists"] == len(LISTS)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    for wrong in (tmp_path, tmp_path / "absent.json", tmp_path / "broken.parquet"):
+        with pytest.raises(UserError):
+            inspect_path(wrong)

@@ -1,0 +1,361 @@
+"""Packs: lists go out and come back as they were; whatever is not as it was packed is refused."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+import worldclip
+from plain_recipe import LISTS, make_recipe, make_shards, write_pool
+from worldclip import metadata
+from worldclip.cli import main
+from worldclip.config import Recipe, load_recipe, to_toml
+from worldclip.core.artifacts import digest
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import run_stage
+from worldclip.metadata.sources.pack import open_pack, pack
+from worldclip.tools.unpack import unpack
+
+QUIET = LocalExecutor(workers=1, quiet=True)
+
+
+def recipe(**sections: Any) -> Recipe:
+    return load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, **sections})
+
+
+@pytest.fixture(scope="module")
+def packed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a list of Swahili and one of Thai, a licence for the first, and a dead entry."""
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "sw.txt").write_text("simba\t3\npaka mweusi\t2\ncaf\u00e9\ncafe\u0301\n", encoding="utf-8")
+    (folder / "th.txt").write_text("แมว\nหมา\n", encoding="utf-8")
+    made = recipe(
+        languages={"codes": ["sw", "th"]},
+        metadata={
+            "sources": ["number", "list"],
+            "lists": {lang: str(folder / f"{lang}.txt") for lang in ("sw", "th")},
+            "licences": {"sw": "CC BY 4.0"},
+        },
+        match={"profile": "reference"},
+    )
+    metadata.run(made, folder / "run", QUIET)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def packed(packed_run: Path) -> Path:
+    pack(packed_run, packed_run.parent / "lists.tar")
+    return packed_run.parent / "lists.tar"
+
+
+def test_what_is_unpacked_is_what_was_packed(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+    report = unpack(str(packed), tmp_path / "run", QUIET)
+    for lang in ("sw", "th"):
+        name = f"metadata/{lang}.parquet"
+        assert (tmp_path / "run" / name).read_bytes() == (packed_run / name).read_bytes()
+    there, here = (json.loads((run / "metadata/manifest.json").read_text()) for run in (packed_run, tmp_path / "run"))
+    assert here["digests"] == there["digests"]
+    assert here["rules"] == there["rules"]
+    assert here["sources"]["sw"][1:] == there["sources"]["sw"]
+    assert here["sources"]["sw"][0]["source"] == "pack"
+    assert here["sources"]["sw"][1]["licence"] == "CC BY 4.0"
+    assert report["lists"]["sw"]["by_source"] == {"number": 100, "list": 4}
+    assert metadata.load_matcher(tmp_path / "run", "sw", "reference").match("paka mweusi na simba").tolist() == [
+        100,
+        101,
+    ]
+    page = (tmp_path / "run/LICENCES.md").read_text()
+    assert "**CC BY 4.0**: sw" in page
+    assert "**not stated in the file**: th" in page
+
+
+def test_the_same_lists_give_the_same_bytes(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+    told = pack(packed_run, tmp_path / "again.tar")
+    assert (tmp_path / "again.tar").read_bytes() == packed.read_bytes()
+    assert told == {
+        "file": str(tmp_path / "again.tar"),
+        "lists": 2,
+        "entries": 206,
+        "bytes": packed.stat().st_size,
+        "licences": {"CC BY 4.0": ["sw"], "not stated in the file": ["th"]},
+    }
+    unpack(str(packed), tmp_path / "run", QUIET)
+    pack(tmp_path / "run", tmp_path / "repacked.tar")
+    assert set(open_pack(tmp_path / "repacked.tar").lists) == {"sw", "th"}
+
+
+def test_a_recipe_names_the_pack_and_finds_the_unpacked_stage_finished(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    unpack(str(packed), run_dir, QUIET)
+    mine = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(packed)}, match={"profile": "reference"})
+    assert not run_stage(metadata, "metadata", mine, run_dir, QUIET)
+    before = (run_dir / "metadata/sw.parquet").stat().st_mtime_ns
+    other_profile = recipe(languages={"codes": ["sw"]}, metadata={"pack": str(packed)})
+    assert run_stage(metadata, "metadata", other_profile, run_dir, QUIET)
+    assert (run_dir / "metadata/sw.parquet").stat().st_mtime_ns == before
+    assert not (run_dir / "metadata/th.parquet").exists()
+    assert metadata.load_matcher(run_dir, "sw", "unicode").match("Simba, simba!").tolist() == [100]
+    assert main(["run", str(run_dir), "--until", "metadata"]) == 2  # what to match is still to be said
+    assert "none is set; set exactly one of pool.path" in capsys.readouterr().err
+
+
+def test_languages_of_a_pack_and_lists_of_ones_own_go_together(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "yo.txt").write_text("kìnnìún\n", encoding="utf-8")
+    given = {"sources": ["number", "list"], "pack": str(packed), "lists": {"yo": str(tmp_path / "yo.txt")}}
+    made = recipe(languages={"codes": ["sw", "yo"]}, metadata=given)
+    metadata.run(made, tmp_path / "run", QUIET)
+    assert metadata.read_entries(tmp_path / "run", "yo")["entry"].to_pylist()[100:] == ["kìnnìún"]
+    assert metadata.read_entries(tmp_path / "run", "sw")["score"].to_pylist()[100:102] == [3.0, 2.0]
+    both = {**given, "lists": {"sw": str(tmp_path / "yo.txt")}}
+    with pytest.raises(UserError, match=r"metadata\.lists\.sw is given, and .*lists\.tar has the list of sw already"):
+        metadata.run(recipe(languages={"codes": ["sw"]}, metadata=both), tmp_path / "run", QUIET)
+    alone = {"sources": ["number", "list"], "pack": str(packed)}
+    with pytest.raises(UserError, match=r"no source has words of am.*has no list of them"):
+        metadata.run(recipe(languages={"codes": ["am", "sw"]}, metadata=alone), tmp_path / "run", QUIET)
+
+
+def test_a_new_pack_rebuilds_the_lists_that_changed_alone(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "lists.tar"
+    copy.write_bytes(packed.read_bytes())
+    made = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(copy)})
+    metadata.run(made, tmp_path / "run", QUIET)
+    before = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
+    (tmp_path / "sw.txt").write_text("simba\n", encoding="utf-8")
+    lists = {"sw": str(tmp_path / "sw.txt"), "th": str(packed_run.parent / "th.txt")}
+    changed = recipe(languages={"codes": ["sw", "th"]}, metadata={"sources": ["number", "list"], "lists": lists})
+    metadata.run(changed, tmp_path / "changed", QUIET)
+    pack(tmp_path / "changed", copy)
+    metadata.run(made, tmp_path / "run", QUIET)
+    after = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
+    assert (after["sw"] == before["sw"], after["th"] == before["th"]) == (False, True)
+    assert len(metadata.read_entries(tmp_path / "run", "sw")) == 101
+
+
+def test_a_folder_of_another_run_is_left_alone(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.toml").write_text(to_toml(recipe(languages={"codes": ["en"]})))
+    with pytest.raises(UserError, match="holds a run with lists of its own; unpack into another folder"):
+        unpack(str(packed), tmp_path / "run", QUIET)
+    assert "en" in (tmp_path / "run/recipe.toml").read_text()
+
+
+def test_only_a_finished_unchanged_stage_is_packed(packed_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run first: worldclip metadata"):
+        pack(tmp_path, tmp_path / "x.tar")
+    (tmp_path / "run/metadata").mkdir(parents=True)
+    manifest = json.loads((packed_run / "metadata/manifest.json").read_text())
+    manifest["digests"]["th"] = "0" * 64
+    (tmp_path / "run/metadata/manifest.json").write_text(json.dumps(manifest))
+    for lang in ("sw", "th"):
+        (tmp_path / f"run/metadata/{lang}.parquet").write_bytes((packed_run / f"metadata/{lang}.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"th\.parquet changed since it was written"):
+        pack(tmp_path / "run", tmp_path / "x.tar")
+    assert not (tmp_path / "x.tar").exists()
+
+
+# --- what is not as it was packed -------------------------------------------------------------------------------------
+
+
+def members_of(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def write_tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            if isinstance(data, tarfile.TarInfo):
+                tar.addfile(data)
+                continue
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def sealed(record: dict[str, Any]) -> bytes:
+    """A record with the digest that fits it, as someone who means ill would write."""
+    body = {key: value for key, value in record.items() if key != "digest"}
+    return json.dumps({**body, "digest": digest(body)}).encode()
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+Forge = Callable[[dict[str, bytes]], dict[str, Any]]
+
+
+def with_record(change: Callable[[dict[str, Any]], None]) -> Forge:
+    def forge(members: dict[str, bytes]) -> dict[str, Any]:
+        record = json.loads(members["pack.json"])
+        change(record)
+        return {**members, "pack.json": sealed(record)}
+
+    return forge
+
+
+def unknown_language(record: dict[str, Any]) -> None:
+    record["lists"]["../../sw"] = record["lists"].pop("sw")
+
+
+FORGED: dict[str, tuple[Forge, str]] = {
+    "path that climbs": (lambda m: {**m, "../evil.txt": b"x"}, r"'\.\./evil\.txt' that pack\.json does not name"),
+    "absolute path": (lambda m: {**m, "/tmp/evil.txt": b"x"}, "that pack.json does not name"),
+    "one more member": (lambda m: {**m, "de.parquet": b"x"}, "'de.parquet' that pack.json does not name"),
+    "symbolic link": (lambda m: {**m, "sw.parquet": link("sw.parquet", "/etc/passwd")}, "no plain file"),
+    "hard link": (lambda m: {**m, "sw.parquet": link("sw.parquet", "th.parquet", tarfile.LNKTYPE)}, "no plain file"),
+    "language that climbs": (with_record(unknown_language), r"no language of the table: \.\./\.\./sw"),
+    "member missing": (lambda m: {k: v for k, v in m.items() if k != "th.parquet"}, "ends before th.parquet"),
+    "other size": (lambda m: {**m, "th.parquet": m["th.parquet"] + b"x"}, "does not have the size"),
+    "changed record": (lambda m: {**m, "pack.json": m["pack.json"].replace(b"CC BY 4.0", b"CC0 1.0 x")}, "the digest"),
+    "record last": (lambda m: dict(reversed(m.items())), "first member is not pack.json"),
+    "record of no pack": (with_record(lambda r: r.update(format="x")), "its format is 'x'"),
+    "newer": (with_record(lambda r: r.update(version=2)), "packed by a newer worldclip"),
+    "record is no object": (lambda m: {**m, "pack.json": b"[1]"}, "no whole pack"),
+    "record without lists": (with_record(lambda r: r.pop("lists")), "no whole pack"),
+    "list without rules": (with_record(lambda r: r["lists"]["sw"].pop("rules")), r"lacks sw\.rules"),
+    "changed licences": (lambda m: {**m, "LICENCES.md": b"x" * len(m["LICENCES.md"])}, "does not have the SHA-256"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_forged_packs_are_refused_before_anything_is_written(case: str, packed: Path, tmp_path: Path) -> None:
+    forge, message = FORGED[case]
+    path = write_tar(tmp_path / "forged.tar", forge(members_of(packed)))
+    with pytest.raises(UserError, match=message):
+        unpack(str(path), tmp_path / "run", QUIET)
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert not list(tmp_path.parent.glob("evil.txt"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_cut_packs_are_refused(share: float, packed: Path, tmp_path: Path) -> None:
+    data = packed.read_bytes()
+    (tmp_path / "cut.tar").write_bytes(data[: int(share * (len(data) - 10_240))])  # a tar ends with empty blocks
+    with pytest.raises(UserError, match="pack"):
+        unpack(str(tmp_path / "cut.tar"), tmp_path / "run", QUIET)
+
+
+def flip(data: bytes) -> bytes:
+    return data[:100] + bytes([data[100] ^ 1]) + data[101:]
+
+
+def test_a_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_path: Path) -> None:
+    members = members_of(packed)
+    copy = write_tar(tmp_path / "lists.tar", {**members, "th.parquet": flip(members["th.parquet"])})
+    with pytest.raises(StageFailed, match=r"th: .*th\.parquet does not have the SHA-256") as caught:
+        unpack(str(copy), tmp_path / "run", QUIET)
+    assert list(caught.value.failures) == ["th"]
+    assert not (tmp_path / "run/metadata/manifest.json").exists()
+    before = (tmp_path / "run/metadata/sw.parquet").stat().st_mtime_ns
+    copy.write_bytes(packed.read_bytes())
+    unpack(str(copy), tmp_path / "run", QUIET)
+    assert (tmp_path / "run/metadata/sw.parquet").stat().st_mtime_ns == before
+
+
+def test_a_list_that_is_none_is_refused_though_its_hash_fits(packed: Path, tmp_path: Path) -> None:
+    members = members_of(packed)
+    record = json.loads(members["pack.json"])
+    swapped = {**members, "sw.parquet": members["th.parquet"]}
+    size, sha256 = len(members["th.parquet"]), hashlib.sha256(members["th.parquet"]).hexdigest()
+    record["lists"]["sw"] |= {"size": size, "sha256": sha256}
+    copy = write_tar(tmp_path / "lists.tar", {**swapped, "pack.json": sealed(record)})
+    with pytest.raises(StageFailed, match=r"sw\.parquet is not the list that pack\.json describes"):
+        unpack(str(copy), tmp_path / "run", QUIET)
+
+
+# --- from elsewhere ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def address(packed: Path) -> Iterator[str]:
+    """The folder of the pack behind a web server."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(packed.parent))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_pack_is_fetched_from_the_web_and_kept_beside_the_run(address: str, packed: Path, tmp_path: Path) -> None:
+    unpack(f"{address}/lists.tar?download=1", tmp_path / "run", QUIET)
+    assert (tmp_path / "run/lists.tar").read_bytes() == packed.read_bytes()
+    assert load_recipe(tmp_path / "run", ["pool.path=.", "balance.tail_fraction=0.1"]).metadata.pack == str(
+        tmp_path / "run/lists.tar"
+    )
+    with pytest.raises(StageFailed, match="404"):
+        unpack(f"{address}/absent.tar", tmp_path / "other", QUIET)
+
+
+def test_a_pack_comes_from_any_place_of_fsspec(packed: Path, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe("/packs/lists.tar", packed.read_bytes())
+    unpack("memory://packs/lists.tar", tmp_path / "run", QUIET)
+    assert len(metadata.read_entries(tmp_path / "run", "sw")) == 104
+    with pytest.raises(StageFailed, match="absent"):
+        unpack("memory://packs/absent.tar", tmp_path / "other", QUIET)
+    with pytest.raises(UserError, match="no address that can be read"):
+        unpack("nowhere://packs/lists.tar", tmp_path / "other", QUIET)
+    with pytest.raises(UserError, match="is no file"):
+        unpack(str(tmp_path / "absent.tar"), tmp_path / "other", QUIET)
+
+
+def test_an_address_in_a_recipe_is_answered_with_the_command(packed: Path) -> None:
+    with pytest.raises(UserError, match=r"fetch it first: worldclip unpack https://example\.org/lists\.tar --out DIR"):
+        recipe(metadata={"pack": "https://example.org/lists.tar"})
+    with pytest.raises(UserError, match=r"metadata\.pack is 'absent\.tar', which is no file"):
+        recipe(metadata={"pack": "absent.tar"})
+
+
+def test_the_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "lists.tar"
+    assert main(["pack", str(packed_run), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "2 lists, 206 entries" in told
+    assert "CC BY 4.0: sw" in told
+    assert main(["unpack", str(out), "--out", str(tmp_path / "run"), "--workers", "1"]) == 0
+    assert "2 lists, 206 entries" in capsys.readouterr().out
+    assert main(["unpack", str(out), "--out", str(tmp_path / "run"), "--workers", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lists"]["th"]["by_source"] == {"number": 100, "list": 2}
+    out.write_bytes(b"no pack")
+    assert main(["unpack", str(out), "--out", str(tmp_path / "other")]) == 2
+
+
+def test_a_run_goes_on_from_unpacked_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The documented way: unpack, then run from match on with a recipe that names the pack."""
+    write_pool(tmp_path / "pool", make_shards(seed=3, num_shards=1))
+    lists = {}
+    for lang, words in LISTS.items():
+        (tmp_path / f"{lang}.txt").write_text("\n".join(words), encoding="utf-8")
+        lists[lang] = str(tmp_path / f"{lang}.txt")
+    first = make_recipe(tmp_path / "pool", metadata={"sources": ["list"], "lists": lists})
+    worldclip.run(first, out=tmp_path / "first", until="curate", executor=QUIET)
+    pack(tmp_path / "first", tmp_path / "lists.tar")
+    unpack(str(tmp_path / "lists.tar"), tmp_path / "mine", QUIET)
+    codes = sorted(LISTS)
+    mine = make_recipe(tmp_path / "pool", languages={"codes": codes}, metadata={"pack": str(tmp_path / "lists.tar")})
+    (tmp_path / "mine.toml").write_text(to_toml(mine))
+    capsys.readouterr()
+    command = ["run", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "mine"), "--workers", "1"]
+    assert main([*command, "--from", "match", "--until", "curate"]) == 0
+    assert "metadata  is finished and unchanged" in capsys.readouterr().err
+    kept = [sorted((run / "curate").rglob("*.parquet")) for run in (tmp_path / "first", tmp_path / "mine")]
+    assert kept[0]
+    assert [path.read_bytes() for path in kept[0]] == [path.read_bytes() for path in kept[1]]

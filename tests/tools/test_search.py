@@ -1,0 +1,209 @@
+"""Exact search is the plain sort of all products; an index gives the same scores; a page shows the pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import worldclip
+from embedded_world import PER_SHARD, SHARDS, key_of, picture, write_world
+from worldclip.cli import main
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.tools import search as of_search
+from worldclip.tools.embed import embed
+from worldclip.tools.search import build_index, nearest, open_embedded, search
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A model, a pool, and the pool's images and texts embedded."""
+    root = tmp_path_factory.mktemp("world")
+    write_world(root)
+    embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=LocalExecutor(quiet=True))
+    return root
+
+
+@pytest.fixture(scope="module")
+def clip(world):
+    return worldclip.load(world / "model", device="cpu")
+
+
+def plain(parts, query_QD, top) -> np.ndarray:
+    """All products sorted, equal ones by row."""
+    return np.argsort(-(query_QD @ np.concatenate(parts).T), axis=1, kind="stable")[:, :top]
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any),
+    num_queries=st.sampled_from([1, 3, 9]),
+    top=st.integers(1, 50),
+    block=st.integers(1, 17),
+    levels=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_blocks_give_what_a_plain_sort_gives(sizes, num_queries, top, block, levels, seed):
+    """Small whole numbers: products are exact, and many are equal."""
+    random = np.random.default_rng(seed)
+    parts = [random.integers(-levels, levels + 1, (size, 4)).astype(np.float32) for size in sizes]
+    query = random.integers(-levels, levels + 1, (num_queries, 4)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_search, "BLOCK_ROWS", block)
+        ids, scores = nearest(parts, query, top)
+    expected = plain(parts, query, top)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(scores, np.take_along_axis(query @ np.concatenate(parts).T, expected, axis=1))
+
+
+def test_a_text_finds_the_images_that_it_is_nearest_to(world, clip):
+    (found,) = search(world / "embedded", "一只猫", top=5)
+    good = [(shard, i) for shard in range(SHARDS) for i in range(PER_SHARD) if i != 7]
+    cosines = clip.similarity([picture(100 * shard + i) for shard, i in good], "一只猫")[:, 0]
+    best = np.argsort(-cosines, kind="stable")[:5]
+    assert found["query"] == "一只猫"
+    assert [hit["key"] for hit in found["hits"]] == [key_of(*good[i]) for i in best]
+    np.testing.assert_allclose([hit["score"] for hit in found["hits"]], cosines[best], atol=1e-6)
+
+
+def test_an_image_finds_itself_and_texts_are_searched_where_asked_for(world, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(203))
+    by_text, by_image = search(world / "embedded", ["apple"], [tmp_path / "a.png"], top=1000)
+    assert by_image["hits"][0]["key"] == key_of(2, 3)
+    assert by_image["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+    assert len(by_text["hits"]) == len(by_image["hits"]) == SHARDS * (PER_SHARD - 1)
+    (found,) = search(world / "embedded", ["a red apple 1 4 赤いリンゴ"], top=1, of="texts")
+    assert found["hits"][0]["text"] == "a red apple 1 4 赤いリンゴ"
+    assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def same_hits(found, expected) -> None:
+    """The same rows; scores to rounding, which hangs on how many are multiplied at a time."""
+    for one, other in zip(found, expected, strict=True):
+        assert [hit["key"] for hit in one["hits"]] == [hit["key"] for hit in other["hits"]]
+        scores = [[hit["score"] for hit in result["hits"]] for result in (one, other)]
+        np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+
+
+def test_an_index_gives_the_exact_scores_and_is_refused_when_it_is_old(world, tmp_path):
+    pytest.importorskip("faiss")
+    folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
+    exact = search(folder, ["一只猫", "a dog"], top=5)
+    report = build_index(folder, "faiss")
+    assert report["recall_at_10"] > 0.9
+    same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)  # so few rows are all candidates
+    record = json.loads((folder / "index/images.json").read_text())
+    (folder / "index/images.json").write_text(json.dumps({**record, "embedded": "another"}))
+    with pytest.raises(UserError, match="is of an older embedding; build it again"):
+        search(folder, ["a"])
+    same_hits(search(folder, ["一只猫", "a dog"], top=5, exact=True), exact)
+    build_index(folder, "exact")
+    assert not (folder / "index/images.faiss").exists()
+    same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)
+
+
+def test_an_index_is_asked_where_there_is_one_and_names_its_extra_where_it_is_missing(world, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
+    build_index(folder, "faiss")
+    asked = []
+    plain_read = faiss.read_index
+    monkeypatch.setattr(faiss, "read_index", lambda path: asked.append(path) or plain_read(path))
+    search(folder, ["a"])
+    assert asked == [str(folder / "index/images.faiss")]
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"faiss is needed here: pip install 'worldclip\[search\]'"):
+        build_index(folder, "faiss")
+
+
+def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
+    """Through the same code, on rows that no model made."""
+    pytest.importorskip("faiss")
+    random = np.random.default_rng(0)
+    parts = [random.normal(size=(size, 16)).astype(np.float32) for size in (700, 0, 1300)]
+    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    (tmp_path / "images").mkdir()
+    for number, part in enumerate(parts):
+        np.save(tmp_path / f"images/{number}.tar.npy", part)
+    from worldclip.core.artifacts import write_manifest
+
+    inputs = {"images": {f"{number}.tar": {} for number in range(3)}}
+    write_manifest(tmp_path, config={"of": ["images"]}, inputs=inputs, counts={})
+    assert build_index(tmp_path, "faiss")["recall_at_10"] > 0.9
+    embedded = open_embedded(tmp_path)
+    query = parts[2][::100]
+    ids, scores = of_search._approximate(embedded, of_search._open_index(embedded), query, 10)
+    exact_ids, exact_scores = nearest(parts, query, 10)
+    assert (ids == exact_ids).mean() > 0.9
+    np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-6)
+
+
+def test_another_model_is_refused_and_the_same_one_may_have_moved(world, tmp_path):
+    from transformers import MetaClip2Config
+
+    from small_models import random_model
+
+    folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
+    moved = shutil.copytree(world / "model", tmp_path / "moved")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["model"]["source"] = str(tmp_path / "gone")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="--model says where it is now"):
+        search(folder, ["a"])
+    assert search(folder, ["a"], model=moved) == search(world / "embedded", ["a"])
+    random_model(MetaClip2Config.from_pretrained(moved), seed=1).save_pretrained(moved)
+    with pytest.raises(UserError, match="is not the model that"):
+        search(folder, ["a"], model=moved)
+
+
+def test_the_contact_sheet_holds_its_pictures_and_shows_texts_as_texts(world, tmp_path, capsys):
+    page = tmp_path / "sheet.html"
+    arguments = ["search", str(world / "embedded"), "<b>一只猫</b>", "a dog", "--top", "4", "--html", str(page)]
+    assert main([*arguments, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    text = page.read_text(encoding="utf-8")
+    assert "<b>一只猫" not in text
+    assert "&lt;b&gt;一只猫" in text
+    assert len(re.findall(r'<img [^>]*src="data:image/png;base64,', text)) == 8
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+    for result in results:
+        for hit in result["hits"]:
+            assert hit["key"] in text
+    assert main([*arguments, "--of", "texts"]) == 0
+    assert "a red apple" in page.read_text(encoding="utf-8")
+
+
+def test_a_picture_that_is_gone_is_told_on_the_sheet(world, tmp_path):
+    from worldclip.report.search import write_contact_sheet
+
+    hit = {"score": 0.5, "key": "k", "file": str(tmp_path / "gone.tar"), "offset": 0, "size": 5}
+    write_contact_sheet(tmp_path / "sheet.html", [{"query": "a", "hits": [hit]}], "embedded")
+    assert "cannot be read (No such file or directory)" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
+
+
+def test_mistakes_of_a_search(world, tmp_path, capfd):
+    embedded = str(world / "embedded")
+    unfinished = shutil.copytree(world / "embedded", tmp_path / "unfinished")
+    (unfinished / "manifest.json").unlink()
+    embed(world / "model", world / "photos", tmp_path / "photos", executor=LocalExecutor(quiet=True))
+    for arguments, said in (
+        (["search", str(tmp_path / "none"), "a"], "give a folder that `worldclip embed"),
+        (["search", str(world / "pool"), "a"], "give a folder that `worldclip embed"),
+        (["search", str(unfinished), "a"], "was not finished"),
+        (["search", embedded], "there is nothing to search for"),
+        (["search", embedded, "a", "--top", "0"], "top is 0"),
+        (["search", embedded, "--images", str(tmp_path / "none.png")], "none.png: does not exist"),
+        (["search", embedded, "--images", "https://example.org/a.png"], "is a URL"),
+        (["search", embedded, "a", "--html", "sheet.png"], "--html is 'sheet.png'"),
+        (["search", str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts; it holds images"),
+        (["index", str(tmp_path / "none")], "give a folder that `worldclip embed"),
+    ):
+        assert main(arguments) == 2, arguments
+        assert said in capfd.readouterr().err.replace("\n", " "), arguments

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import killed
+from tars import as_json, shard_of, write_tar
+from worldclip import pool
+from worldclip.config import load_recipe
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.urls import key_of_url, normalise, resolve
+from worldclip.pool.config import PoolConfig
+from worldclip.tools.warc import iter_records
+from worldclip.tools.wat import REASONS, build_wat, merge_links
+
+QUIET = LocalExecutor(quiet=True)
+PAGE = "http://example.org/a/page.html"
+
+
+def img(url: object, **texts: object) -> dict:
+    return {"path": "IMG@/src", "url": url, **texts}
+
+
+def page(links: object, base: object = None, address: str = PAGE) -> dict:
+    html = {"Links": links} | ({"Head": {"Base": base}} if base is not None else {})
+    metadata = {"HTTP-Response-Metadata": {"HTML-Metadata": html}}
+    return {"Envelope": {"Payload-Metadata": metadata, "WARC-Header-Metadata": {"WARC-Target-URI": address}}}
+
+
+def record(body: bytes, length: int | str | None = None, newline: str = "\r\n") -> bytes:
+    stated = len(body) if length is None else length
+    lines = ["WARC/1.0", "WARC-Type: metadata", f"WARC-Target-URI: {PAGE}", f"Content-Length: {stated}", "", ""]
+    return newline.join(lines).encode() + body + (newline * 2).encode()
+
+
+def write_wat(path: Path, pages: Sequence[object]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(gzip.compress(record(as_json(one))) for one in pages))
+    return str(path)
+
+
+def pool_of(out: Path) -> dict[str, list[str]]:
+    rows = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert all(row["uid"] == key_of_url(row["url"]) and row["text"] == row["texts"][0] for row in rows)
+    return {row["url"]: row["texts"] for row in rows}
+
+
+def test_links_are_resolved_and_their_texts_gathered(tmp_path: Path) -> None:
+    links = [
+        img("cat.jpg#top", alt="a cat", title="Cat"),
+        img("//cdn.example.org/../dog.png", **{"data-image-title": "dog"}),
+        {"path": "A@/href", "url": "x.jpg", "text": "no image"},
+        img("../cat.jpg", alt=""),
+        img("data:image/png;base64,AAAA", alt="inline"),
+        img("http://[bad", alt="no URL"),
+        img("HTTP://Example.ORG:80/a/./cat.jpg", alt="a cat", title="another name"),
+    ]
+    report = build_wat([write_wat(tmp_path / "0.wat.gz", [page(links)])], tmp_path / "out", executor=QUIET)
+    assert pool_of(tmp_path / "out") == {
+        "http://example.org/a/cat.jpg": ["a cat", "Cat", "another name"],
+        "http://cdn.example.org/dog.png": ["dog"],
+    }
+    assert {name: report.get(name) for name in ("links", "no_text", "not_http", "bad_url", "urls", "texts")} == {
+        "links": 6,
+        "no_text": 1,
+        "not_http": 1,
+        "bad_url": 1,
+        "urls": 2,
+        "texts": 4,
+    }
+
+
+def test_the_base_of_a_page_resolves_its_links(tmp_path: Path) -> None:
+    pages = [page([img("c.jpg", alt="x")], base="/pictures/"), page([img("d.jpg", alt="y")], base="mailto:me")]
+    build_wat([write_wat(tmp_path / "0.wat.gz", pages)], tmp_path / "out", executor=QUIET)
+    assert set(pool_of(tmp_path / "out")) == {"http://example.org/pictures/c.jpg", "http://example.org/a/d.jpg"}
+
+
+def test_more_files_append_texts_and_renumber_none(tmp_path: Path) -> None:
+    first = write_wat(tmp_path / "b.wat.gz", [page([img("/i.jpg", alt="one", title="two")])])
+    second = write_wat(tmp_path / "a.wat.gz", [page([img("/i.jpg", alt="zero", title="two"), img("/j.jpg", alt="j")])])
+    build_wat([first], tmp_path / "out", executor=QUIET)
+    build_wat([second, first], tmp_path / "out", executor=QUIET)
+    assert pool_of(tmp_path / "out") == {
+        "http://example.org/i.jpg": ["one", "two", "zero"],
+        "http://example.org/j.jpg": ["j"],
+    }
+    with pytest.raises(UserError, match=r"b\.wat\.gz"):
+        build_wat([second], tmp_path / "out", executor=QUIET)
+
+
+def test_any_number_of_shards_holds_the_same_pool(tmp_path: Path) -> None:
+    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
+    files = [write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
+    pools = []
+    for num_shards in (1, 5):
+        build_wat(files, tmp_path / str(num_shards), num_shards=num_shards, executor=QUIET)
+        assert len(list((tmp_path / str(num_shards)).glob("*.parquet"))) == num_shards
+        pools.append(pool_of(tmp_path / str(num_shards)))
+    assert pools[0] == pools[1]
+    assert len(pools[0]) == 40
+
+
+ODD = [
+    None,
+    [],
+    "text",
+    {"Envelope": None},
+    {"Envelope": {"Payload-Metadata": "IMG@/src"}},
+    page(None),
+    page({"path": "IMG@/src"}),
+    page([None, "IMG@/src", 3, img(None, alt="x"), img(["a.jpg"], alt="x")]),
+    page([img("a.jpg", alt=["list", "of", None, 3]), img("b.jpg", alt={"not": "text"}), img("c.jpg", alt="\ud800")]),
+    page([img("d.jpg", alt="kept")], base=["odd"]),
+]
+
+
+def test_odd_shapes_lose_nothing_else(tmp_path: Path) -> None:
+    report = build_wat([write_wat(tmp_path / "0.wat.gz", ODD)], tmp_path / "out", executor=QUIET)
+    assert set(pool_of(tmp_path / "out")) == {"http://example.org/a/a.jpg", "http://example.org/a/d.jpg"}
+    assert (report["bad_url"], report["bad_text"]) == (2, 2)
+    assert (
+        report["links"] == sum(report.get(name, 0) for name in REASONS if name != "pairs") + report["links_with_text"]
+    )
+
+
+def test_texts_of_any_length_and_with_nul_are_kept(tmp_path: Path) -> None:
+    long = "ü" * 5_000_000
+    build_wat(
+        [
+            write_wat(
+                tmp_path / "0.wat.gz",
+                [page([img("a.jpg", alt=long), img("b.jpg", alt="a\0b"), img("c.jpg", alt="\0 ")])],
+            )
+        ],
+        tmp_path / "out",
+        executor=QUIET,
+    )
+    assert sorted(len(texts[0]) for texts in pool_of(tmp_path / "out").values()) == [3, 5_000_000]
+
+
+def test_a_damaged_file_fails_alone_and_its_repair_finishes_the_pool(tmp_path: Path) -> None:
+    good = write_wat(tmp_path / "0.wat.gz", [page([img("a.jpg", alt="x")])])
+    bad = write_wat(tmp_path / "1.wat.gz", [page([img(f"{n}.jpg", alt=str(n)) for n in range(200)])])
+    whole = Path(bad).read_bytes()
+    Path(bad).write_bytes(whole[:-30])
+    with pytest.raises(StageFailed) as failed:
+        build_wat([good, bad], tmp_path / "out", executor=QUIET)
+    assert failed.value.failures == {"1.wat.gz": "its gzip is cut off"}
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    Path(bad).write_bytes(whole)
+    build_wat([good, bad], tmp_path / "out", executor=QUIET)
+    assert len(pool_of(tmp_path / "out")) == 201
+
+
+def test_missing_files_and_names_given_twice_are_said_together(tmp_path: Path) -> None:
+    there = write_wat(tmp_path / "0.wat.gz", [])
+    with pytest.raises(UserError) as error:
+        build_wat([there, str(tmp_path / "x" / "0.wat.gz")], tmp_path / "out", executor=QUIET)
+    assert len(error.value.problems) == 2
+
+
+def test_the_pool_is_matched_by_key_and_so_is_what_the_downloader_makes_of_it(tmp_path: Path) -> None:
+    """img2dataset takes url and text, carries other columns over into each sample's .json, and numbers samples anew."""
+    links = [img(f"/{n}.jpg", alt=f"alt {n}", title=f"title {n}") for n in range(5)]
+    build_wat([write_wat(tmp_path / "0.wat.gz", [page(links)])], tmp_path / "out", executor=QUIET)
+    table = pq.read_table(tmp_path / "out" / "00000.parquet")
+    before = pool.read_texts(shard_of(tmp_path / "out" / "00000.parquet"), PoolConfig(path="out", key="uid"))
+    members = []
+    for number, row in enumerate(table.to_pylist()[1:]):  # the first one could not be downloaded
+        stem = f"{number:09}"
+        record_ = {"caption": row["text"], "url": row["url"], "key": stem, "status": "success"}
+        record_ |= {"uid": row["uid"], "texts": row["texts"]}
+        members += [(f"{stem}.jpg", b"jpg"), (f"{stem}.json", as_json(record_)), (f"{stem}.txt", row["text"].encode())]
+    config = PoolConfig(path="tars", key="json:uid", texts=("json:texts",))
+    after = pool.read_texts(shard_of(write_tar(tmp_path / "tars" / "00000.tar", members)), config)
+    expected = {(key, idx): text for key, idx, text in zip(before.key, before.text_idx, before.text, strict=True)}
+    found = {(key, idx): text for key, idx, text in zip(after.key, after.text_idx, after.text, strict=True)}
+    assert len(found) == 8
+    assert found.items() <= expected.items()
+
+
+# WARC
+
+
+def bodies(content: bytes) -> list[tuple[bytes, bool]]:
+    return [(found.body, found.has_wrong_length) for found in iter_records(io.BytesIO(content))]
+
+
+@pytest.mark.parametrize("newline", ["\r\n", "\n"])
+@pytest.mark.parametrize("wrong", [-1, 7, 20, 10**14, "", "many"])
+def test_a_wrong_length_costs_no_record(newline: str, wrong: int | str) -> None:
+    texts = [b'{"a": 1}', b'{"second": "body"}', b"{}"]
+    first = record(texts[0], len(texts[0]) + wrong if isinstance(wrong, int) else wrong, newline)
+    whole = first + record(texts[1], newline=newline) + record(texts[2], newline=newline)
+    assert bodies(whole) == [(texts[0], True), (texts[1], False), (texts[2], False)]
+    assert bodies(gzip.compress(whole)) == bodies(whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=40).filter(lambda body: b"WARC/" not in body and body.strip(b"\r\n") == body)))
+def test_records_come_back_from_one_member_or_many(texts) -> None:
+    for content in (
+        b"".join(map(record, texts)),
+        gzip.compress(b"".join(map(record, texts))),
+        b"".join(gzip.compress(record(text)) for text in texts),
+    ):
+        assert bodies(content) == [(text, False) for text in texts]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_damage_is_a_bad_shard_or_leaves_records(data) -> None:
+    content = bytearray(b"".join(gzip.compress(record(b'{"n": %d}' % n)) for n in range(3)))
+    if data.draw(st.booleans()):
+        content = bytearray(gzip.decompress(bytes(content)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(BadShard):
+        bodies(bytes(content[: data.draw(st.integers(0, len(content)))]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3)),
+    st.data(),
+)
+def test_any_json_in_the_place_of_links_is_read_or_counted(tmp_path: Path, odd, data) -> None:
+    link = {name: data.draw(st.sampled_from([odd, "a.jpg", "IMG@/src"])) for name in ("path", "url", "alt", "title")}
+    pages = [page([link, odd, img("kept.jpg", alt="kept")]), page(odd), odd]
+    out = tmp_path / str(len(list(tmp_path.iterdir())))
+    report = build_wat([write_wat(tmp_path / "0.wat.gz", pages)], out, executor=QUIET)
+    assert "http://example.org/a/kept.jpg" in pool_of(out)
+    assert (
+        report["links"] == sum(report.get(name, 0) for name in REASONS if name != "pairs") + report["links_with_text"]
+    )
+
+
+def test_real_records_of_the_crawl_are_read(shared: Path, tmp_path: Path) -> None:
+    files = [str(path) for path in sorted((shared / "data" / "wat").glob("*.wat.gz"))]
+    report = build_wat(files, tmp_path / "out", executor=QUIET)
+    assert (report["records"], report["wrong_length"], report["bad_json"]) == (4, 1, 0)
+    assert report["links"] == report["no_text"] == 54  # 27 images of one page twice, none of them with a text
+
+
+# Merging and URLs
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("dcab"), st.sampled_from(["x", "y", "z", ""]))))
+def test_merging_keeps_the_first_of_each_text_in_order(rows) -> None:
+    columns = {
+        "key": [key for key, _ in rows],
+        "url": [f"u{key}" for key, _ in rows],
+        "text": [text for _, text in rows],
+    }
+    kinds = {"key": pa.string(), "url": pa.string(), "text": pa.large_string()}
+    merged = merge_links(pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()}))
+    expected = {
+        key: list(dict.fromkeys(text for other, text in rows if other == key)) for key in sorted({k for k, _ in rows})
+    }
+    assert dict(zip(merged["uid"].to_pylist(), merged["texts"].to_pylist(), strict=True)) == expected
+    assert merged["uid"].to_pylist() == list(expected)
+    assert merged["url"].to_pylist() == [f"u{key}" for key in expected]
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("HTTP://User@EXAMPLE.com:80", "http://User@example.com/"),
+        ("https://example.com:443/%7Efoo/%e4%b8%ad?q=%2f#x", "https://example.com/~foo/%E4%B8%AD?q=%2F"),
+        ("https://example.com:8443/a/b/../../../c/./d/..", "https://example.com:8443/c/"),
+        ('http://example.com/中 文.jpg?名="', "http://example.com/%E4%B8%AD%20%E6%96%87.jpg?%E5%90%8D=%22"),
+        ("http://müller.example/100%.jpg", "http://xn--mller-kva.example/100%25.jpg"),
+        ("http://[::1]:80/a", "http://[::1]/a"),
+        ("ftp://example.com/a", None),
+        ("data:image/png;base64,AA", None),
+    ],
+)
+def test_one_spelling_for_each_url(url: str, normal: str | None) -> None:
+    assert normalise(url) == normal
+    assert normal is None or normalise(normal) == normal
+
+
+def test_relative_links_resolve_as_in_rfc_3986() -> None:
+    cases = {"g": "/b/c/g", "../g": "/b/g", "../../../g": "/g", "?y": "/b/c/d;p?y", "//g": None, " g \n": "/b/c/g"}
+    for link, path in cases.items():
+        assert resolve(link, "http://a/b/c/d;p?q") == (f"http://a{path}" if path else "http://g/")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=30), st.sampled_from(["", "http://", "https://h/", "//", "/"]))
+def test_normal_urls_stay_as_they_are(link: str, before: str) -> None:
+    try:
+        url = resolve(before + link, PAGE)
+    except ValueError:
+        return
+    if url is not None:
+        assert url.isascii()
+        assert normalise(url) == url
+        assert "#" not in url
+        json.dumps(url)
+
+
+def test_the_pool_is_its_tables_and_nothing_that_lies_beside_them(tmp_path: Path) -> None:
+    files = [write_wat(tmp_path / f"{n}.wat.gz", [page([img(f"/{n}.jpg", alt="x")])]) for n in range(2)]
+    build_wat(files, tmp_path / "out", num_shards=2, executor=QUIET)
+    recipe = load_recipe({"pool": {"path": str(tmp_path / "out"), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
+    assert [shard.name for shard in pool.shards(recipe, tmp_path / "run")] == ["00000.parquet", "00001.parquet"]
+
+
+_BUILD = """
+from pathlib import Path
+from worldclip.execute import LocalExecutor
+from worldclip.pool.wat import build_wat
+
+build_wat(sys.argv[3:], Path(sys.argv[2]), num_shards=3, executor=LocalExecutor(quiet=True))
+"""
+
+
+def test_killed_at_any_file_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
+    killed.check(_BUILD, tmp_path, *(write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)))
+
+
+def test_neither_workers_nor_the_order_of_files_change_a_byte(tmp_path: Path) -> None:
+    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
+    files = [write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
+    build_wat(files, tmp_path / "one", num_shards=2, executor=QUIET)
+    build_wat(files[::-1], tmp_path / "two", num_shards=2, executor=LocalExecutor(workers=2, quiet=True))
+    assert killed.contents(tmp_path / "one") == killed.contents(tmp_path / "two")
