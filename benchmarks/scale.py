@@ -27,11 +27,12 @@ from curation import read_world, write_world
 
 from worldclip import balance, curate, match, pool
 from worldclip.balance.sums import _group
-from worldclip.config import load_recipe, to_toml
+from worldclip.config import load_recipe
 from worldclip.core.artifacts import fingerprint, versions, write_text
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
 from worldclip.core.execute.shards import Reports, ShardWork
 from worldclip.core.job import remove_stale
+from worldclip.core.settings import to_toml
 from worldclip.match.stage import REASONS, sum_reports
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import list_shards

@@ -103,7 +103,7 @@ def open_clip_step(rows: list[list[int]], vocab_size: int, arguments: argparse.N
 def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespace, table: str) -> Callable[[], float]:
     import torch
 
-    from worldclip.config import load_config
+    from worldclip.core.settings import load_config
     from worldclip.model.tokenizer import Tokens
     from worldclip.train.config import TrainConfig
     from worldclip.train.distributed import World

@@ -17,10 +17,10 @@ from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
 from toy import write_tar
 from worldclip import pool
 from worldclip.cli import main
-from worldclip.config import to_toml
 from worldclip.core import artifacts
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.settings import to_toml
 from worldclip.tools.dedup import dedup
 
 GOOD = "the old red house on the mountain by the sea"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from worldclip.config import SECTIONS, Recipe, load_recipe, to_dict, to_toml
+from worldclip.config import SECTIONS, Recipe, load_recipe
 from worldclip.core.errors import UserError
+from worldclip.core.settings import to_dict, to_toml
 from worldclip.recipe import STAGES
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
-from worldclip.config import to_toml
+from worldclip.core.settings import to_toml
 
 STAGES = ("match", "balance", "curate")
 

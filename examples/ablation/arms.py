@@ -132,7 +132,7 @@ def training_recipe(
             f"train.global_batch_size={int(factor * base)}",
             f"train.warmup_samples={round(factor * warmup)}",
         ]
-    from worldclip.config import to_dict
+    from worldclip.core.settings import to_dict
 
     return load_recipe(to_dict(recipe), values)
 

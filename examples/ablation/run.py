@@ -31,11 +31,12 @@ import world as the_world
 from arms import Arm, Training
 
 from worldclip import curate, pool
-from worldclip.config import Recipe, to_toml
+from worldclip.config import Recipe
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import run_stage
+from worldclip.core.settings import to_toml
 from worldclip.pool.emoji import LANGS
 from worldclip.recipe import load_stage
 

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from worldclip.config import Recipe, load_recipe, to_toml
+from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import describe_run, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.job import RunLock, Stage, run_stage
+from worldclip.core.settings import to_toml
 
 STAGES = (
     "pool",  #      build or index the pairs

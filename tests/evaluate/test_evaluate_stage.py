@@ -85,7 +85,7 @@ def test_the_runs_languages_are_asked_unless_others_are_named(run_dir):
 
 
 def _sections(recipe):
-    from worldclip.config import to_dict
+    from worldclip.core.settings import to_dict
 
     return to_dict(recipe)
 

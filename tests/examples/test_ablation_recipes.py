@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
-from worldclip.config import load_recipe, to_dict
+from worldclip.config import load_recipe
+from worldclip.core.settings import to_dict
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ARMS = ("english", "english_list", "merged", "same_t", "worldwide")

@@ -95,7 +95,7 @@ def make_learner(variant: dict[str, Any], world: Any) -> Any:
     import torch
 
     from small_world import TRAIN
-    from worldclip.config import load_config
+    from worldclip.core.settings import load_config
     from worldclip.train.config import TrainConfig
     from worldclip.train.train_state import create_learner
 

@@ -118,7 +118,7 @@ def make_recipe(pool_folder: Path, **sections: Any) -> Recipe:
 
 def run_stages(recipe: Recipe, run: Path, executor: Executor | None = None, stages: str = "pool match balance curate"):
     """The real stages, as recipe.py runs them; the reports by stage."""
-    from worldclip.config import to_toml
+    from worldclip.core.settings import to_toml
 
     executor = executor or LocalExecutor(quiet=True)
     artifacts.write_text(run / "recipe.toml", to_toml(recipe))

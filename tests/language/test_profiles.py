@@ -116,4 +116,4 @@ def test_profile_names_and_their_mistakes():
 
 def test_the_module_needs_no_kernels():
     """The plain definition can be read and used without compiling anything."""
-    assert "numba" not in vars(sys.modules["worldclip.text"])
+    assert "numba" not in vars(sys.modules["worldclip.language.profiles"])

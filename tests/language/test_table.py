@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.language import table as languages
-from worldclip.language.table import LanguagesConfig
+from worldclip.language.config import LanguagesConfig
 
 MERGED_WIKIPEDIAS = {"zh": ("zh", "zh_classical", "zh_yue"), "be": ("be", "be_tarask"), "nds": ("nds", "nds_nl")}
 RENAMED_LID176 = {"yue": "zh", "cbk": "cbk_zam", "lrc": "other"}

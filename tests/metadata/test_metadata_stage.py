@@ -250,7 +250,7 @@ metadata.run(load_recipe(recipe), run_dir, LocalExecutor(quiet=True))
 
 
 def test_a_kill_before_any_rename_leaves_nothing_that_a_second_call_does_not_mend(tmp_path: Path) -> None:
-    from worldclip.config import to_toml
+    from worldclip.core.settings import to_toml
 
     made = recipe(files(tmp_path / "in", sw=["simba", "paka"]))
     (tmp_path / "recipe.toml").write_text(to_toml(made))

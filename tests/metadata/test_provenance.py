@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from worldclip import metadata
-from worldclip.config import Recipe, load_recipe, to_toml
+from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import run_stage
+from worldclip.core.settings import to_toml
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 NAMESPACES = '{"query": {"namespaces": {"0": {"*": ""}, "6": {"*": "Picha", "canonical": "File"}}}}'

@@ -76,7 +76,7 @@ def test_an_open_clip_checkpoint_preprocesses_by_open_clips_transform(name, size
     from safetensors.torch import save_file
 
     save_xlm_v(tmp_path)
-    vocab_size = len(worldclip.tokenizer.load_tokenizer(tmp_path, 77).hf)
+    vocab_size = len(worldclip.model.tokenizer.load_tokenizer(tmp_path, 77).hf)
     model_cfg = reduced_open_clip_config(f"ViT-H-14-worldwide{name}", vocab_size)
     model_cfg["vision_cfg"]["image_size"] = size
     save_file(random_open_clip(model_cfg).state_dict(), tmp_path / "open_clip_model.safetensors")

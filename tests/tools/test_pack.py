@@ -20,11 +20,12 @@ import worldclip
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
 from worldclip import metadata
 from worldclip.cli import main
-from worldclip.config import Recipe, load_recipe, to_toml
+from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import run_stage
+from worldclip.core.settings import to_toml
 from worldclip.metadata.sources.pack import open_pack, pack
 from worldclip.tools.unpack import unpack
 

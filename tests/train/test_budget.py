@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from worldclip.cli import main
-from worldclip.config import load_config
 from worldclip.core.errors import UserError
+from worldclip.core.settings import load_config
 from worldclip.model.config import PRESETS, ModelConfig
 from worldclip.train.budget import GIB, changes_that_fit, count_parameters, estimate, to_lines
 from worldclip.train.config import TrainConfig

@@ -15,10 +15,11 @@ import pytest
 import killed
 from small_world import COLOURS, FORMS, TRAIN, picture
 from worldclip import pool
-from worldclip.config import Recipe, load_recipe, to_dict
+from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts, shuffle
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.settings import to_dict
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train import stage as train
 from worldclip.train.decode import Augmentation

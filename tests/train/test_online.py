@@ -40,7 +40,7 @@ def matched_run(request, tmp_path_factory):
     tars = write_world(run_dir, without_image={7})
     recipe = make_recipe(tars)
     recipe = formats_recipe(recipe, request.param)
-    from worldclip.config import to_toml
+    from worldclip.core.settings import to_toml
 
     artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
     for lang in TEXTS:

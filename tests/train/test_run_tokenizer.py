@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from worldclip.cli import main
-from worldclip.config import load_recipe, to_toml
+from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
+from worldclip.core.settings import to_toml
 from worldclip.train.tokenizer import MAX_REPEATS, repeats_of, train_on_run, training_texts
 
 COUNTS = {"en": 4_000, "de": 400, "sw": 40}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from small_world import make_recipe, write_world
-from worldclip.config import to_toml
 from worldclip.core.artifacts import write_text
 from worldclip.core.layout import checkpoints
+from worldclip.core.settings import to_toml
 from worldclip.train.checkpoint import read_state
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "train.sh"

@@ -29,7 +29,7 @@ TOP_ENTRIES = 20
 
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    from worldclip.config import to_dict
+    from worldclip.core.settings import to_dict
 
     return {"balance": to_dict(recipe.balance), "match": {"isolate": recipe.match.isolate}}
 

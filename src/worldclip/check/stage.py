@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip import config as configs
 from worldclip import pool as pools
 from worldclip.check.against import EvaluationSets, hash_sets
 from worldclip.check.config import CheckConfig, ImageRules
@@ -30,7 +29,8 @@ from worldclip.check.pair_rules import ELSEWHERE, JudgeWork, judge_shard, judged
 from worldclip.check.report import write_report
 from worldclip.check.text_rules import phrase_matcher
 from worldclip.check.write import final_path, merge_texts, write_rows, write_tars
-from worldclip.config import Recipe, to_dict
+from worldclip.config import Recipe
+from worldclip.core import settings
 from worldclip.core.artifacts import (
     MANIFEST,
     REMOVED,
@@ -50,8 +50,9 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
 from worldclip.core.job import ALL_SHARDS, RunLock, changed_keys, remove_stale
+from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.language.table import LanguagesConfig
+from worldclip.language.config import LanguagesConfig
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.read import format_of
 
@@ -60,7 +61,7 @@ UNUSABLE = ("bad_pair", "no_text")  # counted by match too, whatever the valid k
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckConfig:
     """CheckConfig from a TOML file or nested dicts, with `key=value` overrides; UserError with every problem."""
-    loaded: CheckConfig = configs.load_config(CheckConfig, source, overrides)
+    loaded: CheckConfig = settings.load_config(CheckConfig, source, overrides)
     return loaded
 
 
@@ -69,9 +70,9 @@ def load_pool(source: str | Path) -> Recipe:
     path = Path(source)
     if path.suffix != ".toml" and not (path / "recipe.toml").exists():
         return Recipe(pool=PoolConfig(path=str(source)))
-    values = configs.read_toml(path)
+    values = settings.read_toml(path)
     sections = {"pool": PoolConfig, "languages": LanguagesConfig, "evaluate": EvaluateConfig}
-    return Recipe(**{name: configs.load_config(cls, values.get(name, {})) for name, cls in sections.items()})
+    return Recipe(**{name: settings.load_config(cls, values.get(name, {})) for name, cls in sections.items()})
 
 
 def check(

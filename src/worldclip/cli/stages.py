@@ -81,9 +81,9 @@ def _run(command: RunCommand) -> int:
 
 def run_one_stage(name: str, rest: list[str]) -> int:
     """One stage alone; its flags are its Config's, their defaults the recipe's."""
-    from worldclip.config import to_toml
     from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.job import RunLock, run_slice, run_stage
+    from worldclip.core.settings import to_toml
     from worldclip.recipe import dismiss_helpers, help_with, is_helper, load_stage, run
 
     asks_help = any(argument in ("-h", "--help") for argument in rest)

@@ -54,7 +54,7 @@ class CurateWork:
 
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    from worldclip.config import to_dict
+    from worldclip.core.settings import to_dict
 
     of_pool = to_dict(recipe.pool)
     lists = {key: of_pool[key] for key in ("valid_keys", "deny_keys") if key in of_pool}

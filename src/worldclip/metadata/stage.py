@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.config import Recipe, to_dict
+from worldclip.config import Recipe
 from worldclip.core import coin
 from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_json, write_manifest, write_table
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.execute import Executor, Report, Shard
 from worldclip.core.job import remove_stale
+from worldclip.core.settings import to_dict
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
+
+from worldclip.core.settings import Decides
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolConfig:
     """A pool of image-text pairs: WebDataset tars, Parquet or JSONL, or one that the run builds first."""
 
-    path: str | None = None
+    path: Annotated[str | None, Decides()] = None
     """Folder or URL (s3://, gs://, https://, ...) of the pool, or one file; every .tar below it is a shard."""
     build: Literal["emoji"] | None = None
     """Pool that the run draws itself into RUN/pool: `emoji`, 3,944 drawings with names in 14 languages."""
-    roots: dict[str, str] = field(default_factory=dict)
+    roots: Annotated[dict[str, str], Decides()] = field(default_factory=dict)
     """Several folders instead of one path, each under a name that begins the identity of its pairs."""
-    format: Literal["auto", "tar", "parquet", "jsonl"] = "auto"
+    format: Annotated[Literal["auto", "tar", "parquet", "jsonl"], Decides("pool", "match")] = "auto"
     """What a shard is; auto: tars where there are any, else Parquet, else JSONL (.jsonl, .jsonl.gz)."""
-    key: str = "member"
+    key: Annotated[str, Decides("pool", "match")] = "member"
     """Where a pair's identity is: `member` (folder of the tar and stem of the member), `json:FIELD` of a tar's .json,
     or a column of a table."""
-    texts: tuple[str, ...] = ()
+    texts: Annotated[tuple[str, ...], Decides("match")] = ()
     """Where a pair's texts are, all of them in this order: `txt` or `json:FIELD` in tars, columns of a table; each a
     text or a list of texts.  Unset: the first that there is of txt, texts, text, caption, TEXT."""
-    lang: str | None = None
+    lang: Annotated[str | None, Decides("match")] = None
     """Where the pool says a text's language: `json:FIELD` or a column, one label for all texts of a pair or a list with
     one for each; by our code, Wikipedia's or a LID label.  Unset: language identification finds it."""
     image_px: int = 64
     """Side of a drawing of a built pool, in pixels."""
     samples_per_shard: int = 500
     """Samples in a tar of a built pool."""
-    valid_keys: str | None = None
+    valid_keys: Annotated[str | None, Decides("match", "curate")] = None
     """File of the only keys that count and are curated: keys.npy or Parquet with a `key` column; unset: all keys."""
-    deny_keys: tuple[str, ...] = ()
+    deny_keys: Annotated[tuple[str, ...], Decides("match", "curate")] = ()
     """Files of keys that neither count nor are curated, in the same formats."""
 
     def problems(self) -> list[str]:

@@ -9,14 +9,15 @@ from urllib.parse import urlsplit
 import fsspec
 
 from worldclip import metadata
-from worldclip.config import Recipe, read_toml, to_toml
+from worldclip.config import Recipe
 from worldclip.core.artifacts import describe_run, read_json, versions, write_artifact, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report
 from worldclip.core.job import RunLock, run_stage
-from worldclip.language.table import LanguagesConfig
+from worldclip.core.settings import read_toml, to_toml
+from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.sources.pack import LICENCES, STAGE, Pack, open_pack, read_licences

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from worldclip.core.settings import Decides
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.pool.config import PoolConfig
 
@@ -147,13 +148,13 @@ class TrainConfig:
     """Samples and batch from an English run's."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """A teacher, and further students."""
-    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    hardware: Annotated[HardwareConfig, Decides()] = field(default_factory=HardwareConfig)
     """What it is planned for."""
     samples_seen: int = 170_000
     """Image-text pairs seen in all; rounded to whole batches."""
     global_batch_size: int = 256
     """Pairs a step, over all processes."""
-    accum_steps: int = 1
+    accum_steps: Annotated[int, Decides()] = 1
     """Parts that a process runs its share of a batch in, with the whole batch's gradient; more take less memory."""
     loss: Literal["contrastive", "siglip"] = "contrastive"
     """contrastive: softmax over the global batch, as the recipe; siglip: a sigmoid for each pair."""
@@ -181,15 +182,15 @@ class TrainConfig:
     """dense: AdamW on the whole table of tokens; rows: on the rows of a batch's tokens alone, spread over processes."""
     patch_dropout: float = 0.0
     """Share of an image's patches that a step leaves out, drawn from the hash; 0, as the recipe: none."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Annotated[Literal["ddp", "fsdp"], Decides()] = "ddp"
     """Several processes (torchrun): each has the whole model (ddp), or a share of its weights and moments (fsdp)."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, Decides()] = False
     """Compute each block again in the backward pass: less memory, a third more time."""
-    compile: bool = False
+    compile: Annotated[bool, Decides()] = False
     """Compile both towers with torch.compile."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the towers' arithmetic (bf16: autocast); weights, optimizer and loss are always float32."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Decides()] = "auto"
     """Where the model runs; auto: cuda, else mps, else cpu."""
     seed: int = 0
     """Of the initial weights, the order of pairs and the crops."""
@@ -212,19 +213,19 @@ class TrainConfig:
     images are in an object store, else 0."""
     scaled_decode: bool = False
     """Decode JPEGs of more than twice the size that is needed at a half, quarter or eighth: faster, other pixels."""
-    decode_threads: int | None = None
+    decode_threads: Annotated[int | None, Decides()] = None
     """Threads that decode; unset: one a core."""
-    checkpoint_every_samples: int = 50_000
+    checkpoint_every_samples: Annotated[int, Decides()] = 50_000
     """A checkpoint after each so many samples."""
-    checkpoint_every_minutes: float = 10.0
+    checkpoint_every_minutes: Annotated[float, Decides()] = 10.0
     """And one after so many minutes without."""
-    keep_last: int = 2
+    keep_last: Annotated[int, Decides()] = 2
     """Checkpoints kept, besides the best one where there are evaluations."""
-    evaluate_every_samples: int = 0
+    evaluate_every_samples: Annotated[int, Decides()] = 0
     """A checkpoint and its evaluation after each so many samples; 0: none while training."""
-    evaluate_datasets: tuple[str, ...] = ()
+    evaluate_datasets: Annotated[tuple[str, ...], Decides()] = ()
     """Data sets of it; empty: evaluate.datasets."""
-    wandb: str | None = None
+    wandb: Annotated[str | None, Decides()] = None
     """Project on Weights & Biases that logs go to as well (package wandb); unset: none."""
 
     def problems(self) -> list[str]:

@@ -42,7 +42,7 @@ FREE_KEYS = (  # decide no weight, or its rounding alone
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
     """Every key of train that decides the weights."""
-    from worldclip.config import to_dict
+    from worldclip.core.settings import to_dict
 
     config = {key: value for key, value in to_dict(recipe.train).items() if key not in FREE_KEYS}
     config["num_streams"] = streams_of(recipe)
