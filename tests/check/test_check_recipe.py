@@ -90,7 +90,7 @@ def test_inspect_says_which_list_denies_a_key(tmp_path: Path) -> None:
         valid_keys=str(tmp_path / "check" / "valid_keys.parquet"),
         deny_keys=(str(tmp_path / "gone.parquet"),),
     )
-    lists = key_lists(pool)
+    lists = key_lists(pool.valid_keys, pool.deny_keys)
     assert why_not_valid("b", lists, "0.tar") == [
         f"removed by denied_key in 0.tar: {tmp_path / 'check' / 'removed.parquet'}"
     ]

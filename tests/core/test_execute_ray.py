@@ -321,7 +321,7 @@ def test_workers_must_be_positive() -> None:
 NO_CLUSTER = """
 import sys
 from pathlib import Path
-from worldclip.execute import RayExecutor, Shard
+from worldclip.core.execute import RayExecutor, Shard
 from worldclip.errors import UserError
 if "--without-ray" in sys.argv:
     sys.modules["ray"] = None

@@ -25,7 +25,7 @@ OTHER_UNDER_LID176 = (
 def test_every_label_of_the_shipped_model_is_in_exactly_one_row() -> None:
     from worldclip.language.identify import model_path, read_labels
 
-    rows = [label for language in languages.all() for label in language.lid176]
+    rows = [label for language in languages.all_languages() for label in language.lid176]
     assert len(rows) == len(set(rows))
     assert sorted(rows) == sorted(read_labels(model_path("lid176")))
 
@@ -39,15 +39,17 @@ def test_labels_of_the_shipped_model_keep_their_name_but_for_three() -> None:
 
 def test_every_wikipedia_makes_exactly_one_list(shared: Path) -> None:
     codes = (shared / "facts/wikipedia_codes.txt").read_text().split()
-    rows = [wiki for language in languages.all() for wiki in language.wikipedia]
+    rows = [wiki for language in languages.all_languages() for wiki in language.wikipedia]
     assert sorted(rows) == sorted(codes)
     assert len(codes) == 330
 
 
 def test_wikipedias_are_merged_as_the_recipe_says_and_no_others() -> None:
-    several = {language.code: language.wikipedia for language in languages.all() if len(language.wikipedia) > 1}
+    several = {
+        language.code: language.wikipedia for language in languages.all_languages() if len(language.wikipedia) > 1
+    }
     assert several == MERGED_WIKIPEDIAS
-    alone = [language for language in languages.all() if len(language.wikipedia) == 1]
+    alone = [language for language in languages.all_languages() if len(language.wikipedia) == 1]
     assert all(language.wikipedia == (language.code,) for language in alone)
 
 
@@ -103,10 +105,10 @@ def test_labels_resolve(label: str, scheme: languages.Scheme, code: str) -> None
 
 def test_every_glotlid_language_resolves_to_one_list(shared: Path) -> None:
     known = json.loads((shared / "facts/glotlid_languages.json").read_text())
-    rows = [label for language in languages.all() for label in language.iso639_3]
+    rows = [label for language in languages.all_languages() for label in language.iso639_3]
     assert len(rows) == len(set(rows))
     assert {label.partition("_")[0] for label in rows} <= set(known)
-    codes = {language.code for language in languages.all()}
+    codes = {language.code for language in languages.all_languages()}
     assert {languages.from_lid(f"{iso}_Latn", "glotlid") for iso in known} < codes
 
 
@@ -118,19 +120,19 @@ def test_wordnets_of_the_published_table_resolve(shared: Path) -> None:
 
 def test_scripts_spacing_and_level() -> None:
     assert languages.get("sw").script == "Latn"
-    unspaced = {language.code for language in languages.all() if not language.spaced}
+    unspaced = {language.code for language in languages.all_languages() if not language.spaced}
     assert unspaced == {"zh", "wuu", "gan", "ja", "th", "lo", "km", "my", "shn", "mnw", "blk", "bo", "dz"}
     assert {code for code in unspaced if languages.get(code).words == "tsheg"} == {"bo", "dz"}
     assert languages.get("en").resource_level == "high"
     assert languages.get("sw").resource_level == "low"
-    scripts = {language.script for language in languages.all()}
+    scripts = {language.script for language in languages.all_languages()}
     assert all(len(script) == 4 and script.istitle() for script in scripts)
 
 
 def test_resource_level_and_wordfreq_follow_the_package() -> None:
     wordfreq = pytest.importorskip("wordfreq")
     large, small = (set(wordfreq.available_languages(size)) for size in ("large", "small"))
-    named = {language.wordfreq: language for language in languages.all() if language.wordfreq}
+    named = {language.wordfreq: language for language in languages.all_languages() if language.wordfreq}
     assert set(named) == large | small
     assert {code for code, language in named.items() if language.resource_level == "high"} == large
 
@@ -149,7 +151,7 @@ def test_config_names_every_wrong_language_and_a_near_one() -> None:
 
 
 def test_no_codes_means_the_whole_table() -> None:
-    assert LanguagesConfig().run_codes == tuple(language.code for language in languages.all())
+    assert LanguagesConfig().run_codes == tuple(language.code for language in languages.all_languages())
     assert LanguagesConfig(codes=("sw", "en")).run_codes == ("en", "sw")
 
 
@@ -159,6 +161,6 @@ def test_unknown_code_is_a_key_error_that_names_a_near_one() -> None:
 
 
 def test_every_language_has_a_family():
-    families = {language.code: language.family for language in languages.all()}
+    families = {language.code: language.family for language in languages.all_languages()}
     assert [code for code, family in families.items() if not family] == ["other"]
     assert (families["sw"], families["ja"], families["eo"]) == ("Atlantic-Congo", "Japonic", "Constructed")

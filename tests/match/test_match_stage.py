@@ -19,8 +19,7 @@ from plain_recipe import (
     write_metadata,
     write_pool,
 )
-from worldclip.core import artifacts, keys
-from worldclip.core.arrow import string_buffers
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.match import accounting as tally
@@ -227,36 +226,3 @@ def test_an_empty_shard_has_an_empty_report():
     report = tally.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
     assert report["pairs"] == report["num_keys"] == 0
     assert report["texts"] == report["keys"] == {}
-
-
-def test_the_key_table_finds_every_key_and_no_other():
-    some = [f"key {i}" for i in range(1000)] + ["", "äöü"]
-    table = keys.KeyTable([*some, "key 3", ""])
-    assert table.num_repeated == 2
-    assert table.find(some[::-1]).tolist() == list(range(len(some)))[::-1]
-    assert table.find(["key", "key 1000", "key 3 "]).tolist() == [-1, -1, -1]
-    assert keys.KeyTable([]).find(["a"]).tolist() == [-1]
-
-
-def test_two_keys_of_one_hash_stay_two_keys():
-    table = keys.KeyTable(["a", "b", "c"])
-    table.hashes[:] = table.hashes[0]
-    table.slots[:] = -1
-    keys._fill(table.data, table.offsets, table.hashes, table.slots)
-    found = np.empty(3, np.int64)
-    data, offsets = string_buffers(["c", "a", "x"])
-    hashes = np.full(3, table.hashes[0])
-    keys._find(data, offsets, hashes, table.data, table.offsets, table.hashes, table.slots, found)
-    assert found.tolist() == [2, 0, -1]
-
-
-def test_hex_keys_are_datacomps_pairs():
-    names = ["00112233445566778899aabbccddeeff", "ffffffffffffffff0000000000000001", "short", "A" * 32, "g" * 32]
-    pairs, is_hex = keys.hex_pairs(names)
-    assert is_hex.tolist() == [True, True, False, False, False]
-    expected = [(int(name[:16], 16), int(name[16:], 16)) for name in names[:2]]
-    assert [tuple(pair) for pair in pairs[:2].tolist()] == expected
-    kept = keys.sort_pairs(pairs[[1, 0, 1]])
-    assert kept.dtype == np.dtype("u8,u8")
-    assert kept.tolist() == sorted(expected)
-    assert keys._hex_strings(kept).to_pylist() == names[:2]

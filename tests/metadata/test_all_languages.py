@@ -63,7 +63,7 @@ def declaration(shared: Path) -> dict[str, list[str]]:
 @pytest.fixture
 def sentences(request: pytest.FixtureRequest) -> dict[str, list[str]]:
     """A few of each language: of the Declaration where it is at hand, else made up."""
-    found = {language.code: made_up(language) for language in languages.all()}
+    found = {language.code: made_up(language) for language in languages.all_languages()}
     try:
         real = declaration(request.getfixturevalue("shared"))
     except pytest.skip.Exception:
@@ -74,7 +74,7 @@ def sentences(request: pytest.FixtureRequest) -> dict[str, list[str]]:
 
 def test_330_wikipedias_go_through_the_whole_stage(sentences: dict[str, list[str]], tmp_path: Path) -> None:
     """Text and page views of each -> the lists of all 327 languages and their matchers."""
-    code_of = {wiki: language.code for language in languages.all() for wiki in language.wikipedia}
+    code_of = {wiki: language.code for language in languages.all_languages() for wiki in language.wikipedia}
     assert len(code_of) == 330
     lines = [f"{wiki.replace('_', '-')}.m Page_of_{wiki} 3 0\n" for wiki in code_of]
     (tmp_path / "dumps/pageviews").mkdir(parents=True)
@@ -88,7 +88,7 @@ def test_330_wikipedias_go_through_the_whole_stage(sentences: dict[str, list[str
         {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "metadata": {**config, **shares}},
     )
     lists = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
-    assert set(lists) == {language.code for language in languages.all()}
+    assert set(lists) == {language.code for language in languages.all_languages()}
     assert len(lists) == 327
     for lang, found in lists.items():
         assert found["by_source"]["unigram"] >= 2, lang

@@ -89,14 +89,14 @@ def test_merges_of_openlid_by_list() -> None:
 
 
 def test_merges_of_glotlid_by_list() -> None:
-    several = (f"{row.code}: {' '.join(row.iso639_3)}" for row in languages.all() if len(row.iso639_3) > 1)
+    several = (f"{row.code}: {' '.join(row.iso639_3)}" for row in languages.all_languages() if len(row.iso639_3) > 1)
     assert "; ".join(several) == SEVERAL_ISO
 
 
 @pytest.mark.parametrize("script", ["Latn", "Cyrl", "Arab", "Zzzz"])
 def test_every_code_of_glotlid_leads_to_one_list_in_any_script(script: str, shared: Path) -> None:
     known = json.loads((shared / "facts/glotlid_languages.json").read_text())
-    ours = {iso: row.code for row in languages.all() for iso in row.iso639_3}
+    ours = {iso: row.code for row in languages.all_languages() for iso in row.iso639_3}
     for iso in known:
         assert languages.from_lid(f"{iso}_{script}", "glotlid") == ours.get(iso, languages.OTHER)
     assert len(known) == 8305

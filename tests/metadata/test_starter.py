@@ -16,7 +16,7 @@ STARTER = Path(__file__).parents[2] / "recipes" / "starter.toml"
 
 def test_the_starter_names_every_language_of_wordfreq() -> None:
     codes = load_recipe(STARTER).languages.codes
-    assert codes == tuple(language.code for language in languages.all() if language.wordfreq)
+    assert codes == tuple(language.code for language in languages.all_languages() if language.wordfreq)
     assert len(codes) == 44
 
 

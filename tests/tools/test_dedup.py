@@ -19,7 +19,6 @@ from worldclip.core import keys, shuffle
 from worldclip.core.artifacts import DUPLICATES, read_json, read_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
 from worldclip.tools.wat import build_wat
 
@@ -166,7 +165,7 @@ def test_killed_at_any_file_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None
 def test_the_list_denies_a_copy_in_its_shard_alone(tmp_path: Path) -> None:
     shards = random_shards(seed=5)
     dedup(recipe_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
-    lists = keys.key_lists(PoolConfig(path="pool", deny_keys=(str(tmp_path / "out" / "duplicates.parquet"),)))
+    lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")])
     copies = {(shard, key) for shard, key, _ in plain_copies(shards)}
     assert copies
     for name, of_shard in shards.items():
@@ -179,7 +178,7 @@ def test_the_list_denies_a_copy_in_its_shard_alone(tmp_path: Path) -> None:
 def test_a_valid_list_by_shard_takes_its_rows_alone(tmp_path: Path) -> None:
     table = pa.table({"shard": ["a", "b"], "key": ["x", "y"]})
     pq.write_table(table, tmp_path / "valid.parquet")
-    lists = keys.key_lists(PoolConfig(path="pool", valid_keys=str(tmp_path / "valid.parquet")))
+    lists = keys.key_lists(str(tmp_path / "valid.parquet"), [])
     assert keys.is_valid(pa.array(["x", "y"]), lists, "a").tolist() == [True, False]
     assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
 

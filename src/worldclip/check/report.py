@@ -20,7 +20,7 @@ from worldclip.check.duplicates import BYTE_DUPLICATE, DUPLICATE_RULES
 from worldclip.check.hashing import UNDECODABLE, open_image
 from worldclip.check.pair_rules import ELSEWHERE
 from worldclip.core.artifacts import write_text
-from worldclip.core.coin import hash_keys
+from worldclip.core.coin import sample_numbers
 from worldclip.core.errors import BadShard, require
 from worldclip.pool.read import read_member
 
@@ -261,8 +261,7 @@ def _batches(path: Path) -> Iterator[pa.Table]:
 
 
 def _with_order(table: pa.Table) -> pa.Table:
-    hashes = hash_keys(table.column(0)) if len(table) else np.zeros(0, np.uint64)
-    return table.append_column("order", pa.array(hashes))
+    return table.append_column("order", pa.array(sample_numbers(table.column(0))))
 
 
 def _first(sample: pa.Table, more: pa.Table, number: int = SAMPLES_OF_RULE) -> pa.Table:

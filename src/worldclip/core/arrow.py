@@ -1,4 +1,4 @@
-"""Arrow columns as the numpy arrays that compiled loops read, without a Python object per row."""
+"""Read Arrow columns as the numpy arrays that compiled loops take, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -7,12 +7,45 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Strings: TypeAlias = Sequence[str] | np.ndarray | pa.Array | pa.ChunkedArray
 
 
+def seal(array: np.ndarray) -> np.ndarray:
+    """Make `array` read-only and return it.
+
+    numba compiles a function anew for each mix of read-only and writable arguments, and Arrow's memory is read-only.
+    """
+    array.flags.writeable = False
+    return array
+
+
+NO_BYTES = seal(np.zeros(0, np.uint8))
+_OFFSETS_OF_NO_ROW = seal(np.zeros(1, np.int64))
+
+
+def byte_buffers(array: pa.Array, *, fill_nulls: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return (bytes uint8, offsets (n + 1,) int64) of a string or binary array, read-only.
+
+    Row i is bytes[offsets[i] : offsets[i + 1]].  The bytes are Arrow's own memory, and so are the offsets of the large
+    types.  Arrow leaves open which bytes a null row spans; with fill_nulls it spans none.
+    """
+    is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    if fill_nulls and array.null_count:
+        array = pc.fill_null(array, "" if is_text else b"")
+    if len(array) == 0:
+        return NO_BYTES, _OFFSETS_OF_NO_ROW
+    _, offset_buffer, byte_buffer = array.buffers()
+    is_large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
+    dtype = np.dtype(np.int64 if is_large else np.int32)
+    offsets = np.frombuffer(offset_buffer, dtype, len(array) + 1, array.offset * dtype.itemsize)
+    data = np.frombuffer(byte_buffer, np.uint8) if byte_buffer else NO_BYTES
+    return seal(data), seal(offsets.astype(np.int64, copy=False))
+
+
 def string_buffers(strings: Strings) -> tuple[np.ndarray, np.ndarray]:
-    """(bytes uint8, offsets (n + 1,) int32 or int64) of UTF-8 strings, without a copy for Arrow arrays.
+    """Return `byte_buffers` of the UTF-8 of keys.
 
     Raises ValueError for a null and for a string that is not valid Unicode (a lone surrogate).
     """
@@ -22,17 +55,17 @@ def string_buffers(strings: Strings) -> tuple[np.ndarray, np.ndarray]:
         array = array.cast(pa.large_string())
     if array.null_count:
         raise ValueError(f"{array.null_count} of {len(array)} keys are null; a key is a string")
-    if len(array) == 0:
-        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    _, offset_buffer, byte_buffer = array.buffers()
-    offset_type = np.dtype(np.int32 if array.type == pa.string() else np.int64)
-    offsets = np.frombuffer(offset_buffer, offset_type, len(array) + 1, array.offset * offset_type.itemsize)
-    data = np.frombuffer(byte_buffer, np.uint8) if byte_buffer else np.zeros(0, np.uint8)
-    return data, offsets
+    return byte_buffers(array)
+
+
+def binary_array(data: np.ndarray, offsets: np.ndarray) -> pa.LargeBinaryArray:
+    """Return the byte strings data[offsets[i] : offsets[i + 1]] as an array over the same memory."""
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
 
 
 def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in one piece; strings that together pass 2 GiB become large_string."""
+    """Return a column in one piece; strings that together exceed 2 GiB become large_string."""
     if isinstance(column, pa.Array):
         return column
     if column.num_chunks == 1:
@@ -45,7 +78,7 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """A dictionary column as (codes (n,) int32, the sorted names that they index)."""
+    """Return a dictionary column as (codes (n,) int32, the sorted names that they index)."""
     whole = one_array(column)
     names = whole.dictionary.to_pylist()
     order = sorted(range(len(names)), key=names.__getitem__)
@@ -56,11 +89,11 @@ def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 
 def names_of(codes: np.ndarray, names: Sequence[str]) -> pa.Array:
-    """The strings names[codes]."""
+    """Return the strings names[codes]."""
     return pa.array(names, pa.string()).take(pa.array(codes, pa.int64()))
 
 
 def list_buffers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """(values, offsets (n + 1,) int64) of a large_list column; row i is values[offsets[i] : offsets[i + 1]]."""
+    """Return (values, offsets (n + 1,) int64) of a large_list column; row i is values[offsets[i] : offsets[i + 1]]."""
     whole = one_array(column)
     return whole.values.to_numpy(), whole.offsets.to_numpy()

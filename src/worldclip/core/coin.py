@@ -1,4 +1,4 @@
-"""The coin: a uniform number that is a hash of what it decides on, never the state of a generator.
+"""Draw a uniform number as a hash of what it decides, never from the state of a generator.
 
 h = XXH64(UTF-8 key, seed 0); for v in (text_idx, seed, epoch, stream): h = splitmix64(h + v); u = (h >> 11) * 2**-53.
 The same pairs for any number of workers, any order and any resume, offline and online.
@@ -6,14 +6,15 @@ The same pairs for any number of workers, any order and any resume, offline and 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
 
 from worldclip.core.arrow import Strings, string_buffers
 
-KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: what a number is drawn for
+KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: the decision that a number is drawn for
 
 # XXH64's primes: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
 _P1, _P2 = np.uint64(0x9E3779B185EBCA87), np.uint64(0xC2B2AE3D27D4EB4F)
@@ -21,10 +22,6 @@ _P3, _P4 = np.uint64(0x165667B19E3779F9), np.uint64(0x85EBCA77C2B2AE63)
 _P5 = np.uint64(0x27D4EB2F165667C5)
 _MINUS_P1 = np.uint64(-0x9E3779B185EBCA87 % 2**64)
 _P1_PLUS_P2 = np.uint64((0x9E3779B185EBCA87 + 0xC2B2AE3D27D4EB4F) % 2**64)
-
-# splitmix64: https://prng.di.unimi.it/splitmix64.c
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -52,7 +49,7 @@ def _round(acc, word):
 
 @njit(cache=True, nogil=True)
 def xxh64(data, start, stop):
-    """XXH64 with seed 0 of the bytes data[start:stop] (uint8), as uint64."""
+    """Return XXH64 with seed 0 of the bytes data[start:stop] (uint8) as uint64."""
     i = start
     if stop - start >= 32:
         acc_1, acc_2, acc_3, acc_4 = _P1_PLUS_P2, _P2, np.uint64(0), _MINUS_P1
@@ -82,21 +79,27 @@ def xxh64(data, start, stop):
     return h ^ (h >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _splitmix64(x):
-    x += _GAMMA
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+def splitmix64(x):
+    """Return the next output of splitmix64 from state x: a uint64, or a uint64 array of any shape.
+
+    https://prng.di.unimi.it/splitmix64.c
+    """
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+_mix = njit(cache=True, nogil=True, inline="always")(splitmix64)
 
 
 @njit(cache=True, nogil=True)
 def uniform_of_hash(key_hash, text_idx, seed, epoch, stream):
-    """The coin of a key whose XXH64 is known (all uint64), as float64 in [0, 1)."""
-    h = _splitmix64(key_hash + text_idx)
-    h = _splitmix64(h + seed)
-    h = _splitmix64(h + epoch)
-    h = _splitmix64(h + stream)
+    """Return `uniform` of a key with XXH64 `key_hash` (all arguments uint64) as float64 in [0, 1)."""
+    h = _mix(key_hash + text_idx)
+    h = _mix(h + seed)
+    h = _mix(h + epoch)
+    h = _mix(h + stream)
     return np.float64(h >> np.uint64(11)) * 2.0**-53
 
 
@@ -113,7 +116,7 @@ def _uniform_of_hashes(hashes, text_idx, seed, epoch, stream, out):
 
 
 def hash_keys(keys: Strings) -> np.ndarray:
-    """XXH64 (seed 0) of each key's UTF-8 bytes: (n,) uint64."""
+    """Return XXH64 (seed 0) of each key's UTF-8 bytes: (n,) uint64."""
     data, offsets = string_buffers(keys)
     hashes = np.empty(len(offsets) - 1, np.uint64)
     _hash_keys(data, offsets, hashes)
@@ -121,7 +124,7 @@ def hash_keys(keys: Strings) -> np.ndarray:
 
 
 def uniform_of_hashes(hashes: np.ndarray, text_idx: Any, seed: int, epoch: int, stream: int = KEEP) -> np.ndarray:
-    """`uniform` of keys whose hashes (n,) uint64 are known; text_idx one number or (n,) integers."""
+    """Return `uniform` of keys with XXH64 `hashes` (n,) uint64; text_idx: one number or (n,) integers."""
     text_idx = np.broadcast_to(np.asarray(text_idx, np.int64), hashes.shape)
     out = np.empty(len(hashes), np.float64)
     _uniform_of_hashes(hashes, text_idx, _u64(seed), _u64(epoch), _u64(stream), out)
@@ -129,19 +132,38 @@ def uniform_of_hashes(hashes: np.ndarray, text_idx: Any, seed: int, epoch: int, 
 
 
 def uniform(keys: str | Strings, text_idx: Any, seed: int, epoch: int, stream: int = KEEP) -> Any:
-    """Numbers in [0, 1) that depend on the arguments alone: (n,) float64, or one float for a single key.
+    """Return numbers in [0, 1) that depend only on the arguments: (n,) float64, or one float for a single key.
 
-    keys: one str, or n of them (list, numpy or Arrow array); text_idx: one number or n; stream: what it is drawn for.
+    keys: one str, or n of them (list, numpy or Arrow array); text_idx: one number or n; stream: the decision.
     """
     if isinstance(keys, str):
         return float(uniform_of_hashes(hash_keys([keys]), text_idx, seed, epoch, stream)[0])
     return uniform_of_hashes(hash_keys(keys), text_idx, seed, epoch, stream)
 
 
-def choose(keys: Strings, text_idx: Any, num: int) -> list[tuple[float, int]]:
-    """A sample by hash: (number, row) of the `num` texts whose coins in the stream `order` are smallest, in order."""
-    numbers = uniform(keys, text_idx, 0, 0, ORDER)
-    return [(float(numbers[row]), int(row)) for row in np.argsort(numbers, kind="stable")[:num]]
+def sample_numbers(keys: Strings, text_idx: Any = 0) -> np.ndarray:
+    """Return the number of each text that decides whether a report shows it, (n,) float64: the smallest are shown."""
+    return uniform_of_hashes(hash_keys(keys), text_idx, 0, 0, ORDER)
+
+
+def sample_rows(keys: Strings, text_idx: Any, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows int64, numbers float64) of the `num` texts with the smallest `sample_numbers`, smallest first."""
+    numbers = sample_numbers(keys, text_idx)
+    rows = np.argsort(numbers, kind="stable")[:num]
+    return rows, numbers[rows]
+
+
+Record = TypeVar("Record", bound=Mapping[str, Any])
+
+
+def sample_records(records: Sequence[Record], num: int) -> list[Record]:
+    """Return the sample of records that have a `key` and may have a `text_idx`.
+
+    The sample of a union is the sample of the parts' samples, so shards are sampled one by one.
+    """
+    keys = [record["key"] for record in records]
+    rows, _ = sample_rows(keys, [record.get("text_idx", 0) for record in records], num)
+    return [records[row] for row in rows]
 
 
 def _u64(value: int) -> np.uint64:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings
-from worldclip.core.coin import uniform_of_hashes
+from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import find_candidates, matched_shards, text_probs
 from worldclip.curate.caps import read_bounds
@@ -57,7 +57,8 @@ class Curator:
             if bounds:
                 of_lang = np.array([bounds.get(name, np.inf) for name in candidates.lang_names])
                 bound.append(of_lang[candidates.lang_T[drawable]])
-        self._table = KeyTable(pa.chunked_array(found_keys, pa.large_string()))
+        all_keys = pa.chunked_array(found_keys, pa.large_string())
+        self._table, self._hashes = KeyTable(all_keys), hash_keys(all_keys)
         self._starts = np.cumsum(np.concatenate([[0], *num_texts])).astype(np.int64)
         self._text_idx = np.concatenate([np.zeros(0, np.int32), *text_idx])
         self._keep_prob = np.concatenate([np.zeros(0, np.float64), *probs])
@@ -78,7 +79,7 @@ class Curator:
         text_idx, keep_prob = self._text_idx[rows], self._keep_prob[rows]
         kept, _ = decide(
             self.text_policy,
-            self._table.hashes[group],
+            self._hashes[group],
             starts,
             text_idx,
             np.ones(len(rows), np.bool_),
@@ -87,7 +88,7 @@ class Curator:
             epoch=epoch,
         )
         if self._has_caps:
-            hashes = np.repeat(self._table.hashes[group], num_texts)
+            hashes = np.repeat(self._hashes[group], num_texts)
             coins = uniform_of_hashes(hashes, text_idx, self.seed, epoch)
             kept[kept] = coins[kept] / keep_prob[kept] < self._bound[rows][kept]
         return np.repeat(key_idx, num_texts)[kept], text_idx[kept]

@@ -49,8 +49,8 @@ def sample_shard(
     for reason, mask in masks.items():
         found[reason] = []
         rows = np.flatnonzero(mask)
-        for number, i in coin.choose(keys_T.take(pa.array(rows)), candidates.text_idx_T[rows], NUM_SHOWN):
-            row = rows[i]
+        chosen, numbers = coin.sample_rows(keys_T.take(pa.array(rows)), candidates.text_idx_T[rows], NUM_SHOWN)
+        for row, number in zip(rows[chosen], numbers.tolist(), strict=True):
             name, ids = list_names[code[row]], entry_ids[offsets[row] : offsets[row + 1]]
             probs = entry_probs(name)[ids]
             best = np.argsort(-probs, kind="stable")[:NUM_ENTRIES].tolist()

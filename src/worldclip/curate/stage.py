@@ -64,7 +64,10 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
 def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     return {
         "balance": artifacts.require_manifest(run_dir, "balance")["digest"],
-        "key_lists": [{"setting": each.setting, "digest": each.digest} for each in keys.key_lists(recipe.pool)],
+        "key_lists": [
+            {"setting": each.setting, "digest": each.digest}
+            for each in keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys)
+        ],
     }
 
 
@@ -147,7 +150,7 @@ def curate_work(recipe: Recipe, run_dir: Path, bounds: Mapping[str, float] | Non
     return CurateWork(
         run_dir=run_dir,
         config=recipe.curate,
-        key_lists=keys.key_lists(recipe.pool),
+        key_lists=keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys),
         balance_digest=artifacts.require_manifest(run_dir, "balance")["digest"],
         bounds=bounds or {},
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from worldclip.core.coin import sample_rows
 from worldclip.evaluate import zeroshot
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.ranking import top
@@ -39,8 +39,9 @@ def gallery(
     }
     first_lang, first = next(iter(tasks.items()))
     first_ids = (image_ND[first.image_idx] @ class_CD[first_lang].T).argmax(axis=1)
-    decoded = np.flatnonzero(~np.isnan(image_ND[first.image_idx]).any(axis=1)).tolist()
-    asked = np.array(sorted(decoded, key=lambda row: _hash(dataset.image_keys[int(first.image_idx[row])])), np.int64)
+    decoded = np.flatnonzero(~np.isnan(image_ND[first.image_idx]).any(axis=1))
+    keys = [dataset.image_keys[int(idx)] for idx in first.image_idx[decoded]]
+    asked = decoded[sample_rows(keys, 0, len(keys))[0]]
     is_right = first_ids[asked] == first.target[asked]
     num_right = min(int(is_right.sum()), size - min(size // 2, int((~is_right).sum())))
     chosen = np.array([*asked[is_right][:num_right], *asked[~is_right][: size - num_right]], np.int64)
@@ -74,10 +75,6 @@ def _classification(dataset: Dataset, lang: str) -> Classification | None:
 def _target(task: Classification, image_idx: int) -> int | None:
     rows = np.flatnonzero(task.image_idx == image_idx)
     return int(task.target[rows[0]]) if len(rows) else None
-
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(f"gallery {key}".encode()).hexdigest()
 
 
 def thumbnail(image: bytes) -> str:

@@ -11,70 +11,12 @@ import numpy as np
 
 from worldclip.kernels.llvm import inner, kernel, load_8, store_8
 from worldclip.kernels.unicode_table import COMBINING_SHIFT, FOLDS, NFC_MAYBE, NFC_NO
+from worldclip.kernels.utf8 import decode, encode, word_at
 
-_U0, _U8F = np.uint64(0), np.uint64(0xFF)
+_U0 = np.uint64(0)
 # Byte-wise constants, and sums that reach the top bit of a byte from the named character on.
 _TOP_BITS = np.uint64(0x8080808080808080)
 _FROM_A, _BEYOND_Z = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("A"), ord("Z") + 1))
-
-
-# --- bytes to characters, and back -----------------------------------------------------------------
-
-
-@inner
-def word_at(data, at):
-    """The 8 bytes at `at` as a uint64, the first one lowest; zeros behind the end of `data`."""
-    if at + 8 <= data.size:
-        return load_8(data, at)
-    word = _U0
-    for k in range(data.size - at):
-        word |= np.uint64(data[at + k]) << np.uint64(8 * k)
-    return word
-
-
-@inner
-def decode(word, room):
-    """The code point at the head of `word`, and its bytes, at most `room`; what is no UTF-8 is U+FFFD and 1 byte."""
-    a = np.int64(word & _U8F)
-    if a < 0x80:
-        return a, 1
-    c = np.int64(word >> np.uint64(8)) & 0x3F
-    if a < 0xE0:
-        c |= (a & 0x1F) << 6
-        width = 2
-    else:
-        c = c << 6 | np.int64(word >> np.uint64(16)) & 0x3F
-        if a < 0xF0:
-            c |= (a & 0xF) << 12
-            width = 3
-        else:
-            c = c << 6 | np.int64(word >> np.uint64(24)) & 0x3F | (a & 0x7) << 18
-            width = 4
-    if a < 0xC2 or c > 0x10FFFF or width > room:
-        return 0xFFFD, 1
-    return c, width
-
-
-@inner
-def _encode(c, out, at):
-    """Write the code point `c` as UTF-8; returns the place behind it."""
-    if c < 0x80:
-        out[at] = c
-        return at + 1
-    if c < 0x800:
-        out[at] = 0xC0 | c >> 6
-        out[at + 1] = 0x80 | c & 0x3F
-        return at + 2
-    if c < 0x10000:
-        out[at] = 0xE0 | c >> 12
-        out[at + 1] = 0x80 | c >> 6 & 0x3F
-        out[at + 2] = 0x80 | c & 0x3F
-        return at + 3
-    out[at] = 0xF0 | c >> 18
-    out[at + 1] = 0x80 | c >> 12 & 0x3F
-    out[at + 2] = 0x80 | c >> 6 & 0x3F
-    out[at + 3] = 0x80 | c & 0x3F
-    return at + 4
 
 
 @inner
@@ -214,7 +156,7 @@ def nfc(data, start, end, unicode):
     count = _compose(points, count, unicode)
     out, size = np.empty(4 * count, np.uint8), 0
     for k in range(count):
-        size = _encode(np.int64(points[k]), out, size)
+        size = encode(np.int64(points[k]), out, size)
     return out[:size]
 
 
@@ -245,7 +187,7 @@ def fold(data, start, end, unicode, out):
         if unicode.classes[c] & FOLDS:
             found = _index(unicode.fold_from, c)
             for k in range(unicode.fold_index[found], unicode.fold_index[found + 1]):
-                size = _encode(np.int64(unicode.folded[k]), out, size)
+                size = encode(np.int64(unicode.folded[k]), out, size)
         else:
             for k in range(at, at + width):
                 out[size] = data[k]

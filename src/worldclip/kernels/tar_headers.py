@@ -9,8 +9,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from worldclip.core.errors import BadShard
-
 BLOCK = 512
 # Columns of a member: its name is data[PREFIX : PREFIX + PREFIX_SIZE], "/" where that is not empty, then
 # data[NAME : NAME + NAME_SIZE]; its content is data[AT : AT + SIZE].
@@ -32,14 +30,14 @@ _MEANING = {
 def scan(data: np.ndarray) -> np.ndarray:
     """(num_members, 6) int64: places of the regular members of the tar `data` (uint8), in order.
 
-    Raises BadShard that says what is wrong where.
+    Raises ValueError that says what is wrong and where.
     """
     if len(data) == 0:
-        raise BadShard("empty file")
+        raise ValueError("empty file")
     members = np.empty((len(data) // BLOCK, 6), np.int64)  # as many as fit; what is not filled takes no memory
     count, status, at = _scan(data, members)
     if status != OK:
-        raise BadShard(_MEANING[status].format(at=at))
+        raise ValueError(_MEANING[status].format(at=at))
     return members[:count].copy()
 
 

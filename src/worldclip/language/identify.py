@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import UserError
 from worldclip.language.fasttext import kernels as fasttext_kernels
 from worldclip.language.fasttext import model as fasttext_model
@@ -81,10 +82,8 @@ class Identifier:
 
 
 def _large_strings(texts: Texts) -> pa.Array:
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks() if texts.num_chunks != 1 else texts.chunk(0)
-    if isinstance(texts, pa.Array):
-        return texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        return one_array(texts).cast(pa.large_string())
     return pa.array(texts, pa.large_string())
 
 
@@ -95,10 +94,8 @@ class _NumbaModel:
         self._model, self.labels = fasttext_model.read_model(path)
 
     def predict(self, texts: pa.Array, is_allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        validity, offsets_buffer, data_buffer = texts.buffers()
-        offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-        data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
-        is_null = np.zeros(len(texts), bool) if validity is None else texts.is_null().to_numpy(zero_copy_only=False)
+        data, offsets = byte_buffers(texts)
+        is_null = texts.is_null().to_numpy(zero_copy_only=False)
         allowed = fasttext_model.allowed_nodes(self._model, is_allowed)
         num_cached = fasttext_kernels.cache_slots(self._model.dim, int(offsets[-1] - offsets[0]))
         return fasttext_kernels.predict(self._model, data, offsets, is_null, allowed, num_cached)

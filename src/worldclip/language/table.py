@@ -60,7 +60,7 @@ def get(code: str) -> Language:
         raise KeyError(f"{code!r} is no language of the table{meant}") from None
 
 
-def all() -> tuple[Language, ...]:
+def all_languages() -> tuple[Language, ...]:
     """Every row, sorted by code."""
     return tuple(by_code().values())
 
@@ -90,7 +90,7 @@ def from_wikipedia(code: str) -> str:
 
 def from_wordnet(code: str) -> str:
     """Our code of an Open Multilingual Wordnet code (`als` is Albanian there).  Raises KeyError for an unknown one."""
-    return {theirs: language.code for language in all() for theirs in language.wordnet}[code]
+    return {theirs: language.code for language in all_languages() for theirs in language.wordnet}[code]
 
 
 def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def _language(row: dict[str, str]) -> Language:
 
 @functools.cache
 def by_wikipedia() -> dict[str, str]:
-    return {wiki: language.code for language in all() for wiki in language.wikipedia}
+    return {wiki: language.code for language in all_languages() for wiki in language.wikipedia}
 
 
 @functools.cache
@@ -123,4 +123,4 @@ def _by_lid_label(scheme: Scheme) -> dict[str, str]:
     if scheme not in ("lid176", "glotlid", "openlid"):
         raise ValueError(f"scheme is {scheme!r}; it is lid176, glotlid or openlid")
     column = "lid176" if scheme == "lid176" else "iso639_3"
-    return {label: language.code for language in all() for label in getattr(language, column)}
+    return {label: language.code for language in all_languages() for label in getattr(language, column)}

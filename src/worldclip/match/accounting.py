@@ -79,19 +79,20 @@ def sample_texts(
 ) -> list[dict[str, Any]]:
     """Some texts that went no further for `reason`, chosen by hash."""
     rows = np.flatnonzero(matched.reason == reason)
-    keys_of_rows, text_idx = pool_texts.key.take(pa.array(rows)), pool_texts.text_idx.to_numpy()[rows]
+    text_idx = pool_texts.text_idx.to_numpy()
+    chosen, numbers = coin.sample_rows(pool_texts.key.take(pa.array(rows)), text_idx[rows], NUM_SAMPLES)
     return [
         {
             "number": number,
             "shard": shard.name,
-            "key": keys_of_rows[i].as_py(),
-            "text_idx": int(text_idx[i]),
-            "text": pool_texts.text[rows[i]].as_py()[:MAX_CHARS],
-            "lang": names[matched.lang[rows[i]]] if matched.lang[rows[i]] >= 0 else UNDETERMINED,
-            "label": str(matched.labels[rows[i]]),
-            "lang_prob": float(matched.lang_prob[rows[i]]),
+            "key": pool_texts.key[row].as_py(),
+            "text_idx": int(text_idx[row]),
+            "text": pool_texts.text[row].as_py()[:MAX_CHARS],
+            "lang": names[matched.lang[row]] if matched.lang[row] >= 0 else UNDETERMINED,
+            "label": str(matched.labels[row]),
+            "lang_prob": float(matched.lang_prob[row]),
         }
-        for number, i in coin.choose(keys_of_rows, text_idx, NUM_SAMPLES)
+        for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True)
     ]
 
 

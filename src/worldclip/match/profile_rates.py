@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from worldclip import pool
 from worldclip.core import artifacts
-from worldclip.core.coin import ORDER, uniform
+from worldclip.core.coin import sample_rows
 from worldclip.core.execute import Shard
 from worldclip.match.matcher.matcher import Matcher
 
@@ -43,9 +43,9 @@ def compare_profiles(work: MatchWork, shards: Sequence[Shard], num_texts: int) -
 def _sample(work: MatchWork, shards: Sequence[Shard], num_texts: int) -> Iterator[tuple[str, pa.Array]]:
     from worldclip.match.stage import find_languages
 
-    coins = uniform([shard.name for shard in shards], 0, 0, 0, ORDER)
+    positions, _ = sample_rows([shard.name for shard in shards], 0, len(shards))
     left = num_texts
-    for position in np.argsort(coins, kind="stable"):
+    for position in positions:
         if left <= 0:
             return
         found = pool.read_texts(shards[position], work.pool)

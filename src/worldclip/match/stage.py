@@ -85,7 +85,7 @@ def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
         "pool": artifacts.require_manifest(run_dir, "pool")["digest"],
         "metadata": artifacts.require_manifest(run_dir, "metadata")["digest"],
         "lid_model": _lid_digest(recipe),
-        "key_lists": [_known_list(each) for each in keys.key_lists(recipe.pool)],
+        "key_lists": [_known_list(each) for each in keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys)],
     }
     return found
 
@@ -123,7 +123,7 @@ def _match_and_count(shards: Sequence[Shard], work: MatchWork, recipe: Recipe, e
     reports = executor.map(
         functools.partial(match_shard, work=work), shards, label="match", done_dir=folder / "done/texts", key=matched_by
     )
-    key_lists = keys.key_lists(recipe.pool)
+    key_lists = keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys)
     executor.map(
         functools.partial(count_shard, run_dir=work.run_dir, key_lists=key_lists),
         shards,

@@ -127,7 +127,7 @@ class MetadataConfig:
 
     def _file_problems(self) -> list[str]:
         found = []
-        known = {language.code for language in languages.all()}
+        known = {language.code for language in languages.all_languages()}
         wordnets = {lang: (given,) if isinstance(given, str) else given for lang, given in self.wordnets.items()}
         lists = {lang: (path,) for lang, path in self.lists.items()}
         for key, source, files in (("wordnets", "wordnet", wordnets), ("lists", "list", lists)):
@@ -165,7 +165,7 @@ class MetadataConfig:
 
     def _wikipedia_problems(self) -> list[str]:
         found = []
-        known = {wiki for language in languages.all() for wiki in language.wikipedia}
+        known = {wiki for language in languages.all_languages() for wiki in language.wikipedia}
         for wiki, pattern in self.wikipedia.items():
             if wiki not in known:
                 found.append(f"metadata.wikipedia.{wiki} is no Wikipedia of the table (language/table.csv)")

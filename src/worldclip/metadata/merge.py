@@ -1,7 +1,7 @@
-"""All lists as one: in sorted code order, the first of equal entries with its source and score.
+"""Merge all lists into one: in sorted code order, the first of equal entries with its source and score.
 
-Lists pass one by one; only the bytes of the entries kept stay in memory, with a hash table over them: about 40 bytes an
-entry.  Equal hashes are no proof, so that bytes are compared.
+Lists are read one by one.  Only the bytes of the entries kept stay in memory, with a hash table over them: about 50
+bytes per entry.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numba import njit
 
 from worldclip.core.arrow import string_buffers
 from worldclip.core.artifacts import METADATA, read_table, write_artifact
-from worldclip.core.coin import hash_keys
+from worldclip.kernels.byte_table import empty_slots, find_slot, hash_bytes, put_row
+from worldclip.kernels.llvm import kernel
+
+_U0 = np.uint64(0)
 
 
 def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]]:
-    """Write the entries of the tables `paths` (METADATA), each once, to `merged`; returns for each source how many
-    went in and were kept.
+    """Write the entries of the tables `paths` (METADATA) to `merged`, each once.
+
+    Returns {source: {in: entries read, kept: entries written}}.
     """
     went_in: Counter[str] = Counter()
     kept: Counter[str] = Counter()
@@ -52,9 +55,8 @@ class Seen:
     """The strings that were added, each once."""
 
     def __init__(self, at_most: int) -> None:
-        """at_most: strings that will be added, repeated ones included."""
-        num_slots = 1 << max(4, (2 * at_most).bit_length())  # at most half full
-        self._slots = np.zeros(num_slots, np.int32)  # number of a string + 1
+        """at_most: number of strings that will be added, repeated ones included."""
+        self._slots = empty_slots(at_most)
         self._ends = np.zeros(at_most + 1, np.int64)
         self._data = np.zeros(0, np.uint8)
         self._num = 0
@@ -63,42 +65,29 @@ class Seen:
         return self._num
 
     def add(self, strings: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """(n,) bool: which of `strings` nothing before equals, neither here nor in what was added earlier."""
+        """Add strings; returns which of them equal no earlier one, of this call or before: (n,) bool."""
         data, offsets = string_buffers(strings)
         needed = int(self._ends[self._num] + offsets[-1] - offsets[0])
         if needed > self._data.size:
             self._data.resize(needed, refcheck=False)
         is_new = np.zeros(len(offsets) - 1, np.bool_)
-        hashes = hash_keys(strings)
-        self._num = int(_add(data, offsets, hashes, is_new, self._slots, self._data, self._ends, self._num))
+        self._num = int(_add(data, offsets, is_new, self._slots, self._data, self._ends, self._num))
         return is_new
 
 
-@njit(cache=True, nogil=True)
-def _add(data, offsets, hashes, is_new, slots, seen, ends, num):
-    mask = np.uint64(slots.size - 1)
+@kernel
+def _add(data, offsets, is_new, slots, kept, kept_ends, num):
+    starts, ends = kept_ends[:-1], kept_ends[1:]
     for row in range(is_new.size):
-        start, stop = offsets[row], offsets[row + 1]
-        slot = hashes[row] & mask
-        while slots[slot] and not _is_same(data, start, stop, seen, ends[slots[slot] - 1], ends[slots[slot]]):
-            slot = (slot + np.uint64(1)) & mask
-        if slots[slot]:
+        start, end = offsets[row], offsets[row + 1]
+        key = hash_bytes(data, start, end)
+        slot = find_slot(data, start, end, key, kept, starts, ends, slots)
+        if slots[slot] != _U0:
             continue
         is_new[row] = True
-        at = ends[num]
-        for k in range(stop - start):
-            seen[at + k] = data[start + k]
+        for k in range(end - start):
+            kept[starts[num] + k] = data[start + k]
+        ends[num] = starts[num] + end - start
+        put_row(slots, slot, key, num)
         num += 1
-        ends[num] = at + stop - start
-        slots[slot] = num
     return num
-
-
-@njit(cache=True, nogil=True)
-def _is_same(data_a, start_a, stop_a, data_b, start_b, stop_b):
-    if stop_a - start_a != stop_b - start_b:
-        return False
-    k = 0
-    while k < stop_a - start_a and data_a[start_a + k] == data_b[start_b + k]:
-        k += 1
-    return k == stop_a - start_a

@@ -272,14 +272,14 @@ def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Rep
 
 def _examples(table: pa.Table) -> dict[str, list[str]]:
     """Some entries of each source but the numbers, chosen by hash."""
-    order = coin.uniform(table["entry"], 0, 0, 0, coin.ORDER)
     sources = table["source"].cast(pa.string())
     found = {}
     for source in pc.unique(sources).to_pylist():
         rows = np.flatnonzero(pc.equal(sources, source).to_numpy(zero_copy_only=False))
-        chosen = rows[np.argsort(order[rows])[:NUM_EXAMPLES]]
+        entries = table["entry"].take(pa.array(rows))
         if source != "number":
-            found[source] = table["entry"].take(pa.array(chosen)).to_pylist()
+            chosen, _ = coin.sample_rows(entries, 0, NUM_EXAMPLES)
+            found[source] = entries.take(pa.array(chosen)).to_pylist()
     return found
 
 

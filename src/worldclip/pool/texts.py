@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,8 @@ import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from worldclip.core.coin import sample_records
 
 REASONS = ("ok", "bad_pair", "duplicate", "no_text")  # in the order in which they apply
 GOOD, BAD_PAIR, DUPLICATE, NO_TEXT = range(4)
@@ -91,11 +92,7 @@ def _choose_bad(key: pa.StringArray, text_idx: np.ndarray, details: dict[int, st
         {"key": name, "text_idx": int(text_idx[row]), "reason": details[row]}
         for name, row in zip(names, rows, strict=True)
     ]
-    return sorted(found, key=_hash_of_sample)[:NUM_BAD_SAMPLES]
-
-
-def _hash_of_sample(sample: dict[str, Any]) -> bytes:
-    return hashlib.sha256(f"{sample['key']} {sample['text_idx']}".encode()).digest()
+    return sample_records(found, NUM_BAD_SAMPLES)
 
 
 # Arrow's buffers: values uint8 (bytes,), offsets int64 (n + 1,)

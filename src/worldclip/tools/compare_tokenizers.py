@@ -179,7 +179,7 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 @functools.cache
 def _codes() -> frozenset[str]:
-    return frozenset(language.code for language in languages.all())
+    return frozenset(language.code for language in languages.all_languages())
 
 
 def to_text(found: Mapping[str, Any]) -> str:

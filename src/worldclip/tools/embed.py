@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import os
 import re
@@ -43,6 +42,7 @@ from worldclip.core.artifacts import (
     write_manifest,
     write_table,
 )
+from worldclip.core.coin import sample_records
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, repeatable, usable_cores
@@ -239,12 +239,8 @@ def _sum(reports: Sequence[Report]) -> dict[str, Any]:
     bad: list[dict[str, str]] = []
     for report in reports:
         total.update({name: count for name, count in report.items() if name != "bad"})
-        bad = _choose([*bad, *report["bad"]])
+        bad = sample_records([*bad, *report["bad"]], NUM_BAD_SAMPLES)
     return {"shards": len(reports), **total, "bad": bad}
-
-
-def _choose(bad: list[dict[str, str]]) -> list[dict[str, str]]:
-    return sorted(bad, key=lambda sample: hashlib.sha256(sample["key"].encode()).digest())[:NUM_BAD_SAMPLES]
 
 
 @repeatable
@@ -265,7 +261,7 @@ def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) 
     keys = places["key"]
     samples = [{"key": keys[row].as_py(), "reason": reason} for row, reason in reasons.items()]
     counts = {"pairs": num_pairs, "embedded": int(is_good.sum()), "undecodable": len(reasons)}
-    return {**counts, "no_image": num_pairs - len(places), "bad": _choose(samples)}
+    return {**counts, "no_image": num_pairs - len(places), "bad": sample_records(samples, NUM_BAD_SAMPLES)}
 
 
 def _places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:

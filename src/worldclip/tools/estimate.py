@@ -110,7 +110,7 @@ class _World:
 
     def _sum_reports(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[Report]:
         """Curate's report under each candidate's entry probabilities, summed over the shards."""
-        config, key_lists = self.recipe.curate, keys.key_lists(self.recipe.pool)
+        config, key_lists = self.recipe.curate, keys.key_lists(self.recipe.pool.valid_keys, self.recipe.pool.deny_keys)
         sums: list[Report] = [{} for _ in probs]
         for shard, path in matched_shards(self.run_dir):
             table = artifacts.read_table(path, artifacts.MATCH_TEXTS, _COLUMNS)

@@ -47,7 +47,7 @@ class FetchConfig:
     """Your address, for the operators of the server; goes into the User-Agent."""
 
     def problems(self) -> list[str]:
-        known = {language.code for language in languages.all()}
+        known = {language.code for language in languages.all_languages()}
         found = [
             f"--langs has {lang!r}, which is no language of the table; language/table.csv lists them all"
             for lang in self.langs

@@ -45,7 +45,9 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     shard = _find_shard(recipe, run_dir, key)
     bounds = read_bounds(run_dir, recipe.curate)
     texts = _explain_texts(recipe, run_dir, shard, key)
-    is_valid = bool(keys.is_valid(pa.array([key]), keys.key_lists(recipe.pool), shard.name)[0])
+    is_valid = bool(
+        keys.is_valid(pa.array([key]), keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys), shard.name)[0]
+    )
     config = recipe.curate
     for row in texts:
         if row["reason"] == "matched":
@@ -54,7 +56,9 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     drawable = [row for row in texts if row["reason"] == "sampled_out"]
     found = {"key": key, "shard": shard.name, "text_policy": config.text_policy, "is_valid": is_valid}
     if not is_valid:
-        found["not_valid_because"] = why_not_valid(key, keys.key_lists(recipe.pool), shard.name)
+        found["not_valid_because"] = why_not_valid(
+            key, keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys), shard.name
+        )
     if config.text_policy == "one" and drawable:
         u = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW)
         drawn = drawable[int(u * len(drawable))]
@@ -156,19 +160,17 @@ def inspect_entry(run: str | Path, entry: str, lang: str) -> dict[str, Any]:
 
 
 def _samples(run_dir: Path, list_name: str, entry_id: int) -> list[dict[str, Any]]:
-    """Up to NUM_SAMPLES texts with the entry: those whose coin in the stream `order` is smallest."""
+    """Up to NUM_SAMPLES texts with the entry: chosen by hash."""
     columns = ["key", "text_idx", "text", "entries_lang", "entry_ids"]
-    best: list[tuple[float, dict[str, Any]]] = []
+    best: list[dict[str, Any]] = []
     for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
         table = artifacts.read_table(path, artifacts.MATCH_TEXTS, columns)
         table = table.filter(pc.equal(table.column("entries_lang").cast(pa.string()), list_name))
         ids, offsets = list_buffers(table.column("entry_ids"))
         hits = np.flatnonzero(ids[offsets[0] : offsets[-1]] == entry_id) + offsets[0]
         rows = table.select(columns[:3]).take(pa.array(np.searchsorted(offsets, hits, side="right") - 1))
-        order = coin.uniform(rows.column("key"), rows.column("text_idx").to_numpy(), 0, 0, coin.ORDER)
-        best += zip(order.tolist(), rows.to_pylist(), strict=True)
-        best = sorted(best, key=lambda item: item[0])[:NUM_SAMPLES]
-    return [row for _, row in best]
+        best = coin.sample_records([*best, *rows.to_pylist()], NUM_SAMPLES)
+    return best
 
 
 def inspect_path(path: str | Path, num_rows: int = 5) -> dict[str, Any]:

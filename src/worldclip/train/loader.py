@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldclip.core.coin import uniform
+from worldclip.core.coin import sample_rows
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard, usable_cores
 from worldclip.curate.stage import CurateWork
@@ -262,6 +262,7 @@ class Loader:
 
 
 def pick_samples(samples: dict[str, str]) -> dict[str, str]:
-    """NUM_BAD_SAMPLES of the bad keys, chosen by the coin, so that the same ones stand in every run's report."""
-    chosen = sorted(samples, key=lambda key: (uniform(key, 0, 0, 0), key))[:NUM_BAD_SAMPLES]
-    return {key: samples[key] for key in chosen}
+    """Return NUM_BAD_SAMPLES of the bad keys, chosen by hash, so that every run reports the same ones."""
+    keys = sorted(samples)
+    rows, _ = sample_rows(keys, 0, NUM_BAD_SAMPLES)
+    return {keys[row]: samples[keys[row]] for row in rows}

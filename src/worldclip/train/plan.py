@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core.coin import CROP, ORDER, uniform
+from worldclip.core.coin import CROP, ORDER, splitmix64, uniform
 
 CROP_TRIES = 10  # then the whole image, cut to a square where it must: torchvision's RandomResizedCrop
 MAX_ASPECT = 4 / 3  # of a crop, as there
@@ -123,15 +123,7 @@ def _draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarr
         rows = np.flatnonzero(epoch == each)
         coin[rows] = uniform([keys[row] for row in rows.tolist()], text_idx[rows], seed, int(each), CROP)
     state = (coin * 2.0**53).astype(np.uint64)[:, None] + numbers
-    return (_mix(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    """splitmix64 of each element, https://prng.di.unimi.it/splitmix64.c"""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    return (splitmix64(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def crop_box(draws: np.ndarray, height: int, width: int, scale_min: float) -> tuple[int, int, int, int]:

@@ -57,7 +57,7 @@ def _subset(text: str, where: str) -> tuple[str, str]:
     except (ValueError, SyntaxError, TypeError) as error:
         raise UserError(f"{where}: Subset is {text!r}; it is a pair, ('Swahili', 'Kenya')") from error
     name = name.replace("_", " ")
-    codes = {language.name.lower(): language.code for language in languages.all()}
+    codes = {language.name.lower(): language.code for language in languages.all_languages()}
     return codes.get(name.lower(), name.lower()), country
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from worldclip.kernels.byte_table import find_row, hash_bytes
 from worldclip.kernels.llvm import (
     LANES,
     add_lanes,
@@ -26,7 +27,7 @@ from worldclip.kernels.llvm import (
     store_pair,
     trailing_zeros,
 )
-from worldclip.language.fasttext.dictionary import find_word, hash_token, is_end, is_label
+from worldclip.language.fasttext.dictionary import is_end, is_label
 from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX
 
 NGRAM_STEP = np.uint64(116049371)  # word n-grams: h = h * step + next word's hash
@@ -175,7 +176,7 @@ def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, ca
     while at < end and count < AHEAD:
         size, mask, masked_at = _token_size(data, at, end, mask, masked_at)
         if size > 0:
-            key = hash_token(data, at, at + size)
+            key = hash_bytes(data, at, at + size)
             slot = np.int64(key & last_slot)
             prefetch(cache_2S, 2 * slot)
             prefetch(cache_sums, dim * slot)
@@ -206,7 +207,7 @@ def _sum_token(
     """
     if is_end(data, at, at + size):
         return _LAST
-    entry = find_word(data, at, at + size, key, dictionary, starts, ends, slots)
+    entry = find_row(data, at, at + size, key, dictionary, starts, ends, slots)
     if entry >= num_words or (entry < 0 and is_label(data, at, at + size)):
         return _NO_WORD
     _clear(sums, slot)

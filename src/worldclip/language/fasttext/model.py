@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from worldclip.language.fasttext.dictionary import LABEL_PREFIX, dictionary_slots, find_end, scan_dictionary
+from worldclip.kernels.byte_table import empty_slots, insert_rows
+from worldclip.language.fasttext.dictionary import LABEL_PREFIX, find_end, scan_dictionary
 
 MAGIC = 793712314
 LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA = 1, 2, 3, 4
@@ -55,7 +56,7 @@ class Model(NamedTuple):
     dictionary: np.ndarray  # bytes of the file that hold the dictionary
     starts: np.ndarray  # (num_entries,) int64, where each entry's string starts in `dictionary`
     ends: np.ndarray
-    slots: np.ndarray  # table of the dictionary's words, see dictionary.py
+    slots: np.ndarray  # table of the dictionary's words, see kernels/byte_table.py
     prune: int  # 0: no n-grams at all; 1: only the kept ones; -1: all
     kept: np.ndarray  # (bucket / 64 + 1,) uint64, a bit is set where a bucket was kept
     kept_rows: np.ndarray  # for each of these words the row of its first kept bucket; int32
@@ -97,7 +98,8 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
     if pruned > 0:
         rows = _in_order(rows, order, num_words)
     left, right = _label_tree(counts[num_words:]) if loss == LOSS_HS else (np.empty(0, np.int32), np.empty(0, np.int32))
-    slots = dictionary_slots(dictionary, starts, ends)
+    slots = empty_slots(size)
+    insert_rows(dictionary, starts, ends, slots)
     dense, packed = _choose_rows(rows, dim)
     model = Model(
         dim=dim,

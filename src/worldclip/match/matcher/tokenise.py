@@ -18,8 +18,9 @@ from __future__ import annotations
 import numpy as np
 
 from worldclip.kernels.llvm import alphanumeric_mask, inlined, inner, load_8, store_pair, trailing_zeros
-from worldclip.kernels.nfc import decode, fold, is_nfc, nfc, word_at
+from worldclip.kernels.nfc import fold, is_nfc, nfc
 from worldclip.kernels.unicode_table import COMBINING_SHIFT, MARK, NFC_MAYBE, NFC_NO, SIMILAR_TO_CJK, SPACE, SPACED
+from worldclip.kernels.utf8 import LOW_BYTES, decode, word_at
 
 REFERENCE, UNICODE, UNICODE_FOLD = 0, 1, 2  # positions in text.PROFILES
 
@@ -35,7 +36,6 @@ _KINDS[[256 + ord(x) for x in " \t\n\r"]] = _BLANK
 _KINDS[[256 + ord(x) for x in ",.;:?!`"]] = _MARK
 
 _U0, _U56, _NO_MAY_END = np.uint64(0), np.uint64(56), ~np.uint64(MAY_END)
-_MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # the lowest `size` bytes
 _SHORT = 2 * MAX_ATOM_BYTES  # bytes of a word that is put out in one go; most words of most texts are
 _ROOM = MAX_ATOM_BYTES + 8  # bytes that are read to put out a word
 _MASKED = 64  # bytes that one mask tells of
@@ -145,8 +145,8 @@ def _put_word(data, at, size, flags, text, atoms_2A, count):
     """Put out a whole word of at most _SHORT bytes, two atoms without a branch; returns how many atoms there are."""
     first, rest = min(size, MAX_ATOM_BYTES), max(size - MAX_ATOM_BYTES, 0)
     ends = MAY_END if rest == 0 else 0
-    _put(load_8(data, at) & _MASKS[first], first | flags | ends, text, atoms_2A, count)
-    _put(load_8(data, at + MAX_ATOM_BYTES) & _MASKS[rest], rest | MAY_END, text, atoms_2A, count + 1)
+    _put(load_8(data, at) & LOW_BYTES[first], first | flags | ends, text, atoms_2A, count)
+    _put(load_8(data, at + MAX_ATOM_BYTES) & LOW_BYTES[rest], rest | MAY_END, text, atoms_2A, count + 1)
     return count + 1 + (rest > 0)
 
 
@@ -156,14 +156,14 @@ def _append(word, width, key, size, flags, text, atoms_2A, count):
 
     Returns key, size, flags, count.
     """
-    word &= _MASKS[width]
+    word &= LOW_BYTES[width]
     if size == 0:
         return word, width, flags, count
     if size < MAX_ATOM_BYTES:
         key |= word << np.uint64(8 * size)
     if size + width <= MAX_ATOM_BYTES:
         return key, size + width, flags, count
-    _put(key & _MASKS[MAX_ATOM_BYTES], MAX_ATOM_BYTES | flags, text, atoms_2A, count)
+    _put(key & LOW_BYTES[MAX_ATOM_BYTES], MAX_ATOM_BYTES | flags, text, atoms_2A, count)
     taken = MAX_ATOM_BYTES - size
     return word >> np.uint64(8 * taken), width - taken, 0, count + 1
 
@@ -222,7 +222,7 @@ def _reference_atoms(data, start, end, is_text, classes, text, atoms_2A, count):
                 continue
         word = word_at(data, at)
         c, width = decode(word, end - at)
-        word &= _MASKS[width]
+        word &= LOW_BYTES[width]
         at += width
         if classes[c] & SIMILAR_TO_CJK:
             if size > 0:
@@ -275,7 +275,7 @@ def _unicode_atoms(data, start, end, classes, text, atoms_2A, count):
                 continue
         word = word_at(data, at)
         c, width = decode(word, end - at)
-        word &= _MASKS[width]
+        word &= LOW_BYTES[width]
         at += width
         bits = classes[c]
         combining = np.int64(bits >> COMBINING_SHIFT)

@@ -170,7 +170,7 @@ def _check(path: Path, tar: tarfile.TarFile) -> dict[str, Any]:
         raise UserError(f"{path} was packed by a newer worldclip (pack version {record['version']}); upgrade")
     if digest({key: value for key, value in record.items() if key != "digest"}) != record["digest"]:
         raise UserError(f"{path}: {RECORD} does not have the digest that it states; {DAMAGED}")
-    codes = {language.code for language in languages.all()}
+    codes = {language.code for language in languages.all_languages()}
     if unknown := sorted(set(record["lists"]) - codes):
         raise UserError(f"{path} has lists of no language of the table: {', '.join(unknown)}; upgrade worldclip")
     lacking = [key for key in PARTS if key not in record]

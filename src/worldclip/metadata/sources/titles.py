@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 
+from worldclip.core.arrow import binary_array
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import BadShard
 from worldclip.metadata.ngrams import Words, merge_words, write_words
@@ -238,9 +239,7 @@ def iter_titles(
     namespaces: names whose pages are no articles, beside MediaWiki's own; None: every title with a `:` is dropped, the
     rule of the reference.
     """
-    titles = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(views), [None, pa.py_buffer(views.offsets), pa.py_buffer(views.data)]
-    )
+    titles = binary_array(views.data, views.offsets)
     is_article = np.ones(len(views), bool)
     known = None if namespaces is None else {_folded(name) for name in (*CANONICAL_NAMESPACES, *namespaces)}
     for rank in np.flatnonzero(pc.match_substring(titles, b":").to_numpy(zero_copy_only=False)).tolist():

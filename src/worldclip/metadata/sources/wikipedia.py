@@ -289,7 +289,7 @@ def read_xml_namespaces(path: Path) -> dict[int, str]:
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
     """Prefixes of links that show nothing in the text: files, categories, and the same article in other languages."""
     local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
-    others = [wiki.replace("_", "-") for language in languages.all() for wiki in language.wikipedia]
+    others = [wiki.replace("_", "-") for language in languages.all_languages() for wiki in language.wikipedia]
     return [*ENGLISH_PREFIXES, *local, *others]
 
 

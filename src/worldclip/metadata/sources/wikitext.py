@@ -16,6 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
+from worldclip.core.arrow import byte_buffers
+from worldclip.kernels.utf8 import encode
+
 # What may be open.
 TEMPLATE, PARAMETER, TABLE, LINK, UNWANTED_LINK, URL_LINK = 1, 2, 3, 4, 5, 6
 MAX_DEPTH = 250
@@ -237,38 +240,16 @@ def _is_url(data, at, end):
 
 
 @njit(cache=True, nogil=True)
-def _write(out, n, code):
-    """Append a code point as UTF-8."""
-    if code < 0x80:
-        out[n] = code
-        return n + 1
-    if code < 0x800:
-        out[n] = 0xC0 | code >> 6
-        out[n + 1] = 0x80 | code & 0x3F
-        return n + 2
-    if code < 0x10000:
-        out[n] = 0xE0 | code >> 12
-        out[n + 1] = 0x80 | code >> 6 & 0x3F
-        out[n + 2] = 0x80 | code & 0x3F
-        return n + 3
-    out[n] = 0xF0 | code >> 18
-    out[n + 1] = 0x80 | code >> 12 & 0x3F
-    out[n + 2] = 0x80 | code >> 6 & 0x3F
-    out[n + 3] = 0x80 | code & 0x3F
-    return n + 4
-
-
-@njit(cache=True, nogil=True)
 def _write_blank(out, n, base):
     """One blank between words, none at the start of a line."""
-    return n if n == base or out[n - 1] == _BLANK or out[n - 1] == _NEWLINE else _write(out, n, _BLANK)
+    return n if n == base or out[n - 1] == _BLANK or out[n - 1] == _NEWLINE else encode(_BLANK, out, n)
 
 
 @njit(cache=True, nogil=True)
 def _write_newline(out, n, floor, base):
     while n > floor and out[n - 1] == _BLANK:
         n -= 1
-    return n if n == base or out[n - 1] == _NEWLINE else _write(out, n, _NEWLINE)
+    return n if n == base or out[n - 1] == _NEWLINE else encode(_NEWLINE, out, n)
 
 
 @njit(cache=True, nogil=True)
@@ -279,7 +260,7 @@ def _write_bracket(out, n, floor):
         k -= 1
     if k > floor and out[k - 1] == ord("("):
         return k - 1
-    return _write(out, n, ord(")"))
+    return encode(ord(")"), out, n)
 
 
 # --- what opens and closes --------------------------------------------------------------------------------------------
@@ -340,7 +321,7 @@ def _angle(data, at, end, out, n, floor, base, state):
         return min(at + 1, end), n
     place, name_end, behind = _tag(data, at, end)
     if behind < 0:
-        return at + 1, _write(out, n, ord("<"))
+        return at + 1, encode(ord("<"), out, n)
     kind = _TAG_KINDS[place] if place >= 0 else 0
     if kind == _BLOCK:
         return behind, _write_newline(out, n, floor, base)
@@ -378,7 +359,7 @@ def _brace(data, at, end, out, n, open_D, state):
     if run >= 2:
         _push(open_D, TEMPLATE, n, state)
         return at + 2, n
-    return at + 1, _write(out, n, ord("{"))
+    return at + 1, encode(ord("{"), out, n)
 
 
 @njit(cache=True, nogil=True)
@@ -389,7 +370,7 @@ def _closing_brace(data, at, end, out, n, open_D, state):
         return at + 3, _close(open_D, depth, n, state)
     if run >= 2:
         return at + 2, _close(open_D, depth, n, state) if depth >= 0 else n
-    return at + 1, _write(out, n, ord("}"))
+    return at + 1, encode(ord("}"), out, n)
 
 
 @njit(cache=True, nogil=True)
@@ -405,7 +386,7 @@ def _bracket(data, at, end, out, n, open_D, state, unwanted):
             _push(open_D, URL_LINK, n, state)
             return at + 1, n
         return (at + 1 if at < end and data[at] == ord("]") else at), n
-    return at + 1, _write(out, n, ord("["))
+    return at + 1, encode(ord("["), out, n)
 
 
 @njit(cache=True, nogil=True)
@@ -415,7 +396,7 @@ def _closing_bracket(data, at, end, out, n, open_D, state):
     if at + 1 < end and data[at + 1] == ord("]"):
         depth = _nearest(open_D, LINK, UNWANTED_LINK, state)
         return at + 2, _close(open_D, depth, n, state) if depth >= 0 else n
-    return at + 1, _write(out, n, ord("]"))
+    return at + 1, encode(ord("]"), out, n)
 
 
 @njit(cache=True, nogil=True)
@@ -427,7 +408,7 @@ def _pipe(at, out, n, open_D, state):
         return at + 1, open_D[state[DEPTH] - 1, 1]
     if top in (TEMPLATE, PARAMETER, TABLE, UNWANTED_LINK):
         return at + 1, n
-    return at + 1, _write(out, n, ord("|"))
+    return at + 1, encode(ord("|"), out, n)
 
 
 @njit(cache=True, nogil=True)
@@ -435,7 +416,7 @@ def _quotes(data, at, end, out, n):
     """Two to five quotes are bold or italics; others are text."""
     run = _run(data, at, end, ord("'"))
     for _ in range(1 if run == 1 or run == 4 else max(run - 5, 0)):
-        n = _write(out, n, ord("'"))
+        n = encode(ord("'"), out, n)
     return at + run, n
 
 
@@ -448,19 +429,19 @@ def _colon(data, at, end, out, n, floor):
             k -= 1
         if 3 <= n - k <= 5:
             return _skip_url(data, at, end), k
-    return at + 1, _write(out, n, ord(":"))
+    return at + 1, encode(ord(":"), out, n)
 
 
 @njit(cache=True, nogil=True)
 def _hyphen(data, at, end, out, n):
     """`-{zh-hans:甲; zh-hant:乙}-` shows one of the variants of a text: the first is taken, hidden ones go."""
     if at + 1 >= end or data[at + 1] != ord("{"):
-        return at + 1, _write(out, n, ord("-"))
+        return at + 1, encode(ord("-"), out, n)
     close, last = at + 2, min(end - 1, at + MAX_VARIANT_BYTES)
     while close < last and not (data[close] == ord("}") and data[close + 1] == ord("-")):
         close += 1
     if close >= last or data[at + 2] == ord("{"):
-        return at + 1, _write(out, n, ord("-"))
+        return at + 1, encode(ord("-"), out, n)
     start, stop, is_hidden = at + 2, close, False
     for k in range(at + 2, close):
         if data[k] == ord("|") and start == at + 2:
@@ -490,7 +471,7 @@ def _underscore(data, at, end, out, n):
             k += 1
         if at + 2 < k < last and data[k] == ord("_") and data[k + 1] == ord("_"):
             return k + 2, n
-    return at + 1, _write(out, n, ord("_"))
+    return at + 1, encode(ord("_"), out, n)
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
@@ -592,10 +573,10 @@ def _special(data, at, end, out, n, base, open_D, state, unwanted):
     if b == ord("&"):
         code, behind = _entity(data, at, end)
         if code == 0:
-            return at + 1, _write(out, n, ord("&"))
+            return at + 1, encode(ord("&"), out, n)
         if code == 0xA0 or code == _BLANK:
             return behind, _write_blank(out, n, base)
-        return behind, _write(out, n, code)
+        return behind, encode(code, out, n)
     if b == ord(":"):
         return _colon(data, at, end, out, n, floor)
     if b == ord("-"):
@@ -642,13 +623,12 @@ def strip(texts: pa.Array, unwanted: np.ndarray) -> pa.Array:
     texts: string or large_string array without nulls; unwanted: `prefix_hashes` of the links to leave out.
     """
     large = texts.cast(pa.large_string())
-    _, offsets, data = large.buffers()
-    if data is None or len(large) == 0:
+    data, offsets_T = byte_buffers(large)
+    if data.size == 0:
         return large
-    offsets_T = np.frombuffer(offsets, np.int64)[large.offset : large.offset + len(large) + 1]
     out = np.empty(int(offsets_T[-1] - offsets_T[0]) + 4 * len(large), np.uint8)
     out_offsets_T = np.empty(len(large) + 1, np.int64)
-    num_bytes = _strip_texts(np.frombuffer(data, np.uint8), offsets_T, unwanted, out, out_offsets_T)
+    num_bytes = _strip_texts(data, offsets_T, unwanted, out, out_offsets_T)
     return pa.LargeStringArray.from_buffers(
         len(large), pa.py_buffer(out_offsets_T), pa.py_buffer(out[:num_bytes].copy())
     )

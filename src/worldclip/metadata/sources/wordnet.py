@@ -62,7 +62,7 @@ def _read_tab_header(path: Path) -> WordnetHeader:
 
 def _read_tab(path: Path, lang: str) -> Iterator[str]:
     theirs = _read_tab_header(path).lang
-    ours = {code: language.code for language in languages.all() for code in language.wordnet}.get(theirs)
+    ours = {code: language.code for language in languages.all_languages() for code in language.wordnet}.get(theirs)
     if ours is not None and ours != lang:
         name = languages.get(ours).name
         raise BadShard(f"{path} is the wordnet of {ours} ({name}; its header says {theirs!r}), not of {lang}")

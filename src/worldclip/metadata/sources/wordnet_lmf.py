@@ -45,7 +45,7 @@ def our_code(lang: str) -> str | None:
         return languages.from_wordnet(code)  # first: `als` is Albanian in all wordnets
     except KeyError:
         pass
-    if code in {language.code for language in languages.all()}:
+    if code in {language.code for language in languages.all_languages()}:
         return code
     by_iso = languages.from_lid(code, "glotlid")
     return BCP47.get(code) or (by_iso if by_iso != languages.OTHER else None)

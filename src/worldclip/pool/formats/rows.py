@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from worldclip.core.arrow import byte_buffers
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.pool.files import open_file, read_bytes
@@ -179,12 +180,7 @@ def _is_null(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """(values, offsets) of a large_binary array; null rows may not hold bytes, so these are made empty."""
-    filled = pc.fill_null(array, b"") if array.null_count else array
-    _, offsets, values = filled.buffers()
-    if len(filled) == 0:
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    bounds = np.frombuffer(offsets, np.int64)[filled.offset : filled.offset + len(filled) + 1]
-    data = np.frombuffer(values, np.uint8) if values is not None and values.size else np.empty(0, np.uint8)
+    data, bounds = byte_buffers(array, fill_nulls=True)
     return data[bounds[0] : bounds[-1]], bounds - bounds[0]
 
 

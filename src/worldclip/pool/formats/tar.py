@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.kernels import tar_headers as tar
 from worldclip.pool.records import Record, keys_of_records, parse_record, texts_of_records
@@ -81,7 +82,10 @@ class Samples:
 
 def read_samples(shard: Shard, data: np.ndarray) -> Samples:
     """Group the members of the tar `data`.  Raises BadShard for a tar that is cut or damaged."""
-    members = tar.scan(data)
+    try:
+        members = tar.scan(data)
+    except ValueError as error:
+        raise BadShard(str(error)) from error
     name_offsets = np.zeros(len(members) + 1, np.int64)
     np.cumsum(
         members[:, [tar.PREFIX_SIZE, tar.NAME_SIZE]].sum(1) + (members[:, tar.PREFIX_SIZE] > 0), out=name_offsets[1:]
