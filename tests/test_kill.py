@@ -20,9 +20,11 @@ STAGES = ("match", "balance", "curate")
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
-from worldclip import balance, curate, formats, match
+from worldclip import balance, curate, match
+from worldclip.core import artifacts
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor, run_stage
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import run_stage
 
 run, place, kill_at, when = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 replace, written, hits = os.replace, 0, 0

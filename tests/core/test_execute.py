@@ -130,7 +130,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from test_execute import SHARDS, wait_forever
-from worldclip.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     executor = LocalExecutor(workers=2, quiet=True)

@@ -322,7 +322,7 @@ NO_CLUSTER = """
 import sys
 from pathlib import Path
 from worldclip.core.execute import RayExecutor, Shard
-from worldclip.errors import UserError
+from worldclip.core.errors import UserError
 if "--without-ray" in sys.argv:
     sys.modules["ray"] = None
 try:

@@ -69,8 +69,8 @@ with torch.inference_mode():
 """,
     "worldclip": """
 import transformers
-from worldclip.model import image_features, text_features
-from worldclip.tokenizer import Tokens
+from worldclip.model.clip import image_features, text_features
+from worldclip.model.tokenizer import Tokens
 model = transformers.MetaClip2Model.from_pretrained(place / "model").eval()
 lengths = np.array([int((row == 2).nonzero()[0, 0]) + 1 for row in ids])
 ragged = np.concatenate([row[:n].numpy() for row, n in zip(ids, lengths)])
@@ -82,7 +82,7 @@ with torch.inference_mode():
     "to open_clip": """
 import transformers
 from safetensors.torch import save_file
-from worldclip.interop.names import open_clip_rules, to_theirs
+from worldclip.model.tensor_names import open_clip_rules, to_theirs
 model = transformers.MetaClip2Model.from_pretrained(place / "model")
 save_file(to_theirs(open_clip_rules(model.config), model.state_dict()), place / "open_clip.safetensors")
 """,
@@ -97,7 +97,7 @@ with torch.inference_mode():
     "to timm": """
 import transformers
 from safetensors.torch import save_file
-from worldclip.interop.names import timm_rules, to_theirs
+from worldclip.model.tensor_names import timm_rules, to_theirs
 model = transformers.MetaClip2VisionModelWithProjection.from_pretrained(place / "model")
 tower = to_theirs(timm_rules(model.config.num_hidden_layers), model.state_dict())
 tower["head.bias"] = torch.zeros(model.config.projection_dim)
@@ -115,8 +115,8 @@ with torch.inference_mode():
     "to ONNX": """
 from types import SimpleNamespace
 import transformers
-from worldclip.export.onnx import write_encoder
-from worldclip.interop import onnx
+from worldclip.export.onnx_folder import write_encoder
+from worldclip.model.formats import onnx_folder as onnx
 tower = transformers.MetaClip2VisionModelWithProjection.from_pretrained(place / "model").eval()
 config = SimpleNamespace(vision_config=tower.config)
 model = SimpleNamespace(vision_model=tower.vision_model, visual_projection=tower.visual_projection, config=config)
@@ -125,7 +125,7 @@ write_encoder(model, onnx.IMAGE, place, ("fp32",))
 """,
     "ONNX": """
 import onnxruntime
-from worldclip.interop import onnx
+from worldclip.model.formats import onnx_folder as onnx
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = torch.get_num_threads()
 session = onnxruntime.InferenceSession(onnx.model_path(place, onnx.IMAGE, "fp32"), options)

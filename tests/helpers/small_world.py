@@ -117,9 +117,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from worldclip.config import load_recipe
-from worldclip.errors import UserError
-from worldclip.execute import LocalExecutor
-from worldclip.train import train
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.train import stage as train
 
 if __name__ == "__main__":
     recipe = load_recipe(json.loads(sys.argv[2]))

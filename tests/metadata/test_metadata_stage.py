@@ -230,10 +230,10 @@ def test_the_same_bytes_for_one_and_two_workers(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import worldclip.formats as formats
+import worldclip.core.artifacts as formats
 from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor
 
 at, run_dir, recipe = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 replace, count = os.replace, [0]

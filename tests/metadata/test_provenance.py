@@ -95,7 +95,7 @@ import os, signal, sys
 from pathlib import Path
 from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor
 
 replace = os.replace
 

@@ -41,7 +41,9 @@ def checkpoint(tmp_path_factory) -> Path:
     """An open_clip checkpoint with its configuration and tokenizer."""
     folder = tmp_path_factory.mktemp("open_clip")
     save_xlm_v(folder)
-    model_cfg = reduced_open_clip_config("ViT-H-14-worldwide", len(worldclip.model.tokenizer.load_tokenizer(folder, 77).hf))
+    model_cfg = reduced_open_clip_config(
+        "ViT-H-14-worldwide", len(worldclip.model.tokenizer.load_tokenizer(folder, 77).hf)
+    )
     torch.save(random_open_clip(model_cfg).state_dict(), folder / "model.pt")
     write_open_clip_config(folder, model_cfg)
     return folder

@@ -39,7 +39,7 @@ CONTEXT = 10
 TRAIN_HERE = f"""
 import sys
 from pathlib import Path
-from worldclip.tokenizer import train_tokenizer
+from worldclip.model.tokenizer import train_tokenizer
 for model in ("unigram", "bpe"):
     made = train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}, model=model)
     made.save(Path(sys.argv[1]) / model)

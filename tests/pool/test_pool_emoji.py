@@ -139,7 +139,7 @@ def test_sources_and_licences_are_named(built: Path) -> None:
 def test_a_killed_build_is_finished_by_the_same_call_with_the_same_bytes(built: Path, tmp_path: Path) -> None:
     call = f"""
 from pathlib import Path
-from worldclip.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor
 from worldclip.pool.emoji import build_emoji
 build_emoji(Path({str(tmp_path)!r}), 16, 1000, executor=LocalExecutor(quiet=True))
 """

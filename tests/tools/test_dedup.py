@@ -147,10 +147,10 @@ def test_a_broken_shard_fails_alone_and_its_repair_finishes_the_list(tmp_path: P
 _DEDUP = """
 from pathlib import Path
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
-from worldclip.pool import meet
-from worldclip.pool.dedup import dedup
-from worldclip.pool.wat import build_wat
+from worldclip.core.execute import LocalExecutor
+from worldclip.core import shuffle
+from worldclip.tools.dedup import dedup
+from worldclip.tools.wat import build_wat
 
 shuffle.num_ranges.__defaults__ = (100,)
 recipe = load_recipe({"pool": {"path": sys.argv[3], "key": "uid"}, "balance": {"tail_fraction": 0.1}})

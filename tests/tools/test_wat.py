@@ -322,8 +322,8 @@ def test_the_pool_is_its_tables_and_nothing_that_lies_beside_them(tmp_path: Path
 
 _BUILD = """
 from pathlib import Path
-from worldclip.execute import LocalExecutor
-from worldclip.pool.wat import build_wat
+from worldclip.core.execute import LocalExecutor
+from worldclip.tools.wat import build_wat
 
 build_wat(sys.argv[3:], Path(sys.argv[2]), num_shards=3, executor=LocalExecutor(quiet=True))
 """

@@ -60,11 +60,11 @@ import gc, json, sys
 from pathlib import Path
 import numpy as np
 import torch
-from worldclip.config import load_config
-from worldclip.tokenizer import Tokens
+from worldclip.core.settings import load_config
+from worldclip.model.tokenizer import Tokens
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
-from worldclip.train.learner import create_learner
+from worldclip.train.train_state import create_learner
 from worldclip.train.loader import Batch
 from worldclip.train.step import take_step
 

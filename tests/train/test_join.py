@@ -174,9 +174,9 @@ import json, shutil
 from pathlib import Path
 from worldclip import pool
 from worldclip.config import load_recipe
-from worldclip.execute import LocalExecutor
-from worldclip.pool import meet
-from worldclip.train.join import image_shards, join_images
+from worldclip.core.execute import LocalExecutor
+from worldclip.core import shuffle
+from worldclip.train.pool_join import image_shards, join_images
 
 shuffle.num_ranges.__defaults__ = (7,)
 run, recipe = Path(sys.argv[2]), load_recipe(json.loads(sys.argv[4]))
