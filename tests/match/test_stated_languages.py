@@ -96,12 +96,12 @@ def test_lists_of_another_length_fail_the_shard(tmp_path):
     path = tmp_path / "0.parquet"
     pq.write_table(pa.table({"id": ["0"], "texts": [["gift", "tag"]], "language": [["en"]]}), path)
     config = PoolConfig(path=str(path), key="id", texts=("texts",), lang="language")
-    with pytest.raises(BadShard, match=r"column language \(pool.lang\) must hold a label a row"):
+    with pytest.raises(BadShard, match=r"column language \(pool.lang\) must hold one label per row"):
         read_texts(Shard(name="0.parquet", path=str(path)), config)
 
 
 def test_a_column_that_no_shard_has_is_the_recipes_mistake(tmp_path):
     (tmp_path / "pool").mkdir()
     pq.write_table(pa.table({"id": ["0"], "text": ["gift"], "language": ["en"]}), tmp_path / "pool/0.parquet")
-    with pytest.raises(UserError, match=r"pool.lang names 'language_', which it lacks; did you mean 'language'"):
+    with pytest.raises(UserError, match=r"pool.lang: no column or field 'language_'; did you mean 'language'"):
         match(tmp_path, key="id", texts=["text"], lang="language_")

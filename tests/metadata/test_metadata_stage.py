@@ -230,7 +230,6 @@ def test_the_same_bytes_for_one_and_two_workers(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import worldclip.core.artifacts as formats
 from worldclip import metadata
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor

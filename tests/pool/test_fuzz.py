@@ -1,4 +1,4 @@
-"""Damage anywhere in a file of any kind: a bad shard, or texts that add up; never another error, never a hang."""
+"""Fuzzing: a damaged file of any format is a BadShard or gives counts that add up; no other error, no hang."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TAR = PoolConfig(path="pool", key="json:uid", texts=("txt", "json:texts"))
 
 @st.composite
 def damage(draw: st.DrawFn, content: bytes) -> bytes:
-    """`content` with bytes changed, taken out, put in, or cut off."""
+    """Draw `content` with bytes changed, removed, inserted, or cut off."""
     found = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(found) - 1)))
@@ -44,7 +44,7 @@ def damage(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def check(shard: Shard, config: PoolConfig) -> None:
-    """What holds of every shard that can be read at all."""
+    """Assert what holds for every shard that can be read at all."""
     try:
         texts = pool.read_texts(shard, config)
         keys, num_without, num_repeated = pool.read_keys(shard, config)
@@ -65,7 +65,7 @@ TAR_MEMBERS = [*sample("0", "a red apple", {"uid": "u", "texts": ["x", None]}), 
 
 @FUZZ
 @given(st.data())
-def test_tars(tmp_path: Path, data) -> None:
+def test_damaged_tar_is_bad_shard_or_consistent(tmp_path: Path, data) -> None:
     whole = write_tar(tmp_path / "whole.tar", TAR_MEMBERS).read_bytes()
     (tmp_path / "0.tar").write_bytes(data.draw(damage(whole)))
     check(shard_of(tmp_path / "0.tar"), TAR)
@@ -77,14 +77,14 @@ LINES = b"\n".join(as_json({"uid": f"k{n}", "text": "ü\0x", "texts": ["a", None
 
 @FUZZ
 @given(st.data(), st.sampled_from([".jsonl", ".jsonl.gz"]))
-def test_lines(tmp_path: Path, data, suffix: str) -> None:
+def test_damaged_jsonl_is_bad_shard_or_consistent(tmp_path: Path, data, suffix: str) -> None:
     whole = LINES if suffix == ".jsonl" else gzip.compress(LINES[:50]) + gzip.compress(LINES[50:])
     (tmp_path / f"0{suffix}").write_bytes(data.draw(damage(whole)))
     check(shard_of(tmp_path / f"0{suffix}"), TABLE)
 
 
 @pytest.mark.parametrize("step", [37])
-def test_parquet_cut_anywhere_is_a_bad_shard(tmp_path: Path, step: int) -> None:
+def test_truncated_parquet_is_bad_shard(tmp_path: Path, step: int) -> None:
     table = pa.table({"uid": ["a", None, "b"], "text": ["x", "y", None], "texts": [["p"], [], ["q", None]]})
     pq.write_table(table, tmp_path / "whole.parquet")
     whole = (tmp_path / "whole.parquet").read_bytes()
@@ -108,7 +108,7 @@ JSON = st.recursive(
 
 @FUZZ
 @given(st.lists(st.fixed_dictionaries({}, optional={"uid": JSON, "text": JSON, "texts": JSON}) | JSON, max_size=5))
-def test_any_json_in_any_place(tmp_path: Path, records) -> None:
+def test_any_json_in_any_field_is_read_or_counted(tmp_path: Path, records) -> None:
     lines = "\n".join(json.dumps(record) for record in records)
     (tmp_path / "0.jsonl").write_text(lines, encoding="utf-8")
     check(shard_of(tmp_path / "0.jsonl"), TABLE)
@@ -124,7 +124,7 @@ def test_any_bytes_are_a_record_or_a_reason(content: bytes) -> None:
 
 @FUZZ
 @given(st.data(), st.booleans())
-def test_wat_files(tmp_path: Path, data, is_packed: bool) -> None:
+def test_damaged_wat_file_is_bad_shard_or_consistent(tmp_path: Path, data, is_packed: bool) -> None:
     records = []
     for n in range(3):
         link = {"path": "IMG@/src", "url": f"{n}.jpg", "alt": f"text {n}"}

@@ -1,3 +1,5 @@
+"""The emoji pool: its sets, its drawings, resume after a kill."""
+
 from __future__ import annotations
 
 import json
@@ -52,7 +54,7 @@ def keys_of(folder: Path) -> list[str]:
     return found
 
 
-def test_every_emoji_with_a_drawing_has_a_name_in_each_language(names: dict) -> None:
+def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:
     assert len(names["keys"]) >= 3944
     assert list(names["lang"]) == list(LANGS)
     for in_lang in names["lang"].values():
@@ -63,14 +65,14 @@ def test_every_emoji_with_a_drawing_has_a_name_in_each_language(names: dict) -> 
     assert names["lang"]["ja"][waving] == "手を振る 薄い肌色"
 
 
-def test_pairs_and_held_out_tones_are_all_emoji_once(built: Path, names: dict) -> None:
+def test_train_and_tone_sets_partition_all_emoji(built: Path, names: dict) -> None:
     pairs, tone = keys_of(built / "pairs"), keys_of(built / "tone")
     assert sorted(pairs + tone) == names["keys"]
     assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == set(tone)
     assert 200 <= len(tone) <= 300
 
 
-def test_shape_and_tone_of_a_held_out_emoji_occur_in_training_and_its_picture_does_not(built: Path) -> None:
+def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(built: Path) -> None:
     emoji = {item.key: item for item in emoji_pool.read_emoji()}
     train = [emoji[key] for key in keys_of(built / "pairs")]
     shapes, tones = {item.shape for item in train}, {item.tones for item in train}
@@ -82,17 +84,17 @@ def test_shape_and_tone_of_a_held_out_emoji_occur_in_training_and_its_picture_do
         assert emoji_pool.draw(emoji[key], 16) not in pictures
 
 
-def test_base_is_every_emoji_without_a_tone_drawn_anew(built: Path, names: dict) -> None:
+def test_base_set_is_every_emoji_without_tone_with_varied_picture(built: Path, names: dict) -> None:
     base = keys_of(built / "base")
     toneless = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
     assert sorted(base) == toneless
     with tarfile.open(built / "base" / "000000.tar") as tar:
-        anew = tar.extractfile(f"{base[0]}.png").read()  # type: ignore[union-attr]
+        varied = tar.extractfile(f"{base[0]}.png").read()  # type: ignore[union-attr]
     item = next(item for item in emoji_pool.read_emoji() if item.key == base[0])
-    assert anew == emoji_pool.draw(item, 16, anew=True) != emoji_pool.draw(item, 16)
+    assert varied == emoji_pool.draw(item, 16, is_varied=True) != emoji_pool.draw(item, 16)
 
 
-def test_tars_are_alike_in_their_share_of_tones(built: Path) -> None:
+def test_share_of_tones_is_alike_in_all_tars(built: Path) -> None:
     shares = []
     for path in sorted((built / "pairs").glob("*.tar"))[:3]:
         with tarfile.open(path) as tar:
@@ -102,7 +104,7 @@ def test_tars_are_alike_in_their_share_of_tones(built: Path) -> None:
     assert max(shares) - min(shares) < 0.1
 
 
-def test_the_pool_reads_as_14_texts_a_picture(built: Path) -> None:
+def test_pool_has_14_texts_per_picture(built: Path) -> None:
     texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji"))
     assert len(texts.key) == 14_000
     assert not texts.reason.any()
@@ -111,7 +113,7 @@ def test_the_pool_reads_as_14_texts_a_picture(built: Path) -> None:
     assert texts.text_idx.to_pylist()[:15] == [*range(14), 0]
 
 
-def test_drawings_are_pngs_of_the_size_asked_for(built: Path) -> None:
+def test_drawings_are_pngs_of_configured_size(built: Path) -> None:
     with tarfile.open(built / "pairs" / "000000.tar") as tar:
         members = tar.getmembers()
         content = tar.extractfile(members[0]).read()  # type: ignore[union-attr]
@@ -122,7 +124,7 @@ def test_drawings_are_pngs_of_the_size_asked_for(built: Path) -> None:
     assert members[0].name == "-".join(f"{ord(char):04X}" for char in record["emoji"]) + ".png"
 
 
-def test_rotation_and_scale_are_about_the_middle_of_the_drawing() -> None:
+def test_rotation_and_scale_are_about_the_centre() -> None:
     svg = emoji_pool.transformed('<?xml?><svg viewBox="0 0 72 72"><path/></svg>', 10.0, 0.8)
     assert svg == (
         '<?xml?><svg viewBox="0 0 72 72"><g transform="translate(36 36) rotate(10.0000) scale(0.8000) '
@@ -130,13 +132,13 @@ def test_rotation_and_scale_are_about_the_middle_of_the_drawing() -> None:
     )
 
 
-def test_sources_and_licences_are_named(built: Path) -> None:
+def test_readme_names_sources_and_licences(built: Path) -> None:
     readme = (built / "README.md").read_text(encoding="utf-8")
     for words in ("All emojis designed by OpenMoji", "CC BY-SA 4.0", "adapted material", "Unicode License"):
         assert words in readme
 
 
-def test_a_killed_build_is_finished_by_the_same_call_with_the_same_bytes(built: Path, tmp_path: Path) -> None:
+def test_killed_build_resumes_to_same_bytes(built: Path, tmp_path: Path) -> None:
     call = f"""
 from pathlib import Path
 from worldclip.core.execute import LocalExecutor
@@ -156,7 +158,7 @@ build_emoji(Path({str(tmp_path)!r}), 16, 1000, executor=LocalExecutor(quiet=True
     assert (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns == first
 
 
-def test_sizes_that_cannot_be_drawn_are_refused_together(tmp_path: Path) -> None:
+def test_invalid_sizes_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         build_emoji(tmp_path, image_px=1, samples_per_shard=0)
     assert len(error.value.problems) == 2

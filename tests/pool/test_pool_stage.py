@@ -1,3 +1,5 @@
+"""The pool stage: which files are shards, their index, one report of all problems."""
+
 from __future__ import annotations
 
 import shutil
@@ -30,14 +32,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pool"
 
 
-def test_shards_are_the_tars_sorted_by_their_path_below_the_root(folder: Path, tmp_path: Path) -> None:
+def test_shards_are_tars_sorted_by_relative_path(folder: Path, tmp_path: Path) -> None:
     shards = pool.shards(recipe_of(path=str(folder)), tmp_path / "run")
     assert [shard.name for shard in shards] == ["00001.tar", "sub/00000.tar"]
     assert [Path(shard.path) for shard in shards] == [folder / "00001.tar", folder / "sub" / "00000.tar"]
     assert shards[0].fingerprint["size"] == (folder / "00001.tar").stat().st_size
 
 
-def test_the_name_of_a_root_begins_the_identity_of_its_pairs(folder: Path, tmp_path: Path) -> None:
+def test_keys_begin_with_name_of_root(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
     recipe = recipe_of(roots={"b": str(folder), "a": str(tmp_path / "other")})
     shards = pool.shards(recipe, tmp_path / "run")
@@ -46,7 +48,7 @@ def test_the_name_of_a_root_begins_the_identity_of_its_pairs(folder: Path, tmp_p
     assert keys == [["a/000010000"], ["a/sub/000000000"], ["b/000010000"], ["b/sub/000000000"]]
 
 
-def test_every_problem_of_the_roots_is_said_at_once(folder: Path, tmp_path: Path) -> None:
+def test_problems_of_all_roots_are_reported_together(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_tar(folder / "old" / "1.tar.gz", [])
     roots = {"a": str(tmp_path / "missing"), "b": str(tmp_path / "empty"), "c": str(folder)}
@@ -60,14 +62,14 @@ def test_every_problem_of_the_roots_is_said_at_once(folder: Path, tmp_path: Path
     assert "unpack" in error.value.problems[2]
 
 
-def test_a_folder_of_other_files_names_their_kinds(tmp_path: Path) -> None:
+def test_folder_without_shards_lists_the_suffixes_in_it(tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "a.jpg").touch()
-    with pytest.raises(UserError, match=r"holds no \.tar.*\.jpg"):
+    with pytest.raises(UserError, match=r"no \.tar, \.parquet, .* files, only \.jpg"):
         pool.shards(recipe_of(path=str(tmp_path / "pool")), tmp_path / "run")
 
 
-def test_the_stage_indexes_each_shard_and_a_second_call_does_nothing(folder: Path, tmp_path: Path) -> None:
+def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_path: Path) -> None:
     recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
     assert run_stage(pool, "pool", recipe, run_dir, QUIET)
     assert not run_stage(pool, "pool", recipe, run_dir, QUIET)
@@ -81,7 +83,7 @@ def test_the_stage_indexes_each_shard_and_a_second_call_does_nothing(folder: Pat
     }
 
 
-def test_a_new_shard_is_indexed_alone_and_a_removed_one_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Path, tmp_path: Path) -> None:
     recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
     run_stage(pool, "pool", recipe, run_dir, QUIET)
     old = (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns
@@ -94,7 +96,7 @@ def test_a_new_shard_is_indexed_alone_and_a_removed_one_leaves_nothing(folder: P
     assert not list(run_dir.rglob("*00000*"))
 
 
-def test_a_cut_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> None:
+def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> None:
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[:700])
     with pytest.raises(StageFailed) as failed:
@@ -104,7 +106,7 @@ def test_a_cut_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> 
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
 
 
-def test_tars_without_any_sample_are_a_mistake(tmp_path: Path) -> None:
+def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
     with pytest.raises(UserError, match="hold no pair"):
         run_stage(pool, "pool", recipe_of(path=str(tmp_path / "pool")), tmp_path / "run", QUIET)
@@ -123,6 +125,6 @@ def test_tars_without_any_sample_are_a_mistake(tmp_path: Path) -> None:
         ({"build": "emoji", "samples_per_shard": 0}, r"pool\.samples_per_shard is 0"),
     ],
 )
-def test_mistakes_in_the_config_are_said(settings: dict, problem: str) -> None:
+def test_config_problems_are_reported(settings: dict, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         recipe_of(**settings)

@@ -1,3 +1,5 @@
+"""Texts and images of tar shards."""
+
 from __future__ import annotations
 
 import json
@@ -27,12 +29,12 @@ def read(path: Path, members: list[tuple[str, bytes]], config: PoolConfig = CONF
     return rows(pool.read_texts(shard_of(write_tar(path / "000000.tar", members), name), config))
 
 
-def test_one_text_a_sample_from_txt(tmp_path: Path) -> None:
+def test_txt_gives_one_text_per_sample(tmp_path: Path) -> None:
     members = [*sample("000000", "a red apple", {"caption": "not this"}), *sample("000001", "تفاحة حمراء")]
     assert read(tmp_path, members) == [("000000", 0, "a red apple", "ok"), ("000001", 0, "تفاحة حمراء", "ok")]
 
 
-def test_texts_keep_their_place_in_the_stored_list(tmp_path: Path) -> None:
+def test_text_idx_is_position_in_stored_list(tmp_path: Path) -> None:
     members = sample("7", None, {"texts": ["one", "", None, " \u3000", "five"]})
     assert read(tmp_path, members) == [
         ("7", 0, "one", "ok"),
@@ -43,18 +45,18 @@ def test_texts_keep_their_place_in_the_stored_list(tmp_path: Path) -> None:
     ]
 
 
-def test_several_places_are_read_in_the_order_given(tmp_path: Path) -> None:
+def test_all_text_fields_are_read_in_config_order(tmp_path: Path) -> None:
     config = PoolConfig(path="pool", texts=("json:alt", "json:titles", "txt", "json:absent"))
     members = sample("7", "from txt", {"titles": ["t1", "t2"], "alt": "a"})
     assert [text for _, _, text, _ in read(tmp_path, members, config)] == ["a", "t1", "t2", "from txt"]
 
 
-def test_a_sample_without_any_text_is_one_row(tmp_path: Path) -> None:
+def test_sample_without_text_is_one_no_text_row(tmp_path: Path) -> None:
     members = [*sample("0"), *sample("1", ""), *sample("2", None, {"texts": []}), *sample("3", None, {"width": 3})]
     assert read(tmp_path, members) == [(str(stem), 0, None, "no_text") for stem in range(4)]
 
 
-def test_nul_is_no_text_and_does_no_harm_within_one(tmp_path: Path) -> None:
+def test_text_of_nul_characters_is_empty(tmp_path: Path) -> None:
     assert read(tmp_path, [*sample("0", "\0 \0"), *sample("1", "a\0b")]) == [
         ("0", 0, None, "no_text"),
         ("1", 0, "a\0b", "ok"),
@@ -74,7 +76,7 @@ BAD_RECORDS = {
 
 
 @pytest.mark.parametrize("case", BAD_RECORDS)
-def test_a_bad_json_drops_its_pair_alone(tmp_path: Path, case: str) -> None:
+def test_bad_json_drops_only_its_pair(tmp_path: Path, case: str) -> None:
     content, reason = BAD_RECORDS[case]
     members = [*sample("0", None, {"texts": "good"}), ("1.jpg", PNG), ("1.json", content)]
     path = write_tar(tmp_path / "0.tar", members)
@@ -85,7 +87,7 @@ def test_a_bad_json_drops_its_pair_alone(tmp_path: Path, case: str) -> None:
     assert texts.bad[0]["key"] == "1"
 
 
-def test_one_bad_text_of_several_drops_alone(tmp_path: Path) -> None:
+def test_bad_text_in_list_drops_only_itself(tmp_path: Path) -> None:
     members = sample("7", None, {"texts": ["one", "\ud800", 3, "four"]})
     assert [(text, reason) for _, _, text, reason in read(tmp_path, members)] == [
         ("one", "ok"),
@@ -95,13 +97,13 @@ def test_one_bad_text_of_several_drops_alone(tmp_path: Path) -> None:
     ]
 
 
-def test_a_txt_that_is_not_utf8_is_a_bad_pair_and_its_neighbours_stand(tmp_path: Path) -> None:
+def test_txt_that_is_not_utf8_drops_only_its_pair(tmp_path: Path) -> None:
     euro = "€".encode()
     members = [("0.txt", euro[:1]), ("1.txt", euro[1:]), ("2.txt", b"fine"), ("3.txt", b"\xed\xa0\x80")]
     assert [reason for *_, reason in read(tmp_path, members)] == ["bad_pair", "bad_pair", "ok", "bad_pair"]
 
 
-def test_a_text_cut_between_neighbours_is_not_read_as_whole(tmp_path: Path) -> None:
+def test_character_split_over_two_texts_makes_both_bad(tmp_path: Path) -> None:
     euro = "€".encode()
     assert [reason for *_, reason in read(tmp_path, [("0.txt", b"a" + euro[:2]), ("1.txt", euro[2:] + b"b")])] == [
         "bad_pair",
@@ -109,7 +111,7 @@ def test_a_text_cut_between_neighbours_is_not_read_as_whole(tmp_path: Path) -> N
     ]
 
 
-def test_the_first_of_duplicate_keys_is_kept_and_each_text_of_the_others_counted(tmp_path: Path) -> None:
+def test_first_of_duplicate_keys_is_kept_and_texts_of_others_are_counted(tmp_path: Path) -> None:
     members = [
         *sample("a", None, {"texts": ["1", "2"]}),
         *sample("b", None, {"texts": ["3"]}),
@@ -125,12 +127,12 @@ def test_the_first_of_duplicate_keys_is_kept_and_each_text_of_the_others_counted
     ]
 
 
-def test_a_repeated_suffix_begins_a_duplicate(tmp_path: Path) -> None:
+def test_repeated_suffix_begins_a_duplicate_sample(tmp_path: Path) -> None:
     members = [*sample("a", "first"), *sample("a", "second")]
     assert read(tmp_path, members) == [("a", 0, "first", "ok"), ("a", 0, None, "duplicate")]
 
 
-def test_the_folder_of_the_tar_begins_the_identity(tmp_path: Path) -> None:
+def test_key_begins_with_folder_of_tar(tmp_path: Path) -> None:
     members = [*sample("x/000", "one"), *sample("./y/0.5", "two")]
     assert [key for key, *_ in read(tmp_path, members, name="root/part/000.tar")] == [
         "root/part/x/000",
@@ -139,7 +141,7 @@ def test_the_folder_of_the_tar_begins_the_identity(tmp_path: Path) -> None:
     assert [key for key, *_ in read(tmp_path, members, name="000.tar")] == ["x/000", "y/0"]
 
 
-def test_identity_from_a_field(tmp_path: Path) -> None:
+def test_key_from_json_field(tmp_path: Path) -> None:
     config = PoolConfig(path="pool", key="json:uid")
     members = [
         *sample("0", "zero", {"uid": "k0"}),
@@ -162,19 +164,19 @@ def test_identity_from_a_field(tmp_path: Path) -> None:
     ]
 
 
-def test_members_without_stem_or_suffix_are_no_samples(tmp_path: Path) -> None:
+def test_members_without_stem_or_suffix_are_ignored(tmp_path: Path) -> None:
     members = [("README", b"x"), (".hidden", b"x"), ("a/._0.jpg", b"x"), ("b.", b"x"), *sample("0", "text")]
     path = write_tar(tmp_path / "0.tar", members)
     assert [key for key, *_ in rows(pool.read_texts(shard_of(path), CONFIG))] == ["0"]
     assert pool.write_index(shard_of(path), CONFIG, tmp_path / "i.parquet")["ignored_members"] == 4
 
 
-def test_a_name_that_is_not_utf8_is_a_bad_pair(tmp_path: Path) -> None:
+def test_member_name_that_is_not_utf8_is_bad_pair(tmp_path: Path) -> None:
     members = [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")]
     assert read(tmp_path, members) == [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "ok")]
 
 
-def test_the_languages_that_a_pool_states_stand_beside_its_texts(tmp_path: Path) -> None:
+def test_lang_truth_is_returned_per_text(tmp_path: Path) -> None:
     members = [*sample("0", None, {"texts": ["red", "rot"], "lang_truth": ["en", "de"]}), *sample("1", "blue")]
     texts = pool.read_texts(
         shard_of(write_tar(tmp_path / "0.tar", members)), PoolConfig(path="p", texts=("txt", "json:texts"))
@@ -183,23 +185,23 @@ def test_the_languages_that_a_pool_states_stand_beside_its_texts(tmp_path: Path)
     assert texts.truth.to_pylist() == ["en", "de", None]
 
 
-def test_a_tar_without_a_sample_has_no_rows(tmp_path: Path) -> None:
+def test_empty_tar_has_no_rows(tmp_path: Path) -> None:
     assert read(tmp_path, []) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5000])
-def test_what_is_no_tar_is_a_bad_shard(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_tar_is_bad_shard(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.tar").write_bytes(content)
     with pytest.raises(BadShard):
         pool.read_texts(shard_of(tmp_path / "0.tar"), CONFIG)
 
 
-def test_a_missing_file_is_a_bad_shard(tmp_path: Path) -> None:
+def test_missing_file_is_bad_shard(tmp_path: Path) -> None:
     with pytest.raises(BadShard, match="cannot be read"):
         pool.read_texts(Shard(name="0.tar", path=str(tmp_path / "0.tar")), CONFIG)
 
 
-def test_bad_samples_are_few_and_always_the_same(tmp_path: Path) -> None:
+def test_reported_bad_samples_are_capped_and_deterministic(tmp_path: Path) -> None:
     members = [(f"{n}.json", b"?") for n in range(100)]
     path = write_tar(tmp_path / "0.tar", members)
     chosen = pool.read_texts(shard_of(path), CONFIG).bad
@@ -207,7 +209,7 @@ def test_bad_samples_are_few_and_always_the_same(tmp_path: Path) -> None:
     assert chosen == pool.read_texts(shard_of(write_tar(tmp_path / "1.tar", members[::-1])), CONFIG).bad
 
 
-def test_the_index_has_the_first_image_of_each_first_sample(tmp_path: Path) -> None:
+def test_index_holds_first_image_of_each_key(tmp_path: Path) -> None:
     members = [
         ("0.webp", b"zero"),
         ("0.mask.png", b"?"),
@@ -224,9 +226,9 @@ def test_the_index_has_the_first_image_of_each_first_sample(tmp_path: Path) -> N
     assert report == {"pairs": 4, "images": 2, "ignored_members": 0}
 
 
-def test_a_tar_that_became_shorter_is_noticed(tmp_path: Path) -> None:
+def test_tar_that_shrank_after_indexing_is_bad_shard(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(b"short")
-    with pytest.raises(BadShard, match="changed since it was indexed"):
+    with pytest.raises(BadShard, match="changed after it was indexed"):
         pool.read_member(tmp_path / "0.tar", 0, 100)
 
 
@@ -294,7 +296,7 @@ MEMBERS = st.tuples(
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(MEMBERS, max_size=10))
-def test_nothing_is_lost_and_every_text_has_its_reason(tmp_path: Path, members) -> None:
+def test_texts_and_reasons_agree_with_plain_implementation(tmp_path: Path, members) -> None:
     texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
     expected = plain_read(members)
     assert rows(texts) == expected
@@ -302,7 +304,7 @@ def test_nothing_is_lost_and_every_text_has_its_reason(tmp_path: Path, members) 
     assert min(20, Counter(reason for *_, reason in expected)["bad_pair"]) == len(texts.bad)
 
 
-def test_reading_a_photograph_pool_gives_each_image_by_its_place(shared: Path) -> None:
+def test_real_pool_of_photographs_has_no_bad_text(shared: Path) -> None:
     path = shared / "data/imagenet_samples/samples-000000.tar"
     config = PoolConfig(path=str(path.parent), texts=("json:name",), key="json:wnid")
     texts = pool.read_texts(shard_of(path), config)

@@ -1,4 +1,4 @@
-"""Pools behind URLs: memory, a local HTTP server, and S3 as moto plays it."""
+"""Pools at URLs: memory, a local HTTP server, and S3 as moto emulates it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
 
 
-def test_a_remote_pool_reads_as_the_local_one(url: str, folder: Path, tmp_path: Path) -> None:
+def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
     for kind, settings in (("tars", {}), ("tables", {"key": "uid"}), ("lines", {"key": "uid"})):
         remote, local = (recipe_of(path=f"{place}/{kind}", **settings) for place in (url, folder))
         shards, here = pool.shards(remote, tmp_path / "run"), pool.shards(local, tmp_path / "run")
@@ -104,7 +104,7 @@ def test_a_remote_pool_reads_as_the_local_one(url: str, folder: Path, tmp_path: 
             assert found.reason.tolist() == expected.reason.tolist()
 
 
-def test_images_of_a_remote_pool_are_read_by_their_place(url: str, tmp_path: Path) -> None:
+def test_images_of_remote_pool_are_read_by_offset(url: str, tmp_path: Path) -> None:
     recipe = recipe_of(path=f"{url}/tars")
     run_stage(pool, "pool", recipe, tmp_path / "run", QUIET)
     shard = pool.shards(recipe, tmp_path / "run")[0]
@@ -113,7 +113,7 @@ def test_images_of_a_remote_pool_are_read_by_their_place(url: str, tmp_path: Pat
     assert not run_stage(pool, "pool", recipe, tmp_path / "run", QUIET)
 
 
-def test_a_remote_pool_is_checked_as_the_local_one(url: str, folder: Path, tmp_path: Path) -> None:
+def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
     found = []
     for number, place in enumerate((url, folder)):
         out = tmp_path / f"out{number}"
@@ -127,12 +127,12 @@ def test_a_remote_pool_is_checked_as_the_local_one(url: str, folder: Path, tmp_p
 
 
 @pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])
-def test_what_cannot_be_listed_is_said(path: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"pool\.path: '.*' (cannot be listed|holds nothing)"):
+def test_url_that_cannot_be_listed_is_an_error(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pool\.path = '.*': (cannot be listed|no files)"):
         pool.shards(recipe_of(path=path), tmp_path / "run")
 
 
-def test_a_remote_shard_that_is_gone_is_a_bad_shard(in_memory: str) -> None:
+def test_missing_remote_shard_is_bad_shard(in_memory: str) -> None:
     with pytest.raises(BadShard, match="cannot be read"):
         pool.read_texts(Shard(name="9.tar", path=f"{in_memory}/tars/9.tar"), PoolConfig(path=in_memory))
     with pytest.raises(BadShard, match="cannot be read"):

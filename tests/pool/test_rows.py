@@ -1,4 +1,4 @@
-"""Pools of rows: Parquet and JSONL."""
+"""Texts of Parquet and JSONL shards."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def read(path: Path, **settings: object) -> list[tuple[str, int, str | None, str
     return rows(pool.read_texts(shard_of(path), PoolConfig(path="pool", **settings)))  # type: ignore[arg-type]
 
 
-def test_one_text_a_row_under_any_column_name(tmp_path: Path) -> None:
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
     path = parquet(tmp_path / "0.parquet", {"url": ["a", "b"], "hash": [-5, 2**62], "TEXT": ["red", "rot"]}, 1)
     assert read(path, key="hash") == [("-5", 0, "red", "ok"), (str(2**62), 0, "rot", "ok")]
     assert read(path, key="url", texts=("TEXT", "url"))[:2] == [("a", 0, "red", "ok"), ("a", 1, "a", "ok")]
 
 
-def test_lists_of_texts_keep_their_places_and_nulls_are_empty_texts(tmp_path: Path) -> None:
+def test_list_positions_are_kept_and_null_is_empty_text(tmp_path: Path) -> None:
     lists = pa.array([["a", None, "", "b"], [], None, ["\0 "], ["c"]], pa.list_(pa.string()))
     path = parquet(tmp_path / "0.parquet", {"uid": list("vwxyz"), "texts": lists, "alt": ["0", None, "2", "", "4"]}, 2)
     assert read(path, key="uid", texts=("texts", "alt")) == [
@@ -64,7 +64,7 @@ def test_lists_of_texts_keep_their_places_and_nulls_are_empty_texts(tmp_path: Pa
     assert read(path, key="uid")[4:6] == [("w", 0, None, "no_text"), ("x", 0, None, "no_text")]
 
 
-def test_identities_that_are_null_empty_or_no_utf8_are_bad_pairs(tmp_path: Path) -> None:
+def test_keys_that_are_null_empty_or_not_utf8_are_bad_pairs(tmp_path: Path) -> None:
     uid = pa.array([b"a", None, b"", b"\xff", b"a"], pa.binary())
     path = parquet(tmp_path / "0.parquet", {"uid": uid, "text": [["1", "2"]] * 5})
     texts = pool.read_texts(shard_of(path), PoolConfig(path="pool", key="uid"))
@@ -78,42 +78,42 @@ def test_identities_that_are_null_empty_or_no_utf8_are_bad_pairs(tmp_path: Path)
         ("a", 1, None, "duplicate"),
     ]
     assert sorted(one["reason"] for one in texts.bad) == [
-        "it has no identity: uid is empty",
-        "it has no identity: uid is null",
-        "its identity, uid, is not UTF-8",
+        "no key: uid is empty",
+        "no key: uid is not UTF-8",
+        "no key: uid is null",
     ]
 
 
-def test_texts_that_are_no_utf8_drop_alone(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_drops_only_itself(tmp_path: Path) -> None:
     texts = pa.array([b"fine", b"\xff", b"\xed\xa0\xbd", "é".encode()], pa.binary())
     path = parquet(tmp_path / "0.parquet", {"uid": list("abcd"), "text": texts})
     assert [reason for *_, reason in read(path, key="uid")] == ["ok", "bad_pair", "bad_pair", "ok"]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
-def test_any_kind_of_string_column_reads_the_same(tmp_path: Path, kind: pa.DataType) -> None:
+def test_all_string_types_read_the_same(tmp_path: Path, kind: pa.DataType) -> None:
     text = pa.array(["red", None, "red"]).cast(kind)
     path = parquet(tmp_path / "0.parquet", {"uid": pa.array(["a", "b", "c"]).cast(kind), "text": text})
     assert read(path, key="uid") == [("a", 0, "red", "ok"), ("b", 0, None, "no_text"), ("c", 0, "red", "ok")]
 
 
-def test_a_column_without_any_text_is_no_text(tmp_path: Path) -> None:
+def test_column_of_nulls_is_no_text(tmp_path: Path) -> None:
     path = parquet(tmp_path / "0.parquet", {"uid": ["a"], "text": pa.nulls(1)})
     assert read(path, key="uid") == [("a", 0, None, "no_text")]
 
 
-def test_a_table_without_rows_has_no_texts(tmp_path: Path) -> None:
+def test_empty_table_has_no_texts(tmp_path: Path) -> None:
     empty = {"uid": pa.array([], pa.string()), "text": pa.array([], pa.list_(pa.string()))}
     assert read(parquet(tmp_path / "0.parquet", empty), key="uid") == []
 
 
-def test_a_column_of_another_kind_is_a_bad_shard(tmp_path: Path) -> None:
+def test_column_of_wrong_type_is_bad_shard(tmp_path: Path) -> None:
     path = parquet(tmp_path / "0.parquet", {"uid": ["a"], "text": [1.5]})
     with pytest.raises(BadShard, match="column text is double"):
         read(path, key="uid")
 
 
-def test_damaged_parquet_is_a_bad_shard(tmp_path: Path) -> None:
+def test_damaged_parquet_is_bad_shard(tmp_path: Path) -> None:
     path = parquet(tmp_path / "0.parquet", {"uid": ["a"] * 1000, "text": [str(n) for n in range(1000)]})
     whole = path.read_bytes()
     for content in (b"", whole[:-20], b"PAR1" + b"?" * 100):
@@ -122,7 +122,7 @@ def test_damaged_parquet_is_a_bad_shard(tmp_path: Path) -> None:
             read(path, key="uid")
 
 
-def test_jsonl_reads_as_tables_do(tmp_path: Path) -> None:
+def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
     path = tmp_path / "0.jsonl"
     lines = [
         '{"uid": "a", "text": "red"}',
@@ -145,11 +145,11 @@ def test_jsonl_reads_as_tables_do(tmp_path: Path) -> None:
     assert [text for _, _, text, _ in read(packed, key="json:uid")] == [text for _, _, text, _ in read(path, key="uid")]
 
 
-def test_a_cut_gzip_is_a_bad_shard(tmp_path: Path) -> None:
+def test_truncated_gzip_is_bad_shard(tmp_path: Path) -> None:
     packed = gzip.compress(b'{"uid": "a", "text": "red"}\n' * 1000)
     for content in (packed[:-9], packed[:30], packed[:40] + b"\0" * 20, b"no gzip"):
         (tmp_path / "0.jsonl.gz").write_bytes(content)
-        with pytest.raises(BadShard, match="gzip is cut off or damaged"):
+        with pytest.raises(BadShard, match="gzip data cut off or damaged"):
             read(tmp_path / "0.jsonl.gz", key="uid")
 
 
@@ -161,7 +161,7 @@ ROWS = st.lists(st.tuples(st.sampled_from([None, "", "k", "l", "m"]), TEXTS, st.
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS, st.integers(1, 4))
-def test_parquet_and_jsonl_give_what_plain_rules_give(tmp_path: Path, table, row_group_size) -> None:
+def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table, row_group_size) -> None:
     key, text, texts = zip(*table, strict=True) if table else ((), (), ())
     kinds = (pa.string(), pa.string(), pa.list_(pa.string()))
     columns = [pa.array(column, kind) for column, kind in zip((key, text, texts), kinds, strict=True)]
@@ -192,13 +192,18 @@ def run_pool(run_dir: Path, **settings: object) -> None:
 @pytest.mark.parametrize(
     ("settings", "problems"),
     [
-        ({"key": "uuid", "texts": ["TXT"]}, ["pool.key names 'uuid', which it lacks; did you mean 'uid'?"]),
-        ({"key": "uid", "texts": ["text", "ALT"]}, ["pool.texts names 'text'", "pool.texts names 'ALT'"]),
-        ({"texts": ["TEXT"]}, ['pool.key is "member", which tars have; name the column of the identity: uid, url']),
-        ({"key": "uid"}, ["pool.texts is unset and there is no column"]),
+        ({"key": "uuid", "texts": ["TXT"]}, ["pool.key: no column or field 'uuid'; did you mean 'uid'?"]),
+        (
+            {"key": "uid", "texts": ["text", "ALT"]},
+            ["pool.texts: no column or field 'text'", "pool.texts: no column or field 'ALT'"],
+        ),
+        ({"texts": ["TEXT"]}, ['pool.key = "member" is for tars only; set it to the column of the key: uid, url']),
+        ({"key": "uid"}, ["pool.texts is not set and there is no column"]),
     ],
 )
-def test_columns_that_no_shard_has_are_the_recipes_mistake(tmp_path: Path, settings: dict, problems: list[str]) -> None:
+def test_columns_that_no_shard_has_are_reported_as_config_problems(
+    tmp_path: Path, settings: dict, problems: list[str]
+) -> None:
     columns = {"uid": ["a"], "url": ["b"], "TXT": ["c"]}
     if settings.get("texts") == ["TEXT"]:
         columns["TEXT"] = ["d"]
@@ -210,25 +215,25 @@ def test_columns_that_no_shard_has_are_the_recipes_mistake(tmp_path: Path, setti
     assert all(problem in said for problem, said in zip(problems, error.value.problems, strict=True))
 
 
-def test_a_field_that_no_record_has_is_the_recipes_mistake(tmp_path: Path) -> None:
+def test_field_that_no_record_has_is_reported_as_config_problem(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", sample("0", None, {"caption": "a", "uid": "k"}))
-    with pytest.raises(UserError, match=r"pool.texts names 'captoin', which it lacks; did you mean 'caption'"):
+    with pytest.raises(UserError, match=r"pool.texts: no column or field 'captoin'; did you mean 'caption'"):
         run_pool(tmp_path / "run", path=str(tmp_path / "pool"), texts=["json:captoin", "json:alt"])
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "0.jsonl").write_text('{"uid": "a", "text": "b"}')
-    with pytest.raises(UserError, match=r"pool.key names 'uuid', which it lacks; did you mean 'uid'"):
+    with pytest.raises(UserError, match=r"pool.key: no column or field 'uuid'; did you mean 'uid'"):
         run_pool(tmp_path / "run", path=str(tmp_path / "lines"), key="uuid")
 
 
-def test_a_shard_of_another_schema_fails_alone_when_it_is_read(tmp_path: Path) -> None:
+def test_shard_with_another_schema_fails_alone(tmp_path: Path) -> None:
     other = parquet(tmp_path / "pool" / "0.parquet", {"id": ["a"], "caption": ["b"]})
     parquet(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
     run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid", texts=["text"])
-    with pytest.raises(BadShard, match=r"pool.key names 'uid', which it lacks; did you mean 'id'"):
+    with pytest.raises(BadShard, match=r"pool.key: no column or field 'uid'; did you mean 'id'"):
         read(other, key="uid", texts=("text",))
 
 
-def test_a_damaged_table_fails_alone(tmp_path: Path) -> None:
+def test_damaged_table_fails_alone(tmp_path: Path) -> None:
     parquet(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
     (tmp_path / "pool" / "0.parquet").write_bytes(b"PAR1")
     with pytest.raises(StageFailed) as failed:
@@ -236,7 +241,7 @@ def test_a_damaged_table_fails_alone(tmp_path: Path) -> None:
     assert list(failed.value.failures) == ["0.parquet"]
 
 
-def test_parquet_beside_tars_is_no_shard_unless_asked_for(tmp_path: Path) -> None:
+def test_parquet_next_to_tars_is_ignored_unless_format_is_parquet(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", sample("0", "a"))
     parquet(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["b"]})
     names = {}

@@ -192,17 +192,17 @@ def test_the_run_says_what_it_did(tmp_path: Path) -> None:
 
 def test_a_wrong_key_is_said_once_with_the_near_one(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
-    with pytest.raises(UserError, match=r"pool\.key names 'uuid', which it lacks; did you mean 'uid'"):
+    with pytest.raises(UserError, match=r"pool\.key: no column or field 'uuid'; did you mean 'uid'"):
         dedup(recipe_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
-    with pytest.raises(UserError, match="name the column of the identity: uid"):
+    with pytest.raises(UserError, match="set it to the column of the key: uid"):
         dedup(recipe_of(folder, key="member"), tmp_path / "out", executor=QUIET)
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     before = killed.contents(folder)
-    with pytest.raises(UserError, match="which holds files of others"):
+    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
         dedup(recipe_of(folder), folder, executor=QUIET)
-    with pytest.raises(UserError, match="which holds files of others"):
+    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
         build_wat([], folder, executor=QUIET)
     assert killed.contents(folder) == before

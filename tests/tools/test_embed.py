@@ -147,12 +147,12 @@ def test_mistakes_are_told_before_any_work(world, tmp_path, capfd):
     (mine / "thesis.txt").touch()
     for arguments, said in (
         ([str(tmp_path / "none"), pool, "--out", out], "does not exist; give a run"),
-        ([model, str(tmp_path / "none"), "--out", out], "is no folder"),
+        ([model, str(tmp_path / "none"), "--out", out], "no such folder or file"),
         ([model, str(tmp_path / "empty"), "--out", out], "holds no tar and no image"),
-        ([model, str(world / "photos"), "--out", out, "--of", "texts"], "holds no .tar, .parquet or .jsonl"),
+        ([model, str(world / "photos"), "--out", out, "--of", "texts"], "no .tar, .parquet, .jsonl, .jsonl.gz files"),
         ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
-        ([model, str(table), "--out", out], "name the column of the identity: uid"),
-        ([model, pool, "--out", str(mine)], "holds files of others"),
+        ([model, str(table), "--out", out], "set it to the column of the key: uid"),
+        ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
         ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
         ([model, pool, "--out", out, "--device", "tpu"], "device is 'tpu'"),
         ([model, pool, "--out", out, "--precision", "int8"], "only ONNX folders hold several"),

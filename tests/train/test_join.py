@@ -165,7 +165,7 @@ def test_mistakes_in_the_training_pool_name_their_key(tmp_path: Path) -> None:
     values = {"balance": {"tail_fraction": 0.1}, "pool": {"path": "tables", "key": "uid"}}
     with pytest.raises(UserError, match=r"train\.pool: pool.path and pool.roots are set"):
         load_recipe({**values, "train": {"pool": {"path": "a", "roots": {"b": "c"}}}})
-    with pytest.raises(UserError, match=r"train\.pool\.path.*is no folder"):
+    with pytest.raises(UserError, match=r"train\.pool\.path.*no such folder"):
         image_shards(load_recipe({**values, "train": {"pool": {"path": str(tmp_path / "nowhere")}}}))
 
 

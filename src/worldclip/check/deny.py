@@ -11,17 +11,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from worldclip import pool as pools
 from worldclip.check.config import DenyRules
 from worldclip.check.text_rules import read_lines
 from worldclip.core.execute import Shard
 from worldclip.core.keys import KeyTable, read_keys
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import open_file, read_bytes
-from worldclip.pool.formats import rows as table
-from worldclip.pool.formats import tar as webdataset
-from worldclip.pool.read import format_of
 
 # Directives of the X-Robots-Tag header and meta tag by which a site refuses use in training; img2dataset honours the
 # same four (its --disallowed_header_directives) and writes the refusal into error_message.
@@ -99,20 +95,7 @@ def opts_out(value: Any) -> bool:
 
 def read_fields(shard: Shard, pool: PoolConfig, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """{key: {name: value}} of a shard's pairs, from their .json or columns; the first of equal keys counts."""
-    records: Sequence[Any]
-    if format_of(shard.name) == "tar":
-        samples = webdataset.read_samples(shard, read_bytes(shard.path))
-        keys, records = samples.keys(pool.key)[0].to_pylist(), samples.records()
-    elif format_of(shard.name) == "parquet":
-        key = pool.key.removeprefix("json:")
-        with open_file(shard.path) as file:
-            there = [name for name in (key, *names) if name in table.read_schema(shard).names]
-            records = pq.read_table(file, columns=there).to_pylist()
-        keys = [str(record[key]) for record in records]
-    else:
-        records = table.read_lines(shard)
-        key = pool.key.removeprefix("json:")
-        keys = [str(record.get(key)) if isinstance(record, dict) else "" for record in records]
+    keys, records = pools.read_records(shard, pool, names)
     found: dict[str, dict[str, Any]] = {}
     for name, record in zip(keys, records, strict=True):
         if isinstance(record, dict):

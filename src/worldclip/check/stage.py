@@ -54,7 +54,7 @@ from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import format_of
+from worldclip.pool.formats import format_of
 
 UNUSABLE = ("bad_pair", "no_text")  # counted by match too, whatever the valid keys say
 
@@ -154,7 +154,7 @@ def _plan(
     _refuse_mistakes(settings, sets)
     kind = HashKind.of(settings)
     shards = pools.shards(recipe, run_dir or folder, part)
-    tables = [shard.name for shard in shards if format_of(shard.name) != "tar"]
+    tables = [shard.name for shard in shards if not format_of(shard.name).has_images]
     if tables and settings.write == "tars":
         raise UserError(f'write = "tars" with {tables[0]}: only tars hold images; use write = "keys"')
     inputs = _inputs(shards, settings, sets, kind)

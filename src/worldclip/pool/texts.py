@@ -1,11 +1,11 @@
-"""What every kind of pool gives: the texts of a shard as columns, each with the reason why it goes no further."""
+"""The texts of a shard as columns, the same for every format, each text with the reason why it is dropped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import numba
 import numpy as np
@@ -17,13 +17,32 @@ from worldclip.core.coin import sample_records
 REASONS = ("ok", "bad_pair", "duplicate", "no_text")  # in the order in which they apply
 GOOD, BAD_PAIR, DUPLICATE, NO_TEXT = range(4)
 NUM_BAD_SAMPLES = 20
-# What a text may consist of and still be empty: what str.strip() removes, and NUL.
+# A text of these characters alone is empty: what str.strip() removes, and NUL.  No whitespace lies above U+3000.
 BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\0"
+
+
+class PairKeys(NamedTuple):
+    """The identity of each pair of a shard."""
+
+    keys: pa.StringArray
+    """(num_pairs,) a readable stand-in where a pair has no key."""
+    has_key: np.ndarray
+    """(num_pairs,) bool."""
+    problems: dict[int, str]
+    """Why a pair has no key, by its position."""
+
+
+class BadText(TypedDict):
+    """A bad text as reports show it."""
+
+    key: str
+    text_idx: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolTexts:
-    """The texts of one shard, one row a text; a pair without any text is one row, `no_text`."""
+    """The texts of one shard, one row per text; a pair without any text is one row, `no_text`."""
 
     key: pa.StringArray
     """Identity of the text's pair."""
@@ -34,35 +53,34 @@ class PoolTexts:
     reason: np.ndarray
     """(num_rows,) int8, position in REASONS."""
     truth: pa.StringArray | None
-    """What the pool's field `lang_truth` says of a text's language, for reports alone; None where no pair has it."""
+    """Language of the text in the pool's field `lang_truth`, for reports only; None if no pair has that field."""
     lang: pa.StringArray | None
-    """The label that the pool gives a text's language by `pool.lang`, null where it gives none; None without it."""
-    bad: list[dict[str, Any]]
-    """At most 20 bad pairs, chosen by hash: key, text_idx, reason."""
+    """Label in the field that `pool.lang` names, null where there is none; None if pool.lang is not set."""
+    bad: list[BadText]
+    """At most NUM_BAD_SAMPLES bad texts, chosen by hash."""
 
 
 def pool_texts(
-    keys: pa.StringArray,
-    has_key: np.ndarray,
+    pairs: PairKeys,
     pair_of_text: np.ndarray,
     text: pa.LargeStringArray,
     details: dict[int, str],
     truth: pa.StringArray | None = None,
     lang: pa.StringArray | None = None,
 ) -> PoolTexts:
-    """Each text's first reason in the order of REASONS.
+    """Give each text the first reason of REASONS that applies.
 
-    keys, has_key: (num_pairs,) identities, and which of them are one.  pair_of_text: (num_texts,) ascending, every
-    pair at least once.  text: null where there is none.  details: why a text is bad, by row.
+    pair_of_text: (num_texts,) ascending, every pair at least once.  text: null where there is none.  details: why a
+    text is bad, by row.
     """
     is_bad = np.zeros(len(pair_of_text), bool)
     is_bad[list(details)] = True
-    is_duplicate = find_duplicates(keys, has_key)[pair_of_text]
+    is_duplicate = find_duplicates(pairs.keys, pairs.has_key)[pair_of_text]
     length = pc.binary_length(pc.utf8_trim(text, BLANKS))
     is_empty = pc.equal(pc.fill_null(length, 0), 0).to_numpy(zero_copy_only=False)
     reason = np.select([is_bad, is_duplicate, is_empty], [BAD_PAIR, DUPLICATE, NO_TEXT], GOOD).astype(np.int8)
     text_idx = np.arange(len(pair_of_text)) - np.searchsorted(pair_of_text, pair_of_text)
-    key = keys.take(pa.array(pair_of_text))
+    key = pairs.keys.take(pa.array(pair_of_text))
     return PoolTexts(
         key=key,
         text_idx=pa.array(text_idx, pa.int32()),
@@ -75,33 +93,37 @@ def pool_texts(
 
 
 def find_duplicates(keys: pa.StringArray, has_key: np.ndarray) -> np.ndarray:
-    """bool (num_pairs,): whose key an earlier pair has; a pair without an identity is nobody's duplicate."""
+    """Return bool (num_pairs,): an earlier pair has the same key.  A pair without a key is no duplicate."""
     rows = np.flatnonzero(has_key)
     codes = keys.take(pa.array(rows)).dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    is_duplicate = np.ones(len(rows), bool)
-    is_duplicate[np.unique(codes, return_index=True)[1]] = False
-    found = np.zeros(len(keys), bool)
-    found[rows] = is_duplicate
-    return found
+    first_rows = rows[np.unique(codes, return_index=True)[1]]
+    is_duplicate = has_key.copy()
+    is_duplicate[first_rows] = False
+    return is_duplicate
 
 
-def _choose_bad(key: pa.StringArray, text_idx: np.ndarray, details: dict[int, str]) -> list[dict[str, Any]]:
+def row_names(shard_name: str, num_rows: int) -> pa.StringArray:
+    """Return what is shown for the rows of a table that have no key: `<shard>#<row>`."""
+    return pa.array([f"{shard_name}#{row}" for row in range(num_rows)], pa.string())
+
+
+def _choose_bad(key: pa.StringArray, text_idx: np.ndarray, details: dict[int, str]) -> list[BadText]:
     rows = sorted(details)
     names = key.take(pa.array(rows, pa.int64())).to_pylist()
-    found = [
-        {"key": name, "text_idx": int(text_idx[row]), "reason": details[row]}
+    bad = [
+        BadText(key=name, text_idx=int(text_idx[row]), reason=details[row])
         for name, row in zip(names, rows, strict=True)
     ]
-    return sample_records(found, NUM_BAD_SAMPLES)
+    return sample_records(bad, NUM_BAD_SAMPLES)
 
 
-# Arrow's buffers: values uint8 (bytes,), offsets int64 (n + 1,)
+# --- Arrow's buffers: values uint8 (num_bytes,), offsets int64 (n + 1,) -----------------------------------------------
 
 
 def gather(
     data: np.ndarray, starts: np.ndarray, ends: np.ndarray, prefix: bytes = b""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(values, offsets) of the slices [start, end) of `data`, each behind `prefix`."""
+    """Return (values, offsets) of the slices [start, end) of `data`, each with `prefix` before it."""
     before = np.frombuffer(prefix, np.uint8)
     offsets = np.zeros(len(starts) + 1, np.int64)
     np.cumsum(ends - starts + len(before), out=offsets[1:])
@@ -122,10 +144,12 @@ def _fill(data: np.ndarray, starts: np.ndarray, prefix: np.ndarray, offsets: np.
 
 
 def find_bad_utf8(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """bool (n,): which texts are not UTF-8 (surrogates are not)."""
+    """Return bool (n,): the text is not UTF-8 (an encoded surrogate is not)."""
+    # If all bytes together are UTF-8 and no text begins with a continuation byte (0b10......), then no character
+    # crosses from one text to the next, and one decode tells for all texts.
     starts = offsets[:-1][offsets[:-1] < offsets[1:]]
-    begins_inside = bool(((values[starts] & 0xC0) == 0x80).any())
-    if not begins_inside and is_utf8(values.tobytes()):  # then no character crosses from one text to the next
+    begins_inside_character = bool(((values[starts] & 0xC0) == 0x80).any())
+    if not begins_inside_character and is_utf8(values.tobytes()):
         return np.zeros(len(offsets) - 1, bool)
     return np.array([not is_utf8(values[start:end].tobytes()) for start, end in pairwise(offsets)], bool)
 
@@ -139,13 +163,13 @@ def is_utf8(content: bytes) -> bool:
 
 
 def large_strings(values: np.ndarray, offsets: np.ndarray, is_null: np.ndarray) -> pa.LargeStringArray:
-    """Texts over the given buffers, null where asked; what is not null must be UTF-8."""
+    """Wrap buffers of texts as an array; texts that are not null must be UTF-8."""
     validity = pa.array(~is_null).buffers()[1] if is_null.any() else None
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(values), validity)
 
 
 def readable(values: np.ndarray, offsets: np.ndarray, is_bad: np.ndarray) -> pa.StringArray:
-    """Strings over the given buffers; what is not UTF-8 shows its bytes as escapes."""
+    """Wrap buffers of texts as an array of strings; texts that are not UTF-8 show their bytes as escapes."""
     whole = large_strings(values, offsets, is_bad).cast(pa.string())
     bad = np.flatnonzero(is_bad)
     shown = [values[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "backslashreplace") for row in bad]
@@ -153,5 +177,5 @@ def readable(values: np.ndarray, offsets: np.ndarray, is_bad: np.ndarray) -> pa.
 
 
 def replace_where(array: pa.Array, mask: np.ndarray, values: Sequence[str]) -> pa.Array:
-    """`array` with its elements under `mask` replaced by `values`, in order."""
+    """Return `array` with the elements under `mask` replaced by `values`, in order."""
     return pc.replace_with_mask(array, pa.array(mask), pa.array(values, array.type)) if len(values) else array

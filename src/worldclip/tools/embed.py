@@ -52,7 +52,8 @@ from worldclip.model import load as sources
 from worldclip.model.inference import Clip, load
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, is_remote
-from worldclip.pool.read import check_columns, check_key, format_of, read_member
+from worldclip.pool.formats import format_of
+from worldclip.pool.read import check_columns, check_key, read_member
 from worldclip.pool.stage import check_names
 from worldclip.pool.texts import REASONS
 
@@ -157,7 +158,7 @@ def _units(recipe: Recipe, run_dir: Path, of: Sequence[Of]) -> dict[Of, list[Sha
         if not has_files or "texts" in of:
             raise
         return {"images": source_units(Path(place))}  # its error says what was looked for
-    tars = [shard for shard in shards if format_of(shard.name) == "tar"]
+    tars = [shard for shard in shards if format_of(shard.name).has_images]
     asked: Sequence[Of] = of or (("images",) if tars else ("texts",))
     found: dict[Of, list[Shard]] = {}
     for kind in dict.fromkeys(asked):

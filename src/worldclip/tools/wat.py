@@ -29,7 +29,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable, usable_cores
 from worldclip.core.job import RunLock, remove_stale
 from worldclip.core.urls import key_of_url, resolve
-from worldclip.pool.files import PoolFile, check_own, is_remote, known_by, open_file
+from worldclip.pool.files import PoolFile, check_own, fingerprint_file, is_remote, open_file
 from worldclip.pool.records import has_surrogate
 from worldclip.pool.texts import BLANKS
 from worldclip.tools.warc import iter_records
@@ -108,7 +108,10 @@ def _in_order(files: Sequence[str], had: Sequence[str]) -> list[Shard]:
         raise UserError(problems)
     by_name = dict(zip(names, files, strict=True))
     order = [*had, *sorted(set(names) - set(had))]
-    return [Shard(name=name, path=by_name[name], fingerprint=known_by(PoolFile(name, by_name[name]))) for name in order]
+    return [
+        Shard(name=name, path=by_name[name], fingerprint=fingerprint_file(PoolFile(name, by_name[name])))
+        for name in order
+    ]
 
 
 def _name_of(file: str) -> str:

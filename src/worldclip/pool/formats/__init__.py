@@ -1,1 +1,23 @@
-"""The formats of a pool: tars, Parquet, JSONL."""
+"""The formats of a pool's shards.
+
+A new format subclasses `PoolFormat` in a module of its own and is added to FORMATS.
+"""
+
+from __future__ import annotations
+
+from worldclip.pool.formats.base import PoolFormat
+from worldclip.pool.formats.jsonl import JSONL
+from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.formats.tar import TAR
+
+# The order in which `pool.format = "auto"` looks for shards.  img2dataset writes a Parquet file beside each tar, which
+# holds the same pairs without their images, so tars come first.
+FORMATS: tuple[PoolFormat, ...] = (TAR, PARQUET, JSONL)
+
+
+def format_of(name: str) -> PoolFormat:
+    """Return the format of a shard by the suffix of its name.  Raises ValueError for any other suffix."""
+    for pool_format in FORMATS:
+        if name.endswith(pool_format.suffixes):
+            return pool_format
+    raise ValueError(f"{name!r} is not a shard of a pool (.tar, .parquet, .jsonl, .jsonl.gz)")

@@ -1,11 +1,13 @@
-"""WebDataset tars: samples of members with one stem, their identity, and where their image, .txt and .json stand.
+"""WebDataset tars: samples of members with one stem, and where the image, .txt and .json of each sample are.
 
-A sample is a run of neighbours with one stem (the path up to the first dot of its last part); a member whose suffix
-the run has already begins the next sample, a duplicate.  Members without a stem or suffix belong to no sample.
+A sample is a run of neighbouring members with one stem: the path up to the first dot of its last part.  A member whose
+suffix the run already has begins the next sample, which is then a duplicate.  Members without a stem or a suffix belong
+to no sample.  This is how webdataset groups members, except that webdataset raises an error for a repeated suffix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -14,40 +16,98 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Shard
-from worldclip.kernels import tar_headers as tar
-from worldclip.pool.records import Record, keys_of_records, parse_record, texts_of_records
-from worldclip.pool.texts import PoolTexts, find_bad_utf8, gather, large_strings, pool_texts, readable
+from worldclip.core.execute import Report, Shard
+from worldclip.kernels import tar_headers
+from worldclip.pool.columns import bare, check_fields
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.files import read_bytes
+from worldclip.pool.formats.base import PoolFormat
+from worldclip.pool.records import NUM_PROBED, Record, field_names, keys_of_records, parse_record, texts_of_records
+from worldclip.pool.texts import (
+    PairKeys,
+    PoolTexts,
+    find_bad_utf8,
+    find_duplicates,
+    gather,
+    large_strings,
+    pool_texts,
+    readable,
+)
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "tiff")
 NO_MEMBER = -1
 
 
-def suffix_code(suffix: str) -> int:
-    """Up to 8 ASCII bytes as one number, the first one lowest; longer suffixes have code 0."""
-    return int.from_bytes(suffix.encode(), "little") if len(suffix) <= 8 else 0
+class TarFormat(PoolFormat):
+    name = "tar"
+    suffixes = (".tar",)
+    has_images = True
+
+    def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
+        samples = _open(shard)
+        keys = samples.keys(config.key)
+        if config.key == "member" and config.lang is None and _needs_no_json(samples, config.texts):
+            return _texts_of_txt(samples, keys)
+        fields = tuple(None if place == "txt" else bare(place) for place in config.texts)
+        lang = None if config.lang is None else bare(config.lang)
+        return texts_of_records(samples.records(), keys, fields, samples.read_txt, lang)
+
+    def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
+        return _open(shard).keys(config.key)
+
+    def read_records(
+        self, shard: Shard, config: PoolConfig, fields: Sequence[str]
+    ) -> tuple[list[str], Sequence[Record]]:
+        samples = _open(shard)
+        return samples.keys(config.key).keys.to_pylist(), samples.records()
+
+    def field_names(self, shard: Shard) -> list[str]:
+        return field_names(_open(shard).records(NUM_PROBED))
+
+    def count_pairs(self, shard: Shard) -> int:
+        return len(_open(shard))
+
+    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
+        samples = _open(shard)
+        has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
+        fields = [] if has_txt else [place for place in config.texts if place != "txt"]
+        check_fields(field_names(samples.records(NUM_PROBED)), config, fields)
+
+    def check_key(self, shard: Shard, config: PoolConfig) -> None:
+        if config.key != "member":  # a stem needs no look into the tar
+            super().check_key(shard, config)
+
+    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
+        return _index(_open(shard), config)
+
+    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
+        samples = _open(shard)
+        index, _ = _index(samples, config)
+        places = zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True)
+        return index, (samples.data[offset : offset + size].tobytes() for offset, size in places)
 
 
-_IMAGE_CODES = np.array([suffix_code(suffix) for suffix in IMAGE_SUFFIXES], np.uint64)
-_TXT, _JSON = np.uint64(suffix_code("txt")), np.uint64(suffix_code("json"))
+TAR = TarFormat()
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples of one tar, in order; member positions are rows of `members`, NO_MEMBER where there is none."""
+    """The samples of one tar, in order."""
 
     data: np.ndarray
-    """(bytes,) uint8: the tar."""
+    """(num_bytes,) uint8: the tar."""
     members: np.ndarray
-    """(num_members, 6) int64: columns of tar.scan."""
+    """(num_members, 6) int64: columns of tar_headers.scan."""
     member_names: np.ndarray
-    """(bytes,) uint8, between offsets int64."""
+    """(num_bytes,) uint8: the names of all members, one after the other."""
     name_offsets: np.ndarray
+    """(num_members + 1,) int64."""
     stem_keys: pa.StringArray
-    """Identity by member: `<folder of the tar>/<stem>`."""
+    """(num_samples,) key under `pool.key = "member"`: `<folder of the tar>/<stem>`."""
     has_bad_name: np.ndarray
-    """bool: the stem is not UTF-8; its key shows the bytes as escapes."""
+    """(num_samples,) bool: the stem is not UTF-8; its key shows the bytes as escapes."""
     image: np.ndarray
+    """(num_samples,) int64, as txt and json: row of `members`, NO_MEMBER if the sample has none."""
     txt: np.ndarray
     json: np.ndarray
     num_ignored: int
@@ -57,39 +117,40 @@ class Samples:
         return len(self.image)
 
     def content(self, member: int) -> bytes:
-        start = self.members[member, tar.AT]
-        return self.data[start : start + self.members[member, tar.SIZE]].tobytes()
+        start = self.members[member, tar_headers.AT]
+        return self.data[start : start + self.members[member, tar_headers.SIZE]].tobytes()
 
     def member_name(self, member: int) -> str:
         start, end = self.name_offsets[member], self.name_offsets[member + 1]
         return self.member_names[start:end].tobytes().decode("utf-8", "backslashreplace")
 
     def records(self, limit: int | None = None) -> list[Record]:
-        """The .json of each sample, or of the first `limit`."""
+        """Return the .json of each sample, or of the first `limit`."""
         return [None if member == NO_MEMBER else parse_record(self.content(member)) for member in self.json[:limit]]
 
     def read_txt(self, sample: int) -> bytes | None:
         member = self.txt[sample]
         return None if member == NO_MEMBER else self.content(member)
 
-    def keys(self, key: str) -> tuple[pa.StringArray, np.ndarray, dict[int, str]]:
-        """(identity of each sample, bool where it has one, why not by sample) for `pool.key`."""
+    def keys(self, key: str) -> PairKeys:
+        """Return the identity of each sample; key: `pool.key`."""
         if key != "member":
-            return keys_of_records(self.records(), key.removeprefix("json:"), self.stem_keys)
-        reason = "its name in the tar is not UTF-8"
-        return self.stem_keys, ~self.has_bad_name, dict.fromkeys(np.flatnonzero(self.has_bad_name).tolist(), reason)
+            return keys_of_records(self.records(), bare(key), self.stem_keys)
+        bad_names = np.flatnonzero(self.has_bad_name).tolist()
+        return PairKeys(
+            self.stem_keys, ~self.has_bad_name, dict.fromkeys(bad_names, "no key: its name in the tar is not UTF-8")
+        )
 
 
 def read_samples(shard: Shard, data: np.ndarray) -> Samples:
-    """Group the members of the tar `data`.  Raises BadShard for a tar that is cut or damaged."""
+    """Group the members of the tar `data` (uint8).  Raises BadShard for a tar that is cut or damaged."""
     try:
-        members = tar.scan(data)
+        members = tar_headers.scan(data)
     except ValueError as error:
         raise BadShard(str(error)) from error
-    name_offsets = np.zeros(len(members) + 1, np.int64)
-    np.cumsum(
-        members[:, [tar.PREFIX_SIZE, tar.NAME_SIZE]].sum(1) + (members[:, tar.PREFIX_SIZE] > 0), out=name_offsets[1:]
-    )
+    has_prefix = members[:, tar_headers.PREFIX_SIZE] > 0  # joined to the name by a slash
+    name_sizes = members[:, tar_headers.PREFIX_SIZE] + has_prefix + members[:, tar_headers.NAME_SIZE]
+    name_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(name_sizes)])
     names = np.empty(name_offsets[-1], np.uint8)
     _copy_names(data, members, name_offsets, names)
     groups = np.empty((len(members), 4), np.int64)
@@ -104,17 +165,23 @@ def read_samples(shard: Shard, data: np.ndarray) -> Samples:
     return Samples(data, members, names, name_offsets, keys, is_bad, image, txt, record, num_ignored)
 
 
-def read_texts(samples: Samples, key: str, places: tuple[str, ...], lang: str | None = None) -> PoolTexts:
-    """Texts of all samples.
+def _open(shard: Shard) -> Samples:
+    return read_samples(shard, read_bytes(shard.path))
 
-    places: `txt` or `json:FIELD`, empty for the first that a sample has.  lang: `json:FIELD` of their languages.
-    """
-    keys, has_key, problems = samples.keys(key)
-    if key == "member" and lang is None and _needs_no_json(samples, places):
-        return _texts_of_txt(samples, keys, has_key, problems)
-    fields = tuple(None if place == "txt" else place.removeprefix("json:") for place in places)
-    lang_field = None if lang is None else lang.removeprefix("json:")
-    return texts_of_records(samples.records(), keys, has_key, problems, fields, samples.read_txt, lang_field)
+
+def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:
+    keys, has_key, _ = samples.keys(config.key)
+    is_indexed = has_key & ~find_duplicates(keys, has_key) & (samples.image != NO_MEMBER)
+    chosen = np.flatnonzero(is_indexed)
+    members = samples.image[chosen]
+    index = {
+        "key": keys.take(pa.array(chosen)),
+        "member": pa.array([samples.member_name(member) for member in members], pa.string()),
+        "offset": samples.members[members, tar_headers.AT],
+        "size": samples.members[members, tar_headers.SIZE],
+    }
+    counts = {"pairs": len(samples), "images": len(chosen), "ignored_members": samples.num_ignored}
+    return pa.table(index), counts
 
 
 def _needs_no_json(samples: Samples, places: tuple[str, ...]) -> bool:
@@ -123,32 +190,42 @@ def _needs_no_json(samples: Samples, places: tuple[str, ...]) -> bool:
     return bool(((samples.txt != NO_MEMBER) | (samples.json == NO_MEMBER)).all())
 
 
-def _texts_of_txt(samples: Samples, keys: pa.StringArray, has_key: np.ndarray, problems: dict[int, str]) -> PoolTexts:
-    """One row a sample: its .txt, without a Python object per text."""
+def _texts_of_txt(samples: Samples, keys: PairKeys) -> PoolTexts:
+    """Return one text per sample, its .txt, without a Python object per text."""
     has_txt = samples.txt != NO_MEMBER
-    starts = samples.members[samples.txt, tar.AT]  # NO_MEMBER takes the last row: nothing of it
-    ends = starts + np.where(has_txt, samples.members[samples.txt, tar.SIZE], 0)
+    starts = samples.members[samples.txt, tar_headers.AT]  # NO_MEMBER is -1 and takes the last row, at size 0
+    ends = starts + np.where(has_txt, samples.members[samples.txt, tar_headers.SIZE], 0)
     values, offsets = gather(samples.data, starts, ends)
     is_bad = find_bad_utf8(values, offsets)
     text = large_strings(values, offsets, is_bad | ~has_txt)
-    details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its .txt is not UTF-8") | problems
-    return pool_texts(keys, has_key, np.arange(len(samples)), text, details)
+    details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its .txt is not UTF-8") | keys.problems
+    return pool_texts(keys, np.arange(len(samples)), text, details)
+
+
+# --- grouping members -------------------------------------------------------------------------------------------------
+
+
+def _suffix_code(suffix: str) -> int:
+    """Return up to 8 ASCII bytes as one number, the first byte lowest; longer suffixes have code 0."""
+    return int.from_bytes(suffix.encode(), "little") if len(suffix) <= 8 else 0
+
+
+_IMAGE_CODES = np.array([_suffix_code(suffix) for suffix in IMAGE_SUFFIXES], np.uint64)
+_TXT = np.uint64(_suffix_code("txt"))
+_JSON = np.uint64(_suffix_code("json"))
+_SLASH, _DOT = ord("/"), ord(".")
 
 
 @numba.njit(cache=True, nogil=True)
 def _copy_names(data: np.ndarray, members: np.ndarray, offsets: np.ndarray, names: np.ndarray) -> None:
     for member in range(len(members)):
         at = offsets[member]
-        prefix, prefix_size, name, name_size = (
-            members[member, 0],
-            members[member, 1],
-            members[member, 2],
-            members[member, 3],
-        )
+        prefix, prefix_size = members[member, 0], members[member, 1]
+        name, name_size = members[member, 2], members[member, 3]
         for position in range(prefix_size):
             names[at + position] = data[prefix + position]
         if prefix_size:
-            names[at + prefix_size] = 47  # "/"
+            names[at + prefix_size] = _SLASH
             at += prefix_size + 1
         for position in range(name_size):
             names[at + position] = data[name + position]
@@ -166,13 +243,16 @@ def _equal(names: np.ndarray, a: int, a_end: int, b: int, b_end: int) -> bool:
 
 @numba.njit(cache=True, nogil=True)
 def _split(names: np.ndarray, start: int, end: int) -> tuple[int, np.uint64]:
-    """(end of the stem, suffix as suffix_code); the stem ends at -1 where a name has no stem or no suffix."""
+    """Return (end of the stem, _suffix_code of the suffix in lower case); (-1, 0) without a stem or a suffix.
+
+    Suffixes compare as one uint64 each, so the loop over members compares no strings.
+    """
     base = start
     for position in range(start, end):
-        if names[position] == 47:  # "/"
+        if names[position] == _SLASH:
             base = position + 1
     dot = base
-    while dot < end and names[dot] != 46:  # "."
+    while dot < end and names[dot] != _DOT:
         dot += 1
     if dot == base or dot >= end - 1:
         return -1, np.uint64(0)
@@ -196,11 +276,12 @@ def _group(
     groups: np.ndarray,
     stem_ends: np.ndarray,
 ) -> tuple[int, int]:
-    """Fill groups (num_samples, 4): first member, image, txt, json; and the end of each member's stem, -1 without one.
+    """Fill groups (num_samples, 4) with first member, image, txt, json, and stem_ends (num_members,), -1 for no stem.
 
-    Returns (number of samples, number of members in none).
+    Returns (number of samples, number of members that belong to no sample).
     """
-    num_samples, ignored, last = 0, 0, -1  # last: latest member of the open sample
+    num_samples, ignored = 0, 0
+    last = -1  # latest member of the open sample
     for member in range(len(offsets) - 1):
         start, end = offsets[member], offsets[member + 1]
         stem_end, code = _split(names, start, end)
@@ -209,6 +290,8 @@ def _group(
             ignored += 1
             continue
         continues = last >= 0 and _equal(names, start, stem_end, offsets[last], stem_ends[last])
+        # A suffix that the open sample already has begins the next sample.  A sample has few members, so this looks
+        # at each of them again instead of keeping a set.
         other = groups[num_samples - 1, 0] if continues else member
         while other < member:
             if stem_ends[other] >= 0 and _equal(names, stem_end, end, stem_ends[other], offsets[other + 1]):

@@ -1,0 +1,78 @@
+"""Columns and fields that a recipe names, checked against those of a shard."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from worldclip.core.errors import BadShard
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.records import DEFAULT_FIELDS
+
+COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
+
+
+class WrongColumns(BadShard):
+    """A shard lacks what pool.key or pool.texts names.  If no shard has it, the recipe is wrong."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+def bare(name: str) -> str:
+    """Return the name of a column or field: `json:uid` -> `uid`."""
+    return name.removeprefix("json:")
+
+
+def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple[str, ...]]:
+    """Return (key column, text columns) of a table with the columns `names`.  Raises WrongColumns with suggestions."""
+    key = bare(config.key)
+    problems = key_problems(names, key)
+    columns = tuple(bare(name) for name in config.texts)
+    problems += [_missing("pool.texts", name, names) for name in columns if name not in names]
+    if config.lang is not None and bare(config.lang) not in names:
+        problems.append(_missing("pool.lang", bare(config.lang), names))
+    if not columns:
+        columns = tuple(name for name in DEFAULT_FIELDS if name in names)[:1]
+        if not columns:
+            problems.append(
+                f"pool.texts is not set and there is no column {_join(DEFAULT_FIELDS)}; set it to one or more of:"
+                f" {_join(names)}"
+            )
+    if problems:
+        raise WrongColumns(problems)
+    return key, columns
+
+
+def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str]) -> None:
+    """Raise WrongColumns if no record at the head of a shard has the key, or none has any of `texts`.
+
+    names: fields of these records.  Records may differ in their fields, so one text field that occurs is enough.
+    """
+    if not names:
+        return
+    problems = [] if config.key == "member" else key_problems(names, bare(config.key))
+    if texts and not any(bare(name) in names for name in texts):
+        problems += [_missing("pool.texts", bare(name), names) for name in texts]
+    if problems:
+        raise WrongColumns(problems)
+
+
+def key_problems(names: Sequence[str], key: str) -> list[str]:
+    """Return what is wrong with pool.key for a shard with the columns `names`; empty if nothing is."""
+    if key == "member":
+        common = [name for name in COMMON_KEYS if name in names]
+        return [f'pool.key = "member" is for tars only; set it to the column of the key: {_join(common or names)}']
+    return [] if key in names else [_missing("pool.key", key, names)]
+
+
+def _missing(setting: str, name: str, names: Sequence[str]) -> str:
+    lower = {other.lower(): other for other in reversed(names)}  # of names that differ in case only, the first
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    remedy = f"did you mean {lower[near[0]]!r}?" if near else f"there is: {_join(names)}"
+    return f"{setting}: no column or field {name!r}; {remedy}"
+
+
+def _join(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"

@@ -1,0 +1,71 @@
+"""What a format of pool shards can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from worldclip.core.artifacts import POOL_INDEX
+from worldclip.core.execute import Report, Shard
+from worldclip.pool.columns import WrongColumns, bare, key_problems
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.records import Record
+from worldclip.pool.texts import PairKeys, PoolTexts
+
+
+class PoolFormat(ABC):
+    """How shards of one kind are read; every method raises BadShard for a shard that is damaged or unreadable.
+
+    A format without images keeps `index_images` and `read_images` as they are here.
+    """
+
+    name: str
+    """Value of `pool.format`."""
+    suffixes: tuple[str, ...]
+    has_images = False
+
+    @abstractmethod
+    def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
+        """Return all texts of a shard."""
+
+    @abstractmethod
+    def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
+        """Return the identity of each pair in order, repeated ones included."""
+
+    @abstractmethod
+    def read_records(
+        self, shard: Shard, config: PoolConfig, fields: Sequence[str]
+    ) -> tuple[list[str], Sequence[Record]]:
+        """Return the identity and the record of each pair; a record holds at least the `fields` that the pair has."""
+
+    @abstractmethod
+    def field_names(self, shard: Shard) -> list[str]:
+        """Return the columns of a table, or the fields of the first records."""
+
+    @abstractmethod
+    def count_pairs(self, shard: Shard) -> int:
+        """Return the number of pairs."""
+
+    @abstractmethod
+    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
+        """Raise WrongColumns if the head of the shard has nothing that pool.key, pool.texts or pool.lang names."""
+
+    def check_key(self, shard: Shard, config: PoolConfig) -> None:
+        """Raise WrongColumns if the head of the shard does not have what pool.key names."""
+        names = self.field_names(shard)
+        if names and (problems := key_problems(names, bare(config.key))):
+            raise WrongColumns(problems)
+
+    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
+        """Return where the first image of each pair is (schema POOL_INDEX), and the counts of the shard.
+
+        Counts: pairs, images, ignored_members.
+        """
+        counts = {"pairs": self.count_pairs(shard), "images": 0, "ignored_members": 0}
+        return POOL_INDEX.empty_table(), counts
+
+    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
+        """Return the index as `index_images` does and the images in the same order; the shard is read once."""
+        return POOL_INDEX.empty_table(), iter(())
