@@ -79,7 +79,7 @@ def load(
             labels = {"class": [str(target) for target in targets]}
     texts = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".json"))
     images = [fingerprint(path, folder) for path in [*tars, *train_tars]]
-    contents = [images, [fingerprint(path, path.parent) for path in {*texts, *more_names}], captions]
+    contents = [images, [fingerprint(path, path.parent) for path in sorted({*texts, *more_names})], captions]
     keys = [f"{sample.tar.parent.name}/{sample.tar.stem}/{sample.key}" for sample in [*test, *train]]
     return Dataset(
         name=name,
