@@ -1,7 +1,8 @@
-"""Writes docs/datasets.md and the tables of docs/6_evaluate.md: python docs/catalog.py (a test compares them).
+"""Write docs/datasets.md and the tables of docs/6_evaluate.md: python docs/catalog.py (a test compares them).
 
-Facts come from the tables beside src/worldclip/evaluate/catalog.py, what a layout is from the docstrings of
-src/worldclip/evaluate/datasets/, trees from the miniatures that the tests load (tests/helpers/upstream.py).
+Facts come from the tables beside src/worldclip/evaluate/catalog.py, the description of a layout from the docstring of
+its module in src/worldclip/evaluate/datasets/, trees from the miniatures that the tests load
+(tests/helpers/upstream.py).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / "tests/evaluate"), str(REPOSITORY / "tests/evaluate/datasets")]
+sys.path.insert(0, str(REPOSITORY / "tests/helpers"))
 
 from upstream import Files, files_of, is_image, write_miniature  # noqa: E402
 from worldclip.evaluate import datasets  # noqa: E402
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo  # noqa: E402
-from worldclip.evaluate.config import LAYOUTS, EvaluateConfig  # noqa: E402
+from worldclip.evaluate.config import EvaluateConfig  # noqa: E402
+from worldclip.evaluate.layouts import NAMES  # noqa: E402
 from worldclip.evaluate.measures import PROBED  # noqa: E402
 from worldclip.evaluate.published import figures, published  # noqa: E402
 from worldclip.evaluate.suite_lists import SUITES  # noqa: E402
@@ -32,48 +34,55 @@ from worldclip.evaluate.tasks import Dataset, Task  # noqa: E402
 from worldclip.tools.fetch_dataset import HUB, names_to_fetch  # noqa: E402
 
 AGAINST = "ViT-H/14 worldwide 2.3x"
-SHOWN = 2  # of images, and of samples of a tar; then dots
-MAX_ADDRESSES = 2  # of files to fetch; of more their folders
+NUM_SHOWN = 2  # images of a folder and samples of a tar; then dots
+MAX_ADDRESSES = 2  # more files to fetch are shown by their folders
 LINE = 56  # characters of a file's first line
-HEAD = """# Data sets
+HEAD = """# Datasets
 
-Where each data set of the catalog comes from, its licence, what it is asked, and how its folder looks. Written by
-`python docs/catalog.py` from `src/worldclip/evaluate/datasets.csv` and `sources.csv`, from the readers of the layouts
-and from the miniatures that the tests load: edit those.
+Where each dataset of the catalog comes from, its licence, what it is asked, and how its folder looks. Written by
+`python docs/catalog.py` from `src/worldclip/evaluate/datasets.csv` and `sources.csv`, from the docstrings of the
+layouts and from the miniatures that the tests load: edit those.
 
     worldclip fetch dataset NAME --out ~/data
     worldclip evaluate MODEL --out DIR --datasets NAME --data ~/data
 
-A data set lies in DATA/NAME, DATA being what `--data` says. One that lies elsewhere, or is in another of the layouts,
-is named with `--folders NAME LAYOUT:PATH`. What a layout can do wrong is an error that names the file, what it says and
-what it must say. Trees show a miniature: beside a file stands its first line, below a tar its members. Each data set
-stands under its own licence: read it. [6 evaluate](6_evaluate.md) has the suites, metrics and published numbers.
+A dataset is in the folder DATA/NAME, with DATA from `--data`. If it is elsewhere, or in another of the layouts, use
+`--folders NAME LAYOUT:PATH`. If something in a folder is wrong, the error names the file, what it says and what it must
+say. Trees show a miniature: beside a file is its first line, below a tar are its members. Each dataset has its own
+licence: read it. [6 evaluate](6_evaluate.md) has the suites, metrics and published numbers.
 """
 
 
-def module_of(layout: str) -> str:
-    """First the sentence, then the folder: the docstring of the layout's reader."""
+def layout_text(layout: str) -> str:
+    """Return the docstring of a layout's module: first a sentence, then the folder."""
     return (importlib.import_module(f"worldclip.evaluate.datasets.{layout}").__doc__ or "").strip()
 
 
+def datasets_by_layout() -> dict[str, list[DatasetInfo]]:
+    """Return the catalog's datasets of each layout, the layout with the most first; equal ones by name."""
+    by_layout: dict[str, list[DatasetInfo]] = {layout: [] for layout in NAMES}
+    for info in CATALOG.values():
+        by_layout[info.layout].append(info)
+    return dict(sorted(by_layout.items(), key=lambda item: -len(item[1])))
+
+
 def page() -> str:
-    """docs/datasets.md."""
-    by_layout = {layout: [info for info in CATALOG.values() if info.layout == layout] for layout in LAYOUTS}
-    parts = [HEAD.strip(), "| layout | data sets |\n| --- | --- |"]
-    for layout, infos in by_layout.items():
+    """Return docs/datasets.md."""
+    table = [["layout", "datasets"]]
+    sections = []
+    for layout, infos in datasets_by_layout().items():
         links = ", ".join(f"[{info.name}](#{anchor(info)})" for info in infos) or "your own"
-        parts[1] += f"\n| [{layout}](#layout-{layout}) | {links} |"
-    for layout, infos in by_layout.items():
-        parts.append(f"## Layout {layout}\n\n```text\n{module_of(layout)}\n```")
-        shown: dict[str, DatasetInfo] = {}
+        table.append([f"[{layout}](#layout-{layout})", links])
+        sections.append(f"## Layout {layout}\n\n```text\n{layout_text(layout)}\n```")
+        examples: dict[str, DatasetInfo] = {}
         for info in infos:
             drawn = tree(files_of(info.name))
-            example = shown.setdefault(drawn, info)
+            example = examples.setdefault(drawn, info)
             folder = f"```text\n{info.name}/\n{drawn}\n```"
             if example is not info:
-                folder = f"Its folder is as that of [{example.name}](#{anchor(example)})."
-            parts.append(f"### {heading(info)}\n\n{facts(info)}\n\n{folder}")
-    return "\n\n".join(parts) + "\n"
+                folder = f"Its folder looks like that of [{example.name}](#{anchor(example)})."
+            sections.append(f"### {heading(info)}\n\n{facts(info)}\n\n{folder}")
+    return "\n\n".join([HEAD.strip(), _markdown(table), *sections]) + "\n"
 
 
 def heading(info: DatasetInfo) -> str:
@@ -81,14 +90,14 @@ def heading(info: DatasetInfo) -> str:
 
 
 def anchor(info: DatasetInfo) -> str:
-    """GitHub's: lower case, punctuation dropped, blanks to hyphens."""
+    """Return GitHub's anchor of a heading: lower case, no punctuation, hyphens for blanks."""
     kept = "".join(char for char in heading(info).lower() if char.isalnum() or char in " -_")
     return kept.replace(" ", "-")
 
 
 @cache
 def miniature(name: str) -> tuple[Dataset, list[Task]]:
-    """The data set in miniature and all that it asks."""
+    """Return the dataset in miniature and all its tasks."""
     with tempfile.TemporaryDirectory() as data:
         write_miniature(name, Path(data))
         dataset = datasets.load(name, EvaluateConfig(datasets=(name,), data=data), Path(data))
@@ -100,6 +109,7 @@ def task_names(name: str) -> list[str]:
 
 
 def facts(info: DatasetInfo) -> str:
+    """Return what one must know of a dataset as a list."""
     dataset, tasks = miniature(info.name)
     slices = dict.fromkeys(key for task in tasks for key in getattr(task, "slices", {}))
     parts = dict.fromkeys(key.rpartition(" ")[0] or key for key in slices)
@@ -118,7 +128,7 @@ def facts(info: DatasetInfo) -> str:
     if info.by_hand:
         lines.append(f"- by hand: {info.by_hand}")
     if info.classes == "imagenet":
-        lines.append("- names: OpenAI's 1,000 and their 80 templates, from open_clip, whatever the folder says")
+        lines.append("- names: OpenAI's 1,000 with their 80 templates, from open_clip, whatever the folder says")
     if info.fields:
         lines.append(f"- each `.npy` holds: {', '.join(info.fields)}")
     return "\n".join(lines)
@@ -143,7 +153,7 @@ def fetch_line(info: DatasetInfo) -> str:
 
 
 def tree(files: Files) -> str:
-    """A data set's files as a tree, folders and tars with what they hold."""
+    """Return a dataset's files as a tree, folders and tars with what they hold."""
     root: dict[str, object] = {}
     for path, contents in files.items():
         *folders, name = path.split("/")
@@ -171,11 +181,11 @@ def _branch(place: dict, indent: str, lines: list[tuple[str, str]]) -> None:
 
 
 def _shortened(place: dict) -> list[str]:
-    """Names in order; of more than SHOWN images, folders of images or samples the first ones, then dots."""
+    """Return the names in order; of many images, folders of images or samples only the first NUM_SHOWN, then dots."""
     stems = dict.fromkeys(name.partition(".")[0] for name in place if _is_picture(name, place))
-    if len(stems) <= SHOWN:
+    if len(stems) <= NUM_SHOWN:
         return sorted(place)
-    kept = list(stems)[:SHOWN]
+    kept = list(stems)[:NUM_SHOWN]
     return [
         *sorted(name for name in place if name.partition(".")[0] in kept or name.partition(".")[0] not in stems),
         "...",
@@ -185,12 +195,12 @@ def _shortened(place: dict) -> list[str]:
 def _is_picture(name: str, place: dict) -> bool:
     contents = place[name]
     if isinstance(contents, dict):
-        return len(place) > SHOWN and all(_is_picture(inner, contents) for inner in contents)
+        return len(place) > NUM_SHOWN and all(_is_picture(inner, contents) for inner in contents)
     return is_image(name)
 
 
 def first_line(name: str, contents: str | bytes) -> str:
-    """What a file begins with, as a reader of the tree sees it."""
+    """Return what the tree shows of a file's contents."""
     if is_image(name):
         return ""
     if name.endswith(".parquet"):
@@ -207,10 +217,11 @@ def as_bytes(contents: str | bytes) -> bytes:
 
 
 def catalog_table() -> str:
-    """The suite table; last the published model's number, * where the source is secondary."""
+    """Return the table of all datasets; last the published model's number, * where the source is secondary."""
     numbers = {row.figure: row for row in published() if row.model == AGAINST}
-    about = ["name", "data set", "layout", "task", "languages", "metric"]
-    rows = [[*about, "suites", "fetch", "source", "licence", "paper"]]
+    rows = [
+        ["name", "dataset", "layout", "task", "languages", "metric", "suites", "fetch", "source", "licence", "paper"]
+    ]
     fetched = names_to_fetch()
     for name, info in CATALOG.items():
         of_paper = [
@@ -232,9 +243,12 @@ def catalog_table() -> str:
 
 
 def layout_table() -> str:
-    about = {layout: module_of(layout).split("\n\n")[0].replace("\n", " ") for layout in LAYOUTS}
-    links = [[f"[`{layout}`](datasets.md#layout-{layout})", sentence] for layout, sentence in about.items()]
-    return _markdown([["layout", "what it is"], *links])
+    """Return the table of the layouts with their first sentence."""
+    rows = [["layout", "what it is"]]
+    for layout in datasets_by_layout():
+        sentence = layout_text(layout).split("\n\n")[0].replace("\n", " ")
+        rows.append([f"[`{layout}`](datasets.md#layout-{layout})", sentence])
+    return _markdown(rows)
 
 
 def _markdown(rows: list[list[str]]) -> str:
@@ -243,7 +257,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def with_tables(text: str) -> str:
-    """docs/6_evaluate.md with its tables renewed: each stands between `<!-- NAME -->` and `<!-- end -->`."""
+    """Return docs/6_evaluate.md with new tables, each between `<!-- NAME -->` and `<!-- end -->`."""
     for name, drawn in {"catalog": catalog_table(), "layouts": layout_table()}.items():
         head, _, rest = text.partition(f"<!-- {name} -->\n")
         text = f"{head}<!-- {name} -->\n\n{drawn}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"

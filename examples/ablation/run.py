@@ -199,7 +199,7 @@ class Ablation:
 
 def test_set(world_dir: Path) -> Any:
     """Which of the 600 names is in the picture, in each language; by thirds of the language's own, and for flags."""
-    from worldclip.evaluate.datasets.files import read_samples, reader
+    from worldclip.evaluate.datasets.common.images import read_samples, reader
     from worldclip.evaluate.tasks import Classification, Dataset
 
     world, tar = the_world.read_world(world_dir), world_dir / "test.tar"

@@ -162,7 +162,7 @@ def test_what_is_wrong_with_any_data_set_is_told_at_once_and_before_any_work(run
     told = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
     assert "data set mini: " in told
-    assert "lacks: dog" in told
+    assert "images: dog" in told
     assert "data set tars: " in told
     assert "0.tar: not a readable tar" in told
     assert "data set gone: evaluate.folders.gone is 'cvqa:/nowhere'" in told
@@ -172,5 +172,5 @@ def test_what_is_wrong_with_any_data_set_is_told_at_once_and_before_any_work(run
 def test_names_for_a_layout_without_classes_are_an_error(run_dir):
     names = run_dir.parent / "names.json"
     names.write_text("{}")
-    with pytest.raises(UserError, match=r"class_names\.mini is given, but layout captions takes no names"):
+    with pytest.raises(UserError, match=r"class_names\.mini: layout captions takes no class names"):
         run(recipe_of(run_dir, class_names={"mini": str(names)}), run_dir)

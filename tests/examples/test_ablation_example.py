@@ -73,7 +73,7 @@ def test_training_and_test_differ_in_every_picture_and_background(no_photographs
     the_world.build_world(tmp_path / "b", 0, 300, 300, executor)
 
     def pictures(folder: Path) -> dict[str, bytes]:
-        from worldclip.evaluate.datasets.files import read_samples, reader
+        from worldclip.evaluate.datasets.common.images import read_samples, reader
 
         samples = read_samples(sorted((folder / "images").glob("*.tar")) or [folder])
         return dict(zip([sample.key for sample in samples], reader(samples)(0, len(samples)), strict=True))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.read import write_index as write_index
+    from worldclip.pool.records import DEFAULT_FIELDS as DEFAULT_FIELDS
+    from worldclip.pool.records import TRUTH_FIELD as TRUTH_FIELD
     from worldclip.pool.stage import inputs as inputs
     from worldclip.pool.stage import list_shards as list_shards
     from worldclip.pool.stage import relevant_config as relevant_config
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
 _HOMES = {
+    "DEFAULT_FIELDS": "worldclip.pool.records",
     "IMAGE_SUFFIXES": "worldclip.pool.formats.tar",
     "PoolTexts": "worldclip.pool.texts",
     "REASONS": "worldclip.pool.texts",
+    "TRUTH_FIELD": "worldclip.pool.records",
     "index_of": "worldclip.pool.read",
     "inputs": "worldclip.pool.stage",
     "list_shards": "worldclip.pool.stage",
@@ -49,8 +53,10 @@ _HOMES = {
     "write_index": "worldclip.pool.read",
 }
 __all__ = [
+    "DEFAULT_FIELDS",
     "IMAGE_SUFFIXES",
     "REASONS",
+    "TRUTH_FIELD",
     "PoolTexts",
     "index_of",
     "inputs",

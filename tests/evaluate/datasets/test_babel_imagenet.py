@@ -63,8 +63,8 @@ def test_english_prompts_are_openais_80(folder):
     ("labels", "message"),
     [
         ({"EN": [[1000], ["cat"]]}, "EN names class 1000"),
-        ({"EN": [[0, 1], ["cat"]]}, "EN is not two lists of one length"),
-        ({"EN": "cat"}, "EN is not two lists of one length"),
+        ({"EN": [[0, 1], ["cat"]]}, "EN must be two lists of one length"),
+        ({"EN": "cat"}, "EN must be two lists of one length"),
         ({"EN": [["0"], ["cat"]]}, "EN names class '0'"),
         ({"EN": [[0, 0], ["cat", "dog"]]}, "EN names a class twice"),
         ({"EN": [[0], [" "]]}, "EN has the label ' '; it must be a text"),
@@ -80,7 +80,7 @@ def test_wrong_labels_are_named(folder, labels, message):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a.jpg": b"cat", "a.cls": b"1000"}, "is of class '1000'"),
+        ({"a.jpg": b"cat", "a.cls": b"1000"}, "has class '1000'"),
         ({"a.jpg": b"cat", "a.json": b"{}"}, r"a\.json lacks class_index"),
         ({"a.jpg": b"cat", "a.json": b"{"}, r"a\.json is not JSON"),
         ({"a.jpg": b"cat"}, r"has neither \.cls nor \.json"),
@@ -95,7 +95,7 @@ def test_wrong_images_are_named(folder, members, message):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ({"EN": "a {}"}, "EN is 'a {}'; it is a list of templates"),
+        ({"EN": "a {}"}, "EN is 'a {}'; it must be a list of templates"),
         ({"EN": ["a photo"]}, "'a photo' has no place for the class"),
         ({"XX": ["a {}"]}, "no language has both a label of an image's class and prompts 'nllb'"),
     ],

@@ -64,12 +64,12 @@ def test_first_caption_leaves_the_others_out_and_says_so(folder, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"image/key": "k9", "en": {"caption": ["a"]}}'], "names 1 images that .*images lacks: k9"),
+        (['{"image/key": "k9", "en": {"caption": ["a"]}}'], "lists 1 images that are missing from .*images: k9"),
         (['{"image/key": "k1"'], "captions.jsonl:1 is not JSON"),
-        (['{"en": {"caption": ["a"]}}'], 'captions.jsonl:1 has no "image/key"'),
-        ([json.dumps(LINES[0]), json.dumps(LINES[0])], "image/key 'k1' stands there twice"),
+        (['{"en": {"caption": ["a"]}}'], "captions.jsonl:1 lacks image/key"),
+        ([json.dumps(LINES[0]), json.dumps(LINES[0])], "image/key 'k1' occurs twice"),
         (['{"image/key": "k1"}'], "has no caption"),
-        (['{"image/key": "k1", "en": {"caption": [7]}}'], "image k1 has the en caption 7, no text"),
+        (['{"image/key": "k1", "en": {"caption": [7]}}'], "image k1 has the en caption 7; it must be a text"),
         ([], "is empty"),
     ],
 )
@@ -87,5 +87,5 @@ def test_missing_files_are_named(folder):
     for image in (folder / "images").iterdir():
         image.unlink()
     (folder / "images").rmdir()
-    with pytest.raises(UserError, match="images is not there"):
+    with pytest.raises(UserError, match="images is missing"):
         captions.load("xm", folder)

@@ -56,11 +56,11 @@ def test_question_and_option_are_one_text_and_parts_are_reported(folder, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"options": "abcd"}, "options is 'abcd'; it is a list of texts"),
+        ({"options": "abcd"}, "options is 'abcd'; it must be a list of texts"),
         ({"question": None}, "question is None; it must be a text"),
-        ({"options": ["a", "b"]}, r"questions\.jsonl:1 has 2 options; there must be 4"),
+        ({"options": ["a", "b"]}, r"questions\.jsonl:1 has 2 options; it must have 4"),
         ({"answer": 4}, "has answer 4"),
-        ({"image": "z.jpg"}, "names 1 images that .*images lacks: z"),
+        ({"image": "z.jpg"}, "lists 1 images that are missing from .*images: z"),
     ],
 )
 def test_each_wrong_question_is_named(folder, change, message):

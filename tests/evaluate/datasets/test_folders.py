@@ -59,12 +59,12 @@ def test_the_thousand_numbers_are_imagenet_v2s_classes(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"classnames.txt": "cat\n"}, "has 1 names, and there are 2 folders"),
+        ({"classnames.txt": "cat\n"}, "has 1 names; there are 2 folders"),
         ({"templates.txt": "a photo\n"}, "'a photo' has no place for the class"),
         ({"test/empty/note.md": ""}, "empty holds no image"),
         ({"languages.json": '{"de": {}}'}, 'de has no "classes"'),
         ({"languages.json": '{"de": {"classes": ["a", []]}}'}, "de has no name for class 1"),
-        ({"languages.json": '{"de": {"classes": ["a"]}}'}, "de has 1 classes, and the data set has 2"),
+        ({"languages.json": '{"de": {"classes": ["a"]}}'}, "de has 1 classes; the dataset has 2"),
         ({"languages.json": '{"de": {"classes": ["a", "b"], "templates": []}}'}, "has no template"),
     ],
 )
@@ -76,5 +76,5 @@ def test_each_wrong_file_is_named(folder, files, message):
 
 def test_one_folder_is_no_choice(tmp_path):
     write_files(tmp_path, {"cat/1.png": "cat"})
-    with pytest.raises(UserError, match="has 1 folders; there must be one for each class"):
+    with pytest.raises(UserError, match="has 1 folders; it must have one per class"):
         folders.load("mine", tmp_path)

@@ -41,12 +41,15 @@ def test_dollar_street_is_asked_among_imagenets_classes_and_any_of_several_is_ri
     [
         (DOLLAR_HEAD, "has no rows"),
         ("id\n1\n", r"lacks the columns imageRelPath, imagenet_sysnet_id, region\.id, country\.name, income"),
-        (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,[1000]\n", "classes of ImageNet are 0 to 999"),
+        (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,[1000]\n", "at least one, from 0 to 999"),
         (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,[]\n", "at least one"),
-        (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,zebra\n", "it is a list of class indices"),
+        (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,zebra\n", "it must be a list of class indices"),
         (DOLLAR_HEAD + "a,Kenya,af,40,assets/a/1.jpg,5\n", "imagenet_sysnet_id is '5'"),
-        (DOLLAR_HEAD + "a,Kenya,af,rich,assets/a/1.jpg,[1]\n", "income is 'rich'; it is a number"),
-        (DOLLAR_HEAD + "a,Kenya,af,40,assets/gone.jpg,[1]\n", r"names 1 images that .* lacks: assets/gone\.jpg"),
+        (DOLLAR_HEAD + "a,Kenya,af,rich,assets/a/1.jpg,[1]\n", "income is 'rich'; it must be a number"),
+        (
+            DOLLAR_HEAD + "a,Kenya,af,40,assets/gone.jpg,[1]\n",
+            r"lists 1 images that are missing from .*: assets/gone\.jpg",
+        ),
     ],
 )
 def test_what_is_wrong_with_dollar_street_is_named(dollar, text, message):
@@ -72,7 +75,7 @@ def test_geode_asks_for_the_object_and_reports_regions(tmp_path):
     ("text", "message"),
     [
         ("file_path,object\n1.jpg,stove\n", "lacks the columns region, ip_country"),
-        (GEODE + "0/9.jpg,stove,Asia,Nepal\n", r"names 1 images that .*images lacks: 0/9\.jpg"),
+        (GEODE + "0/9.jpg,stove,Asia,Nepal\n", r"lists 1 images that are missing from .*images: 0/9\.jpg"),
         ("", r"index\.csv is empty"),
     ],
 )
@@ -120,7 +123,10 @@ def test_landmarks_may_have_names_in_more_languages(gldv2):
     [
         ({"recognition_solution_v2.1.csv": "id,landmarks\nabc1,\n"}, "no image with a landmark"),
         ({"recognition_solution_v2.1.csv": "id,landmarks\nabc1,99\n"}, "no name for 1 landmarks: 99"),
-        ({"recognition_solution_v2.1.csv": "id,landmarks\nxyz9,7\n"}, r"names 1 images that .* lacks: x/y/z/xyz9\.jpg"),
+        (
+            {"recognition_solution_v2.1.csv": "id,landmarks\nxyz9,7\n"},
+            r"lists 1 images that are missing from .*: x/y/z/xyz9\.jpg",
+        ),
         ({"train_label_to_category.csv": "landmark_id\n7\n"}, "lacks the columns category"),
     ],
 )

@@ -45,7 +45,7 @@ def test_the_test_split_alone_is_asked_with_all_its_captions(folder):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([image("9.jpg", "test", "a")], "names 1 images that .*images lacks: 9"),
+        ([image("9.jpg", "test", "a")], "lists 1 images that are missing from .*images: 9"),
         ([image("1.jpg", "val", "a")], "no image whose split is 'test'"),
         ([{"filename": "1.jpg", "split": "test"}], "image 0 lacks sentences"),
         ([image("1.jpg", "test")], "image 0: a sentence lacks raw"),

@@ -52,8 +52,8 @@ def test_multi30k_names_its_files_by_the_split(tmp_path):
         ({"test_1kcaptions_en.txt": "cat\n\nowl\n"}, r"test_1kcaptions_en\.txt:2 is empty"),
         ({"test_1kcaptions_en.txt": ""}, r"test_1kcaptions_en\.txt is empty"),
         ({"more/test_1kcaptions_en.txt": "a\nb\nc\n"}, "are both captions in en; remove one"),
-        ({"test_image_names.txt": "COCO_1.jpg\nCOCO_9.jpg\n"}, "names 1 images that .*images lacks: COCO_9"),
-        ({"test_image_names.txt": "COCO_1.jpg\nCOCO_1.jpg\n"}, "names 'COCO_1' twice"),
+        ({"test_image_names.txt": "COCO_1.jpg\nCOCO_9.jpg\n"}, "lists 1 images that are missing from .*images: COCO_9"),
+        ({"test_image_names.txt": "COCO_1.jpg\nCOCO_1.jpg\n"}, "lists 'COCO_1' twice"),
         ({"filenames.txt": "COCO_1.jpg\n"}, "holds 2 of test_image_names.txt"),
     ],
 )
@@ -67,5 +67,5 @@ def test_a_folder_without_captions_or_list_says_what_they_are_called(tmp_path):
     with pytest.raises(UserError, match=r"holds 0 of test_image_names\.txt"):
         lines.load("xtd10", tmp_path)
     write_files(tmp_path, IMAGES | {"filenames.txt": "COCO_1.jpg\n"})
-    with pytest.raises(UserError, match="holds no captions; they are called"):
+    with pytest.raises(UserError, match="holds no captions; name them"):
         lines.load("xtd200", tmp_path)

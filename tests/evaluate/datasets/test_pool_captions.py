@@ -38,9 +38,9 @@ def test_texts_are_asked_in_the_languages_that_the_pairs_state(tmp_path):
     ("members", "message"),
     [
         ({"README.md": b"cat"}, "hold no image"),
-        ({"1.jpg": b"cat", "2.txt": b"cat"}, r"holds 1 labels or captions of images that it lacks: 2\.txt"),
-        ({"1.jpg": b"cat"}, "not one caption in its tars"),
-        ({"1.jpg": b"cat", "1.json": b"["}, r"1\.json: its JSON cannot be read"),
+        ({"1.jpg": b"cat", "2.txt": b"cat"}, r"holds 1 labels or captions without an image: 2\.txt"),
+        ({"1.jpg": b"cat"}, "its tars hold no caption"),
+        ({"1.jpg": b"cat", "1.json": b"["}, r"1\.json is not JSON"),
         ({"1.jpg": b"cat", "1.json": sidecar(texts=["a", "b"], lang_truth=["en"])}, "has 2 texts and 1 of lang_truth"),
         ({"1.jpg": b"cat", "1.txt": b"\xff"}, r"1\.txt is not UTF-8"),
     ],

@@ -41,7 +41,7 @@ def test_sugar_crepe_asks_which_caption_and_reports_each_kind(tmp_path):
         ({"0": 7}, "0 is 7; it must be an object with filename, caption, negative_caption"),
         ({"0": {"filename": "1.jpg", "caption": "a"}}, "0 lacks negative_caption"),
         ({"0": question("1.jpg", "a", 5)}, "negative_caption is 5; it must be a text"),
-        ({"0": question("9.jpg", "a", "b")}, "names 1 images that .*lacks: 9"),
+        ({"0": question("9.jpg", "a", "b")}, "lists 1 images that are missing from .*: 9"),
     ],
 )
 def test_what_is_wrong_with_sugar_crepe_is_named(tmp_path, questions, message):
@@ -80,7 +80,7 @@ def test_winoground_asks_both_ways(tmp_path):
         ("7", "1 is 7; it must be an object with image_0, image_1"),
         ('{"image_0": "a"}', "1 lacks image_1, caption_0, caption_1"),
         (json.dumps(EXAMPLE | {"caption_0": 3}), "1: caption_0 is 3; it must be a text"),
-        (json.dumps(EXAMPLE | {"image_1": "gone"}), "names 1 images that .*lacks: gone"),
+        (json.dumps(EXAMPLE | {"image_1": "gone"}), "lists 1 images that are missing from .*: gone"),
     ],
 )
 def test_what_is_wrong_with_winoground_is_named(tmp_path, line, message):
@@ -106,10 +106,10 @@ def test_winogavil_chooses_as_many_images_as_belong_to_the_cue(tmp_path):
     [
         (HEAD, "has no rows"),
         ("cue,candidates\n", "lacks the columns associations"),
-        (HEAD + "cat,cat dog,['cat']\n", "candidates is 'cat dog'; it is a list of image names"),
-        (HEAD + "cat,5,['cat']\n", "candidates is '5'; it is a list of image names"),
+        (HEAD + "cat,cat dog,['cat']\n", "candidates is 'cat dog'; it must be a list of image names"),
+        (HEAD + "cat,5,['cat']\n", "candidates is '5'; it must be a list of image names"),
         (HEAD + "cat,['cat'],['dog']\n", r"associations \['dog'\] are not some of the candidates"),
-        (HEAD + "cat,['gone'],['gone']\n", "names 1 images that .*lacks: gone"),
+        (HEAD + "cat,['gone'],['gone']\n", "lists 1 images that are missing from .*: gone"),
         (HEAD + "cat\n", "2 has fewer fields than the header"),
     ],
 )

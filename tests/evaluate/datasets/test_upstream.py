@@ -13,7 +13,8 @@ from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.layouts import NAMES
 from worldclip.evaluate.suite_lists import SUITES
 from worldclip.tools.fetch_dataset import names_to_fetch
 
@@ -41,7 +42,7 @@ def test_the_data_set_in_its_sources_layout_has_the_number_that_stands_for_it(na
 
 
 def test_every_layout_but_those_of_ones_own_data_has_a_miniature():
-    assert set(LAYOUTS) - set(OF_LAYOUT) == {"folders", "pool"}
+    assert set(NAMES) - set(OF_LAYOUT) == {"folders", "pool"}
 
 
 ONE_OF_EACH = ("cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa",
@@ -80,7 +81,7 @@ def test_a_broken_file_is_an_error_that_names_it_and_never_anything_else(name, t
 def test_an_image_that_is_not_there_is_named(name, tmp_path):
     image = next(path for path in files_of(name) if is_image(path))
     (write_miniature(name, tmp_path) / image).unlink()
-    with pytest.raises(UserError, match=rf"names 1 images that .* lacks: .*{Path(image).stem}"):
+    with pytest.raises(UserError, match=rf"lists 1 images that are missing from .*: .*{Path(image).stem}"):
         datasets.load(name, EvaluateConfig(datasets=(name,), data=str(tmp_path)), tmp_path)
 
 

@@ -71,10 +71,10 @@ def test_the_digest_follows_labels_and_images(folder):
 
 
 WRONG = {
-    "classnames.txt": (None, "classnames.txt is missing; it holds the names of the classes"),
+    "classnames.txt": (None, "classnames.txt is missing; it must hold the class names"),
     "zeroshot_classification_templates.txt": ("a photo\n", "'a photo' has no place for the class"),
-    "test/nshards.txt": ("3\n", r"says 3 tars, and 2\.tar of .* are missing"),
-    "languages.json": ('{"de": {"classes": ["Katze"]}}', "de has 1 classes, and the data set has 3"),
+    "test/nshards.txt": ("3\n", r"says 3 tars; 2\.tar are missing"),
+    "languages.json": ('{"de": {"classes": ["Katze"]}}', "de has 1 classes; the dataset has 3"),
 }
 
 
@@ -89,14 +89,14 @@ def test_each_wrong_file_is_named(folder, name):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        ("test/nshards.txt", "1", r"says 1 tars, and .*test holds 1\.tar besides"),
+        ("test/nshards.txt", "1", r"says 1 tars; .*test also holds 1\.tar"),
         ("test/nshards.txt", "0", "must be the number of tars, at least 1"),
         ("test/nshards.txt", "many", "says 'many'; it must be the number of tars"),
         ("test/nshards.txt", "", "is empty"),
         ("zeroshot_classification_templates.txt", " \n \n", "has no template"),
         ("languages.json", "[", "is not JSON"),
-        ("languages.json", '{"de": {"classes": ["a", 3, "c"]}}', "de calls a class 3; a class has a name"),
-        ("languages.json", '{"de": {"classes": ["a", "b", "c"], "templates": "{}"}}', "they are a list of texts"),
+        ("languages.json", '{"de": {"classes": ["a", 3, "c"]}}', "de names a class 3; a class has a name"),
+        ("languages.json", '{"de": {"classes": ["a", "b", "c"], "templates": "{}"}}', "they must be a list of texts"),
         ("languages.json", "[]", "holds a list; it must be a JSON object"),
     ],
 )
@@ -115,7 +115,7 @@ def test_files_that_say_nothing_usable_are_named(folder, name, contents, message
         ({"README.md": b"cat"}, "hold no image"),
         (
             {"s0.jpg": b"cat", "s0.cls": b"0", "s1.cls": b"1"},
-            r"holds 1 labels or captions of images that it lacks: s1\.cls",
+            r"holds 1 labels or captions without an image: s1\.cls",
         ),
     ],
 )
@@ -148,7 +148,7 @@ def test_several_classes_an_image_stand_in_npy(folder, tmp_path):
     with pytest.raises(UserError, match=r"a\.npy holds \(2,\) of int64; it must be 3 of 0 and 1"):
         webdataset.load("mini", folder)
     write_tar(folder / "test/0.tar", {"a.jpg": b"cat"})
-    with pytest.raises(UserError, match=r"a has no \.npy; it holds whether each class is there"):
+    with pytest.raises(UserError, match=r"a has no \.npy; it must hold 1 for each class"):
         webdataset.load("mini", folder)
 
 
@@ -212,7 +212,7 @@ def test_an_unknown_kind_and_an_empty_caption_are_named(folder):
         webdataset.load("mini", folder)
     (folder / "dataset_type.txt").write_text("retrieval\n")
     one_tar(folder, {"a.jpg": b"cat", "a.txt": b"\n"})
-    with pytest.raises(UserError, match="not one caption in its tars"):
+    with pytest.raises(UserError, match="its tars hold no caption"):
         webdataset.load("mini", folder)
     write_tar(folder / "test/0.tar", {"a.jpg": b"cat"})
     with pytest.raises(UserError, match=r"a has no \.txt"):

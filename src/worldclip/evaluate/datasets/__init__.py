@@ -1,74 +1,49 @@
-"""Data sets by name: each layout is a small module with `load(name, folder, ...) -> Dataset`."""
+"""Datasets by name. Each module of this package is one layout of a folder, see evaluate/layouts.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from worldclip.core.errors import UserError
+from worldclip.evaluate import held_out
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
-from worldclip.evaluate.datasets import (
-    babel_imagenet,
-    captions,
-    cvqa,
-    dollar_street,
-    emoji,
-    folders,
-    geode,
-    karpathy,
-    landmarks,
-    lines,
-    pool,
-    sugar_crepe,
-    webdataset,
-    winogavil,
-    winoground,
-)
+from worldclip.evaluate.layouts import find_layout
 from worldclip.evaluate.measures import with_measures
 from worldclip.evaluate.tasks import Dataset
 
-PLAIN = {
-    "lines": lines, "cvqa": cvqa, "sugar_crepe": sugar_crepe, "winoground": winoground, "winogavil": winogavil,
-}  # fmt: skip
-NAMED = {  # classes may have names in more languages
-    "folders": folders, "dollar_street": dollar_street, "geode": geode, "landmarks": landmarks,
-}  # fmt: skip
-CAPTIONED = {"captions": captions, "karpathy": karpathy, "pool": pool}  # several captions an image
-
 
 def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
-    """The data set `name` with the measures that `config` asks for.
+    """Return dataset `name` with the additional measures of `config`.
 
-    A part of the run's pool, one of evaluate.folders in its layout, or one of the catalog below evaluate.data.
+    name: a held-out set of the run's emoji pool, a key of evaluate.folders, or a dataset of the catalog below
+    evaluate.data.  Raises UserError if its folder is missing or not laid out as it must be.
     """
     return with_measures(_load(name, config, run_dir), config.also)
 
 
 def _load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     if name in HELD_OUT:
-        return emoji.load(name.removeprefix("emoji_"), run_dir)
-    layout, folder = _place(name, config)
-    names_path = Path(config.class_names[name]).expanduser() if name in config.class_names else None
-    if names_path is not None and layout not in ("webdataset", *NAMED):
-        raise UserError(f"evaluate.class_names.{name} is given, but layout {layout} takes no names; leave it out")
-    if layout == "webdataset":
-        with_train = "linear_probe" in config.also
-        return webdataset.load(name, folder, names_path=names_path, captions=config.captions, with_train=with_train)
-    if layout == "babel_imagenet":
-        return babel_imagenet.load(name, folder, config.prompts)
-    if layout in NAMED:
-        return NAMED[layout].load(name, folder, names_path=names_path)
-    if layout in CAPTIONED:
-        return CAPTIONED[layout].load(name, folder, config.captions)
-    return PLAIN[layout].load(name, folder)
+        return held_out.load(name.removeprefix("emoji_"), run_dir)
+    layout_name, folder = _locate(name, config)
+    layout = find_layout(layout_name)
+    options = {
+        "captions": config.captions,
+        "names_path": Path(config.class_names[name]).expanduser() if name in config.class_names else None,
+        "prompts": config.prompts,
+        "with_train": "linear_probe" in config.also,
+    }
+    if options["names_path"] is not None and "names_path" not in layout.options:
+        raise UserError(f"evaluate.class_names.{name}: layout {layout_name} takes no class names; remove this entry")
+    return layout.load(name, folder, **{option: options[option] for option in layout.options})
 
 
-def _place(name: str, config: EvaluateConfig) -> tuple[str, Path]:
-    """(layout, folder); UserError where the folder is not there."""
-    if name in config.folders:
-        layout, _, path = config.folders[name].partition(":")
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"evaluate.folders.{name} is {config.folders[name]!r}; {folder} is not a folder")
-        return layout, folder
-    return CATALOG[name].layout, config.folder_of(name)
+def _locate(name: str, config: EvaluateConfig) -> tuple[str, Path]:
+    """Return (layout, folder) of a dataset.  Raises UserError if a folder of evaluate.folders does not exist."""
+    if name not in config.folders:
+        return CATALOG[name].layout, config.folder_of(name)
+    layout_name, _, path = config.folders[name].partition(":")
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"evaluate.folders.{name} is {config.folders[name]!r}: {folder} is not a folder")
+    return layout_name, folder

@@ -2,9 +2,11 @@
 
 As published:
     FOLDER/data/test-*.parquet   columns image, ID, Subset ("('Swahili', 'Kenya')"), Question, Options,
-                                 Translated Question, Translated Options, Label; see cvqa_parquet
+                                 Translated Question, Translated Options, Label
+    FOLDER/labels.json           {ID: 0 to 3}: the answers, as every published Label is -1 (they are kept for a
+                                 leaderboard)
 or as files:
-    FOLDER/questions.jsonl       one question a line:
+    FOLDER/questions.jsonl       one question per line:
         {"id", "image": "0001.jpg", "lang": "sw", "country": "Kenya", "question", "options": [4], "question_en",
          "options_en": [4], "answer": 0 to 3}
     FOLDER/images/               the images
@@ -20,82 +22,156 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from worldclip.core.artifacts import digest, fingerprint
-from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets import cvqa_parquet
-from worldclip.evaluate.datasets.codes import our_code
-from worldclip.evaluate.datasets.files import file_reader, find_images, read_records
+from worldclip.core.artifacts import fingerprint
+from worldclip.core.errors import BadShard, UserError
+from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
+from worldclip.evaluate.datasets.common.codes import our_code
+from worldclip.evaluate.datasets.common.images import Images, ReadImages, fingerprints, images_by_stem
+from worldclip.evaluate.datasets.common.text_files import JsonObject, parse_list, read_json_object, read_records
+from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Choice
-from worldclip.evaluate.tasks import LOCAL, Dataset, Task
+from worldclip.evaluate.tasks import LOCAL, Dataset
+from worldclip.language import table as languages
 
 NUM_OPTIONS = 4
 TEXTS = ("image", "lang", "country", "question", "question_en")
 FIELDS = (*TEXTS, "options", "options_en", "answer")
+COLUMNS = {"ID": "id", "Question": "question", "Options": "options", "Translated Question": "question_en",
+           "Translated Options": "options_en", "Label": "answer"}  # fmt: skip
+LABELS = "labels.json"
 
 
+@layout("cvqa")
 def load(name: str, folder: Path) -> Dataset:
-    """The data set in `folder`.  UserError for images that are not there, options that are not four, and the like."""
-    if parquet := sorted(folder.rglob("*.parquet")):
-        records, where = cvqa_parquet.read_questions(parquet, folder)
-        source: Any = folder
-    else:
-        path = folder / "questions.jsonl"
-        if not path.exists():
-            raise UserError(
-                f"{folder} holds neither data/test-*.parquet nor questions.jsonl; one of them has the questions"
-            )
-        records, source = read_records(path, "questions", FIELDS, TEXTS), path
-        where = [f"{path}:{number}" for number in range(1, len(records) + 1)]
-    for record, place in zip(records, where, strict=True):
-        _check(record, place)
-    stems = [Path(record["image"]).stem for record in records]
-    keys = sorted(set(stems))
+    """Return the dataset in `folder`."""
+    parquet = sorted(folder.rglob("*.parquet"))
+    path = folder / "questions.jsonl"
     if parquet:
-        read_images = cvqa_parquet.image_reader(parquet, keys)
-        images = [fingerprint(path, folder) for path in parquet]
-        contents: list[Any] = [images, [record["answer"] for record in records]]
+        questions = _read_parquet(parquet, folder)
+    elif path.exists():
+        questions = read_records(path, "questions", FIELDS, TEXTS)
+        for number, question in enumerate(questions, 1):
+            _check(question, f"{path}:{number}")
     else:
-        paths = find_images(folder / "images", keys, source)
-        read_images = file_reader(paths)
-        images = [fingerprint(path, folder) for path in paths]
-        contents = [images, fingerprint(source, folder)]
-    position = {key: i for i, key in enumerate(keys)}
+        raise UserError(f"{folder} holds neither data/test-*.parquet nor questions.jsonl; it needs one of them")
+    stems = [Path(question["image"]).stem for question in questions]
+    position = positions(stems)
+    keys = list(position)
+    contents: list[Any]
+    if parquet:
+        read_images = _image_reader(parquet, keys)
+        images = Images(keys=keys, read=read_images, fingerprints=fingerprints(parquet, folder))
+        contents = [images.fingerprints, [question["answer"] for question in questions]]
+    else:
+        images = images_by_stem(folder, keys, path)
+        contents = [images.fingerprints, fingerprint(path, folder)]
     image_idx = np.array([position[stem] for stem in stems])
-    return Dataset(
-        name=name,
-        digest=digest(contents),
-        images_digest=digest(images),
-        image_keys=keys,
-        read_images=read_images,
-        languages=("en", LOCAL),
-        tasks=lambda lang: [_task(records, image_idx, lang)],
-    )
+    tasks = {"en": [_task(questions, image_idx, "_en")], LOCAL: [_task(questions, image_idx, "")]}
+    return build_dataset(name, images, tasks, contents)
 
 
-def _check(record: dict[str, Any], where: str) -> None:
+def _check(question: JsonObject, where: str) -> None:
     for field in ("options", "options_en"):
-        if not isinstance(record[field], list) or not all(isinstance(option, str) for option in record[field]):
-            raise UserError(f"{where}: {field} is {record[field]!r}; it is a list of texts")
-        if len(record[field]) != NUM_OPTIONS:
-            raise UserError(f"{where} has {len(record[field])} {field}; there must be {NUM_OPTIONS}")
-    if record["answer"] not in range(NUM_OPTIONS):
-        raise UserError(f"{where} has answer {record['answer']!r}; it is the position of the right option, 0 to 3")
+        options = question[field]
+        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+            raise UserError(f"{where}: {field} is {options!r}; it must be a list of texts")
+        if len(options) != NUM_OPTIONS:
+            raise UserError(f"{where} has {len(options)} {field}; it must have {NUM_OPTIONS}")
+    if question["answer"] not in range(NUM_OPTIONS):
+        raise UserError(f"{where} has answer {question['answer']!r}; it must be the position of the right option, 0-3")
 
 
-def _task(questions: Sequence[dict[str, Any]], image_idx: np.ndarray, lang: str) -> Task:
-    suffix = "" if lang == LOCAL else "_en"
-    slices: dict[str, np.ndarray] = {}
-    for field in ("country", "lang"):
-        values = np.array([our_code(question[field]) if field == "lang" else question[field] for question in questions])
-        slices |= {f"{field} {value}": values == value for value in np.unique(values)}
+def _task(questions: Sequence[JsonObject], image_idx: np.ndarray, suffix: str) -> Choice:
+    """Return the questions in one language; suffix: of the fields that hold it."""
+    options = [
+        [f"{question[f'question{suffix}']} {option}" for option in question[f"options{suffix}"]]
+        for question in questions
+    ]
+    by_country = slices_by([question["country"] for question in questions], "country ")
+    by_language = slices_by([our_code(question["lang"]) for question in questions], "lang ")
     return Choice(
-        options=[
-            [f"{question[f'question{suffix}']} {option}" for option in question[f"options{suffix}"]]
-            for question in questions
-        ],
+        options=options,
         answer=np.array([question["answer"] for question in questions]),
         image_idx=image_idx,
-        slices=slices,
+        slices=by_country | by_language,
         protocol={"text": "question + ' ' + option", "average": "micro over questions"},
     )
+
+
+def _read_parquet(files: Sequence[Path], folder: Path) -> list[JsonObject]:
+    """Return the published questions with the fields of questions.jsonl.
+
+    Raises UserError for missing columns and answers.
+    """
+    answers = read_json_object(folder / LABELS) if (folder / LABELS).exists() else {}
+    questions = []
+    for path in files:
+        file = _open(path)
+        names = file.schema_arrow.names
+        if missing := [name for name in (*COLUMNS, "Subset", "image") if name not in names]:
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
+        for number, row in enumerate(file.read(columns=[*COLUMNS, "Subset"]).to_pylist()):
+            where = f"{path}, row {number}"
+            question = {ours: row[theirs] for theirs, ours in COLUMNS.items()}
+            question["lang"], question["country"] = _language_and_country(row["Subset"], where)
+            question["image"] = _image_key(question["id"])
+            question["answer"] = answers.get(question["id"], question["answer"])
+            questions.append((question, where))
+    if unanswered := [question["id"] for question, _ in questions if question["answer"] == -1]:
+        raise UserError(
+            f"{folder}: {len(unanswered)} of {len(questions)} questions have no answer (Label is -1), the first is "
+            f"{unanswered[0]}; put the answers into {folder / LABELS}: {{ID: 0 to 3}}"
+        )
+    for question, where in questions:
+        _check(question, where)
+    return [question for question, _ in questions]
+
+
+def _image_key(question_id: str) -> str:
+    """Return the name of a published question's image: questions of one image share their ID up to the last `_`."""
+    return question_id.rpartition("_")[0] or question_id
+
+
+def _language_and_country(text: str, where: str) -> tuple[str, str]:
+    """Return (our code, country) of "('Swahili', 'Kenya')"; a language that our table lacks keeps its name."""
+    values = parse_list(text, f"{where}: Subset", "a pair, ('Swahili', 'Kenya')")
+    if len(values) != 2:
+        raise UserError(f"{where}: Subset is {text!r}; it must be a pair, ('Swahili', 'Kenya')")
+    name, country = (str(value) for value in values)
+    name = name.replace("_", " ").lower()
+    codes = {language.name.lower(): language.code for language in languages.all_languages()}
+    return codes.get(name, name), country
+
+
+def _image_reader(files: Sequence[Path], keys: Sequence[str]) -> ReadImages:
+    """Return a function that reads the images of `keys` by position, each from the first row that has it."""
+    places: dict[str, tuple[Path, int, int]] = {}
+    for path in files:
+        file = _open(path)
+        for group in range(file.num_row_groups):
+            for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
+                places.setdefault(_image_key(question_id), (path, group, row))
+    # The row group that was read last: keys are sorted like the rows, so that the next image is mostly in it.
+    latest: dict[tuple[Path, int], pa.Table] = {}
+
+    def read(start: int, stop: int) -> list[bytes]:
+        images = []
+        for key in keys[start:stop]:
+            path, group, row = places[key]
+            if (path, group) not in latest:
+                latest.clear()
+                latest[path, group] = _open(path).read_row_group(group, columns=["image"])
+            images.append(latest[path, group]["image"][row].as_py()["bytes"])
+        return images
+
+    return read
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadShard(f"{path}: not a readable Parquet file ({error})") from error

@@ -1,9 +1,9 @@
 """Any folder of class folders: FOLDER[/test|/val]/<class>/<image>, as torchvision's ImageFolder reads.
 
-Classes are the folders in sorted order and are called by them, `_` as a blank.  Where all folders are WordNet ids
+Classes are the folders in sorted order and have their names, `_` as a blank.  Where all folders are WordNet ids
 (n01440764: ImageNet, its A, R, O and Sketch), or the 1,000 numbers of ImageNet-V2, names and templates are OpenAI's.
-FOLDER/classnames.txt may give the names, one a line; FOLDER/templates.txt the templates; other languages come from
-languages.json, see class_names.
+FOLDER/classnames.txt may give the names, one per line; FOLDER/templates.txt the templates; other languages come from
+languages.json: {LANG: {"classes": [...], "templates": [...]}}.
 """
 
 from __future__ import annotations
@@ -13,90 +13,81 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets.class_names import (
+from worldclip.evaluate.datasets.common.build import classification_dataset
+from worldclip.evaluate.datasets.common.class_names import (
     NUM_IMAGENET_CLASSES,
+    PLAIN_TEMPLATE,
     Names,
-    check_templates,
     imagenet_index,
     imagenet_names,
+    in_languages,
     name_files,
-    other_languages,
+    read_class_list,
+    read_templates,
 )
-from worldclip.evaluate.datasets.files import IMAGE_SUFFIXES, file_reader, read_lines
-from worldclip.evaluate.tasks import Classification, Dataset
+from worldclip.evaluate.datasets.common.images import IMAGE_SUFFIXES, fingerprints, images_at
+from worldclip.evaluate.layouts import layout
+from worldclip.evaluate.tasks import Dataset
 
 SPLITS = ("test", "val")
-TEMPLATES = ["a photo of a {}."]
-_WORDNET_ID = re.compile(r"^n\d{8}$")
+_WORDNET_ID = re.compile(r"n\d{8}")
 
 
-def load(name: str, folder: Path, *, names_path: Path | None = None) -> Dataset:
-    """The data set in `folder`.  UserError where there are no class folders, an empty one, or names that do not fit."""
+@layout("folders")
+def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
+    """Return the dataset in `folder`."""
     root = next((folder / split for split in SPLITS if (folder / split).is_dir()), folder)
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     if len(classes) < 2:
-        raise UserError(f"{root} has {len(classes)} folders; there must be one for each class, at least 2")
-    images = {
-        of_class: sorted(path for path in (root / of_class).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        for of_class in classes
-    }
-    if empty := [of_class for of_class, paths in images.items() if not paths]:
-        raise UserError(f"{root / empty[0]} holds no image; remove the folder, or put the class's images there")
-    names, kind = _names(folder, classes)
+        raise UserError(f"{root} has {len(classes)} folders; it must have one per class, at least 2")
+    paths: list[str] = []
+    target: list[int] = []
+    for c, class_folder in enumerate(classes):
+        files = sorted(path for path in (root / class_folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise UserError(f"{root / class_folder} holds no image; add the images of this class or remove the folder")
+        paths += [path.relative_to(root).as_posix() for path in files]
+        target += [c] * len(files)
+    images = images_at(folder, root, paths, root)
+    english, names_from = _names(folder, classes)
     more_names = name_files(folder, names_path)
-    by_language = {"en": names} | other_languages(more_names, len(classes))
-    paths = [path for of_class in classes for path in images[of_class]]
-    target = np.repeat(np.arange(len(classes)), [len(images[of_class]) for of_class in classes])
-
-    def tasks(lang: str) -> list[Classification]:
-        class_names, templates = by_language[lang]
-        return [
-            Classification(
-                class_names=class_names,
-                templates=templates,
-                target=target,
-                image_idx=np.arange(len(paths)),
-                protocol={"templates": len(templates), "names": kind if lang == "en" else "given"},
-            )
-        ]
-
-    files = [fingerprint(path, folder) for path in paths]
-    texts = [fingerprint(path, path.parent) for path in [*sorted(folder.glob("*.txt")), *more_names]]
-    return Dataset(
-        name=name,
-        digest=digest([files, texts]),
-        images_digest=digest(files),
-        image_keys=[path.relative_to(root).as_posix() for path in paths],
-        read_images=file_reader(paths),
-        languages=tuple(by_language),
-        tasks=tasks,
-        labels={"class": [classes[c] for c in target.tolist()]},
+    return classification_dataset(
+        name,
+        images,
+        in_languages(english, more_names),
+        np.array(target),
+        [images.fingerprints, fingerprints([*sorted(folder.glob("*.txt")), *more_names])],
+        protocol={"names": names_from},
+        other_protocol={"names": "given"},
+        labels={"class": [classes[c] for c in target]},
     )
 
 
 def _names(folder: Path, classes: list[str]) -> tuple[Names, str]:
-    """English names and templates, and where they come from: given | imagenet | folders."""
-    if (folder / "classnames.txt").exists():
-        names = read_lines(folder / "classnames.txt", "the names of the classes, one a line")
+    """Return English names and templates, and where the names come from: given | imagenet | folders."""
+    given = folder / "classnames.txt"
+    index = {} if given.exists() else _imagenet_index(classes)
+    templates = PLAIN_TEMPLATE
+    if given.exists():
+        names, names_from = read_class_list(given), "given"
         if len(names) != len(classes):
-            raise UserError(f"{folder / 'classnames.txt'} has {len(names)} names, and there are {len(classes)} folders")
-        return ([[name] for name in names], _templates(folder, TEMPLATES)), "given"
-    numbers = {str(number) for number in range(NUM_IMAGENET_CLASSES)}
-    if all(_WORDNET_ID.match(of_class) for of_class in classes) or set(classes) == numbers:
-        openai, templates = imagenet_names()
-        index = {number: int(number) for number in numbers} if set(classes) == numbers else imagenet_index()
-        if unknown := [of_class for of_class in classes if of_class not in index]:
+            raise UserError(f"{given} has {len(names)} names; there are {len(classes)} folders")
+    elif index:
+        if unknown := [label for label in classes if label not in index]:
             raise UserError(f"{folder}: {unknown[0]} is no class of ImageNet-1k; give names in classnames.txt")
-        return ([openai[index[of_class]] for of_class in classes], _templates(folder, templates)), "imagenet"
-    return ([[of_class.replace("_", " ")] for of_class in classes], _templates(folder, TEMPLATES)), "folders"
+        openai, templates = imagenet_names()
+        names, names_from = [openai[index[label]] for label in classes], "imagenet"
+    else:
+        names, names_from = [[label.replace("_", " ")] for label in classes], "folders"
+    if (folder / "templates.txt").exists():
+        templates = read_templates(folder / "templates.txt")
+    return Names(names, templates), names_from
 
 
-def _templates(folder: Path, default: list[str]) -> list[str]:
-    path = folder / "templates.txt"
-    if not path.exists():
-        return default
-    templates = [line for line in read_lines(path, "the templates, one a line") if line.strip()]
-    check_templates(templates, path)
-    return templates
+def _imagenet_index(classes: list[str]) -> dict[str, int]:
+    """Return {folder: class index} if the folders are called like ImageNet's classes, else nothing."""
+    numbers = {str(number): number for number in range(NUM_IMAGENET_CLASSES)}
+    if set(classes) == numbers.keys():
+        return numbers
+    return imagenet_index() if all(_WORDNET_ID.fullmatch(label) for label in classes) else {}

@@ -1,6 +1,6 @@
 """Flickr30k and COCO with Karpathy's splits: what most papers mean by the 1k and the 5k test set.
 
-FOLDER/dataset_flickr30k.json or dataset_coco.json (the archive holds both; a data set of the catalog takes its own)
+FOLDER/dataset_flickr30k.json or dataset_coco.json (the archive holds both; a dataset of the catalog takes its own)
     {"images": [{"filename": "0001.jpg", "split": "test", "sentences": [{"raw": "..."}, ...]}, ...]}
 FOLDER/images/   the images, in folders (val2014/) or not
 """
@@ -8,56 +8,45 @@ FOLDER/images/   the images, in folders (val2014/) or not
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets.class_names import read_json_record
-from worldclip.evaluate.datasets.files import check_fields, file_reader, find_images
-from worldclip.evaluate.datasets.webdataset import retrieval_task
+from worldclip.evaluate.datasets.common.build import retrieval_dataset
+from worldclip.evaluate.datasets.common.images import images_by_stem
+from worldclip.evaluate.datasets.common.text_files import JsonObject, check_fields, read_json_object
+from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 
 SPLIT = "test"
-FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # of the catalog's data sets
+FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # of the catalog's datasets
 
 
+@layout("karpathy")
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
-    """The test split in `folder`.  UserError for each way in which the layout is wrong."""
+    """Return the test split in `folder`."""
     path = _splits_path(name, folder)
-    records = [record for record in _records(path) if record["split"] == SPLIT]
+    records = [record for record in _read_images(path) if record["split"] == SPLIT]
     if not records:
         raise UserError(f"{path} has no image whose split is {SPLIT!r}")
-    keys = [Path(record["filename"]).stem for record in records]
-    paths = find_images(folder / "images", keys, path)
-    texts = [sentence["raw"].strip() for record in records for sentence in record["sentences"]]
-    image_of_text = np.repeat(np.arange(len(records)), [len(record["sentences"]) for record in records])
-    images = [fingerprint(image, folder) for image in paths]
-    return Dataset(
-        name=name,
-        digest=digest([images, fingerprint(path, folder), captions]),
-        images_digest=digest(images),
-        image_keys=keys,
-        read_images=file_reader(paths),
-        languages=("en",),
-        tasks=lambda lang: [retrieval_task(texts, image_of_text, len(paths), captions)],
-    )
+    images = images_by_stem(folder, [Path(record["filename"]).stem for record in records], path)
+    pairs = [(i, sentence["raw"].strip()) for i, record in enumerate(records) for sentence in record["sentences"]]
+    contents = [images.fingerprints, fingerprint(path, folder), captions]
+    return retrieval_dataset(name, images, {"en": pairs}, captions, contents)
 
 
 def _splits_path(name: str, folder: Path) -> Path:
     if name in FILES:
         return folder / FILES[name]
-    found = sorted(folder.glob("dataset_*.json"))
-    if len(found) != 1:
-        raise UserError(f"{folder} holds {len(found)} files dataset_*.json; there must be one, with Karpathy's splits")
-    return found[0]
+    paths = sorted(folder.glob("dataset_*.json"))
+    if len(paths) != 1:
+        raise UserError(f"{folder} holds {len(paths)} files dataset_*.json; it must hold one, with Karpathy's splits")
+    return paths[0]
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    records = read_json_record(path).get("images")
+def _read_images(path: Path) -> list[JsonObject]:
+    records = read_json_object(path).get("images")
     if not isinstance(records, list):
-        raise UserError(f'{path} has no list "images"; it holds a record for each image')
+        raise UserError(f'{path} has no list "images"; it must hold a record per image')
     for i, record in enumerate(records):
         check_fields(record, ("filename", "split", "sentences"), ("filename",), f"{path}: image {i}")
         for sentence in record["sentences"] or [{}]:

@@ -14,62 +14,45 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
-
-from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets.class_names import name_files, other_languages
-from worldclip.evaluate.datasets.files import check_there, file_reader, read_table_rows
-from worldclip.evaluate.tasks import Classification, Dataset
+from worldclip.evaluate.datasets.common.build import classification_dataset
+from worldclip.evaluate.datasets.common.class_names import Names, in_languages, name_files
+from worldclip.evaluate.datasets.common.images import fingerprints, images_at
+from worldclip.evaluate.datasets.common.text_files import read_rows
+from worldclip.evaluate.layouts import layout
+from worldclip.evaluate.tasks import Dataset
 
-SOLUTION, NAMES = "recognition_solution_v2.1.csv", "train_label_to_category.csv"
+SOLUTION = "recognition_solution_v2.1.csv"
+CATEGORIES = "train_label_to_category.csv"
 TEMPLATES = ["a photo of {}."]
 
 
-def load(name: str, folder: Path, *, names_path: Path | None = None) -> Dataset:
-    """The data set in `folder`.  UserError for each way in which the layout is wrong."""
-    rows = [row for row in read_table_rows(folder / SOLUTION, ("id", "landmarks")) if row["landmarks"].strip()]
+@layout("landmarks")
+def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
+    """Return the dataset in `folder`."""
+    solution = folder / SOLUTION
+    categories = folder / CATEGORIES
+    rows = [row for row in read_rows(solution, ("id", "landmarks")) if row["landmarks"].strip()]
     if not rows:
-        raise UserError(f"{folder / SOLUTION} has no image with a landmark")
-    name_of = {
-        row["landmark_id"]: _name(row["category"])
-        for row in read_table_rows(folder / NAMES, ("landmark_id", "category"))
-    }
+        raise UserError(f"{solution} has no image with a landmark")
+    category_rows = read_rows(categories, ("landmark_id", "category"))
+    name_of = {row["landmark_id"]: _name(row["category"]) for row in category_rows}
     landmarks = [row["landmarks"].split() for row in rows]
-    ids = sorted({landmark for of_image in landmarks for landmark in of_image}, key=lambda text: (len(text), text))
+    # Ids are numbers as text: by length, then by text, is their numeric order.
+    ids = sorted({landmark for right in landmarks for landmark in right}, key=lambda text: (len(text), text))
     if unnamed := [landmark for landmark in ids if landmark not in name_of]:
-        raise UserError(f"{folder / NAMES} has no name for {len(unnamed)} landmarks: {', '.join(unnamed[:5])}")
-    paths = [folder / "test" / row["id"][0] / row["id"][1] / row["id"][2] / f"{row['id']}.jpg" for row in rows]
-    check_there(paths, folder / "test", folder / SOLUTION)
+        raise UserError(f"{categories} has no name for {len(unnamed)} landmarks: {', '.join(unnamed[:5])}")
+    keys = [row["id"] for row in rows]
+    images = images_at(folder, folder / "test", [f"{k[0]}/{k[1]}/{k[2]}/{k}.jpg" for k in keys], solution, keys)
+    files = name_files(folder, names_path)
     position = {landmark: i for i, landmark in enumerate(ids)}
-    more = [(i, position[landmark]) for i, of_image in enumerate(landmarks) for landmark in of_image[1:]]
-    extra_names = name_files(folder, names_path)
-    names = {"en": ([[name_of[landmark]] for landmark in ids], TEMPLATES)} | other_languages(extra_names, len(ids))
-
-    def tasks(lang: str) -> list[Classification]:
-        class_names, templates = names[lang]
-        return [
-            Classification(
-                class_names=class_names,
-                templates=templates,
-                target=np.array([position[of_image[0]] for of_image in landmarks]),
-                image_idx=np.arange(len(paths)),
-                also_right=(np.array([i for i, _ in more], np.int64), np.array([c for _, c in more], np.int64)),
-                protocol={"templates": len(templates), "names": "categories of the landmarks that occur"},
-            )
-        ]
-
-    images = [fingerprint(path, folder) for path in paths]
-    return Dataset(
-        name=name,
-        digest=digest(
-            [images, [fingerprint(path, path.parent) for path in (folder / SOLUTION, folder / NAMES, *extra_names)]]
-        ),
-        images_digest=digest(images),
-        image_keys=[row["id"] for row in rows],
-        read_images=file_reader(paths),
-        languages=tuple(names),
-        tasks=tasks,
+    return classification_dataset(
+        name,
+        images,
+        in_languages(Names([[name_of[landmark]] for landmark in ids], TEMPLATES), files),
+        [[position[landmark] for landmark in right] for right in landmarks],
+        [images.fingerprints, fingerprints([solution, categories, *files])],
+        protocol={"names": "categories of the landmarks that occur"},
     )
 
 

@@ -3,7 +3,7 @@
     FOLDER/**/*.tar   images with .txt (one caption) or .json ("texts", "text", "caption" or "TEXT"; their languages in
                       "lang_truth", as many as texts)
 
-Texts whose language is not stated are asked as `und`.
+Texts without a stated language are evaluated as `und`.
 """
 
 from __future__ import annotations
@@ -12,62 +12,53 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets.files import Sample, read_samples, reader, utf8
-from worldclip.evaluate.datasets.webdataset import retrieval_task
+from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
+from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
+from worldclip.evaluate.datasets.common.text_files import decode, parse_record
+from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import NO_LANGUAGE, Dataset
-from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD, parse_record
+from worldclip.pool import DEFAULT_FIELDS, TRUTH_FIELD
 
 
+@layout("pool")
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
-    """The pairs below `folder`.  UserError where there are no tars, images or captions, or counts do not fit."""
+    """Return the pairs below `folder` as a dataset."""
     tars = sorted(folder.rglob("*.tar"))
     if not tars:
-        raise UserError(f"{folder} holds no tars; the layout pool is of tars with images and captions")
+        raise UserError(f"{folder} holds no tars; layout pool needs tars with images and captions")
     samples = read_samples(tars)
     if not samples:
         raise UserError(f"{folder}: its tars hold no image")
-    pairs: dict[str, list[tuple[int, str]]] = {}
+    by_language: dict[str, list[Caption]] = {}
     for i, sample in enumerate(samples):
         for lang, text in _texts(sample):
-            pairs.setdefault(lang, []).append((i, text))
-    if not pairs:
-        raise UserError(f"{folder}: not one caption in its tars; they stand in .txt or .json beside the images")
-    images = [fingerprint(path, folder) for path in tars]
-    return Dataset(
-        name=name,
-        digest=digest([images, captions]),
-        images_digest=digest(images),
-        image_keys=[f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}" for sample in samples],
-        read_images=reader(samples),
-        languages=tuple(sorted(pairs)),
-        tasks=lambda lang: [
-            retrieval_task(
-                [text for _, text in pairs[lang]], np.array([i for i, _ in pairs[lang]]), len(samples), captions
-            )
-        ],
+            by_language.setdefault(lang, []).append((i, text))
+    if not by_language:
+        raise UserError(f"{folder}: its tars hold no caption; put them into a .txt or .json beside each image")
+    images = Images(
+        keys=[f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}" for sample in samples],
+        read=reader(samples),
+        fingerprints=fingerprints(tars, folder),
     )
+    by_language = dict(sorted(by_language.items()))
+    return retrieval_dataset(name, images, by_language, captions, [images.fingerprints, captions])
 
 
 def _texts(sample: Sample) -> list[tuple[str, str]]:
-    """(language, text) of each text that is not empty."""
-    where = f"{sample.tar}: {sample.key}"
+    """Return (language, text) of each text that is not blank."""
+    texts: Sequence[str] = []
+    langs: Sequence[str] = []
     if "txt" in sample.others:
-        texts: Sequence[str] = [utf8(sample.others["txt"], f"{where}.txt")]
-        langs: Sequence[str] = [NO_LANGUAGE]
+        texts = [decode(sample.others["txt"], f"{sample.where}.txt")]
+        langs = [NO_LANGUAGE]
     elif "json" in sample.others:
-        record = parse_record(sample.others["json"])
-        if not isinstance(record, dict):
-            raise UserError(f"{where}.json: {record}")
-        found: Any = next((record[field] for field in DEFAULT_FIELDS if field in record), [])
-        texts = [found] if isinstance(found, str) else list(found)
-        langs = record.get(TRUTH_FIELD, [NO_LANGUAGE] * len(texts))
-        langs = [langs] * len(texts) if isinstance(langs, str) else langs
+        record = parse_record(sample.others["json"], (), (), f"{sample.where}.json")
+        value: Any = next((record[field] for field in DEFAULT_FIELDS if field in record), [])
+        texts = [value] if isinstance(value, str) else list(value)
+        codes = record.get(TRUTH_FIELD, NO_LANGUAGE)
+        langs = [codes] * len(texts) if isinstance(codes, str) else codes
         if len(langs) != len(texts):
-            raise UserError(f"{where}.json has {len(texts)} texts and {len(langs)} of {TRUTH_FIELD}; they go in pairs")
-    else:
-        return []
+            raise UserError(f"{sample.where}.json has {len(texts)} texts and {len(langs)} of {TRUTH_FIELD}; "
+                            "it must have one per text")  # fmt: skip
     return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text.strip()]

@@ -1,45 +1,54 @@
-"""Data sets in CLIP_benchmark's WebDataset layout, which covers SLIP's and DataComp's suites.
+"""Datasets in CLIP_benchmark's WebDataset layout, which covers SLIP's and DataComp's suites.
 
-FOLDER/classnames.txt                          one class a line, in the order of the labels
-FOLDER/zeroshot_classification_templates.txt   one a line, {c} or {} stands for the class
-FOLDER/dataset_type.txt                        `retrieval` where samples have captions (.txt, one a line), `multilabel`
-                                               where .npy says of each class whether it is there
+FOLDER/classnames.txt                          one class per line, in the order of the labels
+FOLDER/zeroshot_classification_templates.txt   one per line, {c} or {} stands for the class
+FOLDER/dataset_type.txt                        `retrieval` where samples have captions (.txt, one per line),
+                                               `multilabel` where .npy says which classes are in the image
 FOLDER/test/nshards.txt, FOLDER/test/<i>.tar   images with .cls (a class index), .txt or .npy
 FOLDER/train/                                  the same; read only for linear probes
-FOLDER/languages.json                          ours, optional: names in more languages, see class_names
+FOLDER/languages.json                          ours, optional: names in more languages,
+                                               {LANG: {"classes": [...], "templates": [...]}}
 
-DataComp's copies of WILDS, Dollar Street and GeoDE carry group numbers in a .npy beside .cls; catalog.py names its
+DataComp's copies of WILDS, Dollar Street and GeoDE carry group numbers in a .npy beside .cls; datasets.csv names its
 fields, and each group is a part that is reported.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo
-from worldclip.evaluate.datasets.class_names import (
-    NUM_IMAGENET_CLASSES,
-    Names,
-    check_templates,
-    imagenet_names,
-    name_files,
-    other_languages,
+from worldclip.evaluate.datasets.common.build import (
+    Caption,
+    build_dataset,
+    classification_dataset,
+    retrieval_dataset,
 )
-from worldclip.evaluate.datasets.files import Sample, read_lines, read_samples, reader, utf8
+from worldclip.evaluate.datasets.common.class_names import (
+    Names,
+    imagenet_names,
+    in_languages,
+    name_files,
+    read_class_list,
+    read_templates,
+)
+from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
+from worldclip.evaluate.datasets.common.text_files import decode, read_lines
+from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.multilabel import MultiLabel
-from worldclip.evaluate.retrieval import first_captions
-from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
+from worldclip.evaluate.tasks import Dataset
 
-SPLIT, TRAIN_SPLIT = "test", "train"
+SPLIT = "test"
+TRAIN_SPLIT = "train"
 KINDS = ("classification", "retrieval", "multilabel")
 
 
+@layout("webdataset")
 def load(
     name: str,
     folder: Path,
@@ -48,198 +57,165 @@ def load(
     captions: str = "all_captions",
     with_train: bool = False,
 ) -> Dataset:
-    """The data set in `folder`.  UserError for each way in which the layout is wrong.
+    """Return the dataset in `folder`.
 
-    names_path: a JSON of class_names beside languages.json.  captions: which captions of an image count in retrieval.
-    with_train: read the train split too, for probes.
+    names_path: see class_names.  captions: which captions of an image count in retrieval.  with_train: read the train
+    split too, for probes.
     """
-    tars = _tars(folder, SPLIT)
-    train_tars = _tars(folder, TRAIN_SPLIT) if with_train and (folder / TRAIN_SPLIT).is_dir() else []
-    test, train = read_samples(tars), read_samples(train_tars)
-    for split, samples, read in ((SPLIT, test, True), (TRAIN_SPLIT, train, bool(train_tars))):
-        if read and not samples:
-            raise UserError(f"{folder / split}: its tars hold no image")
+    tars = _list_tars(folder, SPLIT)
+    test = _read_split(folder / SPLIT, tars)
+    train: list[Sample] = []
+    if with_train and (folder / TRAIN_SPLIT).is_dir():
+        train_tars = _list_tars(folder, TRAIN_SPLIT)
+        train = _read_split(folder / TRAIN_SPLIT, train_tars)
+        tars += train_tars
+    samples = [*test, *train]
+    images = Images(
+        keys=[f"{sample.tar.parent.name}/{sample.tar.stem}/{sample.key}" for sample in samples],
+        read=reader(samples),
+        fingerprints=fingerprints(tars, folder),
+    )
+    is_train = np.arange(len(samples)) >= len(test) if train else None
     more_names = name_files(folder, names_path)
-    kind = _kind(folder)
-    info = CATALOG.get(name, DatasetInfo(name=name))
-    labels: dict[str, Sequence[str]] = {}
-    by_language: dict[str, list[Task]]
+    texts = {path for path in folder.iterdir() if path.suffix in (".txt", ".json")}
+    contents = [images.fingerprints, fingerprints(sorted(texts.union(more_names))), captions]
+    kind = _read_kind(folder)
     if kind == "retrieval":
         if names_path is not None:
-            raise UserError(f"evaluate.class_names.{name} is given, but {folder} is for retrieval and has no classes")
-        by_language = {"en": [_retrieval(folder, test, captions)]}
-    else:
-        names = _names(folder, info, more_names)
-        if kind == "multilabel":
-            by_language = _multilabels(names, test)
-        else:
-            num_classes = len(names["en"][0])
-            targets = np.array([_label(sample, num_classes) for sample in [*test, *train]])
-            by_language = _classifications(names, targets[: len(test)], info, _groups(info, test))
-            labels = {"class": [str(target) for target in targets]}
-    texts = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".json"))
-    images = [fingerprint(path, folder) for path in [*tars, *train_tars]]
-    contents = [images, [fingerprint(path, path.parent) for path in sorted({*texts, *more_names})], captions]
-    keys = [f"{sample.tar.parent.name}/{sample.tar.stem}/{sample.key}" for sample in [*test, *train]]
-    return Dataset(
-        name=name,
-        digest=digest(contents),
-        images_digest=digest(images),
-        image_keys=keys,
-        read_images=reader([*test, *train]),
-        languages=tuple(by_language),
-        tasks=by_language.__getitem__,
-        labels=labels,
-        is_train=np.arange(len(keys)) >= len(test) if train else None,
+            raise UserError(f"evaluate.class_names.{name}: {folder} is for retrieval and has no classes; remove it")
+        return retrieval_dataset(name, images, {"en": _captions(folder, test)}, captions, contents, is_train=is_train)
+    info = CATALOG.get(name, DatasetInfo(name=name))
+    names = in_languages(_english_names(folder, info), more_names)
+    if kind == "multilabel":
+        return build_dataset(name, images, _multilabel_tasks(names, test), contents, is_train=is_train)
+    num_classes = len(names["en"].classes)
+    target = np.array([_label(sample, num_classes) for sample in samples])
+    return classification_dataset(
+        name,
+        images,
+        names,
+        target[: len(test)],
+        contents,
+        protocol={"names": info.classes},
+        other_protocol={"names": "given"},
+        slices=_groups(info, test),
+        use_f1="f1_macro" in info.metrics,
+        labels={"class": [str(label) for label in target]},
+        is_train=is_train,
     )
 
 
-def _kind(folder: Path) -> str:
+def _list_tars(folder: Path, split: str) -> list[Path]:
+    """Return the tars of a split.  Raises UserError if they are not those that nshards.txt says."""
+    path = folder / split / "nshards.txt"
+    text = read_lines(path, "the number of tars of the split")[0]
+    if not text.strip().isdigit() or int(text) < 1:
+        raise UserError(f"{path} says {text!r}; it must be the number of tars, at least 1")
+    tars = [folder / split / f"{i}.tar" for i in range(int(text))]
+    if missing := [tar.name for tar in tars if not tar.exists()]:
+        raise UserError(f"{path} says {len(tars)} tars; {', '.join(missing[:5])} are missing from {folder / split}")
+    if extra := sorted({tar.name for tar in (folder / split).glob("*.tar")} - {tar.name for tar in tars}):
+        raise UserError(f"{path} says {len(tars)} tars; {folder / split} also holds {', '.join(extra[:5])}")
+    return tars
+
+
+def _read_split(folder: Path, tars: Sequence[Path]) -> list[Sample]:
+    samples = read_samples(tars)
+    if not samples:
+        raise UserError(f"{folder}: its tars hold no image")
+    return samples
+
+
+def _read_kind(folder: Path) -> str:
     path = folder / "dataset_type.txt"
-    kind = read_lines(path, "the kind of the data set")[0].strip() if path.exists() else KINDS[0]
+    if not path.exists():
+        return KINDS[0]
+    kind = read_lines(path, "the kind of the dataset")[0].strip()
     if kind not in KINDS:
         raise UserError(f"{path} says {kind!r}; it must be one of {', '.join(KINDS)}")
     return kind
 
 
-def _tars(folder: Path, split: str) -> list[Path]:
-    path = folder / split / "nshards.txt"
-    lines = read_lines(path, "the number of tars of the split")
-    if not lines[0].strip().isdigit() or int(lines[0]) < 1:
-        raise UserError(f"{path} says {lines[0]!r}; it must be the number of tars, at least 1")
-    tars = [folder / split / f"{i}.tar" for i in range(int(lines[0]))]
-    if missing := [tar.name for tar in tars if not tar.exists()]:
-        raise UserError(f"{path} says {len(tars)} tars, and {', '.join(missing[:5])} of {folder / split} are missing")
-    if more := sorted({tar.name for tar in (folder / split).glob("*.tar")} - {tar.name for tar in tars}):
-        raise UserError(f"{path} says {len(tars)} tars, and {folder / split} holds {', '.join(more[:5])} besides")
-    return tars
-
-
-def _names(folder: Path, info: DatasetInfo, more_names: Sequence[Path]) -> dict[str, Names]:
-    """Names and templates by language; those of ImageNet's 1,000 classes are OpenAI's whatever the folder says."""
+def _english_names(folder: Path, info: DatasetInfo) -> Names:
+    """Return names and templates; those of ImageNet's 1,000 classes are OpenAI's whatever the folder says."""
     if info.classes == "imagenet":
-        english = imagenet_names()
-    else:
-        classes = read_lines(folder / "classnames.txt", "the names of the classes, one a line")
-        path = folder / "zeroshot_classification_templates.txt"
-        lines = [line.replace("{c}", "{}") for line in read_lines(path, "the templates, one a line") if line.strip()]
-        check_templates(lines, path)
-        english = [[name] for name in classes], lines
-    num_classes = NUM_IMAGENET_CLASSES if info.classes == "imagenet" else len(english[0])
-    return {"en": english} | other_languages(more_names, num_classes)
+        return imagenet_names()
+    classes = read_class_list(folder / "classnames.txt")
+    return Names(classes, read_templates(folder / "zeroshot_classification_templates.txt"))
 
 
-def _classifications(
-    names: dict[str, Names], target: np.ndarray, info: DatasetInfo, groups: dict[str, np.ndarray]
-) -> dict[str, list[Task]]:
-    return {
-        lang: [
-            Classification(
-                class_names=classes,
-                templates=templates,
-                target=target,
-                image_idx=np.arange(len(target)),
-                slices=groups,
-                use_f1="f1_macro" in info.metrics,
-                protocol={"templates": len(templates), "names": info.classes if lang == "en" else "given"},
-            )
-        ]
-        for lang, (classes, templates) in names.items()
-    }
-
-
-def _multilabels(names: dict[str, Names], samples: Sequence[Sample]) -> dict[str, list[Task]]:
-    num_classes = len(names["en"][0])
-    rows = [_array(sample, "whether each class is there") for sample in samples]
-    for sample, row in zip(samples, rows, strict=True):
+def _multilabel_tasks(names: Mapping[str, Names], samples: Sequence[Sample]) -> dict[str, list[MultiLabel]]:
+    num_classes = len(names["en"].classes)
+    rows = []
+    for sample in samples:
+        row = _array(sample, "1 for each class in the image, 0 for the others")
         if row.shape != (num_classes,) or not np.isin(row, (0, 1)).all():
-            raise UserError(
-                f"{sample.tar}: {sample.key}.npy holds {row.shape} of {row.dtype}; it must be {num_classes} of 0 and 1"
-            )
+            raise UserError(f"{sample.where}.npy holds {row.shape} of {row.dtype}; it must be {num_classes} of 0 and 1")
+        rows.append(row)
     return {
         lang: [
             MultiLabel(
-                class_names=classes,
+                class_names=class_names,
                 templates=templates,
                 is_there=np.stack(rows).astype(bool),
                 image_idx=np.arange(len(samples)),
                 protocol={"templates": len(templates)},
             )
         ]
-        for lang, (classes, templates) in names.items()
+        for lang, (class_names, templates) in names.items()
     }
 
 
 def _groups(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """`<field> <number>` -> its images, of the fields that the catalog names."""
+    """Return the images of each group `<field> <number>` as a mask, for the fields that the catalog reports."""
     if not info.fields:
         return {}
-    rows = [_array(sample, f"the groups {', '.join(info.fields)}") for sample in samples]
-    if wrong := [i for i, row in enumerate(rows) if row.shape != (len(info.fields),)]:
-        sample = samples[wrong[0]]
-        raise UserError(
-            f"{sample.tar}: {sample.key}.npy holds {rows[wrong[0]].shape}; it must be one number for each of "
-            f"{', '.join(info.fields)}"
-        )
+    fields = ", ".join(info.fields)
+    rows = []
+    for sample in samples:
+        row = _array(sample, f"the groups {fields}")
+        if row.shape != (len(info.fields),):
+            raise UserError(f"{sample.where}.npy holds {row.shape}; it must be one number for each of {fields}")
+        rows.append(row)
     table = np.stack(rows)
-    found: dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray] = {}
     for part in info.parts:
         field, _, left_out = part.partition("!")
         column = table[:, info.fields.index(field)]
-        found |= {f"{field} {group}": column == group for group in np.unique(column) if str(group) != left_out}
-    return found
+        masks |= {f"{field} {group}": column == group for group in np.unique(column) if str(group) != left_out}
+    return masks
 
 
 def _array(sample: Sample, what: str) -> np.ndarray:
-    where = f"{sample.tar}: {sample.key}"
     if "npy" not in sample.others:
-        raise UserError(f"{where} has no .npy; it holds {what}")
+        raise UserError(f"{sample.where} has no .npy; it must hold {what}")
     try:
         array: np.ndarray = np.load(io.BytesIO(sample.others["npy"]), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{where}.npy is no array ({error}); it holds {what}") from error
+        raise UserError(f"{sample.where}.npy is not an array ({error}); it must hold {what}") from error
     return array
 
 
 def _label(sample: Sample, num_classes: int) -> int:
-    where = f"{sample.tar}: {sample.key}"
     if "cls" not in sample.others:
-        raise UserError(
-            f"{where} has no .cls; it holds the image's class index, unless dataset_type.txt says another kind"
-        )
+        raise UserError(f"{sample.where} has no .cls; add the image's class index (or state the kind of the dataset in"
+                        " dataset_type.txt)")  # fmt: skip
     text = sample.others["cls"].decode("ascii", "replace").strip()
     if not text.isdigit() or int(text) >= num_classes:
         raise UserError(
-            f"{where}.cls says {text!r}; it must be a class index, 0 to {num_classes - 1}, as there are {num_classes} "
-            "names of classes"
+            f"{sample.where}.cls says {text!r}; it must be a class index, 0 to {num_classes - 1}, as there are "
+            f"{num_classes} class names"
         )
     return int(text)
 
 
-def _retrieval(folder: Path, samples: Sequence[Sample], captions: str) -> Retrieval:
-    texts: list[str] = []
-    pair_image: list[int] = []
+def _captions(folder: Path, samples: Sequence[Sample]) -> list[Caption]:
+    captions: list[Caption] = []
     for i, sample in enumerate(samples):
         if "txt" not in sample.others:
-            raise UserError(f"{sample.tar}: {sample.key} has no .txt; it holds the image's captions, one a line")
-        text = utf8(sample.others["txt"], f"{sample.tar}: {sample.key}.txt")
-        lines = [line for line in text.split("\n") if line.strip()]
-        texts += lines
-        pair_image += [i] * len(lines)
-    if not texts:
-        raise UserError(f"{folder / SPLIT}: not one caption in its tars")
-    return retrieval_task(texts, np.array(pair_image), len(samples), captions)
-
-
-def retrieval_task(texts: Sequence[str], image_of_text: np.ndarray, num_images: int, captions: str) -> Retrieval:
-    """Each text belongs to one image; captions: all_captions, or first_caption of each image alone."""
-    if captions == "first_caption":
-        first = first_captions(image_of_text)
-        image_of_text, texts = image_of_text[first], [texts[i] for i in first]
-    return Retrieval(
-        texts=texts,
-        pair_image=image_of_text,
-        pair_text=np.arange(len(texts)),
-        image_idx=np.arange(num_images),
-        protocol={"captions": captions},
-    )
+            raise UserError(f"{sample.where} has no .txt; it must hold the image's captions, one per line")
+        text = decode(sample.others["txt"], f"{sample.where}.txt")
+        captions += [(i, line) for line in text.split("\n") if line.strip()]
+    if not captions:
+        raise UserError(f"{folder / SPLIT}: its tars hold no caption")
+    return captions

@@ -8,14 +8,16 @@ The text is the cue with its article, in lower case but for the first letter: `A
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import numpy as np
 
-from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets.files import file_reader, find_images, read_table_rows
+from worldclip.evaluate.datasets.common.build import build_dataset, positions
+from worldclip.evaluate.datasets.common.images import images_by_stem
+from worldclip.evaluate.datasets.common.text_files import parse_list, read_rows
+from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
 
@@ -23,44 +25,33 @@ COLUMNS = ("cue", "candidates", "associations")
 CSV_NAME = "winogavil_dataset.csv"
 
 
+@layout("winogavil")
 def load(name: str, folder: Path) -> Dataset:
-    """The data set in `folder`.  UserError for each way in which the layout is wrong."""
+    """Return the dataset in `folder`."""
     path = folder / CSV_NAME
-    rows = read_table_rows(path, COLUMNS)
-    candidates = [_names(row["candidates"], f"{path}:{i}: candidates") for i, row in enumerate(rows, 2)]
-    associations = [_names(row["associations"], f"{path}:{i}: associations") for i, row in enumerate(rows, 2)]
-    for i, (of_cue, right) in enumerate(zip(candidates, associations, strict=True), 2):
-        if not right or not set(right) <= set(of_cue):
-            raise UserError(f"{path}:{i}: associations {right} are not some of the candidates {of_cue}")
-    keys = sorted({image for of_cue in candidates for image in of_cue})
-    position = {key: i for i, key in enumerate(keys)}
+    rows = read_rows(path, COLUMNS)
+    candidates: list[list[str]] = []
+    is_right: list[np.ndarray] = []
+    for number, row in enumerate(rows, 2):
+        names = _image_names(row["candidates"], f"{path}:{number}: candidates")
+        right = _image_names(row["associations"], f"{path}:{number}: associations")
+        if not right or not set(right) <= set(names):
+            raise UserError(f"{path}:{number}: associations {right} are not some of the candidates {names}")
+        candidates.append(names)
+        is_right.append(np.isin(names, right))
+    position = positions(image for names in candidates for image in names)
     task = Association(
         cues=[_prompt(row["cue"]) for row in rows],
-        candidates=[np.array([position[image] for image in of_cue]) for of_cue in candidates],
-        is_right=[np.isin(of_cue, right) for of_cue, right in zip(candidates, associations, strict=True)],
+        candidates=[np.array([position[image] for image in names]) for names in candidates],
+        is_right=is_right,
         protocol={"text": "article + cue"},
     )
-    paths = find_images(folder / "images", keys, path)
-    images = [fingerprint(image, folder) for image in paths]
-    return Dataset(
-        name=name,
-        digest=digest([images, fingerprint(path, folder)]),
-        images_digest=digest(images),
-        image_keys=keys,
-        read_images=file_reader(paths),
-        languages=("en",),
-        tasks=lambda lang: [task],
-    )
+    images = images_by_stem(folder, list(position), path)
+    return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprint(path, folder)])
 
 
-def _names(text: str, where: str) -> list[str]:
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        found = None
-    if not isinstance(found, list | tuple):
-        raise UserError(f"{where} is {text!r}; it is a list of image names, ['wolf', 'moon']")
-    return [str(item) for item in found]
+def _image_names(text: str, where: str) -> list[str]:
+    return [str(name) for name in parse_list(text, where, "a list of image names, ['wolf', 'moon']")]
 
 
 def _prompt(cue: str) -> str:

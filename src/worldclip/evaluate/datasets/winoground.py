@@ -1,7 +1,7 @@
 """Winoground: two images and two captions of the same words in another order.
 
-    FOLDER/examples.jsonl   {"id": 0, "image_0": "ex_0_img_0", "image_1": "ex_0_img_1", "caption_0": "...",
-                             "caption_1": "...", "collapsed_tag": "Object", ...} a line
+    FOLDER/examples.jsonl   one example per line: {"id": 0, "image_0": "ex_0_img_0", "image_1": "ex_0_img_1",
+                            "caption_0": "...", "caption_1": "...", "collapsed_tag": "Object", ...}
     FOLDER/images/          ex_0_img_0.png, ...
 
 Parts are by collapsed_tag.
@@ -13,35 +13,29 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.core.artifacts import digest, fingerprint
-from worldclip.evaluate.datasets.files import file_reader, find_images, read_records
+from worldclip.core.artifacts import fingerprint
+from worldclip.evaluate.datasets.common.build import build_dataset, positions
+from worldclip.evaluate.datasets.common.images import images_by_stem
+from worldclip.evaluate.datasets.common.text_files import read_records
+from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Matching
 from worldclip.evaluate.tasks import Dataset
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
 
 
+@layout("winoground")
 def load(name: str, folder: Path) -> Dataset:
-    """The data set in `folder`.  UserError for each way in which the layout is wrong."""
+    """Return the dataset in `folder`."""
     path = folder / "examples.jsonl"
-    examples = read_records(path, "an example a line", FIELDS, texts=FIELDS)
+    examples = read_records(path, "one example per line", FIELDS, texts=FIELDS)
     stems = [[Path(example[field]).stem for field in ("image_0", "image_1")] for example in examples]
-    keys = sorted({stem for pair in stems for stem in pair})
-    position = {key: i for i, key in enumerate(keys)}
+    position = positions(stem for pair in stems for stem in pair)
     tags = np.array([str(example.get("collapsed_tag", "")) for example in examples])
     task = Matching(
         texts=[(example["caption_0"], example["caption_1"]) for example in examples],
         image_idx=np.array([[position[stem] for stem in pair] for pair in stems]),
         slices={tag: tags == tag for tag in dict.fromkeys(tags.tolist()) if tag},
     )
-    paths = find_images(folder / "images", keys, path)
-    images = [fingerprint(image, folder) for image in paths]
-    return Dataset(
-        name=name,
-        digest=digest([images, fingerprint(path, folder)]),
-        images_digest=digest(images),
-        image_keys=keys,
-        read_images=file_reader(paths),
-        languages=("en",),
-        tasks=lambda lang: [task],
-    )
+    images = images_by_stem(folder, list(position), path)
+    return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprint(path, folder)])

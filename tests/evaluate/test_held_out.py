@@ -11,8 +11,8 @@ import pytest
 from miniature import write_tar
 from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, write_json, write_manifest, write_table
 from worldclip.core.errors import BadShard, UserError
+from worldclip.evaluate import held_out
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.datasets import emoji
 from worldclip.evaluate.datasets import load as load_by_name
 
 KEYS = [f"1F60{i}" for i in range(8)]
@@ -108,7 +108,7 @@ def test_the_digest_follows_the_images_the_names_and_the_thirds(run_dir):
 
 def test_a_run_without_the_emoji_pool_is_told_what_to_do(tmp_path):
     with pytest.raises(UserError, match=r"evaluate\.datasets names emoji_tone.*pool\.build"):
-        emoji.load("tone", tmp_path)
+        held_out.load("tone", tmp_path)
 
 
 def test_broken_pools_are_named(run_dir):

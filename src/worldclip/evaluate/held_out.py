@@ -1,44 +1,36 @@
 """The emoji pool's two held-out sets, asked in each of its 14 languages among the names of *all* its emoji.
 
-`tone`: emoji with a skin tone whose shape and tone occur in training, their combination never.  `base`: emoji without a
-tone, drawn anew.  Names that are equal in a language are one class, as no model can tell them apart; in retrieval they
-are one text that belongs to several images.
+`tone`: emoji with a skin tone whose shape and tone occur in training, but never together.  `base`: emoji without a
+tone, drawn with another background, rotation and scale.  Names that are equal in a language are one class, as no model
+can tell them apart; in retrieval they are one text that belongs to several images.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from worldclip.core.artifacts import (
-    MATCH_COUNTS,
-    MATCH_TEXTS,
-    digest,
-    fingerprint,
-    read_json,
-    read_manifest,
-    read_table,
-)
+from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, digest, read_json, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
-from worldclip.evaluate.datasets.files import read_samples, reader
+from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 
 THIRDS = ("head", "middle", "tail")
 
 
 def load(part: str, run_dir: Path) -> Dataset:
-    """`tone` or `base` of RUN/pool; base with head, middle and tail thirds where the run has matches."""
+    """Return `tone` or `base` of RUN/pool; base has head, middle and tail thirds if the run has matched its texts."""
     folder = run_dir / "pool" / part
     names_path = run_dir / "pool" / "names.json"
     tars = sorted(folder.glob("*.tar"))
     if not tars or not names_path.exists():
         raise UserError(
             f"evaluate.datasets names emoji_{part}, but {folder} holds no tars; "
-            "this data set is a part of the emoji pool: set pool.build = 'emoji', or leave it out"
+            "this dataset is a part of the emoji pool: set pool.build = 'emoji', or leave it out"
         )
     samples = read_samples(tars)
     keys = [sample.key for sample in samples]
@@ -46,13 +38,14 @@ def load(part: str, run_dir: Path) -> Dataset:
         raise BadShard(f"{folder}: its tars hold no image")
     names = read_json(names_path)
     position = {key: idx for idx, key in enumerate(names["keys"])}
-    unknown = [key for key in keys if key not in position]
-    if unknown:
+    if unknown := [key for key in keys if key not in position]:
         raise BadShard(f"{folder}: {len(unknown)} images have no name in {names_path}, the first is {unknown[0]}")
     name_idx = np.array([position[key] for key in keys])
     slices = _thirds(keys, [names["lang"]["en"][idx] for idx in name_idx], run_dir) if part == "base" else {}
-    contents: dict[str, Any] = {"files": [fingerprint(path, run_dir) for path in [*tars, names_path]]}
-    contents["slices"] = {name: np.flatnonzero(mask).tolist() for name, mask in slices.items()}
+    contents = {
+        "files": fingerprints([*tars, names_path], run_dir),
+        "slices": {name: np.flatnonzero(mask).tolist() for name, mask in slices.items()},
+    }
     return Dataset(
         name=f"emoji_{part}",
         digest=digest(contents),
@@ -64,10 +57,11 @@ def load(part: str, run_dir: Path) -> Dataset:
 
 
 def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.ndarray]) -> list[Task]:
+    """Return the tasks of a language.  all_names: of every emoji of the pool; name_idx: (n,) the name of each image."""
     classes, class_of_name = np.unique(np.array(all_names, dtype=object), return_inverse=True)
     target = class_of_name[name_idx]
     image_idx = np.arange(len(name_idx))
-    shown, pair_text = np.unique(target, return_inverse=True)
+    text_classes, pair_text = np.unique(target, return_inverse=True)
     return [
         Classification(
             class_names=[[name] for name in classes],
@@ -78,7 +72,7 @@ def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.
             protocol={"templates": 1, "classes": "distinct names of all emoji of the pool"},
         ),
         Retrieval(
-            texts=[classes[idx] for idx in shown],
+            texts=[classes[idx] for idx in text_classes],
             pair_image=image_idx,
             pair_text=pair_text,
             image_idx=image_idx,
@@ -88,35 +82,34 @@ def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.
 
 
 def _thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> dict[str, np.ndarray]:
-    """Masks of the head, middle and tail third of the images by how often training could meet the English name.
+    """Return masks of the head, middle and tail third of the images, by how often the pool mentions the English name.
 
-    A name's count is the geometric mean of the match counts of the entries that match it (0 where none does: those
-    stand in the tail); equal counts are put in order by key.  Empty where the run has not matched.
+    A name's count is the geometric mean of the match counts of the entries that match it (0 if none does: such names
+    are in the tail); equal counts are ordered by key.  Empty if the run has no match yet.
     """
     if read_manifest(run_dir / "match") is None:
         return {}
-    familiarity = _name_counts(set(english_names), run_dir)
-    order = sorted(range(len(keys)), key=lambda i: (-familiarity.get(english_names[i], 0.0), keys[i]))
+    name_counts = _name_counts(set(english_names), run_dir)
+    order = sorted(range(len(keys)), key=lambda i: (-name_counts.get(english_names[i], 0.0), keys[i]))
     masks = {}
-    for name, part in zip(THIRDS, np.array_split(np.array(order), len(THIRDS)), strict=True):
+    for name, rows in zip(THIRDS, np.array_split(np.array(order), len(THIRDS)), strict=True):
         masks[name] = np.zeros(len(keys), bool)
-        masks[name][part] = True
+        masks[name][rows] = True
     return masks
 
 
 def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
-    """Geometric mean of the counts of each English name's matched entries, over the whole pool."""
-    counts: dict[tuple[str, int], int] = {}
+    """Return the geometric mean of the counts of the entries that each English name matches, over the whole pool."""
+    entry_counts: Counter[tuple[str, int]] = Counter()
     for path in sorted((run_dir / "match" / "counts").rglob("*.parquet")):
         for row in read_table(path, MATCH_COUNTS).to_pylist():
-            entry = (row["entries_lang"], row["entry_id"])
-            counts[entry] = counts.get(entry, 0) + row["count"]
-    found: dict[str, float] = {}
+            entry_counts[row["entries_lang"], row["entry_id"]] += row["count"]
+    name_counts: dict[str, float] = {}
     for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
         table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
         table = table.filter(pc.equal(pc.cast(table["lang"], "string"), "en"))
         for row in table.to_pylist():
             if row["text"] in names:
-                logs = [np.log(max(1, counts.get((row["entries_lang"], entry), 0))) for entry in row["entry_ids"]]
-                found[row["text"]] = float(np.exp(np.mean(logs)))
-    return found
+                counts = [max(1, entry_counts[row["entries_lang"], entry]) for entry in row["entry_ids"]]
+                name_counts[row["text"]] = float(np.exp(np.mean(np.log(counts))))
+    return name_counts

@@ -1,0 +1,142 @@
+"""Builders of datasets: what a layout has read -> a Dataset with its tasks.
+
+`contents` of each builder is a JSON-able record of everything that decides the tasks (fingerprints of files, options):
+a changed one is evaluated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from worldclip.core.artifacts import digest
+from worldclip.evaluate.datasets.common.class_names import Names
+from worldclip.evaluate.datasets.common.images import Images
+from worldclip.evaluate.retrieval import first_captions
+from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
+from worldclip.evaluate.zeroshot import NO_PAIRS
+
+Caption = tuple[int, str]
+"""Position of the image, and a text about it."""
+
+
+def build_dataset(
+    name: str,
+    images: Images,
+    tasks: Mapping[str, Sequence[Task]],
+    contents: Any,
+    *,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    is_train: np.ndarray | None = None,
+) -> Dataset:
+    """Return a dataset with any tasks by language.  labels, is_train: see Dataset."""
+    return Dataset(
+        name=name,
+        digest=digest(contents),
+        images_digest=digest(images.fingerprints),
+        image_keys=images.keys,
+        read_images=images.read,
+        languages=tuple(tasks),
+        tasks=tasks.__getitem__,
+        labels=dict(labels or {}),
+        is_train=is_train,
+    )
+
+
+def classification_dataset(
+    name: str,
+    images: Images,
+    names: Mapping[str, Names],
+    classes: Sequence[Sequence[int]] | np.ndarray,
+    contents: Any,
+    *,
+    protocol: dict[str, Any],
+    other_protocol: dict[str, Any] | None = None,
+    slices: dict[str, np.ndarray] | None = None,
+    use_f1: bool = False,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    is_train: np.ndarray | None = None,
+) -> Dataset:
+    """Return a dataset that asks for the class of each image, in every language of `names`.
+
+    classes: the class of each image (n,), or the list of classes that are right for it, at least one; images after
+    these n are not asked about (a train split).  protocol: what the record says beside the number of templates, in
+    English and, unless `other_protocol` is given, in the other languages.  slices, use_f1: see Classification.
+    """
+    target, also_right = _first_and_further(classes)
+    tasks = {
+        lang: [
+            Classification(
+                class_names=class_names,
+                templates=templates,
+                target=target,
+                image_idx=np.arange(len(target)),
+                also_right=also_right,
+                slices=slices or {},
+                use_f1=use_f1,
+                protocol={"templates": len(templates), **(protocol if lang == "en" else other_protocol or protocol)},
+            )
+        ]
+        for lang, (class_names, templates) in names.items()
+    }
+    return build_dataset(name, images, tasks, contents, labels=labels, is_train=is_train)
+
+
+def _first_and_further(
+    classes: Sequence[Sequence[int]] | np.ndarray,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return (n,) the first class of each image, and (image, class) of all further ones."""
+    if isinstance(classes, np.ndarray):
+        return classes, NO_PAIRS
+    further = [(i, c) for i, right in enumerate(classes) for c in right[1:]]
+    images, further_classes = np.array(further, np.int64).reshape(-1, 2).T
+    return np.array([right[0] for right in classes]), (images, further_classes)
+
+
+def retrieval_dataset(
+    name: str,
+    images: Images,
+    captions: Mapping[str, Sequence[Caption]],
+    protocol: str,
+    contents: Any,
+    *,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    is_train: np.ndarray | None = None,
+) -> Dataset:
+    """Return a dataset that asks which image belongs to a caption and which caption to an image, per language.
+
+    captions: by language, those of an image one after the other.  protocol: all_captions, or first_caption to keep
+    one caption per image.
+    """
+    num_images = len(images.keys) if is_train is None else int((~is_train).sum())
+    tasks = {lang: [_retrieval(pairs, num_images, protocol)] for lang, pairs in captions.items()}
+    return build_dataset(name, images, tasks, contents, labels=labels, is_train=is_train)
+
+
+def _retrieval(pairs: Sequence[Caption], num_images: int, protocol: str) -> Retrieval:
+    image_of_text = np.array([image for image, _ in pairs])
+    texts = [text for _, text in pairs]
+    if protocol == "first_caption":
+        first = first_captions(image_of_text)
+        image_of_text = image_of_text[first]
+        texts = [texts[i] for i in first]
+    return Retrieval(
+        texts=texts,
+        pair_image=image_of_text,
+        pair_text=np.arange(len(texts)),
+        image_idx=np.arange(num_images),
+        protocol={"captions": protocol},
+    )
+
+
+def positions(stems: Iterable[str]) -> dict[str, int]:
+    """Return the position of each distinct stem in alphabetical order."""
+    return {stem: i for i, stem in enumerate(sorted(set(stems)))}
+
+
+def slices_by(values: Sequence[str], prefix: str = "") -> dict[str, np.ndarray]:
+    """Return the rows of each value as a bool mask, in the order of the values: slices of a task."""
+    array = np.array(values)
+    return {f"{prefix}{value}": array == value for value in np.unique(array)}

@@ -1,0 +1,146 @@
+"""Images of datasets, where they lie: files of a folder or members of tars.  They are read on demand, never all at once."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from worldclip.core.artifacts import fingerprint
+from worldclip.core.errors import BadShard, UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ANNOTATIONS = ("cls", "txt", "npy", "json")  # extensions of labels and captions
+
+ReadImages = Callable[[int, int], list[bytes]]
+"""(start, stop) -> the encoded images of these positions, see Dataset.read_images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """The images of a dataset, in the order of its tasks."""
+
+    keys: list[str]
+    read: ReadImages
+    fingerprints: list[dict[str, Any]]
+    """Of the files that hold them: what their features are cached under."""
+
+
+def fingerprints(paths: Iterable[Path], root: Path | None = None) -> list[dict[str, Any]]:
+    """Return the fingerprint of each file, relative to `root` (default: its own folder)."""
+    return [fingerprint(path, root or path.parent) for path in paths]
+
+
+def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
+    """Return the images anywhere below FOLDER/images with these names, extensions aside.
+
+    source: the file or folder that lists them.  Raises UserError with the names of missing images.
+    """
+    root = folder / "images"
+    if not root.is_dir():
+        raise UserError(f"{root} is missing; it must hold the dataset's images")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    path_of_stem = {path.stem: path for path in reversed(files)}  # the first of equal stems
+    _check_missing(sorted(set(stems) - path_of_stem.keys()), root, source)
+    return _images_in_files([path_of_stem[stem] for stem in stems], list(stems), folder)
+
+
+def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys: Sequence[str] = ()) -> Images:
+    """Return the images at `paths` relative to `root`, which lies in `folder`.
+
+    source: the file that lists them.  keys: names of the images (default: their paths).  Raises UserError with the
+    paths of missing images.
+    """
+    _check_missing([path for path in paths if not (root / path).exists()], root, source)
+    return _images_in_files([root / path for path in paths], list(keys or paths), folder)
+
+
+def _images_in_files(paths: list[Path], keys: list[str], folder: Path) -> Images:
+    return Images(
+        keys=keys,
+        read=lambda start, stop: [path.read_bytes() for path in paths[start:stop]],
+        fingerprints=fingerprints(paths, folder),
+    )
+
+
+def _check_missing(missing: Sequence[str], root: Path, source: Path) -> None:
+    if missing:
+        raise UserError(
+            f"{source} lists {len(missing)} images that are missing from {root}: {', '.join(missing[:5])}; "
+            "add them (results over fewer images are not comparable)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """An image in a tar and the other members with its stem."""
+
+    key: str
+    tar: Path
+    offset: int
+    size: int
+    others: dict[str, bytes] = field(default_factory=dict)
+    """Contents by extension without its dot, e.g. cls, json, txt."""
+
+    @property
+    def where(self) -> str:
+        """The sample as error messages name it."""
+        return f"{self.tar}: {self.key}"
+
+
+def read_samples(tars: Sequence[Path]) -> list[Sample]:
+    """Return the samples of uncompressed tars, in the order of the tars.
+
+    Raises BadShard for an unreadable tar, UserError for labels and captions without an image.
+    """
+    return [sample for path in tars for sample in _samples_of(path)]
+
+
+def _samples_of(path: Path) -> list[Sample]:
+    images: dict[str, tuple[int, int]] = {}
+    others: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                stem, suffix = _split(member.name)
+                if suffix in IMAGE_SUFFIXES:
+                    images.setdefault(stem, (member.offset_data, member.size))
+                elif (file := tar.extractfile(member)) is not None:
+                    others.setdefault(stem, {})[suffix.removeprefix(".")] = file.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise BadShard(f"{path}: not a readable tar ({error})") from error
+    without_image = [
+        f"{stem}.{kind}" for stem in others if stem not in images for kind in ANNOTATIONS if kind in others[stem]
+    ]
+    if without_image:
+        examples = ", ".join(without_image[:5])
+        raise UserError(f"{path} holds {len(without_image)} labels or captions without an image: {examples}")
+    return [
+        Sample(key=stem, tar=path, offset=offset, size=size, others=others.get(stem, {}))
+        for stem, (offset, size) in images.items()
+    ]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return (stem, extension) by WebDataset's rule: the extension starts at the first dot of the file name."""
+    path = PurePosixPath(name)
+    stem, dot, suffix = path.name.partition(".")
+    return (path.parent / stem).as_posix(), (dot + suffix).lower()
+
+
+def reader(samples: Sequence[Sample]) -> ReadImages:
+    """Return a function that reads the images of `samples` by position."""
+
+    def read(start: int, stop: int) -> list[bytes]:
+        images = []
+        for sample in samples[start:stop]:
+            with open(sample.tar, "rb") as file:
+                file.seek(sample.offset)
+                images.append(file.read(sample.size))
+        return images
+
+    return read

@@ -1,0 +1,107 @@
+"""Text files of datasets: lines, JSON and CSV, checked as they are read.
+
+Each function raises UserError with the file, the line or the record if something is not as it must be.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from worldclip.core.errors import UserError
+
+JsonObject = dict[str, Any]
+
+
+def decode(content: bytes, where: str) -> str:
+    """Return a caption as text."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 ({error}); it must hold the image's captions") from error
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Return the lines of a UTF-8 file, at least one; a newline at its end is optional.  what: what the file holds."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; it must hold {what}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); it must hold {what}") from error
+    lines = text.removesuffix("\n").split("\n")
+    if lines == [""]:
+        raise UserError(f"{path} is empty; it must hold {what}")
+    return lines
+
+
+def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[str], where: str) -> JsonObject:
+    """Return a JSON object with `fields`, of which those of `texts` are strings that are not blank."""
+    try:
+        record = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error})") from error
+    check_fields(record, fields, texts, where)
+    return dict(record)
+
+
+def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[str]) -> list[JsonObject]:
+    """Return the objects of a JSONL file, each as parse_record checks it."""
+    lines = read_lines(path, what)
+    return [parse_record(line, fields, texts, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def read_json_object(path: Path) -> JsonObject:
+    """Return the JSON object that a file holds."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds a {type(record).__name__}; it must be a JSON object")
+    return record
+
+
+def check_fields(record: Any, fields: Sequence[str], texts: Sequence[str], where: str) -> None:
+    """Check that `record` is a dict with `fields`, of which those of `texts` are strings that are not blank."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is {record!r}; it must be an object with {', '.join(fields)}")
+    if missing := [name for name in fields if name not in record]:
+        raise UserError(f"{where} lacks {', '.join(missing)}")
+    for name in texts:
+        if not isinstance(record[name], str) or not record[name].strip():
+            raise UserError(f"{where}: {name} is {record[name]!r}; it must be a text")
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file whose header has `columns`, at least one."""
+    read_lines(path, f"columns {', '.join(columns)}")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        table = csv.DictReader(file)
+        header = table.fieldnames or ()
+        if missing := [name for name in columns if name not in header]:
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
+        rows = list(table)
+    if not rows:
+        raise UserError(f"{path} has no rows after its header")
+    for number, row in enumerate(rows, 2):
+        if any(row[name] is None for name in columns):
+            raise UserError(f"{path}:{number} has fewer fields than the header")
+    return rows
+
+
+def parse_list(text: str, where: str, expected: str) -> list[Any]:
+    """Return a list that a table cell holds in Python's notation.  expected: what it must be, with an example."""
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        values = None
+    if not isinstance(values, list | tuple):
+        raise UserError(f"{where} is {text!r}; it must be {expected}")
+    return list(values)
