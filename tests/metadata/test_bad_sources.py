@@ -53,24 +53,24 @@ BAD: dict[str, tuple[str, str, bytes, bytes, str]] = {
     "broken XML": ("wikipedia", "x.xml", XML.replace("</title>", "</titel>").encode(), XML.encode(), "broken XML"),
     "billion laughs": ("wikipedia", "x.xml", (BOMB + XML).encode(), XML.encode(), "document type or entities"),
     "external entity": ("wikipedia", "x.xml", (EXTERNAL + XML).encode(), XML.encode(), "document type or entities"),
-    "broken JSON": ("wikipedia", "x.json", b'{"title": "x', CIRRUS.encode(), "line 1 is not JSON"),
+    "broken JSON": ("wikipedia", "x.json", b'{"title": "x', CIRRUS.encode(), "line 1: invalid JSON"),
     "wrong columns": (
-        "wikipedia", "x.parquet", parquet("body", ["x"]), parquet("text", ["simba ni"]), "has no column `text`",
+        "wikipedia", "x.parquet", parquet("body", ["x"]), parquet("text", ["simba ni"]), "no string column `text`",
     ),
     "no words": ("wikipedia", "x.parquet", parquet("text", ["..."]), parquet("text", ["simba"]), "has no entry from"),
     "wordnet without lemmas": ("wordnets", "x.tab", b"# X\tswh\tu\tl\n", TAB.encode(), "no lemma line"),
     "wordnet of another language": (
-        "wordnets", "x.tab", TAB.replace("swh", "dan").encode(), TAB.encode(), r"wordnet of da .*not of sw",
+        "wordnets", "x.tab", TAB.replace("swh", "dan").encode(), TAB.encode(), r"WordNet of da .*not of sw",
     ),
     "truncated wordnet": (
         "wordnets", "x.tab.gz", gzip.compress(TAB.encode())[:-9], gzip.compress(TAB.encode()), "cannot be read",
     ),
-    "truncated WN-LMF": ("wordnets", "x.xml", LMF.encode()[:-40], LMF.encode(), "no whole WN-LMF file"),
-    "WN-LMF with entities": ("wordnets", "x.xml", LMF_WITH_ENTITIES.encode(), LMF.encode(), "entities of its own"),
+    "truncated WN-LMF": ("wordnets", "x.xml", LMF.encode()[:-40], LMF.encode(), "not a whole WN-LMF file"),
+    "WN-LMF with entities": ("wordnets", "x.xml", LMF_WITH_ENTITIES.encode(), LMF.encode(), "XML entities"),
     "list that is not UTF-8": ("lists", "x.txt", b"simba\n\xff\xfe\n", b"simba\n", "line 2: not UTF-8"),
-    "score that is no number": ("lists", "x.txt", b"simba\tmany\n", b"simba\t1\n", "line 1: 'many' behind the tab"),
-    "score that is not a number": ("lists", "x.txt", b"simba\tnan\n", b"simba\t1\n", "line 1: 'nan' behind the tab"),
-    "JSON list of numbers": ("lists", "x.json", b"[1]", b'["simba"]', "no JSON array of strings"),
+    "score that is no number": ("lists", "x.txt", b"simba\tmany\n", b"simba\t1\n", "line 1: score 'many'"),
+    "score that is not a number": ("lists", "x.txt", b"simba\tnan\n", b"simba\t1\n", "line 1: score 'nan'"),
+    "JSON list of numbers": ("lists", "x.json", b"[1]", b'["simba"]', "not a JSON array of strings"),
 }  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def check(folder: Path, made: Recipe, message: str, repair: Callable[[], object]
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_source_costs_its_language_alone(case: str, tmp_path: Path) -> None:
+def test_bad_source_fails_its_language_alone(case: str, tmp_path: Path) -> None:
     kind, name, bad, good, message = BAD[case]
     if "LMF" in case:
         pytest.importorskip("wn")
@@ -121,7 +121,7 @@ def test_a_bad_source_costs_its_language_alone(case: str, tmp_path: Path) -> Non
     assert "simba" in entries
 
 
-def test_bad_lines_of_page_views_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_bad_page_view_lines_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     lines = [b"sw Simba 5 0", b"sw Paka", b"sw Paka 4 0", b"sw Paka%FF 9 0", b"sw Duma many 0", b"sw a b 4 0", b"\xff"]
     (tmp_path / "views").mkdir()
     (tmp_path / "views/pageviews-1.gz").write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
@@ -138,7 +138,7 @@ def test_bad_lines_of_page_views_are_counted_and_the_rest_is_read(tmp_path: Path
     assert '"title": 1' in done
 
 
-def test_a_disk_that_fills_while_counts_are_written_stops_the_stage_and_costs_nothing_done(
+def test_full_disk_while_writing_counts_stops_stage_and_keeps_finished_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk would fail every language alike, so that the stage ends at once, with what it was writing."""

@@ -209,7 +209,7 @@ def test_languages_and_profiles_that_left_the_run_leave_no_file(tmp_path: Path) 
 
 def test_a_bad_file_fails_its_language_alone_and_a_second_call_retries_only_that(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze\tmany"])
-    with pytest.raises(StageFailed, match=r"de: .*line 1: 'many' behind the tab is no number") as caught:
+    with pytest.raises(StageFailed, match=r"de: .*line 1: score 'many' after the tab is not a number") as caught:
         metadata.run(recipe(lists), tmp_path, QUIET)
     assert list(caught.value.failures) == ["de"]
     assert not (tmp_path / "metadata/manifest.json").exists()

@@ -26,7 +26,7 @@ def lemmas(path: Path, lang: str) -> list[str]:
     return [entry for entry, _ in read_wordnet(str(path), lang)]
 
 
-def test_lemma_lines_of_every_form_are_read_and_no_others(tmp_path: Path) -> None:
+def test_only_lemma_lines_are_read(tmp_path: Path) -> None:
     path = write(
         tmp_path / "wn.tab.gz",
         "# Some Wordnet\tarb\thttp://example.org\tCC BY 3.0 ",
@@ -43,7 +43,7 @@ def test_lemma_lines_of_every_form_are_read_and_no_others(tmp_path: Path) -> Non
     assert read_headers(str(path))[0].licence == "CC BY 3.0"
 
 
-def test_english_takes_the_first_lemma_of_each_synset_in_lower_case(tmp_path: Path) -> None:
+def test_english_takes_first_lemma_of_each_synset_lower_cased(tmp_path: Path) -> None:
     path = write(
         tmp_path / "wn.tab",
         "# Princeton WordNet\teng\turl\twordnet",
@@ -54,21 +54,21 @@ def test_english_takes_the_first_lemma_of_each_synset_in_lower_case(tmp_path: Pa
     assert lemmas(path, "en") == ["new york", "cat"]
 
 
-def test_a_wordnet_of_another_language_is_refused_by_name(tmp_path: Path) -> None:
+def test_wordnet_of_another_language_is_bad_shard(tmp_path: Path) -> None:
     path = write(tmp_path / "wn-data-als.tab", "# Albanet\tals\turl\tCC BY 3.0", "1-n\tals:lemma\tentitet")
     assert lemmas(path, "sq") == ["entitet"]
-    with pytest.raises(BadShard, match=r"wordnet of sq \(Albanian; its header says 'als'\), not of als"):
+    with pytest.raises(BadShard, match=r"WordNet of sq \(Albanian; 'als' in its header\), not of als"):
         lemmas(path, "als")
 
 
-def test_a_wordnet_without_lemmas_is_refused(tmp_path: Path) -> None:
+def test_wordnet_without_lemmas_is_bad_shard(tmp_path: Path) -> None:
     path = write(tmp_path / "wn.tab", "# X\tdan\turl\tfree", "1-n\tdan:def\t0\tno lemma here")
     with pytest.raises(BadShard, match="no lemma line"):
         lemmas(path, "da")
 
 
 @pytest.mark.parametrize("cut", [5, 30, -9])
-def test_a_truncated_gzip_is_refused(tmp_path: Path, cut: int) -> None:
+def test_truncated_gzip_is_bad_shard(tmp_path: Path, cut: int) -> None:
     path = write(tmp_path / "wn.tab.gz", *(f"{i}-n\tdan:lemma\tord{i}" for i in range(100)))
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(BadShard, match="cannot be read"):
@@ -86,36 +86,36 @@ def test_real_wordnets_give_every_lemma_line(theirs: str, shared: Path) -> None:
     assert not any("_" in lemma or "+" in lemma for lemma in found)
 
 
-def test_the_real_english_wordnet_has_one_name_a_synset(shared: Path) -> None:
+def test_real_english_wordnet_has_one_lemma_per_synset(shared: Path) -> None:
     found = lemmas(shared / "data/omw/rebuilt/wn-data-eng.tab.gz", "en")
     assert len(found) == 117_659
     assert found[:3] == ["entity", "physical entity", "abstraction"]
     assert len(set(found)) == 86_571  # version 1 of the recipe counts 86,654 in its own copy
 
 
-def test_plain_lists_may_hold_scores(tmp_path: Path) -> None:
+def test_plain_list_may_hold_scores(tmp_path: Path) -> None:
     path = write(tmp_path / "list.txt", "\ufeffmbwa\t12.5", "paka", "", "simba wa yuda\t3")
     assert list(read_list(path)) == [("mbwa", 12.5), ("paka", None), ("simba wa yuda", 3.0)]
 
 
-def test_carriage_returns_end_lines_and_rare_separators_do_not(tmp_path: Path) -> None:
+def test_carriage_return_ends_lines_and_unicode_separators_do_not(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes("a\u2028b\r\nc\x0bd\r\n".encode())
     assert [entry for entry, _ in read_list(path)] == ["a\u2028b", "c\x0bd"]
 
 
-def test_json_lists_are_arrays_of_strings(tmp_path: Path) -> None:
+def test_json_list_must_be_array_of_strings(tmp_path: Path) -> None:
     path = write(tmp_path / "metadata.json", json.dumps(["cat", "New York", "猫"]))
     assert [entry for entry, _ in read_list(path)] == ["cat", "New York", "猫"]
-    for bad, message in (('{"a": 1}', "no JSON array"), ("[1]", "no JSON array"), ("[", "not JSON")):
+    for bad, message in (('{"a": 1}', "not a JSON array"), ("[1]", "not a JSON array"), ("[", "invalid JSON")):
         path.write_text(bad)
         with pytest.raises(BadShard, match=message):
             list(read_list(path))
 
 
-def test_bad_lines_are_named_by_their_number(tmp_path: Path) -> None:
+def test_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
     path = write(tmp_path / "list.txt", "good\t1", "bad\tmany")
-    with pytest.raises(BadShard, match="line 2: 'many' behind the tab is no number"):
+    with pytest.raises(BadShard, match="line 2: score 'many' after the tab is not a number"):
         list(read_list(path))
     path.write_bytes(b"good\n\xff\xfe\n")
     with pytest.raises(BadShard, match="line 2: not UTF-8"):
@@ -141,7 +141,7 @@ def test_title_case(word: str, lang: str, expected: str) -> None:
     assert title_case(word, lang) == expected
 
 
-def test_frequent_words_come_as_given_then_in_title_case() -> None:
+def test_frequent_words_come_as_is_then_in_title_case() -> None:
     pytest.importorskip("wordfreq")
     found = list(itertools.islice(read_frequent_words("en", 100), 6))
     assert [word for word, _ in found] == ["the", "The", "to", "To", "and", "And"]
@@ -149,13 +149,13 @@ def test_frequent_words_come_as_given_then_in_title_case() -> None:
     assert len({word for word, _ in read_frequent_words("sv", 500)}) > 900
 
 
-def test_numbers_that_wordfreq_smashed_are_left_out() -> None:
+def test_numbers_merged_by_wordfreq_are_skipped() -> None:
     pytest.importorskip("wordfreq")
     words = {word for word, _ in read_frequent_words("en", 20_000)}
     assert "0000" not in words
     assert not any(sum(char.isdigit() for char in word) > 1 for word in words)
 
 
-def test_a_language_without_frequent_words_is_a_key_error() -> None:
+def test_language_without_wordfreq_raises_key_error() -> None:
     with pytest.raises(KeyError):
         next(read_frequent_words("yo", 10))

@@ -11,7 +11,7 @@ import pytest
 
 from worldclip.core.errors import BadShard
 from worldclip.metadata.sources import titles
-from worldclip.metadata.sources.titles import decode_title, iter_titles, merge_tallies, read_namespaces, tally_views
+from worldclip.metadata.sources.titles import count_views, decode_title, iter_titles, merge_views, read_namespaces
 
 LINES = [
     b"en Cat 60 0",
@@ -41,13 +41,13 @@ def write(path: Path, lines: list[bytes]) -> Path:
 
 
 def views_of(folder: Path, wiki: str) -> dict[str, int]:
-    words = merge_tallies(sorted(folder.iterdir()), wiki)
+    words = merge_views(sorted(folder.iterdir()), wiki)
     return {words.word(rank): int(count) for rank, count in enumerate(words.counts)}
 
 
-def test_desktop_and_mobile_count_and_sister_projects_do_not(tmp_path: Path):
+def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_path: Path):
     path = write(tmp_path / "pageviews-20240101-000000.gz", LINES)
-    report = tally_views(path, tmp_path / "out" / "0", ["sw", "zh_min_nan"], min_line_views={})
+    report = count_views(path, tmp_path / "out" / "0", ["sw", "zh_min_nan"], min_line_views={})
     assert report == {
         "lines": len(LINES),
         "dropped": {"fields": 0, "views": 0, "title": 0},
@@ -65,34 +65,34 @@ def test_desktop_and_mobile_count_and_sister_projects_do_not(tmp_path: Path):
     assert views_of(tmp_path / "out", "zh_min_nan") == {"Niau": 5}
 
 
-def test_english_counts_busy_hours_of_the_desktop_only(tmp_path: Path):
+def test_english_v1_counts_only_busy_hours_of_desktop(tmp_path: Path):
     path = write(tmp_path / "x.gz", LINES)
-    tally_views(path, tmp_path / "out" / "0", ["en"], min_line_views={"en": 50})
+    count_views(path, tmp_path / "out" / "0", ["en"], min_line_views={"en": 50})
     assert views_of(tmp_path / "out", "en") == {"Cat": 60}
 
 
-def test_tallies_of_several_hours_add_up(tmp_path: Path):
+def test_views_of_several_hours_add_up(tmp_path: Path):
     for hour, lines in enumerate(([b"sw Paka 3 0", b"sw Chui 1 0"], [b"sw Paka 4 0"], [b"sw Simba 9 0"])):
-        tally_views(write(tmp_path / "x.gz", lines), tmp_path / "out" / str(hour), ["sw", "yo"], min_line_views={})
+        count_views(write(tmp_path / "x.gz", lines), tmp_path / "out" / str(hour), ["sw", "yo"], min_line_views={})
     assert views_of(tmp_path / "out", "sw") == {"Chui": 1, "Paka": 7, "Simba": 9}
     assert views_of(tmp_path / "out", "yo") == {}
-    assert len(merge_tallies([], "sw")) == 0
+    assert len(merge_views([], "sw")) == 0
     hours = sorted((tmp_path / "out").iterdir())
-    many = merge_tallies([hours[k % 3] for k in range(23)], "sw")
+    many = merge_views([hours[k % 3] for k in range(23)], "sw")
     assert {many.word(rank): int(n) for rank, n in enumerate(many.counts)} == {"Chui": 8, "Paka": 56, "Simba": 63}
 
 
-def test_small_blocks_give_the_same_tally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_block_size_does_not_change_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(titles, "BLOCK_BYTES", 1)
     monkeypatch.setattr("worldclip.metadata.sources.wikipedia.READ_BYTES", 7)
-    tally_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
+    count_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
     assert views_of(tmp_path / "out", "sw")["Paka"] == 7
     assert len(views_of(tmp_path / "out", "sw")) == 7
 
 
 def test_bad_lines_are_dropped_and_counted(tmp_path: Path):
     path = write(tmp_path / "x.gz", [*LINES, *BAD])
-    report = tally_views(path, tmp_path / "out" / "0", ["sw"], min_line_views={})
+    report = count_views(path, tmp_path / "out" / "0", ["sw"], min_line_views={})
     assert report["dropped"] == {"fields": 2, "views": 2, "title": 2}  # the last of BAD is no domain of ours
     assert views_of(tmp_path / "out", "sw")["Paka"] == 7
 
@@ -105,26 +105,26 @@ def test_bad_lines_are_dropped_and_counted(tmp_path: Path):
         (gzip.compress(b"<html>\n<body>no</body>\n"), "no line has the four fields"),
     ],
 )
-def test_broken_files_say_what_is_wrong(data: bytes, message: str, tmp_path: Path):
+def test_broken_file_is_bad_shard_with_reason(data: bytes, message: str, tmp_path: Path):
     (tmp_path / "x.gz").write_bytes(data)
     with pytest.raises(BadShard, match=message):
-        tally_views(tmp_path / "x.gz", tmp_path / "out", ["sw"], min_line_views={})
+        count_views(tmp_path / "x.gz", tmp_path / "out", ["sw"], min_line_views={})
 
 
-def test_an_empty_file_has_no_titles(tmp_path: Path):
+def test_empty_file_has_no_titles(tmp_path: Path):
     (tmp_path / "x.gz").write_bytes(gzip.compress(b""))
-    assert tally_views(tmp_path / "x.gz", tmp_path / "out" / "0", ["sw"], min_line_views={})["lines"] == 0
+    assert count_views(tmp_path / "x.gz", tmp_path / "out" / "0", ["sw"], min_line_views={})["lines"] == 0
     assert views_of(tmp_path / "out", "sw") == {}
 
 
-def test_each_wikipedia_has_its_own_titles_in_a_tally_of_all(tmp_path: Path):
+def test_titles_of_each_wikipedia_are_separate(tmp_path: Path):
     expected = {f"w{n}": {f"Title {n}": n + 1, "Same": 2 * n + 1} for n in range(40) if n % 7}
     lines = [
         f"{wiki} {title.replace(' ', '_')} {n} 0" for wiki, views in expected.items() for title, n in views.items()
     ]
     random.Random(0).shuffle(lines)
     path = write(tmp_path / "x.gz", [line.encode() for line in lines])
-    tally_views(path, tmp_path / "out" / "0", [f"w{n}" for n in range(40)], min_line_views={})
+    count_views(path, tmp_path / "out" / "0", [f"w{n}" for n in range(40)], min_line_views={})
     assert {f"w{n}": views_of(tmp_path / "out", f"w{n}") for n in range(40) if n % 7} == expected
     assert views_of(tmp_path / "out", "w7") == views_of(tmp_path / "out", "elsewhere") == {}
     assert len(list((tmp_path / "out").rglob("*.*"))) == 4
@@ -138,9 +138,9 @@ def test_titles_are_decoded():
     assert decode_title(b"_") is None
 
 
-def test_namespaces_are_the_sites_own_or_any_colon(tmp_path: Path):
-    tally_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
-    views = merge_tallies([tmp_path / "out" / "0"], "sw")
+def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path: Path):
+    count_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
+    views = merge_views([tmp_path / "out" / "0"], "sw")
     own = [title for title, _ in iter_titles(views, namespaces={"picha"})]
     assert own == ["-", "Simba (mnyama)", "Paka", "Terminator 2: Judgment Day", '"Nyama"']
     assert [title for title, _ in iter_titles(views, namespaces=None)] == ["-", "Simba (mnyama)", "Paka", '"Nyama"']
@@ -148,7 +148,7 @@ def test_namespaces_are_the_sites_own_or_any_colon(tmp_path: Path):
     assert len(list(iter_titles(views, namespaces=None, top_fraction=0.26))) == 2  # 1.04 rounded up
 
 
-def test_a_sites_namespaces_are_read_from_its_dump(tmp_path: Path):
+def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path):
     site = {
         "query": {
             "namespaces": {
@@ -163,5 +163,5 @@ def test_a_sites_namespaces_are_read_from_its_dump(tmp_path: Path):
     assert read_namespaces(tmp_path / "x.json.gz") == {"File", "Picha", "Faili", "Special", "Maalum"}
     for bad in (b"[]", b"{", b'{"query": {}}'):
         (tmp_path / "bad.json").write_bytes(bad)
-        with pytest.raises(BadShard, match="no list of a site's namespaces"):
+        with pytest.raises(BadShard, match="not a list of a site's namespaces"):
             read_namespaces(tmp_path / "bad.json")

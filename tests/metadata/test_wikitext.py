@@ -92,24 +92,24 @@ MARKS = [
 
 
 @pytest.mark.parametrize("source", CASES)
-def test_a_reader_sees(source: str):
+def test_strip_keeps_what_a_reader_sees(source: str):
     assert strip(source) == [re.sub(r"  +", " ", CASES[source])]
 
 
-def test_texts_do_not_touch_each_other():
+def test_texts_of_a_batch_are_independent():
     sources = list(CASES)
     assert strip(*sources) == [strip(source)[0] for source in sources]
     assert wikitext.strip(pa.array(["x", "''y''", "[[z]]"]).slice(1), UNWANTED).to_pylist() == ["y", "z"]
     assert strip() == []
 
 
-def test_a_deep_nest_is_survived():
+def test_deep_nesting_is_bounded():
     assert strip("{{" * 3000 + "x" + "}}" * 3000 + "y")[0].endswith("y")
     assert strip("[[" * 3000)[0] == ""
 
 
 @pytest.mark.parametrize("mark", sorted({*MARKS, "<math>", "<ref name=", "<ref><math><pre>", "[http://a ", "&amp"}))
-def test_many_of_one_mark_take_no_longer_than_other_text(mark: str):
+def test_repeated_marks_take_linear_time(mark: str):
     """A page may have 2 MB of them: what looks ahead to the end each time would take hours."""
     (text,) = strip(mark * (400_000 // len(mark)))
     assert len(text) <= 400_000
@@ -117,7 +117,7 @@ def test_many_of_one_mark_take_no_longer_than_other_text(mark: str):
 
 @settings(max_examples=300, deadline=None)
 @given(parts=st.lists(st.sampled_from(MARKS), max_size=40))
-def test_any_mess_of_marks_gives_valid_text_no_longer_than_its_source(parts: list[str]):
+def test_random_marks_give_valid_text_no_longer_than_source(parts: list[str]):
     source = "".join(parts)
     (text,) = strip(source)
     assert len(text.encode()) <= len(source.encode())
@@ -142,7 +142,7 @@ def plain_strip(source: str) -> str:
 
 
 @pytest.mark.parametrize(("piece", "encoding", "num_articles"), [("bgwiki", "utf-16", 1), ("enwiki", "utf-8", 9)])
-def test_words_of_real_articles_are_those_of_a_real_parser(shared: Path, piece: str, encoding: str, num_articles: int):
+def test_words_of_real_articles_agree_with_mwparserfromhell(shared: Path, piece: str, encoding: str, num_articles: int):
     import bz2
     import html
 

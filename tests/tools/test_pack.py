@@ -1,4 +1,4 @@
-"""Packs: lists go out and come back as they were; whatever is not as it was packed is refused."""
+"""Packs: lists come back as they were; anything that is not as it was packed is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import run_stage
 from worldclip.core.settings import to_toml
-from worldclip.metadata.sources.pack import open_pack, pack
+from worldclip.metadata.sources.pack import open_pack
+from worldclip.tools.pack import pack
 from worldclip.tools.unpack import unpack
 
 QUIET = LocalExecutor(workers=1, quiet=True)
@@ -61,7 +62,7 @@ def packed(packed_run: Path) -> Path:
     return packed_run.parent / "lists.tar"
 
 
-def test_what_is_unpacked_is_what_was_packed(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+def test_unpacked_lists_equal_packed_lists(packed_run: Path, packed: Path, tmp_path: Path) -> None:
     report = unpack(str(packed), tmp_path / "run", QUIET)
     for lang in ("sw", "th"):
         name = f"metadata/{lang}.parquet"
@@ -82,7 +83,7 @@ def test_what_is_unpacked_is_what_was_packed(packed_run: Path, packed: Path, tmp
     assert "**not stated in the file**: th" in page
 
 
-def test_the_same_lists_give_the_same_bytes(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+def test_same_lists_give_same_bytes(packed_run: Path, packed: Path, tmp_path: Path) -> None:
     told = pack(packed_run, tmp_path / "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == packed.read_bytes()
     assert told == {
@@ -97,7 +98,7 @@ def test_the_same_lists_give_the_same_bytes(packed_run: Path, packed: Path, tmp_
     assert set(open_pack(tmp_path / "repacked.tar").lists) == {"sw", "th"}
 
 
-def test_a_recipe_names_the_pack_and_finds_the_unpacked_stage_finished(
+def test_recipe_with_pack_finds_unpacked_stage_finished(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -114,7 +115,7 @@ def test_a_recipe_names_the_pack_and_finds_the_unpacked_stage_finished(
     assert "none is set; set exactly one of pool.path" in capsys.readouterr().err
 
 
-def test_languages_of_a_pack_and_lists_of_ones_own_go_together(packed: Path, tmp_path: Path) -> None:
+def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "yo.txt").write_text("kìnnìún\n", encoding="utf-8")
     given = {"sources": ["number", "list"], "pack": str(packed), "lists": {"yo": str(tmp_path / "yo.txt")}}
     made = recipe(languages={"codes": ["sw", "yo"]}, metadata=given)
@@ -129,7 +130,7 @@ def test_languages_of_a_pack_and_lists_of_ones_own_go_together(packed: Path, tmp
         metadata.run(recipe(languages={"codes": ["am", "sw"]}, metadata=alone), tmp_path / "run", QUIET)
 
 
-def test_a_new_pack_rebuilds_the_lists_that_changed_alone(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+def test_new_pack_rebuilds_only_changed_lists(packed_run: Path, packed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "lists.tar"
     copy.write_bytes(packed.read_bytes())
     made = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(copy)})
@@ -146,7 +147,7 @@ def test_a_new_pack_rebuilds_the_lists_that_changed_alone(packed_run: Path, pack
     assert len(metadata.read_entries(tmp_path / "run", "sw")) == 101
 
 
-def test_a_folder_of_another_run_is_left_alone(packed: Path, tmp_path: Path) -> None:
+def test_unpack_refuses_folder_of_another_run(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.toml").write_text(to_toml(recipe(languages={"codes": ["en"]})))
     with pytest.raises(UserError, match="holds a run with lists of its own; unpack into another folder"):
@@ -154,7 +155,7 @@ def test_a_folder_of_another_run_is_left_alone(packed: Path, tmp_path: Path) -> 
     assert "en" in (tmp_path / "run/recipe.toml").read_text()
 
 
-def test_only_a_finished_unchanged_stage_is_packed(packed_run: Path, tmp_path: Path) -> None:
+def test_only_finished_unchanged_stage_is_packed(packed_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run first: worldclip metadata"):
         pack(tmp_path, tmp_path / "x.tar")
     (tmp_path / "run/metadata").mkdir(parents=True)
@@ -163,7 +164,7 @@ def test_only_a_finished_unchanged_stage_is_packed(packed_run: Path, tmp_path: P
     (tmp_path / "run/metadata/manifest.json").write_text(json.dumps(manifest))
     for lang in ("sw", "th"):
         (tmp_path / f"run/metadata/{lang}.parquet").write_bytes((packed_run / f"metadata/{lang}.parquet").read_bytes())
-    with pytest.raises(UserError, match=r"th\.parquet changed since it was written"):
+    with pytest.raises(UserError, match=r"th\.parquet: changed after it was written"):
         pack(tmp_path / "run", tmp_path / "x.tar")
     assert not (tmp_path / "x.tar").exists()
 
@@ -217,27 +218,27 @@ def unknown_language(record: dict[str, Any]) -> None:
 
 
 FORGED: dict[str, tuple[Forge, str]] = {
-    "path that climbs": (lambda m: {**m, "../evil.txt": b"x"}, r"'\.\./evil\.txt' that pack\.json does not name"),
-    "absolute path": (lambda m: {**m, "/tmp/evil.txt": b"x"}, "that pack.json does not name"),
-    "one more member": (lambda m: {**m, "de.parquet": b"x"}, "'de.parquet' that pack.json does not name"),
-    "symbolic link": (lambda m: {**m, "sw.parquet": link("sw.parquet", "/etc/passwd")}, "no plain file"),
-    "hard link": (lambda m: {**m, "sw.parquet": link("sw.parquet", "th.parquet", tarfile.LNKTYPE)}, "no plain file"),
-    "language that climbs": (with_record(unknown_language), r"no language of the table: \.\./\.\./sw"),
+    "path that climbs": (lambda m: {**m, "../evil.txt": b"x"}, r"'\.\./evil\.txt' is not named in pack\.json"),
+    "absolute path": (lambda m: {**m, "/tmp/evil.txt": b"x"}, "is not named in pack.json"),
+    "one more member": (lambda m: {**m, "de.parquet": b"x"}, "'de.parquet' is not named in pack.json"),
+    "symbolic link": (lambda m: {**m, "sw.parquet": link("sw.parquet", "/etc/passwd")}, "not a plain file"),
+    "hard link": (lambda m: {**m, "sw.parquet": link("sw.parquet", "th.parquet", tarfile.LNKTYPE)}, "not a plain file"),
+    "language that climbs": (with_record(unknown_language), r"unknown languages \.\./\.\./sw"),
     "member missing": (lambda m: {k: v for k, v in m.items() if k != "th.parquet"}, "ends before th.parquet"),
     "other size": (lambda m: {**m, "th.parquet": m["th.parquet"] + b"x"}, "does not have the size"),
     "changed record": (lambda m: {**m, "pack.json": m["pack.json"].replace(b"CC BY 4.0", b"CC0 1.0 x")}, "the digest"),
     "record last": (lambda m: dict(reversed(m.items())), "first member is not pack.json"),
     "record of no pack": (with_record(lambda r: r.update(format="x")), "its format is 'x'"),
     "newer": (with_record(lambda r: r.update(version=2)), "packed by a newer worldclip"),
-    "record is no object": (lambda m: {**m, "pack.json": b"[1]"}, "no whole pack"),
-    "record without lists": (with_record(lambda r: r.pop("lists")), "no whole pack"),
+    "record is no object": (lambda m: {**m, "pack.json": b"[1]"}, "not a whole pack"),
+    "record without lists": (with_record(lambda r: r.pop("lists")), "not a whole pack"),
     "list without rules": (with_record(lambda r: r["lists"]["sw"].pop("rules")), r"lacks sw\.rules"),
     "changed licences": (lambda m: {**m, "LICENCES.md": b"x" * len(m["LICENCES.md"])}, "does not have the SHA-256"),
 }
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_forged_packs_are_refused_before_anything_is_written(case: str, packed: Path, tmp_path: Path) -> None:
+def test_forged_pack_is_refused_before_anything_is_written(case: str, packed: Path, tmp_path: Path) -> None:
     forge, message = FORGED[case]
     path = write_tar(tmp_path / "forged.tar", forge(members_of(packed)))
     with pytest.raises(UserError, match=message):
@@ -247,7 +248,7 @@ def test_forged_packs_are_refused_before_anything_is_written(case: str, packed: 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
-def test_cut_packs_are_refused(share: float, packed: Path, tmp_path: Path) -> None:
+def test_truncated_pack_is_refused(share: float, packed: Path, tmp_path: Path) -> None:
     data = packed.read_bytes()
     (tmp_path / "cut.tar").write_bytes(data[: int(share * (len(data) - 10_240))])  # a tar ends with empty blocks
     with pytest.raises(UserError, match="pack"):
@@ -258,7 +259,7 @@ def flip(data: bytes) -> bytes:
     return data[:100] + bytes([data[100] ^ 1]) + data[101:]
 
 
-def test_a_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_path: Path) -> None:
+def test_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_path: Path) -> None:
     members = members_of(packed)
     copy = write_tar(tmp_path / "lists.tar", {**members, "th.parquet": flip(members["th.parquet"])})
     with pytest.raises(StageFailed, match=r"th: .*th\.parquet does not have the SHA-256") as caught:
@@ -271,7 +272,7 @@ def test_a_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_
     assert (tmp_path / "run/metadata/sw.parquet").stat().st_mtime_ns == before
 
 
-def test_a_list_that_is_none_is_refused_though_its_hash_fits(packed: Path, tmp_path: Path) -> None:
+def test_invalid_list_with_right_hash_is_refused(packed: Path, tmp_path: Path) -> None:
     members = members_of(packed)
     record = json.loads(members["pack.json"])
     swapped = {**members, "sw.parquet": members["th.parquet"]}
@@ -296,7 +297,7 @@ def address(packed: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_pack_is_fetched_from_the_web_and_kept_beside_the_run(address: str, packed: Path, tmp_path: Path) -> None:
+def test_pack_is_downloaded_and_kept_in_run(address: str, packed: Path, tmp_path: Path) -> None:
     unpack(f"{address}/lists.tar?download=1", tmp_path / "run", QUIET)
     assert (tmp_path / "run/lists.tar").read_bytes() == packed.read_bytes()
     assert load_recipe(tmp_path / "run", ["pool.path=.", "balance.tail_fraction=0.1"]).metadata.pack == str(
@@ -306,7 +307,7 @@ def test_a_pack_is_fetched_from_the_web_and_kept_beside_the_run(address: str, pa
         unpack(f"{address}/absent.tar", tmp_path / "other", QUIET)
 
 
-def test_a_pack_comes_from_any_place_of_fsspec(packed: Path, tmp_path: Path) -> None:
+def test_pack_is_read_from_any_fsspec_url(packed: Path, tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe("/packs/lists.tar", packed.read_bytes())
     unpack("memory://packs/lists.tar", tmp_path / "run", QUIET)
     assert len(metadata.read_entries(tmp_path / "run", "sw")) == 104
@@ -318,14 +319,14 @@ def test_a_pack_comes_from_any_place_of_fsspec(packed: Path, tmp_path: Path) -> 
         unpack(str(tmp_path / "absent.tar"), tmp_path / "other", QUIET)
 
 
-def test_an_address_in_a_recipe_is_answered_with_the_command(packed: Path) -> None:
+def test_url_in_metadata_pack_names_the_unpack_command(packed: Path) -> None:
     with pytest.raises(UserError, match=r"fetch it first: worldclip unpack https://example\.org/lists\.tar --out DIR"):
         recipe(metadata={"pack": "https://example.org/lists.tar"})
     with pytest.raises(UserError, match=r"metadata\.pack is 'absent\.tar', which is no file"):
         recipe(metadata={"pack": "absent.tar"})
 
 
-def test_the_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_and_unpack_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "lists.tar"
     assert main(["pack", str(packed_run), "--out", str(out)]) == 0
     told = capsys.readouterr().out
@@ -339,7 +340,7 @@ def test_the_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["unpack", str(out), "--out", str(tmp_path / "other")]) == 2
 
 
-def test_a_run_goes_on_from_unpacked_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_continues_from_unpacked_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The documented way: unpack, then run from match on with a recipe that names the pack."""
     write_pool(tmp_path / "pool", make_shards(seed=3, num_shards=1))
     lists = {}

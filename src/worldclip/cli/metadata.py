@@ -62,7 +62,7 @@ class PackCommand:
 
 
 def _pack(command: PackCommand) -> int:
-    from worldclip.metadata.sources.pack import pack
+    from worldclip.tools.pack import pack
 
     packed = pack(Path(command.run), Path(command.out))
     if command.json:

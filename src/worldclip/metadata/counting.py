@@ -179,7 +179,7 @@ def count_files(sources: Sources, config: MetadataConfig, folder: Path, executor
     wikis = sorted({wiki for of_lang in sources.wikis.values() for wiki in of_lang})
     min_line_views = {ENGLISH: config.english_min_line_views} if config.english_rule == "v1" else {}
     tally = functools.partial(tally_file, folder=folder, wikis=wikis, min_line_views=min_line_views)
-    key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.TALLY_VERSION}
+    key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     failures = _map(executor, tally, sources.views, VIEWS, folder / VIEWS_DONE, key)
     for reason in failures.values():
         uncounted = {**dict.fromkeys(wikis, reason), **uncounted}
@@ -216,7 +216,7 @@ def tally_file(shard: Shard, *, folder: Path, wikis: Sequence[str], min_line_vie
     """Views of one page-view file -> RUN/metadata/views/<file>/."""
     aside = folder / VIEWS / shard.name
     shutil.rmtree(aside, ignore_errors=True)
-    return titles.tally_views(Path(shard.path), aside, wikis, min_line_views=min_line_views)
+    return titles.count_views(Path(shard.path), aside, wikis, min_line_views=min_line_views)
 
 
 def counted_files(folder: Path, sources: Sources) -> list[Path]:
@@ -275,7 +275,7 @@ class WikipediaCounts:
         return ngrams.iter_bigrams_by_pmi(self.counts, joiner, first=num_wanted + num_entries, **rule)
 
     def titles(self) -> Candidates:
-        views = titles.merge_tallies(self.views, self.wiki)
+        views = titles.merge_views(self.views, self.wiki)
         if self.is_v1:
             least = self.config.english_min_title_views
             return titles.iter_titles(views, namespaces=self.namespaces, min_views=least)

@@ -43,7 +43,7 @@ from worldclip.metadata.counting import (
 from worldclip.metadata.entries import build_entries, has_words
 from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.provenance import describe_sources, known_sources
-from worldclip.metadata.sources.pack import Pack, how_to_redo, open_pack, read_packed
+from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
 from worldclip.metadata.sources.wordnet import is_lmf
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def _compile_shard(shard: Shard, *, folder: Path) -> Report:
     profile, fold_case = matcher_name.removesuffix("_fold"), matcher_name.endswith("_fold")
     matcher = Matcher.build(entries, profile, fold_case)
     if matcher.digest != shard.fingerprint["digest"]:
-        raise BadShard(f"{_entries_path(folder, name)} changed since it was written; {how_to_redo(folder)}")
+        raise BadShard(f"{_entries_path(folder, name)} changed since it was written; {how_to_rebuild(folder)}")
     final = matcher_folder(folder, name, matcher_name)
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -342,6 +342,12 @@ def _entries_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.parquet"
 
 
+def how_to_rebuild(folder: Path) -> str:
+    """Return what a user has to do to build the lists and matchers of RUN/metadata again; counts are kept."""
+    markers = f"{folder / 'manifest.json'}, {folder / ENTRIES_DONE} and {folder / MATCHERS_DONE}"
+    return f"remove {markers}, then run: worldclip metadata {folder.parent}"
+
+
 def matcher_folder(folder: Path, name: str, matcher_name: str) -> Path:
     """RUN/metadata/<list>.matcher/<reference|unicode|unicode_fold>."""
     return folder / f"{name}.matcher" / matcher_name
@@ -372,4 +378,4 @@ def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
     try:
         return Matcher.load(folder, digest=manifest["digests"][lang])
     except UserError as error:
-        raise UserError([*error.problems, how_to_redo(run_dir / STAGE)]) from error
+        raise UserError([*error.problems, how_to_rebuild(run_dir / STAGE)]) from error

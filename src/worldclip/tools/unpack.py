@@ -20,7 +20,8 @@ from worldclip.core.settings import read_toml, to_toml
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.sources.pack import LICENCES, STAGE, Pack, open_pack, read_licences
+from worldclip.metadata.sources.pack import LICENCES, Pack, open_pack, read_licences
+from worldclip.metadata.stage import STAGE
 
 
 def unpack(source: str, out: Path, executor: Executor) -> Report:

@@ -1,4 +1,7 @@
-"""Lists of entries: one a line, optionally a tab and a score; or a JSON array of strings, as the reference's lists."""
+"""Plain lists of entries: one entry per line with an optional score after a tab, or a JSON array of strings.
+
+The JSON form is that of the reference's metadata.json.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,14 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from worldclip.core.errors import BadShard
 
 
 def read_list(path: Path) -> Iterator[tuple[str, float | None]]:
-    """(entry, score or None) of a plain list or, by its suffix, of a JSON array; gzip by its suffix.
+    """Yield (entry, score or None) of a plain list, or of a JSON array (.json); either may be gzipped (.gz).
 
-    Raises BadShard, with the line, for what is not UTF-8, has a score that is no number, or is no array of strings.
+    Raises BadShard with the line for invalid UTF-8 and invalid scores, and for JSON that is not an array of strings.
     """
     if path.name.removesuffix(".gz").endswith(".json"):
         yield from _read_json(path)
@@ -28,7 +30,7 @@ def read_list(path: Path) -> Iterator[tuple[str, float | None]]:
         try:
             yield entry, _to_score(score) if separator else None
         except ValueError:
-            raise BadShard(f"{path}, line {number}: {score!r} behind the tab is no number, the entry's score") from None
+            raise BadShard(f"{path}, line {number}: score {score!r} after the tab is not a number") from None
 
 
 def _to_score(text: str) -> float:
@@ -42,25 +44,21 @@ def _read_json(path: Path) -> Iterator[tuple[str, None]]:
     try:
         entries = json.loads("\n".join(iter_lines(path)))
     except ValueError as error:
-        raise BadShard(f"{path} is not JSON ({error})") from error
+        raise BadShard(f"{path}: invalid JSON ({error})") from error
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise BadShard(f"{path} is no JSON array of strings")
+        raise BadShard(f"{path}: not a JSON array of strings")
     yield from ((entry, None) for entry in entries)
 
 
 def iter_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, plain or .gz, without their ends; a byte order mark is left out."""
+    """Yield the lines of a UTF-8 file, plain or .gz, without line ends and without a byte order mark."""
     number = 0
     try:
-        with _open(path) as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 text = line.decode("utf-8").rstrip("\r\n")
                 yield text.removeprefix("\ufeff") if number == 1 else text
     except UnicodeDecodeError as error:
         raise BadShard(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise BadShard(f"{path} cannot be read behind line {number}: {error}") from error
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+        raise BadShard(f"{path}: cannot be read after line {number} ({error})") from error

@@ -1,8 +1,9 @@
-"""Page-view files -> the titles of a Wikipedia by their views.
+"""Titles of a Wikipedia's articles with their views, from hourly page-view files.
 
-A file holds an hour of all of Wikimedia, `domain title views bytes` a line.  A Wikipedia's own domains are its
-desktop and mobile ones (`sw`, `sw.m`); its sister projects (`sw.b`, `sw.d`) are others.  Each file is tallied on its
-own, in the form of the words of an n-gram run, one Wikipedia behind the other; tallies add up in any order.
+A file holds one hour of all Wikimedia sites, `domain title views bytes` per line
+(https://dumps.wikimedia.org/other/pageviews/readme.html).  A Wikipedia has a desktop and a mobile domain (`sw`,
+`sw.m`); its sister projects have others (`sw.b`, `sw.d`).  Each file is counted on its own, in the form of the words of
+an n-gram run, one Wikipedia after the other; counts of files add up in any order.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,18 +24,17 @@ import pyarrow.csv as pc_csv
 from worldclip.core.arrow import binary_array
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import BadShard
+from worldclip.core.execute import Report
 from worldclip.metadata.ngrams import Words, merge_words, write_words
 from worldclip.metadata.sources.wikipedia import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
-BLOCK_BYTES = 2**25  # of lines parsed at once
-ROWS = "wikipedias.json"  # of a tally: the first row of each Wikipedia, and the one behind its last
-TALLY_VERSION = 2  # of the files of a tally
+BLOCK_BYTES = 2**25  # lines parsed at a time
+ROWS = "wikipedias.json"  # in the folder of a file's counts: [first row, row after the last] of each Wikipedia
+VIEWS_VERSION = 2  # of the files of such a folder
 
-Tally = tuple[pa.LargeBinaryArray, np.ndarray]
-_NO_COUNTS = np.zeros(0, np.uint64)
-
-# MediaWiki's own names, which work on every wiki beside the local ones.
+# MediaWiki's own names, which work on every wiki beside the local ones:
+# https://www.mediawiki.org/wiki/Manual:Namespace.
 CANONICAL_NAMESPACES = (
     *("Media", "Special", "Talk", "User", "User talk", "Project", "Project talk", "File", "File talk", "Image"),
     *("Image talk", "MediaWiki", "MediaWiki talk", "Template", "Template talk", "Help", "Help talk", "Category"),
@@ -42,21 +42,26 @@ CANONICAL_NAMESPACES = (
 )
 
 
+class TitleViews(NamedTuple):
+    """The titles of one Wikipedia in byte order, and the views of each (uint64)."""
+
+    titles: pa.LargeBinaryArray
+    views: np.ndarray
+
+
 def domains_of(wiki_lang: str) -> tuple[bytes, bytes]:
-    """The desktop and mobile domain of a Wikipedia, as page-view files write them."""
+    """Return the desktop and mobile domain of a Wikipedia as page-view files write them."""
     host = wiki_lang.replace("_", "-").encode()
     return host, host + b".m"
 
 
-def tally_views(
-    path: Path, folder: Path, wiki_langs: Collection[str], *, min_line_views: Mapping[str, int]
-) -> dict[str, Any]:
-    """Sum the views of each title of each of `wiki_langs` into a tally at `folder`; returns what was read and dropped.
+def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_line_views: Mapping[str, int]) -> Report:
+    """Sum the views of each title of each of `wiki_langs` into `folder`; returns what was read and dropped.
 
     min_line_views: for some Wikipedias, the views below which a line does not count; of these only the desktop domain
-    counts, as in version 1 of the recipe.  Raises BadShard where the file is broken, or no line has its four fields.
+    counts, as in version 1 of the recipe.  Raises BadShard if the file is broken or no line has the four fields.
     """
-    wiki_of = {
+    wiki_of_domain = {
         domain: wiki
         for wiki in wiki_langs
         for domain in (domains_of(wiki)[:1] if wiki in min_line_views else domains_of(wiki))
@@ -66,44 +71,38 @@ def tally_views(
     for block in _iter_blocks(path):
         lines = _parse(block, dropped)
         num_lines += len(lines)
-        tables.append(_sum_views(_of_domains(lines, list(wiki_of), dropped), wiki_of, min_line_views))
+        selected = _select_domains(lines, list(wiki_of_domain), dropped)
+        tables.append(_sum_by_wiki(selected, wiki_of_domain, min_line_views))
     if not num_lines and dropped["fields"]:
         raise BadShard(f"{path}: no line has the four fields `domain title views bytes`; is it a page-view file?")
-    views = _group(pa.concat_tables(tables)) if tables else None
-    tallies = {
-        wiki: _tally_of(views.filter(pc.equal(views["wiki"], wiki)), dropped)
-        for wiki in sorted(set(wiki_of.values()))
-        if views is not None
-    }
-    _write_tally(folder, tallies)
-    titles = {wiki: len(words) for wiki, (words, _) in tallies.items()}
+    counts: dict[str, TitleViews] = {}
+    if tables:
+        views = _sum_by_title(pa.concat_tables(tables))
+        for wiki in sorted(set(wiki_of_domain.values())):
+            counts[wiki] = _decode_titles(views.filter(pc.equal(views["wiki"], wiki)), dropped)
+    _write_counts(folder, counts)
+    titles = {wiki: len(of_wiki.titles) for wiki, of_wiki in counts.items()}
     return {"lines": num_lines, "dropped": dict(dropped), "titles": titles}
 
 
 def _iter_blocks(path: Path) -> Iterator[bytes]:
-    """Whole lines, about BLOCK_BYTES at once."""
-    parts: list[bytes] = []
-    size = 0
+    """Yield whole lines, about BLOCK_BYTES at a time."""
+    block = bytearray()
     for chunk in iter_bytes(path):
-        parts.append(chunk)
-        size += len(chunk)
-        if size >= BLOCK_BYTES:
-            block = b"".join(parts)
-            end = block.rfind(b"\n") + 1
-            if end:
-                yield block[:end]
-            parts = [block[end:]]
-            size = len(parts[0])
-    if size:
-        yield b"".join(parts)
+        block += chunk
+        if len(block) >= BLOCK_BYTES and (end := block.rfind(b"\n") + 1):
+            yield bytes(block[:end])
+            del block[:end]
+    if block:
+        yield bytes(block)
 
 
 def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
-    """Lines of four fields as a table of binary columns; others are counted."""
+    """Return lines of four fields as a table of binary columns; other lines are counted in `dropped`."""
     try:
         block.decode()
-    except UnicodeDecodeError:  # Arrow wants to show what it skips as text
-        block = _of_four_fields(block, dropped)
+    except UnicodeDecodeError:  # Arrow hands a skipped line to the handler as text, which must then be UTF-8
+        block = _filter_lines(block, dropped)
 
     def skip(row: pc_csv.InvalidRow) -> str:
         dropped["fields"] += 1
@@ -122,74 +121,47 @@ def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
     )  # fmt: skip
 
 
-def _of_four_fields(block: bytes, dropped: Counter[str]) -> bytes:
+def _filter_lines(block: bytes, dropped: Counter[str]) -> bytes:
     lines = [line for line in block.split(b"\n") if line]
     whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
     dropped["fields"] += len(lines) - len(whole)
     return b"\n".join([*whole, b""])
 
 
-def _of_domains(lines: pa.Table, domains: Sequence[bytes], dropped: Counter[str]) -> pa.Table:
-    """The lines of some domains whose views are a number."""
-    ours = lines.filter(pc.is_in(lines["domain"], pa.array(domains, pa.binary())))
-    is_number = pc.match_substring_regex(ours["views"], "^[0-9]{1,18}$")
-    dropped["views"] += len(ours) - (pc.sum(is_number).as_py() or 0)
-    ours = ours.filter(is_number)
-    return ours.set_column(2, "views", ours["views"].cast(pa.string()).cast(pa.int64()))
+def _select_domains(lines: pa.Table, domains: Sequence[bytes], dropped: Counter[str]) -> pa.Table:
+    """Return the lines of some domains whose views are a number."""
+    selected = lines.filter(pc.is_in(lines["domain"], pa.array(domains, pa.binary())))
+    is_number = pc.match_substring_regex(selected["views"], "^[0-9]{1,18}$")
+    dropped["views"] += len(selected) - (pc.sum(is_number).as_py() or 0)
+    selected = selected.filter(is_number)
+    return selected.set_column(2, "views", selected["views"].cast(pa.string()).cast(pa.int64()))
 
 
-def _sum_views(lines: pa.Table, wiki_of: Mapping[bytes, str], min_line_views: Mapping[str, int]) -> pa.Table:
-    """(wiki, title, views), a row a title."""
-    wikis = pa.array([wiki_of[domain] for domain in wiki_of])
-    places = pc.index_in(lines["domain"], pa.array(list(wiki_of), pa.binary()))
-    lines = lines.set_column(0, "wiki", pc.take(wikis, places))
-    for wiki, least in min_line_views.items():
-        lines = lines.filter(pc.or_(pc.not_equal(lines["wiki"], wiki), pc.greater_equal(lines["views"], least)))
-    return _group(lines)
+def _sum_by_wiki(lines: pa.Table, wiki_of_domain: Mapping[bytes, str], min_line_views: Mapping[str, int]) -> pa.Table:
+    """Return one row (wiki, title, views) per title."""
+    domain_idx = pc.index_in(lines["domain"], pa.array(list(wiki_of_domain), pa.binary()))
+    lines = lines.set_column(0, "wiki", pc.take(pa.array(list(wiki_of_domain.values())), domain_idx))
+    for wiki, minimum in min_line_views.items():
+        lines = lines.filter(pc.or_(pc.not_equal(lines["wiki"], wiki), pc.greater_equal(lines["views"], minimum)))
+    return _sum_by_title(lines)
 
 
-def _group(lines: pa.Table) -> pa.Table:
+def _sum_by_title(lines: pa.Table) -> pa.Table:
     grouped = lines.group_by(["wiki", "title"]).aggregate([("views", "sum")])
     return grouped.rename_columns({"views_sum": "views"})
 
 
-def _tally_of(views: pa.Table, dropped: Counter[str]) -> Tally:
-    """Decoded titles in byte order, and the views of each."""
+def _decode_titles(views: pa.Table, dropped: Counter[str]) -> TitleViews:
     titles = [decode_title(title) for title in views["title"].to_pylist()]
     dropped["title"] += titles.count(None)
     decoded = pa.table({"title": pa.array(titles, pa.large_binary()), "views": views["views"]}).drop_null()
-    summed = decoded.group_by("title").aggregate([("views", "sum")])
+    summed = decoded.group_by("title").aggregate([("views", "sum")])  # two spellings may decode to one title
     summed = summed.take(pc.sort_indices(summed["title"]))
-    return _one_array(summed["title"].chunks), summed["views_sum"].to_numpy().astype(np.uint64)
-
-
-def _one_array(chunks: Sequence[pa.Array]) -> pa.LargeBinaryArray:
-    return pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])
-
-
-def _write_tally(folder: Path, tallies: Mapping[str, Tally]) -> None:
-    """All Wikipedias in one set of files, and which of its rows are whose: 888 hours of 330 in files of their own would
-    be a million files.
-    """
-    counts = [counts for _, counts in tallies.values()]
-    write_words(folder, _one_array([words for words, _ in tallies.values()]), np.concatenate([_NO_COUNTS, *counts]))
-    ends = np.cumsum([len(words) for words, _ in tallies.values()]).tolist()
-    rows = {wiki: [end - len(words), end] for (wiki, (words, _)), end in zip(tallies.items(), ends, strict=True)}
-    write_json(folder / ROWS, rows)
-
-
-def read_tally(folder: Path, wiki: str) -> Words:
-    """The titles of one Wikipedia in the tally of a file."""
-    first, end = read_json(folder / ROWS).get(wiki, (0, 0))
-    data, offsets, counts = (
-        np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in ("bytes", "offsets", "counts")
-    )
-    offsets = np.array(offsets[first : end + 1])
-    return Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(counts[first:end]))
+    return TitleViews(_concat(summed["title"].chunks), summed["views_sum"].to_numpy().astype(np.uint64))
 
 
 def decode_title(raw: bytes) -> bytes | None:
-    """A title as a reader sees it: percent-encoding undone, `_` to blank; None for what is no UTF-8 or empty."""
+    """Return a title as readers see it: percent-encoding undone, `_` as blank; None if it is empty or not UTF-8."""
     title = urllib.parse.unquote_to_bytes(raw) if b"%" in raw else raw
     title = title.replace(b"_", b" ").strip()
     try:
@@ -199,52 +171,88 @@ def decode_title(raw: bytes) -> bytes | None:
     return title or None
 
 
+def _concat(arrays: Sequence[pa.Array]) -> pa.LargeBinaryArray:
+    return pa.concat_arrays([pa.array([], pa.large_binary()), *arrays])
+
+
+def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
+    """Write all Wikipedias into one set of files, and which rows are whose.
+
+    A year's sample of 888 hours with a folder for each of 330 Wikipedias would be a million files.
+    """
+    titles = _concat([of_wiki.titles for of_wiki in counts.values()])
+    write_words(
+        folder, titles, np.concatenate([np.zeros(0, np.uint64), *(of_wiki.views for of_wiki in counts.values())])
+    )
+    rows, first = {}, 0
+    for wiki, of_wiki in counts.items():
+        rows[wiki] = [first, first + len(of_wiki.titles)]
+        first += len(of_wiki.titles)
+    write_json(folder / ROWS, rows)
+
+
 # --- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def merge_tallies(folders: Sequence[Path], wiki: str) -> Words:
-    """The sum over the tallies of files for one Wikipedia, in byte order of titles."""
-    merged: list[tuple[int, Words]] = []  # tallies of 2^k files, k falling: each title is copied log2 times
+def read_views(folder: Path, wiki: str) -> Words:
+    """Return the titles of one Wikipedia in the counts of one file."""
+    first, end = read_json(folder / ROWS).get(wiki, (0, 0))
+    data, offsets, views = (
+        np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in ("bytes", "offsets", "counts")
+    )
+    offsets = np.array(offsets[first : end + 1])
+    return Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(views[first:end]))
+
+
+def merge_views(folders: Sequence[Path], wiki: str) -> Words:
+    """Return the sum over the counts of files for one Wikipedia, in byte order of titles."""
+    # A stack of sums over 2^k files, k falling, as in a binary counter: each title is copied log2(files) times.
+    stack: list[tuple[int, Words]] = []
     for folder in folders:
-        level, tally = 0, read_tally(folder, wiki)
-        while merged and merged[-1][0] == level:
-            level, tally = level + 1, merge_words([merged.pop()[1], tally])[0]
-        merged.append((level, tally))
-    if not merged:
-        return Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), _NO_COUNTS)
-    return merge_words(tally for _, tally in reversed(merged))[0]
+        level, views = 0, read_views(folder, wiki)
+        while stack and stack[-1][0] == level:
+            views = merge_words([stack.pop()[1], views])[0]
+            level += 1
+        stack.append((level, views))
+    if not stack:
+        return Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
+    return merge_words(views for _, views in reversed(stack))[0]
 
 
 def read_namespaces(path: Path) -> set[str]:
-    """Names of a site's namespaces other than that of articles, from its `siteinfo-namespaces.json` (.gz).
+    """Return the names of a site's namespaces except that of articles, from its `siteinfo-namespaces.json` (.gz).
 
-    Raises BadShard where it is not one.
+    Raises BadShard if it is not such a file.
     """
     data = b"".join(iter_bytes(path))
     try:
         query = json.loads(data)["query"]
-        spaces = [space for key, space in query["namespaces"].items() if int(key) != 0]
-        names = {space.get(form, "") for space in spaces for form in ("*", "name", "canonical")}
-        names |= {alias.get("*", alias.get("alias", "")) for alias in query.get("namespacealiases", []) if alias["id"]}
+        namespaces = [namespace for key, namespace in query["namespaces"].items() if int(key) != 0]
+        names = {namespace.get(form, "") for namespace in namespaces for form in ("*", "name", "canonical")}
+        for alias in query.get("namespacealiases", []):
+            if alias["id"]:
+                names.add(alias.get("*", alias.get("alias", "")))
     except (ValueError, KeyError, TypeError, AttributeError, gzip.BadGzipFile) as error:
-        raise BadShard(f"{path}: is no list of a site's namespaces ({error!r}); fetch it again") from error
+        raise BadShard(f"{path}: not a list of a site's namespaces ({error!r}); download it again") from error
     return names - {""}
 
 
 def iter_titles(
     views: Words, *, namespaces: Collection[str] | None, top_fraction: float = 1.0, min_views: int = 1
 ) -> Iterator[tuple[str, float]]:
-    """(title, views) by falling views, equal ones in byte order: the top share (rounded up) of the site's articles.
+    """Yield (title, views) by falling views, equal ones in byte order: the top share (rounded up) of the articles.
 
-    namespaces: names whose pages are no articles, beside MediaWiki's own; None: every title with a `:` is dropped, the
-    rule of the reference.
+    namespaces: names whose pages are not articles, in addition to MediaWiki's own; None: skip every title with a `:`,
+    as the reference does.
     """
     titles = binary_array(views.data, views.offsets)
-    is_article = np.ones(len(views), bool)
-    known = None if namespaces is None else {_folded(name) for name in (*CANONICAL_NAMESPACES, *namespaces)}
-    for rank in np.flatnonzero(pc.match_substring(titles, b":").to_numpy(zero_copy_only=False)).tolist():
-        prefix = views.word(rank).partition(":")[0]
-        is_article[rank] = known is not None and bool(prefix.strip()) and _folded(prefix) not in known
+    has_colon = pc.match_substring(titles, b":").to_numpy(zero_copy_only=False)
+    is_article = ~has_colon
+    if namespaces is not None:
+        all_namespaces = {_fold(name) for name in (*CANONICAL_NAMESPACES, *namespaces)}
+        for rank in np.flatnonzero(has_colon).tolist():
+            prefix = views.word(rank).partition(":")[0]
+            is_article[rank] = bool(prefix.strip()) and _fold(prefix) not in all_namespaces
     ranks = np.flatnonzero(is_article)
     order = ranks[np.argsort(-views.counts[ranks].astype(np.int64), kind="stable")]
     for rank in order[: int(np.ceil(top_fraction * len(order)))].tolist():
@@ -253,5 +261,5 @@ def iter_titles(
         yield views.word(rank), float(views.counts[rank])
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return name.replace("_", " ").strip().casefold()

@@ -9,36 +9,38 @@ from worldclip.core.errors import require
 from worldclip.language import table as languages
 
 LICENCE = "CC BY-SA 4.0"
-_SMASHED_NUMBER = re.compile(r"\d.*\d")  # wordfreq counts 1984 as 0000: what it then lists is no word of any text
+# wordfreq counts all numbers with the same number of digits as one, written with zeros: 1984 as 0000.  Such a word
+# occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
+_MERGED_NUMBER = re.compile(r"\d.*\d")
 _PART = re.compile(r"[^\s\-]+")
-_DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # their i and ı are two letters, in capitals as well
+_DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
 
 
 def read_frequent_words(lang: str, top: int) -> Iterator[tuple[str, float]]:
-    """The `top` most frequent words, each as given, then in title case, with its share of all words.
+    """Yield the `top` most frequent words with their share of all words, each as it is, then in title case.
 
-    wordfreq lower-cases, so names come back only by the title case.  Words with two digits or more, in which wordfreq
-    has put 0 for each digit, are left out.  Raises KeyError for a language that wordfreq does not have.
+    wordfreq lower-cases all words, so only the title case brings names back.  Words with two digits or more are
+    skipped.  Raises KeyError for a language that wordfreq does not have.
     """
-    theirs = languages.get(lang).wordfreq
-    if theirs is None:
+    wordfreq_lang = languages.get(lang).wordfreq
+    if wordfreq_lang is None:
         raise KeyError(lang)
-    frequencies = require("wordfreq", extra="metadata").get_frequency_dict(theirs, "best")
+    frequencies = require("wordfreq", extra="metadata").get_frequency_dict(wordfreq_lang, "best")
     for word, frequency in list(frequencies.items())[:top]:
-        if _SMASHED_NUMBER.search(word):
+        if _MERGED_NUMBER.search(word):
             continue
         yield word, frequency
         yield title_case(word, lang), frequency
 
 
 def title_case(word: str, lang: str) -> str:
-    """First letter of each part between blanks or hyphens in title case: It's, Jean-Paul, İstanbul."""
+    """Return the word with each part between whitespace or hyphens capitalized: It's, Jean-Paul, İstanbul."""
     return _PART.sub(lambda part: _capitalize(part.group(), lang), word)
 
 
 def _capitalize(part: str, lang: str) -> str:
     if lang in _DOTTED_I and part[0] == "i":
         return "İ" + part[1:]
-    if lang == "nl" and part.startswith("ij"):
+    if lang == "nl" and part.startswith("ij"):  # one letter in Dutch: IJsland
         return "IJ" + part[2:]
     return part[0].title() + part[1:]

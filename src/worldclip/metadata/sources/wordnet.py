@@ -1,9 +1,9 @@
-"""Lemmas of wordnets in three forms: OMW's tab files, WN-LMF files, and lexicons that the package wn has installed.
+"""Lemmas of WordNets in three forms: OMW's tab files, WN-LMF files, and lexicons installed by the package wn.
 
-Tab files are `synset <TAB> type <TAB> lemma`, plain or gzip.  The type is `<lang>:lemma`, in some files plain `lemma`.
-Arabic also has `arb:lemma:brokenplural`, plurals that texts use and the lemma does not hint at, which are kept, and
-`arb:lemma:root`, three bare consonants, which are no words and are left out.  Definitions and examples (`<lang>:def`,
-`<lang>:exe`) are left out.  WN-LMF: wordnet_lmf.py.
+A line of a tab file is `synset <TAB> type <TAB> lemma`, plain or gzipped.  The type is `<lang>:lemma`, in some files
+plain `lemma`.  Arabic has two more: `arb:lemma:brokenplural`, plurals that do not follow from the lemma, are kept;
+`arb:lemma:root`, three bare consonants that are no word, are skipped.  Definitions (`<lang>:def`) and examples
+(`<lang>:exe`) are skipped.  Files: https://github.com/omwn/omw-data.  WN-LMF: wordnet_lmf.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worldclip.metadata.sources.wordnet_lmf import WordnetHeader
 
 
 def read_headers(wordnet: str) -> list[WordnetHeader]:
-    """What a wordnet says of itself; a WN-LMF file may hold several."""
+    """Return what a WordNet says of itself; a WN-LMF file may hold several WordNets."""
     if is_lexicon(wordnet):
         return [wordnet_lmf.read_installed_header(wordnet)]
     if is_lmf(wordnet):
@@ -29,11 +29,11 @@ def read_headers(wordnet: str) -> list[WordnetHeader]:
 
 
 def read_wordnet(wordnet: str, lang: str) -> Iterator[tuple[str, None]]:
-    """Each lemma in the wordnet's order, `_` as blank and `+` removed; no scores.
+    """Yield each lemma in the WordNet's order, with `_` replaced by a blank and `+` removed; there are no scores.
 
-    wordnet: a file by its path, or a lexicon of the package wn as `omw-fr:1.4`.  English, as in version 1 of the
-    recipe: only the first lemma of each synset, lower-cased.  Raises BadShard for a wordnet of another language, one
-    without lemmas, and one that cannot be read.
+    wordnet: path of a file, or a lexicon of the package wn such as `omw-fr:1.4`.  English follows version 1 of the
+    recipe (arXiv:2309.16671): only the first lemma of each synset, lower-cased.  Raises BadShard for a WordNet of
+    another language, without lemmas, or unreadable.
     """
     if is_lexicon(wordnet):
         lemmas = wordnet_lmf.read_installed(wordnet, lang)
@@ -47,12 +47,12 @@ def read_wordnet(wordnet: str, lang: str) -> Iterator[tuple[str, None]]:
 
 
 def is_lmf(wordnet: str) -> bool:
-    """Whether a wordnet's name is that of a WN-LMF file."""
+    """Return whether a WordNet's name is that of a WN-LMF file."""
     return wordnet.lower().endswith((".xml", ".xml.gz"))
 
 
 def _read_tab_header(path: Path) -> WordnetHeader:
-    """The first line of a tab file: `# name <TAB> lang <TAB> url <TAB> licence`; empty where it has none."""
+    """Read the first line of a tab file, `# name <TAB> lang <TAB> url <TAB> licence`; empty if it is no header."""
     first = next(iter_lines(path), "")
     if not first.startswith("#"):
         return WordnetHeader()
@@ -61,11 +61,12 @@ def _read_tab_header(path: Path) -> WordnetHeader:
 
 
 def _read_tab(path: Path, lang: str) -> Iterator[str]:
-    theirs = _read_tab_header(path).lang
-    ours = {code: language.code for language in languages.all_languages() for code in language.wordnet}.get(theirs)
-    if ours is not None and ours != lang:
-        name = languages.get(ours).name
-        raise BadShard(f"{path} is the wordnet of {ours} ({name}; its header says {theirs!r}), not of {lang}")
+    header_lang = _read_tab_header(path).lang
+    by_wordnet_code = {code: language.code for language in languages.all_languages() for code in language.wordnet}
+    file_lang = by_wordnet_code.get(header_lang)
+    if file_lang is not None and file_lang != lang:
+        name = languages.get(file_lang).name
+        raise BadShard(f"{path}: WordNet of {file_lang} ({name}; {header_lang!r} in its header), not of {lang}")
     seen_synsets: set[str] = set()
     num_lemmas = 0
     for line in iter_lines(path):
@@ -73,13 +74,12 @@ def _read_tab(path: Path, lang: str) -> Iterator[str]:
         if len(fields) < 3 or line.startswith("#") or not _is_lemma(fields[1]):
             continue
         num_lemmas += 1
-        if lang != "en":
-            yield fields[2]
-        elif fields[0] not in seen_synsets:
-            seen_synsets.add(fields[0])
-            yield fields[2]
+        if lang == "en" and fields[0] in seen_synsets:
+            continue
+        seen_synsets.add(fields[0])
+        yield fields[2]
     if not num_lemmas:
-        raise BadShard(f"{path} has no lemma line (synset, a tab, {lang}:lemma, a tab, the lemma); is it a wordnet?")
+        raise BadShard(f"{path}: no lemma line (synset, tab, {lang}:lemma, tab, lemma); is it a WordNet?")
 
 
 def _is_lemma(kind: str) -> bool:
