@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from worldclip.language.segment import SPACES, TSHEGS, Scheme, scheme_of, segment
 from worldclip.metadata import ngrams
 from worldclip.metadata.ngrams import Counter, best_bigrams, iter_unigrams, merge
+from worldclip.metadata.ngrams.kernels import sort_bigrams
 
 CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3400, 0x4DBF)]
 MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~，。、；：？！“”‘’（）【】《》〈〉「」『』～—"
@@ -130,7 +131,7 @@ def test_bigrams_are_sorted_whatever_bits_their_counts_need(num_words: int, larg
     keys = np.unique(first << np.uint64(32) | second)
     pairs = np.stack([keys, rng.integers(1, largest, keys.size, np.uint64, endpoint=True)], axis=1)
     shuffled = pairs[rng.permutation(keys.size)]
-    ngrams._sort_bigrams(shuffled, num_words, int(pairs[:, 1].max()))
+    sort_bigrams(shuffled, num_words, int(pairs[:, 1].max()))
     assert (shuffled == pairs).all()
 
 

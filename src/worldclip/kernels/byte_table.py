@@ -45,7 +45,7 @@ def find_slot(data, start, end, key, table_data, starts, ends, slots):
         # The upper half of the hash did not choose the slot, so bytes are compared in vain once in 2^32 probes.
         if (slots[slot] ^ key) & _HIGH_32 == _U0:
             row = np.int64(slots[slot] & _LOW_32) - 1
-            if _is_same(data, start, end, table_data, starts[row], ends[row]):
+            if same_bytes(data, start, end, table_data, starts[row], ends[row]):
                 return slot
         slot = (slot + 1) & last
     return slot
@@ -88,7 +88,8 @@ def find_rows(data, starts, ends, table_data, table_starts, table_ends, slots):
 
 
 @inner
-def _is_same(data_a, start_a, end_a, data_b, start_b, end_b):
+def same_bytes(data_a, start_a, end_a, data_b, start_b, end_b):
+    """Return whether data_a[start_a:end_a] equals data_b[start_b:end_b]."""
     is_same = end_a - start_a == end_b - start_b
     k = 0
     while is_same and k < end_a - start_a:

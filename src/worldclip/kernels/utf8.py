@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.llvm import inner, load_8
+from worldclip.kernels.llvm import inlined, inner, load_8
 
 REPLACEMENT = 0xFFFD
 LOW_BYTES = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # masks of the lowest `size` bytes
@@ -14,7 +14,7 @@ LOW_BYTES = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # m
 _U0, _U8F = np.uint64(0), np.uint64(0xFF)
 
 
-@inner
+@inlined
 def word_at(data, at):
     """Return the 8 bytes at `at` as a uint64, the first one lowest; zeros after the end of `data`."""
     if at + 8 <= data.size:
@@ -25,7 +25,7 @@ def word_at(data, at):
     return word
 
 
-@inner
+@inlined
 def decode(word, room):
     """Return the code point at the head of `word` and its bytes, at most `room`; U+FFFD and 1 for invalid UTF-8.
 

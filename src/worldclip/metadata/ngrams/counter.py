@@ -1,0 +1,153 @@
+"""Count texts in two hash tables and write full tables as sorted runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip.core.arrow import binary_array, byte_buffers
+from worldclip.language.segment import Scheme
+from worldclip.metadata.ngrams.kernels import WORDS, count_texts, refill, sort_bigrams, take_bigrams
+from worldclip.metadata.ngrams.runs import BigramWriter, write_words
+
+# Tables of 2^24 bigrams x 16 bytes and 2^22 words keep a process near 1 GiB, sorting of a full table included.
+MAX_BIGRAM_SLOTS = 2**24
+MAX_WORDS = 2**22
+MAX_ARENA_BYTES = 2**27
+BATCH_BYTES = 2**15  # a batch fits into the second-level cache with its tokens
+
+
+class Counter:
+    """Counts texts; what does not fit into memory goes to runs under `folder`.
+
+    `add` batches of texts, then `finish` for the runs.  The folder is emptied first, so an interrupted count starts
+    over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scheme: Scheme,
+        *,
+        max_bigram_slots: int = MAX_BIGRAM_SLOTS,
+        max_words: int = MAX_WORDS,
+        max_arena_bytes: int = MAX_ARENA_BYTES,
+    ) -> None:
+        self.folder, self.classes = folder, scheme.classes()
+        self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
+        self.runs: list[Path] = []
+        self.spans_N, self.keys_N = np.empty(0, np.int64), np.empty(0, np.uint64)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with small empty tables; see kernels.py for their layout."""
+        self.state = np.zeros(3, np.int64)
+        self.slots_2S = np.zeros(2 * 2**13, np.uint64)
+        self.starts_W = np.zeros(2**12, np.int64)
+        self.counts_W = np.zeros(2**12, np.uint64)
+        self.arena = np.zeros(2**15, np.uint8)
+        self.table_2S = np.zeros(2 * 2**13, np.uint64)
+
+    def add(self, texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> None:
+        """Count the words and bigrams of texts, nulls left out.  No bigram crosses from one text to the next."""
+        if not isinstance(texts, pa.Array | pa.ChunkedArray):
+            texts = pa.array(texts, pa.large_string())
+        for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
+            data, offsets_T = byte_buffers(chunk, fill_nulls=True)
+            first = 0
+            while first < offsets_T.size - 1:
+                # As many texts as fit into a batch, at least one.
+                last = int(np.searchsorted(offsets_T, offsets_T[first] + BATCH_BYTES, side="right")) - 1
+                last = min(max(last, first + 1), offsets_T.size - 1)
+                self._add_batch(data, offsets_T[first : last + 1])
+                first = last
+
+    def _add_batch(self, data: np.ndarray, offsets_T: np.ndarray) -> None:
+        num_bytes = int(offsets_T[-1] - offsets_T[0])
+        self._make_room(num_bytes)
+        num_tokens = num_bytes + 2 * offsets_T.size
+        if num_tokens > self.spans_N.size:
+            self.spans_N, self.keys_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
+        count_texts(
+            data, offsets_T, self.classes, self.spans_N, self.keys_N,
+            self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
+        )  # fmt: skip
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Spill or grow the tables so that the compiled loops never have to.
+
+        `num_bytes` of text add at most half as many words: two words have a byte between them, or one has three.
+        """
+        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
+        new = num_bytes // 2 + 1
+        is_full = (
+            num_words + new > self.max_words
+            or num_arena + num_bytes > self.max_arena_bytes
+            or 3 * (num_bigrams + new) > 2 * self.max_bigram_slots
+        )
+        if is_full and num_words:
+            self.spill()
+            num_words = num_arena = num_bigrams = 0
+        if num_words + new + 2 > self.starts_W.size:
+            self.starts_W = _grown(self.starts_W, num_words + new + 2)
+            self.counts_W = _grown(self.counts_W, num_words + new + 2)
+        if num_arena + num_bytes > self.arena.size:
+            self.arena = _grown(self.arena, num_arena + num_bytes)
+        # At most half of the words' slots and two thirds of the bigrams' are used.
+        if 4 * (num_words + new) > self.slots_2S.size:
+            self.slots_2S = _refilled(self.slots_2S, 2 * (num_words + new), 2 * self.max_words, False)
+        if 3 * (num_bigrams + new) > self.table_2S.size:
+            self.table_2S = _refilled(self.table_2S, 3 * (num_bigrams + new) // 2, self.max_bigram_slots, True)
+
+    def spill(self) -> None:
+        """Write the tables as a sorted run and empty them."""
+        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
+        run = self.folder / f"run_{len(self.runs):05}"
+        words = binary_array(self.arena[:num_arena], self.starts_W[1 : num_words + 2])
+        # From malloc, which returns large blocks at once; Arrow's own pool keeps hundreds of MB for later.
+        malloc = pa.system_memory_pool()
+        order_W = pc.sort_indices(words, memory_pool=malloc).to_numpy()
+        ranks_W = np.empty(num_words + 1, np.uint32)
+        ranks_W[order_W + 1] = np.arange(num_words, dtype=np.uint32)
+        ordered = pc.take(words, pa.array(order_W), memory_pool=malloc)
+        write_words(run, ordered, self.counts_W[1 : num_words + 1][order_W])
+        del words, order_W, ordered
+        num_moved, largest = take_bigrams(self.table_2S, ranks_W)
+        assert num_moved == num_bigrams
+        pairs_B2 = self.table_2S[: 2 * num_bigrams].reshape(-1, 2)
+        sort_bigrams(pairs_B2, num_words, int(largest))
+        with BigramWriter(run) as writer:
+            writer.add(pairs_B2)
+        self.runs.append(run)
+        self._start()
+
+    def finish(self) -> list[Path]:
+        """Write what is left; returns the runs that together hold all counts (none where no text had a word)."""
+        if self.state[WORDS]:
+            self.spill()
+        return self.runs
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(11, (at_least - 1).bit_length())
+
+
+def _refilled(old_2S: np.ndarray, at_least: int, limit: int, is_bigrams: bool) -> np.ndarray:
+    """Return a larger table with the same pairs: twice the slots needed now, as far as the limit allows."""
+    num_slots = max(_power_of_two(at_least), min(_power_of_two(2 * at_least), _power_of_two(limit)))
+    new_2S = np.zeros(2 * num_slots, np.uint64)
+    refill(old_2S, new_2S, is_bigrams)
+    return new_2S
+
+
+def _grown(array: np.ndarray, at_least: int) -> np.ndarray:
+    new = np.zeros(_power_of_two(at_least), array.dtype)
+    new[: array.size] = array
+    return new
