@@ -29,7 +29,7 @@ from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import babel_imagenet
 from worldclip.evaluate.retrieval import recalls, retrieval_ranks
 from worldclip.evaluate.tasks import Dataset
-from worldclip.model.backend import TorchTowers
+from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
 from worldclip.model.inference import Clip
@@ -66,7 +66,7 @@ def random_clip(preset: str, texts: list[str]) -> Clip:
     config = ModelConfig(preset=preset)
     tokenizer = train_tokenizer(texts, vocab_size=8_000, context_length=config.architecture().context_length)
     model = create_model(model_config(config, tokenizer), seed=0).eval()
-    return Clip(TorchTowers(model), tokenizer, image_processor(config.architecture().image_size))
+    return Clip(TorchBackend(model), tokenizer, image_processor(config.architecture().image_size))
 
 
 class MadeUp:
@@ -105,7 +105,7 @@ class Peer:
     def encode_image(self, pixels: Any) -> Any:
         import torch
 
-        return torch.from_numpy(self.clip.towers.encode_pixels(pixels))
+        return torch.from_numpy(self.clip.backend.encode_pixels(pixels))
 
     def encode_text(self, texts: Texts) -> Any:
         import torch

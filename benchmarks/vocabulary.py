@@ -4,7 +4,7 @@
 
 XLM-V's tokenizer cannot be had without a network: the one here has its format and its 901,629 rows, the pieces being
 words of 62 languages' frequency lists by their share, and single characters.  Captions of Multi30k and XTD-10 are the
-corpus.  The rows are found and proven by `worldclip.export.prune` on a narrow model; parameters are reckoned for S/16.
+corpus.  The rows are found and proven by `worldclip.export.prune_vocabulary` on a narrow model; parameters are reckoned for S/16.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import MetaClip2Model, XLMRobertaTokenizer
 
-from worldclip.export import prune
-from worldclip.model.backend import TorchTowers
+from worldclip.export import prune_vocabulary
+from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
 from worldclip.model.inference import Clip
@@ -43,7 +43,7 @@ OUTSIDE = ["a harbour seal balancing on an iceberg", "ein Steinbock im Morgenneb
 def main(data: Path) -> None:
     tokenizer = build_tokenizer(data)
     clip = Clip(
-        TorchTowers(create_model(model_config(NARROW, tokenizer), seed=0).eval()), tokenizer, image_processor(32)
+        TorchBackend(create_model(model_config(NARROW, tokenizer), seed=0).eval()), tokenizer, image_processor(32)
     )
     whole, width = count_parameters(tokenizer)
     print(
@@ -63,13 +63,13 @@ def main(data: Path) -> None:
             if not languages or lang in languages
         ]
         started_at = time.process_time()
-        pruned, report = prune.prune(clip, texts)
+        pruned, report = prune_vocabulary.prune(clip, texts)
         left = whole - width * (report["rows_before"] - report["rows_after"])
         print(
             f"| {name} | {report['texts_proven']:,} | {report['rows_after']:,} | {left / 1e6:.1f}M | "
             f"{4 * left / 1e6:,.0f} MB | {100 * left / whole:.0f}% | {time.process_time() - started_at:.0f} s |"
         )
-        told += [(name, row) for row in prune.outside(clip, pruned, OUTSIDE)]
+        told += [(name, row) for row in prune_vocabulary.outside(clip, pruned, OUTSIDE)]
     print("\nTexts outside the corpus (cosines are of random weights):\n")
     print("| corpus | text | tokens before | after | unknown | cosine |\n|---|---|---:|---:|---:|---:|")
     for name, row in told:

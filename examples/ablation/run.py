@@ -189,7 +189,7 @@ class Ablation:
         """results.jsonl and ranks/ of the last checkpoint on the test, in every language."""
         from worldclip.evaluate import engine
         from worldclip.evaluate.stage import checkpoint_folder, model_digest
-        from worldclip.model.inference import load
+        from worldclip.model.load import load
 
         checkpoint = checkpoint_folder(run_dir)
         model_id = {"model": name, "model_digest": model_digest(checkpoint)}

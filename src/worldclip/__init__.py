@@ -13,12 +13,12 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldclip.model.inference import load as load
+    from worldclip.model.load import load as load
     from worldclip.recipe import run as run
 
 __version__ = _version("worldclip")
 
-_CALLS = {"run": "worldclip.recipe", "load": "worldclip.model.inference"}
+_CALLS = {"run": "worldclip.recipe", "load": "worldclip.model.load"}
 _SUBMODULES = {
     **{name: f"worldclip.{name}" for name in ("balance", "check", "config", "core", "curate", "evaluate", "export")},
     **{name: f"worldclip.{name}" for name in ("language", "match", "metadata", "model", "pool", "recipe", "report")},

@@ -13,7 +13,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import changed_keys, why_run
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.model import inference
+from worldclip.model import load as model_load
 from worlds import WordModel
 
 
@@ -27,7 +27,7 @@ def run_dir(tmp_path, monkeypatch):
     lines = [{"image/key": key, "en": {"caption": [key]}, "th": {"caption": [f"x/{key}"]}} for key in ("cat", "dog")]
     (folder / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     write_checkpoint(tmp_path / "run", 10)
-    monkeypatch.setattr(inference, "load", lambda source, device: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, device: WordModel())
     return tmp_path / "run"
 
 

@@ -49,7 +49,7 @@ def test_open_clip_loads_what_goes_out_with_its_tokenizer_whatever_the_size(row,
     with torch.inference_mode():
         images = unit(model.eval().encode_image(pixels))
         texts = unit(model.encode_text(open_clip.get_tokenizer(name)(list(TEXTS))))
-    np.testing.assert_allclose(clip.towers.encode_pixels(pixels), images, atol=TOLERANCE)
+    np.testing.assert_allclose(clip.backend.encode_pixels(pixels), images, atol=TOLERANCE)
     np.testing.assert_allclose(clip.encode_text(TEXTS), texts, atol=TOLERANCE)
     assert model.visual.transformer.resblocks[0].mlp.gelu.__class__.__name__ == (
         "QuickGELU" if row.activation == "quick_gelu" else "GELU"
@@ -64,7 +64,7 @@ def test_what_went_out_comes_in_again_with_the_same_embeddings(row, exported):
     for name in ("open_clip", "timm"):
         again = worldclip.load(out / name, device="cpu")
         np.testing.assert_allclose(
-            again.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels), atol=TOLERANCE
+            again.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=TOLERANCE
         )
     again = worldclip.load(f"local-dir:{out / 'open_clip'}", device="cpu")
     np.testing.assert_allclose(again.encode_text(TEXTS), clip.encode_text(TEXTS), atol=TOLERANCE)

@@ -53,10 +53,10 @@ def test_onnx_towers_embed_as_the_model(exported, precision, min_cosine):
     pixels = random_pixels(28, num=5)
     texts = [*TEXTS, "a", "a red apple on a table"]
     pairs = (
-        (encoders.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels)),
+        (encoders.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels)),
         (encoders.encode_text(texts), clip.encode_text(texts)),
         (encoders.encode_text([""]), clip.encode_text([""])),  # the shortest: <s> </s>
-        (encoders.towers.encode_pixels(pixels[:1]), clip.towers.encode_pixels(pixels[:1])),
+        (encoders.backend.encode_pixels(pixels[:1]), clip.backend.encode_pixels(pixels[:1])),
     )
     for found, expected in pairs:
         if min_cosine is None:
@@ -77,7 +77,7 @@ def test_every_row_of_the_family_embeds_alike_in_onnxruntime(row, tmp_path):
     assert checked["int8"] >= 0.98
     clip, encoders = (worldclip.load(folder, device="cpu") for folder in (tmp_path / "source", tmp_path / "out/onnx"))
     pixels = random_pixels(clip.model.config.vision_config.image_size)
-    np.testing.assert_allclose(encoders.towers.encode_pixels(pixels), clip.towers.encode_pixels(pixels), atol=1e-5)
+    np.testing.assert_allclose(encoders.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=1e-5)
     np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
 
 

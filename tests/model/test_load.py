@@ -56,7 +56,7 @@ def test_a_hugging_face_folder_embeds_as_transformers_own_model(row, tmp_path):
     with torch.inference_mode():
         images = theirs.get_image_features(pixel_values=pixels).pooler_output
         texts = theirs.get_text_features(input_ids=read["input_ids"]).pooler_output
-    close(clip.towers.encode_pixels(pixels), unit(images))
+    close(clip.backend.encode_pixels(pixels), unit(images))
     close(clip.encode_text(TEXTS), unit(texts))
 
 
@@ -86,7 +86,7 @@ def test_an_open_clip_checkpoint_embeds_as_open_clips_own_model(name, suffix, to
     clip = worldclip.load(file, device="cpu", arch=str(arch), tokenizer=tokenizer_folder)
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+        close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
     close(clip.encode_text(TEXTS), open_clip_texts(theirs, tokenizer_folder))
     assert clip.logit_scale == pytest.approx(theirs.logit_scale.exp().item())
 
@@ -106,7 +106,7 @@ def test_the_references_checkpoints_load_with_any_wrapping(prefixes, is_bare, to
     clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+        close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -121,7 +121,7 @@ def test_half_precision_checkpoints_are_loaded_as_float32(dtype, tokenizer_folde
     theirs.load_state_dict(state)
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.towers.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+        close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
 
 
 def test_a_hugging_face_folder_with_a_pickle_of_tensors_loads_too(tmp_path):
@@ -153,7 +153,7 @@ def test_a_timm_tower_embeds_as_timms_own(activation, tmp_path):
     clip = worldclip.load(tmp_path, device="cpu")
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.towers.encode_pixels(pixels), unit(theirs(pixels)))
+        close(clip.backend.encode_pixels(pixels), unit(theirs(pixels)))
     for call in (lambda: clip.encode_text("a"), lambda: clip.logit_scale):
         with pytest.raises(ValueError, match="image tower alone"):
             call()
@@ -190,7 +190,7 @@ def test_timms_224_tower_is_not_loaded_with_an_activation_it_was_not_trained_wit
         worldclip.load(tmp_path, device="cpu", arch=f"vit_huge_patch14_clip{name}_224") for name in ("_quickgelu", "")
     )
     pixels = random_pixels(28)
-    assert np.abs(quick.towers.encode_pixels(pixels) - plain.towers.encode_pixels(pixels)).max() > 1e-3
+    assert np.abs(quick.backend.encode_pixels(pixels) - plain.backend.encode_pixels(pixels)).max() > 1e-3
 
 
 def test_a_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.report import mean_over_languages
 from worldclip.evaluate.stage import evaluate_model
-from worldclip.model import inference
+from worldclip.model import load as model_load
 from worldclip.report import write_evaluation
 from worldclip.report.evaluation import grouped, language_of, languages_section, published_section, results_section
 from worldclip.report.model import accuracy_section
@@ -34,7 +34,7 @@ class Weak(WordModel):
 def evaluate(tmp_path, monkeypatch):
     def run(model, name, **values):
         words = [f"word{i}" for i in range(12)]
-        monkeypatch.setattr(inference, "load", lambda source, device: model)
+        monkeypatch.setattr(model_load, "load", lambda source, device: model)
         monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words, LANGUAGES))
         evaluate_model("me/model", EvaluateConfig(datasets=("emoji_base",), **values), tmp_path / name)
         return tmp_path / name
@@ -161,7 +161,7 @@ def test_the_command_measures_any_model_and_tells_mistakes(tmp_path, monkeypatch
     from worldclip.cli import main
 
     words = [f"word{i}" for i in range(6)]
-    monkeypatch.setattr(inference, "load", lambda source, device: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, device: WordModel())
     monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words))
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--datasets", "emoji_base"]
     assert main([*arguments, "--clip-benchmark", str(tmp_path / "json")]) == 0
@@ -195,7 +195,7 @@ def test_one_command_gives_the_papers_table_for_the_data_that_are_there(tmp_path
         (xm / "images" / f"{word}.jpg").write_bytes(word.encode())
         lines.append(json.dumps({"image/key": word, "en": {"caption": [word]}, "sw": {"caption": [f"x/{word}"]}}))
     (xm / "captions.jsonl").write_text("\n".join(lines))
-    monkeypatch.setattr(inference, "load", lambda source, device: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, device: WordModel())
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
     assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0
     printed = capsys.readouterr().out

@@ -245,6 +245,6 @@ def embedding_hashes(image_features_ND: np.ndarray) -> np.ndarray:
 @functools.cache
 def _load_model(model: str) -> Any:
     require("torch", extra="train")
-    from worldclip.model.inference import load
+    from worldclip.model.load import load
 
     return load(model)

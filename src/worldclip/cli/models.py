@@ -225,7 +225,8 @@ class ClassifyCommand(ModelFlags):
 
 
 def _classify(command: ClassifyCommand) -> int:
-    from worldclip.model.inference import load, read_templates
+    from worldclip.model.inference import read_templates
+    from worldclip.model.load import load
 
     if command.prompts is not None and command.templates:
         raise UserError("--templates and --prompts are both given; templates come from one of them")

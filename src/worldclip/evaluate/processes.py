@@ -124,7 +124,7 @@ def _by_digest(results_path: Path) -> dict[str, Record]:
 
 
 def _start(sweep: Sweep, folder: Path, numbers: Queue[int]) -> None:
-    from worldclip.model.inference import load
+    from worldclip.model.load import load
 
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process answers, and ends the others

@@ -62,7 +62,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
 
 def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Report:
     """Records, tables and report of a sweep in `folder`, in the languages that `languages_of` names (empty: all)."""
-    from worldclip.model.inference import load
+    from worldclip.model.load import load
 
     config = sweep.config
     if config.suite == "paper":

@@ -1,4 +1,4 @@
-"""Exported folders to the hub: what would go where, and then, unless it is a dry run, there."""
+"""Upload exported folders to the hub: plan what goes where, show it, then push."""
 
 from __future__ import annotations
 
@@ -19,53 +19,55 @@ class Upload:
     folder: Path
     repository: str
     files: tuple[tuple[str, int], ...]
-    """Relative path and bytes."""
+    """Relative path and size in bytes of each file."""
 
     def lines(self) -> list[str]:
+        """Return the upload as lines of text: a head, then one line per file."""
         total = sum(size for _, size in self.files)
         head = f"{self.folder} -> {self.repository}: {len(self.files)} files, {total:,} bytes"
         return [head, *(f"  {size:>14,}  {name}" for name, size in self.files)]
 
 
 def plan(folders: Sequence[Path], repository: str) -> list[Upload]:
-    """One upload a folder: the first to `repository`, others to `repository`-<their name>.
+    """Return one upload per folder: the first to `repository`, others to `repository`-<their name>.
 
-    Raises UserError for a name that is none, a folder without a card, and files that must not be published.
+    Raises UserError for an invalid repository, a folder without a model card, and files that must not be published.
     """
     problems = []
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        problems.append(f"--push is {repository!r}; a repository of the hub is owner/name")
-    found = []
+        problems.append(f"--push = {repository!r}: a repository of the hub is owner/name")
+    uploads = []
     for i, folder in enumerate(folders):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if not (folder / "README.md").exists():
             problems.append(f"{folder} holds no model card (README.md); export it again")
-        problems += [f"{path} is a pickle; it is not published" for path in files if path.suffix in PICKLES]
+        problems += [f"{path} is a pickle, which is never published" for path in files if path.suffix in PICKLES]
         sizes = tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
-        found.append(Upload(folder, repository if i == 0 else f"{repository}-{folder.name}", sizes))
+        uploads.append(Upload(folder, repository if i == 0 else f"{repository}-{folder.name}", sizes))
     if problems:
         raise UserError(problems)
-    return found
+    return uploads
 
 
 def push(uploads: Sequence[Upload], hub: Any = None) -> list[str]:
-    """Create the repositories where they are not there and upload; returns their addresses.
+    """Create missing repositories, upload, and return the addresses.
 
-    hub: a huggingface_hub.HfApi, by default one with the token that `hf auth login` left.
+    hub: a huggingface_hub.HfApi, by default one with the token of `hf auth login`.
     """
-    library = require("huggingface_hub", extra="train")
-    hub = hub or library.HfApi()
+    huggingface_hub = require("huggingface_hub", extra="train")
+    hub = hub or huggingface_hub.HfApi()
+    errors = (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalTokenNotFoundError, OSError)
     addresses = []
     for upload in uploads:
         try:
             hub.create_repo(upload.repository, exist_ok=True)
-            found = hub.upload_folder(
+            address = hub.upload_folder(
                 repo_id=upload.repository, folder_path=upload.folder, commit_message="Export of worldclip"
             )
-        except (library.errors.HfHubHTTPError, library.errors.LocalTokenNotFoundError, OSError) as error:
+        except errors as error:
             raise UserError(
-                f"{upload.folder} did not reach {upload.repository} ({str(error).splitlines()[0]}); log in with "
-                "`hf auth login`, and see that the name is yours"
+                f"{upload.folder} was not uploaded to {upload.repository} ({str(error).splitlines()[0]}); log in with "
+                "`hf auth login`, and check that you may write to this repository"
             ) from error
-        addresses.append(str(found))
+        addresses.append(str(address))
     return addresses

@@ -1,4 +1,4 @@
-"""The two towers of a loaded model, whatever runs them: torch here, onnxruntime in model/formats/onnx_folder.py.
+"""Run the two towers of a loaded model: torch here, onnxruntime in model/formats/onnx_folder.py.
 
 B images or texts, D embed_dim, S image side.
 """
@@ -17,9 +17,11 @@ from worldclip.model.tokenizer import Tokens
 if TYPE_CHECKING:
     import torch
 
+IMAGE_TOWER_ONLY = "the model is an image tower alone; load the whole model to embed texts or to classify"
 
-class Towers(Protocol):
-    """Normalised pixels or tokens -> embeddings of unit length."""
+
+class Backend(Protocol):
+    """Turn normalised pixels or tokens into embeddings of unit length."""
 
     @property
     def embed_dim(self) -> int: ...
@@ -30,16 +32,16 @@ class Towers(Protocol):
         ...
 
     def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        """(B, D) float32."""
+        """Return (B, D) float32."""
         ...
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
-        """(B, D) float32; num_chunks: parts of similar length that are padded and run apart."""
+        """Return (B, D) float32; the batch runs as num_chunks chunks of texts of similar length."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class TorchTowers:
+class TorchBackend:
     """A MetaClip2Model, or a MetaClip2VisionModelWithProjection, which has no text tower."""
 
     model: Any
@@ -68,4 +70,4 @@ class TorchTowers:
 
     def _require_text_tower(self) -> None:
         if not hasattr(self.model, "text_model"):
-            raise UserError("this is an image tower alone; load the whole model to embed texts or to classify")
+            raise UserError(IMAGE_TOWER_ONLY)

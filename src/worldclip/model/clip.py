@@ -1,4 +1,4 @@
-"""The model is transformers' MetaClip2Model: its configuration from our presets, its initial weights, its features.
+"""Build transformers' MetaClip2Model from our presets, give it initial weights, and compute its features.
 
 B batch, D embed_dim, S image side.
 """
@@ -6,36 +6,63 @@ B batch, D embed_dim, S image side.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from worldclip.core.errors import UserError, require
-from worldclip.model.config import ModelConfig
+from worldclip.model import preprocess
+from worldclip.model.config import Architecture, ModelConfig
 from worldclip.model.published import activation
-from worldclip.model.tokenizer import Tokenizer, Tokens, require_transformers
+from worldclip.model.tokenizer import Tokens, require_transformers
 
 if TYPE_CHECKING:
     import torch
     from transformers import CLIPImageProcessor, MetaClip2Config, MetaClip2Model
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # arXiv:2103.00020, section 2.5
-MAX_LOGIT_SCALE = math.log(100)  # the same
-MAX_SPARE_ROWS = 0.05  # share of a token table that was filled up to a round number; more means another tokenizer
+MAX_LOGIT_SCALE = math.log(100)  # the same section: clipped so that logits are not scaled by more than 100
+# A token table may be filled up to a round number.  A larger share of unused rows means another model's tokenizer.
+MAX_SPARE_ROWS = 0.05
 # arXiv:2507.22062 trains with OpenAI's statistics of pixels in [0, 1], red, green, blue
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def model_config(config: ModelConfig, tokenizer: Tokenizer) -> MetaClip2Config:
-    """Hugging Face's configuration of `config`, its special ids those of `tokenizer`.
+class TokenIds(Protocol):
+    """The numbers of a tokenizer that a model depends on; Tokenizer and PublishedTokenizer have them."""
 
-    The default end token of MetaClip2Config belongs to another tokenizer: pooling there would train, and score badly.
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+
+
+def model_config(config: ModelConfig, tokenizer: TokenIds) -> MetaClip2Config:
+    """Return Hugging Face's configuration of `config` with the special ids of `tokenizer`.
+
+    Raises UserError where the tokenizer does not fit.
     """
-    transformers = require_transformers()
     sizes = config.architecture()
-    shared = {"hidden_act": activation(config.preset, sizes.image_size), "projection_dim": sizes.embed_dim}
-    found = transformers.MetaClip2Config(
+    built = build_config(sizes, activation(config.preset, sizes.image_size), tokenizer)
+    check_tokenizer(built, tokenizer)
+    return built
+
+
+def build_config(sizes: Architecture, hidden_act: str, tokenizer: TokenIds) -> MetaClip2Config:
+    """Return Hugging Face's configuration of an architecture.
+
+    The special ids are always passed: the default end token of MetaClip2Config (49407) is OpenAI CLIP's, and pooling
+    at an id that no text holds would train, and score badly.
+    """
+    shared = {"hidden_act": hidden_act, "projection_dim": sizes.embed_dim}
+    return require_transformers().MetaClip2Config(
         projection_dim=sizes.embed_dim,
         logit_scale_init_value=INITIAL_LOGIT_SCALE,
         text_config={
@@ -60,33 +87,31 @@ def model_config(config: ModelConfig, tokenizer: Tokenizer) -> MetaClip2Config:
             **shared,
         },
     )
-    check_tokenizer(found, tokenizer)
-    return found
 
 
-def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer) -> None:
-    """Raises UserError where the model would read other ids than the tokenizer writes."""
+def check_tokenizer(config: MetaClip2Config, tokenizer: TokenIds) -> None:
+    """Raise UserError where the model reads other ids than the tokenizer writes, or fewer of them."""
     text: Any = config.text_config
     problems = [
-        f"the model's {name} is {getattr(text, name)}, the tokenizer's {wanted}; they must be the same tokenizer's"
-        for name, wanted in (("eos_token_id", tokenizer.eos_id), ("pad_token_id", tokenizer.pad_id))
-        if getattr(text, name) != wanted
+        f"the model's {name} is {getattr(text, name)}, the tokenizer's is {token_id}; use the model's own tokenizer"
+        for name, token_id in (("eos_token_id", tokenizer.eos_id), ("pad_token_id", tokenizer.pad_id))
+        if getattr(text, name) != token_id
     ]
     if not 0 <= text.vocab_size - tokenizer.vocab_size <= MAX_SPARE_ROWS * text.vocab_size:
         problems.append(
-            f"the model has {text.vocab_size} token rows, the tokenizer {tokenizer.vocab_size} ids; such a "
-            "difference means another tokenizer"
+            f"the model has {text.vocab_size} token rows, the tokenizer {tokenizer.vocab_size} ids; use the model's "
+            "own tokenizer"
         )
     if tokenizer.context_length > text.max_position_embeddings:
         problems.append(
-            f"texts of {tokenizer.context_length} tokens do not fit {text.max_position_embeddings} positions"
+            f"texts of {tokenizer.context_length} tokens do not fit into {text.max_position_embeddings} positions"
         )
     if problems:
         raise UserError(problems)
 
 
 def create_model(config: MetaClip2Config, seed: int) -> MetaClip2Model:
-    """A model with fresh weights, in float32 on the CPU: a pure function of the configuration and `seed`."""
+    """Return a model with initial weights, float32 on the CPU: a pure function of the configuration and `seed`."""
     torch = require("torch", extra="train")
     transformers = require_transformers()
     with torch.random.fork_rng(devices=[]):
@@ -98,8 +123,10 @@ def create_model(config: MetaClip2Config, seed: int) -> MetaClip2Model:
 
 
 def _initialise(model: MetaClip2Model) -> None:
-    """CLIP's scheme (arXiv:2103.00020, as released), in both towers; transformers' own swaps the scales of the
-    attention's input and output.  Biases are 0 and gains 1 already.
+    """Draw the weights by OpenAI CLIP's scheme (arXiv:2103.00020; `initialize_parameters` in its model.py).
+
+    transformers' own initialisation exchanges the scales of the attention's input and output projections.  Biases are
+    0 and gains 1 already.  The order of the draws is part of what a seed means.
     """
     text, vision = model.text_model, model.vision_model
     text.embeddings.token_embedding.weight.normal_(std=0.02)
@@ -110,7 +137,7 @@ def _initialise(model: MetaClip2Model) -> None:
     vision.embeddings.patch_embedding.reset_parameters()
     for tower in (text, vision):
         width, layers = tower.config.hidden_size, tower.config.num_hidden_layers
-        residual_std = width**-0.5 * (2 * layers) ** -0.5
+        residual_std = width**-0.5 * (2 * layers) ** -0.5  # two residual branches per block
         for block in tower.encoder.layers:
             for name in ("q_proj", "k_proj", "v_proj"):
                 getattr(block.self_attn, name).weight.normal_(std=width**-0.5)
@@ -122,7 +149,7 @@ def _initialise(model: MetaClip2Model) -> None:
 
 
 def image_features(model: MetaClip2Model, pixels_B3SS: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) normalised pixels -> (B, D) float32 of unit length."""
+    """Map (B, 3, S, S) normalised pixels to (B, D) float32 of unit length."""
     import torch
 
     pooled = model.vision_model(pixel_values=pixels_B3SS).pooler_output
@@ -130,27 +157,28 @@ def image_features(model: MetaClip2Model, pixels_B3SS: torch.Tensor) -> torch.Te
 
 
 def text_features(model: MetaClip2Model, tokens: Tokens, num_chunks: int = 1) -> torch.Tensor:
-    """Tokens of B texts -> (B, D) float32 of unit length.
+    """Map the tokens of B texts to (B, D) float32 of unit length.
 
-    The batch runs as `num_chunks` chunks of texts of similar length, each padded to its own longest: the tower is
-    causal and reads the end token, so that padding behind it changes nothing but the time.
+    The batch runs as `num_chunks` chunks of texts of similar length, each padded to its own longest.  The tower is
+    causal and pools at the end token, so padding after it changes nothing but the time.
     """
     import torch
 
     device = model.logit_scale.device
-    order = np.argsort(tokens.lengths, kind="stable")
+    chunks = tokens.chunks_by_length(num_chunks)
     features = []
-    for rows in np.array_split(order, min(num_chunks, max(1, len(order)))):
+    for rows in chunks:
         ids = torch.from_numpy(tokens.padded(rows)).to(device)
         features.append(model.text_projection(model.text_model(input_ids=ids).pooler_output))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    gathered_BD = torch.cat(features)[torch.from_numpy(place).to(device)]
+    order = np.concatenate(chunks)
+    position = np.empty(len(order), np.int64)  # of each text in the concatenated chunks
+    position[order] = np.arange(len(order))
+    gathered_BD = torch.cat(features)[torch.from_numpy(position).to(device)]
     return torch.nn.functional.normalize(gathered_BD.float(), dim=-1)
 
 
 def normalise_pixels(images_B3SS: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) uint8 -> float32 as the model reads them."""
+    """Map (B, 3, S, S) uint8 to float32 as the model reads them."""
     import torch
 
     mean = torch.tensor(IMAGE_MEAN, device=images_B3SS.device).view(3, 1, 1)
@@ -159,27 +187,22 @@ def normalise_pixels(images_B3SS: torch.Tensor) -> torch.Tensor:
 
 
 def image_processor(image_size: int) -> CLIPImageProcessor:
-    """Hugging Face's preprocessing for evaluation: the short side to image_size, bicubic, the central square."""
-    transformers = require_transformers()
-    return transformers.CLIPImageProcessor(
-        size={"shortest_edge": image_size},
-        crop_size={"height": image_size, "width": image_size},
-        image_mean=list(IMAGE_MEAN),
-        image_std=list(IMAGE_STD),
-    )
+    """Return Hugging Face's preprocessing for evaluation: short side to image_size, bicubic, then a central crop."""
+    return preprocess.to_hugging_face(preprocess.Preprocess(image_size, "shortest", IMAGE_MEAN, IMAGE_STD))
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`: cuda, else mps, else cpu.  Raises UserError for a device that is not there."""
+    """Return the device; `auto` is cuda, else mps, else cpu.  Raises UserError for a device that is not available."""
     torch = require("torch", extra="train")
-    is_there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(device for device in ("cuda", "mps", "cpu") if is_there[device]))
-    if not is_there.get(name, False):
-        there = ", ".join(device for device, found in is_there.items() if found)
-        raise UserError(f"device is {name!r}; here there is {there} (auto picks the best)")
+        return torch.device(next(device for device in ("cuda", "mps", "cpu") if is_available[device]))
+    if not is_available.get(name, False):
+        available = ", ".join(device for device, is_there in is_available.items() if is_there)
+        raise UserError(f"device = {name!r}: not available on this machine; use auto or one of: {available}")
     return torch.device(name)
 
 
 def count_parameters(model: MetaClip2Model) -> int:
+    """Return the number of parameters of both towers."""
     return sum(parameter.numel() for parameter in model.parameters())

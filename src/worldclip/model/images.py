@@ -1,4 +1,4 @@
-"""Images of any kind -> upright RGB PIL images: paths, PIL images, bytes of files, arrays, and URLs if asked for."""
+"""Open images of any kind as upright RGB PIL images: paths, PIL images, bytes of files, arrays, and URLs on request."""
 
 from __future__ import annotations
 
@@ -22,29 +22,27 @@ URL_STARTS = ("http://", "https://")
 
 
 def as_list(images: Any) -> list[Any]:
-    """One image or many -> a list."""
+    """Return one image or many as a list; (height, width) and (height, width, 3) arrays are one image."""
     if isinstance(images, str | Path | bytes) or not isinstance(images, Iterable):
         return [images]
-    if isinstance(images, np.ndarray) and images.ndim == 2:
-        return [images]
-    if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] == 3:
+    if isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[-1] == 3)):
         return [images]
     return list(images)
 
 
 def open_images(images: Sequence[Any], *, allow_urls: bool = False) -> list[Image | str]:
-    """Each image upright and in RGB, as transformers' own load_image gives them, or in words why there is none.
+    """Return each image upright and in RGB, as transformers' load_image gives it, or the reason why it cannot be used.
 
-    Decoded by all cores: Pillow holds no lock while it decodes.
+    Runs on all cores: Pillow releases the GIL while it decodes.
     """
     with ThreadPoolExecutor(min(usable_cores(), max(1, len(images)))) as threads:
-        return list(threads.map(partial(_open_or_say_why, allow_urls=allow_urls), images))
+        return list(threads.map(partial(_open_or_reason, allow_urls=allow_urls), images))
 
 
-def _open_or_say_why(image: Any, allow_urls: bool) -> Image | str:
+def _open_or_reason(image: Any, allow_urls: bool) -> Image | str:
     try:
         return _open(image, allow_urls)
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises of a bad file
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for corrupt files
         return str(error)
 
 
@@ -53,20 +51,20 @@ def _open(image: Any, allow_urls: bool) -> Image:
     from PIL import ImageOps
 
     if isinstance(image, str) and image.startswith(URL_STARTS):
-        found = _decode(io.BytesIO(_download(image, allow_urls)))
+        opened = _decode(io.BytesIO(_download(image, allow_urls)))
     elif isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8")
-        found = PillowImage.fromarray(image)
+        opened = PillowImage.fromarray(image)
     elif isinstance(image, bytes):
-        found = _decode(io.BytesIO(image))
+        opened = _decode(io.BytesIO(image))
     elif isinstance(image, str | Path):
-        found = _decode(Path(image))
+        opened = _decode(Path(image))
     elif isinstance(image, PillowImage.Image):
-        found = image
+        opened = image
     else:
-        raise ValueError(f"is a {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
-    return ImageOps.exif_transpose(found).convert("RGB")
+        raise ValueError(f"has the type {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
+    return ImageOps.exif_transpose(opened).convert("RGB")
 
 
 def _download(url: str, allow_urls: bool) -> bytes:
@@ -88,8 +86,8 @@ def _decode(file: Any) -> Image:
     except FileNotFoundError as error:
         raise ValueError("does not exist") from error
     except IsADirectoryError as error:
-        raise ValueError("is a folder; name the image files in it") from error
+        raise ValueError("is a directory; name the image files in it") from error
     except PillowImage.UnidentifiedImageError as error:
-        raise ValueError("is no image that Pillow knows") from error
+        raise ValueError("is not an image that Pillow can read") from error
     except PillowImage.DecompressionBombError as error:
         raise ValueError(f"is a decompression bomb ({error})") from error

@@ -1,7 +1,7 @@
-"""An image's way to pixels, as each library writes it down: four facts, read from one and given to another.
+"""Describe how an image becomes pixels in four facts, read from one library's settings and written in another's.
 
-The libraries do not do the same with the same facts: they round the crop's place and the resized side each in its own
-way, and Hugging Face resizes tensors where the others resize PIL images.  docs/7_export.md measures what that does.
+The libraries do not do the same with the same facts.  Each rounds the crop's offset and the resized side in its own
+way, and Hugging Face resizes tensors where the others resize PIL images.  docs/7_export.md measures the effect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import CLIPImageProcessor
 
-BICUBIC = 3  # Pillow's number
+BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +45,33 @@ class PerImage:
 
 
 def facts_of(processor: Any) -> Preprocess:
-    """What a loaded model's processor does.  Raises UserError where it is none of the family's two ways."""
+    """Return what a loaded model's processor does.
+
+    Raises UserError for anything but a bicubic resize to one size, in one of the two modes.
+    """
     if isinstance(processor, PerImage):
         return processor.facts
-    size, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
-    is_plain = processor.do_resize and processor.do_normalize and processor.resample == BICUBIC
-    is_plain = is_plain and abs(processor.rescale_factor * 255 - 1) < 1e-6
+    size = dict(processor.size or {})
+    crop = dict(getattr(processor, "crop_size", None) or {})
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-    if (
-        is_plain
-        and processor.do_center_crop
-        and "shortest_edge" in size
-        and set(crop.values()) == {size["shortest_edge"]}
-    ):
-        return Preprocess(size["shortest_edge"], "shortest", mean, std)
+    is_rescaled = abs(processor.rescale_factor * 255 - 1) < 1e-6  # 1/255 as JSON writes it
+    is_plain = processor.do_resize and processor.do_normalize and processor.resample == BICUBIC and is_rescaled
+    shortest = size.get("shortest_edge")
+    if is_plain and processor.do_center_crop and shortest is not None and set(crop.values()) == {shortest}:
+        return Preprocess(shortest, "shortest", mean, std)
     if is_plain and "height" in size and size["height"] == size["width"]:
         return Preprocess(size["height"], "squash", mean, std)
     raise UserError(
-        f"the image processor resizes to {size}, crops to {crop}, resample {processor.resample}; other libraries are "
-        "told of a bicubic resize to one size (shortest edge and central crop, or both sides)"
+        f"the image processor resizes to {size}, crops to {crop}, resample {processor.resample}; only a bicubic resize "
+        "to one size (shortest edge and central crop, or both sides) can be written for other libraries"
     )
 
 
 def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
-    transformers = require_transformers()
+    """Return Hugging Face's processor."""
     edges = {"height": facts.size, "width": facts.size}
     is_shortest = facts.mode == "shortest"
-    return transformers.CLIPImageProcessor(
+    return require_transformers().CLIPImageProcessor(
         size={"shortest_edge": facts.size} if is_shortest else edges,
         do_center_crop=is_shortest,
         crop_size=edges,
@@ -81,17 +81,12 @@ def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
 
 
 def to_open_clip(facts: Preprocess) -> dict[str, Any]:
-    """preprocess_cfg of open_clip_config.json."""
-    return {
-        "mean": list(facts.mean),
-        "std": list(facts.std),
-        "interpolation": "bicubic",
-        "resize_mode": facts.mode,
-    }
+    """Return preprocess_cfg of open_clip_config.json."""
+    return {"mean": list(facts.mean), "std": list(facts.std), "interpolation": "bicubic", "resize_mode": facts.mode}
 
 
 def to_timm(facts: Preprocess) -> dict[str, Any]:
-    """The data keys of timm's pretrained_cfg."""
+    """Return the data keys of timm's pretrained_cfg."""
     return {
         "input_size": (3, facts.size, facts.size),
         "mean": facts.mean,

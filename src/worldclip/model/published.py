@@ -1,6 +1,7 @@
-"""The published family: what each set of weights is called where, and what its tensors alone do not say.
+"""List the published Meta CLIP 2 weights: their names in each library, and what their tensors alone do not say.
 
-Sources: arXiv:2507.22062, the hub's model pages, open_clip's and timm's own tables.
+Sources: arXiv:2507.22062; the model pages of huggingface.co/facebook; open_clip's model_configs/*worldwide*.json and
+pretrained.py; timm's vision_transformer.py (tags `metaclip2_worldwide`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Activation = Literal["quick_gelu", "gelu"]
 
 @dataclass(frozen=True, slots=True)
 class PublishedTokenizer:
-    """The tokenizer of a set of weights, by its hub id."""
+    """The tokenizer of a set of weights, in the numbers that a model depends on."""
 
     hub_id: str
     vocab_size: int
@@ -32,7 +33,7 @@ TOKENIZERS = (XLM_V, MT5)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One set of weights."""
+    """One set of published weights."""
 
     hub_id: str
     preset: PresetName
@@ -40,9 +41,9 @@ class Published:
     activation: Activation = "gelu"
     tokenizer: PublishedTokenizer = XLM_V
     open_clip: str | None = None
-    """Name of open_clip's own configuration, None where it has none."""
+    """Name of open_clip's built-in configuration, None where it has none."""
     timm: str | None = None
-    """timm's repository with both towers."""
+    """timm's hub repository, which holds both towers."""
 
     @property
     def name(self) -> str:
@@ -53,10 +54,8 @@ class Published:
 
 
 _HUB = "facebook/metaclip-2-"
-_H14, _BIGG14 = (
-    "timm/vit_huge_patch14_clip_{}.metaclip2_worldwide",
-    "timm/vit_gigantic_patch14_clip_{}.metaclip2_worldwide",
-)
+_H14 = "timm/vit_huge_patch14_clip_{}.metaclip2_worldwide"
+_BIGG14 = "timm/vit_gigantic_patch14_clip_{}.metaclip2_worldwide"
 _SMALL: tuple[tuple[str, PresetName], ...] = (
     ("s16", "vit_s16"),
     ("m16", "vit_m16"),
@@ -84,19 +83,19 @@ FAMILY: tuple[Published, ...] = (
     *(Published(f"{_HUB}mt5-worldwide-{size}", preset, 224, tokenizer=MT5) for size, preset in _SMALL[:3]),
 )
 
-# open_clip's configurations that are named alike and are another model
-OTHER_MODELS = {
-    "ViT-L-14-worldwide": "its tokenizer is mT5-base with 250,100 ids, and texts are lower-cased and stripped of marks "
-    "before it; no weights of Meta CLIP 2 have that shape",
-}
-OTHER_MODELS["ViT-L-14-worldwide-quickgelu"] = OTHER_MODELS["ViT-L-14-worldwide"]
+_MT5_BASE = (
+    "its tokenizer is mT5-base with 250,100 ids, after lower-casing and removing marks; no published weights of "
+    "Meta CLIP 2 have that shape"
+)
+# open_clip's configurations with similar names that build another model
+OTHER_MODELS = {"ViT-L-14-worldwide": _MT5_BASE, "ViT-L-14-worldwide-quickgelu": _MT5_BASE}
 
 
 def activation(preset: str, image_size: int) -> Activation:
-    """The activation that goes with the published weights of that size; gelu where none are published."""
+    """Return the activation of the published weights of that size; gelu where none are published."""
     return next((row.activation for row in FAMILY if (row.preset, row.image_size) == (preset, image_size)), "gelu")
 
 
 def find(name: str) -> Published | None:
-    """A row by hub id, its last part, or open_clip's or timm's name."""
+    """Return the row with this hub id, last part of a hub id, or name in open_clip or timm; None for any other."""
     return next((row for row in FAMILY if name in (row.hub_id, row.name, row.open_clip, row.timm)), None)

@@ -1,7 +1,7 @@
-"""One table for each other library: its name of every tensor of a MetaClip2Model, read in both directions.
+"""Map the tensors of a MetaClip2Model to other libraries' names and back: one table per library, read both ways.
 
-Hugging Face (ours) keeps q, k and v apart and projections as (out, in); open_clip and timm fuse q, k, v, and open_clip
-keeps projections as (in, out).
+Hugging Face (ours) keeps q, k and v apart and projections as (out, in).  open_clip and timm fuse q, k and v, and
+open_clip keeps projections as (in, out).
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config
 
-MAX_LISTED = 8  # names in an error
+Shape = tuple[int, ...]
+MAX_LISTED = 8  # tensor names in an error message; a wrong configuration would list hundreds
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One of their tensors from ours, and back."""
+    """One tensor of theirs and the tensors of ours that it is made of."""
 
     ours: tuple[str, ...]
-    """One tensor, or several that stand below each other in theirs (q, k, v)."""
+    """One tensor, or several that theirs concatenates along dimension 0 (q, k, v)."""
     theirs: str
     is_transposed: bool = False
     leading_ones: int = 0
-    """Dimensions of size 1 that theirs has in front."""
+    """Number of leading dimensions of size 1 in theirs."""
 
     def to_theirs(self, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
         import torch
@@ -46,10 +47,10 @@ class Rule:
 
 
 def open_clip_rules(config: MetaClip2Config) -> list[Rule]:
-    """Both towers under the names of open_clip's CLIP, which are the reference's too."""
+    """Return the rules of both towers for open_clip's CLIP, whose names the MetaCLIP reference shares."""
     vision, text = "vision_model.", "text_model."
-    towers: Any = (config.vision_config, config.text_config)  # transformers types them as what may also be None
-    vision_layers, text_layers = (tower.num_hidden_layers for tower in towers)
+    vision_config: Any = config.vision_config  # transformers types both as optional
+    text_config: Any = config.text_config
     return [
         Rule(("logit_scale",), "logit_scale"),
         Rule(("visual_projection.weight",), "visual.proj", is_transposed=True),
@@ -62,13 +63,16 @@ def open_clip_rules(config: MetaClip2Config) -> list[Rule]:
         Rule((f"{text}embeddings.token_embedding.weight",), "token_embedding.weight"),
         Rule((f"{text}embeddings.position_embedding.weight",), "positional_embedding"),
         *_pair(f"{text}final_layer_norm", "ln_final"),
-        *_blocks(vision, vision_layers, "visual.transformer.resblocks", _OPEN_CLIP_BLOCK),
-        *_blocks(text, text_layers, "transformer.resblocks", _OPEN_CLIP_BLOCK),
+        *_blocks(vision, vision_config.num_hidden_layers, "visual.transformer.resblocks", _OPEN_CLIP_BLOCK),
+        *_blocks(text, text_config.num_hidden_layers, "transformer.resblocks", _OPEN_CLIP_BLOCK),
     ]
 
 
 def timm_rules(num_layers: int) -> list[Rule]:
-    """The image tower, its projection as timm's head; the head's bias, which we have not, stands apart."""
+    """Return the rules of the image tower, its projection as timm's head.
+
+    timm's head.bias has no rule: a CLIP projection has no bias, so readers and writers handle it themselves.
+    """
     vision = "vision_model."
     return [
         Rule(("visual_projection.weight",), "head.weight"),
@@ -81,61 +85,64 @@ def timm_rules(num_layers: int) -> list[Rule]:
     ]
 
 
-_BLOCK = ("self_attn.out_proj", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")  # ours, beside q, k, v
+# Names within one transformer block, in one order for all libraries.  Theirs begin with the fused q, k, v, up to
+# `weight` or `bias`; ours name these three apart.
+_BLOCK = ("self_attn.out_proj", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
 _OPEN_CLIP_BLOCK = ("attn.in_proj_", "attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj")
 _TIMM_BLOCK = ("attn.qkv.", "attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2")
 
 
-def _blocks(tower: str, num_layers: int, place: str, theirs: Sequence[str]) -> list[Rule]:
+def _blocks(tower: str, num_layers: int, prefix: str, theirs: Sequence[str]) -> list[Rule]:
+    """Return the rules of all transformer blocks of a tower; `prefix` is theirs."""
     rules = []
     for i in range(num_layers):
         ours = f"{tower}encoder.layers.{i}"
         for kind in ("weight", "bias"):
             qkv = tuple(f"{ours}.self_attn.{name}_proj.{kind}" for name in "qkv")
-            rules.append(Rule(qkv, f"{place}.{i}.{theirs[0]}{kind}"))
-        for mine, name in zip(_BLOCK, theirs[1:], strict=True):
-            rules += _pair(f"{ours}.{mine}", f"{place}.{i}.{name}")
+            rules.append(Rule(qkv, f"{prefix}.{i}.{theirs[0]}{kind}"))
+        for our_name, their_name in zip(_BLOCK, theirs[1:], strict=True):
+            rules += _pair(f"{ours}.{our_name}", f"{prefix}.{i}.{their_name}")
     return rules
 
 
 def _pair(ours: str, theirs: str) -> list[Rule]:
+    """Return the rules of a layer's weight and bias."""
     return [Rule((f"{ours}.{kind}",), f"{theirs}.{kind}") for kind in ("weight", "bias")]
 
 
 def to_theirs(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return their tensors from our state dict."""
     return {rule.theirs: rule.to_theirs(state) for rule in rules}
 
 
 def to_ours(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for rule in rules for name, tensor in rule.to_ours(state[rule.theirs]).items()}
+    """Return our state dict, in float32, from their tensors."""
+    return {name: part.float() for rule in rules for name, part in rule.to_ours(state[rule.theirs]).items()}
 
 
 def check_tensors(
-    where: str,
-    found: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
-    ignore: Sequence[str] = (),
+    where: str, actual: Mapping[str, Shape], expected: Mapping[str, Shape], ignore: Sequence[str] = ()
 ) -> None:
-    """Raises UserError that names each tensor that is missing, unknown, or of another shape than the model's.
+    """Raise UserError that names each tensor that is missing, unknown, or of another shape than the model's.
 
-    found, expected: name -> shape, in the file's names; ignore: ends of names that do not matter.
+    actual, expected: name -> shape, by the file's names.  ignore: suffixes of unknown names that do no harm.
     """
     problems = [
-        f"{where}: tensor {name} has shape {tuple(found[name])}, expected {tuple(shape)}"
+        f"{where}: tensor {name} has shape {tuple(actual[name])}, expected {tuple(shape)}"
         for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in actual and tuple(actual[name]) != tuple(shape)
     ]
-    unknown = [name for name in found if name not in expected and not name.endswith(tuple(ignore) or ("\0",))]
-    for what, names in (("lacks", [name for name in expected if name not in found]), ("also holds", unknown)):
+    missing = [name for name in expected if name not in actual]
+    unknown = [name for name in actual if name not in expected and not name.endswith(tuple(ignore))]
+    for verb, names in (("lacks", missing), ("also holds", unknown)):
         if names:
             more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-            problems.append(f"{where} {what} {len(names)} tensor(s): {', '.join(names[:MAX_LISTED])}{more}")
+            problems.append(f"{where} {verb} {len(names)} tensor(s): {', '.join(names[:MAX_LISTED])}{more}")
     if problems:
-        remedy = (
-            "the file is another model than its configuration says, or is incomplete; give the one that belongs to it"
-        )
+        remedy = "the weights do not belong to the configuration, or are incomplete; give those that belong together"
         raise UserError([*problems[:MAX_LISTED], remedy])
 
 
-def shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes(state: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
+    """Return the shape of each tensor by name."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,7 +1,7 @@
-"""Text -> token ids that end in exactly one end token, for tokenizers that we train and for anyone's.
+"""Turn texts into token ids that end in exactly one end token, with tokenizers that we train and with any other.
 
-Special tokens stay text: the specials of our tokenizers hold U+E000, a private-use character that is deleted from
-texts; the special strings of foreign tokenizers are broken before tokenising (`</s>` -> `< /s>`), since no flag of
+Special tokens stay text.  The specials of our tokenizers begin with U+E000, a private-use character that is deleted
+from texts.  The special strings of other tokenizers are broken before tokenising (`</s>` -> `< /s>`): no flag of
 transformers keeps a literal `</s>` in a caption from becoming an end token.
 """
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 MARK = "\ue000"
 SPECIALS = tuple(MARK + name for name in ("bos", "pad", "eos", "unk"))  # ids 0 to 3
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
-MAX_TRAINING_CHARS = 1_000  # of a text; alt-texts beyond that are page dumps
-CHARACTER_COVERAGE = 0.9998  # rarer characters become unknown rather than take a piece each
-MAX_PIECE_CHARS = 16  # sentencepiece's own limit, for both models
-WORD_START = "\u2581"  # stands for the blank before a word
-SCORE_DIGITS = 6  # scores are rounded: equal ones are then ordered by the piece
+MAX_TRAINING_CHARS = 1_000  # per text; longer alt-texts are page dumps
+CHARACTER_COVERAGE = 0.9998  # share of characters that get a piece; rarer ones become unknown
+MAX_PIECE_CHARS = 16  # sentencepiece's default max_sentencepiece_length, used for both models
+WORD_START = "\u2581"  # sentencepiece's mark for the space before a word
+SCORE_DIGITS = 6  # scores are rounded so that equal pieces compare equal and are ordered by their text
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Ragged token ids: text i is ids[offsets[i]:offsets[i + 1]], its last id the end token."""
+    """Ragged token ids: text i is ids[offsets[i]:offsets[i + 1]], its last id is the end token."""
 
     ids: np.ndarray
     """(num_tokens,) int64."""
@@ -51,7 +51,7 @@ class Tokens:
         return np.diff(self.offsets)
 
     def padded(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """(num_rows, length of the longest) int64, padded on the right."""
+        """Return (num_rows, length of the longest) int64, padded on the right."""
         rows = np.arange(len(self)) if rows is None else rows
         lengths = self.lengths[rows]
         columns = np.arange(lengths.max(initial=0))
@@ -59,21 +59,28 @@ class Tokens:
         positions = np.where(is_real, self.offsets[rows][:, None] + columns, 0)
         return np.where(is_real, self.ids[positions], self.pad_id)
 
+    def chunks_by_length(self, num_chunks: int) -> list[np.ndarray]:
+        """Split the rows, sorted by length, into num_chunks arrays (fewer for fewer texts): little padding in each."""
+        order = np.argsort(self.lengths, kind="stable")
+        return np.array_split(order, min(num_chunks, max(1, len(order))))
+
 
 def require_transformers() -> ModuleType:
-    """transformers, without its bars for each file it reads or writes."""
+    """Import transformers, without its progress bars for each file that it reads or writes."""
     transformers = require("transformers", extra="train")
     transformers.utils.logging.disable_progress_bar()
     return transformers
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer with the promises above; `context_length` counts the end token."""
+    """A Hugging Face tokenizer with the guarantees above; `context_length` counts the end token."""
 
     def __init__(self, hf: PreTrainedTokenizerFast, context_length: int) -> None:
-        problems = [f"has no {name} token" for name in ("eos", "pad") if getattr(hf, f"{name}_token_id") is None]
-        if problems:
-            raise UserError(f"train.tokenizer.path: the tokenizer {' and '.join(problems)}; choose one that has both")
+        missing = [name for name in ("eos", "pad") if getattr(hf, f"{name}_token_id") is None]
+        if missing:
+            raise UserError(
+                f"train.tokenizer.path: the tokenizer has no {' and no '.join(missing)} token; choose one that has both"
+            )
         self.hf, self.context_length = hf, context_length
         self.bos_id: int | None = hf.bos_token_id
         self.eos_id: int = hf.eos_token_id
@@ -81,28 +88,29 @@ class Tokenizer:
         self.vocab_size = len(hf)
         self._is_ours = hf.eos_token == SPECIALS[EOS_ID]
         added = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
+        # longest first: a special may contain a shorter one
         self._specials = sorted({*added, *map(str, hf.all_special_tokens)}, key=lambda text: (-len(text), text))
         self._adds_eos = hf("a", add_special_tokens=True)["input_ids"][-1:] == [self.eos_id]
 
     def clean(self, text: str) -> str:
-        """`text` without anything that would become a special token."""
+        """Return `text` without anything that would become a special token."""
         if self._is_ours:
             return text.replace(MARK, "")
         return break_specials(text, self._specials)
 
     def encode(self, texts: Sequence[str]) -> Tokens:
-        """Texts -> Tokens, at most context_length ids each, cut texts too ending in the end token.
+        """Tokenise texts to at most context_length ids each; truncated texts end in the end token too.
 
         Raises ValueError for a text that is not valid Unicode (a lone surrogate).
         """
         if not len(texts):
             return Tokens(np.zeros(0, np.int64), np.zeros(1, np.int64), self.pad_id)
-        room = self.context_length - (0 if self._adds_eos else 1)
+        max_length = self.context_length if self._adds_eos else self.context_length - 1
         try:
             cleaned = [self.clean(text) for text in texts]
-            rows = self.hf(cleaned, truncation=True, max_length=room, return_attention_mask=False)["input_ids"]
+            rows = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
         except (TypeError, AttributeError, UnicodeEncodeError) as error:
-            raise ValueError(_not_unicode(texts)) from error
+            raise ValueError(_reason_of_refusal(texts)) from error
         if not self._adds_eos:
             rows = [[*row, self.eos_id] for row in rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -118,22 +126,25 @@ class Tokenizer:
         assert int(is_eos.sum()) == len(tokens), "a text holds more than one end token"
 
     def save(self, folder: Path) -> None:
-        """The Hugging Face files of the tokenizer; its longest text is context_length tokens."""
+        """Write the tokenizer's Hugging Face files, with context_length as its maximum length."""
         self.hf.model_max_length = self.context_length
         self.hf.save_pretrained(folder)
 
 
 def break_specials(text: str, specials: Sequence[str]) -> str:
-    """`text` with a blank after the first character of each special string in it: `</s>` -> `< /s>`.
+    """Insert a space after the first character of each special string in `text`: `</s>` -> `< /s>`.
 
-    A special string of one character is deleted.  Repeated until none is left, since a broken one may complete another.
+    A special string of one character is deleted.  Repeats until none is left, since breaking one may complete another.
     """
-    while found := next((special for special in specials if special in text), None):
-        text = text.replace(found, f"{found[0]} {found[1:]}" if len(found) > 1 else "")
-    return text
+    while True:
+        special = next((special for special in specials if special in text), None)
+        if special is None:
+            return text
+        text = text.replace(special, f"{special[0]} {special[1:]}" if len(special) > 1 else "")
 
 
-def _not_unicode(texts: Sequence[Any]) -> str:
+def _reason_of_refusal(texts: Sequence[Any]) -> str:
+    """Return which text a tokenizer cannot take, and why."""
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             return f"text {i} is {type(text).__name__}, not a string"
@@ -145,12 +156,12 @@ def _not_unicode(texts: Sequence[Any]) -> str:
 
 
 def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
-    """A tokenizer by folder or hub id.  Raises UserError where there is none, or it has no end or padding token."""
+    """Load a tokenizer by folder or hub id.  Raises UserError where there is none, or it lacks an end or pad token."""
     return Tokenizer(load_hugging_face(source), context_length)
 
 
 def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
-    """Anyone's tokenizer as it is.  Raises UserError where there is none."""
+    """Load a tokenizer as transformers has it, by folder or hub id.  Raises UserError where there is none."""
     transformers = require_transformers()
     try:
         return transformers.AutoTokenizer.from_pretrained(str(source))
@@ -163,30 +174,37 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
 def train_tokenizer(
     texts: Iterable[str], *, vocab_size: int, context_length: int, model: Literal["unigram", "bpe"] = "unigram"
 ) -> Tokenizer:
-    """A tokenizer with `vocab_size` pieces (fewer where the texts do not hold so many): equal texts in equal order give
-    equal bytes in every process.  Raises UserError where vocab_size is too small for the characters.
+    """Train a tokenizer with `vocab_size` pieces, or fewer where the texts do not hold so many.
+
+    Equal texts in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
+    the characters.
     """
     normalizer = _normalizer()
-    cut = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
-    found = (_train_unigram if model == "unigram" else _train_bpe)((text for text in cut if text), vocab_size)
-    return Tokenizer(_to_hugging_face(found, normalizer, context_length), context_length)
+    normalised = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
+    train = _train_unigram if model == "unigram" else _train_bpe
+    pieces = train((text for text in normalised if text), vocab_size)
+    return Tokenizer(_to_hugging_face(pieces, normalizer, context_length), context_length)
 
 
 def _train_unigram(texts: Iterable[str], vocab_size: int) -> Any:
-    """Pieces are found by sentencepiece on one thread (the trainer of `tokenizers` numbers equal pieces differently in
-    each process), then numbered by us: the specials, then pieces by falling rounded score and by their text.
+    """Train a Unigram model (arXiv:1804.10959): specials first, then pieces by descending rounded score and by text.
+
+    sentencepiece trains on one thread and we number the pieces: the trainer of `tokenizers` numbers equally likely
+    pieces differently in each process.
     """
     from tokenizers import models
 
-    pieces = _find_pieces(texts, vocab_size - len(SPECIALS) + 1)  # +1: sentencepiece's unk
-    numbered = sorted(((round(score, SCORE_DIGITS), piece) for piece, score in pieces), key=lambda it: (-it[0], it[1]))
-    vocab = [(special, 0.0) for special in SPECIALS] + [(piece, score) for score, piece in numbered]
-    return models.Unigram(vocab, unk_id=UNK_ID)
+    trained = _train_sentencepiece(texts, vocab_size - len(SPECIALS) + 1)  # +1: sentencepiece's unk
+    pieces = [(piece, round(score, SCORE_DIGITS)) for piece, score in trained]
+    pieces.sort(key=lambda item: (-item[1], item[0]))
+    return models.Unigram([*((special, 0.0) for special in SPECIALS), *pieces], unk_id=UNK_ID)
 
 
 def _train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
-    """Byte-pair encoding over characters (arXiv:1508.07909): the trainer of `tokenizers` numbers specials, characters
-    by their code, then merges by falling count.  Rare characters are no piece, and part the texts.
+    """Train byte-pair encoding over characters (arXiv:1508.07909).
+
+    The trainer of `tokenizers` numbers specials, characters by code point, then merges by descending count, alike in
+    every process.  Rare characters get no piece and split the texts.
     """
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, trainers
@@ -209,52 +227,55 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def _frequent_characters(texts: Iterable[str]) -> set[str]:
-    """The most frequent characters that make up CHARACTER_COVERAGE of the texts; of equal ones the lower codes."""
+    """Return the most frequent characters that make up CHARACTER_COVERAGE of the texts; ties by code point."""
     counts = Counter(character for text in texts for character in text if character != " ")
-    wanted, covered, found = CHARACTER_COVERAGE * sum(counts.values()), 0, {WORD_START}
+    num_to_cover = CHARACTER_COVERAGE * sum(counts.values())
+    num_covered = 0
+    characters = {WORD_START}
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if covered >= wanted:
+        if num_covered >= num_to_cover:
             break
-        covered += count
-        found.add(character)
-    return found
+        num_covered += count
+        characters.add(character)
+    return characters
 
 
 def _too_small(vocab_size: int, reason: object) -> UserError:
     return UserError(
-        f"train.tokenizer.vocab_size is {vocab_size}; no tokenizer of that size can be trained on the curated texts "
-        f"({reason}); a piece is needed for each character, so try a larger one"
+        f"train.tokenizer.vocab_size = {vocab_size}: too small for the curated texts ({reason}); each character "
+        "needs a piece, so choose a larger vocabulary"
     )
 
 
-def _find_pieces(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float]]:
-    """(piece, log probability) by sentencepiece's Unigram trainer, without its own special pieces."""
+def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float]]:
+    """Return (piece, log probability) from sentencepiece's Unigram trainer, without its own special pieces."""
     sentencepiece = require("sentencepiece", extra="train")
-    written = io.BytesIO()
+    model_file = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
-            model_writer=written,
+            model_writer=model_file,
             model_type="unigram",
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=CHARACTER_COVERAGE,
-            normalization_rule_name="identity",  # the texts come normalised, by the rule that the tokenizer itself uses
-            max_sentence_length=4 * MAX_TRAINING_CHARS + 1,  # in bytes
+            normalization_rule_name="identity",  # the texts are normalised already, by the tokenizer's own rule
+            max_sentence_length=4 * MAX_TRAINING_CHARS + 1,  # in bytes: UTF-8 takes up to 4 per character
             num_threads=1,
-            unk_id=0,
+            unk_id=0,  # required by sentencepiece; -1 turns the other specials off
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            minloglevel=2,
+            minloglevel=2,  # errors alone
         )
     except RuntimeError as error:
         raise _too_small(vocab_size + len(SPECIALS) - 1, error) from error
-    model = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    model = sentencepiece.SentencePieceProcessor(model_proto=model_file.getvalue())
     return [(model.id_to_piece(i), model.get_score(i)) for i in range(len(model)) if not model.is_unknown(i)]
 
 
 def _normalizer() -> Any:
+    """Delete the mark of specials, apply NFKC, and make each run of whitespace one space."""
     from tokenizers import Regex, normalizers
 
     return normalizers.Sequence(

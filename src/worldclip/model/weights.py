@@ -1,4 +1,4 @@
-"""Tensors from files, without running anything that stands in them."""
+"""Read tensors and configurations from files, without running code that a file may hold."""
 
 from __future__ import annotations
 
@@ -18,19 +18,27 @@ SUFFIXES = (*PICKLES, ".safetensors")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
 
+def read_json_config(path: Path) -> Any:
+    """Return the JSON of a configuration.  Raises UserError where the file is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})") from error
+
+
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors: bare, or under `state_dict` or `model`, prefixes of wrappers taken off.
+    """Return a checkpoint's tensors: bare, or under `state_dict` or `model`, without the prefixes of wrappers.
 
     Raises UserError for a file that is cut, is not a checkpoint, or holds code besides tensors.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no checkpoint that worldclip knows; it reads {', '.join(SUFFIXES)}")
-    found = _read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
+        raise UserError(f"{path} is not a checkpoint; worldclip reads files that end in {', '.join(SUFFIXES)}")
+    content = _read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
     for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
             break
-    return _only_tensors(path, found)
+    return _only_tensors(path, content)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -40,7 +48,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(_cut(path, error)) from error
+        raise _corrupt(path, error) from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -49,6 +57,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # torch names the refused object as "GLOBAL module.name"
         reason = str(error).split("GLOBAL ")[-1].splitlines()[0] if "GLOBAL" in str(error) else "a broken pickle"
         raise UserError(
             f"{path} holds more than tensors ({reason}); such a file can run code when it is loaded, and is refused. "
@@ -59,16 +68,17 @@ def _read_pickle(path: Path) -> Any:
             raise UserError(
                 f"{path} is a TorchScript archive, which is a program, and is refused; save its state_dict"
             ) from error
-        raise UserError(_cut(path, error)) from error
+        raise _corrupt(path, error) from error
 
 
-def _only_tensors(path: Path, found: Any) -> dict[str, torch.Tensor]:
+def _only_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    """Return the state dict without prefixes.  Raises UserError for any value that is not a tensor."""
     import torch
 
-    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise UserError(f"{path} holds no table of tensors, neither bare nor as state_dict; give a model's checkpoint")
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict (name -> tensor), neither bare nor as state_dict")
     state = {}
-    for name, tensor in found.items():
+    for name, tensor in content.items():
         while name.startswith(_PREFIXES):
             name = name.split(".", 1)[1]
         state[name] = tensor
@@ -76,7 +86,7 @@ def _only_tensors(path: Path, found: Any) -> dict[str, torch.Tensor]:
 
 
 def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Name -> shape of a Hugging Face folder's tensors, read from the files' heads; None where it has no safetensors.
+    """Return the shapes of a Hugging Face folder's tensors, from the files' headers; None without safetensors.
 
     Raises UserError where a file is missing or cut.
     """
@@ -84,22 +94,23 @@ def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.exists():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+        files = [folder / name for name in sorted(set(read_json_config(index)["weight_map"].values()))]
     elif single.exists():
         files = [single]
     else:
         return None
     if missing := [file.name for file in files if not file.exists()]:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which its index names; copy the whole model again")
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
             with safe_open(file, "pt") as opened:
-                found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+                for name in opened.keys():  # noqa: SIM118
+                    shapes[name] = tuple(opened.get_slice(name).get_shape())
         except SafetensorError as error:
-            raise UserError(_cut(file, error)) from error
-    return found
+            raise _corrupt(file, error) from error
+    return shapes
 
 
-def _cut(path: Path, error: Exception) -> str:
-    return f"{path} is cut or damaged ({str(error).splitlines()[0]}); copy or download it again"
+def _corrupt(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is cut or corrupt ({str(error).splitlines()[0]}); copy or download it again")

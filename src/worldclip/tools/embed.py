@@ -47,9 +47,10 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, repeatable, usable_cores
 from worldclip.core.job import RunLock, remove_stale
-from worldclip.export import probe
-from worldclip.model import load as sources
-from worldclip.model.inference import Clip, load
+from worldclip.model import load as model_load
+from worldclip.model import sample_inputs
+from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.inference import Clip
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, is_remote
 from worldclip.pool.formats import format_of
@@ -67,26 +68,12 @@ BYTES_A_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """What each process loads, as worldclip.load takes it."""
+    """What each process loads."""
 
-    path: str
-    layout: sources.Layout
-    device: str
-    arch: str | None = None
-    tokenizer: str | None = None
-    precision: str | None = None
+    source: model_load.Source
+    options: LoadOptions
     threads: int = 1
-    """Of each process, where there are several."""
-
-    def load(self) -> Clip:
-        return load(
-            self.path,
-            self.device,
-            layout=self.layout,
-            arch=self.arch,
-            tokenizer=self.tokenizer,
-            precision=self.precision,
-        )
+    """Threads per process, where there are several."""
 
 
 def embed(
@@ -109,12 +96,12 @@ def embed(
 
     Raises UserError for mistakes, StageFailed where shards failed.
     """
-    folder, source = Path(out), sources.find(model, loading.pop("layout", None), loading.get("precision"))
+    folder, source = Path(out), model_load.find(model, loading.pop("layout", None), loading.get("precision"))
     recipe = _pool(str(pool), key)
     units = _units(recipe, Path(pool) if (Path(pool) / "recipe.toml").exists() else folder, of)
     loading = {name: None if value is None else str(value) for name, value in loading.items()}
-    told = Model(path=str(source.path), layout=source.layout, device=device, **loading)
-    known = {"source": _name(model, source), "layout": source.layout, "digest": sources.digest(source), **loading}
+    told = Model(source=source, options=LoadOptions(device=device, **loading))
+    known = {"source": _name(model, source), "layout": source.layout, "digest": source.digest(), **loading}
     config = {"model": known, "pool": {"key": recipe.pool.key, "texts": list(recipe.pool.texts)}, "of": list(units)}
     inputs = {kind: {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
     _check_out(folder, recipe.pool)
@@ -178,7 +165,7 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
             raise UserError(f"--out is {str(folder)!r}, which lies in the pool {place!r}; give a folder outside of it")
 
 
-def _name(model: str | Path, source: sources.Source) -> str:
+def _name(model: str | Path, source: model_load.Source) -> str:
     """What search loads again: the place of the very model, or its hub id."""
     is_here = Path(str(model).removeprefix("local-dir:")).exists()
     return str(source.path.resolve()) if is_here else str(model).removeprefix("hf-hub:")
@@ -216,7 +203,7 @@ def _run(
     key = {name: config[name] for name in ("model", "pool")}
     keep = [folder / name for name in (".lock", "report.json", "probe.npy")]
     work = {"images": embed_images, "texts": embed_texts}
-    write_array(folder / "probe.npy", probe_model(_load(model)))  # first: a model that does not load is told once
+    write_array(folder / "probe.npy", embed_sample_inputs(_load(model)))  # first: a model that does not load is told once
     if not isinstance(executor, LocalExecutor) or executor.workers > 1:
         _load.cache_clear()  # the workers have their own
     for kind, shards in units.items():
@@ -303,10 +290,10 @@ def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -
     return {"pairs": len(found.reason), "embedded": len(rows), **left_out, "bad": bad}
 
 
-def probe_model(clip: Clip) -> np.ndarray:
-    """(1 + texts, D): a fixed picture and, where there is a text tower, fixed texts."""
-    texts = [] if clip.tokenizer is None else [clip.encode_text([text for text in probe.LABELS if text])]
-    return np.concatenate([clip.encode_image(probe.images()[:1]), *texts])
+def embed_sample_inputs(clip: Clip) -> np.ndarray:
+    """Return (1 + texts, D) embeddings of a fixed image and, where there is a text tower, fixed texts."""
+    texts = [] if clip.tokenizer is None else [clip.encode_text([text for text in sample_inputs.TEXTS if text])]
+    return np.concatenate([clip.encode_image(sample_inputs.images()[:1]), *texts])
 
 
 @functools.lru_cache(maxsize=1)
@@ -319,7 +306,7 @@ def _load(model: Model) -> Clip:
         torch.set_num_threads(min(model.threads, torch.get_num_threads()))
         if torch.cuda.is_available():
             torch.cuda.set_device(_worker_number() % torch.cuda.device_count())
-    return model.load()
+    return model_load.read(model.source, model.options)
 
 
 def _worker_number() -> int:

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from worldclip.core.artifacts import read_json, read_manifest, write_artifact, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import usable_cores
-from worldclip.model.inference import Clip, load
-from worldclip.tools.embed import Of, probe_model
+from worldclip.model.inference import Clip
+from worldclip.model.load import load
+from worldclip.tools.embed import Of, embed_sample_inputs
 
 Library = Literal["exact", "faiss"]
 BLOCK_BYTES = 64 * 2**20  # of scores that are held at once
@@ -192,7 +193,7 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
         is_gone = model is None and not Path(known["source"]).exists()
         hint = [f"{embedded.folder} was made with it; --model says where it is now"] if is_gone else []
         raise UserError([*error.problems, *hint]) from error
-    expected, found = np.load(embedded.folder / "probe.npy", allow_pickle=False), probe_model(clip)
+    expected, found = np.load(embedded.folder / "probe.npy", allow_pickle=False), embed_sample_inputs(clip)
     if found.shape != expected.shape or (found * expected).sum(axis=1).min() < MIN_PROBE_COSINE:
         raise UserError(
             f"{model or known['source']} is not the model that {embedded.folder} was made with, or changed since; give "

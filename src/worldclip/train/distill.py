@@ -37,7 +37,7 @@ class Teacher:
 
     @classmethod
     def load(cls, config: TrainConfig, device: torch.device) -> Teacher | None:
-        from worldclip.model.inference import load
+        from worldclip.model.load import load
 
         if config.distill.teacher is None:
             return None
@@ -54,8 +54,8 @@ class Teacher:
         tokenizer = self.clip.tokenizer
         assert tokenizer is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            image_BE = self.clip.towers.encode_pixels((pixels - mean) / std)
-            text_BE = self.clip.towers.encode_tokens(tokenizer.encode(batch.texts), num_chunks=4)
+            image_BE = self.clip.backend.encode_pixels((pixels - mean) / std)
+            text_BE = self.clip.backend.encode_tokens(tokenizer.encode(batch.texts), num_chunks=4)
         return torch.from_numpy(image_BE).to(self.device), torch.from_numpy(text_BE).to(self.device)
 
 

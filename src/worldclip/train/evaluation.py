@@ -21,7 +21,7 @@ def evaluate_checkpoint(recipe: Recipe, run_dir: Path, step: int) -> dict[str, f
     Records go to RUN/train/evaluate/step_<step>/results.jsonl.  Needs the checkpoint whole on disk.
     """
     from worldclip.evaluate import datasets, engine
-    from worldclip.model.inference import load
+    from worldclip.model.load import load
 
     folder = step_folder(run_dir / "train", step)
     consolidate(folder)

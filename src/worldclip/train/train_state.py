@@ -87,9 +87,9 @@ def load_initial_weights(model: MetaClip2Model, source: str) -> None:
 
     Raises UserError where shapes differ, or what shapes do not show: heads and activation.
     """
-    from worldclip.model.inference import load
+    from worldclip.model.load import load
 
-    towers: Any = load(source, device="cpu").towers
+    towers: Any = load(source, device="cpu").backend
     given, own = towers.model.state_dict(), model.state_dict()
     problems = [
         f"{name} is {tuple(given[name].shape) if name in given else 'missing'} there, {tuple(own[name].shape)} here"

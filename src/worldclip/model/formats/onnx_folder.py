@@ -1,60 +1,82 @@
-"""Encoders in the layout of the onnx-community, run by onnxruntime.
+"""Encoders for onnxruntime in the layout of the onnx-community: dynamic batch and text length, three precisions.
 
     FOLDER/config.json, tokenizer.json, ..., preprocessor_config.json     as in the Hugging Face folder
     FOLDER/onnx/vision_model<suffix>.onnx   pixel_values (batch, 3, S, S) float32          -> image_embeds (batch, D)
     FOLDER/onnx/text_model<suffix>.onnx     input_ids, attention_mask (batch, length) int64 -> text_embeds (batch, D)
 
-Embeddings in the files are not of unit length, as those of transformers' ...WithProjection classes; the suffix says
-the precision, as transformers.js reads it.
+Embeddings in the files are not of unit length, as in transformers' ...WithProjection classes.  The suffix is the
+precision, as transformers.js reads it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
+from worldclip.model import sample_inputs
+from worldclip.model.clip import pick_device
+from worldclip.model.formats.huggingface_folder import read_parts, write_tokenizer_and_processor
+from worldclip.model.formats.interface import LoadOptions, Report
+from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
     import torch
 
+OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 FOLDER = "onnx"
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 IMAGE, TEXT = "vision_model", "text_model"
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}  # of transformers.js, whose dtype q8 is our int8
+OPSET = 18
+MAX_FILE_BYTES = 1_500_000_000  # larger tensors go to <name>.onnx_data: a protobuf file is limited to 2 GiB
+MIN_COSINE = {"fp16": 0.999, "int8": 0.98}  # of an exported encoder's embeddings with the model's
+QUANTISED_OPS = ["MatMul", "Gather"]  # Gather: the token table, which is most of a small model
 
 
 def model_path(folder: Path, tower: str, precision: str) -> Path:
+    """Return the file of an encoder: IMAGE or TEXT, in fp32, fp16 or int8."""
     return folder / FOLDER / f"{tower}{SUFFIXES[precision]}.onnx"
 
 
-def precisions(folder: Path) -> list[str]:
-    """Those of which both encoders are there."""
-    return [name for name in SUFFIXES if all(model_path(folder, tower, name).exists() for tower in (IMAGE, TEXT))]
+def file_patterns(precision: str) -> list[str]:
+    """Return glob patterns of the two encoders and their external data."""
+    suffix = SUFFIXES.get(precision, "")  # an unknown precision is refused when the folder is read
+    return [f"{FOLDER}/{tower}{suffix}.onnx*" for tower in (IMAGE, TEXT)]
+
+
+def missing(folder: Path) -> str | None:
+    return None if any((folder / FOLDER).glob("*_model*.onnx")) else f"no {FOLDER}/*_model*.onnx"
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxTowers:
-    """Both encoders in onnxruntime; precision: fp32, fp16 or int8."""
+class OnnxBackend:
+    """Both encoders in onnxruntime."""
 
     image: Any
     text: Any
     config_path: Path
-    known_logit_scale: float | None
-    """None where config.json does not state it: the encoders do not hold it."""
+    stored_logit_scale: float | None
+    """logit_scale of config.json, None where it has none; the encoders do not hold it."""
 
     @property
     def logit_scale(self) -> float:
-        if self.known_logit_scale is None:
+        if self.stored_logit_scale is None:
             raise UserError(
                 f"{self.config_path} has no logit_scale, the factor of cosines in probabilities; add it (exp of the "
                 "model's own logit_scale), or use the embeddings alone"
             )
-        return self.known_logit_scale
+        return self.stored_logit_scale
 
     @property
     def embed_dim(self) -> int:
@@ -64,33 +86,43 @@ class OnnxTowers:
         return _unit(self.image.run(["image_embeds"], {"pixel_values": pixels_B3SS.numpy()})[0])
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
-        order = np.argsort(tokens.lengths, kind="stable")
-        found = np.zeros((len(tokens), self.embed_dim), np.float32)
-        for rows in np.array_split(order, min(num_chunks, max(1, len(order)))):
+        features_BD = np.zeros((len(tokens), self.embed_dim), np.float32)
+        for rows in tokens.chunks_by_length(num_chunks):
             ids = tokens.padded(rows)
             mask = (np.arange(ids.shape[1]) < tokens.lengths[rows][:, None]).astype(np.int64)
-            found[rows] = _unit(self.text.run(["text_embeds"], {"input_ids": ids, "attention_mask": mask})[0])
-        return found
+            features_BD[rows] = _unit(self.text.run(["text_embeds"], {"input_ids": ids, "attention_mask": mask})[0])
+        return features_BD
 
 
-def load(folder: Path, logit_scale: float | None, precision: str | None) -> OnnxTowers:
-    """The encoders of a folder; precision None: float32, which must then be there."""
-    there = precisions(folder)
-    wanted = precision or "fp32"
-    if wanted not in there:
-        raise UserError(
-            f"{folder / FOLDER} has no {wanted} encoders; there are {', '.join(there) or 'none that are whole'}"
-            + (", give one as precision" if there else f" ({IMAGE}.onnx and {TEXT}.onnx)")
-        )
-    image, text = (_session(model_path(folder, tower, wanted)) for tower in (IMAGE, TEXT))
-    return OnnxTowers(image, text, folder / "config.json", logit_scale)
+def _unit(embeds_BD: np.ndarray) -> np.ndarray:
+    embeds_BD = embeds_BD.astype(np.float32)
+    return embeds_BD / np.linalg.norm(embeds_BD, axis=1, keepdims=True)
+
+
+def read(path: Path, options: LoadOptions) -> Clip:
+    """Load the encoders of one precision, float32 by default."""
+    if pick_device(options.device).type != "cpu" and options.device != "auto":
+        raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
+    config, tokenizer, processor = read_parts(path, options)
+    backend = _read_encoders(path, options.precision or "fp32", getattr(config, "logit_scale", None))
+    return Clip(backend, tokenizer, processor)
+
+
+def _read_encoders(folder: Path, precision: str, logit_scale: float | None) -> OnnxBackend:
+    """Load both encoders.  Raises UserError where one is missing or does not load."""
+    available = [name for name in SUFFIXES if all(model_path(folder, tower, name).exists() for tower in (IMAGE, TEXT))]
+    if precision not in available:
+        choice = f"choose a precision: {', '.join(available)}" if available else f"both {IMAGE} and {TEXT} are needed"
+        raise UserError(f"{folder / FOLDER} has no {precision} encoders; {choice}")
+    image, text = (_session(model_path(folder, tower, precision)) for tower in (IMAGE, TEXT))
+    return OnnxBackend(image, text, folder / "config.json", logit_scale)
 
 
 def _session(path: Path) -> Any:
     onnxruntime = require("onnxruntime", extra="export")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if "OMP_NUM_THREADS" in os.environ:  # onnxruntime has threads of its own and does not read it
+    options.log_severity_level = 3  # errors alone
+    if "OMP_NUM_THREADS" in os.environ:  # onnxruntime has its own thread pool, which does not read the variable
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -100,6 +132,159 @@ def _session(path: Path) -> Any:
         ) from error
 
 
-def _unit(embeds_BD: np.ndarray) -> np.ndarray:
-    embeds_BD = embeds_BD.astype(np.float32)
-    return embeds_BD / np.linalg.norm(embeds_BD, axis=1, keepdims=True)
+def write(clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
+    """Write the encoders in these precisions, and config.json with logit_scale, which the encoders do not hold."""
+    clip.model.config.save_pretrained(folder)
+    config_path = folder / "config.json"
+    write_json(config_path, {**read_json(config_path), "logit_scale": clip.backend.logit_scale})
+    write_tokenizer_and_processor(clip, folder)
+    (folder / FOLDER).mkdir()
+    for tower in (IMAGE, TEXT):
+        write_encoder(clip.model, tower, folder, precisions)
+
+
+def write_encoder(model: Any, tower: str, folder: Path, precisions: Sequence[str]) -> None:
+    """Write one tower in each precision; float32 is written first, and the others are converted from it."""
+    float32_path = model_path(folder, tower, "fp32")
+    _write_float32(model, tower, float32_path)
+    if "fp16" in precisions:
+        _write_float16(float32_path, model_path(folder, tower, "fp16"))
+    if "int8" in precisions:
+        _write_int8(float32_path, model_path(folder, tower, "int8"))
+    if "fp32" not in precisions:
+        for file in float32_path.parent.glob(f"{float32_path.name}*"):
+            file.unlink()
+
+
+def _write_float32(model: Any, tower: str, path: Path) -> None:
+    import torch
+
+    onnx_ir = require("onnx_ir", extra="export")
+    require("onnxscript", extra="export")
+    batch = torch.export.Dim("batch_size")
+    if tower == IMAGE:
+        encoder = _image_encoder(model)
+        size = model.config.vision_config.image_size
+        example: tuple[torch.Tensor, ...] = (torch.zeros(2, 3, size, size),)
+        shapes: dict[str, Any] = {"pixel_values": {0: batch}}
+        output = "image_embeds"
+    else:
+        encoder = _text_encoder(model)
+        ids = torch.full((2, 5), model.config.text_config.eos_token_id)
+        example = (ids, torch.ones_like(ids))
+        length = torch.export.Dim("sequence_length", max=model.config.text_config.max_position_embeddings)
+        shapes = {name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")}
+        output = "text_embeds"
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # torch prints its progress
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            encoder.eval(),
+            example,
+            dynamo=True,
+            input_names=list(shapes),
+            output_names=[output],
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    num_bytes = sum(parameter.nbytes for parameter in encoder.parameters())
+    external = f"{path.name}_data" if num_bytes > MAX_FILE_BYTES else None
+    onnx_ir.save(program.model, path, external_data=external)
+
+
+def _image_encoder(model: Any) -> Any:
+    import torch
+
+    class ImageEncoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.projection = model.vision_model, model.visual_projection
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.projection(self.tower(pixel_values=pixel_values).pooler_output)
+
+    return ImageEncoder()
+
+
+def _text_encoder(model: Any) -> Any:
+    import torch
+
+    class TextEncoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.projection = model.text_model, model.text_projection
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.projection(self.tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output)
+
+    return TextEncoder()
+
+
+def _write_float16(source: Path, path: Path) -> None:
+    """Convert weights and arithmetic to float16; inputs and outputs stay float32."""
+    onnx = require("onnx", extra="export")
+    require("onnxruntime", extra="export")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numbers outside float16's range: the -inf of masks
+        half = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True)
+    is_large = _has_external_data(source)
+    onnx.save(half, path, save_as_external_data=is_large, location=f"{path.name}_data" if is_large else None)
+
+
+def _write_int8(source: Path, path: Path) -> None:
+    """Convert weights to int8, per channel; activations are quantised at run time."""
+    require("onnxruntime", extra="export")
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _without_warnings():
+        quantize_dynamic(
+            source,
+            path,
+            op_types_to_quantize=QUANTISED_OPS,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=_has_external_data(source),
+        )
+
+
+def _has_external_data(path: Path) -> bool:
+    return path.with_name(f"{path.name}_data").exists()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence warnings and advice; onnxruntime logs the latter to the root logger."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def compare(clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
+    """Compare in onnxruntime: the largest difference in float32, the smallest cosine in the other precisions."""
+    assert clip.tokenizer is not None
+    tokens = clip.tokenizer.encode(sample_inputs.TEXTS)
+    pixels = sample_inputs.pixels(clip)
+    expected = (clip.backend.encode_pixels(pixels), clip.encode_text(list(sample_inputs.TEXTS)))
+    checked: dict[str, float] = {}
+    for precision in precisions:
+        encoders = read(folder, LoadOptions(device="cpu", precision=precision)).backend
+        embeds = (encoders.encode_pixels(pixels), encoders.encode_tokens(tokens, num_chunks=len(tokens)))
+        if precision == "fp32":
+            difference = max(map(sample_inputs.max_difference, embeds, expected))
+            checked[precision] = sample_inputs.require_close(difference, "onnxruntime")
+            continue
+        cosine = min(map(sample_inputs.min_cosine, embeds, expected))
+        if not cosine >= MIN_COSINE[precision]:
+            raise UserError(
+                f"the {precision} encoders' embeddings have a cosine of {cosine:.3f} with the model's (at least "
+                f"{MIN_COSINE[precision]} is needed); leave {precision} out of onnx_precisions"
+            )
+        checked[precision] = cosine
+    return {"checked": checked}

@@ -1,26 +1,38 @@
-"""open_clip's configurations and checkpoints, which are the reference's too, to a MetaClip2Model and back."""
+"""open_clip's folders and checkpoints, which the MetaCLIP reference writes too: open_clip_config.json and weights.
+
+A written folder loads as `local-dir:FOLDER` at any size.  Where open_clip has a built-in configuration of the same
+model, its weights load under that name too.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError, require
-from worldclip.model import published
-from worldclip.model import tensor_names as names
-from worldclip.model.clip import INITIAL_LOGIT_SCALE
+from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
+from worldclip.model.backend import TorchBackend
+from worldclip.model.clip import build_config, check_tokenizer, model_config, pick_device
+from worldclip.model.config import Architecture
+from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
+from worldclip.model.formats.interface import LoadOptions, Report
+from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
+from worldclip.model.published import PublishedTokenizer
 from worldclip.model.tokenizer import require_transformers
 
 if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config, MetaClip2Model
 
+Json = dict[str, Any]
+
+OPTIONS: tuple[str, ...] = ("arch", "tokenizer")
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
-# what open_clip looks for in a folder, first found first
+# in the order in which open_clip looks for weights in a folder
 WEIGHT_FILES = (
     WEIGHTS_FILE,
     "open_clip_pytorch_model.safetensors",
@@ -28,26 +40,91 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.pth",
 )
 
-# open_clip's defaults for keys that a configuration leaves out (model/clip.py: CLIPVisionCfg, CLIPTextCfg)
-_VISION_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
-_TEXT_DEFAULTS = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+# open_clip's defaults for keys that a configuration leaves out (model.py: CLIPVisionCfg, CLIPTextCfg)
+_VISION_DEFAULTS: Json = {
+    "layers": 12,
+    "width": 768,
+    "head_width": 64,
+    "mlp_ratio": 4.0,
+    "patch_size": 16,
+    "image_size": 224,
+}
+_TEXT_DEFAULTS: Json = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+# The keys of a model of this family.  Any other key changes what open_clip builds, so it is refused.
+_TOP_KEYS = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
 _TEXT_KEYS = (*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name")
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """open_clip_config.json, or a bare configuration as in open_clip's own folder: model_cfg and preprocess_cfg."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})") from error
+def missing(folder: Path) -> str | None:
+    return None if (folder / CONFIG_FILE).exists() else f"no {CONFIG_FILE}"
+
+
+def read(path: Path, options: LoadOptions) -> Clip:
+    """Load a folder, or a bare checkpoint file with what stands beside it."""
+    folder, file = (path.parent, path) if path.is_file() else (path, _weights_of(path))
+    state = weights.read_state(file)
+    record = _find_config(folder, file, state, options.arch)
+    text_cfg = record["model_cfg"]["text_cfg"]
+    source = options.tokenizer or _tokenizer_of(folder, file, text_cfg)
+    tokenizer = read_tokenizer(source, text_cfg.get("context_length", _TEXT_DEFAULTS["context_length"]))
+    config: Any = to_hugging_face_config(record["model_cfg"], str(file), tokenizer.pad_id)
+    check_tokenizer(config, tokenizer)
+    model: Any = _to_model(state, config, str(file))
+    processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
+    return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
+
+
+def _weights_of(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder} holds {CONFIG_FILE} and none of its weights: {', '.join(WEIGHT_FILES)}")
+
+
+def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Json:
+    """Return the configuration that `arch` names, the one beside the file, or the only one that fits its tensors."""
+    if arch is not None:
+        return read_config(Path(arch)) if Path(arch).is_file() else _published_config(arch)
+    if (folder / CONFIG_FILE).exists():
+        return read_config(folder / CONFIG_FILE)
+    if "visual.conv1.weight" not in state:
+        raise UserError(f"{file} is not an open_clip checkpoint of this family: it has no visual.conv1.weight")
+    names = fitting_names(state)
+    if not names:
+        raise UserError(
+            f"{file} has the shapes of no published model; give its configuration: arch='PATH/{CONFIG_FILE}'"
+        )
+    if len(names) > 1:
+        raise UserError(
+            f"{file} may be {' or '.join(names)}: equal shapes, different activations; say which: arch={names[0]!r}"
+        )
+    return _published_config(names[0])
+
+
+def read_config(path: Path) -> Json:
+    """Read model_cfg and preprocess_cfg from open_clip_config.json, or from a bare model_cfg as open_clip ships them."""
+    record = weights.read_json_config(path)
     record = record if "model_cfg" in record else {"model_cfg": record}
     return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
 
 
-def named_config(name: str) -> dict[str, Any]:
-    """open_clip's own configuration, with the preprocessing that it gives the published weights of that name.
+def _published_config(name: str) -> Json:
+    """Return the configuration of a published model, also of those that open_clip has none for."""
+    row = published.find(name)
+    if row is None or row.open_clip == name:
+        return named_config(name)
+    return {"model_cfg": published_model_cfg(row), "preprocess_cfg": {}}
 
-    Raises UserError for a model that is not of this family.
+
+def published_model_cfg(row: published.Published) -> Json:
+    """Return the model_cfg of a published model."""
+    return from_hugging_face_config(model_config(row.model_config(), row.tokenizer), row.tokenizer.hub_id)
+
+
+def named_config(name: str) -> Json:
+    """Return open_clip's built-in configuration, with the preprocessing of the published weights of that name.
+
+    Raises UserError for a model of another family.
     """
     if name in published.OTHER_MODELS:
         raise UserError(f"open_clip's {name} is another model: {published.OTHER_MODELS[name]}")
@@ -55,14 +132,42 @@ def named_config(name: str) -> dict[str, Any]:
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
         known = ", ".join(row.open_clip for row in published.FAMILY if row.open_clip)
-        raise UserError(f"open_clip has no configuration {name!r}; of this family it has {known}")
+        raise UserError(f"open_clip has no configuration {name!r}; those of this family: {known}")
     tag = open_clip.get_pretrained_cfg(name, "metaclip2_worldwide") or {}
     keys = ("mean", "std", "interpolation", "resize_mode")
     return {"model_cfg": model_cfg, "preprocess_cfg": {key: tag[key] for key in keys if key in tag}}
 
 
+def fitting_names(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of published models whose tensors have these shapes."""
+    width, _, _, patch_size = state["visual.conv1.weight"].shape
+    num_patches = state["visual.positional_embedding"].shape[0] - 1
+    image_size = round(num_patches**0.5) * patch_size
+    vocab_size = state["token_embedding.weight"].shape[0]
+    names = []
+    for row in published.FAMILY:
+        sizes = row.model_config().architecture()
+        has_same_sizes = (sizes.patch_size, sizes.vision_width, sizes.image_size) == (patch_size, width, image_size)
+        if has_same_sizes and row.tokenizer.vocab_size == vocab_size:
+            names.append(row.open_clip or row.name)
+    if "ViT-H-14-worldwide-quickgelu" in names:
+        names.append("ViT-H-14-worldwide")  # the same shapes with gelu: a configuration without published weights
+    return names
+
+
+def _tokenizer_of(folder: Path, file: Path, text_cfg: Json) -> str | Path:
+    if has_tokenizer(folder):
+        return folder
+    if name := text_cfg.get("hf_tokenizer_name"):
+        return name
+    raise UserError(f"{file} does not name its tokenizer, and none stands beside it; give tokenizer='FOLDER or hub id'")
+
+
 def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int = 1) -> MetaClip2Config:
-    """MetaClip2Config of an open_clip configuration.  Raises UserError for what a MetaClip2Model cannot do."""
+    """Return the MetaClip2Config of an open_clip configuration.
+
+    Raises UserError for what a MetaClip2Model cannot do.
+    """
     vision = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
     text = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
     if text.get("hf_tokenizer_name") == "google/mt5-base":
@@ -73,71 +178,34 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
     if text.get("pool_type") != "eos" or "eos_id" not in text:
         problems.append(f"text_cfg.pool_type is {text.get('pool_type')!r}; expected 'eos' with its eos_id")
     if problems:
-        raise UserError(f"{where} is no model of this family: {'; '.join(problems)}; load it with open_clip")
-    transformers = require_transformers()
-    shared = {
-        "hidden_act": "quick_gelu" if model_cfg.get("quick_gelu") else "gelu",
-        "projection_dim": model_cfg["embed_dim"],
-    }
-    return transformers.MetaClip2Config(
-        projection_dim=model_cfg["embed_dim"],
-        logit_scale_init_value=INITIAL_LOGIT_SCALE,
-        text_config={
-            "vocab_size": text["vocab_size"],
-            "hidden_size": text["width"],
-            "intermediate_size": int(text["width"] * text["mlp_ratio"]),
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "max_position_embeddings": text["context_length"],
-            "bos_token_id": None,
-            "eos_token_id": text["eos_id"],
-            "pad_token_id": pad_id,
-            **shared,
-        },
-        vision_config={
-            "hidden_size": vision["width"],
-            "intermediate_size": int(vision["width"] * vision["mlp_ratio"]),
-            "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // vision["head_width"],
-            "image_size": vision["image_size"],
-            "patch_size": vision["patch_size"],
-            **shared,
-        },
+        raise UserError(f"{where} is not a model of this family: {'; '.join(problems)}; load it with open_clip")
+    sizes = Architecture(
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        vision_layers=vision["layers"],
+        vision_width=vision["width"],
+        vision_head_width=vision["head_width"],
+        text_layers=text["layers"],
+        text_width=text["width"],
+        text_head_width=text["width"] // text["heads"],
+        embed_dim=model_cfg["embed_dim"],
+        context_length=text["context_length"],
     )
+    tokens = PublishedTokenizer("", text["vocab_size"], bos_id=None, pad_id=pad_id, eos_id=text["eos_id"])
+    config: Any = build_config(sizes, "quick_gelu" if model_cfg.get("quick_gelu") else "gelu", tokens)
+    config.vision_config.intermediate_size = _mlp_width(vision)
+    config.text_config.intermediate_size = _mlp_width(text)
+    return config
 
 
-_TOP_KEYS = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
+def _mlp_width(tower: Mapping[str, Any]) -> int:
+    return int(tower["width"] * tower["mlp_ratio"])  # open_clip truncates
 
 
-def published_config(row: published.Published) -> dict[str, Any]:
-    """model_cfg of a published model for which open_clip has no configuration of its own."""
-    sizes, tokenizer = row.model_config().architecture(), row.tokenizer
-    found: dict[str, Any] = {"embed_dim": sizes.embed_dim, "quick_gelu": row.activation == "quick_gelu"}
-    found["vision_cfg"] = {
-        "image_size": sizes.image_size,
-        "layers": sizes.vision_layers,
-        "width": sizes.vision_width,
-        "head_width": sizes.vision_head_width,
-        "mlp_ratio": sizes.vision_mlp_ratio,
-        "patch_size": sizes.patch_size,
-    }
-    found["text_cfg"] = {
-        "hf_tokenizer_name": tokenizer.hub_id,
-        "pool_type": "eos",
-        "eos_id": tokenizer.eos_id,
-        "context_length": tokenizer.context_length,
-        "vocab_size": tokenizer.vocab_size,
-        "width": sizes.text_width,
-        "heads": sizes.text_width // sizes.text_head_width,
-        "layers": sizes.text_layers,
-    }
-    return found
+def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> Json:
+    """Return open_clip's model_cfg, with the keys and the order of its own files.
 
-
-def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> dict[str, Any]:
-    """open_clip's model_cfg, in the order and with the keys of its own files.
-
-    Raises UserError where the towers' activations differ, which open_clip cannot say.
+    Raises UserError where the towers' activations differ, which open_clip cannot express.
     """
     vision: Any = config.vision_config
     text: Any = config.text_config
@@ -145,97 +213,135 @@ def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> di
         raise UserError(
             f"the image tower has {vision.hidden_act}, the text tower {text.hidden_act}; open_clip has one for both"
         )
-    found: dict[str, Any] = {"embed_dim": config.projection_dim}
-    if vision.hidden_act == "quick_gelu":
-        found["quick_gelu"] = True
-    found["vision_cfg"] = {
-        "image_size": vision.image_size,
-        "layers": vision.num_hidden_layers,
-        "width": vision.hidden_size,
-        "head_width": vision.hidden_size // vision.num_attention_heads,
-        **_mlp_ratio(vision.hidden_size, vision.intermediate_size),
-        "patch_size": vision.patch_size,
+    return {
+        "embed_dim": config.projection_dim,
+        **({"quick_gelu": True} if vision.hidden_act == "quick_gelu" else {}),
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "layers": vision.num_hidden_layers,
+            "width": vision.hidden_size,
+            "head_width": vision.hidden_size // vision.num_attention_heads,
+            **_mlp_ratio(vision),
+            "patch_size": vision.patch_size,
+        },
+        "text_cfg": {
+            "hf_tokenizer_name": tokenizer_name,
+            "pool_type": "eos",
+            "eos_id": text.eos_token_id,
+            "context_length": text.max_position_embeddings,
+            "vocab_size": text.vocab_size,
+            "width": text.hidden_size,
+            "heads": text.num_attention_heads,
+            "layers": text.num_hidden_layers,
+            **_mlp_ratio(text),
+        },
     }
-    found["text_cfg"] = {
-        "hf_tokenizer_name": tokenizer_name,
-        "pool_type": "eos",
-        "eos_id": text.eos_token_id,
-        "context_length": text.max_position_embeddings,
-        "vocab_size": text.vocab_size,
-        "width": text.hidden_size,
-        "heads": text.num_attention_heads,
-        "layers": text.num_hidden_layers,
-        **_mlp_ratio(text.hidden_size, text.intermediate_size),
-    }
-    return found
 
 
-def _mlp_ratio(width: int, mlp_width: int) -> dict[str, float]:
-    """The ratio of an MLP's width where it is not 4, with the fewest digits that give the width back."""
+def _mlp_ratio(tower: Any) -> dict[str, float]:
+    """Return mlp_ratio where it is not 4, with the fewest digits that give the MLP's width back after truncation."""
+    width, mlp_width = tower.hidden_size, tower.intermediate_size
     if mlp_width == 4 * width:
         return {}
+    # aim at the middle of [mlp_width, mlp_width + 1): then a short ratio suffices
     ratios = (float(f"{(mlp_width + 0.5) / width:.{digits}f}") for digits in range(1, 16))
     return {"mlp_ratio": next(ratio for ratio in ratios if int(width * ratio) == mlp_width)}
 
 
 def own_name(model_cfg: Mapping[str, Any]) -> str | None:
-    """The configuration of open_clip's own that builds the same model, None where there is none."""
+    """Return the name of the built-in configuration that builds the same model, None where there is none."""
     open_clip = require("open_clip", extra="export")
     wanted = _comparable(model_cfg)
-    named = ((name, open_clip.get_model_config(name)) for name in open_clip.list_models() if "worldwide" in name)
-    return next((name for name, found in named if _comparable(found) == wanted), None)
+    for name in open_clip.list_models():
+        if "worldwide" in name and _comparable(open_clip.get_model_config(name)) == wanted:
+            return name
+    return None
 
 
-def _comparable(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration by what it builds: defaults written out, MLPs by their width, without the tokenizer's name."""
-    found: dict[str, Any] = {**model_cfg, "quick_gelu": bool(model_cfg.get("quick_gelu"))}
+def _comparable(model_cfg: Mapping[str, Any]) -> Json:
+    """Return a configuration by what it builds: with defaults, MLPs by width, without the tokenizer's name."""
+    comparable: Json = {**model_cfg, "quick_gelu": bool(model_cfg.get("quick_gelu"))}
     for key, defaults in (("vision_cfg", _VISION_DEFAULTS), ("text_cfg", _TEXT_DEFAULTS)):
         tower = {**defaults, **model_cfg[key]}
-        tower["mlp_width"] = int(tower["width"] * tower.pop("mlp_ratio"))
-        tower.pop("hf_tokenizer_name", None)
-        found[key] = tower
-    return found
+        tower["mlp_width"] = _mlp_width(tower)
+        comparable[key] = {name: tower[name] for name in tower if name not in ("mlp_ratio", "hf_tokenizer_name")}
+    return comparable
 
 
-def to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where: str) -> MetaClip2Model:
-    """A MetaClip2Model of open_clip's tensors, float32 on the CPU.
+def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where: str) -> MetaClip2Model:
+    """Return a MetaClip2Model of open_clip's tensors, float32 on the CPU.
 
     Raises UserError that names each tensor that does not fit `config`.
     """
     import torch
 
     transformers = require_transformers()
-    state = {name.removeprefix("text."): tensor for name, tensor in state.items()}  # of open_clip's CustomTextCLIP
-    if state.get("logit_scale") is not None:
-        state["logit_scale"] = state["logit_scale"].reshape(())
-    rules = names.open_clip_rules(config)
+    state = {name.removeprefix("text."): tensor for name, tensor in state.items()}  # open_clip's CustomTextCLIP
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(())  # (1,) under open_clip's nonscalar_logit_scale
+    rules = tensor_names.open_clip_rules(config)
     with torch.device("meta"):
-        expected = names.to_theirs(rules, transformers.MetaClip2Model(config).state_dict())
-    names.check_tensors(where, names.shapes(state), names.shapes(expected), ignore=("attn_mask",))
-    ours = {name: tensor.float() for name, tensor in names.to_ours(rules, state).items()}
-    return build(transformers.MetaClip2Model, config, ours)
-
-
-def build(kind: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
-    """A transformers model with exactly these tensors."""
-    import torch
-
-    model = kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
-    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
-    return model
+        expected = tensor_names.to_theirs(rules, transformers.MetaClip2Model(config).state_dict())
+    ignore = ("attn_mask",)  # the causal mask, a buffer
+    tensor_names.check_tensors(where, tensor_names.shapes(state), tensor_names.shapes(expected), ignore)
+    return build(transformers.MetaClip2Model, config, tensor_names.to_ours(rules, state))
 
 
 def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> PerImage:
-    """open_clip's own transform for evaluation."""
+    """Return open_clip's own transform for evaluation."""
     require("open_clip", extra="export")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    given = {key: value for key, value in preprocess_cfg.items() if key in PreprocessCfg.__dataclass_fields__}
-    config = PreprocessCfg(**{**given, "size": image_size})
+    settings = {key: value for key, value in preprocess_cfg.items() if key in PreprocessCfg.__dataclass_fields__}
+    config = PreprocessCfg(**{**settings, "size": image_size})
     if config.interpolation != "bicubic" or config.resize_mode not in ("shortest", "squash"):
         raise UserError(
-            f"preprocess_cfg says {config.interpolation} and {config.resize_mode}; models of this family are resized "
-            "bicubic, by the shortest side or squashed"
+            f"preprocess_cfg has interpolation {config.interpolation!r} and resize_mode {config.resize_mode!r}; models "
+            "of this family use 'bicubic' with 'shortest' or 'squash'"
         )
     facts = Preprocess(image_size, config.resize_mode, tuple(config.mean), tuple(config.std))
     return PerImage(image_transform_v2(config, is_train=False), facts)
+
+
+def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
+    from safetensors.torch import save_file
+
+    assert clip.tokenizer is not None
+    config = clip.model.config
+    state = tensor_names.to_theirs(tensor_names.open_clip_rules(config), clip.model.state_dict())
+    save_file(state, folder / WEIGHTS_FILE, {"format": "pt"})
+    clip.tokenizer.save(folder)
+    record = {
+        # open_clip reads the tokenizer from the folder itself; a name, any name, says that it is Hugging Face's
+        "model_cfg": from_hugging_face_config(config, tokenizer_name="."),
+        "preprocess_cfg": preprocess.to_open_clip(preprocess.facts_of(clip.processor)),
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
+    """Compare with open_clip's model of the folder, and under its built-in name where it has one."""
+    open_clip = require("open_clip", extra="export")
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(sample_inputs.TEXTS))
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    differences = [_difference(clip, model.eval(), tokens)]
+    name = own_name(read_config(folder / CONFIG_FILE)["model_cfg"])
+    if name is not None:
+        model = open_clip.create_model(name, pretrained=str(folder / WEIGHTS_FILE))
+        differences.append(_difference(clip, model.eval(), tokens))
+    return {"max_difference": sample_inputs.require_close(max(differences), "open_clip"), "own_name": name}
+
+
+def _difference(clip: Clip, model: Any, tokens: Any) -> float:
+    import torch
+
+    pixels = sample_inputs.pixels(clip)
+    if not torch.equal(model.logit_scale.detach(), clip.model.logit_scale.detach().cpu()):
+        raise UserError("open_clip reads a different logit_scale; nothing was exported")
+    with torch.inference_mode():
+        images = sample_inputs.unit(model.encode_image(pixels))
+        texts = sample_inputs.unit(model.encode_text(tokens))
+    return max(
+        sample_inputs.max_difference(images, clip.backend.encode_pixels(pixels)),
+        sample_inputs.max_difference(texts, clip.encode_text(list(sample_inputs.TEXTS))),
+    )

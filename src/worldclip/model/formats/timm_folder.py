@@ -1,25 +1,33 @@
-"""timm's image towers: a folder with config.json (architecture, pretrained_cfg) and model.safetensors, both ways."""
+"""timm's folders of a CLIP image tower, its projection as the head: config.json and model.safetensors.
+
+A written folder loads as `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError, require
-from worldclip.model import published
-from worldclip.model import tensor_names as names
-from worldclip.model.formats.open_clip_folder import build
+from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
+from worldclip.model.backend import TorchBackend
+from worldclip.model.clip import pick_device
+from worldclip.model.formats.huggingface_folder import build, read_config_json
+from worldclip.model.formats.interface import LoadOptions, Report
+from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.tokenizer import require_transformers
-from worldclip.model.weights import read_state
 
 if TYPE_CHECKING:
     import torch
-    from transformers import MetaClip2VisionConfig, MetaClip2VisionModelWithProjection
+    from transformers import MetaClip2VisionConfig
 
+Json = dict[str, Any]
+
+OPTIONS: tuple[str, ...] = ("arch",)
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-# timm's names of CLIP towers by patch size, width and depth; other sizes are written as the first, its sizes overridden
+# timm's names of CLIP towers by patch size, width and depth (vision_transformer.py); {} is "_quickgelu" or nothing
 _ARCHITECTURES = {
     (14, 1280, 32): "vit_huge_patch14_clip{}_224",
     (14, 1664, 48): "vit_gigantic_patch14_clip{}_224",
@@ -27,17 +35,45 @@ _ARCHITECTURES = {
     (16, 768, 12): "vit_base_patch16_clip{}_224",
     (32, 768, 12): "vit_base_patch32_clip{}_224",
 }
-_FALLBACK = "vit_base_patch16_clip{}_224"
+_BASE_ARCHITECTURE = "vit_base_patch16_clip{}_224"  # for other sizes, which override it
 
 
-def create(folder: Path, arch: str | None) -> torch.nn.Module:
-    """timm's own model of a folder, without weights; arch: another architecture than the folder's config.json says.
+def missing(folder: Path) -> str | None:
+    config = read_config_json(folder)
+    is_timm = "architecture" in config and "model_type" not in config
+    return None if is_timm else "no config.json with timm's architecture"
 
-    Raises UserError for another architecture than a CLIP ViT's, and where the activation is known to be another one
-    than config.json says: timm's repository of the 224 px ViT-H/14 notes this in words alone.
+
+def read(path: Path, options: LoadOptions) -> Clip:
+    """Load the image tower with its projection, and timm's own preprocessing."""
+    timm = require("timm", extra="export")
+    file = next((path / name for name in WEIGHT_FILES if (path / name).exists()), None)
+    if file is None:
+        raise UserError(f"{path} holds timm's config.json and none of its weights: {', '.join(WEIGHT_FILES)}")
+    record = read_config_json(path)
+    model = _create_model(record, path, options.arch)
+    config = _to_hugging_face_config(model, path)
+    state = weights.read_state(file)
+    tensor_names.check_tensors(str(file), tensor_names.shapes(state), tensor_names.shapes(model.state_dict()))
+    bias = state.pop("head.bias", None)
+    if bias is not None and bool(bias.any()):
+        raise UserError(f"{file}: head.bias is not zero; a CLIP's projection has no bias, so this is another model")
+    ours = tensor_names.to_ours(tensor_names.timm_rules(config.num_hidden_layers), state)
+    tower: Any = build(require_transformers().MetaClip2VisionModelWithProjection, config, ours)
+    data = timm.data.resolve_data_config(pretrained_cfg=record.get("pretrained_cfg", {}), model=model)
+    mode = "squash" if data["crop_mode"] == "squash" else "shortest"
+    facts = Preprocess(data["input_size"][1], mode, data["mean"], data["std"])
+    processor = PerImage(timm.data.create_transform(**data, is_training=False), facts)
+    return Clip(TorchBackend(tower.to(pick_device(options.device))), None, processor)
+
+
+def _create_model(record: Json, folder: Path, arch: str | None) -> torch.nn.Module:
+    """Return timm's own model without weights; arch: another architecture than config.json says.
+
+    Raises UserError for another architecture than a CLIP ViT, and where the activation is known to differ from
+    config.json: timm's repository of the 224 px ViT-H/14 mentions this in its model card alone.
     """
     timm = require("timm", extra="export")
-    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     name, tag = record["architecture"], record.get("pretrained_cfg", {}).get("tag", "")
     row = published.find(f"timm/{name}.{tag}")
     if arch is None and row is not None and row.activation == "quick_gelu" and "quickgelu" not in name:
@@ -45,26 +81,23 @@ def create(folder: Path, arch: str | None) -> torch.nn.Module:
             f"{folder}: config.json says {name}, which has gelu, and these weights were trained with quick_gelu; say "
             f"arch={name.replace('clip_', 'clip_quickgelu_')!r} (as trained) or arch={name!r} (as timm loads it)"
         )
+    head = {"num_classes": record["num_classes"]} if "num_classes" in record else {}
     try:
-        model = timm.create_model(arch or name, pretrained=False, **model_arguments(record))
+        model = timm.create_model(arch or name, pretrained=False, **head, **record.get("model_args", {}))
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: timm does not know its model ({error})") from error
+        raise UserError(f"{folder}: timm cannot create the model ({error})") from error
+    # CLIP towers differ from timm's other ViTs by the norm before the blocks and by pooling the class token
     is_clip = type(model).__name__ == "VisionTransformer" and type(model.norm_pre).__name__ != "Identity"
     if not is_clip or model.global_pool != "token":
-        raise UserError(f"{folder} holds timm's {model.pretrained_cfg['architecture']}, which is no CLIP image tower")
+        raise UserError(f"{folder} holds timm's {model.pretrained_cfg['architecture']}, which is not a CLIP image tower")
     return model
 
 
-def vision_config(model: Any, where: str) -> MetaClip2VisionConfig:
-    """Hugging Face's configuration of a timm tower."""
-    transformers = require_transformers()
+def _to_hugging_face_config(model: Any, folder: Path) -> MetaClip2VisionConfig:
     if not model.num_classes:
-        raise UserError(
-            f"{where}: the tower has no projection (num_classes is 0), so that it embeds into no shared space"
-        )
+        raise UserError(f"{folder}: the tower has no projection (num_classes is 0), so it has no CLIP embeddings")
     block = model.blocks[0]
-    activation = "quick_gelu" if "quick" in type(block.mlp.act).__name__.lower() else "gelu"
-    return transformers.MetaClip2VisionConfig(
+    return require_transformers().MetaClip2VisionConfig(
         hidden_size=model.embed_dim,
         intermediate_size=block.mlp.fc1.out_features,
         projection_dim=model.num_classes,
@@ -72,54 +105,50 @@ def vision_config(model: Any, where: str) -> MetaClip2VisionConfig:
         num_attention_heads=block.attn.num_heads,
         image_size=model.patch_embed.img_size[0],
         patch_size=model.patch_embed.patch_size[0],
-        hidden_act=activation,
+        hidden_act="quick_gelu" if "quick" in type(block.mlp.act).__name__.lower() else "gelu",
         layer_norm_eps=block.norm1.eps,
     )
 
 
-def model_arguments(record: dict[str, Any]) -> dict[str, Any]:
-    """What a config.json adds to the architecture's own sizes."""
-    head = {"num_classes": record["num_classes"]} if "num_classes" in record else {}
-    return {**head, **record.get("model_args", {})}
-
-
-def load(folder: Path, arch: str | None = None) -> tuple[MetaClip2VisionModelWithProjection, PerImage]:
-    """The image tower with its projection, and timm's own preprocessing."""
-    timm = require("timm", extra="export")
-    transformers = require_transformers()
-    file = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
-    if file is None:
-        raise UserError(f"{folder} holds timm's config.json and none of its weights: {', '.join(WEIGHT_FILES)}")
-    model = create(folder, arch)
-    config = vision_config(model, str(folder))
-    state = read_state(file)
-    names.check_tensors(str(file), names.shapes(state), names.shapes(model.state_dict()))
-    bias = state.pop("head.bias", None)
-    if bias is not None and bool(bias.any()):
-        raise UserError(f"{file}: head.bias is not zero; a CLIP's projection has none, so that this is another model")
-    ours = names.to_ours(names.timm_rules(config.num_hidden_layers), state)
-    tower = build(
-        transformers.MetaClip2VisionModelWithProjection, config, {name: tensor.float() for name, tensor in ours.items()}
-    )
-    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    data = timm.data.resolve_data_config(pretrained_cfg=record.get("pretrained_cfg", {}), model=model)
-    facts = Preprocess(
-        data["input_size"][1], "squash" if data["crop_mode"] == "squash" else "shortest", data["mean"], data["std"]
-    )
-    return tower, PerImage(timm.data.create_transform(**data, is_training=False), facts)
-
-
-def architecture(config: Any) -> tuple[str, dict[str, Any]]:
-    """timm's name of a tower and the arguments by which it differs from the model of that name."""
+def architecture(config: Any) -> tuple[str, Json]:
+    """Return timm's name of a tower and the arguments by which it differs from the model of that name."""
     sizes = (config.patch_size, config.hidden_size, config.num_hidden_layers)
-    name = _ARCHITECTURES.get(sizes, _FALLBACK).format("_quickgelu" if config.hidden_act == "quick_gelu" else "")
-    arguments: dict[str, Any] = {"img_size": config.image_size, "num_classes": config.projection_dim}
-    if sizes not in _ARCHITECTURES:
-        arguments |= {
-            "patch_size": config.patch_size,
-            "embed_dim": config.hidden_size,
-            "depth": config.num_hidden_layers,
-            "num_heads": config.num_attention_heads,
-            "mlp_ratio": config.intermediate_size / config.hidden_size,
-        }
-    return name, arguments
+    suffix = "_quickgelu" if config.hidden_act == "quick_gelu" else ""
+    arguments: Json = {"img_size": config.image_size, "num_classes": config.projection_dim}
+    if sizes in _ARCHITECTURES:
+        return _ARCHITECTURES[sizes].format(suffix), arguments
+    arguments |= {
+        "patch_size": config.patch_size,
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": config.intermediate_size / config.hidden_size,
+    }
+    return _BASE_ARCHITECTURE.format(suffix), arguments
+
+
+def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
+    import torch
+
+    timm = require("timm", extra="export")
+    config = clip.model.vision_model.config
+    name, arguments = architecture(config)
+    model = timm.create_model(name, pretrained=False, **arguments)
+    state = tensor_names.to_theirs(tensor_names.timm_rules(config.num_hidden_layers), clip.model.state_dict())
+    state["head.bias"] = torch.zeros(config.projection_dim)  # timm's head has one, a CLIP's projection does not
+    model.load_state_dict(state, strict=True)
+    data = preprocess.to_timm(preprocess.facts_of(clip.processor))
+    timm.models.save_for_hf(model, folder, safe_serialization=True, data_config=data)
+
+
+def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
+    """Compare image embeddings with timm's model of the folder."""
+    import torch
+
+    timm = require("timm", extra="export")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    pixels = sample_inputs.pixels(clip)
+    with torch.inference_mode():
+        actual = sample_inputs.unit(model(pixels))
+    difference = sample_inputs.max_difference(actual, clip.backend.encode_pixels(pixels))
+    return {"max_difference": sample_inputs.require_close(difference, "timm")}

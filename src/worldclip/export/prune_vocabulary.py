@@ -1,0 +1,268 @@
+"""Prune the vocabulary: keep the token rows that a corpus uses, renumber the tokenizer, prove equal embeddings.
+
+The token table is most of a small model: 346M of ViT-S/16's 390M parameters.  A Unigram tokenizer (arXiv:1804.10959)
+segments a text into its likeliest pieces, so a text that used none of the removed pieces keeps its pieces.  Other
+texts fall into smaller pieces that are left, or become unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import numpy as np
+
+from worldclip.core.errors import UserError
+from worldclip.model.backend import TorchBackend
+from worldclip.model.clip import count_parameters
+from worldclip.model.formats.huggingface_folder import build
+from worldclip.model.tokenizer import Tokenizer, require_transformers
+
+if TYPE_CHECKING:
+    from worldclip.model.inference import Clip
+
+BATCH_SIZE = 4096  # texts tokenised together
+NUM_EMBEDDED = 512  # texts whose embeddings are compared; token ids are compared for all texts
+TOLERANCE = 1e-6  # per element: the rows are copies and the arithmetic is the same
+TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
+_SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+Json = dict[str, Any]
+
+
+class OutsideText(TypedDict):
+    """What happens to a text outside the corpus."""
+
+    text: str
+    tokens_before: int
+    tokens_after: int
+    unknown: int
+    cosine: float
+
+
+class VocabularyReport(TypedDict):
+    """Sizes before and after; `width` is the number of parameters per row."""
+
+    rows_before: int
+    rows_after: int
+    width: int
+    parameters_before: int
+    parameters_after: int
+    texts_proven: int
+    outside: NotRequired[list[OutsideText]]
+
+
+def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, VocabularyReport]:
+    """Return `clip` with only the token rows that `texts` use, and a report.
+
+    Raises UserError where the tokenizer is not a fast Unigram one, or where one of the texts would embed differently.
+    """
+    tokenizer = _tokenizer(clip)
+    spec = _unigram_spec(tokenizer)
+    corpus = sorted(set(texts))
+    if not corpus:
+        raise UserError("the corpus holds no text in these languages; name other languages, or give export.corpus")
+    is_used = np.zeros(tokenizer.vocab_size, bool)
+    for batch in _batches(corpus):
+        is_used[tokenizer.encode(batch).ids] = True
+    is_used[_always_kept(tokenizer, spec)] = True
+    kept = np.flatnonzero(is_used)
+    pruned = dataclasses.replace(
+        clip,
+        backend=TorchBackend(_prune_model(clip.model, kept, tokenizer)),
+        tokenizer=_prune_tokenizer(tokenizer, spec, kept),
+    )
+    _prove(clip, pruned, kept, corpus)
+    text_config = clip.model.config.text_config
+    return pruned, {
+        "rows_before": text_config.vocab_size,
+        "rows_after": len(kept),
+        "width": text_config.hidden_size,
+        "parameters_before": count_parameters(clip.model),
+        "parameters_after": count_parameters(pruned.model),
+        "texts_proven": len(corpus),
+    }
+
+
+def outside(clip: Clip, pruned: Clip, texts: Sequence[str]) -> list[OutsideText]:
+    """Report what happens to texts that may not be in the corpus."""
+    before, after = _tokenizer(clip), _tokenizer(pruned)
+    cosines = (clip.encode_text(texts) * pruned.encode_text(texts)).sum(axis=1)
+    rows: list[OutsideText] = []
+    for text, cosine in zip(texts, cosines, strict=True):
+        ids = after.encode([text]).ids
+        rows.append(
+            {
+                "text": text[:40],
+                "tokens_before": len(before.encode([text]).ids),
+                "tokens_after": len(ids),
+                "unknown": int((ids == after.hf.unk_token_id).sum()),
+                "cosine": round(float(cosine), 4),
+            }
+        )
+    return rows
+
+
+def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str]:
+    """Yield the non-empty texts of .txt files (one per line) and .parquet files (column text).
+
+    A column lang, where a Parquet file has one, selects the languages.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"the corpus {path} does not exist")
+        if path.suffix == ".txt":
+            with open(path, encoding="utf-8") as file:
+                texts = (line.rstrip("\n") for line in file)
+                yield from (text for text in texts if text)
+        else:
+            yield from _read_parquet(path, languages)
+
+
+def _read_parquet(path: Path, languages: Sequence[str]) -> Iterator[str]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in ("text", "lang") if name in file.schema_arrow.names]
+        if "text" not in columns:
+            raise UserError(f"{path} has no column text; its columns are {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(columns=columns):
+            texts = batch.column("text")
+            if "lang" in columns:
+                langs = pc.cast(batch.column("lang"), "string")
+                texts = texts.filter(pc.is_in(langs, pc.cast(list(languages), "string")))
+            yield from (text for text in texts.to_pylist() if text)
+
+
+def run_corpus(run_dir: Path) -> list[Path]:
+    """Return the files of a run's matched texts."""
+    paths = sorted((run_dir / "match" / "texts").rglob("*.parquet"))
+    if not paths:
+        raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
+    return paths
+
+
+def _tokenizer(clip: Clip) -> Tokenizer:
+    assert clip.tokenizer is not None
+    return clip.tokenizer
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
+
+
+def _unigram_spec(tokenizer: Tokenizer) -> Json:
+    """Return tokenizer.json of a Unigram tokenizer.  Raises UserError for another kind."""
+    backend = getattr(tokenizer.hf, "backend_tokenizer", None)
+    spec = {} if backend is None else json.loads(backend.to_str())
+    if not spec or spec["model"]["type"] != "Unigram":
+        raise UserError(
+            f"the tokenizer is a {type(tokenizer.hf).__name__}; only Unigram tokenizers in tokenizer.json (XLM-V's, "
+            "ours) can be pruned: in others a missing piece changes how every text is segmented"
+        )
+    return spec
+
+
+def _always_kept(tokenizer: Tokenizer, spec: Json) -> list[int]:
+    """Return special tokens, and the piece of the lowest score: Unigram derives the unknown penalty from it."""
+    scores = [score for _, score in spec["model"]["vocab"]]
+    added = [token["id"] for token in spec["added_tokens"]]
+    return [*added, spec["model"]["unk_id"], int(np.argmin(scores)), tokenizer.eos_id, tokenizer.pad_id]
+
+
+def _prune_tokenizer(tokenizer: Tokenizer, spec: Json, kept: np.ndarray) -> Tokenizer:
+    """Return the same pipeline with the pieces `kept`, numbered in their old order."""
+    from tokenizers import Tokenizer as Pipeline
+    from transformers import PreTrainedTokenizerFast
+
+    new_ids = {int(old): new for new, old in enumerate(kept)}
+    spec = json.loads(json.dumps(spec))  # a deep copy
+    vocab = spec["model"]["vocab"]
+    spec["model"]["vocab"] = [vocab[old] for old in new_ids if old < len(vocab)]
+    spec["model"]["unk_id"] = new_ids[spec["model"]["unk_id"]]
+    spec["padding"] = spec["truncation"] = None
+    for token in spec["added_tokens"]:
+        token["id"] = new_ids[token["id"]]
+    if spec["post_processor"] is not None:
+        _renumber(spec["post_processor"], new_ids)
+    specials = {f"{name}_token": getattr(tokenizer.hf, f"{name}_token", None) for name in _SPECIAL_NAMES}
+    renumbered = PreTrainedTokenizerFast(
+        tokenizer_object=Pipeline.from_str(json.dumps(spec)),
+        model_max_length=tokenizer.context_length,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        **{name: str(token) for name, token in specials.items() if token is not None},
+    )
+    return Tokenizer(renumbered, tokenizer.context_length)
+
+
+def _renumber(post_processor: Json, new_ids: dict[int, int]) -> None:
+    """Renumber special tokens in a post-processor: templates, BERT's and RoBERTa's pairs, sequences of these."""
+    for inner in post_processor.get("processors", []):
+        _renumber(inner, new_ids)
+    for special in post_processor.get("special_tokens", {}).values():
+        special["ids"] = [new_ids[old] for old in special["ids"]]
+    for name in ("sep", "cls"):
+        if name in post_processor:
+            text, old = post_processor[name]
+            post_processor[name] = [text, new_ids[old]]
+
+
+def _prune_model(model: Any, kept: np.ndarray, tokenizer: Tokenizer) -> Any:
+    import torch
+
+    transformers = require_transformers()
+    config = transformers.MetaClip2Config.from_dict(model.config.to_dict())
+    new_ids = {int(old): new for new, old in enumerate(kept)}
+    text_config: Any = config.text_config
+    text_config.vocab_size = len(kept)
+    text_config.eos_token_id, text_config.pad_token_id = new_ids[tokenizer.eos_id], new_ids[tokenizer.pad_id]
+    text_config.bos_token_id = None if tokenizer.bos_id is None else new_ids[tokenizer.bos_id]
+    state = dict(model.state_dict())
+    table = state[TOKEN_TABLE]
+    state[TOKEN_TABLE] = table[torch.from_numpy(kept).to(table.device)].clone()
+    return build(transformers.MetaClip2Model, config, state).to(model.device)
+
+
+def _prove(clip: Clip, pruned: Clip, kept: np.ndarray, corpus: Sequence[str]) -> None:
+    """Raise UserError unless all token ids are the old ones renumbered, and embeddings of a sample are equal."""
+    before, after = _tokenizer(clip), _tokenizer(pruned)
+    for batch in _batches(corpus):
+        old, new = before.encode(batch), after.encode(batch)
+        if np.array_equal(old.offsets, new.offsets) and np.array_equal(kept[new.ids], old.ids):
+            continue
+        changed = next(
+            text for text in batch if not np.array_equal(kept[after.encode([text]).ids], before.encode([text]).ids)
+        )
+        raise UserError(f"without the unused pieces, {changed[:60]!r} is segmented differently; nothing was exported")
+    num_embedded = min(NUM_EMBEDDED, len(corpus))
+    sample = [corpus[i] for i in np.linspace(0, len(corpus) - 1, num_embedded).astype(int)]
+    difference = float(np.abs(clip.encode_text(sample) - pruned.encode_text(sample)).max())
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"the pruned model embeds a text of the corpus differently by {difference:.1e}; nothing was exported"
+        )
+
+
+def card_lines(report: VocabularyReport, languages: Sequence[str]) -> list[str]:
+    """Return the section of the model card on the pruned vocabulary."""
+    lines = [
+        "",
+        "## Vocabulary",
+        "",
+        f"Reduced to {', '.join(languages)}: {report['rows_after']:,} of {report['rows_before']:,} token rows, "
+        f"{report['parameters_after']:,} of {report['parameters_before']:,} parameters. {report['texts_proven']:,} "
+        "texts of the corpus have the token ids of the whole model, renumbered. Other texts fall into smaller pieces:",
+        "",
+        "| text | tokens before | after | unknown | cosine |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in report.get("outside", []):
+        cells = (row["text"], row["tokens_before"], row["tokens_after"], row["unknown"], row["cosine"])
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return lines

@@ -1,0 +1,175 @@
+"""Hugging Face folders of a MetaClip2Model: config.json, weights, tokenizer and preprocessor_config.json."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldclip.core.errors import UserError
+from worldclip.model import preprocess, sample_inputs, tensor_names, weights
+from worldclip.model.backend import TorchBackend
+from worldclip.model.clip import check_tokenizer, pick_device
+from worldclip.model.formats.interface import LoadOptions, Report
+from worldclip.model.inference import Clip
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer, require_transformers
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIONS: tuple[str, ...] = ("tokenizer",)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
+PICKLE = "pytorch_model.bin"
+
+
+def missing(folder: Path) -> str | None:
+    """Return what the folder lacks to be a Hugging Face folder; weights may lack where there are no ONNX encoders."""
+    if read_config_json(folder).get("model_type") is None:
+        return "no config.json with a model_type"
+    has_weights = weights.safetensors_shapes(folder) is not None or (folder / PICKLE).exists()
+    if not has_weights and (folder / "onnx").is_dir():
+        return "no model.safetensors beside the ONNX encoders"
+    return None
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """Return the folder's config.json, which Hugging Face and timm both write; {} where there is none."""
+    path = folder / "config.json"
+    return weights.read_json_config(path) if path.exists() else {}
+
+
+def read(path: Path, options: LoadOptions) -> Clip:
+    config, tokenizer, processor = read_parts(path, options)
+    model = _read_model(path, config)
+    return Clip(TorchBackend(model.to(pick_device(options.device)).eval()), tokenizer, processor)
+
+
+def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]:
+    """Return the configuration, tokenizer and image processor, which must fit together."""
+    config = _read_config(folder)
+    tokenizer = read_tokenizer(options.tokenizer or folder, config.text_config.max_position_embeddings)
+    check_tokenizer(config, tokenizer)
+    return config, tokenizer, _read_processor(folder, config.vision_config.image_size)
+
+
+def _read_config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        config = require_transformers().AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"{folder} does not load as a Hugging Face model ({error})") from error
+    if config.model_type == "metaclip_2_vision_model":
+        raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
+    if config.model_type != "metaclip_2":
+        raise UserError(f"{folder} holds a {config.model_type!r} model; worldclip loads 'metaclip_2' models")
+    return config
+
+
+def _read_model(folder: Path, config: Any) -> Any:
+    import torch
+
+    transformers = require_transformers()
+    with torch.device("meta"):
+        expected = tensor_names.shapes(transformers.MetaClip2Model(config).state_dict())
+    ignore = ("position_ids",)  # a buffer that older transformers saved
+    shapes = weights.safetensors_shapes(folder)
+    if shapes is not None:
+        tensor_names.check_tensors(str(folder), shapes, expected, ignore)
+        return transformers.MetaClip2Model.from_pretrained(folder, dtype="float32")  # maps the file, reads it once
+    if not (folder / PICKLE).exists():
+        raise UserError(f"{folder} holds config.json and no weights (model.safetensors); copy or download it whole")
+    state = weights.read_state(folder / PICKLE)
+    tensor_names.check_tensors(str(folder), tensor_names.shapes(state), expected, ignore)
+    return build(transformers.MetaClip2Model, config, {name: state[name].float() for name in expected})
+
+
+def build(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Return a transformers model with exactly these tensors."""
+    import torch
+
+    model = model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
+    assert tensor_names.shapes(model.state_dict()) == tensor_names.shapes(state)
+    return model
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in TOKENIZER_FILES)
+
+
+def read_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
+    """Load a tokenizer by folder or hub id.
+
+    Raises UserError, also for a folder without one: transformers would return an empty tokenizer.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not has_tokenizer(folder):
+        raise UserError(
+            f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); give one: tokenizer='FOLDER or id'"
+        )
+    try:
+        return load_tokenizer(source, context_length)
+    except (KeyError, TypeError) as error:  # what transformers raises for a malformed tokenizer.json
+        raise UserError(
+            f"{source} does not load as a tokenizer ({error!r}); copy or download its files again"
+        ) from error
+
+
+def _read_processor(folder: Path, image_size: int) -> Any:
+    """Load the image processor.  Raises UserError where there is none, or it makes images of another size."""
+    try:
+        processor = require_transformers().AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{folder} does not say how images become pixels: preprocessor_config.json is missing or invalid "
+            f"({str(error).splitlines()[0]}); copy or download it again"
+        ) from error
+    is_cropped = getattr(processor, "do_center_crop", False)
+    size = dict((processor.crop_size if is_cropped else processor.size) or {})
+    sides = {side for side in (size.get("height"), size.get("width")) if side is not None}
+    if sides and sides != {image_size}:
+        raise UserError(
+            f"{folder}: preprocessor_config.json makes images of {' x '.join(map(str, sides))} px, the model reads "
+            f"{image_size} px; they belong to different models"
+        )
+    return processor
+
+
+def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
+    """Write a model of any source as a Hugging Face folder."""
+    clip.model.save_pretrained(folder)
+    write_tokenizer_and_processor(clip, folder)
+
+
+def copy(checkpoint: Path, folder: Path) -> None:
+    """Copy a checkpoint without the trainer's state, byte for byte."""
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("trainer"), dirs_exist_ok=True)
+
+
+def write_tokenizer_and_processor(clip: Clip, folder: Path) -> None:
+    assert clip.tokenizer is not None
+    clip.tokenizer.save(folder)
+    preprocess.to_hugging_face(preprocess.facts_of(clip.processor)).save_pretrained(folder)
+
+
+def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
+    """Compare with transformers' own classes, and its preprocessing where the source was a Hugging Face folder."""
+    import torch
+
+    transformers = require_transformers()
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    texts = list(sample_inputs.TEXTS)
+    inputs = processor(text=texts, images=sample_inputs.images(), return_tensors="pt", padding=True, truncation=True)
+    if isinstance(clip.processor, preprocess.PerImage):
+        # another library's transform rounds differently: the models are compared on its pixels
+        inputs["pixel_values"] = sample_inputs.pixels(clip)
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    expected_images = clip.backend.encode_pixels(inputs["pixel_values"])
+    difference = max(
+        sample_inputs.max_difference(outputs.text_embeds.numpy(), clip.encode_text(texts)),
+        sample_inputs.max_difference(outputs.image_embeds.numpy(), expected_images),
+    )
+    return {"max_difference": sample_inputs.require_close(difference, "transformers")}

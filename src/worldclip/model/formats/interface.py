@@ -1,0 +1,55 @@
+"""Define what every module of this package offers: recognise, read, write and compare one library's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from worldclip.model.inference import Clip
+
+Layout = Literal["huggingface", "open_clip", "timm", "onnx"]
+Report = dict[str, Any]
+"""What a comparison measured, as export/report.json records it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadOptions:
+    """The options of worldclip.load; None is the source's own choice."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    arch: str | None = None
+    """What a bare file does not say: a published name, or the path of an open_clip configuration."""
+    tokenizer: str | None = None
+    """Folder or hub id, for weights without a tokenizer."""
+    precision: str | None = None
+    """fp32, fp16 or int8."""
+
+
+class Writer(Protocol):
+    """A module that writes folders of one kind."""
+
+    def write(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
+        """Write the model into an existing, empty folder; precisions: of ONNX encoders, unused by the others."""
+        ...
+
+    def compare(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
+        """Load the folder in its own library and compare embeddings.  Raises UserError where they differ too much."""
+        ...
+
+
+class Format(Writer, Protocol):
+    """A module that also recognises and reads them."""
+
+    OPTIONS: tuple[str, ...]
+    """The fields of LoadOptions that `read` uses besides the device."""
+
+    def missing(self, folder: Path) -> str | None:
+        """Return what the folder lacks to be in this layout, None where it is."""
+        ...
+
+    def read(self, path: Path, options: LoadOptions) -> Clip:
+        """Load the model.  Raises UserError for anything incomplete, corrupt or of another family."""
+        ...
