@@ -4,7 +4,8 @@
 
 XLM-V's tokenizer cannot be had without a network: the one here has its format and its 901,629 rows, the pieces being
 words of 62 languages' frequency lists by their share, and single characters.  Captions of Multi30k and XTD-10 are the
-corpus.  The rows are found and proven by `worldclip.export.prune_vocabulary` on a narrow model; parameters are reckoned for S/16.
+corpus.  The rows are found and proven by `worldclip.export.prune_vocabulary` on a narrow model; parameters are reckoned
+for S/16.
 """
 
 from __future__ import annotations

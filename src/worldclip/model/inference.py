@@ -30,7 +30,7 @@ Templates: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 """Sentences around a label, each with one `{}`; or a mapping from language to the sentences of that language."""
 
 Batch: TypeAlias = tuple[Any, list[int], dict[int, str]]
-"""(pixels as the tower reads them, their rows, reasons of unusable images by row); pixels None without usable images."""
+"""(pixels as the tower reads them, their rows, reasons of the unusable images by row); pixels None without any."""
 
 T = TypeVar("T")
 
@@ -49,7 +49,9 @@ class Clip:
     def model(self) -> Any:
         """The torch model of transformers.  Raises UserError for an ONNX folder, which has none."""
         if not isinstance(self.backend, TorchBackend):
-            raise UserError("these are ONNX encoders, which have no torch model; load the model they were exported from")
+            raise UserError(
+                "these are ONNX encoders, which have no torch model; load the model they were exported from"
+            )
         return self.backend.model
 
     @property
@@ -226,7 +228,9 @@ def _problems_of_langs(
     if is_by_language and langs is None:
         return [f"templates are by language; give langs, the languages of the labels, out of {', '.join(by_lang)}"]
     if not is_by_language and langs is not None:
-        return [f"langs = {langs!r}: templates are not by language; give {{language: [template, ...]}}, or leave it out"]
+        return [
+            f"langs = {langs!r}: templates are not by language; give {{language: [template, ...]}}, or leave it out"
+        ]
     if len(label_langs) != num_labels:
         return [f"langs names {len(label_langs)} languages for {num_labels} labels; give one, or one per label"]
     if missing := sorted(set(label_langs) - set(by_lang)):

@@ -73,7 +73,9 @@ def read(source: Source, options: LoadOptions) -> Clip:
         value = getattr(options, name)
         if value is not None and name not in used:
             layouts = ", ".join(layout for layout, module in FORMATS.items() if name in module.OPTIONS)
-            problems.append(f"{name} = {value!r}: not used for the layout {source.layout!r} (only for {layouts}); omit it")
+            problems.append(
+                f"{name} = {value!r}: not used for the layout {source.layout!r} (only for {layouts}); omit it"
+            )
     if problems:
         raise UserError(problems)
     return FORMATS[source.layout].read(source.path, options)
@@ -135,7 +137,9 @@ def _local_path(source: str | Path, precision: str | None) -> Path:
     if isinstance(source, Path) or name.count("/") != 1 or name.startswith((".", "~", "/")):
         row = published.find(name)
         hint = f"; the hub id of this model is {row.hub_id}" if row else ""
-        raise UserError(f"{source} does not exist; give a run, a model's folder or file, or a hub id (owner/name){hint}")
+        raise UserError(
+            f"{source} does not exist; give a run, a model's folder or file, or a hub id (owner/name){hint}"
+        )
     return _download(name, precision or "fp32")
 
 

@@ -203,7 +203,9 @@ def _run(
     key = {name: config[name] for name in ("model", "pool")}
     keep = [folder / name for name in (".lock", "report.json", "probe.npy")]
     work = {"images": embed_images, "texts": embed_texts}
-    write_array(folder / "probe.npy", embed_sample_inputs(_load(model)))  # first: a model that does not load is told once
+    write_array(
+        folder / "probe.npy", embed_sample_inputs(_load(model))
+    )  # first: a model that does not load is told once
     if not isinstance(executor, LocalExecutor) or executor.workers > 1:
         _load.cache_clear()  # the workers have their own
     for kind, shards in units.items():

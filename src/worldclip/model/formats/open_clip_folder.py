@@ -102,7 +102,7 @@ def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], ar
 
 
 def read_config(path: Path) -> Json:
-    """Read model_cfg and preprocess_cfg from open_clip_config.json, or from a bare model_cfg as open_clip ships them."""
+    """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them."""
     record = weights.read_json_config(path)
     record = record if "model_cfg" in record else {"model_cfg": record}
     return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}

@@ -61,8 +61,8 @@ def read(path: Path, options: LoadOptions) -> Clip:
     ours = tensor_names.to_ours(tensor_names.timm_rules(config.num_hidden_layers), state)
     tower: Any = build(require_transformers().MetaClip2VisionModelWithProjection, config, ours)
     data = timm.data.resolve_data_config(pretrained_cfg=record.get("pretrained_cfg", {}), model=model)
-    mode = "squash" if data["crop_mode"] == "squash" else "shortest"
-    facts = Preprocess(data["input_size"][1], mode, data["mean"], data["std"])
+    size, crop_mode = data["input_size"][1], data["crop_mode"]
+    facts = Preprocess(size, "squash" if crop_mode == "squash" else "shortest", data["mean"], data["std"])
     processor = PerImage(timm.data.create_transform(**data, is_training=False), facts)
     return Clip(TorchBackend(tower.to(pick_device(options.device))), None, processor)
 
@@ -81,15 +81,18 @@ def _create_model(record: Json, folder: Path, arch: str | None) -> torch.nn.Modu
             f"{folder}: config.json says {name}, which has gelu, and these weights were trained with quick_gelu; say "
             f"arch={name.replace('clip_', 'clip_quickgelu_')!r} (as trained) or arch={name!r} (as timm loads it)"
         )
-    head = {"num_classes": record["num_classes"]} if "num_classes" in record else {}
+    arguments = {"num_classes": record["num_classes"]} if "num_classes" in record else {}
+    arguments |= record.get("model_args", {})
     try:
-        model = timm.create_model(arch or name, pretrained=False, **head, **record.get("model_args", {}))
+        model = timm.create_model(arch or name, pretrained=False, **arguments)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder}: timm cannot create the model ({error})") from error
     # CLIP towers differ from timm's other ViTs by the norm before the blocks and by pooling the class token
     is_clip = type(model).__name__ == "VisionTransformer" and type(model.norm_pre).__name__ != "Identity"
     if not is_clip or model.global_pool != "token":
-        raise UserError(f"{folder} holds timm's {model.pretrained_cfg['architecture']}, which is not a CLIP image tower")
+        raise UserError(
+            f"{folder} holds timm's {model.pretrained_cfg['architecture']}, which is not a CLIP image tower"
+        )
     return model
 
 
