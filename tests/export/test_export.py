@@ -1,4 +1,4 @@
-"""The stage: each format complete, checked by its own library before it takes its name, refused where it differs."""
+"""The stage writes complete formats, each compared by its own library before it takes its name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.export import ExportConfig, probe
+from worldclip.export import ExportConfig
 from worldclip.export import model_card as card
+from worldclip.model import sample_inputs
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
+from worldclip.model.formats import WRITERS, huggingface_folder
 from worldclip.model.tokenizer import train_tokenizer
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
@@ -30,7 +32,7 @@ def recipe(**keys):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A run with one checkpoint of fresh weights and the reports that a model card reads."""
+    """Write a run with one checkpoint of initial weights and the reports that a model card reads."""
     run_dir = tmp_path_factory.mktemp("trained") / "my_run"
     folder = run_dir / "train" / "step_000000009"
     sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
@@ -57,10 +59,10 @@ def run_dir(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "my_run"))
 
 
-def test_the_exported_folder_embeds_as_the_checkpoint_and_holds_no_trainer(run_dir):
+def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_dir):
     report = export.run(recipe(), run_dir, LocalExecutor())
     folder = run_dir / "export" / "huggingface"
-    assert report["formats"]["huggingface"]["max_difference"] <= probe.TOLERANCE
+    assert report["formats"]["huggingface"]["max_difference"] <= sample_inputs.TOLERANCE
     assert not (folder / "trainer").exists()
     texts = ["a red apple", "红苹果"]
     found = worldclip.load(folder, device="cpu").encode_text(texts)
@@ -69,7 +71,7 @@ def test_the_exported_folder_embeds_as_the_checkpoint_and_holds_no_trainer(run_d
     assert manifest["inputs"] == export.inputs(recipe(), run_dir)
 
 
-def test_the_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
+def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
     facts = card.of_run(recipe(), run_dir, run_dir / "train" / "step_000000009")
     text = card.render(facts, "huggingface", {"max_difference": 1e-7})
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
@@ -84,44 +86,44 @@ def test_the_model_card_names_languages_recipe_pairs_results_and_licences(run_di
 
 
 @pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])
-def test_a_model_that_differs_when_loaded_again_is_refused_and_the_old_export_stays(name, run_dir, monkeypatch):
+def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, run_dir, monkeypatch):
     export.run(recipe(formats=[name]), run_dir, LocalExecutor())
     before = (run_dir / "export" / name / "README.md").read_bytes()
-    module = __import__(f"worldclip.export.{name}", fromlist=[name])
-    wrote = "copy" if name == "huggingface" else "write"
-    plain = getattr(module, wrote)
+    # an unchanged Hugging Face checkpoint is copied
+    module, function = (huggingface_folder, "copy") if name == "huggingface" else (WRITERS[name], "write")
+    plain = getattr(module, function)
 
-    def spoil(source, folder):
+    def spoil(source, folder, *precisions):
         import torch
         from safetensors.torch import load_file, save_file
 
-        plain(source, folder)
+        plain(source, folder, *precisions)
         file = next(folder.glob("*.safetensors"))
         weights = load_file(file)
         key = next(key for key in weights if key.endswith(("visual_projection.weight", "visual.proj", "head.weight")))
         weights[key] = weights[key] + 1e-2 * torch.randn_like(weights[key])
         save_file(weights, file, {"format": "pt"})
 
-    monkeypatch.setattr(module, wrote, spoil)
+    monkeypatch.setattr(module, function, spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
         export.run(recipe(formats=[name]), run_dir, LocalExecutor())
     assert (run_dir / "export" / name / "README.md").read_bytes() == before
     assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == [name]
 
 
-def test_a_run_without_a_checkpoint_is_told_to_train(tmp_path):
+def test_run_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="run first: worldclip train"):
         export.run(recipe(), tmp_path, LocalExecutor())
 
 
-def test_problems_of_the_configuration_are_told_at_once(tmp_path):
+def test_all_problems_of_the_configuration_are_listed(tmp_path):
     config = ExportConfig(formats=(), onnx_precisions=(), corpus=("texts.csv",))
     with pytest.raises(UserError) as caught:
         export.export_model(tmp_path, tmp_path / "out", config)
     assert len(caught.value.problems) == 4
 
 
-def test_a_runs_own_matched_texts_say_which_token_rows_a_language_needs(run_dir):
+def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     import pyarrow as pa
 
     row = {"lang_prob": 1.0, "entry_ids": [0]}
@@ -139,7 +141,7 @@ def test_a_runs_own_matched_texts_say_which_token_rows_a_language_needs(run_dir)
     assert export.inputs(recipe(languages=["en"]), run_dir)["corpus"]
 
 
-def test_the_image_tower_alone_gives_its_patch_features_through_plain_transformers(run_dir):
+def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_dir):
     import torch
     from transformers import MetaClip2VisionModel
 

@@ -1,4 +1,4 @@
-"""CLIP_benchmark takes an exported checkpoint as it is, and gets the numbers of our evaluate."""
+"""CLIP_benchmark takes an exported checkpoint unchanged and measures the numbers of our evaluate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worldclip.evaluate.stage import evaluate_model
 from worldclip.export import ExportConfig, export_model
 from worldclip.model import published
 
-# CLIP_benchmark 1.6.2 makes a Python number of an array of one element, which NumPy 2.4 no longer does
+# CLIP_benchmark 1.6.2 calls float() on arrays of one element, which NumPy 2.4 refuses
 AS_BEFORE_NUMPY_24 = """
 import builtins, sys
 import numpy
@@ -36,7 +36,7 @@ CLASSES = ("red apple", "blue house", "green cat", "black dog", "white fox", "la
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """An exported model of random weights, and 30 pictures in CLIP_benchmark's layout."""
+    """Write an exported model of random weights, and 30 pictures in CLIP_benchmark's layout."""
     root = tmp_path_factory.mktemp("clip_benchmark")
     save_hugging_face(published.find("metaclip-2-worldwide-b32"), root / "source")
     export_model(root / "source", root / "exports", ExportConfig(formats=("open_clip",)))
@@ -60,13 +60,13 @@ def place(tmp_path_factory) -> Path:
 
 
 def documented_line() -> str:
-    """The command as docs/7_export.md has it."""
+    """Return the command of docs/7_export.md."""
     page = (Path(__file__).parents[2] / "docs" / "7_export.md").read_text(encoding="utf-8")
     (found,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
     return found.replace("\\\n", " ")
 
 
-def test_clip_benchmarks_eval_gives_our_numbers(place):
+def test_clip_benchmark_measures_our_numbers(place):
     pytest.importorskip("clip_benchmark")
     pytest.importorskip("webdataset")
     model = place / "exports" / "open_clip"
@@ -93,4 +93,4 @@ def test_clip_benchmarks_eval_gives_our_numbers(place):
     (record,) = [json.loads(line) for line in (place / "ours" / "results.jsonl").read_text().splitlines()]
     for name in ("acc1", "acc5", "mean_per_class_recall"):
         assert record["metrics"][name] == pytest.approx(theirs[name], abs=1e-6), name
-    assert 0 < theirs["acc1"] < theirs["acc5"] < 1  # nothing that a constant answer would give
+    assert 0 < theirs["acc1"] < theirs["acc5"] < 1  # not a constant answer

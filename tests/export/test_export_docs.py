@@ -1,4 +1,4 @@
-"""The lines of the documents run as they stand, on models at reduced size where the documents say theirs stand."""
+"""The commands and code blocks of the pages run as printed, with models at reduced size in place of the real ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ tail_fraction = 0.1
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words of each `worldclip ...` line of a page's bash blocks."""
+    """Return the words of each `worldclip ...` line in a page's bash blocks."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.M | re.S)
     return [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line.startswith("worldclip ")]
 
@@ -56,7 +56,7 @@ BLOCKS = [
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Path:
-    """A hub of one machine, with one repository."""
+    """Make a local hub cache with one repository."""
     root = tmp_path_factory.mktemp("hub")
     repository = root / "models--facebook--metaclip-2-worldwide-b32"
     save_hugging_face(published.find("metaclip-2-worldwide-b32"), repository / "snapshots" / "abc")
@@ -67,7 +67,7 @@ def hub(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(hub, tmp_path_factory) -> Path:
-    """A folder with all that the documents name, the exports among it made by the commands of 7_export.md."""
+    """Make a folder with all files that the pages name; the commands of 7_export.md write the exports."""
     root = tmp_path_factory.mktemp("documents")
     shutil.copytree(next(hub.glob("*/snapshots/abc")), root / "runs" / "emoji" / "train" / "step_000000009")
     (root / "runs/emoji/recipe.toml").write_text(RECIPE)
@@ -88,7 +88,7 @@ def place(hub, tmp_path_factory) -> Path:
 
 
 def go_to(place: Path, hub: Path, patch: pytest.MonkeyPatch) -> None:
-    """Be in `place`, offline."""
+    """Change to `place`, offline, with this hub cache."""
     import huggingface_hub.constants
 
     patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
@@ -103,12 +103,12 @@ def _tokenizer(folder: Path):
 
 
 @pytest.mark.parametrize(("page", "number", "code"), BLOCKS, ids=[f"{page}-{number}" for page, number, _ in BLOCKS])
-def test_the_documents_lines_run(page, number, code, place, hub, monkeypatch):
+def test_code_blocks_of_the_pages_run(page, number, code, place, hub, monkeypatch):
     go_to(place, hub, monkeypatch)
     exec(compile(code, f"{page} block {number}", "exec"), {})
 
 
-def test_the_export_commands_left_what_they_say(place):
+def test_export_commands_write_what_the_page_says(place):
     exports = place / "runs/emoji/export"
     assert sorted(folder.name for folder in exports.iterdir() if (folder / "README.md").exists()) == sorted(
         ["huggingface", "open_clip", "timm", "onnx", "vision"]
@@ -117,7 +117,7 @@ def test_the_export_commands_left_what_they_say(place):
     assert worldclip.load(place / "exports/reference/huggingface").model.config.vision_config.hidden_act == "quick_gelu"
 
 
-def test_the_commands_of_inference_run(place, hub, monkeypatch, capsys):
+def test_commands_of_the_inference_page_run(place, hub, monkeypatch, capsys):
     go_to(place, hub, monkeypatch)
     said = {}
     for command in commands("docs/inference.md"):
@@ -130,7 +130,7 @@ def test_the_commands_of_inference_run(place, hub, monkeypatch, capsys):
     assert len(json.loads(said["search embedded red apple --exact --json"])[0]["hits"]) == 20
 
 
-def test_the_mllm_example_puts_visual_tokens_among_words(place, capsys, monkeypatch):
+def test_mllm_example_inserts_visual_tokens(place, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location("projector", REPOSITORY / "examples" / "mllm" / "projector.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

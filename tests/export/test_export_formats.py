@@ -1,4 +1,4 @@
-"""Out to each library and back in: the embeddings stay, whatever the size; what does not fit is refused by name."""
+"""Embeddings survive the way to each library and back at any size; what a library cannot express is refused."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ MT5 = published.find("metaclip-2-mt5-worldwide-s16")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A published row at reduced size and its exports, made once: exported(row) -> (source folder, exports)."""
-    made: dict[str, tuple[Path, Path]] = {}
+    """Export a published row at reduced size, once per row: exported(row) -> (source folder, exports)."""
+    cache: dict[str, tuple[Path, Path]] = {}
 
-    def make(row: published.Published) -> tuple[Path, Path]:
-        if row.name not in made:
+    def export(row: published.Published) -> tuple[Path, Path]:
+        if row.name not in cache:
             place = tmp_path_factory.mktemp(row.name)
             save_hugging_face(row, place / "source")
             export_model(place / "source", place / "out", ExportConfig(formats=("open_clip", "timm")))
-            made[row.name] = place / "source", place / "out"
-        return made[row.name]
+            cache[row.name] = place / "source", place / "out"
+        return cache[row.name]
 
-    return make
+    return export
 
 
 @pytest.mark.parametrize("row", [B32, HUGE_QUICK, MT5], ids=lambda row: row.name)
-def test_open_clip_loads_what_goes_out_with_its_tokenizer_whatever_the_size(row, exported):
+def test_open_clip_loads_exports_with_their_tokenizer_at_any_size(row, exported):
     source, out = exported(row)
     clip, name = worldclip.load(source, device="cpu"), f"local-dir:{out / 'open_clip'}"
     model, _, _ = open_clip.create_model_and_transforms(name)
@@ -57,7 +57,7 @@ def test_open_clip_loads_what_goes_out_with_its_tokenizer_whatever_the_size(row,
 
 
 @pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
-def test_what_went_out_comes_in_again_with_the_same_embeddings(row, exported):
+def test_exports_load_again_with_the_same_embeddings(row, exported):
     source, out = exported(row)
     clip = worldclip.load(source, device="cpu")
     pixels = random_pixels(clip.model.config.vision_config.image_size)
@@ -75,18 +75,18 @@ def test_what_went_out_comes_in_again_with_the_same_embeddings(row, exported):
         assert torch.equal(tensor, back[key]), key
 
 
-def test_a_timm_tower_carries_the_projection_and_the_activation(exported):
+def test_timm_export_keeps_projection_and_activation(exported):
     _, out = exported(HUGE_QUICK)
     model = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).eval()
     assert "quick" in type(model.blocks[0].mlp.act).__name__.lower()
     assert not model.head.bias.any()
     export_model(out / "timm", out / "timm_again", ExportConfig(formats=("timm",)))
-    with pytest.raises(UserError, match="image tower alone; it goes out to timm, not to huggingface"):
+    with pytest.raises(UserError, match="image tower alone; export it to timm or vision, not to huggingface"):
         export_model(out / "timm", out / "no")
 
 
-def test_open_clips_own_configuration_is_found_by_its_sizes(exported, tmp_path):
-    """At reduced size under a registered name, as open_clip finds its own."""
+def test_built_in_configuration_of_open_clip_is_recognised_by_its_sizes(exported, tmp_path):
+    """Register a configuration at reduced size, as open_clip registers its own."""
     source, out = exported(B32)
     record = json.loads((out / "open_clip" / "open_clip_config.json").read_text())
     (tmp_path / "ViT-tiny-worldwide.json").write_text(json.dumps(record["model_cfg"]))
@@ -100,8 +100,8 @@ def test_open_clips_own_configuration_is_found_by_its_sizes(exported, tmp_path):
 
 
 @pytest.mark.parametrize("row", [row for row in published.FAMILY if row.open_clip], ids=lambda row: row.name)
-def test_our_presets_at_full_size_are_open_clips_own_configurations(row):
-    """Configurations only: both ways, every number."""
+def test_presets_at_full_size_equal_the_configurations_of_open_clip(row):
+    """Compare every number of the configurations, in both directions."""
     from small_models import reduced_config
     from worldclip.model.clip import model_config
     from worldclip.model.formats.open_clip_folder import (
@@ -111,32 +111,25 @@ def test_our_presets_at_full_size_are_open_clips_own_configurations(row):
         to_hugging_face_config,
     )
 
-    class FullTokenizer:
-        bos_id, pad_id, eos_id = row.tokenizer.bos_id, row.tokenizer.pad_id, row.tokenizer.eos_id
-        vocab_size, context_length = row.tokenizer.vocab_size, row.tokenizer.context_length
-
-    ours = model_config(row.model_config(), FullTokenizer())
+    ours = model_config(row.model_config(), row.tokenizer)
     model_cfg = from_hugging_face_config(ours, row.tokenizer.hub_id)
     assert own_name(model_cfg) == row.open_clip
     back = to_hugging_face_config(named_config(row.open_clip)["model_cfg"], row.open_clip)
     for tower in ("text_config", "vision_config"):
         found, expected = getattr(back, tower).to_dict(), getattr(ours, tower).to_dict()
         assert {**found, "bos_token_id": 0} == {**expected, "bos_token_id": 0}  # open_clip says nothing of it
-    assert reduced_config(row, FullTokenizer()).vision_config.hidden_act == row.activation
+    assert reduced_config(row, row.tokenizer).vision_config.hidden_act == row.activation
 
 
 @pytest.mark.parametrize("row", [row for row in published.FAMILY if row.timm], ids=lambda row: row.name)
-def test_our_presets_at_full_size_are_timms_architectures(row):
+def test_presets_at_full_size_equal_the_architectures_of_timm(row):
+    from transformers import MetaClip2Model
+
     from worldclip.model.clip import model_config
     from worldclip.model.formats.timm_folder import architecture
     from worldclip.model.tensor_names import shapes, timm_rules, to_theirs
 
-    class FullTokenizer:
-        bos_id, pad_id, eos_id, vocab_size, context_length = 0, 1, 2, 10, 77
-
-    from transformers import MetaClip2Model
-
-    config = model_config(row.model_config(), FullTokenizer())
+    config = model_config(row.model_config(), row.tokenizer)
     name, arguments = architecture(config.vision_config)
     assert name == row.timm.removeprefix("timm/").split(".")[0].replace("_378", "_224").replace(
         "clip_", "clip_quickgelu_" if row.activation == "quick_gelu" else "clip_"
@@ -147,7 +140,7 @@ def test_our_presets_at_full_size_are_timms_architectures(row):
     assert {**shapes(ours), "head.bias": (config.projection_dim,)} == shapes(theirs.state_dict())
 
 
-def test_what_open_clip_cannot_say_is_refused(tmp_path):
+def test_activations_that_open_clip_cannot_express_are_refused(tmp_path):
     model = save_hugging_face(B32, tmp_path / "source")
     model.config.text_config.hidden_act = "quick_gelu"
     model.config.save_pretrained(tmp_path / "source")

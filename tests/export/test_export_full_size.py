@@ -1,9 +1,9 @@
-"""ViT-H/14 at full size, random weights: one library at a time, embeddings kept on disk and compared.
+"""ViT-H/14 at full size with random weights embeds alike in every library.
 
-    pytest -m slow -s tests/export/test_export_full_size.py       says what each step took, and its peak of memory
+    pytest -m slow -s tests/export/test_export_full_size.py       prints the time and the peak memory of each step
 
-The weights are 7.5 GB (half of them the token table of 901,629 rows); a step holds them at most twice, while a library
-fills its model from a file, and a library's own file is written before its turn and removed after it.  `-m slow`.
+The weights are 7.5 GB, half of them the token table of 901,629 rows.  A step holds them at most twice, while a library
+fills its model from a file; each library's file is written before its step and removed after it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 NEEDED_BYTES = 20 * 2**30
 ROW = published.find("metaclip-2-worldwide-huge-quickgelu")
 
-# each step is a process of its own, so that one library's copy of the weights is gone before the next one's
+# each step is its own process, which frees one library's copy of the weights before the next one's
 COMMON = """
 import resource, sys, time
 from pathlib import Path
@@ -115,20 +115,19 @@ with torch.inference_mode():
     "to ONNX": """
 from types import SimpleNamespace
 import transformers
-from worldclip.export.onnx_folder import write_encoder
-from worldclip.model.formats import onnx_folder as onnx
+from worldclip.model.formats import onnx_folder
 tower = transformers.MetaClip2VisionModelWithProjection.from_pretrained(place / "model").eval()
 config = SimpleNamespace(vision_config=tower.config)
 model = SimpleNamespace(vision_model=tower.vision_model, visual_projection=tower.visual_projection, config=config)
 (place / "onnx").mkdir()
-write_encoder(model, onnx.IMAGE, place, ("fp32",))
+onnx_folder.write_encoder(model, onnx_folder.IMAGE, place, ("fp32",))
 """,
     "ONNX": """
 import onnxruntime
-from worldclip.model.formats import onnx_folder as onnx
+from worldclip.model.formats import onnx_folder
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = torch.get_num_threads()
-session = onnxruntime.InferenceSession(onnx.model_path(place, onnx.IMAGE, "fp32"), options)
+session = onnxruntime.InferenceSession(onnx_folder.model_path(place, onnx_folder.IMAGE, "fp32"), options)
 keep("ONNX_image", torch.from_numpy(session.run(["image_embeds"], {"pixel_values": pixels.numpy()})[0]))
 """,
 }
@@ -151,15 +150,15 @@ def run_step(name: str, place: Path) -> None:
     print(f"{name}: {done.stdout.splitlines()[-1]}", flush=True)
 
 
-def test_h14_embeds_alike_in_every_library(tmp_path):
+def test_vit_h14_embeds_alike_in_every_library(tmp_path):
     if not Path("/proc/meminfo").exists():
         pytest.skip("free memory is only known on Linux here")
     memory, disk = free_bytes(tmp_path)
     if min(memory, disk) < NEEDED_BYTES:
         pytest.skip(f"needs 20 GiB each of free memory and disk; there are {memory >> 30} and {disk >> 30} GiB")
-    from worldclip.model.formats.open_clip_folder import published_config, to_hugging_face_config
+    from worldclip.model.clip import model_config
 
-    to_hugging_face_config(published_config(ROW), ROW.name).save_pretrained(tmp_path / "model")
+    model_config(ROW.model_config(), ROW.tokenizer).save_pretrained(tmp_path / "model")
     random = np.random.default_rng(0)
     np.save(tmp_path / "pixels.npy", random.normal(size=(4, 3, 224, 224)).astype(np.float32))
     ids = np.ones((16, 77), np.int64)  # 1 is the padding

@@ -1,4 +1,4 @@
-"""ONNX encoders in onnxruntime: float32 equal, float16 and int8 near, any batch and any text length."""
+"""ONNX encoders embed like the model in onnxruntime: float32 equal, float16 and int8 near, any batch and length."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def exported(tmp_path_factory) -> Path:
     return place
 
 
-def test_the_layout_is_the_onnx_communitys(exported):
+def test_layout_is_that_of_the_onnx_community(exported):
     folder = exported / "out" / "onnx"
     names = {path.name for path in (folder / "onnx").iterdir()}
     assert names == {f"{tower}_model{end}.onnx" for tower in ("vision", "text") for end in ("", "_fp16", "_quantized")}
@@ -47,7 +47,7 @@ def test_the_layout_is_the_onnx_communitys(exported):
 
 
 @pytest.mark.parametrize(("precision", "min_cosine"), [("fp32", None), ("fp16", 0.999), ("int8", 0.98)])
-def test_onnx_towers_embed_as_the_model(exported, precision, min_cosine):
+def test_onnx_encoders_embed_like_the_model(exported, precision, min_cosine):
     clip = worldclip.load(exported / "source", device="cpu")
     encoders = worldclip.load(exported / "out" / "onnx", precision=precision)
     pixels = random_pixels(28, num=5)
@@ -69,7 +69,7 @@ def test_onnx_towers_embed_as_the_model(exported, precision, min_cosine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
-def test_every_row_of_the_family_embeds_alike_in_onnxruntime(row, tmp_path):
+def test_each_published_model_embeds_alike_in_onnxruntime(row, tmp_path):
     save_hugging_face(row, tmp_path / "source")
     report = export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("onnx",)))
     checked = report["formats"]["onnx"]["checked"]
@@ -81,7 +81,7 @@ def test_every_row_of_the_family_embeds_alike_in_onnxruntime(row, tmp_path):
     np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
 
 
-def test_onnx_probabilities_are_the_models(exported):
+def test_onnx_probabilities_equal_those_of_the_model(exported):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     found = worldclip.load(exported / "out" / "onnx").classify([image], ["red", "赤い"])
     expected = worldclip.load(exported / "source", device="cpu").classify([image], ["red", "赤い"])
@@ -89,7 +89,7 @@ def test_onnx_probabilities_are_the_models(exported):
 
 
 @pytest.mark.parametrize(("precision", "name"), [(None, "model"), ("fp16", "model_fp16"), ("int8", "model_quantized")])
-def test_of_a_repository_only_the_precision_asked_for_is_downloaded(exported, precision, name, tmp_path, monkeypatch):
+def test_only_the_requested_precision_is_downloaded(exported, precision, name, tmp_path, monkeypatch):
     import fnmatch
 
     import huggingface_hub
@@ -108,7 +108,7 @@ def test_of_a_repository_only_the_precision_asked_for_is_downloaded(exported, pr
     assert {path.stem for path in (tmp_path / "onnx").iterdir()} == {f"vision_{name}", f"text_{name}"}
 
 
-def test_changed_encoders_are_another_model_to_evaluate(exported, tmp_path):
+def test_changed_encoders_change_the_digest_of_the_model(exported, tmp_path):
     from worldclip.evaluate.stage import model_digest
 
     folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
@@ -133,15 +133,15 @@ def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_precision_that_is_not_there_names_those_that_are(exported, tmp_path):
+def test_missing_precision_is_refused_with_the_available_ones(exported, tmp_path):
     folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
     (folder / "onnx" / "text_model.onnx").unlink()
-    with pytest.raises(UserError, match="has no fp32 encoders; there are fp16, int8"):
+    with pytest.raises(UserError, match="has no fp32 encoders; choose a precision: fp16, int8"):
         worldclip.load(folder)
     (folder / "onnx" / "vision_model_fp16.onnx").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"vision_model_fp16\.onnx does not load in onnxruntime"):
         worldclip.load(folder, precision="fp16")
     with pytest.raises(UserError, match="ONNX encoders, which have no torch model"):
         _ = worldclip.load(folder, precision="int8").model
-    with pytest.raises(UserError, match="precision is 'fp16'; only ONNX folders hold several"):
+    with pytest.raises(UserError, match="precision = 'fp16': not used for the layout 'huggingface'"):
         worldclip.load(exported / "source", precision="fp16")

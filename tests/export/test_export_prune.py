@@ -1,4 +1,4 @@
-"""A reduced vocabulary: smaller, equal on its corpus, and honest about other texts."""
+"""A pruned vocabulary is smaller, equal on its corpus, and its report says what happens to other texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import worldclip
 from small_models import CORPUS, TEXTS, save_hugging_face
 from worldclip.cli import main
 from worldclip.core.errors import UserError
-from worldclip.export import ExportConfig, export_model, prune
+from worldclip.export import ExportConfig, export_model, prune_vocabulary
 from worldclip.model import published
 
 S16 = published.find("metaclip-2-worldwide-s16")
@@ -36,7 +36,7 @@ def corpus(tmp_path_factory) -> Path:
     return path
 
 
-def test_texts_of_the_corpus_embed_the_same_with_fewer_rows(source, corpus, tmp_path, capsys):
+def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_path, capsys):
     arguments = [
         "export",
         str(source),
@@ -64,10 +64,10 @@ def test_texts_of_the_corpus_embed_the_same_with_fewer_rows(source, corpus, tmp_
     assert "- ja" in card
 
 
-def test_a_text_outside_the_corpus_falls_into_smaller_pieces_or_is_unknown(source):
+def test_texts_outside_the_corpus_fall_into_smaller_pieces_or_become_unknown(source):
     whole = worldclip.load(source, device="cpu")
-    pruned, _ = prune.prune(whole, ENGLISH)
-    inside, latin, thai = prune.outside(whole, pruned, [ENGLISH[0], "brown apple fox", "แมวสองตัว"])
+    pruned, _ = prune_vocabulary.prune(whole, ENGLISH)
+    inside, latin, thai = prune_vocabulary.outside(whole, pruned, [ENGLISH[0], "brown apple fox", "แมวสองตัว"])
     assert inside["cosine"] == pytest.approx(1, abs=1e-4)
     assert inside["tokens_after"] == inside["tokens_before"]
     assert (inside["unknown"], latin["unknown"]) == (0, 0)
@@ -75,9 +75,9 @@ def test_a_text_outside_the_corpus_falls_into_smaller_pieces_or_is_unknown(sourc
     assert thai["cosine"] < 0.99
 
 
-def test_special_tokens_keep_their_roles_under_their_new_numbers(source):
+def test_special_tokens_keep_their_roles_with_new_ids(source):
     whole = worldclip.load(source, device="cpu")
-    pruned, _ = prune.prune(whole, ["a red apple"])
+    pruned, _ = prune_vocabulary.prune(whole, ["a red apple"])
     old, new = whole.tokenizer.hf, pruned.tokenizer.hf
     for name in ("bos", "eos", "pad", "unk", "mask"):
         assert getattr(new, f"{name}_token") == getattr(old, f"{name}_token")
@@ -88,25 +88,25 @@ def test_special_tokens_keep_their_roles_under_their_new_numbers(source):
     assert pruned.model.config.text_config.eos_token_id == new.eos_token_id
 
 
-def test_an_unknown_character_in_the_corpus_is_cut_as_before(source):
-    """Unigram's penalty for one hangs on the lowest score of all pieces, which is kept for that."""
+def test_unknown_characters_in_the_corpus_are_segmented_as_before(source):
+    """The penalty of an unknown character depends on the lowest score of all pieces, which is therefore kept."""
     whole = worldclip.load(source, device="cpu")
     texts = ["a ♥ apple", "red ♥♥ fox"]
-    pruned, report = prune.prune(whole, texts)
+    pruned, report = prune_vocabulary.prune(whole, texts)
     assert report["texts_proven"] == 2
     np.testing.assert_allclose(pruned.encode_text(texts), whole.encode_text(texts), atol=1e-6)
 
 
-def test_what_cannot_be_reduced_says_why(source, tmp_path):
+def test_invalid_corpora_and_tokenizers_are_refused(source, tmp_path):
     save_hugging_face(published.find("metaclip-2-mt5-worldwide-s16"), tmp_path / "mt5")
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(CORPUS), encoding="utf-8")
     config = ExportConfig(languages=("en",), corpus=(str(texts),))
-    with pytest.raises(UserError, match=r"is a SiglipTokenizer; rows can be left out of Unigram tokenizers"):
+    with pytest.raises(UserError, match=r"is a SiglipTokenizer; only Unigram tokenizers in tokenizer.json"):
         export_model(tmp_path / "mt5", tmp_path / "out", config)
     with pytest.raises(UserError, match=r"only a run has texts of its own"):
         export_model(source, tmp_path / "out", ExportConfig(languages=("en",)))
-    with pytest.raises(UserError, match=r"export.languages names 'xx'"):
+    with pytest.raises(UserError, match=r"export.languages: 'xx'"):
         export_model(source, tmp_path / "out", ExportConfig(languages=("en", "xx"), corpus=(str(texts),)))
     with pytest.raises(UserError, match=r"does not exist"):
         export_model(source, tmp_path / "out", ExportConfig(languages=("en",), corpus=(str(tmp_path / "no.txt"),)))

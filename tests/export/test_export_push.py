@@ -1,4 +1,4 @@
-"""What would go to the hub, and the calls that bring it there."""
+"""The plan of an upload lists what goes to the hub, and push makes these calls."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def folders(tmp_path):
     return [tmp_path / "huggingface", tmp_path / "timm"]
 
 
-def test_the_plan_names_repositories_files_and_bytes(folders):
+def test_plan_names_repositories_files_and_bytes(folders):
     first, second = plan(folders, "me/clip")
     assert (first.repository, second.repository) == ("me/clip", "me/clip-timm")
     assert first.files == (("README.md", 4), ("model.safetensors", 5))
     assert first.lines()[0].endswith("-> me/clip: 2 files, 9 bytes")
 
 
-def test_what_must_not_be_published_is_refused_all_at_once(folders):
+def test_all_unpublishable_files_are_refused_together(folders):
     (folders[0] / "README.md").unlink()
     (folders[1] / "optimizer.pt").write_bytes(b"")
     with pytest.raises(UserError) as caught:
@@ -37,7 +37,7 @@ def test_what_must_not_be_published_is_refused_all_at_once(folders):
     assert len(caught.value.problems) == 3
 
 
-def test_each_folder_goes_to_its_repository(folders):
+def test_each_folder_is_uploaded_to_its_repository(folders):
     calls = []
     hub = SimpleNamespace(
         create_repo=lambda name, exist_ok: calls.append(("create", name, exist_ok)),
@@ -54,10 +54,10 @@ def test_each_folder_goes_to_its_repository(folders):
     ]
 
 
-def test_a_dry_run_uploads_nothing(tmp_path, capsys, monkeypatch):
+def test_dry_run_uploads_nothing(tmp_path, capsys, monkeypatch):
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_: pytest.fail("the hub was called"))
     save_hugging_face(published.find("metaclip-2-worldwide-s16"), tmp_path / "source")
     arguments = ["export", str(tmp_path / "source"), "--out", str(tmp_path / "out"), "--push", "me/clip", "--dry-run"]
     assert main(arguments) == 0

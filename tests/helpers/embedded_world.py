@@ -1,4 +1,4 @@
-"""A small random model and pools of pictures to embed."""
+"""Write a small random model and pools of pictures to embed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ B32 = published.find("metaclip-2-worldwide-b32")
 
 
 def picture(seed: int) -> bytes:
-    """A PNG of a few coarse colours."""
+    """Return a PNG of a few coarse colours."""
     pixels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).resize((60, 40)).save(file, "PNG")
@@ -33,7 +33,7 @@ def text_of(shard: int, i: int) -> str:
 
 
 def write_pool(folder: Path) -> None:
-    """SHARDS tars of PER_SHARD pairs; the picture of pair BAD of each is cut."""
+    """Write SHARDS tars of PER_SHARD pairs; the picture of pair BAD of each is truncated."""
     for shard in range(SHARDS):
         members = []
         for i in range(PER_SHARD):
@@ -44,7 +44,7 @@ def write_pool(folder: Path) -> None:
 
 
 def write_world(root: Path) -> None:
-    """ROOT/model, ROOT/pool, and ROOT/photos: a folder of image files, one of them no image."""
+    """Write ROOT/model, ROOT/pool, and ROOT/photos: a folder of image files, one of which is not an image."""
     save_hugging_face(B32, root / "model")
     write_pool(root / "pool")
     (root / "photos" / "sub").mkdir(parents=True)

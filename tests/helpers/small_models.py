@@ -1,4 +1,4 @@
-"""Random weights in the published formats, at reduced width and depth, with tokenizers in the published formats."""
+"""Write random models and tokenizers in the published formats, at reduced width and depth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CORPUS = [text for text in TEXTS if text] + ["the quick brown fox jumps over the
 
 @functools.cache
 def pieces(size: int = 200) -> list[tuple[str, float]]:
-    """(piece, score) of a Unigram vocabulary over CORPUS."""
+    """Return (piece, score) of a Unigram vocabulary over CORPUS."""
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(size))
@@ -32,13 +32,13 @@ def pieces(size: int = 200) -> list[tuple[str, float]]:
 
 @functools.cache
 def sentencepiece_model(size: int = 200) -> bytes:
-    """The mT5 numbering: <pad> 0, </s> 1, <unk> 2."""
+    """Train with mT5's numbering: <pad> 0, </s> 1, <unk> 2."""
     import sentencepiece
 
-    written = io.BytesIO()
+    model_file = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 4),
-        model_writer=written,
+        model_writer=model_file,
         vocab_size=size,
         hard_vocab_limit=False,
         character_coverage=1.0,
@@ -49,11 +49,11 @@ def sentencepiece_model(size: int = 200) -> bytes:
         num_threads=1,
         minloglevel=2,
     )
-    return written.getvalue()
+    return model_file.getvalue()
 
 
 def save_xlm_v(folder: Path) -> None:
-    """A tokenizer in XLM-V's format: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last."""
+    """Write a tokenizer in XLM-V's format: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last."""
     from transformers import XLMRobertaTokenizer
 
     vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces(), ("<mask>", 0.0)]
@@ -61,7 +61,7 @@ def save_xlm_v(folder: Path) -> None:
 
 
 def save_mt5(folder: Path) -> None:
-    """A tokenizer in the format of SigLIP's i18n models: mT5's pieces, the end token 1 pads too."""
+    """Write a tokenizer in the format of SigLIP's i18n models: mT5's pieces, the end token 1 is the padding too."""
     from transformers import SiglipTokenizer
 
     file = folder / "spiece_source.model"
@@ -77,7 +77,7 @@ def save_tokenizer(row: Published, folder: Path) -> Tokenizer:
 
 
 def reduced_config(row: Published, tokenizer: Tokenizer) -> MetaClip2Config:
-    """The row's configuration with two blocks a tower, two heads, few tokens and a grid of 2 x 2 patches."""
+    """Return the row's configuration with two blocks per tower, two heads, few tokens and a grid of 2 x 2 patches."""
     sizes = row.model_config().architecture()
     small = ModelConfig(
         preset=row.preset,
@@ -95,19 +95,16 @@ def reduced_config(row: Published, tokenizer: Tokenizer) -> MetaClip2Config:
 
 
 def random_model(config: MetaClip2Config, seed: int = 0) -> MetaClip2Model:
-    """Every tensor random and large enough that an exchanged or transposed one shows."""
+    """Return a model whose tensors are random, and large enough that an exchanged or transposed one shows."""
     torch.manual_seed(seed)
-    model = MetaClip2Model(config).eval()
+    model = _randomise(MetaClip2Model(config).eval())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name != "logit_scale":
-                parameter.normal_(std=0.5 if parameter.ndim == 1 else 2 * parameter[0].numel() ** -0.5)
         model.logit_scale.fill_(3.0)
     return model
 
 
 def save_hugging_face(row: Published, folder: Path) -> MetaClip2Model:
-    """A folder as the hub has it."""
+    """Write a folder as on the hub."""
     tokenizer = save_tokenizer(row, folder)
     config = reduced_config(row, tokenizer)
     model = random_model(config)
@@ -117,7 +114,7 @@ def save_hugging_face(row: Published, folder: Path) -> MetaClip2Model:
 
 
 def reduced_open_clip_config(name: str, vocab_size: int) -> dict[str, Any]:
-    """open_clip's own configuration of that name, its depth, width and vocabulary reduced."""
+    """Return open_clip's configuration of that name with reduced depth, width and vocabulary."""
     import open_clip
 
     model_cfg = open_clip.get_model_config(name)
@@ -136,11 +133,14 @@ def write_open_clip_config(folder: Path, model_cfg: dict[str, Any], **preprocess
 
 
 def random_open_clip(model_cfg: dict[str, Any], seed: int = 0) -> torch.nn.Module:
-    """open_clip's model built from a configuration, every tensor random."""
+    """Build open_clip's model of a configuration with random tensors."""
     import open_clip
 
     torch.manual_seed(seed)
-    model = open_clip.CLIP(**model_cfg).eval()
+    return _randomise(open_clip.CLIP(**model_cfg).eval())
+
+
+def _randomise(model: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name != "logit_scale":

@@ -1,4 +1,4 @@
-"""Presets against the published sizes, initial weights, and the exact fast path of texts."""
+"""Presets have the published sizes, weights CLIP's scales, and the fast path of texts is exact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from worldclip.model.tokenizer import Tokens
 
 
 class SomeTokenizer:
-    """What model/clip.py reads of a tokenizer: XLM-V's numbers."""
+    """The numbers of XLM-V's tokenizer."""
 
     bos_id, pad_id, eos_id, vocab_size, context_length = 0, 1, 2, 901_629, 77
 
@@ -45,11 +45,11 @@ def model() -> MetaClip2Model:
     return create_model(model_config(SMALL, small_tokenizer()), seed=3).eval()
 
 
-def test_every_preset_name_has_a_row_and_every_row_a_name():
+def test_preset_names_and_rows_agree():
     assert set(typing.get_args(PresetName)) == set(PRESETS)
 
 
-# towers: the image tower of each in the literature (CLIP, OpenCLIP), the token table as the recipe states it
+# image towers as in the papers (CLIP, OpenCLIP), token tables of arXiv:2507.22062
 @pytest.mark.parametrize(
     ("preset", "vision_millions", "table_millions"),
     [
@@ -77,12 +77,12 @@ def test_only_vit_h14_at_224_has_the_quick_gelu():
     assert activation(preset="vit_b32") == "gelu"
 
 
-def test_end_and_pad_ids_are_the_tokenizers():
+def test_special_ids_come_from_the_tokenizer():
     text = model_config(SMALL, small_tokenizer()).text_config
     assert (text.eos_token_id, text.pad_token_id, text.bos_token_id) == (2, 1, 0)
 
 
-def test_another_tokenizer_than_the_models_is_refused_with_every_difference():
+def test_tokenizer_of_another_model_is_refused_with_all_differences():
     config = model_config(SMALL, small_tokenizer())
     other = small_tokenizer()
     other.eos_id, other.pad_id, other.vocab_size, other.context_length = 3, 0, 60, 77
@@ -93,7 +93,7 @@ def test_another_tokenizer_than_the_models_is_refused_with_every_difference():
         check_tokenizer(MetaClip2Config(), SomeTokenizer())
 
 
-def test_initial_weights_are_a_function_of_the_seed_and_leave_torchs_generator_alone():
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator_untouched():
     config = model_config(SMALL, small_tokenizer())
     torch.manual_seed(0)
     expected = torch.rand(3)
@@ -105,7 +105,7 @@ def test_initial_weights_are_a_function_of_the_seed_and_leave_torchs_generator_a
     assert not torch.equal(weights[0]["text_projection.weight"], weights[2]["text_projection.weight"])
 
 
-def test_initial_weights_have_clips_scales(model):
+def test_initial_weights_have_the_scales_of_clip(model):
     width, layers = 64, 2
     block = model.vision_model.encoder.layers[0]
     residual = width**-0.5 * (2 * layers) ** -0.5
@@ -130,7 +130,7 @@ def random_tokens(seed: int, num: int = 13) -> Tokens:
 
 
 @pytest.mark.parametrize("num_chunks", [1, 2, 4, 50])
-def test_trimmed_length_sorted_chunks_give_the_features_of_padding_to_the_context(model, num_chunks):
+def test_length_sorted_chunks_give_the_features_of_full_padding(model, num_chunks):
     tokens = random_tokens(0)
     whole = np.pad(tokens.padded(), ((0, 0), (0, 20 - tokens.lengths.max())), constant_values=1)
     ids = torch.from_numpy(whole)
@@ -140,7 +140,7 @@ def test_trimmed_length_sorted_chunks_give_the_features_of_padding_to_the_contex
     torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=-1), atol=1e-6, rtol=1e-5)
 
 
-def test_chunks_give_the_gradient_of_the_whole_batch(model):
+def test_chunks_give_the_gradient_of_one_batch(model):
     tokens, weight = random_tokens(1), model.text_model.embeddings.token_embedding.weight
     gradients = []
     for num_chunks in (1, 4):
@@ -151,14 +151,14 @@ def test_chunks_give_the_gradient_of_the_whole_batch(model):
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-3)  # sums in another order
 
 
-def test_image_features_are_transformers_own(model):
+def test_image_features_equal_those_of_transformers(model):
     pixels = normalise_pixels(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
     with torch.inference_mode():
         expected = model.get_image_features(pixel_values=pixels).pooler_output
         torch.testing.assert_close(image_features(model, pixels), torch.nn.functional.normalize(expected, dim=-1))
 
 
-def test_problems_of_a_model_name_key_value_and_remedy():
+def test_config_problems_name_key_value_and_remedy():
     assert ModelConfig(preset="vit_b32").problems() == []
     (uneven,) = ModelConfig(preset="vit_b32", image_size=230).problems()
     assert uneven.startswith("train.model.image_size is 230; it must be a multiple of the patch size 32")
@@ -168,9 +168,9 @@ def test_problems_of_a_model_name_key_value_and_remedy():
     assert len(replace(SMALL, text_layers=0, embed_dim=-1).problems()) == 2
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_unavailable_device_is_refused():
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="device is 'cuda'; here there is cpu"):
+        with pytest.raises(UserError, match="device = 'cuda': not available"):
             pick_device("cuda")
     assert pick_device("cpu").type == "cpu"
     assert pick_device("auto").type in ("cuda", "mps", "cpu")

@@ -1,4 +1,4 @@
-"""A loaded model: any mix of images, texts that stay text, and the probabilities of plain transformers."""
+"""A loaded model takes any mix of images, keeps texts as text, and gives the probabilities of plain transformers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمر�
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A Hugging Face folder with fresh weights."""
+    """Write a Hugging Face folder with initial weights."""
     place = tmp_path_factory.mktemp("model")
     sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
     tokenizer = train_tokenizer(LABELS * 3, vocab_size=80, context_length=20)
@@ -50,7 +50,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def test_images_of_any_kind_in_one_call_give_the_same_embedding(clip, pixels, tmp_path):
+def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
     from PIL import Image
 
     path = save(tmp_path / "a.png", pixels)
@@ -72,7 +72,7 @@ def test_images_of_any_kind_in_one_call_give_the_same_embedding(clip, pixels, tm
     np.testing.assert_allclose(clip.encode_image(pixels), found[:1], atol=1e-6)
 
 
-def test_images_lie_upright(clip, pixels):
+def test_exif_orientation_is_applied(clip, pixels):
     from PIL import Image
 
     exif = Image.Exif()
@@ -82,7 +82,7 @@ def test_images_lie_upright(clip, pixels):
     np.testing.assert_allclose(clip.encode_image(file.getvalue()), clip.encode_image(pixels), atol=1e-6)
 
 
-def test_every_bad_image_is_named(clip, pixels, tmp_path):
+def test_all_unusable_images_are_named(clip, pixels, tmp_path):
     (tmp_path / "no.png").write_bytes(b"not an image")
     images = [
         tmp_path / "no.png",
@@ -96,14 +96,14 @@ def test_every_bad_image_is_named(clip, pixels, tmp_path):
         clip.encode_image(images)
     said = caught.value.problems
     assert len(said) == 5
-    assert said[0].endswith("no.png: is no image that Pillow knows")
+    assert said[0].endswith("no.png: is not an image that Pillow can read")
     assert "float64" in said[1]
     assert "is a URL" in said[2]
     assert said[3].endswith("does not exist")
-    assert "image 5: is a int" in said[4]
+    assert "image 5: has the type int" in said[4]
 
 
-def test_a_cut_image_is_bad(clip, pixels):
+def test_truncated_image_is_refused(clip, pixels):
     file = io.BytesIO()
     from PIL import Image
 
@@ -112,7 +112,7 @@ def test_a_cut_image_is_bad(clip, pixels):
         clip.encode_image([file.getvalue()[:500]])
 
 
-def test_texts_come_back_in_their_order(clip):
+def test_text_embeddings_keep_the_order_of_the_texts(clip):
     texts = ["x" * n for n in (40, 1, 7, 0, 20)] * 60
     found = clip.encode_text(texts)
     assert found.shape == (300, 16)
@@ -127,7 +127,7 @@ def test_special_strings_stay_text(clip):
     assert np.abs(clip.encode_text(["a"])[0] - marked).max() > 1e-3
 
 
-def test_nothing_in_nothing_out(clip):
+def test_no_images_or_texts_give_empty_embeddings(clip):
     assert clip.encode_image([]).shape == (0, 16)
     assert clip.encode_text([]).shape == (0, 16)
 
@@ -140,7 +140,7 @@ def test_probabilities_sum_to_one_and_follow_the_cosines(clip, pixels):
     assert found[0].argsort().tolist() == cosines[0].argsort().tolist()
 
 
-def test_a_label_is_the_mean_over_its_templates(clip, pixels):
+def test_label_embedding_is_the_mean_over_its_templates(clip, pixels):
     templates = ("{}", "a photo of {}")
     mean = np.mean([clip.encode_text([template.format("cat")])[0] for template in templates], axis=0)
     other = clip.encode_text(["{} dog".format(""), "a photo of  dog"]).mean(axis=0)
@@ -151,13 +151,13 @@ def test_a_label_is_the_mean_over_its_templates(clip, pixels):
     np.testing.assert_allclose(clip.classify([pixels], ["cat", " dog"], templates)[0], expected, atol=1e-5)
 
 
-def test_a_call_without_labels_or_with_a_template_without_a_place_says_so(clip, pixels):
+def test_missing_labels_and_invalid_templates_are_refused_together(clip, pixels):
     with pytest.raises(UserError) as caught:
         clip.classify([pixels], [], templates=("a photo",))
     assert len(caught.value.problems) == 2
 
 
-def test_a_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
+def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
     import shutil
 
     shutil.copytree(folder, tmp_path / "run/train/step_000000007")
@@ -166,11 +166,18 @@ def test_a_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
     np.testing.assert_array_equal(found, worldclip.load(folder, device="cpu").encode_image([pixels]))
 
 
-def test_what_is_no_model_is_refused_with_the_remedy(tmp_path):
+def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         worldclip.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"neither config\.json .* nor train/step_"):
+    with pytest.raises(UserError, match="if it is a run, train it first") as caught:
         worldclip.load(tmp_path)
+    assert caught.value.problems[1:] == [
+        "not a run: no train/step_*",
+        "not in the layout 'huggingface': no config.json with a model_type",
+        "not in the layout 'open_clip': no open_clip_config.json",
+        "not in the layout 'timm': no config.json with timm's architecture",
+        "not in the layout 'onnx': no onnx/*_model*.onnx",
+    ]
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(UserError, match="holds a 'clip' model"):
         worldclip.load(tmp_path)
@@ -200,7 +207,7 @@ print(json.dumps([found[label] for label in labels]))
 """
 
 
-def test_a_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder, clip, pixels, tmp_path):
+def test_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder, clip, pixels, tmp_path):
     image = save(tmp_path / "a.png", pixels)
     labels = [label for label in LABELS if label]
     answer = subprocess.run(
@@ -216,7 +223,7 @@ def test_a_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder,
     np.testing.assert_allclose(clip.classify([image], labels)[0], plain, atol=1e-5)
 
 
-def test_similarity_is_the_cosine_of_each_image_with_each_text(clip, pixels):
+def test_similarity_is_the_matrix_of_cosines(clip, pixels):
     images = [pixels, pixels[::-1].copy()]
     found = clip.similarity(images, LABELS)
     assert found.shape == (2, len(LABELS))
@@ -228,7 +235,7 @@ def test_similarity_is_the_cosine_of_each_image_with_each_text(clip, pixels):
 TEMPLATES = {"en": ["a photo of {}", "{}"], "de": ["ein Foto von {}"]}
 
 
-def test_templates_by_language_go_around_the_labels_of_that_language(clip, pixels):
+def test_templates_by_language_apply_to_the_labels_of_that_language(clip, pixels):
     found = clip.encode_labels(["cat", "Katze", "dog"], TEMPLATES, langs=["en", "de", "en"])
     for row, label, lang in zip(found, ["cat", "Katze", "dog"], ["en", "de", "en"], strict=True):
         mean = clip.encode_text([template.format(label) for template in TEMPLATES[lang]]).mean(axis=0)
@@ -243,15 +250,15 @@ def test_templates_by_language_go_around_the_labels_of_that_language(clip, pixel
 @pytest.mark.parametrize(
     ("templates", "langs", "said"),
     [
-        (TEMPLATES, None, "langs says which the labels are in: en, de"),
-        (TEMPLATES, "fr", "langs names fr; there are templates for en, de"),
+        (TEMPLATES, None, "give langs, the languages of the labels, out of en, de"),
+        (TEMPLATES, "fr", "no templates for the languages fr; templates exist for en, de"),
         (TEMPLATES, ["en"], "langs names 1 languages for 2 labels"),
         (("{}",), "en", "templates are not by language"),
         ({"en": []}, "en", "templates is empty for en"),
-        ({"en": ["a photo"]}, "en", "holds no {} for the label"),
+        ({"en": ["a photo"]}, "en", "has no {} for the label"),
     ],
 )
-def test_wrong_templates_are_told(clip, templates, langs, said):
+def test_invalid_templates_are_refused(clip, templates, langs, said):
     with pytest.raises(UserError) as caught:
         clip.encode_labels(["cat", "dog"], templates, langs)
     assert said in str(caught.value)
@@ -259,7 +266,7 @@ def test_wrong_templates_are_told(clip, templates, langs, said):
 
 @pytest.fixture
 def address(tmp_path, pixels):
-    """A server of this machine with a.png and b.txt."""
+    """Serve a.png and b.txt on this machine."""
     import functools
     import http.server
     import threading
@@ -277,7 +284,7 @@ def address(tmp_path, pixels):
         server.shutdown()
 
 
-def test_urls_are_fetched_only_when_asked_for(clip, address, pixels):
+def test_urls_are_fetched_only_with_allow_urls(clip, address, pixels):
     with pytest.raises(UserError, match="is a URL; download it and give the file, or set allow_urls"):
         clip.encode_image([f"{address}/a.png"])
     found = clip.encode_image([f"{address}/a.png", pixels], allow_urls=True)
@@ -288,11 +295,11 @@ def test_urls_are_fetched_only_when_asked_for(clip, address, pixels):
         clip.classify([f"{address}/none.png", f"{address}/b.txt"], ["a"], allow_urls=True)
     assert caught.value.problems == [
         f"{address}/none.png: the server answers 404 File not found",
-        f"{address}/b.txt: is no image that Pillow knows",
+        f"{address}/b.txt: is not an image that Pillow can read",
     ]
 
 
-def test_many_images_run_in_batches_and_every_bad_one_of_all_is_named(clip, pixels, monkeypatch):
+def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypatch):
     from worldclip.model import inference
 
     monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
@@ -306,12 +313,12 @@ def test_many_images_run_in_batches_and_every_bad_one_of_all_is_named(clip, pixe
         clip.encode_image(mixed)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["image 1", "image 5"]
     each, reasons = clip.encode_each(mixed)
-    assert reasons == dict.fromkeys((1, 5), "is no image that Pillow knows")
+    assert reasons == dict.fromkeys((1, 5), "is not an image that Pillow can read")
     np.testing.assert_array_equal(np.isnan(each).any(axis=1), [i in reasons for i in range(7)])
     np.testing.assert_allclose(each[[0, 2, 3, 4, 6]], found[:5], atol=1e-6)
 
 
-def test_texts_run_in_blocks_too(clip, monkeypatch):
+def test_blocks_of_texts_embed_alike(clip, monkeypatch):
     from worldclip.model import inference
 
     texts = ["x" * n for n in (40, 1, 7, 0, 20, 3, 3, 15)]
@@ -321,7 +328,7 @@ def test_texts_run_in_blocks_too(clip, monkeypatch):
     np.testing.assert_allclose(clip.encode_text(texts), expected, atol=1e-6)
 
 
-def test_classify_on_the_command_line_takes_templates_by_language(folder, clip, pixels, tmp_path, capfd):
+def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_path, capfd):
     from worldclip.cli import main
 
     image = save(tmp_path / "a.png", pixels)
@@ -334,12 +341,12 @@ def test_classify_on_the_command_line_takes_templates_by_language(folder, clip, 
     expected = clip.classify(image, ["cat", "Hund"], templates, ["en", "de"])[0]
     np.testing.assert_allclose([row["probabilities"][label] for label in ("cat", "Hund")], expected, atol=1e-5)
     for more, said in (
-        (prompts, "langs says which the labels are in: en, de"),
-        ([*prompts, "--langs", "fr"], "langs names fr"),
+        (prompts, "give langs, the languages of the labels, out of en, de"),
+        ([*prompts, "--langs", "fr"], "no templates for the languages fr"),
         ([*prompts, "--templates", "{}"], "--templates and --prompts are both given"),
         (["--prompts", str(tmp_path / "none.json")], "none.json does not exist"),
         (["--prompts", str(image)], "a.png is not JSON"),
-        (["--precision", "int8"], "only ONNX folders hold several"),
+        (["--precision", "int8"], "precision = 'int8': not used for the layout 'huggingface'"),
     ):
         assert main([*command, *more]) == 2, more
         assert said in capfd.readouterr().err.replace("\n", " "), more

@@ -1,4 +1,4 @@
-"""Every published format loads, and embeds as the library that wrote it."""
+"""Each published format loads, and embeds like the library that wrote it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ OPEN_CLIP_NAMES = (
 row_names = [row.name for row in published.FAMILY]
 
 
-def close(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("row", published.FAMILY, ids=row_names)
-def test_a_hugging_face_folder_embeds_as_transformers_own_model(row, tmp_path):
+def test_hugging_face_folder_embeds_like_transformers(row, tmp_path):
     save_hugging_face(row, tmp_path)
     clip = worldclip.load(tmp_path, device="cpu")
     theirs = MetaClip2Model.from_pretrained(tmp_path).eval()
@@ -56,8 +56,8 @@ def test_a_hugging_face_folder_embeds_as_transformers_own_model(row, tmp_path):
     with torch.inference_mode():
         images = theirs.get_image_features(pixel_values=pixels).pooler_output
         texts = theirs.get_text_features(input_ids=read["input_ids"]).pooler_output
-    close(clip.backend.encode_pixels(pixels), unit(images))
-    close(clip.encode_text(TEXTS), unit(texts))
+    assert_close(clip.backend.encode_pixels(pixels), unit(images))
+    assert_close(clip.encode_text(TEXTS), unit(texts))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def open_clip_texts(model: torch.nn.Module, tokenizer_folder: Path) -> np.ndarra
 
 @pytest.mark.parametrize("name", OPEN_CLIP_NAMES)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_an_open_clip_checkpoint_embeds_as_open_clips_own_model(name, suffix, tokenizer_folder, tmp_path):
+def test_open_clip_checkpoint_embeds_like_open_clip(name, suffix, tokenizer_folder, tmp_path):
     from safetensors.torch import save_file
 
     model_cfg = reduced_open_clip_config(name, vocab_size=len(AutoTokenizer.from_pretrained(tokenizer_folder)))
@@ -86,31 +86,29 @@ def test_an_open_clip_checkpoint_embeds_as_open_clips_own_model(name, suffix, to
     clip = worldclip.load(file, device="cpu", arch=str(arch), tokenizer=tokenizer_folder)
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
-    close(clip.encode_text(TEXTS), open_clip_texts(theirs, tokenizer_folder))
+        assert_close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+    assert_close(clip.encode_text(TEXTS), open_clip_texts(theirs, tokenizer_folder))
     assert clip.logit_scale == pytest.approx(theirs.logit_scale.exp().item())
 
 
-@pytest.mark.parametrize(
-    "prefixes", [("",), ("module.",), ("_orig_mod.",), ("module._orig_mod.",), ("_orig_mod.module.",)]
-)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("is_bare", [True, False])
-def test_the_references_checkpoints_load_with_any_wrapping(prefixes, is_bare, tokenizer_folder, tmp_path):
+def test_checkpoints_of_the_reference_load_with_any_wrapper_prefix(prefix, is_bare, tokenizer_folder, tmp_path):
     model_cfg = reduced_open_clip_config(
         "ViT-H-14-worldwide-quickgelu", len(AutoTokenizer.from_pretrained(tokenizer_folder))
     )
     theirs = random_open_clip(model_cfg)
-    state = {prefixes[0] + name: tensor for name, tensor in theirs.state_dict().items()}
+    state = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
     torch.save(state if is_bare else {"epoch": 3, "state_dict": state}, tmp_path / "model.pt")
     write_open_clip_config(tmp_path, model_cfg)
     clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+        assert_close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_checkpoints_are_loaded_as_float32(dtype, tokenizer_folder, tmp_path):
+def test_half_precision_checkpoints_load_as_float32(dtype, tokenizer_folder, tmp_path):
     vocab_size = len(AutoTokenizer.from_pretrained(tokenizer_folder))
     model_cfg = reduced_open_clip_config("ViT-bigG-14-worldwide", vocab_size)
     state = {name: tensor.to(dtype) for name, tensor in random_open_clip(model_cfg).state_dict().items()}
@@ -121,19 +119,19 @@ def test_half_precision_checkpoints_are_loaded_as_float32(dtype, tokenizer_folde
     theirs.load_state_dict(state)
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+        assert_close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
 
 
-def test_a_hugging_face_folder_with_a_pickle_of_tensors_loads_too(tmp_path):
+def test_hugging_face_folder_with_pytorch_model_bin_loads(tmp_path):
     model = save_hugging_face(published.FAMILY[0], tmp_path)
     expected = worldclip.load(tmp_path, device="cpu").encode_text(TEXTS)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    close(worldclip.load(tmp_path, device="cpu").encode_text(TEXTS), expected)
+    assert_close(worldclip.load(tmp_path, device="cpu").encode_text(TEXTS), expected)
 
 
 def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center") -> torch.nn.Module:
-    """A repository as timm writes it, of a CLIP tower at reduced size."""
+    """Write a repository as timm does, of a CLIP tower at reduced size."""
     torch.manual_seed(0)
     model = timm.create_model(
         f"vit_huge_patch14_clip{activation}_224", img_size=28, embed_dim=160, depth=2, num_heads=2, num_classes=48
@@ -148,18 +146,18 @@ def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center"
 
 
 @pytest.mark.parametrize("activation", ["", "_quickgelu"])
-def test_a_timm_tower_embeds_as_timms_own(activation, tmp_path):
+def test_timm_tower_embeds_like_timm(activation, tmp_path):
     theirs = timm_folder(tmp_path, activation=activation)
     clip = worldclip.load(tmp_path, device="cpu")
     pixels = random_pixels(28)
     with torch.inference_mode():
-        close(clip.backend.encode_pixels(pixels), unit(theirs(pixels)))
+        assert_close(clip.backend.encode_pixels(pixels), unit(theirs(pixels)))
     for call in (lambda: clip.encode_text("a"), lambda: clip.logit_scale):
         with pytest.raises(ValueError, match="image tower alone"):
             call()
 
 
-def test_timms_repository_loads_whole_as_open_clip_does_and_its_tower_on_request(tokenizer_folder, tmp_path):
+def test_repository_of_timm_loads_as_open_clip_and_its_tower_on_request(tokenizer_folder, tmp_path):
     from safetensors.torch import save_file
 
     timm_folder(tmp_path)
@@ -171,14 +169,14 @@ def test_timms_repository_loads_whole_as_open_clip_does_and_its_tower_on_request
     write_open_clip_config(tmp_path, model_cfg)
     shutil.copytree(tokenizer_folder, tmp_path, dirs_exist_ok=True)
     whole, tower = worldclip.load(tmp_path, device="cpu"), worldclip.load(tmp_path, device="cpu", layout="timm")
-    close(
+    assert_close(
         whole.encode_text(TEXTS),
         open_clip_texts(open_clip.create_model(f"local-dir:{tmp_path}").eval(), tokenizer_folder),
     )
     assert tower.tokenizer is None
 
 
-def test_timms_224_tower_is_not_loaded_with_an_activation_it_was_not_trained_with(tmp_path):
+def test_timm_tower_with_the_wrong_activation_is_refused(tmp_path):
     timm_folder(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["pretrained_cfg"]["tag"] = "metaclip2_worldwide"
@@ -193,7 +191,7 @@ def test_timms_224_tower_is_not_loaded_with_an_activation_it_was_not_trained_wit
     assert np.abs(quick.backend.encode_pixels(pixels) - plain.backend.encode_pixels(pixels)).max() > 1e-3
 
 
-def test_a_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):
+def test_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):
     row = published.find("metaclip-2-worldwide-b32")
     repository = tmp_path / "hub" / f"models--{row.hub_id.replace('/', '--')}"
     save_hugging_face(row, repository / "snapshots" / "abc")
@@ -204,12 +202,12 @@ def test_a_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     found = worldclip.load(row.hub_id, device="cpu").encode_text(TEXTS)
-    close(found, worldclip.load(repository / "snapshots" / "abc", device="cpu").encode_text(TEXTS))
-    with pytest.raises(ValueError, match=r"nobody/nothing is neither a path here nor a repository"):
+    assert_close(found, worldclip.load(repository / "snapshots" / "abc", device="cpu").encode_text(TEXTS))
+    with pytest.raises(ValueError, match=r"nobody/nothing is neither a local path nor a repository"):
         worldclip.load("nobody/nothing")
 
 
-def test_special_strings_stay_text_in_every_published_tokenizer(tmp_path):
+def test_special_strings_stay_text_in_each_published_tokenizer(tmp_path):
     for row in (published.FAMILY[0], published.FAMILY[-1]):
         folder = tmp_path / row.name
         save_hugging_face(row, folder)

@@ -1,4 +1,4 @@
-"""Each source's images become pixels as its own library makes them, on real photographs."""
+"""Images become pixels exactly as in the library that the model comes from, on real photographs."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_ST
 
 @pytest.fixture(scope="module")
 def photographs(shared) -> list[bytes]:
-    """JPEGs of many sizes, those in greyscale among them."""
+    """Return JPEGs of many sizes, all greyscale ones among them."""
     with tarfile.open(shared / "data" / "imagenet_samples" / "samples-000000.tar") as tar:
         files = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
     grey = [file for file in files if Image.open(io.BytesIO(file)).mode == "L"]
     return grey + files[:: len(files) // (NUM_IMAGES - len(grey))][: NUM_IMAGES - len(grey)]
 
 
-def ours(folder, photographs, **keys) -> np.ndarray:
-    """Pixels as encode_image hands them to the tower."""
-    clip = worldclip.load(folder, device="cpu", **keys)
+def our_pixels(folder, photographs) -> np.ndarray:
+    """Return the pixels that encode_image passes to the image tower."""
+    clip = worldclip.load(folder, device="cpu")
     seen: list[np.ndarray] = []
 
-    class Watcher:
+    class RecordingBackend:
         embed_dim = 1
 
         def encode_pixels(self, pixels):
             seen.append(pixels.numpy())
             return np.zeros((len(pixels), 1), np.float32)
 
-    type(clip)(Watcher(), clip.tokenizer, clip.processor).encode_image(photographs)
+    type(clip)(RecordingBackend(), clip.tokenizer, clip.processor).encode_image(photographs)
     return np.concatenate(seen)
 
 
@@ -59,7 +59,7 @@ def opened(photographs):
 
 
 @pytest.mark.parametrize("size", [224, 378])
-def test_a_hugging_face_folder_preprocesses_by_its_own_processor(size, photographs, tmp_path):
+def test_hugging_face_folder_uses_its_own_processor(size, photographs, tmp_path):
     row = published.find("metaclip-2-worldwide-huge-378")
     config = reduced_config(row, save_tokenizer(row, tmp_path))
     config.vision_config.image_size = size
@@ -68,11 +68,11 @@ def test_a_hugging_face_folder_preprocesses_by_its_own_processor(size, photograp
     theirs = AutoImageProcessor.from_pretrained(tmp_path)(images=opened(photographs), return_tensors="np")[
         "pixel_values"
     ]
-    np.testing.assert_array_equal(ours(tmp_path, photographs), theirs)
+    np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
 
 
 @pytest.mark.parametrize(("name", "size", "mode"), [("", 224, "shortest"), ("-378", 378, "squash")])
-def test_an_open_clip_checkpoint_preprocesses_by_open_clips_transform(name, size, mode, photographs, tmp_path):
+def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, photographs, tmp_path):
     from safetensors.torch import save_file
 
     save_xlm_v(tmp_path)
@@ -83,11 +83,11 @@ def test_an_open_clip_checkpoint_preprocesses_by_open_clips_transform(name, size
     write_open_clip_config(tmp_path, model_cfg, mean=CLIP_MEAN, std=CLIP_STD, interpolation="bicubic", resize_mode=mode)
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     theirs = torch.stack([transform(image) for image in opened(photographs)]).numpy()
-    np.testing.assert_array_equal(ours(tmp_path, photographs), theirs)
+    np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
 
 
 @pytest.mark.parametrize(("size", "crop_mode"), [(224, "center"), (378, "squash")])
-def test_a_timm_folder_preprocesses_by_timms_transform(size, crop_mode, photographs, tmp_path):
+def test_timm_folder_uses_the_transform_of_timm(size, crop_mode, photographs, tmp_path):
     arguments = {"img_size": size, "embed_dim": 160, "depth": 1, "num_heads": 2, "num_classes": 8}
     model = timm.create_model("vit_huge_patch14_clip_224", **arguments)
     model.head.bias.data.zero_()
@@ -96,10 +96,10 @@ def test_a_timm_folder_preprocesses_by_timms_transform(size, crop_mode, photogra
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(again))
     theirs = torch.stack([transform(image.convert("RGB")) for image in opened(photographs)]).numpy()
-    np.testing.assert_array_equal(ours(tmp_path, photographs), theirs)
+    np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
 
 
-def test_the_published_open_clip_models_at_378_are_squashed():
+def test_published_open_clip_models_at_378_px_squash_images():
     from worldclip.model.formats.open_clip_folder import named_config, preprocessing
 
     for row in published.FAMILY:
@@ -109,7 +109,7 @@ def test_the_published_open_clip_models_at_378_are_squashed():
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
-def test_the_facts_survive_every_librarys_way_of_writing_them(mode):
+def test_facts_survive_a_round_trip_through_each_library(mode):
     from worldclip.model.formats.open_clip_folder import preprocessing
 
     facts = preprocess.Preprocess(28, mode, CLIP_MEAN, CLIP_STD)
@@ -120,10 +120,10 @@ def test_the_facts_survive_every_librarys_way_of_writing_them(mode):
     assert data["crop_mode"] == ("squash" if mode == "squash" else "center")
 
 
-def test_a_processor_that_other_libraries_cannot_be_told_of_is_refused():
+def test_processor_that_other_libraries_cannot_express_is_refused():
     from transformers import CLIPImageProcessor
 
-    with pytest.raises(ValueError, match="told of a bicubic resize"):
+    with pytest.raises(ValueError, match="only a bicubic resize"):
         preprocess.facts_of(CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 28, "width": 28}))
-    with pytest.raises(ValueError, match="told of a bicubic resize"):
+    with pytest.raises(ValueError, match="only a bicubic resize"):
         preprocess.facts_of(CLIPImageProcessor(resample=2))

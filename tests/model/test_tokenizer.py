@@ -1,4 +1,4 @@
-"""Tokenizers: one end token, special strings that stay text, the same bytes in every process."""
+"""Texts end in one end token, special strings stay text, and training gives the same bytes in every process."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ import sys
 from pathlib import Path
 from worldclip.model.tokenizer import train_tokenizer
 for model in ("unigram", "bpe"):
-    made = train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}, model=model)
-    made.save(Path(sys.argv[1]) / model)
+    tokenizer = train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}, model=model)
+    tokenizer.save(Path(sys.argv[1]) / model)
 """
 
 
@@ -53,13 +53,13 @@ def ours() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def merged() -> Tokenizer:
-    """Byte-pair encoding."""
+    """Train byte-pair encoding."""
     return train_tokenizer(TEXTS, vocab_size=150, context_length=CONTEXT, model="bpe")
 
 
 @pytest.fixture(scope="module")
 def foreign() -> Tokenizer:
-    """A tokenizer of someone else's: specials that people type, a start token, and no end token of its own."""
+    """Build a foreign tokenizer: specials that people may type, a start token, and no end token appended."""
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -99,7 +99,7 @@ def test_pieces_are_numbered_specials_first_then_by_score_and_text(ours):
     assert len({piece for piece, _ in vocab}) == len(vocab) == ours.vocab_size <= 150
 
 
-def test_pairs_are_merged_into_words_and_rare_characters_are_unknown():
+def test_bpe_merges_pairs_and_rare_characters_are_unknown():
     texts = ["red apple", "red house"] * 9_000 + ["red ☃"]  # one in 150,000 characters
     tokenizer = train_tokenizer(texts, vocab_size=40, context_length=CONTEXT, model="bpe")
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (BOS_ID, EOS_ID, PAD_ID)
@@ -117,7 +117,7 @@ text_of_any_kind = st.text(max_size=60) | st.lists(
 @pytest.mark.parametrize("name", ["ours", "merged", "foreign"])
 @settings(deadline=None, max_examples=150)
 @given(texts=st.lists(text_of_any_kind, max_size=6))
-def test_a_text_holds_exactly_one_end_token_its_last_also_when_cut(name, request, texts):
+def test_text_holds_exactly_one_end_token_as_its_last_also_when_truncated(name, request, texts):
     tokenizer = request.getfixturevalue(name)
     tokens = tokenizer.encode(texts)
     assert len(tokens) == len(texts)
@@ -129,19 +129,19 @@ def test_a_text_holds_exactly_one_end_token_its_last_also_when_cut(name, request
         assert tokenizer.pad_id not in ids
 
 
-def test_long_texts_are_cut_to_the_context(ours, merged, foreign):
+def test_long_texts_are_truncated_to_the_context(ours, merged, foreign):
     for tokenizer in (ours, merged, foreign):
         assert tokenizer.encode(["red apple " * 100]).lengths.tolist() == [CONTEXT]
 
 
-def test_a_literal_special_string_reads_as_the_text_that_is_left(ours, foreign):
+def test_literal_special_string_is_tokenised_as_text(ours, foreign):
     plain, marked = ours.encode(["red eos apple"]), ours.encode([f"red {SPECIALS[EOS_ID]} apple"])
     np.testing.assert_array_equal(plain.ids, marked.ids)
     typed, broken = foreign.encode(["a</s>"]), foreign.encode(["a< /s>"])
     np.testing.assert_array_equal(typed.ids, broken.ids)
 
 
-def test_special_strings_are_broken_also_where_breaking_makes_another():
+def test_special_strings_are_broken_until_none_is_left():
     assert break_specials("a </s> b", ["</s>"]) == "a < /s> b"
     assert break_specials("</s></s>", ["</s>"]) == "< /s>< /s>"
     assert break_specials("ab", ["ab", "a b"]) == "a  b"
@@ -149,12 +149,12 @@ def test_special_strings_are_broken_also_where_breaking_makes_another():
     assert break_specials("nothing", ["</s>"]) == "nothing"
 
 
-def test_text_is_normalised_and_its_blanks_are_one(ours):
+def test_text_is_normalised_and_whitespace_collapsed(ours):
     first, second = ours.encode(["red apple"]), ours.encode(["  ｒｅｄ \u3000\n apple "])
     np.testing.assert_array_equal(first.ids, second.ids)
 
 
-def test_a_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
+def test_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
     from transformers import AutoTokenizer
 
     ours.save(tmp_path)
@@ -166,14 +166,14 @@ def test_a_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
     assert load_tokenizer(tmp_path, CONTEXT).vocab_size == ours.vocab_size
 
 
-def test_padding_fills_up_to_the_longest_of_the_rows_asked_for():
+def test_padding_reaches_the_longest_of_the_chosen_rows():
     tokens = Tokens(np.array([5, 2, 6, 7, 2, 2]), np.array([0, 2, 5, 6]), 1)
     assert tokens.lengths.tolist() == [2, 3, 1]
     assert tokens.padded().tolist() == [[5, 2, 1], [6, 7, 2], [2, 1, 1]]
     assert tokens.padded(np.array([2, 0])).tolist() == [[2, 1], [5, 2]]
 
 
-def test_a_lone_surrogate_is_an_error_that_names_the_text(ours):
+def test_lone_surrogate_is_an_error_that_names_the_text(ours):
     with pytest.raises(ValueError, match="text 1 is not valid Unicode"):
         ours.encode(["fine", "a\ud800b"])
     with pytest.raises(ValueError, match="text 0 is int"):
@@ -181,17 +181,17 @@ def test_a_lone_surrogate_is_an_error_that_names_the_text(ours):
 
 
 @pytest.mark.parametrize("model", ["unigram", "bpe"])
-def test_a_vocabulary_too_small_for_the_characters_says_so(model):
-    with pytest.raises(UserError, match=r"train\.tokenizer\.vocab_size is 20; .* a piece is needed for each character"):
+def test_vocabulary_too_small_for_the_characters_is_refused(model):
+    with pytest.raises(UserError, match=r"train\.tokenizer\.vocab_size = 20: .* each character needs a piece"):
         train_tokenizer(TEXTS, vocab_size=20, context_length=CONTEXT, model=model)
 
 
-def test_a_folder_without_a_tokenizer_says_so(tmp_path):
+def test_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not load as a tokenizer"):
         load_tokenizer(tmp_path, CONTEXT)
 
 
-def test_a_tokenizer_without_an_end_token_is_refused():
+def test_tokenizer_without_an_end_token_is_refused():
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""A pool through a model: every row is the model's own embedding, what is bad is counted, what is done is kept."""
+"""Embedding a pool: rows equal the model's own embeddings, unusable inputs are counted, finished shards are kept."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def clip(world):
     return worldclip.load(world / "model", device="cpu")
 
 
-def here(**keys) -> LocalExecutor:
+def quiet(**keys) -> LocalExecutor:
     return LocalExecutor(quiet=True, **keys)
 
 
-def test_each_row_is_the_models_embedding_of_its_image_and_its_text(world, clip, tmp_path):
-    report = embed(world / "model", world / "pool", tmp_path, of=("images", "texts"), executor=here())
+def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
+    report = embed(world / "model", world / "pool", tmp_path, of=("images", "texts"), executor=quiet())
     counts = {"shards": SHARDS, "pairs": SHARDS * PER_SHARD, "embedded": NUM_GOOD, "undecodable": SHARDS, "no_image": 0}
     assert {name: report["images"][name] for name in counts} == counts
     assert {sample["key"] for sample in report["images"]["bad"]} == {key_of(shard, BAD) for shard in range(SHARDS)}
@@ -63,7 +63,7 @@ def test_each_row_is_the_models_embedding_of_its_image_and_its_text(world, clip,
     assert manifest["counts"] == {"images": NUM_GOOD, "texts": SHARDS * PER_SHARD}
 
 
-def test_a_call_that_was_cut_goes_on_with_the_shards_that_are_missing(world, tmp_path, monkeypatch):
+def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monkeypatch):
     done = []
     plain = of_embed.embed_images
 
@@ -75,22 +75,22 @@ def test_a_call_that_was_cut_goes_on_with_the_shards_that_are_missing(world, tmp
 
     monkeypatch.setattr(of_embed, "embed_images", watched)
     with pytest.raises(KeyboardInterrupt):
-        embed(world / "model", world / "pool", tmp_path, executor=here())
+        embed(world / "model", world / "pool", tmp_path, executor=quiet())
     assert not (tmp_path / "manifest.json").exists()
-    embed(world / "model", world / "pool", tmp_path, executor=here())
+    embed(world / "model", world / "pool", tmp_path, executor=quiet())
     assert done == ["00000.tar", "00001.tar", "00001.tar", "00002.tar"]
-    embed(world / "model", world / "pool", tmp_path, executor=here())
+    embed(world / "model", world / "pool", tmp_path, executor=quiet())
     assert len(done) == 4  # finished and unchanged
 
 
-def test_a_new_shard_is_added_a_removed_one_goes_and_another_model_begins_anew(world, tmp_path):
+def test_changed_shards_are_updated_and_another_model_starts_over(world, tmp_path):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
     (pool / "00002.tar").rename(tmp_path / "00002.tar")
-    first = embed(world / "model", pool, tmp_path / "out", executor=here())
+    first = embed(world / "model", pool, tmp_path / "out", executor=quiet())
     before = (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns
     (tmp_path / "00002.tar").rename(pool / "00002.tar")
     (pool / "00000.tar").unlink()
-    second = embed(world / "model", pool, tmp_path / "out", executor=here())
+    second = embed(world / "model", pool, tmp_path / "out", executor=quiet())
     assert (first["images"]["embedded"], second["images"]["embedded"]) == (2 * (PER_SHARD - 1),) * 2
     assert sorted(path.name for path in (tmp_path / "out/images").glob("*.npy")) == ["00001.tar.npy", "00002.tar.npy"]
     assert (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns == before
@@ -98,44 +98,44 @@ def test_a_new_shard_is_added_a_removed_one_goes_and_another_model_begins_anew(w
     config = json.loads((other / "config.json").read_text())
     config["vision_config"]["hidden_act"] = "quick_gelu"
     (other / "config.json").write_text(json.dumps(config))
-    embed(other, pool, tmp_path / "out", executor=here())
+    embed(other, pool, tmp_path / "out", executor=quiet())
     assert (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns != before
 
 
-def test_a_folder_of_image_files_is_embedded_by_their_paths(world, clip, tmp_path):
-    report = embed(world / "model", world / "photos", tmp_path, executor=here())
-    assert report["images"]["bad"] == [{"key": "bad.jpg", "reason": "is no image that Pillow knows"}]
+def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
+    report = embed(world / "model", world / "photos", tmp_path, executor=quiet())
+    assert report["images"]["bad"] == [{"key": "bad.jpg", "reason": "is not an image that Pillow can read"}]
     rows = pq.read_table(tmp_path / "images" / "files_000000.parquet").to_pylist()
     assert [row["key"] for row in rows] == [f"sub/{i}.png" for i in range(4)]
     found = np.load(tmp_path / "images" / "files_000000.npy")
     np.testing.assert_allclose(found, clip.encode_image([row["file"] for row in rows]), atol=1e-6)
 
 
-def test_a_table_is_embedded_by_its_texts_and_those_that_are_none_are_counted(world, clip, tmp_path):
+def test_table_is_embedded_by_its_texts_and_unusable_ones_are_counted(world, clip, tmp_path):
     texts = ["a red apple", "", None, "赤いリンゴ", "again"]
     table = pa.table({"uid": ["a", "b", "c", "d", "a"], "caption": texts})
     (tmp_path / "pool").mkdir()
     pq.write_table(table, tmp_path / "pool" / "0.parquet")
-    report = embed(world / "model", tmp_path / "pool", tmp_path / "out", key="uid", executor=here())["texts"]
+    report = embed(world / "model", tmp_path / "pool", tmp_path / "out", key="uid", executor=quiet())["texts"]
     assert (report["embedded"], report["no_text"], report["duplicate"], report["bad_pair"]) == (2, 2, 1, 0)
     expected = clip.encode_text(["a red apple", "赤いリンゴ"])
     np.testing.assert_allclose(np.load(tmp_path / "out/texts/0.parquet.npy"), expected, atol=1e-6)
 
 
-def test_a_cut_tar_fails_alone_and_is_tried_again(world, tmp_path):
+def test_truncated_tar_fails_alone_and_is_retried(world, tmp_path):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
     whole = (pool / "00001.tar").read_bytes()
     (pool / "00001.tar").write_bytes(whole[: len(whole) // 3])
     with pytest.raises(StageFailed) as caught:
-        embed(world / "model", pool, tmp_path / "out", executor=here())
+        embed(world / "model", pool, tmp_path / "out", executor=quiet())
     assert list(caught.value.failures) == ["00001.tar"]
     assert (tmp_path / "out/images/00002.tar.npy").exists()
     assert not (tmp_path / "out/manifest.json").exists()
     (pool / "00001.tar").write_bytes(whole)
-    assert embed(world / "model", pool, tmp_path / "out", executor=here())["images"]["embedded"] == NUM_GOOD
+    assert embed(world / "model", pool, tmp_path / "out", executor=quiet())["images"]["embedded"] == NUM_GOOD
 
 
-def test_mistakes_are_told_before_any_work(world, tmp_path, capfd):
+def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
     model, pool, out = str(world / "model"), str(world / "pool"), str(tmp_path / "out")
     table = tmp_path / "table"
     table.mkdir()
@@ -154,24 +154,24 @@ def test_mistakes_are_told_before_any_work(world, tmp_path, capfd):
         ([model, str(table), "--out", out], "set it to the column of the key: uid"),
         ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
         ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
-        ([model, pool, "--out", out, "--device", "tpu"], "device is 'tpu'"),
-        ([model, pool, "--out", out, "--precision", "int8"], "only ONNX folders hold several"),
+        ([model, pool, "--out", out, "--device", "tpu"], "device = 'tpu'"),
+        ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8': not used"),
     ):
         assert main(["embed", *arguments]) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments
     assert not (tmp_path / "out/images").exists()
 
 
-def test_a_pool_without_anything_to_embed_is_no_success(world, tmp_path):
+def test_pool_without_anything_to_embed_fails(world, tmp_path):
     from toy import write_tar
 
     write_tar(tmp_path / "pool" / "0.tar", [("a.png", b"cut"), ("a.txt", b" ")])
-    with pytest.raises(UserError, match="holds nothing to embed of images; a: is no image"):
-        embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=here())
+    with pytest.raises(UserError, match="holds nothing to embed of images; a: is not an image"):
+        embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=quiet())
     assert not (tmp_path / "out/manifest.json").exists()
 
 
-def test_processes_are_as_many_as_half_of_the_memory_holds_models(world, monkeypatch):
+def test_number_of_processes_is_limited_by_half_of_the_memory(world, monkeypatch):
     monkeypatch.setattr(of_embed, "usable_cores", lambda: 8)
     size = sum(path.stat().st_size for path in (world / "model").iterdir() if path.suffix not in (".json", ".md"))
     for memory, expected in ((2 * 3 * size + 2, 3), (size, 1), (1000 * size, 8)):
@@ -180,7 +180,7 @@ def test_processes_are_as_many_as_half_of_the_memory_holds_models(world, monkeyp
         assert of_embed.num_processes("cpu", world / "model") == expected
 
 
-def test_a_small_pool_starts_no_processes(world):
+def test_small_pool_starts_no_processes(world):
     recipe = of_embed._pool(str(world / "pool"), None)
     units = of_embed._units(recipe, world, ("images", "texts"))
     size = sum((world / "pool" / f"{shard:05}.tar").stat().st_size for shard in range(SHARDS))
@@ -190,9 +190,9 @@ def test_a_small_pool_starts_no_processes(world):
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_same_embeddings(world, tmp_path):
-    embed(world / "model", world / "pool", tmp_path / "one", executor=here())
-    embed(world / "model", world / "pool", tmp_path / "two", executor=here(workers=2))
+def test_two_processes_write_the_same_embeddings(world, tmp_path):
+    embed(world / "model", world / "pool", tmp_path / "one", executor=quiet())
+    embed(world / "model", world / "pool", tmp_path / "two", executor=quiet(workers=2))
     for shard in range(SHARDS):
         one, two = (np.load(tmp_path / name / f"images/{shard:05}.tar.npy") for name in ("one", "two"))
         np.testing.assert_allclose(two, one, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Exact search is the plain sort of all products; an index gives the same scores; a page shows the pictures."""
+"""Exact search equals sorting all products, an index gives the same scores, and the page shows the pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worldclip.tools.search import build_index, nearest, open_embedded, search
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A model, a pool, and the pool's images and texts embedded."""
+    """Write a model and a pool, and embed its images and texts."""
     root = tmp_path_factory.mktemp("world")
     write_world(root)
     embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=LocalExecutor(quiet=True))
@@ -37,7 +37,7 @@ def clip(world):
 
 
 def plain(parts, query_QD, top) -> np.ndarray:
-    """All products sorted, equal ones by row."""
+    """Sort all products, equal ones by row."""
     return np.argsort(-(query_QD @ np.concatenate(parts).T), axis=1, kind="stable")[:, :top]
 
 
@@ -50,8 +50,8 @@ def plain(parts, query_QD, top) -> np.ndarray:
     levels=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_blocks_give_what_a_plain_sort_gives(sizes, num_queries, top, block, levels, seed):
-    """Small whole numbers: products are exact, and many are equal."""
+def test_blocks_equal_a_plain_sort(sizes, num_queries, top, block, levels, seed):
+    """Use small integers: products are exact, and many are equal."""
     random = np.random.default_rng(seed)
     parts = [random.integers(-levels, levels + 1, (size, 4)).astype(np.float32) for size in sizes]
     query = random.integers(-levels, levels + 1, (num_queries, 4)).astype(np.float32)
@@ -63,7 +63,7 @@ def test_blocks_give_what_a_plain_sort_gives(sizes, num_queries, top, block, lev
     np.testing.assert_array_equal(scores, np.take_along_axis(query @ np.concatenate(parts).T, expected, axis=1))
 
 
-def test_a_text_finds_the_images_that_it_is_nearest_to(world, clip):
+def test_text_query_finds_the_nearest_images(world, clip):
     (found,) = search(world / "embedded", "一只猫", top=5)
     good = [(shard, i) for shard in range(SHARDS) for i in range(PER_SHARD) if i != 7]
     cosines = clip.similarity([picture(100 * shard + i) for shard, i in good], "一只猫")[:, 0]
@@ -73,7 +73,7 @@ def test_a_text_finds_the_images_that_it_is_nearest_to(world, clip):
     np.testing.assert_allclose([hit["score"] for hit in found["hits"]], cosines[best], atol=1e-6)
 
 
-def test_an_image_finds_itself_and_texts_are_searched_where_asked_for(world, tmp_path):
+def test_image_query_finds_itself_and_texts_can_be_searched(world, tmp_path):
     (tmp_path / "a.png").write_bytes(picture(203))
     by_text, by_image = search(world / "embedded", ["apple"], [tmp_path / "a.png"], top=1000)
     assert by_image["hits"][0]["key"] == key_of(2, 3)
@@ -85,14 +85,14 @@ def test_an_image_finds_itself_and_texts_are_searched_where_asked_for(world, tmp
 
 
 def same_hits(found, expected) -> None:
-    """The same rows; scores to rounding, which hangs on how many are multiplied at a time."""
+    """Compare rows exactly, and scores up to rounding, which depends on the block size."""
     for one, other in zip(found, expected, strict=True):
         assert [hit["key"] for hit in one["hits"]] == [hit["key"] for hit in other["hits"]]
         scores = [[hit["score"] for hit in result["hits"]] for result in (one, other)]
         np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
 
 
-def test_an_index_gives_the_exact_scores_and_is_refused_when_it_is_old(world, tmp_path):
+def test_index_gives_exact_scores_and_is_refused_when_outdated(world, tmp_path):
     pytest.importorskip("faiss")
     folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
     exact = search(folder, ["一只猫", "a dog"], top=5)
@@ -109,22 +109,22 @@ def test_an_index_gives_the_exact_scores_and_is_refused_when_it_is_old(world, tm
     same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)
 
 
-def test_an_index_is_asked_where_there_is_one_and_names_its_extra_where_it_is_missing(world, tmp_path, monkeypatch):
+def test_index_is_used_if_present_and_names_its_extra_if_faiss_is_missing(world, tmp_path, monkeypatch):
     faiss = pytest.importorskip("faiss")
     folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
     build_index(folder, "faiss")
-    asked = []
+    paths = []
     plain_read = faiss.read_index
-    monkeypatch.setattr(faiss, "read_index", lambda path: asked.append(path) or plain_read(path))
+    monkeypatch.setattr(faiss, "read_index", lambda path: paths.append(path) or plain_read(path))
     search(folder, ["a"])
-    assert asked == [str(folder / "index/images.faiss")]
+    assert paths == [str(folder / "index/images.faiss")]
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(ImportError, match=r"faiss is needed here: pip install 'worldclip\[search\]'"):
         build_index(folder, "faiss")
 
 
 def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
-    """Through the same code, on rows that no model made."""
+    """Run the same code on random rows."""
     pytest.importorskip("faiss")
     random = np.random.default_rng(0)
     parts = [random.normal(size=(size, 16)).astype(np.float32) for size in (700, 0, 1300)]
@@ -145,7 +145,7 @@ def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
     np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-6)
 
 
-def test_another_model_is_refused_and_the_same_one_may_have_moved(world, tmp_path):
+def test_another_model_is_refused_and_a_moved_one_accepted(world, tmp_path):
     from transformers import MetaClip2Config
 
     from small_models import random_model
@@ -163,7 +163,7 @@ def test_another_model_is_refused_and_the_same_one_may_have_moved(world, tmp_pat
         search(folder, ["a"], model=moved)
 
 
-def test_the_contact_sheet_holds_its_pictures_and_shows_texts_as_texts(world, tmp_path, capsys):
+def test_contact_sheet_embeds_its_pictures_and_escapes_texts(world, tmp_path, capsys):
     page = tmp_path / "sheet.html"
     arguments = ["search", str(world / "embedded"), "<b>一只猫</b>", "a dog", "--top", "4", "--html", str(page)]
     assert main([*arguments, "--json"]) == 0
@@ -180,7 +180,7 @@ def test_the_contact_sheet_holds_its_pictures_and_shows_texts_as_texts(world, tm
     assert "a red apple" in page.read_text(encoding="utf-8")
 
 
-def test_a_picture_that_is_gone_is_told_on_the_sheet(world, tmp_path):
+def test_contact_sheet_names_unreadable_pictures(world, tmp_path):
     from worldclip.report.search import write_contact_sheet
 
     hit = {"score": 0.5, "key": "k", "file": str(tmp_path / "gone.tar"), "offset": 0, "size": 5}
@@ -188,7 +188,7 @@ def test_a_picture_that_is_gone_is_told_on_the_sheet(world, tmp_path):
     assert "cannot be read (No such file or directory)" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
 
 
-def test_mistakes_of_a_search(world, tmp_path, capfd):
+def test_user_errors_of_a_search(world, tmp_path, capfd):
     embedded = str(world / "embedded")
     unfinished = shutil.copytree(world / "embedded", tmp_path / "unfinished")
     (unfinished / "manifest.json").unlink()

@@ -9,4 +9,4 @@ FORMATS: dict[Layout, Format] = {
     "timm": timm_folder,
     "onnx": onnx_folder,
 }
-WRITERS: dict[str, Writer] = {**{str(name): module for name, module in FORMATS.items()}, "vision": vision_tower_folder}
+WRITERS: dict[str, Writer] = {"vision": vision_tower_folder} | {str(name): FORMATS[name] for name in FORMATS}
