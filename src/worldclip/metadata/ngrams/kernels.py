@@ -194,7 +194,7 @@ def refill(old_2S, new_2S, is_bigrams):
 
 @kernel
 def take_bigrams(table_2S, ranks_W):
-    """Move the bigrams to the front of their table, ids replaced by ranks; returns (their number, the largest count)."""
+    """Move the bigrams to the front of their table, ids replaced by ranks; return (their number, the largest count)."""
     used = 0
     largest = _U0
     for place in range(0, table_2S.size, 2):

@@ -1,4 +1,4 @@
-"""Write, read and merge sorted runs: the words of a count in byte order, and its bigrams by the ranks of their words."""
+"""Write, read and merge sorted runs: the words of a count in byte order, its bigrams by the ranks of their words."""
 
 from __future__ import annotations
 

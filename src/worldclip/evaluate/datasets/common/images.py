@@ -1,4 +1,4 @@
-"""Images of datasets, where they lie: files of a folder or members of tars.  They are read on demand, never all at once."""
+"""Locate the images of datasets: files of a folder or members of tars, read on demand and never all at once."""
 
 from __future__ import annotations
 
