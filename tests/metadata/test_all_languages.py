@@ -72,7 +72,7 @@ def sentences(request: pytest.FixtureRequest) -> dict[str, list[str]]:
     return found | real
 
 
-def test_330_wikipedias_go_through_the_whole_stage(sentences: dict[str, list[str]], tmp_path: Path) -> None:
+def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_path: Path) -> None:
     """Text and page views of each -> the lists of all 327 languages and their matchers."""
     code_of = {wiki: language.code for language in languages.all_languages() for wiki in language.wikipedia}
     assert len(code_of) == 330
@@ -102,7 +102,7 @@ def test_330_wikipedias_go_through_the_whole_stage(sentences: dict[str, list[str
         assert entries[-1] in {entries[entry_id] for entry_id in matcher.match(f"— {entries[-1]} !")}, lang
 
 
-def test_every_real_wordnet_makes_a_list_of_its_language(shared: Path) -> None:
+def test_every_real_wordnet_gives_a_list(shared: Path) -> None:
     paths = sorted((shared / "data/omw").rglob("*.tab.gz"))
     assert len(paths) == 34
     kept = {}

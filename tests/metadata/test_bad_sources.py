@@ -57,7 +57,7 @@ BAD: dict[str, tuple[str, str, bytes, bytes, str]] = {
     "wrong columns": (
         "wikipedia", "x.parquet", parquet("body", ["x"]), parquet("text", ["simba ni"]), "no string column `text`",
     ),
-    "no words": ("wikipedia", "x.parquet", parquet("text", ["..."]), parquet("text", ["simba"]), "has no entry from"),
+    "no words": ("wikipedia", "x.parquet", parquet("text", ["..."]), parquet("text", ["simba"]), "no entry of sw from"),
     "wordnet without lemmas": ("wordnets", "x.tab", b"# X\tswh\tu\tl\n", TAB.encode(), "no lemma line"),
     "wordnet of another language": (
         "wordnets", "x.tab", TAB.replace("swh", "dan").encode(), TAB.encode(), r"WordNet of da .*not of sw",

@@ -71,7 +71,7 @@ def entries(run_dir: Path, lang: str, source: str) -> dict[str, float]:
     return {row["entry"]: row["score"] for row in rows if row["source"] == source}
 
 
-def test_unigrams_by_count_then_bigrams_by_pmi_then_titles_by_views(tmp_path: Path):
+def test_order_is_unigrams_by_count_bigrams_by_pmi_titles_by_views(tmp_path: Path):
     write_dump(tmp_path / "dumps" / "sw" / "swwiki-pages-articles1.xml.bz2", SWAHILI[:2])
     write_dump(tmp_path / "dumps" / "sw" / "swwiki-pages-articles2.xml.bz2", SWAHILI[2:])
     write_views(tmp_path / "dumps" / "pageviews", "sw Paka 5 0, sw Duma 9 0", "sw.m Chui_wa_Bara 3 0, sw.b Kitabu 99 0")
@@ -86,7 +86,7 @@ def test_unigrams_by_count_then_bigrams_by_pmi_then_titles_by_views(tmp_path: Pa
     assert list(titles.items()) == [("Duma", 9), ("Chui wa Bara", 3)]  # 76% of three are all; Paka is there already
 
 
-def test_top_shares_are_rounded_up_and_caps_count_only_what_is_new(tmp_path: Path):
+def test_shares_are_rounded_up_and_caps_count_only_new_entries(tmp_path: Path):
     (tmp_path / "wn.tab").write_text("# X\tsw\turl\tfree\n1-n\tswa:lemma\tpaka\n2-n\tswa:lemma\tni\n")
     dump = write_parquet(tmp_path / "a.parquet", [*["ni paka mbwa simba"] * 6, "a b c d e f"])
     values = {
@@ -101,7 +101,7 @@ def test_top_shares_are_rounded_up_and_caps_count_only_what_is_new(tmp_path: Pat
     assert list(entries(tmp_path / "share", "sw", "unigram")) == ["mbwa"]  # 3 of 10: mbwa, ni, paka
 
 
-def test_bigrams_that_are_entries_already_make_room_for_the_next(tmp_path: Path):
+def test_bigrams_that_are_entries_already_do_not_count_towards_cap(tmp_path: Path):
     names = [f"w{n:03} v{n:03}" for n in range(300)]
     dump = write_parquet(tmp_path / "a.parquet", [f"{name}. " * 5 for name in names])
     lists = "".join(f"{n}-n\tswa:lemma\t{name}\n" for n, name in enumerate(names[:250]))
@@ -117,7 +117,7 @@ def test_bigrams_that_are_entries_already_make_room_for_the_next(tmp_path: Path)
     assert list(entries(tmp_path / "run", "sw", "bigram")) == names[250:257]
 
 
-def test_rule_pmi_takes_what_exceeds_the_threshold(tmp_path: Path):
+def test_rule_pmi_takes_bigrams_above_threshold(tmp_path: Path):
     dump = write_parquet(tmp_path / "a.parquet", ["a b a b a", "a b c"])  # PMI of ab 1.0, bc log2(8/3) = 1.41
     for least, expected in ((1.0, ["b c"]), (0.99, ["b c", "a b"])):
         config = recipe("sw", wikipedia={"sw": str(dump)}, bigram_rule="pmi", bigram_min_pmi=least)
@@ -125,7 +125,7 @@ def test_rule_pmi_takes_what_exceeds_the_threshold(tmp_path: Path):
         assert list(entries(tmp_path / f"run{least}", "sw", "bigram")) == expected
 
 
-def test_english_is_made_by_counts_as_in_version_1(tmp_path: Path):
+def test_english_v1_uses_counts(tmp_path: Path):
     dump = write_parquet(tmp_path / "a.parquet", ["a b a b a", "a b c"])
     views = write_views(tmp_path / "views", "en Cat 60 0, en Dog 20 0, en.m Cat 99 0", "en Cat 9 0, en Dog 80 0")
     values = {"wikipedia": {"en": str(dump)}, "pageviews": str(views), "unigram_top_fraction": 0.1}
@@ -139,7 +139,7 @@ def test_english_is_made_by_counts_as_in_version_1(tmp_path: Path):
     assert entries(tmp_path / "others", "en", "title") == {"Cat": 168, "Dog": 100}
 
 
-def test_variants_are_joined_source_by_source_each_with_its_own_shares(tmp_path: Path):
+def test_wikipedias_of_one_language_are_joined_source_by_source(tmp_path: Path):
     zh = write_parquet(tmp_path / "zh.parquet", ["我喜欢北京。" * 5])
     yue = write_parquet(tmp_path / "yue.parquet", ["香港。" * 5 + "澳門"])
     config = recipe("zh", wikipedia={"zh": str(zh), "zh_yue": str(yue)}, unigram_top_fraction=0.5)
@@ -148,7 +148,7 @@ def test_variants_are_joined_source_by_source_each_with_its_own_shares(tmp_path:
     assert list(entries(tmp_path / "run", "zh", "bigram")) == ["喜欢北京"]
 
 
-def test_other_is_the_union_of_the_wikipedias_that_no_label_reaches(tmp_path: Path):
+def test_other_is_union_of_wikipedias_without_label(tmp_path: Path):
     files = {wiki: write_parquet(tmp_path / wiki / "a.parquet", [f"neno{wiki} neno"]) for wiki in ("ab", "ace", "sw")}
     config = recipe("other", wikipedia={wiki: str(path) for wiki, path in files.items()})
     metadata.run(config, tmp_path / "run", QUIET)
@@ -156,7 +156,7 @@ def test_other_is_the_union_of_the_wikipedias_that_no_label_reaches(tmp_path: Pa
 
 
 @pytest.mark.parametrize("where", ["siteinfo", "xml", "unknown", "rule"])
-def test_namespaces_come_from_the_site(where: str, tmp_path: Path):
+def test_namespaces_come_from_siteinfo_or_dump(where: str, tmp_path: Path):
     namespace = '<namespace key="6">Picha</namespace>' if where == "xml" else ""
     folder = tmp_path / "dumps" / "sw"
     if where == "unknown":
@@ -176,7 +176,7 @@ def test_namespaces_come_from_the_site(where: str, tmp_path: Path):
     assert list(entries(tmp_path / "titles", "sw", "title")) == articles
 
 
-def test_the_manifest_names_every_file_with_its_licence(tmp_path: Path):
+def test_manifest_names_every_file_with_its_licence(tmp_path: Path):
     write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno"])
     write_views(tmp_path / "dumps" / "pageviews", "sw Paka 3 0", "sw Simba 3 0")
     metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
@@ -196,7 +196,7 @@ def run_files(run_dir: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in counts if path.is_file()}
 
 
-def test_a_changed_cap_or_a_new_language_counts_nothing_again(tmp_path: Path):
+def test_changed_cap_or_new_language_recounts_nothing(tmp_path: Path):
     for wiki in ("sw", "yo"):
         write_parquet(tmp_path / "dumps" / wiki / "a.parquet", ["neno moja mbili"])
     values = {"dumps": str(tmp_path / "dumps"), "sources": ["unigram"]}
@@ -212,14 +212,14 @@ def test_a_changed_cap_or_a_new_language_counts_nothing_again(tmp_path: Path):
     assert {name.split("/")[1] for name in run_files(tmp_path / "run")} == {"yo"}
 
 
-def test_a_bad_dump_fails_its_language_and_a_second_call_counts_only_that_file(tmp_path: Path):
+def test_bad_dump_fails_its_language_and_second_run_counts_only_that_file(tmp_path: Path):
     good = write_dump(tmp_path / "dumps" / "sw" / "1.xml.bz2", SWAHILI)
     bad = write_dump(tmp_path / "dumps" / "sw" / "2.xml.bz2", SWAHILI)
     write_parquet(tmp_path / "dumps" / "yo" / "a.parquet", ["neno"])
     whole = bad.read_bytes()
     bad.write_bytes(whole[:-9])
     config = recipe("sw", "yo", dumps=str(tmp_path / "dumps"))
-    with pytest.raises(StageFailed, match=r"sw: .*2\.xml\.bz2: ends in the middle"):
+    with pytest.raises(StageFailed, match=r"sw: .*2\.xml\.bz2: compressed data ends in the middle"):
         metadata.run(config, tmp_path / "run", QUIET)
     assert (tmp_path / "run" / "metadata" / "yo.parquet").exists()
     assert not (tmp_path / "run" / "metadata" / "sw.parquet").exists()
@@ -231,7 +231,7 @@ def test_a_bad_dump_fails_its_language_and_a_second_call_counts_only_that_file(t
     assert entries(tmp_path / "run", "sw", "unigram")["mnyama"] == 28
 
 
-def test_a_bad_page_view_file_fails_what_hangs_on_it(tmp_path: Path):
+def test_bad_page_view_file_fails_its_dependents(tmp_path: Path):
     write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno"])
     views = write_views(tmp_path / "dumps" / "pageviews", "sw Paka 3 0")
     (views / "pageviews-x.gz").write_bytes(b"<html>")
@@ -250,7 +250,7 @@ def test_a_bad_page_view_file_fails_what_hangs_on_it(tmp_path: Path):
         ("swwiki-20240101-pages-articles.xml.bz2", "swwiki-20240101-pages-articles1.xml-p1p9.bz2"),
     ],
 )
-def test_a_wikipedia_is_not_counted_twice(names: tuple[str, str], tmp_path: Path):
+def test_several_dumps_of_one_wikipedia_are_refused(names: tuple[str, str], tmp_path: Path):
     """A later fetch leaves the earlier dump where it is."""
     for name in names:
         write_dump(tmp_path / "dumps" / "sw" / name, SWAHILI)
@@ -261,7 +261,7 @@ def test_a_wikipedia_is_not_counted_twice(names: tuple[str, str], tmp_path: Path
     assert entries(tmp_path / "run", "sw", "unigram")["mnyama"] == 14
 
 
-def test_parts_of_a_dump_and_a_corpus_beside_it_are_all_counted(tmp_path: Path):
+def test_parts_of_dump_and_own_corpus_are_all_counted(tmp_path: Path):
     for number in (1, 2):
         write_dump(tmp_path / f"dumps/sw/swwiki-20240101-pages-articles{number}.xml-p{number}p9.bz2", SWAHILI)
     write_parquet(tmp_path / "dumps/sw/more.parquet", ["mnyama"])
@@ -269,13 +269,13 @@ def test_parts_of_a_dump_and_a_corpus_beside_it_are_all_counted(tmp_path: Path):
     assert entries(tmp_path / "run", "sw", "unigram")["mnyama"] == 2 * 14 + 1
 
 
-def test_a_wikipedia_without_words_is_named(tmp_path: Path):
+def test_wikipedia_without_words_fails_its_language(tmp_path: Path):
     write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["...", ""])
-    with pytest.raises(StageFailed, match="sw has no entry from any source"):
+    with pytest.raises(StageFailed, match="no entry of sw from any source"):
         metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
 
 
-def test_a_full_disk_stops_the_stage_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_stops_stage_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def is_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -288,7 +288,7 @@ def test_a_full_disk_stops_the_stage_at_once(tmp_path: Path, monkeypatch: pytest
     assert list(entries(tmp_path / "run", "sw", "unigram")) == ["moja", "neno"]
 
 
-def test_mistakes_in_the_recipe_are_named_together(tmp_path: Path):
+def test_config_problems_are_reported_together(tmp_path: Path):
     with pytest.raises(UserError) as caught:
         recipe(
             "sw",
@@ -299,7 +299,7 @@ def test_mistakes_in_the_recipe_are_named_together(tmp_path: Path):
         )
     keys = ("wikipedia.xx", "wikipedia.sw", "pageviews", "title_top_fraction", "bigram_min_count")
     assert all(f"metadata.{key}" in str(caught.value) for key in keys)
-    with pytest.raises(UserError, match=r"metadata\.dumps is .*worldclip fetch metadata"):
+    with pytest.raises(UserError, match=r"metadata\.dumps = .*worldclip fetch metadata"):
         metadata.run(recipe("sw", dumps=str(tmp_path / "none")), tmp_path / "run", QUIET)
     for folder in ("a", "b"):
         write_parquet(tmp_path / folder / "x.parquet", ["neno"])
@@ -308,7 +308,7 @@ def test_mistakes_in_the_recipe_are_named_together(tmp_path: Path):
         metadata.run(config, tmp_path / "run", QUIET)
 
 
-def test_the_same_bytes_for_one_and_two_workers(tmp_path: Path):
+def test_number_of_workers_does_not_change_bytes(tmp_path: Path):
     for wiki, text in (("sw", SWAHILI), ("zh", ["我喜欢北京。"] * 9), ("bo", ["བོད་ཡིག་གི་"] * 9)):
         write_parquet(tmp_path / "dumps" / wiki / "1.parquet", text)
         write_parquet(tmp_path / "dumps" / wiki / "2.parquet", text[::-1])
@@ -324,7 +324,7 @@ def test_the_same_bytes_for_one_and_two_workers(tmp_path: Path):
 # --- real text --------------------------------------------------------------------------------------------------------
 
 
-def test_the_real_dump_pieces_make_lists_worth_having(shared: Path, tmp_path: Path):
+def test_real_dump_pieces_give_plausible_lists(shared: Path, tmp_path: Path):
     wiki = shared / "data" / "wiki"
     config = recipe(
         "en",
@@ -361,7 +361,7 @@ def udhr_texts(shared: Path) -> dict[str, list[str]]:
     return texts
 
 
-def test_twenty_languages_of_many_scripts(shared: Path, tmp_path: Path):
+def test_twenty_languages_in_many_scripts(shared: Path, tmp_path: Path):
     texts = udhr_texts(shared)
     for lang, code in UDHR.items():
         write_parquet(tmp_path / "dumps" / lang / "udhr.parquet", texts[code])
@@ -400,7 +400,7 @@ GOLDEN_UNIGRAMS = {
 }
 
 
-def test_parquet_is_read_in_memory_that_does_not_grow_with_the_file(tmp_path: Path):
+def test_memory_does_not_grow_with_parquet_file(tmp_path: Path):
     rng = np.random.default_rng(0)
     schema = pa.schema([("text", pa.large_string())])
     with pq.ParquetWriter(tmp_path / "a.parquet", schema) as writer:

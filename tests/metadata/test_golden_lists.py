@@ -91,20 +91,20 @@ def world(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(folder, list(UDHR), **write_world(folder, shared))
 
 
-def test_twenty_languages_in_eighteen_scripts_have_wordnets_and_text() -> None:
+def test_world_has_twenty_languages_in_eighteen_scripts() -> None:
     assert len(UDHR) == 20
     assert len({languages.get(lang).script for lang in UDHR}) == 18
     assert set(WORDNETS) <= set(UDHR) == set(GOLDEN)
 
 
 @pytest.mark.parametrize("lang", UDHR)
-def test_lists_of_wordnets_and_of_the_declaration(lang: str, world: Path) -> None:
+def test_lists_of_wordnets_and_declaration_are_frozen(lang: str, world: Path) -> None:
     if languages.get(lang).words == "icu" and tokens.icu_version().partition(".")[0] != ICU:
         pytest.skip(f"frozen with ICU {ICU}, this is {tokens.icu_version()}")
     assert freeze(world, lang) == GOLDEN[lang]
 
 
-def test_titles_of_a_file_of_page_views(world: Path) -> None:
+def test_titles_of_page_views_are_frozen(world: Path) -> None:
     """Of six articles the top 76% are five, four of them lemmas already: cat, dog, Bangkok, elephant."""
     table = metadata.read_entries(world, "th").to_pydict()
     titles = [entry for entry, source in zip(table["entry"], table["source"], strict=True) if source == "title"]
@@ -115,7 +115,7 @@ def test_titles_of_a_file_of_page_views(world: Path) -> None:
 
 
 @pytest.mark.parametrize("lang", PIECES)
-def test_lists_of_the_real_dump_pieces(lang: str, shared: Path, tmp_path: Path) -> None:
+def test_lists_of_real_dump_pieces_are_frozen(lang: str, shared: Path, tmp_path: Path) -> None:
     (piece,) = (shared / "data/wiki").glob(f"{lang}wiki*")
     run_dir = run(
         tmp_path,

@@ -59,14 +59,14 @@ SEVERAL_ISO = (
 LID176_MERGES = {"zh": ["yue", "zh"], "cbk_zam": ["cbk"], "other": ["lrc"]}
 
 
-def test_every_label_of_openlid_keeps_its_list() -> None:
+def test_every_openlid_label_keeps_its_list() -> None:
     frozen = dict(pair.split(":") for pair in OPENLID.split())
     assert len(frozen) == 204
     assert {label: languages.from_lid(label, "openlid") for label in frozen} == frozen
     assert {label: languages.from_lid(f"__label__{label}", "glotlid") for label in frozen} == frozen
 
 
-def test_merges_of_openlid_by_list() -> None:
+def test_openlid_merges_are_frozen() -> None:
     merged = defaultdict(list)
     for label, code in (pair.split(":") for pair in OPENLID.split()):
         merged[code].append(label)
@@ -88,13 +88,13 @@ def test_merges_of_openlid_by_list() -> None:
     }
 
 
-def test_merges_of_glotlid_by_list() -> None:
+def test_glotlid_merges_are_frozen() -> None:
     several = (f"{row.code}: {' '.join(row.iso639_3)}" for row in languages.all_languages() if len(row.iso639_3) > 1)
     assert "; ".join(several) == SEVERAL_ISO
 
 
 @pytest.mark.parametrize("script", ["Latn", "Cyrl", "Arab", "Zzzz"])
-def test_every_code_of_glotlid_leads_to_one_list_in_any_script(script: str, shared: Path) -> None:
+def test_every_glotlid_code_maps_to_one_list_in_any_script(script: str, shared: Path) -> None:
     known = json.loads((shared / "facts/glotlid_languages.json").read_text())
     ours = {iso: row.code for row in languages.all_languages() for iso in row.iso639_3}
     for iso in known:
@@ -103,7 +103,7 @@ def test_every_code_of_glotlid_leads_to_one_list_in_any_script(script: str, shar
     assert sum(iso in ours for iso in known) == 555
 
 
-def test_merges_of_lid176_by_list() -> None:
+def test_lid176_merges_are_frozen() -> None:
     from worldclip.language.identify import model_path, read_labels
 
     labels = read_labels(model_path("lid176"))

@@ -55,7 +55,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_sources_come_in_the_recipes_order_and_the_first_of_equals_stays(tmp_path: Path) -> None:
+def test_sources_keep_config_order_and_first_of_equal_entries_stays(tmp_path: Path) -> None:
     (tmp_path / "wn.tab").write_text("# X\tswe\turl\tfree\n1-n\tswe:lemma\tkatt\n2-n\tswe:lemma\t7\n", encoding="utf-8")
     lists = files(tmp_path, sv=["katt\t5", "röd bil\t4", "den\t3"])
     config = MetadataConfig(
@@ -78,7 +78,7 @@ def test_sources_come_in_the_recipes_order_and_the_first_of_equals_stays(tmp_pat
     assert table["entry_id"] == list(range(len(table["entry"])))
 
 
-def test_rules_drop_and_count(tmp_path: Path) -> None:
+def test_rules_drop_and_count_candidates(tmp_path: Path) -> None:
     built = EntryList()
     found = ["cat", " cat ", "", "...", "—！", "x" * 257, "y" * 256, "\ud800", "$", "c'est", "🐈", "ก็"]
     built.add("list", ((entry, None) for entry in found), max_chars=256)
@@ -87,7 +87,7 @@ def test_rules_drop_and_count(tmp_path: Path) -> None:
     assert built.rules["list"] == {"in": 12, **dropped, "kept": 5}
 
 
-def test_wordnet_is_exempt_from_the_length_limit() -> None:
+def test_wordnet_is_exempt_from_length_limit() -> None:
     built = EntryList()
     built.add("wordnet", iter([("z" * 300, None)]), max_chars=256)
     assert len(built.entries) == 1
@@ -95,7 +95,7 @@ def test_wordnet_is_exempt_from_the_length_limit() -> None:
 
 @settings(deadline=None)  # a busy machine stands still longer than this takes
 @given(st.lists(st.tuples(st.sampled_from(["number", "wordnet", "list"]), st.lists(st.text(max_size=4), max_size=6))))
-def test_every_entry_in_is_kept_or_dropped_for_one_reason(batches: list[tuple[str, list[str]]]) -> None:
+def test_every_candidate_is_kept_or_dropped_for_one_reason(batches: list[tuple[str, list[str]]]) -> None:
     built = EntryList()
     for source, found in batches:
         before = dict(built.rules.get(source, {}))
@@ -107,7 +107,7 @@ def test_every_entry_in_is_kept_or_dropped_for_one_reason(batches: list[tuple[st
     assert not any(is_punctuation(entry) for entry in built.entries)
 
 
-def test_the_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None:
+def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba", "paka mweusi", "Simba"], th=["แมว", "หมา"])
     report = metadata.run(recipe(lists), tmp_path, QUIET)
     assert entries_of(tmp_path, "sw")[100:] == ["simba", "paka mweusi", "Simba"]
@@ -121,7 +121,7 @@ def test_the_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> 
     assert json.loads((tmp_path / "metadata/report.json").read_text()) == report
 
 
-def test_dead_entries_stay_numbered_and_are_counted(tmp_path: Path) -> None:
+def test_dead_entries_keep_their_id_and_are_counted(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["caf\u00e9", "cafe\u0301", "Simba", "simba"])
     made = recipe(lists, metadata={"profiles": ["reference", "unicode_fold"]})
     report = metadata.run(made, tmp_path, QUIET)
@@ -130,7 +130,7 @@ def test_dead_entries_stay_numbered_and_are_counted(tmp_path: Path) -> None:
     assert metadata.load_matcher(tmp_path, "sw", "unicode_fold").match("SIMBA").tolist() == [102]
 
 
-def test_merged_takes_the_lists_in_sorted_order_and_the_first_of_equals(tmp_path: Path) -> None:
+def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", en=["cat\t1", "sofa\t2"], de=["Katze\t3", "sofa\t4"])
     report = metadata.run(recipe(lists, match={"isolate": "merged"}), tmp_path, QUIET)
     table = metadata.read_entries(tmp_path, "merged").to_pydict()
@@ -142,7 +142,7 @@ def test_merged_takes_the_lists_in_sorted_order_and_the_first_of_equals(tmp_path
     assert not (tmp_path / "metadata/en.matcher").exists()
 
 
-def test_isolate_english_builds_the_english_list_for_all_texts(tmp_path: Path) -> None:
+def test_isolate_english_builds_english_list_for_all_texts(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", en=["cat"], de=["Katze"])
     made = recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]})
     metadata.run(made, tmp_path, QUIET)
@@ -165,7 +165,7 @@ def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("package", ["wordfreq", "wn"])
-def test_a_package_that_is_not_installed_is_named_before_any_work(
+def test_missing_package_is_named_before_any_work(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "wn.xml").write_text("<LexicalResource/>")
@@ -179,13 +179,13 @@ def test_a_package_that_is_not_installed_is_named_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_files_that_are_not_there_are_named_with_the_recipe(tmp_path: Path) -> None:
+def test_missing_files_are_config_problems(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         recipe({"sw": str(tmp_path / "absent.txt"), "xx": str(tmp_path / "absent.txt")}, languages={"codes": ["sw"]})
     assert len(caught.value.problems) == 3
 
 
-def test_a_finished_stage_is_skipped_and_a_changed_file_rebuilds_its_language_alone(
+def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"])
@@ -199,7 +199,7 @@ def test_a_finished_stage_is_skipped_and_a_changed_file_rebuilds_its_language_al
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
 
 
-def test_languages_and_profiles_that_left_the_run_leave_no_file(tmp_path: Path) -> None:
+def test_removed_languages_and_profiles_leave_no_files(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"])
     metadata.run(recipe(lists, metadata={"profiles": ["reference"]}), tmp_path / "long", QUIET)
     metadata.run(recipe({"sw": lists["sw"]}), tmp_path / "long", QUIET)
@@ -207,7 +207,7 @@ def test_languages_and_profiles_that_left_the_run_leave_no_file(tmp_path: Path) 
     assert snapshot(tmp_path / "long").keys() == snapshot(tmp_path / "new").keys()
 
 
-def test_a_bad_file_fails_its_language_alone_and_a_second_call_retries_only_that(tmp_path: Path) -> None:
+def test_bad_file_fails_its_language_alone_and_second_run_retries_only_that(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze\tmany"])
     with pytest.raises(StageFailed, match=r"de: .*line 1: score 'many' after the tab is not a number") as caught:
         metadata.run(recipe(lists), tmp_path, QUIET)
@@ -220,7 +220,7 @@ def test_a_bad_file_fails_its_language_alone_and_a_second_call_retries_only_that
     assert entries_of(tmp_path, "de")[100:] == ["Katze"]
 
 
-def test_the_same_bytes_for_one_and_two_workers(tmp_path: Path) -> None:
+def test_number_of_workers_does_not_change_bytes(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"], th=["แมว"])
     metadata.run(recipe(lists), tmp_path / "one", QUIET)
     metadata.run(recipe(lists), tmp_path / "two", LocalExecutor(workers=2, quiet=True))
@@ -248,7 +248,7 @@ metadata.run(load_recipe(recipe), run_dir, LocalExecutor(quiet=True))
 """
 
 
-def test_a_kill_before_any_rename_leaves_nothing_that_a_second_call_does_not_mend(tmp_path: Path) -> None:
+def test_killed_stage_resumes_to_same_bytes(tmp_path: Path) -> None:
     from worldclip.core.settings import to_toml
 
     made = recipe(files(tmp_path / "in", sw=["simba", "paka"]))
@@ -263,7 +263,7 @@ def test_a_kill_before_any_rename_leaves_nothing_that_a_second_call_does_not_men
         assert snapshot(run_dir) == snapshot(tmp_path / "whole")
 
 
-def test_matchers_of_other_entries_are_refused(tmp_path: Path) -> None:
+def test_matcher_of_other_entries_is_refused(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"])
     metadata.run(recipe(lists), tmp_path, QUIET)
     folder = tmp_path / "metadata"
@@ -277,7 +277,7 @@ def test_matchers_of_other_entries_are_refused(tmp_path: Path) -> None:
         metadata.load_matcher(tmp_path, "yo", "unicode")
 
 
-def test_matchers_that_were_removed_come_back_by_the_words_of_the_message(tmp_path: Path) -> None:
+def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -> None:
     made = recipe(files(tmp_path / "in", sw=["simba"]))
     metadata.run(made, tmp_path, QUIET)
     whole = snapshot(tmp_path / "metadata")
@@ -292,7 +292,7 @@ def test_matchers_that_were_removed_come_back_by_the_words_of_the_message(tmp_pa
     assert snapshot(tmp_path / "metadata") == whole
 
 
-def test_matchers_of_an_older_worldclip_are_compiled_anew_and_lists_are_not_built_again(
+def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = recipe(files(tmp_path / "in", sw=["simba"]))
@@ -308,7 +308,7 @@ def test_matchers_of_an_older_worldclip_are_compiled_anew_and_lists_are_not_buil
     assert (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns == before
 
 
-def test_lists_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run first: worldclip metadata"):
         metadata.read_entries(tmp_path, "sw")
     metadata.run(recipe(files(tmp_path / "in", sw=["simba"])), tmp_path, QUIET)

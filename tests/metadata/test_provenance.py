@@ -47,7 +47,7 @@ def sources_of(run_dir: Path, lang: str) -> dict[str, dict[str, Any]]:
     return {record["source"]: record for record in found}
 
 
-def test_a_changed_licence_changes_the_manifest_and_rebuilds_its_language_alone(tmp_path: Path) -> None:
+def test_changed_licence_updates_manifest_and_rebuilds_only_its_language(tmp_path: Path) -> None:
     for lang, word in (("sw", "simba"), ("yo", "kìnnìún")):
         (tmp_path / f"{lang}.txt").write_text(f"{word}\n", encoding="utf-8")
     given = {"sources": ["list"], "lists": {lang: str(tmp_path / f"{lang}.txt") for lang in ("sw", "yo")}}
@@ -63,7 +63,7 @@ def test_a_changed_licence_changes_the_manifest_and_rebuilds_its_language_alone(
     assert (tmp_path / "run/metadata/yo.parquet").stat().st_mtime_ns == before
 
 
-def test_a_corpus_of_ones_own_has_its_own_licence_and_the_sites_names_are_a_source(tmp_path: Path) -> None:
+def test_own_corpus_has_its_own_licence_and_siteinfo_is_a_source(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "sw/corpus.parquet", "simba ni mnyama")
     (tmp_path / "sw/x-siteinfo-namespaces.json").write_text(NAMESPACES)
     (tmp_path / "views").mkdir()
@@ -81,7 +81,7 @@ def test_a_corpus_of_ones_own_has_its_own_licence_and_the_sites_names_are_a_sour
     assert manifest["rules"]["sw"]["title"]["kept"] == 1
 
 
-def test_a_licence_of_nothing_is_a_mistake() -> None:
+def test_licence_without_its_file_is_config_problem() -> None:
     with pytest.raises(UserError) as caught:
         recipe("sw", licences={"sw": "CC0 1.0"}, text_licences={"sw": "CC0 1.0"})
     assert [problem.split(" is of ")[0] for problem in caught.value.problems] == [
@@ -99,17 +99,17 @@ from worldclip.core.execute import LocalExecutor
 
 replace = os.replace
 
-def die_behind_a_marker(source, target):
+def die_after_a_marker(source, target):
     replace(source, target)
     if "done/ngrams" in str(target):
         os.kill(os.getpid(), signal.SIGKILL)
 
-os.replace = die_behind_a_marker
+os.replace = die_after_a_marker
 metadata.run(load_recipe(sys.argv[1]), Path(sys.argv[2]), LocalExecutor(quiet=True))
 """
 
 
-def test_killed_between_two_dumps_it_counts_the_first_never_again(tmp_path: Path) -> None:
+def test_kill_between_two_dumps_keeps_counts_of_the_first(tmp_path: Path) -> None:
     for number in (1, 2):
         write_corpus(tmp_path / f"dumps/sw/{number}.parquet", *["simba ni mnyama mkubwa"] * number)
     made = recipe("sw", sources=["unigram", "bigram"], dumps=str(tmp_path / "dumps"), unigram_top_fraction=1)

@@ -14,13 +14,13 @@ from worldclip.language import table as languages
 STARTER = Path(__file__).parents[2] / "recipes" / "starter.toml"
 
 
-def test_the_starter_names_every_language_of_wordfreq() -> None:
+def test_starter_names_every_wordfreq_language() -> None:
     codes = load_recipe(STARTER).languages.codes
     assert codes == tuple(language.code for language in languages.all_languages() if language.wordfreq)
     assert len(codes) == 44
 
 
-def test_the_starter_makes_a_list_of_each(tmp_path: Path) -> None:
+def test_starter_builds_a_list_per_language(tmp_path: Path) -> None:
     pytest.importorskip("wordfreq")
     recipe = load_recipe(STARTER, ["metadata.wordfreq_top=300", 'languages.codes=["en", "hi", "tl", "zh"]'])
     report = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))

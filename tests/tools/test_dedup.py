@@ -61,7 +61,7 @@ def random_shards(seed: int, num_shards: int = 7, num_keys: int = 60) -> dict[st
     return {name: [rng.choice([None, "", *map(str, range(150))]) for _ in range(num_keys)] for name in names}
 
 
-def test_the_first_shard_keeps_its_copy(tmp_path: Path) -> None:
+def test_first_shard_keeps_its_copy(tmp_path: Path) -> None:
     shards = {"b.parquet": ["k", "m"], "a.parquet": ["k", "l", "k", None], "c.parquet": ["m", "k"]}
     report = dedup(recipe_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
     assert listed(tmp_path / "out") == [
@@ -81,7 +81,7 @@ def test_the_first_shard_keeps_its_copy(tmp_path: Path) -> None:
     ),
     st.integers(1, 40),
 )
-def test_any_pool_agrees_with_a_dict(tmp_path_factory, shards, rows_a_range) -> None:
+def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a_range) -> None:
     folder = tmp_path_factory.mktemp("any")
     shards = {name: [key for key in of if key is None or key.isprintable()] for name, of in shards.items()}
     if not any(shards.values()):
@@ -94,7 +94,7 @@ def test_any_pool_agrees_with_a_dict(tmp_path_factory, shards, rows_a_range) -> 
     assert report["pairs"] == sum(report[name] for name in ("no_identity", "repeated_in_shard", "copies", "keys"))
 
 
-def test_neither_workers_nor_ranges_nor_the_order_of_files_change_a_byte(tmp_path: Path, monkeypatch) -> None:
+def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monkeypatch) -> None:
     shards = random_shards(seed=1)
     found = []
     for number, (workers, rows_a_range) in enumerate([(1, 4_000_000), (2, 50), (1, 7)]):
@@ -107,7 +107,7 @@ def test_neither_workers_nor_ranges_nor_the_order_of_files_change_a_byte(tmp_pat
     assert found[1:] == found[:1] * 2
 
 
-def test_a_new_shard_is_read_alone_and_a_second_call_reads_nothing(tmp_path: Path) -> None:
+def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path: Path) -> None:
     shards = random_shards(seed=2)
     recipe = recipe_of(write_pool(tmp_path / "pool", shards))
     first = dedup(recipe, tmp_path / "out", executor=QUIET)
@@ -120,7 +120,7 @@ def test_a_new_shard_is_read_alone_and_a_second_call_reads_nothing(tmp_path: Pat
     assert listed(tmp_path / "out") == plain_copies(shards)
 
 
-def test_tars_meet_by_a_field_of_their_json(tmp_path: Path) -> None:
+def test_tars_are_compared_by_json_key(tmp_path: Path) -> None:
     """img2dataset numbers samples anew in each folder, so that stems meet nowhere and the uid does."""
     write_tar(tmp_path / "pool" / "a" / "0.tar", [*sample("0", None, {"uid": "u"}), *sample("1", None, {"uid": "v"})])
     write_tar(tmp_path / "pool" / "b" / "0.tar", [*sample("0", None, {"uid": "v"}), *sample("1", None, {})])
@@ -130,7 +130,7 @@ def test_tars_meet_by_a_field_of_their_json(tmp_path: Path) -> None:
     assert dedup(recipe_of(tmp_path / "pool", key="member"), tmp_path / "by_stem", executor=QUIET)["copies"] == 0
 
 
-def test_a_broken_shard_fails_alone_and_its_repair_finishes_the_list(tmp_path: Path) -> None:
+def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path: Path) -> None:
     shards = random_shards(seed=3)
     folder = write_pool(tmp_path / "pool", shards)
     whole = (folder / "001.parquet").read_bytes()
@@ -158,11 +158,11 @@ dedup(recipe, Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
 """
 
 
-def test_killed_at_any_file_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_dedup_resumes_to_same_bytes(tmp_path: Path) -> None:
     killed.check(_DEDUP, tmp_path, write_pool(tmp_path / "pool", random_shards(seed=4)))
 
 
-def test_the_list_denies_a_copy_in_its_shard_alone(tmp_path: Path) -> None:
+def test_list_denies_copy_in_its_shard_only(tmp_path: Path) -> None:
     shards = random_shards(seed=5)
     dedup(recipe_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
     lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")])
@@ -175,7 +175,7 @@ def test_the_list_denies_a_copy_in_its_shard_alone(tmp_path: Path) -> None:
     assert keys.is_valid(pa.array(["1"]), lists, "another.parquet").tolist() == [True]
 
 
-def test_a_valid_list_by_shard_takes_its_rows_alone(tmp_path: Path) -> None:
+def test_valid_list_with_shards_applies_per_shard(tmp_path: Path) -> None:
     table = pa.table({"shard": ["a", "b"], "key": ["x", "y"]})
     pq.write_table(table, tmp_path / "valid.parquet")
     lists = keys.key_lists(str(tmp_path / "valid.parquet"), [])
@@ -183,14 +183,14 @@ def test_a_valid_list_by_shard_takes_its_rows_alone(tmp_path: Path) -> None:
     assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
 
 
-def test_the_run_says_what_it_did(tmp_path: Path) -> None:
+def test_command_prints_counts(tmp_path: Path) -> None:
     dedup(recipe_of(write_pool(tmp_path / "pool", random_shards(seed=6))), tmp_path / "out", executor=QUIET)
     report = read_json(tmp_path / "out" / "report.json")
     assert report["copies"] == len(listed(tmp_path / "out"))
     assert not [path for path in os.listdir(tmp_path / "out") if path.endswith(".tmp")]
 
 
-def test_a_wrong_key_is_said_once_with_the_near_one(tmp_path: Path) -> None:
+def test_wrong_key_is_reported_once_with_suggestion(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     with pytest.raises(UserError, match=r"pool\.key: no column or field 'uuid'; did you mean 'uid'"):
         dedup(recipe_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
@@ -198,7 +198,7 @@ def test_a_wrong_key_is_said_once_with_the_near_one(tmp_path: Path) -> None:
         dedup(recipe_of(folder, key="member"), tmp_path / "out", executor=QUIET)
 
 
-def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     before = killed.contents(folder)
     with pytest.raises(UserError, match="is not empty and was not written by worldclip"):

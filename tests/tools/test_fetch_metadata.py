@@ -1,4 +1,4 @@
-"""Downloads against a server that breaks off, refuses, stalls and lies."""
+"""Downloads from a server that breaks off, refuses, stalls, or sends wrong data."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def run(
     return fetch_metadata(recipe(folder, *codes), config, pause=pauses if pauses is not None else Pauses())
 
 
-def test_what_a_recipe_needs_is_fetched_once(server: Server, tmp_path: Path):
+def test_files_of_recipe_are_downloaded_once(server: Server, tmp_path: Path):
     assert run(server, tmp_path, contact="a@b.c")["files"] == 4
     files = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {
@@ -168,7 +168,7 @@ def test_what_a_recipe_needs_is_fetched_once(server: Server, tmp_path: Path):
     assert server.requests[ARTICLES] == before == 1
 
 
-def test_big_dumps_come_in_parts_and_old_database_names_are_known(server: Server, tmp_path: Path):
+def test_dump_in_parts_and_old_database_name(server: Server, tmp_path: Path):
     names = [
         "be_x_oldwiki-20240101-pages-articles1.xml-p1p9.bz2",
         "be_x_oldwiki-20240101-pages-articles2.xml-p10p99.bz2",
@@ -180,7 +180,7 @@ def test_big_dumps_come_in_parts_and_old_database_names_are_known(server: Server
     assert [path.name for path in (tmp_path / "be").iterdir()] == ["bewiki-20240101-pages-articles.xml.bz2"]
 
 
-def test_a_broken_connection_is_gone_on_with(server: Server, tmp_path: Path):
+def test_broken_connection_is_resumed(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["break"] * 12  # more than MAX_TRIES, but each brings something
     pauses = Pauses()
     run(server, tmp_path, pauses)
@@ -189,7 +189,7 @@ def test_a_broken_connection_is_gone_on_with(server: Server, tmp_path: Path):
     assert set(pauses) == {1.0}
 
 
-def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path):
+def test_server_without_ranges_sends_whole_file_again(server: Server, tmp_path: Path):
     server.knows_ranges = False
     server.faults[ARTICLES] = ["break", "break"]
     run(server, tmp_path)
@@ -197,7 +197,7 @@ def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize("code", ["429", "503"])
-def test_a_busy_server_is_waited_for_as_long_as_it_asks(server: Server, tmp_path: Path, code: str):
+def test_retry_after_seconds_is_obeyed(server: Server, tmp_path: Path, code: str):
     server.faults[ARTICLES] = [code] * 5
     pauses = Pauses()
     run(server, tmp_path, pauses)
@@ -205,7 +205,7 @@ def test_a_busy_server_is_waited_for_as_long_as_it_asks(server: Server, tmp_path
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000"])
-def test_a_server_may_name_the_time_to_come_back(server: Server, tmp_path: Path, zone: str):
+def test_retry_after_date_is_obeyed(server: Server, tmp_path: Path, zone: str):
     then = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     server.retry_after = then.replace("GMT", zone)
     server.faults[ARTICLES] = ["503"]
@@ -216,7 +216,7 @@ def test_a_server_may_name_the_time_to_come_back(server: Server, tmp_path: Path,
 
 
 @pytest.mark.parametrize("answer", ["soon", "", "-5", "²"])
-def test_a_time_that_is_none_leaves_the_own_back_off(server: Server, tmp_path: Path, answer: str):
+def test_invalid_retry_after_falls_back_to_default_backoff(server: Server, tmp_path: Path, answer: str):
     server.retry_after = answer
     server.faults[ARTICLES] = ["429"]
     pauses = Pauses()
@@ -224,7 +224,7 @@ def test_a_time_that_is_none_leaves_the_own_back_off(server: Server, tmp_path: P
     assert pauses == [1.0]
 
 
-def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, tmp_path: Path):
+def test_retry_after_of_an_hour_fails_the_file(server: Server, tmp_path: Path):
     server.retry_after = "3600"
     server.faults[ARTICLES] = ["429"] * 9
     with pytest.raises(StageFailed, match=r"429 .* asks to wait 3,600 s; try again then\n"):
@@ -232,7 +232,7 @@ def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, tmp_path: 
     assert server.requests[ARTICLES] == 1
 
 
-def test_a_server_that_stalls_is_asked_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_stalled_connection_is_retried(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     server.faults[ARTICLES] = ["stall"]
     run(server, tmp_path)
@@ -241,12 +241,12 @@ def test_a_server_that_stalls_is_asked_again(server: Server, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("connections", [1, 2])
-def test_no_more_files_at_a_time_than_connections(server: Server, tmp_path: Path, connections: int):
+def test_parallel_downloads_do_not_exceed_connections(server: Server, tmp_path: Path, connections: int):
     assert run(server, tmp_path, connections=connections)["files"] == 4
     assert max(server.at_once) <= connections
 
 
-def test_a_server_that_stays_busy_is_given_up(server: Server, tmp_path: Path):
+def test_busy_server_is_given_up_after_max_tries(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["503"] * 99
     with pytest.raises(StageFailed, match="gave up after 6 tries without progress; the last said: 503"):
         run(server, tmp_path)
@@ -254,7 +254,7 @@ def test_a_server_that_stays_busy_is_given_up(server: Server, tmp_path: Path):
     assert (tmp_path / "pageviews" / "pageviews-20231222-000000.gz").exists(), "the others are fetched"
 
 
-def test_what_is_not_there_is_named_and_not_asked_for_again(server: Server, tmp_path: Path):
+def test_missing_file_is_named_and_not_retried(server: Server, tmp_path: Path):
     del server.files[HOUR]
     with pytest.raises(StageFailed, match=r"pageviews-20231222-000000\.gz: .* 404 Not Found"):
         run(server, tmp_path)
@@ -263,14 +263,14 @@ def test_what_is_not_there_is_named_and_not_asked_for_again(server: Server, tmp_
         run(server, tmp_path, codes=("sw", "yo"))
 
 
-def test_a_wrong_length_is_found_by_the_checksum_and_tried_again(server: Server, tmp_path: Path):
+def test_wrong_length_fails_checksum_and_is_retried(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["short"]
     run(server, tmp_path)
     assert server.requests[ARTICLES] == 2
     assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
 
 
-def test_a_wrong_checksum_is_refused(server: Server, tmp_path: Path):
+def test_wrong_checksum_is_refused(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["wrong"] * 9
     with pytest.raises(StageFailed, match=r"its SHA-1 is [0-9a-f]{40}, the published one"):
         run(server, tmp_path)
@@ -281,7 +281,7 @@ def test_a_wrong_checksum_is_refused(server: Server, tmp_path: Path):
     assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
 
 
-def test_page_views_without_a_checksum_are_unpacked_to_the_end(server: Server, tmp_path: Path):
+def test_page_views_are_checked_by_decompression(server: Server, tmp_path: Path):
     server.files[HOUR] = VIEWS[:-5]
     with pytest.raises(StageFailed, match="no whole gzip file"):
         run(server, tmp_path)
@@ -289,7 +289,7 @@ def test_page_views_without_a_checksum_are_unpacked_to_the_end(server: Server, t
 
 
 @pytest.mark.parametrize("size", [1000, len(DUMP)])
-def test_a_part_left_by_a_kill_is_gone_on_with(server: Server, tmp_path: Path, size: int):
+def test_partial_file_of_killed_download_is_resumed(server: Server, tmp_path: Path, size: int):
     (tmp_path / "sw").mkdir()
     (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2.part").write_bytes(DUMP[:size])
     run(server, tmp_path)
@@ -298,14 +298,14 @@ def test_a_part_left_by_a_kill_is_gone_on_with(server: Server, tmp_path: Path, s
     assert server.requests[ARTICLES] == 1
 
 
-def test_a_part_that_is_too_long_starts_over(server: Server, tmp_path: Path):
+def test_too_long_partial_file_starts_over(server: Server, tmp_path: Path):
     (tmp_path / "sw").mkdir()
     (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2.part").write_bytes(DUMP + b"more")
     run(server, tmp_path)
     assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
 
 
-def test_days_of_page_views_are_ten_apart_and_hours_evenly_spread(tmp_path: Path):
+def test_page_view_days_are_ten_apart_and_hours_evenly_spread(tmp_path: Path):
     names = [view.path.name for view in plan_pageviews(tmp_path, "20240115", FetchConfig(pageview_hours=3))]
     assert len(names) == 37 * 3
     assert names[:4] == [f"pageviews-{x}0000.gz" for x in ("20240105-00", "20240105-08", "20240105-16", "20231226-00")]
@@ -313,7 +313,7 @@ def test_days_of_page_views_are_ten_apart_and_hours_evenly_spread(tmp_path: Path
     assert first.url == "https://dumps.wikimedia.org/other/pageviews/2024/2024-01/pageviews-20240105-000000.gz"
 
 
-def test_mistakes_are_named_together(tmp_path: Path):
+def test_invalid_options_are_reported_together(tmp_path: Path):
     config = FetchConfig(langs=("xx",), date="yesterday", base_url="ftp://x", pageview_hours=25, connections=0)
     with pytest.raises(UserError) as caught:
         fetch_metadata(recipe(Path()), config)
@@ -322,7 +322,7 @@ def test_mistakes_are_named_together(tmp_path: Path):
         fetch_metadata(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}}), FetchConfig())
 
 
-def test_only_what_the_recipe_needs_is_fetched(server: Server, tmp_path: Path):
+def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_path: Path):
     config = FetchConfig(base_url=server.url, pageview_days=0)
     corpus = tmp_path / "corpus.parquet"
     corpus.touch()
@@ -337,9 +337,7 @@ def test_only_what_the_recipe_needs_is_fetched(server: Server, tmp_path: Path):
     assert fetch_metadata(recipe(tmp_path / "none", sources=["wordfreq"]), config, pause=Pauses())["files"] == 0
 
 
-def test_languages_of_a_pack_need_nothing_unless_they_are_named(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server.add_wiki("yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
     (tmp_path / "lists.tar").touch()
     monkeypatch.setattr("worldclip.tools.fetch_metadata.open_pack", lambda path: SimpleNamespace(lists={"sw": {}}))
@@ -349,7 +347,7 @@ def test_languages_of_a_pack_need_nothing_unless_they_are_named(
         assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == wikis
 
 
-def test_a_full_disk_stops_at_once_and_says_where(server: Server, tmp_path: Path):
+def test_full_disk_stops_at_once_and_names_the_file(server: Server, tmp_path: Path):
     (tmp_path / "x.part").symlink_to("/dev/full")
     client = download.Client(user_agent="x", pause=Pauses())
     with pytest.raises(OSError, match="No space left") as caught:
@@ -358,9 +356,7 @@ def test_a_full_disk_stops_at_once_and_says_where(server: Server, tmp_path: Path
     assert server.requests[ARTICLES] == 1
 
 
-def test_an_interrupt_stops_what_is_under_way_and_what_waits(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_interrupt_stops_running_and_waiting_downloads(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ctrl-C reaches the main thread, which is told of the files in their order; here the second one that comes in."""
 
     def interrupted(_: str, message: str) -> None:
@@ -378,7 +374,7 @@ def test_an_interrupt_stops_what_is_under_way_and_what_waits(
     assert not list((tmp_path / "pageviews").glob("*.gz"))
 
 
-def test_the_command_line_fetches(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_fetch_command(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from worldclip.cli import main
 
     (tmp_path / "sw.toml").write_text(

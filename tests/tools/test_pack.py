@@ -313,9 +313,9 @@ def test_pack_is_read_from_any_fsspec_url(packed: Path, tmp_path: Path) -> None:
     assert len(metadata.read_entries(tmp_path / "run", "sw")) == 104
     with pytest.raises(StageFailed, match="absent"):
         unpack("memory://packs/absent.tar", tmp_path / "other", QUIET)
-    with pytest.raises(UserError, match="no address that can be read"):
+    with pytest.raises(UserError, match="not a URL that can be read"):
         unpack("nowhere://packs/lists.tar", tmp_path / "other", QUIET)
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="no such file"):
         unpack(str(tmp_path / "absent.tar"), tmp_path / "other", QUIET)
 
 

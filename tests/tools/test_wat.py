@@ -1,3 +1,5 @@
+"""`worldclip pool wat` and the WARC reader: texts, order, resume, damaged files."""
+
 from __future__ import annotations
 
 import contextlib
@@ -56,7 +58,7 @@ def pool_of(out: Path) -> dict[str, list[str]]:
     return {row["url"]: row["texts"] for row in rows}
 
 
-def test_links_are_resolved_and_their_texts_gathered(tmp_path: Path) -> None:
+def test_links_are_resolved_and_texts_collected(tmp_path: Path) -> None:
     links = [
         img("cat.jpg#top", alt="a cat", title="Cat"),
         img("//cdn.example.org/../dog.png", **{"data-image-title": "dog"}),
@@ -81,7 +83,7 @@ def test_links_are_resolved_and_their_texts_gathered(tmp_path: Path) -> None:
     }
 
 
-def test_the_base_of_a_page_resolves_its_links(tmp_path: Path) -> None:
+def test_base_element_resolves_links(tmp_path: Path) -> None:
     pages = [page([img("c.jpg", alt="x")], base="/pictures/"), page([img("d.jpg", alt="y")], base="mailto:me")]
     build_wat([write_wat(tmp_path / "0.wat.gz", pages)], tmp_path / "out", executor=QUIET)
     assert set(pool_of(tmp_path / "out")) == {"http://example.org/pictures/c.jpg", "http://example.org/a/d.jpg"}
@@ -100,7 +102,7 @@ def test_more_files_append_texts_and_renumber_none(tmp_path: Path) -> None:
         build_wat([second], tmp_path / "out", executor=QUIET)
 
 
-def test_any_number_of_shards_holds_the_same_pool(tmp_path: Path) -> None:
+def test_number_of_shards_does_not_change_pool(tmp_path: Path) -> None:
     links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
     files = [write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
     pools = []
@@ -126,7 +128,7 @@ ODD = [
 ]
 
 
-def test_odd_shapes_lose_nothing_else(tmp_path: Path) -> None:
+def test_odd_records_lose_nothing_else(tmp_path: Path) -> None:
     report = build_wat([write_wat(tmp_path / "0.wat.gz", ODD)], tmp_path / "out", executor=QUIET)
     assert set(pool_of(tmp_path / "out")) == {"http://example.org/a/a.jpg", "http://example.org/a/d.jpg"}
     assert (report["bad_url"], report["bad_text"]) == (2, 2)
@@ -135,7 +137,7 @@ def test_odd_shapes_lose_nothing_else(tmp_path: Path) -> None:
     )
 
 
-def test_texts_of_any_length_and_with_nul_are_kept(tmp_path: Path) -> None:
+def test_long_texts_and_nul_are_kept(tmp_path: Path) -> None:
     long = "ü" * 5_000_000
     build_wat(
         [
@@ -150,7 +152,7 @@ def test_texts_of_any_length_and_with_nul_are_kept(tmp_path: Path) -> None:
     assert sorted(len(texts[0]) for texts in pool_of(tmp_path / "out").values()) == [3, 5_000_000]
 
 
-def test_a_damaged_file_fails_alone_and_its_repair_finishes_the_pool(tmp_path: Path) -> None:
+def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path: Path) -> None:
     good = write_wat(tmp_path / "0.wat.gz", [page([img("a.jpg", alt="x")])])
     bad = write_wat(tmp_path / "1.wat.gz", [page([img(f"{n}.jpg", alt=str(n)) for n in range(200)])])
     whole = Path(bad).read_bytes()
@@ -164,14 +166,14 @@ def test_a_damaged_file_fails_alone_and_its_repair_finishes_the_pool(tmp_path: P
     assert len(pool_of(tmp_path / "out")) == 201
 
 
-def test_missing_files_and_names_given_twice_are_said_together(tmp_path: Path) -> None:
+def test_missing_and_repeated_files_are_reported_together(tmp_path: Path) -> None:
     there = write_wat(tmp_path / "0.wat.gz", [])
     with pytest.raises(UserError) as error:
         build_wat([there, str(tmp_path / "x" / "0.wat.gz")], tmp_path / "out", executor=QUIET)
     assert len(error.value.problems) == 2
 
 
-def test_the_pool_is_matched_by_key_and_so_is_what_the_downloader_makes_of_it(tmp_path: Path) -> None:
+def test_pool_and_its_img2dataset_download_have_same_keys_and_texts(tmp_path: Path) -> None:
     """img2dataset takes url and text, carries other columns over into each sample's .json, and numbers samples anew."""
     links = [img(f"/{n}.jpg", alt=f"alt {n}", title=f"title {n}") for n in range(5)]
     build_wat([write_wat(tmp_path / "0.wat.gz", [page(links)])], tmp_path / "out", executor=QUIET)
@@ -200,7 +202,7 @@ def bodies(content: bytes) -> list[tuple[bytes, bool]]:
 
 @pytest.mark.parametrize("newline", ["\r\n", "\n"])
 @pytest.mark.parametrize("wrong", [-1, 7, 20, 10**14, "", "many"])
-def test_a_wrong_length_costs_no_record(newline: str, wrong: int | str) -> None:
+def test_wrong_content_length_loses_no_record(newline: str, wrong: int | str) -> None:
     texts = [b'{"a": 1}', b'{"second": "body"}', b"{}"]
     first = record(texts[0], len(texts[0]) + wrong if isinstance(wrong, int) else wrong, newline)
     whole = first + record(texts[1], newline=newline) + record(texts[2], newline=newline)
@@ -210,7 +212,7 @@ def test_a_wrong_length_costs_no_record(newline: str, wrong: int | str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(max_size=40).filter(lambda body: b"WARC/" not in body and body.strip(b"\r\n") == body)))
-def test_records_come_back_from_one_member_or_many(texts) -> None:
+def test_records_are_read_from_one_gzip_member_or_many(texts) -> None:
     for content in (
         b"".join(map(record, texts)),
         gzip.compress(b"".join(map(record, texts))),
@@ -221,7 +223,7 @@ def test_records_come_back_from_one_member_or_many(texts) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_any_damage_is_a_bad_shard_or_leaves_records(data) -> None:
+def test_damaged_warc_is_bad_shard_or_gives_records(data) -> None:
     content = bytearray(b"".join(gzip.compress(record(b'{"n": %d}' % n)) for n in range(3)))
     if data.draw(st.booleans()):
         content = bytearray(gzip.decompress(bytes(content)))
@@ -236,7 +238,7 @@ def test_any_damage_is_a_bad_shard_or_leaves_records(data) -> None:
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3)),
     st.data(),
 )
-def test_any_json_in_the_place_of_links_is_read_or_counted(tmp_path: Path, odd, data) -> None:
+def test_any_json_as_links_is_read_or_counted(tmp_path: Path, odd, data) -> None:
     link = {name: data.draw(st.sampled_from([odd, "a.jpg", "IMG@/src"])) for name in ("path", "url", "alt", "title")}
     pages = [page([link, odd, img("kept.jpg", alt="kept")]), page(odd), odd]
     out = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -247,7 +249,7 @@ def test_any_json_in_the_place_of_links_is_read_or_counted(tmp_path: Path, odd, 
     )
 
 
-def test_real_records_of_the_crawl_are_read(shared: Path, tmp_path: Path) -> None:
+def test_real_common_crawl_records_are_read(shared: Path, tmp_path: Path) -> None:
     files = [str(path) for path in sorted((shared / "data" / "wat").glob("*.wat.gz"))]
     report = build_wat(files, tmp_path / "out", executor=QUIET)
     assert (report["records"], report["wrong_length"], report["bad_json"]) == (4, 1, 0)
@@ -259,7 +261,7 @@ def test_real_records_of_the_crawl_are_read(shared: Path, tmp_path: Path) -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("dcab"), st.sampled_from(["x", "y", "z", ""]))))
-def test_merging_keeps_the_first_of_each_text_in_order(rows) -> None:
+def test_merge_keeps_first_of_equal_texts_in_order(rows) -> None:
     columns = {
         "key": [key for key, _ in rows],
         "url": [f"u{key}" for key, _ in rows],
@@ -288,7 +290,7 @@ def test_merging_keeps_the_first_of_each_text_in_order(rows) -> None:
         ("data:image/png;base64,AA", None),
     ],
 )
-def test_one_spelling_for_each_url(url: str, normal: str | None) -> None:
+def test_urls_are_normalised(url: str, normal: str | None) -> None:
     assert normalise(url) == normal
     assert normal is None or normalise(normal) == normal
 
@@ -301,7 +303,7 @@ def test_relative_links_resolve_as_in_rfc_3986() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=30), st.sampled_from(["", "http://", "https://h/", "//", "/"]))
-def test_normal_urls_stay_as_they_are(link: str, before: str) -> None:
+def test_normalisation_is_idempotent(link: str, before: str) -> None:
     try:
         url = resolve(before + link, PAGE)
     except ValueError:
@@ -313,7 +315,7 @@ def test_normal_urls_stay_as_they_are(link: str, before: str) -> None:
         json.dumps(url)
 
 
-def test_the_pool_is_its_tables_and_nothing_that_lies_beside_them(tmp_path: Path) -> None:
+def test_pool_is_its_parquet_files_only(tmp_path: Path) -> None:
     files = [write_wat(tmp_path / f"{n}.wat.gz", [page([img(f"/{n}.jpg", alt="x")])]) for n in range(2)]
     build_wat(files, tmp_path / "out", num_shards=2, executor=QUIET)
     recipe = load_recipe({"pool": {"path": str(tmp_path / "out"), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
@@ -329,12 +331,12 @@ build_wat(sys.argv[3:], Path(sys.argv[2]), num_shards=3, executor=LocalExecutor(
 """
 
 
-def test_killed_at_any_file_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_build_resumes_to_same_bytes(tmp_path: Path) -> None:
     links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
     killed.check(_BUILD, tmp_path, *(write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)))
 
 
-def test_neither_workers_nor_the_order_of_files_change_a_byte(tmp_path: Path) -> None:
+def test_workers_and_file_order_do_not_change_bytes(tmp_path: Path) -> None:
     links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
     files = [write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
     build_wat(files, tmp_path / "one", num_shards=2, executor=QUIET)

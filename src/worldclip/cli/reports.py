@@ -94,11 +94,11 @@ class InspectCommand:
 
 
 def _inspect(command: InspectCommand) -> int:
-    from worldclip.metadata import explain as of_metadata
+    from worldclip.tools import inspect_metadata
     from worldclip.tools import inspect_run as inspect
 
-    if of_metadata.is_metadata(Path(command.path)) and command.key is None and command.entry is None:
-        found, text = of_metadata.inspect(Path(command.path), command.lang, command.find)
+    if inspect_metadata.is_metadata(Path(command.path)) and command.key is None and command.entry is None:
+        found, text = inspect_metadata.inspect(Path(command.path), command.lang, command.find)
     elif command.key is not None:
         found = inspect.inspect_key(command.path, command.key)
         text = inspect.key_to_text(found)

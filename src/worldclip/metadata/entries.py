@@ -1,11 +1,11 @@
-"""Candidates of all sources -> one language's entries in their final order, and what became of each candidate."""
+"""One language's entries in their final order, from the candidates of all sources, and the fate of each candidate."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,46 +14,44 @@ import pyarrow as pa
 from worldclip.core.errors import BadShard
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.counting import WikipediaCounts
+from worldclip.metadata.counting import Candidates, WikipediaCounts
 from worldclip.metadata.sources.lists import read_list
 from worldclip.metadata.sources.wordfreq import read_frequent_words
 from worldclip.metadata.sources.wordnet import read_wordnet
 
 NUM_NUMBERS = 100  # "0" to "99" in every language, first
-NO_LENGTH_LIMIT = frozenset({"wordnet"})
+NO_LENGTH_LIMIT = frozenset({"wordnet"})  # as in the reference
 RULES = ("empty", "punctuation", "too_long", "not_text", "duplicate")
 _ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-
-Entries = Iterator[tuple[str, float | None]]
 
 
 @dataclass(kw_only=True, slots=True)
 class EntryList:
-    """Entries in their final order, and how many each rule took from each source."""
+    """Entries in their final order, and how many candidates of each source each rule dropped."""
 
     entries: dict[str, None] = field(default_factory=dict)
     sources: list[tuple[str, int]] = field(default_factory=list)
-    """(source, how many entries in a row are from it)."""
+    """(source, number of consecutive entries from it)."""
     scores: array[float] = field(default_factory=lambda: array("d"))
-    """One an entry; NaN where it has none."""
+    """One per entry; NaN if it has none."""
     rules: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, source: str, found: Entries, max_chars: int, limit: int | None = None) -> int:
-        """Append what passes the rules; of equal entries the first stays, with its source and score.
+    def add(self, source: str, candidates: Candidates, max_chars: int, limit: int | None = None) -> int:
+        """Append the candidates that pass the rules; of equal entries the first stays, with its source and score.
 
-        limit: on how many are kept, those that are there already not counted; what comes behind is not read.
-        Returns how many were kept.
+        limit: number of entries to keep, at which reading stops; candidates that are entries already do not count.
+        Returns the number of entries kept.
         """
         counts = self.rules.setdefault(source, dict.fromkeys(("in", *RULES, "kept"), 0))
         kept = 0
-        for raw, score in found if limit != 0 else ():
+        for raw, score in candidates if limit != 0 else ():
             entry = raw.strip()
+            rule = _rule_against(entry, max_chars if source not in NO_LENGTH_LIMIT else None)
+            if rule is None and entry in self.entries:
+                rule = "duplicate"
             counts["in"] += 1
-            reason = _refusal(entry, max_chars if source not in NO_LENGTH_LIMIT else None)
-            if reason is None and entry in self.entries:
-                reason = "duplicate"
-            counts[reason or "kept"] += 1
-            if reason is None:
+            counts[rule or "kept"] += 1
+            if rule is None:
                 self.entries[entry] = None
                 self.scores.append(math.nan if score is None else score)
                 kept += 1
@@ -63,20 +61,20 @@ class EntryList:
         return kept
 
     def table(self) -> pa.Table:
-        """entry_id, entry, source, score of every entry."""
+        """Return entry_id, entry, source and score of every entry."""
         names = [source for source, _ in self.sources]
-        rows = np.repeat(np.arange(len(names), dtype=np.int32), [kept for _, kept in self.sources])
+        source_idx = np.repeat(np.arange(len(names), dtype=np.int32), [kept for _, kept in self.sources])
         columns = {
             "entry_id": pa.array(np.arange(len(self.entries), dtype=np.int32)),
             "entry": pa.array(self.entries.keys(), pa.string(), size=len(self.entries)),
-            "source": pa.array(names, pa.string()).take(pa.array(rows)),
+            "source": pa.array(names, pa.string()).take(pa.array(source_idx)),
             "score": pa.array(np.frombuffer(self.scores, np.float64), from_pandas=True),
         }
         return pa.table(columns)
 
 
-def _refusal(entry: str, max_chars: int | None) -> str | None:
-    """Which rule refuses the entry; None where it may stay."""
+def _rule_against(entry: str, max_chars: int | None) -> str | None:
+    """Return the rule of RULES that drops the entry; None if it stays."""
     if not entry:
         return "empty"
     if max_chars is not None and len(entry) > max_chars:
@@ -89,7 +87,7 @@ def _refusal(entry: str, max_chars: int | None) -> str | None:
 
 
 def is_punctuation(entry: str) -> bool:
-    """True where nothing but punctuation (category P*, ASCII's marks) and white space is in it."""
+    """Return whether an entry consists of punctuation (category P*, ASCII's marks) and whitespace only."""
     if entry[0].isalnum():
         return False
     return all(
@@ -98,7 +96,7 @@ def is_punctuation(entry: str) -> bool:
 
 
 def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> bool:
-    """Whether a language has any source besides numbers; wikipedias: those of it that have files."""
+    """Return whether a language has any source besides numbers; wikipedias: those of it that have files."""
     return (
         ("wordnet" in config.sources and lang in config.wordnets)
         or bool(wikipedias)
@@ -108,10 +106,10 @@ def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> b
 
 
 def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[WikipediaCounts] = ()) -> EntryList:
-    """The list of one language: numbers, WordNets, unigrams, bigrams, titles, wordfreq, plain list, in this order.
+    """Return the list of one language: numbers, WordNets, unigrams, bigrams, titles, wordfreq, plain list.
 
-    wikipedias: what was counted of the Wikipedias that make this language; their lists are joined source by source,
-    each with caps of its own.
+    wikipedias: counts of the Wikipedias of this language; their lists are joined source by source, each with its own
+    caps.
     """
     built = EntryList()
     if "number" in config.sources:
@@ -124,22 +122,21 @@ def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[Wikipe
     if path := config.list_of(lang):
         built.add("list", read_list(path), config.max_chars)
     if not built.entries:
-        raise BadShard(
-            f"{lang} has no entry from {', '.join(built.rules) or 'any source'}; give it metadata.lists.{lang}"
-        )
+        raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; set metadata.lists.{lang}")
     return built
 
 
 def _add_wikipedias(built: EntryList, config: MetadataConfig, wikipedias: Sequence[WikipediaCounts]) -> None:
-    with_text = [counted for counted in wikipedias if counted.counts is not None]
+    with_text = [wikipedia for wikipedia in wikipedias if wikipedia.counts is not None]
     num_unigrams = {}
-    for counted in with_text:
-        # Bigrams are a share of the unigrams kept; without unigrams in the list, of those that would be.
-        place = built if "unigram" in config.sources else EntryList()
-        num_unigrams[counted.wiki] = place.add("unigram", counted.unigrams(), config.max_chars, config.max_unigrams)
-    for counted in with_text if "bigram" in config.sources else ():
-        wanted = counted.max_bigrams(num_unigrams[counted.wiki])
-        built.add("bigram", counted.bigrams(wanted, len(built.entries)), config.max_chars, wanted)
-    for counted in wikipedias:
-        if "title" in config.sources and counted.views:
-            built.add("title", counted.titles(), config.max_chars, config.max_titles)
+    for wikipedia in with_text:
+        # The cap on bigrams is a share of the unigrams kept; if unigrams are no source, of those that would be kept.
+        target = built if "unigram" in config.sources else EntryList()
+        kept = target.add("unigram", wikipedia.unigrams(), config.max_chars, config.max_unigrams)
+        num_unigrams[wikipedia.wiki] = kept
+    for wikipedia in with_text if "bigram" in config.sources else ():
+        wanted = wikipedia.max_bigrams(num_unigrams[wikipedia.wiki])
+        built.add("bigram", wikipedia.bigrams(wanted, len(built.entries)), config.max_chars, wanted)
+    for wikipedia in wikipedias:
+        if "title" in config.sources and wikipedia.views:
+            built.add("title", wikipedia.titles(), config.max_chars, config.max_titles)

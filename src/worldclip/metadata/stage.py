@@ -42,7 +42,7 @@ from worldclip.metadata.counting import (
 )
 from worldclip.metadata.entries import build_entries, has_words
 from worldclip.metadata.merge import merge_lists
-from worldclip.metadata.provenance import describe_sources, known_sources
+from worldclip.metadata.provenance import describe_sources, fingerprint_sources
 from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
 from worldclip.metadata.sources.wordnet import is_lmf
 
@@ -239,7 +239,7 @@ def _require_packages(work: Work) -> None:
 
 def _language_shards(work: Work) -> list[Shard]:
     return [
-        Shard(name=lang, path="", fingerprint=known_sources(lang, work.config, work.sources, work.pack))
+        Shard(name=lang, path="", fingerprint=fingerprint_sources(lang, work.config, work.sources, work.pack))
         for lang in work.codes
     ]
 

@@ -1,14 +1,13 @@
-"""`worldclip pool dedup`: which pairs of a pool have a key that another shard had before.
+"""`worldclip pool dedup`: the pairs of a pool whose key an earlier shard has.
 
-A pair belongs to a shard, and its key may stand in several: the copy in the first shard, by name, stays.  The list
-names the others by shard and key, and as `pool.deny_keys` it takes these copies, and only these, out of counts and
-curated pairs.
+A key may be in several shards; its copy in the first shard by name stays.  The list names the other copies by shard and
+key.  As `pool.deny_keys` it removes these copies, and only these, from counts and curated pairs.
 
-    OUT/duplicates.parquet     shard, key, first_shard of each copy that goes, by shard, in the order of the shard
-    OUT/keys/<shard>.arrow     the shard's keys, made once: a later call reads new and changed shards alone
-    OUT/ranges/<n>.arrow       what a range of hashes found
+    OUT/duplicates.parquet     shard, key, first_shard of each copy, by shard, in the order of the shard
+    OUT/keys/<shard>.arrow     the shard's keys, kept so that a later call reads new and changed shards only
+    OUT/ranges/<n>.arrow       the copies in a range of hashes
 
-Memory is bounded: one shard's keys, or one range's, are in memory at a time (core/shuffle.py).
+Memory is bounded: one worker holds the keys of one shard or of one range at a time (core/shuffle.py).
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from worldclip.pool.files import check_own
 from worldclip.pool.read import check_key
 from worldclip.pool.stage import check_names
 
-SHARDS_A_GROUP = 256  # whose copies are sorted and written together
+SHARDS_PER_GROUP = 256  # shards whose copies are sorted and written together
 
 
 def dedup(
@@ -52,8 +51,8 @@ def dedup(
 ) -> dict[str, Any]:
     """Write OUT/duplicates.parquet of the pool of `recipe`; run_dir: the run of a recipe that builds its pool.
 
-    Returns {shards, pairs, no_identity, repeated_in_shard, copies, keys}: pairs = no_identity + repeated_in_shard +
-    copies + keys; copies are what the list names, keys what stays.  Raises StageFailed where shards failed.
+    Returns {shards, pairs, no_identity, repeated_in_shard, copies, keys}.  pairs = no_identity + repeated_in_shard +
+    copies + keys: the list names `copies`, and `keys` stay.  Raises StageFailed if shards failed.
     """
     folder, executor = Path(out), executor or LocalExecutor()
     shards = pools.shards(recipe, run_dir or folder)
@@ -90,7 +89,7 @@ def _run(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Ex
     found = executor.map(
         partial(find_copies, paths=paths, of=of),
         ranges,
-        label="meet",
+        label="copies",
         done_dir=folder / "done" / "ranges",
         key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.key, "of": of},
     )
@@ -108,7 +107,7 @@ def keys_path(folder: Path, shard: Shard) -> Path:
 
 @repeatable
 def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
-    """The shard's keys, each once, with their places, for the ranges to read."""
+    """Write the shard's keys, each once, with their rows, for `find_copies` to read."""
     keys, num_without, num_repeated = pools.read_keys(shard, config)
     shuffle.write_rows(keys_path(folder, shard), pa.table({"key": keys, "row": np.arange(len(keys))}))
     pairs = len(keys) + num_without + num_repeated
@@ -117,9 +116,10 @@ def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
 
 @repeatable
 def find_copies(unit: Shard, *, paths: Sequence[Path], of: int) -> Report:
-    """The copies among the keys of one range of hashes: (key, row, shard, first_shard), positions for shards."""
+    """Write the copies among the keys of one range of hashes: key, row, and the positions shard and first_shard."""
     rows = shuffle.read_range(paths, int(Path(unit.name).stem), of)
-    first = KeyTable(rows["key"]).find(rows["key"])  # files come in the order of their shards, so the first stays
+    # Rows come in the order of their shards, and a table keeps the first of equal keys: that of the first shard.
+    first = KeyTable(rows["key"]).find(rows["key"])
     is_copy = first != np.arange(len(rows))
     shard = rows["shard"].to_numpy()
     copies = rows.drop_columns(["hash"]).append_column("first_shard", pa.array(shard[first])).filter(pa.array(is_copy))
@@ -128,18 +128,18 @@ def find_copies(unit: Shard, *, paths: Sequence[Path], of: int) -> Report:
 
 
 def write_list(path: Path, names: Sequence[str], ranges: Sequence[Path]) -> None:
-    """All copies by shard, in row groups that tell which shards they are about."""
+    """Write all copies by shard; the statistics of a row group tell a reader which shards are in it."""
 
     def write(aside: Path) -> None:
         with pq.ParquetWriter(aside, DUPLICATES, compression="zstd") as file:
-            for start in range(0, len(names), SHARDS_A_GROUP):
-                found = shuffle.read_found(ranges, start, start + SHARDS_A_GROUP)
-                shard = found["shard"].to_numpy()
-                order = np.lexsort((found["row"].to_numpy(), shard))
+            for start in range(0, len(names), SHARDS_PER_GROUP):
+                copies = shuffle.read_found(ranges, start, start + SHARDS_PER_GROUP)
+                shard = copies["shard"].to_numpy()
+                order = np.lexsort((copies["row"].to_numpy(), shard))
                 columns = {
                     "shard": names_of(shard[order], names).dictionary_encode(),
-                    "key": found["key"].take(pa.array(order)),
-                    "first_shard": names_of(found["first_shard"].to_numpy()[order], names).dictionary_encode(),
+                    "key": copies["key"].take(pa.array(order)),
+                    "first_shard": names_of(copies["first_shard"].to_numpy()[order], names).dictionary_encode(),
                 }
                 file.write_table(pa.table(columns).cast(DUPLICATES), row_group_size=1 << 16)
 

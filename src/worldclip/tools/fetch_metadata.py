@@ -1,6 +1,6 @@
-"""Downloads of what a recipe's metadata need from dumps.wikimedia.org or a mirror of it.
+"""`worldclip fetch metadata`: download a recipe's dumps and page views from dumps.wikimedia.org or a mirror.
 
-Dumps are checked against the SHA-1 sums that are published with them, page views by decompressing them to the end.
+Dumps are checked against the SHA-1 sums published with them; page views, which have none, by decompressing them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from worldclip.config import Recipe
@@ -21,10 +21,10 @@ from worldclip.language import table as languages
 from worldclip.metadata.sources.pack import open_pack
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
-DATABASE_OF = {"be_tarask": "be_x_old"}  # the one Wikipedia whose database kept the name of an older code
-DAYS_APART = 10  # 37 days, ten apart, are a year of all seasons and weekdays
+DATABASE_OF = {"be_tarask": "be_x_old"}  # the only Wikipedia whose database is named after an older code
+DAYS_APART = 10  # 37 days ten days apart cover a year, with all seasons and weekdays
 
-_SUM_LINE = re.compile(r"^([0-9a-f]{40})\s+\*?(\S+)$")
+_SUM_LINE = re.compile(r"(?P<sha1>[0-9a-f]{40})\s+\*?(?P<name>\S+)$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,53 +32,51 @@ class FetchConfig:
     """What to download, from where, and how politely."""
 
     langs: tuple[str, ...] = ()
-    """Our codes; empty: the recipe's languages."""
+    """Our language codes; empty: the recipe's languages."""
     date: str = "latest"
     """Date of the dumps, YYYYMMDD, or `latest`."""
     base_url: str = WIKIMEDIA
-    """The server or a mirror with the same paths."""
+    """The server, or a mirror with the same paths."""
     pageview_days: int = 37
-    """Days of page views, ten days apart, before the dumps' date; 0: none."""
+    """Number of days of page views, ten days apart, before the date of the dumps; 0: none."""
     pageview_hours: int = 24
-    """Hours of each of these days; an hour of all Wikipedias is about 50 MB."""
+    """Number of hours of each of these days; one hour of all Wikipedias is about 50 MB."""
     connections: int = 2
-    """Files at a time; Wikimedia asks for few."""
+    """Number of files downloaded in parallel; Wikimedia asks for few."""
     contact: str = ""
-    """Your address, for the operators of the server; goes into the User-Agent."""
+    """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
     def problems(self) -> list[str]:
-        known = {language.code for language in languages.all_languages()}
-        found = [
-            f"--langs has {lang!r}, which is no language of the table; language/table.csv lists them all"
+        codes = {language.code for language in languages.all_languages()}
+        problems = [
+            f"--langs has {lang!r}: unknown language; language/table.csv lists them all"
             for lang in self.langs
-            if lang not in known
+            if lang not in codes
         ]
         if self.date != "latest" and not re.fullmatch(r"20\d{6}", self.date):
-            found.append(f"--date is {self.date!r}; it is the day of the dumps, YYYYMMDD, or latest")
+            problems.append(f"--date {self.date!r}: must be YYYYMMDD or latest")
         if not self.base_url.startswith(("http://", "https://")):
-            found.append(f"--base-url is {self.base_url!r}; it is the address of a server, http(s)://...")
+            problems.append(f"--base-url {self.base_url!r}: must begin with http:// or https://")
         if not 0 <= self.pageview_hours <= 24:
-            found.append(f"--pageview-hours is {self.pageview_hours}; it counts hours of a day, 0 to 24")
+            problems.append(f"--pageview-hours {self.pageview_hours}: must be between 0 and 24")
         if self.pageview_days < 0:
-            found.append(f"--pageview-days is {self.pageview_days}; it counts days and must not be negative")
+            problems.append(f"--pageview-days {self.pageview_days}: must be at least 0")
         if self.connections < 1:
-            found.append(f"--connections is {self.connections}; it counts files at a time and must be at least 1")
-        return found
+            problems.append(f"--connections {self.connections}: must be at least 1")
+        return problems
 
 
 def fetch_metadata(
     recipe: Recipe, config: FetchConfig, *, pause: Callable[[float], object] | None = None
 ) -> dict[str, int]:
-    """Bring the dumps and page views of the recipe's languages into its `metadata.dumps`; returns files and bytes.
+    """Download the dumps and page views of the recipe's languages into `metadata.dumps`; returns files and bytes.
 
-    What is there already is not asked for again.  Raises UserError for mistakes, and at the end StageFailed naming what
-    could not be had.
+    Files that exist are skipped.  Raises UserError for invalid options, and at the end StageFailed naming the files
+    that could not be downloaded.
     """
     problems = config.problems()
     if not recipe.metadata.dumps:
-        problems.append(
-            'metadata.dumps is not set; it is the folder to fetch into, for example metadata.dumps = "dumps"'
-        )
+        problems.append('metadata.dumps is not set; set it to the folder to download to, e.g. metadata.dumps = "dumps"')
     if problems:
         raise UserError(problems)
     folder = Path(recipe.metadata.dumps)
@@ -86,17 +84,17 @@ def fetch_metadata(
     client = Client(user_agent=f"worldclip/{versions()['worldclip']} (dumps for word lists{contact})", pause=pause)
     downloads, failures = plan(client, folder, recipe, config)
     todo = [download for download in downloads if not download.path.exists()]
-    say("fetch", f"{len(todo):,} files to fetch, {len(downloads) - len(todo):,} there already")
+    say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
     fetched = _fetch_all(client, todo, config.connections, failures)
     if failures:
-        raise StageFailed("fetch metadata", failures, "the same command tries these again, and only these")
+        raise StageFailed("fetch metadata", failures, "run the same command to retry only these")
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
 
 
 def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failures: dict[str, str]) -> list[int]:
-    """Bytes of each file fetched; what failed is added to `failures`, and the others go on.
+    """Return the bytes of each downloaded file; a failure is added to `failures`, and the others continue.
 
-    Ctrl-C and a full disk stop all of them: what is half there stays for the next call.
+    Ctrl-C and a full disk stop all downloads; partial files stay and are resumed by the next call.
     """
     fetched = []
     with ThreadPoolExecutor(connections) as pool:
@@ -116,7 +114,7 @@ def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failu
 
 
 def plan(client: Client, folder: Path, recipe: Recipe, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
-    """The files that the recipe needs, and for each Wikipedia without a list of files the reason."""
+    """Return the files that the recipe needs, and the reason for each Wikipedia whose list of files is missing."""
     metadata = recipe.metadata
     wants_text, wants_titles = bool({"unigram", "bigram"} & set(metadata.sources)), "title" in metadata.sources
     downloads: list[Download] = []
@@ -137,7 +135,7 @@ def plan(client: Client, folder: Path, recipe: Recipe, config: FetchConfig) -> t
 
 
 def _wikis(recipe: Recipe, langs: Sequence[str]) -> list[str]:
-    """The Wikipedias of `langs`, or else of all languages of the recipe whose list is not in its pack."""
+    """Return the Wikipedias of `langs`, or of all languages of the recipe whose list is not in its pack."""
     from worldclip.metadata.stage import label_scheme
 
     packed = open_pack(Path(recipe.metadata.pack)).lists if recipe.metadata.pack else {}
@@ -149,34 +147,34 @@ def _wikis(recipe: Recipe, langs: Sequence[str]) -> list[str]:
 def _plan_wiki(
     client: Client, folder: Path, wiki: str, config: FetchConfig
 ) -> tuple[list[Download], list[Download], str]:
-    """The articles of a Wikipedia, the names of its namespaces, and the day of the dump."""
+    """Return (downloads of the articles, of the names of the namespaces, day of the dump) of a Wikipedia."""
     database = f"{DATABASE_OF.get(wiki, wiki)}wiki"
-    place = f"{config.base_url.rstrip('/')}/{database}"
-    listing = client.read(f"{place}/{config.date}/{database}-{config.date}-sha1sums.txt").decode("utf-8", "replace")
-    sums = {found[2]: found[1] for line in listing.splitlines() if (found := _SUM_LINE.match(line.strip()))}
+    base = f"{config.base_url.rstrip('/')}/{database}"
+    listing = client.read(f"{base}/{config.date}/{database}-{config.date}-sha1sums.txt").decode("utf-8", "replace")
+    lines = [_SUM_LINE.match(line.strip()) for line in listing.splitlines()]
+    sums = {line["name"]: line["sha1"] for line in lines if line is not None}
     parts = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\d+\.xml-p\d+p\d+\.bz2", name)]
     whole = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\.xml\.bz2", name)]
-    names = [name for name in sums if name.endswith("-siteinfo-namespaces.json.gz")]
     if not (parts or whole):
-        raise Broken(f"{place}/{config.date}: its sums name no pages-articles; try another --date")
-    # In parts, each a shard, where the dump has them.
-    chosen = sorted(parts or whole)
-    day = chosen[0].split("-")[1]
-    articles, about = (
-        [Download(url=f"{place}/{day}/{name}", path=folder / name, sha1=sums[name]) for name in of_kind]
-        for of_kind in (chosen, names)
-    )
-    return articles, about, day
+        raise Broken(f"{base}/{config.date}: no pages-articles in its list of sums; try another --date")
+    names = sorted(parts or whole)  # big dumps come in parts, each of which is a shard
+    day = names[0].split("-")[1]
+
+    def downloads(names: Sequence[str]) -> list[Download]:
+        return [Download(url=f"{base}/{day}/{name}", path=folder / name, sha1=sums[name]) for name in names]
+
+    siteinfo = [name for name in sums if name.endswith("-siteinfo-namespaces.json.gz")]
+    return downloads(names), downloads(siteinfo), day
 
 
-def plan_pageviews(folder: Path, day: str, config: FetchConfig) -> list[Download]:
-    """Hours of days before `day` (YYYYMMDD), DAYS_APART from each other; hours spread evenly over each day."""
-    last = date(int(day[:4]), int(day[4:6]), int(day[6:]))
-    found = []
+def plan_pageviews(folder: Path, dump_day: str, config: FetchConfig) -> list[Download]:
+    """Return hours spread evenly over each of the days before `dump_day` (YYYYMMDD) that are DAYS_APART apart."""
+    last = datetime.strptime(dump_day, "%Y%m%d").date()
+    downloads = []
     for k in range(1, config.pageview_days + 1):
-        of_day = last - timedelta(days=DAYS_APART * k)
+        day = last - timedelta(days=DAYS_APART * k)
         for n in range(config.pageview_hours):
-            name = f"pageviews-{of_day:%Y%m%d}-{24 * n // config.pageview_hours:02}0000.gz"
-            url = f"{config.base_url.rstrip('/')}/other/pageviews/{of_day:%Y}/{of_day:%Y-%m}/{name}"
-            found.append(Download(url=url, path=folder / name))
-    return found
+            name = f"pageviews-{day:%Y%m%d}-{24 * n // config.pageview_hours:02}0000.gz"
+            url = f"{config.base_url.rstrip('/')}/other/pageviews/{day:%Y}/{day:%Y-%m}/{name}"
+            downloads.append(Download(url=url, path=folder / name))
+    return downloads

@@ -1,4 +1,4 @@
-"""A pack of lists, from a file or an address -> a run whose metadata stage is finished."""
+"""`worldclip unpack`: turn a pack of lists, from a file or a URL, into a run whose metadata stage is finished."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from worldclip.metadata.stage import STAGE
 
 
 def unpack(source: str, out: Path, executor: Executor) -> Report:
-    """Make `out` a run with the lists of a pack, their matchers compiled as the packer's run had them.
+    """Make `out` a run with the lists of a pack, its matchers compiled for the same profile as in the packer's run.
 
-    source: a file, http(s), or anything fsspec reads; what comes from elsewhere is kept in `out`, since the run's
-    recipe names it (metadata.pack).  Returns the stage's report.  Raises UserError for what is no pack or a folder of
-    another run, StageFailed where a list is damaged (the others are done).
+    source: a file, http(s), or any URL of fsspec; a downloaded pack is kept in `out`, since the run's recipe names it
+    (metadata.pack).  Returns the stage's report.  Raises UserError for a file that is not a pack and for a folder of
+    another run, StageFailed if a list is damaged (the others are done).
     """
-    path = bring(source, out)
+    path = fetch_pack(source, out)
     packed = open_pack(path)
     recipe = recipe_of(packed)
     _refuse_other_run(recipe, out)
@@ -44,15 +44,15 @@ def unpack(source: str, out: Path, executor: Executor) -> Report:
     return report
 
 
-def bring(source: str, out: Path) -> Path:
-    """The pack's file: `source` itself where it is one, else its copy in `out`, downloaded unless it is there."""
+def fetch_pack(source: str, out: Path) -> Path:
+    """Return the path of a pack: `source` itself if it is a file, else its copy in `out`, downloaded if missing."""
     if "://" not in source:
         if not Path(source).is_file():
-            raise UserError(f"{source!r} is no file; give a pack of lists, as worldclip pack makes it, or its address")
+            raise UserError(f"{source!r}: no such file; name a file that worldclip pack wrote, or its URL")
         return Path(source)
     path = out / (PurePosixPath(urlsplit(source).path).name or "lists.tar")
     if path.is_file():
-        say("unpack", f"{path} is there already")
+        say("unpack", f"{path} exists already")
         return path
     try:
         if source.startswith(("http://", "https://")):
@@ -61,7 +61,7 @@ def bring(source: str, out: Path) -> Path:
         else:
             _copy(source, path)
     except ValueError as error:
-        raise UserError(f"{source} is no address that can be read ({error})") from error
+        raise UserError(f"{source}: not a URL that can be read ({error})") from error
     except (Broken, OSError) as error:
         raise StageFailed("unpack", {source: str(error)}) from error
     return path
@@ -76,7 +76,7 @@ def _copy(url: str, path: Path) -> None:
 
 
 def recipe_of(packed: Pack) -> Recipe:
-    """A recipe with the languages, lists and profile of a pack; what pairs to match is for its user to say."""
+    """Return a recipe with the languages, lists and profile of a pack, and without a pool."""
     match = packed.record["match"]
     return Recipe(
         languages=LanguagesConfig(codes=tuple(packed.lists)),
@@ -86,10 +86,10 @@ def recipe_of(packed: Pack) -> Recipe:
 
 
 def _refuse_other_run(recipe: Recipe, out: Path) -> None:
-    """A folder that holds a run of other lists keeps them."""
+    """Raise UserError if the folder holds a run of other lists."""
     if not (out / "recipe.toml").exists():
         return
-    theirs = read_toml(out).get("metadata", {}).get("pack", "")
-    if theirs != recipe.metadata.pack:
-        said = f"metadata.pack = {theirs!r}" if theirs else "lists of its own"
-        raise UserError(f"{out} holds a run with {said}; unpack into another folder (--out DIR)")
+    other = read_toml(out).get("metadata", {}).get("pack", "")
+    if other != recipe.metadata.pack:
+        lists = f"metadata.pack = {other!r}" if other else "lists of its own"
+        raise UserError(f"{out} holds a run with {lists}; unpack into another folder (--out DIR)")

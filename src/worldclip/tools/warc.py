@@ -1,11 +1,10 @@
-"""Records of a WARC file, gzip or not, that survive what real files have: LF line ends and a wrong Content-Length.
+"""Read the records of a WARC file (ISO 28500), gzipped or not, even with LF line ends or a wrong Content-Length.
 
-A record whose stated length does not lead to the next one is read up to where the next one begins; it is yielded all
-the same, marked.  The format: ISO 28500 (WARC 1.0, 1.1).
+A record whose Content-Length does not lead to the next record is read up to the beginning of the next one, and marked.
 
-Why not FastWARC (2.0.1), which unpacks 2.5 times as fast: after a wrong Content-Length it gives up the rest of the
-file, it reads no record with LF line ends, and a gzip that is cut off ends its iteration without an error, so that
-records would be lost uncounted.  Reading records is an eighth of the work on a WAT file; JSON and URLs are the rest.
+FastWARC (2.0.1) decompresses 2.5 times as fast, but it drops the rest of the file after a wrong Content-Length, reads
+no record with LF line ends, and ends without an error at a truncated gzip, so records would be lost uncounted.  Reading
+records is an eighth of the work on a WAT file; JSON and URLs are the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from worldclip.core.errors import BadShard
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16
-MAX_RECORD_BYTES = 1 << 28  # a longer record is given up: memory stays bounded
+MAX_RECORD_BYTES = 1 << 28  # the beginning of a longer record is dropped, which bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +27,15 @@ class WarcRecord:
     """Names in lower case."""
     body: bytes
     has_wrong_length: bool
-    """The Content-Length was missing, no number, or not the body's."""
+    """Content-Length is missing, not a number, or not the length of the body."""
 
 
 def iter_records(file: BinaryIO) -> Iterator[WarcRecord]:
-    """Records in order.  Raises BadShard where the gzip is cut or damaged, or the file is no WARC."""
-    buffer = _Buffer(_decompressed(file))
+    """Yield records in order.  Raises BadShard if the gzip is truncated or damaged, or the file is not a WARC."""
+    buffer = _Buffer(_decompress(file))
     while buffer.skip_blank_lines():
         if not buffer.starts_with(b"WARC/"):
-            raise BadShard(f"not a WARC file, or damaged: no record begins at byte {buffer.position:,} (unpacked)")
+            raise BadShard(f"not a WARC file, or damaged: no record at byte {buffer.position:,} (decompressed)")
         header = buffer.take_header()
         headers = _parse_headers(header)
         stated = headers.get("content-length", "")
@@ -47,8 +46,8 @@ def iter_records(file: BinaryIO) -> Iterator[WarcRecord]:
             yield WarcRecord(headers, buffer.take_to_next_record(), True)
 
 
-def _decompressed(file: BinaryIO) -> Iterator[bytes]:
-    """Chunks of the contents of all gzip members; of the file itself where it is not gzip."""
+def _decompress(file: BinaryIO) -> Iterator[bytes]:
+    """Yield chunks of the contents of all gzip members, or of the file itself if it is not gzipped."""
     chunk = file.read(CHUNK_BYTES)
     if not chunk.startswith(b"\x1f\x8b"):
         while chunk:
@@ -61,16 +60,16 @@ def _decompressed(file: BinaryIO) -> Iterator[bytes]:
             yield member.decompress(chunk, CHUNK_BYTES)
             while member.unconsumed_tail:
                 yield member.decompress(member.unconsumed_tail, CHUNK_BYTES)
-            chunk = b""
-            if member.eof:
-                chunk = member.unused_data.lstrip(b"\0") or file.read(CHUNK_BYTES)
-                member = zlib.decompressobj(wbits=31) if chunk else member
-            else:
+            if not member.eof:
                 chunk = file.read(CHUNK_BYTES)
+                continue
+            chunk = member.unused_data.lstrip(b"\0") or file.read(CHUNK_BYTES)  # gzip allows padding between members
+            if chunk:
+                member = zlib.decompressobj(wbits=31)
     except zlib.error as error:
-        raise BadShard(f"its gzip is damaged ({error})") from error
+        raise BadShard(f"gzip data damaged ({error})") from error
     if not member.eof:
-        raise BadShard("its gzip is cut off")
+        raise BadShard("gzip data cut off")
 
 
 def _parse_headers(header: bytes) -> dict[str, str]:
@@ -80,7 +79,7 @@ def _parse_headers(header: bytes) -> dict[str, str]:
 
 
 class _Buffer:
-    """A window on a stream of bytes that grows as far as a question needs."""
+    """A window on a stream of bytes that grows as far as it is asked for."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -89,7 +88,7 @@ class _Buffer:
         self.position = 0
 
     def _fill(self, size: int) -> bool:
-        """Whether there are `size` bytes."""
+        """Grow the window to `size` bytes; returns whether the stream has so many."""
         while len(self._bytes) < size and not self._is_whole:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -109,7 +108,7 @@ class _Buffer:
         return self._fill(len(start)) and self._bytes.startswith(start)
 
     def skip_blank_lines(self) -> bool:
-        """Move to the next byte that ends no line; False at the end of the stream."""
+        """Skip CR and LF; returns False at the end of the stream."""
         while self._fill(1):
             blanks = len(self._bytes) - len(self._bytes.lstrip(b"\r\n"))
             if blanks < len(self._bytes):
@@ -119,25 +118,25 @@ class _Buffer:
         return False
 
     def take_header(self) -> bytes:
-        """Bytes up to the first blank line, which is taken too."""
+        """Take the bytes up to the first empty line, which is taken as well."""
         self._fill(MAX_HEADER_BYTES)
         crlf = self._bytes.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
         lf = self._bytes.find(b"\n\n", 0, crlf if crlf >= 0 else MAX_HEADER_BYTES)
         if crlf < 0 and lf < 0:
-            raise BadShard(f"not a WARC file, or damaged: the header at byte {self.position:,} (unpacked) has no end")
+            raise BadShard(f"not a WARC file, or damaged: header without end at byte {self.position:,} (decompressed)")
         return self.take(lf + 2 if lf >= 0 else crlf + 4)
 
     def record_ends_after(self, length: int) -> bool:
-        """Whether after `length` bytes there are only line ends up to the next record or the end."""
+        """Return whether only line ends lie between `length` bytes and the next record or the end."""
         if not self._fill(length):
             return False
         self._fill(length + 16)
         after = bytes(self._bytes[length : length + 16])
-        behind = after.lstrip(b"\r\n")
-        return behind.startswith(b"WARC/") or (not behind and self._is_whole) or (not behind and len(after) == 16)
+        rest = after.lstrip(b"\r\n")
+        return rest.startswith(b"WARC/") if rest else self._is_whole or len(after) == 16
 
     def take_to_next_record(self) -> bytes:
-        """The body up to the line with which the next record begins, without the line ends before it."""
+        """Take the body up to the line that begins the next record, without the line ends before it."""
         searched = 0
         while True:
             at = self._bytes.find(b"\nWARC/1.", searched)

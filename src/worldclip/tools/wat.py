@@ -1,13 +1,14 @@
-"""Common Crawl WAT files -> Parquet of (uid, url, text, texts): the input of img2dataset, and a pool to match.
+"""`worldclip pool wat`: Common Crawl WAT files to Parquet of (uid, url, text, texts).
 
-uid is the pair's key; img2dataset calls the number that it gives a sample `key`.
+The result is the input of img2dataset and a pool to match.  uid is the pair's key; img2dataset's own `key` is the
+number that it gives a sample.
 
-    OUT/parts/<file>.links       one WAT file's image links with a text, sorted by key; made once.  Parquet by another
-                                 name, so that no one takes it for a part of the pool
-    OUT/00000.parquet ...        the pool: one row a URL, its texts in the order in which the files had them
-    OUT/order.json               the files in order: a later call with more files appends texts, and renumbers none
+    OUT/parts/<file>.links       image links of one WAT file that have a text, sorted by key; written once.  It is
+                                 Parquet under another suffix, so that it is no shard of the pool
+    OUT/00000.parquet ...        the pool: one row per URL, its texts in the order of the files
+    OUT/order.json               the files in order: a later call with more files appends texts and renumbers none
 
-Bounded memory: the keys are cut into as many ranges as there are shards, and one range is merged at a time.
+Memory is bounded: keys are cut into as many ranges as there are shards, and a worker merges one range at a time.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from worldclip.tools.warc import iter_records
 
 TEXT_FIELDS = ("alt", "title", "data-image-title")  # of an IMG link, in this order
 IMAGE_PATH = "IMG@/src"
-LINKS_A_SHARD = 2_000_000  # links that one range of keys holds when it is merged: about 1 GiB
-ROWS_A_GROUP = 1 << 16
-REASONS = ("pairs", "no_text", "bad_text", "not_http", "bad_url")  # where each image link went
+LINKS_PER_SHARD = 2_000_000  # links of one range of keys: about 1 GiB while it is merged
+ROWS_PER_GROUP = 1 << 16
+REASONS = ("pairs", "no_text", "bad_text", "not_http", "bad_url")  # what became of an image link
 _PART = pa.schema([("key", pa.string()), ("url", pa.string()), ("text", pa.large_string())])
 _POOL = pa.schema(
     [("uid", pa.string()), ("url", pa.string()), ("text", pa.large_string()), ("texts", pa.list_(pa.large_string()))]
@@ -52,10 +53,10 @@ def build_wat(
     quiet: bool = False,
     executor: Executor | None = None,
 ) -> Report:
-    """Make or extend the pool `out` from WAT files (paths or URLs); files that are done are skipped.
+    """Create or extend the pool `out` from WAT files (paths or URLs); finished files are skipped.
 
-    num_shards: Parquet files of the pool, by default one for 2,000,000 links; a pool keeps its number.
-    Raises UserError for files that are missing, StageFailed where files are damaged.
+    num_shards: number of Parquet files, by default one per 2,000,000 links; it is fixed once the pool exists.
+    Raises UserError for missing files, StageFailed if files are damaged.
     """
     check_own(out)
     executor = executor or LocalExecutor(workers=usable_cores(), quiet=quiet)
@@ -90,40 +91,37 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
     return report
 
 
-def _in_order(files: Sequence[str], had: Sequence[str]) -> list[Shard]:
-    """The files that the pool has, in its order, then the new ones sorted by name."""
-    names = [_name_of(file) for file in files]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
+    """Return the files that the pool has, in its order, then the new ones sorted by name.
+
+    So text_idx of a text in the pool never changes, which the keep decision is drawn from.
+    """
+    names = [file.rstrip("/").rsplit("/", 1)[-1] for file in files]
+    by_name = dict(zip(names, files, strict=True))
     missing = [file for file in files if not is_remote(file) and not Path(file).is_file()]
-    gone = [name for name in had if name not in names]
-    problems = [f"{file} is no file; FILES are WAT files (.warc.wat.gz), as paths or URLs" for file in missing]
-    problems += [f"{name} is given twice; every file is read once" for name in twice]
-    if gone:
+    problems = [f"{file}: no such file; FILES must be WAT files (.warc.wat.gz), as paths or URLs" for file in missing]
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    problems += [f"{name} occurs twice in FILES; remove one" for name in repeated]
+    removed = [name for name in known_names if name not in by_name]
+    if removed:
         problems.append(
-            f"{', '.join(gone)}: in the pool, not in FILES; its texts keep their numbers: give it too, or another --out"
+            f"{', '.join(removed)}: in the pool but not in FILES, which would renumber texts; add it, or choose another"
+            " --out"
         )
     if not files:
-        problems.append("FILES is empty; give WAT files (.warc.wat.gz), as paths or URLs")
+        problems.append("FILES is empty; name WAT files (.warc.wat.gz), as paths or URLs")
     if problems:
         raise UserError(problems)
-    by_name = dict(zip(names, files, strict=True))
-    order = [*had, *sorted(set(names) - set(had))]
-    return [
-        Shard(name=name, path=by_name[name], fingerprint=fingerprint_file(PoolFile(name, by_name[name])))
-        for name in order
-    ]
-
-
-def _name_of(file: str) -> str:
-    return file.rstrip("/").rsplit("/", 1)[-1]
+    pool_files = [PoolFile(name, by_name[name]) for name in [*known_names, *sorted(set(names) - set(known_names))]]
+    return [Shard(name=file.name, path=file.path, fingerprint=fingerprint_file(file)) for file in pool_files]
 
 
 def _num_shards(wanted: int | None, recorded: int | None, num_links: int) -> int:
     if wanted is not None and wanted < 1:
-        raise UserError(f"num_shards is {wanted}; it is the number of Parquet files of the pool, at least 1")
+        raise UserError(f"num_shards = {wanted}: must be at least 1 (number of Parquet files of the pool)")
     if recorded and wanted not in (None, recorded):
-        raise UserError(f"num_shards is {wanted}; this pool has {recorded}: leave it out, or give another --out")
-    return recorded or wanted or max(1, -(-num_links // LINKS_A_SHARD))
+        raise UserError(f"num_shards = {wanted}: this pool has {recorded}; omit it, or choose another --out")
+    return recorded or wanted or max(1, -(-num_links // LINKS_PER_SHARD))
 
 
 def _total(reports: Sequence[Report]) -> Report:
@@ -134,7 +132,7 @@ def _total(reports: Sequence[Report]) -> Report:
     return dict(total)
 
 
-# One WAT file
+# --- one WAT file -----------------------------------------------------------------------------------------------------
 
 
 def links_path(out: Path, shard: Shard) -> Path:
@@ -143,7 +141,7 @@ def links_path(out: Path, shard: Shard) -> Path:
 
 @repeatable
 def extract_file(out: Path, shard: Shard) -> Report:
-    """Write OUT/parts/<file>.links.  Report: records, their faults, and where each image link went (REASONS)."""
+    """Write OUT/parts/<file>.links.  Report: records, bad records, and image links by REASONS."""
     counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))
     rows: list[tuple[str, str, str]] = []
     with open_file(shard.path) as file:
@@ -164,13 +162,13 @@ def extract_file(out: Path, shard: Shard) -> Report:
     order = pc.sort_indices(table["key"]) if len(rows) else pa.array([], pa.int64())  # stable
     write_artifact(
         links_path(out, shard),
-        lambda aside: pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_A_GROUP),
+        lambda aside: pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_PER_GROUP),
     )
     return dict(counts)
 
 
 def _rows_of_page(page: Any, address: str, counts: Counter[str]) -> Iterator[tuple[str, str, str]]:
-    """(key, url, text) of each text of each image link of a page."""
+    """Yield (key, url, text) of each text of each image link of a page."""
     html = _at(page, "Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
     links = _at(html, "Links")
     stated = _at(page, "Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
@@ -208,7 +206,7 @@ def _resolve_link(link: Any, in_head: Any, address: str) -> str | None:
 
 
 def _texts_of_link(link: dict[str, Any]) -> tuple[list[str], bool]:
-    """(its texts, each once, without empty ones; whether one was no text or had a lone surrogate)."""
+    """Return (its texts, each once, without empty ones; whether one was not a text or had a lone surrogate)."""
     texts: list[str] = []
     has_bad = False
     for name in TEXT_FIELDS:
@@ -224,7 +222,7 @@ def _texts_of_link(link: dict[str, Any]) -> tuple[list[str], bool]:
 
 
 def _at(record: Any, *names: str) -> Any:
-    """record[a][b]...; None where a step is missing or no object: real records have odd shapes."""
+    """Return record[a][b]..., None if a step is missing or not an object: records of real crawls have odd shapes."""
     for name in names:
         if not isinstance(record, dict):
             return None
@@ -232,11 +230,11 @@ def _at(record: Any, *names: str) -> Any:
     return record
 
 
-# One range of keys
+# --- one range of keys ------------------------------------------------------------------------------------------------
 
 
 def merge_range(parts: Sequence[Path], num_shards: int, shard: Shard) -> Report:
-    """Write one shard of the pool: all links of a range of keys, one row a URL, its texts once each, oldest first."""
+    """Write one shard of the pool: all links of a range of keys, one row per URL, each text once, oldest first."""
     number = int(shard.name.removesuffix(".parquet"))
     low, high = (f"{(position << 32) // num_shards:08x}" for position in (number, number + 1))
     in_range = pc.field("key") >= low
@@ -245,37 +243,37 @@ def merge_range(parts: Sequence[Path], num_shards: int, shard: Shard) -> Report:
     links = pa.concat_tables([pq.read_table(part, filters=in_range) for part in parts]).combine_chunks()
     merged = merge_links(links)
     path = Path(shard.path)
-    write_artifact(path, lambda aside: pq.write_table(merged, aside, compression="zstd", row_group_size=ROWS_A_GROUP))
+    write_artifact(path, lambda aside: pq.write_table(merged, aside, compression="zstd", row_group_size=ROWS_PER_GROUP))
     return {"urls": len(merged), "pairs": sum(pc.list_value_length(merged["texts"]).to_pylist())}
 
 
 def merge_links(links: pa.Table) -> pa.Table:
-    """(key, url, text) rows in the order of their files -> (uid, url, text, texts), one row a key, sorted by key."""
+    """Merge (key, url, text) rows in the order of their files to (uid, url, text, texts), one row per key, sorted."""
     if len(links) == 0:
         return _POOL.empty_table()
-    key, text = (_codes(links[name]) for name in ("key", "text"))
+    key, text = _codes(links["key"]), _codes(links["text"])
+    # One number per (key, text); np.unique returns the first row of each, and sorting restores the order of the files.
     pair = key.astype(np.int64) * (int(text.max()) + 1) + text
-    first = np.sort(np.unique(pair, return_index=True)[1])  # the first of each (key, text), in the order of the files
-    rank = np.empty(int(key.max()) + 1, np.int64)  # codes are numbered by first appearance; ranks by key
+    first = np.sort(np.unique(pair, return_index=True)[1])
+    # Codes number keys by first appearance; `rank` numbers them in sorted order.
     first_of_key = np.unique(key, return_index=True)[1]
-    rank[key[first_of_key[pc.sort_indices(links["key"].take(pa.array(first_of_key))).to_numpy()]]] = np.arange(
-        len(rank)
-    )
+    by_key = pc.sort_indices(links["key"].take(pa.array(first_of_key))).to_numpy()
+    rank = np.empty(len(first_of_key), np.int64)
+    rank[key[first_of_key[by_key]]] = np.arange(len(rank))
     order = first[np.argsort(rank[key[first]], kind="stable")]
     starts = np.flatnonzero(np.diff(rank[key[order]], prepend=-1))
     texts = links["text"].take(pa.array(order)).combine_chunks()
-    heads = pa.array(order[starts])
-    offsets = pa.array(np.append(starts, len(order)), pa.int32())
+    first_rows = pa.array(order[starts])
     columns = {
-        "uid": links["key"].take(heads),
-        "url": links["url"].take(heads),
+        "uid": links["key"].take(first_rows),
+        "url": links["url"].take(first_rows),
         "text": texts.take(pa.array(starts)),
-        "texts": pa.ListArray.from_arrays(offsets, texts),
+        "texts": pa.ListArray.from_arrays(pa.array(np.append(starts, len(order)), pa.int32()), texts),
     }
     return pa.table(columns, schema=_POOL)
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Equal values have equal numbers."""
+    """Return a number per value: equal values have equal numbers."""
     whole = column.combine_chunks()
     return whole.dictionary_encode().indices.to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""What inspect says of lists is what stands in them."""
+"""`worldclip inspect RUN/metadata`: the table of lists, and why an entry is in a list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.metadata.explain import find_entry, inspect, inspect_lists, is_metadata, lists_to_text
+from worldclip.tools.inspect_metadata import find_entry, inspect, inspect_lists, is_metadata, lists_to_text
 
 SWAHILI = "paka\t5\nsimba\t9\nSimba\t9\nsimba dume\t2\ncaf\u00e9\t1\ncafe\u0301\t1\n"
 
@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run/metadata"
 
 
-def test_lists_with_their_sources_dead_entries_and_bytes(folder: Path) -> None:
-    found = inspect_lists(folder)["lists"]
+def test_lists_have_sources_dead_entries_and_bytes(folder: Path) -> None:
+    found = inspect_lists(folder)
     assert list(found) == ["sw", "th"]
     assert found["sw"]["entries"] == 107
     assert found["sw"]["by_source"] == {"number": 100, "wordnet": 1, "list": 6}
@@ -61,14 +61,14 @@ def test_lists_with_their_sources_dead_entries_and_bytes(folder: Path) -> None:
     assert lines[3].split()[:6] == ["all", "208", "200", "1", "7", "1"]
 
 
-def test_sources_stand_in_the_order_of_the_lists() -> None:
+def test_columns_of_sources_are_in_list_order() -> None:
     one, two = ({"name": "x", "entries": 2, "by_source": {}, "dead": {}, "matcher_bytes": {}} for _ in "ab")
     one["by_source"], two["by_source"] = {"number": 1, "list": 1}, {"unigram": 1, "title": 1}
-    text = lists_to_text({"lists": {"aa": {**one, "entries_bytes": 1}, "ab": {**two, "entries_bytes": 1}}})
+    text = lists_to_text({"aa": {**one, "entries_bytes": 1}, "ab": {**two, "entries_bytes": 1}})
     assert text.split()[1:6] == ["entries", "number", "unigram", "title", "list"]
 
 
-def test_why_an_entry_is_there_and_its_rank(folder: Path) -> None:
+def test_entry_has_source_score_and_rank(folder: Path) -> None:
     found = find_entry(folder, "sw", "paka")
     assert (found["entry_id"], found["source"], found["score"]) == (101, "list", 5.0)
     assert (found["rank"], found["of_source"], found["dead"]) == (3, 6, {})
@@ -85,22 +85,22 @@ def test_why_an_entry_is_there_and_its_rank(folder: Path) -> None:
     ]
 
 
-def test_an_entry_that_never_matches_says_what_it_equals(folder: Path) -> None:
+def test_dead_entry_names_the_earlier_entry_it_equals(folder: Path) -> None:
     assert find_entry(folder, "sw", "cafe\u0301")["dead"] == {"unicode": "caf\u00e9", "unicode_fold": "caf\u00e9"}
     assert find_entry(folder, "sw", "Simba")["dead"] == {"unicode_fold": "simba"}
     _, text = inspect(folder, "sw", "Simba")
     assert "never matches under profile unicode_fold: it equals the earlier entry 'simba' there" in text
 
 
-def test_an_entry_that_is_not_there_has_neighbours(folder: Path) -> None:
+def test_missing_entry_has_similar_entries(folder: Path) -> None:
     found = find_entry(folder, "sw", "simbaa")
     assert (found["is_there"], found["near"][0]) == (False, "simba")
     _, text = inspect(folder, "sw", "simbaa")
-    assert text.startswith("'simbaa' is no entry of sw (Swahili)\n  spelled alike: 'simba'")
+    assert text.startswith("'simbaa' is not an entry of sw (Swahili)\n  similar entries: 'simba'")
     assert find_entry(folder, "sw", "dume")["holding"] == ["simba dume"]
 
 
-def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
+def test_user_errors_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no list 'yo'"):
         find_entry(folder, "yo", "x")
     with pytest.raises(UserError, match="--find and --lang go together"):
@@ -111,7 +111,7 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
         inspect(tmp_path / "metadata")
 
 
-def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(folder)]) == 0
     assert "Swahili" in capsys.readouterr().out
     assert main(["inspect", str(folder), "--lang", "sw", "--find", "simba"]) == 0

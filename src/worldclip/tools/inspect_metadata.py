@@ -1,0 +1,203 @@
+"""`worldclip inspect RUN/metadata`: a table of the lists of a finished stage, and why an entry is in a list."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from worldclip.core.artifacts import read_json, require_manifest
+from worldclip.core.errors import UserError
+from worldclip.language import table as languages
+from worldclip.language.profiles import normalise
+from worldclip.metadata.stage import MERGED, STAGE, load_matcher, matcher_folder, read_entries
+
+NUM_NEAR = 10  # entries shown beside the one looked for
+NEAR_AMONG = 200_000  # entries searched for similar spellings
+SCORES = {
+    "unigram": "occurrences in the Wikipedia",
+    "bigram": "pointwise mutual information of its words, log2",
+    "title": "views of the page",
+    "wordfreq": "share of all words",
+    "list": "score in the list",
+}
+SOURCES = {  # in the order of the lists
+    "number": "every language has the numbers 0 to 99",
+    "wordnet": "a lemma of the language's WordNet",
+    "unigram": "one of the most frequent words of the Wikipedia",
+    "bigram": "two words that follow each other in the Wikipedia more often than by chance",
+    "title": "one of the Wikipedia's most viewed pages",
+    "wordfreq": "one of the most frequent words of the package wordfreq, as it is or in title case",
+    "list": "in the list that the recipe names",
+}
+
+
+class ListRecord(TypedDict):
+    """One list of RUN/metadata."""
+
+    name: str
+    entries: int
+    by_source: dict[str, int]
+    dead: dict[str, int]
+    """By profile, the number of entries that can never match."""
+    matcher_bytes: dict[str, int]
+    """By profile."""
+    entries_bytes: int
+    """Size of the Parquet file."""
+
+
+class EntryRecord(TypedDict, total=False):
+    """Why an entry is in a list; the keys from entry_id to dead are missing if it is not."""
+
+    lang: str
+    entry: str
+    is_there: bool
+    entry_id: int
+    source: str
+    score: float | None
+    rank: int | None
+    """Among the entries of its source by falling score; None without scores."""
+    of_source: int
+    """Number of entries of its source."""
+    dead: dict[str, str | None]
+    """Profiles under which it never matches, each with the earlier entry that it equals."""
+    near: list[str]
+    """Entries with a similar spelling."""
+    holding: list[str]
+    """Some entries that contain it."""
+    num_holding: int
+
+
+def is_metadata(path: Path) -> bool:
+    """Return whether a path is the metadata folder of a run."""
+    return path.is_dir() and path.resolve().name == STAGE
+
+
+def inspect(folder: Path, lang: str | None = None, entry: str | None = None) -> tuple[Any, str]:
+    """Return the lists of RUN/metadata, or why `entry` is in the list of `lang`, as a record and as text."""
+    if (lang is None) != (entry is None):
+        raise UserError("--find and --lang go together here: worldclip inspect RUN/metadata --lang sw --find simba")
+    if lang is None or entry is None:
+        lists = inspect_lists(folder)
+        return {"lists": lists}, lists_to_text(lists)
+    record = find_entry(folder, lang, entry)
+    return record, entry_to_text(record)
+
+
+def inspect_lists(folder: Path) -> dict[str, ListRecord]:
+    """Return a record per list of RUN/metadata, by its code.  Raises UserError if the stage is not finished."""
+    require_manifest(folder.parent, STAGE)
+    return {
+        code: ListRecord(
+            name=row["name"],
+            entries=row["entries"],
+            by_source=row["by_source"],
+            dead=row["dead"],
+            matcher_bytes=row["matcher_bytes"],
+            entries_bytes=(folder / f"{code}.parquet").stat().st_size,
+        )
+        for code, row in read_json(folder / "report.json")["lists"].items()
+    }
+
+
+def find_entry(folder: Path, lang: str, entry: str) -> EntryRecord:
+    """Return why `entry` is in a list of RUN/metadata, or that it is not.  Raises UserError for an unknown list."""
+    table = read_entries(folder.parent, lang)
+    entries = table["entry"]
+    entry_id = pc.index(entries, entry).as_py()
+    record = EntryRecord(lang=lang, entry=entry, is_there=entry_id >= 0)
+    near: list[str] = []
+    if entry_id >= 0:
+        source, score = table["source"][entry_id].as_py(), table["score"][entry_id].as_py()
+        scores = table.filter(pc.equal(table["source"].cast(pa.string()), source))["score"]
+        rank = None if score is None else 1 + (pc.sum(pc.greater(scores, score)).as_py() or 0)
+        dead = _dead_profiles(folder, lang, entries, entry_id)
+        record |= EntryRecord(
+            entry_id=entry_id, source=source, score=score, rank=rank, of_source=len(scores), dead=dead
+        )
+    else:
+        near = difflib.get_close_matches(entry, entries.slice(0, NEAR_AMONG).to_pylist(), n=NUM_NEAR)
+    holding = pc.indices_nonzero(pc.match_substring(entries, entry))
+    others = [other for other in entries.take(holding[: NUM_NEAR + 1]).to_pylist() if other != entry]
+    num_holding = len(holding) - record["is_there"]
+    return record | EntryRecord(near=near, holding=others[:NUM_NEAR], num_holding=num_holding)
+
+
+def _dead_profiles(folder: Path, lang: str, entries: pa.ChunkedArray, entry_id: int) -> dict[str, str | None]:
+    """Return the compiled profiles under which the entry never matches, with the earlier entry that it equals."""
+    entry = entries[entry_id].as_py()
+    dead: dict[str, str | None] = {}
+    for path in sorted(matcher_folder(folder, lang, "").glob("*")):
+        profile = path.name
+        ids = load_matcher(folder.parent, lang, profile).match(entry)
+        if entry_id not in ids:
+            normalised = normalise(entry, profile)
+            earlier = [entries[int(i)].as_py() for i in ids]
+            dead[profile] = next((other for other in earlier if normalise(other, profile) == normalised), None)
+    return dead
+
+
+# --- as text ----------------------------------------------------------------------------------------------------------
+
+
+def lists_to_text(lists: dict[str, ListRecord]) -> str:
+    """Return a table of the lists, the largest first, and of their sum."""
+    codes = sorted(lists, key=lambda code: (-lists[code]["entries"], code))
+    sources = [source for source in SOURCES if any(source in row["by_source"] for row in lists.values())]
+    profiles = list(dict.fromkeys(profile for code in codes for profile in lists[code]["dead"]))
+    head = ["list", "", "entries", *sources, *(f"dead, {profile}" for profile in profiles), "bytes", "matcher bytes"]
+    rows = [[code, lists[code]["name"], *_counts(lists[code], sources, profiles)] for code in codes]
+    summed = [_counts(lists[code], sources, profiles) for code in codes if code != MERGED]
+    if len(summed) > 1:
+        rows.append(["", "all", *(sum(column) for column in zip(*summed, strict=True))])
+    table = Table(*head, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for code, name, *counts in rows:
+        table.add_row(str(code), str(name), *(f"{count:,}" for count in counts))
+    console = Console(width=200, no_color=True, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _counts(row: ListRecord, sources: Sequence[str], profiles: Sequence[str]) -> list[int]:
+    return [
+        row["entries"],
+        *(row["by_source"].get(source, 0) for source in sources),
+        *(row["dead"].get(profile, 0) for profile in profiles),
+        row["entries_bytes"],
+        sum(row["matcher_bytes"].values()),
+    ]
+
+
+def entry_to_text(record: EntryRecord) -> str:
+    """Return what `find_entry` returned in words."""
+    lang, entry = record["lang"], record["entry"]
+    name = f"{lang} ({languages.get(lang).name})" if lang != MERGED else "all lists as one"
+    if record["is_there"]:
+        source = record["source"]
+        lines = [f"{entry!r} is entry {record['entry_id']:,} of {name}, from {source}", f"  {SOURCES[source]}"]
+        if record["rank"] is not None and record["score"] is not None:
+            rank = f"rank {record['rank']:,} of {record['of_source']:,} from {source}"
+            lines.append(f"  {rank}; {SCORES.get(source, 'score')}: {_format(record['score'])}")
+        for profile, equal in record["dead"].items():
+            reason = f"equals the earlier entry {equal!r} there" if equal is not None else "is empty there"
+            lines.append(f"  never matches under profile {profile}: it {reason}")
+    else:
+        lines = [f"{entry!r} is not an entry of {name}"]
+        if record["near"]:
+            lines.append(f"  similar entries: {', '.join(map(repr, record['near']))}")
+    if record["holding"]:
+        lines.append(f"  part of {record['num_holding']:,} other entries: {', '.join(map(repr, record['holding']))}")
+    return "\n".join(lines)
+
+
+def _format(score: float) -> str:
+    return f"{score:,.0f}" if score.is_integer() else f"{score:.4g}"
