@@ -97,7 +97,7 @@ def test_the_largest_of_equal_images_stays_and_files_by_key(pool: Path) -> None:
     page = (pool / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") >= 4
     assert "<h2>Groups of duplicates: 2 of 2</h2>" in page
-    assert "sub/a_large stays; for it go a<" in page
+    assert "sub/a_large stays; removed for it: a " in page
 
 
 def test_bytes_alone_and_nothing_at_all(pool: Path) -> None:
@@ -331,7 +331,7 @@ def test_addresses_and_refusals_in_the_metadata_are_heeded(tmp_path: Path) -> No
     }
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<img" not in page, "what nobody wants to be shown is not shown"
-    assert "Not shown, since nobody wants it to be: denied_host, denied_url, opt_out." in page
+    assert "Denied or opted out, so never shown: denied_host, denied_url, opt_out." in page
 
 
 def test_a_report_of_many_parts_shows_what_one_of_one_part_shows(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

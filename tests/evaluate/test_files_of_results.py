@@ -15,13 +15,12 @@ from worlds import WordModel, word_dataset
 @pytest.fixture
 def records(tmp_path):
     model_id = {"model": "made up", "model_digest": "0123456789abcdef"}
-    found, _, _ = engine.evaluate(
-        WordModel(), model_id, [word_dataset("a_b", ["cat", "dog"])], [], tmp_path / "r.jsonl"
-    )
-    return found
+    datasets = [word_dataset("a_b", ["cat", "dog"])]
+    records, _, _ = engine.evaluate(WordModel(), model_id, datasets, [], tmp_path / "r.jsonl")
+    return records
 
 
-def test_csv_has_a_row_for_each_metric_and_part(records):
+def test_csv_has_a_row_per_metric_and_part(records):
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(records))))
     first = rows[0]
     assert (first["dataset"], first["lang"], first["metric"], float(first["value"])) == ("a_b", "en", "acc1", 1.0)
@@ -31,7 +30,7 @@ def test_csv_has_a_row_for_each_metric_and_part(records):
     assert len([row for row in rows if row["lang"] == "de" and row["task"] == "image_text_retrieval"]) == 6
 
 
-def test_latex_is_a_table_of_means_with_their_number_of_languages(records):
+def test_latex_table_has_means_with_their_number_of_languages(records):
     lines = tables.latex_text(records).splitlines()
     assert lines[0] == r"\begin{tabular}{llrr}"
     assert r"a\_b & acc1 & 2 & 100.0 \\" in lines
@@ -45,10 +44,10 @@ def test_clip_benchmark_builds_its_table_from_our_files(records, tmp_path, monke
     monkeypatch.setattr(sys, "argv", arguments)
     cli.main()
     rows = list(csv.DictReader(io.StringIO((tmp_path / "benchmark.csv").read_text())))
-    found = {(row["dataset"], row["language"], row["task"]): row for row in rows}
-    assert set(found) == {
+    by_task = {(row["dataset"], row["language"], row["task"]): row for row in rows}
+    assert set(by_task) == {
         ("a_b", lang, task) for lang in ("en", "de") for task in ("zeroshot_classification", "zeroshot_retrieval")
     }
-    row = found["a_b", "de", "zeroshot_classification"]
+    row = by_task["a_b", "de", "zeroshot_classification"]
     assert (float(row["acc1"]), row["model_fullname"]) == (1.0, "made up 0123456789abcdef")
-    assert float(found["a_b", "en", "zeroshot_retrieval"]["text_retrieval_recall@1"]) == 1.0
+    assert float(by_task["a_b", "en", "zeroshot_retrieval"]["text_retrieval_recall@1"]) == 1.0

@@ -1,4 +1,4 @@
-"""Suites, the catalog and published numbers: what stands for a data set, means, and what is flagged."""
+"""Suites, the catalog and published numbers: the number of each dataset, means, and flags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def record(dataset, lang="en", task="zeroshot_classification", slices=None, **me
             "chance": {}, "interval_95": {}, "model": "m", "model_digest": "0" * 32}  # fmt: skip
 
 
-def test_the_suites_are_what_their_papers_list():
+def test_suites_list_the_datasets_of_their_papers():
     assert (len(SLIP26), len(set(SLIP26)), len(DATACOMP38), len(set(DATACOMP38))) == (26, 26, 38, 38)
     assert all(name in CATALOG for names in SUITES.values() for name in names)
     assert all(info.layout in LAYOUTS and info.title and info.source and info.licence for info in CATALOG.values())
@@ -44,13 +44,13 @@ def test_the_suites_are_what_their_papers_list():
         ("region 9/acc1", None),
     ],
 )
-def test_a_number_is_a_metric_or_made_of_some(metric, value):
+def test_value_is_a_metric_or_derived_from_several(metric, value):
     slices = {f"region {i}": {"n": 3, "metrics": {"acc1": i / 10 + 0.1}} for i in range(3)}
     found = suites.value(metric, record("fmow", slices=slices, acc1=0.4, acc5=0.8))
     assert found == (None if value is None else pytest.approx(value))
 
 
-def test_mean_recall_is_over_both_directions():
+def test_mean_recall_averages_both_directions():
     of_retrieval = record("flickr30k", **{"image_retrieval_recall@1": 0.2, "text_retrieval_recall@1": 0.6})
     assert suites.value("mean_recall@1", of_retrieval) == pytest.approx(0.4)
 
@@ -60,16 +60,16 @@ def slip(value):
     return [record(name, **metrics) for name in SLIP26]
 
 
-def test_a_suites_mean_is_over_all_its_data_sets_or_there_is_none():
+def test_suite_has_a_mean_only_if_no_dataset_is_missing():
     assert suites.suite_mean("slip26", slip(0.5)) == (pytest.approx(0.5), [])
     assert suites.suite_mean("slip26", slip(0.5)[1:]) == (None, ["food101"])
     text = suite_text("slip26", slip(0.5)[1:])
     assert "| Food-101" in text
-    assert "No mean, as 1 of its data sets are missing: food101." in text
-    assert "Plain mean over its data sets: 50.0." in suite_text("slip26", slip(0.5))
+    assert "No mean: 1 datasets are missing: food101." in text
+    assert "Mean over datasets: 50.0." in suite_text("slip26", slip(0.5))
 
 
-def test_other_languages_of_an_english_suite_do_not_count_and_cvqa_has_two_rows():
+def test_english_suites_ignore_other_languages_and_cvqa_has_two_rows():
     both = [record("pets", mean_per_class_recall=0.5), record("pets", "de", mean_per_class_recall=0.1)]
     row = next(row for row in suites.suite_rows("slip26", both) if row.dataset == "pets")
     assert (row.value, row.languages) == (0.5, ("en",))
@@ -80,14 +80,14 @@ def test_other_languages_of_an_english_suite_do_not_count_and_cvqa_has_two_rows(
     assert lines == ["|CVQA|accuracy|en|60.0|", "|CVQA|accuracy|local|40.0|"]
 
 
-def test_a_mean_over_fewer_languages_than_the_data_set_has_says_so():
+def test_mean_over_some_of_a_datasets_languages_says_so():
     rows = [
         suites.Row(dataset="xtd10", metric="", value=0.5, languages=tuple("abcdefghijk"[:n])) for n in (0, 1, 4, 11)
     ]
     assert [suites.languages_of(row) for row in rows] == ["0", "a", "4 of 11", "11"]
 
 
-def test_published_numbers_name_known_figures_and_their_source():
+def test_published_numbers_have_known_figures_and_a_source():
     figures = published.figures()
     rows = published.published()
     assert {row.figure for row in rows} == set(figures)
@@ -104,7 +104,7 @@ def test_published_numbers_name_known_figures_and_their_source():
         assert name in CATALOG or name in SUITES
 
 
-def test_ours_stand_beside_and_a_difference_over_0_2_is_flagged():
+def test_differences_from_published_numbers_over_0_2_are_flagged():
     records = [
         record("imagenet1k", acc1=0.8144), record("cvqa", "local", accuracy=0.5), record("cvqa", "en", accuracy=0.615),
         record("xm3600", "de", **{"text_retrieval_recall@1": 0.6, "image_retrieval_recall@1": 0.5}),
@@ -121,17 +121,17 @@ def test_ours_stand_beside_and_a_difference_over_0_2_is_flagged():
     assert "| CVQA LOCAL " in text
     assert "-7.4 !" in text
     assert "(secondary)" in text
-    with pytest.raises(UserError, match=r"evaluate\.against is 'ViT-Z', which published\.csv has not"):
+    with pytest.raises(UserError, match=r"unknown model 'ViT-Z' in evaluate\.against; known models: .*ViT-H/14"):
         published.beside(records, "ViT-Z")
 
 
-def test_a_suite_without_its_data_says_what_is_missing_all_at_once(tmp_path):
+def test_suite_without_its_data_lists_everything_missing(tmp_path):
     (tmp_path / "xm3600").mkdir()
     assert "evaluate.data is not set" in str(EvaluateConfig(suite="multilingual").problems())
     (problem,) = EvaluateConfig(suite="multilingual", data=str(tmp_path)).problems()
     assert "lacks babel_imagenet, cvqa, flickr30k_200, xtd10, xtd200" in problem
     assert "worldclip fetch dataset" in problem
-    there = EvaluateConfig(suite="multilingual", data=str(tmp_path), allow_missing=True)
-    assert (there.asked, there.problems()) == (("xm3600",), [])
+    config = EvaluateConfig(suite="multilingual", data=str(tmp_path), allow_missing=True)
+    assert (config.asked, config.problems()) == (("xm3600",), [])
     (problem,) = EvaluateConfig(suite="slip").problems()
     assert "evaluate.suite is 'slip'; it is one of imagenet, slip26" in problem

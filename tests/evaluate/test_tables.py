@@ -1,4 +1,4 @@
-"""Means name their languages; the table is what a person reads."""
+"""Means name their languages; tables in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def record(lang, acc1, **more):
     }  # fmt: skip
 
 
-def test_a_mean_is_over_the_languages_it_names_and_only_of_what_all_of_them_have():
+def test_mean_names_its_languages_and_skips_metrics_that_one_of_them_lacks():
     mean = report.mean_over_languages([record("en", 0.5, acc5=1.0), record("th", 0.25)])
     assert mean == {"languages": ["en", "th"], "metrics": {"acc1": 0.375}, "chance": {"acc1": pytest.approx(0.001)}}
 
 
-def test_the_table_shows_languages_mean_and_chance_in_percent():
-    table = report.markdown_table([record("en", 0.5), record("th", 0.25)])
+def test_table_has_languages_mean_and_chance_in_percent():
+    table = tables.markdown_table([record("en", 0.5), record("th", 0.25)])
     assert table == (
         "### animals\n\n10 images; percent.\n\n"
         "| language | top-1 |\n"
@@ -34,13 +34,13 @@ def test_the_table_shows_languages_mean_and_chance_in_percent():
     )
 
 
-def test_what_is_asked_in_english_and_in_the_local_language_is_not_averaged():
+def test_english_and_local_questions_are_not_averaged():
     records = [
         {"dataset": "cvqa", "task": "choice", "lang": lang, "n": 10, "metrics": {"accuracy": accuracy},
          "chance": {"accuracy": 0.25}}
         for lang, accuracy in (("en", 0.6), ("local", 0.4))
     ]  # fmt: skip
-    table = report.markdown_table(records)
+    table = tables.markdown_table(records)
     assert "mean" not in table
     assert "10 questions; percent." in table
     assert "`local`: each question in the language it was written in." in table
@@ -49,10 +49,10 @@ def test_what_is_asked_in_english_and_in_the_local_language_is_not_averaged():
     assert r"cvqa & accuracy & local & 40.0 \\" in latex
 
 
-def test_a_language_without_data_is_absent_not_zero(tmp_path):
+def test_language_without_data_is_absent_not_zero(tmp_path):
     sets = [word_dataset("a", ["cat", "dog"]), word_dataset("b", ["owl"], languages=("en",))]
     records, _, _ = engine.evaluate(WordModel(), {"model": "m", "model_digest": "0"}, sets, [], tmp_path / "r.jsonl")
-    first, second = report.markdown_table(records).split("### ")[1:]
+    first, second = tables.markdown_table(records).split("### ")[1:]
     assert "| de " in first
     assert "| de " not in second
     assert "Means are over 2 languages: en de." in first

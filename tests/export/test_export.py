@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import worldclip
+from toy import markdown_rows
 from worldclip import export
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
@@ -77,12 +78,12 @@ def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert "- zh" in front.splitlines()
     assert "# my_run: a CLIP for 2 languages" in body
-    expected = (
-        *("| en | 100 | 80 | 1,200 |", "| tone | 17.0 |", "OpenMoji, CC BY-SA 4.0", "step_000000009"),
-        *("| Princeton WordNet | WordNet licence | en |", "| wordfreq | CC BY-SA 4.0 | zh |", "preset vit_b32"),
-    )
-    for line in expected:
-        assert line in body
+    for text in ("| tone | 17.0 |", "OpenMoji, CC BY-SA 4.0", "step_000000009", "preset vit_b32"):
+        assert text in body
+    rows = markdown_rows(body)
+    assert ("en", "100", "80", "1,200") in rows
+    assert ("Princeton WordNet", "WordNet licence", "en") in rows
+    assert ("wordfreq", "CC BY-SA 4.0", "zh") in rows
 
 
 @pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])

@@ -1,4 +1,4 @@
-"""A RUN folder with the reports that the stages write, filled with made-up numbers of a likely size."""
+"""A RUN folder with the report.json of every stage, filled with made-up numbers of a plausible size."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import head_tail_curve, thresholds_record
 from worldclip.core.artifacts import write_json, write_text
 from worldclip.curate.entry_counts import sampled_curve
-from worldclip.evaluate import report as evaluate_report
+from worldclip.evaluate.report import task_result
 
+CLASSIFICATION = "zeroshot_classification"
 LANGS = ["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"]
 NAMES = {
     "en": ["red apple", "waving hand", "flag: Benin", "kiwi fruit", "person walking"],
@@ -27,7 +28,7 @@ NAMES = {
 
 
 def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
-    """All stages' reports below `run_dir`; returns it."""
+    """Write the reports of all stages into `run_dir` and return it."""
     random = np.random.default_rng(0)
     reports: dict[str, Any] = {
         "metadata": _metadata(random),
@@ -85,17 +86,17 @@ def _curate(random: np.random.Generator) -> dict[str, Any]:
 
 
 def _samples() -> dict[str, list[dict[str, Any]]]:
-    found = {}
+    samples = {}
     for reason in ("pairs_out", "sampled_out", "excluded"):
         entries = [{"entry": "سیب قرمز", "matches": 3000, "prob": 0.25}]
-        found[reason] = [
+        samples[reason] = [
             {"key": f"{reason}/{n}", "text_idx": 0, "text": f"سیب قرمز {n}", "lang": "fa", "keep_prob": 0.25,
              "coin": 0.5, "is_over": reason == "excluded" and n == 1, "entries": entries}
             for n in range(2)
         ]  # fmt: skip
     for reason in ("no_match", "no_language"):
-        found[reason] = [{"key": reason, "text_idx": 0, "text": "?", "lang": "und", "label": "xx", "lang_prob": 0.3}]
-    return found
+        samples[reason] = [{"key": reason, "text_idx": 0, "text": "?", "lang": "und", "label": "xx", "lang_prob": 0.3}]
+    return samples
 
 
 def _sizes() -> dict[str, Any]:
@@ -136,24 +137,20 @@ def _log(random: np.random.Generator) -> list[dict[str, float]]:
 
 
 def _evaluate(random: np.random.Generator, image: bytes) -> dict[str, Any]:
-    found = {}
+    datasets = {}
     for name, num, level in (("emoji_tone", 250, 0.52), ("emoji_base", 1869, 0.24)):
         records = {lang: _record(random, name, lang, num, level) for lang in LANGS}
-        task = {"mean": evaluate_report.mean_over_languages(list(records.values())), "languages": records}
-        found[name] = {"num_images": num, "num_bad_images": 0, "bad_images": [], "tasks": {task_name(): task}}
+        tasks = {CLASSIFICATION: task_result(name, CLASSIFICATION, records)}
+        datasets[name] = {"num_images": num, "num_bad_images": 0, "bad_images": [], "tasks": tasks}
     uri = "data:image/png;base64," + base64.b64encode(image).decode()
-    shown = [_shown(dataset, i, uri) for dataset in found for i in range(6)]
-    return {"model": "train/step_000170000", "datasets": found, "gallery": shown}
-
-
-def task_name() -> str:
-    return "zeroshot_classification"
+    gallery = [_gallery_image(dataset, i, uri) for dataset in datasets for i in range(6)]
+    return {"model": "train/step_000170000", "datasets": datasets, "gallery": gallery}
 
 
 def _record(random: np.random.Generator, name: str, lang: str, num: int, level: float) -> dict[str, Any]:
     five = float(np.clip(level + random.normal(0, 0.06), 0.05, 1))
     metrics = {"acc1": five * 0.35, "acc5": five, "mean_per_class_recall": five * 0.33}
-    record = {"dataset": name, "task": task_name(), "lang": lang, "n": num, "metrics": metrics,
+    record = {"dataset": name, "task": CLASSIFICATION, "lang": lang, "n": num, "metrics": metrics,
               "chance": {"acc1": 1 / 3944, "acc5": 5 / 3944},
               "interval_95": {"acc1": [five * 0.3, five * 0.4], "acc5": [five - 0.05, five + 0.05]}}  # fmt: skip
     if name == "emoji_base":
@@ -164,7 +161,7 @@ def _record(random: np.random.Generator, name: str, lang: str, num: int, level: 
     return record
 
 
-def _shown(dataset: str, i: int, uri: str) -> dict[str, Any]:
+def _gallery_image(dataset: str, i: int, uri: str) -> dict[str, Any]:
     names = {}
     for lang, of_lang in NAMES.items():
         truth = of_lang[i % 5]

@@ -119,3 +119,9 @@ vocab_size = 200
         encoding="utf-8",
     )
     return ToyWorld(folder, recipe)
+
+
+def markdown_rows(text: str) -> list[tuple[str, ...]]:
+    """Return the cells of every table row in a Markdown text, heads and rules included."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines if line.startswith("|")]

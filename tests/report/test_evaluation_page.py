@@ -1,4 +1,4 @@
-"""The page of an evaluation: languages in order, grids, published numbers; and of a comparison."""
+"""The page of an evaluation: languages in order, grids, published numbers; and the page of a comparison."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from toy import write_tar
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.report import mean_over_languages
+from worldclip.evaluate.report import task_result
 from worldclip.evaluate.stage import evaluate_model
 from worldclip.model import load as model_load
 from worldclip.report import write_evaluation
-from worldclip.report.evaluation import grouped, language_of, languages_section, published_section, results_section
-from worldclip.report.model import accuracy_section
+from worldclip.report.by_language import find_language, known_languages, languages_section
+from worldclip.report.evaluate import accuracy_section, published_section, results_section
 from worlds import WordModel, word_dataset
 
 LANGUAGES = ("en", "de", "sw", "zh_yue", "tha_Thai", "klingon")
 
 
 class Weak(WordModel):
-    """Knows English; of other languages every second word."""
+    """A model that knows English, and every second word of other languages."""
 
     def encode_text(self, texts):
         texts = [text if text.startswith("en/") or text[-1] in "02468" else f"{text}?" for text in texts]
@@ -42,39 +42,38 @@ def evaluate(tmp_path, monkeypatch):
     return run
 
 
-def test_the_page_has_languages_in_order_and_means_by_family_and_level(evaluate):
+def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate):
     page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
-    order = re.findall(r"<code>(\w+)</code>", page[page.index("the languages in this order") :])
+    order = re.findall(r"<code>(\w+)</code>", page[page.index("Languages in this order") :])
     assert order[0] == "en"
     assert set(order[:6]) == set(LANGUAGES)
     for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
         assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
     assert re.search(r"high <small>\(\d languages\)</small>", page)
     assert page.count("<circle") == 2 * len(LANGUAGES), "a dot for each language of two tasks"
-    assert re.search(r"<title>Swahili sw: \d+\.\d%, \d+\.\d% to \d+\.\d%; asked 12</title>", page)
+    assert re.search(r"<title>Swahili sw: \d+\.\d%, \d+\.\d% to \d+\.\d%; 12 queries</title>", page)
     assert "http://" not in page
 
 
-def test_codes_of_data_sets_find_their_language():
+def test_language_codes_of_datasets_are_resolved():
     codes = ("zh_yue", "deu_Latn", "sw", "klingon", "xx_Xxxx")
-    assert [getattr(language_of(code), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
-    assert [language.script for language, _ in grouped({"th": 0.5, "klingon": 0.4})] == ["Thai"]
+    assert [getattr(find_language(code), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
+    assert [language.script for language, _ in known_languages({"th": 0.5, "klingon": 0.4})] == ["Thai"]
 
 
-def test_few_languages_make_no_plot_and_no_suite_no_published_numbers():
+def test_few_languages_make_no_plot_and_no_published_numbers_no_section():
     record = {"metrics": {"acc1": 0.5}, "chance": {}, "interval_95": {}, "n": 1}
-    task = {"mean": {"chance": {}}, "languages": {"en": record, "de": record}}
+    task = {"mean": {"chance": {}}, "languages": {"en": record, "de": record}, "plotted": "acc1"}
     report = {"datasets": {"a": {"tasks": {"zeroshot_classification": task}}}}
-    assert languages_section(report) is None
+    assert languages_section(report["datasets"]) is None
     assert published_section(report) is None
 
 
-def section_of(task, records, name="set"):
-    """The tables of results and of parts for a data set with one task."""
-    found = {"num_images": 4, "num_bad_images": 1, "tasks": {task: {"mean": mean_over_languages(records), "languages": {
-        record["lang"]: record for record in records}}}}  # fmt: skip
-    report = {"datasets": {name: found}}
-    return results_section(report).body, accuracy_section(report).body
+def sections_of(task, records, name="set"):
+    """Return the HTML of the results and of the numbers by language of a dataset with one task."""
+    result = task_result(name, task, {record["lang"]: record for record in records})
+    datasets = {name: {"num_images": 4, "num_bad_images": 1, "tasks": {task: result}}}
+    return results_section({"datasets": datasets}).body, accuracy_section(datasets).body
 
 
 def cells(body):
@@ -82,60 +81,60 @@ def cells(body):
     return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
 
 
-def test_results_are_one_table_and_cvqas_two_numbers_are_not_averaged():
+def test_results_are_one_table_and_english_and_local_questions_are_not_averaged():
     records = [
         {"lang": lang, "metrics": {"accuracy": value}, "chance": {"accuracy": 0.25}, "n": 4,
          "interval_95": {"accuracy": [0.1, 0.9]},
          "slices": {"country Kenya": {"n": 3, "metrics": {"accuracy": value}}}}
         for lang, value in (("en", 0.5), ("local", 0.25))
     ]  # fmt: skip
-    results, parts = section_of("choice", records)
+    results, parts = sections_of("choice", records)
     assert cells(results)[1:] == [
         ["set", "choice", "accuracy", "", "50.0%", "en", "10.0% to 90.0%", "4"],
         ["", "", "accuracy", "", "25.0%", "local", "10.0% to 90.0%", "4"],
     ]
-    assert "1 images would not decode" in results
+    assert "1 images could not be decoded" in results
     assert ["country Kenya", "50.0%", "25.0%", "3"] in cells(parts)
     assert "mean over" not in parts
 
 
-def test_a_metric_that_a_part_lacks_is_absent_and_distances_are_no_percents():
+def test_metrics_that_a_part_lacks_are_absent_and_distances_are_not_percentages():
     records = [
         {"lang": lang, "metrics": {"alignment": 1.25}, "chance": {}, "n": 4, "interval_95": {"alignment": [1.0, 1.5]}}
         for lang in ("en", "de")
     ]
-    results, numbers = section_of("alignment_uniformity", records)
+    results, numbers = sections_of("alignment_uniformity", records)
     assert cells(results)[1] == ["set", "alignment uniformity", "alignment", "", "1.250", "2", "", ""]
     assert ["mean over 2", "1.250", ""] in cells(numbers)
     part = {
         "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.5}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
         "slices": {"region Asia": {"n": 2, "metrics": {"acc1": 1.0}}},
     }  # fmt: skip
-    _, parts = section_of("zeroshot_classification", [part])
-    assert ["part", "acc1", "asked"] in cells(parts)
+    _, parts = sections_of("zeroshot_classification", [part])
+    assert ["part", "acc1", "queries"] in cells(parts)
     assert ["region Asia", "100.0%", "2"] in cells(parts)
 
 
-def test_the_number_that_the_catalog_makes_of_a_record_stands_for_it():
+def test_a_metric_that_the_catalog_derives_is_the_headline():
     record = {
         "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.1}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
         "slices": {"region 0": {"n": 2, "metrics": {"acc1": 0.75}}, "region 1": {"n": 2, "metrics": {"acc1": 0.25}}},
     }  # fmt: skip
-    results, _ = section_of("zeroshot_classification", [record], "geode_datacomp")
+    results, _ = sections_of("zeroshot_classification", [record], "geode_datacomp")
     assert cells(results)[1][:5] == ["geode_datacomp", "zeroshot classification", "worst region/acc1", "", "25.0%"]
 
 
-def test_a_suite_has_its_one_number_or_says_what_it_lacks():
+def test_a_suite_has_its_mean_or_says_what_is_missing():
     record = {"lang": "en", "metrics": {"acc1": 0.5}, "chance": {}, "n": 4, "interval_95": {}}
-    task = {"mean": mean_over_languages([record]), "languages": {"en": record}}
-    sets = {"datasets": {"pets": {"num_bad_images": 0, "tasks": {"zeroshot_classification": task}}}}
-    whole = results_section({**sets, "suite": {"name": "slip26", "mean": 0.625, "missing": []}}).body
-    assert "<b>62.5%</b><span>suite slip26</span>" in whole
-    lacking = results_section({**sets, "suite": {"name": "slip26", "mean": None, "missing": ["cars", "dtd"]}}).body
-    assert "Suite slip26 has no mean, as 2 of its data sets are missing: cars, dtd." in lacking
+    task = task_result("pets", "zeroshot_classification", {"en": record})
+    report = {"datasets": {"pets": {"num_bad_images": 0, "tasks": {"zeroshot_classification": task}}}}
+    complete = results_section({**report, "suite": {"name": "slip26", "mean": 0.625, "missing": []}}).body
+    assert "<b>62.5%</b><span>suite slip26</span>" in complete
+    incomplete = results_section({**report, "suite": {"name": "slip26", "mean": None, "missing": ["cars", "dtd"]}}).body
+    assert "No mean for suite slip26: 2 datasets are missing: cars, dtd." in incomplete
 
 
-def test_published_numbers_stand_on_the_page_with_their_flags():
+def test_published_numbers_are_flagged_and_escaped():
     row = {
         "title": "CVQA <LOCAL>", "ours_pct": 50.0, "published_pct": 57.4, "difference_pct": -7.4, "differs": True,
         "over": "local", "source": "abstract", "is_secondary": True, "protocol": "micro",
@@ -146,7 +145,7 @@ def test_published_numbers_stand_on_the_page_with_their_flags():
     assert "(secondary)" in body
 
 
-def test_a_comparison_is_a_page_too(evaluate, tmp_path, capsys):
+def test_compare_writes_a_page(evaluate, tmp_path, capsys):
     from worldclip.cli import main
 
     first, second = evaluate(Weak(), "weak"), evaluate(WordModel(), "strong")
@@ -154,10 +153,10 @@ def test_a_comparison_is_a_page_too(evaluate, tmp_path, capsys):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "A star marks differences" in page
     assert "*</b>" in page
-    assert "| emoji_base | acc1 |" in capsys.readouterr().out
+    assert "| emoji_base | zeroshot_classification" in capsys.readouterr().out
 
 
-def test_the_command_measures_any_model_and_tells_mistakes(tmp_path, monkeypatch, capsys):
+def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeypatch, capsys):
     from worldclip.cli import main
 
     words = [f"word{i}" for i in range(6)]
@@ -174,14 +173,14 @@ def test_the_command_measures_any_model_and_tells_mistakes(tmp_path, monkeypatch
     assert "by hand: accept its terms" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_model_that_no_published_row_names_is_an_error(tmp_path):
-    (tmp_path / "pets").mkdir()  # an empty folder: had it been read, that were the mistake told
+def test_unknown_model_in_against_is_an_error_before_any_work(tmp_path):
+    (tmp_path / "pets").mkdir()  # an empty folder: reading it would be another error
     config = EvaluateConfig(suite="paper", data=str(tmp_path), allow_missing=True, against="ViT-Z")
-    with pytest.raises(UserError, match=r"evaluate\.against is 'ViT-Z'"):
+    with pytest.raises(UserError, match=r"unknown model 'ViT-Z' in evaluate\.against"):
         evaluate_model("me/model", config, tmp_path / "out")
 
 
-def test_one_command_gives_the_papers_table_for_the_data_that_are_there(tmp_path, monkeypatch, capsys):
+def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, monkeypatch, capsys):
     from worldclip.cli import main
 
     pets, xm = tmp_path / "data/pets", tmp_path / "data/xm3600"
@@ -205,4 +204,4 @@ def test_one_command_gives_the_papers_table_for_the_data_that_are_there(tmp_path
     assert ("CVQA", "accuracy", "0", "missing") in rows
     assert ("XM3600 image > text R@1", "100.0", "64.3", "+35.7 !", "2 of 36", "abstract and README") in rows
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    assert "Beside published numbers" in page
+    assert "Published numbers" in page

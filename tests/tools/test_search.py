@@ -181,7 +181,7 @@ def test_contact_sheet_embeds_its_pictures_and_escapes_texts(world, tmp_path, ca
 
 
 def test_contact_sheet_names_unreadable_pictures(world, tmp_path):
-    from worldclip.report.search import write_contact_sheet
+    from worldclip.tools.contact_sheet import write_contact_sheet
 
     hit = {"score": 0.5, "key": "k", "file": str(tmp_path / "gone.tar"), "offset": 0, "size": 5}
     write_contact_sheet(tmp_path / "sheet.html", [{"query": "a", "hits": [hit]}], "embedded")

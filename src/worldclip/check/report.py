@@ -1,14 +1,11 @@
-"""report.html of a check: removals by rule and by language, distances, and the removed images beside what they copy."""
+"""report.html of a check: removals by rule and language, distances, and removed images beside what they copy."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,166 +14,210 @@ import pyarrow.parquet as pq
 
 from worldclip.check.deny import REFUSALS
 from worldclip.check.duplicates import BYTE_DUPLICATE, DUPLICATE_RULES
-from worldclip.check.hashing import UNDECODABLE, open_image
+from worldclip.check.hashing import UNDECODABLE
 from worldclip.check.pair_rules import ELSEWHERE
-from worldclip.core.artifacts import write_text
 from worldclip.core.coin import sample_numbers
-from worldclip.core.errors import BadShard, require
+from worldclip.core.errors import BadShard
 from worldclip.pool.read import read_member
+from worldclip.report.html import Html, join, tag
+from worldclip.report.images import data_uri, shrink
+from worldclip.report.numbers import count
+from worldclip.report.page import Bar, Card, Section, bars, cards, figure, grid, lang_name, write_page
+from worldclip.report.table import Column, Table, text_column, to_html
 
-SAMPLES_OF_RULE = 24  # removals of a rule, and groups of duplicates, in the gallery, chosen by hash
-COPIES_OF_GROUP = 11  # shown beside the pair that stays
+SAMPLES_PER_RULE = 24  # removals of a rule, and groups of duplicates, in the gallery, chosen by hash
+COPIES_PER_GROUP = 11  # shown beside the pair that stays
 THUMBNAIL_PX = 112
 NUM_DISTANCES = 65  # 0 to 64 bits
-REFUSED = (*REFUSALS, ELSEWHERE)  # a key that is removed elsewhere may be refused there
+REFUSED = (*REFUSALS, ELSEWHERE)  # rules whose images nobody wants to see; a key removed elsewhere may be one of them
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1b1f24}
-table{border-collapse:collapse;margin:.6rem 0}
-td,th{padding:.15rem .7rem;border-bottom:1px solid #d8dee4;text-align:right}
-td:first-child,th:first-child{text-align:left}figure{display:inline-block;margin:.4rem;vertical-align:top;width:15.5rem}
-figure img{height:112px;max-width:7.4rem;object-fit:contain;background:#f2f4f6;margin-right:.2rem}
-.wide{overflow-x:auto}figure.group{width:auto;display:block}
-figcaption{font-size:12px;overflow-wrap:anywhere;color:#57606a}rect{fill:#4a78b5}text{font-size:11px;fill:#57606a}
-"""
+ReadImage = Callable[[str], bytes]
+Place = tuple[str, int, int]
+"""File, offset and size of an image."""
 
 
-def write_report(
-    folder: Path, report: Mapping[str, Any], readers: Mapping[str, Callable[[str], bytes]] | None = None
-) -> None:
-    """Draw folder/report.html from the report's numbers and the lists in the folder.
+class Counts(TypedDict):
+    """Pairs by what became of them."""
 
-    readers: what gives an image by its name, of evaluation sets whose files of hashes do not say where images lie.
+    pairs_in: int
+    valid: int
+    removed: dict[str, int]
+    by_language: dict[str, dict[str, int]]
+
+
+class Images(TypedDict):
+    """Images by what was seen of them."""
+
+    images: int
+    undecodable: int
+    nearly_blank: int
+
+
+class Texts(TypedDict):
+    """Texts by the rule that rejects them."""
+
+    read: int
+    rejected: dict[str, int]
+
+
+class CheckReport(TypedDict):
+    """What the page shows of the check's report.json."""
+
+    counts: Counts
+    images: Images
+    texts: Texts
+    duplicate_groups: int
+    pairs_by_distance: list[int]
+    radius: int
+    against: dict[str, str]
+
+
+def write_report(folder: Path, numbers: Mapping[str, Any], readers: Mapping[str, ReadImage] | None = None) -> None:
+    """Write folder/report.html from the numbers of report.json and the lists in the folder.
+
+    readers: what reads an image by name, for evaluation sets whose hash files do not say where images are.
     """
-    counts = report["counts"]
+    report = cast(CheckReport, numbers)
     removed = _Removed.read(folder / "removed.parquet")
-    images = _Images.find(folder, removed, report["against"], readers or {})
-    parts = [
-        f"<!doctype html><meta charset=utf-8><title>pool check</title><style>{STYLE}</style><h1>Pool check</h1>",
-        f"<p>{counts['pairs_in']:,} pairs, {counts['valid']:,} valid "
-        f"({_share(counts['valid'], counts['pairs_in'])}). {report['images']['images']:,} images, "
-        f"{report['images']['undecodable']:,} undecodable, {report['images']['nearly_blank']:,} nearly blank (compared "
-        "by bytes alone).</p>",
-        "<h2>Removals by rule</h2>",
-        _table(
-            ("rule", "pairs", "share"),
-            [(name, f"{n:,}", _share(n, counts["pairs_in"])) for name, n in counts["removed"].items()],
-        ),
-        _texts(report["texts"]),
-        "<h2>By language</h2>",
-        _by_language(counts["by_language"]),
+    images = _Images.locate(folder, removed, report["against"], readers or {})
+    sections = [
+        _summary(report),
+        *_rejected_texts(report["texts"]),
+        _languages(report["counts"]["by_language"]),
         *_distances(report, removed),
         *_decontamination(folder, report, removed),
         *_groups(report, removed, images),
-        *_gallery(counts["removed"], removed, images),
+        *_gallery(report["counts"]["removed"], removed, images),
     ]
-    write_text(folder / "report.html", "\n".join(parts))
+    write_page(folder / "report.html", "Pool check", "Made with worldclip.", sections)
+
+
+def _summary(report: CheckReport) -> Section:
+    counts, images = report["counts"], report["images"]
+    figures = [
+        Card(value=count(counts["pairs_in"]), name="pairs"),
+        Card(value=count(counts["valid"]), name="valid", remark=_share(counts["valid"], counts["pairs_in"])),
+        Card(value=count(images["images"]), name="images"),
+        Card(value=count(images["undecodable"]), name="undecodable"),
+        Card(value=count(images["nearly_blank"]), name="nearly blank", remark="compared by their bytes only"),
+    ]
+    body = join([cards(figures), to_html(_rule_table("pairs", counts["removed"], counts["pairs_in"]))])
+    return Section(anchor="removals", heading="Removals by rule", lead="The first rule that applies counts.", body=body)
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f}%" if whole else "-"
+    return f"{100 * part / whole:.2f}%" if whole else ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
-    lines += [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<div class=wide><table>{''.join(lines)}</table></div>"
+def _rule_table(unit: str, removed: Mapping[str, int], total: int) -> Table:
+    columns = [text_column("rule"), Column(title=unit, text=count), Column(title="share")]
+    return Table(columns=columns, rows=[[rule, number, _share(number, total)] for rule, number in removed.items()])
 
 
-def _texts(texts: Mapping[str, Any]) -> str:
+def _rejected_texts(texts: Texts) -> list[Section]:
     if not texts["rejected"]:
-        return ""
-    rows = [(name, f"{n:,}", _share(n, texts["read"])) for name, n in texts["rejected"].items()]
-    note = '<p>A rejected text leaves the pool with its pair, or where write = "tars" writes the pool anew.</p>'
-    return "<h2>Texts rejected</h2>" + _table(("rule", "texts", "share"), rows) + note
+        return []
+    lead = 'A rejected text leaves the pool with its pair, or when write = "tars" writes the pool anew.'
+    body = to_html(_rule_table("texts", texts["rejected"], texts["read"]))
+    return [Section(anchor="texts", heading="Rejected texts", lead=lead, body=body)]
 
 
-def _by_language(by_language: Mapping[str, Mapping[str, int]]) -> str:
-    rules = sorted({rule for found in by_language.values() for rule in found} - {"valid"})
-    rows = sorted(by_language.items(), key=lambda item: (-sum(item[1].values()), item[0]))
-    cells = [
-        (lang, f"{sum(found.values()):,}", *(f"{found.get(rule, 0):,}" for rule in ("valid", *rules)))
-        for lang, found in rows
-    ]
-    return _table(("language", "pairs", "valid", *rules), cells)
+def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:
+    rules = sorted({rule for counts in by_language.values() for rule in counts} - {"valid"})
+    langs = sorted(by_language, key=lambda lang: (-sum(by_language[lang].values()), lang))
+    rows = []
+    for lang in langs:
+        counts = by_language[lang]
+        rows.append([lang, sum(counts.values()), *(counts.get(rule, 0) for rule in ("valid", *rules))])
+    titles = ("pairs", "valid", *rules)
+    columns = [text_column("language", html=lang_name), *(Column(title=title, text=count) for title in titles)]
+    body = to_html(Table(columns=columns, rows=rows))
+    return Section(anchor="languages", heading="By language", lead="Pairs by language and rule.", body=body)
 
 
-def _distances(report: Mapping[str, Any], removed: _Removed) -> list[str]:
-    parts = []
-    if report["pairs_by_distance"]:
-        parts.append(f"<h2>Pairs of different hashes by distance (radius {report['radius']})</h2>")
-        parts.append(_bars(report["pairs_by_distance"]) if any(report["pairs_by_distance"]) else "<p>none</p>")
+def _distances(report: CheckReport, removed: _Removed) -> list[Section]:
+    """Return how near pairs of images are, and removed images to what they copy."""
+    sections = []
+    if any(report["pairs_by_distance"]):
+        lead = f"Pairs of images with different hashes, by Hamming distance in bits (radius {report['radius']})."
+        body = _distance_bars(report["pairs_by_distance"])
+        sections.append(Section(anchor="distances", heading="Distances", lead=lead, body=body))
     for rule, counts in sorted(removed.distances.items()):
         if rule != BYTE_DUPLICATE:
-            parts += [
-                f"<h2>{html.escape(rule)}: removed by distance to what stays</h2>",
-                _bars(np.trim_zeros(counts, "b").tolist()),
-            ]
-    return parts
+            body = _distance_bars(np.trim_zeros(counts, "b").tolist())
+            lead = "Removed images by Hamming distance to the image that stays, in bits."
+            sections.append(Section(anchor=f"distances-{rule}", heading=f"Distances: {rule}", lead=lead, body=body))
+    return sections
 
 
-def _bars(counts: Sequence[int]) -> str:
-    """A bar for each distance from 0 on."""
-    bars = []
-    for n, count in enumerate(counts):
-        x, height = 30 + 44 * n, 100 * count / max(*counts, 1)
-        bars.append(f'<rect x="{x}" y="{120 - height:.1f}" width="32" height="{height:.1f}"/>')
-        bars.append(f'<text x="{x + 16}" y="{114 - height:.1f}" text-anchor="middle">{count:,}</text>')
-        bars.append(f'<text x="{x + 16}" y="134" text-anchor="middle">{n}</text>')
-    return f'<svg width="{60 + 44 * len(counts)}" height="140">{"".join(bars)}</svg>'
+def _distance_bars(counts: Sequence[int]) -> Html:
+    largest = max(*counts, 1)
+    return bars(
+        Bar(label=str(distance), parts=[(number / largest, "var(--s1)", f"distance {distance}")], note=count(number))
+        for distance, number in enumerate(counts)
+    )
 
 
-def _decontamination(folder: Path, report: Mapping[str, Any], removed: _Removed) -> list[str]:
-    """What was taken for each evaluation set."""
-    against = report["against"]
-    if not against:
-        return []
+def _decontamination(folder: Path, report: CheckReport, removed: _Removed) -> list[Section]:
+    """Return what was removed for each evaluation set."""
     rows = []
-    for name in sorted(against):
+    for name, source in sorted(report["against"].items()):
+        rule = f"against:{name}"
         num_images = pq.read_metadata(folder / "against" / f"{name}.parquet").num_rows
-        num_removed = report["counts"]["removed"].get(f"against:{name}", 0)
-        copied = len(removed.copied.get(f"against:{name}", ()))
-        rows.append((name, against[name], f"{num_images:,}", f"{num_removed:,}", f"{copied:,}"))
-    head = ("set", "from", "its images", "pairs removed", "images of it that they show")
-    return ["<h2>Decontamination</h2>", _table(head, rows)]
+        num_removed = report["counts"]["removed"].get(rule, 0)
+        rows.append([name, source, num_images, num_removed, len(removed.copied.get(rule, ()))])
+    if not rows:
+        return []
+    titles = ("images", "pairs removed", "images that these pairs show")
+    columns = [text_column("set"), text_column("from"), *(Column(title=title, text=count) for title in titles)]
+    lead = "Pairs whose image is in an evaluation set."
+    body = to_html(Table(columns=columns, rows=rows))
+    return [Section(anchor="decontamination", heading="Decontamination", lead=lead, body=body)]
 
 
-def _groups(report: Mapping[str, Any], removed: _Removed, images: _Images) -> list[str]:
-    """Sampled groups of duplicates: the pair that stays, then those that go for it."""
+def _groups(report: CheckReport, removed: _Removed, images: _Images) -> list[Section]:
+    """Return sampled groups of duplicates: the pair that stays, then those removed for it."""
     if not removed.groups:
         return []
-    parts = [f"<h2>Groups of duplicates: {len(removed.groups)} of {report['duplicate_groups']:,}</h2>"]
+    figures = []
     for stays, group in removed.groups.items():
-        goes = group.sample.to_pylist()
-        shown = [images.of_pair(stays), *(images.of_pair(row["key"]) for row in goes)]
-        more = f" and {group.num_rows - len(goes):,} more" if group.num_rows > len(goes) else ""
-        keys = ", ".join(html.escape(row["key"]) for row in goes)
-        caption = f"{html.escape(stays)} stays; for it go {keys}{more}"
-        parts.append(f"<figure class=group>{''.join(shown)}<figcaption>{caption}</figcaption></figure>")
-    return parts
+        keys = group.sample["key"].to_pylist()
+        num_hidden = group.num_rows - len(keys)
+        more = f" and {num_hidden:,} more" if num_hidden else ""
+        pictures = join(images.of_pair(key) for key in (stays, *keys))
+        figures.append(figure(f"{stays} stays; removed for it: {', '.join(keys)}{more}", "", pictures))
+    heading = f"Groups of duplicates: {len(figures)} of {report['duplicate_groups']:,}"
+    lead = "Chosen by hash. The pair that stays comes first."
+    return [Section(anchor="groups", heading=heading, lead=lead, body=tag("div", *figures, class_="pictures"))]
 
 
-def _gallery(counts: Mapping[str, int], removed: _Removed, images: _Images) -> list[str]:
-    """Sampled removals of each rule, beside the image that stays or the evaluation image."""
-    parts = []
+def _gallery(counts: Mapping[str, int], removed: _Removed, images: _Images) -> list[Section]:
+    """Return sampled removals per rule, beside the image that stays or the image of the evaluation set."""
+    sections = []
     for rule, sample in sorted(removed.samples.items()):
-        parts.append(f"<h2>{html.escape(rule)}: {sample.num_rows} of {counts[rule]:,}</h2>")
-        for row in sample.to_pylist():
-            shown = [images.of_pair(row["key"])]
-            if row["other_key"] is not None:
-                name = _set_of(rule)
-                shown.append(images.of_reference(name, row["other_key"]) if name else images.of_pair(row["other_key"]))
-            words = [row["key"], row["detail"], row["other_key"]]
-            words += [f"distance {row['distance']}"] if row["distance"] is not None else []
-            caption = " · ".join(html.escape(word) for word in words if word)
-            parts.append(f"<figure>{''.join(shown)}<figcaption>{caption}</figcaption></figure>")
-    if refused := [rule for rule in counts if rule in REFUSED]:
-        parts.append(f"<p>Not shown, since nobody wants it to be: {', '.join(refused)}.</p>")
-    return parts
+        figures = [_removal(rule, row, images) for row in sample.to_pylist()]
+        heading = f"{rule}: {sample.num_rows} of {counts[rule]:,}"
+        body = tag("div", grid(figures, "mid"), class_="pictures")
+        sections.append(Section(anchor=f"rule-{rule}", heading=heading, lead="Chosen by hash.", body=body))
+    refused = [rule for rule in counts if rule in REFUSED]
+    if refused:
+        lead = f"Denied or opted out, so never shown: {', '.join(refused)}."
+        sections.append(Section(anchor="refused", heading="Not shown", lead=lead, body=Html()))
+    return sections
 
 
-def _set_of(rule: str) -> str | None:
-    """The evaluation set of a rule of decontamination."""
+def _removal(rule: str, row: Mapping[str, str | int | None], images: _Images) -> Html:
+    key, other_key, name = str(row["key"]), row["other_key"], _evaluation_set(rule)
+    pictures = [images.of_pair(key)]
+    if other_key is not None:
+        pictures.append(images.of_reference(name, str(other_key)) if name else images.of_pair(str(other_key)))
+    distance = None if row["distance"] is None else f"distance {row['distance']}"
+    caption = " · ".join(str(part) for part in (key, row["detail"], other_key, distance) if part)
+    return figure(caption, "", join(pictures))
+
+
+def _evaluation_set(rule: str) -> str | None:
+    """Return the evaluation set of a rule of decontamination."""
     return rule.removeprefix("against:") if rule.startswith("against:") else None
 
 
@@ -193,12 +234,12 @@ class _Group:
 
 @dataclass(slots=True)
 class _Removed:
-    """What the report says of the removed pairs: some of each rule, chosen by the hashes of their keys."""
+    """What the page shows of removed.parquet: some rows per rule, chosen by the hashes of their keys."""
 
     samples: dict[str, pa.Table]
-    """SAMPLES_OF_RULE rows of each rule, in the order of hashes."""
+    """SAMPLES_PER_RULE rows of each rule, in the order of hashes."""
     distances: dict[str, np.ndarray]
-    """Removals of a rule by distance from 0 to 64."""
+    """(NUM_DISTANCES,) removals of a rule by distance."""
     copied: dict[str, set[str]]
     """Evaluation images that removed pairs show, by rule."""
     groups: dict[str, _Group]
@@ -206,135 +247,125 @@ class _Removed:
 
     @classmethod
     def read(cls, path: Path) -> _Removed:
-        """In two passes and in memory that does not grow with the file, but for the evaluation images' names."""
-        found, stays = cls({}, {}, {}, {}), pa.table({"other_key": pa.array([], pa.string()), **_NO_ORDER})
+        """Read the file in two passes.  Memory does not grow with it, except for the evaluation images' names."""
+        removed = cls({}, {}, {}, {})
+        stays = _with_order(pa.table({"other_key": pa.array([], pa.string())}))
         for table in _batches(path):
             for rule in pc.unique(table["rule"]).to_pylist():
-                of_rule = table.filter(pc.equal(table["rule"], rule))
-                found._add(rule, of_rule)
+                rows = table.filter(pc.equal(table["rule"], rule))
+                removed._add(rule, rows)
                 if rule in DUPLICATE_RULES:
-                    stays = _first(stays, _with_order(pa.table({"other_key": pc.unique(of_rule["other_key"])})))
-        found.groups = {key: _Group(table.slice(0, 0)) for key in stays["other_key"].to_pylist()}
-        for table in _batches(path) if found.groups else ():
+                    stays = _merge_samples(stays, _with_order(pa.table({"other_key": pc.unique(rows["other_key"])})))
+        removed.groups = {key: _Group(table.slice(0, 0)) for key in stays["other_key"].to_pylist()}
+        for table in _batches(path) if removed.groups else ():
             is_copy = pc.is_in(table["rule"], pa.array(DUPLICATE_RULES))
-            copies = table.filter(pc.and_(is_copy, pc.is_in(table["other_key"], pa.array(list(found.groups)))))
+            is_shown = pc.is_in(table["other_key"], pa.array(list(removed.groups)))
+            copies = table.filter(pc.and_(is_copy, is_shown))
             for key in pc.unique(copies["other_key"]).to_pylist():
-                group, more = found.groups[key], copies.filter(pc.equal(copies["other_key"], key))
-                group.sample, group.num_rows = _first(group.sample, more, COPIES_OF_GROUP), group.num_rows + len(more)
-        return found
+                group, more = removed.groups[key], copies.filter(pc.equal(copies["other_key"], key))
+                group.sample = _merge_samples(group.sample, more, COPIES_PER_GROUP)
+                group.num_rows += len(more)
+        return removed
 
     def _add(self, rule: str, rows: pa.Table) -> None:
         if rule not in REFUSED:
-            self.samples[rule] = _first(self.samples.get(rule, rows.slice(0, 0)), rows)
+            self.samples[rule] = _merge_samples(self.samples.get(rule, rows.slice(0, 0)), rows)
         counts = np.bincount(rows["distance"].drop_null().to_numpy(), minlength=NUM_DISTANCES)
         if counts.any():
             self.distances[rule] = self.distances.get(rule, 0) + counts
-        if _set_of(rule):
+        if _evaluation_set(rule):
             self.copied.setdefault(rule, set()).update(pc.unique(rows["other_key"]).to_pylist())
 
-    def names(self) -> tuple[set[str], dict[str, set[str]]]:
-        """Pairs, and images of each evaluation set, that are shown."""
-        pairs, of_set = set(self.groups), dict[str, set[str]]()
+    def shown_names(self) -> tuple[set[str], dict[str, set[str]]]:
+        """Return the keys of the pairs that are shown, and the images shown of each evaluation set."""
+        pairs, references = set(self.groups), dict[str, set[str]]()
         for rule, sample in self.samples.items():
             pairs.update(sample["key"].to_pylist())
             others = set(sample["other_key"].drop_null().to_pylist())
-            if name := _set_of(rule):
-                of_set[name] = others
+            name = _evaluation_set(rule)
+            if name:
+                references[name] = others
             else:
                 pairs |= others
         for group in self.groups.values():
             pairs.update(group.sample["key"].to_pylist())
-        return pairs, of_set
-
-
-_NO_ORDER = {"order": pa.array([], pa.uint64())}
+        return pairs, references
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:
-    """removed.parquet in parts, each row with the hash of its key."""
-    names = ["key", "rule", "detail", "other_key", "distance"]
-    for batch in pq.ParquetFile(path).iter_batches(columns=names):
-        table = pa.Table.from_batches([batch])
-        plain = [column.cast(pa.int16() if name == "distance" else pa.string()) for name, column in
-                 zip(names, table.columns, strict=True)]  # fmt: skip
-        yield _with_order(pa.table(plain, names))
+    """Read removed.parquet in parts, each row with the hash of its key (`order`)."""
+    schema = pa.schema([(name, pa.string()) for name in ("key", "rule", "detail", "other_key")])
+    schema = schema.append(pa.field("distance", pa.int16()))
+    for batch in pq.ParquetFile(path).iter_batches(columns=schema.names):
+        yield _with_order(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
 
 
 def _with_order(table: pa.Table) -> pa.Table:
     return table.append_column("order", pa.array(sample_numbers(table.column(0))))
 
 
-def _first(sample: pa.Table, more: pa.Table, number: int = SAMPLES_OF_RULE) -> pa.Table:
-    """The rows of both that come first in the order of hashes, each value of the first column once."""
+def _merge_samples(sample: pa.Table, more: pa.Table, size: int = SAMPLES_PER_RULE) -> pa.Table:
+    """Return the `size` rows of both that come first in the order of hashes, each value of the first column once."""
     both = pa.concat_tables([sample, more]).sort_by("order")
-    column = both.column(0).combine_chunks().dictionary_encode().indices.to_numpy()
-    return both.take(pa.array(np.sort(np.unique(column, return_index=True)[1])[:number]))
+    codes = both.column(0).combine_chunks().dictionary_encode().indices.to_numpy()
+    first_rows = np.sort(np.unique(codes, return_index=True)[1])
+    return both.take(pa.array(first_rows[:size]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Images:
-    """Thumbnails of pairs and evaluation images, as far as their files are still there."""
+    """Thumbnails of pairs and evaluation images, as far as their files still exist."""
 
-    readers: Mapping[str, Callable[[str], bytes]]
+    readers: Mapping[str, ReadImage]
     pairs: Mapping[str, Place]
     references: Mapping[str, Mapping[str, Place]]
 
     @classmethod
-    def find(
-        cls,
-        folder: Path,
-        removed: _Removed,
-        against: Mapping[str, str],
-        readers: Mapping[str, Callable[[str], bytes]],
+    def locate(
+        cls, folder: Path, removed: _Removed, against: Mapping[str, str], readers: Mapping[str, ReadImage]
     ) -> _Images:
-        pairs, of_set = removed.names()
+        """Look up where the images are that the page shows."""
+        pairs, names_by_set = removed.shown_names()
         references = {
-            name: _places([folder / "against" / f"{name}.parquet"], of_set.get(name, set()))
+            name: _places([folder / "against" / f"{name}.parquet"], names_by_set.get(name, set()))
             for name in against
             if name not in readers
         }
         return cls(readers, _places(sorted((folder / "images").rglob("*.parquet")), pairs), references)
 
-    def of_pair(self, key: str) -> str:
-        return _shown(self.pairs.get(key))
+    def of_pair(self, key: str) -> Html:
+        return _read_thumbnail(self.pairs.get(key))
 
-    def of_reference(self, set_name: str, name: str) -> str:
+    def of_reference(self, set_name: str, name: str) -> Html:
         if set_name in self.readers:
-            return thumbnail(self.readers[set_name](name))
-        return _shown(self.references[set_name].get(name))
-
-
-Place = tuple[str, int, int]  # file, offset, size
+            return _thumbnail(self.readers[set_name](name))
+        return _read_thumbnail(self.references[set_name].get(name))
 
 
 def _places(files: Sequence[Path], names: set[str]) -> dict[str, Place]:
-    """Where the images of these names lie, of equal names the first."""
-    found: dict[str, Place] = {}
+    """Return where the images of these names are; the first of equal names."""
+    places: dict[str, Place] = {}
     wanted = pa.array(sorted(names), pa.string())
     for file in files if names else ():
         table = pq.read_table(file, columns=["name", "file", "offset", "size"])
         for row in table.filter(pc.is_in(table["name"], wanted)).to_pylist():
-            found.setdefault(row["name"], (row["file"], row["offset"], row["size"]))
-    return found
+            places.setdefault(row["name"], (row["file"], row["offset"], row["size"]))
+    return places
 
 
-def _shown(place: Place | None) -> str:
+def _read_thumbnail(place: Place | None) -> Html:
+    """Return the image; nothing if its file is gone: hash files outlive images, and the caption has the name."""
     if place is None:
-        return ""
+        return Html()
     try:
-        return thumbnail(read_member(*place))
+        return _thumbnail(read_member(*place))
     except (OSError, BadShard):
-        return ""  # a file of hashes outlives its images: the name alone is shown
+        return Html()
 
 
-def thumbnail(content: bytes) -> str:
-    """An <img> of the image, "" where it cannot be decoded."""
-    require("PIL.Image", extra="pool")
+def _thumbnail(content: bytes) -> Html:
+    """Return the image; nothing if it cannot be decoded."""
     try:
-        image = open_image(content).convert("RGB")
+        return tag("img", src=data_uri(shrink(content, THUMBNAIL_PX)), alt="")
     except UNDECODABLE:
-        return ""
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
+        return Html()

@@ -26,16 +26,16 @@ class EstimateCommand:
     pairs: str | None = None
     """How many pairs to keep (10000, 10M, 1.5B): solves for the threshold or tail fraction that the recipe sets."""
     plot: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also draw size against threshold into this .svg, .png or .pdf, and into the run's report.html."""
+    """Also draw size against threshold into this .svg file and into the run's report.html."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON."""
 
 
 def _estimate(command: EstimateCommand) -> int:
-    from worldclip.tools.estimate import estimate, plot_kind, to_text
+    from worldclip.tools.estimate import check_plot_path, estimate, to_text
 
     if command.plot is not None:
-        plot_kind(Path(command.plot))
+        check_plot_path(Path(command.plot))
     pairs = None if command.pairs is None else _read_count("--pairs", command.pairs)
     thresholds = [int(value) for value in _read_counts("--threshold", command.threshold)]
     fractions = _read_counts("--tail-fraction", command.tail_fraction)
@@ -127,14 +127,13 @@ class CompareCommand:
 
 
 def _compare(command: CompareCommand) -> int:
-    from worldclip.evaluate.compare import compare, markdown
+    from worldclip.evaluate.compare import compare
+    from worldclip.evaluate.tables import comparison_text, write_comparison
 
     rows = compare(Path(command.first), Path(command.second))
     if command.out:
-        from worldclip.report import write_comparison
-
         write_comparison(Path(command.out), rows, command.first, command.second)
-    print(json.dumps(rows, ensure_ascii=False) if command.json else markdown(rows))
+    print(json.dumps(rows, ensure_ascii=False) if command.json else comparison_text(rows))
     return 0
 
 

@@ -135,7 +135,7 @@ def _search(command: SearchCommand) -> int:
         allow_urls=command.allow_urls,
     )
     if command.html is not None:
-        from worldclip.report.search import write_contact_sheet
+        from worldclip.tools.contact_sheet import write_contact_sheet
 
         write_contact_sheet(Path(command.html), results, command.folder)
         Console(stderr=True, highlight=False).print(f"contact sheet: {command.html}", soft_wrap=True)

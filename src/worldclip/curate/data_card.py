@@ -1,14 +1,17 @@
-"""A data card: what someone who publishes the list of kept pairs would say beside it (Markdown)."""
+"""The data card: what someone who publishes the list of kept pairs should say about it, in Markdown."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
+from worldclip.report.table import Column, Table, text_column, to_markdown
 
+_STAGES = ("pool", "metadata", "match", "balance")
 _SETTINGS = (
     *("pool.key", "pool.valid_keys", "pool.deny_keys", "languages.lid_model", "match.profile", "match.fold_case"),
     *("match.isolate", "match.min_lang_prob", "match.restrict_to_recipe_languages", "balance.rule"),
@@ -18,91 +21,91 @@ _SETTINGS = (
 
 
 def write_card(run_dir: Path, report: dict[str, Any]) -> None:
-    """RUN/curate/DATA_CARD.md from the manifests of all stages up to curate; `report` is curate's."""
+    """Write RUN/curate/DATA_CARD.md from the manifests of all stages up to curate; report: curate's."""
     artifacts.write_text(run_dir / "curate" / "DATA_CARD.md", data_card(run_dir, report))
 
 
 def data_card(run_dir: Path, report: dict[str, Any]) -> str:
-    manifests = {
-        stage: artifacts.require_manifest(run_dir, stage) for stage in ("pool", "metadata", "match", "balance")
-    }
+    """Return the card: sources, settings, what was kept, digests to verify it by."""
+    manifests = {stage: artifacts.require_manifest(run_dir, stage) for stage in _STAGES}
     thresholds = artifacts.read_json(run_dir / "balance" / "thresholds.json")
-    unit = "images, of which one text each was drawn" if report["text_policy"] == "one" else "image-text pairs"
+    unit = "images, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
     total = report["total"]
+    reasons = [name for name in total if name not in ("pairs_in", "pairs_out", "expected_pairs")]
     parts = [
         "# Data card",
-        f"{total['pairs_out']:,} of {total['pairs_in']:,} {unit}, kept by substring matching against lists of entries "
-        f"in {len(manifests['match']['languages'])} languages and by balancing over those entries (the recipe of "
-        "Meta CLIP 2, arXiv:2507.22062, as worldclip implements it). No model looked at an image or judged a text; a "
-        "language identification model chose each text's list. The list holds keys and texts, not images: their "
-        "rights are their owners', and what an owner asks to remove belongs into `pool.deny_keys`.",
-        "## Where the entries come from",
+        f"{total['pairs_out']:,} of {total['pairs_in']:,} {unit}, kept by substring matching against entry lists "
+        f"in {len(manifests['match']['languages'])} languages and by balancing over their entries (the recipe of "
+        "Meta CLIP 2, arXiv:2507.22062, as implemented by worldclip). No model saw an image or scored a text; a "
+        "language-identification model chose the entry list of each text. The list holds keys and texts, not images. "
+        "Rights in the images remain with their owners; requests for removal go into `pool.deny_keys`.",
+        "## Sources of the entries",
         _sources(manifests["metadata"].get("sources", {})),
-        "## How it was made",
+        "## Settings",
         _settings(run_dir),
-        "## What was kept",
+        "## Kept pairs by language",
         _languages(report, thresholds),
-        "The first reason that applies is counted: "
-        + ", ".join(
-            f"{name} {total[name]:,}" for name in total if name not in ("pairs_in", "pairs_out", "expected_pairs")
-        )
-        + ".",
-        "## To check it by",
+        f"Dropped, by the first reason that applies: {', '.join(f'{name} {total[name]:,}' for name in reasons)}.",
+        "## Digests",
         _digests(run_dir, manifests),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _sources(sources: dict[str, list[dict[str, Any]]]) -> str:
-    langs_of: dict[tuple[str, ...], list[str]] = {}
+def _sources(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    langs_by_source: dict[tuple[str, str, str], list[str]] = {}
     for lang, rows in sorted(sources.items()):
         for row in rows:
-            named = " ".join(str(row[key]) for key in ("package", "version", "file", "path") if row.get(key))
-            about = (str(row["source"]), named, str(row.get("licence") or "not stated"))
-            langs_of.setdefault(about, []).append(lang)
-    if not langs_of:
+            origin = " ".join(str(row[key]) for key in ("package", "version", "file", "path") if row.get(key))
+            source = (str(row["source"]), origin, str(row.get("licence") or "not stated"))
+            langs_by_source.setdefault(source, []).append(lang)
+    if not langs_by_source:
         return "Not recorded."
-    lines = [f"| {' | '.join(about)} | {' '.join(langs)} |" for about, langs in langs_of.items()]
-    return "\n".join(["| source | from | licence | languages |", "|---|---|---|---|", *lines])
+    columns = [text_column(title) for title in ("source", "from", "licence", "languages")]
+    cells = [[*source, " ".join(langs)] for source, langs in langs_by_source.items()]
+    return to_markdown(Table(columns=columns, rows=cells))
 
 
 def _settings(run_dir: Path) -> str:
     recipe = load_recipe(run_dir)
-    rows = []
+    lines = []
     for name in _SETTINGS:
         section, key = name.split(".")
         value = getattr(getattr(recipe, section), key)
         if value not in (None, (), ""):
-            rows.append(f"- `{name}`: {list(value) if isinstance(value, tuple) else value}")
-    return "\n".join(rows)
+            lines.append(f"- `{name}`: {list(value) if isinstance(value, tuple) else value}")
+    return "\n".join(lines)
 
 
-def _languages(report: dict[str, Any], thresholds: dict[str, Any]) -> str:
-    rows = [
-        "| language | in | out | expected | threshold t | tail fraction | effective entries before | after |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def _languages(report: Mapping[str, Any], thresholds: Mapping[str, Any]) -> str:
+    rows = []
     for lang, row in sorted(report["languages"].items(), key=lambda item: (-item[1]["pairs_out"], item[0])):
-        of_list = thresholds["lists"].get(lang, {})
-        threshold = of_list.get("threshold")
-        fraction = f"{of_list['tail_fraction']:.4f}" if threshold else ""
+        entry_list = thresholds["lists"].get(lang, {})
+        threshold = entry_list.get("threshold") or None
+        tail_fraction = entry_list["tail_fraction"] if threshold else None
+        curve = report["effect"].get(lang)  # only of languages with an entry list of their own
+        effective = curve["effective_entries"] if curve else (None, None)
         rows.append(
-            f"| {lang} | {row['pairs_in']:,} | {row['pairs_out']:,} | {row['expected_pairs']:,.1f} | "
-            f"{f'{threshold:,}' if threshold else ''} | {fraction} | {' | '.join(_effective(report, lang))} |"
+            [lang, row["pairs_in"], row["pairs_out"], row["expected_pairs"], threshold, tail_fraction, *effective]
         )
-    return "\n".join(rows)
+    columns = [
+        text_column("language"),
+        Column(title="pairs in", text="{:,}".format),
+        Column(title="pairs out", text="{:,}".format),
+        Column(title="expected", text="{:,.1f}".format),
+        Column(title="threshold", text="{:,}".format),
+        Column(title="tail fraction", text="{:.4f}".format),
+        Column(title="effective entries before", text="{:,.0f}".format),
+        Column(title="after", text="{:,.0f}".format),
+    ]
+    return to_markdown(Table(columns=columns, rows=rows))
 
 
-def _effective(report: dict[str, Any], list_name: str) -> list[str]:
-    """How many entries are in effect before and after, of a language that has a list of its own."""
-    found = report["effect"].get(list_name)
-    return [f"{value:,.0f}" for value in found["effective_entries"]] if found else ["", ""]
-
-
-def _digests(run_dir: Path, manifests: dict[str, dict[str, Any]]) -> str:
+def _digests(run_dir: Path, manifests: Mapping[str, Mapping[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
-    rows = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
-    if (keys := run_dir / "curate" / "keys.npy").exists():
+    lines = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
+    keys = run_dir / "curate" / "keys.npy"
+    if keys.exists():
         with open(keys, "rb") as file:
-            rows.append(f"- keys.npy, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
-    return "\n".join([f"Versions: {versions}. Digests of each stage's format, config and inputs:", "", *rows])
+            lines.append(f"- keys.npy, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
+    return "\n".join([f"Versions: {versions}. Digests of the format, config and inputs of each stage:", "", *lines])

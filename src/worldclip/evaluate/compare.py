@@ -6,7 +6,7 @@ L languages, I images, R resamples.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 from worldclip.core.errors import UserError
 from worldclip.evaluate.engine import Record, images_path, ranks_path, read_results
 from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES
-from worldclip.evaluate.report import RAW, shown
 from worldclip.evaluate.tasks import LOCAL
 
 SAME = ("dataset", "dataset_digest", "lang", "task", "protocol")  # what makes two records comparable
@@ -125,30 +124,3 @@ def paired_interval(gains: Sequence[Gain]) -> tuple[float, float]:
         means[start : start + RESAMPLES_AT_ONCE] = mean_RL.sum(axis=1) / (asked_RL > 0).sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def asked_in(row: Mapping[str, Any]) -> str:
-    """The language that a row is about, or how many."""
-    languages = row["languages"]
-    return str(languages[0] if len(languages) == 1 else len(languages))
-
-
-def signed(task: str, difference: float) -> str:
-    """A difference in percent, of distances as it is."""
-    return f"{difference:+.3f}" if task in RAW else f"{100 * difference:+.1f}"
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The comparison as a table, in percent; a star marks differences whose interval leaves out 0."""
-    lines = ["| data set | metric | languages | first | second | difference | 95% interval |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: | --- |")
-    for row in rows:
-        low, high = row.get("interval_95", (None, None))
-        interval = "" if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
-        star = " *" if row.get("is_significant") else ""
-        where = row["task"], row["metric"]
-        numbers = shown(where, row["first"]), shown(where, row["second"]), signed(row["task"], row["difference"])
-        values = f"{' | '.join(numbers)}{star}"
-        lines.append(f"| {row['dataset']} | {row['metric']} | {asked_in(row)} | {values} | {interval} |")
-    means = dict.fromkeys(" ".join(row["languages"]) for row in rows if len(row["languages"]) > 1)
-    return "\n".join([*lines, "", *(f"Means over: {languages}." for languages in means), ""])

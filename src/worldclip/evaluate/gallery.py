@@ -1,11 +1,8 @@
-"""Held-out images with the model's best names in several languages, right and wrong ones, chosen by hash."""
+"""Held-out images with the model's best names in several languages, right and wrong, chosen by hash."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,62 +11,66 @@ from worldclip.evaluate import zeroshot
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.ranking import top
 from worldclip.evaluate.tasks import Classification, Dataset
+from worldclip.report.evaluate import GalleryImage, Names
+from worldclip.report.images import data_uri
 
 NUM_NAMES = 5
-MAX_TEXTS = 10_000  # of a language: what has more (ImageNet's 1,000 classes x 80 templates) is not encoded once more
-MAX_BYTES, THUMBNAIL_PX = 20_000, 192  # larger images are shown small: the page carries them inline
-_MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+MAX_TEXTS = 10_000  # per language: a dataset with more (ImageNet: 1,000 classes x 80 templates) is not encoded again
 
 
 def gallery(
     dataset: Dataset, image_ND: np.ndarray, encode: TextFeatures, languages: Sequence[str], size: int
-) -> list[dict[str, Any]]:
-    """`size` images of `dataset` with the NUM_NAMES best names in each of `languages`; JSON-able.
+) -> list[GalleryImage]:
+    """Return `size` images of a dataset with the NUM_NAMES best names in each language.
 
-    Nothing of a data set with more than MAX_TEXTS texts.  Half of them are right in the first language (the first name
-    is the image's own) where there are as many; the rest are wrong.  Which ones is decided by a hash of the key, so
-    that nobody picks.
+    Half of them are right in the first language (the best name is the image's own), as far as there are enough; the
+    others are wrong.  Images are chosen by a hash of their key.  Returns [] for a dataset with more than MAX_TEXTS
+    texts.
     """
     tasks = {lang: task for lang in languages if (task := _classification(dataset, lang)) is not None}
-    tasks = {lang: task for lang, task in tasks.items() if len(task.asked_texts()) <= MAX_TEXTS}
     if not tasks or not size:
         return []
     class_CD = {
         lang: zeroshot.class_embeddings(task.class_names, task.templates, encode) for lang, task in tasks.items()
     }
     first_lang, first = next(iter(tasks.items()))
-    first_ids = (image_ND[first.image_idx] @ class_CD[first_lang].T).argmax(axis=1)
-    decoded = np.flatnonzero(~np.isnan(image_ND[first.image_idx]).any(axis=1))
-    keys = [dataset.image_keys[int(idx)] for idx in first.image_idx[decoded]]
-    asked = decoded[sample_rows(keys, 0, len(keys))[0]]
-    is_right = first_ids[asked] == first.target[asked]
-    num_right = min(int(is_right.sum()), size - min(size // 2, int((~is_right).sum())))
-    chosen = np.array([*asked[is_right][:num_right], *asked[~is_right][: size - num_right]], np.int64)
-    best = {lang: top(image_ND[first.image_idx[chosen]], classes, NUM_NAMES) for lang, classes in class_CD.items()}
-    shown = []
-    for i, row in enumerate(chosen):
-        idx = int(first.image_idx[row])
-        names = {}
+    rows = _choose(dataset, first, image_ND, class_CD[first_lang], size)
+    image_idx = first.image_idx[rows]
+    best = {lang: top(image_ND[image_idx], classes, NUM_NAMES) for lang, classes in class_CD.items()}
+    images: list[GalleryImage] = []
+    for i, idx in enumerate(image_idx.tolist()):
+        names: dict[str, Names] = {}
         for lang, task in tasks.items():
+            class_ids, scores = best[lang]
             target = _target(task, idx)
-            if target is None:  # the class of this image has no name in this language
-                continue
-            names[lang] = {
-                "truth": task.class_names[target][0],
-                "best": [
-                    {"name": task.class_names[c][0], "score": round(float(score), 4), "is_right": bool(c == target)}
-                    for c, score in zip(best[lang][0][i], best[lang][1][i], strict=True)
-                ],
-            }
-        image = thumbnail(dataset.read_images(idx, idx + 1)[0])
-        shown.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
-    return shown
+            if target is not None:  # else the class of this image has no name in this language
+                names[lang] = _names(task, target, dict(zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)))
+        image = data_uri(dataset.read_images(idx, idx + 1)[0])
+        images.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
+    return images
+
+
+def _choose(
+    dataset: Dataset, task: Classification, image_ND: np.ndarray, class_CD: np.ndarray, size: int
+) -> np.ndarray:
+    """Return (at most size,) int64 rows of the task: right ones first, then wrong ones, each in order of hashes."""
+    features_ND = image_ND[task.image_idx]
+    decoded = np.flatnonzero(~np.isnan(features_ND).any(axis=1))
+    keys = [dataset.image_keys[int(idx)] for idx in task.image_idx[decoded]]
+    rows = decoded[sample_rows(keys, 0, len(keys))[0]]
+    is_right = (features_ND @ class_CD.T).argmax(axis=1)[rows] == task.target[rows]
+    num_wrong = min(size // 2, int((~is_right).sum()))
+    num_right = min(int(is_right.sum()), size - num_wrong)
+    return np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)
 
 
 def _classification(dataset: Dataset, lang: str) -> Classification | None:
     if lang not in dataset.languages:
         return None
-    return next((task for task in dataset.tasks(lang) if isinstance(task, Classification)), None)
+    for task in dataset.tasks(lang):
+        if isinstance(task, Classification):
+            return task if len(task.asked_texts()) <= MAX_TEXTS else None
+    return None
 
 
 def _target(task: Classification, image_idx: int) -> int | None:
@@ -77,24 +78,12 @@ def _target(task: Classification, image_idx: int) -> int | None:
     return int(task.target[rows[0]]) if len(rows) else None
 
 
-def thumbnail(image: bytes) -> str:
-    """An image file as a data: address, made smaller where it is more than MAX_BYTES.  Raises what Pillow raises."""
-    return _data_uri(_small(image))
-
-
-def _small(image: bytes) -> bytes:
-    if len(image) <= MAX_BYTES:
-        return image
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as opened:
-        shown = opened.convert("RGB")
-    shown.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    file = io.BytesIO()
-    shown.save(file, "JPEG", quality=85)
-    return file.getvalue()
-
-
-def _data_uri(image: bytes) -> str:
-    kind = next((name for magic, name in _MAGIC if image.startswith(magic)), "octet-stream")
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+def _names(task: Classification, target: int, scores: Mapping[int, float]) -> Names:
+    """Return the right name and the best ones; scores: {class: cosine}, the best first."""
+    return {
+        "truth": task.class_names[target][0],
+        "best": [
+            {"name": task.class_names[class_id][0], "score": round(score, 4), "is_right": class_id == target}
+            for class_id, score in scores.items()
+        ],
+    }

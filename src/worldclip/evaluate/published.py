@@ -1,7 +1,7 @@
-"""Published numbers to stand beside: the paper's and the README's, with their source and protocol.
+"""Published numbers to compare with, each with its source and protocol.
 
-figures.csv: figure, title, dataset (or suite:NAME), metric, languages (empty: all measured), protocol.
-published.csv: model, figure, value in percent, source, and whether the source is a secondary account of the paper
+figures.csv: figure, title, dataset (or suite:NAME), metric, languages (empty: all that were measured), protocol.
+published.csv: model, figure, value in percent, source, and whether the source is secondary: an account of the paper
 (arXiv:2507.22062) rather than its abstract or the README of its code.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.suites import dataset_row, languages_of, suite_mean
+from worldclip.report.evaluate import PublishedRow
 
 Record = dict[str, Any]
 
@@ -24,7 +25,7 @@ AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flag
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """What a column of a paper's table measures."""
+    """What one column of a paper's table measures."""
 
     figure: str
     title: str
@@ -36,7 +37,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A number of a model, in percent."""
+    """One published number of a model, in percent."""
 
     model: str
     figure: str
@@ -46,6 +47,7 @@ class Published:
 
 
 def figures() -> dict[str, Figure]:
+    """Read figures.csv, by the name of the figure."""
     return {
         row["figure"]: Figure(
             figure=row["figure"],
@@ -60,6 +62,7 @@ def figures() -> dict[str, Figure]:
 
 
 def published() -> list[Published]:
+    """Read published.csv."""
     return [
         Published(
             model=row["model"],
@@ -78,51 +81,58 @@ def _read(name: str) -> list[dict[str, str]]:
 
 
 def of_model(model: str) -> dict[str, Published]:
-    """figure -> a model's number; UserError where there is none."""
-    found = {row.figure: row for row in published() if row.model == model}
-    if not found:
-        models = "; ".join(dict.fromkeys(row.model for row in published()))
-        raise UserError(f"evaluate.against is {model!r}, which published.csv has not; it has {models}")
-    return found
+    """Return a model's numbers by figure.  Raises UserError for a model without any."""
+    rows = published()
+    numbers = {row.figure: row for row in rows if row.model == model}
+    if not numbers:
+        known = "; ".join(dict.fromkeys(row.model for row in rows))
+        raise UserError(f"unknown model {model!r} in evaluate.against; known models: {known}")
+    return numbers
 
 
-def beside(records: Sequence[Record], against: str) -> list[dict[str, Any]]:
-    """A row for each figure that was measured or that `against` has: ours, theirs, the difference and its flag.
+def beside(records: Sequence[Record], against: str) -> list[PublishedRow]:
+    """Return a row for each figure that was measured or that `against` has published.
 
-    Values in percent, None where there is none.  UserError where `against` is no published model.
+    Values are in percent, None where there is none.  Raises UserError for an unknown model.
     """
     theirs = of_model(against)
-    rows = []
+    rows: list[PublishedRow] = []
     for figure in figures().values():
-        ours, languages, over, missing = _ours(figure, records)
-        known = theirs.get(figure.figure)
-        if ours is None and known is None:
+        row, theirs_row = _ours(figure, records), theirs.get(figure.figure)
+        if row["ours_pct"] is None and theirs_row is None:
             continue
-        difference = None if ours is None or known is None else ours - known.value_pct
-        rows.append(
-            {
-                "figure": figure.figure,
-                "title": figure.title,
-                "ours_pct": ours,
-                "published_pct": known and known.value_pct,
-                "difference_pct": difference,
-                "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
-                "languages": languages,
-                "over": over,
-                "missing": missing,
-                "protocol": figure.protocol,
-                "source": known and known.source,
-                "is_secondary": bool(known and known.is_secondary),
-            }
-        )
+        if theirs_row is not None:
+            row["published_pct"] = theirs_row.value_pct
+            row["source"] = theirs_row.source
+            row["is_secondary"] = theirs_row.is_secondary
+            if row["ours_pct"] is not None:
+                difference = row["ours_pct"] - theirs_row.value_pct
+                row["difference_pct"] = difference
+                row["differs"] = abs(difference) > AGREES_WITHIN_PCT
+        rows.append(row)
     return rows
 
 
-def _ours(figure: Figure, records: Sequence[Record]) -> tuple[float | None, list[str], str, list[str]]:
-    """(percent, languages it is over, the same in short, data sets of the suite that are missing)."""
+def _ours(figure: Figure, records: Sequence[Record]) -> PublishedRow:
+    """Return a row with our number alone."""
+    missing: list[str] = []
     if figure.dataset.startswith("suite:"):
-        mean, missing = suite_mean(figure.dataset.removeprefix("suite:"), records)
-        return (None if mean is None else 100 * mean), ["en"], "" if mean is None else "en", missing
-    row = dataset_row(figure.dataset, figure.metric, records, figure.languages)
-    percent = None if row.value is None else 100 * row.value
-    return percent, list(row.languages), "" if percent is None else languages_of(row), []
+        value, missing = suite_mean(figure.dataset.removeprefix("suite:"), records)
+        languages, over = ["en"], "en"
+    else:
+        row = dataset_row(figure.dataset, figure.metric, records, figure.languages)
+        value, languages, over = row.value, list(row.languages), languages_of(row)
+    return {
+        "figure": figure.figure,
+        "title": figure.title,
+        "ours_pct": None if value is None else 100 * value,
+        "published_pct": None,
+        "difference_pct": None,
+        "differs": False,
+        "languages": languages,
+        "over": "" if value is None else over,
+        "missing": missing,
+        "protocol": figure.protocol,
+        "source": None,
+        "is_secondary": False,
+    }

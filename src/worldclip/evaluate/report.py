@@ -1,57 +1,37 @@
-"""Records -> means and tables.  Means over languages are made here only, with the list of languages they are over."""
+"""Means over languages, and what the report says of each task.
+
+Means over languages are computed here only, with the list of languages that they are over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from worldclip.evaluate import suites
+from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.tasks import LOCAL
+from worldclip.report.evaluate import Headline, TaskResult
 
 Record = dict[str, Any]
 
-COLUMNS = {  # heading -> (task, metric), a metric of a slice as slice/metric
-    "top-1": ("zeroshot_classification", "acc1"),
-    "top-5": ("zeroshot_classification", "acc5"),
-    "F1": ("zeroshot_classification", "f1_macro"),
-    "ROC AUC": ("zeroshot_classification", "roc_auc"),
-    "head top-5": ("zeroshot_classification", "head/acc5"),
-    "middle top-5": ("zeroshot_classification", "middle/acc5"),
-    "tail top-5": ("zeroshot_classification", "tail/acc5"),
-    "mAP": ("multilabel_classification", "mean_average_precision"),
-    "text > image R@1": ("image_text_retrieval", "image_retrieval_recall@1"),
-    "R@5 ": ("image_text_retrieval", "image_retrieval_recall@5"),
-    "image > text R@1": ("image_text_retrieval", "text_retrieval_recall@1"),
-    "R@5": ("image_text_retrieval", "text_retrieval_recall@5"),
-    "choice": ("choice", "accuracy"),
-    "text score": ("matching", "text_acc"),
-    "image score": ("matching", "image_acc"),
-    "group score": ("matching", "acc"),
-    "Jaccard": ("association", "jaccard"),
-    "consistency@10 (classes)": ("cross_lingual_consistency_classes", "consistency@10"),
-    "consistency@10 (captions)": ("cross_lingual_consistency_captions", "consistency@10"),
-    "alignment": ("alignment_uniformity", "alignment"),
-    "uniformity (image)": ("alignment_uniformity", "uniformity_image"),
-    "uniformity (text)": ("alignment_uniformity", "uniformity_text"),
-    "country 5-shot": ("few_shot_country", "acc1_5_shot"),
-    "10-shot": ("few_shot_country", "acc1_10_shot"),
-    "25-shot": ("few_shot_country", "acc1_25_shot"),
-    "region 5-shot": ("few_shot_region", "acc1_5_shot"),
-    "10-shot ": ("few_shot_region", "acc1_10_shot"),
-    "25-shot ": ("few_shot_region", "acc1_25_shot"),
-    "linear probe (class)": ("linear_probe_class", "acc1"),
-    "linear probe (country)": ("linear_probe_country", "acc1"),
-    "linear probe (region)": ("linear_probe_region", "acc1"),
+TASK_METRICS = {  # the metrics that stand for a task, the first one in plots
+    "zeroshot_classification": ("acc1", "acc5"),
+    "multilabel_classification": ("mean_average_precision",),
+    "image_text_retrieval": ("text_retrieval_recall@1", "image_retrieval_recall@1"),
+    "cross_lingual_consistency_classes": ("consistency@10",),
+    "cross_lingual_consistency_captions": ("consistency@10",),
 }
-UNITS = {"choice": "questions", "matching": "examples", "association": "cues"}  # what tasks ask; others images
-RAW = ("alignment_uniformity",)  # tasks whose metrics are no shares: shown as they are, not in percent
+PROBES = ("few_shot", "linear_probe")  # tasks whose metrics have the names of a dataset's own
+DISTANCE_TASKS = ("alignment_uniformity",)  # their metrics are not shares and not shown in percent
 
 
-def mean_over_languages(records: Sequence[Record]) -> Record:
-    """Plain means of the metrics, chances and slices that *all* of `records` have: one data set, one task.
+def mean_over_languages(records: Sequence[Record]) -> dict[str, Any]:
+    """Return the plain means of the metrics, chances and slices that *all* records have, and their languages.
 
-    The languages are named; a metric that one of them lacks has no mean.
+    records: of one dataset and one task.  A metric that one of them lacks has no mean.
     """
     flat = [flat_metrics(record) for record in records]
     shared = [name for name in flat[0] if all(name in metrics for metrics in flat)]
@@ -65,81 +45,66 @@ def mean_over_languages(records: Sequence[Record]) -> Record:
 
 
 def flat_metrics(record: Record) -> dict[str, float]:
-    """A record's metrics, those of its slices as slice/metric."""
-    found = dict(record["metrics"])
+    """Return a record's metrics, those of its slices as slice/metric."""
+    metrics = dict(record["metrics"])
     for part, inner in record.get("slices", {}).items():
-        found |= {f"{part}/{name}": value for name, value in inner["metrics"].items()}
-    return found
+        metrics |= {f"{part}/{name}": value for name, value in inner["metrics"].items()}
+    return metrics
 
 
 def by_dataset(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Record]]]:
-    """data set -> task -> language -> record, in the records' order."""
-    found: dict[str, dict[str, dict[str, Record]]] = {}
+    """Return {dataset: {task: {language: record}}}, in the records' order."""
+    grouped: dict[str, dict[str, dict[str, Record]]] = {}
     for record in records:
-        found.setdefault(record["dataset"], {}).setdefault(record["task"], {})[record["lang"]] = record
-    return found
+        grouped.setdefault(record["dataset"], {}).setdefault(record["task"], {})[record["lang"]] = record
+    return grouped
 
 
-def markdown_table(records: Sequence[Record]) -> str:
-    """table.md: for each data set its languages, their mean where there are several, and chance, in percent."""
-    parts = []
-    for dataset, tasks in by_dataset(records).items():
-        columns = {heading: where for heading, where in COLUMNS.items() if _has(tasks, *where)}
-        languages = list(dict.fromkeys(lang for task in tasks.values() for lang in task))
-        means = {task: mean_over_languages(list(of_task.values())) for task, of_task in tasks.items()}
-        rows = [["language", *(heading.strip() for heading in columns)]]
-        for lang in languages:
-            values = [flat_metrics(tasks[task][lang]).get(name) if lang in tasks[task] else None
-                      for task, name in columns.values()]  # fmt: skip
-            rows.append([lang, *map(shown, columns.values(), values)])
-        if LOCAL not in languages and any(len(of_task) > 1 for of_task in tasks.values()):
-            mean_values = [means[task]["metrics"].get(name) for task, name in columns.values()]
-            rows.append(["**mean**", *map(shown, columns.values(), mean_values)])
-        chances = [means[task]["chance"].get(name.split("/")[-1]) for task, name in columns.values()]
-        rows.append(["chance", *map(shown, columns.values(), chances)])
-        num_asked = max(int(rec.get("num_images") or rec["n"]) for task in tasks.values() for rec in task.values())
-        unit = next((UNITS[task] for task in tasks if task in UNITS), "images")
-        told = [f"### {dataset}", f"{num_asked:,} {unit}; percent.", aligned(rows), _over(means)]
-        parts.append("\n\n".join(filter(None, told)) + "\n")
-    return "\n".join(parts)
+def to_average(records: Mapping[str, Record]) -> list[list[Record]]:
+    """Group a task's records by what one number may stand for: all languages, or each alone.
+
+    English and local questions (CVQA) are two numbers.
+    """
+    return [[record] for record in records.values()] if LOCAL in records else [list(records.values())]
 
 
-def _has(tasks: dict[str, dict[str, Record]], task: str, metric: str) -> bool:
-    return any(metric in flat_metrics(record) for record in tasks.get(task, {}).values())
+def task_result(dataset: str, task: str, records: Mapping[str, Record]) -> TaskResult:
+    """Return what the report says of one task: records by language, their mean, and the numbers that stand for it."""
+    headlines: list[Headline] = []
+    for group in to_average(records):
+        headlines += _headlines(dataset, task, group)
+    result: Record = {
+        "mean": mean_over_languages(list(records.values())),
+        "languages": records,
+        "headlines": headlines,
+        "is_averaged": len(records) > 1 and LOCAL not in records,
+        "is_share": task not in DISTANCE_TASKS,
+    }
+    if task in TASK_METRICS:
+        result["plotted"] = TASK_METRICS[task][0]
+    return result  # type: ignore[return-value]  # a record holds more than the report reads
 
 
-def _over(means: dict[str, Record]) -> str:
-    """The languages of each mean; nothing where a task has one alone."""
-    if any(LOCAL in mean["languages"] for mean in means.values()):
-        return f"`{LOCAL}`: each question in the language it was written in."
-    means = {task: mean for task, mean in means.items() if len(mean["languages"]) > 1}
-    lists = list(dict.fromkeys(tuple(mean["languages"]) for mean in means.values()))
-    if len(lists) == 1:
-        return f"Means are over {len(lists[0])} languages: {' '.join(lists[0])}."
-    return " ".join(
-        f"Means of {task} are over {len(mean['languages'])} languages: {' '.join(mean['languages'])}."
-        for task, mean in means.items()
-    )
-
-
-def shown(where: tuple[str, str], value: float | None) -> str:
-    """A number of (task, metric) as tables have it."""
-    return f"{value:.3f}" if where[0] in RAW and value is not None else _percent(value)
-
-
-def _percent(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.1f}" if value >= 0.01 or value == 0 else f"{100 * value:.2f}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first row its heading; the first column reads from the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width)
-                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    rule = [("-" * width) if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join([lines[0], f"| {' | '.join(rule)} |", *lines[1:]])
+def _headlines(dataset: str, task: str, records: Sequence[Record]) -> list[Headline]:
+    """Return the numbers that stand for a task: of its one record, or means over several."""
+    catalog_metrics = CATALOG[dataset].metrics if dataset in CATALOG else ()
+    mean = mean_over_languages(records)
+    metrics: dict[str, float] = mean["metrics"]
+    record = records[0] if len(records) == 1 else None
+    if record is not None:
+        # numbers made of several metrics (a worst region, the mean of two) are defined for one record
+        made = {metric: suites.value(metric, record) for metric in catalog_metrics}
+        metrics = record["metrics"] | {metric: value for metric, value in made.items() if value is not None}
+    names = [] if task.startswith(PROBES) else [metric for metric in catalog_metrics if metric in metrics]
+    names = names or [metric for metric in TASK_METRICS.get(task, tuple(metrics)) if metric in metrics]
+    return [
+        {
+            "metric": name,
+            "value": metrics[name],
+            "languages": mean["languages"],
+            "interval_95": record["interval_95"].get(name) if record else None,
+            "chance": mean["chance"].get(name),
+            "n": record["n"] if record else None,
+        }
+        for name in names
+    ]

@@ -116,7 +116,7 @@ def _load_all(config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
 
 def _write_tables(folder: Path, records: Sequence[engine.Record], config: EvaluateConfig) -> Report:
     """table.md, results.csv, table.tex, CLIP_benchmark's files; what of it belongs into the report."""
-    parts = [report.markdown_table(records)]
+    parts = [tables.markdown_table(records)]
     found: Report = {}
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))
@@ -218,7 +218,7 @@ def _summary(
             "num_bad_images": len(bad),
             "bad_images": bad[:20],
             "tasks": {
-                task: {"mean": report.mean_over_languages(list(of_task.values())), "languages": of_task}
+                task: report.task_result(dataset.name, task, of_task)
                 for task, of_task in grouped.get(dataset.name, {}).items()
             },
         }

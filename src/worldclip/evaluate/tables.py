@@ -1,112 +1,268 @@
-"""Records as files for people and other programs: CSV, LaTeX, suites in Markdown, CLIP_benchmark's JSON."""
+"""Records as files for people and other programs: Markdown, CSV, LaTeX, CLIP_benchmark's JSON, a page of two models."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import write_json, write_text
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.published import AGREES_WITHIN_PCT
-from worldclip.evaluate.report import aligned, by_dataset, mean_over_languages, shown
+from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
 from worldclip.evaluate.suites import AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.evaluate.tasks import LOCAL
+from worldclip.report.evaluate import PublishedRow
+from worldclip.report.html import Html, join, tag
+from worldclip.report.page import Section, note, write_page
+from worldclip.report.table import Column, Table, text_column, to_csv, to_html, to_latex, to_markdown
 
 Record = dict[str, Any]
 
+COLUMNS = (  # title, task, metric (of a slice: slice/metric)
+    ("top-1", "zeroshot_classification", "acc1"),
+    ("top-5", "zeroshot_classification", "acc5"),
+    ("F1", "zeroshot_classification", "f1_macro"),
+    ("ROC AUC", "zeroshot_classification", "roc_auc"),
+    ("head top-5", "zeroshot_classification", "head/acc5"),
+    ("middle top-5", "zeroshot_classification", "middle/acc5"),
+    ("tail top-5", "zeroshot_classification", "tail/acc5"),
+    ("mAP", "multilabel_classification", "mean_average_precision"),
+    ("text > image R@1", "image_text_retrieval", "image_retrieval_recall@1"),
+    ("R@5", "image_text_retrieval", "image_retrieval_recall@5"),
+    ("image > text R@1", "image_text_retrieval", "text_retrieval_recall@1"),
+    ("R@5", "image_text_retrieval", "text_retrieval_recall@5"),
+    ("choice", "choice", "accuracy"),
+    ("text score", "matching", "text_acc"),
+    ("image score", "matching", "image_acc"),
+    ("group score", "matching", "acc"),
+    ("Jaccard", "association", "jaccard"),
+    ("consistency@10 (classes)", "cross_lingual_consistency_classes", "consistency@10"),
+    ("consistency@10 (captions)", "cross_lingual_consistency_captions", "consistency@10"),
+    ("alignment", "alignment_uniformity", "alignment"),
+    ("uniformity (image)", "alignment_uniformity", "uniformity_image"),
+    ("uniformity (text)", "alignment_uniformity", "uniformity_text"),
+    ("country 5-shot", "few_shot_country", "acc1_5_shot"),
+    ("10-shot", "few_shot_country", "acc1_10_shot"),
+    ("25-shot", "few_shot_country", "acc1_25_shot"),
+    ("region 5-shot", "few_shot_region", "acc1_5_shot"),
+    ("10-shot", "few_shot_region", "acc1_10_shot"),
+    ("25-shot", "few_shot_region", "acc1_25_shot"),
+    ("linear probe (class)", "linear_probe_class", "acc1"),
+    ("linear probe (country)", "linear_probe_country", "acc1"),
+    ("linear probe (region)", "linear_probe_region", "acc1"),
+)
+UNITS = {"choice": "questions", "matching": "examples", "association": "cues"}  # what tasks count; others: images
+CSV_COLUMNS = ("model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
 CLIP_BENCHMARK_TASKS = {  # our task -> the name that CLIP_benchmark gives it; others keep ours
     "image_text_retrieval": "zeroshot_retrieval",
     "multilabel_classification": "zeroshot_classification",
     "choice": "image_caption_selection",
     "matching": "image_caption_selection",
 }
-LATEX_SPECIAL = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "@": "@", "<": r"$<$", ">": r"$>$"}
 
 
-def csv_text(records: Sequence[Record]) -> str:
-    """One row a metric: model, dataset, lang, task, part, metric, value, low, high (95% interval), chance, n."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n"])
-    for record in records:
-        about = [record["model"], record["dataset"], record["lang"], record["task"]]
-        for metric, value in record["metrics"].items():
-            low, high = record["interval_95"].get(metric, ("", ""))
-            writer.writerow([*about, "", metric, value, low, high, record["chance"].get(metric, ""), record["n"]])
-        for part, inner in record.get("slices", {}).items():
-            for metric, value in inner["metrics"].items():
-                writer.writerow([*about, part, metric, value, "", "", "", inner["n"]])
-    return file.getvalue()
+def percent(value: float) -> str:
+    """Write a share in percent, without the sign; below 1% with two decimals."""
+    return f"{100 * value:.2f}" if 0 < value < 0.01 else f"{100 * value:.1f}"
 
 
-def latex_text(records: Sequence[Record]) -> str:
-    """A booktabs table of the mean over languages of each data set, task and metric, in percent.
-
-    CVQA's English and local questions are not averaged.
-    """
-    lines = [r"\begin{tabular}{llrr}", r"\toprule", r"data set & metric & languages & mean \\", r"\midrule"]
-    for dataset, tasks in by_dataset(records).items():
-        for task, of_task in tasks.items():
-            groups = [[record] for record in of_task.values()] if LOCAL in of_task else [list(of_task.values())]
-            for mean in map(mean_over_languages, groups):
-                over = mean["languages"][0] if len(groups) > 1 else str(len(mean["languages"]))
-                for metric, value in mean["metrics"].items():
-                    cells = [_latex(dataset), _latex(metric), over, shown((task, metric), value)]
-                    lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+def number_of(task: str) -> Callable[[float], str]:
+    """Return how the metrics of a task are written: in percent, distances as they are."""
+    return "{:.3f}".format if task in DISTANCE_TASKS else percent
 
 
-def _latex(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(char, char) for char in text)
+def markdown_table(records: Sequence[Record]) -> str:
+    """Return table.md: for each dataset its languages, their mean where there are several, and chance, in percent."""
+    return "\n".join(_dataset_text(dataset, tasks) for dataset, tasks in by_dataset(records).items())
 
 
-def suite_text(suite: str, records: Sequence[Record]) -> str:
-    """A suite in Markdown: each data set's number in percent, and the plain mean where one stands for the suite."""
-    rows = [["data set", "metric", "languages", "value"]]
-    for row in suite_rows(suite, records):
-        shown = "missing" if row.value is None else f"{100 * row.value:.1f}"
-        rows.append([CATALOG[row.dataset].title, row.metric, languages_of(row), shown])
-    text = f"### Suite {suite}\n\nPercent.\n\n{aligned(rows)}\n"
-    if suite in AVERAGED:
-        mean, missing = suite_mean(suite, records)
-        told = f"Plain mean over its data sets: {100 * mean:.1f}." if mean is not None else (
-            f"No mean, as {len(missing)} of its data sets are missing: {', '.join(missing)}."
-        )  # fmt: skip
-        text += f"\n{told}\n"
-    return text
+def _dataset_text(dataset: str, tasks: dict[str, dict[str, Record]]) -> str:
+    flat = {task: {lang: flat_metrics(record) for lang, record in by_lang.items()} for task, by_lang in tasks.items()}
+    means = {task: mean_over_languages(list(by_lang.values())) for task, by_lang in tasks.items()}
+    columns = [
+        (title, task, metric)
+        for title, task, metric in COLUMNS
+        if any(metric in metrics for metrics in flat.get(task, {}).values())
+    ]
+    langs = list(dict.fromkeys(lang for by_lang in tasks.values() for lang in by_lang))
+    rows: list[list[Any]] = [
+        [lang, *(flat[task].get(lang, {}).get(metric) for _, task, metric in columns)] for lang in langs
+    ]
+    totals = []
+    if LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values()):
+        totals = [len(rows)]
+        rows.append(["mean", *(means[task]["metrics"].get(metric) for _, task, metric in columns)])
+    rows.append(["chance", *(means[task]["chance"].get(metric.split("/")[-1]) for _, task, metric in columns)])
+    table = Table(
+        columns=[text_column("language"), *(Column(title=title, text=number_of(task)) for title, task, _ in columns)],
+        rows=rows,
+        totals=totals,
+    )
+    num_queries = max(int(rec.get("num_images") or rec["n"]) for by_lang in tasks.values() for rec in by_lang.values())
+    unit = next((UNITS[task] for task in tasks if task in UNITS), "images")
+    parts = [f"### {dataset}", f"{num_queries:,} {unit}; percent.", to_markdown(table), _languages_of_means(means)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def beside_text(rows: Sequence[dict[str, Any]], against: str) -> str:
-    """Ours beside the published numbers, in Markdown; `!` where they differ by more than AGREES_WITHIN_PCT."""
-    cells = [["figure", "ours", "published", "difference", "languages", "source"]]
-    for row in rows:
-        flag = " !" if row["differs"] else ""
-        difference = "" if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}{flag}"
-        source = "" if row["source"] is None else f"{row['source']}{' (secondary)' if row['is_secondary'] else ''}"
-        ours = [_pct(row["ours_pct"]), _pct(row["published_pct"]), difference, row["over"]]
-        cells.append([row["title"], *ours, source])
-    notes = "\n".join(f"- {row['title']}: {row['protocol']}" for row in rows)
-    return (
-        f"### Beside {against}\n\nPercent; `!` marks a difference over {AGREES_WITHIN_PCT}.\n\n{aligned(cells)}\n\n"
-        f"{notes}\n"
+def _languages_of_means(means: dict[str, Record]) -> str:
+    """Name the languages of each mean; "" if each task has one language."""
+    if any(LOCAL in mean["languages"] for mean in means.values()):
+        return f"`{LOCAL}`: each question in the language it was written in."
+    langs = {task: tuple(mean["languages"]) for task, mean in means.items() if len(mean["languages"]) > 1}
+    if len(set(langs.values())) == 1:
+        langs = {"": next(iter(langs.values()))}
+    return " ".join(
+        f"Means{f' of {task}' if task else ''} are over {len(names)} languages: {' '.join(names)}."
+        for task, names in langs.items()
     )
 
 
-def _pct(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+def csv_text(records: Sequence[Record]) -> str:
+    """Return results.csv: one row per metric of a record and of each of its slices (`part`)."""
+    rows: list[list[Any]] = []
+    for record in records:
+        about = [record["model"], record["dataset"], record["lang"], record["task"]]
+        for metric, value in record["metrics"].items():
+            low, high = record["interval_95"].get(metric, (None, None))
+            rows.append([*about, None, metric, value, low, high, record["chance"].get(metric), record["n"]])
+        for part, inner in record.get("slices", {}).items():
+            for metric, value in inner["metrics"].items():
+                rows.append([*about, part, metric, value, None, None, None, inner["n"]])
+    return to_csv(Table(columns=[Column(title=name) for name in CSV_COLUMNS], rows=rows))
+
+
+def latex_text(records: Sequence[Record]) -> str:
+    """Return table.tex: the mean over languages of each dataset, task and metric, in percent.
+
+    CVQA's English and local questions are not averaged.
+    """
+    rows = []
+    for dataset, tasks in by_dataset(records).items():
+        for task, by_lang in tasks.items():
+            groups = to_average(by_lang)
+            for mean in map(mean_over_languages, groups):
+                langs = mean["languages"][0] if len(groups) > 1 else len(mean["languages"])
+                rows += [[dataset, metric, langs, number_of(task)(value)] for metric, value in mean["metrics"].items()]
+    columns = [text_column("dataset"), text_column("metric"), Column(title="languages"), Column(title="mean")]
+    return to_latex(Table(columns=columns, rows=rows))
+
+
+def suite_text(suite: str, records: Sequence[Record]) -> str:
+    """Return a suite in Markdown: each dataset's number, and the mean over datasets where one stands for the suite."""
+    rows = [
+        [CATALOG[row.dataset].title, row.metric, languages_of(row), "missing" if row.value is None else _pct(row.value)]
+        for row in suite_rows(suite, records)
+    ]
+    columns = [text_column("dataset"), text_column("metric"), Column(title="languages"), Column(title="value")]
+    text = f"### Suite {suite}\n\nPercent.\n\n{to_markdown(Table(columns=columns, rows=rows))}\n"
+    if suite not in AVERAGED:
+        return text
+    mean, missing = suite_mean(suite, records)
+    if mean is None:
+        return f"{text}\nNo mean: {len(missing)} datasets are missing: {', '.join(missing)}.\n"
+    return f"{text}\nMean over datasets: {_pct(mean)}.\n"
+
+
+def _pct(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def beside_text(rows: Sequence[PublishedRow], against: str) -> str:
+    """Return our numbers beside published ones in Markdown; `!` flags a difference over AGREES_WITHIN_PCT."""
+    cells = []
+    for row in rows:
+        difference = None if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}"
+        if row["differs"]:
+            difference = f"{difference} !"
+        source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
+        cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row["over"], source])
+    columns = [
+        text_column("figure"),
+        Column(title="ours", text="{:.1f}".format),
+        Column(title="published", text="{:.1f}".format),
+        Column(title="difference"),
+        Column(title="languages"),
+        text_column("source"),
+    ]
+    protocols = "\n".join(f"- {row['title']}: {row['protocol']}" for row in rows)
+    return (
+        f"### Beside {against}\n\nPercent; `!` flags a difference over {AGREES_WITHIN_PCT}.\n\n"
+        f"{to_markdown(Table(columns=columns, rows=cells))}\n\n{protocols}\n"
+    )
+
+
+# --- two models -------------------------------------------------------------------------------------------------------
+
+
+def comparison_text(rows: Sequence[Record]) -> str:
+    """Return the rows of evaluate.compare in Markdown, in percent; a star marks significant differences."""
+    return "\n".join([to_markdown(_comparison(rows)), "", *_means_over(rows), ""])
+
+
+def write_comparison(path: Path, rows: Sequence[Record], first: str, second: str) -> None:
+    """Write the rows of evaluate.compare as a page."""
+    section = Section(
+        anchor="comparison",
+        heading="Two evaluations",
+        lead=f"First: {first}. Second: {second}. A star marks differences whose interval excludes 0: a paired "
+        "bootstrap over images, with both models and all languages on the same resamples.",
+        body=join([to_html(_comparison(rows)), *map(note, _means_over(rows))]),
+    )
+    write_page(path, "Comparison", "Made with worldclip.", [section])
+
+
+def _comparison(rows: Sequence[Record]) -> Table:
+    cells = []
+    for row in rows:
+        number, task, langs = number_of(row["task"]), row["task"], row["languages"]
+        bounds = row.get("interval_95")
+        difference = _signed(task, row["difference"])
+        cells.append(
+            [
+                row["dataset"],
+                task,
+                row["metric"],
+                langs[0] if len(langs) == 1 else len(langs),
+                number(row["first"]),
+                number(row["second"]),
+                f"{difference} *" if row.get("is_significant") else difference,
+                None if bounds is None else " to ".join(_signed(task, bound) for bound in bounds),
+            ]
+        )
+    columns = [
+        *map(text_column, ("dataset", "task", "metric")),
+        *(Column(title=title) for title in ("languages", "first", "second")),
+        Column(title="difference", html=_bold_star),
+        text_column("95% interval"),
+    ]
+    return Table(columns=columns, rows=cells)
+
+
+def _bold_star(difference: str) -> Html:
+    return tag("b", difference) if difference.endswith("*") else join([difference])
+
+
+def _signed(task: str, difference: float) -> str:
+    return f"{difference:+.3f}" if task in DISTANCE_TASKS else f"{100 * difference:+.1f}"
+
+
+def _means_over(rows: Sequence[Record]) -> list[str]:
+    langs = dict.fromkeys(" ".join(row["languages"]) for row in rows if len(row["languages"]) > 1)
+    return [f"Means over: {names}." for names in langs]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def write_tables(folder: Path, records: Sequence[Record]) -> None:
-    """FOLDER/results.csv and table.tex."""
+    """Write FOLDER/results.csv and table.tex."""
     write_text(folder / "results.csv", csv_text(records))
     write_text(folder / "table.tex", latex_text(records))
 
 
 def write_clip_benchmark(folder: Path, records: Sequence[Record]) -> None:
-    """One JSON file a record, as `clip_benchmark build` reads them."""
+    """Write one JSON file per record, as `clip_benchmark build` reads them."""
     for record in records:
         name = "_".join([record["dataset"], record["lang"], record["task"], record["model_digest"][:8]])
         write_json(

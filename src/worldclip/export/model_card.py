@@ -1,13 +1,14 @@
-"""README.md of an exported model: what it is, how to use it, what it was trained on, what it reaches, whose it is."""
+"""README.md of an exported model: what it is, how to use it, training data, results, licences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core import artifacts
+from worldclip.report.table import Column, Table, text_column, to_markdown
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
@@ -20,11 +21,11 @@ LIBRARIES = {
     "vision": "transformers",
 }
 TASKS = {"timm": "image-feature-extraction", "vision": "image-feature-extraction"}
-_OURS = "in the form of worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
+_OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
 WHAT = {
-    "huggingface": "Two towers that put pictures and texts of any of its languages into one space, " + _OURS,
-    "timm": "The image tower of a CLIP, its projection as the head, " + _OURS,
-    "vision": "The image tower of a CLIP, without its projection, for the patch features that MLLMs read, " + _OURS,
+    "huggingface": "A CLIP that embeds images and texts of all its languages in one space, " + _OURS,
+    "timm": "The image encoder of a CLIP, with its projection as the head, " + _OURS,
+    "vision": "The image encoder of a CLIP without its projection, for the patch features of multimodal LLMs, " + _OURS,
 }
 USE = {
     "huggingface": [
@@ -63,15 +64,15 @@ USE = {
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card says beside its format's own lines."""
+    """What a card says in addition to the lines of its format."""
 
     title: str
     languages: Sequence[str]
     body: Sequence[str] = field(default_factory=tuple)
 
 
-def render(card: Card, name: str, report: dict[str, Any]) -> str:
-    """The whole README.md of the export `name` (a format, or `vision`); report: what its check measured."""
+def render(card: Card, name: str, report: Mapping[str, Any]) -> str:
+    """Return README.md of the export `name` (a format, or `vision`); report: what its check measured."""
     lines = [
         "---",
         f"library_name: {LIBRARIES[name]}",
@@ -93,13 +94,13 @@ def render(card: Card, name: str, report: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _checked(name: str, report: dict[str, Any]) -> str:
+def _checked(name: str, report: Mapping[str, Any]) -> str:
     if name == "onnx":
-        found = ", ".join(
+        measured = ", ".join(
             f"{precision}: {'largest difference' if precision == 'fp32' else 'smallest cosine'} {value:.2g}"
             for precision, value in report["checked"].items()
         )
-        return f"Checked against the source model in onnxruntime ({found})."
+        return f"Checked against the source model in onnxruntime ({measured})."
     return (
         f"Checked against the source model in {LIBRARIES[name]}: embeddings differ by at most "
         f"{report['max_difference']:.1e} in any element."
@@ -107,68 +108,72 @@ def _checked(name: str, report: dict[str, Any]) -> str:
 
 
 def of_run(recipe: Recipe, run_dir: Path, checkpoint: Path) -> Card:
-    """Recipe, pairs by language, results, licences of a run."""
+    """Return the card of a run: recipe, training pairs by language, results, licences."""
     codes = list(recipe.languages.codes)
-    body = [
-        "",
-        "## Recipe",
-        "",
-        f"Checkpoint: {checkpoint.name}. Recipe: {recipe.train.samples_seen:,} pairs seen, batch "
-        f"{recipe.train.global_batch_size:,}, preset {recipe.train.model.preset}; matching by the profile "
-        f"`{recipe.match.profile}`, balance by the rule `{recipe.balance.rule}`. The whole recipe is in `recipe.toml`.",
-        *_pairs(run_dir),
-    ]
-    table, attribution = run_dir / "evaluate" / "table.md", run_dir / "pool" / "README.md"
-    if table.exists():
-        body += ["", "## Results", "", table.read_text(encoding="utf-8").strip()]
-    body += _licences(run_dir)
-    if attribution.exists():
-        body += ["", "## Sources of the pool", "", attribution.read_text(encoding="utf-8").strip()]
+    train = recipe.train
+    summary = (
+        f"Checkpoint: {checkpoint.name}. Recipe: {train.samples_seen:,} pairs seen, batch "
+        f"{train.global_batch_size:,}, preset {train.model.preset}; matching profile `{recipe.match.profile}`, balance "
+        f"rule `{recipe.balance.rule}`. The whole recipe is in `recipe.toml`."
+    )
+    sections = {
+        "Recipe": summary,
+        "Training pairs": _pairs(run_dir),
+        "Results": _read_text(run_dir / "evaluate" / "table.md"),
+        "Sources of the metadata": _licences(run_dir),
+        "Sources of the pool": _read_text(run_dir / "pool" / "README.md"),
+    }
+    body = [line for heading, text in sections.items() if text for line in ("", f"## {heading}", "", text)]
     return Card(f"{run_dir.resolve().name}: a CLIP for {len(codes)} languages", codes, body)
 
 
 def of_model(source: str, layout: str) -> Card:
-    """What is known of a model that no run of ours made: where it came from."""
-    body = [
-        "",
-        "## Source",
-        "",
-        f"Converted from `{source}` ({layout}). Its languages, its training data and its licence are its publisher's: "
-        "see there before you use it.",
-    ]
-    return Card(f"{Path(source).name}, converted", (), body)
+    """Return the card of a model from elsewhere: where it came from."""
+    text = (
+        f"Converted from `{source}` ({layout}). Its publisher states its languages, training data and licence; check "
+        "them before use."
+    )
+    return Card(f"{Path(source).name}, converted", (), ["", "## Source", "", text])
 
 
-def _pairs(run_dir: Path) -> list[str]:
-    seen = _report(run_dir, "train").get("seen", {})
-    curated = _report(run_dir, "curate").get("languages", {})
+def _pairs(run_dir: Path) -> str:
+    """Return pairs in, kept and seen in training, by language."""
+    seen = _read_report(run_dir, "train").get("seen", {})
+    curated = _read_report(run_dir, "curate").get("languages", {})
     if not curated:
-        return []
-    lines = ["", "## Training pairs", "", "| language | pairs in | kept | seen |", "|---|---:|---:|---:|"]
-    for code, row in sorted(curated.items()):
-        pairs_in, pairs_out = row.get("pairs_in", 0), row.get("pairs_out", 0)
-        lines.append(f"| {code} | {pairs_in:,} | {pairs_out:,} | {seen.get(code, 0):,} |")
-    return lines
+        return ""
+    columns = [
+        text_column("language"),
+        *(Column(title=title, text="{:,}".format) for title in ("pairs in", "kept", "seen")),
+    ]
+    rows = [
+        [lang, row.get("pairs_in", 0), row.get("pairs_out", 0), seen.get(lang, 0)]
+        for lang, row in sorted(curated.items())
+    ]
+    return to_markdown(Table(columns=columns, rows=rows))
 
 
-def _licences(run_dir: Path) -> list[str]:
-    """Each kind of metadata source with its licence and the languages that use it."""
+def _licences(run_dir: Path) -> str:
+    """Return each metadata source with its licence and the languages that use it."""
     manifest = artifacts.read_manifest(run_dir / "metadata") or {}
     users: dict[tuple[str, str], set[str]] = {}
-    for code, sources in manifest.get("sources", {}).items():
+    for lang, sources in manifest.get("sources", {}).items():
         for source in sources:
             name = source.get("name") or source["source"]
-            users.setdefault((name, source["licence"]), set()).add(code)
+            users.setdefault((name, source["licence"]), set()).add(lang)
     for views in manifest.get("pageviews", []):
         users.setdefault(("page views", views["licence"]), set()).add("all")
     if not users:
-        return []
-    lines = ["", "## Sources of the metadata", "", "| source | licence | languages |", "|---|---|---|"]
-    return lines + [
-        f"| {name} | {licence} | {', '.join(sorted(codes))} |" for (name, licence), codes in sorted(users.items())
-    ]
+        return ""
+    columns = [text_column(title) for title in ("source", "licence", "languages")]
+    rows = [[name, licence, ", ".join(sorted(langs))] for (name, licence), langs in sorted(users.items())]
+    return to_markdown(Table(columns=columns, rows=rows))
 
 
-def _report(run_dir: Path, stage: str) -> dict[str, Any]:
+def _read_report(run_dir: Path, stage: str) -> dict[str, Any]:
     path = run_dir / stage / "report.json"
     return artifacts.read_json(path) if path.exists() else {}
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""

@@ -22,6 +22,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Report
 from worldclip.curate.accounting import report_shard, total_report
 from worldclip.curate.candidates import find_candidates, matched_shards, text_probs
+from worldclip.report.balance import SizeCurve, size_svg
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
@@ -30,8 +31,6 @@ GRID = 9  # candidates of one pass over the match files when solving for a numbe
 CLOSE = 0.001  # a solution this near, relatively, is near enough
 MAX_PASSES = 8
 NUM_VALUES = 27  # of a curve: three passes
-NUM_LINES = 8  # languages in a plot
-PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 _COLUMNS = ["key", "text_idx", "lang", "entries_lang", "entry_ids"]
 
 
@@ -179,7 +178,7 @@ def _solve(world: _World, pairs: float) -> dict[str, Any]:
     return {**best, "warnings": warnings, "asked_pairs": pairs}
 
 
-def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> dict[str, Any]:
+def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> SizeCurve:
     """Expected pairs over the whole range of the key that the recipe sets, for a plot.
 
     Returns {text_policy, key, values (num_values,) rising, total (num_values,), languages: {lang: (num_values,)},
@@ -204,34 +203,16 @@ def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> dict[str, Any]:
     }
 
 
-def plot_kind(path: Path) -> str:
-    """svg, png or pdf, as the file's suffix says.  Raises UserError for another."""
-    if path.suffix not in PLOT_SUFFIXES:
-        raise UserError(f"--plot is {str(path)!r}; its suffix says what to draw: {', '.join(PLOT_SUFFIXES)}")
-    return path.suffix[1:]
+def check_plot_path(path: Path) -> None:
+    """Raise UserError unless a plot can be written to `path`."""
+    if path.suffix != ".svg":
+        raise UserError(f"--plot {str(path)!r}: plots are SVG; give the file the suffix .svg")
 
 
-def plot(sizes: Mapping[str, Any], path: Path) -> None:
-    """Draw a size_curve into `path`; its suffix says as what."""
-    kind = plot_kind(path)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "worldclip"  # the same bytes each time
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(sizes["values"], sizes["total"], color="black", linewidth=2, label="all")
-    largest = sorted(sizes["languages"], key=lambda lang: -max(sizes["languages"][lang]))[:NUM_LINES]
-    for lang in largest:
-        axes.plot(sizes["values"], sizes["languages"][lang], label=lang)
-    axes.set(xscale="log", yscale="log", xlabel=f"balance.{sizes['key']}",
-             ylabel="expected images" if sizes["text_policy"] == "one" else "expected pairs")  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    artifacts.write_artifact(path, lambda aside: figure.savefig(aside, format=kind, metadata=metadata))
-    pyplot.close(figure)
+def plot(sizes: SizeCurve, path: Path) -> None:
+    """Draw a size_curve into the .svg file `path`."""
+    check_plot_path(path)
+    artifacts.write_text(path, size_svg(sizes))
 
 
 def to_text(found: dict[str, Any], num_languages: int = 12) -> str:

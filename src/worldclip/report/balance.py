@@ -1,0 +1,199 @@
+"""Head-tail curves before and after balancing, thresholds, head entries, and size against threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from worldclip.report.chart import Line, line_chart, svg_file
+from worldclip.report.html import Html, join, tag
+from worldclip.report.numbers import count, percent
+from worldclip.report.page import Section, code, figure, folded, grid, lang_name, legend, note, words
+from worldclip.report.table import Column, Table, text_column, to_html
+
+NUM_CURVES = 12  # lists with a curve of their own; the table has them all
+CURVE_PX = (290, 200)  # width, height
+OPEN_LISTS, HEAD_ENTRIES = 4, 10  # lists whose head entries are in sight, the others are folded; entries of each
+SIZE_CHART_PX = (640, 320)
+LANG_COLOURS = ("var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)", "var(--s7)")  # largest languages
+
+
+class ListThreshold(TypedDict):
+    """A list's row of thresholds.json."""
+
+    threshold: int
+    tail_fraction: float
+    num_entries: int
+    num_matched_entries: int
+    num_matches: int
+
+
+class Curve(TypedDict):
+    """Matches per entry by rank, thinned to means over near ranks."""
+
+    rank: list[float]
+    matches: list[float]
+    balanced: list[float]
+    """Matches times the entry's own keep probability."""
+    effective_entries: tuple[float, float]
+    """Before and after: the number of equally frequent entries of the same diversity."""
+
+
+class HeadEntry(TypedDict):
+    """One of a list's most frequent entries."""
+
+    entry: str
+    matches: int
+    prob: float
+
+
+class BalanceReport(TypedDict):
+    """What the page shows of RUN/balance/report.json."""
+
+    lists: dict[str, ListThreshold]
+    curves: dict[str, Curve]
+    top_entries: dict[str, list[HeadEntry]]
+    warnings: list[str]
+
+
+class SizeCurve(TypedDict):
+    """RUN/estimate.json: expected size at each value of a key."""
+
+    text_policy: str
+    key: str
+    """english_threshold or tail_fraction."""
+    values: list[float]
+    total: list[float]
+    languages: dict[str, list[float]]
+    match: str
+    """Digest of the matches that the sizes are about."""
+
+
+def sections(report: BalanceReport, sizes: SizeCurve | None) -> list[Section]:
+    """Return thresholds with curves, size against threshold where it has been estimated, and head entries."""
+    return [_thresholds(report), *([_size_section(sizes)] if sizes else []), _head_entries(report)]
+
+
+def _thresholds(report: BalanceReport) -> Section:
+    lists = {name: row for name, row in report["lists"].items() if row["num_matches"]}
+    by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
+    rows = [
+        [
+            name,
+            lists[name]["threshold"],
+            lists[name]["tail_fraction"],
+            lists[name]["num_entries"],
+            lists[name]["num_matched_entries"],
+            lists[name]["num_matches"],
+            *report["curves"][name]["effective_entries"],
+        ]
+        for name in by_size
+    ]
+    counts = ("entries", "matched entries", "matches", "effective before", "effective after")
+    columns = [
+        text_column("list", html=lang_name),
+        Column(title="threshold", text=count),
+        Column(title="tail fraction", text=percent),
+        *(Column(title=title, text=count) for title in counts),
+    ]
+    keys = [
+        ("var(--s7)", "matches of an entry"),
+        ("var(--s1)", "matches times its keep probability"),
+        ("var(--s2)", "threshold"),
+    ]
+    curves = [_curve(name, report["curves"][name], lists[name]["threshold"]) for name in by_size[:NUM_CURVES]]
+    return Section(
+        anchor="balance",
+        heading="Balance",
+        lead="Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails "
+        "stay whole. Effective entries: the number of equally frequent entries of the same diversity.",
+        body=join(
+            [
+                *map(note, report["warnings"]),
+                legend(keys),
+                grid(curves),
+                to_html(Table(columns=columns, rows=rows)),
+            ]
+        ),
+    )
+
+
+def _curve(name: str, curve: Curve, threshold: int) -> Html:
+    lines = [
+        Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)"),
+        Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
+    ]
+    rule = f"threshold {count(threshold)}"
+    return figure(lang_name(name), rule, rank_chart(lines, [(threshold, rule)]))
+
+
+def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -> Html:
+    """Return a small chart of matches by an entry's rank."""
+    return line_chart(lines, x_label="rank of the entry", y_label="matches", log=True, rules=rules, size_px=CURVE_PX)
+
+
+def _size_section(sizes: SizeCurve) -> Section:
+    return Section(
+        anchor="sizes",
+        heading="Size against threshold",
+        lead=join(["Expected size at other values of ", code(f"balance.{sizes['key']}"),
+                   ": of all languages, and of the largest."]),
+        body=join([legend((line.colour, line.name) for line in _size_lines(sizes)), _size_chart(sizes)]),
+    )  # fmt: skip
+
+
+def size_svg(sizes: SizeCurve) -> str:
+    """Return size against threshold as an .svg file of its own."""
+    lines = _size_lines(sizes)
+    title = f"Expected {_unit(sizes)} by balance.{sizes['key']}"
+    return svg_file(_size_chart(sizes), title, [(line.colour, line.name) for line in lines], size_px=SIZE_CHART_PX)
+
+
+def _size_lines(sizes: SizeCurve) -> list[Line]:
+    by_lang: Mapping[str, Sequence[float]] = sizes["languages"]
+    largest = sorted(by_lang, key=lambda lang: -max(by_lang[lang]))
+    return [
+        Line(name="all", x=sizes["values"], y=sizes["total"]),
+        *(
+            Line(name=lang, x=sizes["values"], y=by_lang[lang], colour=colour)
+            for lang, colour in zip(largest, LANG_COLOURS, strict=False)
+        ),
+    ]
+
+
+def _size_chart(sizes: SizeCurve) -> Html:
+    x_label, y_label = sizes["key"].replace("_", " "), f"expected {_unit(sizes)}"
+    return line_chart(_size_lines(sizes), x_label=x_label, y_label=y_label, log=True, size_px=SIZE_CHART_PX)
+
+
+def _unit(sizes: SizeCurve) -> str:
+    return "images" if sizes["text_policy"] == "one" else "pairs"
+
+
+def _head_entries(report: BalanceReport) -> Section:
+    lists = {name: entries for name, entries in report["top_entries"].items() if entries}
+    by_size = sorted(lists, key=lambda name: (name != "en", -report["lists"][name]["num_matches"]))
+    tables = [_head_table(name, lists[name][:HEAD_ENTRIES]) for name in by_size]
+    hidden = tables[OPEN_LISTS:]
+    return Section(
+        anchor="head",
+        heading="Head entries",
+        lead="The most frequent entries of each list, and the probability that a match of the entry alone keeps a "
+        "pair.",
+        body=join(
+            [
+                grid(tables[:OPEN_LISTS], "mid"),
+                folded(f"{len(hidden)} more lists", grid(hidden, "mid")) if hidden else "",
+            ]
+        ),
+    )
+
+
+def _head_table(name: str, entries: Sequence[HeadEntry]) -> Html:
+    columns = [
+        text_column("entry"),
+        Column(title="matches", text=count),
+        Column(title="keep probability", text=percent),
+    ]
+    rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in entries]
+    return tag("div", tag("h3", lang_name(name)), to_html(Table(columns=columns, rows=rows)))

@@ -1,0 +1,239 @@
+"""Line and dot charts as inline SVG.  Colours are variables of the page, so that charts follow light and dark."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldclip.report.html import Html, tag
+from worldclip.report.numbers import tick
+
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 10, 10, 34
+LABELLED_MARGIN_BOTTOM = 58  # below a dot chart whose labels are turned
+DOT_CHART_PX = (900, 300)
+MAX_LABELS = 45  # of a dot chart; more would run into each other
+NUM_INTERVALS = 4  # between ticks of a linear axis, about
+MAX_DECADES = 5  # between ticks of a logarithmic axis
+LEGEND_ROW, LEGEND_COLUMN = 18, 150  # pixels of an entry in a chart's own file
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+
+
+@functools.cache
+def chart_style() -> Html:
+    """Return the style sheet of charts: the colours, light and dark, that all of a page uses too."""
+    return Html((Path(__file__).parent / "chart.css").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """A named curve.  Points without a place on the axis (0 on a logarithmic one) are left out."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = "var(--s1)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dot:
+    """A value with its 95% interval and chance, where known."""
+
+    label: str
+    """Short, below the axis."""
+    hover: str
+    y: float
+    interval: tuple[float, float] | None = None
+    chance: float | None = None
+    colour: str = "var(--s1)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """From `low` to `high`, linear or logarithmic."""
+
+    low: float
+    high: float
+    log: bool
+
+    def share(self, value: float) -> float:
+        """Return the place of `value` on the axis, 0 to 1."""
+        low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
+        return (at - low) / (high - low)
+
+    def has(self, value: float) -> bool:
+        """Return whether `value` has a place on an axis of this kind."""
+        return math.isfinite(value) and (value > 0 or not self.log)
+
+    def ticks(self) -> list[float]:
+        """Return round values that lie on the axis."""
+        if self.log:
+            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            decades = max(1, math.ceil((last - first) / MAX_DECADES))
+            return [10.0**power for power in range(first, last + 1, decades)]
+        raw = (self.high - self.low) / NUM_INTERVALS
+        power = 10 ** math.floor(math.log10(raw))
+        step = next(nice * power for nice in (1, 2, 2.5, 5, 10) if nice * power >= raw)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [i * step for i in range(first, last + 1)]
+
+
+def axis_over(values: Sequence[float], *, log: bool = False, from_zero: bool = False) -> Axis:
+    """Return an axis that holds all of `values` and is never of zero length."""
+    usable = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
+    low, high = min(usable), max(usable)
+    if from_zero:
+        low = min(low, 0.0)
+    if low == high:
+        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
+    if log and high / low < 100:  # extend to whole decades, else there is hardly a power of ten to put a tick at
+        low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
+    return Axis(low=low, high=high, log=log)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Frame:
+    """The plot area inside a chart, in pixels."""
+
+    width: int
+    height: int
+    y_axis: Axis
+    margin_bottom: int = MARGIN_BOTTOM
+
+    @property
+    def right(self) -> int:
+        return self.width - MARGIN_RIGHT
+
+    @property
+    def bottom(self) -> int:
+        return self.height - self.margin_bottom
+
+    def y(self, value: float) -> float:
+        return MARGIN_TOP + (1 - self.y_axis.share(value)) * (self.bottom - MARGIN_TOP)
+
+    def rule(self, value: float, *children: object, **attributes: object) -> Html:
+        """Return a horizontal line across the plot."""
+        y = f"{self.y(value):.1f}"
+        return tag("line", *children, x1=MARGIN_LEFT, x2=self.right, y1=y, y2=y, **attributes)
+
+    def svg(self, label: str, x_label: str, marks: Sequence[Html]) -> Html:
+        """Return the chart: grid and tick labels, the marks, the name of the x axis."""
+        grid = []
+        for value in self.y_axis.ticks():
+            grid.append(self.rule(value, class_="grid-line"))
+            place = {"x": MARGIN_LEFT - 6, "y": f"{self.y(value) + 4:.1f}"}
+            grid.append(tag("text", tick(value), **place, text_anchor="end"))
+        x_name = tag("text", x_label, x=self.right, y=self.height - 3, text_anchor="end")
+        box = f"0 0 {self.width} {self.height}"
+        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label)
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+    rules: Sequence[tuple[float, str]] = (),
+    size_px: tuple[int, int] = (460, 240),
+) -> Html:
+    """Draw curves on shared axes.
+
+    log: both axes are logarithmic.  rules: (y, name) of dotted horizontal lines.  size_px: width and height at the
+    size of the text; the page scales them.
+    """
+    x_axis = axis_over([value for line in lines for value in line.x], log=log)
+    y_values = [value for line in lines for value in line.y] + [y for y, _ in rules]
+    width, height = size_px
+    frame = _Frame(width=width, height=height, y_axis=axis_over(y_values, log=log))
+
+    def place_x(value: float) -> float:
+        return MARGIN_LEFT + x_axis.share(value) * (frame.right - MARGIN_LEFT)
+
+    marks = []
+    for value in x_axis.ticks():
+        x = f"{place_x(value):.1f}"
+        marks.append(tag("line", class_="grid-line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 4))
+        marks.append(tag("text", tick(value), x=x, y=frame.bottom + 16, text_anchor="middle"))
+    for value, name in rules:
+        marks.append(frame.rule(value, tag("title", name), stroke="var(--s2)", stroke_dasharray="2 4"))
+    for line in lines:
+        points = [
+            f"{place_x(x):.1f} {frame.y(y):.1f}"
+            for x, y in zip(line.x, line.y, strict=True)
+            if x_axis.has(x) and frame.y_axis.has(y)
+        ]
+        path = f"M{' L'.join(points)}" if points else ""
+        marks.append(tag("path", tag("title", line.name), class_="curve", d=path, stroke=line.colour))
+    names = ", ".join(line.name for line in lines)
+    return frame.svg(f"{y_label} by {x_label}: {names}", x_label, marks)
+
+
+def dot_chart(dots: Sequence[Dot], *, y_label: str, x_label: str) -> Html:
+    """Draw values side by side, from 0 up.  Up to MAX_LABELS of them are labelled."""
+    is_labelled = len(dots) <= MAX_LABELS
+    tops = [max(dot.y, dot.interval[1]) if dot.interval else dot.y for dot in dots]
+    width, height = DOT_CHART_PX
+    frame = _Frame(
+        width=width,
+        height=height,
+        y_axis=axis_over(tops, from_zero=True),
+        margin_bottom=LABELLED_MARGIN_BOTTOM if is_labelled else MARGIN_BOTTOM,
+    )
+    step = (frame.right - MARGIN_LEFT) / len(dots)
+    marks = []
+    for i, dot in enumerate(dots):
+        x = MARGIN_LEFT + (i + 0.5) * step
+        parts = [tag("title", dot.hover), *_dot_marks(frame, dot, x, step)]
+        if is_labelled:
+            y = frame.bottom + 14
+            parts.append(
+                tag("text", dot.label, x=f"{x:.1f}", y=y, text_anchor="end", transform=f"rotate(-50 {x:.1f} {y})")
+            )
+        marks.append(tag("g", *parts))
+    return frame.svg(f"{y_label} by {x_label}", x_label, marks)
+
+
+def _dot_marks(frame: _Frame, dot: Dot, x: float, step: float) -> list[Html]:
+    """Draw the interval, chance and the dot itself at `x`; step: pixels per dot."""
+    parts = []
+    if dot.interval is not None:
+        low, high = (f"{frame.y(bound):.1f}" for bound in dot.interval)
+        at = f"{x:.1f}"
+        parts.append(tag("line", x1=at, x2=at, y1=low, y2=high, stroke=dot.colour, opacity=".4"))
+    if dot.chance is not None:
+        y, half = f"{frame.y(dot.chance):.1f}", min(5.0, 0.4 * step)
+        parts.append(tag("line", x1=f"{x - half:.1f}", x2=f"{x + half:.1f}", y1=y, y2=y, stroke="var(--ink)"))
+    radius = min(4.5, max(2.2, 0.3 * step))
+    circle = {"cx": f"{x:.1f}", "cy": f"{frame.y(dot.y):.1f}", "r": f"{radius:.1f}"}
+    return [*parts, tag("circle", **circle, fill=dot.colour)]
+
+
+def svg_file(chart: Html, title: str, legend: Sequence[tuple[str, str]], size_px: tuple[int, int]) -> str:
+    """Return a chart as an .svg file of its own, with a title above it and a legend below.
+
+    legend: (colour, name) of each line.  size_px: the chart's.
+    """
+    width, height = size_px
+    per_row = max(1, width // LEGEND_COLUMN)
+    entries = []
+    for i, (colour, name) in enumerate(legend):
+        x, y = MARGIN_LEFT + LEGEND_COLUMN * (i % per_row), height + LEGEND_ROW * (2 + i // per_row)
+        entries.append(tag("rect", x=x, y=y - 9, width=10, height=10, fill=colour))
+        entries.append(tag("text", name, x=x + 16, y=y))
+    total = height + LEGEND_ROW * (2 + math.ceil(len(legend) / per_row))
+    body = tag(
+        "svg",
+        tag("style", chart_style()),
+        tag("rect", width="100%", height="100%", fill="var(--paper)"),
+        tag("text", title, x=MARGIN_LEFT, y=LEGEND_ROW - 4),
+        tag("svg", chart, y=LEGEND_ROW, width=width, height=height),
+        *entries,
+        xmlns=SVG_NAMESPACE,
+        viewBox=f"0 0 {width} {total}",
+        width=width,
+        height=total,
+    )
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'

@@ -1,0 +1,245 @@
+"""What was kept and what was dropped, and why: by language, by entry, and as examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+from worldclip.report.balance import NUM_CURVES, rank_chart
+from worldclip.report.chart import Line
+from worldclip.report.html import Html, join, tag
+from worldclip.report.numbers import count, percent, short
+from worldclip.report.page import Bar, Card, Section, bars, code, figure, folded, grid, lang_name, legend, words
+from worldclip.report.table import Column, Table, text_column, to_html
+
+NUM_SHARES = 15  # largest languages in "before and after"
+
+# Where a pair can end, with colour and meaning.  The last reason that can apply comes first, as in a bar.
+ENDS = {
+    "pairs_out": ("var(--s1)", "kept"),
+    "sampled_out": ("var(--s2)", "sampled out: its entries are frequent"),
+    "excluded": ("var(--s6)", "excluded: its language is excluded, or over its cap"),
+    "not_valid": ("var(--s3)", "not valid: not among the valid keys, or denied"),
+    "no_match": ("var(--s4)", "no match: contains no entry of its language"),
+    "no_language": ("var(--s5)", "no language: its language has no entry list in this run"),
+    "no_text": ("var(--s7)", "no text"),
+    "duplicate": ("var(--s8)", "duplicate key"),
+    "bad_pair": ("var(--bad)", "bad pair: unreadable"),
+}
+EXAMPLES = {
+    "pairs_out": "Kept",
+    "sampled_out": "Sampled out",
+    "excluded": "Excluded",
+    "no_match": "No match",
+    "no_language": "No language",
+}
+BEFORE_AFTER = (("var(--s7)", "in the pool"), ("var(--s1)", "among kept pairs"))
+
+Row = Mapping[str, float]
+"""pairs_in, expected_pairs, and pairs by where they end (ENDS)."""
+
+
+class SampledCurve(TypedDict):
+    """Matches per entry by rank, in the pool and among kept texts, thinned to means over near ranks."""
+
+    rank: list[float]
+    matches: list[float]
+    kept: list[float]
+    effective_entries: tuple[float, float]
+
+
+class SampleEntry(TypedDict):
+    """An entry that a sample matches."""
+
+    entry: str
+    matches: int
+    prob: float
+
+
+class Sample(TypedDict):
+    """A text chosen by hash."""
+
+    key: str
+    text: str
+    lang: str
+    label: NotRequired[str]
+    """The label of language identification, of texts that match never passed on."""
+    lang_prob: NotRequired[float]
+    keep_prob: NotRequired[float]
+    coin: NotRequired[float]
+    is_over: NotRequired[bool]
+    """Dropped by a cap."""
+    entries: NotRequired[list[SampleEntry]]
+
+
+class CurateReport(TypedDict):
+    """What the page shows of RUN/curate/report.json."""
+
+    text_policy: NotRequired[str]
+    languages: dict[str, dict[str, float]]
+    effect: NotRequired[dict[str, SampledCurve]]
+    samples: NotRequired[dict[str, list[Sample]]]
+
+
+def cards(report: CurateReport) -> list[Card]:
+    """Return the number of pairs and languages kept."""
+    total = _total(report["languages"])
+    pairs_in, pairs_out = total["pairs_in"], total["pairs_out"]
+    share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}" if pairs_in else ""
+    num_languages = sum(1 for row in report["languages"].values() if row["pairs_out"])
+    return [
+        Card(value=short(pairs_out), name=f"{_unit(report)} kept", remark=share),
+        Card(value=count(num_languages), name="languages", remark="with pairs to train on"),
+    ]
+
+
+def sections(report: CurateReport) -> list[Section]:
+    """Return what was kept, languages before and after, entries before and after, and examples."""
+    parts = [_fates(report), _shares(report["languages"]), _effect(report.get("effect", {})),
+             _examples(report.get("samples", {}))]  # fmt: skip
+    return [section for section in parts if section is not None]
+
+
+def _unit(report: CurateReport) -> str:
+    return "images" if report.get("text_policy") == "one" else "pairs"
+
+
+def _total(rows: Mapping[str, Row]) -> dict[str, float]:
+    return {key: sum(row.get(key, 0) for row in rows.values()) for key in ("pairs_in", "expected_pairs", *ENDS)}
+
+
+def _fates(report: CurateReport) -> Section:
+    """Return where pairs end, by language."""
+    rows, unit = report["languages"], _unit(report)
+    langs = sorted(rows, key=lambda lang: (-rows[lang]["pairs_out"], -rows[lang]["pairs_in"], lang))
+    total = _total(rows)
+    ends = [end for end in ENDS if total[end]]
+    bar_rows = [_fate_bar(tag("b", "all"), total, ends)]
+    bar_rows += [_fate_bar(lang_name(lang), rows[lang], ends) for lang in langs if rows[lang]["pairs_in"]]
+    reasons = [end for end in ends if end != "pairs_out"]
+    titles = [f"{unit} in", *(reason.replace("_", " ") for reason in reasons), f"{unit} out", "expected"]
+    columns = [
+        text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
+        *(Column(title=title, text=count) for title in titles),
+        Column(title="kept", text=percent),
+    ]
+    table_rows = [_fate_cells(lang, rows[lang], reasons) for lang in langs]
+    table_rows.append(_fate_cells(Html("all"), total, reasons))
+    numbers = Table(columns=columns, rows=table_rows, totals=[len(langs)])
+    return Section(
+        anchor="pairs",
+        heading="What was kept",
+        lead=f"Each of the {count(total['pairs_in'])} {unit} ends in exactly one way. Bars show shares within a "
+        "language.",
+        body=join([legend(ENDS[end] for end in ends), bars(bar_rows), folded("In numbers", to_html(numbers))]),
+    )
+
+
+def _fate_bar(label: str, row: Row, ends: Sequence[str]) -> Bar:
+    parts = []
+    for end in ends:
+        colour, meaning = ENDS[end]
+        number = row.get(end, 0)
+        parts.append((number / (row["pairs_in"] or 1), colour, f"{count(number)} {meaning}"))
+    return Bar(label=label, parts=parts, note=f"{count(row['pairs_out'])} of {count(row['pairs_in'])}")
+
+
+def _fate_cells(name: str, row: Row, reasons: Sequence[str]) -> list[object]:
+    kept = row["pairs_out"] / row["pairs_in"] if row["pairs_in"] else None
+    by_reason = [row.get(reason) or None for reason in reasons]
+    return [name, row["pairs_in"], *by_reason, row["pairs_out"], row["expected_pairs"], kept]
+
+
+def _shares(rows: Mapping[str, Row]) -> Section | None:
+    """Return the largest languages' shares of the pool and of what was kept."""
+    total = _total(rows)
+    if not total["pairs_out"]:
+        return None
+    shares = {
+        lang: (row["pairs_in"] / total["pairs_in"], row["pairs_out"] / total["pairs_out"]) for lang, row in rows.items()
+    }
+    largest = sorted(shares, key=lambda lang: -max(shares[lang]))[:NUM_SHARES]
+    widest = max(shares[largest[0]])
+    bar_rows = []
+    for lang in largest:
+        labels = (lang_name(lang), "")
+        for label, share, (colour, name) in zip(labels, shares[lang], BEFORE_AFTER, strict=True):
+            hover = f"{percent(share)} {name}"
+            bar_rows.append(Bar(label=label, parts=[(share / widest, colour, hover)], note=percent(share)))
+    return Section(
+        anchor="shares",
+        heading="Languages before and after",
+        lead="Shares of the largest languages in the pool and among kept pairs.",
+        body=join([legend(BEFORE_AFTER), bars(bar_rows)]),
+    )
+
+
+def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
+    """Return head-tail curves before and after sampling."""
+    if not curves:
+        return None
+    by_size = sorted(curves, key=lambda name: -curves[name]["matches"][0])
+    figures = []
+    for name in by_size[:NUM_CURVES]:
+        curve = curves[name]
+        lines = [
+            Line(name=meaning, x=curve["rank"], y=y, colour=colour)
+            for y, (colour, meaning) in zip((curve["matches"], curve["kept"]), BEFORE_AFTER, strict=True)
+        ]
+        before, after = curve["effective_entries"]
+        figures.append(
+            figure(lang_name(name), f"effective entries {short(before)} → {short(after)}", rank_chart(lines))
+        )
+    columns = [
+        text_column("list", html=lang_name),
+        Column(title="effective before", text=count),
+        Column(title="effective after", text=count),
+    ]
+    rows = [[name, *curves[name]["effective_entries"]] for name in by_size]
+    numbers = to_html(Table(columns=columns, rows=rows))
+    return Section(
+        anchor="effect",
+        heading="Entries before and after",
+        lead="Matches of each entry, by its rank in the pool, before and after sampling (means over near ranks). "
+        "Effective entries: the number of equally frequent entries of the same diversity.",
+        body=join([legend(BEFORE_AFTER), grid(figures), folded("In numbers", numbers)]),
+    )
+
+
+def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
+    parts: list[Html] = []
+    for reason, heading in EXAMPLES.items():
+        if samples.get(reason):
+            rows = [
+                [row["lang"], words(row["text"], row["lang"]), _why(reason, row), row["key"]] for row in samples[reason]
+            ]
+            columns = [
+                text_column("language", html=lang_name),
+                text_column("text"),
+                text_column("why"),
+                text_column("key", html=code),
+            ]
+            parts += [tag("h3", heading), to_html(Table(columns=columns, rows=rows))]
+    if not parts:
+        return None
+    return Section(
+        anchor="examples",
+        heading="Examples",
+        lead="Chosen by hash. Pairs that are denied or not among the valid keys are never shown.",
+        body=join(parts),
+    )
+
+
+def _why(reason: str, sample: Sample) -> str:
+    if reason == "no_language":
+        return f"label {sample['label']}, probability {sample['lang_prob']:.2f}"
+    if reason == "no_match":
+        return "contains no entry of its list"
+    if reason == "excluded" and not sample["is_over"]:
+        return "its language is excluded"
+    entries = [
+        join([words(entry["entry"], sample["lang"]), f" ({count(entry['matches'])})"]) for entry in sample["entries"]
+    ]
+    decision = f": keep probability {sample['keep_prob']:.3f}, coin {sample['coin']:.3f}"
+    over = "; over the cap of its language" if sample["is_over"] else ""
+    return join([join(entries, ", "), decision, over])

@@ -1,0 +1,459 @@
+"""Results of an evaluation: every number in one table, accuracy by language, published numbers, a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+from worldclip.report.by_language import languages_section
+from worldclip.report.html import Html, join, tag
+from worldclip.report.numbers import count, interval, percent
+from worldclip.report.page import (
+    Bar,
+    Card,
+    Section,
+    bars,
+    code,
+    folded,
+    lang_name,
+    legend,
+    note,
+    small_bar,
+    words,
+)
+from worldclip.report.page import cards as card_row
+from worldclip.report.table import Column, Table, text_column, to_html
+
+CLASSIFICATION = "zeroshot_classification"
+MAX_BARS = 40  # languages shown as bars; for more, the plot by language says the same in less room
+MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
+SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
+
+Metrics = dict[str, float]
+
+
+class Slice(TypedDict):
+    """The metrics of a part of a dataset: a country, an income, head or tail."""
+
+    n: int
+    metrics: Metrics
+
+
+class LanguageResult(TypedDict):
+    """The record of one language."""
+
+    n: int
+    metrics: Metrics
+    chance: Metrics
+    interval_95: dict[str, list[float]]
+    slices: NotRequired[dict[str, Slice]]
+
+
+class Mean(TypedDict):
+    """Means over the languages named; metrics of a slice are called slice/metric."""
+
+    languages: list[str]
+    metrics: Metrics
+    chance: Metrics
+
+
+class Headline(TypedDict):
+    """One number that stands for a task."""
+
+    metric: str
+    value: float
+    languages: list[str]
+    interval_95: list[float] | None
+    chance: float | None
+    n: int | None
+
+
+class TaskResult(TypedDict):
+    """One task of one dataset."""
+
+    mean: Mean
+    languages: dict[str, LanguageResult]
+    headlines: NotRequired[list[Headline]]
+    is_averaged: NotRequired[bool]
+    """Whether the mean over languages is a meaningful number (default: if there are several languages)."""
+    is_share: NotRequired[bool]
+    """Whether metrics are shares, shown in percent (default), and not distances."""
+    plotted: NotRequired[str]
+    """The metric that is plotted by language."""
+
+
+class DatasetResult(TypedDict):
+    """One dataset."""
+
+    num_images: int
+    num_bad_images: int
+    tasks: dict[str, TaskResult]
+
+
+class PublishedRow(TypedDict):
+    """Our number beside a published one, in percent; None where there is none."""
+
+    figure: NotRequired[str]
+    title: str
+    ours_pct: float | None
+    published_pct: float | None
+    difference_pct: float | None
+    differs: bool
+    """By more than evaluate.published allows."""
+    languages: NotRequired[list[str]]
+    over: NotRequired[str]
+    """The languages in short."""
+    missing: NotRequired[list[str]]
+    """Datasets of a suite."""
+    source: str | None
+    is_secondary: bool
+    protocol: str
+
+
+class Published(TypedDict):
+    """All rows beside the numbers of the model `against`."""
+
+    against: str
+    rows: list[PublishedRow]
+
+
+class Suite(TypedDict):
+    """The mean over a suite's datasets; None if some are missing."""
+
+    name: str
+    mean: float | None
+    missing: list[str]
+
+
+class Name(TypedDict):
+    """A class name that the model gives to an image."""
+
+    name: str
+    score: float
+    is_right: bool
+
+
+class Names(TypedDict):
+    """The right name, and the best of the model, in one language."""
+
+    truth: str
+    best: list[Name]
+
+
+class GalleryImage(TypedDict):
+    """A held-out image with names by language."""
+
+    dataset: str
+    key: str
+    image: str
+    """data: URI"""
+    names: dict[str, Names]
+
+
+class EvaluateReport(TypedDict):
+    """What the page shows of evaluate's report.json."""
+
+    model: str
+    datasets: dict[str, DatasetResult]
+    gallery: list[GalleryImage]
+    suite: NotRequired[Suite]
+    published: NotRequired[Published]
+
+
+def cards(report: EvaluateReport) -> list[Card]:
+    """Return the mean accuracy on each dataset with zero-shot classification."""
+    drawn = []
+    for name, result in report["datasets"].items():
+        if CLASSIFICATION in result["tasks"]:
+            mean = result["tasks"][CLASSIFICATION]["mean"]
+            metric, label = _top(mean["metrics"])
+            remark = f"mean over {len(mean['languages'])} languages; chance {percent(mean['chance'][metric])}"
+            if metric != "acc1":
+                remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
+            drawn.append(Card(value=percent(mean["metrics"][metric]), name=f"{label} on {name}", remark=remark))
+    return drawn
+
+
+def sections(report: EvaluateReport) -> list[Section]:
+    """Return the parts that the evaluation has."""
+    parts = [
+        results_section(report),
+        published_section(report),
+        languages_section(report["datasets"]),
+        accuracy_section(report["datasets"]),
+        gallery_section(report["gallery"]),
+    ]
+    return [section for section in parts if section is not None]
+
+
+def _top(metrics: Mapping[str, float]) -> tuple[str, str]:
+    """Return the metric that stands for zero-shot classification, and what it is called."""
+    return ("acc5", "top-5") if "acc5" in metrics else ("acc1", "top-1")
+
+
+def _number(task: TaskResult) -> Callable[[float], str]:
+    return percent if task.get("is_share", True) else "{:.3f}".format
+
+
+def _is_averaged(task: TaskResult) -> bool:
+    return task.get("is_averaged", len(task["languages"]) > 1)
+
+
+def task_name(task: str) -> str:
+    """Return a task's name for headings."""
+    return task.removeprefix("cross_lingual_").replace("_", " ")
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name for headings."""
+    return metric.replace("_", " ")
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def results_section(report: EvaluateReport) -> Section | None:
+    """Return every headline number in one table; None if nothing was measured."""
+    rows: list[list[Any]] = []
+    for dataset, result in report["datasets"].items():
+        names = [dataset]  # the dataset and each task are named once, in the first of their rows
+        for task, task_result in result["tasks"].items():
+            for i, headline in enumerate(task_result.get("headlines", [])):
+                name = names.pop() if names else None
+                rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline)])
+    if not rows:
+        return None
+    columns = [
+        *map(text_column, ("dataset", "task", "metric", "")),
+        *(Column(title=title) for title in ("value", "languages", "95% interval")),
+        Column(title="queries", text=count),
+    ]
+    notes = [
+        note(f"{name}: {count(result['num_bad_images'])} images could not be decoded and are left out.")
+        for name, result in report["datasets"].items()
+        if result["num_bad_images"]
+    ]
+    return Section(
+        anchor="results",
+        heading="Results",
+        lead="One row per number; a mean over languages where there are several, with its 95% interval where there "
+        "is one. The tick in a bar marks chance.",
+        body=join([to_html(Table(columns=columns, rows=rows)), _suite(report.get("suite")), *notes]),
+    )
+
+
+def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
+    """Return metric, bar, value, languages, interval, number of queries."""
+    number, value, bounds, langs = _number(task), headline["value"], headline["interval_95"], headline["languages"]
+    bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
+    return [
+        metric_name(headline["metric"]),
+        small_bar(bar) if task.get("is_share", True) else None,
+        number(value),
+        langs[0] if len(langs) == 1 else len(langs),
+        interval(bounds, number),
+        headline["n"],
+    ]
+
+
+def _suite(suite: Suite | None) -> Html:
+    if suite is None:
+        return Html()
+    if suite["mean"] is None:
+        missing = suite["missing"]
+        return note(f"No mean for suite {suite['name']}: {len(missing)} datasets are missing: {', '.join(missing)}.")
+    return card_row([Card(value=percent(suite["mean"]), name=f"suite {suite['name']}", remark="mean over datasets")])
+
+
+def published_section(report: EvaluateReport) -> Section | None:
+    """Return our numbers beside published ones; None if the evaluation did not ask for them."""
+    if "published" not in report:
+        return None
+    published = report["published"]
+    rows = []
+    for row in published["rows"]:
+        difference = None if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}"
+        if row["differs"]:
+            difference = tag("b", f"{difference} !")
+        source = join([row["source"] or "", tag("small", " (secondary)") if row["is_secondary"] else ""])
+        rows.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
+    columns = [
+        text_column("figure"),
+        Column(title="ours", text="{:.1f}".format),
+        Column(title="published", text="{:.1f}".format),
+        Column(title="difference"),
+        Column(title="languages"),
+        text_column("source"),
+    ]
+    protocols = [note(f"{row['title']}: {row['protocol']}") for row in published["rows"]]
+    return Section(
+        anchor="published",
+        heading="Published numbers",
+        lead=f"Beside {published['against']}, in percent. An exclamation mark flags a difference over 0.2.",
+        body=join([to_html(Table(columns=columns, rows=rows)), folded("Protocols", *protocols)]),
+    )
+
+
+# --- accuracy by language ---------------------------------------------------------------------------------------------
+
+
+def accuracy_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
+    """Return each dataset by language beside chance; None if nothing was measured."""
+    if not datasets:
+        return None
+    colours = [
+        (SCORE_COLOURS["acc1"], "top-1"),
+        (SCORE_COLOURS["acc5"], "top-5"),
+        ("var(--ink)", "95% interval"),
+        ("var(--s2)", "chance"),
+    ]
+    return Section(
+        anchor="accuracy",
+        heading="Accuracy by language",
+        lead="Zero-shot classification of images among the class names of one language. The numbers of all tasks are "
+        "folded below.",
+        body=join([legend(colours), *(_dataset(name, result) for name, result in datasets.items())]),
+    )
+
+
+def _dataset(name: str, result: DatasetResult) -> Html:
+    images = tag("small", code(f"{count(result['num_images'])} images"))
+    parts = [tag("h3", name, " ", images)]
+    for task, task_result in result["tasks"].items():
+        if task == CLASSIFICATION:
+            parts.append(_accuracy_bars(task_result))
+        parts.append(_slices(task_result))
+        parts.append(folded(f"{metric_name(task)} in numbers", to_html(_metrics_table(task_result))))
+    return join(parts)
+
+
+def _accuracy_bars(task: TaskResult) -> Html:
+    mean, records = task["mean"], task["languages"]
+    metric, _ = _top(mean["metrics"])
+    rows = [
+        _accuracy_bar(lang_name(lang), record["metrics"], record["chance"], metric, record["interval_95"][metric])
+        for lang, record in sorted(records.items(), key=lambda item: -item[1]["metrics"][metric])
+    ]
+    if len(records) == 1:
+        return bars(rows)
+    mean_row = _accuracy_bar(tag("b", "mean"), mean["metrics"], mean["chance"], metric)
+    langs = mean["languages"]
+    over = tag("p", f"Mean over {len(langs)} languages: {' '.join(langs)}.", class_="lead")
+    if len(rows) <= MAX_BARS:
+        return bars([mean_row, *rows]) + over
+    return bars([mean_row]) + folded(f"All {len(rows)} languages", bars(rows), over)
+
+
+def _accuracy_bar(
+    label: str,
+    metrics: Mapping[str, float],
+    chance: Mapping[str, float],
+    metric: str,
+    bounds: Sequence[float] | None = None,
+) -> Bar:
+    """Return a bar of top-1 and, if `metric` is acc5, top-5 behind it."""
+    first, best = metrics["acc1"], metrics[metric]
+    hover = f"top-1 {percent(first)}, top-5 {percent(best)}" if metric == "acc5" else f"top-1 {percent(first)}"
+    hover += f", chance {percent(chance[metric])}"
+    return Bar(
+        label=label,
+        parts=[(first, SCORE_COLOURS["acc1"], hover), (best - first, SCORE_COLOURS["acc5"], hover)],
+        note=f"{percent(first)} · {percent(best)}" if metric == "acc5" else percent(first),
+        interval=bounds,
+        mark=chance[metric],
+    )
+
+
+def _slices(task: TaskResult) -> Html:
+    """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
+    slices = {lang: record.get("slices", {}) for lang, record in task["languages"].items()}
+    names = list(dict.fromkeys(name for of_lang in slices.values() for name in of_lang))
+    if not names:
+        return Html()
+    metrics = list(next(iter(next(iter(slices.values())).values()))["metrics"])
+    means = task["mean"]["metrics"]
+    if _is_averaged(task) or len(slices) == 1:
+        titles = [metric_name(metric) for metric in metrics]
+        values = {name: [means.get(f"{name}/{metric}") for metric in metrics] for name in names}
+    else:
+        titles = [f"{lang} {metric_name(metric)}" for lang in slices for metric in metrics]
+        values = {
+            name: [_slice_value(of_lang, name, metric) for of_lang in slices.values() for metric in metrics]
+            for name in names
+        }
+    rows = [
+        [name, *values[name], max(of_lang[name]["n"] for of_lang in slices.values() if name in of_lang)]
+        for name in names
+    ]
+    columns = [
+        text_column("part (mean over languages)" if _is_averaged(task) else "part"),
+        *(Column(title=title, text=percent) for title in titles),
+        Column(title="queries", text=count),
+    ]
+    drawn = to_html(Table(columns=columns, rows=rows))
+    return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
+
+
+def _slice_value(slices: Mapping[str, Slice], name: str, metric: str) -> float | None:
+    return slices[name]["metrics"].get(metric) if name in slices else None
+
+
+def _metrics_table(task: TaskResult) -> Table:
+    """Return every metric by language, with chance and the mean."""
+    mean, records = task["mean"], task["languages"]
+    metrics = [name for name in mean["metrics"] if "/" not in name]
+    columns = [
+        text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
+        *(Column(title=metric_name(metric), text=_number(task)) for metric in metrics),
+        Column(title="queries", text=count),
+    ]
+    rows: list[list[Any]] = [
+        [lang, *(record["metrics"][name] for name in metrics), record["n"]] for lang, record in records.items()
+    ]
+    if any(name in mean["chance"] for name in metrics):
+        rows.append([Html("chance"), *map(mean["chance"].get, metrics), None])
+    if not _is_averaged(task):
+        return Table(columns=columns, rows=rows)
+    rows.append([Html(f"mean over {len(mean['languages'])}"), *(mean["metrics"][name] for name in metrics), None])
+    return Table(columns=columns, rows=rows, totals=[len(rows) - 1])
+
+
+# --- gallery ----------------------------------------------------------------------------------------------------------
+
+
+def gallery_section(gallery: Sequence[GalleryImage]) -> Section | None:
+    """Return held-out images with the model's best names; None if there are none."""
+    if not gallery:
+        return None
+    parts = []
+    for dataset in dict.fromkeys(image["dataset"] for image in gallery):
+        shots = [_shot(image) for image in gallery if image["dataset"] == dataset]
+        parts += [tag("h3", dataset), tag("div", *shots, class_="shots")]
+    return Section(
+        anchor="gallery",
+        heading="Gallery",
+        lead="Images and the model's best names for them in several languages. Chosen by hash; half are right in the "
+        "first language, where there are enough.",
+        body=join(parts),
+    )
+
+
+def _shot(image: GalleryImage) -> Html:
+    first_lang, first = next(iter(image["names"].items()))
+    is_right = first["best"][0]["is_right"]
+    verdict = tag("span", "right" if is_right else "wrong", class_=f"tag {'ok' if is_right else 'no'}")
+    title = [words(first["truth"], first_lang), tag("small", code(image["key"])), verdict]
+    answers = [_answers(lang, names["best"]) for lang, names in image["names"].items()]
+    picture = tag("img", src=image["image"], alt=first["truth"])
+    return tag("div", picture, tag("div", *title, class_="t"), tag("dl", *answers), class_="shot")
+
+
+def _answers(lang: str, names: Sequence[Name]) -> Html:
+    best, *others = names
+    shown = [
+        tag("b", "✓ ", words(name["name"], lang), class_="ok") if name["is_right"] else words(name["name"], lang)
+        for name in others
+    ]
+    mark = "✓ " if best["is_right"] else ""
+    first = tag("span", mark, words(best["name"], lang), class_="ok" if best["is_right"] else "no")
+    return tag("dt", code(lang)) + tag("dd", first, tag("div", join(shown, " · "), class_="rest"))

@@ -1,0 +1,37 @@
+"""Images inside a page, as data: URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from worldclip.core.errors import require
+
+MAX_BYTES = 20_000  # smaller files are embedded as they are
+THUMBNAIL_PX = 192
+_MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+
+
+def data_uri(content: bytes, max_px: int = THUMBNAIL_PX) -> str:
+    """Return an image file as a data: URI, shrunk to `max_px` where it is larger than MAX_BYTES.
+
+    Raises what Pillow raises for a file that it cannot decode (OSError, SyntaxError, ValueError).
+    """
+    content = shrink(content, max_px) if len(content) > MAX_BYTES else content
+    kind = next((name for magic, name in _MAGIC if content.startswith(magic)), "octet-stream")
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def shrink(content: bytes, max_px: int = THUMBNAIL_PX) -> bytes:
+    """Return an image as a JPEG whose longer side is at most `max_px`.  Raises as data_uri."""
+    pillow: Any = require("PIL.Image", extra="pool")
+    try:
+        with pillow.open(io.BytesIO(content)) as opened:
+            image = opened.convert("RGB")
+    except pillow.DecompressionBombError as error:
+        raise ValueError(f"decompression bomb: {error}") from error
+    image.thumbnail((max_px, max_px))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()

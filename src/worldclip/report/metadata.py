@@ -1,0 +1,168 @@
+"""The entry lists: how large, from which sources, and what their entries look like."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice, zip_longest
+from typing import NotRequired, TypedDict
+
+from worldclip.language import table as languages
+from worldclip.report.html import Html, join, tag
+from worldclip.report.numbers import count, percent, short
+from worldclip.report.page import Bar, Card, Section, bars, code, folded, lang_name, legend, note, words
+from worldclip.report.table import Column, Table, text_column, to_html
+
+MAX_BARS = 40  # lists with a bar in sight; the table has them all
+NUM_EXAMPLES = 8  # entries shown per script
+MERGED = "merged"
+
+COLOURS = {
+    "number": "var(--s8)",
+    "wordnet": "var(--s3)",
+    "unigram": "var(--s1)",
+    "bigram": "var(--s2)",
+    "title": "var(--s5)",
+    "wordfreq": "var(--s4)",
+    "list": "var(--s6)",
+}
+DROP_RULES = {
+    "duplicate": "duplicate",
+    "punctuation": "punctuation only",
+    "too_long": "too long",
+    "empty": "empty",
+    "not_text": "invalid Unicode",
+}
+
+
+class ListReport(TypedDict):
+    """What metadata's report says of one entry list."""
+
+    entries: int
+    by_source: dict[str, int]
+    """Entries by the first source that gave them."""
+    dead: dict[str, int]
+    """Entries that never match, by matching profile."""
+    rules: NotRequired[dict[str, dict[str, int]]]
+    """Dropped candidates by source and rule."""
+    examples: NotRequired[dict[str, list[str]]]
+    """Entries by source, chosen by hash."""
+    bytes: NotRequired[int]
+    matcher_bytes: NotRequired[dict[str, int]]
+
+
+class MetadataReport(TypedDict):
+    """What the page shows of RUN/metadata/report.json."""
+
+    lists: dict[str, ListReport]
+    notes: list[str]
+
+
+Lists = Mapping[str, ListReport]
+
+
+def cards(report: MetadataReport) -> list[Card]:
+    """Return the number of entries."""
+    total = sum(row["entries"] for row in report["lists"].values())
+    return [Card(value=short(total), name="entries", remark=f"in {len(report['lists'])} languages")]
+
+
+def sections(report: MetadataReport) -> list[Section]:
+    """Return entries per list, per source and per script."""
+    lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
+    per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
+    sources = [source for source in COLOURS if any(source in row["by_source"] for row in lists.values())]
+    body = join(
+        [
+            legend((COLOURS[source], source) for source in sources),
+            _list_bars(per_language, sources),
+            tag("h3", "Sources"),
+            to_html(_source_table(per_language, sources)),
+            _scripts(per_language),
+            folded(f"All {len(lists)} lists", to_html(_list_table(lists, sources))),
+            *map(note, report["notes"]),
+        ]
+    )
+    lead = (
+        "The words and phrases to look for in texts, by language and by the first source that gave them. "
+        "Dead entries never match: normalised, they are empty or equal to an earlier entry."
+    )
+    return [Section(anchor="metadata", heading="Entries", lead=lead, body=body)]
+
+
+def _list_bars(lists: Lists, sources: Sequence[str]) -> Html:
+    largest = max((row["entries"] for row in lists.values()), default=1)
+    rows = []
+    for lang, row in lists.items():
+        parts = [
+            (number / largest, COLOURS[source], f"{source}: {count(number)}")
+            for source in sources
+            if (number := row["by_source"].get(source, 0))
+        ]
+        rows.append(Bar(label=lang_name(lang), parts=parts, note=count(row["entries"])))
+    hidden = rows[MAX_BARS:]
+    return join([bars(rows[:MAX_BARS]), folded(f"{len(hidden)} smaller lists", bars(hidden)) if hidden else ""])
+
+
+def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
+    """Return one row per source: languages that have it, its candidates, and what became of them."""
+    rows = []
+    for source in sources:
+        kept = [row["by_source"][source] for row in lists.values() if row["by_source"].get(source)]
+        dropped = Counter[str]()
+        for row in lists.values():
+            dropped.update(row.get("rules", {}).get(source, {}))
+        by_rule = [dropped[rule] or None for rule in DROP_RULES]
+        candidates = sum(kept) + sum(number or 0 for number in by_rule)
+        covered = f"{count(len(kept))} ({percent(len(kept) / len(lists))})"
+        rows.append([source, covered, candidates, sum(kept), *by_rule])
+    return Table(
+        columns=[
+            text_column("source"),
+            Column(title="languages with it"),
+            *(Column(title=title, text=count) for title in ("candidates", "entries", *DROP_RULES.values())),
+        ],
+        rows=rows,
+    )
+
+
+def _scripts(lists: Lists) -> Html:
+    """Return one row per script: how many languages use it, and entries of the largest of their lists."""
+    by_script: dict[str, list[str]] = {}
+    for lang in lists:
+        by_script.setdefault(languages.get(lang).script, []).append(lang)
+    rows = []
+    for script, langs in sorted(by_script.items(), key=lambda item: (-len(item[1]), item[0])):
+        examples = list(lists[langs[0]].get("examples", {}).values())
+        # one of each source, then the second of each, and so on
+        in_turn = (entry for entry in chain.from_iterable(zip_longest(*examples)) if entry is not None)
+        shown = [words(entry, langs[0]) for entry in islice(in_turn, NUM_EXAMPLES)]
+        if shown:
+            rows.append([script, len(langs), langs[0], join(shown, Html("&ensp;"))])
+    if not rows:
+        return Html()
+    columns = [
+        text_column("script", html=code),
+        Column(title="languages", text=count),
+        text_column("largest list", html=lang_name),
+        text_column("some of its entries, chosen by hash, from each source in turn"),
+    ]
+    return tag("h3", "Scripts") + to_html(Table(columns=columns, rows=rows))
+
+
+def _list_table(lists: Lists, sources: Sequence[str]) -> Table:
+    profiles = list(dict.fromkeys(profile for row in lists.values() for profile in row["dead"]))
+    titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
+    rows = [
+        [
+            lang,
+            row["entries"],
+            *(row["by_source"].get(source) for source in sources),
+            *(row["dead"].get(profile) for profile in profiles),
+            row.get("bytes"),
+            sum(row.get("matcher_bytes", {}).values()),
+        ]
+        for lang, row in lists.items()
+    ]
+    return Table(columns=[text_column("list", html=lang_name), *(Column(title=title, text=count) for title in titles)],
+                 rows=rows)  # fmt: skip

@@ -1,0 +1,36 @@
+"""Numbers as tables, bars and charts write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+def count(value: float) -> str:
+    """55,216"""
+    return f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """Write a share (0 to 1) as percent: 12.3%.  Shares below 1% get two decimals, as chance is often small."""
+    return f"{100 * value:.{2 if 0 < value < 0.01 else 1}f}%"
+
+
+def short(value: float) -> str:
+    """55,216 or 2.3M or 29.4B"""
+    for limit, unit in ((1e9, "B"), (1e6, "M")):
+        if abs(value) >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:,.0f}"
+
+
+def tick(value: float) -> str:
+    """Label an axis tick: 0.5, 20, 5k, 1.2M."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:g}{unit}"
+    return f"{value:.4g}"
+
+
+def interval(bounds: Sequence[float] | None, number: Callable[[float], str] = percent) -> str | None:
+    """Write a confidence interval: 10.0% to 20.0%.  None stays None."""
+    return None if bounds is None else " to ".join(map(number, bounds))

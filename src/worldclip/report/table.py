@@ -1,0 +1,143 @@
+"""A table is described once and written as HTML, Markdown, CSV or LaTeX.  Cells are data, never markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from worldclip.report.html import Html, html, tag
+
+_MARKDOWN_SPECIAL = re.compile(
+    r"""[\\|`<\[\]~]            # code, links, HTML, the cell's own border
+    |&(?=\#?\w+;)               # an entity
+    |\*(?=\S)|(?<=\S)\*         # emphasis needs a neighbour that is not whitespace: a lone star stays
+    |(?<!\w)_|_(?!\w)           # likewise, and an underscore within a word is harmless
+    """,
+    re.VERBOSE,
+)
+_LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """How one column is headed, aligned and written."""
+
+    title: str
+    align: Literal["left", "right"] = "right"
+    text: Callable[[Any], str] = str
+    """A cell's value as text."""
+    html: Callable[[Any], Html] | None = None
+    """A cell's value in HTML; default: its text, escaped."""
+
+
+def text_column(title: str, html: Callable[[Any], Html] | None = None) -> Column:
+    """Return a column of text, aligned left."""
+    return Column(title=title, align="left", html=html)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Columns, and rows of one value per column.  None is an empty cell; Html only fits tables that become HTML."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+    totals: Collection[int] = ()
+    """Rows set apart: sums and means."""
+
+
+def to_html(table: Table) -> Html:
+    """Return a <table> that scrolls sideways on its own."""
+    head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
+    body = [
+        tag(
+            "tr",
+            *(tag("td", _html_cell(column, value), class_=_side(column)) for column, value in _cells(table, row)),
+            class_="total" if number in table.totals else None,
+        )
+        for number, row in enumerate(table.rows)
+    ]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
+
+
+def to_markdown(table: Table) -> str:
+    """Return a Markdown table whose source is aligned too, for terminals; totals are bold."""
+    lines = [[_markdown(column.title) for column in table.columns]]
+    for number, row in enumerate(table.rows):
+        cells = [_markdown(_text(column, value)) for column, value in _cells(table, row)]
+        if number in table.totals:
+            cells[0] = f"**{cells[0]}**"
+        lines.append(cells)
+    widths = [max(3, *(len(cells[i]) for cells in lines)) for i in range(len(table.columns))]
+    if table.columns[-1].align == "left":
+        widths[-1] = 3  # a last column may hold long lists: no reason to pad every row to the longest
+    written = [_markdown_line(cells, table.columns, widths) for cells in lines]
+    rule = ["-" * (width - 1) + (":" if column.align == "right" else "-")
+            for column, width in zip(table.columns, widths, strict=True)]  # fmt: skip
+    return "\n".join([written[0], f"| {' | '.join(rule)} |", *written[1:]])
+
+
+def to_csv(table: Table) -> str:
+    """Return CSV of the values themselves: numbers in full, text as it is (a cell `=1+1` stays `=1+1`)."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([column.title for column in table.columns])
+    for row in table.rows:
+        writer.writerow(["" if value is None else value for _, value in _cells(table, row)])
+    return file.getvalue()
+
+
+def to_latex(table: Table) -> str:
+    """Return a booktabs tabular."""
+    spec = "".join(column.align[0] for column in table.columns)
+    lines = [[column.title for column in table.columns]]
+    lines += [[_text(column, value) for column, value in _cells(table, row)] for row in table.rows]
+    head, *body = (" & ".join(map(_latex, cells)) + r" \\" for cells in lines)
+    parts = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*parts, ""])
+
+
+def _cells(table: Table, row: Sequence[Any]) -> list[tuple[Column, Any]]:
+    return list(zip(table.columns, row, strict=True))
+
+
+def _side(column: Column) -> str | None:
+    return "n" if column.align == "right" else None
+
+
+def _text(column: Column, value: Any) -> str:
+    if isinstance(value, Html):
+        raise TypeError(f"column {column.title!r} holds HTML, which only to_html can write")
+    return "" if value is None else column.text(value)
+
+
+def _html_cell(column: Column, value: Any) -> Html:
+    if value is None or isinstance(value, Html):
+        return value or Html()
+    return column.html(value) if column.html is not None else html(column.text(value))
+
+
+def _markdown(text: str) -> str:
+    return _MARKDOWN_SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def _markdown_line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    padded = [
+        cell.rjust(width) if column.align == "right" else cell.ljust(width)
+        for cell, column, width in zip(cells, columns, widths, strict=True)
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX_SPECIAL.get(char, char) for char in text)

@@ -1,0 +1,106 @@
+"""Training curves, and what training had to skip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from worldclip.report.chart import Line, line_chart
+from worldclip.report.html import Html, join
+from worldclip.report.numbers import count, short
+from worldclip.report.page import Card, Section, figure, grid, note
+
+MAX_POINTS = 300  # of a curve: more than a screen shows
+CURVES = (  # key of the log, heading, colour
+    ("loss", "Loss", "var(--s1)"),
+    ("logit_scale", "Logit scale", "var(--s3)"),
+    ("lr", "Learning rate", "var(--s5)"),
+    ("samples_per_s", "Samples per second", "var(--s4)"),
+)
+
+
+class LogRow(TypedDict):
+    """A line of RUN/train/log.jsonl."""
+
+    step: int
+    samples_seen: int
+    loss: float | None
+    """None: not finite."""
+    lr: NotRequired[float]
+    logit_scale: NotRequired[float]
+    samples_per_s: NotRequired[float]
+
+
+class TrainReport(TypedDict):
+    """What the page shows of RUN/train/report.json."""
+
+    epochs: float
+    pairs: int
+    no_image: int
+    skipped_steps: int
+    bad: dict[str, int]
+    elapsed_s: float
+    samples_per_s: float | None
+
+
+def read_log(path: Path) -> list[LogRow]:
+    """Read a log.jsonl, without a last line that is still being written."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def cards(log: Sequence[LogRow]) -> list[Card]:
+    """Return the samples seen and the last loss."""
+    if not log:
+        return []
+    losses = [row["loss"] for row in log if row["loss"] is not None]
+    remark = f"last loss {losses[-1]:.3g}" if losses else "no finite loss"
+    return [Card(value=short(log[-1]["samples_seen"]), name="samples seen", remark=remark)]
+
+
+def sections(report: TrainReport | None, log: Sequence[LogRow]) -> list[Section]:
+    """Return curves over samples seen; with the report (training is finished), its duration and its faults."""
+    if not log:
+        return []
+    curves = []
+    for key, heading, colour in CURVES:
+        values: list[float | None] = [row.get(key) for row in log]  # type: ignore[misc]
+        points = [(row["samples_seen"], value) for row, value in zip(log, values, strict=True) if value is not None]
+        if points:
+            curves.append(_curve(heading, points, colour))
+    lead = f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps."
+    notes: list[str] = []
+    if report is not None:
+        speed = f", {count(report['samples_per_s'])} samples per second" if report["samples_per_s"] else ""
+        minutes = report["elapsed_s"] / 60
+        lead += f" {report['epochs']:.1f} epochs of {count(report['pairs'])} pairs in {minutes:.1f} minutes{speed}."
+        notes += _faults(report)
+    return [
+        Section(anchor="train", heading="Training", lead=lead, body=join([grid(curves, "wide"), *map(note, notes)]))
+    ]
+
+
+def _faults(report: TrainReport) -> Iterator[str]:
+    if report["no_image"]:
+        yield f"{count(report['no_image'])} kept pairs have no image in the pool and were left out."
+    if report["skipped_steps"]:
+        yield f"{count(report['skipped_steps'])} steps were skipped because the loss was not finite."
+    for reason, number in report["bad"].items():
+        yield f"{count(number)} draws met an unusable image ({reason}) and were replaced."
+
+
+def _curve(heading: str, points: Sequence[tuple[float, float]], colour: str) -> Html:
+    x, y = zip(*_thin(points), strict=True)
+    chart = line_chart([Line(name=heading, x=x, y=y, colour=colour)], x_label="samples seen", y_label=heading)
+    return figure(heading, f"last {points[-1][1]:.4g}", chart)
+
+
+def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the means of equal runs of points, at most MAX_POINTS of them."""
+    width = -(-len(points) // MAX_POINTS)
+    runs = [points[start : start + width] for start in range(0, len(points), width)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]

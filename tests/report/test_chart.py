@@ -1,0 +1,73 @@
+"""Charts: points stay on their axes, ticks are few, round and short."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from worldclip.report.chart import MAX_LABELS, Dot, Line, axis_over, dot_chart, line_chart, svg_file
+from worldclip.report.numbers import count, interval, percent, short, tick
+
+
+def test_points_without_a_place_on_the_axis_are_left_out():
+    chart = line_chart([Line(name="a", x=[1, 10, 100], y=[0, 1, 1000])], x_label="x", y_label="y", log=True)
+    points = re.search(r' d="([^"]*)"', chart)
+    assert points is not None
+    assert len(re.findall("[ML]", points[1])) == 2, "0 has no place on a logarithmic axis"
+
+
+@pytest.mark.parametrize("values", [[3.0, 3.0], [], [float("nan")]])
+@pytest.mark.parametrize("log", [False, True])
+def test_axes_of_equal_values_and_of_none_have_a_length(values, log):
+    axis = axis_over(values, log=log)
+    assert axis.low < axis.high
+    assert axis.ticks()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"),
+    [(0, 1, False), (1, 50_000, True), (-0.3, 0.7, False), (1990, 2010, False), (2e-5, 2e-3, False)],
+)
+def test_ticks_lie_on_the_axis_and_are_short(low, high, log):
+    axis = axis_over([low, high], log=log)
+    shares = [axis.share(value) for value in axis.ticks()]
+    assert len(shares) >= 2
+    assert all(-1e-9 <= share <= 1 + 1e-9 for share in shares)
+    assert all(len(tick(value)) <= 8 for value in axis.ticks())
+
+
+def test_numbers_are_short():
+    assert [tick(value) for value in (0.5, 20, 5_000, 1_200_000, 29.4e9)] == ["0.5", "20", "5k", "1.2M", "29.4B"]
+    assert [short(value) for value in (55_216, 2_300_000, 29.4e9)] == ["55,216", "2.3M", "29.4B"]
+    assert [percent(value) for value in (0.0, 0.001268, 0.1234)] == ["0.0%", "0.13%", "12.3%"]
+    assert (count(1234.4), interval([0.1, 0.2]), interval(None)) == ("1,234", "10.0% to 20.0%", None)
+
+
+def test_names_in_a_chart_are_text():
+    hostile = "<script>'\""
+    charts = [
+        line_chart([Line(name=hostile, x=[1, 2], y=[1, 2])], x_label=hostile, y_label="y", rules=[(1, hostile)]),
+        dot_chart([Dot(label=hostile, hover=hostile, y=1, interval=(0, 2), chance=0.5)], x_label="x", y_label="y"),
+    ]
+    for chart in charts:
+        assert "<script" not in chart
+        ElementTree.fromstring(chart)
+
+
+def test_dots_are_labelled_where_labels_have_room():
+    for number in (MAX_LABELS, MAX_LABELS + 1):
+        chart = dot_chart([Dot(label="en", hover="", y=1)] * number, x_label="x", y_label="y")
+        assert chart.count("<circle") == number
+        assert (">en<" in chart) == (number == MAX_LABELS)
+
+
+def test_a_chart_of_its_own_is_an_svg_file_with_title_legend_and_colours():
+    chart = line_chart([Line(name="all", x=[1, 2], y=[1, 2])], x_label="x", y_label="y")
+    text = svg_file(chart, "Size & <more>", [("var(--s1)", f"line {i}") for i in range(5)], (460, 240))
+    svg = ElementTree.fromstring(text)
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert "Size & <more>" in texts
+    assert texts[-5:] == [f"line {i}" for i in range(5)]
+    assert "--s1:#" in text

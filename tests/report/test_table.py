@@ -1,0 +1,88 @@
+"""One table, four formats: aligned, complete, and never markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+
+from worldclip.report.html import Html, join, tag
+from worldclip.report.numbers import count, percent
+from worldclip.report.table import Column, Table, text_column, to_csv, to_html, to_latex, to_markdown
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a | b",
+    "`x` [link](http://x) **bold** _it_ ~~gone~~ &lt;",
+    "two\nlines",
+    "\\alpha{} 100% $x_1^2$ #1 & ~",
+    '=1+1, "quoted"',
+]
+
+
+def table_of(texts):
+    columns = [text_column("text"), Column(title="number", text=count), Column(title="share", text=percent)]
+    return Table(columns=columns, rows=[[text, 1234, None] for text in texts], totals=[len(texts) - 1])
+
+
+def markdown_cells(line):
+    """Split a row as a Markdown reader does and undo its escapes."""
+    return [re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_html_cells_are_escaped_aligned_and_totals_set_apart():
+    page = to_html(table_of(HOSTILE))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert '<td class="n">1,234</td><td class="n"></td>' in page
+    assert page.count('<tr class="total">') == 1
+
+
+def test_markdown_cells_keep_their_text_and_their_column():
+    lines = to_markdown(table_of([*HOSTILE, "total"])).splitlines()
+    assert len(lines) == 2 + len(HOSTILE) + 1
+    assert len({len(line) for line in lines}) == 1, "the source is aligned"
+    for text, line in zip(HOSTILE, lines[2:], strict=False):
+        assert markdown_cells(line) == [" ".join(text.split()), "1,234", ""]
+        assert "<script" not in line.replace("\\<", "")
+    assert markdown_cells(lines[-1])[0] == "**total**"
+
+
+def test_markdown_leaves_plain_names_plain():
+    table = Table(columns=[text_column("metric")], rows=[["image_retrieval_recall@1"], ["-7.4 *"], ["image > text"]])
+    assert to_markdown(table).splitlines()[2:] == ["| image_retrieval_recall@1 |", "| -7.4 * |", "| image > text |"]
+
+
+def test_csv_keeps_values_as_data():
+    table = Table(columns=[Column(title="text"), Column(title="value", text=percent)],
+                  rows=[*([text, 0.1234567] for text in HOSTILE), [None, None]])  # fmt: skip
+    rows = list(csv.reader(io.StringIO(to_csv(table))))
+    assert rows == [["text", "value"], *([text, "0.1234567"] for text in HOSTILE), ["", ""]]
+
+
+def test_latex_escapes_every_special_character():
+    latex = to_latex(table_of(HOSTILE))
+    assert latex.startswith("\\begin{tabular}{lrr}\n\\toprule\ntext & number & share \\\\\n\\midrule\n")
+    assert (
+        r"\textbackslash{}alpha\{\} 100\% \$x\_1\textasciicircum{}2\$ \#1 \& \textasciitilde{} & 1,234 &  \\" in latex
+    )
+    assert "$<$script$>$" in latex
+
+
+def test_a_row_of_the_wrong_length_and_html_outside_html_are_errors():
+    with pytest.raises(ValueError, match="zip"):
+        to_html(Table(columns=[text_column("a")], rows=[["x", "y"]]))
+    with pytest.raises(TypeError, match="column 'a' holds HTML"):
+        to_markdown(Table(columns=[text_column("a")], rows=[[tag("b", "x")]]))
+
+
+def test_only_html_is_markup():
+    assert tag("a", "<b>", tag("i", "x"), title='"<', class_="n", data_x=None) == (
+        '<a title="&quot;&lt;" class="n">&lt;b&gt;<i>x</i></a>'
+    )
+    assert join(["<", Html("<br>")], " & ") == "&lt; &amp; <br>"
+    assert isinstance(tag("i") + "<", Html)
+    assert tag("i") + "<" == "<i></i>&lt;"
+    assert tag("img", src="x") == '<img src="x">'
