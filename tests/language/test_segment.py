@@ -102,3 +102,18 @@ def test_texts_with_spaces_are_not_touched_by_segmentation():
 
 def test_the_version_of_icu_is_known():
     assert tokens.icu_version()[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "words"),
+    [
+        ("a dog's bowl , 2 cats !", "en", 5),
+        ("แอปเปิลบนโต๊ะ", "th", 3),
+        ("红苹果 在桌子上", "zh", 5),
+        ("བོད་ཡིག་།", "bo", 2),
+        ("red apple 红苹果", "xx", 4),
+        (" ... ", "en", 0),
+    ],
+)
+def test_words_are_counted_as_each_language_writes_them(text, lang, words):
+    assert tokens.count_words(text, lang) == words

@@ -280,7 +280,7 @@ def test_full_disk_stops_stage_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno moja"])
-    monkeypatch.setattr(ngrams, "write_words", is_full)
+    monkeypatch.setattr(ngrams.counter, "write_words", is_full)
     with pytest.raises(OSError, match="No space left"):
         metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     monkeypatch.undo()

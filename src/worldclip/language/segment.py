@@ -1,24 +1,23 @@
-"""Text of a Wikipedia -> the tokens that n-grams are counted over, table-driven.
+"""Find the words of texts in every language: the tokens that n-grams are counted over, and plain numbers of words.
 
-Languages written with spaces: split at white space; each ASCII punctuation mark and each character that is CJK or
+Languages written with spaces: split at whitespace; each ASCII punctuation mark and each character that is CJK or
 similar is a token of its own.  Languages written without: a segmenter finds the words first.  A token without a letter,
 mark or digit is punctuation: it is no word, and no bigram crosses it.
 
-Three decisions of ours where the recipe is silent.  No bigram crosses the end of a line (a heading and the sentence
-under it), nor white space in a language written without it (the two words joined would not occur in the text).  The
-Ethiopic word space counts as white space.
+The recipe is silent on three points, decided here.  No bigram crosses the end of a line (a heading and the sentence
+after it), nor whitespace in a language written without it (the two words joined would not occur in the text).  The
+Ethiopic word space counts as whitespace.
 
-Which languages are written without spaces says language/table.csv, column `words`; another segmenter is a row of
-SCHEMES.
-ICU has dictionaries of Chinese with Japanese, Thai, Lao, Khmer and Burmese words; other languages of their scripts are
-cut by the same ones, as well as these can.
+The column `words` of language/table.csv says how a language is written; SCHEMES maps it to a segmenter.  ICU has
+dictionaries of Chinese with Japanese, Thai, Lao, Khmer and Burmese words; other languages of these scripts are cut by
+the same ones, as well as these can.
 """
 
 from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +26,11 @@ import pyarrow as pa
 from worldclip.kernels.unicode_table import FREE_RANGES, SIMILAR_TO_CJK, SPACE, SPACED, ZERO_WIDTH_JOINER, load_table
 from worldclip.language import table as languages
 
-# What a character is to the tokeniser.
+# Classes of characters.  PART and WORD make up a token, and a token needs a WORD to be a word; ALONE is a token of its
+# own; JOINT ends a token; BARRIER ends it too, and no bigram crosses it.
 PART, WORD, ALONE, JOINT, BARRIER = 0, 1, 2, 3, 4
-# PART and WORD make up a token, and a token needs a WORD to be one; ALONE is a token of its own;
-# JOINT ends a token; BARRIER ends it too, and no bigram crosses it.
 
-CUT = "\x1f"  # what a segmenter puts between two words
+CUT = "\x1f"  # unit separator: a segmenter puts it between two words
 TSHEG = "\u0f0b"  # the mark between Tibetan syllables
 TSHEG_WITHOUT_BREAK = "\u0f0c"
 ETHIOPIC_WORD_SPACE = "\u1361"
@@ -50,26 +48,26 @@ class Scheme:
     classes: Callable[[], np.ndarray]
     """Class of each code point, (0x110000,) uint8."""
     locale: str | None = None
-    """ICU locale whose word dictionary finds the words; None: white space and marks alone do."""
+    """ICU locale whose word dictionary finds the words; None: whitespace and marks do."""
 
 
 @functools.cache
 def _is_word() -> np.ndarray:
-    """Letters, marks and digits, (0x110000,) bool."""
-    found = (load_table().classes & SPACED) != 0
-    found[ZERO_WIDTH_JOINER] = False
+    """Return whether each code point is a letter, mark or digit: (0x110000,) bool."""
+    is_word: np.ndarray = (load_table().classes & SPACED) != 0
+    is_word[ZERO_WIDTH_JOINER] = False
     for low, high in FREE_RANGES:
-        found[low : high + 1] = [unicodedata.category(chr(c))[0] in "LMN" for c in range(low, high + 1)]
-    return found
+        is_word[low : high + 1] = [unicodedata.category(chr(c))[0] in "LMN" for c in range(low, high + 1)]
+    return is_word
 
 
 @functools.cache
 def spaced_classes() -> np.ndarray:
-    """Classes for languages written with spaces."""
+    """Return the classes for languages written with spaces."""
     table, is_word = load_table().classes, _is_word()
     classes = np.where(is_word, WORD, PART).astype(np.uint8)
-    alone = (table & SIMILAR_TO_CJK) != 0
-    classes[alone] = np.where(is_word[alone], ALONE, BARRIER)
+    is_alone = (table & SIMILAR_TO_CJK) != 0
+    classes[is_alone] = np.where(is_word[is_alone], ALONE, BARRIER)
     classes[(table & SPACE) != 0] = JOINT
     classes[[ord(CUT), ord(ETHIOPIC_WORD_SPACE)]] = JOINT
     classes[[ord(x) for x in LINE_ENDS]] = BARRIER
@@ -78,7 +76,7 @@ def spaced_classes() -> np.ndarray:
 
 @functools.cache
 def segmented_classes() -> np.ndarray:
-    """Classes for texts whose words are CUT already: only punctuation and white space part them otherwise."""
+    """Return the classes for texts with CUT between words, which only punctuation and whitespace part otherwise."""
     classes = spaced_classes().copy()
     classes[classes == ALONE] = WORD
     classes[classes == JOINT] = BARRIER
@@ -88,7 +86,7 @@ def segmented_classes() -> np.ndarray:
 
 @functools.cache
 def tsheg_classes() -> np.ndarray:
-    """Classes for Tibetan script: syllables between tshegs."""
+    """Return the classes for Tibetan script: syllables between tshegs."""
     classes = segmented_classes().copy()
     classes[[ord(TSHEG), ord(TSHEG_WITHOUT_BREAK)]] = JOINT
     return classes
@@ -102,13 +100,16 @@ def _icu(locale: str) -> Scheme:
     return Scheme(name="icu", joiner="", classes=segmented_classes, locale=locale)
 
 
-# By the column `words` of language/table.csv: code of a language -> its scheme.
+# Column `words` of language/table.csv -> the scheme of a language of that kind, by its code.
 SCHEMES: dict[str, Callable[[str], Scheme]] = {"space": lambda _: SPACES, "tsheg": lambda _: TSHEGS, "icu": _icu}
 
 
 def scheme_of(wiki_lang: str) -> Scheme:
-    """The scheme of a Wikipedia, by its code (`zh_yue`)."""
-    code = languages.from_wikipedia(wiki_lang)
+    """Return the scheme of a Wikipedia, by its code (`zh_yue`)."""
+    return _scheme_of_code(languages.from_wikipedia(wiki_lang))
+
+
+def _scheme_of_code(code: str) -> Scheme:
     return SCHEMES[languages.get(code).words](code)
 
 
@@ -119,13 +120,32 @@ def icu_version() -> str:
 
 
 def segment(texts: pa.Array, scheme: Scheme) -> pa.Array:
-    """Texts with CUT between words where the scheme has a segmenter, else the texts as they are.
+    """Return texts with CUT between words if the scheme has a segmenter, else the texts as they are.
 
-    texts: string or large_string array without nulls.  One text is handed to ICU at a time, so that a long dump needs
-    the memory of one article only.
+    texts: string or large_string array without nulls.  ICU gets one text at a time, so a long dump needs the memory of
+    one article only.
     """
     if scheme.locale is None:
         return texts
-    from icu4py.breakers import WordBreaker
+    return pa.array([CUT.join(_parts(text, scheme)) for text in texts.to_pylist()], texts.type)
 
-    return pa.array([CUT.join(WordBreaker(text, scheme.locale)) for text in texts.to_pylist()], texts.type)
+
+def count_words(text: str, lang: str) -> int:
+    """Return the number of words of a text; ICU's general rule cuts it if `lang` is not one of our codes.
+
+    Unlike a token of n-grams, a word keeps the punctuation inside it: "dog's" is one word.
+    """
+    scheme = _scheme_of_code(lang) if lang in languages.by_code() else _icu("und")
+    is_word = _is_word()
+    return sum(any(is_word[ord(character)] for character in part) for part in _parts(text, scheme))
+
+
+def _parts(text: str, scheme: Scheme) -> Iterable[str]:
+    if scheme.locale is not None:
+        from icu4py.breakers import WordBreaker
+
+        breaker: Iterable[str] = WordBreaker(text, scheme.locale)
+        return breaker
+    if scheme is TSHEGS:
+        text = text.replace(TSHEG, " ").replace(TSHEG_WITHOUT_BREAK, " ")
+    return text.split()

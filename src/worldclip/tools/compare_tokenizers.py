@@ -1,13 +1,7 @@
-"""How a tokenizer treats each language: tokens per word (its fertility), and captions cut at the context length.
-
-Words stand between blanks; in languages written without, ICU's dictionaries find them, and in Tibetan script the tsheg
-parts syllables.  A word holds a letter, mark or digit.
-"""
+"""Compare how tokenizers treat each language: tokens per word (fertility), and captions cut at the context length."""
 
 from __future__ import annotations
 
-import functools
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +17,7 @@ from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
 from worldclip.curate.candidates import matched_shards
 from worldclip.language import table as languages
+from worldclip.language.segment import count_words
 from worldclip.model.tokenizer import Tokenizer, load_hugging_face
 
 CONTEXT_LENGTH = 77
@@ -30,7 +25,6 @@ TEXTS_PER_LANGUAGE = 10_000
 TEXT_COLUMNS, LANG_COLUMNS = ("text", "caption"), ("lang", "language")
 _WHOLE = 2**20  # a context that cuts nothing
 _CHUNK = 1_000  # texts tokenised at a time
-_TSHEGS = "\u0f0b\u0f0c"
 
 
 def compare_tokenizers(
@@ -76,20 +70,6 @@ def _load(source: str) -> Tokenizer:
     hf.eos_token = hf.eos_token or hf.sep_token
     hf.pad_token = hf.pad_token or hf.eos_token
     return Tokenizer(hf, _WHOLE)
-
-
-def count_words(text: str, lang: str) -> int:
-    """Words of a text in one of our languages; what is no language of the table is cut by ICU's general rule."""
-    kind = languages.get(lang).words if lang in _codes() else "icu"
-    if kind == "space":
-        parts: Sequence[str] = text.split()
-    elif kind == "tsheg":
-        parts = text.translate(dict.fromkeys(map(ord, _TSHEGS), " ")).split()
-    else:
-        from icu4py.breakers import WordBreaker
-
-        parts = list(WordBreaker(text, lang if lang in _codes() else "und"))
-    return sum(any(unicodedata.category(character)[0] in "LMN" for character in part) for part in parts)
 
 
 def read_corpus(path: Path, texts_per_language: int) -> dict[str, list[str]]:
@@ -175,11 +155,6 @@ def _measure(tokenizer: Tokenizer, texts: Sequence[str], words: int, context_len
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-
-
-@functools.cache
-def _codes() -> frozenset[str]:
-    return frozenset(language.code for language in languages.all_languages())
 
 
 def to_text(found: Mapping[str, Any]) -> str:
