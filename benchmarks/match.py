@@ -222,26 +222,26 @@ def describe_machine() -> str:
 
 @njit
 def count_lines(data, offsets, profile, unicode, table, is_touched):
-    """(atoms, searches) of all texts.  A search reads a bucket, one cache line, marked in is_touched (buckets,)."""
-    num_buckets, num_atoms, searches = np.uint64(table.size // 8), 0, 0
-    atoms = np.empty(2 * trie.atom_capacity(offsets), np.uint64)
+    """(tokens, searches) of all texts.  A search reads a bucket, one cache line, marked in is_touched (buckets,)."""
+    num_buckets, num_tokens, searches = np.uint64(table.size // 8), 0, 0
+    tokens = np.empty(2 * trie.token_capacity(offsets), np.uint64)
     for i in range(offsets.size - 1):
         start, end = offsets[i], offsets[i + 1]
-        count, is_doubtful = trie.put_atoms(data, start, end, True, profile, unicode.classes, np.uint64(0), atoms, 0)
+        count, is_doubtful = trie.put_tokens(data, start, end, True, profile, unicode.classes, np.uint64(0), tokens, 0)
         if is_doubtful:
-            count = trie.put_normal_atoms(data, start, end, profile, unicode, np.uint64(0), atoms, 0)
-        num_atoms += count
+            count = trie.put_normal_tokens(data, start, end, profile, unicode, np.uint64(0), tokens, 0)
+        num_tokens += count
         for first in range(count):
-            node, a, goes_on = trie._ROOT, first, atoms[2 * first + 1] & trie._MAY_BEGIN != 0
+            node, a, goes_on = trie._ROOT, first, tokens[2 * first + 1] & trie._MAY_BEGIN != 0
             while goes_on and a < count:
-                key = atoms[2 * a] & trie._AS_FIRST if a == first else atoms[2 * a]
+                key = tokens[2 * a] & trie._AS_FIRST if a == first else tokens[2 * a]
                 home = trie._home(key, node, num_buckets)
                 slot, is_there = trie._search(table, home, key, node, np.int64(num_buckets))
                 is_touched[home] = True
                 searches += 1
                 goes_on = is_there and table[trie._word_place(slot)] & trie._HAS_CHILD != 0
                 node, a = np.uint64(slot), a + 1
-    return num_atoms, searches
+    return num_tokens, searches
 
 
 def describe_lines(matcher: Matcher, column: pa.Array, profile: str) -> str:
@@ -249,9 +249,9 @@ def describe_lines(matcher: Matcher, column: pa.Array, profile: str) -> str:
     data, offsets, *_ = _buffers(column.cast(pa.large_binary()))
     is_touched = np.zeros(matcher._table.size // 8, bool)
     arguments = data, offsets, PROFILES.index(profile), load_table(), matcher._table, is_touched
-    atoms, searches = (count / len(column) for count in count_lines(*arguments))
+    tokens, searches = (count / len(column) for count in count_lines(*arguments))
     return (
-        f"Under {profile} a text has {data.size / len(column):.0f} bytes and {atoms:.1f} atoms and reads "
+        f"Under {profile} a text has {data.size / len(column):.0f} bytes and {tokens:.1f} tokens and reads "
         f"{searches:.1f} cache lines of the table ({64 * searches / 1000:.1f} kB); all texts together read "
         f"{64 * is_touched.sum() / 1e6:.1f} of its {matcher._table.nbytes / 1e6:.1f} MB."
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.kernels import nfc as normal
+from worldclip.kernels.nfc import is_nfc, nfc
 from worldclip.kernels.unicode_table import SPACED, load_table
 from worldclip.match import Matcher
 from worldclip.match.matcher import matcher
@@ -156,8 +156,8 @@ def test_matcher_agrees_with_plain_search(profile, world):
 def test_nfc_of_the_kernel_is_unicode_s(text):
     data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     wanted = unicodedata.normalize("NFC", text)
-    assert normal.nfc(data, 0, data.size, load_table()).tobytes().decode("utf-8", "surrogatepass") == wanted
-    if normal.is_nfc(data, 0, data.size, load_table()):  # it may doubt what is NFC, never the other way round
+    assert nfc(data, 0, data.size, load_table()).tobytes().decode("utf-8", "surrogatepass") == wanted
+    if is_nfc(data, 0, data.size, load_table()):  # the quick check may doubt what is NFC, never the opposite
         assert text == wanted
 
 
@@ -352,7 +352,7 @@ def test_a_saved_matcher_is_bound_to_its_entries(tmp_path):
     with pytest.raises(ValueError, match="has version 0, expected") as caught:
         Matcher.load(tmp_path, digest="y")
     assert len(caught.value.problems) == 3
-    with pytest.raises(ValueError, match="holds no finished matcher"):
+    with pytest.raises(ValueError, match="is not a finished matcher"):
         Matcher.load(tmp_path / "nowhere")
 
 

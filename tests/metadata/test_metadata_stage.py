@@ -282,7 +282,7 @@ def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -
     metadata.run(made, tmp_path, QUIET)
     whole = snapshot(tmp_path / "metadata")
     (tmp_path / "metadata/sw.matcher/unicode/table.npy").unlink()
-    with pytest.raises(UserError, match="holds no finished matcher") as caught:
+    with pytest.raises(UserError, match="is not a finished matcher") as caught:
         metadata.load_matcher(tmp_path, "sw", "unicode")
     (removed,) = re.findall(r"remove (\S+), (\S+) and (\S+), then run: worldclip metadata", str(caught.value))
     for path in map(Path, removed):

@@ -1,4 +1,4 @@
-"""Which entries occur in a text: `matcher.Matcher`, over tokens, a trie and one loop."""
+"""Find which entries occur in a text: matcher.py, over tokens (tokenise.py), a trie (trie.py) and a loop (loop.py)."""
 
 from __future__ import annotations
 

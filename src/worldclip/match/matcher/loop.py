@@ -1,6 +1,6 @@
-"""The matcher's one loop over texts: atoms -> a walk through the trie -> each text's ids, sorted and unique; compiled.
+"""Match texts: tokens -> a walk through the trie -> the ids of each text, sorted and unique; compiled.
 
-Texts go in blocks whose searches fill the time in which memory answers; see `atoms.py` and `trie.py` for the method.
+Texts go in blocks, so that there are enough searches to overlap their cache misses; see `tokenise.py` and `trie.py`.
 """
 
 # mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from worldclip.kernels.llvm import RANKED, count_smaller, inlined, inner, kernel
-from worldclip.match.matcher.tokenise import GOES_ON, atom_capacity, put_atoms, put_normal_atoms
+from worldclip.match.matcher.tokenise import GOES_ON, put_normal_tokens, put_tokens, token_capacity
 from worldclip.match.matcher.trie import grown, walk
 
-BLOCK_ATOMS, BLOCK_TEXTS = 512, 256  # texts walked together: enough searches at once, yet all in the nearest cache
-RECENT = 512
-FEW = 128  # ids up to which comparing all with all is the fastest sort
+BLOCK_TOKENS, BLOCK_TEXTS = 512, 256  # walked together: enough searches at once, and all still in the L1 cache
+RECENT = 512  # matches remembered to drop repetitions; a power of two
+FEW = 128  # up to so many ids, comparing all with all in wide instructions is the fastest sort
 
 _U0, _U1, _U2, _U32 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(32)
 _NOTHING, _LOW_32, _LAST = np.uint64(2**64 - 1), np.uint64(2**32 - 1), ~np.uint64(GOES_ON)
@@ -24,54 +24,67 @@ _LARGEST = np.int32(2**31 - 1)
 
 @kernel
 def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
-    """Match all texts: data uint8, offsets (T + 1,) int64, validity Arrow's bitmap (empty: no nulls) from first_bit on.
+    """Return ids int32 and offsets (T + 1,) int64: the ids of each text, sorted and unique.
 
-    Returns ids int32 and offsets (T + 1,) int64: each text's ids sorted and unique.
+    data uint8, offsets (T + 1,) int64; validity: Arrow's bitmap from first_bit on, empty if there are no nulls.
     """
     num_texts = offsets.size - 1
-    capacity = BLOCK_ATOMS + atom_capacity(offsets) + 1
-    atoms_2A, active_2A = np.empty(2 * capacity, np.uint64), np.empty(2 * capacity, np.uint64)
-    found, grouped, other = np.empty(4096, np.uint64), np.empty(4096, np.int32), np.empty(4096, np.int32)
-    recent, starts = np.empty(RECENT, np.uint64), np.empty(BLOCK_TEXTS + 2, np.int64)
-    tally, ranks = np.empty(256, np.int64), np.empty(RANKED, np.int32)
-    ids, ends = np.empty(32 * num_texts + 4096, np.int32), np.zeros(num_texts + 1, np.int64)
+    capacity = BLOCK_TOKENS + token_capacity(offsets) + 1
+    tokens_2N = np.empty(2 * capacity, np.uint64)
+    active_2N = np.empty(2 * capacity, np.uint64)
+    matches = np.empty(4096, np.uint64)
+    grouped = np.empty(4096, np.int32)
+    other = np.empty(4096, np.int32)
+    recent = np.empty(RECENT, np.uint64)
+    starts = np.empty(BLOCK_TEXTS + 2, np.int64)
+    byte_counts = np.empty(256, np.int64)
+    ranks = np.empty(RANKED, np.int32)
+    ids = np.empty(32 * num_texts + 4096, np.int32)
+    ends = np.zeros(num_texts + 1, np.int64)
     # numba counts a reference, an atomic operation, for every array looked up or assigned: none of that for each text.
-    classes, has_nulls = unicode.classes, validity.size > 0
-    total, text = 0, 0
+    classes = unicode.classes
+    has_nulls = validity.size > 0
+    total = 0
+    text = 0
     while text < num_texts:
-        num_atoms, first = 0, text
-        while text < num_texts and num_atoms < BLOCK_ATOMS and text - first < BLOCK_TEXTS:
-            atoms, bit, start, end = num_atoms, first_bit + text, offsets[text], offsets[text + 1]
+        num_tokens = 0
+        first = text
+        while text < num_texts and num_tokens < BLOCK_TOKENS and text - first < BLOCK_TEXTS:
+            tokens = num_tokens
+            bit = first_bit + text
+            start = offsets[text]
+            end = offsets[text + 1]
             if not has_nulls or validity[bit >> 3] >> (bit & 7) & 1:
                 this = np.uint64(text - first) << _U32
-                atoms, is_doubtful = put_atoms(data, start, end, True, profile, classes, this, atoms_2A, num_atoms)
+                tokens, is_doubtful = put_tokens(data, start, end, True, profile, classes, this, tokens_2N, num_tokens)
                 if is_doubtful:
-                    atoms = put_normal_atoms(data, start, end, profile, unicode, this, atoms_2A, num_atoms)
-            if atoms > num_atoms:
-                atoms_2A[2 * atoms - 1] &= _LAST
-            num_atoms = atoms
+                    tokens = put_normal_tokens(data, start, end, profile, unicode, this, tokens_2N, num_tokens)
+            if tokens > num_tokens:
+                tokens_2N[2 * tokens - 1] &= _LAST
+            num_tokens = tokens
             text += 1
-        count, found = walk(num_atoms, atoms_2A, active_2A, table_8B, found)
+        count, matches = walk(num_tokens, tokens_2N, active_2N, table_8B, matches)
         if grouped.size < count + RANKED:
-            grouped, other = np.empty(found.size + RANKED, np.int32), np.empty(found.size + RANKED, np.int32)
+            grouped = np.empty(matches.size + RANKED, np.int32)
+            other = np.empty(matches.size + RANKED, np.int32)
         if ids.size < total + count:
             ids = grown(ids, total + count)
-        _group(found, count, text - first, recent, starts, grouped)
+        _group(matches, count, text - first, recent, starts, grouped)
         for t in range(text - first):
             if starts[t + 1] - starts[t] <= FEW:
                 total = _put_few(grouped, starts[t], starts[t + 1], ranks, ids, total)
             else:
-                total = _put_many(grouped, starts[t], starts[t + 1], other, tally, ids, total)
+                total = _put_many(grouped, starts[t], starts[t + 1], other, byte_counts, ids, total)
             ends[first + t + 1] = total
     return ids[:total], ends
 
 
 @inlined
-def _group(found, count, num_texts, recent, starts, grouped):
-    """Put the ids of found[:count] into `grouped` by text; text t's are at [starts[t] : starts[t + 1]].
+def _group(matches, count, num_texts, recent, starts, grouped):
+    """Write the ids of matches[:count] to `grouped` by text; those of text t are at [starts[t] : starts[t + 1]].
 
-    Most repetitions, such as those of a frequent letter, are dropped on the way: `recent` remembers what was seen last
-    by its lower bits.
+    Most repetitions, such as those of a frequent letter, are dropped on the way: `recent` holds the last match with
+    each value of the lower bits.
     """
     for k in range(recent.size):
         recent[k] = _NOTHING
@@ -79,28 +92,30 @@ def _group(found, count, num_texts, recent, starts, grouped):
         starts[t] = 0
     kept = 0
     for k in range(count):
-        this = found[k]
+        this = matches[k]
         place = this & np.uint64(RECENT - 1)
         is_new = recent[place] != this
         recent[place] = this
-        found[kept] = this
+        matches[kept] = this
         kept += is_new
         starts[(this >> _U32) + _U2] += is_new
     for t in range(num_texts + 1):
         starts[t + 1] += starts[t]
     for k in range(kept):
-        t = (found[k] >> _U32) + _U1
-        grouped[starts[t]] = found[k] & _LOW_32
+        t = (matches[k] >> _U32) + _U1
+        grouped[starts[t]] = matches[k] & _LOW_32
         starts[t] += 1
 
 
 @inlined
 def _put_few(grouped, start, end, ranks, ids, total):
-    """Put grouped[start:end] behind ids[:total], sorted and unique; returns the new total.
+    """Append grouped[start:end] to ids[:total], sorted and unique; returns the new total.
 
-    An id's place is the number of smaller ones, counted in wide instructions.  Equal ids share a place.
+    An id's position is the number of smaller ones, counted in wide instructions.  Equal ids share a position, and the
+    sum of all positions says whether there are any.
     """
-    count, ranks_sum = end - start, np.int64(0)
+    count = end - start
+    ranks_sum = np.int64(0)
     for i in range(count):
         ids[total + i] = -1
     for first in range(0, count, RANKED):
@@ -119,24 +134,26 @@ def _put_few(grouped, start, end, ranks, ids, total):
 
 
 @inner
-def _put_many(grouped, start, end, other, tally, ids, total):
-    """As `_put_few`: sort by bytes, the lowest first, moving all to `other` and back."""
+def _put_many(grouped, start, end, other, byte_counts, ids, total):
+    """Do as `_put_few` with a radix sort: by bytes, the lowest first, moving all to `other` and back."""
     largest = grouped[start]
     for k in range(start, end):
         largest = max(largest, grouped[k])
     shift = 0
     while largest >> shift > 0:
         for b in range(256):
-            tally[b] = 0
+            byte_counts[b] = 0
         for k in range(start, end):
-            tally[grouped[k] >> shift & 255] += 1
+            byte_counts[grouped[k] >> shift & 255] += 1
         place = 0
         for b in range(256):
-            tally[b], place = place, place + tally[b]
+            next_place = place + byte_counts[b]
+            byte_counts[b] = place
+            place = next_place
         for k in range(start, end):
             b = grouped[k] >> shift & 255
-            other[tally[b]] = grouped[k]
-            tally[b] += 1
+            other[byte_counts[b]] = grouped[k]
+            byte_counts[b] += 1
         for k in range(end - start):
             grouped[start + k] = other[k]
         shift += 8

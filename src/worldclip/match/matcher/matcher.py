@@ -1,8 +1,8 @@
-"""`Matcher`: which entries occur in a text, for many texts at once.
+"""Find which entries occur in a text, for many texts at once: `Matcher`.
 
-Texts and entries become atoms (`tokenise.py`), a trie over atoms finds what occurs (`trie.py`), the loop over
-texts is in `loop.py`.  A matcher is one array, so that any number of processes can share it memory-mapped; it
-keeps no entry as a string.
+Texts and entries become tokens (`tokenise.py`), a trie over tokens finds the entries (`trie.py`), and `loop.py` goes
+over the texts.  A matcher is one array, which any number of processes share memory-mapped; it keeps no entry as a
+string.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core import artifacts
+from worldclip.core.arrow import NO_BYTES, byte_buffers, seal
 from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import UNICODE_VERSION, load_table
 from worldclip.language.profiles import PROFILES, profile_name
-from worldclip.match.matcher import loop as kernels
 from worldclip.match.matcher import trie
+from worldclip.match.matcher.loop import match_texts
 
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
 FORMAT_VERSION = 2  # of the compiled files; raised whenever the same entries would give another table
-LOAD = 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
+FIRST_LOAD, LOAD = 0.8, 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
 META, TABLE = "matcher.json", "table.npy"
 AGAIN = "compile it again (of a run: remove metadata/manifest.json and metadata/done/matchers, run the metadata stage)"
 NUM_NAMED = 20  # entries named in one error message
@@ -34,9 +35,10 @@ NUM_NAMED = 20  # entries named in one error message
 class Matcher:
     """Finds every entry of a list that occurs in a text, overlapping and nested ones too, as the profile defines it.
 
-    entries: str, ids are positions; unique and not empty after the profile's normalisation, else ValueError names them.
+    entries: str, ids are positions.  Raises ValueError that names entries which are empty or equal after the profile's
+    normalisation.
     profile: `reference` (byte for byte what the reference does), `unicode` (bounded words in every script) or
-    `unicode_fold`, which is `unicode` with `fold_case`.  RECIPE: the two profiles.
+    `unicode_fold`, which is `unicode` with `fold_case`; see language/profiles.py.
     """
 
     num_entries: int
@@ -49,21 +51,21 @@ class Matcher:
 
     @classmethod
     def build(cls, entries: Texts, profile: str, fold_case: bool = False, strict: bool = False) -> Matcher:
-        """As `Matcher(...)`; unless `strict`, dead entries stay in the numbering and are only counted (`num_dead`)."""
+        """Build as `Matcher(...)`; unless `strict`, dead entries keep their ids and are only counted (`num_dead`)."""
         matcher = cls.__new__(cls)
         matcher._compile(entries, profile_name(profile, fold_case), strict=strict)
         return matcher
 
     def match(self, text: str) -> np.ndarray:
-        """Ids of the entries in `text`: int32, sorted, unique."""
+        """Return the ids of the entries in `text`: int32, sorted, unique."""
         data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-        return self._match(data, _read_only(np.array([0, data.size], np.int64)), _EMPTY, 0)[0]
+        return self._match(data, seal(np.array([0, data.size], np.int64)), NO_BYTES, 0)[0]
 
     def match_batch(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of each text: entry_ids int32, and offsets (num_texts + 1,) int64, text i's from offsets[i] on.
+        """Return the ids of each text: entry_ids int32 and offsets (num_texts + 1,) int64.
 
         texts: an Arrow string, large_string (dictionary and view types are cast), chunked array or a sequence of str; a
-        null matches nothing.  Arrow's buffers are read where they lie and the GIL is released meanwhile.
+        null matches nothing.  Arrow's memory is read in place, and the GIL is released meanwhile.
         """
         parts = [self._match(*_buffers(chunk)) for chunk in _chunks(texts)]
         if len(parts) == 1:
@@ -74,7 +76,7 @@ class Matcher:
         return np.concatenate(ids), np.concatenate([np.zeros(1, np.int64), *offsets])
 
     def save(self, folder: str | Path) -> None:
-        """Write the table and, last, the record that binds it to its entries."""
+        """Write the table and, last, the record with the digest of its entries."""
         folder = Path(folder)
         artifacts.write_array(folder / TABLE, self._table)
         meta = {name: getattr(self, name) for name in ("profile", "num_entries", "num_dead", "digest")}
@@ -84,12 +86,12 @@ class Matcher:
     def load(cls, folder: str | Path, digest: str | None = None) -> Matcher:
         """Open a saved matcher, memory-mapped.
 
-        digest: `entries_digest` of the entries that it must have been compiled from; ValueError where it was not.
+        digest: `entries_digest` of the entries that it must have been compiled from.  Raises UserError if it was not.
         """
         folder = Path(folder)
         meta_path, table_path = folder / META, folder / TABLE
         if not meta_path.is_file() or not table_path.is_file():
-            raise UserError(f"{folder} holds no finished matcher ({META}, {TABLE}); {AGAIN}")
+            raise UserError(f"{folder} is not a finished matcher ({META}, {TABLE}); {AGAIN}")
         meta = artifacts.read_json(meta_path)
         problems = [
             f"{folder} has {key} {meta.get(key)!r}, expected {wanted!r}; {AGAIN}"
@@ -125,43 +127,34 @@ class Matcher:
         self, data: np.ndarray, offsets: np.ndarray, validity: np.ndarray, first_bit: int
     ) -> tuple[np.ndarray, np.ndarray]:
         profile = PROFILES.index(self.profile)
-        return kernels.match_texts(data, offsets, validity, first_bit, profile, load_table(), self._table)
+        return match_texts(data, offsets, validity, first_bit, profile, load_table(), self._table)
 
 
 def entries_digest(entries: Texts) -> str:
-    """SHA-256 of the entries in their order, 64 hex digits: what a saved matcher is bound to."""
+    """Return SHA-256 of the entries in their order, 64 hex digits: a saved matcher records it."""
     data, offsets, *_ = _buffers(_one_array(entries))
     return _digest(data, offsets)
 
 
 def _digest(data: np.ndarray, offsets: np.ndarray) -> str:
-    found = hashlib.sha256(np.diff(offsets).astype("<i8", copy=False).data)
-    found.update(data[offsets[0] : offsets[-1]].data)
-    return found.hexdigest()
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """Seal a view of our own: numba compiles anew for each mix of read-only and writable arguments."""
-    array.flags.writeable = False
-    return array
-
-
-_EMPTY = _read_only(np.zeros(0, np.uint8))
-_ONE_OFFSET = _read_only(np.zeros(1, np.int64))
+    sha256 = hashlib.sha256(np.diff(offsets).astype("<i8", copy=False).data)
+    sha256.update(data[offsets[0] : offsets[-1]].data)
+    return sha256.hexdigest()
 
 
 def _chunks(texts: Texts) -> list[pa.Array]:
-    """The texts as Arrow arrays of large_binary, without copying what Arrow already holds as such."""
+    """Return the texts as Arrow arrays of strings or bytes, without copying what Arrow already holds as such."""
     if isinstance(texts, str | bytes):
         raise TypeError("expected many texts, got one; use Matcher.match(text)")
     if not isinstance(texts, pa.Array | pa.ChunkedArray):
         try:
             texts = pa.array(texts, pa.large_string())
-        except UnicodeEncodeError:  # lone surrogates: they match nothing, the rest of their text does
+        except UnicodeEncodeError:  # lone surrogates match nothing; the rest of their text does
             encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
             return [pa.array(encoded, pa.large_binary())]
     chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-    return [_as_binary(chunk) for chunk in chunks]
+    plain = (pa.string(), pa.large_string(), pa.large_binary())
+    return [chunk if chunk.type in plain else chunk.cast(pa.large_string()) for chunk in chunks]
 
 
 def _one_array(entries: Texts) -> pa.Array:
@@ -169,28 +162,12 @@ def _one_array(entries: Texts) -> pa.Array:
     return pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])
 
 
-def _as_binary(array: pa.Array) -> pa.Array:
-    if not (pa.types.is_large_string(array.type) or pa.types.is_string(array.type)):
-        if pa.types.is_large_binary(array.type):
-            return array
-        array = array.cast(pa.large_string())
-    return array.cast(pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary())
-
-
 def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """(data uint8, offsets (n + 1,) int64, validity bitmap or empty, its first bit) over an array's own memory."""
-    validity, offsets, data = array.buffers()
-    width = np.dtype(np.int32 if pa.types.is_binary(array.type) else np.int64)
-    if len(array) == 0:
-        return _EMPTY, _ONE_OFFSET, _EMPTY, 0
-    ends = np.frombuffer(offsets, width, len(array) + 1, array.offset * width.itemsize)
-    has_nulls = validity is not None and array.null_count > 0
-    return (
-        _EMPTY if data is None else _read_only(np.frombuffer(data, np.uint8)),
-        _read_only(ends.astype(np.int64, copy=False)),
-        _read_only(np.frombuffer(validity, np.uint8)) if has_nulls else _EMPTY,
-        array.offset,
-    )
+    """Return (bytes uint8, offsets (n + 1,) int64, validity bitmap or empty, its first bit), in Arrow's own memory."""
+    data, offsets = byte_buffers(array)
+    if not array.null_count:
+        return data, offsets, NO_BYTES, 0
+    return data, offsets, seal(np.frombuffer(array.buffers()[0], np.uint8)), array.offset
 
 
 def _refuse_impossible(entries: pa.Array) -> None:
@@ -201,30 +178,33 @@ def _refuse_impossible(entries: pa.Array) -> None:
 
 
 def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray]:
-    """The table and `trie.insert_entries`' first_with; filled twice, as only then the size it needs is known."""
+    """Return the table and `first_with` of trie.insert_entries.
+
+    The table is filled twice: only the first filling shows how many edges entries share, and so the size it needs.
+    """
     first_with = np.empty(offsets.size - 1, np.int32)
     arguments = data, offsets, PROFILES.index(profile), load_table()
     table = np.zeros(0, np.uint64)
     used = trie.insert_entries(*arguments, table, first_with)
-    for load in (0.8, LOAD):
+    for load in (FIRST_LOAD, LOAD):
         num_buckets = int(used / load / 4) + 1
         if 4 * num_buckets > trie.MAX_SLOTS:
             raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^31")
-        table = table[:0].copy()  # the last one goes before the next comes
+        table = table[:0].copy()  # free the last one before the next is allocated
         table = _aligned_zeros(8 * num_buckets)
         used = trie.insert_entries(*arguments, table, first_with)
-    return _read_only(table), first_with
+    return seal(table), first_with
 
 
 def _aligned_zeros(size: int) -> np.ndarray:
-    """uint64 zeros that begin with a cache line, since a bucket is to be one (a mapped .npy file begins so too)."""
+    """Return uint64 zeros aligned to a cache line, since a bucket is one (a mapped .npy file is aligned as well)."""
     padded = np.zeros(size + 8, np.uint64)
     start = -padded.ctypes.data % 64 // 8
     return padded[start : start + size]
 
 
 def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, profile: str) -> list[str]:
-    """A problem for each dead entry, up to NUM_NAMED."""
+    """Return a problem for each dead entry, up to NUM_NAMED."""
 
     def name(i: int) -> str:
         return f"entry {i} ({entries[i].as_py().decode('utf-8', 'surrogatepass')!r})"
