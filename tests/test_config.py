@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from worldclip.balance.config import BalanceConfig
+from worldclip.check.config import CheckConfig, ClassifierRule
 from worldclip.config import SECTIONS, Recipe, load_recipe
 from worldclip.core.errors import UserError
-from worldclip.core.settings import to_dict, to_toml
+from worldclip.core.settings import Between, deciding, load_config, section_name, to_dict, to_toml
+from worldclip.model.config import ModelConfig
 from worldclip.recipe import STAGES
 
 
@@ -19,51 +22,137 @@ def problems_of(values: dict, overrides: tuple[str, ...] = ()) -> list[str]:
 BASE = {"pool": {"path": "somewhere"}, "balance": {"tail_fraction": 0.06}}
 
 
-def test_all_mistakes_are_reported_at_once() -> None:
-    found = problems_of(
-        {"pool": {"path": "p"}, "balance": {"tail_fraction": "x", "tail_fractoin": 0.1}, "match": {"profile": "uni"}}
+def test_all_problems_are_reported_at_once() -> None:
+    problems = problems_of(
+        {
+            "pool": {"path": "p"},
+            "balance": {"tail_fraction": "x", "min_threshold": -1},
+            "match": {"profile": "uni"},
+            "train": {"lr": 0, "model": {"text_layers": 0}},
+        }
     )
-    assert any(line.startswith("balance.tail_fraction is 'x'; it must be a number") for line in found)
-    assert any("balance.tail_fractoin is not a key" in line and "balance.tail_fraction?" in line for line in found)
-    assert any("match.profile is 'uni'; it must be one of 'reference', 'unicode'" in line for line in found)
+    assert problems == [
+        'balance.tail_fraction = "x": must be a number',
+        'match.profile = "uni": must be one of "reference", "unicode"',
+        "balance.min_threshold = -1: must be at least 0 (matches per entry, 0 for no minimum)",
+        "train.model.text_layers = 0: must be at least 1",
+        "train.lr = 0.0: must be above 0",
+    ]
 
 
-def test_an_unknown_section_names_the_sections() -> None:
-    (problem,) = problems_of({**BASE, "blance": {}})
-    assert "did you mean balance?" in problem
+def test_bound_is_checked_with_its_reason() -> None:
+    (problem,) = problems_of({**BASE, "balance": {"tail_fraction": 1.4}})
+    assert problem == "balance.tail_fraction = 1.4: must be between 0 and 1 (the paper uses 0.06)"
 
 
-def test_a_bool_is_not_a_number_and_a_number_not_a_bool() -> None:
-    found = problems_of({**BASE, "match": {"min_lang_prob": True, "fold_case": 1}})
-    assert len(found) == 2
+def test_bounds_hold_for_table_items_and_are_ignored_for_unset_keys() -> None:
+    (problem,) = problems_of({**BASE, "balance": {"tail_fraction": 0.1, "tail_fractions": {"sw": 0.2, "th": 2}}})
+    assert problem.startswith("balance.tail_fractions.th = 2.0: must be between 0 and 1")
+    (problem,) = BalanceConfig(rule="table", thresholds={"en": 0, "sw": 3}).problems()
+    assert problem.startswith("balance.thresholds.en = 0: must be at least 1")
+    (problem,) = CheckConfig(classifiers={"nsfw": ClassifierRule(path="a.onnx", label=-1)}).problems()
+    assert problem == "classifiers.nsfw.label = -1: must be at least 0 (a position in the output)"
 
 
-def test_overrides_reach_nested_keys_and_none_takes_them_back() -> None:
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
+def test_number_out_of_range_violates_a_bound(value: float) -> None:
+    assert Between(0, 1).violation(value) == "must be between 0 and 1"
+
+
+def test_open_ends_of_a_range_are_out_of_range() -> None:
+    assert Between(0, 1, above=True).violation(0) == "must be above 0 and at most 1"
+    assert Between(0, 1, below=True).violation(1) == "must be at least 0 and below 1"
+    assert Between(0, 1).violation(0) is Between(0, 1).violation(1) is None
+
+
+def test_mistyped_key_is_the_only_problem_of_its_section() -> None:
+    problems = problems_of({"pool": {"path": "p"}, "balance": {"tail_fractoin": 0.06}})
+    assert problems == ["unknown key balance.tail_fractoin; did you mean tail_fraction?"]
+    problems = problems_of({"pool": {"path": "p"}, "balance": {"tail_fractoin": 0.06, "min_threshold": -1}})
+    assert len(problems) == 2, "bounds of the other keys are still checked"
+
+
+def test_value_of_a_wrong_type_is_the_only_problem_of_its_section() -> None:
+    assert problems_of({"pool": {"path": 3}, "balance": {"tail_fraction": 0.06}}) == ["pool.path = 3: must be a string"]
+    problems = problems_of({**BASE, "balance": 3})
+    assert problems == ["balance = 3: must be a section, [balance]"]
+
+
+def test_mistyped_nested_key_does_not_hide_problems_of_other_sections() -> None:
+    problems = problems_of({**BASE, "train": {"model": {"patch_size": 9}, "tokenizer": {"vocabsize": 3}}})
+    assert problems == [
+        "unknown key train.tokenizer.vocabsize; did you mean vocab_size?",
+        "train.model.image_size: 224 is not a multiple of the patch size 9; set 216, for example",
+    ]
+
+
+def test_unknown_section_suggests_the_nearest_one() -> None:
+    assert problems_of({**BASE, "blance": {}}) == ["unknown section blance; did you mean balance?"]
+
+
+def test_key_that_resembles_none_lists_the_known_keys() -> None:
+    (problem,) = problems_of({**BASE, "languages": {"qqq": 1}})
+    assert problem == "unknown key languages.qqq; known: codes, lid_model"
+
+
+def test_bool_is_not_a_number_and_number_is_not_a_bool() -> None:
+    problems = problems_of({**BASE, "match": {"min_lang_prob": True, "fold_case": 1}})
+    assert problems == ["match.min_lang_prob = true: must be a number", "match.fold_case = 1: must be true or false"]
+
+
+def test_config_file_of_its_own_has_keys_without_a_section() -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(CheckConfig, {"radius": 17, "texts": {"min_char": 1}})
+    assert caught.value.problems == [
+        "unknown key texts.min_char; did you mean min_chars?",
+        "radius = 17: must be between 0 and 16 (differing bits of 64)",
+    ]
+
+
+def test_password_in_a_url_is_not_repeated() -> None:
+    problems = problems_of({**BASE, "pool": {"path": "s3://me:secret@bucket", "build": "emoji"}})
+    assert len(problems) == 2
+    assert "secret" not in "".join(problems)
+
+
+def test_wikipedia_rules_are_overridden_one_by_one() -> None:
+    recipe = load_recipe({**BASE, "metadata": {"rules": "reference", "overrides": {"max_titles": 5}}})
+    rules = recipe.metadata.wikipedia_rules
+    assert (rules.bigram_rule, rules.title_rule, rules.max_titles, rules.max_bigrams) == ("pmi", "colon", 5, 100_646)
+    wrong = {"max_title": 5, "english_rule": "v2", "title_top_fraction": 2}
+    assert problems_of({**BASE, "metadata": {"overrides": wrong}}) == [
+        "metadata.overrides.max_title = 5: unknown key; did you mean max_titles?",
+        'metadata.overrides.english_rule = "v2": must be one of "v1", "as_others"',
+        "metadata.overrides.title_top_fraction = 2: must be between 0 and 1 (a share of the titles)",
+    ]
+
+
+def test_overrides_set_nested_keys_and_none_resets_them() -> None:
     recipe = load_recipe(BASE, ["train.lr=1", "match.merge_labels.ms=id", "match.profile=reference"])
     assert (recipe.train.lr, recipe.match.merge_labels, recipe.match.profile) == (1.0, {"ms": "id"}, "reference")
-    taken_back = load_recipe(BASE, ["balance.tail_fraction=none", "balance.english_threshold=20"])
-    assert (taken_back.balance.tail_fraction, taken_back.balance.english_threshold) == (None, 20)
+    recipe = load_recipe(BASE, ["balance.tail_fraction=none", "balance.english_threshold=20"])
+    assert (recipe.balance.tail_fraction, recipe.balance.english_threshold) == (None, 20)
 
 
 @pytest.mark.parametrize("override", ["x", "x=1", "pool.path.deeper=1"])
-def test_a_bad_override_says_what_is_expected(override: str) -> None:
+def test_invalid_override_is_reported(override: str) -> None:
     assert any(override.split("=")[0] in line for line in problems_of(BASE, (override,)))
 
 
-def test_a_recipe_survives_toml(tmp_path: Path) -> None:
+def test_recipe_survives_toml(tmp_path: Path) -> None:
     recipe = load_recipe(BASE, ['curate.include=["en", "sw"]', "balance.tail_fractions={sw = 0.5}"])
     (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     assert load_recipe(tmp_path) == recipe
     assert load_recipe(tmp_path / "recipe.toml") == recipe
 
 
-def test_missing_and_broken_files_are_said(tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_recipe(tmp_path / "none.toml")
     with pytest.raises(UserError, match=r"holds no recipe\.toml"):
         load_recipe(tmp_path)
     (tmp_path / "bad.toml").write_text("a = [", encoding="utf-8")
-    with pytest.raises(UserError, match="is not TOML"):
+    with pytest.raises(UserError, match="is not valid TOML"):
         load_recipe(tmp_path / "bad.toml")
 
 
@@ -72,6 +161,16 @@ def test_every_stage_is_a_section() -> None:
     assert set(to_dict(Recipe())) == set(SECTIONS)
 
 
+def test_field_decides_its_own_stage_unless_marked() -> None:
+    recipe = Recipe()
+    assert set(deciding(recipe.match, "balance")) == {"isolate"}
+    assert {"profile", "fold_case", "isolate", "min_lang_prob"} <= set(deciding(recipe.match, "match"))
+    assert "augment" in deciding(recipe.train, "train")
+    assert "hardware" not in deciding(recipe.train, "train")
+    assert {"rules", "overrides"} <= set(deciding(recipe.metadata, "metadata"))
+    assert section_name(ModelConfig) == "train.model"
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.toml")), ids=lambda p: p.stem)
-def test_every_recipe_of_ours_is_valid(path: Path) -> None:
+def test_bundled_recipe_is_valid(path: Path) -> None:
     assert load_recipe(path).problems() == []

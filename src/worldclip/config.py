@@ -1,4 +1,4 @@
-"""A Recipe is the stages' Configs: TOML in and out, overrides, and one report of everything that is wrong with it."""
+"""A Recipe: the configs of all stages, one section each."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from worldclip.balance.config import BalanceConfig
-from worldclip.core.settings import load_config
+from worldclip.core.settings import Config, load_config
 from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -21,8 +21,10 @@ from worldclip.train.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """Everything that decides a run, one section a stage."""
+class Recipe(Config):
+    """Everything that decides a run, one section per stage."""
+
+    SECTION: ClassVar[str | None] = ""
 
     pool: PoolConfig = field(default_factory=PoolConfig)
     languages: LanguagesConfig = field(default_factory=LanguagesConfig)
@@ -34,19 +36,15 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, section by section; empty where the recipe can run."""
-        return [problem for section in dataclasses.fields(self) for problem in getattr(self, section.name).problems()]
-
 
 SECTIONS = tuple(section.name for section in dataclasses.fields(Recipe))
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Recipe from a TOML file, a run's folder (its recipe.toml) or nested dicts, with `section.key=value` overrides.
+    """Load a recipe from a TOML file, a run's folder (its recipe.toml) or nested dicts.
 
-    Raises UserError with every problem found: unreadable file, unknown key (nearest name suggested), wrong type,
-    value out of range.
+    overrides: `section.key=value`.  Raises UserError with every problem: unreadable file, unknown key (with the nearest
+    known one), wrong type, value out of range.
     """
     recipe: Recipe = load_config(Recipe, source, overrides)
     return recipe

@@ -97,18 +97,18 @@ def test_going_back_finds_the_largest_tail_count(counts, threshold):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, ["exactly one", "none of them set"]),
+        ({}, ["exactly one", "now set: none"]),
         ({"english_threshold": 5, "tail_fraction": 0.1}, ["exactly one"]),
         ({"rule": "same_threshold"}, ["english_threshold alone"]),
         ({"rule": "same_threshold", "english_threshold": 5, "tail_fraction": 0.1}, ["english_threshold alone"]),
         ({"rule": "table", "english_threshold": 5, "thresholds": {"en": 1}}, ["thresholds alone"]),
         ({"rule": "table"}, ["thresholds alone"]),
         ({"tail_fraction": 0.1, "thresholds": {"en": 1}}, ["exactly one"]),
-        ({"english_threshold": 0}, ["balance.english_threshold is 0", "at least 1"]),
-        ({"tail_fraction": 1.5}, ["balance.tail_fraction is 1.5", "from 0 to 1"]),
-        ({"tail_fraction": 0.1, "tail_fractions": {"sw": -1.0}}, ["balance.tail_fractions.sw is -1.0"]),
-        ({"rule": "table", "thresholds": {"sw": 0}}, ["balance.thresholds.sw is 0"]),
-        ({"tail_fraction": 0.1, "min_threshold": -1}, ["balance.min_threshold is -1"]),
+        ({"english_threshold": 0}, ["balance.english_threshold = 0: must be at least 1"]),
+        ({"tail_fraction": 1.5}, ["balance.tail_fraction = 1.5: must be between 0 and 1", "0.06"]),
+        ({"tail_fraction": 0.1, "tail_fractions": {"sw": -1.0}}, ["balance.tail_fractions.sw = -1.0"]),
+        ({"rule": "table", "thresholds": {"sw": 0}}, ["balance.thresholds.sw = 0"]),
+        ({"tail_fraction": 0.1, "min_threshold": -1}, ["balance.min_threshold = -1"]),
     ],
 )
 def test_a_wrong_config_says_which_key_and_what_to_set(values, words):

@@ -165,9 +165,9 @@ def test_the_bound_leaves_at_most_the_cap_and_all_that_it_can(parts, cap) -> Non
 @pytest.mark.parametrize(
     ("max_pairs", "problem"),
     [
-        (0, r"curate\.max_pairs is 0"),
-        ({"en": -1}, r"curate\.max_pairs\.en is -1"),
-        ({"en": "x"}, r"curate\.max_pairs is"),
+        (0, r"curate\.max_pairs = 0: must be at least 1"),
+        ({"en": -1}, r"curate\.max_pairs\.en = -1: must be at least 1"),
+        ({"en": "x"}, r"curate\.max_pairs: must be a whole number or a table"),
     ],
 )
 def test_a_cap_is_at_least_one_pair(tmp_path, max_pairs, problem) -> None:

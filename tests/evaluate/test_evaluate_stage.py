@@ -131,7 +131,7 @@ def test_every_mistake_of_the_section_is_told_at_once(tmp_path):
     with pytest.raises(UserError) as caught:
         load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "evaluate": wrong})
     assert len(caught.value.problems) == 5
-    assert "did you mean 'emoji_tone'?" in str(caught.value)
+    assert 'did you mean "emoji_tone"?' in str(caught.value)
 
 
 def test_a_folder_that_is_not_there_is_named(run_dir):

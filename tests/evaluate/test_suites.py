@@ -127,11 +127,11 @@ def test_differences_from_published_numbers_over_0_2_are_flagged():
 
 def test_suite_without_its_data_lists_everything_missing(tmp_path):
     (tmp_path / "xm3600").mkdir()
-    assert "evaluate.data is not set" in str(EvaluateConfig(suite="multilingual").problems())
+    assert "must be the folder of babel_imagenet" in str(EvaluateConfig(suite="multilingual").problems())
     (problem,) = EvaluateConfig(suite="multilingual", data=str(tmp_path)).problems()
     assert "lacks babel_imagenet, cvqa, flickr30k_200, xtd10, xtd200" in problem
     assert "worldclip fetch dataset" in problem
     config = EvaluateConfig(suite="multilingual", data=str(tmp_path), allow_missing=True)
     assert (config.asked, config.problems()) == (("xm3600",), [])
     (problem,) = EvaluateConfig(suite="slip").problems()
-    assert "evaluate.suite is 'slip'; it is one of imagenet, slip26" in problem
+    assert 'evaluate.suite = "slip": must be one of imagenet, slip26' in problem

@@ -68,6 +68,5 @@ def write_world(folder: Path, shared: Path) -> dict[str, Any]:
         "pageviews": str(folder / "views"),
         "wordnets": {lang: str(shared / f"data/omw/{name}.tab.gz") for lang, name in WORDNETS.items()},
         "sources": ["number", "wordnet", "unigram", "bigram", "title"],
-        "english_rule": "as_others",
-        "bigram_min_count": 2,
+        "overrides": {"english_rule": "as_others", "bigram_min_count": 2},
     }

@@ -85,7 +85,7 @@ def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_p
     config = {"sources": ["number", "unigram", "bigram", "title"], "dumps": str(tmp_path / "dumps")}
     shares = {"english_rule": "as_others", "unigram_top_fraction": 1, "title_top_fraction": 1, "bigram_min_count": 1}
     recipe = load_recipe(
-        {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "metadata": {**config, **shares}},
+        {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "metadata": {**config, "overrides": shares}},
     )
     lists = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
     assert set(lists) == {language.code for language in languages.all_languages()}

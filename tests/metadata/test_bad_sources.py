@@ -79,7 +79,7 @@ def recipe(folder: Path, kind: str, path: Path, **more: Any) -> Recipe:
     config: dict[str, Any] = {
         "sources": ["wordnet", "unigram", "bigram", "title", "list"],
         "lists": {"de": str(folder / "de.txt")},
-        "unigram_top_fraction": 1,
+        "overrides": {"unigram_top_fraction": 1, "title_top_fraction": 1},
         **more,
     }
     config[kind] = {**config.get(kind, {}), "sw": str(path)}
@@ -127,9 +127,7 @@ def test_bad_page_view_lines_are_counted_and_the_rest_is_read(tmp_path: Path) ->
     (tmp_path / "views/pageviews-1.gz").write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
     (tmp_path / "de.txt").write_text("Katze\n")
     (tmp_path / "x.parquet").write_bytes(parquet("text", ["simba"]))
-    made = recipe(
-        tmp_path, "wikipedia", tmp_path / "x.parquet", pageviews=str(tmp_path / "views"), title_top_fraction=1
-    )
+    made = recipe(tmp_path, "wikipedia", tmp_path / "x.parquet", pageviews=str(tmp_path / "views"))
     metadata.run(made, tmp_path / "run", QUIET)
     assert metadata.read_entries(tmp_path / "run", "sw")["entry"].to_pylist() == ["simba", "Simba", "Paka"]
     done = (tmp_path / "run/metadata/done/views/pageviews-1.gz.json").read_text()

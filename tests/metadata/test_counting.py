@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import errno
 import gzip
 import json
@@ -22,6 +23,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import run_stage
 from worldclip.metadata import ngrams
+from worldclip.metadata.config import WikipediaRules
 from worldclip.metadata.sources.wikipedia import read_articles
 
 QUIET = LocalExecutor(workers=1, quiet=True)
@@ -55,13 +57,17 @@ def write_views(folder: Path, *hours: str) -> Path:
 
 
 def recipe(*codes: str, isolate: str = "language", **values: Any) -> Recipe:
+    """A recipe with `values` as keys of metadata or, where they are rules of a Wikipedia, of metadata.overrides."""
+    rules = {field.name for field in dataclasses.fields(WikipediaRules)}
+    overrides = {"unigram_top_fraction": 1.0, **{key: value for key, value in values.items() if key in rules}}
+    others = {key: value for key, value in values.items() if key not in rules}
     return load_recipe(
         {
             "pool": {"path": "."},
             "balance": {"tail_fraction": 0.1},
             "match": {"isolate": isolate},
             "languages": {"codes": list(codes)},
-            "metadata": {"sources": ["unigram", "bigram", "title"], "unigram_top_fraction": 1.0, **values},
+            "metadata": {"sources": ["unigram", "bigram", "title"], "overrides": overrides, **others},
         }
     )
 
@@ -297,7 +303,7 @@ def test_config_problems_are_reported_together(tmp_path: Path):
             title_top_fraction=2,
             bigram_min_count=0,
         )
-    keys = ("wikipedia.xx", "wikipedia.sw", "pageviews", "title_top_fraction", "bigram_min_count")
+    keys = ("wikipedia.xx", "wikipedia.sw", "pageviews", "overrides.title_top_fraction", "overrides.bigram_min_count")
     assert all(f"metadata.{key}" in str(caught.value) for key in keys)
     with pytest.raises(UserError, match=r"metadata\.dumps = .*worldclip fetch metadata"):
         metadata.run(recipe("sw", dumps=str(tmp_path / "none")), tmp_path / "run", QUIET)

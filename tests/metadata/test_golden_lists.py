@@ -121,7 +121,7 @@ def test_lists_of_real_dump_pieces_are_frozen(lang: str, shared: Path, tmp_path:
         tmp_path,
         [lang],
         sources=["number", "wordnet", "unigram", "bigram"],
-        english_rule="as_others",
+        overrides={"english_rule": "as_others"},
         wikipedia={lang: str(piece)},
         wordnets={lang: str(shared / f"data/omw/{WORDNETS[lang]}.tab.gz")},
     )

@@ -68,7 +68,11 @@ def test_own_corpus_has_its_own_licence_and_siteinfo_is_a_source(tmp_path: Path)
     (tmp_path / "sw/x-siteinfo-namespaces.json").write_text(NAMESPACES)
     (tmp_path / "views").mkdir()
     (tmp_path / "views/pageviews-1.gz").write_bytes(gzip.compress(b"sw Paka 5 0\nsw Picha:Paka.jpg 9 0\n"))
-    given = {"wikipedia": {"sw": str(corpus)}, "pageviews": str(tmp_path / "views"), "title_top_fraction": 1}
+    given = {
+        "wikipedia": {"sw": str(corpus)},
+        "pageviews": str(tmp_path / "views"),
+        "overrides": {"title_top_fraction": 1},
+    }
     made = recipe("sw", sources=["unigram", "title"], **given, text_licences={"sw": "CC0 1.0"})
     metadata.run(made, tmp_path / "run", QUIET)
     named = sources_of(tmp_path / "run", "sw")
@@ -84,7 +88,7 @@ def test_own_corpus_has_its_own_licence_and_siteinfo_is_a_source(tmp_path: Path)
 def test_licence_without_its_file_is_config_problem() -> None:
     with pytest.raises(UserError) as caught:
         recipe("sw", licences={"sw": "CC0 1.0"}, text_licences={"sw": "CC0 1.0"})
-    assert [problem.split(" is of ")[0] for problem in caught.value.problems] == [
+    assert [problem.split(" = ")[0] for problem in caught.value.problems] == [
         "metadata.licences.sw",
         "metadata.text_licences.sw",
     ]
@@ -112,7 +116,9 @@ metadata.run(load_recipe(sys.argv[1]), Path(sys.argv[2]), LocalExecutor(quiet=Tr
 def test_kill_between_two_dumps_keeps_counts_of_the_first(tmp_path: Path) -> None:
     for number in (1, 2):
         write_corpus(tmp_path / f"dumps/sw/{number}.parquet", *["simba ni mnyama mkubwa"] * number)
-    made = recipe("sw", sources=["unigram", "bigram"], dumps=str(tmp_path / "dumps"), unigram_top_fraction=1)
+    made = recipe(
+        "sw", sources=["unigram", "bigram"], dumps=str(tmp_path / "dumps"), overrides={"unigram_top_fraction": 1}
+    )
     (tmp_path / "recipe.toml").write_text(to_toml(made))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "recipe.toml"), str(tmp_path / "run")]
     assert subprocess.run(command, env=os.environ, check=False).returncode == -9

@@ -199,9 +199,9 @@ def test_lexicon_that_is_not_installed_is_user_error(tmp_path: Path, database: C
     database(lmf(lexicon("da", {"1": ["hest"]})))
     with pytest.raises(UserError, match=r"neither a file nor an installed lexicon \(installed: made-up:1\.0\)"):
         metadata.run(recipe(da="omw-da:1.4"), tmp_path / "run", QUIET)
-    with pytest.raises(UserError, match=r"metadata\.wordnets\.da is 'absent\.xml', which is no file"):
+    with pytest.raises(UserError, match=r'metadata\.wordnets\.da = "absent\.xml": no such file'):
         recipe(da=["absent.xml"])
-    with pytest.raises(UserError, match=r"metadata\.wordnets\.da is empty"):
+    with pytest.raises(UserError, match=r"metadata\.wordnets\.da = \[\]: must not be empty"):
         recipe(da=[])
 
 

@@ -161,9 +161,9 @@ def test_image_features_equal_those_of_transformers(model):
 def test_config_problems_name_key_value_and_remedy():
     assert ModelConfig(preset="vit_b32").problems() == []
     (uneven,) = ModelConfig(preset="vit_b32", image_size=230).problems()
-    assert uneven.startswith("train.model.image_size is 230; it must be a multiple of the patch size 32")
+    assert uneven.startswith("train.model.image_size = 230: 230 is not a multiple of the patch size 32")
     (width,) = ModelConfig(preset="vit_h14", vision_width=1200 + 8).problems()
-    assert width.startswith("train.model.vision_width is 1208; the heads of vit_h14 are 80 wide")
+    assert width == "train.model.vision_width = 1208: must be a multiple of 80, the width of the heads of vit_h14"
     assert "multiple of 32" in replace(SMALL, text_width=100).problems()[0]
     assert len(replace(SMALL, text_layers=0, embed_dim=-1).problems()) == 2
 

@@ -115,14 +115,13 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({}, "none is set"),
-        ({"path": "a", "build": "emoji"}, r"pool\.path and pool\.build are set"),
-        ({"path": "a", "key": "json:"}, r"pool\.key is 'json:'"),
-        ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path holds a password"),
-        ({"path": "a", "format": "csv"}, r"pool\.format is 'csv'"),
-        ({"roots": {"a/b": "x"}}, r"pool\.roots has the name 'a/b'"),
-        ({"build": "emoji", "image_px": 2}, r"pool\.image_px is 2"),
-        ({"build": "emoji", "samples_per_shard": 0}, r"pool\.samples_per_shard is 0"),
+        ({}, "now set: none"),
+        ({"path": "a", "build": "emoji"}, "now set: path, build"),
+        ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
+        ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a password"),
+        ({"path": "a", "format": "csv"}, r'pool\.format = "csv": must be one of "auto", "tar"'),
+        ({"roots": {"a/b": "x"}}, r'pool\.roots: the name "a/b"'),
+        ({"build": "emoji", "image_px": 64}, r"unknown key pool\.image_px"),
     ],
 )
 def test_config_problems_are_reported(settings: dict, problem: str) -> None:

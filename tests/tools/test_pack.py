@@ -322,7 +322,7 @@ def test_pack_is_read_from_any_fsspec_url(packed: Path, tmp_path: Path) -> None:
 def test_url_in_metadata_pack_names_the_unpack_command(packed: Path) -> None:
     with pytest.raises(UserError, match=r"fetch it first: worldclip unpack https://example\.org/lists\.tar --out DIR"):
         recipe(metadata={"pack": "https://example.org/lists.tar"})
-    with pytest.raises(UserError, match=r"metadata\.pack is 'absent\.tar', which is no file"):
+    with pytest.raises(UserError, match=r'metadata\.pack = "absent\.tar": no such file'):
         recipe(metadata={"pack": "absent.tar"})
 
 

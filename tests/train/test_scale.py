@@ -71,12 +71,21 @@ def test_processes_that_cannot_share_the_batch_are_an_error_that_names_one():
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        (ScaleConfig(english_samples_seen=10), "english_batch_size is unset beside english_samples_seen"),
-        (ScaleConfig(english_samples_seen=0, english_batch_size=8), "english_samples_seen is 0"),
-        (ScaleConfig(english_fraction=0.5), "english_fraction is set alone"),
-        (dataclasses.replace(RULE, english_fraction=1.5), "english_fraction is 1.5; it is a share"),
+        (
+            ScaleConfig(english_samples_seen=10),
+            "train.scale: english_samples_seen and english_batch_size need each other",
+        ),
+        (
+            ScaleConfig(english_samples_seen=0, english_batch_size=8),
+            "train.scale.english_samples_seen = 0: must be at least 1",
+        ),
+        (ScaleConfig(english_fraction=0.5), "train.scale.english_fraction = 0.5: needs english_samples_seen"),
+        (
+            dataclasses.replace(RULE, english_fraction=1.5),
+            "train.scale.english_fraction = 1.5: must be above 0 and at most 1",
+        ),
     ],
 )
-def test_a_wrong_rule_is_named(rule, said):
-    (problem,) = rule.problems()
-    assert problem.startswith(f"train.scale.{said}")
+def test_invalid_scale_is_reported(rule, said):
+    (problem,) = TrainConfig(scale=rule, warmup_samples=0).problems()
+    assert problem.startswith(said)

@@ -1,52 +1,60 @@
-"""What is wrong with a [train] section is said all at once, with key, value and meaning."""
+"""Problems of a [train] section are reported all at once, with key, value and remedy."""
 
 from __future__ import annotations
 
 import pytest
 
 from worldclip.model.config import ModelConfig, TokenizerConfig
-from worldclip.train.config import TrainConfig
+from worldclip.train.config import DistillConfig, HardwareConfig, StudentConfig, TrainConfig
 
 
-def test_the_defaults_can_train():
+def test_defaults_are_valid():
     assert TrainConfig().problems() == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "problem"),
     [
-        ({"samples_seen": 0, "warmup_samples": 0}, "train.samples_seen is 0; it counts image-text pairs"),
-        ({"global_batch_size": 1}, "train.global_batch_size is 1; a contrastive batch needs at least 2 pairs"),
-        ({"warmup_samples": 170_000}, "train.warmup_samples is 170000; it must be at least 0 and less than"),
-        ({"lr": 0.0}, "train.lr is 0.0; a learning rate is above 0"),
-        ({"beta2": 1.0}, "train.beta2 is 1.0; it is at least 0 and less than 1"),
-        ({"crop_scale_min": 1.5}, "train.crop_scale_min is 1.5; it is a share of the area"),
-        ({"keep_last": 0}, "train.keep_last is 0; it counts checkpoints kept"),
-        ({"weight_decay": -1.0}, "train.weight_decay is -1.0"),
-        ({"eps": 0.0}, "train.eps is 0.0"),
-        ({"checkpoint_every_minutes": 0.0}, "train.checkpoint_every_minutes is 0.0"),
-        ({"rotate_deg": 200.0}, "train.rotate_deg is 200.0; it is an angle"),
-        ({"zoom_out_min": 0.0}, "train.zoom_out_min is 0.0; it is a factor above 0"),
-        ({"backdrop_min": 2.0}, "train.backdrop_min is 2.0; it is a factor above 0"),
-        ({"warp_share": 0.0}, "train.warp_share is 0.0; it is a share of the images"),
-        ({"tokenizer": TokenizerConfig(vocab_size=3)}, "train.tokenizer.vocab_size is 3"),
+        ({"samples_seen": 0, "warmup_samples": 0}, "train.samples_seen = 0: must be at least 1 (image-text pairs)"),
+        ({"global_batch_size": 1}, "train.global_batch_size = 1: must be at least 2"),
+        ({"warmup_samples": 170_000}, "train.warmup_samples = 170000: must be less than train.samples_seen (170000)"),
+        ({"warmup_samples": -1}, "train.warmup_samples = -1: must be at least 0"),
+        ({"lr": 0.0}, "train.lr = 0.0: must be above 0"),
+        ({"lr": float("nan")}, "train.lr = NaN: must be above 0"),
+        ({"beta2": 1.0}, "train.beta2 = 1.0: must be at least 0 and below 1"),
+        ({"crop_scale_min": 1.5}, "train.crop_scale_min = 1.5: must be above 0 and at most 1"),
+        ({"keep_last": 0}, "train.keep_last = 0: must be at least 1 (checkpoints)"),
+        ({"weight_decay": -1.0}, "train.weight_decay = -1.0: must be at least 0"),
+        ({"eps": 0.0}, "train.eps = 0.0: must be above 0"),
+        ({"checkpoint_every_minutes": 0.0}, "train.checkpoint_every_minutes = 0.0: must be above 0"),
+        ({"num_streams": -1}, "train.num_streams = -1: must be at least 0"),
+        ({"decode_threads": 0}, "train.decode_threads = 0: must be at least 1"),
+        ({"patch_dropout": 1.0}, "train.patch_dropout = 1.0: must be at least 0 and below 1"),
+        ({"augment": "warps"}, 'train.augment = "warps": must be one of "crop", "drawings"'),
         (
-            {"model": ModelConfig(patch_size=9)},
-            "train.model.image_size is 224; it must be a multiple of the patch size 9",
+            {"hardware": HardwareConfig(utilisation=0.0)},
+            "train.hardware.utilisation = 0.0: must be above 0 and at most 1",
+        ),
+        ({"tokenizer": TokenizerConfig(vocab_size=3)}, "train.tokenizer.vocab_size = 3: must be at least 16 (pieces)"),
+        ({"model": ModelConfig(patch_size=9)}, "train.model.image_size: 224 is not a multiple of the patch size 9"),
+        ({"model": ModelConfig(preset="huge")}, 'train.model.preset = "huge": must be one of "tiny"'),
+        (
+            {"distill": DistillConfig(teacher="t", students={"a": StudentConfig(model=ModelConfig(text_layers=0))})},
+            "train.distill.students.a.model.text_layers = 0: must be at least 1",
         ),
     ],
 )
-def test_a_value_out_of_range_is_named(changes, said):
-    (problem,) = TrainConfig(**changes).problems()
-    assert problem.startswith(said)
+def test_invalid_value_is_reported_with_key_value_and_range(changes, problem):
+    (reported,) = TrainConfig(**changes).problems()
+    assert reported.startswith(problem)
 
 
-def test_all_problems_come_together():
+def test_all_problems_are_reported_at_once():
     model = ModelConfig(preset="tiny", image_size=50, context_length=1)
     assert len(TrainConfig(lr=-1.0, eps=-1.0, model=model).problems()) == 4
 
 
-def test_images_in_an_object_store_are_read_in_streams_unless_told_otherwise():
+def test_images_in_an_object_store_are_read_in_streams_by_default():
     from worldclip.config import load_recipe
     from worldclip.train.stage import relevant_config, streams_of
 

@@ -1,23 +1,29 @@
-"""Configs: TOML in and out, overrides, one report of everything wrong, and which keys decide which stage's output.
+"""Configs: read TOML, apply overrides, report every problem at once, and tell which keys decide which output.
 
-A config is a frozen dataclass beside the code that uses it.  A field decides the output of its own stage, unless it
-says otherwise: `Annotated[int, Decides()]` decides no output, `Annotated[str, Decides("pool", "match")]` that of these
-stages.  Imports the standard library only, so that a command's help stays light.
+A config is a frozen dataclass, derived from Config, beside the code that uses it.  Marks in `Annotated` say more about
+a field.  Bounds limit its numbers: `Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the stages whose
+output it decides: `Annotated[int, Decides()]` decides none, `Annotated[str, Decides("pool", "match")]` those of two; a
+field without it decides its own stage's.  Imports the standard library only, so that a command's help stays fast.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import json
+import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from worldclip.core.errors import UserError
+
+Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
 @dataclass(frozen=True)
@@ -30,55 +36,141 @@ class Decides:
         object.__setattr__(self, "stages", stages)
 
 
+@dataclass(frozen=True)
+class Between:
+    """Mark of a config field: the range of its numbers, those in its tables included; note: what is counted, why."""
+
+    low: float
+    high: float
+    note: str = ""
+    above: bool = False
+    """Whether `low` itself is out of range."""
+    below: bool = False
+    """Whether `high` itself is out of range."""
+
+    def violation(self, value: Any) -> str | None:
+        """Return what a value must be, or None where it is in range.  NaN never is."""
+        if not isinstance(value, int | float):
+            return None
+        is_low_enough = value < self.high if self.below else value <= self.high
+        is_high_enough = value > self.low if self.above else value >= self.low
+        if is_low_enough and is_high_enough:
+            return None
+        bounds = f"{'above' if self.above else 'at least'} {self.low}"
+        if self.high < math.inf:
+            bounds += f" and {'below' if self.below else 'at most'} {self.high}"
+            if not self.above and not self.below:
+                bounds = f"between {self.low} and {self.high}"
+        return f"must be {bounds} ({self.note})" if self.note else f"must be {bounds}"
+
+
+class AtLeast(Between):
+    """Mark of a config field: its numbers are at least `low`."""
+
+    def __init__(self, low: float, note: str = "") -> None:
+        super().__init__(low, math.inf, note)
+
+
+class Above(Between):
+    """Mark of a config field: its numbers are above `low`."""
+
+    def __init__(self, low: float, note: str = "") -> None:
+        super().__init__(low, math.inf, note, above=True)
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """Mark of a config field: its list is not empty; note: what it may hold."""
+
+    note: str
+
+    def violation(self, value: Any) -> str | None:
+        """Return what a value must be, or None where it is not empty."""
+        return None if value else f"must not be empty ({self.note})"
+
+
+class Config:
+    """Base of all configs, frozen dataclasses: reports every problem of its values and of nested configs."""
+
+    __slots__ = ()
+    SECTION: ClassVar[str | None] = None  # the recipe's section, where the name of the class does not say it
+
+    def problems(self) -> list[str]:
+        """Return every problem, each with key, value and remedy; empty where the config is valid."""
+        return list(_iter_problems(self, _prefix(type(self)), frozenset()))
+
+    def own_problems(self) -> Problems:
+        """Yield the problems that no mark states: keys that contradict each other, files that do not exist."""
+        return iter(())
+
+
 def section_name(cls: type) -> str:
     """Return the section of the recipe that a config class describes: BalanceConfig -> balance."""
-    return cls.__name__.removesuffix("Config").lower()
+    section: str | None = getattr(cls, "SECTION", None)
+    return cls.__name__.removesuffix("Config").lower() if section is None else section
+
+
+def _prefix(cls: type) -> str:
+    section = section_name(cls)
+    return f"{section}." if section else ""
 
 
 def deciding(config: Any, stage: str) -> dict[str, Any]:
     """Return the fields of a section that decide the output of `stage`, as `to_dict` writes them."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
-    own = section_name(type(config))
+    own = (section_name(type(config)),)
     values = to_dict(config)
-    return {name: values[name] for name in values if stage in _stages_of(hints[name], own)}
+    stages = {
+        name: next((mark.stages for mark in marks if isinstance(mark, Decides)), own)
+        for name, (_, marks) in _fields(config.__class__).items()
+    }
+    return {name: value for name, value in values.items() if stage in stages[name]}
 
 
-def _stages_of(hint: Any, own: str) -> tuple[str, ...]:
-    for mark in getattr(hint, "__metadata__", ()):
-        if isinstance(mark, Decides):
-            return mark.stages
-    return (own,)
+@functools.cache
+def _fields(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """Return (type, marks) of each field of a config class."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    bare = typing.get_type_hints(cls)
+    return {
+        field.name: (bare[field.name], getattr(hints[field.name], "__metadata__", ()))
+        for field in dataclasses.fields(cls)
+    }
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
-    """Any config class (a dataclass with problems()) as load_recipe loads a Recipe."""
+    """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
+
+    Raises UserError with every problem.  Keys of one section that depend on each other are compared only where all
+    of its keys are known and of the right type: a typing error is reported alone, not with its consequences.
+    """
     values = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
-    problems: list[str] = []
-    in_sections = all(dataclasses.is_dataclass(hint) for hint in typing.get_type_hints(cls).values())
+    loader = _Loader()
     for override in overrides:
-        _apply_override(values, override, problems, in_sections)
-    config = _build(cls, values, "", problems)
-    if config is not None:
-        problems += config.problems()
+        _apply_override(values, override, loader.problems, _has_only_sections(cls))
+    config = loader.build(cls, values, _prefix(cls))
+    problems = [*loader.problems, *_iter_problems(config, _prefix(cls), loader.broken)]
     if problems:
         raise UserError(problems)
     return config
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
+    """Read the tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
     file = path / "recipe.toml" if path.is_dir() else path
     if not file.exists():
-        what = (
-            "holds no recipe.toml; give a recipe (.toml) or the folder of a run"
-            if path.is_dir()
-            else "does not exist; give a recipe (.toml) or the folder of a run"
-        )
-        raise UserError(f"{path} {what}")
+        state = "holds no recipe.toml" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {state}; give a recipe (.toml) or the folder of a run")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not TOML: {error}") from error
+        raise UserError(f"{file} is not valid TOML: {error}") from error
+
+
+def _has_only_sections(cls: type) -> bool:
+    return all(dataclasses.is_dataclass(hint) for hint, _ in _fields(cls).values())
 
 
 def _apply_override(values: dict[str, Any], override: str, problems: list[str], in_sections: bool) -> None:
@@ -91,88 +183,141 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str], 
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string: --set match.profile=unicode
     *sections, key = name.strip().split(".")
-    place = values
+    table = values
     for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
             problems.append(f"--set {override!r}: {section} is a value, not a section")
             return
     if value == "none":
-        place.pop(key, None)  # TOML has no null: `none` takes a key back to its default
+        table.pop(key, None)  # TOML has no null: `none` resets a key to its default
     else:
-        place[key] = value
+        table[key] = value
 
 
-def _build(cls: type, values: Any, prefix: str, problems: list[str]) -> Any:
-    """A config dataclass from nested dicts; problems are gathered and bad keys left at their defaults."""
-    where = prefix.rstrip(".") or f"the {cls.__name__.removesuffix('Config').lower()}"
-    if not isinstance(values, Mapping):
-        problems.append(f"{where} is {values!r}; it is a section of keys")
-        return None
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            meant = f"did you mean {prefix}{near[0]}?" if near else f"{where} has: {', '.join(hints)}"
-            problems.append(f"{prefix}{key} is not a key of {where}; {meant}")
-            continue
-        hint = hints[key]
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            arguments[key] = _build(hint, value, f"{prefix}{key}.", problems) or hint()
-            continue
-        if isinstance(value, Mapping) and (item := _item_config(hint)) is not None:
-            arguments[key] = {
-                name: _build(item, of, f"{prefix}{key}.{name}.", problems) or item() for name, of in value.items()
-            }
-            continue
-        try:
-            arguments[key] = _convert(value, hint)
-        except TypeError:
-            problems.append(f"{prefix}{key} is {value!r}; it must be {_describe(hint)}")
-    return cls(**arguments)
+class _Loader:
+    """Builds configs from nested dicts; collects problems and the prefixes of broken sections."""
 
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.broken: set[str] = set()
 
-def _item_config(hint: Any) -> type | None:
-    """The config class of a table of named configs, dict[str, SomeConfig]; None for other types."""
-    item = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
-    return item if isinstance(item, type) and dataclasses.is_dataclass(item) else None
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as `hint` says (str, int, float, bool, Literal, union, tuple[X, ...], dict[str, X]); TypeError if not."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for option in args:
-            try:
-                return _convert(value, option)
-            except TypeError:
+    def build(self, cls: Any, values: Any, prefix: str) -> Any:
+        """Return a config of `values`; keys with a problem keep their default."""
+        arguments = {}
+        if not isinstance(values, Mapping):
+            section = prefix.removesuffix(".")
+            self._report(prefix, _message(section, values, f"must be a section, [{section}]"))
+            values = {}
+        for key, value in values.items():
+            if key not in _fields(cls):
+                kind = "section" if _has_only_sections(cls) else "key"
+                self._report(prefix, f"unknown {kind} {prefix}{key}; {_suggest(key, _fields(cls))}")
                 continue
-        raise TypeError(value)
-    if origin is Literal:
-        if value in args and not isinstance(value, bool):
+            hint, _ = _fields(cls)[key]
+            try:
+                arguments[key] = self.convert(value, hint, f"{prefix}{key}")
+            except TypeError:
+                self._report(prefix, _message(f"{prefix}{key}", value, f"must be {_describe(hint)}"))
+        return cls(**arguments)
+
+    def convert(self, value: Any, hint: Any, key: str) -> Any:
+        """Convert a TOML value to a type: str, int, float, bool, Literal, union, tuple[X, ...], dict[str, X], a config.
+
+        Raises TypeError for a value of another type.
+        """
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            return self.build(hint, value, f"{key}.")
+        if origin in (typing.Union, types.UnionType):
+            for option in args:
+                try:
+                    return self.convert(value, option, key)
+                except TypeError:
+                    continue
+        elif origin is Literal:
+            if value in args and not isinstance(value, bool):
+                return value
+        elif origin is tuple:
+            if isinstance(value, list | tuple):
+                return tuple(self.convert(item, args[0], key) for item in value)
+        elif origin is dict:
+            if isinstance(value, Mapping):
+                return {str(name): self.convert(item, args[1], f"{key}.{name}") for name, item in value.items()}
+        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
             return value
         raise TypeError(value)
-    if origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_convert(item, args[0]) for item in value)
-        raise TypeError(value)
-    if origin is dict:
-        if isinstance(value, Mapping):
-            return {str(key): _convert(item, args[1]) for key, item in value.items()}
-        raise TypeError(value)
-    if hint is type(None):
-        if value is None:
-            return None
-        raise TypeError(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise TypeError(value)
+
+    def _report(self, prefix: str, problem: str) -> None:
+        self.problems.append(problem)
+        self.broken.add(prefix)
 
 
-_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "unset"}
+def _suggest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def _iter_problems(config: Any, prefix: str, broken: Set[str]) -> Iterator[str]:
+    """Yield violated bounds, then the config's own problems unless it, or a config in it, is `broken`."""
+    are_choices_valid = True
+    for name, (hint, marks) in _fields(config.__class__).items():
+        value = getattr(config, name)
+        items = {f"{name}.{item}": value[item] for item in value} if isinstance(value, dict) else {name: value}
+        for key, item in items.items():
+            if isinstance(item, Config):
+                yield from _iter_problems(item, f"{prefix}{key}.", broken)
+            elif text := _violation(hint, marks, item):
+                yield _message(f"{prefix}{key}", item, text)
+                are_choices_valid &= typing.get_origin(hint) is not Literal
+    if are_choices_valid and not any(place.startswith(prefix) for place in broken):
+        for key, text in config.own_problems():
+            yield _message(f"{prefix}{key}".removesuffix("."), _value_at(config, key), text)
+
+
+def value_problem(cls: type, key: str, value: Any) -> str | None:
+    """Return what is wrong with a value of the field `key` of a config class, or None."""
+    if key not in _fields(cls):
+        return f"unknown key; {_suggest(key, _fields(cls))}"
+    hint, marks = _fields(cls)[key]
+    try:
+        return _violation(hint, marks, _Loader().convert(value, hint, key))
+    except TypeError:
+        return f"must be {_describe(hint)}"
+
+
+def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
+    """Return what a value must be; None where it is unset or within the bounds."""
+    if value is None:
+        return None
+    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+        return f"must be {_describe(hint)}"
+    violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty))
+    return next(filter(None, violations), None)
+
+
+def _value_at(config: Any, key: str) -> Any:
+    """Return the value of a field (`lr`) or of a table's item (`tail_fractions.sw`)."""
+    name, _, item = key.partition(".")
+    value = getattr(config, name, None)
+    return value.get(item) if isinstance(value, dict) else value
+
+
+def _message(key: str, value: Any, text: str) -> str:
+    """Return `key = value: text`, without the value where it is unset, long or secret."""
+    is_secret = isinstance(value, str) and "://" in value and "@" in value  # a URL may hold a password
+    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int | float | tuple | list) else ""
+    if not shown or is_secret or (isinstance(value, tuple | list) and len(shown) > 40):
+        return f"{key}: {text}"
+    return f"{key} = {shown}: {text}"
+
+
+_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _describe(hint: Any) -> str:
@@ -180,7 +325,7 @@ def _describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(option) for option in args if option is not type(None))
     if origin is Literal:
-        return "one of " + ", ".join(repr(option) for option in args)
+        return f"one of {', '.join(json.dumps(option) for option in args)}"
     if origin is tuple:
         return f"a list, each {_describe(args[0])}"
     if origin is dict:
@@ -188,28 +333,25 @@ def _describe(hint: Any) -> str:
     return _WORDS.get(hint, str(hint))
 
 
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested dicts of a config, JSON- and TOML-able: None left out, tuples as lists."""
-    found: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            found[item.name] = to_dict(value)
-        elif isinstance(value, dict):
-            found[item.name] = {k: to_dict(v) if dataclasses.is_dataclass(v) else _plain(v) for k, v in value.items()}
-        elif isinstance(value, tuple):
-            found[item.name] = _plain(value)
-        elif value is not None:
-            found[item.name] = value
-    return found
+    """Return nested dicts of a config, ready for JSON and TOML: unset keys left out, tuples as lists."""
+    values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
 def to_toml(config: Any) -> str:
-    """The whole recipe with its defaults, loadable as it is."""
+    """Return a whole config as TOML, defaults included; it loads as it is."""
     import tomli_w
 
     return tomli_w.dumps(to_dict(config))

@@ -1,56 +1,45 @@
-"""What is kept."""
+"""Which pairs are kept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from worldclip.core.settings import AtLeast, Between, Config, Problems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CurateConfig:
-    """Which texts may be kept; how likely each is, the stage balance says."""
+class CurateConfig(Config):
+    """Which texts may be kept; stage balance decides how likely each one is."""
 
     text_policy: Literal["one", "all"] = "one"
-    """one: one of an image's matched texts is drawn, then kept or not; all: each text on its own."""
-    seed: int = 0
-    """Seed of the coin."""
+    """one: draw one of an image's matched texts, then keep or drop it; all: decide about each text on its own."""
+    seed: Annotated[int, Between(0, 2**63 - 1, "the seed of a hash")] = 0
+    """Seed of the keep decision (a hash, not a random generator)."""
     include: tuple[str, ...] = ()
-    """Languages to keep; empty: all."""
+    """Languages to keep (default: all)."""
     exclude: tuple[str, ...] = ()
-    """Languages to leave out."""
-    max_pairs: int | dict[str, int] | None = None
-    """Most pairs kept of each language, or of single ones (a table of language = pairs); chosen by the coin, thinning
-    a language evenly; unset: no cap."""
+    """Languages to drop."""
+    max_pairs: Annotated[
+        int | dict[str, int] | None, AtLeast(1, "pairs of a language; to drop a language, add it to curate.exclude")
+    ] = None
+    """Maximum number of pairs kept per language: one number, or a table of language = pairs.  The hash chooses them, so
+    that a language is thinned evenly.  Unset: no maximum."""
     write: Literal["list", "tars"] = "list"
-    """list: the kept pairs as Parquet; tars: also as new tars in RUN/curate/tars, images copied from the pool."""
-    samples_per_tar: int = 10_000
-    """Images in a new tar."""
+    """list: write the kept pairs as Parquet; tars: also write them as new tars in RUN/curate/tars."""
+    samples_per_tar: Annotated[int, AtLeast(1, "images per tar")] = 10_000
+    """Images per new tar."""
 
-    def problems(self) -> list[str]:
-        found = []
-        if not 0 <= self.seed < 2**63:
-            found.append(f"curate.seed is {self.seed}; it seeds a hash and must be from 0 to 2**63 - 1")
+    def own_problems(self) -> Problems:
+        """Yield languages that are both included and excluded."""
         both = sorted(set(self.include) & set(self.exclude))
         if both:
-            found.append(
-                f"curate.include and curate.exclude both name {', '.join(both)}; a language is kept or left out, "
-                "so take it from one of them"
-            )
-        caps = self.max_pairs if isinstance(self.max_pairs, dict) else {"": self.max_pairs}
-        found += [
-            f"curate.max_pairs{'.' if lang else ''}{lang} is {cap}; it is the most pairs kept of a language, at least "
-            "1 (to leave a language out: curate.exclude)"
-            for lang, cap in caps.items()
-            if cap is not None and cap < 1
-        ]
-        if self.samples_per_tar < 1:
-            found.append(f"curate.samples_per_tar is {self.samples_per_tar}; a tar holds at least 1 image")
-        return found
+            yield "include", f"{', '.join(both)} is in curate.exclude, too; remove it from one of them"
 
     def cap_of(self, lang: str) -> int | None:
-        """Most pairs kept of this language; None for no cap."""
+        """Return the maximum number of pairs of a language; None for no maximum."""
         return self.max_pairs.get(lang) if isinstance(self.max_pairs, dict) else self.max_pairs
 
     def is_excluded(self, lang: str) -> bool:
-        """Whether texts of this language are left out."""
+        """Return whether texts of this language are dropped."""
         return lang in self.exclude or (bool(self.include) and lang not in self.include)

@@ -1,4 +1,4 @@
-"""What a checkpoint is measured on."""
+"""What a checkpoint is evaluated on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from worldclip.core.settings import Decides
+from worldclip.core.settings import AtLeast, Config, Decides, Problems
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.suite_lists import SUITES
 
@@ -19,106 +19,89 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateConfig:
-    """Data sets to evaluate on and how."""
+class EvaluateConfig(Config):
+    """Datasets to evaluate on, and how."""
 
     datasets: tuple[str, ...] = ()
-    """Data sets: `emoji_tone`, `emoji_base` (held out by the emoji pool), names of evaluate.folders or of the
-    catalog (docs/datasets.md)."""
+    """Datasets: `emoji_tone`, `emoji_base` (held out by the emoji pool), names in evaluate.folders or in the catalog
+    (docs/datasets.md)."""
     suite: str = ""
-    """All data sets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
+    """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
     data: Annotated[str, Decides()] = ""
-    """Folder below which the catalog's data sets lie, DATA/<name>; `worldclip fetch dataset` fills it."""
+    """Folder of the catalog's datasets, DATA/<name>; `worldclip fetch dataset` writes them."""
     allow_missing: Annotated[bool, Decides()] = False
-    """Leave out data sets of the suite that are not below evaluate.data; the table says which."""
+    """Skip datasets of the suite that are not in evaluate.data; the table names them."""
     folders: dict[str, str] = field(default_factory=dict)
-    """Data sets in folders, `name = "layout:path"`; layouts are in docs/datasets.md."""
+    """Datasets in folders, `name = "layout:path"`; docs/datasets.md describes the layouts."""
     class_names: Annotated[dict[str, str], Decides()] = field(default_factory=dict)
-    """Names of classes and templates in other languages, data set = JSON file."""
+    """Class names and templates in other languages, dataset = JSON file."""
     captions: Literal["all_captions", "first_caption"] = "all_captions"
-    """Captions of an image that count in retrieval: all (the paper's) or the first (CLIP_benchmark's)."""
+    """Captions per image that count in retrieval: all (as in the paper) or the first (as in CLIP_benchmark)."""
     prompts: Literal["none", "english", "nllb"] = "none"
     """Templates around the labels of Babel-ImageNet: none, OpenAI's 80 in English, or their translations."""
     also: tuple[Literal["alignment", "consistency", "few_shot", "linear_probe"], ...] = ()
-    """Measures beside the data sets' own: alignment and uniformity, cross-lingual consistency, probes."""
+    """Additional measures: alignment and uniformity, cross-lingual consistency, few-shot and linear probes."""
     languages: tuple[str, ...] = ()
-    """Languages to ask in; empty: the run's own as far as a data set has them, all where the recipe names none."""
-    batch_size: Annotated[int, Decides()] = 256
-    """Images or texts a forward pass."""
+    """Languages to evaluate in (default: the run's own languages that a dataset has; all, if the recipe names none)."""
+    batch_size: Annotated[int, AtLeast(1, "images per forward pass"), Decides()] = 256
+    """Images or texts per forward pass."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Decides()] = "auto"
-    """Where the model runs."""
-    processes: Annotated[int, Decides()] = 1
-    """Processes that share the images and the languages; on CUDA each takes the next device."""
+    """Device of the model; auto: cuda if available, else mps, else cpu."""
+    processes: Annotated[int, AtLeast(1), Decides()] = 1
+    """Number of processes that share images and languages; on CUDA, each uses the next device."""
     against: str = "ViT-H/14 worldwide 2.3x"
-    """Published model to stand beside, of published.csv."""
+    """Published model, from published.csv, to compare with."""
     clip_benchmark: str = ""
-    """Folder to write the records into as CLIP_benchmark's JSON files, for `clip_benchmark build`."""
-    gallery_size: int = 12
-    """Images of each data set shown in the report, half of them right where there are as many; none of data sets with
-    more than 10,000 texts a language."""
+    """Folder to write the records to as CLIP_benchmark's JSON files, for `clip_benchmark build`."""
+    gallery_size: Annotated[int, AtLeast(0, "images per dataset")] = 12
+    """Images per dataset shown in the report, half of them correct where possible; none for datasets with more than
+    10,000 texts per language."""
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """The data sets named, and those of the suite that are to be measured, each once."""
+        """Return the datasets to evaluate on: those named, then those of the suite."""
         of_suite = SUITES.get(self.suite, ())
         if self.allow_missing:
-            of_suite = tuple(name for name in of_suite if name in self.folders or self._is_there(name))
+            of_suite = tuple(name for name in of_suite if name in self.folders or self._exists(name))
         return tuple(dict.fromkeys([*self.datasets, *of_suite]))
 
     def folder_of(self, name: str) -> Path:
-        """Where a data set of the catalog lies."""
+        """Return the folder of a dataset of the catalog."""
         return Path(self.data).expanduser() / name
 
-    def _is_there(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         return bool(self.data) and self.folder_of(name).is_dir()
 
-    def problems(self) -> list[str]:
-        found = [*self._problems_of_folders(), *self._problems_of_names()]
-        if self.batch_size < 1:
-            found.append(
-                f"evaluate.batch_size is {self.batch_size}; it counts images a forward pass and must be at least 1"
-            )
-        if self.processes < 1:
-            found.append(f"evaluate.processes is {self.processes}; it counts processes and must be at least 1")
-        if self.gallery_size < 0:
-            found.append(f"evaluate.gallery_size is {self.gallery_size}; it counts images and cannot be negative")
-        return found
-
-    def _problems_of_folders(self) -> list[str]:
-        found = []
-        for name, place in self.folders.items():
-            layout, separator, path = place.partition(":")
-            if layout not in LAYOUTS or not separator or not path:
-                layouts = ", ".join(LAYOUTS)
-                found.append(f'evaluate.folders.{name} is {place!r}; it must be "layout:path" with one of {layouts}')
+    def own_problems(self) -> Problems:
+        """Yield unknown layouts, datasets and suites, and missing files."""
+        for name, location in self.folders.items():
+            layout, _, path = location.partition(":")
+            if layout not in LAYOUTS or not path:
+                yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS)}'
             if name in HELD_OUT:
-                found.append(f"evaluate.folders names {name}, which is held out by the emoji pool; choose another name")
+                yield f"folders.{name}", "is the name of a held-out set of the emoji pool; choose another name"
         for name, path in self.class_names.items():
             if not Path(path).expanduser().is_file():
-                found.append(f"evaluate.class_names.{name} is {path!r}, which is no file; it is a JSON of names")
-        return found
-
-    def _problems_of_names(self) -> list[str]:
-        found = []
+                yield f"class_names.{name}", "no such file; set a JSON file of class names"
         known = [*HELD_OUT, *self.folders, *CATALOG]
         for name in self.datasets:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                meant = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-                found.append(f"evaluate.datasets names {name!r}, which is no data set; {meant}")
+                meant = f'did you mean "{near[0]}"?' if near else f"known datasets: {', '.join(known)}"
+                yield "datasets", f'unknown dataset "{name}"; {meant}'
         if self.suite and self.suite not in SUITES:
-            found.append(f"evaluate.suite is {self.suite!r}; it is one of {', '.join(SUITES)}")
-            return found
-        below = [name for name in self.asked if name in CATALOG and name not in self.folders]
-        if below and not self.data:
-            found.append(
-                f"evaluate.data is not set; {below[0]} is looked for below it (or name its place in evaluate.folders)"
+            yield "suite", f"must be one of {', '.join(SUITES)}"
+        else:
+            yield from self._missing_datasets()
+
+    def _missing_datasets(self) -> Problems:
+        in_catalog = [name for name in self.asked if name in CATALOG and name not in self.folders]
+        missing = [name for name in in_catalog if not self._exists(name)]
+        if in_catalog and not self.data:
+            yield "data", f"must be the folder of {in_catalog[0]}; or set evaluate.folders.{in_catalog[0]}"
+        elif missing:
+            yield (
+                "data",
+                f"lacks {', '.join(missing)}; fetch them (worldclip fetch dataset NAME --out {self.data}, or by hand "
+                "as docs/datasets.md says), or set evaluate.allow_missing to skip those of a suite",
             )
-        elif missing := [name for name in below if not self._is_there(name)]:
-            names = ", ".join(missing)
-            found.append(
-                f"evaluate.data is {self.data!r}, which lacks {names}; get them (worldclip fetch dataset NAME --out "
-                f"{self.data}, or by hand as docs/datasets.md says), or set evaluate.allow_missing to leave out "
-                "those of a suite"
-            )
-        return found

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from worldclip.core.settings import Config, NotEmpty, Problems
 
 Format = Literal["huggingface", "open_clip", "timm", "onnx"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig:
-    """Formats to export to."""
+class ExportConfig(Config):
+    """Formats of the exported model, and which of its tokens to keep."""
 
-    formats: tuple[Format, ...] = ("huggingface",)
-    """Formats, each a folder RUN/export/<format>; timm takes the image tower alone."""
+    formats: Annotated[tuple[Format, ...], NotEmpty("huggingface, open_clip, timm, onnx")] = ("huggingface",)
+    """Formats to write, each into RUN/export/<format>; timm takes the image tower alone."""
     tower: Literal["both", "vision"] = "both"
-    """vision: only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel, as MLLMs read it."""
-    onnx_precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    """Of the ONNX encoders; int8 is dynamic quantisation of the weights."""
+    """vision: write only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel (MLLMs load it)."""
+    onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")
+    """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights."""
     languages: tuple[str, ...] = ()
-    """Keep only the token rows that the texts of these languages use; none: all rows."""
+    """Keep only the token rows that texts in these languages use (default: all rows)."""
     corpus: tuple[str, ...] = ()
-    """Texts to find these rows by: .txt (one a line) or .parquet (columns text and, where languages are mixed, lang);
-    none: the run's own matched texts."""
+    """Texts that decide which rows are used: .txt (one per line) or .parquet (columns text and, for texts of several
+    languages, lang).  Default: the run's own matched texts."""
 
-    def problems(self) -> list[str]:
-        found = []
-        if not self.formats:
-            found.append("export.formats is empty; there is: huggingface, open_clip, timm, onnx")
-        if not self.onnx_precisions:
-            found.append("export.onnx_precisions is empty; there is: fp32, fp16, int8")
+    def own_problems(self) -> Problems:
+        """Yield a corpus that is of no use, and files of an unknown kind."""
         if self.corpus and not self.languages:
-            found.append("export.corpus is set and export.languages is empty; name the languages that the model keeps")
-        found += [
-            f"export.corpus names {name!r}; a corpus is .txt or .parquet"
-            for name in self.corpus
-            if not name.endswith((".txt", ".parquet"))
-        ]
-        return found
+            yield "corpus", "has no effect without export.languages; set the languages to keep"
+        for name in self.corpus:
+            if not name.endswith((".txt", ".parquet")):
+                yield "corpus", f'unknown kind of file "{name}"; a corpus is .txt or .parquet'

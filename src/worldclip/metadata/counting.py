@@ -27,7 +27,7 @@ from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language import table as languages
 from worldclip.metadata import ngrams
-from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.config import MetadataConfig, WikipediaRules
 from worldclip.metadata.sources import titles
 from worldclip.metadata.sources.wikipedia import read_articles, read_xml_namespaces
 
@@ -195,7 +195,8 @@ def count_files(sources: Sources, config: MetadataConfig, folder: Path, executor
     failures = _map(executor, count_words, texts, NGRAMS, folder / NGRAMS_DONE, key)
     uncounted = {name.partition("/")[0]: reason for name, reason in reversed(failures.items())}
     wikis = sorted({wiki for of_lang in sources.wikis.values() for wiki in of_lang})
-    min_line_views = {ENGLISH: config.english_min_line_views} if config.english_rule == "v1" else {}
+    rules = config.wikipedia_rules
+    min_line_views = {ENGLISH: rules.english_min_line_views} if rules.english_rule == "v1" else {}
     count_views = functools.partial(count_page_views, folder=folder, wikis=wikis, min_line_views=min_line_views)
     key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     failures = _map(executor, count_views, sources.views, VIEWS, folder / VIEWS_DONE, key)
@@ -257,7 +258,7 @@ class WikipediaCounts:
     """The counts of one Wikipedia, and the rules for its candidates."""
 
     wiki: str
-    config: MetadataConfig
+    rules: WikipediaRules
     counts: ngrams.Counts | None
     views: tuple[Path, ...]
     namespaces: frozenset[str] | None
@@ -265,39 +266,39 @@ class WikipediaCounts:
 
     @property
     def is_v1(self) -> bool:
-        return self.wiki == ENGLISH and self.config.english_rule == "v1"
+        return self.wiki == ENGLISH and self.rules.english_rule == "v1"
 
     def unigrams(self) -> Candidates:
         if self.counts is None:
             return iter(())
         if self.is_v1:
-            return ngrams.iter_unigrams(self.counts, min_count=self.config.english_min_unigram_count)
-        return ngrams.iter_unigrams(self.counts, top_fraction=self.config.unigram_top_fraction)
+            return ngrams.iter_unigrams(self.counts, min_count=self.rules.english_min_unigram_count)
+        return ngrams.iter_unigrams(self.counts, top_fraction=self.rules.unigram_top_fraction)
 
     def max_bigrams(self, num_unigrams: int) -> int:
         """Return the cap, given the number of unigrams kept of this Wikipedia; shares are rounded up."""
-        if self.is_v1 or self.config.bigram_rule == "pmi":
-            return self.config.max_bigrams
-        return min(self.config.max_bigrams, math.ceil(self.config.bigram_fraction * num_unigrams))
+        if self.is_v1 or self.rules.bigram_rule == "pmi":
+            return self.rules.max_bigrams
+        return min(self.rules.max_bigrams, math.ceil(self.rules.bigram_fraction * num_unigrams))
 
     def bigrams(self, num_wanted: int, num_entries: int) -> Candidates:
         """Return bigrams by falling PMI: enough for `num_wanted` new ones if `num_entries` are entries already."""
         if self.counts is None or num_wanted == 0:
             return iter(())
-        rule: dict[str, Any] = {"min_count": self.config.bigram_min_count}
+        rule: dict[str, Any] = {"min_count": self.rules.bigram_min_count}
         if self.is_v1:
-            rule = {"min_pmi": self.config.bigram_min_pmi}
-        elif self.config.bigram_rule == "pmi":
-            rule = {"min_pmi": math.nextafter(self.config.bigram_min_pmi, math.inf)}  # must exceed it, not reach it
+            rule = {"min_pmi": self.rules.bigram_min_pmi}
+        elif self.rules.bigram_rule == "pmi":
+            rule = {"min_pmi": math.nextafter(self.rules.bigram_min_pmi, math.inf)}  # must exceed it, not reach it
         joiner = segment.scheme_of(self.wiki).joiner
         return ngrams.iter_bigrams_by_pmi(self.counts, joiner, first=num_wanted + num_entries, **rule)
 
     def titles(self) -> Candidates:
         views = titles.merge_views(self.views, self.wiki)
         if self.is_v1:
-            least = self.config.english_min_title_views
+            least = self.rules.english_min_title_views
             return titles.iter_titles(views, namespaces=self.namespaces, min_views=least)
-        return titles.iter_titles(views, namespaces=self.namespaces, top_fraction=self.config.title_top_fraction)
+        return titles.iter_titles(views, namespaces=self.namespaces, top_fraction=self.rules.title_top_fraction)
 
 
 @contextlib.contextmanager
@@ -312,12 +313,13 @@ def _sum_counts(wiki: str, sources: Sources, config: MetadataConfig, folder: Pat
     runs: list[Path] = []
     for shard in sources.texts.get(wiki, ()):
         runs += sorted((folder / NGRAMS / shard.name).glob("run_*"))
+    rules = config.wikipedia_rules
     return WikipediaCounts(
         wiki=wiki,
-        config=config,
+        rules=rules,
         counts=ngrams.merge(runs, scratch) if runs else None,
         views=tuple(folder / VIEWS / shard.name for shard in sources.views),
-        namespaces=_namespaces(wiki, sources) if sources.views and config.title_rule == "namespaces" else None,
+        namespaces=_namespaces(wiki, sources) if sources.views and rules.title_rule == "namespaces" else None,
     )
 
 

@@ -132,11 +132,11 @@ def _add_wikipedias(built: EntryList, config: MetadataConfig, wikipedias: Sequen
     for wikipedia in with_text:
         # The cap on bigrams is a share of the unigrams kept; if unigrams are no source, of those that would be kept.
         target = built if "unigram" in config.sources else EntryList()
-        kept = target.add("unigram", wikipedia.unigrams(), config.max_chars, config.max_unigrams)
+        kept = target.add("unigram", wikipedia.unigrams(), config.max_chars, wikipedia.rules.max_unigrams)
         num_unigrams[wikipedia.wiki] = kept
     for wikipedia in with_text if "bigram" in config.sources else ():
         wanted = wikipedia.max_bigrams(num_unigrams[wikipedia.wiki])
         built.add("bigram", wikipedia.bigrams(wanted, len(built.entries)), config.max_chars, wanted)
     for wikipedia in wikipedias:
         if "title" in config.sources and wikipedia.views:
-            built.add("title", wikipedia.titles(), config.max_chars, config.max_titles)
+            built.add("title", wikipedia.titles(), config.max_chars, wikipedia.rules.max_titles)

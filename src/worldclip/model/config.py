@@ -1,17 +1,19 @@
-"""The model and its tokenizer in numbers: presets, and the keys of a recipe that change them."""
+"""The sizes of the model and its tokenizer: presets, and the keys of a recipe that change them."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from worldclip.core.settings import AtLeast, Between, Config, Problems
 
 PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """Both towers in numbers; widths of a head, not their count, so that another width keeps the head."""
+    """Sizes of both towers.  Heads are given by their width, not their number: a wider tower gets more of them."""
 
     image_size: int = 224
     patch_size: int
@@ -26,7 +28,7 @@ class Architecture:
     context_length: int = 77
 
 
-# arXiv:2507.22062 and the published weights' configurations; `tiny` is ours, for two CPU cores.
+# From arXiv:2507.22062 and the configurations of the published weights; `tiny` is ours, for two CPU cores.
 PRESETS: dict[str, Architecture] = {
     "tiny": Architecture(
         image_size=40,
@@ -67,86 +69,73 @@ PRESETS: dict[str, Architecture] = {
 }
 
 
+_Size = Annotated[int | None, AtLeast(1)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """The two towers: a row of the recipe's table, the other keys change it."""
+class ModelConfig(Config):
+    """The two towers: a preset, and sizes in place of the preset's."""
+
+    SECTION: ClassVar[str | None] = "train.model"
 
     preset: PresetName = "vit_b32"
-    """Row of the table; `tiny` trains on two CPU cores."""
-    image_size: int | None = None
-    """Side of the square that images are cut to, in pixels; a multiple of patch_size."""
-    patch_size: int | None = None
+    """Named architecture that the other keys change; `tiny` trains on two CPU cores."""
+    image_size: _Size = None
+    """Side of the square image that the model sees, in pixels; a multiple of patch_size."""
+    patch_size: _Size = None
     """Side of a patch in pixels."""
-    vision_layers: int | None = None
+    vision_layers: _Size = None
     """Transformer blocks of the image tower."""
-    vision_width: int | None = None
+    vision_width: _Size = None
     """Channels of the image tower; a multiple of the preset's head width."""
-    text_layers: int | None = None
+    text_layers: _Size = None
     """Transformer blocks of the text tower."""
-    text_width: int | None = None
+    text_width: _Size = None
     """Channels of the text tower; a multiple of the preset's head width."""
-    embed_dim: int | None = None
-    """Length of an embedding."""
-    context_length: int | None = None
-    """Tokens of a text, the end token included; longer texts are cut."""
+    embed_dim: _Size = None
+    """Dimensions of an embedding."""
+    context_length: Annotated[int | None, AtLeast(2, "tokens; a text and its end token need two")] = None
+    """Tokens per text, end token included; longer texts are truncated."""
 
     def architecture(self) -> Architecture:
-        """The preset with the keys that are set."""
-        given = {key: value for key in _SIZES if (value := getattr(self, key)) is not None}
-        return dataclasses.replace(PRESETS[self.preset], **given)
+        """Return the preset's architecture with the sizes that are set."""
+        return dataclasses.replace(PRESETS[self.preset], **self._sizes())
 
-    def problems(self) -> list[str]:
-        if self.preset not in PRESETS:
-            return [f"train.model.preset is {self.preset!r}; it is one of {', '.join(PRESETS)}"]
-        found = [
-            f"train.model.{key} is {value}; it is a size and must be at least 1"
-            for key in _SIZES
-            if (value := getattr(self, key)) is not None and value < 1
-        ]
-        if found:
-            return found
+    def _sizes(self) -> dict[str, int]:
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "preset"}
+        return {name: size for name, size in sizes.items() if size is not None}
+
+    def own_problems(self) -> Problems:
+        """Yield sizes that are no multiples of a patch or a head."""
+        if any(size < 1 for size in self._sizes().values()):
+            return
         sizes = self.architecture()
-        if sizes.image_size % sizes.patch_size:
-            found.append(
-                f"train.model.image_size is {sizes.image_size}; it must be a multiple of the patch size "
-                f"{sizes.patch_size}, for example {sizes.image_size // sizes.patch_size * sizes.patch_size}"
-            )
-        for tower in ("vision", "text"):
-            width, head_width = getattr(sizes, f"{tower}_width"), getattr(sizes, f"{tower}_head_width")
+        size, patch = sizes.image_size, sizes.patch_size
+        if size % patch:
+            nearest = size // patch * patch
+            yield "image_size", f"{size} is not a multiple of the patch size {patch}; set {nearest}, for example"
+        for tower, width, head_width in (
+            ("vision", sizes.vision_width, sizes.vision_head_width),
+            ("text", sizes.text_width, sizes.text_head_width),
+        ):
             if width % head_width:
-                found.append(
-                    f"train.model.{tower}_width is {width}; the heads of {self.preset} are {head_width} wide, "
-                    f"so that it must be a multiple of {head_width}"
-                )
-        if sizes.context_length < 2:
-            found.append(f"train.model.context_length is {sizes.context_length}; a text and its end need at least 2")
-        return found
-
-
-_SIZES = tuple(item.name for item in dataclasses.fields(ModelConfig) if item.name != "preset")
+                yield f"{tower}_width", f"must be a multiple of {head_width}, the width of the heads of {self.preset}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerConfig:
-    """A Hugging Face tokenizer, or one trained on the curated texts."""
+class TokenizerConfig(Config):
+    """A Hugging Face tokenizer, or one that is trained on the curated texts."""
+
+    SECTION: ClassVar[str | None] = "train.tokenizer"
 
     path: str | None = None
-    """Hub id or folder; unset: one is trained on the curated texts."""
+    """Hub id or folder of a tokenizer.  Unset: train one on the curated texts."""
     model: Literal["unigram", "bpe"] = "unigram"
-    """Of the tokenizer to train: unigram (likeliest pieces) or bpe (merged pairs)."""
-    vocab_size: int = 8_000
-    """Pieces of the tokenizer to train, special tokens included; fewer where the texts do not hold so many."""
-    lang_exponent: float = 0.3
-    """A language's share of the texts to train on is its share of the curated ones to this power, scaled; 1: as
-    curated, 0: every language alike."""
-
-    def problems(self) -> list[str]:
-        found = []
-        if self.vocab_size < 16:
-            found.append(f"train.tokenizer.vocab_size is {self.vocab_size}; it counts pieces and must be at least 16")
-        if not 0 <= self.lang_exponent <= 1:
-            found.append(
-                f"train.tokenizer.lang_exponent is {self.lang_exponent}; it is a power from 0 (every language alike) "
-                "to 1 (as curated)"
-            )
-        return found
+    """Model of the tokenizer to train: unigram (most probable pieces) or bpe (merged pairs)."""
+    vocab_size: Annotated[int, AtLeast(16, "pieces")] = 8_000
+    """Pieces of the tokenizer to train, special tokens included; fewer if the texts do not have that many."""
+    lang_exponent: Annotated[
+        float, Between(0, 1, "an exponent; 0 weighs every language alike, 1 weighs them as curated")
+    ] = 0.3
+    """Exponent that each language's share of the curated texts is raised to before the tokenizer is trained; 1: shares
+    as curated, 0: the same share for every language."""

@@ -86,7 +86,7 @@ def relevant_config(recipe: Recipe) -> dict[str, Any]:
     pool = recipe.pool
     decides: dict[str, Any] = {"key": pool.key, "format": pool.format}
     if pool.build:
-        decides |= {"build": pool.build, "image_px": pool.image_px, "samples_per_shard": pool.samples_per_shard}
+        decides["build"] = pool.build
     return {"pool": decides}
 
 
@@ -104,7 +104,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     if pool.build == "emoji":
         from worldclip.pool.emoji import build_emoji
 
-        report["built"] = build_emoji(folder, pool.image_px, pool.samples_per_shard, executor=executor)
+        report["built"] = build_emoji(folder, executor=executor)
     found = shards(recipe, run_dir)
     reports = _index(found, pool, folder, executor)
     remove_stale(folder / "index", [folder / "index" / f"{shard.name}.parquet" for shard in found])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from worldclip.train.plan import CROP_DRAWS, crop_box
 
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as 24-bit RGB: Pillow's bound for decompression bombs
 UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"
+# For train.augment = "drawings".  The emoji pool's held-out drawings are rotated, shrunk and on coloured backgrounds.
+DRAWINGS = {"rotate_deg": 15.0, "zoom_out_min": 0.7, "backdrop_min": 0.5, "warp_share": 0.25}
 
 
 class BadImage(Exception):
@@ -26,18 +29,28 @@ class BadImage(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
-    """What training does to images beside the resize; the keys of TrainConfig."""
+    """What training does to images besides the resize."""
 
     crop_scale_min: float
+    """Minimum share of the image's area in the crop."""
     rotate_deg: float = 0.0
+    """Maximum rotation either way."""
     zoom_out_min: float = 1.0
+    """Minimum size that images are shrunk to, as a share of their side; the border is drawn on."""
     backdrop_min: float = 1.0
+    """Minimum factor of each channel of a plain background."""
     warp_share: float = 1.0
+    """Share of the images that are rotated, shrunk and recoloured; the others are only cropped."""
 
     @property
     def warps(self) -> bool:
         """Whether there is more than the crop."""
         return self.rotate_deg > 0 or self.zoom_out_min < 1 or self.backdrop_min < 1
+
+    @classmethod
+    def named(cls, name: Literal["crop", "drawings"], crop_scale_min: float) -> Augmentation:
+        """Return the augmentation of train.augment."""
+        return cls(crop_scale_min=crop_scale_min, **(DRAWINGS if name == "drawings" else {}))
 
 
 def decode(data: bytes, least_side: int | None = None) -> torch.Tensor:
