@@ -112,7 +112,7 @@ def test_recipe_with_pack_finds_unpacked_stage_finished(
     assert not (run_dir / "metadata/th.parquet").exists()
     assert metadata.load_matcher(run_dir, "sw", "unicode").match("Simba, simba!").tolist() == [100]
     assert main(["run", str(run_dir), "--until", "metadata"]) == 2  # what to match is still to be said
-    assert "none is set; set exactly one of pool.path" in capsys.readouterr().err
+    assert "set exactly one of path, roots and build; now set: none" in capsys.readouterr().err
 
 
 def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:

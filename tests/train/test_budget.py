@@ -199,7 +199,7 @@ def test_a_dry_run_prints_the_table_and_makes_nothing(tmp_path, capsys):
 
 
 def test_wrong_hardware_is_said():
-    with pytest.raises(UserError, match=r"train\.hardware\.utilisation is 2"):
+    with pytest.raises(UserError, match=r"train\.hardware\.utilisation = 2"):
         make_config(hardware={"utilisation": 2.0})
-    with pytest.raises(UserError, match=r"train\.hardware\.devices is 0"):
+    with pytest.raises(UserError, match=r"train\.hardware\.devices = 0"):
         make_config(hardware={"devices": 0})

@@ -309,12 +309,11 @@ def _value_at(config: Any, key: str) -> Any:
 
 
 def _message(key: str, value: Any, text: str) -> str:
-    """Return `key = value: text`, without the value where it is unset, long or secret."""
+    """Return `key = value: text`, or `key: text` where the value is unset, a list, a table or secret."""
     is_secret = isinstance(value, str) and "://" in value and "@" in value  # a URL may hold a password
-    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int | float | tuple | list) else ""
-    if not shown or is_secret or (isinstance(value, tuple | list) and len(shown) > 40):
+    if is_secret or not (isinstance(value, str | int | float) or value in ((), [])):
         return f"{key}: {text}"
-    return f"{key} = {shown}: {text}"
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}: {text}"
 
 
 _WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
