@@ -13,7 +13,7 @@ from worldclip.core.execute import Report, Shard
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_range
 from worldclip.pool.formats import format_of
-from worldclip.pool.records import Record
+from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PoolTexts, find_duplicates
 
 
@@ -22,7 +22,7 @@ def read_texts(shard: Shard, config: PoolConfig) -> PoolTexts:
     return format_of(shard.name).read_texts(shard, config)
 
 
-def read_records(shard: Shard, config: PoolConfig, fields: Sequence[str]) -> tuple[list[str], Sequence[Record]]:
+def read_records(shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
     """Return the key and the record of each pair; a record holds at least the `fields` that the pair has."""
     return format_of(shard.name).read_records(shard, config, fields)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from worldclip.pool.texts import PairKeys, PoolTexts, pool_texts, replace_where
 
 Record = dict[str, Any] | str | None
+KeyedRecords = tuple[list[str], Sequence[Record]]  # the key and the record of each pair
 Text = tuple[str | None, str | None]  # (text or None, why it is bad or None)
 
 DEFAULT_FIELDS = ("texts", "text", "caption", "TEXT")  # img2dataset writes `caption`, LAION's tables have `TEXT`

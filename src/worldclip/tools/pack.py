@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from worldclip.core.artifacts import METADATA, digest, read_table, require_manifest, versions, write_artifact
 from worldclip.core.errors import UserError
 from worldclip.match.matcher.matcher import entries_digest
-from worldclip.metadata.sources.pack import FORMAT, LICENCES, RECORD, VERSION, PackedFile, PackedList, PackRecord
+from worldclip.metadata.sources.pack import FORMAT, LICENCES, RECORD, VERSION, PackedList, PackRecord
 from worldclip.metadata.stage import MERGED, STAGE, how_to_rebuild
 
 
@@ -48,7 +48,7 @@ def pack(run_dir: Path, out: Path) -> PackReport:
         match=manifest["config"]["match"],
         lists=lists,
         pageviews=manifest["pageviews"],
-        licences=PackedFile(file=LICENCES, size=len(page), sha256=hashlib.sha256(page).hexdigest()),
+        licences={"file": LICENCES, "size": len(page), "sha256": hashlib.sha256(page).hexdigest()},
     )
     record["digest"] = digest(record)
     head = (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()

@@ -41,14 +41,6 @@ class PackedList(TypedDict):
     sources: list[dict[str, Any]]
 
 
-class PackedFile(TypedDict):
-    """What `pack.json` says of a member that is not a list."""
-
-    file: str
-    size: int
-    sha256: str
-
-
 class PackRecord(TypedDict, total=False):
     """`pack.json`."""
 
@@ -58,7 +50,8 @@ class PackRecord(TypedDict, total=False):
     match: dict[str, Any]
     lists: dict[str, PackedList]
     pageviews: list[dict[str, Any]]
-    licences: PackedFile
+    licences: dict[str, Any]
+    """file, size, sha256 of the page of licences."""
     digest: str
 
 

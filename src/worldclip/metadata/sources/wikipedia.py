@@ -71,7 +71,7 @@ def read_articles(path: Path, *, threads: int = 1) -> Iterator[pa.RecordBatch]:
 
 
 class _Batch:
-    """Articles that are gathered until there are BATCH_CHARS of text."""
+    """Articles gathered until there are BATCH_CHARS of text."""
 
     def __init__(self) -> None:
         self.titles: list[str] = []

@@ -140,13 +140,6 @@ def _run(data, at, end, byte):
 
 
 @inner
-def _skip_line(data, at, end):
-    while at < end and data[at] != _NEWLINE:
-        at += 1
-    return at
-
-
-@inner
 def _tag(data, at, end):
     """Return (row in _TAG_KINDS or -1, end of the name, position after the tag or -1 if it is no tag)."""
     k = at + 2 if at + 1 < end and data[at + 1] == ord("/") else at + 1
@@ -336,11 +329,6 @@ def _close_table(open_D, n, state):
 @inner
 def _top(open_D, state):
     return open_D[state[DEPTH] - 1, KIND] if state[DEPTH] else 0
-
-
-@inner
-def _floor(open_D, state, base):
-    return open_D[state[DEPTH] - 1, START] if state[DEPTH] else base
 
 
 # --- one mark each: (position after it, length of the text) -----------------------------------------------------------
@@ -585,8 +573,10 @@ def _start_line(data, at, end, n, open_D, state):
     if _starts(data, at, end, b"|}") and not _starts(data, at, end, b"|}}"):
         depth = _nearest(open_D, TABLE, TABLE, state)
         return at + 2, _close(open_D, depth, n, state) if depth >= 0 else n
-    if first == ord("|") and state[DEPTH] == 0:
-        return _skip_line(data, at, end), n  # a row of a table whose beginning is made by a template
+    if first == ord("|") and state[DEPTH] == 0:  # a row of a table whose beginning is made by a template
+        while at < end and data[at] != _NEWLINE:
+            at += 1
+        return at, n
     if _starts(data, at, end, b"----"):
         return at + _run(data, at, end, ord("-")), n
     return at, n
@@ -598,7 +588,8 @@ def _start_line(data, at, end, n, open_D, state):
 @inner
 def _special(data, at, end, out, n, base, open_D, state, unwanted):
     """Read one byte that may have a meaning; returns (position after what it means, length of the text)."""
-    byte, floor = data[at], _floor(open_D, state, base)
+    byte = data[at]
+    floor = open_D[state[DEPTH] - 1, START] if state[DEPTH] else base
     if byte == _BLANK or byte == ord("\t") or byte == ord("\r"):
         return at + 1, _write_blank(out, n, base)
     if byte == _NEWLINE:

@@ -67,19 +67,20 @@ def _read_tab(path: Path, lang: str) -> Iterator[str]:
     if file_lang is not None and file_lang != lang:
         name = languages.get(file_lang).name
         raise BadShard(f"{path}: WordNet of {file_lang} ({name}; {header_lang!r} in its header), not of {lang}")
+    message = f"{path}: no lemma line (synset, tab, {lang}:lemma, tab, lemma); is it a WordNet?"
+    return wordnet_lmf.require_lemmas(_iter_tab(path, is_first_only=lang == "en"), message)
+
+
+def _iter_tab(path: Path, *, is_first_only: bool) -> Iterator[str]:
     seen_synsets: set[str] = set()
-    num_lemmas = 0
     for line in iter_lines(path):
         fields = line.split("\t")
         if len(fields) < 3 or line.startswith("#") or not _is_lemma(fields[1]):
             continue
-        num_lemmas += 1
-        if lang == "en" and fields[0] in seen_synsets:
+        if is_first_only and fields[0] in seen_synsets:
             continue
         seen_synsets.add(fields[0])
         yield fields[2]
-    if not num_lemmas:
-        raise BadShard(f"{path}: no lemma line (synset, tab, {lang}:lemma, tab, lemma); is it a WordNet?")
 
 
 def _is_lemma(kind: str) -> bool:

@@ -59,7 +59,7 @@ def read_headers(path: Path) -> list[WordnetHeader]:
 
 
 def read_file(path: Path, lang: str) -> Iterator[str]:
-    """Yield the lemmas of a file's lexicons of `lang`, or of an unknown language, in the file's order.
+    """Return the lemmas of a file's lexicons of `lang`, or of an unknown language, in the file's order.
 
     English: the first lemma of each synset.  Raises BadShard if the file is broken, has no lexicon of `lang`, or no
     lemma.
@@ -69,13 +69,19 @@ def read_file(path: Path, lang: str) -> Iterator[str]:
     if not matching:
         others = ", ".join(f"{our_code(lexicon['language'])} ({lexicon['label']})" for lexicon in lexicons)
         raise BadShard(f"{path}: WordNet of {others or 'no language'}, not of {lang}")
-    num_lemmas = 0
-    for lexicon in matching:
-        for lemma in _first_lemmas(lexicon) if lang == "en" else _lemmas(lexicon):
-            num_lemmas += 1
-            yield lemma
-    if not num_lemmas:
-        raise BadShard(f"{path}: no lemma (a LexicalEntry with a Lemma); is it a whole WordNet?")
+    read = _first_lemmas if lang == "en" else _lemmas
+    lemmas = (lemma for lexicon in matching for lemma in read(lexicon))
+    return require_lemmas(lemmas, f"{path}: no lemma (a LexicalEntry with a Lemma); is it a whole WordNet?")
+
+
+def require_lemmas(lemmas: Iterator[str], message: str) -> Iterator[str]:
+    """Yield lemmas; raises BadShard after the last one if there was none."""
+    is_empty = True
+    for lemma in lemmas:
+        is_empty = False
+        yield lemma
+    if is_empty:
+        raise BadShard(message)
 
 
 def _header(lexicon: Lexicon) -> WordnetHeader:
@@ -181,7 +187,7 @@ def fingerprint_installed(name: str) -> dict[str, Any]:
 
 
 def read_installed(name: str, lang: str) -> Iterator[str]:
-    """Yield lemmas as `read_file` does, of an installed lexicon."""
+    """Return lemmas as `read_file` does, of an installed lexicon."""
     wn, lexicon = require("wn", extra="metadata"), _lexicon(name)
     if our_code(lexicon.language) not in (lang, None):
         raise BadShard(f"{name}: WordNet of {our_code(lexicon.language)} ({lexicon.label}), not of {lang}")
@@ -190,12 +196,7 @@ def read_installed(name: str, lang: str) -> Iterator[str]:
         lemmas = (lemma for synset in wordnet.synsets() for lemma in synset.lemmas()[:1])
     else:
         lemmas = (word.lemma() for word in wordnet.words())
-    num_lemmas = 0
-    for lemma in lemmas:
-        num_lemmas += 1
-        yield lemma
-    if not num_lemmas:
-        raise BadShard(f"{name}: no lemma; install it again: python -m wn download {name}")
+    return require_lemmas(lemmas, f"{name}: no lemma; install it again: python -m wn download {name}")
 
 
 def _lexicon(name: str) -> Any:

@@ -11,7 +11,7 @@ from worldclip.core.artifacts import POOL_INDEX
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.columns import WrongColumns, bare, key_problems
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.records import Record
+from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts
 
 
@@ -35,9 +35,7 @@ class PoolFormat(ABC):
         """Return the identity of each pair in order, repeated ones included."""
 
     @abstractmethod
-    def read_records(
-        self, shard: Shard, config: PoolConfig, fields: Sequence[str]
-    ) -> tuple[list[str], Sequence[Record]]:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
         """Return the identity and the record of each pair; a record holds at least the `fields` that the pair has."""
 
     @abstractmethod

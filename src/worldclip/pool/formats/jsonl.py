@@ -12,7 +12,15 @@ from worldclip.pool.columns import bare, check_fields, choose_columns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import PoolFormat
-from worldclip.pool.records import NUM_PROBED, Record, field_names, keys_of_records, parse_record, texts_of_records
+from worldclip.pool.records import (
+    NUM_PROBED,
+    KeyedRecords,
+    Record,
+    field_names,
+    keys_of_records,
+    parse_record,
+    texts_of_records,
+)
 from worldclip.pool.texts import PairKeys, PoolTexts, row_names
 
 
@@ -29,9 +37,7 @@ class JsonlFormat(PoolFormat):
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return _keys(shard, read_lines(shard), config)
 
-    def read_records(
-        self, shard: Shard, config: PoolConfig, fields: Sequence[str]
-    ) -> tuple[list[str], Sequence[Record]]:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
         records = read_lines(shard)
         key = bare(config.key)
         return [str(record.get(key)) if isinstance(record, dict) else "" for record in records], records

@@ -20,7 +20,7 @@ from worldclip.pool.columns import WrongColumns, bare, choose_columns, key_probl
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file
 from worldclip.pool.formats.base import PoolFormat
-from worldclip.pool.records import TRUTH_FIELD, Record
+from worldclip.pool.records import TRUTH_FIELD, KeyedRecords
 from worldclip.pool.texts import (
     PairKeys,
     PoolTexts,
@@ -68,9 +68,7 @@ class ParquetFormat(PoolFormat):
             raise WrongColumns(problems)
         return _keys_of_column(shard, key, _read_columns(shard, [key]).column(key))
 
-    def read_records(
-        self, shard: Shard, config: PoolConfig, fields: Sequence[str]
-    ) -> tuple[list[str], Sequence[Record]]:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
         key = bare(config.key)
         names = self.field_names(shard)
         records = _read_columns(shard, [name for name in (key, *fields) if name in names]).to_pylist()

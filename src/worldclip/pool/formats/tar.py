@@ -22,7 +22,15 @@ from worldclip.pool.columns import bare, check_fields
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import PoolFormat
-from worldclip.pool.records import NUM_PROBED, Record, field_names, keys_of_records, parse_record, texts_of_records
+from worldclip.pool.records import (
+    NUM_PROBED,
+    KeyedRecords,
+    Record,
+    field_names,
+    keys_of_records,
+    parse_record,
+    texts_of_records,
+)
 from worldclip.pool.texts import (
     PairKeys,
     PoolTexts,
@@ -55,9 +63,7 @@ class TarFormat(PoolFormat):
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return _open(shard).keys(config.key)
 
-    def read_records(
-        self, shard: Shard, config: PoolConfig, fields: Sequence[str]
-    ) -> tuple[list[str], Sequence[Record]]:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
         samples = _open(shard)
         return samples.keys(config.key).keys.to_pylist(), samples.records()
 
