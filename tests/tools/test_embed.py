@@ -181,11 +181,11 @@ def test_number_of_processes_is_limited_by_half_of_the_memory(world, monkeypatch
 
 
 def test_small_pool_starts_no_processes(world):
-    recipe = of_embed._pool(str(world / "pool"), None)
+    recipe = of_embed._pool_recipe(str(world / "pool"), None)
     units = of_embed._units(recipe, world, ("images", "texts"))
     size = sum((world / "pool" / f"{shard:05}.tar").stat().st_size for shard in range(SHARDS))
     assert of_embed._num_worthwhile(units) == 1 + size // (256 * 2**10)
-    files = of_embed._units(of_embed._pool(str(world / "photos"), None), world, ())
+    files = of_embed._units(of_embed._pool_recipe(str(world / "photos"), None), world, ())
     assert of_embed._num_worthwhile(files) == 1
 
 

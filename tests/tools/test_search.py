@@ -155,11 +155,11 @@ def test_another_model_is_refused_and_a_moved_one_accepted(world, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["config"]["model"]["source"] = str(tmp_path / "gone")
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="--model says where it is now"):
+    with pytest.raises(UserError, match="if it moved, give its path as --model"):
         search(folder, ["a"])
     assert search(folder, ["a"], model=moved) == search(world / "embedded", ["a"])
     random_model(MetaClip2Config.from_pretrained(moved), seed=1).save_pretrained(moved)
-    with pytest.raises(UserError, match="is not the model that"):
+    with pytest.raises(UserError, match="is not the model that embedded"):
         search(folder, ["a"], model=moved)
 
 
@@ -196,13 +196,13 @@ def test_user_errors_of_a_search(world, tmp_path, capfd):
     for arguments, said in (
         (["search", str(tmp_path / "none"), "a"], "give a folder that `worldclip embed"),
         (["search", str(world / "pool"), "a"], "give a folder that `worldclip embed"),
-        (["search", str(unfinished), "a"], "was not finished"),
-        (["search", embedded], "there is nothing to search for"),
-        (["search", embedded, "a", "--top", "0"], "top is 0"),
+        (["search", str(unfinished), "a"], "is unfinished"),
+        (["search", embedded], "no query; give a text or an image"),
+        (["search", embedded, "a", "--top", "0"], "top = 0"),
         (["search", embedded, "--images", str(tmp_path / "none.png")], "none.png: does not exist"),
         (["search", embedded, "--images", "https://example.org/a.png"], "is a URL"),
         (["search", embedded, "a", "--html", "sheet.png"], "--html is 'sheet.png'"),
-        (["search", str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts; it holds images"),
+        (["search", str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts, only images"),
         (["index", str(tmp_path / "none")], "give a folder that `worldclip embed"),
     ):
         assert main(arguments) == 2, arguments

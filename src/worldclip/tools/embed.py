@@ -1,13 +1,13 @@
-"""`worldclip embed`: the images or texts of a pool through a model, into a folder that `worldclip search` reads.
+"""Embed the images or texts of a pool with a model, into a folder that `worldclip search` reads.
 
-    DIR/images/<shard>.npy       (N, D) float32 of unit length, one row an image that decodes
-    DIR/images/<shard>.parquet   key, file, offset, size of each: where the image is
-    DIR/texts/<shard>.npy        the same of texts
+    DIR/images/<shard>.npy       (N, D) float32 of unit length, one row per image that decodes
+    DIR/images/<shard>.parquet   key, file, offset, size: where each image is
+    DIR/texts/<shard>.npy        (N, D) float32 of unit length, one row per text
     DIR/texts/<shard>.parquet    key, text_idx, text
-    DIR/probe.npy                embeddings of a fixed picture and fixed texts, by which the model is known again
-    DIR/manifest.json            the model, the pool's shards, counts; last
+    DIR/probe.npy                embeddings of a fixed image and fixed texts, which identify the model
+    DIR/manifest.json            the model, the pool's shards, counts; written last
 
-A shard is a unit of work: a call that was cut goes on with the shards that are missing.
+A shard is a unit of work: an interrupted call resumes with the missing shards.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ from worldclip.pool.stage import check_names
 from worldclip.pool.texts import REASONS
 
 Of = Literal["images", "texts"]
-IMAGES_AT_ONCE = 1024  # images of a shard that are read together
-TEXTS_AT_ONCE = 65_536
-NUM_BAD_SAMPLES = 20
-# A process starts and loads in the time that it needs for about so many bytes on a CPU: smaller pools do with fewer.
-BYTES_A_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
+IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
+TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
+NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
+# Starting a process and loading the model takes as long as embedding about this many bytes on a CPU.  A process with
+# less work than that does not pay.
+BYTES_PER_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Model:
-    """What each process loads."""
+    """What each process loads, and how many threads it uses where there are several processes."""
 
     source: model_load.Source
     options: LoadOptions
     threads: int = 1
-    """Threads per process, where there are several."""
 
 
 def embed(
@@ -89,20 +89,21 @@ def embed(
 ) -> dict[str, Any]:
     """Embed the images and texts of a pool into the folder `out`; returns the report.
 
-    model, device, and loading (layout, arch, tokenizer, precision) as worldclip.load takes them.  pool: a folder of
-    tars, tables or image files, a run, or a .toml with a [pool] section.  of: images, texts; by default the images of
-    tars and of folders of image files, the texts of tables.  key: pool.key.  executor: by default processes of this
-    machine, one a CUDA device, else one a core as far as half of the memory holds the weights.
+    model, device and loading (layout, arch, tokenizer, precision): as in worldclip.load.
+    pool: a folder of tars, tables or image files, a run, or a .toml with a [pool] section.
+    of: images, texts; by default the images of tars and of folders of image files, the texts of tables.
+    key: pool.key.  executor: by default processes on this machine, as many as num_processes returns.
 
-    Raises UserError for mistakes, StageFailed where shards failed.
+    Raises UserError for the user's mistakes, StageFailed where shards failed.
     """
-    folder, source = Path(out), model_load.find(model, loading.pop("layout", None), loading.get("precision"))
-    recipe = _pool(str(pool), key)
+    folder = Path(out)
+    source = model_load.find(model, loading.pop("layout", None), loading.get("precision"))
+    recipe = _pool_recipe(str(pool), key)
     units = _units(recipe, Path(pool) if (Path(pool) / "recipe.toml").exists() else folder, of)
     loading = {name: None if value is None else str(value) for name, value in loading.items()}
-    told = Model(source=source, options=LoadOptions(device=device, **loading))
-    known = {"source": _name(model, source), "layout": source.layout, "digest": source.digest(), **loading}
-    config = {"model": known, "pool": {"key": recipe.pool.key, "texts": list(recipe.pool.texts)}, "of": list(units)}
+    loaded = Model(source, LoadOptions(device=device, **loading))
+    model_id = {"source": _reload_name(model, source), "layout": source.layout, "digest": source.digest(), **loading}
+    config = {"model": model_id, "pool": {"key": recipe.pool.key, "texts": list(recipe.pool.texts)}, "of": list(units)}
     inputs = {kind: {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
     _check_out(folder, recipe.pool)
     with RunLock(folder):
@@ -114,10 +115,10 @@ def embed(
         if executor is None:
             executor = LocalExecutor(workers=min(num_processes(device, source.path), _num_worthwhile(units)))
         if isinstance(executor, LocalExecutor):
-            at_a_time = min(executor.workers, max(map(len, units.values())))
-            told = dataclasses.replace(told, threads=max(1, usable_cores() // at_a_time))
+            num_parallel = min(executor.workers, max(map(len, units.values())))
+            loaded = dataclasses.replace(loaded, threads=max(1, usable_cores() // num_parallel))
         try:
-            report = {"model": known["source"], **_run(told, config, recipe.pool, folder, units, executor)}
+            report = {"model": model_id["source"], **_run(loaded, config, recipe.pool, folder, units, executor)}
         finally:
             _load.cache_clear()
         write_json(folder / "report.json", report)
@@ -126,8 +127,8 @@ def embed(
     return report
 
 
-def _pool(place: str, key: str | None) -> Recipe:
-    recipe = load_pool(place)
+def _pool_recipe(source: str, key: str | None) -> Recipe:
+    recipe = load_pool(source)
     if key is not None:
         recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, key=key))
     if problems := recipe.pool.problems():
@@ -136,43 +137,47 @@ def _pool(place: str, key: str | None) -> Recipe:
 
 
 def _units(recipe: Recipe, run_dir: Path, of: Sequence[Of]) -> dict[Of, list[Shard]]:
-    """The units of work of what is embedded.  Raises UserError where the pool lacks what is asked for."""
-    place = recipe.pool.path or ""
-    has_files = bool(place) and not is_remote(place) and Path(place).is_dir()
+    """Return the shards of the images and of the texts to embed.  Raises UserError where the pool has none."""
+    path = recipe.pool.path or ""
+    is_folder = bool(path) and not is_remote(path) and Path(path).is_dir()
     try:
         shards = pools.shards(recipe, run_dir)
     except UserError:
-        if not has_files or "texts" in of:
+        if not is_folder or "texts" in of:
             raise
-        return {"images": source_units(Path(place))}  # its error says what was looked for
+        return {"images": source_units(Path(path))}  # a folder of image files is not a pool of shards
     tars = [shard for shard in shards if format_of(shard.name).has_images]
-    asked: Sequence[Of] = of or (("images",) if tars else ("texts",))
-    found: dict[Of, list[Shard]] = {}
-    for kind in dict.fromkeys(asked):
-        if kind == "images" and not tars and not has_files:
-            raise UserError(f"of names images, and {place} holds tables of texts; give tars or a folder of images")
-        found[kind] = (tars or source_units(Path(place))) if kind == "images" else shards
-        if tars or kind == "texts":
-            check_names(found[kind], recipe.pool, check=check_columns if kind == "texts" else check_key)
-    return found
+    units: dict[Of, list[Shard]] = {}
+    for kind in dict.fromkeys(of or (("images",) if tars else ("texts",))):
+        if kind == "texts":
+            units["texts"] = shards
+            check_names(shards, recipe.pool, check=check_columns)
+        elif tars:
+            units["images"] = tars
+            check_names(tars, recipe.pool, check=check_key)
+        elif is_folder:
+            units["images"] = source_units(Path(path))
+        else:
+            raise UserError(f"of = images: {path} holds tables of texts; give tars or a folder of images")
+    return units
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
-    """Raises UserError for a folder of someone's files, and for one in the pool, which would become part of it."""
+    """Raise UserError for a folder with other files, and for one in the pool, which would become part of it."""
     check_own(folder)
-    for place in (pool.path, *pool.roots.values()):
-        if place and not is_remote(place) and folder.resolve().is_relative_to(Path(place).resolve()):
-            raise UserError(f"--out is {str(folder)!r}, which lies in the pool {place!r}; give a folder outside of it")
+    for root in (pool.path, *pool.roots.values()):
+        if root and not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
+            raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 
-def _name(model: str | Path, source: model_load.Source) -> str:
-    """What search loads again: the place of the very model, or its hub id."""
-    is_here = Path(str(model).removeprefix("local-dir:")).exists()
-    return str(source.path.resolve()) if is_here else str(model).removeprefix("hf-hub:")
+def _reload_name(model: str | Path, source: model_load.Source) -> str:
+    """Return what search loads again: the path of the checkpoint itself, or the hub id."""
+    is_local = Path(str(model).removeprefix("local-dir:")).exists()
+    return str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
 
 
 def num_processes(device: str, model: Path) -> int:
-    """One a CUDA device, else one a core as far as half of the memory holds the weights."""
+    """Return one process per CUDA device, else one per core while half of the memory holds the weights."""
     from worldclip.model.clip import pick_device
 
     if pick_device(device).type == "cuda":
@@ -186,12 +191,12 @@ def num_processes(device: str, model: Path) -> int:
 
 
 def _num_worthwhile(units: dict[Of, list[Shard]]) -> int:
-    """Processes that the pool keeps busy."""
-    return 1 + max(sum(map(_num_bytes, shards)) // BYTES_A_PROCESS[kind] for kind, shards in units.items())
+    """Return the number of processes that the pool keeps busy."""
+    return 1 + max(sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind] for kind, shards in units.items())
 
 
 def _num_bytes(shard: Shard) -> int:
-    """Of a file, or of a group of image files; 0 where a server does not say."""
+    """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
     files = shard.fingerprint.get("files", [])
     return shard.fingerprint.get("size") or sum(size for _, size, *_ in files)
 
@@ -203,11 +208,10 @@ def _run(
     key = {name: config[name] for name in ("model", "pool")}
     keep = [folder / name for name in (".lock", "report.json", "probe.npy")]
     work = {"images": embed_images, "texts": embed_texts}
-    write_array(
-        folder / "probe.npy", embed_sample_inputs(_load(model))
-    )  # first: a model that does not load is told once
+    # before any worker starts: a model that does not load fails once, not once per shard
+    write_array(folder / "probe.npy", embed_sample_inputs(_load(model)))
     if not isinstance(executor, LocalExecutor) or executor.workers > 1:
-        _load.cache_clear()  # the workers have their own
+        _load.cache_clear()  # frees this process's copy; the workers load their own
     for kind, shards in units.items():
         fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind)
         reports = executor.map(fn, shards, label=kind, done_dir=folder / "done" / kind, key=key)
@@ -216,15 +220,15 @@ def _run(
             keep += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]
             keep.append(folder / "done" / kind / f"{shard.name}.json")
     remove_stale(folder, keep)
-    if not any(found["embedded"] for found in report.values()):
-        bad = [sample for found in report.values() for sample in found["bad"]]
+    if not any(totals["embedded"] for totals in report.values()):
+        bad = [sample for totals in report.values() for sample in totals["bad"]]
         example = f"; {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
         raise UserError(f"the pool holds nothing to embed of {', '.join(units)}{example}")
     return report
 
 
 def _sum(reports: Sequence[Report]) -> dict[str, Any]:
-    """Counts added up, and at most 20 bad ones, chosen by hash; in one pass, since reports may be read from disk."""
+    """Add up counts and sample unusable pairs by hash, in one pass: reports may be read lazily from disk."""
     total: Counter[str] = Counter()
     bad: list[dict[str, str]] = []
     for report in reports:
@@ -235,50 +239,57 @@ def _sum(reports: Sequence[Report]) -> dict[str, Any]:
 
 @repeatable
 def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -> Report:
-    """Write the shard's .npy and .parquet; an image that does not decode is left out and counted."""
-    clip, (places, num_pairs) = _load(model), _places(shard, pool)
-    features: list[np.ndarray] = [np.zeros((0, clip.embed_dim), np.float32)]
-    reasons: dict[int, str] = {}
+    """Write the shard's .npy and .parquet; images that do not decode are left out and counted."""
+    clip = _load(model)
+    places, num_pairs = _image_places(shard, pool)
+    features = [np.zeros((0, clip.embed_dim), np.float32)]
+    bad: list[dict[str, str]] = []
+    is_usable = np.ones(len(places), bool)
     for start in range(0, len(places), IMAGES_AT_ONCE):
         rows = places.slice(start, IMAGES_AT_ONCE).to_pylist()
-        embeds, bad = clip.encode_each([read_member(row["file"], row["offset"], row["size"]) for row in rows])
-        features.append(np.delete(embeds, list(bad), axis=0))
-        reasons |= {start + row: reason for row, reason in bad.items()}
-    is_good = np.ones(len(places), bool)
-    is_good[list(reasons)] = False
-    write_table(folder / f"{shard.name}.parquet", places.filter(pa.array(is_good)), IMAGE_PLACES)
+        embeds, reasons = clip.encode_each([read_member(row["file"], row["offset"], row["size"]) for row in rows])
+        features.append(np.delete(embeds, list(reasons), axis=0))
+        is_usable[[start + i for i in reasons]] = False
+        bad += [{"key": rows[i]["key"], "reason": reason} for i, reason in reasons.items()]
+    write_table(folder / f"{shard.name}.parquet", places.filter(pa.array(is_usable)), IMAGE_PLACES)
     write_array(folder / f"{shard.name}.npy", np.concatenate(features))
-    keys = places["key"]
-    samples = [{"key": keys[row].as_py(), "reason": reason} for row, reason in reasons.items()]
-    counts = {"pairs": num_pairs, "embedded": int(is_good.sum()), "undecodable": len(reasons)}
-    return {**counts, "no_image": num_pairs - len(places), "bad": sample_records(samples, NUM_BAD_SAMPLES)}
+    return {
+        "pairs": num_pairs,
+        "embedded": int(is_usable.sum()),
+        "undecodable": len(bad),
+        "no_image": num_pairs - len(places),
+        "bad": sample_records(bad, NUM_BAD_SAMPLES),
+    }
 
 
-def _places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
-    """(key, file, offset, size of each image of a tar, or of a group of image files; pairs in all)."""
+def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
+    """Return key, file, offset, size of the images of a tar or of a group of image files, and the number of pairs."""
     if "files" in shard.fingerprint:
         names = [name for name, *_ in shard.fingerprint["files"]]
-        files = [str((Path(shard.path) / name).resolve()) for name in names]
         sizes = [size for _, size, *_ in shard.fingerprint["files"]]
-        columns = {"key": pa.array(names, pa.string()), "file": pa.array(files, pa.string())}
-        places = pa.table({**columns, "offset": np.zeros(len(names), np.int64), "size": np.array(sizes, np.int64)})
-        return places, len(names)
-    index, counts = pools.index_of(shard, pool)
-    file = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
-    columns = {"key": index["key"], "file": pa.array([file] * len(index), pa.string())}
-    return pa.table({**columns, "offset": index["offset"], "size": index["size"]}), counts["pairs"]
+        paths = [str((Path(shard.path) / name).resolve()) for name in names]
+        columns = [pa.array(names, pa.string()), paths, np.zeros(len(names), np.int64), np.array(sizes, np.int64)]
+        num_pairs = len(names)
+    else:
+        index, counts = pools.index_of(shard, pool)
+        path = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
+        columns = [index["key"], [path] * len(index), index["offset"], index["size"]]
+        num_pairs = counts["pairs"]
+    columns[1] = pa.array(columns[1], pa.string())
+    return pa.table(columns, names=["key", "file", "offset", "size"]), num_pairs
 
 
 @repeatable
 def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -> Report:
     """Write the shard's .npy and .parquet; texts that are bad, repeated or empty are left out and counted."""
-    clip, found = _load(model), pools.read_texts(shard, pool)
-    kept = pa.array(np.flatnonzero(found.reason == 0))
-    columns = {"key": found.key, "text_idx": found.text_idx, "text": found.text}
+    clip = _load(model)
+    texts = pools.read_texts(shard, pool)
+    kept = pa.array(np.flatnonzero(texts.reason == 0))
+    columns = {"key": texts.key, "text_idx": texts.text_idx, "text": texts.text}
     rows = pa.table({name: column.take(kept) for name, column in columns.items()})
 
     def write(aside: Path) -> None:
-        """On disk at once: a shard of a table may hold more texts than memory holds embeddings."""
+        """Write through a memory map: a shard of a table may have more embeddings than memory holds."""
         shape = (len(rows), clip.embed_dim)
         features = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
         for start in range(0, len(rows), TEXTS_AT_ONCE):
@@ -287,9 +298,9 @@ def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -
 
     write_table(folder / f"{shard.name}.parquet", rows, EMBEDDED_TEXTS)
     write_artifact(folder / f"{shard.name}.npy", write)
-    left_out = {name: int((found.reason == code).sum()) for code, name in enumerate(REASONS) if code}
-    bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in found.bad]
-    return {"pairs": len(found.reason), "embedded": len(rows), **left_out, "bad": bad}
+    dropped = {name: int((texts.reason == code).sum()) for code, name in enumerate(REASONS) if code}
+    bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in texts.bad]
+    return {"pairs": len(texts.reason), "embedded": len(rows), **dropped, "bad": bad}
 
 
 def embed_sample_inputs(clip: Clip) -> np.ndarray:
@@ -300,7 +311,7 @@ def embed_sample_inputs(clip: Clip) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _load(model: Model) -> Clip:
-    """A process's model: in a worker on its own CUDA device, or with its share of the cores."""
+    """Load this process's model: a worker uses its own CUDA device, or its share of the cores."""
     import torch
 
     if multiprocessing.parent_process() is not None:
@@ -312,6 +323,6 @@ def _load(model: Model) -> Clip:
 
 
 def _worker_number() -> int:
-    """Processes of a pool are numbered one after the other in their names (SpawnProcess-3)."""
-    found = re.search(r"\d+$", multiprocessing.current_process().name)
-    return int(found[0]) if found else 0
+    """Return the number at the end of the process's name (SpawnProcess-3); a pool numbers its workers in order."""
+    number = re.search(r"\d+$", multiprocessing.current_process().name)
+    return int(number[0]) if number else 0

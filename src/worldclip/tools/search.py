@@ -1,11 +1,12 @@
-"""`worldclip search DIR QUERY`: the nearest of what `worldclip embed` left in DIR; exact, or by a faiss index.
+"""Search the embeddings that `worldclip embed` wrote for the nearest images or texts: exactly, or by a faiss index.
 
-    found = worldclip.search.search("embeddings", ["一只猫"], top=20)
+    results = worldclip.search.search("embeddings", ["一只猫"], top=20)
 
 Exact search reads the memory-mapped embeddings block by block.  `worldclip index DIR --library faiss` builds a graph
-(HNSW, arXiv:1603.09320) for millions; its candidates are scored exactly, so that only who is missed differs.
+(HNSW, arXiv:1603.09320) for millions of rows.  Its candidates are scored exactly, so the index can only miss results,
+never misrank them.
 
-Q queries, N embedded images or texts, D embed_dim, k results a query.
+Q queries, N embedded images or texts, D embed_dim, k results per query.
 """
 
 from __future__ import annotations
@@ -27,80 +28,82 @@ from worldclip.model.load import load
 from worldclip.tools.embed import Of, embed_sample_inputs
 
 Library = Literal["exact", "faiss"]
-BLOCK_BYTES = 64 * 2**20  # of scores that are held at once
-BLOCK_ROWS = 65_536  # at most, of embeddings that are scored at once
-FEW_QUERIES = 8  # up to which reading the rows takes longer than multiplying them
-# HNSW: links a row, width of the search while building and while searching (at least)
+BLOCK_BYTES = 64 * 2**20  # scores held at once
+BLOCK_ROWS = 65_536  # embeddings scored at once, at most
+FEW_QUERIES = 8  # up to here, reading the rows takes longer than multiplying them
+# HNSW: links per row, width of the search while building and while searching (at least)
 LINKS, BUILD_WIDTH, SEARCH_WIDTH = 32, 200, 128
-CANDIDATES = 4  # an index is asked for this many times as many rows, which are then scored exactly
-NUM_PROBED = 100  # rows by which an index's recall is measured
-MIN_PROBE_COSINE = 0.999  # of the same model on another device
+CANDIDATES = 4  # an index returns this many times `top` rows, which are then scored exactly
+NUM_RECALL_QUERIES = 100  # rows by which an index's recall is measured
+MIN_MODEL_COSINE = 0.999  # between devices of the same model; another model is far below
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What embed left, memory-mapped: row i of the whole is row i - first[s] of shard s."""
+    """A folder of embeddings, memory-mapped: row i of the whole is row i - first[s] of shard s."""
 
     folder: Path
     of: Of
     manifest: dict[str, Any]
     shards: list[str]
     parts: list[np.ndarray]
-    """(rows of the shard, D) float32 each."""
+    """One (rows, D) float32 array per shard."""
     first: np.ndarray
     """(num_shards + 1,) int64."""
 
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def take(self, ids: np.ndarray) -> np.ndarray:
-        """(n, D) rows."""
-        shard = np.searchsorted(self.first, ids, side="right") - 1
-        found = np.empty((len(ids), self.parts[0].shape[1]), np.float32)
-        for s in np.unique(shard):
-            found[shard == s] = self.parts[s][ids[shard == s] - self.first[s]]
-        return found
+    def _shard_of(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
+        return np.searchsorted(self.first, ids, side="right") - 1
 
-    def rows(self, ids: Sequence[int]) -> list[Row]:
-        """What the rows are: shard, key, and file, offset, size of an image, or text_idx, text."""
-        found: dict[int, Row] = {}
-        shard = np.searchsorted(self.first, ids, side="right") - 1
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return (n, D) embeddings."""
+        shard = self._shard_of(ids)
+        rows_nD = np.empty((len(ids), self.parts[0].shape[1]), np.float32)
         for s in np.unique(shard):
-            name = self.shards[s]
-            table = pq.read_table(self.folder / self.of / f"{name}.parquet")
-            wanted = [i for i, place in zip(ids, shard, strict=True) if place == s]
-            of_shard = table.take([int(i - self.first[s]) for i in wanted]).to_pylist()
-            found |= {int(i): {"shard": name, **row} for i, row in zip(wanted, of_shard, strict=True)}
-        return [found[int(i)] for i in ids]
+            rows_nD[shard == s] = self.parts[s][ids[shard == s] - self.first[s]]
+        return rows_nD
+
+    def rows(self, ids: np.ndarray) -> list[Row]:
+        """Return what the rows are: shard, key, and file, offset, size of an image, or text_idx, text."""
+        shard = self._shard_of(ids)
+        by_id: dict[int, Row] = {}
+        for s in np.unique(shard):
+            name, in_shard = self.shards[s], ids[shard == s]
+            table = pq.read_table(self.folder / self.of / f"{name}.parquet").take(in_shard - self.first[s])
+            by_id |= {i: {"shard": name, **row} for i, row in zip(in_shard.tolist(), table.to_pylist(), strict=True)}
+        return [by_id[i] for i in ids.tolist()]
 
 
 def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
-    """The images of a folder that embed wrote, or its texts where it holds no images.  Raises UserError."""
+    """Open the images of a folder that embed wrote, or its texts where it holds no images.  Raises UserError."""
     folder = Path(folder)
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None or "of" not in manifest["config"]:
-        started = " was not finished: run its command again" if (folder / "done").is_dir() else " is none"
-        raise UserError(f"{folder}{started}; give a folder that `worldclip embed MODEL POOL --out DIR` wrote")
-    there = manifest["config"]["of"]
-    of = of or there[0]
-    if of not in there:
-        raise UserError(f"{folder} holds no {of}; it holds {' and '.join(there)}: embed the pool with --of {of}")
+        is_unfinished = (folder / "done").is_dir()
+        state = "is unfinished: run its command again" if is_unfinished else "holds no embeddings"
+        raise UserError(f"{folder} {state}; give a folder that `worldclip embed MODEL POOL --out DIR` wrote")
+    kinds = manifest["config"]["of"]
+    of = of or kinds[0]
+    if of not in kinds:
+        raise UserError(f"{folder} holds no {of}, only {' and '.join(kinds)}: embed the pool with --of {of}")
     shards = sorted(manifest["inputs"][of])
     parts = [np.load(folder / of / f"{name}.npy", mmap_mode="r") for name in shards]
-    first = np.cumsum([0, *(len(part) for part in parts)])
+    first = np.cumsum([0, *map(len, parts)])
     return Embedded(folder, of, manifest, shards, parts, first)
 
 
 def nearest(parts: Sequence[np.ndarray], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `top` rows of the largest products with each query, best first, equal ones by row; all where there are fewer.
+    """Return the `top` rows with the largest products per query, best first, ties by row: (Q, k) int64 and float32.
 
-    parts: (n, D) float32 each, memory-mapped or not; together N rows.  Returns (Q, k) int64 rows and float32 products.
+    parts: (n, D) float32 each, memory-mapped or not; together N rows.  k is N where there are fewer than `top`.
     """
     is_few = len(query_QD) <= FEW_QUERIES
     size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, len(query_QD)))))
-    starts = np.cumsum([0, *(len(part) for part in parts)])
+    starts = np.cumsum([0, *map(len, parts)])
     blocks = [
         (int(first) + start, part[start : start + size])
         for first, part in zip(starts, parts, strict=False)
@@ -110,32 +113,33 @@ def nearest(parts: Sequence[np.ndarray], query_QD: np.ndarray, top: int) -> tupl
     with ThreadPoolExecutor(usable_cores() if is_few else 1) as threads:
         products = threads.map(lambda block: _products(query_QD, block[1], is_few), blocks)
         for (first, _), scores_QB in zip(blocks, products, strict=True):
-            best = [_merge(found, first, scores, top) for found, scores in zip(best, scores_QB, strict=True)]
+            best = [_merge(*pair, first, scores, top) for pair, scores in zip(best, scores_QB, strict=True)]
     ids, scores = zip(*best, strict=True)
     return np.stack(ids), np.stack(scores)
 
 
 def _products(query_QD: np.ndarray, rows_BD: np.ndarray, is_few: bool) -> np.ndarray:
-    """(Q, B).  A few queries run query by query, each block in a thread of its own: BLAS' threads would wait for each
-    other at every block, which takes longer than to read it.
+    """Return (Q, B) products.
+
+    Few queries run one by one, each block in a thread of its own.  BLAS would synchronise its threads at every block,
+    which takes longer than reading it.
     """
     return np.stack([np.vecdot(rows_BD, query) for query in query_QD]) if is_few else query_QD @ rows_BD.T
 
 
 def _merge(
-    found: tuple[np.ndarray, np.ndarray], first: int, scores_B: np.ndarray, top: int
+    ids: np.ndarray, scores: np.ndarray, first: int, block_scores: np.ndarray, top: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best of those found so far and of a block whose first row is `first`."""
-    ids, scores = found
-    if len(ids) == top:  # nothing below the worst of them comes in, and an equal one stands behind
-        chosen = np.flatnonzero(scores_B > scores[-1])
+    """Merge the best rows so far with a block whose first row is `first`; returns ids and scores."""
+    if len(ids) == top:  # only a better score enters: an equal one has a larger row and loses the tie
+        chosen = np.flatnonzero(block_scores > scores[-1])
     else:
-        chosen = np.arange(len(scores_B))
-    if len(chosen) > top:
-        worst = np.partition(scores_B[chosen], -top)[-top]
-        chosen = chosen[scores_B[chosen] >= worst]
+        chosen = np.arange(len(block_scores))
+    if len(chosen) > top:  # a partial sort first: the block is much larger than `top`
+        worst = np.partition(block_scores[chosen], -top)[-top]
+        chosen = chosen[block_scores[chosen] >= worst]
     ids = np.concatenate([ids, first + chosen])
-    scores = np.concatenate([scores, scores_B[chosen]])
+    scores = np.concatenate([scores, block_scores[chosen]])
     order = np.argsort(-scores, kind="stable")[:top]
     return ids[order], scores[order]
 
@@ -152,60 +156,64 @@ def search(
     device: str = "auto",
     allow_urls: bool = False,
 ) -> list[dict[str, Any]]:
-    """For each text and then each image {"query", "hits"}: the `top` nearest, best first, each with its `score`
-    (cosine), shard, key, and file, offset, size of an image, or text_idx, text.
+    """Return {"query", "hits"} for each text and then each image: the `top` nearest rows, best first.
 
-    folder: what embed wrote.  exact: leave an index aside.  model: where the model is now, if it moved.  Raises
-    UserError, also where the model is not the one that embedded the folder.
+    A hit has its `score` (cosine), shard, key, and file, offset, size of an image, or text_idx, text.
+
+    folder: what embed wrote.  exact: ignore an index.  model: where the model is now, if it moved.  Raises UserError,
+    also where the model is not the one that embedded the folder.
     """
-    texts, images = ([given] if isinstance(given, str | Path) else list(given) for given in (texts, images))
-    problems = [] if texts or images else ["there is nothing to search for; give a text or an image"]
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    images = [images] if isinstance(images, str | Path) else list(images)
+    problems = [] if texts or images else ["no query; give a text or an image"]
     if top < 1:
-        problems.append(f"top is {top}; it counts results and must be at least 1")
+        problems.append(f"top = {top}: the number of results must be at least 1")
     if problems:
         raise UserError(problems)
     embedded = open_embedded(folder, of)
     index = None if exact else _open_index(embedded)
     clip = load_model(embedded, model, device)
-    query_QD = np.concatenate(
-        [clip.encode_text(texts)] * bool(texts) + [clip.encode_image(images, allow_urls=allow_urls)] * bool(images)
-    )
-    ids, scores = (
-        nearest(embedded.parts, query_QD, top) if index is None else _approximate(embedded, index, query_QD, top)
-    )
+    features = [clip.encode_text(texts)] if texts else []
+    if images:
+        features.append(clip.encode_image(images, allow_urls=allow_urls))
+    query_QD = np.concatenate(features)
+    if index is None:
+        ids, scores = nearest(embedded.parts, query_QD, top)
+    else:
+        ids, scores = _approximate(embedded, index, query_QD, top)
     names = [*texts, *(str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images))]
-    return [
-        {
-            "query": name,
-            "hits": [{"score": float(s), **row} for s, row in zip(of_query, embedded.rows(rows), strict=True)],
-        }
-        for name, rows, of_query in zip(names, ids, scores, strict=True)
-    ]
+    results = []
+    for name, row_ids, row_scores in zip(names, ids, scores, strict=True):
+        rows = zip(row_scores.tolist(), embedded.rows(row_ids), strict=True)
+        results.append({"query": name, "hits": [{"score": score, **row} for score, row in rows]})
+    return results
 
 
 def load_model(embedded: Embedded, model: str | Path | None = None, device: str = "auto") -> Clip:
-    """The model that the manifest names.  Raises UserError where it is another one by now."""
-    known = embedded.manifest["config"]["model"]
-    loading = {name: known.get(name) for name in ("arch", "tokenizer", "precision")}
+    """Load the model that the manifest names.  Raises UserError where it has become another one."""
+    record = embedded.manifest["config"]["model"]
+    options = {name: record.get(name) for name in ("arch", "tokenizer", "precision")}
     try:
-        clip = load(model or known["source"], device, layout=known["layout"], **loading)
+        clip = load(model or record["source"], device, layout=record["layout"], **options)
     except UserError as error:
-        is_gone = model is None and not Path(known["source"]).exists()
-        hint = [f"{embedded.folder} was made with it; --model says where it is now"] if is_gone else []
+        is_moved = model is None and not Path(record["source"]).exists()
+        hint = [f"{embedded.folder} was embedded with it; if it moved, give its path as --model"] if is_moved else []
         raise UserError([*error.problems, *hint]) from error
-    expected, found = np.load(embedded.folder / "probe.npy", allow_pickle=False), embed_sample_inputs(clip)
-    if found.shape != expected.shape or (found * expected).sum(axis=1).min() < MIN_PROBE_COSINE:
+    expected = np.load(embedded.folder / "probe.npy", allow_pickle=False)
+    actual = embed_sample_inputs(clip)
+    if actual.shape != expected.shape or (actual * expected).sum(axis=1).min() < MIN_MODEL_COSINE:
         raise UserError(
-            f"{model or known['source']} is not the model that {embedded.folder} was made with, or changed since; give "
+            f"{model or record['source']} is not the model that embedded {embedded.folder}, or has changed since; give "
             "that one as --model, or embed the pool again"
         )
     return clip
 
 
 def build_index(folder: str | Path, library: Library = "exact", of: Of | None = None) -> dict[str, Any]:
-    """How DIR is searched from now on; returns a report.  exact: an index is removed.  faiss: DIR/index/<of>.faiss.
+    """Choose how DIR is searched from now on; returns a report.
 
-    The report of an index says how many of the 10 nearest, exactly found, it gives for some of the folder's own rows.
+    exact: removes an index.  faiss: builds DIR/index/<of>.faiss; the report has its recall_at_10, the share of the
+    10 exactly nearest rows that it returns for a sample of the folder's own rows.
     """
     embedded = open_embedded(folder, of)
     path = _index_path(embedded)
@@ -227,10 +235,12 @@ def build_index(folder: str | Path, library: Library = "exact", of: Of | None = 
 
 
 def _recall(embedded: Embedded, index: Any) -> float:
-    """Mean share of the 10 nearest that the index finds too, of rows spread over the whole."""
-    asked = embedded.take(np.unique(np.linspace(0, len(embedded) - 1, NUM_PROBED).astype(np.int64)))
-    exact, found = nearest(embedded.parts, asked, 10)[0], _approximate(embedded, index, asked, 10)[0]
-    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(exact, found, strict=True)]))
+    """Return the mean share of the 10 nearest that the index returns too, for rows spread over the whole."""
+    rows = np.unique(np.linspace(0, len(embedded) - 1, NUM_RECALL_QUERIES).astype(np.int64))
+    query_QD = embedded.take(rows)
+    exact, _ = nearest(embedded.parts, query_QD, 10)
+    approximate, _ = _approximate(embedded, index, query_QD, 10)
+    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(exact, approximate, strict=True)]))
 
 
 def _index_path(embedded: Embedded) -> Path:
@@ -238,7 +248,7 @@ def _index_path(embedded: Embedded) -> Path:
 
 
 def _open_index(embedded: Embedded) -> Any:
-    """None where there is none.  Raises UserError for one of an older embedding."""
+    """Return the index, None without one.  Raises UserError for one of an older embedding."""
     path = _index_path(embedded)
     if not path.with_suffix(".json").exists():
         return None
@@ -251,14 +261,14 @@ def _open_index(embedded: Embedded) -> Any:
 
 
 def _approximate(embedded: Embedded, index: Any, query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """As nearest, among the index's candidates; (Q, k) with k the fewest that it found for a query."""
-    num = min(CANDIDATES * top, len(embedded))
-    index.hnsw.efSearch = max(SEARCH_WIDTH, num)
-    _, candidates = index.search(np.ascontiguousarray(query_QD), num)
-    found = []
+    """Return `nearest` among the index's candidates; k is the smallest number of candidates of any query."""
+    num_candidates = min(CANDIDATES * top, len(embedded))
+    index.hnsw.efSearch = max(SEARCH_WIDTH, num_candidates)
+    _, candidates = index.search(np.ascontiguousarray(query_QD), num_candidates)
+    results = []
     for query, ids in zip(query_QD, candidates, strict=True):
-        ids = np.sort(ids[ids >= 0])
-        place, scores = nearest([embedded.take(ids)], query[None], top)
-        found.append((ids[place[0]], scores[0]))
-    k = min(len(ids) for ids, _ in found)
-    return np.stack([ids[:k] for ids, _ in found]), np.stack([scores[:k] for _, scores in found])
+        ids = np.sort(ids[ids >= 0])  # -1 fills up rows with fewer candidates; ties go by row as in `nearest`
+        positions, scores = nearest([embedded.take(ids)], query[None], top)
+        results.append((ids[positions[0]], scores[0]))
+    k = min(len(ids) for ids, _ in results)
+    return np.stack([ids[:k] for ids, _ in results]), np.stack([scores[:k] for _, scores in results])
