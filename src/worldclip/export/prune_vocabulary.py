@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,36 +31,16 @@ TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 _SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 Json = dict[str, Any]
+Report = dict[str, Any]
+"""rows_before, rows_after, width (parameters per row), parameters_before, parameters_after, texts_proven; outside."""
 
 
-class OutsideText(TypedDict):
-    """What happens to a text outside the corpus."""
-
-    text: str
-    tokens_before: int
-    tokens_after: int
-    unknown: int
-    cosine: float
-
-
-class VocabularyReport(TypedDict):
-    """Sizes before and after; `width` is the number of parameters per row."""
-
-    rows_before: int
-    rows_after: int
-    width: int
-    parameters_before: int
-    parameters_after: int
-    texts_proven: int
-    outside: NotRequired[list[OutsideText]]
-
-
-def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, VocabularyReport]:
+def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
     """Return `clip` with only the token rows that `texts` use, and a report.
 
     Raises UserError where the tokenizer is not a fast Unigram one, or where one of the texts would embed differently.
     """
-    tokenizer = _tokenizer(clip)
+    tokenizer = clip.require_tokenizer()
     spec = _unigram_spec(tokenizer)
     corpus = sorted(set(texts))
     if not corpus:
@@ -87,11 +67,11 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, VocabularyReport]:
     }
 
 
-def outside(clip: Clip, pruned: Clip, texts: Sequence[str]) -> list[OutsideText]:
-    """Report what happens to texts that may not be in the corpus."""
-    before, after = _tokenizer(clip), _tokenizer(pruned)
+def outside(clip: Clip, pruned: Clip, texts: Sequence[str]) -> list[Report]:
+    """Report per text that may not be in the corpus: tokens before and after, unknown ones, and the cosine."""
+    before, after = clip.require_tokenizer(), pruned.require_tokenizer()
     cosines = (clip.encode_text(texts) * pruned.encode_text(texts)).sum(axis=1)
-    rows: list[OutsideText] = []
+    rows = []
     for text, cosine in zip(texts, cosines, strict=True):
         ids = after.encode([text]).ids
         rows.append(
@@ -144,11 +124,6 @@ def run_corpus(run_dir: Path) -> list[Path]:
     if not paths:
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
     return paths
-
-
-def _tokenizer(clip: Clip) -> Tokenizer:
-    assert clip.tokenizer is not None
-    return clip.tokenizer
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -231,7 +206,7 @@ def _prune_model(model: Any, kept: np.ndarray, tokenizer: Tokenizer) -> Any:
 
 def _prove(clip: Clip, pruned: Clip, kept: np.ndarray, corpus: Sequence[str]) -> None:
     """Raise UserError unless all token ids are the old ones renumbered, and embeddings of a sample are equal."""
-    before, after = _tokenizer(clip), _tokenizer(pruned)
+    before, after = clip.require_tokenizer(), pruned.require_tokenizer()
     for batch in _batches(corpus):
         old, new = before.encode(batch), after.encode(batch)
         if np.array_equal(old.offsets, new.offsets) and np.array_equal(kept[new.ids], old.ids):
@@ -249,7 +224,7 @@ def _prove(clip: Clip, pruned: Clip, kept: np.ndarray, corpus: Sequence[str]) ->
         )
 
 
-def card_lines(report: VocabularyReport, languages: Sequence[str]) -> list[str]:
+def card_lines(report: Report, languages: Sequence[str]) -> list[str]:
     """Return the section of the model card on the pruned vocabulary."""
     lines = [
         "",

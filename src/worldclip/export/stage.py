@@ -97,12 +97,12 @@ def export_model(
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
     if problems:
         raise UserError(problems)
-    found = model_load.find(source, layout)
+    recognised = model_load.find(source, layout)
     name = None if tokenizer is None else str(tokenizer)
-    clip = model_load.read(found, LoadOptions(device="cpu", arch=arch, tokenizer=name))
+    clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     corpus = [Path(path) for path in config.corpus]
-    card = cards.of_model(str(source), found.layout)
-    report = {"source": str(source), **_export(found, clip, Path(out), config, corpus, card, None)}
+    card = cards.of_model(str(source), recognised.layout)
+    report = {"source": str(source), **_export(recognised, clip, Path(out), config, corpus, card, None)}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
 

@@ -6,15 +6,15 @@ B batch, D embed_dim, S image side.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldclip.core.errors import UserError, require
 from worldclip.model import preprocess
 from worldclip.model.config import Architecture, ModelConfig
-from worldclip.model.published import activation
-from worldclip.model.tokenizer import Tokens, require_transformers
+from worldclip.model.published import PublishedTokenizer, activation
+from worldclip.model.tokenizer import Tokenizer, Tokens, require_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -29,22 +29,7 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class TokenIds(Protocol):
-    """The numbers of a tokenizer that a model depends on; Tokenizer and PublishedTokenizer have them."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def bos_id(self) -> int | None: ...
-    @property
-    def eos_id(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
-    @property
-    def context_length(self) -> int: ...
-
-
-def model_config(config: ModelConfig, tokenizer: TokenIds) -> MetaClip2Config:
+def model_config(config: ModelConfig, tokenizer: Tokenizer | PublishedTokenizer) -> MetaClip2Config:
     """Return Hugging Face's configuration of `config` with the special ids of `tokenizer`.
 
     Raises UserError where the tokenizer does not fit.
@@ -55,7 +40,7 @@ def model_config(config: ModelConfig, tokenizer: TokenIds) -> MetaClip2Config:
     return built
 
 
-def build_config(sizes: Architecture, hidden_act: str, tokenizer: TokenIds) -> MetaClip2Config:
+def build_config(sizes: Architecture, hidden_act: str, tokenizer: Tokenizer | PublishedTokenizer) -> MetaClip2Config:
     """Return Hugging Face's configuration of an architecture.
 
     The special ids are always passed: the default end token of MetaClip2Config (49407) is OpenAI CLIP's, and pooling
@@ -89,7 +74,7 @@ def build_config(sizes: Architecture, hidden_act: str, tokenizer: TokenIds) -> M
     )
 
 
-def check_tokenizer(config: MetaClip2Config, tokenizer: TokenIds) -> None:
+def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer | PublishedTokenizer) -> None:
     """Raise UserError where the model reads other ids than the tokenizer writes, or fewer of them."""
     text: Any = config.text_config
     problems = [

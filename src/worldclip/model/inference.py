@@ -105,7 +105,7 @@ class Clip:
 
         Special strings stay text; texts longer than the context are truncated.  Raises ValueError for a lone surrogate.
         """
-        tokenizer = self._require_tokenizer()
+        tokenizer = self.require_tokenizer()
         texts = [texts] if isinstance(texts, str) else list(texts)
         features = [np.zeros((0, self.embed_dim), np.float32)]
         for start in range(0, len(texts), TEXT_BLOCK):
@@ -121,7 +121,7 @@ class Clip:
         langs: where templates are by language, the language of all labels, or of each.  Raises UserError for templates
         without a place for the label, and for languages without templates.
         """
-        self._require_tokenizer()
+        self.require_tokenizer()
         labels = [labels] if isinstance(labels, str) else list(labels)
         sentences = _sentences(labels, templates, langs)
         starts = np.cumsum([0, *map(len, sentences)])
@@ -152,7 +152,8 @@ class Clip:
         odds_NM = np.exp(logits_NM - logits_NM.max(axis=1, keepdims=True))
         return odds_NM / odds_NM.sum(axis=1, keepdims=True)
 
-    def _require_tokenizer(self) -> Tokenizer:
+    def require_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer.  Raises UserError for an image tower alone."""
         if self.tokenizer is None:
             raise UserError(IMAGE_TOWER_ONLY)
         return self.tokenizer

@@ -31,6 +31,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
     Raises UserError for a file that is cut, is not a checkpoint, or holds code besides tensors.
     """
+    import torch
+
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is not a checkpoint; worldclip reads files that end in {', '.join(SUFFIXES)}")
     content = _read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
@@ -38,7 +40,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    return _only_tensors(path, content)
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict (name -> tensor), neither bare nor as state_dict")
+    return {_without_prefixes(name): tensor for name, tensor in content.items()}
+
+
+def _without_prefixes(name: str) -> str:
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -69,20 +79,6 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} is a TorchScript archive, which is a program, and is refused; save its state_dict"
             ) from error
         raise _corrupt(path, error) from error
-
-
-def _only_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    """Return the state dict without prefixes.  Raises UserError for any value that is not a tensor."""
-    import torch
-
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict (name -> tensor), neither bare nor as state_dict")
-    state = {}
-    for name, tensor in content.items():
-        while name.startswith(_PREFIXES):
-            name = name.split(".", 1)[1]
-        state[name] = tensor
-    return state
 
 
 def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:

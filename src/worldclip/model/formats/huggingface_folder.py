@@ -148,8 +148,7 @@ def copy(checkpoint: Path, folder: Path) -> None:
 
 
 def write_tokenizer_and_processor(clip: Clip, folder: Path) -> None:
-    assert clip.tokenizer is not None
-    clip.tokenizer.save(folder)
+    clip.require_tokenizer().save(folder)
     preprocess.to_hugging_face(preprocess.facts_of(clip.processor)).save_pretrained(folder)
 
 

@@ -188,9 +188,8 @@ def _write_float32(model: Any, tower: str, path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    num_bytes = sum(parameter.nbytes for parameter in encoder.parameters())
-    external = f"{path.name}_data" if num_bytes > MAX_FILE_BYTES else None
-    onnx_ir.save(program.model, path, external_data=external)
+    is_large = sum(parameter.nbytes for parameter in encoder.parameters()) > MAX_FILE_BYTES
+    onnx_ir.save(program.model, path, external_data=_external_data(path).name if is_large else None)
 
 
 def _image_encoder(model: Any) -> Any:
@@ -230,8 +229,9 @@ def _write_float16(source: Path, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numbers outside float16's range: the -inf of masks
         half = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True)
-    is_large = _has_external_data(source)
-    onnx.save(half, path, save_as_external_data=is_large, location=f"{path.name}_data" if is_large else None)
+    is_large = _external_data(source).exists()
+    location = _external_data(path).name if is_large else None
+    onnx.save(half, path, save_as_external_data=is_large, location=location)
 
 
 def _write_int8(source: Path, path: Path) -> None:
@@ -246,12 +246,12 @@ def _write_int8(source: Path, path: Path) -> None:
             op_types_to_quantize=QUANTISED_OPS,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            use_external_data_format=_has_external_data(source),
+            use_external_data_format=_external_data(source).exists(),
         )
 
 
-def _has_external_data(path: Path) -> bool:
-    return path.with_name(f"{path.name}_data").exists()
+def _external_data(path: Path) -> Path:
+    return path.with_name(f"{path.name}_data")
 
 
 @contextlib.contextmanager
@@ -268,8 +268,7 @@ def _without_warnings() -> Iterator[None]:
 
 def compare(clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
     """Compare in onnxruntime: the largest difference in float32, the smallest cosine in the other precisions."""
-    assert clip.tokenizer is not None
-    tokens = clip.tokenizer.encode(sample_inputs.TEXTS)
+    tokens = clip.require_tokenizer().encode(sample_inputs.TEXTS)
     pixels = sample_inputs.pixels(clip)
     expected = (clip.backend.encode_pixels(pixels), clip.encode_text(list(sample_inputs.TEXTS)))
     checked: dict[str, float] = {}

@@ -41,15 +41,8 @@ WEIGHT_FILES = (
 )
 
 # open_clip's defaults for keys that a configuration leaves out (model.py: CLIPVisionCfg, CLIPTextCfg)
-_VISION_DEFAULTS: Json = {
-    "layers": 12,
-    "width": 768,
-    "head_width": 64,
-    "mlp_ratio": 4.0,
-    "patch_size": 16,
-    "image_size": 224,
-}
-_TEXT_DEFAULTS: Json = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+_VISION_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
+_TEXT_DEFAULTS = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 # The keys of a model of this family.  Any other key changes what open_clip builds, so it is refused.
 _TOP_KEYS = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
 _TEXT_KEYS = (*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name")
@@ -66,7 +59,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
     record = _find_config(folder, file, state, options.arch)
     text_cfg = record["model_cfg"]["text_cfg"]
     source = options.tokenizer or _tokenizer_of(folder, file, text_cfg)
-    tokenizer = read_tokenizer(source, text_cfg.get("context_length", _TEXT_DEFAULTS["context_length"]))
+    tokenizer = read_tokenizer(source, text_cfg.get("context_length", 77))
     config: Any = to_hugging_face_config(record["model_cfg"], str(file), tokenizer.pad_id)
     check_tokenizer(config, tokenizer)
     model: Any = _to_model(state, config, str(file))
@@ -168,8 +161,8 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
 
     Raises UserError for what a MetaClip2Model cannot do.
     """
-    vision = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
-    text = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
+    vision: Json = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
+    text: Json = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
     if text.get("hf_tokenizer_name") == "google/mt5-base":
         raise UserError(f"{where} is another model: {published.OTHER_MODELS['ViT-L-14-worldwide']}")
     problems = [f"vision_cfg.{key} is {vision[key]!r}" for key in vision if key not in _VISION_DEFAULTS]
@@ -306,11 +299,10 @@ def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> PerImag
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     from safetensors.torch import save_file
 
-    assert clip.tokenizer is not None
     config = clip.model.config
     state = tensor_names.to_theirs(tensor_names.open_clip_rules(config), clip.model.state_dict())
     save_file(state, folder / WEIGHTS_FILE, {"format": "pt"})
-    clip.tokenizer.save(folder)
+    clip.require_tokenizer().save(folder)
     record = {
         # open_clip reads the tokenizer from the folder itself; a name, any name, says that it is Hugging Face's
         "model_cfg": from_hugging_face_config(config, tokenizer_name="."),
