@@ -66,8 +66,8 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     assert report["formats"]["huggingface"]["max_difference"] <= sample_inputs.TOLERANCE
     assert not (folder / "trainer").exists()
     texts = ["a red apple", "红苹果"]
-    found = worldclip.load(folder, device="cpu").encode_text(texts)
-    np.testing.assert_array_equal(found, worldclip.load(run_dir, device="cpu").encode_text(texts))
+    features = worldclip.load(folder, device="cpu").encode_text(texts)
+    np.testing.assert_array_equal(features, worldclip.load(run_dir, device="cpu").encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"] == export.inputs(recipe(), run_dir)
 
@@ -152,9 +152,9 @@ def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_di
     pixels = torch.randn(2, 3, 32, 32)
     clip = worldclip.load(run_dir, device="cpu")
     with torch.inference_mode():
-        found = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        hidden_states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
-    assert found[-2][:, 1:].shape == (2, 16, 64)
-    torch.testing.assert_close(found[-2], whole[-2], atol=1e-6, rtol=1e-5)
+    assert hidden_states[-2][:, 1:].shape == (2, 16, 64)
+    torch.testing.assert_close(hidden_states[-2], whole[-2], atol=1e-6, rtol=1e-5)
     with pytest.raises(UserError, match="MetaClip2VisionModel; it has no embeddings"):
         worldclip.load(run_dir / "export" / "vision")

@@ -62,8 +62,8 @@ def place(tmp_path_factory) -> Path:
 def documented_line() -> str:
     """Return the command of docs/7_export.md."""
     page = (Path(__file__).parents[2] / "docs" / "7_export.md").read_text(encoding="utf-8")
-    (found,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
-    return found.replace("\\\n", " ")
+    (command,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
+    return command.replace("\\\n", " ")
 
 
 def test_clip_benchmark_measures_our_numbers(place):

@@ -116,8 +116,8 @@ def test_presets_at_full_size_equal_the_configurations_of_open_clip(row):
     assert own_name(model_cfg) == row.open_clip
     back = to_hugging_face_config(named_config(row.open_clip)["model_cfg"], row.open_clip)
     for tower in ("text_config", "vision_config"):
-        found, expected = getattr(back, tower).to_dict(), getattr(ours, tower).to_dict()
-        assert {**found, "bos_token_id": 0} == {**expected, "bos_token_id": 0}  # open_clip says nothing of it
+        actual, expected = getattr(back, tower).to_dict(), getattr(ours, tower).to_dict()
+        assert {**actual, "bos_token_id": 0} == {**expected, "bos_token_id": 0}  # open_clip says nothing of it
     assert reduced_config(row, row.tokenizer).vision_config.hidden_act == row.activation
 
 

@@ -175,6 +175,6 @@ def test_vit_h14_embeds_alike_in_every_library(tmp_path):
         expected = np.load(tmp_path / f"transformers_{kind}.npy")
         assert np.abs(expected @ expected.T - np.eye(len(expected))).max() > 1e-3
         for library in libraries:
-            found = np.load(tmp_path / f"{library}_{kind}.npy")
-            print(f"{library} {kind}: {np.abs(found - expected).max():.1e}")
-            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=library)
+            actual = np.load(tmp_path / f"{library}_{kind}.npy")
+            print(f"{library} {kind}: {np.abs(actual - expected).max():.1e}")
+            np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=library)

@@ -42,8 +42,8 @@ def test_layout_is_that_of_the_onnx_community(exported):
         ("text", {key: ["batch_size", "sequence_length"] for key in ("input_ids", "attention_mask")}, "text_embeds"),
     ):
         session = onnxruntime.InferenceSession(folder / "onnx" / f"{tower}_model.onnx")
-        assert {found.name: found.shape for found in session.get_inputs()} == inputs
-        assert [(found.name, found.shape) for found in session.get_outputs()] == [(output, ["batch_size", 48])]
+        assert {value.name: value.shape for value in session.get_inputs()} == inputs
+        assert [(value.name, value.shape) for value in session.get_outputs()] == [(output, ["batch_size", 48])]
 
 
 @pytest.mark.parametrize(("precision", "min_cosine"), [("fp32", None), ("fp16", 0.999), ("int8", 0.98)])
@@ -58,11 +58,11 @@ def test_onnx_encoders_embed_like_the_model(exported, precision, min_cosine):
         (encoders.encode_text([""]), clip.encode_text([""])),  # the shortest: <s> </s>
         (encoders.backend.encode_pixels(pixels[:1]), clip.backend.encode_pixels(pixels[:1])),
     )
-    for found, expected in pairs:
+    for actual, expected in pairs:
         if min_cosine is None:
-            np.testing.assert_allclose(found, expected, atol=1e-5)
+            np.testing.assert_allclose(actual, expected, atol=1e-5)
         else:
-            assert (found * expected).sum(axis=1).min() >= min_cosine
+            assert (actual * expected).sum(axis=1).min() >= min_cosine
     assert encoders.logit_scale == pytest.approx(clip.logit_scale)
     assert encoders.embed_dim == 48
 
@@ -83,9 +83,9 @@ def test_each_published_model_embeds_alike_in_onnxruntime(row, tmp_path):
 
 def test_onnx_probabilities_equal_those_of_the_model(exported):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    found = worldclip.load(exported / "out" / "onnx").classify([image], ["red", "赤い"])
+    actual = worldclip.load(exported / "out" / "onnx").classify([image], ["red", "赤い"])
     expected = worldclip.load(exported / "source", device="cpu").classify([image], ["red", "赤い"])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("precision", "name"), [(None, "model"), ("fp16", "model_fp16"), ("int8", "model_quantized")])
@@ -128,9 +128,9 @@ def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
     embed(exported / "out" / "onnx", tmp_path / "photos", tmp_path / "embedded", precision="fp32")
-    found = np.load(tmp_path / "embedded" / "images" / "files_000000.npy")
+    actual = np.load(tmp_path / "embedded" / "images" / "files_000000.npy")
     expected = worldclip.load(exported / "source", device="cpu").encode_image(list(pixels))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_missing_precision_is_refused_with_the_available_ones(exported, tmp_path):

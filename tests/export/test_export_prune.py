@@ -57,8 +57,8 @@ def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_pat
     assert report["texts_proven"] == len(ENGLISH) + 1
     whole = worldclip.load(source, device="cpu")
     for name in ("huggingface", "open_clip"):
-        found = worldclip.load(tmp_path / name, device="cpu").encode_text([*ENGLISH, TEXTS[2]])
-        np.testing.assert_allclose(found, whole.encode_text([*ENGLISH, TEXTS[2]]), atol=1e-6)
+        actual = worldclip.load(tmp_path / name, device="cpu").encode_text([*ENGLISH, TEXTS[2]])
+        np.testing.assert_allclose(actual, whole.encode_text([*ENGLISH, TEXTS[2]]), atol=1e-6)
     card = (tmp_path / "huggingface" / "README.md").read_text(encoding="utf-8")
     assert f"{report['rows_after']:,} of {report['rows_before']:,} token rows" in card
     assert "- ja" in card

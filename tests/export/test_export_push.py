@@ -61,7 +61,7 @@ def test_dry_run_uploads_nothing(tmp_path, capsys, monkeypatch):
     save_hugging_face(published.find("metaclip-2-worldwide-s16"), tmp_path / "source")
     arguments = ["export", str(tmp_path / "source"), "--out", str(tmp_path / "out"), "--push", "me/clip", "--dry-run"]
     assert main(arguments) == 0
-    told = capsys.readouterr().err
-    assert "-> me/clip: " in told
-    assert "model.safetensors" in told
-    assert "nothing was uploaded" in told
+    output = capsys.readouterr().err
+    assert "-> me/clip: " in output
+    assert "model.safetensors" in output
+    assert "nothing was uploaded" in output

@@ -62,10 +62,10 @@ def test_preset_names_and_rows_agree():
 )
 def test_presets_have_the_published_sizes(preset, vision_millions, table_millions):
     with torch.device("meta"):
-        found = MetaClip2Model(model_config(ModelConfig(preset=preset), SomeTokenizer()))
-    vision = sum(p.numel() for p in found.vision_model.parameters()) + found.visual_projection.weight.numel()
+        model = MetaClip2Model(model_config(ModelConfig(preset=preset), SomeTokenizer()))
+    vision = sum(p.numel() for p in model.vision_model.parameters()) + model.visual_projection.weight.numel()
     assert vision / 1e6 == pytest.approx(vision_millions, rel=0.012)
-    assert found.text_model.embeddings.token_embedding.weight.numel() / 1e6 == pytest.approx(table_millions, abs=0.6)
+    assert model.text_model.embeddings.token_embedding.weight.numel() / 1e6 == pytest.approx(table_millions, abs=0.6)
 
 
 def test_only_vit_h14_at_224_has_the_quick_gelu():
@@ -136,8 +136,8 @@ def test_length_sorted_chunks_give_the_features_of_full_padding(model, num_chunk
     ids = torch.from_numpy(whole)
     with torch.inference_mode():
         expected = model.get_text_features(input_ids=ids, attention_mask=(ids != 1).long()).pooler_output
-        found = text_features(model, tokens, num_chunks)
-    torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=-1), atol=1e-6, rtol=1e-5)
+        actual = text_features(model, tokens, num_chunks)
+    torch.testing.assert_close(actual, torch.nn.functional.normalize(expected, dim=-1), atol=1e-6, rtol=1e-5)
 
 
 def test_chunks_give_the_gradient_of_one_batch(model):

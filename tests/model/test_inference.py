@@ -62,14 +62,14 @@ def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
         Image.fromarray(pixels),
         Image.fromarray(pixels).convert("RGBA"),
     ]
-    found = clip.encode_image(kinds)
-    assert found.shape == (6, 16)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
-    for row in found[1:]:
-        np.testing.assert_allclose(row, found[0], atol=1e-6)
-    np.testing.assert_allclose(clip.encode_image(path), found[:1], atol=1e-6)
-    np.testing.assert_allclose(clip.encode_image(pixels), found[:1], atol=1e-6)
+    features = clip.encode_image(kinds)
+    assert features.shape == (6, 16)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
+    for row in features[1:]:
+        np.testing.assert_allclose(row, features[0], atol=1e-6)
+    np.testing.assert_allclose(clip.encode_image(path), features[:1], atol=1e-6)
+    np.testing.assert_allclose(clip.encode_image(pixels), features[:1], atol=1e-6)
 
 
 def test_exif_orientation_is_applied(clip, pixels):
@@ -114,10 +114,10 @@ def test_truncated_image_is_refused(clip, pixels):
 
 def test_text_embeddings_keep_the_order_of_the_texts(clip):
     texts = ["x" * n for n in (40, 1, 7, 0, 20)] * 60
-    found = clip.encode_text(texts)
-    assert found.shape == (300, 16)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
-    for text, row in list(zip(texts, found, strict=True))[:5]:
+    features = clip.encode_text(texts)
+    assert features.shape == (300, 16)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
+    for text, row in list(zip(texts, features, strict=True))[:5]:
         np.testing.assert_allclose(clip.encode_text(text)[0], row, atol=1e-6)
 
 
@@ -133,11 +133,11 @@ def test_no_images_or_texts_give_empty_embeddings(clip):
 
 
 def test_probabilities_sum_to_one_and_follow_the_cosines(clip, pixels):
-    found = clip.classify([pixels, pixels[::-1].copy()], LABELS)
-    assert found.shape == (2, len(LABELS))
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    probabilities = clip.classify([pixels, pixels[::-1].copy()], LABELS)
+    assert probabilities.shape == (2, len(LABELS))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     cosines = clip.encode_image([pixels]) @ clip.encode_text(LABELS).T
-    assert found[0].argsort().tolist() == cosines[0].argsort().tolist()
+    assert probabilities[0].argsort().tolist() == cosines[0].argsort().tolist()
 
 
 def test_label_embedding_is_the_mean_over_its_templates(clip, pixels):
@@ -162,8 +162,8 @@ def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
 
     shutil.copytree(folder, tmp_path / "run/train/step_000000007")
     (tmp_path / "run/train/step_000000003").mkdir()
-    found = worldclip.load(tmp_path / "run", device="cpu").encode_image([pixels])
-    np.testing.assert_array_equal(found, worldclip.load(folder, device="cpu").encode_image([pixels]))
+    features = worldclip.load(tmp_path / "run", device="cpu").encode_image([pixels])
+    np.testing.assert_array_equal(features, worldclip.load(folder, device="cpu").encode_image([pixels]))
 
 
 def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
@@ -202,8 +202,8 @@ from transformers import pipeline
 
 folder, image, labels = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 classify = pipeline("zero-shot-image-classification", model=folder, device="cpu")
-found = {row["label"]: row["score"] for row in classify(image, candidate_labels=labels, hypothesis_template="{}")}
-print(json.dumps([found[label] for label in labels]))
+scores = {row["label"]: row["score"] for row in classify(image, candidate_labels=labels, hypothesis_template="{}")}
+print(json.dumps([scores[label] for label in labels]))
 """
 
 
@@ -225,10 +225,10 @@ def test_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder, c
 
 def test_similarity_is_the_matrix_of_cosines(clip, pixels):
     images = [pixels, pixels[::-1].copy()]
-    found = clip.similarity(images, LABELS)
-    assert found.shape == (2, len(LABELS))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, clip.encode_image(images) @ clip.encode_text(LABELS).T, atol=1e-6)
+    cosines = clip.similarity(images, LABELS)
+    assert cosines.shape == (2, len(LABELS))
+    assert cosines.dtype == np.float32
+    np.testing.assert_allclose(cosines, clip.encode_image(images) @ clip.encode_text(LABELS).T, atol=1e-6)
     assert clip.similarity(pixels, "a").shape == (1, 1)
 
 
@@ -236,12 +236,12 @@ TEMPLATES = {"en": ["a photo of {}", "{}"], "de": ["ein Foto von {}"]}
 
 
 def test_templates_by_language_apply_to_the_labels_of_that_language(clip, pixels):
-    found = clip.encode_labels(["cat", "Katze", "dog"], TEMPLATES, langs=["en", "de", "en"])
-    for row, label, lang in zip(found, ["cat", "Katze", "dog"], ["en", "de", "en"], strict=True):
+    label_features = clip.encode_labels(["cat", "Katze", "dog"], TEMPLATES, langs=["en", "de", "en"])
+    for row, label, lang in zip(label_features, ["cat", "Katze", "dog"], ["en", "de", "en"], strict=True):
         mean = clip.encode_text([template.format(label) for template in TEMPLATES[lang]]).mean(axis=0)
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
-    np.testing.assert_allclose(clip.encode_labels(["cat"], TEMPLATES, "en"), found[:1], atol=1e-6)
-    logits = clip.logit_scale * clip.encode_image(pixels) @ found.T
+    np.testing.assert_allclose(clip.encode_labels(["cat"], TEMPLATES, "en"), label_features[:1], atol=1e-6)
+    logits = clip.logit_scale * clip.encode_image(pixels) @ label_features.T
     odds = np.exp(logits - logits.max())
     probabilities = clip.classify(pixels, ["cat", "Katze", "dog"], TEMPLATES, ["en", "de", "en"])
     np.testing.assert_allclose(probabilities, odds / odds.sum(), atol=1e-5)
@@ -287,10 +287,10 @@ def address(tmp_path, pixels):
 def test_urls_are_fetched_only_with_allow_urls(clip, address, pixels):
     with pytest.raises(UserError, match="is a URL; download it and give the file, or set allow_urls"):
         clip.encode_image([f"{address}/a.png"])
-    found = clip.encode_image([f"{address}/a.png", pixels], allow_urls=True)
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    features = clip.encode_image([f"{address}/a.png", pixels], allow_urls=True)
+    np.testing.assert_allclose(features[0], features[1], atol=1e-6)
     cosine = clip.similarity(f"{address}/a.png", "a", allow_urls=True)
-    np.testing.assert_allclose(cosine, found[:1] @ clip.encode_text("a").T, atol=1e-6)
+    np.testing.assert_allclose(cosine, features[:1] @ clip.encode_text("a").T, atol=1e-6)
     with pytest.raises(UserError) as caught:
         clip.classify([f"{address}/none.png", f"{address}/b.txt"], ["a"], allow_urls=True)
     assert caught.value.problems == [
@@ -304,9 +304,9 @@ def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypa
 
     monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
     images = [np.roll(pixels, i, axis=0) for i in range(8)]
-    found = clip.encode_image(images)
+    features = clip.encode_image(images)
     monkeypatch.undo()
-    np.testing.assert_allclose(found, clip.encode_image(images), atol=1e-6)
+    np.testing.assert_allclose(features, clip.encode_image(images), atol=1e-6)
     monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
     mixed = [images[0], b"a", *images[1:4], b"b", images[4]]
     with pytest.raises(UserError) as caught:
@@ -315,7 +315,7 @@ def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypa
     each, reasons = clip.encode_each(mixed)
     assert reasons == dict.fromkeys((1, 5), "is not an image that Pillow can read")
     np.testing.assert_array_equal(np.isnan(each).any(axis=1), [i in reasons for i in range(7)])
-    np.testing.assert_allclose(each[[0, 2, 3, 4, 6]], found[:5], atol=1e-6)
+    np.testing.assert_allclose(each[[0, 2, 3, 4, 6]], features[:5], atol=1e-6)
 
 
 def test_blocks_of_texts_embed_alike(clip, monkeypatch):

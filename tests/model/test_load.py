@@ -201,8 +201,8 @@ def test_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    found = worldclip.load(row.hub_id, device="cpu").encode_text(TEXTS)
-    assert_close(found, worldclip.load(repository / "snapshots" / "abc", device="cpu").encode_text(TEXTS))
+    features = worldclip.load(row.hub_id, device="cpu").encode_text(TEXTS)
+    assert_close(features, worldclip.load(repository / "snapshots" / "abc", device="cpu").encode_text(TEXTS))
     with pytest.raises(ValueError, match=r"nobody/nothing is neither a local path nor a repository"):
         worldclip.load("nobody/nothing")
 

@@ -161,8 +161,8 @@ def test_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
     plain = AutoTokenizer.from_pretrained(tmp_path)
     assert plain.model_max_length == CONTEXT
     texts = ["red apple", "红苹果", ""]
-    found = plain(texts, padding=True)
-    np.testing.assert_array_equal(found["input_ids"], ours.encode(texts).padded())
+    padded = plain(texts, padding=True)
+    np.testing.assert_array_equal(padded["input_ids"], ours.encode(texts).padded())
     assert load_tokenizer(tmp_path, CONTEXT).vocab_size == ours.vocab_size
 
 

@@ -107,8 +107,8 @@ def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path)
     assert report["images"]["bad"] == [{"key": "bad.jpg", "reason": "is not an image that Pillow can read"}]
     rows = pq.read_table(tmp_path / "images" / "files_000000.parquet").to_pylist()
     assert [row["key"] for row in rows] == [f"sub/{i}.png" for i in range(4)]
-    found = np.load(tmp_path / "images" / "files_000000.npy")
-    np.testing.assert_allclose(found, clip.encode_image([row["file"] for row in rows]), atol=1e-6)
+    features = np.load(tmp_path / "images" / "files_000000.npy")
+    np.testing.assert_allclose(features, clip.encode_image([row["file"] for row in rows]), atol=1e-6)
 
 
 def test_table_is_embedded_by_its_texts_and_unusable_ones_are_counted(world, clip, tmp_path):

@@ -64,13 +64,13 @@ def test_blocks_equal_a_plain_sort(sizes, num_queries, top, block, levels, seed)
 
 
 def test_text_query_finds_the_nearest_images(world, clip):
-    (found,) = search(world / "embedded", "一只猫", top=5)
+    (result,) = search(world / "embedded", "一只猫", top=5)
     good = [(shard, i) for shard in range(SHARDS) for i in range(PER_SHARD) if i != 7]
     cosines = clip.similarity([picture(100 * shard + i) for shard, i in good], "一只猫")[:, 0]
     best = np.argsort(-cosines, kind="stable")[:5]
-    assert found["query"] == "一只猫"
-    assert [hit["key"] for hit in found["hits"]] == [key_of(*good[i]) for i in best]
-    np.testing.assert_allclose([hit["score"] for hit in found["hits"]], cosines[best], atol=1e-6)
+    assert result["query"] == "一只猫"
+    assert [hit["key"] for hit in result["hits"]] == [key_of(*good[i]) for i in best]
+    np.testing.assert_allclose([hit["score"] for hit in result["hits"]], cosines[best], atol=1e-6)
 
 
 def test_image_query_finds_itself_and_texts_can_be_searched(world, tmp_path):
@@ -79,14 +79,14 @@ def test_image_query_finds_itself_and_texts_can_be_searched(world, tmp_path):
     assert by_image["hits"][0]["key"] == key_of(2, 3)
     assert by_image["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
     assert len(by_text["hits"]) == len(by_image["hits"]) == SHARDS * (PER_SHARD - 1)
-    (found,) = search(world / "embedded", ["a red apple 1 4 赤いリンゴ"], top=1, of="texts")
-    assert found["hits"][0]["text"] == "a red apple 1 4 赤いリンゴ"
-    assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+    (result,) = search(world / "embedded", ["a red apple 1 4 赤いリンゴ"], top=1, of="texts")
+    assert result["hits"][0]["text"] == "a red apple 1 4 赤いリンゴ"
+    assert result["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
 
 
-def same_hits(found, expected) -> None:
+def same_hits(actual, expected) -> None:
     """Compare rows exactly, and scores up to rounding, which depends on the block size."""
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert [hit["key"] for hit in one["hits"]] == [hit["key"] for hit in other["hits"]]
         scores = [[hit["score"] for hit in result["hits"]] for result in (one, other)]
         np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
