@@ -1,7 +1,7 @@
-"""What a run will need, before it begins: parameters, operations, memory of each process, hours.
+"""What a run needs, before it starts: parameters, FLOPs, memory of each process, device hours.
 
-Arithmetic alone, from the recipe: no model is made and no package of training is needed.  Memory is what tensors take
-at the fullest moment; a GPU's own context and the allocator's gaps come on top, about a tenth.
+Arithmetic on the recipe alone: no model is created and torch is not needed.  Memory is what tensors take at the fullest
+moment of a step; a GPU's context and the gaps of its allocator come on top, about a tenth.
 """
 
 from __future__ import annotations
@@ -10,44 +10,46 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError
 from worldclip.model.config import Architecture, ModelConfig
 from worldclip.model.published import TOKENIZERS, activation
 from worldclip.train.config import LOSS_CHUNK_ROWS, TrainConfig
-from worldclip.train.cost import device_memory_bytes, flops_per_pair, peak_flops
-from worldclip.train.scale import Schedule, check_batch
-from worldclip.train.scale import schedule as plan_schedule
+from worldclip.train.device import device_memory_bytes, peak_flops
+from worldclip.train.schedule import Schedule, check_batch, plan_schedule
 
 if TYPE_CHECKING:
     from worldclip.config import Recipe
 
 GIB = 2**30
-FLOAT, HALF = 4, 2  # bytes
+FLOAT, HALF = 4, 2  # bytes of a number
 MOMENTS = 2  # AdamW's, float32 each
-BLOCKS_AT_ONCE = 2  # whose weights FSDP gathers: the one that runs and the next
+BACKWARD = 2  # a backward pass multiplies twice as often as the forward pass: for the inputs and for the weights
+BLOCKS_AT_ONCE = 2  # that FSDP has gathered: the one that runs and the prefetched next one
+PERSISTENT = {"weights", "moments", "EMA", "gradients"}  # memory that every student holds at all times
+DOES_NOT_EXIST = 2**62  # bytes of a config that is invalid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """Numbers of a model's part."""
+    """Number of parameters in each part of a model."""
 
     token_table: int
-    text_tower: int
-    """Without its table of tokens."""
-    image_tower: int
+    text_encoder: int
+    """Without its token table."""
+    image_encoder: int
     heads: int
     """Projections, logit scale, and SigLIP's bias."""
 
     @property
     def total(self) -> int:
-        return self.token_table + self.text_tower + self.image_tower + self.heads
+        return self.token_table + self.text_encoder + self.image_encoder + self.heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """A run's needs, from `estimate`."""
+    """What a run needs, from `estimate`."""
 
     parameters: Parameters
     students: dict[str, Parameters] = field(default_factory=dict)
@@ -56,54 +58,76 @@ class Budget:
     global_batch_size: int
     world_size: int
     memory: dict[str, int]
-    """Bytes of a process by what they are for."""
+    """Bytes of a process, by what they hold."""
 
     @property
     def memory_bytes(self) -> int:
         return sum(self.memory.values())
 
     def device_hours(self, flops_per_s: float, utilisation: float) -> float:
-        """Hours of all devices together at a share `utilisation` of their peak."""
+        """Return the hours of all devices together, at a share `utilisation` of their peak rate."""
         return self.flops_per_pair * self.samples_seen / (flops_per_s * utilisation) / 3600
 
 
+# parameters and FLOPs
+
+
 def count_parameters(sizes: Architecture, vocab_size: int, loss: str = "contrastive") -> Parameters:
-    """Of a MetaClip2Model of these sizes, exactly."""
+    """Return the exact numbers of a MetaClip2Model of these sizes."""
     vision, text = sizes.vision_width, sizes.text_width
     patches = (sizes.image_size // sizes.patch_size) ** 2
-    embeddings = 3 * sizes.patch_size**2 * vision + vision + (patches + 1) * vision
+    image_embeddings = 3 * sizes.patch_size**2 * vision + vision + (patches + 1) * vision  # patches, class, positions
     image_blocks = sizes.vision_layers * _block(vision, round(vision * sizes.vision_mlp_ratio))
     text_blocks = sizes.text_layers * _block(text, 4 * text)
     return Parameters(
         token_table=vocab_size * text,
-        text_tower=sizes.context_length * text + text_blocks + 2 * text,
-        image_tower=embeddings + image_blocks + 4 * vision,
+        text_encoder=sizes.context_length * text + text_blocks + 2 * text,
+        image_encoder=image_embeddings + image_blocks + 4 * vision,
         heads=(vision + text) * sizes.embed_dim + (2 if loss == "siglip" else 1),
     )
 
 
 def _block(width: int, mlp: int) -> int:
-    """Four projections with biases, an MLP with biases, two layer norms."""
+    """Return the parameters of a block: four projections and an MLP, with biases, and two layer norms."""
     return 4 * (width**2 + width) + 2 * width * mlp + mlp + width + 4 * width
 
 
-def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int) -> Budget:
-    """The needs of a run.  Texts are counted at their full context length, so that this is the most they can take.
+def flops_per_pair(sizes: Architecture, text_length: float) -> float:
+    """Return the FLOPs of forward and backward pass for an image and a text of text_length tokens."""
+    patches = (sizes.image_size // sizes.patch_size) ** 2
+    image = _encoder_flops(sizes.vision_width, sizes.vision_layers, sizes.vision_mlp_ratio, patches + 1)
+    image += 2 * patches * 3 * sizes.patch_size**2 * sizes.vision_width + 2 * sizes.vision_width * sizes.embed_dim
+    text = _encoder_flops(sizes.text_width, sizes.text_layers, 4, text_length) + 2 * sizes.text_width * sizes.embed_dim
+    return (1 + BACKWARD) * (image + text)
 
-    vocab_size: rows of the token table, of every student's.  A teacher's weights are not counted.
+
+def _encoder_flops(width: int, layers: int, mlp_ratio: float, length: float) -> float:
+    """Return the FLOPs of one sequence's forward pass: projections, MLP and attention, two per multiplication."""
+    matrices = (4 + 2 * mlp_ratio) * width**2 * length
+    attention = 2 * width * length**2
+    return 2 * layers * (matrices + attention)
+
+
+# memory
+
+
+def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int) -> Budget:
+    """Return what a run needs at most: texts count at their full context length, a teacher does not count.
+
+    vocab_size: rows of the token table, also of every student's.
     """
     models = {"": config.model, **{name: student.model for name, student in config.distill.students.items()}}
-    per_model = {name: _memory(config, model, vocab_size, schedule, world_size) for name, model in models.items()}
-    steady = {"weights", "moments", "slow copy", "gradients"}  # the students run one after another
-    memory = {
-        part: (sum if part in steady else max)(found[part] for found in per_model.values()) for part in per_model[""]
-    }
-    counts = {name: count_parameters(model.architecture(), vocab_size, config.loss) for name, model in models.items()}
-    flops = sum(flops_per_pair(model.architecture(), model.architecture().context_length) for model in models.values())
+    memories = [_memory(config, model, vocab_size, schedule, world_size) for model in models.values()]
+    memory = {}
+    for part in memories[0]:
+        sizes = [of_model[part] for of_model in memories]
+        memory[part] = sum(sizes) if part in PERSISTENT else max(sizes)  # students run one after another
+    architectures = {name: model.architecture() for name, model in models.items()}
+    counts = {name: count_parameters(sizes, vocab_size, config.loss) for name, sizes in architectures.items()}
     return Budget(
         parameters=counts.pop(""),
         students=counts,
-        flops_per_pair=flops,
+        flops_per_pair=sum(flops_per_pair(sizes, sizes.context_length) for sizes in architectures.values()),
         samples_seen=schedule.num_steps * schedule.global_batch_size,
         global_batch_size=schedule.global_batch_size,
         world_size=world_size,
@@ -114,115 +138,127 @@ def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
 def _memory(
     config: TrainConfig, model: ModelConfig, vocab_size: int, schedule: Schedule, world_size: int
 ) -> dict[str, int]:
+    """Return the bytes of one model in a process, by what they hold."""
     sizes = model.architecture()
     counts = count_parameters(sizes, vocab_size, config.loss)
     is_fsdp = config.parallel == "fsdp" and world_size > 1
+    is_sparse = config.token_table == "rows"
+    is_bf16 = config.precision == "bf16"
     pairs = schedule.global_batch_size // world_size
-    part = -(-pairs // config.accum_steps)
-    has_rows = config.token_table == "rows"
-    frozen = sum(getattr(counts, {"vision": "image_tower", "text": "text_tower"}[name]) for name in config.freeze)
+    micro_batch = -(-pairs // config.accum_steps)
+    dense = counts.total - (counts.token_table if is_sparse else 0)
+    trained = dense
+    if "vision" in config.freeze:
+        trained -= counts.image_encoder
     if "text" in config.freeze:
-        frozen += counts.token_table
-    dense = counts.total - (counts.token_table if has_rows else 0)
-    trained = dense - frozen
-    share = world_size if is_fsdp else 1
-    row_share = -(-vocab_size // world_size) * sizes.text_width if has_rows else 0
-    touched = min(vocab_size, pairs * sizes.context_length) * sizes.text_width if has_rows else 0
-    kept = _activations(config, model, part)
-    gradients = FLOAT * trained // share + 2 * FLOAT * touched
-    grow_as_others_go = world_size == 1 and config.accum_steps == 1 and not config.distill.students
+        trained -= counts.text_encoder + counts.token_table
+    shards = world_size if is_fsdp else 1
+    own_rows = -(-vocab_size // world_size) if is_sparse else 0
+    touched_rows = min(vocab_size, pairs * sizes.context_length) if is_sparse else 0
+    row_values, touched_values = own_rows * sizes.text_width, touched_rows * sizes.text_width
+    activations = _activations(config, model, micro_batch)
+    gradients = FLOAT * trained // shards + 2 * FLOAT * touched_values
+    if world_size == 1 and config.accum_steps == 1 and not config.distill.students:
+        gradients = max(0, gradients - activations)  # they appear as the backward pass frees activations
+    cast_weights = HALF * (dense - (0 if is_sparse else counts.token_table)) if is_bf16 and not is_fsdp else 0
     return {
-        "weights": FLOAT * (dense // share + row_share),
-        "moments": MOMENTS * FLOAT * (trained // share + row_share) + (8 * row_share // sizes.text_width),
-        "slow copy": FLOAT * dense // share if config.ema_decay else 0,
-        "gradients": max(0, gradients - kept) if grow_as_others_go else gradients,
-        "gathered weights": _gathered(config, sizes, counts, dense) if is_fsdp else 0,
-        "activations": kept,
-        "bfloat16 weights": HALF * (dense - (0 if has_rows else counts.token_table))
-        if config.precision == "bf16" and not is_fsdp
-        else 0,
-        "images": part * 3 * sizes.image_size**2 * (1 + FLOAT + (HALF if config.precision == "bf16" else 0)),
+        "weights": FLOAT * (dense // shards + row_values),
+        "moments": MOMENTS * FLOAT * (trained // shards + row_values) + 8 * own_rows,  # and int64 steps of each row
+        "EMA": FLOAT * dense // shards if config.ema_decay else 0,
+        "gradients": gradients,
+        "gathered weights": _gathered_weights(config, sizes, dense) if is_fsdp else 0,
+        "activations": activations,
+        "bfloat16 weights": cast_weights,
+        "images": micro_batch * 3 * sizes.image_size**2 * (1 + FLOAT + (HALF if is_bf16 else 0)),
         "loss": _loss(config, sizes.embed_dim, pairs, schedule.global_batch_size),
     }
 
 
 def _activations(config: TrainConfig, model: ModelConfig, pairs: int) -> int:
-    """What the backward pass reads again: of every block, or of one and each block's input.
+    """Return the bytes that the backward pass reads again: of every block, or of one and each block's input.
 
     A block keeps its input twice (before each norm), the norms' outputs, queries, keys, values and attention's output,
-    and the MLP's middle before and behind the activation; quick_gelu keeps its sigmoid too.  Under bf16 the inputs stay
-    float32, and a norm's output is cast once for each of the projections that read it.
+    and the MLP's hidden values before and after the activation; quick_gelu also keeps its sigmoid.  Under bf16 the
+    inputs stay float32, and a norm's output is cast once for each of the projections that read it.
     """
     sizes = model.architecture()
     patches = round((sizes.image_size // sizes.patch_size) ** 2 * (1 - config.patch_dropout))
-    middles = 3 if activation(model.preset, sizes.image_size) == "quick_gelu" else 2
-    total = passing = 0
+    hidden = 3 if activation(model.preset, sizes.image_size) == "quick_gelu" else 2
+    total = transient = 0
     for name, length, width, layers, ratio in (
         ("vision", patches + 1, sizes.vision_width, sizes.vision_layers, sizes.vision_mlp_ratio),
         ("text", sizes.context_length, sizes.text_width, sizes.text_layers, 4.0),
     ):
         values = pairs * length * width
         if config.precision == "bf16":
-            block = values * (2 * FLOAT + 8 * HALF + middles * ratio * HALF)
+            block = values * (2 * FLOAT + 8 * HALF + hidden * ratio * HALF)
         else:
-            block = values * FLOAT * (8 + middles * ratio)
+            block = values * FLOAT * (8 + hidden * ratio)
         is_frozen = name in config.freeze
         if not is_frozen:
-            total += 3 * FLOAT * values  # embeddings and the norms around the blocks
+            total += 3 * FLOAT * values  # embeddings and the norms before and after the blocks
             total += int(layers * (FLOAT * values if config.activation_checkpointing else block))
         if is_frozen or config.activation_checkpointing:
-            passing = max(passing, int(block))
-    return total + passing
+            transient = max(transient, int(block))
+    return total + transient
 
 
-def _gathered(config: TrainConfig, sizes: Architecture, counts: Parameters, dense: int) -> int:
-    """FSDP: the weights and gradients that are whole for a while: two blocks', and all that is in no block.
+def _gathered_weights(config: TrainConfig, sizes: Architecture, dense: int) -> int:
+    """Return the bytes of weights and gradients that FSDP holds whole for a while.
 
-    What is in no block, a dense token table above all, stays whole from the forward pass to the end of the backward.
+    Those are two blocks' and all that is in no block.  What is in no block, a dense token table above all, stays whole
+    from the forward pass to the end of the backward pass.
     """
-    size = HALF if config.precision == "bf16" else FLOAT
     image_block = _block(sizes.vision_width, round(sizes.vision_width * sizes.vision_mlp_ratio))
     text_block = _block(sizes.text_width, 4 * sizes.text_width)
     rest = dense - sizes.vision_layers * image_block - sizes.text_layers * text_block
-    reduced = FLOAT if config.precision == "bf16" else 0  # gradients are summed in float32
-    return (BLOCKS_AT_ONCE * max(image_block, text_block) + rest) * (2 * size + reduced)
+    # weights and gradients; bf16 gradients are copied to float32 for their reduction
+    size = 2 * HALF + FLOAT if config.precision == "bf16" else 2 * FLOAT
+    return (BLOCKS_AT_ONCE * max(image_block, text_block) + rest) * size
 
 
 def _loss(config: TrainConfig, embed_dim: int, pairs: int, batch: int) -> int:
-    """Features of the global batch and their gradients, and a chunk of logits (train/loss.py)."""
-    features = 2 * FLOAT * embed_dim * (batch + (batch if batch > pairs else 0))
-    parts = 2 * 2 * FLOAT * embed_dim * pairs  # features and their gradients
-    return features + parts + 2 * FLOAT * min(LOSS_CHUNK_ROWS, pairs) * batch * (2 if config.distill.teacher else 1)
+    """Return the bytes of the features, their gradients, and a chunk of logits (train/loss.py)."""
+    global_features = 2 * FLOAT * embed_dim * (2 * batch if batch > pairs else batch)
+    own_features = 2 * 2 * FLOAT * embed_dim * pairs
+    matrices = 2 if config.distill.teacher else 1  # a chunk of the student's logits and one of the teacher's
+    return global_features + own_features + 2 * FLOAT * min(LOSS_CHUNK_ROWS, pairs) * batch * matrices
+
+
+# the table
 
 
 def plan(recipe: Recipe, run_dir: Path) -> list[str]:
-    """The table for --dry-run: of a run on what train.hardware states, else on this machine.
+    """Return the table of --dry-run for the devices of train.hardware, else for this machine.
 
-    Raises UserError where the devices cannot have equal parts of the batch.
+    Raises UserError if the devices cannot share the batch equally.
     """
     config = recipe.train
     world_size = config.hardware.devices or int(os.environ.get("WORLD_SIZE", "1"))
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:
-        return [f"the tokenizer {config.tokenizer.path!r} is not here, so that the model's size is not known yet"]
+        return [f"model size unknown: the tokenizer {config.tokenizer.path!r} is not on this machine"]
     if config.scale.is_set and config.scale.english_fraction is None and not (run_dir / "curate/report.json").exists():
-        return ["train.scale takes the share of English from curate's report, so that the batch is not known yet"]
-    found = plan_schedule(config, run_dir, world_size)
-    check_batch(found.global_batch_size, world_size, config.accum_steps)
-    memory_bytes, flops_per_s = device_here(config)
-    return to_lines(config, vocab_size, found, world_size, memory_bytes=memory_bytes, flops_per_s=flops_per_s)
+        return ["batch size unknown: train.scale reads the share of English from the report of curate"]
+    schedule = plan_schedule(config, run_dir, world_size)
+    check_batch(schedule.global_batch_size, world_size, config.accum_steps)
+    memory_bytes, flops_per_s = planned_device(config)
+    return to_lines(config, vocab_size, schedule, world_size, memory_bytes=memory_bytes, flops_per_s=flops_per_s)
 
 
 def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
-    """Rows of the token table, the run's own tokenizer first; None where the tokenizer is elsewhere."""
+    """Return the rows of the token table, None if the tokenizer is not on this machine.
+
+    The run's own tokenizer takes precedence over the recipe's.
+    """
     source = config.tokenizer.path
     if (run_dir / "train" / "tokenizer").exists():
         source = str(run_dir / "train" / "tokenizer")
     if source is None:
         return config.tokenizer.vocab_size
-    known = next((row.vocab_size for row in TOKENIZERS if row.hub_id == source), None)
-    if known is not None:
-        return known
+    for row in TOKENIZERS:
+        if row.hub_id == source:
+            return row.vocab_size
     from worldclip.model.tokenizer import load_tokenizer
 
     try:
@@ -231,56 +267,54 @@ def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
         return None
 
 
-def device_here(config: TrainConfig) -> tuple[int | None, float | None]:
-    """(bytes of memory, peak operations a second) of a device: what train.hardware states, else of this machine's."""
-    stated = config.hardware
-    memory = None if stated.memory_gib is None else round(stated.memory_gib * GIB)
-    if memory is not None and stated.flops_per_s is not None:
-        return memory, stated.flops_per_s
+def planned_device(config: TrainConfig) -> tuple[int | None, float | None]:
+    """Return (bytes of memory, peak FLOP/s) of train.hardware, else of this machine's device; None: unknown."""
+    memory_gib, flops_per_s = config.hardware.memory_gib, config.hardware.flops_per_s
+    memory = None if memory_gib is None else round(memory_gib * GIB)
+    if memory is not None and flops_per_s is not None:
+        return memory, flops_per_s
     try:
         from worldclip.model.clip import pick_device
 
         device = pick_device(config.device)
-    except (ImportError, UserError):  # planned for another machine
-        return memory, stated.flops_per_s
+    except (ImportError, UserError):  # a plan for another machine
+        return memory, flops_per_s
     if memory is None:
         memory = device_memory_bytes(device)
-    return memory, stated.flops_per_s or peak_flops(device, config.precision)
+    return memory, flops_per_s or peak_flops(device, config.precision)
 
 
 def changes_that_fit(
     config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int, memory_bytes: int
 ) -> list[str]:
-    """For a run that does not fit: each change of one key that does, then all of them, with the memory it takes."""
-    single: dict[str, dict[str, object]] = {
-        "activation_checkpointing = true": {"activation_checkpointing": True},
-        'token_table = "rows"': {"token_table": "rows"},
-        'parallel = "fsdp"': {"parallel": "fsdp"},
-    }
+    """Return each change of one key with which a run fits into memory; if there is none, all of them together."""
+    options: dict[str, Any] = {"activation_checkpointing": True, "token_table": "rows", "parallel": "fsdp"}
     pairs = schedule.global_batch_size // world_size
-    steps = [n for n in range(config.accum_steps + 1, pairs + 1) if pairs % n == 0]
-    halved = next((n for n in steps if n >= 2 * config.accum_steps), None)
-    if halved is not None:
-        single[f"accum_steps = {halved}"] = {"accum_steps": halved}
+    divisors = [n for n in range(config.accum_steps + 1, pairs + 1) if pairs % n == 0]
+    doubled = next((n for n in divisors if n >= 2 * config.accum_steps), None)
+    if doubled is not None:
+        options["accum_steps"] = doubled
 
-    def needs(changes: dict[str, object]) -> int:
-        changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    def memory_with(changes: dict[str, Any]) -> int:
+        changed = dataclasses.replace(config, **changes)
         if changed.problems():
-            return 2**62
+            return DOES_NOT_EXIST
         return estimate(changed, vocab_size, schedule, world_size).memory_bytes
 
-    found = [
-        f"train.{name} ({_gib(size)})" for name, changes in single.items() if (size := needs(changes)) <= memory_bytes
-    ]
-    if found:
-        return found
-    together: dict[str, object] = {}
-    for changes in single.values():
-        if needs({**together, **changes}) < 2**62:
-            together |= changes
-    together["accum_steps"] = steps[-1] if steps else config.accum_steps
+    fitting = []
+    for key, value in options.items():
+        size = memory_with({key: value})
+        if size <= memory_bytes:
+            fitting.append(f"train.{key} = {_toml(value)} ({_gib(size)})")
+    if fitting:
+        return fitting
+    together: dict[str, Any] = {}
+    for key, value in options.items():
+        if memory_with(together | {key: value}) < DOES_NOT_EXIST:
+            together[key] = value
+    together["accum_steps"] = divisors[-1] if divisors else config.accum_steps
+    size = memory_with(together)
     names = ", ".join(f"train.{key} = {_toml(value)}" for key, value in together.items())
-    size = needs(together)
     return [f"all of {names} ({_gib(size)})"] if size <= memory_bytes else []
 
 
@@ -293,52 +327,48 @@ def to_lines(
     memory_bytes: int | None,
     flops_per_s: float | None,
 ) -> list[str]:
-    """The table that is printed before training; what will not fit is said in capitals, with what would."""
+    """Return the table printed before training.  A run that does not fit is told which changes would make it fit."""
     budget = estimate(config, vocab_size, schedule, world_size)
-    pairs = schedule.global_batch_size // world_size
+    total_flops = budget.flops_per_pair * budget.samples_seen
+    parts = ", ".join(f"{name} {size / GIB:,.2f}" for name, size in budget.memory.items())
+    processes = f"{world_size:,} processes" if world_size > 1 else "one process"
     lines = [_parameters_line("model", budget.parameters)]
     lines += [_parameters_line(f"student {name}", counts) for name, counts in budget.students.items()]
-    context = config.model.architecture().context_length
-    lines.append(
-        f"operations  {budget.flops_per_pair / 1e9:,.1f} GFLOP a pair of an image and {context} tokens, "
-        f"{budget.samples_seen:,} pairs: {budget.flops_per_pair * budget.samples_seen:.2e} FLOP"
-    )
-    parts = ", ".join(f"{name} {size / GIB:,.2f}" for name, size in budget.memory.items())
-    where = f"{world_size:,} processes" if world_size > 1 else "one process"
-    lines.append(f"memory      {_gib(budget.memory_bytes)} a process at most, {pairs:,} pairs each ({where}): {parts}")
+    lines += [
+        f"compute     {budget.flops_per_pair / 1e9:,.1f} GFLOP per pair of an image and "
+        f"{config.model.architecture().context_length} tokens, {budget.samples_seen:,} pairs: {total_flops:.2e} FLOP",
+        f"memory      at most {_gib(budget.memory_bytes)} per process, "
+        f"{schedule.global_batch_size // world_size:,} pairs each ({processes}): {parts}",
+    ]
     if memory_bytes is None:
-        lines.append("device      its memory is not known here; state it in train.hardware.memory_gib")
+        lines.append("device      memory unknown; set train.hardware.memory_gib")
     elif budget.memory_bytes <= memory_bytes:
         lines.append(f"device      {_gib(memory_bytes)}: fits")
     else:
-        fitting = changes_that_fit(config, vocab_size, schedule, world_size, memory_bytes)
-        remedy = (
-            "it would with " + ", or ".join(fitting)
-            if fitting
-            else "no key changes that: more devices, or a smaller model"
-        )
+        changes = " or with ".join(changes_that_fit(config, vocab_size, schedule, world_size, memory_bytes))
+        remedy = f"fits with {changes}" if changes else "no key changes that; use more devices or a smaller model"
         lines.append(f"device      {_gib(memory_bytes)}: WILL NOT FIT; {remedy}")
     if flops_per_s is None:
-        lines.append("hours       not known: state a device's peak in train.hardware.flops_per_s")
+        lines.append("hours       unknown; set train.hardware.flops_per_s to a device's peak")
     else:
         hours = budget.device_hours(flops_per_s, config.hardware.utilisation)
         lines.append(
-            f"hours       {hours:,.1f} device hours, {hours / world_size:,.1f} of each, at "
+            f"hours       {hours:,.1f} device hours, {hours / world_size:,.1f} per device, at "
             f"{config.hardware.utilisation:.0%} of {flops_per_s / 1e12:,.0f} TFLOP/s"
         )
     return lines
 
 
 def _parameters_line(name: str, counts: Parameters) -> str:
-    parts = ", ".join(
-        f"{part.replace('_', ' ')} {count / 1e6:,.1f}M" for part, count in dataclasses.asdict(counts).items()
-    )
-    return f"{name:<11} {counts.total / 1e6:,.1f}M parameters: {parts}"
+    parts = [f"{part.replace('_', ' ')} {count / 1e6:,.1f}M" for part, count in dataclasses.asdict(counts).items()]
+    return f"{name:<11} {counts.total / 1e6:,.1f}M parameters: {', '.join(parts)}"
 
 
 def _gib(size: int) -> str:
     return f"{size / GIB:,.1f} GiB"
 
 
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+def _toml(value: bool | int | str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,7 +1,9 @@
-"""Distillation: a teacher's view of each batch, and further students that learn from the same view.
+"""Distillation: a teacher's features of each batch, and further students that learn from the same features.
 
-The first student is the run's own model; each further one has its own size, tokenizer, optimizer and checkpoints, in
-RUN/train/students/<name>/step_*, and is a run's model in every other way.
+The first student is the run's own model.  Each further one has its own size, tokenizer, optimizer and checkpoints, in
+RUN/train/students/<name>/step_*, which are like those of a run.
+
+B pairs, S image side, E embed_dim of the teacher.
 """
 
 from __future__ import annotations
@@ -16,20 +18,24 @@ import torch
 
 from worldclip.core.layout import step_folder
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
-from worldclip.train.checkpoint import Writer
+from worldclip.train.checkpoint import CheckpointWriter, read_state
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
+from worldclip.train.dual_encoder import TEXT_CHUNKS
 from worldclip.train.loader import Batch
-from worldclip.train.step import Learner, StepResult, Taught, take_step
-from worldclip.train.train_state import create_learner, pieces_of
+from worldclip.train.step import Features, train_step
+from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state
 
 if TYPE_CHECKING:
     from worldclip.model.inference import Clip
 
+WriteModel = Callable[[Path, TrainState, Tokenizer], object]
+"""Fills a folder with configuration, tokenizer and preprocessing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A model that only looks; it reads pixels and texts by its own preprocessing and tokenizer."""
+    """A frozen model that reads images and texts with its own preprocessing and tokenizer."""
 
     clip: Clip
     device: torch.device
@@ -37,100 +43,83 @@ class Teacher:
 
     @classmethod
     def load(cls, config: TrainConfig, device: torch.device) -> Teacher | None:
+        """Load train.distill.teacher; return None if it is unset."""
         from worldclip.model.load import load
 
         if config.distill.teacher is None:
             return None
         return cls(load(config.distill.teacher, device=device.type), device, config.precision)
 
-    def look(self, batch: Batch) -> Taught:
-        """(B, E) float32 features of unit length of the batch's images and texts.
+    def encode(self, batch: Batch) -> Features:
+        """Return (B, E) float32 features of unit length of the batch's images and texts.
 
         Images are resized bicubically from the students' crop to the teacher's size, the whole crop.
         """
-        processor = self.clip.processor
+        processor: Any = self.clip.processor
         pixels = resize(batch.images.to(self.device), processor.crop_size["height"]).float() / 255
-        mean, std = (torch.tensor(each, device=self.device)[:, None, None] for each in _statistics(processor))
+        mean = torch.tensor(processor.image_mean, device=self.device)[:, None, None]
+        std = torch.tensor(processor.image_std, device=self.device)[:, None, None]
         tokenizer = self.clip.tokenizer
         assert tokenizer is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             image_BE = self.clip.backend.encode_pixels((pixels - mean) / std)
-            text_BE = self.clip.backend.encode_tokens(tokenizer.encode(batch.texts), num_chunks=4)
+            text_BE = self.clip.backend.encode_tokens(tokenizer.encode(batch.texts), num_chunks=TEXT_CHUNKS)
         return torch.from_numpy(image_BE).to(self.device), torch.from_numpy(text_BE).to(self.device)
 
 
-def _statistics(processor: Any) -> tuple[Any, Any]:
-    return processor.image_mean, processor.image_std
-
-
 def resize(images_B3SS: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, 3, S, S) uint8 -> (B, 3, size, size) uint8, bicubic."""
+    """Resize (B, 3, S, S) uint8 bicubically to (B, 3, size, size) uint8."""
     if images_B3SS.shape[-1] == size:
         return images_B3SS
     return torch.nn.functional.interpolate(images_B3SS, (size, size), mode="bicubic", antialias=True)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Student:
-    """A further student and where it is kept."""
+    """A further student, its tokenizer and the writer of its checkpoints."""
 
-    name: str
-    learner: Learner
+    state: TrainState
     tokenizer: Tokenizer
-    writer: Writer
-    write_model: Callable[[Path], object]
-    image_size: int
+    writer: CheckpointWriter
+    write_model: WriteModel
     updates: int = 0
 
-    def step(self, batch: Batch, lr: float, taught: Taught) -> StepResult:
-        """The same pairs, in its size and by its tokenizer."""
-        tokens = self.tokenizer.encode(batch.texts)
-        own = dataclasses.replace(batch, images=resize(batch.images, self.image_size), tokens=tokens)
-        result = take_step(self.learner, own, lr, taught)
-        self.updates += result.is_applied
-        return result
+    def step(self, batch: Batch, lr: float, teacher_features: Features) -> None:
+        """Take a step on the same pairs, at this student's size and with its tokenizer."""
+        size = self.state.config.model.architecture().image_size
+        own_batch = dataclasses.replace(
+            batch, images=resize(batch.images, size), tokens=self.tokenizer.encode(batch.texts)
+        )
+        self.updates += train_step(self.state, own_batch, lr, teacher_features).is_applied
 
     def save(self, step: int) -> None:
-        """Write its checkpoint and wait: it must stand before the run's own."""
-        self.writer.start(step, pieces_of(self.learner), {"updates": self.updates}, self.write_model)
+        """Write a checkpoint and wait until it is complete: it must exist before the run's own of the same step."""
+
+        def write_model(folder: Path) -> None:
+            self.write_model(folder, self.state, self.tokenizer)
+
+        self.writer.start(step, copy_to_cpu(self.state), {"updates": self.updates}, write_model)
         self.writer.wait()
 
 
 def create_students(
-    config: TrainConfig,
-    train_dir: Path,
-    world: World,
-    device: torch.device,
-    step: int,
-    write_model: Callable[..., object],
+    config: TrainConfig, train_dir: Path, world: World, device: torch.device, step: int, write_model: WriteModel
 ) -> list[Student]:
-    """The further students as they were at `step`, that of the run's own checkpoint; 0: fresh.
-
-    write_model: called with folder, learner, tokenizer and image_size.
-    """
-    from worldclip.train.checkpoint import read_state
-
+    """Create the further students from their checkpoints at `step`, that of the run's own checkpoint; 0: fresh."""
     students = []
-    for name, of in config.distill.students.items():
-        sizes, folder = of.model.architecture(), train_dir / "students" / name
-        source = of.tokenizer.path or train_dir / "tokenizer"
-        tokenizer = load_tokenizer(source, sizes.context_length)
+    for name, student in config.distill.students.items():
+        folder = train_dir / "students" / name
+        tokenizer = load_tokenizer(
+            student.tokenizer.path or train_dir / "tokenizer", student.model.architecture().context_length
+        )
         checkpoint = step_folder(folder, step) if step else None
-        own = dataclasses.replace(config, model=of.model, tokenizer=of.tokenizer, initial_weights=None)
-        learner = create_learner(own, tokenizer, world, device, checkpoint)
-
-        def fill(aside: Path, learner: Learner = learner, tokenizer: Tokenizer = tokenizer) -> None:
-            size = learner.config.model.architecture().image_size
-            write_model(aside, learner=learner, tokenizer=tokenizer, image_size=size)
-
+        own_config = dataclasses.replace(config, model=student.model, tokenizer=student.tokenizer, initial_weights=None)
         students.append(
             Student(
-                name=name,
-                learner=learner,
+                state=create_train_state(own_config, tokenizer, world, device, checkpoint),
                 tokenizer=tokenizer,
-                writer=Writer(folder, world, config.keep_last),
-                write_model=fill,
-                image_size=sizes.image_size,
+                writer=CheckpointWriter(folder, world, config.keep_last),
+                write_model=write_model,
                 updates=read_state(checkpoint)["updates"] if checkpoint else 0,
             )
         )
@@ -138,6 +127,6 @@ def create_students(
 
 
 def largest_image(config: TrainConfig) -> int:
-    """Side of the crops that all students can be cut from."""
+    """Return the side of the largest student's images.  The loader crops at this size; smaller ones are resized."""
     models = [config.model, *(student.model for student in config.distill.students.values())]
     return max(model.architecture().image_size for model in models)

@@ -1,39 +1,42 @@
-"""Several processes that train one model: who they are, and what they tell each other.
+"""Several processes that train one model: ranks, process group, collectives.
 
-torchrun says in the environment how many there are; without it there is one, and nothing here communicates.
+torchrun describes the ranks in the environment.  Without it there is one rank, and every function here returns its
+input without communication.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
-PATIENCE = datetime.timedelta(hours=2)  # how long ranks wait for each other: rank 0 may write or evaluate meanwhile
+Record = TypeVar("Record")
+
+TIMEOUT = datetime.timedelta(hours=2)  # of a collective: the others wait while rank 0 evaluates, or joins a large pool
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes that train together; `rank` is this one's number."""
+    """The ranks that train together, and which of them this process is."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Number of this process on its machine: the GPU that it uses."""
+    """Rank within this machine: the index of its GPU."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this rank writes files and messages for all."""
         return self.rank == 0
 
 
-def world_of_environment() -> World:
-    """What torchrun set; one process where it set nothing."""
+def world_from_environment() -> World:
+    """Read the variables that torchrun sets; without them, one rank."""
     return World(
         rank=int(os.environ.get("RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
@@ -41,25 +44,27 @@ def world_of_environment() -> World:
     )
 
 
-def start(world: World, device: torch.device) -> None:
-    """Meet the other ranks: NCCL between GPUs, gloo between CPUs."""
+def init_process_group(world: World, device: torch.device) -> None:
+    """Connect the ranks: NCCL for tensors on GPUs, gloo for tensors on the CPU."""
     if world.size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
 
 
-def stop() -> None:
+def destroy_process_group() -> None:
+    """Disconnect the ranks, if they are connected."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def barrier(world: World) -> None:
+    """Wait until all ranks are here."""
     if world.size > 1:
         dist.barrier()
 
 
 def gather_rows(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
-    """(B, ...) of each rank -> (world size * B, ...) in rank order, on every rank."""
+    """Return (world size * B, ...): the (B, ...) of all ranks, in rank order, on every rank."""
     if world.size == 1:
         return rows_BD
     rows_GD = rows_BD.new_empty((world.size * len(rows_BD), *rows_BD.shape[1:]))
@@ -67,8 +72,8 @@ def gather_rows(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
     return rows_GD
 
 
-def scatter_sum(rows_GD: torch.Tensor, world: World) -> torch.Tensor:
-    """The reverse: (world size * B, ...) of each rank -> the sum over ranks of this rank's (B, ...)."""
+def reduce_scatter_rows(rows_GD: torch.Tensor, world: World) -> torch.Tensor:
+    """Return (B, ...): this rank's rows of the sum over ranks of (world size * B, ...), the adjoint of gather_rows."""
     if world.size == 1:
         return rows_GD
     own_BD = rows_GD.new_empty((len(rows_GD) // world.size, *rows_GD.shape[1:]))
@@ -76,26 +81,40 @@ def scatter_sum(rows_GD: torch.Tensor, world: World) -> torch.Tensor:
     return own_BD
 
 
-def sum_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
-    """`values`, changed in place into their sum over all ranks."""
+def all_reduce(values: torch.Tensor, world: World) -> torch.Tensor:
+    """Replace `values` in place by their sum over ranks, and return them."""
     if world.size > 1:
         dist.all_reduce(values)
     return values
 
 
-def gather_records(record: Any, world: World) -> list[Any]:
-    """A JSON-able record of each rank, in rank order, on every rank."""
+def gather_records(record: Record, world: World) -> list[Record]:
+    """Return each rank's record, in rank order, on every rank."""
     if world.size == 1:
         return [record]
-    data = torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)
-    lengths = gather_rows(torch.tensor([len(data)]), world)
-    padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
-    padded[: len(data)] = data
-    rows = gather_rows(padded[None], world)
-    return [json.loads(bytes(row[:length].tolist())) for row, length in zip(rows, lengths.tolist(), strict=True)]
+    records: list[Record] = [record] * world.size
+    dist.all_gather_object(records, record)
+    return records
 
 
-def share_of(num_rows: int, world: World) -> tuple[int, int]:
-    """[first, last) of the rows that a rank holds of a tensor cut along its first dimension, as FSDP cuts it."""
+def broadcast_record(record: Record, world: World) -> Record:
+    """Return rank 0's record on every rank."""
+    if world.size == 1:
+        return record
+    records = [record]
+    dist.broadcast_object_list(records, src=0)
+    return records[0]
+
+
+def shard_rows(num_rows: int, world: World) -> tuple[int, int]:
+    """Return [first, last): this rank's rows of a tensor that is sharded along its first dimension, as FSDP2 does it.
+
+    FSDP2 cuts with torch.chunk: every rank holds ceil(num_rows / world size) rows, the last ranks fewer or none.
+    """
     size = -(-num_rows // world.size)
     return min(num_rows, world.rank * size), min(num_rows, (world.rank + 1) * size)
+
+
+def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's shard of a DTensor, any other tensor itself.  Memory is shared."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

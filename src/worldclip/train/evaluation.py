@@ -1,49 +1,65 @@
-"""Evaluation while training: a checkpoint as anyone would load it, on the recipe's data sets, and which was best."""
+"""Evaluation during training: load a checkpoint as anyone would, evaluate it, and remember which was best."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.layout import BEST, step_folder
 from worldclip.train.checkpoint import consolidate
 
 if TYPE_CHECKING:
-    from worldclip.config import Recipe
+    from worldclip.evaluate.config import EvaluateConfig
+    from worldclip.train.config import TrainConfig
 
-MEAN = "mean"  # of the data sets' scores: what the best checkpoint is chosen by
+MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
 
 
-def evaluate_checkpoint(recipe: Recipe, run_dir: Path, step: int) -> dict[str, float]:
-    """{dataset: mean over its languages and tasks of the first metric, "mean": their mean} of step_<step>.
+def evaluate_checkpoint(
+    train_config: TrainConfig, config: EvaluateConfig, run_dir: Path, step: int
+) -> dict[str, float]:
+    """Evaluate step_<step>, which must be complete on disk, and update best.json.
 
-    Records go to RUN/train/evaluate/step_<step>/results.jsonl.  Needs the checkpoint whole on disk.
+    Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.  The records go to
+    RUN/train/evaluate/step_<step>/results.jsonl.
     """
     from worldclip.evaluate import datasets, engine
     from worldclip.model.load import load
 
-    folder = step_folder(run_dir / "train", step)
+    train_dir = run_dir / "train"
+    folder = step_folder(train_dir, step)
     consolidate(folder)
-    config = recipe.evaluate
-    loaded = [datasets.load(name, config, run_dir) for name in recipe.train.evaluate_datasets or config.asked]
+    loaded = [datasets.load(name, config, run_dir) for name in train_config.evaluate_datasets or config.asked]
     model_id = {"model": f"train/{folder.name}", "model_digest": folder.name}
-    out = run_dir / "train" / "evaluate" / folder.name / "results.jsonl"
-    model = load(folder, device=recipe.train.device)
-    records, _, _ = engine.evaluate(model, model_id, loaded, config.languages, out, batch_size=config.batch_size)
-    scores = {}
-    for name in dict.fromkeys(record["dataset"] for record in records):
-        first = [next(iter(record["metrics"].values())) for record in records if record["dataset"] == name]
-        scores[name] = sum(first) / len(first)
+    results_path = train_dir / "evaluate" / folder.name / "results.jsonl"
+    records, _, _ = engine.evaluate(
+        load(folder, device=train_config.device),
+        model_id,
+        loaded,
+        config.languages,
+        results_path,
+        batch_size=config.batch_size,
+    )
+    first_metrics: dict[str, list[float]] = {}
+    for record in records:
+        first_metrics.setdefault(record["dataset"], []).append(next(iter(record["metrics"].values())))
+    scores = {name: sum(values) / len(values) for name, values in first_metrics.items()}
     scores[MEAN] = sum(scores.values()) / len(scores)
-    _keep_best(run_dir / "train", step, scores[MEAN])
+    _update_best(train_dir, step, scores[MEAN])
     return scores
 
 
-def _keep_best(train_dir: Path, step: int, value: float) -> None:
-    """train/best.json names the best step so far: of equal ones, and of runs that were cut back, the earlier."""
+def _update_best(train_dir: Path, step: int, value: float) -> None:
+    """Name the best step so far in train/best.json; of equal scores, the earlier step.
+
+    A resumed run may evaluate steps again.  The recorded best then counts only if it is an earlier step whose folder
+    still exists.
+    """
     path = train_dir / BEST
-    best: dict[str, Any] = read_json(path) if path.exists() else {}
-    stands = bool(best) and best["step"] < step and step_folder(train_dir, best["step"]).exists()
-    if not stands or value > best["value"]:
-        write_json(path, {"step": step, "metric": MEAN, "value": value})
+    if path.exists():
+        best = read_json(path)
+        is_valid = best["step"] < step and step_folder(train_dir, best["step"]).exists()
+        if is_valid and value <= best["value"]:
+            return
+    write_json(path, {"step": step, "metric": MEAN, "value": value})

@@ -1,7 +1,9 @@
-"""The curated pairs with their images, in the plan's order: what is at any position is a pure function of it.
+"""The curated pairs with their images, in the plan's order.  What is at any position is a pure function of it.
 
-Which pairs there are, `pairs` says, and in which order, `order`; kept keys without an image are counted and absent.
-Batches are made ahead of the loop by a thread.
+`pairs` decides which pairs there are, `plan` their order.  Kept keys without an image are counted and absent.  A thread
+makes batches ahead of the loop.
+
+B pairs of this rank's slice of a batch, S image side.
 """
 
 from __future__ import annotations
@@ -26,23 +28,49 @@ from worldclip.curate.stage import CurateWork
 from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import read_member
 from worldclip.train import plan
-from worldclip.train.decode import Augmentation, BadImage, decode, random_resized_crop, warp
-from worldclip.train.order import Order, Streams, Windows
-from worldclip.train.pairs import Pairs, PairSource, concat
+from worldclip.train.augment import Augmentation, crop_draws, kept_patches, random_resized_crop, warp
+from worldclip.train.decode import BadImage, decode
+from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 
-NO_IMAGE = "no_image"
-MAX_GAP_BYTES = 256 * 2**10  # between images that one read takes together
-MAX_REPLACEMENTS = 1_000  # draws of a stand-in before a pool counts as undecodable
-CACHE_BYTES = 512 * 2**20  # decoded images kept, first come, first kept
-CACHED_IMAGE_BYTES = 64 * 2**10  # larger ones (148 x 148 pixels) are decoded each time
-SCALED_MARGIN = 1.25  # short side of a scaled decode in crops' sides: none is enlarged
+MAX_GAP_BYTES = 256 * 2**10  # between two images that one request to an object store reads
+MAX_REPLACEMENTS = 1_000  # draws of a replacement before the pool counts as broken
+CACHE_BYTES = 512 * 2**20  # decoded images kept in memory, first come, first kept
+CACHED_IMAGE_BYTES = 64 * 2**10  # larger images (148 x 148 pixels) are decoded each time
+# Minimum short side of a scaled decode, in crop sides.  The smallest crop of a square image at the recipe's settings
+# has sqrt(0.9 * 3 / 4) = 0.82 of its side, so that no crop is enlarged.
+SCALED_MARGIN = 1.25
 PREFETCHED_BATCHES = 2
 NUM_BAD_SAMPLES = 20
 
 
+@dataclass(slots=True)
+class BadImages:
+    """Images that could not be used, each replaced by another pair."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    samples: dict[str, str] = field(default_factory=dict)
+    """Detail by key, of NUM_BAD_SAMPLES images at most."""
+
+    def add(self, key: str, image: BadImage) -> None:
+        """Count one image."""
+        self.counts[image.reason] += 1
+        if len(self.samples) < NUM_BAD_SAMPLES:
+            self.samples[key] = str(image)
+
+    def update(self, other: BadImages) -> None:
+        """Add the images of `other`.  Samples are chosen by hash, so that every run reports the same ones."""
+        self.counts.update(other.counts)
+        if other.samples:
+            samples = self.samples | other.samples
+            keys = sorted(samples)
+            rows, _ = sample_rows(keys, 0, NUM_BAD_SAMPLES)
+            self.samples = {keys[row]: samples[keys[row]] for row in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's pairs, and what went wrong on the way to them."""
+    """One step's pairs."""
 
     images: torch.Tensor
     """(B, 3, S, S) uint8."""
@@ -52,17 +80,14 @@ class Batch:
     langs: Counter[str]
     """Pairs by language."""
     patches: torch.Tensor | None = None
-    """(B, kept) int64: the patches that patch dropout leaves; None: all."""
+    """(B, kept) int64: the patches that patch dropout keeps; None: all."""
     texts: list[str] = field(default_factory=list)
-    """As they were tokenised, for other tokenizers."""
-    bad: Counter[str] = field(default_factory=Counter)
-    """Images that could not be used, by reason; each was replaced."""
-    bad_keys: dict[str, str] = field(default_factory=dict)
-    """Some of them, with the detail."""
+    """The texts before tokenisation, for students and teachers with other tokenizers."""
+    bad: BadImages = field(default_factory=BadImages)
 
 
 class Loader:
-    """Batches of the plan.  `batch(step)` depends on its arguments alone."""
+    """Batches of the plan.  `batch(step)` depends only on its arguments."""
 
     def __init__(
         self,
@@ -85,23 +110,27 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.run_dir, self.tokenizer = run_dir, tokenizer
+        """Raises UserError if no kept pair has an image.
+
+        image_shards: tars of train.pool; None: the matched pool holds the images.  num_streams: 0 reads windows.
+        work: of online curation; None: offline.
+        """
+        self.tokenizer = tokenizer
         self.shards = sorted(shards, key=lambda shard: shard.name)
-        self.image_shards = image_shards
-        self._files = image_shards or self.shards
+        self._tars = image_shards or self.shards
         self.image_size, self.augmentation = image_size, augmentation
-        self.global_batch_size, self.seed, self.shuffle_shards = global_batch_size, seed, shuffle_shards
-        self._least_side = math.ceil(SCALED_MARGIN * image_size) if scaled_decode else None
+        self.global_batch_size, self.seed = global_batch_size, seed
+        self._min_side = math.ceil(SCALED_MARGIN * image_size) if scaled_decode else None
         self.num_patches, self.patch_dropout = num_patches, patch_dropout
         self.rank, self.world_size = rank, world_size
         names = [shard.name for shard in self.shards]
-        self.source = PairSource(run_dir, self.shards, image_shards, max(2 * shuffle_shards, 2 * num_streams), work)
-        self.order: Order = (
-            Streams(self.source, names, seed, num_streams)
-            if num_streams
-            else Windows(self.source, names, seed, shuffle_shards)
-        )
-        self._starts = [0]  # positions at which the epochs begin, in the endless sequence
+        self.source = PairSource(run_dir, self.shards, image_shards, 2 * max(shuffle_shards, num_streams), work)
+        self.order: plan.Order
+        if num_streams:
+            self.order = plan.Streams(self.source, names, seed, num_streams)
+        else:
+            self.order = plan.Windows(self.source, names, seed, shuffle_shards)
+        self._epoch_starts = [0]  # in the concatenation of epochs, for online curation
         self._cache: dict[tuple[int, int], torch.Tensor | BadImage] = {}
         self._cached_bytes = 0
         self._threads = ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode")
@@ -109,160 +138,153 @@ class Loader:
         self.num_without_image = self.source.counts(0)[1]
         if self.epoch_length == 0:
             raise UserError(
-                f"{run_dir / 'curate'} holds no pair with an image ({self.num_without_image} without); "
-                "there is nothing to train on: raise balance.tail_fraction or give a larger pool"
+                f"{run_dir / 'curate'} contains no pair with an image ({self.num_without_image} without): raise "
+                "balance.tail_fraction or use a larger pool"
             )
 
     def epochs_of(self, samples_seen: int) -> float:
-        """Epochs that so many samples are."""
-        epoch, within = (int(each[0]) for each in self._locate(np.array([samples_seen])))
-        return epoch + within / self.order.length(epoch)
+        """Return how many epochs `samples_seen` pairs are."""
+        epochs, within = self._locate(np.array([samples_seen]))
+        epoch = int(epochs[0])
+        return epoch + int(within[0]) / self.order.length(epoch)
 
     def batch(self, step: int) -> Batch:
-        """The pairs of batch `step`, this rank's slice."""
+        """Return this rank's slice of batch `step`."""
         epochs, within = self._positions(step)
-        pairs = concat([self.order.pairs_at(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)])
-        bad: Counter[str] = Counter()
-        bad_keys: dict[str, str] = {}
+        pairs = concat_pairs([self.order.pairs_at(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)])
+        bad = BadImages()
         images: list[torch.Tensor] = []
-        stand_ins: dict[int, Pairs] = {}
-        content = self._read_spans(pairs) if self.order.num_owners > 1 else [None] * len(pairs)
+        replacements: dict[int, Pairs] = {}
+        content = self._read_merged(pairs) if self.order.num_owners > 1 else [None] * len(pairs)
         for i, image in enumerate(self._threads.map(self._image, pairs.shard, pairs.offset, pairs.size, content)):
             if isinstance(image, BadImage):
-                self._note(image, pairs.keys[i].as_py(), bad, bad_keys)
-                image, stand_ins[i] = self._replace(int(epochs[i]), int(within[i]), bad, bad_keys)
+                bad.add(pairs.keys[i].as_py(), image)
+                image, replacements[i] = self._replace(int(epochs[i]), int(within[i]), bad)
             images.append(image)
-        if stand_ins:
-            pairs = concat([stand_ins.get(i, pairs.take(np.array([i]))) for i in range(len(pairs))])
-        return self._finish(pairs, epochs, images, bad, bad_keys)
+        if replacements:
+            rows = range(len(pairs))
+            pairs = concat_pairs([replacements[i] if i in replacements else pairs.take(np.array([i])) for i in rows])
+        return self._augment_and_tokenize(pairs, epochs, images, bad)
 
     def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch, position within it) of this rank's pairs of batch `step`."""
+        """Return (epoch, position within it) of this rank's pairs of batch `step`."""
         if self.order.num_owners == 1:
             return self._locate(plan.batch_positions(step, self.global_batch_size, self.rank, self.world_size))
         epochs, within = self._locate(plan.batch_positions(step, self.global_batch_size))
         owner = np.concatenate([self.order.owner(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)])
-        rows = np.sort(plan.share_by_owner(owner, self.order.num_owners, self.rank, self.world_size))
+        rows = np.sort(plan.split_by_owner(owner, self.order.num_owners, self.rank, self.world_size))
         return epochs[rows], within[rows]
 
     def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch, position within it) of positions in the endless sequence, whose epochs may differ in length."""
+        """Return (epoch, position within it) of positions in the concatenation of epochs.
+
+        Under online curation epochs differ in length, so that their starts are summed up as far as needed.
+        """
         if not self.source.is_online:
             return plan.locate(positions, self.epoch_length)
-        while self._starts[-1] <= positions.max():
-            self._starts.append(self._starts[-1] + self.order.length(len(self._starts) - 1))
-        epochs = np.searchsorted(self._starts, positions, side="right") - 1
-        return epochs, positions - np.array(self._starts)[epochs]
+        while self._epoch_starts[-1] <= positions.max():
+            last_epoch = len(self._epoch_starts) - 1
+            self._epoch_starts.append(self._epoch_starts[-1] + self.order.length(last_epoch))
+        epochs = np.searchsorted(self._epoch_starts, positions, side="right") - 1
+        return epochs, positions - np.array(self._epoch_starts)[epochs]
 
-    def _finish(
-        self,
-        pairs: Pairs,
-        epochs: np.ndarray,
-        images: list[torch.Tensor],
-        bad: Counter[str],
-        bad_keys: dict[str, str],
+    def _augment_and_tokenize(
+        self, pairs: Pairs, epochs: np.ndarray, images: list[torch.Tensor], bad: BadImages
     ) -> Batch:
-        keys = pairs.keys.to_pylist()
-        draws = plan.crop_draws(keys, pairs.text_idx, self.seed, epochs)
+        keys, texts = pairs.keys.to_pylist(), pairs.texts.to_pylist()
+        draws = crop_draws(keys, pairs.text_idx, self.seed, epochs)
         crop = functools.partial(random_resized_crop, scale_min=self.augmentation.crop_scale_min, size=self.image_size)
-        cropped = torch.stack(list(self._threads.map(crop, images, draws)))
-        if self.augmentation.warps:
-            cropped = warp(cropped, draws, self.augmentation)
-        texts = pairs.texts.to_pylist()
-        tokens = self.tokenizer.encode(texts)
-        langs = Counter(pairs.lang.to_pylist())
-        patches = self._patches(keys, pairs.text_idx, epochs) if self.patch_dropout else None
-        return Batch(cropped, tokens, keys, pairs.text_idx, langs, patches, texts, bad, bad_keys)
+        crops_B3SS = torch.stack(list(self._threads.map(crop, images, draws)))
+        if self.augmentation.has_warps:
+            crops_B3SS = warp(crops_B3SS, draws, self.augmentation)
+        patches = None
+        if self.patch_dropout:
+            kept = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
+            patches = torch.from_numpy(kept)
+        return Batch(
+            images=crops_B3SS,
+            tokens=self.tokenizer.encode(texts),
+            keys=keys,
+            text_idx=pairs.text_idx,
+            langs=Counter(pairs.lang.to_pylist()),
+            patches=patches,
+            texts=texts,
+            bad=bad,
+        )
 
-    def _patches(self, keys: list[str], text_idx: np.ndarray, epochs: np.ndarray) -> torch.Tensor:
-        kept = plan.kept_patches(keys, text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
-        return torch.from_numpy(kept)
-
-    def _replace(
-        self, epoch: int, position: int, bad: Counter[str], bad_keys: dict[str, str]
-    ) -> tuple[torch.Tensor, Pairs]:
-        """The first stand-in whose image decodes, as plan.replacement draws them."""
+    def _replace(self, epoch: int, position: int, bad: BadImages) -> tuple[torch.Tensor, Pairs]:
+        """Return the first replacement of a position whose image decodes, in the order of plan.replacement."""
         for draw in range(1, MAX_REPLACEMENTS + 1):
             other = plan.replacement(position, draw, self.order.length(epoch), self.seed, epoch)
             pair = self.order.pairs_at(epoch, np.array([other]))
             image = self._image(pair.shard[0], pair.offset[0], pair.size[0])
             if not isinstance(image, BadImage):
                 return image, pair
-            self._note(image, pair.keys[0].as_py(), bad, bad_keys)
+            bad.add(pair.keys[0].as_py(), image)
         raise UserError(
-            f"none of {MAX_REPLACEMENTS} images drawn in place of {position} decodes; "
-            f"the pool's images are broken: {', '.join(bad_keys)}"
+            f"none of the {MAX_REPLACEMENTS} images drawn to replace position {position} decodes; check the pool's "
+            f"images, for example {', '.join(bad.samples)}"
         )
 
-    def _note(self, image: BadImage, key: str, bad: Counter[str], bad_keys: dict[str, str]) -> None:
-        bad[image.reason] += 1
-        if len(bad_keys) < NUM_BAD_SAMPLES:
-            bad_keys[key] = str(image)
-
-    def _read_spans(self, pairs: Pairs) -> list[memoryview]:
-        """The bytes of the pairs' images, neighbours in a tar by one read: a stream's pairs stand side by side."""
-        spans, span_of = plan.spans(pairs.shard, pairs.offset, pairs.size, MAX_GAP_BYTES)
-        paths = [self._files[int(shard)].path for shard in spans[:, 0]]
-        read = list(self._threads.map(read_member, paths, spans[:, 1].tolist(), (spans[:, 2] - spans[:, 1]).tolist()))
-        starts = pairs.offset - spans[span_of, 1]
+    def _read_merged(self, pairs: Pairs) -> list[memoryview]:
+        """Return the bytes of the pairs' images.  Pairs of a stream are neighbours in a tar and share a read."""
+        reads, read_of = plan.merge_ranges(pairs.shard, pairs.offset, pairs.size, MAX_GAP_BYTES)
+        paths = [self._tars[int(shard)].path for shard in reads[:, 0]]
+        starts, sizes = reads[:, 1], reads[:, 2] - reads[:, 1]
+        content = list(self._threads.map(read_member, paths, starts.tolist(), sizes.tolist()))
+        offsets = pairs.offset - starts[read_of]
         return [
-            memoryview(read[span])[start : start + size]
-            for span, start, size in zip(span_of.tolist(), starts.tolist(), pairs.size.tolist(), strict=True)
+            memoryview(content[read])[offset : offset + size]
+            for read, offset, size in zip(read_of.tolist(), offsets.tolist(), pairs.size.tolist(), strict=True)
         ]
 
     def _image(self, shard: int, offset: int, size: int, content: memoryview | None = None) -> torch.Tensor | BadImage:
-        """The decoded image of a member, or why there is none; small ones are kept."""
-        where = (int(shard), int(offset))
-        if (kept := self._cache.get(where)) is not None:
-            return kept
+        """Return the decoded image of a tar's member, or why it cannot be decoded.  Small images are cached."""
+        place = (int(shard), int(offset))
+        cached = self._cache.get(place)
+        if cached is not None:
+            return cached
+        data = content or read_member(self._tars[shard].path, int(offset), int(size))
+        image: torch.Tensor | BadImage
         try:
-            data = content or read_member(self._files[shard].path, int(offset), int(size))
-            image: torch.Tensor | BadImage = decode(bytes(data), self._least_side)
+            image = decode(bytes(data), self._min_side)
         except BadImage as error:
             image = error
         num_bytes = image.numel() if isinstance(image, torch.Tensor) else 0
         if num_bytes <= CACHED_IMAGE_BYTES and self._cached_bytes + num_bytes <= CACHE_BYTES:
-            self._cache[where] = image
+            self._cache[place] = image
             self._cached_bytes += num_bytes
         return image
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
-        """Batches first_step ... num_steps - 1, made ahead by a thread; its errors are raised here."""
-        made: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCHED_BATCHES)
+        """Yield batches first_step ... num_steps - 1, made ahead by a thread, whose errors are raised here."""
+        batches: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCHED_BATCHES)
         stopped = threading.Event()
 
-        def put(item: Batch | BaseException) -> bool:
-            while not stopped.is_set():
+        def put(item: Batch | BaseException) -> None:
+            while not stopped.is_set():  # a plain put would block for ever once nobody reads the queue
                 try:
-                    made.put(item, timeout=0.1)
-                    return True
+                    return batches.put(item, timeout=0.1)
                 except queue.Full:
                     continue
-            return False
 
-        def work() -> None:
+        def prefetch() -> None:
             try:
                 for step in range(first_step, num_steps):
-                    if not put(self.batch(step)):
+                    if stopped.is_set():
                         return
+                    put(self.batch(step))
             except BaseException as error:  # noqa: BLE001  raised in the loop's thread
                 put(error)
 
-        thread = threading.Thread(target=work, name="loader", daemon=True)
+        thread = threading.Thread(target=prefetch, name="loader", daemon=True)
         thread.start()
         try:
             for _ in range(first_step, num_steps):
-                item = made.get()
+                item = batches.get()
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
             stopped.set()
             thread.join()
-
-
-def pick_samples(samples: dict[str, str]) -> dict[str, str]:
-    """Return NUM_BAD_SAMPLES of the bad keys, chosen by hash, so that every run reports the same ones."""
-    keys = sorted(samples)
-    rows, _ = sample_rows(keys, 0, NUM_BAD_SAMPLES)
-    return {keys[row]: samples[keys[row]] for row in rows}

@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from worldclip.train.config import LOSS_CHUNK_ROWS
-from worldclip.train.distributed import World, gather_rows, scatter_sum
+from worldclip.train.distributed import World, gather_rows, reduce_scatter_rows
 
 ALONE = World()
 
@@ -178,7 +178,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         image_GD, text_GD, scale_grad, bias_grad = ctx.kept  # handed out once, as a graph's own buffers are
         ctx.kept = None
-        parts = (scatter_sum(each.mul_(grad), ctx.world) for each in (image_GD, text_GD))
+        parts = (reduce_scatter_rows(each.mul_(grad), ctx.world) for each in (image_GD, text_GD))
         return *parts, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None
 
 

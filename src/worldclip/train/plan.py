@@ -1,146 +1,216 @@
-"""The epoch is a plan: which pair stands at which position, a pure function of names, seed and epoch.
+"""The epoch is a plan: which pair is at which position is a pure function of names, seed and epoch.
 
-Shards are sorted by the coin and taken in windows; the pairs of a window are sorted together by the coin.  Training
-reads the endless concatenation of epochs; batch k is the positions [k * G, (k + 1) * G), whatever the number of
-processes: ranks take slices.  L is the number of pairs of an epoch, G the global batch size.
+Shards are sorted by the hash of their names, and pairs by the hash of their keys; no generator has a state.  Training
+reads the endless concatenation of epochs.  Batch k is positions [k * G, (k + 1) * G), whatever the world size: ranks
+take slices.  Two orders exist:
+
+Windows: `shuffle_shards` shards at a time, the pairs of a window shuffled together.  Images are read at random.
+Streams: for object stores, where a shard is best read from beginning to end.  Stream s holds shards s,
+s + num_streams, ... of the sorted list.  Pairs are taken round robin; an exhausted stream leaves the round until the
+epoch ends.
+
+G global batch size, n positions or pairs, L pairs of an epoch.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core.coin import CROP, ORDER, splitmix64, uniform
+from worldclip.core.coin import ORDER, uniform
+from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 
-CROP_TRIES = 10  # then the whole image, cut to a square where it must: torchvision's RandomResizedCrop
-MAX_ASPECT = 4 / 3  # of a crop, as there
-CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that a crop is decided by
-PATCH_OFFSET = np.uint64(1 << 32)  # where the numbers of patch dropout begin
-WARP_DRAWS = 6  # and those of a warp: angle, size, red, green, blue, whether at all
+# pure functions
 
 
 def shard_order(names: Sequence[str], seed: int, epoch: int) -> np.ndarray:
-    """The shards' order in an epoch: (num_shards,) int64 indices into `names`, which are sorted."""
+    """Return the order of shards in an epoch: (num_shards,) int64 indices into `names`, which are sorted."""
     return np.argsort(uniform(names, 0, seed, epoch, ORDER), kind="stable")
 
 
 def windows(order: np.ndarray, shuffle_shards: int) -> list[np.ndarray]:
-    """`order` in runs of shuffle_shards, the last one shorter."""
+    """Split `order` into runs of shuffle_shards, the last one possibly shorter."""
     return [order[start : start + shuffle_shards] for start in range(0, len(order), shuffle_shards)]
 
 
 def pair_order(keys: pa.Array, text_idx: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The order of a window's pairs: (n,) int64 indices; equal coins (the same pair in two shards) as given."""
+    """Return the order of pairs in a window: (n,) int64 indices.
+
+    Pairs with equal hashes (one pair in two shards) keep their order.
+    """
     return np.argsort(uniform(keys, text_idx, seed, epoch, ORDER), kind="stable")
 
 
 def batch_positions(step: int, global_batch_size: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-    """This rank's positions of batch `step`, a contiguous slice, in the endless concatenation of epochs: int64."""
+    """Return the int64 positions of this rank's slice of batch `step` in the concatenation of epochs."""
     first = rank * global_batch_size // world_size
     last = (rank + 1) * global_batch_size // world_size
     return step * global_batch_size + np.arange(first, last)
 
 
 def locate(positions: np.ndarray, epoch_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(epoch, position within it) of positions in the endless concatenation of epochs of equal length."""
+    """Return (epoch, position within it) of positions in the concatenation of epochs of equal length."""
     return np.divmod(positions, epoch_length)
 
 
 def locate_in_streams(positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(stream, place within it) of positions of an epoch, streams of `lengths` pairs being read round robin.
+    """Return (stream, position within it) of positions of an epoch that reads streams of `lengths` pairs round robin.
 
-    A stream that is exhausted leaves the round: between two lengths, every round has the same streams.
+    The epoch falls into phases.  A phase ends where the next shortest stream is exhausted, so that within a phase every
+    round reads the same streams, and a division finds the round and the stream.
     """
     bounds = np.unique(np.concatenate(([0], lengths)))
     rounds = np.diff(bounds)
     active = [np.flatnonzero(lengths >= bound) for bound in bounds[1:]]
     starts = np.concatenate(([0], np.cumsum(rounds * [len(streams) for streams in active]))).astype(np.int64)
-    part = np.searchsorted(starts, positions, side="right") - 1
+    phase_of = np.searchsorted(starts, positions, side="right") - 1
     stream, place = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)
-    for each in np.unique(part):
-        rows = part == each
-        number, turn = np.divmod(positions[rows] - starts[each], len(active[each]))
-        stream[rows], place[rows] = active[each][turn], bounds[each] + number
+    for phase in np.unique(phase_of):
+        rows = phase_of == phase
+        round_, turn = np.divmod(positions[rows] - starts[phase], len(active[phase]))
+        stream[rows] = active[phase][turn]
+        place[rows] = bounds[phase] + round_
     return stream, place
 
 
-def spans(file: np.ndarray, offset: np.ndarray, size: np.ndarray, max_gap: int) -> tuple[np.ndarray, np.ndarray]:
-    """((num_spans, 3) int64: file, start, end; (n,) int64: the span of each piece) that hold n pieces of files.
+def merge_ranges(file: np.ndarray, offset: np.ndarray, size: np.ndarray, max_gap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Merge n byte ranges of files into fewer reads.
 
-    Neighbours that lie at most max_gap bytes apart are read together.
+    Ranges of one file that are at most max_gap bytes apart become one read: a request to an object store costs more
+    than the bytes between them.  Returns ((num_reads, 3) int64: file, start, end; (n,) int64: the read of each range).
     """
     order = np.lexsort((offset, file))
-    start, end, of = offset[order], (offset + size)[order], file[order]
+    sorted_file, start, end = file[order], offset[order], (offset + size)[order]
     is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = (of[1:] != of[:-1]) | (start[1:] > end[:-1] + max_gap)
+    is_new[1:] = (sorted_file[1:] != sorted_file[:-1]) | (start[1:] > end[:-1] + max_gap)
     firsts = np.flatnonzero(is_new)
-    found = np.stack([of[firsts], start[firsts], np.maximum.reduceat(end, firsts)], axis=1)
-    span_of = np.empty(len(order), np.int64)
-    span_of[order] = np.cumsum(is_new) - 1
-    return found, span_of
+    reads = np.stack([sorted_file[firsts], start[firsts], np.maximum.reduceat(end, firsts)], axis=1)
+    read_of = np.empty(len(order), np.int64)
+    read_of[order] = np.cumsum(is_new) - 1
+    return reads, read_of
 
 
-def share_by_owner(owner: np.ndarray, num_owners: int, rank: int, world_size: int) -> np.ndarray:
-    """A rank's rows of a batch, as many as every other's, those of its own streams first: ascending by owner's rank.
+def split_by_owner(owner: np.ndarray, num_owners: int, rank: int, world_size: int) -> np.ndarray:
+    """Return this rank's rows of a batch: as many as every other rank's, first those of its own streams.
 
-    Ranks own contiguous blocks of streams; what is over at one rank when streams end unevenly goes to the next.
+    Ranks own contiguous blocks of streams.  If streams end unevenly, the rows that one rank has too many go to the
+    next.  The rows are sorted by the rank that owns them.
     """
     order = np.argsort(owner * world_size // num_owners, kind="stable")
     return order[rank * len(owner) // world_size : (rank + 1) * len(owner) // world_size]
 
 
 def replacement(position: int, draw: int, epoch_length: int, seed: int, epoch: int) -> int:
-    """The position within the same epoch whose pair stands in for one that does not decode; draw = 1, 2, ..."""
+    """Return the position in the same epoch whose pair replaces one that does not decode; draw = 1, 2, ..."""
     return math.floor(uniform(str(position), draw, seed, epoch, ORDER) * epoch_length)
 
 
-def kept_patches(
-    keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarray, num_patches: int, dropout: float
-) -> np.ndarray:
-    """(n, kept) int64, ascending: the patches of each image that patch dropout leaves, round((1 - dropout) * all).
-
-    The numbers of crop_draws are 1, 2, ... behind the coin, these stand PATCH_OFFSET behind it.
-    """
-    num_kept = max(1, round((1 - dropout) * num_patches))
-    draws = _draws(keys, text_idx, seed, epoch, PATCH_OFFSET + np.arange(num_patches, dtype=np.uint64))
-    return np.sort(np.argsort(draws, axis=1, kind="stable")[:, :num_kept], axis=1)
+# over a pool
 
 
-def crop_draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarray) -> np.ndarray:
-    """(n, CROP_DRAWS + WARP_DRAWS) float64 in [0, 1): what the crops and warps of n pairs are decided by.
+class Order(Protocol):
+    """Pairs by epoch and position."""
 
-    The coin of stream `crop`, then the same mixing function on it plus 1, 2, ...
-    """
-    return _draws(keys, text_idx, seed, epoch, np.arange(1, CROP_DRAWS + WARP_DRAWS + 1, dtype=np.uint64))
+    def length(self, epoch: int) -> int:
+        """Return the number of pairs of an epoch."""
+        ...
+
+    def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
+        """Return the pairs at positions of an epoch, in the order of `positions`."""
+        ...
+
+    def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Return (n,) int64 in [0, num_owners): the part of the pool that each position reads."""
+        ...
+
+    @property
+    def num_owners(self) -> int: ...
 
 
-def _draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epoch: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    coin = np.empty(len(keys))
-    for each in np.unique(epoch):
-        rows = np.flatnonzero(epoch == each)
-        coin[rows] = uniform([keys[row] for row in rows.tolist()], text_idx[rows], seed, int(each), CROP)
-    state = (coin * 2.0**53).astype(np.uint64)[:, None] + numbers
-    return (splitmix64(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+class Windows:
+    """Shuffled windows of shards.  Images are read wherever they are, so that any rank may read any position."""
+
+    num_owners = 1
+
+    def __init__(self, source: PairSource, names: Sequence[str], seed: int, shuffle_shards: int) -> None:
+        self.source, self.names, self.seed, self.shuffle_shards = source, names, seed, shuffle_shards
+        self._window = functools.lru_cache(maxsize=2)(self._read_window)  # a batch may span two
+        self._layout = functools.lru_cache(maxsize=2)(self._find_layout)
+
+    def length(self, epoch: int) -> int:
+        return int(self.source.counts(epoch)[0].sum())
+
+    def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        return np.zeros(len(positions), np.int64)
+
+    def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
+        starts = self._layout(epoch)[1]
+        window_of = np.searchsorted(starts, positions, side="right") - 1
+        parts = [
+            self._window(epoch, int(window)).take(positions[window_of == window] - starts[window])
+            for window in np.unique(window_of)
+        ]
+        return _ungroup(parts, window_of)
+
+    def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the windows of an epoch (shard indices) and the position at which each starts."""
+        epoch_windows = windows(shard_order(self.names, self.seed, epoch), self.shuffle_shards)
+        counts = self.source.counts(epoch)[0]
+        lengths = [int(counts[window].sum()) for window in epoch_windows]
+        return epoch_windows, np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
+
+    def _read_window(self, epoch: int, window: int) -> Pairs:
+        """Read the pairs of a window and shuffle them."""
+        shards = self._layout(epoch)[0][window]
+        pairs = concat_pairs([self.source.read_shard(int(shard), epoch) for shard in shards])
+        return pairs.take(pair_order(pairs.keys, pairs.text_idx, self.seed, epoch))
 
 
-def crop_box(draws: np.ndarray, height: int, width: int, scale_min: float) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a RandomResizedCrop: a share of the area in [scale_min, 1], an aspect ratio in
-    [3/4, 4/3], log-uniform; the first try that fits, else the largest central part with such an aspect.
+class Streams:
+    """Fixed streams of shards.  A rank reads its own streams, and a few pairs of others when its streams end first."""
 
-    draws: one row of crop_draws.
-    """
-    log_max = math.log(MAX_ASPECT)
-    for k in range(CROP_TRIES):
-        area = height * width * (scale_min + (1 - scale_min) * draws[2 * k])
-        aspect = math.exp(log_max * (2 * draws[2 * k + 1] - 1))
-        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = math.floor(draws[CROP_DRAWS - 2] * (height - crop_height + 1))
-            left = math.floor(draws[CROP_DRAWS - 1] * (width - crop_width + 1))
-            return top, left, crop_height, crop_width
-    crop_width = min(width, max(1, round(height * MAX_ASPECT)))
-    crop_height = min(height, max(1, round(width * MAX_ASPECT)))
-    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+    def __init__(self, source: PairSource, names: Sequence[str], seed: int, num_streams: int) -> None:
+        self.source, self.names, self.seed, self.num_owners = source, names, seed, num_streams
+        self._layout = functools.lru_cache(maxsize=2)(self._find_layout)
+
+    def length(self, epoch: int) -> int:
+        return int(self.source.counts(epoch)[0].sum())
+
+    def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        return locate_in_streams(positions, self._layout(epoch)[1])[0]
+
+    def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
+        stream_shards, lengths = self._layout(epoch)
+        stream_of, place = locate_in_streams(positions, lengths)
+        counts = self.source.counts(epoch)[0]
+        shard_of, row = np.empty_like(stream_of), np.empty_like(place)
+        for stream in np.unique(stream_of):
+            in_stream = stream_of == stream
+            shards = stream_shards[stream]
+            starts = np.concatenate(([0], np.cumsum(counts[shards])[:-1]))
+            number = np.searchsorted(starts, place[in_stream], side="right") - 1
+            shard_of[in_stream] = shards[number]
+            row[in_stream] = place[in_stream] - starts[number]
+        parts = [
+            self.source.read_shard(int(shard), epoch).take(row[shard_of == shard]) for shard in np.unique(shard_of)
+        ]
+        return _ungroup(parts, shard_of)
+
+    def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the shard indices and the number of pairs of each stream."""
+        order, counts = shard_order(self.names, self.seed, epoch), self.source.counts(epoch)[0]
+        stream_shards = [order[stream :: self.num_owners] for stream in range(self.num_owners)]
+        return stream_shards, np.array([int(counts[shards].sum()) for shards in stream_shards], np.int64)
+
+
+def _ungroup(parts: Sequence[Pairs], group_of: np.ndarray) -> Pairs:
+    """Concatenate parts, one per group in ascending order, and restore the order of `group_of`'s positions."""
+    if len(parts) == 1:
+        return parts[0]
+    concatenated_row = np.argsort(np.argsort(group_of, kind="stable"), kind="stable")
+    return concat_pairs(parts).take(concatenated_row)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,10 @@ from worldclip.core.execute import Executor
 from worldclip.core.job import changed_keys
 from worldclip.core.layout import checkpoints
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
-from worldclip.train.checkpoint import consolidate, read_state, usable_checkpoint
+from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, read_state
 from worldclip.train.config import TrainConfig
 from worldclip.train.pool_join import image_shards, join_images, require_images
-from worldclip.train.scale import Schedule, check_batch
-from worldclip.train.scale import schedule as plan_schedule
+from worldclip.train.schedule import Schedule, check_batch, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
@@ -29,8 +27,8 @@ if TYPE_CHECKING:
     from worldclip.config import Recipe
     from worldclip.train.distributed import World
     from worldclip.train.loader import Loader
-    from worldclip.train.loop import State
-    from worldclip.train.step import Learner
+    from worldclip.train.loop import Progress
+    from worldclip.train.train_state import TrainState
 
 REMOTE_STREAMS = 64  # of tars in an object store
 FREE_KEYS = (  # decide no weight, or its rounding alone
@@ -38,6 +36,15 @@ FREE_KEYS = (  # decide no weight, or its rounding alone
     *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
     *("evaluate_every_samples", "evaluate_datasets", "wandb", "hardware"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What rank 0 tells the others when training starts."""
+
+    schedule: Schedule
+    checkpoint: str | None
+    """Name of the checkpoint to resume from."""
 
 
 def relevant_config(recipe: Recipe) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     from worldclip import pool
 
     require("torch", extra="train")
-    world = _meet(recipe)
+    world = _join_world(recipe)
     config, train_dir = recipe.train, run_dir / "train"
     record = {"config": relevant_config(recipe), "inputs": inputs(recipe, run_dir)}
     schedule = _prepare(train_dir, record, config, run_dir, world)
@@ -94,67 +101,68 @@ def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
     tokenizer = run_tokenizer(config, run_dir, [shard.name for shard in shards])
     for left_over in train_dir.glob(".step_*"):  # of a save or a removal that was killed
         shutil.rmtree(left_over)
-    checkpoint = usable_checkpoint(train_dir)
-    _tell(world, {"checkpoint": None if checkpoint is None else checkpoint.name, "schedule": asdict(schedule)})
-    loader, state = _train(recipe, run_dir, world, schedule, tokenizer, checkpoint)
+    checkpoint = latest_valid_checkpoint(train_dir)
+    _broadcast_start(world, Start(schedule, checkpoint.name if checkpoint else None))
+    loader, progress = _train(recipe, run_dir, world, schedule, tokenizer, checkpoint)
     newest = checkpoints(train_dir)[-1]
     consolidate(newest)
-    report = _report(schedule, train_dir, loader, state)
+    report = _report(schedule, train_dir, loader, progress)
     artifacts.write_json(train_dir / "report.json", report)
     counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
     artifacts.write_manifest(train_dir, **record, counts=counts)
-    _part(world)
+    _leave_world(world)
     return report
 
 
 def help_train(recipe: Recipe, run_dir: Path) -> None:
     """What every other rank than the first does under torchrun: wait until there is something to train, and train."""
-    world = _meet(recipe)
-    orders = _tell(world, None)
-    if orders is not None:
-        schedule = Schedule(**orders["schedule"])
-        checkpoint = None if orders["checkpoint"] is None else run_dir / "train" / orders["checkpoint"]
+    world = _join_world(recipe)
+    start = _broadcast_start(world, None)
+    if start is not None:
+        checkpoint = run_dir / "train" / start.checkpoint if start.checkpoint else None
         context_length = recipe.train.model.architecture().context_length
         tokenizer = load_tokenizer(run_dir / "train" / "tokenizer", context_length)
-        _train(recipe, run_dir, world, schedule, tokenizer, checkpoint)
-    _part(world)
+        _train(recipe, run_dir, world, start.schedule, tokenizer, checkpoint)
+    _leave_world(world)
 
 
 def dismiss(recipe: Recipe) -> None:
     """The first rank, where training is finished already: let the others end."""
-    world = _meet(recipe)
-    if world.size > 1:
-        _tell(world, None)
-    _part(world)
+    world = _join_world(recipe)
+    _broadcast_start(world, None)
+    _leave_world(world)
 
 
-def _meet(recipe: Recipe) -> World:
-    from worldclip.train.distributed import start, world_of_environment
-    from worldclip.train.train_state import pick_rank_device
+def _join_world(recipe: Recipe) -> World:
+    """Connect this rank with the others."""
+    from worldclip.train.device import pick_rank_device
+    from worldclip.train.distributed import init_process_group, world_from_environment
 
-    world = world_of_environment()
-    start(world, pick_rank_device(recipe.train.device, world))
+    world = world_from_environment()
+    init_process_group(world, pick_rank_device(recipe.train.device, world))
     return world
 
 
-def _tell(world: World, orders: Any) -> Any:
-    """What the first rank says, on every rank."""
-    from worldclip.train.distributed import gather_records
+def _broadcast_start(world: World, start: Start | None) -> Start | None:
+    """Return on every rank what rank 0 passes; None: there is nothing to train."""
+    from worldclip.train.distributed import broadcast_record
 
-    return gather_records(orders, world)[0]
+    return broadcast_record(start, world)
 
 
-def _part(world: World) -> None:
-    from worldclip.train.distributed import barrier, stop
+def _leave_world(world: World) -> None:
+    """Wait for all ranks and disconnect."""
+    from worldclip.train.distributed import barrier, destroy_process_group
 
     barrier(world)
-    stop()
+    destroy_process_group()
 
 
 def _prepare(train_dir: Path, record: dict[str, Any], config: TrainConfig, run_dir: Path, world: World) -> Schedule:
-    """Refuse a folder whose checkpoints come from another config or other inputs; clear what no checkpoint needs.
+    """Create RUN/train, or check that its checkpoints come from the same config and inputs.
 
-    Returns the schedule: the recorded one of a run that goes on, so that the batch does not follow the processes.
+    Returns the schedule.  A resumed run keeps the recorded one, so that the batch size does not depend on the present
+    number of processes.  Raises UserError if RUN/train has checkpoints of another config or other inputs.
     """
     path = train_dir / "config.json"
     if path.exists():
@@ -162,32 +170,33 @@ def _prepare(train_dir: Path, record: dict[str, Any], config: TrainConfig, run_d
         changes = changed_keys(recorded["config"], record["config"])
         changes += changed_keys(recorded["inputs"], record["inputs"], "input")
         if changes and checkpoints(train_dir):
-            remedy = f"{train_dir} holds checkpoints trained without this change, which are never overwritten"
-            raise UserError([*changes, f"{remedy}; take it back, or give --from train to start anew, or another --out"])
+            remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
+            raise UserError([*changes, f"{remedy}; undo it, start anew with --from train, or choose another --out"])
         if not changes:
-            found = Schedule(**recorded["schedule"])
-            check_batch(found.global_batch_size, world.size, config.accum_steps)
-            return found
+            schedule = Schedule(**recorded["schedule"])
+            check_batch(schedule.global_batch_size, world.size, config.accum_steps)
+            return schedule
     elif checkpoints(train_dir):
-        raise UserError(f"{path} is missing beside checkpoints; restore it, or give --from train to start anew")
-    found = plan_schedule(config, run_dir, world.size)
-    check_batch(found.global_batch_size, world.size, config.accum_steps)
+        raise UserError(f"{path} is missing although there are checkpoints; restore it or start anew with --from train")
+    schedule = plan_schedule(config, run_dir, world.size)
+    check_batch(schedule.global_batch_size, world.size, config.accum_steps)
     shutil.rmtree(train_dir, ignore_errors=True)
-    artifacts.write_json(path, {**record, "schedule": asdict(found)})
+    artifacts.write_json(path, {**record, "schedule": asdict(schedule)})
     if config.scale.is_set:
         say(
             "train",
-            f"English is {found.english_fraction:.1%} of the pairs: {found.factor} x the English run's samples and "
-            f"batch, {found.samples_seen:,} samples in {found.num_steps:,} steps of {found.global_batch_size:,}",
+            f"English is {schedule.english_fraction:.1%} of the pairs: {schedule.factor} x the English run's samples "
+            f"and batch size, {schedule.samples_seen:,} samples in {schedule.num_steps:,} steps of "
+            f"{schedule.global_batch_size:,}",
         )
-    return found
+    return schedule
 
 
 def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Schedule, world: World) -> Loader:
     from worldclip import pool
     from worldclip.curate.caps import read_bounds
     from worldclip.curate.stage import curate_work
-    from worldclip.train.decode import Augmentation
+    from worldclip.train.augment import Augmentation
     from worldclip.train.distill import largest_image
     from worldclip.train.loader import Loader
 
@@ -216,14 +225,12 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
 
 def _train(
     recipe: Recipe, run_dir: Path, world: World, schedule: Schedule, tokenizer: Tokenizer, checkpoint: Path | None
-) -> tuple[Loader, State]:
-    """Every rank's part, from the checkpoint to the last step."""
-    import torch
-
-    from worldclip.train.allocator import keep_freed_memory
+) -> tuple[Loader, Progress]:
+    """Train from the checkpoint to the last step, on every rank."""
+    from worldclip.train.device import keep_freed_memory, pick_rank_device
     from worldclip.train.distill import Teacher, create_students
-    from worldclip.train.loop import Run, State, run_loop
-    from worldclip.train.train_state import create_learner, pick_rank_device
+    from worldclip.train.loop import Trainer
+    from worldclip.train.train_state import create_train_state
 
     config = recipe.train
     device = pick_rank_device(config.device, world)
@@ -232,94 +239,114 @@ def _train(
     loader = _loader(recipe, run_dir, tokenizer, schedule, world)
     if world.is_first:
         _say_budget(config, tokenizer, schedule, world, device)
-    learner = create_learner(config, tokenizer, world, device, checkpoint)
-    state = State()
-    if checkpoint is not None:
-        record = read_state(checkpoint)
-        threads, _, before = record.pop("threads"), record.pop("samples_seen"), record.pop("world_size")
-        state = State.of(record)
-        if world.is_first:
-            say("train", f"goes on from {checkpoint.name}")
-            if device.type == "cpu" and (threads, before) != (torch.get_num_threads(), world.size):
-                now = f"{world.size} process(es) of {torch.get_num_threads()} thread(s), {before} of {threads} before"
-                say("train", f"{now}: the same pairs; weights will agree to rounding only")
+    state = create_train_state(config, tokenizer, world, device, checkpoint)
+    progress = _read_progress(checkpoint, world, device)
     if world.is_first:
-        say("train", _describe(learner, schedule, loader))
-    if state.step < schedule.num_steps:
-        run = Run(
-            recipe=recipe,
-            run_dir=run_dir,
-            schedule=schedule,
-            write_model=functools.partial(
-                _write_model, learner=learner, tokenizer=tokenizer, image_size=config.model.architecture().image_size
-            ),
+        say("train", _describe(state, schedule, loader))
+    if progress.step < schedule.num_steps:
+        trainer = Trainer(
+            run_dir,
+            state,
+            loader,
+            schedule,
+            progress,
+            write_model=lambda folder: _write_model(folder, state, tokenizer),
+            evaluate_config=recipe.evaluate,
+            teacher=Teacher.load(config, device),
+            students=create_students(config, run_dir / "train", world, device, progress.step, _write_model),
         )
-        teacher = Teacher.load(config, device)
-        students = create_students(config, run.train_dir, world, device, state.step, _write_model)
-        run_loop(run, learner, loader, state, teacher, students)
-    return loader, state
+        trainer.run()
+    return loader, progress
+
+
+def _read_progress(checkpoint: Path | None, world: World, device: torch.device) -> Progress:
+    """Return the progress at a checkpoint, and print where and how training resumes."""
+    import torch
+
+    from worldclip.train.loop import Progress
+
+    if checkpoint is None:
+        return Progress()
+    record = read_state(checkpoint)
+    del record["samples_seen"]
+    before = (record.pop("world_size"), record.pop("threads"))
+    now = (world.size, torch.get_num_threads())
+    if world.is_first:
+        say("train", f"resumes from {checkpoint.name}")
+        if device.type == "cpu" and now != before:
+            say(
+                "train",
+                f"{now[0]} process(es) of {now[1]} thread(s), before {before[0]} of {before[1]}: the pairs are the "
+                "same, but weights agree only up to rounding",
+            )
+    return Progress.from_record(record)
 
 
 def _say_budget(
     config: TrainConfig, tokenizer: Tokenizer, schedule: Schedule, world: World, device: torch.device
 ) -> None:
-    """Sizes, operations, memory and hours, before memory is taken."""
+    """Print parameters, compute, memory and hours before training allocates memory."""
     from worldclip.train.budget import to_lines
-    from worldclip.train.cost import device_memory_bytes, peak_flops
+    from worldclip.train.device import device_memory_bytes, peak_flops
 
-    memory_bytes = device_memory_bytes(device)
-    flops_per_s = config.hardware.flops_per_s or peak_flops(device, config.precision)
-    size = tokenizer.vocab_size
-    for line in to_lines(config, size, schedule, world.size, memory_bytes=memory_bytes, flops_per_s=flops_per_s):
+    lines = to_lines(
+        config,
+        tokenizer.vocab_size,
+        schedule,
+        world.size,
+        memory_bytes=device_memory_bytes(device),
+        flops_per_s=config.hardware.flops_per_s or peak_flops(device, config.precision),
+    )
+    for line in lines:
         say("train", line)
 
 
-def _write_model(folder: Path, *, learner: Learner, tokenizer: Tokenizer, image_size: int) -> None:
-    """All of a Hugging Face folder but the weights."""
+def _write_model(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
+    """Write everything of a Hugging Face folder but the weights."""
     from worldclip.model.clip import image_processor
 
-    config = copy.deepcopy(learner.towers.clip.config)
+    config = copy.deepcopy(state.model.clip.config)
     config.architectures, config.dtype = ["MetaClip2Model"], "float32"
     config.save_pretrained(folder)
     tokenizer.save(folder)
-    image_processor(image_size).save_pretrained(folder)
+    image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
 
 
-def _describe(learner: Learner, schedule: Schedule, loader: Loader) -> str:
-    """What is about to be trained, in one line."""
+def _describe(state: TrainState, schedule: Schedule, loader: Loader) -> str:
+    """Return one line about what is going to be trained."""
     from worldclip.model.clip import count_parameters
 
-    missing = f", {loader.num_without_image:,} kept without an image" if loader.num_without_image else ""
-    processes = f"{learner.world.size} processes, " if learner.world.size > 1 else ""
+    missing = f", {loader.num_without_image:,} kept pairs without an image" if loader.num_without_image else ""
+    processes = f"{state.world.size} processes, " if state.world.size > 1 else ""
     return (
-        f"{count_parameters(learner.towers.clip) / 1e6:.1f}M parameters, {loader.tokenizer.vocab_size:,} tokens, "
-        f"{schedule.num_steps:,} steps on {processes}{learner.device.type}; "
-        f"{loader.epoch_length:,} pairs an epoch{missing}"
+        f"{count_parameters(state.model.clip) / 1e6:.1f}M parameters, {loader.tokenizer.vocab_size:,} tokens, "
+        f"{schedule.num_steps:,} steps on {processes}{state.device.type}; "
+        f"{loader.epoch_length:,} pairs per epoch{missing}"
     )
 
 
-def _report(schedule: Schedule, train_dir: Path, loader: Loader, state: State) -> dict[str, Any]:
-    """The numbers of RUN/train/report.json, which the report's page is drawn from."""
+def _report(schedule: Schedule, train_dir: Path, loader: Loader, progress: Progress) -> dict[str, Any]:
+    """Return the content of RUN/train/report.json."""
     import torch
 
     from worldclip.train.log import read_log
 
-    samples_seen = state.step * schedule.global_batch_size
+    samples_seen = progress.step * schedule.global_batch_size
     return {
         "samples_seen": samples_seen,
-        "steps": state.step,
+        "steps": progress.step,
         "schedule": asdict(schedule),
         "epochs": loader.epochs_of(samples_seen),
         "pairs": loader.epoch_length,
         "no_image": loader.num_without_image,
-        "skipped_steps": state.step - state.updates,
-        "seen": dict(sorted(state.seen.items())),
-        "bad": dict(sorted(state.bad.items())),
-        "bad_samples": state.bad_keys,
+        "skipped_steps": progress.step - progress.updates,
+        "seen": dict(sorted(progress.seen.items())),
+        "bad": dict(sorted(progress.bad.items())),
+        "bad_samples": progress.bad_keys,
         "vocab_size": loader.tokenizer.vocab_size,
         "threads": torch.get_num_threads(),
-        "elapsed_s": state.elapsed_s,
-        "samples_per_s": samples_seen / state.elapsed_s if state.elapsed_s else None,
+        "elapsed_s": progress.elapsed_s,
+        "samples_per_s": samples_seen / progress.elapsed_s if progress.elapsed_s else None,
         "checkpoint": checkpoints(train_dir)[-1].name,
         "curve": read_log(train_dir / "log.jsonl"),
     }

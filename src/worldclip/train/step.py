@@ -1,13 +1,14 @@
-"""One step: forward, backward, update; the same on one process, on many, and in parts.
+"""One training step: forward, backward, optimizer; the same on one rank, on many, and with gradient accumulation.
 
-What a step works on is a Learner.  Gradients are averaged over ranks by DDP or FSDP, those of the scalars here.
+DDP or FSDP averages gradients over ranks; the step itself averages those of the scalars.  B pairs of this rank,
+D embed_dim.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,121 +17,121 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.model.clip import MAX_LOGIT_SCALE
 from worldclip.model.tokenizer import Tokens
-from worldclip.train.accumulate import backward_in_parts
-from worldclip.train.config import TrainConfig
-from worldclip.train.distributed import World, sum_over_ranks
-from worldclip.train.dual_encoder import TwoTowers
-from worldclip.train.ema import Ema
+from worldclip.train.distributed import all_reduce
 from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
-from worldclip.train.sparse_embedding import TokenTable
+from worldclip.train.train_state import TrainState
 
 if TYPE_CHECKING:
     from worldclip.train.loader import Batch
 
-
-Taught = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learner:
-    """What is trained and by what."""
-
-    config: TrainConfig
-    world: World
-    device: torch.device
-    towers: TwoTowers
-    parallel: torch.nn.Module
-    """The towers as DDP or FSDP runs them; the towers themselves on one process."""
-    optimizer: torch.optim.Optimizer
-    table: TokenTable | None = None
-    """The token table where its rows learn alone (train.token_table = "rows")."""
-    ema: Ema | None = None
+Features = tuple[torch.Tensor, torch.Tensor]
+"""(B, D) float32 each: of images, of texts."""
+MicroBatch = tuple[torch.Tensor, Tokens, torch.Tensor | None]
+"""What the model's forward takes: images, tokens, kept patches."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One step's numbers, the same on all ranks."""
+    """The numbers of one step; grad_norm and is_applied are the same on all ranks, so is the loss."""
 
     loss: float
     grad_norm: float
     is_applied: bool
 
 
-def take_step(learner: Learner, batch: Batch, lr: float, taught: Taught | None = None) -> StepResult:
-    """Forward, backward, update; a step whose loss or gradient is not finite changes nothing, on any rank.
+def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
+    """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
-    taught: a teacher's features of the same pairs.
+    teacher_features: a teacher's features of the same pairs, for distillation.
     """
-    learner.optimizer.zero_grad(set_to_none=True)
-    if learner.table is not None:
-        learner.table.fetch(batch.tokens.ids)
-    loss = _backward(learner, batch, taught)
-    _average_scalars(learner, loss)
-    if learner.table is not None:
-        learner.table.collect_gradients()
-    grad_norm = gradient_norm(learner)
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.sparse_embedding is not None:
+        state.sparse_embedding.fetch(batch.tokens.ids)
+    loss = _backward(state, batch, teacher_features)
+    _average_scalars(state, loss)
+    if state.sparse_embedding is not None:
+        state.sparse_embedding.collect_gradients()
+    grad_norm = _gradient_norm(state)
     loss_value = float(loss)
     is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
     if is_finite:
-        _update(learner, lr, grad_norm)
+        _update(state, lr, grad_norm)
     return StepResult(loss_value, grad_norm, is_finite)
 
 
-def loss_of(
-    learner: Learner, image_BD: torch.Tensor, text_BD: torch.Tensor, taught: Taught | None = None
-) -> torch.Tensor:
-    """The configured loss of this rank's rows; its mean over ranks is the global batch's."""
-    scale, bias = learner.towers.clip.logit_scale.exp(), learner.towers.logit_bias
+def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
+    """Return the configured loss of this rank's rows.  Its mean over ranks is the loss of the global batch."""
+    scale, bias = state.model.clip.logit_scale.exp(), state.model.logit_bias
     if bias is None:
-        loss = contrastive_loss(image_BD, text_BD, scale, learner.world)
+        loss = contrastive_loss(*features, scale, state.world)
     else:
-        loss = siglip_loss(image_BD, text_BD, scale, bias, learner.world)
-    if taught is None:
+        loss = siglip_loss(*features, scale, bias, state.world)
+    if teacher_features is None:
         return loss
-    distill = learner.config.distill
-    return loss + distill.weight * distillation_loss(
-        image_BD, text_BD, scale, taught, distill.teacher_scale, learner.world
-    )
+    distill = state.config.distill
+    taught = distillation_loss(*features, scale, teacher_features, distill.teacher_scale, state.world)
+    return loss + distill.weight * taught
 
 
-def _backward(learner: Learner, batch: Batch, taught: Taught | None) -> torch.Tensor:
-    """Gradients in .grad; the rank's loss, detached."""
-    num_parts = learner.config.accum_steps
-    if num_parts == 1:
-        image_BD, text_BD = learner.parallel(batch.images, batch.tokens, batch.patches)
-        loss = loss_of(learner, image_BD, text_BD, taught)
-        loss.backward()
-        return loss.detach()
-    return backward_in_parts(
-        _parts(batch, num_parts),
-        lambda part: learner.parallel(*part),
-        lambda image_BD, text_BD: loss_of(learner, image_BD, text_BD, taught),
-        lambda is_last: _communicating(learner.parallel, is_last),
-    )
-
-
-def _parts(batch: Batch, num_parts: int) -> list[tuple[torch.Tensor, Tokens, torch.Tensor | None]]:
-    size = -(-len(batch.images) // num_parts)
-    starts = range(0, len(batch.images), size)
-    return [
-        (
-            batch.images[start : start + size],
-            _some(batch.tokens, start, start + size),
-            None if batch.patches is None else batch.patches[start : start + size],
+def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> torch.Tensor:
+    """Fill .grad and return this rank's loss, detached."""
+    if state.config.accum_steps > 1:
+        return accumulate_gradients(
+            _micro_batches(batch, state.config.accum_steps),
+            lambda micro_batch: state.wrapped(*micro_batch),
+            lambda features: _compute_loss(state, features, teacher_features),
+            lambda is_last: _gradient_sync(state.wrapped, is_last),
         )
-        for start in starts
-    ]
+    loss = _compute_loss(state, state.wrapped(batch.images, batch.tokens, batch.patches), teacher_features)
+    loss.backward()
+    return loss.detach()
 
 
-def _some(tokens: Tokens, start: int, stop: int) -> Tokens:
-    offsets = tokens.offsets[start : stop + 1]
-    return Tokens(tokens.ids[offsets[0] : offsets[-1]], offsets - offsets[0], tokens.pad_id)
+def accumulate_gradients(
+    micro_batches: Sequence[MicroBatch],
+    forward: Callable[[MicroBatch], Features],
+    compute_loss: Callable[[Features], torch.Tensor],
+    gradient_sync: Callable[[bool], contextlib.AbstractContextManager[object]],
+) -> torch.Tensor:
+    """Add the gradient of the whole batch's loss to .grad, and return that loss, detached.
+
+    Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
+    others.  As in GradCache (arXiv:2101.06983) the features of all micro-batches are computed first, without a graph;
+    the loss of the whole batch gives their gradients; then each micro-batch runs again and back-propagates its
+    features' gradients.  `forward` must return the same features both times, so the model has no dropout except patch
+    dropout, which the plan draws.  gradient_sync(is_last) is entered around each backward pass.
+    """
+    with torch.no_grad():
+        cached = [forward(micro_batch) for micro_batch in micro_batches]
+    image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
+    loss = compute_loss((image_BD, text_BD))
+    loss.backward()
+    assert image_BD.grad is not None
+    assert text_BD.grad is not None
+    sizes = [len(image) for image, _ in cached]
+    grads = zip(image_BD.grad.split(sizes), text_BD.grad.split(sizes), strict=True)
+    for i, (micro_batch, feature_grads) in enumerate(zip(micro_batches, grads, strict=True)):
+        with gradient_sync(i == len(micro_batches) - 1):
+            torch.autograd.backward(forward(micro_batch), feature_grads)
+    return loss.detach()
+
+
+def _micro_batches(batch: Batch, accum_steps: int) -> list[MicroBatch]:
+    """Split a batch into consecutive micro-batches, the last one possibly smaller."""
+    size = -(-len(batch.images) // accum_steps)
+    micro_batches: list[MicroBatch] = []
+    for start in range(0, len(batch.images), size):
+        stop = start + size
+        offsets = batch.tokens.offsets[start : stop + 1]
+        tokens = Tokens(batch.tokens.ids[offsets[0] : offsets[-1]], offsets - offsets[0], batch.tokens.pad_id)
+        patches = None if batch.patches is None else batch.patches[start:stop]
+        micro_batches.append((batch.images[start:stop], tokens, patches))
+    return micro_batches
 
 
 @contextlib.contextmanager
-def _communicating(parallel: torch.nn.Module, is_last: bool) -> Iterator[None]:
-    """Whether the backward in this context exchanges gradients with other ranks."""
-    wrapped: Any = parallel
+def _gradient_sync(wrapped: Any, is_last: bool) -> Iterator[None]:
+    """Exchange gradients with other ranks only in the backward pass of the last micro-batch."""
     if hasattr(wrapped, "set_requires_gradient_sync"):  # FSDP
         wrapped.set_requires_gradient_sync(is_last)
         yield
@@ -141,44 +142,49 @@ def _communicating(parallel: torch.nn.Module, is_last: bool) -> Iterator[None]:
         yield
 
 
-def _average_scalars(learner: Learner, loss: torch.Tensor) -> None:
-    """The mean over ranks of the scalars' gradients and of the loss, in one exchange."""
-    if learner.world.size == 1:
+def _average_scalars(state: TrainState, loss: torch.Tensor) -> None:
+    """Replace the gradients of the scalars and the loss by their means over ranks, in one all-reduce."""
+    if state.world.size == 1:
         return
-    grads = [scalar.grad for scalar in learner.towers.replicated().values() if scalar.grad is not None]
-    together = torch.stack([loss.detach(), *grads])
-    sum_over_ranks(together, learner.world).div_(learner.world.size)
-    for target, value in zip([loss, *grads], together, strict=True):
-        target.copy_(value)
+    targets = [loss, *(scalar.grad for scalar in state.model.scalars().values() if scalar.grad is not None)]
+    means = all_reduce(torch.stack([target.detach() for target in targets]), state.world).div_(state.world.size)
+    for target, mean in zip(targets, means, strict=True):
+        target.copy_(mean)
 
 
-def gradient_norm(learner: Learner) -> float:
-    """Euclidean norm of the global batch's gradient over all trained parameters."""
-    grads = [parameter.grad for parameter in learner.towers.parameters() if parameter.grad is not None]
+def _gradient_norm(state: TrainState) -> float:
+    """Return the Euclidean norm of the global batch's gradient over all trained parameters.
+
+    torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart, and knows nothing of the sparse
+    embedding's shards.  The squares of the sharded ones are therefore summed over ranks here.
+    """
+    grads = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
     sharded = [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
-    if learner.table is not None and learner.table.grad is not None:
-        sharded.append(learner.table.grad)
+    if state.sparse_embedding is not None and state.sparse_embedding.grad is not None:
+        sharded.append(state.sparse_embedding.grad)
     if not sharded:
         return float(torch.nn.utils.get_total_norm(grads))
-    whole = [grad for grad in grads if not isinstance(grad, DTensor)]
-    square = sum_over_ranks(torch.nn.utils.get_total_norm(sharded) ** 2, learner.world)
-    if whole:
-        square += torch.nn.utils.get_total_norm(whole) ** 2
+    square = all_reduce(torch.nn.utils.get_total_norm(sharded) ** 2, state.world)
+    replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
+    if replicated:
+        square += torch.nn.utils.get_total_norm(replicated) ** 2
     return math.sqrt(float(square))
 
 
-def _update(learner: Learner, lr: float, grad_norm: float) -> None:
-    factor = learner.config.max_grad_norm / grad_norm if learner.config.max_grad_norm else 1.0
-    if factor < 1:
-        for parameter in learner.towers.parameters():
+def _update(state: TrainState, lr: float, grad_norm: float) -> None:
+    """Clip gradients, step the optimizer, clamp the logit scale, update the EMA."""
+    max_norm = state.config.max_grad_norm
+    clip_factor = max_norm / grad_norm if 0 < max_norm < grad_norm else 1.0
+    if clip_factor < 1:
+        for parameter in state.model.parameters():
             if parameter.grad is not None:
-                parameter.grad.mul_(factor)
-    for group in learner.optimizer.param_groups:
+                parameter.grad.mul_(clip_factor)
+    for group in state.optimizer.param_groups:
         group["lr"] = lr
-    learner.optimizer.step()
-    if learner.table is not None:
-        learner.table.update(lr, min(1.0, factor))
+    state.optimizer.step()
+    if state.sparse_embedding is not None:
+        state.sparse_embedding.update(lr, clip_factor)
     with torch.no_grad():
-        learner.towers.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-    if learner.ema is not None:
-        learner.ema.update()
+        state.model.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    if state.ema is not None:
+        state.ema.update()

@@ -1,8 +1,7 @@
-"""A run's tokenizer: someone else's, or one trained on its curated texts, balanced by language."""
+"""A run's tokenizer: one that the recipe names, or one trained on the curated texts, balanced by language."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections import Counter
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
@@ -24,48 +22,44 @@ from worldclip.model.config import TokenizerConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from worldclip.train.config import TrainConfig
 
-MAX_TEXTS = 1_000_000  # texts of a tokenizer's training, chosen by the coin
-MAX_REPEATS = 10.0  # of a text: three texts of a rare language, a thousand times each, would teach whole sentences
+MAX_TEXTS = 1_000_000  # to train a tokenizer on, chosen by hash
+MAX_REPEATS = 10.0  # of a text: three texts of a rare language, repeated a thousand times, would teach whole sentences
 
 
 def run_tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[str]) -> Tokenizer:
-    """RUN/train/tokenizer, made before step 1 and never again.  shards: names of the curated ones."""
+    """Return RUN/train/tokenizer, created before step 1 and never again.  shards: names of the curated shards."""
     folder = run_dir / "train" / "tokenizer"
     context_length = config.model.architecture().context_length
     if not folder.exists():
         if config.tokenizer.path is not None:
-            made = load_tokenizer(config.tokenizer.path, context_length)
+            tokenizer = load_tokenizer(config.tokenizer.path, context_length)
         else:
-            made = _train(config.tokenizer, run_dir, shards, context_length)
-        _save(made, folder)
+            tokenizer = _train(config.tokenizer, run_dir, shards, context_length)
+        _save(tokenizer, folder)
     return load_tokenizer(folder, context_length)
 
 
-def train_on_run(run: str | Path, out: str | Path | None = None, **changes: Any) -> dict[str, Any]:
-    """Train a tokenizer on a run's curated texts into the folder `out` (unset: RUN/tokenizer).
+def train_on_run(run_dir: Path, folder: Path, config: TokenizerConfig, context_length: int) -> dict[str, Any]:
+    """Train a tokenizer on the curated texts of a run and write it to `folder`.
 
-    changes: keys of train.tokenizer, in place of the recipe's.  Returns {out, model, vocab_size, texts, languages:
-    {lang: {texts, repeats}}}.  Raises UserError where the folder is there already or the stage curate is not finished.
+    Returns {out, model, vocab_size, texts, languages: {lang: {texts, repeats}}}.  Raises UserError for an invalid
+    config, if the folder exists, or if curate is not finished.
     """
-    run_dir = Path(run)
-    folder = run_dir / "tokenizer" if out is None else Path(out)
-    train = load_recipe(run_dir).train
-    config = dataclasses.replace(train.tokenizer, **changes)
     problems = config.problems()
     if folder.exists():
-        problems.append(f"--out is {str(folder)!r}; it is there already, and no tokenizer is overwritten: name another")
+        problems.append(f"--out {str(folder)!r} exists and tokenizers are never overwritten; choose another folder")
     if problems:
         raise UserError(problems)
     artifacts.require_manifest(run_dir, "curate")
     shards = [name for name, _ in matched_shards(run_dir)]
     counts = count_texts(run_dir, shards)
-    made = _train(config, run_dir, shards, train.model.architecture().context_length)
-    _save(made, folder)
-    repeats = repeats_of(counts, config.lang_exponent)
+    tokenizer = _train(config, run_dir, shards, context_length)
+    _save(tokenizer, folder)
+    repeats = repeats_by_language(counts, config.lang_exponent)
     return {
         "out": str(folder),
         "model": config.model,
-        "vocab_size": made.vocab_size,
+        "vocab_size": tokenizer.vocab_size,
         "texts": sum(counts.values()),
         "languages": {lang: {"texts": counts[lang], "repeats": repeats[lang]} for lang in sorted(counts)},
     }
@@ -81,34 +75,35 @@ def _train(config: TokenizerConfig, run_dir: Path, shards: Sequence[str], contex
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> None:
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    tokenizer.save(aside)
-    os.replace(aside, folder)
+    """Write the folder under another name and rename it, so that it is never partial."""
+    partial = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save(partial)
+    os.replace(partial, folder)
 
 
 def training_texts(
     run_dir: Path, shards: Sequence[str], lang_exponent: float, max_texts: int = MAX_TEXTS
 ) -> Iterator[str]:
-    """Curated texts in shard order: those of rare languages several times, those of frequent ones in part.
+    """Yield curated texts in shard order: rare languages several times, frequent languages only in part.
 
-    Which texts, and how often, is a function of their keys, so the same in every process.
+    Which texts, and how often, depends on the hash of their keys, so that every process yields the same.
     """
-    counts = count_texts(run_dir, shards)
-    repeats = repeats_of(counts, lang_exponent, max_texts)
+    repeats_of = repeats_by_language(count_texts(run_dir, shards), lang_exponent, max_texts)
     for shard in shards:
         table = read_curated(run_dir, shard, ("key", "text_idx", "text", "lang"))
         if not len(table):
             continue
         code, names = codes_of(table["lang"])
-        wanted = np.array([repeats[name] for name in names])[code]
-        coin = uniform(table["key"], table["text_idx"].to_numpy(), 0, 0, ORDER)
-        times = (np.floor(wanted) + (coin < wanted % 1)).astype(np.int64)
+        repeats = np.array([repeats_of[name] for name in names])[code]
+        # 2.3 repeats: every text twice, and the 30% with the smallest hashes once more
+        has_one_more = uniform(table["key"], table["text_idx"].to_numpy(), 0, 0, ORDER) < repeats % 1
+        times = (np.floor(repeats) + has_one_more).astype(np.int64)
         yield from table["text"].take(pa.array(np.repeat(np.arange(len(table)), times))).to_pylist()
 
 
 def count_texts(run_dir: Path, shards: Sequence[str]) -> Counter[str]:
-    """Curated texts by language."""
+    """Count the curated texts by language."""
     counts: Counter[str] = Counter()
     for shard in shards:
         code, names = codes_of(read_curated(run_dir, shard, ("lang",))["lang"])
@@ -116,10 +111,13 @@ def count_texts(run_dir: Path, shards: Sequence[str]) -> Counter[str]:
     return +counts
 
 
-def repeats_of(counts: Mapping[str, int], lang_exponent: float, max_texts: int = MAX_TEXTS) -> dict[str, float]:
-    """How often a text of each language is used, in the mean: a language's share is its count to lang_exponent.
+def repeats_by_language(
+    counts: Mapping[str, int], lang_exponent: float, max_texts: int = MAX_TEXTS
+) -> dict[str, float]:
+    """Return how often a text of each language is used on average.
 
-    In all as many texts as there are, max_texts at most.  arXiv:1911.02116, section 3.1, whose exponent is 0.3.
+    A language's share is its count to the power of lang_exponent (arXiv:1911.02116, section 3.1, which uses 0.3).  The
+    total is the number of texts, at most max_texts.
     """
     total = min(sum(counts.values()), max_texts)
     weights = {lang: count**lang_exponent for lang, count in counts.items()}

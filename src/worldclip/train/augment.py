@@ -1,0 +1,157 @@
+"""Random crops, warps and patch dropout, drawn from the hash of (key, text_idx, seed, epoch): no generator state.
+
+B pairs of a batch, S image side, P patches of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from worldclip.core.coin import CROP, splitmix64, uniform
+
+CROP_TRIES = 10  # then the central part of the image: torchvision's RandomResizedCrop
+MAX_ASPECT = 4 / 3  # of a crop, also torchvision's
+CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that decide a crop: area and aspect of each try, then the position
+WARP_DRAWS = 6  # numbers that decide a warp: angle, size, red, green, blue, whether to warp
+PATCH_OFFSET = np.uint64(1 << 32)  # patch dropout draws the numbers from here on, far beyond those of crop and warp
+
+
+# For train.augment = "drawings".  The emoji pool's held-out drawings are rotated, shrunk and on coloured backgrounds.
+DRAWINGS = {"rotate_deg": 15.0, "zoom_out_min": 0.7, "backdrop_min": 0.5, "warp_share": 0.25}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """What training does to images besides the resize."""
+
+    crop_scale_min: float
+    """Minimum share of the image's area in the crop."""
+    rotate_deg: float = 0.0
+    """Maximum rotation either way."""
+    zoom_out_min: float = 1.0
+    """Minimum size that images are shrunk to, as a share of their side; the border is repeated outwards."""
+    backdrop_min: float = 1.0
+    """Minimum factor of each channel of a plain background."""
+    warp_share: float = 1.0
+    """Share of the images that are rotated, shrunk and recoloured; the others are only cropped."""
+
+    @property
+    def has_warps(self) -> bool:
+        """Whether there is more than the crop."""
+        return self.rotate_deg > 0 or self.zoom_out_min < 1 or self.backdrop_min < 1
+
+    @classmethod
+    def named(cls, name: Literal["crop", "drawings"], crop_scale_min: float) -> Augmentation:
+        """Return the augmentation of train.augment."""
+        return cls(crop_scale_min=crop_scale_min, **(DRAWINGS if name == "drawings" else {}))
+
+
+# the draws
+
+
+def crop_draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epochs: np.ndarray) -> np.ndarray:
+    """Return (B, CROP_DRAWS + WARP_DRAWS) float64 in [0, 1) that decide the crops and warps of B pairs.
+
+    Number i of a pair is the same mixing function applied to its hash of the stream `crop` plus i = 1, 2, ...
+    """
+    return _draws(keys, text_idx, seed, epochs, np.arange(1, CROP_DRAWS + WARP_DRAWS + 1, dtype=np.uint64))
+
+
+def kept_patches(
+    keys: Sequence[str], text_idx: np.ndarray, seed: int, epochs: np.ndarray, num_patches: int, dropout: float
+) -> np.ndarray:
+    """Return (B, kept) int64, ascending: the round((1 - dropout) * P) patches of each image that dropout keeps."""
+    num_kept = max(1, round((1 - dropout) * num_patches))
+    draws = _draws(keys, text_idx, seed, epochs, PATCH_OFFSET + np.arange(num_patches, dtype=np.uint64))
+    return np.sort(np.argsort(draws, axis=1, kind="stable")[:, :num_kept], axis=1)
+
+
+def _draws(
+    keys: Sequence[str], text_idx: np.ndarray, seed: int, epochs: np.ndarray, counters: np.ndarray
+) -> np.ndarray:
+    """Return (B, len(counters)) float64 in [0, 1)."""
+    hashed = np.empty(len(keys))
+    for epoch in np.unique(epochs):
+        rows = np.flatnonzero(epochs == epoch)
+        hashed[rows] = uniform([keys[row] for row in rows.tolist()], text_idx[rows], seed, int(epoch), CROP)
+    state = (hashed * 2.0**53).astype(np.uint64)[:, None] + counters
+    return (splitmix64(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+# crops
+
+
+def crop_box(draws: np.ndarray, height: int, width: int, scale_min: float) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of torchvision's RandomResizedCrop, decided by one row of crop_draws.
+
+    The area is uniform in [scale_min, 1] of the image's, the aspect ratio log-uniform in [3/4, 4/3].  The first try
+    that fits into the image counts; if none does, the largest central part with such an aspect ratio.
+    """
+    log_max = math.log(MAX_ASPECT)
+    for k in range(CROP_TRIES):
+        area = height * width * (scale_min + (1 - scale_min) * draws[2 * k])
+        aspect = math.exp(log_max * (2 * draws[2 * k + 1] - 1))
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = math.floor(draws[CROP_DRAWS - 2] * (height - crop_height + 1))
+            left = math.floor(draws[CROP_DRAWS - 1] * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_width = min(width, max(1, round(height * MAX_ASPECT)))
+    crop_height = min(height, max(1, round(width * MAX_ASPECT)))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def random_resized_crop(image: torch.Tensor, draws: np.ndarray, scale_min: float, size: int) -> torch.Tensor:
+    """Return (3, size, size) uint8: the crop that `draws` decide of (3, height, width), resized bicubically."""
+    top, left, height, width = crop_box(draws, image.shape[1], image.shape[2], scale_min)
+    crop = image[None, :, top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        return crop[0]
+    return torch.nn.functional.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0]
+
+
+# warps
+
+
+def warp(images_B3SS: torch.Tensor, draws: np.ndarray, augmentation: Augmentation) -> torch.Tensor:
+    """Return (B, 3, S, S) uint8: a share of the images with another background colour, rotated and shrunk.
+
+    draws: rows of crop_draws.  Pixels from outside the image repeat its border; sampling is bilinear.
+    """
+    angle_draw, size_draw, red, green, blue, chance = draws[:, CROP_DRAWS:].T
+    rows = np.flatnonzero(chance < augmentation.warp_share)
+    if not len(rows):
+        return images_B3SS
+    chosen = torch.from_numpy(rows)
+    colour_draws = np.stack([red, green, blue], 1)[rows]
+    tint_B3 = augmentation.backdrop_min + (1 - augmentation.backdrop_min) * colour_draws
+    images = _tint_background(images_B3SS[chosen], torch.from_numpy(tint_B3).float())
+    angle = np.radians(augmentation.rotate_deg) * (2 * angle_draw[rows] - 1)
+    size = augmentation.zoom_out_min + (1 - augmentation.zoom_out_min) * size_draw[rows]
+    cos, sin, zero = np.cos(angle) / size, np.sin(angle) / size, np.zeros(len(rows))
+    theta_B23 = np.stack([np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1)], 1)
+    grid = torch.nn.functional.affine_grid(torch.from_numpy(theta_B23).float(), list(images.shape), align_corners=False)
+    moved = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    warped_B3SS = images_B3SS.clone()
+    warped_B3SS[chosen] = moved.round_().clamp_(0, 255).to(torch.uint8)
+    return warped_B3SS
+
+
+def _tint_background(images_B3SS: torch.Tensor, tint_B3: torch.Tensor) -> torch.Tensor:
+    """Return float32 images whose one-coloured background is multiplied by a colour.
+
+    An image has such a background if its four corners share one colour; the background is all pixels of that colour
+    and their neighbours, which hold the antialiased edge.  Images without one stay as they are.
+    """
+    corner = images_B3SS[:, :, :1, :1]
+    has_background = (images_B3SS[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] == corner[..., 0]).all(dim=(1, 2))
+    is_background = (images_B3SS == corner).all(dim=1, keepdim=True) & has_background[:, None, None, None]
+    with_edge = torch.nn.functional.max_pool2d(is_background.float(), 3, stride=1, padding=1)
+    return images_B3SS * (1 - with_edge * (1 - tint_B3[:, :, None, None]))
