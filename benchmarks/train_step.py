@@ -108,10 +108,10 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
     from worldclip.train.config import TrainConfig
     from worldclip.train.distributed import World
     from worldclip.train.loader import Batch
-    from worldclip.train.step import take_step
-    from worldclip.train.train_state import create_learner
+    from worldclip.train.step import train_step
+    from worldclip.train.train_state import create_train_state
 
-    class Ids:  # what create_learner reads of a tokenizer
+    class Ids:  # what create_train_state reads of a tokenizer
         bos_id, pad_id, eos_id, context_length = 1, 0, vocab_size - 1, CONTEXT
 
     ids: Any = Ids()
@@ -124,20 +124,20 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
         "compile": arguments.compile,
     }
     device = torch.device(arguments.device)
-    learner = create_learner(load_config(TrainConfig, settings), ids, World(), device, None)
+    state = create_train_state(load_config(TrainConfig, settings), ids, World(), device, None)
     offsets = np.cumsum([0, *map(len, rows)])
     tokens = Tokens(np.concatenate(rows).astype(np.int64), offsets, Ids.pad_id)
     images = torch.randint(0, 256, (len(rows), 3, 224, 224), dtype=torch.uint8)
     batch: Any = Batch(images, tokens, [], np.zeros(0), {})  # type: ignore[arg-type]
-    return lambda: take_step(learner, batch, 5e-4).loss
+    return lambda: train_step(state, batch, 5e-4).loss
 
 
 def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from worldclip.model.config import PRESETS as SIZES
-    from worldclip.train.allocator import keep_freed_memory
-    from worldclip.train.cost import flops_per_pair, peak_flops, peak_memory_bytes
+    from worldclip.train.budget import flops_per_pair
+    from worldclip.train.device import keep_freed_memory, peak_flops, peak_memory_bytes
 
     torch.set_num_threads(arguments.threads)
     if which != PEER and arguments.device == "cpu":

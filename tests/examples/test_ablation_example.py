@@ -123,9 +123,9 @@ def test_parts_share_runs_and_scaled_arms_grow_the_batch(tmp_path):
         arms.training_recipe(arms.Training(arm=arms.WORLDWIDE, seed=0, factor=factor), tmp_path, 60_000, 40, 0.44)
         for factor in (1.0, "share")
     )
-    from worldclip.train.scale import schedule
+    from worldclip.train.schedule import plan_schedule
 
-    one, more = schedule(base.train, tmp_path, 1), schedule(scaled.train, tmp_path, 1)
+    one, more = plan_schedule(base.train, tmp_path, 1), plan_schedule(scaled.train, tmp_path, 1)
     assert more.factor == 2.3
     assert more.samples_seen == 138_000
     assert more.global_batch_size == 147

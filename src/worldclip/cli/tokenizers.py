@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -45,12 +47,15 @@ class TokenizerCompareCommand:
 
 
 def _train(command: TokenizerTrainCommand) -> int:
+    from worldclip.config import load_recipe
     from worldclip.train.tokenizer import train_on_run
 
-    given = {name: getattr(command, name) for name in ("model", "vocab_size", "lang_exponent")}
-    report = train_on_run(
-        command.run, command.out, **{name: value for name, value in given.items() if value is not None}
-    )
+    run_dir = Path(command.run)
+    train = load_recipe(run_dir).train
+    flags = {name: getattr(command, name) for name in ("model", "vocab_size", "lang_exponent")}
+    config = dataclasses.replace(train.tokenizer, **{name: value for name, value in flags.items() if value is not None})
+    folder = run_dir / "tokenizer" if command.out is None else Path(command.out)
+    report = train_on_run(run_dir, folder, config, train.model.architecture().context_length)
     if command.json:
         print(json.dumps(report, ensure_ascii=False))
         return 0

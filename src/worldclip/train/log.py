@@ -126,7 +126,7 @@ class Log:
         flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)
         peak = peak_flops(self.device, self.config.precision)
         wait_fraction = self._wait_s / self._elapsed_s
-        record = {
+        record: dict[str, Any] = {
             **step_record,
             "samples_per_s": pairs / self._elapsed_s,
             "data_wait_fraction": wait_fraction,
