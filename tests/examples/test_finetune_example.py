@@ -1,4 +1,4 @@
-"""examples/finetune at toy size: the recipe as it is, another model, fewer samples."""
+"""examples/finetune at toy size: its recipe with a smaller model and fewer samples."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def write_pool(folder: Path, first: int, count: int) -> None:
 
 
 def save_model(folder: Path):
-    """A Hugging Face folder of random weights."""
-    tokenizer = train_tokenizer(["the red house by the tree", "der Hund und das Haus"] * 20, vocab_size=80,
-                                context_length=16)  # fmt: skip
+    """Write a Hugging Face folder of random weights and return its model."""
+    texts = ["the red house by the tree", "der Hund und das Haus"] * 20
+    tokenizer = train_tokenizer(texts, vocab_size=80, context_length=16)
     model = create_model(model_config(ModelConfig(**MODEL), tokenizer), seed=7)
     model.save_pretrained(folder)
     tokenizer.save(folder)
@@ -43,7 +43,7 @@ def save_model(folder: Path):
     return model
 
 
-def test_a_hugging_face_folder_goes_on_learning(tmp_path, monkeypatch, capsys):
+def test_training_continues_from_a_hugging_face_folder(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wordfreq")
     monkeypatch.chdir(tmp_path)
     write_pool(tmp_path / "my_images", 0, 80)
@@ -80,11 +80,11 @@ def test_a_hugging_face_folder_goes_on_learning(tmp_path, monkeypatch, capsys):
     assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("vision_model."))
     assert not torch.equal(after["visual_projection.weight"], before["visual_projection.weight"])
     table = "text_model.embeddings.token_embedding.weight"
-    moved = (after[table] != before[table]).any(1)
-    assert 0 < int(moved.sum()) < len(moved)  # tokens that no text holds stay
+    is_changed = (after[table] != before[table]).any(1)
+    assert 0 < int(is_changed.sum()) < len(is_changed)  # rows of tokens that no text contains stay
 
 
-def test_a_model_that_only_shapes_would_take_is_refused(tmp_path):
+def test_initial_weights_with_other_heads_or_activation_are_an_error(tmp_path):
     save_model(tmp_path / "weights")
     path = tmp_path / "weights" / "config.json"
     config = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Code in a process of its own that dies by SIGKILL as it finishes its n-th file: tests of what is left and redone."""
+"""Run code in a subprocess that kills itself when it finishes its n-th file, and check what a second run does."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ os.replace = _replace_or_die
 
 
 def run(code: str, kill_at: int, *arguments: object) -> subprocess.CompletedProcess:
-    """`code` with `arguments` as sys.argv[2:]; kill_at: the number of the file, 0 for none.
+    """Run `code` with `arguments` as sys.argv[2:], killed at file number kill_at; 0: not killed.
 
-    Standard output is the number of files that were finished.
+    It prints the number of files that it has finished.
     """
     whole = f"{_DIE}{code}\nprint(-_left + int(sys.argv[1]))"
     command = [sys.executable, "-c", whole, str(kill_at), *map(str, arguments)]
@@ -32,23 +32,23 @@ def run(code: str, kill_at: int, *arguments: object) -> subprocess.CompletedProc
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` by its name."""
+    """Return the content of every file below `folder` by its relative path."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def check(code: str, folder: Path, *arguments: object) -> None:
-    """Killed early, midway and at its last file, the same call goes on to the same bytes and does not begin anew.
+    """Check that code killed early, midway and at its last file resumes to the same bytes without starting over.
 
-    code takes the folder that it writes as sys.argv[2].
+    `code` gets the folder to write as sys.argv[2].
     """
-    whole = run(code, 0, folder / "whole", *arguments)
-    assert whole.returncode == 0, whole.stderr
-    num_files = int(whole.stdout)
+    uninterrupted = run(code, 0, folder / "whole", *arguments)
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
+    num_files = int(uninterrupted.stdout)
     for kill_at in (num_files // 3, 2 * num_files // 3, num_files):
         out = folder / f"killed{kill_at}"
         assert run(code, kill_at, out, *arguments).returncode == -9
-        again = run(code, 0, out, *arguments)
-        assert again.returncode == 0, again.stderr
-        assert int(again.stdout) < num_files, "what was done is not done again"
+        resumed = run(code, 0, out, *arguments)
+        assert resumed.returncode == 0, resumed.stderr
+        assert int(resumed.stdout) < num_files, "the second run started over"
         assert contents(out) == contents(folder / "whole")

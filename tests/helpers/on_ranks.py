@@ -1,4 +1,4 @@
-"""What tests run in several processes: `python on_ranks.py TASK FOLDER`, its ranks told by torchrun's environment."""
+"""Run a task on several ranks: `python on_ranks.py TASK FOLDER`, with the environment variables of torchrun."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SIZES = {
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
-    "parts": {"accum_steps": 4},
+    "accumulation": {"accum_steps": 4},
     "siglip": {"loss": "siglip"},
     "fsdp": {"parallel": "fsdp"},
-    "fsdp parts": {"parallel": "fsdp", "accum_steps": 2},
+    "fsdp accumulation": {"parallel": "fsdp", "accum_steps": 2},
     "clipped": {"max_grad_norm": 0.05},
     "fsdp clipped": {"parallel": "fsdp", "max_grad_norm": 0.05},
     "fsdp ema": {"parallel": "fsdp", "ema_decay": 0.5},
@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def start_ranks(task: str, folder: Path, world_size: int) -> list[subprocess.Popen]:
-    """TASK in world_size processes of one thread each."""
+    """Start TASK in world_size processes of one thread each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,16 +54,17 @@ def start_ranks(task: str, folder: Path, world_size: int) -> list[subprocess.Pop
 
 
 def run_on_ranks(task: str, folder: Path, world_size: int) -> None:
+    """Run TASK in world_size processes and wait until all have succeeded."""
     processes = start_ranks(task, folder, world_size)
-    said = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(said)
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(errors)
 
 
 # the tasks
 
 
 def make_batch(variant: dict[str, Any], rank: int, world_size: int) -> Any:
-    """This rank's slice of one batch of 16 pairs, the same for any number of ranks."""
+    """Return this rank's slice of one batch of 16 pairs, which is the same at any world size."""
     import numpy as np
     import torch
 
@@ -83,7 +84,7 @@ def make_batch(variant: dict[str, Any], rank: int, world_size: int) -> Any:
 
 @functools.cache
 def make_tokenizer() -> Any:
-    """Of 61 rows, which two ranks cannot share evenly."""
+    """Return a tokenizer of 61 rows, which two ranks cannot share equally."""
     from worldclip.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(TEXTS, vocab_size=64, context_length=12)
@@ -91,66 +92,70 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-def make_learner(variant: dict[str, Any], world: Any) -> Any:
+def make_state(variant: dict[str, Any], world: Any) -> Any:
     import torch
 
     from small_world import TRAIN
     from worldclip.core.settings import load_config
     from worldclip.train.config import TrainConfig
-    from worldclip.train.train_state import create_learner
+    from worldclip.train.train_state import create_train_state
 
     settings = {**TRAIN, "model": {"preset": "tiny", "context_length": 12, **SIZES}, "global_batch_size": 16, **variant}
-    settings["eps"] = 1e-3  # AdamW divides a gradient that is rounding alone by its own size: here it stays small
+    settings["eps"] = 1e-3  # AdamW divides by the gradient's size: a large eps keeps one that is only rounding small
     config = load_config(TrainConfig, settings)
-    return create_learner(config, make_tokenizer(), world, torch.device("cpu"), None)
+    return create_train_state(config, make_tokenizer(), world, torch.device("cpu"), None)
 
 
 TEXTS = [f"{a}{b} {c}" for a in "abcdefghij" for b in "klmnop" for c in ("red", "green", "blue", "black")]
 
 
 def steps(folder: Path) -> None:
-    """Three steps of each variant; the first rank writes loss, norms, gradients and weights, whole."""
+    """Take three steps of each variant.  Rank 0 writes loss, norms, and whole gradients and weights."""
     import torch
     from safetensors.torch import save_file
     from torch.distributed.tensor import DTensor
 
-    from worldclip.train.distributed import gather_records, start, stop, world_of_environment
-    from worldclip.train.step import take_step
+    from worldclip.train.distributed import (
+        destroy_process_group,
+        gather_records,
+        init_process_group,
+        world_from_environment,
+    )
+    from worldclip.train.step import train_step
 
-    world = world_of_environment()
-    start(world, torch.device("cpu"))
+    world = world_from_environment()
+    init_process_group(world, torch.device("cpu"))
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
     for name, variant in VARIANTS.items():
-        learner = make_learner(variant, world)
+        state = make_state(variant, world)
         batch = make_batch(variant, world.rank, world.size)
-        found = {}
+        tensors = {}
         for step in range(3):
-            result = take_step(learner, batch, 1e-3)
+            result = train_step(state, batch, 1e-3)
             assert result.is_applied
-            found[f"loss {step}"] = torch.tensor(result.loss)
-            found[f"norm {step}"] = torch.tensor(result.grad_norm)
-            for key, parameter in learner.towers.trained().items():
+            tensors[f"loss {step}"] = torch.tensor(result.loss)
+            tensors[f"norm {step}"] = torch.tensor(result.grad_norm)
+            for key, parameter in state.model.checkpoint_parameters().items():
                 if step == 0 and parameter.grad is not None:
-                    found[f"gradient {key}"] = whole(parameter.grad)
-        for key, parameter in learner.towers.trained().items():
-            found[f"weight {key}"] = whole(parameter)
-        if learner.ema is not None:
-            slow = learner.ema.shadow["text_projection.weight"]
-            parts = gather_records(slow.tolist(), world)
-            found["slow copy"] = torch.tensor([row for part in parts for row in part])
-        if learner.table is not None:
-            parts = gather_records(learner.table.weight.tolist(), world)
-            found["table"] = torch.tensor([row for part in parts for row in part])
+                    tensors[f"gradient {key}"] = whole(parameter.grad)
+        for key, parameter in state.model.checkpoint_parameters().items():
+            tensors[f"weight {key}"] = whole(parameter)
+        if state.ema is not None:
+            shards = gather_records(state.ema.shadow["text_projection.weight"].tolist(), world)
+            tensors["ema"] = torch.tensor([row for shard in shards for row in shard])
+        if state.sparse_embedding is not None:
+            shards = gather_records(state.sparse_embedding.weight.tolist(), world)
+            tensors["embedding"] = torch.tensor([row for shard in shards for row in shard])
         if world.is_first:
-            save_file(found, folder / f"{name}.{world.size}.safetensors")
-    stop()
+            save_file(tensors, folder / f"{name}.{world.size}.safetensors")
+    destroy_process_group()
 
 
 def train(folder: Path) -> None:
-    """A whole run, as the command line starts it."""
+    """Run the stage as the command line does."""
     import json
 
     import torch

@@ -1,4 +1,4 @@
-"""A curated pool that tests write by hand: drawn shapes in tars, their curated texts, the pool's index."""
+"""A small curated pool: drawn shapes in tars, their curated texts, the pool's index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = {"en": "a {} {}", "de": "ein Bild: {} {}", "zh": "一张{}的{}照片"}
 
 
 def picture(colour: str, form: str, side: int = 32) -> bytes:
-    """PNG of a form, told apart by its rows and columns."""
+    """Draw a form as PNG, dark on white."""
     import torch
     from torchvision.io import encode_png
 
@@ -48,9 +48,9 @@ def write_world(
     without_image: Iterable[int] = (),
     image: bytes = b"this is no image",
 ) -> Path:
-    """RUN/pool/index, RUN/curate and their manifests over tars in RUN's sibling folder `tars`, which is returned.
+    """Write tars next to RUN, and RUN/pool/index and RUN/curate for them.  Return the folder of the tars.
 
-    broken: pairs (by number) whose image is `image`; without_image: pairs whose key the tars lack.
+    broken: numbers of the pairs whose image is `image`.  without_image: numbers of the pairs whose key no tar has.
     """
     tars = run_dir.parent / "tars"
     tars.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ if __name__ == "__main__":
 
 
 def train_in_process(run_dir: Path, tars: Path, **train: object) -> subprocess.Popen:
-    """Training in a process of its own, on one thread."""
+    """Start training in a subprocess with one thread."""
     recipe = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "train": TRAIN | train}
     script = run_dir.parent / "train_here.py"
     script.write_text(SCRIPT, encoding="utf-8")

@@ -1,20 +1,18 @@
-"""Loss and optimizer on paper."""
+"""The optimizer's parameter groups, and the loss of two pairs by hand."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from worldclip.train.config import TrainConfig
 from worldclip.train.loss import contrastive_loss
-from worldclip.train.optim import create_optimizer, learning_rate
+from worldclip.train.optim import create_optimizer
 
 
-def test_the_loss_of_two_pairs_on_paper():
+def test_contrastive_loss_of_two_pairs_by_hand():
     image = torch.eye(2)
     text = torch.tensor([[1.0, 0.0], [0.6, 0.8]])  # cosines: [[1, .6], [0, .8]]
     by_image = (math.log(1 + math.exp(2 * (0.6 - 1))) + math.log(1 + math.exp(2 * (0 - 0.8)))) / 2
@@ -22,7 +20,7 @@ def test_the_loss_of_two_pairs_on_paper():
     assert contrastive_loss(image, text, torch.tensor(2.0)).item() == pytest.approx((by_image + by_text) / 2, rel=1e-6)
 
 
-def test_the_loss_is_that_of_transformers_for_the_same_embeddings():
+def test_contrastive_loss_equals_that_of_transformers():
     from transformers.models.metaclip_2.modeling_metaclip_2 import image_text_contrastive_loss
 
     image, text = (torch.nn.functional.normalize(torch.randn(9, 5), dim=-1) for _ in range(2))
@@ -30,7 +28,7 @@ def test_the_loss_is_that_of_transformers_for_the_same_embeddings():
     torch.testing.assert_close(contrastive_loss(image, text, torch.tensor(7.0)), expected)
 
 
-def test_one_dimensional_parameters_do_not_decay():
+def test_one_dimensional_parameters_have_no_weight_decay():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
     model.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
     decayed, plain = create_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
@@ -38,16 +36,3 @@ def test_one_dimensional_parameters_do_not_decay():
     assert decayed["weight_decay"] == 0.3
     assert sorted(tuple(p.shape) for p in plain["params"]) == [(), (2,), (2,), (2,)]
     assert plain["weight_decay"] == 0
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
-    rates = [learning_rate(step, 100, 10, 2.0) for step in range(101)]
-    np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 0.2)
-    assert rates[10] == 2.0
-    assert rates[55] == pytest.approx(1.0)
-    assert rates[100] == pytest.approx(0.0)
-    assert all(before >= after for before, after in itertools.pairwise(rates[9:]))
-
-
-def test_without_warm_up_the_first_step_has_the_peak():
-    assert learning_rate(0, 10, 0, 1.0) == 1.0

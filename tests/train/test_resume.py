@@ -1,14 +1,14 @@
-"""However often training is cut, it ends with the bytes of an unbroken run."""
+"""However often training is interrupted, it ends with the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from small_world import TRAIN, make_recipe, train_in_process, write_world
 from worldclip.core import artifacts
@@ -17,12 +17,13 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.train import loop, step
 from worldclip.train import stage as train
+from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
 
 STEPS = 24
 
 
-class Cut(BaseException):
+class Interruption(BaseException):
     """Stands for whatever ends a process in the middle of a step."""
 
 
@@ -31,7 +32,7 @@ def run(run_dir: Path, tars: Path, **changes):
 
 
 def result_bytes(run_dir: Path) -> dict[str, bytes]:
-    """The files that training is for, and the optimizer's."""
+    """Return the files that training is for, and the optimizer's."""
     folder = latest_checkpoint(run_dir)
     files = ("model.safetensors", "config.json", "tokenizer.json", "trainer/optimizer.safetensors")
     return {name: (folder / name).read_bytes() for name in files}
@@ -42,41 +43,41 @@ def losses(run_dir: Path) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """(tars, run folder) of a finished run."""
-    run_dir = tmp_path_factory.mktemp("unbroken") / "run"
+def uninterrupted(tmp_path_factory):
+    """Return (tars, run folder) of a finished run."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
     tars = write_world(run_dir, broken={4})
     run(run_dir, tars)
     return tars, run_dir
 
 
-def cut_after(monkeypatch, num_steps: int) -> None:
-    """The next run ends in the middle of its step num_steps + 1."""
-    plain, taken = loop.take_step, []
+def interrupt_after(monkeypatch, num_steps: int) -> None:
+    """Let the next run end in the middle of its step num_steps + 1."""
+    original_step, taken = loop.train_step, []
 
-    def take_step(*args, **kwargs):
+    def train_step(*args, **kwargs):
         if len(taken) == num_steps:
-            raise Cut
+            raise Interruption
         taken.append(1)
-        return plain(*args, **kwargs)
+        return original_step(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(loop, "train_step", train_step)
 
 
-def test_the_model_learns(unbroken):
-    _, run_dir = unbroken
+def test_the_model_learns(uninterrupted):
+    _, run_dir = uninterrupted
     first, *_, last = losses(run_dir)
     assert last[1] < first[1] - 0.2
 
 
-@pytest.mark.parametrize("cuts", [(3,), (7, 1, 9), (23,)])
-def test_a_run_cut_anywhere_ends_with_the_same_bytes(unbroken, tmp_path, monkeypatch, cuts):
-    tars, whole = unbroken
+@pytest.mark.parametrize("interruptions", [(3,), (7, 1, 9), (23,)])
+def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(uninterrupted, tmp_path, monkeypatch, interruptions):
+    tars, whole = uninterrupted
     write_world(tmp_path / "run", broken={4})
-    for num_steps in cuts:
+    for num_steps in interruptions:
         with monkeypatch.context() as patch:
-            cut_after(patch, num_steps)
-            with pytest.raises(Cut):
+            interrupt_after(patch, num_steps)
+            with pytest.raises(Interruption):
                 run(tmp_path / "run", tars)
     report = run(tmp_path / "run", tars)
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
@@ -85,9 +86,9 @@ def test_a_run_cut_anywhere_ends_with_the_same_bytes(unbroken, tmp_path, monkeyp
     assert report["bad"] == artifacts.read_json(whole / "train" / "report.json")["bad"] != {}
 
 
-def test_killed_and_terminated_processes_go_on_to_the_same_bytes(tmp_path):
+def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
     steps = {"samples_seen": 60 * 16}
-    run_dir, whole = tmp_path / "cut" / "run", tmp_path / "whole" / "run"
+    run_dir, whole = tmp_path / "interrupted" / "run", tmp_path / "whole" / "run"
     tars = write_world(run_dir)
     write_world(whole)
     delay_s = random.Random(tmp_path.name).random() * 0.2
@@ -100,30 +101,30 @@ def test_killed_and_terminated_processes_go_on_to_the_same_bytes(tmp_path):
     terminated = train_in_process(run_dir, tars, **steps)
     _await_checkpoint(run_dir, terminated, newer_than=after_kill)
     terminated.terminate()
-    _, said = terminated.communicate()
-    assert terminated.returncode == loop.TERMINATED, said
-    assert "SIGTERM: step" in said
+    _, errors = terminated.communicate()
+    assert terminated.returncode == loop.TERMINATED, errors
+    assert "SIGTERM: step" in errors
     assert not (run_dir / "train" / "manifest.json").exists()
     finished = [train_in_process(run_dir, tars, **steps), train_in_process(whole, tars, **steps)]
     for process in finished:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
     assert result_bytes(run_dir) == result_bytes(whole)
     assert losses(run_dir) == losses(whole)
 
 
 def _await_checkpoint(run_dir: Path, process, newer_than: Path | None = None) -> None:
-    while (found := latest_checkpoint(run_dir)) is None or found == newer_than:
+    while latest_checkpoint(run_dir) in (None, newer_than):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
 
 
-def test_a_corrupt_checkpoint_gives_way_to_the_one_before_loudly(unbroken, tmp_path, capsys, monkeypatch):
-    tars, whole = unbroken
+def test_a_corrupt_checkpoint_is_skipped_with_a_warning(uninterrupted, tmp_path, capsys, monkeypatch):
+    tars, whole = uninterrupted
     write_world(tmp_path / "run", broken={4})
     with monkeypatch.context() as patch:
-        cut_after(patch, 17)
-        with pytest.raises(Cut):
+        interrupt_after(patch, 17)
+        with pytest.raises(Interruption):
             run(tmp_path / "run", tars)
     newest = latest_checkpoint(tmp_path / "run")
     assert newest.name == "step_000000015"
@@ -131,44 +132,44 @@ def test_a_corrupt_checkpoint_gives_way_to_the_one_before_loudly(unbroken, tmp_p
     weights[-1] ^= 1
     (newest / "model.safetensors").write_bytes(weights)
     run(tmp_path / "run", tars)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "WARNING: step_000000015 is corrupt (model.safetensors is not as it was written)" in said
-    assert "goes on from step_000000010" in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert "WARNING: step_000000015 is corrupt (model.safetensors differs from its digest)" in output
+    assert "resumes from step_000000010" in output
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
 
 
-def test_checkpoints_that_are_all_corrupt_are_not_silently_started_over(tmp_path):
+def test_only_corrupt_checkpoints_are_an_error(tmp_path):
     tars = write_world(tmp_path / "run")
     run(tmp_path / "run", tars, samples_seen=64)
     for folder in checkpoints(tmp_path / "run" / "train"):
         (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="no checkpoint is whole"):
+    with pytest.raises(UserError, match="all checkpoints are corrupt"):
         run(tmp_path / "run", tars, samples_seen=64)
 
 
-def test_a_finished_run_takes_no_step(unbroken, monkeypatch):
-    tars, run_dir = unbroken
+def test_a_finished_run_takes_no_further_step(uninterrupted, monkeypatch):
+    tars, run_dir = uninterrupted
     before = result_bytes(run_dir)
-    cut_after(monkeypatch, 0)
+    interrupt_after(monkeypatch, 0)
     run(run_dir, tars)
     assert result_bytes(run_dir) == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [({"lr": 1e-4}, "train.lr was 0.002, is 0.0001"), ({"model": TRAIN["model"] | {"embed_dim": 8}}, "embed_dim")],
 )
-def test_a_changed_config_stops_and_names_the_key(unbroken, changes, named):
-    tars, run_dir = unbroken
+def test_a_changed_config_is_an_error_that_names_the_key(uninterrupted, changes, message):
+    tars, run_dir = uninterrupted
     before = result_bytes(run_dir)
     with pytest.raises(UserError) as caught:
         run(run_dir, tars, **changes)
-    assert named in str(caught.value)
+    assert message in str(caught.value)
     assert "--from train" in str(caught.value)
     assert result_bytes(run_dir) == before
 
 
-def test_changed_pairs_stop_too(tmp_path):
+def test_changed_pairs_are_an_error(tmp_path):
     tars = write_world(tmp_path / "run")
     run(tmp_path / "run", tars, samples_seen=64)
     artifacts.write_manifest(tmp_path / "run" / "curate", config={"curate": {"seed": 1}}, inputs={}, counts={})
@@ -176,69 +177,68 @@ def test_changed_pairs_stop_too(tmp_path):
         run(tmp_path / "run", tars, samples_seen=64)
 
 
-def test_keys_that_decide_no_weight_may_change(unbroken):
-    tars, run_dir = unbroken
+def test_keys_that_do_not_affect_weights_may_change(uninterrupted):
+    tars, run_dir = uninterrupted
     free = {"checkpoint_every_samples": 1_000, "checkpoint_every_minutes": 1.0, "hardware": {"devices": 9}}
     run(run_dir, tars, keep_last=5, **free)
 
 
-def test_only_the_last_checkpoints_are_kept(unbroken):
-    _, run_dir = unbroken
+def test_only_the_newest_checkpoints_are_kept(uninterrupted):
+    _, run_dir = uninterrupted
     assert [path.name for path in checkpoints(run_dir / "train")] == ["step_000000020", "step_000000024"]
 
 
-def test_checkpoints_also_come_by_the_minute(tmp_path):
+def test_checkpoints_are_also_written_by_time(tmp_path):
     tars = write_world(tmp_path / "run")
     rare = {"checkpoint_every_samples": 10**9, "checkpoint_every_minutes": 1e-9, "keep_last": 99}
     run(tmp_path / "run", tars, samples_seen=64, **rare)
     assert len(checkpoints(tmp_path / "run" / "train")) == 4
 
 
-def test_a_checkpoint_holds_no_pickle(unbroken):
-    _, run_dir = unbroken
+def test_a_checkpoint_contains_no_pickle(uninterrupted):
+    _, run_dir = uninterrupted
     suffixes = {path.suffix for path in latest_checkpoint(run_dir).rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors"}
 
 
-def test_steps_without_a_finite_loss_change_nothing_and_are_counted(tmp_path, monkeypatch):
-    import torch
-
+def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path, monkeypatch):
     tars = write_world(tmp_path / "run")
-    plain, calls, weights = step.contrastive_loss, [], []
+    original_loss, original_step = step.contrastive_loss, loop.train_step
+    calls, is_unchanged = [], []
 
     def sometimes_nan(*args):
         calls.append(1)
-        return plain(*args) * (float("nan") if len(calls) in (2, 3) else 1)
+        return original_loss(*args) * (float("nan") if len(calls) in (2, 3) else 1)
 
-    def take_step(learner, *args):
-        before = learner.towers.clip.visual_projection.weight.detach().clone()
-        result = plain_step(learner, *args)
-        weights.append(torch.equal(before, learner.towers.clip.visual_projection.weight))
+    def train_step(state, *args):
+        weight = state.model.clip.visual_projection.weight
+        before = weight.detach().clone()
+        result = original_step(state, *args)
+        is_unchanged.append(torch.equal(before, weight))
         return result
 
-    plain_step = loop.take_step
     monkeypatch.setattr(step, "contrastive_loss", sometimes_nan)
-    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(loop, "train_step", train_step)
     report = run(tmp_path / "run", tars, samples_seen=80)
     assert report["skipped_steps"] == 2
-    assert weights == [False, True, True, False, False]
+    assert is_unchanged == [False, True, True, False, False]
 
 
-def test_a_loss_that_stays_infinite_stops_the_run_with_the_last_good_checkpoint(tmp_path, monkeypatch):
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     tars = write_world(tmp_path / "run")
-    plain, calls = step.contrastive_loss, []
+    original_loss, calls = step.contrastive_loss, []
 
     def nan_from_the_sixth(*args):
         calls.append(1)
-        return plain(*args) * (float("nan") if len(calls) > 6 else 1)
+        return original_loss(*args) * (float("nan") if len(calls) > 6 else 1)
 
     monkeypatch.setattr(step, "contrastive_loss", nan_from_the_sixth)
-    with pytest.raises(UserError, match=r"train\.lr is 0\.002; .* not finite for 10 steps in a row, up to step 16"):
+    with pytest.raises(UserError, match=r"train\.lr = 0\.002: .* not finite for 10 steps in a row, up to step 16"):
         run(tmp_path / "run", tars, checkpoint_every_samples=5 * 16)
     assert not (tmp_path / "run" / "train" / "manifest.json").exists()
-    assert json.loads((checkpoints(tmp_path / "run" / "train")[0] / "trainer" / "state.json").read_text())["step"] <= 10
+    assert read_state(checkpoints(tmp_path / "run" / "train")[0])["step"] <= 10
 
 
-def test_a_log_line_cut_by_a_kill_is_left_out(tmp_path):
+def test_an_incomplete_last_line_of_a_log_is_ignored(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st', encoding="utf-8")
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}]

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: its texts balanced by language, its folder never overwritten."""
+"""The tokenizer of a run: texts balanced by language, a folder that is never overwritten."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
-from worldclip.train.tokenizer import MAX_REPEATS, repeats_of, train_on_run, training_texts
+from worldclip.model.config import TokenizerConfig
+from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, train_on_run, training_texts
 
 COUNTS = {"en": 4_000, "de": 400, "sw": 40}
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A run up to curate, of one shard."""
+    """Return the folder of a run of one shard that has finished curate."""
     run = tmp_path_factory.mktemp("tokenized") / "run"
     rows = [
         (f"{lang}{n:05}", 0, f"{lang} picture number {n} of a house", lang, 1.0)
@@ -43,35 +44,34 @@ def by_language(texts):
     return Counter(text.split()[0] for text in texts)
 
 
-def test_the_power_says_how_much_of_a_language_is_used(run_dir):
+def test_lang_exponent_decides_how_often_a_language_is_used(run_dir):
     as_curated = list(training_texts(run_dir, ["0.tar"], lang_exponent=1.0))
     assert by_language(as_curated) == COUNTS
     balanced = by_language(training_texts(run_dir, ["0.tar"], lang_exponent=0.3))
-    wanted = {lang: COUNTS[lang] * each for lang, each in repeats_of(COUNTS, 0.3).items()}
-    for lang, count in balanced.items():
-        assert count == pytest.approx(wanted[lang], rel=0.1)
+    for lang, repeats in repeats_by_language(COUNTS, 0.3).items():
+        assert balanced[lang] == pytest.approx(COUNTS[lang] * repeats, rel=0.1)
     assert balanced["en"] < COUNTS["en"]
     assert balanced["sw"] == MAX_REPEATS * COUNTS["sw"]
-    alike = repeats_of(COUNTS, 0.0)
-    assert alike["en"] * COUNTS["en"] == pytest.approx(alike["de"] * COUNTS["de"])
+    equal = repeats_by_language(COUNTS, 0.0)
+    assert equal["en"] * COUNTS["en"] == pytest.approx(equal["de"] * COUNTS["de"])
 
 
-def test_shares_follow_the_power_law_and_the_sum_is_kept():
+def test_shares_follow_the_exponent_and_the_total_is_kept():
     counts = {"en": 1_000_000, "de": 300_000, "sw": 100_000}
-    repeats = repeats_of(counts, 0.3, max_texts=700_000)
+    repeats = repeats_by_language(counts, 0.3, max_texts=700_000)
     used = {lang: counts[lang] * repeats[lang] for lang in counts}
     assert sum(used.values()) == pytest.approx(700_000)
     assert used["en"] / used["sw"] == pytest.approx(10**0.3)
 
 
-def test_the_same_texts_each_time_and_part_of_them_under_a_limit(run_dir):
+def test_texts_are_the_same_each_time_and_limited_in_number(run_dir):
     first, second = (list(training_texts(run_dir, ["0.tar"], 0.3, max_texts=500)) for _ in range(2))
     assert first == second
     assert len(first) == pytest.approx(500, rel=0.15)
 
 
 @pytest.mark.parametrize("model", ["unigram", "bpe"])
-def test_the_command_trains_either_model(run_dir, tmp_path, capsys, model):
+def test_the_command_trains_unigram_and_bpe(run_dir, tmp_path, capsys, model):
     out = tmp_path / model
     flags = ["--out", str(out), "--model", model, "--vocab-size", "90", "--json"]
     assert main(["tokenizer", "train", str(run_dir), *flags]) == 0
@@ -81,11 +81,15 @@ def test_the_command_trains_either_model(run_dir, tmp_path, capsys, model):
     assert report["languages"]["sw"] == {"texts": COUNTS["sw"], "repeats": MAX_REPEATS}
     stored = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
     assert stored["model"]["type"].lower() == model
-    with pytest.raises(UserError, match="it is there already"):
-        train_on_run(run_dir, out)
+    with pytest.raises(UserError, match="exists and tokenizers are never overwritten"):
+        train_on_run(run_dir, out, TokenizerConfig(), context_length=77)
 
 
-def test_a_recipes_keys_hold_where_no_flag_is_given_and_wrong_ones_are_said(run_dir, tmp_path):
+def test_an_invalid_config_is_an_error(run_dir, tmp_path):
     with pytest.raises(UserError, match=r"lang_exponent is 1\.5"):
-        train_on_run(run_dir, tmp_path / "t", lang_exponent=1.5)
-    assert train_on_run(run_dir, tmp_path / "t")["model"] == "unigram"
+        train_on_run(run_dir, tmp_path / "t", TokenizerConfig(lang_exponent=1.5), context_length=77)
+
+
+def test_the_command_takes_unset_flags_from_the_recipe(run_dir, tmp_path, capsys):
+    assert main(["tokenizer", "train", str(run_dir), "--out", str(tmp_path / "t"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "unigram"

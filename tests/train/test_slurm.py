@@ -1,4 +1,4 @@
-"""examples/slurm/train.sh with a scheduler of three small scripts: two processes, a signal, a second life."""
+"""examples/slurm/train.sh with three small scripts as scheduler: two processes, a signal, a requeued job."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from worldclip.train.checkpoint import read_state
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "train.sh"
 SCHEDULER = {
-    "sbatch": 'echo "$@" > "$TOLD/sbatch"',
-    "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >> "$TOLD/requeue" ;; esac',
+    "sbatch": 'echo "$@" > "$CALLS/sbatch"',
+    "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >> "$CALLS/requeue" ;; esac',
     "srun": 'shift; exec "$@"',  # one node: without --kill-on-bad-exit=1, here
 }
 
 
 @pytest.fixture
 def scheduler(tmp_path, monkeypatch):
-    """Folder of what was asked of the scheduler."""
-    told, programs = tmp_path / "told", tmp_path / "bin"
-    told.mkdir()
+    """Return the folder that records the calls of the scheduler."""
+    calls, programs = tmp_path / "calls", tmp_path / "bin"
+    calls.mkdir()
     programs.mkdir()
     for name, line in SCHEDULER.items():
         (programs / name).write_text(f"#!/bin/bash\n{line}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("TOLD", str(told))
-    return told
+    monkeypatch.setenv("CALLS", str(calls))
+    return calls
 
 
-def test_on_the_login_node_it_submits_itself(scheduler, tmp_path, monkeypatch):
+def test_the_script_submits_itself_on_the_login_node(scheduler, tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     subprocess.run([SCRIPT, tmp_path / "run", "4"], check=True)
-    asked = (scheduler / "sbatch").read_text()
-    assert "--nodes=4 " in asked
-    assert "--gpus-per-node=8 " in asked
-    assert "--signal=USR1@120 --requeue" in asked
-    assert f"RUN={tmp_path / 'run'},GPUS=8 {SCRIPT}" in asked
+    arguments = (scheduler / "sbatch").read_text()
+    assert "--nodes=4 " in arguments
+    assert "--gpus-per-node=8 " in arguments
+    assert "--signal=USR1@120 --requeue" in arguments
+    assert f"RUN={tmp_path / 'run'},GPUS=8 {SCRIPT}" in arguments
 
 
 @pytest.mark.slow
-def test_a_job_saves_at_the_signal_queues_itself_and_goes_on(scheduler, tmp_path, monkeypatch):
+def test_a_job_saves_at_the_signal_requeues_itself_and_resumes(scheduler, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     tars = write_world(run_dir)
     recipe = make_recipe(tars, samples_seen=400 * 16, checkpoint_every_samples=40 * 16, keep_last=99)
@@ -62,9 +62,9 @@ def test_a_job_saves_at_the_signal_queues_itself_and_goes_on(scheduler, tmp_path
     while not checkpoints(run_dir / "train") and first.poll() is None:
         time.sleep(0.05)
     signal_steps(first.pid)
-    _, said = first.communicate(timeout=300)
+    _, errors = first.communicate(timeout=300)
     assert first.returncode != 0
-    assert "SIGUSR1: step" in said
+    assert "SIGUSR1: step" in errors
     assert (scheduler / "requeue").read_text().split() == ["requeue", "7"]
     saved = read_state(checkpoints(run_dir / "train")[-1])["step"]
     assert 40 <= saved < 400
@@ -75,7 +75,7 @@ def test_a_job_saves_at_the_signal_queues_itself_and_goes_on(scheduler, tmp_path
 
 
 def signal_steps(batch: int) -> None:
-    """What Slurm does two minutes before the end: SIGUSR1 to every process but the batch script's own."""
+    """Send SIGUSR1 to every process but the batch script, as Slurm does two minutes before the time limit."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Options of training that a whole run shows: evaluation and the best step, the slow copy, streams and online runs."""
+"""Options of training in whole runs: evaluation and the best step, EMA, sparse embedding, initial weights, logs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ def run(run_dir, tars, evaluate=None, **changes):
     return train.run(load_recipe({**sections, "train": TRAIN | SHORT | changes}), run_dir, LocalExecutor(quiet=True))
 
 
-def test_evaluations_come_with_a_checkpoint_and_the_best_one_is_kept_and_loaded(tmp_path):
+def losses(run_dir):
+    return [record["loss"] for record in read_log(run_dir / "train" / "log.jsonl")]
+
+
+def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(tmp_path):
     tars = write_world(tmp_path / "run")
     for colour in COLOURS:
         for form in FORMS:
@@ -44,15 +48,15 @@ def test_evaluations_come_with_a_checkpoint_and_the_best_one_is_kept_and_loaded(
     best = artifacts.read_json(tmp_path / "run" / "train" / "best.json")
     assert best["value"] == max(scores)
     assert best["step"] == 3 * (scores.index(max(scores)) + 1)
-    there = [folder.name for folder in checkpoints(tmp_path / "run" / "train")]
-    assert there == sorted({f"step_{best['step']:09}", "step_000000012"})
+    kept = [folder.name for folder in checkpoints(tmp_path / "run" / "train")]
+    assert kept == sorted({f"step_{best['step']:09}", "step_000000012"})
     assert best_checkpoint(tmp_path / "run").name == f"step_{best['step']:09}"
-    found, expected = (worldclip.load(each) for each in (tmp_path / "run", best_checkpoint(tmp_path / "run")))
-    assert (found.encode_text(["a red bar"]) == expected.encode_text(["a red bar"])).all()
+    loaded, expected = (worldclip.load(path) for path in (tmp_path / "run", best_checkpoint(tmp_path / "run")))
+    assert (loaded.encode_text(["a red bar"]) == expected.encode_text(["a red bar"])).all()
 
 
-def test_the_slow_copy_is_what_the_folder_holds(tmp_path):
-    """Its value by hand, from the weights of each step; and a run that is cut goes on with both."""
+def test_the_checkpoint_folder_contains_the_ema(tmp_path):
+    """Compute the EMA by hand from the weights of each step; a resumed run continues weights and EMA."""
     from safetensors.torch import load_file
 
     every = {"checkpoint_every_samples": 16, "keep_last": 99}
@@ -61,24 +65,24 @@ def test_the_slow_copy_is_what_the_folder_holds(tmp_path):
     plain = write_world(tmp_path / "plain" / "run")
     run(tmp_path / "plain" / "run", plain, **every)
     name = "visual_projection.weight"
-    of = {
+    weights = {
         kind: [load_file(folder / "model.safetensors")[name] for folder in checkpoints(root / "train")]
-        for kind, root in (("slow", tmp_path / "run"), ("fast", tmp_path / "plain" / "run"))
+        for kind, root in (("ema", tmp_path / "run"), ("raw", tmp_path / "plain" / "run"))
     }
     stored = load_file(latest_checkpoint(tmp_path / "run") / "trainer" / "optimizer.safetensors")
-    assert torch.equal(stored[f"weights.{name}"], of["fast"][-1])
+    assert torch.equal(stored[f"weights.{name}"], weights["raw"][-1])
     for step in range(1, 12):
-        expected = 0.75 * of["slow"][step - 1] + 0.25 * of["fast"][step]
-        torch.testing.assert_close(of["slow"][step], expected, rtol=1e-5, atol=1e-7)
+        expected = 0.75 * weights["ema"][step - 1] + 0.25 * weights["raw"][step]
+        torch.testing.assert_close(weights["ema"][step], expected, rtol=1e-5, atol=1e-7)
     for folder in checkpoints(tmp_path / "run" / "train")[5:]:
         folder.rename(tmp_path / folder.name)
     (tmp_path / "run" / "train" / "manifest.json").unlink()
     run(tmp_path / "run", tars, ema_decay=0.75, **every)
-    again = load_file(latest_checkpoint(tmp_path / "run") / "model.safetensors")[name]
-    assert torch.equal(again, of["slow"][-1])
+    resumed = load_file(latest_checkpoint(tmp_path / "run") / "model.safetensors")[name]
+    assert torch.equal(resumed, weights["ema"][-1])
 
 
-def test_rows_of_the_table_go_on_to_the_same_bytes(tmp_path):
+def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
     every = {"checkpoint_every_samples": 16, "keep_last": 99, "token_table": "rows"}
     tars = write_world(tmp_path / "run")
     run(tmp_path / "run", tars, **every)
@@ -92,7 +96,7 @@ def test_rows_of_the_table_go_on_to_the_same_bytes(tmp_path):
     assert worldclip.load(tmp_path / "run").encode_text(["a red bar"]).shape == (1, 16)
 
 
-def test_training_starts_from_given_weights_and_refuses_those_of_another_shape(tmp_path):
+def test_training_starts_from_initial_weights_of_the_same_architecture_only(tmp_path):
     from safetensors.torch import load_file
 
     first = write_world(tmp_path / "first" / "run")
@@ -101,13 +105,17 @@ def test_training_starts_from_given_weights_and_refuses_those_of_another_shape(t
     tars = write_world(tmp_path / "run")
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
     run(tmp_path / "run", tars, **settings)
-    given, found = (load_file(latest_checkpoint(root) / "model.safetensors") for root in
-                    (tmp_path / "first" / "run", tmp_path / "run"))  # fmt: skip
-    assert all(torch.equal(given[name], found[name]) for name in given if name.startswith(("vision", "text_model")))
-    torch.testing.assert_close(given["visual_projection.weight"], found["visual_projection.weight"], rtol=0, atol=1e-6)
+    initial, trained = (
+        load_file(latest_checkpoint(root) / "model.safetensors")
+        for root in (tmp_path / "first" / "run", tmp_path / "run")
+    )
+    frozen = [name for name in initial if name.startswith(("vision", "text_model"))]
+    assert all(torch.equal(initial[name], trained[name]) for name in frozen)
+    projection = "visual_projection.weight"
+    torch.testing.assert_close(initial[projection], trained[projection], rtol=0, atol=1e-6)
     write_world(tmp_path / "other" / "run")
     wider = settings | {"model": TRAIN["model"] | {"embed_dim": 8}}
-    with pytest.raises(UserError, match=r"train\.initial_weights is .*its model is another one \(.*there, .*here"):
+    with pytest.raises(UserError, match=r"train\.initial_weights = .*its architecture differs \(.*there, .*here"):
         run(tmp_path / "other" / "run", tars, **wider)
 
 
@@ -122,7 +130,7 @@ def test_pairs_seen_are_logged_by_language(tmp_path):
     assert all(record["memory_bytes"] > 0 and record["flop_utilisation"] is None for record in steps)
 
 
-def test_wandb_that_is_not_installed_is_asked_for_by_name(tmp_path):
+def test_a_missing_wandb_is_an_error_that_names_it(tmp_path):
     from importlib.util import find_spec
 
     if find_spec("wandb"):
@@ -132,8 +140,8 @@ def test_wandb_that_is_not_installed_is_asked_for_by_name(tmp_path):
         run(tmp_path / "run", tars, wandb="tests")
 
 
-def test_wandb_gets_every_curve_and_one_run_for_all_parts(tmp_path, monkeypatch):
-    """The calls that wandb documents: init with an id to go on by, log by step, finish."""
+def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, monkeypatch):
+    """Use the calls that wandb documents: init with an id to resume by, log by step, finish."""
     calls = []
 
     class FakeRun:
@@ -143,8 +151,8 @@ def test_wandb_gets_every_curve_and_one_run_for_all_parts(tmp_path, monkeypatch)
         def finish(self):
             calls.append(("finish",))
 
-    def init(**how):
-        calls.append(("init", how["project"], how["id"], how["resume"]))
+    def init(**options):
+        calls.append(("init", options["project"], options["id"], options["resume"]))
         return FakeRun()
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
@@ -166,24 +174,23 @@ def test_wandb_gets_every_curve_and_one_run_for_all_parts(tmp_path, monkeypatch)
     assert calls[-1] == ("finish",)
 
 
-def test_bfloat16_gives_about_the_same_loss(tmp_path):
-    logs = {}
+def test_bfloat16_gives_nearly_the_same_loss(tmp_path):
+    losses_of = {}
     for precision in ("fp32", "bf16"):
         run_dir = tmp_path / precision / "run"
         run(run_dir, write_world(run_dir), precision=precision)
-        logs[precision] = [record["loss"] for record in read_log(run_dir / "train" / "log.jsonl")]
+        losses_of[precision] = losses(run_dir)
         assert not json.loads((run_dir / "train" / "report.json").read_text())["skipped_steps"]
-    assert logs["bf16"] == pytest.approx(logs["fp32"], rel=0.05)
-    assert logs["bf16"] != logs["fp32"]
+    assert losses_of["bf16"] == pytest.approx(losses_of["fp32"], rel=0.05)
+    assert losses_of["bf16"] != losses_of["fp32"]
 
 
 @pytest.mark.slow
-def test_compiled_towers_give_the_same_loss(tmp_path):
+def test_compiled_encoders_give_the_same_loss(tmp_path):
     plain, compiled = tmp_path / "plain" / "run", tmp_path / "compiled" / "run"
     run(plain, write_world(plain), patch_dropout=0.5)
     run(compiled, write_world(compiled), patch_dropout=0.5, compile=True)
-    ours, theirs = (read_log(each / "train" / "log.jsonl") for each in (compiled, plain))
-    assert [record["loss"] for record in ours] == pytest.approx([record["loss"] for record in theirs], rel=1e-4)
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
 
 @pytest.mark.gpu
@@ -191,10 +198,9 @@ def test_compiled_towers_give_the_same_loss(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{}, {"precision": "bf16", "compile": True}, {"token_table": "rows", "accum_steps": 2}]
 )
-def test_a_gpu_gives_the_cpus_loss(tmp_path, changes):
+def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, changes):
     cpu, gpu = tmp_path / "cpu" / "run", tmp_path / "gpu" / "run"
     run(cpu, write_world(cpu))
     run(gpu, write_world(gpu), device="cuda", **changes)
-    ours, theirs = (read_log(each / "train" / "log.jsonl") for each in (gpu, cpu))
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
-    assert [record["loss"] for record in ours] == pytest.approx([record["loss"] for record in theirs], rel=tolerance)
+    assert losses(gpu) == pytest.approx(losses(cpu), rel=tolerance)

@@ -1,4 +1,4 @@
-"""A training pool of tars joined by key to a matched pool of tables, as a downloader leaves them."""
+"""The join by key of a training pool of tars, as a downloader writes it, with a matched pool of tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train import stage as train
-from worldclip.train.decode import Augmentation
+from worldclip.train.augment import Augmentation
 from worldclip.train.loader import Loader
 from worldclip.train.pool_join import image_shards, join_images, places_path, read_places
 
@@ -30,12 +30,12 @@ QUIET = LocalExecutor(quiet=True)
 NUM_KEYS = 24
 
 
-def content(n: int) -> bytes:
+def image_bytes(n: int) -> bytes:
     return picture(list(COLOURS)[n % 4], FORMS[n % 3])
 
 
 def write_tar(path: Path, samples: list[tuple[str, str | None, bytes]]) -> None:
-    """(stem, uid, image) as img2dataset writes them; an image that could not be downloaded has no sample."""
+    """Write (stem, uid, image) as img2dataset does; an image that could not be downloaded has no sample."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for stem, uid, image in samples:
@@ -47,7 +47,7 @@ def write_tar(path: Path, samples: list[tuple[str, str | None, bytes]]) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
-    """(run after curate, recipe, the images that there are: tar, key, bytes): keys 5 and 20 have none."""
+    """Return (run after curate, recipe, (tar, key, bytes) of the images).  Keys 5 and 20 have no image."""
     run = tmp_path / "run"
     for shard in range(2):
         numbers = range(shard * 12, shard * 12 + 12)
@@ -61,12 +61,12 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
         artifacts.write_manifest(run / stage, config={}, inputs={}, counts={})
     numbers = random.Random(0).sample([n for n in range(NUM_KEYS) if n not in (5, 20)], NUM_KEYS - 2)
     parts = {"00000.tar": numbers[:9], "00001.tar": numbers[9:], "again/00000.tar": numbers[:2]}
-    found = []
-    for name, of_tar in parts.items():
-        samples = [(f"{place:05}", f"u{n}", content(n)) for place, n in enumerate(of_tar)]
-        samples += [("99998", "unknown", content(0)), ("99999", None, content(0))]
+    images = []
+    for name, tar_numbers in parts.items():
+        samples = [(f"{place:05}", f"u{n}", image_bytes(n)) for place, n in enumerate(tar_numbers)]
+        samples += [("99998", "unknown", image_bytes(0)), ("99999", None, image_bytes(0))]
         write_tar(tmp_path / "tars" / name, samples)
-        found += [(name, f"u{n}", content(n)) for n in of_tar]
+        images += [(name, f"u{n}", image_bytes(n)) for n in tar_numbers]
     settings = {"path": str(tmp_path / "tars"), "key": "json:uid"}
     recipe = load_recipe(
         {
@@ -75,7 +75,7 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
             "train": TRAIN | {"samples_seen": 64, "pool": settings},
         }
     )
-    return run, recipe, found
+    return run, recipe, images
 
 
 def join(run: Path, recipe: Recipe, executor: LocalExecutor = QUIET) -> None:
@@ -89,30 +89,30 @@ def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
     for tar, key, image in images:
         first.setdefault(key, (tar, image))
     tars = {tar.name: tar.path for tar in image_shards(recipe)}
-    found = {}
+    places = {}
     for shard in pool.shards(recipe, run):
         for row in read_places(run, shard).to_pylist():
-            found[row["key"]] = (row["file"], pool.read_member(tars[row["file"]], row["offset"], row["size"]))
-    assert found == first
-    assert len(found) == NUM_KEYS - 2
+            places[row["key"]] = (row["file"], pool.read_member(tars[row["file"]], row["offset"], row["size"]))
+    assert places == first
+    assert len(places) == NUM_KEYS - 2
 
 
-@pytest.mark.parametrize(("workers", "rows_a_range"), [(2, 4_000_000), (1, 3)])
-def test_neither_workers_nor_ranges_change_a_place(world, monkeypatch, workers, rows_a_range) -> None:
+@pytest.mark.parametrize(("workers", "rows_per_range"), [(2, 4_000_000), (1, 3)])
+def test_places_do_not_depend_on_workers_or_ranges(world, monkeypatch, workers, rows_per_range) -> None:
     run, recipe, _ = world
     shards = pool.shards(recipe, run)
     join(run, recipe)
-    once = [read_places(run, shard).sort_by("key").to_pylist() for shard in shards]
+    before = [read_places(run, shard).sort_by("key").to_pylist() for shard in shards]
     for shard in shards:
         places_path(run, shard).unlink()
-    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
+    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_per_range,))
     for marker in (run / "train" / "join" / "done").rglob("*.json"):
         marker.unlink()
     join(run, recipe, LocalExecutor(workers=workers, quiet=True))
-    assert [read_places(run, shard).sort_by("key").to_pylist() for shard in shards] == once
+    assert [read_places(run, shard).sort_by("key").to_pylist() for shard in shards] == before
 
 
-def test_the_loader_reads_the_joined_images_and_counts_those_that_lack(world) -> None:
+def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
     run, recipe, _ = world
     join(run, recipe)
     tokenizer = train_tokenizer([f"a picture {n}" for n in range(NUM_KEYS)], vocab_size=60, context_length=12)
@@ -139,13 +139,13 @@ def test_the_loader_reads_the_joined_images_and_counts_those_that_lack(world) ->
 
     for batch in batches:
         for key, image in zip(batch.keys, batch.images, strict=True):
-            drawn = decode_image(
-                torch.frombuffer(bytearray(content(int(key[1:]))), dtype=torch.uint8), ImageReadMode.RGB
+            expected = decode_image(
+                torch.frombuffer(bytearray(image_bytes(int(key[1:]))), dtype=torch.uint8), ImageReadMode.RGB
             )
-            assert (image.int() - drawn.int()).abs().max() <= 1
+            assert (image.int() - expected.int()).abs().max() <= 1
 
 
-def test_a_run_trains_on_the_joined_pool_and_goes_on_where_it_was(world) -> None:
+def test_a_run_trains_on_the_joined_pool_and_does_not_join_again(world) -> None:
     run, recipe, _ = world
     report = train.run(recipe, run, QUIET)
     assert (report["pairs"], report["no_image"], report["bad"]) == (33, 3, {})
@@ -154,14 +154,14 @@ def test_a_run_trains_on_the_joined_pool_and_goes_on_where_it_was(world) -> None
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_a_pool_of_tables_alone_says_what_to_name(world) -> None:
+def test_a_pool_of_tables_without_images_names_the_keys_to_set(world) -> None:
     run, recipe, _ = world
     alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
     with pytest.raises(UserError, match=r"train\.pool is unset"):
         train.run(alone, run, QUIET)
 
 
-def test_mistakes_in_the_training_pool_name_their_key(tmp_path: Path) -> None:
+def test_invalid_training_pools_are_errors_that_name_the_key(tmp_path: Path) -> None:
     values = {"balance": {"tail_fraction": 0.1}, "pool": {"path": "tables", "key": "uid"}}
     with pytest.raises(UserError, match=r"train\.pool: pool.path and pool.roots are set"):
         load_recipe({**values, "train": {"pool": {"path": "a", "roots": {"b": "c"}}}})
@@ -186,6 +186,6 @@ join_images(recipe, run, pool.shards(recipe, run), image_shards(recipe), LocalEx
 """
 
 
-def test_killed_at_any_file_the_join_goes_on_to_the_same_bytes(world, tmp_path: Path) -> None:
+def test_a_killed_join_resumes_to_the_same_bytes(world, tmp_path: Path) -> None:
     run, recipe, _ = world
     killed.check(_JOIN, tmp_path / "killed", run, json.dumps(to_dict(recipe)))

@@ -24,7 +24,7 @@ from worldclip.train.pairs import PairSource
 from worldclip.train.pool_join import image_shards, join_images, read_places
 
 QUIET = LocalExecutor(quiet=True)
-NUM_IMAGES, LOST = 40, {3, 17, 22}  # what could not be downloaded
+NUM_IMAGES, LOST = 40, {3, 17, 22}  # images that could not be downloaded
 
 
 def write_wat(path: Path, links: list[dict]) -> str:
@@ -41,14 +41,14 @@ def write_wat(path: Path, links: list[dict]) -> str:
     return str(path)
 
 
-def download(wat_pool: Path, tars: Path, samples_a_tar: int = 12) -> None:
-    """As img2dataset with --save_additional_columns '["uid","texts"]': samples numbered anew, lost ones left out."""
+def download(wat_pool: Path, tars: Path, samples_per_tar: int = 12) -> None:
+    """Write tars as img2dataset --save_additional_columns '["uid","texts"]' does: renumbered, lost ones left out."""
     rows = [row for path in sorted(wat_pool.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     tars.mkdir()
-    for start in range(0, len(rows), samples_a_tar):
-        name = f"{start // samples_a_tar:05}"
+    for start in range(0, len(rows), samples_per_tar):
+        name = f"{start // samples_per_tar:05}"
         with tarfile.open(tars / f"{name}.tar", "w") as tar:
-            for n, row in enumerate(rows[start : start + samples_a_tar]):
+            for n, row in enumerate(rows[start : start + samples_per_tar]):
                 number = int(row["url"].rsplit("/", 1)[1].removesuffix(".jpg"))
                 if number in LOST:
                     continue
@@ -59,7 +59,7 @@ def download(wat_pool: Path, tars: Path, samples_a_tar: int = 12) -> None:
                     info = tarfile.TarInfo(f"{name}{n:04}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
-        pq.write_table(pa.Table.from_pylist(rows[start : start + samples_a_tar]), tars / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[start : start + samples_per_tar]), tars / f"{name}.parquet")
         (tars / f"{name}_stats.json").write_text("{}")
 
 
@@ -68,7 +68,7 @@ def image_of(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("policy", ["one", "all"])
-def test_what_was_matched_before_the_download_trains_with_the_images_after_it(tmp_path: Path, policy: str) -> None:
+def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_path: Path, policy: str) -> None:
     rng = random.Random(policy)
     links = [
         {"path": "IMG@/src", "url": f"/{n}.jpg", "alt": make_text(rng, "en"), "title": make_text(rng, "zh")}
@@ -95,21 +95,21 @@ def test_what_was_matched_before_the_download_trains_with_the_images_after_it(tm
     assert images is not None
     join_images(recipe, run, shards, images, QUIET)
     number_of = {key_of_url(f"http://example.org/{n}.jpg"): n for n in range(NUM_IMAGES)}
-    source, found = PairSource(run, shards, images, num_cached=4), []
+    source, read = PairSource(run, shards, images, num_cached=4), []
     for position, shard in enumerate(shards):
-        pairs = source.of(position, epoch=0)
+        pairs = source.read_shard(position, epoch=0)
         assert set(pairs.keys.to_pylist()) == set(read_places(run, shard)["key"].to_pylist())
         for key, idx, text, file, offset, size in zip(
             pairs.keys.to_pylist(), pairs.text_idx, pairs.texts.to_pylist(), pairs.shard, pairs.offset, pairs.size,
             strict=True,
         ):  # fmt: skip
             assert pool.read_member(images[file].path, int(offset), int(size)) == image_of(number_of[key])
-            found.append((key, int(idx), text))
+            read.append((key, int(idx), text))
     lost = [row for row in kept if number_of[row["key"]] in LOST]
     assert source.counts(0)[1] == len(lost) > 0
-    assert found == [(row["key"], row["text_idx"], row["text"]) for row in kept if row not in lost]
+    assert read == [(row["key"], row["text_idx"], row["text"]) for row in kept if row not in lost]
 
-    # the same tars, matched themselves: the same pairs, but for the lost images
+    # Matching the tars themselves gives the same pairs, without those of lost images.
     values["pool"] = {"path": str(tmp_path / "tars"), "key": "json:uid", "texts": ["json:texts"]}
     write_metadata(tmp_path / "run2", LISTS)
     run_stages(load_recipe(values), tmp_path / "run2", stages="pool match")

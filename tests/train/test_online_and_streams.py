@@ -1,7 +1,10 @@
-"""Online curation in the loader against the Curator; streams against the plan, on any number of ranks."""
+"""Online curation in the loader equals the Curator's; streams follow the plan at any world size."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,11 +12,12 @@ import pytest
 from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 from worldclip import pool
 from worldclip.core import artifacts
+from worldclip.core.settings import to_toml
 from worldclip.curate import Curator
 from worldclip.curate.stage import curate_work
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train import plan
-from worldclip.train.decode import Augmentation
+from worldclip.train.augment import Augmentation
 from worldclip.train.loader import Loader
 
 
@@ -35,13 +39,11 @@ def pairs_of(batch):
 
 @pytest.fixture(scope="module", params=["one", "all"])
 def matched_run(request, tmp_path_factory):
-    """(run folder, recipe): the small world with matched texts, whose two entries are kept with 0.9 and 0.3."""
+    """Return (run folder, recipe): the small world with matched texts and two entries of probability 0.9 and 0.3."""
     run_dir = tmp_path_factory.mktemp(request.param) / "run"
     tars = write_world(run_dir, without_image={7})
     recipe = make_recipe(tars)
-    recipe = formats_recipe(recipe, request.param)
-    from worldclip.core.settings import to_toml
-
+    recipe = dataclasses.replace(recipe, curate=dataclasses.replace(recipe.curate, text_policy=request.param, seed=5))
     artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
     for lang in TEXTS:
         artifacts.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
@@ -57,13 +59,7 @@ def matched_run(request, tmp_path_factory):
     return run_dir, recipe
 
 
-def formats_recipe(recipe, policy):
-    import dataclasses
-
-    return dataclasses.replace(recipe, curate=dataclasses.replace(recipe.curate, text_policy=policy, seed=5))
-
-
-def test_each_epoch_is_what_the_curator_draws(matched_run, tokenizer):
+def test_each_epoch_equals_what_the_curator_keeps(matched_run, tokenizer):
     run_dir, recipe = matched_run
     loader = make_loader(run_dir, recipe, tokenizer, work=curate_work(recipe, run_dir))
     curator = Curator(run_dir, seed=5)
@@ -84,21 +80,21 @@ def test_each_epoch_is_what_the_curator_draws(matched_run, tokenizer):
         assert len(set(epoch)) == len(epoch)
 
 
-def test_a_batch_of_a_later_epoch_is_the_same_when_the_loader_starts_there(matched_run, tokenizer):
+def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run, tokenizer):
     run_dir, recipe = matched_run
     work = curate_work(recipe, run_dir)
-    walked = make_loader(run_dir, recipe, tokenizer, work=work)
+    from_start = make_loader(run_dir, recipe, tokenizer, work=work)
     for step in range(8):
-        batch = walked.batch(step)
+        batch = from_start.batch(step)
     ranks = [
         make_loader(run_dir, recipe, tokenizer, work=work, rank=rank, world_size=3, workers=rank + 1)
         for rank in range(3)
     ]
     assert [pair for rank in ranks for pair in pairs_of(rank.batch(7))] == pairs_of(batch)
-    assert walked.epochs_of(96) == pytest.approx(ranks[0].epochs_of(96))
+    assert from_start.epochs_of(96) == pytest.approx(ranks[0].epochs_of(96))
 
 
-def test_streams_are_read_round_robin_in_the_order_of_the_tars(tmp_path, tokenizer):
+def test_streams_are_read_round_robin_in_tar_order(tmp_path, tokenizer):
     run_dir = tmp_path / "run"
     recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3))
     loader = make_loader(run_dir, recipe, tokenizer, num_streams=2)
@@ -117,7 +113,7 @@ def test_streams_are_read_round_robin_in_the_order_of_the_tars(tmp_path, tokeniz
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_read_the_batch_of_one_process_each_mostly_its_own_streams(tmp_path, tokenizer, world_size):
+def test_ranks_share_the_batch_of_one_rank_equally_under_streams(tmp_path, tokenizer, world_size):
     run_dir = tmp_path / "run"
     recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3, broken={4}))
     alone = make_loader(run_dir, recipe, tokenizer, num_streams=4)
@@ -131,7 +127,7 @@ def test_ranks_read_the_batch_of_one_process_each_mostly_its_own_streams(tmp_pat
         assert sorted(pair for batch in batches for pair in pairs_of(batch)) == sorted(pairs_of(alone.batch(step)))
 
 
-def test_more_streams_than_shards_read_the_whole_epoch_too(tmp_path, tokenizer):
+def test_more_streams_than_shards_still_read_the_whole_epoch(tmp_path, tokenizer):
     run_dir = tmp_path / "run"
     recipe = make_recipe(write_world(run_dir, num_shards=2, per_shard=4))
     loader = make_loader(run_dir, recipe, tokenizer, num_streams=64, world_size=1)
@@ -139,9 +135,7 @@ def test_more_streams_than_shards_read_the_whole_epoch_too(tmp_path, tokenizer):
     assert set(read) == {(f"{n:05}", i) for n in range(8) for i in range(3)}
 
 
-def test_pools_behind_a_url_give_the_same_images(tmp_path, tokenizer):
-    import fsspec
-
+def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path, tokenizer):
     run_dir = tmp_path / "run"
     tars = write_world(run_dir, num_shards=3, per_shard=3)
     memory = fsspec.filesystem("memory")
@@ -157,24 +151,3 @@ def test_pools_behind_a_url_give_the_same_images(tmp_path, tokenizer):
             np.testing.assert_array_equal(local.images.numpy(), remote.images.numpy())
     finally:
         memory.rm("/streams", recursive=True)
-
-
-def test_a_scaled_decode_is_smaller_and_looks_the_same():
-    import io
-
-    from PIL import Image
-
-    from worldclip.train.decode import decode
-
-    gradient = np.add.outer(np.arange(400), np.arange(600)).astype(np.float32) * 255 / 1000
-    picture = Image.fromarray(np.repeat(gradient[:, :, None], 3, axis=2).astype(np.uint8))
-    file = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture.save(file, "JPEG", quality=95, exif=exif)
-    whole, scaled = decode(file.getvalue()), decode(file.getvalue(), 100)
-    assert tuple(whole.shape) == (3, 600, 400)
-    assert tuple(scaled.shape) == (3, 150, 100)
-    resized = np.array(Image.fromarray(whole.permute(1, 2, 0).numpy()).resize((100, 150), Image.Resampling.BOX))
-    assert np.abs(resized.astype(int) - scaled.permute(1, 2, 0).numpy().astype(int)).mean() < 2
-    assert decode(file.getvalue(), 300).shape == whole.shape  # too small to be scaled
