@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 
 from worldclip.core.errors import UserError
 
+Table = dict[str, Any]  # of TOML
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
@@ -115,7 +116,7 @@ def _prefix(cls: type) -> str:
     return f"{section}." if section else ""
 
 
-def deciding(config: Any, stage: str) -> dict[str, Any]:
+def deciding(config: Any, stage: str) -> Table:
     """Return the fields of a section that decide the output of `stage`, as `to_dict` writes them."""
     own = (section_name(type(config)),)
     values = to_dict(config)
@@ -157,7 +158,7 @@ def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Se
     return config
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> Table:
     """Read the tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
     file = path / "recipe.toml" if path.is_dir() else path
     if not file.exists():
@@ -173,7 +174,7 @@ def _has_only_sections(cls: type) -> bool:
     return all(dataclasses.is_dataclass(hint) for hint, _ in _fields(cls).values())
 
 
-def _apply_override(values: dict[str, Any], override: str, problems: list[str], in_sections: bool) -> None:
+def _apply_override(values: Table, override: str, problems: list[str], in_sections: bool) -> None:
     name, separator, text = override.partition("=")
     if not separator or (in_sections and "." not in name):
         problems.append(f"--set {override!r}: expected section.key=value, for example balance.tail_fraction=0.06")
@@ -335,7 +336,7 @@ def _describe(hint: Any) -> str:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any) -> Table:
     """Return nested dicts of a config, ready for JSON and TOML: unset keys left out, tuples as lists."""
     values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {name: value for name, value in values.items() if value is not None}
