@@ -1,1 +1,1 @@
-"""fastText's supervised models, read and run by numba."""
+"""Read (model.py, dictionary.py) and run (kernels.py) fastText's supervised models with numba."""

@@ -1,4 +1,4 @@
-"""The words of a fastText model: read from its file, and found by the bytes of a text; compiled."""
+"""Read the dictionary of a fastText model and recognise its special tokens; compiled."""
 
 # mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
 # numba's stubs do not know what its compiled code does with intrinsics and integers.
@@ -18,23 +18,25 @@ _END = np.uint64(int.from_bytes(b"</s>", "little"))
 
 @inner
 def is_label(data, start, end):
-    """A token that begins with `__label__` is a label to fastText, never a word."""
+    """Return whether the token begins with `__label__`: it is then a label to fastText, never a word."""
     return end - start >= 9 and load_8(data, start) == _PREFIX_HEAD and data[start + 8] == _PREFIX_LAST
 
 
 @inner
 def is_end(data, start, end):
-    """Whether the token is `</s>`, behind which fastText reads no further."""
+    """Return whether the token is `</s>`, after which fastText reads no further."""
     return end - start == 4 and word_at(data, start) & LOW_BYTES[4] == _END
 
 
 @kernel
 def scan_dictionary(data, size):
-    """Where each of the entries at the head of `data` starts and ends, their counts, and the bytes of all.
+    """Return (starts, ends, counts, number of bytes) of the `size` entries at the head of `data`.
 
-    -1 bytes where `data` is cut short.
+    The number of bytes is -1 if `data` is cut short.
     """
-    starts, ends, counts = np.empty(size, np.int64), np.empty(size, np.int64), np.zeros(size, np.int64)
+    starts = np.empty(size, np.int64)
+    ends = np.empty(size, np.int64)
+    counts = np.zeros(size, np.int64)
     at = 0
     for i in range(size):
         starts[i] = at
@@ -51,6 +53,6 @@ def scan_dictionary(data, size):
 
 @kernel
 def find_end(dictionary, starts, ends, slots):
-    """Entry id of `</s>`, -1 where the dictionary does not have it."""
-    token = np.array([60, 47, 115, 62], np.uint8)
+    """Return the entry id of `</s>`, -1 if the dictionary does not have it."""
+    token = np.array([ord("<"), ord("/"), ord("s"), ord(">")], np.uint8)
     return find_row(token, 0, 4, hash_bytes(token, 0, 4), dictionary, starts, ends, slots)

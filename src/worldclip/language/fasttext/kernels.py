@@ -1,9 +1,9 @@
-"""Inference of fastText's supervised models, compiled: text -> mean of its tokens' rows -> most probable label.
+"""Label texts with fastText's supervised models: text -> mean of its tokens' rows -> most probable label; compiled.
 
-A token's rows are the word's own (where the dictionary has it) and those of its character n-grams, hashed into buckets.
-What makes this fast: a cache of the sum of rows of each token, as most tokens of a batch have been seen in it before;
-the search of the label tree, most probable branch first; and wide instructions for all that is summed.
-arXiv:1607.01759, arXiv:1612.03651.
+A token's rows are the word's own (if the dictionary has it) and those of its character n-grams, hashed into buckets.
+Three things make this 5 to 13 times as fast as the library (benchmarks/results/lid.md): a cache of the summed rows of
+each token, since most tokens of a batch are repeated; a search of the label tree, most probable branch first; wide
+instructions for all sums.  arXiv:1607.01759, arXiv:1612.03651.
 """
 
 # mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
@@ -19,6 +19,7 @@ from worldclip.kernels.llvm import (
     blank_mask,
     count_ones,
     dot_lanes,
+    inlined,
     inner,
     kernel,
     load_pair,
@@ -30,37 +31,41 @@ from worldclip.kernels.llvm import (
 from worldclip.language.fasttext.dictionary import is_end, is_label
 from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX
 
-NGRAM_STEP = np.uint64(116049371)  # word n-grams: h = h * step + next word's hash
-EPS = np.float32(1e-5)  # fastText adds it to each probability before the logarithm
-CACHE_BYTES = 4 * 2**20
-CACHED_TOKEN_BYTES = 40  # longer tokens hardly come again
-AHEAD = 64  # tokens whose places in the cache memory is asked for before the first is needed
+NGRAM_STEP = np.uint64(116049371)  # fastText, Dictionary::addWordNgrams: h = h * step + the next word's hash
+EPS = np.float32(1e-5)  # fastText, std_log: it is added to each probability before the logarithm
+CACHE_BYTES = 4 * 2**20  # of summed rows, at most
+CACHED_TOKEN_BYTES = 40  # longer tokens are hardly ever repeated
+AHEAD = 64  # tokens of which the cache slots are prefetched before the first is needed
 
 _U0, _U1, _U6, _U63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
 _LARGEST = np.uint64(2**64 - 1)
-_MASKED = 64  # bytes that one mask tells of
-_FNV_START, _FNV_STEP = np.uint32(2166136261), np.uint32(16777619)
+_MASKED = 64  # bytes that one mask covers
+_FNV_START, _FNV_STEP = np.uint32(2166136261), np.uint32(16777619)  # FNV-1a's offset basis and prime
 _NO_WORD, _LAST = -1, -2  # in place of a token's number of rows
 _END_HASH = np.uint32(3617362777).astype(np.int32)  # fastText's hash of `</s>`
 
 
 @kernel
 def predict(model, data, offsets, is_null, allowed, num_cached):
-    """Label id and probability of each text.
+    """Return the label id int32 and the probability float32 of each text; -1 and 0 without a prediction.
 
     data: (num_bytes,) uint8; offsets: (num_texts + 1,) int64; is_null: (num_texts,) bool.  allowed: bool for each
     node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: slots of the token cache,
-    a power of two.  Returns label ids int32, -1 without a prediction, and probabilities float32 (0 there).
+    a power of two.
     """
     num_texts = len(is_null)
-    label_ids, probs = np.full(num_texts, -1, np.int32), np.zeros(num_texts, np.float32)
+    label_ids = np.full(num_texts, -1, np.int32)
+    probs = np.zeros(num_texts, np.float32)
     longest = 0
     for i in range(num_texts):
         longest = max(longest, offsets[i + 1] - offsets[i])
     hidden = np.zeros((1, model.dim), np.float32)
-    word, hashes = np.empty(longest + 2, np.uint8), np.empty(longest // 2 + 3, np.int32)
-    stack_nodes, stack_probs = np.empty(2 * model.num_labels, np.int32), np.empty(2 * model.num_labels, np.float32)
-    tokens_2N, keys_N = np.empty(2 * AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
+    word = np.empty(longest + 2, np.uint8)
+    hashes = np.empty(longest // 2 + 3, np.int32)
+    stack_nodes = np.empty(2 * model.num_labels, np.int32)
+    stack_probs = np.empty(2 * model.num_labels, np.float32)
+    tokens_2N = np.empty(2 * AHEAD, np.uint64)
+    keys_N = np.empty(AHEAD, np.uint64)
     cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
     cache_sums = np.empty((num_cached + 1, model.dim), np.float32)  # the last one is for tokens that are not kept
     # numba counts a reference, an atomic operation, for every array taken from a tuple: once, not for each text.
@@ -73,15 +78,17 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     for i in range(num_texts):
         if is_null[i]:
             continue
-        at, end, num_rows, num_hashes = offsets[i], offsets[i + 1], 0, 0
+        at, end = offsets[i], offsets[i + 1]
+        num_rows = num_hashes = 0
+        has_token = False
         _clear(hidden, 0)
-        mask, masked_at, has_token = _U0, at - _MASKED, False
+        mask, masked_at = _U0, at - _MASKED
         while at < end:
             num_tokens, at, mask, masked_at = _find_tokens(
                 data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, cache_sums
             )
+            has_token |= num_tokens > 0
             for t in range(num_tokens):
-                has_token = True
                 token_at, token_size = load_pair(tokens_2N, t)
                 first, size, key = np.int64(token_at), np.int64(token_size), keys_N[t]
                 slot = np.int64(key & np.uint64(num_cached - 1))
@@ -115,21 +122,15 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
                 hashes, num_hashes + 1, word_ngrams, bucket, num_words, prune, kept, kept_rows,
                 dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden,
             )  # fmt: skip
-        if num_rows == 0:
-            continue
-        scale = np.float32(1.0) / np.float32(num_rows)
-        for d in range(hidden.shape[1]):
-            hidden[0, d] *= scale
-        if loss == LOSS_HS:
-            label, prob = _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs)
-        else:
-            label, prob = _best_label(output, loss, num_labels, hidden, allowed, stack_probs)
-        label_ids[i], probs[i] = label, min(max(prob, np.float32(0)), np.float32(1))
+        if num_rows > 0:
+            label_ids[i], probs[i] = _best(
+                output, loss, left, right, num_labels, hidden, num_rows, allowed, stack_nodes, stack_probs
+            )
     return label_ids, probs
 
 
 def cache_slots(dim: int, num_bytes: int) -> int:
-    """Slots of the token cache for texts of `num_bytes` in all: enough for their tokens, at most CACHE_BYTES."""
+    """Return the slots of the token cache for texts of `num_bytes` in all: enough for them, at most CACHE_BYTES."""
     most = max(CACHE_BYTES // (4 * dim), 64)
     wanted = min(most, max(num_bytes // 4, 64))
     return 1 << (int(wanted).bit_length() - 1)
@@ -140,7 +141,7 @@ def cache_slots(dim: int, num_bytes: int) -> int:
 
 @inner
 def _blanks_at(data, at):
-    """`blank_mask` also near the end of `data`, behind which all is blank."""
+    """Return `blank_mask`, also near the end of `data`, after which all is blank."""
     if at + _MASKED <= data.size:
         return blank_mask(data, at)
     mask = _LARGEST
@@ -152,11 +153,11 @@ def _blanks_at(data, at):
 
 @inner
 def _token_size(data, at, end, mask, masked_at):
-    """Bytes of the token that begins at `at`, 0 at a blank; and the mask of the blanks from `masked_at` on."""
+    """Return the size of the token at `at` (0 at a blank), and the mask of the blanks from `masked_at` on."""
     if at - masked_at >= _MASKED:
         mask, masked_at = _blanks_at(data, at), at
     size = trailing_zeros(mask >> np.uint64(at - masked_at))
-    if size >= _MASKED - (at - masked_at):  # its end is not in sight
+    if size >= _MASKED - (at - masked_at):  # it ends after the masked bytes
         mask, masked_at = _blanks_at(data, at), at
         size = trailing_zeros(mask)
         more = size
@@ -168,11 +169,13 @@ def _token_size(data, at, end, mask, masked_at):
 
 @inner
 def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, cache_sums):
-    """The next tokens of data[at:end], at most AHEAD: where and how long (tokens_2N, pairs), their hashes (keys_N).
+    """Write the next tokens of data[at:end], at most AHEAD: pairs (position, size) to tokens_2N, hashes to keys_N.
 
-    Returns how many they are, where to go on, and the mask of the blanks.  Asks memory for their places in the cache.
+    Returns their number, the position to continue at, and the mask of the blanks.  Prefetches their cache slots.
     """
-    count, last_slot, dim = 0, np.uint64(cache_2S.size // 2 - 1), cache_sums.shape[1]
+    count = 0
+    last_slot = np.uint64(cache_2S.size // 2 - 1)
+    dim = cache_sums.shape[1]
     while at < end and count < AHEAD:
         size, mask, masked_at = _token_size(data, at, end, mask, masked_at)
         if size > 0:
@@ -189,7 +192,7 @@ def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, ca
 
 @inner
 def _fnv(data, start, end):
-    """fastText's hash: 32-bit FNV-1a, each byte sign-extended before the xor."""
+    """Return fastText's hash: 32-bit FNV-1a with each byte sign-extended, as its C++ code casts it (int8_t)."""
     h = _FNV_START
     for i in range(start, end):
         h = np.uint32((h ^ np.uint32(np.int8(data[i]))) * _FNV_STEP)
@@ -201,9 +204,9 @@ def _sum_token(
     data, at, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune, kept, kept_rows,
     dense, codes, norms, centroids, sub_dim, last_sub_dim, word, sums, slot,
 ):  # fmt: skip
-    """Put the sum of a token's rows into sums[slot]; returns how many they are, or _NO_WORD, or _LAST.
+    """Write the sum of a token's rows to sums[slot]; returns the number of rows, or _NO_WORD, or _LAST.
 
-    word: scratch for `<token>`.
+    word: scratch for `<token>`, over whose characters the n-grams run.
     """
     if is_end(data, at, at + size):
         return _LAST
@@ -218,16 +221,18 @@ def _sum_token(
     if maxn <= 0 or prune == 0:
         return count
     length = size + 2
-    word[0], word[length - 1] = 60, 62  # < and >
+    word[0] = ord("<")
+    word[length - 1] = ord(">")
     for k in range(size):
         word[k + 1] = data[at + k]
-    # h mod bucket without a division, by multiplying with 2^64 / bucket: exact for 32 bits (arXiv:1902.01961).
+    # h mod bucket without a division, by multiplication with 2^64 / bucket: exact for 32 bits (arXiv:1902.01961).
     modulus = np.uint64(bucket)
     inverse = _LARGEST // modulus + _U1
     for i in range(length):
-        if word[i] & 0xC0 == 0x80:
+        if word[i] & 0xC0 == 0x80:  # n-grams begin at characters, not at continuation bytes
             continue
-        h, k = _FNV_START, i
+        h = _FNV_START
+        k = i
         for n in range(1, maxn + 1):
             if k >= length:
                 break
@@ -236,7 +241,7 @@ def _sum_token(
             while k < length and word[k] & 0xC0 == 0x80:
                 h = np.uint32((h ^ np.uint32(np.int8(word[k]))) * _FNV_STEP)
                 k += 1
-            if n >= minn and not (n == 1 and (i == 0 or k == length)):
+            if n >= minn and not (n == 1 and (i == 0 or k == length)):  # neither `<` nor `>` alone is an n-gram
                 bucket_id = np.int64(multiply_high(inverse * np.uint64(h), modulus))
                 row = _ngram_row(bucket_id, num_words, prune, kept, kept_rows)
                 if row >= 0:
@@ -247,10 +252,14 @@ def _sum_token(
 
 @inner
 def _ngram_row(bucket_id, num_words, prune, kept, kept_rows):
-    """Row of an n-gram's bucket, -1 where it was pruned."""
+    """Return the row of an n-gram's bucket, -1 if it was pruned.
+
+    A pruned model keeps few of two million buckets: a bitmap says which, and the set bits before give the row.
+    """
     if prune < 0:
         return num_words + bucket_id
-    bits, bit = kept[np.uint64(bucket_id) >> _U6], _U1 << (np.uint64(bucket_id) & _U63)
+    bits = kept[np.uint64(bucket_id) >> _U6]
+    bit = _U1 << (np.uint64(bucket_id) & _U63)
     if bits & bit == _U0:
         return -1
     return np.int64(kept_rows[bucket_id >> 6]) + count_ones(bits & (bit - _U1))
@@ -264,7 +273,7 @@ def _clear(total, place):
 
 @inner
 def _add(total, place, values, row):
-    """total[place] += values[row], of the same width."""
+    """Compute total[place] += values[row], of the same width."""
     dim = values.shape[1]
     whole = dim // LANES * LANES
     for d in range(0, whole, LANES):
@@ -275,7 +284,7 @@ def _add(total, place, values, row):
 
 @inner
 def _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, total, place):
-    """As `_add`, of a row of the model; a quantised one is unpacked on the way."""
+    """Do as `_add` with a row of the model; a quantised one is unpacked on the way."""
     if len(dense):
         _add(total, place, dense, row)
         return
@@ -292,7 +301,7 @@ def _add_word_ngrams(
     hashes, num_hashes, word_ngrams, bucket, num_words, prune, kept, kept_rows,
     dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden,
 ):  # fmt: skip
-    """Add the rows of the text's word n-grams to `hidden`; returns how many they are.  hashes: of its words, `_fnv`."""
+    """Add the rows of the text's word n-grams to `hidden`; returns their number.  hashes: `_fnv` of its words."""
     count = 0
     for first in range(num_hashes):
         h = np.uint64(np.int64(hashes[first]))
@@ -308,28 +317,47 @@ def _add_word_ngrams(
 # --- labels -------------------------------------------------------------------------------------------
 
 
+@inlined
+def _best(output, loss, left, right, num_labels, hidden, num_rows, allowed, stack_nodes, stack_probs):
+    """Return the most probable allowed label of the summed rows `hidden`, and its probability, at most 1."""
+    scale = np.float32(1.0) / np.float32(num_rows)
+    for d in range(hidden.shape[1]):
+        hidden[0, d] *= scale
+    if loss == LOSS_HS:
+        label, prob = _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs)
+    else:
+        label, prob = _best_label(output, loss, num_labels, hidden, allowed, stack_probs)
+    return label, min(max(prob, np.float32(0)), np.float32(1))
+
+
 @inner
 def _dot(output, row, hidden):
     dim = hidden.shape[1]
     whole = dim // LANES * LANES
-    found = np.float32(0)
+    total = np.float32(0)
     for d in range(0, whole, LANES):
-        found += dot_lanes(output, row * dim + d, hidden, d)
+        total += dot_lanes(output, row * dim + d, hidden, d)
     for d in range(whole, dim):
-        found += output[row, d] * hidden[0, d]
-    return found
+        total += output[row, d] * hidden[0, d]
+    return total
 
 
 @inner
 def _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs):
-    """Most probable allowed label of the tree, the likelier child first; branches below the best are cut."""
+    """Return the most probable allowed label of the tree and its probability.
+
+    Depth first, the likelier child first.  A branch less probable than the best label so far is skipped: a label is
+    never more probable than a node above it, EPS aside.
+    """
     best, best_prob = np.int32(-1), np.float32(-1)
-    node, prob, depth = np.int32(2 * num_labels - 2), np.float32(1), 0  # the root
+    node, prob = np.int32(2 * num_labels - 2), np.float32(1)  # the root
+    depth = 0
     while True:
         while node >= num_labels and prob > best_prob and allowed[node]:
             score = _dot(output, np.int64(node) - num_labels, hidden)
             is_right = np.float32(1) / (np.float32(1) + np.exp(-score))
-            left_prob, right_prob = prob * (np.float32(1) - is_right + EPS), prob * (is_right + EPS)
+            left_prob = prob * (np.float32(1) - is_right + EPS)
+            right_prob = prob * (is_right + EPS)
             goes_right = right_prob > left_prob
             stack_nodes[depth] = left[node] if goes_right else right[node]
             stack_probs[depth] = left_prob if goes_right else right_prob
@@ -345,7 +373,7 @@ def _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, st
 
 @inner
 def _table_sigmoid(x):
-    """The sigmoid as fastText reads it for labels on their own: from a table of 512 steps over [-8, 8]."""
+    """Return the sigmoid as fastText reads it for independent labels: from a table of 512 steps over [-8, 8]."""
     if x < -8 or x > 8:
         return np.float32(x > 8)
     step = np.float32(np.int64((x + np.float32(8)) * np.float32(32)))
@@ -354,7 +382,7 @@ def _table_sigmoid(x):
 
 @inner
 def _best_label(output, loss, num_labels, hidden, allowed, scores):
-    """Most probable allowed label of a flat output: softmax over all labels, or each label's own sigmoid."""
+    """Return the most probable allowed label of a flat output (softmax, or each label's own sigmoid) and its prob."""
     top = np.float32(-np.inf)
     for i in range(num_labels):
         scores[i] = _dot(output, i, hidden)

@@ -1,7 +1,6 @@
-"""fastText's supervised models as arrays: `.bin` and `.ftz`, dense and quantised, of every loss.
+"""Read fastText's supervised models as arrays: `.bin` and `.ftz`, dense and quantised, of every loss.
 
-The file's layout is that which fastText 0.9.2 writes.  Matrices of a `.bin` stay memory-mapped; `fasttext_kernels.py`
-reads what stands here.
+The file's layout is that of fastText 0.9.2.  Matrices of a `.bin` stay memory-mapped; kernels.py computes with them.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from worldclip.language.fasttext.dictionary import LABEL_PREFIX, find_end, scan_
 MAGIC = 793712314
 LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA = 1, 2, 3, 4
 SUPERVISED = 3
-DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows are unpacked at load where that takes less than this
+DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows that take less than this when unpacked are unpacked at load
 
 
 class UnsupportedModel(ValueError):
-    """A fastText file that this module does not read; the library may."""
+    """A fastText file that this module cannot read; the library may."""
 
 
 class Quantized(NamedTuple):
@@ -36,7 +35,7 @@ class Quantized(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What the kernels read.  D = dim; rows: words, then buckets of n-grams, those kept where pruned, in order."""
+    """What the kernels compute with.  D = dim; rows: words, then buckets of n-grams (if pruned, the kept ones)."""
 
     dim: int
     loss: int
@@ -66,9 +65,9 @@ class Model(NamedTuple):
 
 
 def read_model(path: Path) -> tuple[Model, list[str]]:
-    """The model of `path`, its matrices memory-mapped, and its labels without `__label__`.
+    """Return the model of `path`, its matrices memory-mapped, and its labels without `__label__`.
 
-    Raises UnsupportedModel for versions and kinds that this module does not know, and for files that are cut short.
+    Raises UnsupportedModel for an unknown version or kind, and for a file that is cut short.
     """
     data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array over the mapping, for numba
     reader = _Reader(data)
@@ -133,22 +132,24 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
 
 
 class _Reader:
+    """Reads a file front to back; struct.error and IndexError say that it is cut short."""
+
     def __init__(self, data: np.ndarray) -> None:
         self.data, self.at = data, 0
 
     def unpack(self, layout: str) -> tuple:
         size = struct.calcsize(layout)
-        found = struct.unpack(layout, self.data[self.at : self.at + size].tobytes())
+        values = struct.unpack(layout, self.data[self.at : self.at + size].tobytes())
         self.at += size
-        return found
+        return values
 
     def array(self, dtype: type, count: int) -> np.ndarray:
         num_bytes = count * np.dtype(dtype).itemsize
-        found = self.data[self.at : self.at + num_bytes]
-        if len(found) < num_bytes:
+        raw = self.data[self.at : self.at + num_bytes]
+        if len(raw) < num_bytes:
             raise IndexError
         self.at += num_bytes
-        return found.view(dtype)
+        return raw.view(dtype)
 
 
 def _read_dense(reader: _Reader) -> np.ndarray:
@@ -173,7 +174,7 @@ def _read_centroids(reader: _Reader) -> tuple[np.ndarray, int, int]:
 
 
 def unpack_rows(packed: Quantized) -> np.ndarray:
-    """(num_rows, dim) float32 of a quantised matrix."""
+    """Return a quantised matrix as (num_rows, dim) float32."""
     num_subvectors = packed.codes.shape[1]
     parts = []
     for q in range(num_subvectors):
@@ -194,7 +195,7 @@ def _choose_rows(rows: np.ndarray | Quantized, dim: int) -> tuple[np.ndarray, Qu
 
 
 def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(Model.kept, Model.kept_rows, the index's rows by rising bucket)."""
+    """Return (Model.kept, Model.kept_rows, the index's rows by rising bucket)."""
     order = np.argsort(index[:, 0])
     buckets = index[order, 0].astype(np.int64)
     kept = np.zeros(bucket // 64 + 1, np.uint64)
@@ -204,7 +205,7 @@ def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.nd
 
 
 def _in_order(rows: np.ndarray | Quantized, order: np.ndarray, num_words: int) -> np.ndarray | Quantized:
-    """Rows of kept n-grams by rising bucket rather than as the file has them."""
+    """Return the rows with those of kept n-grams by rising bucket; the file's order is another."""
     places = np.concatenate([np.arange(num_words), num_words + order.astype(np.int64)])
     if isinstance(rows, Quantized):
         return rows._replace(codes=rows.codes[places], norms=rows.norms[places])
@@ -212,9 +213,12 @@ def _in_order(rows: np.ndarray | Quantized, order: np.ndarray, num_words: int) -
 
 
 def _label_tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The Huffman tree over label counts that fastText builds: leaves first (falling counts), the root last."""
+    """Return the children (left, right) of the Huffman tree over label counts, built as fastText builds it.
+
+    Leaves come first, by falling counts, and the root last; -1 where a node has no children.
+    """
     num = len(counts)
-    weights = np.full(2 * num - 1, 10**15, np.int64)
+    weights = np.full(2 * num - 1, 10**15, np.int64)  # fastText's "infinite" count of nodes not yet built
     weights[:num] = counts
     left, right = np.full(2 * num - 1, -1, np.int32), np.full(2 * num - 1, -1, np.int32)
     leaf, inner = num - 1, num
@@ -233,11 +237,11 @@ def _label_tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def allowed_nodes(model: Model, is_allowed: np.ndarray) -> np.ndarray:
-    """For each node of the label tree whether a label below it is allowed; flat outputs take the labels as they are."""
+    """Return for each node of the label tree whether a label below it is allowed; for flat outputs, for each label."""
     if model.loss != LOSS_HS:
         return is_allowed
     nodes = np.zeros(2 * model.num_labels - 1, bool)
     nodes[: model.num_labels] = is_allowed
-    for node in range(model.num_labels, len(nodes)):  # children stand before their parents
+    for node in range(model.num_labels, len(nodes)):  # children come before their parents
         nodes[node] = nodes[model.left[node]] or nodes[model.right[node]]
     return nodes

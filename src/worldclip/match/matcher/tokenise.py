@@ -75,7 +75,7 @@ def put_normal_tokens(data, start, end, profile, unicode, text, tokens_2N, count
     if profile == UNICODE_FOLD:
         data, end = _folded(data, start, end, unicode)
         start = 0
-    # Cutting again from `count` is cheaper than checking first: nearly every text is NFC.
+    # The cut itself says whether the text may not be NFC, so nearly every text is cut once and not checked.
     total, is_doubtful = _cut_unicode(data, start, end, unicode.classes, text, tokens_2N, count)
     if is_doubtful and not is_nfc(data, start, end, unicode):
         data = nfc(data, start, end, unicode)

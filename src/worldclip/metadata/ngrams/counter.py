@@ -19,7 +19,7 @@ from worldclip.metadata.ngrams.runs import BigramWriter, write_words
 MAX_BIGRAM_SLOTS = 2**24
 MAX_WORDS = 2**22
 MAX_ARENA_BYTES = 2**27
-BATCH_BYTES = 2**15  # a batch fits into the second-level cache with its tokens
+BATCH_BYTES = 2**15  # a batch and its tokens fit into the cache
 
 
 class Counter:
