@@ -27,7 +27,7 @@ def evaluate(model, folder, words=WORDS):
     return folder
 
 
-def test_a_clear_difference_is_significant_and_none_is_not(tmp_path):
+def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
     whole, forgetful = evaluate(WordModel(), tmp_path / "whole"), evaluate(Forgetful(), tmp_path / "forgetful")
     rows = {(row["task"], row["metric"]): row for row in compare(forgetful, whole)}
     top1 = rows["zeroshot_classification", "acc1"]
@@ -42,7 +42,7 @@ def test_a_clear_difference_is_significant_and_none_is_not(tmp_path):
     assert not any(row.get("is_significant") for row in same)
 
 
-def test_the_table_marks_what_is_significant(tmp_path):
+def test_table_marks_significant_differences(tmp_path):
     whole, forgetful = evaluate(WordModel(), tmp_path / "whole"), evaluate(Forgetful(), tmp_path / "forgetful")
     table = comparison_text(compare(forgetful, whole))
     assert ("a", "zeroshot_classification", "acc1", "2") in {row[:4] for row in markdown_rows(table)}
@@ -50,7 +50,7 @@ def test_the_table_marks_what_is_significant(tmp_path):
     assert table.endswith("Means over: en de.\n")
 
 
-def test_what_was_measured_on_other_data_is_not_compared(tmp_path):
+def test_results_on_different_data_are_not_compared(tmp_path):
     first, other = evaluate(WordModel(), tmp_path / "first"), evaluate(WordModel(), tmp_path / "other", WORDS[:9])
     with pytest.raises(UserError, match="no record in common"):
         compare(first, other)
@@ -58,7 +58,7 @@ def test_what_was_measured_on_other_data_is_not_compared(tmp_path):
         compare(first, tmp_path / "nothing")
 
 
-def test_english_and_local_questions_are_compared_apart(tmp_path):
+def test_english_and_local_questions_are_compared_separately(tmp_path):
     words = word_dataset("a", WORDS, languages=("en", "local"))
     for name, model in (("whole", WordModel()), ("forgetful", Forgetful())):
         engine.evaluate(model, {"model": name}, [words], [], tmp_path / name / "results.jsonl")
@@ -95,7 +95,7 @@ def test_captions_of_an_image_are_drawn_together():
     assert width([(five, np.arange(400))]) < 0.6 * (together[1] - together[0])
 
 
-def test_the_interval_is_what_resampling_in_the_plainest_way_gives():
+def test_paired_interval_agrees_with_plain_resampling():
     random = np.random.default_rng(1)
     gains = [random.integers(-1, 2, n) for n in (30, 9)]
     images = [random.integers(0, 12, n) for n in (30, 9)]  # the second language lacks some images
@@ -111,7 +111,7 @@ def test_the_interval_is_what_resampling_in_the_plainest_way_gives():
     np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=0.03)
 
 
-def test_distances_are_compared_as_they_are():
+def test_distances_are_not_shown_in_percent():
     row = {"dataset": "a", "task": "alignment_uniformity", "metric": "alignment", "languages": ["en"], "first": 1.5,
            "second": 1.25, "difference": -0.25}  # fmt: skip
     assert markdown_rows(comparison_text([row]))[-1][4:7] == ("1.500", "1.250", "-0.250")

@@ -1,4 +1,4 @@
-"""One pass over images and texts, records, resume, and images that will not decode."""
+"""One pass over images and texts: records, resuming, and undecodable images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL = {"model": "made up", "model_digest": "0"}
 WORDS = ["cat", "dog", "owl", "bee", "cat"]
 
 
-def test_each_image_is_encoded_once_however_many_languages_ask(tmp_path):
+def test_each_image_is_encoded_once_for_all_languages(tmp_path):
     model = WordModel()
     records, _, _ = engine.evaluate(model, MODEL, [word_dataset("a", WORDS)], [], tmp_path / "r.jsonl", batch_size=2)
     assert sorted(model.images) == sorted(word.encode() for word in WORDS)
@@ -25,7 +25,7 @@ def test_each_image_is_encoded_once_however_many_languages_ask(tmp_path):
     ]
 
 
-def test_a_record_says_what_was_measured_and_how(tmp_path):
+def test_record_says_what_was_measured_and_how(tmp_path):
     records, _, _ = engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], tmp_path / "r.jsonl")
     first = json.loads((tmp_path / "r.jsonl").read_text().splitlines()[0])
     assert first == records[0]
@@ -36,7 +36,7 @@ def test_a_record_says_what_was_measured_and_how(tmp_path):
     assert records[1]["metrics"]["text_retrieval_recall@1"] == 1.0
 
 
-def test_images_that_will_not_decode_are_dropped_and_listed(tmp_path):
+def test_undecodable_images_are_dropped_and_listed(tmp_path):
     words = ["broken", "cat", "broken", "dog"]
     dataset = word_dataset("a", words)
     records, features, _ = engine.evaluate(WordModel(), MODEL, [dataset], ["en"], tmp_path / "r.jsonl", batch_size=1)
@@ -44,37 +44,37 @@ def test_images_that_will_not_decode_are_dropped_and_listed(tmp_path):
     assert [record["n"] for record in records] == [2, 2]
     assert records[0]["metrics"]["acc1"] == 1.0
     assert records[1]["metrics"]["image_retrieval_recall@1"] == 1.0
-    with pytest.raises(UserError, match="not one of its 2 images decodes: b0: not an image"):
+    with pytest.raises(UserError, match="none of its 2 images can be decoded: b0: not an image"):
         engine.evaluate(WordModel(), MODEL, [word_dataset("b", ["broken"] * 2)], ["en"], tmp_path / "r.jsonl")
 
 
-def test_a_sweep_that_is_cut_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_interrupted_sweep_resumes_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "GROUP_TEXTS", 1)
     path = tmp_path / "r.jsonl"
     sets = [word_dataset("a", WORDS), word_dataset("b", ["elk", "cat"])]
     whole, _, _ = engine.evaluate(WordModel(), MODEL, sets, [], tmp_path / "whole.jsonl")
-    for batches_left in (1, 1, 0):  # a language of a data set is one batch of texts here, four in all
+    for batches_left in (1, 1, 0):  # each of the four (dataset, language) is one batch of texts here
         with pytest.raises(KeyboardInterrupt):
             engine.evaluate(WordModel(batches_left), MODEL, sets, [], path)
     last = WordModel()
     records, _, _ = engine.evaluate(last, MODEL, sets, [], path)
     assert records == whole
-    told = []
-    engine.evaluate(WordModel(0), MODEL, sets, [], path, say=told.append)  # a text would interrupt it
-    assert told[-1] == "nothing to do: results.jsonl has all 8 records"
+    messages = []
+    engine.evaluate(WordModel(0), MODEL, sets, [], path, say=messages.append)  # a text would interrupt it
+    assert messages[-1] == "nothing to do: results.jsonl has all 8 records"
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not any(text.startswith("en/") for text in last.texts), "what was done was done again"
 
 
-def test_a_line_that_is_no_record_is_named(tmp_path):
+def test_invalid_line_of_results_is_named(tmp_path):
     path = tmp_path / "r.jsonl"
     engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], path)
     path.write_text(path.read_text() + '{"model": ')
-    with pytest.raises(UserError, match=r"r\.jsonl:3 is no record .* remove the line"):
+    with pytest.raises(UserError, match=r"r\.jsonl:3 is not a record .* remove the line"):
         engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], path)
 
 
-def test_another_model_or_other_data_is_measured_anew(tmp_path):
+def test_another_model_or_other_data_is_evaluated_again(tmp_path):
     path, dataset = tmp_path / "r.jsonl", word_dataset("a", WORDS)
     engine.evaluate(WordModel(), MODEL, [dataset], ["en"], path)
     for model_id, data in ((MODEL | {"model_digest": "1"}, dataset), (MODEL, word_dataset("a", ["owl", "cat"]))):
@@ -85,17 +85,17 @@ def test_another_model_or_other_data_is_measured_anew(tmp_path):
         assert len(records) == 2
 
 
-def test_a_language_that_no_data_set_has_is_named_and_one_that_some_lack_is_absent(tmp_path):
+def test_language_of_no_dataset_is_an_error_and_of_some_is_absent_elsewhere(tmp_path):
     sets = [word_dataset("a", WORDS), word_dataset("b", WORDS, languages=("en",))]
     model = WordModel()
-    with pytest.raises(UserError, match=r"evaluate\.languages names sw, which a, b have not"):
+    with pytest.raises(UserError, match=r"evaluate\.languages: no text in sw in a, b; available: en, de"):
         engine.evaluate(model, MODEL, sets, ["en", "sw"], tmp_path / "r.jsonl")
-    assert model.images == [], "a mistake was told after the images were encoded"
+    assert model.images == [], "a mistake was reported after the images were encoded"
     records, _, _ = engine.evaluate(WordModel(), MODEL, sets, ["de"], tmp_path / "r.jsonl")
     assert {record["dataset"] for record in records} == {"a"}
 
 
-def test_features_of_texts_are_the_same_when_they_no_longer_stay_at_hand(monkeypatch):
+def test_text_features_are_equal_after_eviction_from_memory(monkeypatch):
     texts = [f"word{i % 7}" for i in range(40)]
     plain = engine.TextFeatures(WordModel(), 4)(texts)
     monkeypatch.setattr(engine, "TEXTS_KEPT", 3)
@@ -104,7 +104,7 @@ def test_features_of_texts_are_the_same_when_they_no_longer_stay_at_hand(monkeyp
         np.testing.assert_array_equal(small(texts[start : start + 5]), plain[start : start + 5])
 
 
-def test_languages_are_encoded_together_and_in_order_of_length(tmp_path):
+def test_texts_of_languages_are_encoded_together_by_length(tmp_path):
     model = WordModel()
     languages = ("en", "de", "sw", "th")
     engine.evaluate(model, MODEL, [word_dataset("a", WORDS, languages)], [], tmp_path / "r.jsonl", batch_size=64)

@@ -19,7 +19,7 @@ from worlds import WordModel
 
 @pytest.fixture
 def run_dir(tmp_path, monkeypatch):
-    """RUN with a checkpoint, and `mini`, a data set in Crossmodal-3600's layout beside it."""
+    """RUN with a checkpoint, and `mini`, a dataset in Crossmodal-3600's layout beside it."""
     folder = tmp_path / "mini"
     (folder / "images").mkdir(parents=True)
     for key in ("cat", "dog"):
@@ -48,7 +48,7 @@ def run(recipe, run_dir):
     return evaluate.run(recipe, run_dir, LocalExecutor())
 
 
-def test_the_stage_writes_records_a_table_and_a_report(run_dir):
+def test_stage_writes_records_table_and_report(run_dir):
     report = run(recipe_of(run_dir), run_dir)
     records = [json.loads(line) for line in (run_dir / "evaluate" / "results.jsonl").read_text().splitlines()]
     assert [(record["model"], record["lang"]) for record in records] == [
@@ -62,7 +62,7 @@ def test_the_stage_writes_records_a_table_and_a_report(run_dir):
     assert mean["metrics"]["image_retrieval_recall@1"] == 1.0
 
 
-def test_what_is_finished_runs_again_only_for_another_checkpoint_config_or_data(run_dir):
+def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_dir):
     recipe = recipe_of(run_dir)
     run(recipe, run_dir)
     assert why_run(evaluate, "evaluate", recipe, run_dir) is None
@@ -76,7 +76,7 @@ def test_what_is_finished_runs_again_only_for_another_checkpoint_config_or_data(
     assert "step_000000010" not in (run_dir / "evaluate" / "results.jsonl").read_text()
 
 
-def test_the_runs_languages_are_asked_unless_others_are_named(run_dir):
+def test_languages_default_to_those_of_the_run(run_dir):
     recipe = recipe_of(run_dir)
     of_run = load_recipe({**_sections(recipe), "languages": {"codes": ["th", "sw"]}})
     assert list(run(of_run, run_dir)["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
@@ -90,19 +90,19 @@ def _sections(recipe):
     return to_dict(recipe)
 
 
-def test_a_run_without_a_checkpoint_is_told_to_train(tmp_path):
+def test_run_without_checkpoint_is_an_error_that_names_train(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint; run first: worldclip train"):
         evaluate.checkpoint_folder(tmp_path)
 
 
-def test_no_data_set_is_nothing_to_do_and_is_finished(run_dir):
+def test_stage_without_datasets_finishes(run_dir):
     recipe = recipe_of(run_dir, datasets=[])
     run(recipe, run_dir)
     assert why_run(evaluate, "evaluate", recipe, run_dir) is None
     assert changed_keys(evaluate.relevant_config(recipe), evaluate.relevant_config(recipe)) == []
 
 
-def test_any_model_is_evaluated_into_any_folder_and_goes_on_where_it_was_cut(run_dir, tmp_path):
+def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path):
     config = recipe_of(run_dir).evaluate
     found = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
     assert found["model"] == "someone/model"
@@ -113,7 +113,7 @@ def test_any_model_is_evaluated_into_any_folder_and_goes_on_where_it_was_cut(run
     assert other["model_digest"] != found["model_digest"]
 
 
-def test_a_model_on_no_data_set_is_a_mistake(run_dir, tmp_path):
+def test_evaluating_a_model_without_datasets_is_an_error(run_dir, tmp_path):
     with pytest.raises(UserError, match="no data set is named; name some"):
         evaluate.evaluate_model("someone/model", EvaluateConfig(), tmp_path / "out")
     nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
@@ -121,7 +121,7 @@ def test_a_model_on_no_data_set_is_a_mistake(run_dir, tmp_path):
         evaluate.evaluate_model("someone/model", nothing_there, tmp_path / "out")
 
 
-def test_every_mistake_of_the_section_is_told_at_once(tmp_path):
+def test_all_config_problems_are_reported_at_once(tmp_path):
     wrong = {
         "datasets": ["emoji_ton"],
         "folders": {"pets": "wds:/data", "emoji_base": "cvqa:/data"},
@@ -134,13 +134,13 @@ def test_every_mistake_of_the_section_is_told_at_once(tmp_path):
     assert 'did you mean "emoji_tone"?' in str(caught.value)
 
 
-def test_a_folder_that_is_not_there_is_named(run_dir):
+def test_missing_folder_is_named(run_dir):
     recipe = recipe_of(run_dir, folders={"mini": "captions:/nowhere"})
     with pytest.raises(UserError, match=r"evaluate\.folders\.mini is 'captions:/nowhere'"):
         run(recipe, run_dir)
 
 
-def test_a_data_set_that_has_none_of_the_languages_asked_has_no_records_and_is_no_mistake(run_dir):
+def test_dataset_without_any_requested_language_has_no_records(run_dir):
     other = run_dir.parent / "other"
     (other / "images").mkdir(parents=True)
     (other / "images" / "cat.png").write_bytes(b"cat")
@@ -151,7 +151,7 @@ def test_a_data_set_that_has_none_of_the_languages_asked_has_no_records_and_is_n
     assert list(found["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
 
 
-def test_what_is_wrong_with_any_data_set_is_told_at_once_and_before_any_work(run_dir):
+def test_problems_of_all_datasets_are_reported_before_any_work(run_dir):
     mini = run_dir.parent / "mini"
     (run_dir.parent / "tars").mkdir()
     (run_dir.parent / "tars/0.tar").write_bytes(b"no tar")
@@ -159,17 +159,17 @@ def test_what_is_wrong_with_any_data_set_is_told_at_once_and_before_any_work(run
     folders = {"mini": f"captions:{mini}", "tars": f"pool:{run_dir.parent / 'tars'}", "gone": "cvqa:/nowhere"}
     with pytest.raises(UserError) as caught:
         run(recipe_of(run_dir, datasets=list(folders), folders=folders), run_dir)
-    told = "\n".join(caught.value.problems)
+    problems = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
-    assert "data set mini: " in told
-    assert "images: dog" in told
-    assert "data set tars: " in told
-    assert "0.tar: not a readable tar" in told
-    assert "data set gone: evaluate.folders.gone is 'cvqa:/nowhere'" in told
+    assert "data set mini: " in problems
+    assert "images: dog" in problems
+    assert "data set tars: " in problems
+    assert "0.tar: not a readable tar" in problems
+    assert "data set gone: evaluate.folders.gone is 'cvqa:/nowhere'" in problems
     assert not (run_dir / "evaluate").exists()
 
 
-def test_names_for_a_layout_without_classes_are_an_error(run_dir):
+def test_class_names_for_a_layout_without_classes_are_an_error(run_dir):
     names = run_dir.parent / "names.json"
     names.write_text("{}")
     with pytest.raises(UserError, match=r"class_names\.mini: layout captions takes no class names"):

@@ -60,7 +60,7 @@ def write_matches(run_dir):
     write_manifest(run_dir / "match", config={}, inputs={}, counts={})
 
 
-def test_every_image_is_asked_among_the_distinct_names_of_all_emoji(run_dir):
+def test_classes_are_the_distinct_names_of_all_emoji(run_dir):
     dataset = load("emoji_base", run_dir)
     assert dataset.image_keys == KEYS[:6]
     assert dataset.languages == ("en", "ja")
@@ -72,7 +72,7 @@ def test_every_image_is_asked_among_the_distinct_names_of_all_emoji(run_dir):
     assert [japanese.class_names[i][0] for i in japanese.target] == NAMES["ja"][:6]
 
 
-def test_images_of_one_name_share_a_class_and_a_text(run_dir):
+def test_images_with_equal_names_share_a_class_and_a_text(run_dir):
     classification, retrieval = load("emoji_base", run_dir).tasks("ja")
     assert classification.target[0] == classification.target[1]
     assert len(retrieval.texts) == 5
@@ -80,7 +80,7 @@ def test_images_of_one_name_share_a_class_and_a_text(run_dir):
     assert [retrieval.texts[text] for _, text in pairs] == NAMES["ja"][:6]
 
 
-def test_base_is_reported_by_thirds_of_how_often_training_met_the_name(run_dir):
+def test_base_is_reported_by_thirds_of_match_counts(run_dir):
     write_matches(run_dir)
     task, _ = load("emoji_base", run_dir).tasks("ja")
     thirds = {name: [NAMES["en"][i] for i in np.flatnonzero(mask)] for name, mask in task.slices.items()}
@@ -94,7 +94,7 @@ def test_base_is_reported_by_thirds_of_how_often_training_met_the_name(run_dir):
     assert tone.slices == {}
 
 
-def test_the_digest_follows_the_images_the_names_and_the_thirds(run_dir):
+def test_digest_depends_on_images_names_and_thirds(run_dir):
     digests = [load("emoji_base", run_dir).digest]
     write_matches(run_dir)
     digests.append(load("emoji_base", run_dir).digest)
@@ -106,12 +106,12 @@ def test_the_digest_follows_the_images_the_names_and_the_thirds(run_dir):
     assert len(set(digests)) == 4
 
 
-def test_a_run_without_the_emoji_pool_is_told_what_to_do(tmp_path):
+def test_missing_emoji_pool_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(UserError, match=r"evaluate\.datasets names emoji_tone.*pool\.build"):
         held_out.load("tone", tmp_path)
 
 
-def test_broken_pools_are_named(run_dir):
+def test_corrupt_pools_are_named(run_dir):
     tar = run_dir / "pool/base/000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:600])

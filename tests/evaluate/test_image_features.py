@@ -20,7 +20,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(image_features, "CHUNK_IMAGES", 2)
 
 
-def test_chunks_are_the_same_features_and_are_read_again(tmp_path):
+def test_chunks_give_equal_features_and_are_read_from_the_cache(tmp_path):
     plain = encode_images(WordModel(), word_dataset("a", WORDS), 3)
     model = WordModel()
     first = encode_images(model, word_dataset("a", WORDS), 3, tmp_path / "key")
@@ -32,23 +32,24 @@ def test_chunks_are_the_same_features_and_are_read_again(tmp_path):
     assert (again.images, second.bad) == ([], plain.bad)
 
 
-def test_a_pass_that_was_cut_goes_on_at_the_next_chunk(tmp_path):
+def test_interrupted_pass_resumes_at_the_next_chunk(tmp_path):
     encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
     (tmp_path / "000000002.npy").unlink()
-    model, told = WordModel(), []
-    encode_images(model, word_dataset("a", WORDS), 3, tmp_path, told.append)
+    model = WordModel()
+    messages = []
+    encode_images(model, word_dataset("a", WORDS), 3, tmp_path, messages.append)
     assert model.images == [b"owl", b"bee"]
-    assert told == ["a: 4 of 7 images encoded"]
+    assert messages == ["a: 4 of 7 images encoded"]
 
 
-def test_damaged_features_are_named(tmp_path):
+def test_corrupt_features_are_named(tmp_path):
     encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
     (tmp_path / "000000002.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(UserError, match=r"000000002\.npy is damaged .*; remove .*, and it is made anew"):
+    with pytest.raises(UserError, match=r"000000002\.npy is corrupt .*; remove .* and rerun to encode it again"):
         encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
 
 
-def test_the_key_is_model_images_and_preprocessing(tmp_path):
+def test_cache_key_is_model_images_and_preprocessing(tmp_path):
     class Processed(WordModel):
         processor = "size 224"
 
@@ -65,7 +66,7 @@ def test_the_key_is_model_images_and_preprocessing(tmp_path):
     assert keys[3] == cache_folder(tmp_path, WordModel(), "0", same_images)
 
 
-def test_another_prompt_or_language_encodes_no_image_again(tmp_path):
+def test_other_prompts_and_languages_reuse_image_features(tmp_path):
     model_id = {"model": "m", "model_digest": "0"}
     dataset = dataclasses.replace(word_dataset("a", ["cat", "dog"]), images_digest="images")
     engine.evaluate(WordModel(), model_id, [dataset], ["en"], tmp_path / "r.jsonl", cache=tmp_path / "features")
@@ -76,7 +77,7 @@ def test_another_prompt_or_language_encodes_no_image_again(tmp_path):
     assert model.texts
 
 
-def test_no_image_that_decodes_is_an_error_also_from_the_cache(tmp_path):
+def test_dataset_without_decodable_images_is_an_error_also_from_the_cache(tmp_path):
     for _ in range(2):
-        with pytest.raises(UserError, match="not one of its 3 images decodes: a0: not an image"):
+        with pytest.raises(UserError, match="none of its 3 images can be decoded: a0: not an image"):
             encode_images(WordModel(), word_dataset("a", ["broken"] * 3), 2, tmp_path)

@@ -9,19 +9,19 @@ from worldclip.evaluate.interval import class_mean_interval, mean_interval, seed
 
 
 @pytest.mark.parametrize("num_right", [1, 20, 50, 99])
-def test_the_interval_of_single_queries_is_what_resampling_gives(num_right):
+def test_mean_interval_agrees_with_resampling(num_right):
     hits = np.arange(100) < num_right
     random = np.random.default_rng(1)
     means = hits[random.integers(0, 100, (20_000, 100))].mean(axis=1)
     np.testing.assert_allclose(mean_interval(hits), np.quantile(means, [0.025, 0.975]), atol=0.0101)
 
 
-def test_all_right_and_all_wrong_have_intervals_of_no_width():
+def test_interval_of_constant_hits_has_no_width():
     assert mean_interval(np.ones(7, bool)) == (1.0, 1.0)
     assert mean_interval(np.zeros(7, bool)) == (0.0, 0.0)
 
 
-def test_captions_that_fall_together_widen_the_interval():
+def test_dependent_captions_widen_the_interval():
     hits = np.repeat(np.arange(40) < 20, 5)  # 5 captions an image, all right or all wrong
     alone = mean_interval(hits)
     together = mean_interval(hits, np.repeat(np.arange(40), 5))
@@ -29,12 +29,12 @@ def test_captions_that_fall_together_widen_the_interval():
     assert together == mean_interval(hits, np.repeat(np.arange(40), 5))  # the same at every call
 
 
-def test_large_sets_do_not_overflow():
+def test_interval_of_a_million_queries_does_not_overflow():
     low, high = mean_interval(np.arange(1_000_000) < 400_000)
     assert 0.399 < low < 0.4 < high < 0.401
 
 
-def test_the_interval_of_a_mean_over_classes_is_what_resampling_gives():
+def test_class_mean_interval_agrees_with_resampling():
     random = np.random.default_rng(2)
     target = random.integers(0, 4, 200)
     hits = random.random(200) < np.array([0.9, 0.5, 0.2, 0.7])[target]
@@ -46,7 +46,7 @@ def test_the_interval_of_a_mean_over_classes_is_what_resampling_gives():
     np.testing.assert_allclose(class_mean_interval(right, num), np.quantile(means, [0.025, 0.975]), atol=0.02)
 
 
-def test_the_interval_of_any_statistic_leaves_out_what_is_not_a_number():
+def test_statistic_interval_ignores_nan():
     values = np.arange(50) / 49
 
     def mean(times):

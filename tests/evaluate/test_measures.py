@@ -26,7 +26,7 @@ def plain_uniformity(features):
     return np.log(np.mean(found))
 
 
-def test_alignment_and_uniformity_are_wang_and_isolas():
+def test_alignment_and_uniformity_agree_with_wang_and_isola():
     random = np.random.default_rng(0)
     images, texts = unit(random, 20), unit(random, 20)
     plain = np.mean([np.sum((a - b) ** 2) for a, b in zip(images, texts, strict=True)])
@@ -39,7 +39,7 @@ def test_alignment_and_uniformity_are_wang_and_isolas():
     assert uniformity(potentials(images), times) == pytest.approx(plain, abs=1e-5)
 
 
-def test_pairs_at_one_point_are_aligned_and_not_uniform():
+def test_equal_points_are_aligned_and_not_uniform():
     point = np.tile(np.eye(1, 8, dtype=np.float32), (5, 1))
     task = Geometry(texts=["a"] * 5, image_idx=np.arange(5), image_keys=list("abcde"))
     score = task.score(point, lambda texts: point[: len(texts)])
@@ -47,14 +47,14 @@ def test_pairs_at_one_point_are_aligned_and_not_uniform():
     assert score.n == 5
 
 
-def test_consistency_is_the_overlap_of_the_images_that_both_languages_bring_up():
+def test_consistency_is_the_overlap_of_the_best_images():
     images = np.eye(4, dtype=np.float32)
     first = np.array([[3, 2, 1, 0], [0, 0, 1, 2]], np.float32)  # best two: {0, 1}, {3, 2}
     second = np.array([[0, 3, 2, 1], [0, 0, 5, 4]], np.float32)  # {1, 2}, {2, 3}
     assert overlaps(first, second, images, 2).tolist() == [0.5, 1.0]
 
 
-def test_the_best_images_are_those_of_sorting_for_any_size_of_block(monkeypatch):
+def test_best_images_agree_with_sorting_for_any_block_size(monkeypatch):
     random = np.random.default_rng(0)
     concepts, images = unit(random, 30), unit(random, 70)
     sorted_ids = np.argsort(-(concepts @ images.T), axis=1)[:, :10]
@@ -64,7 +64,7 @@ def test_the_best_images_are_those_of_sorting_for_any_size_of_block(monkeypatch)
         np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(sorted_ids, axis=1))
 
 
-def test_each_language_is_compared_with_english_over_the_concepts_they_share(tmp_path):
+def test_languages_are_compared_with_english_over_shared_concepts(tmp_path):
     dataset = with_measures(word_dataset("a", WORDS), ["consistency", "alignment"])
     model = WordModel()
     records, _, _ = engine.evaluate(model, {"model": "m"}, [dataset], [], tmp_path / "r.jsonl")
@@ -84,7 +84,7 @@ def probed(labels, is_train=None):
     return dataclasses.replace(dataset, labels=labels, is_train=is_train)
 
 
-def test_probes_are_asked_in_no_language():
+def test_probes_have_no_language():
     dataset = with_measures(probed({"country": ["a", "b"] * 6, "class": ["x"] * 12}), ["few_shot", "linear_probe"])
     assert dataset.languages == ("en", "de", NO_LANGUAGE)
     assert [task.name for task in dataset.tasks(NO_LANGUAGE)] == [
@@ -102,7 +102,7 @@ def clusters(num, spread, seed=0):
     return features / np.linalg.norm(features, axis=1, keepdims=True), places.tolist()
 
 
-def test_few_shots_find_places_that_lie_apart_and_more_shots_help():
+def test_few_shot_accuracy_grows_with_shots():
     features, places = clusters(120, spread=0.35)
     keys = [f"image{i}" for i in range(120)]
     score = FewShot(label="country", values=places, image_keys=keys).score(features, lambda texts: texts)
@@ -118,7 +118,7 @@ def test_few_shots_find_places_that_lie_apart_and_more_shots_help():
     assert again.metrics == score.metrics  # the draw is by key, not by position
 
 
-def test_classes_with_too_few_images_take_no_part_and_unknown_places_neither():
+def test_few_shot_ignores_small_classes_and_unknown_labels():
     features, places = clusters(40, spread=0.1)
     places[0] = ""
     places[3] = "atlantis"
@@ -128,7 +128,7 @@ def test_classes_with_too_few_images_take_no_part_and_unknown_places_neither():
         FewShot(label="country", values=places[:9], image_keys=list("abcdefghi")).score(features[:9], len)
 
 
-def test_a_linear_probe_learns_from_the_images_set_apart_alone():
+def test_linear_probe_learns_from_the_train_split_only():
     pytest.importorskip("sklearn")
     features, places = clusters(90, spread=0.1)
     is_train = np.arange(90) < 60
@@ -143,13 +143,13 @@ def test_a_linear_probe_learns_from_the_images_set_apart_alone():
     assert halves.protocol["split"] == "half"
 
 
-def test_the_order_of_a_draw_depends_on_seed_and_key_alone():
+def test_hashed_order_depends_on_seed_and_key_only():
     keys = [f"k{i}" for i in range(30)]
     assert [keys[i] for i in hashed_order(keys, 0)] == [keys[::-1][i] for i in hashed_order(keys[::-1], 0)]
     assert hashed_order(keys, 0).tolist() != hashed_order(keys, 1).tolist()
 
 
-def test_too_few_images_for_a_probe_are_told_before_any_work():
+def test_too_few_images_for_a_probe_are_an_error_before_any_work():
     places = {"country": ["kenya"] * 7 + ["peru"] * 5}
     with pytest.raises(
         UserError, match="few-shot probes of country: fewer than two values have more than 5 images in a;"
@@ -157,7 +157,7 @@ def test_too_few_images_for_a_probe_are_told_before_any_work():
         with_measures(probed(places), ["few_shot"])
 
 
-def test_images_of_one_key_cannot_be_drawn_from():
+def test_duplicate_image_keys_are_an_error_for_probes():
     dataset = dataclasses.replace(probed({"country": ["a"] * 12}), image_keys=["same"] * 12)
-    with pytest.raises(UserError, match="two images have one key"):
+    with pytest.raises(UserError, match="two images have the same key"):
         with_measures(dataset, ["few_shot"])

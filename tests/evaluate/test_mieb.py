@@ -64,14 +64,14 @@ def miniature_task():
     return Colours()
 
 
-def test_mteb_measures_our_model_on_a_task_of_its_own_kind():
+def test_mteb_evaluates_our_model():
     pytest.importorskip("datasets")
     result = mteb.evaluate(mteb_model(ColourModel()), miniature_task(), cache=None, show_progress_bar=False)
     scores = result.task_results[0].scores["test"][0]
     assert scores["accuracy"] == pytest.approx(3 / 4)
 
 
-def test_images_with_texts_are_one_embedding():
+def test_image_with_text_gives_one_embedding():
     from PIL import Image
 
     model = mteb_model(ColourModel())

@@ -17,7 +17,7 @@ EXACT = {"abs": 1e-6}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_accuracy_and_mean_per_class_recall_agree(seed):
+def test_accuracy_and_mean_per_class_recall_agree_with_scikit_learn(seed):
     metrics = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(seed)
     images, classes, target = unit(random, 300), unit(random, 12), random.integers(0, 12, 300)
@@ -38,7 +38,7 @@ def test_accuracy_and_mean_per_class_recall_agree(seed):
 
 @pytest.mark.parametrize("num_levels", [1, 3, 1000])  # all scores equal, many ties, next to none
 @pytest.mark.parametrize("seed", range(3))
-def test_roc_auc_and_average_precision_agree_also_where_scores_tie(num_levels, seed):
+def test_roc_auc_and_average_precision_agree_with_scikit_learn_also_for_ties(num_levels, seed):
     metrics = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(seed)
     scores = random.integers(0, num_levels, 120).astype(np.float32)
@@ -54,7 +54,7 @@ def test_roc_auc_and_average_precision_agree_also_where_scores_tie(num_levels, s
     assert weighted == pytest.approx(zeroshot.average_precision(scores[repeated], is_positive[repeated]), **EXACT)
 
 
-def test_one_side_only_has_no_roc_auc_and_no_positive_no_precision():
+def test_single_class_has_no_roc_auc_and_zero_precision():
     assert np.isnan(zeroshot.roc_auc(np.arange(3.0), np.ones(3, bool)))
     assert zeroshot.average_precision(np.arange(3.0), np.zeros(3, bool)) == 0.0
 
@@ -77,7 +77,7 @@ def loader(torch, target):
     return list(zip(torch.arange(len(target)).split(16), torch.from_numpy(target).split(16), strict=True))
 
 
-def test_zeroshot_metrics_are_clip_benchmarks():
+def test_zeroshot_metrics_agree_with_clip_benchmark():
     torch = pytest.importorskip("torch")
     peer = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
     random = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_zeroshot_metrics_are_clip_benchmarks():
     assert ours == pytest.approx(theirs, **EXACT)
 
 
-def test_mean_average_precision_is_clip_benchmarks():
+def test_mean_average_precision_agrees_with_clip_benchmark():
     torch = pytest.importorskip("torch")
     peer = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
     random = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_recall_agrees_with_clip_benchmark(seed):
     assert ours == pytest.approx(theirs, **EXACT)
 
 
-def test_winogrounds_scores_are_clip_benchmarks():
+def test_winoground_scores_agree_with_clip_benchmark():
     torch = pytest.importorskip("torch")
     peer = pytest.importorskip("clip_benchmark.metrics.image_caption_selection")
     random = np.random.default_rng(0)
@@ -151,7 +151,7 @@ def test_winogrounds_scores_are_clip_benchmarks():
     assert ours == pytest.approx(theirs, **EXACT)
 
 
-def test_the_choice_among_captions_is_clip_benchmarks():
+def test_caption_choice_agrees_with_clip_benchmark():
     torch = pytest.importorskip("torch")
     peer = pytest.importorskip("clip_benchmark.metrics.image_caption_selection")
     random = np.random.default_rng(0)
@@ -175,7 +175,7 @@ def test_the_choice_among_captions_is_clip_benchmarks():
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])
-def test_one_class_and_two_agree_with_scikit_learn(num_classes):
+def test_one_and_two_classes_agree_with_scikit_learn(num_classes):
     metrics = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(0)
     images, classes, target = unit(random, 60), unit(random, num_classes), random.integers(0, num_classes, 60)
@@ -190,7 +190,7 @@ def test_one_class_and_two_agree_with_scikit_learn(num_classes):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_probes_are_scikit_learns(seed):
+def test_probes_agree_with_scikit_learn(seed):
     linear_model = pytest.importorskip("sklearn.linear_model")
     random = np.random.default_rng(seed)
     train, test, classes = unit(random, 30), unit(random, 50), random.integers(0, 4, 30)

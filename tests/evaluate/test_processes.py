@@ -61,7 +61,7 @@ def config(shapes, **values):
     )
 
 
-def test_two_processes_give_the_records_of_one_and_a_second_call_computes_nothing(model_folder, shapes, tmp_path):
+def test_two_processes_give_the_records_of_one_and_a_second_call_does_nothing(model_folder, shapes, tmp_path):
     one = evaluate.evaluate_model(model_folder, config(shapes), tmp_path / "one")
     two = evaluate.evaluate_model(model_folder, config(shapes, processes=2), tmp_path / "two")
     records = [read_results(tmp_path / name / "results.jsonl") for name in ("one", "two")]
@@ -90,7 +90,7 @@ def test_each_process_takes_the_next_device_in_turn(monkeypatch):
     assert taken == [0, 1, 0, 1]
 
 
-def test_mistakes_are_told_before_a_model_is_loaded(tmp_path):
+def test_config_problems_are_reported_before_a_model_is_loaded(tmp_path):
     with pytest.raises(UserError) as caught:
         evaluate.evaluate_model("nowhere", EvaluateConfig(datasets=("petz",), processes=0, suite="x"), tmp_path)
     assert len(caught.value.problems) == 3

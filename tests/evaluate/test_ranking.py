@@ -35,7 +35,7 @@ def worlds(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(worlds(), st.integers(1, 300))
-def test_ranks_agree_with_a_plain_count_for_any_size_of_block(world, block_bytes):
+def test_ranks_agree_with_a_plain_count_for_any_block_size(world, block_bytes):
     queries, candidates, right = world
     pairs = np.array(right, np.int64).reshape(-1, 2)
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def test_ranks_agree_with_a_plain_count_for_any_size_of_block(world, block_bytes
 @pytest.mark.parametrize(
     ("num_candidates", "dim", "block_bytes"), [(1003, 512, 1), (1003, 512, 50_000), (97, 768, 10**6)]
 )
-def test_equal_candidates_tie_wherever_they_stand(num_candidates, dim, block_bytes, monkeypatch):
+def test_equal_candidates_tie_at_any_position(num_candidates, dim, block_bytes, monkeypatch):
     monkeypatch.setattr(ranking, "BLOCK_BYTES", block_bytes)  # 1: a query at a time
     random = np.random.default_rng(0)
     candidates = random.standard_normal((num_candidates, dim)).astype(np.float32)
@@ -58,21 +58,21 @@ def test_equal_candidates_tie_wherever_they_stand(num_candidates, dim, block_byt
     assert found.tolist() == [1] * 40  # its copy alone scores as high, to the last bit
 
 
-def test_a_model_that_says_the_same_of_everything_gets_nothing():
+def test_constant_features_score_zero():
     same = np.ones((4, 8), np.float32)
     found = ranking.ranks(same, same, np.arange(4), np.arange(4))
     assert found.tolist() == [3, 3, 3, 3]
     assert ranking.share_within(found, 1) == 0.0
 
 
-def test_scores_that_are_not_numbers_rank_last():
+def test_nan_scores_rank_last():
     queries = np.array([[np.nan], [1.0]], np.float32)
     candidates = np.array([[1.0], [0.0], [-1.0]], np.float32)
     assert ranking.ranks(queries, candidates, [0, 1], [0, 0]).tolist() == [2, 0]
     assert ranking.ranks(queries[1:], np.array([[1.0], [np.nan]], np.float32), [0], [0]).tolist() == [1]
 
 
-def test_a_pair_out_of_range_is_named():
+def test_pair_out_of_range_is_an_error():
     features = np.ones((2, 1), np.float32)
     with pytest.raises(ValueError, match="candidate 2 is not one of the 2"):
         ranking.ranks(features, features, [0], [2])

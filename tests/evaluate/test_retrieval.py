@@ -20,7 +20,7 @@ def plain_recall(scores, right, k):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_recall_agrees_with_sorting_where_scores_tie(seed):
+def test_recall_agrees_with_sorting_for_tied_scores(seed):
     random = np.random.default_rng(seed)
     images = random.integers(-1, 2, (12, 3)).astype(np.float32)
     texts = random.integers(-1, 2, (30, 3)).astype(np.float32)
@@ -49,10 +49,10 @@ def test_a_text_of_two_images_is_right_for_both():
     assert image_to_text.tolist() == [0, 0]
 
 
-def test_the_first_caption_of_each_image_is_the_first_in_order():
+def test_first_captions_keep_the_first_of_each_image():
     assert retrieval.first_captions(np.array([2, 0, 2, 0, 1])).tolist() == [0, 1, 4]
 
 
-def test_chance_never_passes_one():
+def test_chance_is_at_most_one():
     assert retrieval.chance(4, 8)["image_retrieval_recall@10"] == 1.0
     assert retrieval.chance(4, 8)["text_retrieval_recall@1"] == 0.125

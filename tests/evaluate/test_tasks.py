@@ -11,7 +11,7 @@ from worldclip.evaluate.tasks import Classification, Retrieval
 from worlds import WordModel, vector
 
 
-def test_choice_is_a_micro_average_over_questions_and_leaves_out_broken_images():
+def test_choice_averages_over_questions_and_drops_undecodable_images():
     images = np.stack([vector("cat"), vector("dog"), np.full(32, np.nan, np.float32)])
     task = Choice(
         options=[["cat", "dog"], ["cow", "dog"], ["cat", "bee"], ["cat", "dog"]],
@@ -26,12 +26,12 @@ def test_choice_is_a_micro_average_over_questions_and_leaves_out_broken_images()
     assert score.slices == {"farm": {"n": 2, "metrics": {"accuracy": 0.5}}}
 
 
-def test_options_that_read_alike_are_never_right():
+def test_equal_options_are_never_right():
     task = Choice(options=[["cat", "cat"]], answer=np.array([0]), image_idx=np.array([0]))
     assert task.score(vector("cat")[None], WordModel().encode_text).metrics["accuracy"] == 0.0
 
 
-def test_captions_of_a_broken_image_are_no_candidates():
+def test_captions_of_an_undecodable_image_are_no_candidates():
     images = np.stack([vector("cat"), np.full(32, np.nan, np.float32), vector("owl")])
     task = Retrieval(
         texts=["cat", "a cat", "dog", "owl"],
@@ -45,7 +45,7 @@ def test_captions_of_a_broken_image_are_no_candidates():
     assert score.chance["image_retrieval_recall@1"] == 0.5
 
 
-def test_matching_is_winogrounds_three_scores():
+def test_matching_gives_winogrounds_three_scores():
     images = np.eye(4, dtype=np.float32)
     rows = {
         "a": [2, 1, 0, 0], "b": [1, 2, 0, 0],  # both ways right
@@ -57,7 +57,7 @@ def test_matching_is_winogrounds_three_scores():
     assert score.ranks["text_acc"].tolist() == [0, 1]
 
 
-def test_association_takes_as_many_images_as_belong_to_the_cue():
+def test_association_chooses_as_many_images_as_are_right():
     images = np.eye(5, dtype=np.float32)
     task = Association(
         cues=["cue", "tied"],
@@ -70,7 +70,7 @@ def test_association_takes_as_many_images_as_belong_to_the_cue():
     assert score.slices == {"candidates 5-6": {"n": 2, "metrics": {"jaccard": pytest.approx(1 / 6)}}}
 
 
-def test_any_of_several_right_classes_answers_an_image():
+def test_any_of_several_right_classes_counts():
     images = np.eye(3, dtype=np.float32)
     task = Classification(
         class_names=[["a"], ["b"], ["c"]],
@@ -85,7 +85,7 @@ def test_any_of_several_right_classes_answers_an_image():
     assert score.metrics["acc1"] == pytest.approx(1 / 2)
 
 
-def test_several_classes_an_image_are_averaged_over_classes():
+def test_multilabel_precision_is_averaged_over_classes():
     images = np.array([[1, 0], [1, 1], [0, 1]], np.float32)
     task = MultiLabel(
         class_names=[["a"], ["b"]], is_there=np.array([[1, 0], [1, 1], [0, 1]], bool), image_idx=np.arange(3)
@@ -95,7 +95,7 @@ def test_several_classes_an_image_are_averaged_over_classes():
     assert score.chance == {"mean_average_precision": pytest.approx(4 / 6)}
 
 
-def test_two_classes_have_a_roc_auc_and_one_that_is_missing_has_none():
+def test_roc_auc_needs_images_of_both_classes():
     images = np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32)
 
     def metrics(target):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worldclip.evaluate import zeroshot
 
 
-def test_accuracy_on_paper():
+def test_accuracy_of_a_worked_example():
     images = np.eye(3, dtype=np.float32)
     classes = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0]], np.float32)  # image 2 is taken for class 1
     found = zeroshot.classification_ranks(images, classes, np.array([0, 1, 2]))
@@ -18,7 +18,7 @@ def test_accuracy_on_paper():
     assert zeroshot.accuracies(found, num_classes=3) == {"acc1": pytest.approx(2 / 3)}
 
 
-def test_top_5_stands_only_where_there_are_more_than_five_classes():
+def test_top_5_needs_more_than_five_classes():
     assert zeroshot.accuracies(np.array([0, 4, 5]), 6) == {"acc1": pytest.approx(1 / 3), "acc5": pytest.approx(2 / 3)}
     assert zeroshot.chance(3944) == {"acc1": 1 / 3944, "acc5": 5 / 3944}
     assert zeroshot.chance(5) == {"acc1": 0.2}
@@ -34,7 +34,7 @@ def test_mean_per_class_recall_agrees_with_a_plain_loop(images):
     assert zeroshot.mean_per_class_recall(found, targets) == pytest.approx(sum(recalls) / len(recalls))
 
 
-def test_a_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
+def test_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
     vectors = {
         "a cat": (1, 0),
         "my cat": (0, 1),
@@ -50,12 +50,12 @@ def test_a_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
     assert found.dtype == np.float32
 
 
-def test_a_class_without_a_name_is_an_error():
+def test_class_without_a_name_is_an_error():
     with pytest.raises(ValueError, match="class 1 has no name"):
         zeroshot.class_embeddings([["cat"], []], ["{}"], lambda texts: np.ones((len(texts), 2)))
 
 
-def test_a_name_with_braces_is_taken_literally():
+def test_braces_in_a_name_are_literal():
     seen: list[str] = []
 
     def encode(texts):

@@ -1,4 +1,4 @@
-"""A server of made-up files for what is fetched, on this machine."""
+"""A local HTTP server of made-up files, for downloads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import pytest
 
 
 class Server:
-    """Files by path; `cut` breaks an answer after so many bytes, once; `asked` lists (path, Range)."""
+    """Serve files by path.
+
+    cut: {path: bytes} after which the next response breaks off.  busy: {path: number of responses 503}.  requests:
+    (path, Range header) of each request.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.cut: dict[str, int] = {}
         self.busy: dict[str, int] = {}
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -32,7 +36,7 @@ class Server:
 
     def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         path, wanted = handler.path.partition("?")[0], handler.headers["Range"]
-        self.asked.append((path, wanted))
+        self.requests.append((path, wanted))
         if self.busy.get(path, 0):
             self.busy[path] -= 1
             return handler.send_error(503)
@@ -49,16 +53,17 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    found = Server()
-    thread = threading.Thread(target=found.http.serve_forever, kwargs={"poll_interval": 0.01})
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield found
-    found.http.shutdown()
+    yield server
+    server.http.shutdown()
     thread.join()
-    found.http.server_close()
+    server.http.server_close()
 
 
 def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
+    """Return a tar with these members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:
         for name, data in files.items():

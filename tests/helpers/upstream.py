@@ -1,6 +1,6 @@
-"""Every data set of the catalog in miniature, as its source lays it out; docs/datasets.md shows these trees.
+"""Every dataset of the catalog in miniature, laid out as by its source; docs/datasets.md shows these trees.
 
-Files are text, bytes, or a dict of members where they are tars; an image is the word of what it shows.
+A file is text or bytes, a tar a dict of its members; an image is the word for what it shows.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from worldclip.evaluate.catalog import CATALOG
 from worlds import WordModel, vector
 
 Files = dict[str, str | bytes | dict[str, bytes]]
-"""Path below the data set's folder -> contents."""
+"""Path below the dataset's folder -> contents."""
 
 MEANINGS = {
     "cat": "katze paka chat 猫", "dog": "hund mbwa chien 犬", "owl": "eule bundi hibou 梟", "bee": "nyuki abeille 蜂",
     "tench": "", "goldfish": "", "stove": "jiko", "hat": "kofia", "tower": "", "bridge": "",
 }  # fmt: skip
 CONCEPTS = {name: concept for concept, names in MEANINGS.items() for name in (concept, *names.split())}
-VECTORS = {concept: vector(concept) for concept in ["", *MEANINGS]}  # "": no word that it knows
+VECTORS = {concept: vector(concept) for concept in ["", *MEANINGS]}  # "": a text without a known word
 
 
 class Polyglot(WordModel):
-    """Sees what the image shows, and finds its name, the last of several, in a text of any language."""
+    """Encode an image as what it shows, and a text of any language as its last known word."""
 
     def encode_text(self, texts):
         self.texts += texts
-        found = [[CONCEPTS[word] for word in re.findall(r"\w+", text.lower()) if word in CONCEPTS] for text in texts]
-        return np.stack([VECTORS[names[-1] if names else ""] for names in found])
+        words = [re.findall(r"\w+", text.lower()) for text in texts]
+        concepts = [[CONCEPTS[word] for word in of_text if word in CONCEPTS] for of_text in words]
+        return np.stack([VECTORS[names[-1] if names else ""] for names in concepts])
 
 
 def array(values: Any) -> bytes:
@@ -64,15 +65,15 @@ def webdataset(name: str) -> Files:
         members[f"s{i:07}.cls"] = str(label).encode()
         if info.fields:
             members[f"s{i:07}.npy"] = array([i % 2 if field != "y" else label for field in info.fields])
-    found: Files = {
+    files: Files = {
         "classnames.txt": "".join(f"{word}\n" for word in words),
         "zeroshot_classification_templates.txt": "a photo of a {c}.\na blurry photo of a {c}.\n",
         "test/nshards.txt": "1\n",
         "test/0.tar": members,
     }
     if "mean_average_precision" in info.metrics:
-        found = {"dataset_type.txt": "multilabel\n", **found}
-    return found
+        files = {"dataset_type.txt": "multilabel\n", **files}
+    return files
 
 
 def karpathy(name: str) -> Files:
@@ -244,12 +245,12 @@ OF_LAYOUT: dict[str, Callable[[str], Files]] = {
 
 
 def files_of(name: str) -> Files:
-    """The miniature of a data set of the catalog."""
+    """Return the miniature of a dataset of the catalog."""
     return OF_LAYOUT[CATALOG[name].layout](name)
 
 
 def write_miniature(name: str, data: Path, image: Callable[[str], bytes] = str.encode) -> Path:
-    """Into DATA/name; image: the file that shows a word.  Returns the folder."""
+    """Write the miniature into data/name and return the folder.  image: returns the image file for a word."""
     folder = data / name
     for path, contents in files_of(name).items():
         place = folder / path

@@ -1,4 +1,4 @@
-"""A made-up model and data sets for it: an image is a word, and the model sees how far it resembles a text."""
+"""A made-up model and datasets for it: an image is a word, and a text that is this word has the same features."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ DIM = 32
 
 
 def vector(word: str) -> np.ndarray:
+    """Return (DIM,) float32: the features of a word, a random direction."""
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
     values = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
     return values / np.linalg.norm(values)
 
 
 class WordModel:
-    """Encodes an image (its bytes are a word) and a text that is that word alike; b"broken" will not decode."""
+    """Encode an image (its bytes are a word) and the text of this word equally; b"broken" cannot be decoded.
+
+    batches_left: batches of texts before encode_text raises KeyboardInterrupt.
+    """
 
     def __init__(self, batches_left: int = 10**9) -> None:
         self.images: list[bytes] = []
@@ -42,7 +46,7 @@ class WordModel:
 
 
 def word_dataset(name: str, words: list[str], languages: tuple[str, ...] = ("en", "de")) -> Dataset:
-    """Images of `words`; a language's name of a word is `lang/word`, and 20 more classes have no image."""
+    """Return images of `words`; their names in a language are `lang/word`, and 20 more classes have no image."""
     good = [word for word in dict.fromkeys(words) if word != "broken"]
     classes = [*good, *(f"class{i}" for i in range(20))]
     target = np.array([classes.index(word) if word in classes else 0 for word in words])
@@ -67,6 +71,6 @@ def word_dataset(name: str, words: list[str], languages: tuple[str, ...] = ("en"
 
 
 def unit(random: np.random.Generator, num: int, dim: int = 24) -> np.ndarray:
-    """Random features of unit length, float32."""
+    """Return (num, dim) float32 random features of unit length."""
     features = random.standard_normal((num, dim)).astype(np.float32)
     return features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -40,38 +40,38 @@ def run(server: Server, name: str, out, **options):
     return fetch.fetch_dataset(name, out, mirror=server.url, pause=lambda seconds: None, **options)
 
 
-def test_a_hub_repository_becomes_a_data_set_that_loads_and_is_fetched_once(server, tmp_path):
+def test_hub_repository_loads_and_is_fetched_once(server, tmp_path):
     put_cars(server)
     counts = run(server, "cars", tmp_path)
     assert (counts["files"], counts["there_already"]) == (4, 0)
     assert webdataset.load("cars", tmp_path / "cars").tasks("en")[0].class_names == [["a car"], ["a van"]]
     assert not (tmp_path / "cars/train").exists()
-    server.asked.clear()
+    server.requests.clear()
     assert run(server, "cars", tmp_path) == {"files": 0, "bytes": 0, "there_already": 4}
-    assert [path for path, _ in server.asked] == [TREE]
+    assert [path for path, _ in server.requests] == [TREE]
     assert run(server, "cars", tmp_path, with_train=True)["files"] == 2
 
 
-def test_a_broken_download_goes_on_where_it_broke_and_a_busy_server_is_asked_again(server, tmp_path):
+def test_interrupted_download_resumes_and_busy_server_is_retried(server, tmp_path):
     put_cars(server)
     tar = RESOLVE + "test/0.tar"
     server.cut[tar] = 700
     server.busy[RESOLVE + "classnames.txt"] = 2
     run(server, "cars", tmp_path)
-    assert [wanted for path, wanted in server.asked if path == tar] == [None, "bytes=700-"]
+    assert [wanted for path, wanted in server.requests if path == tar] == [None, "bytes=700-"]
     assert (tmp_path / "cars/test/0.tar").read_bytes() == server.files[tar]
 
 
-def test_a_part_of_an_earlier_call_is_gone_on_with(server, tmp_path):
+def test_partial_file_of_an_earlier_call_is_continued(server, tmp_path):
     put_cars(server)
     (tmp_path / "cars/test").mkdir(parents=True)
     (tmp_path / "cars/test/0.tar.part").write_bytes(server.files[RESOLVE + "test/0.tar"][:100])
     run(server, "cars", tmp_path)
-    assert (RESOLVE + "test/0.tar", "bytes=100-") in server.asked
+    assert (RESOLVE + "test/0.tar", "bytes=100-") in server.requests
 
 
 @pytest.mark.parametrize("name", ["test/0.tar", "classnames.txt"])
-def test_a_wrong_checksum_fails_that_file_alone(server, tmp_path, name):
+def test_wrong_checksum_fails_only_that_file(server, tmp_path, name):
     put_cars(server)
     server.files[RESOLVE + name] = b"something else"
     with pytest.raises(StageFailed, match=name) as caught:
@@ -85,7 +85,7 @@ def test_a_wrong_checksum_fails_that_file_alone(server, tmp_path, name):
     }  # fmt: skip
 
 
-def test_archives_at_addresses_are_unpacked_into_the_layout(server, tmp_path):
+def test_archives_are_unpacked_into_the_layout(server, tmp_path):
     line = json.dumps({"image/key": "0001", "en": {"caption": ["a cat"]}}).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
@@ -102,7 +102,7 @@ def test_archives_at_addresses_are_unpacked_into_the_layout(server, tmp_path):
     assert run(server, "xm3600", tmp_path)["there_already"] == 2
 
 
-def test_a_gz_is_one_file_and_members_outside_the_folder_are_refused(server, tmp_path):
+def test_gz_is_one_file_and_members_outside_the_folder_are_refused(server, tmp_path):
     base = "/raw.githubusercontent.com/multi30k/dataset/master/data/task1/"
     server.files[base + "image_splits/test_2016_flickr.txt"] = b"1.jpg\n"
     for lang in ("en", "de", "fr", "cs"):
@@ -118,7 +118,7 @@ def test_a_gz_is_one_file_and_members_outside_the_folder_are_refused(server, tmp
     assert not (tmp_path / "evil.jpg").exists()
 
 
-def test_the_labels_of_babel_imagenet_have_a_checksum(server, tmp_path):
+def test_babel_imagenet_labels_have_a_checksum(server, tmp_path):
     base = "/raw.githubusercontent.com/gregor-ge/Babel-ImageNet/main/data/"
     for name in ("babel_imagenet-298.json", "nllb_dist13b_prompts.json"):
         server.files[base + name] = b"{}"
@@ -126,8 +126,8 @@ def test_the_labels_of_babel_imagenet_have_a_checksum(server, tmp_path):
         run(server, "babel_imagenet", tmp_path)
 
 
-def test_what_cannot_be_fetched_says_so(server, tmp_path):
-    with pytest.raises(UserError, match="'carz' is no data set of the catalog"):
+def test_dataset_that_cannot_be_fetched_is_an_error(server, tmp_path):
+    with pytest.raises(UserError, match="unknown dataset 'carz'; the catalog has"):
         run(server, "carz", tmp_path)
     with pytest.raises(UserError, match="hateful_memes has no source that a program may fetch from"):
         run(server, "hateful_memes", tmp_path)

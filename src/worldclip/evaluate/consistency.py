@@ -1,8 +1,10 @@
 """Cross-lingual consistency, a measure of ours: does a concept, named in two languages, bring up the same images?
 
-For a concept c that both languages name, let A(c) and B(c) be the K = 10 images of the data set that score highest for
-its text in the one and in the other.  consistency@10 is the mean over concepts of |A(c) & B(c)| / K: 1 where both
-languages see the same world, K / N by chance.  It needs no right answers, so a model may be consistent and wrong.
+For a concept c that both languages name, let A(c) and B(c) be the K = 10 images of the dataset that score highest for
+its text in each language.  consistency@10 is the mean over concepts of |A(c) & B(c)| / K: 1 if both languages see the
+same world, K / N by chance.  It needs no right answers, so a model may be consistent and wrong.
+
+N images, C concepts, D embed_dim.
 """
 
 from __future__ import annotations
@@ -14,29 +16,30 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldclip.evaluate import zeroshot
-from worldclip.evaluate.interval import statistic_interval
+from worldclip.evaluate.interval import weighted_mean_interval
 from worldclip.evaluate.ranking import BLOCK_BYTES
 from worldclip.evaluate.tasks import Classification, Encode, Retrieval, Score, decoded
 
 NUM_IMAGES = 10  # K
+METRIC = f"consistency@{NUM_IMAGES}"
 
 Concepts = tuple[np.ndarray, np.ndarray]
-"""Ids of concepts, ascending (n,), and their embeddings (n, D)."""
+"""Ids of concepts, ascending (C,), and their embeddings (C, D)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Consistency:
-    """How far a language agrees with `pivot`, another language of the same data set."""
+    """How far a language agrees with `pivot`, the same task in another language."""
 
     task: Classification | Retrieval
     pivot: Classification | Retrieval
     pivot_lang: str
     pivot_concepts: WeakKeyDictionary[Any, Concepts] = field(default_factory=WeakKeyDictionary)
-    """The pivot's embeddings by the model's encoder: shared between languages, so that they are made once."""
+    """The pivot's embeddings by encoder.  All languages of a dataset share it, so that they are computed once."""
     name: str = "cross_lingual_consistency"
 
-    def asked_texts(self) -> list[str]:
-        return []  # those of the task beside it
+    def texts_to_encode(self) -> list[str]:
+        return []  # the language's own task has encoded them
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -55,39 +58,39 @@ class Consistency:
         overlap = overlaps(concept_CD[own_rows], pivot_CD[pivot_rows], image_nD, k)
         return Score(
             n=len(shared),
-            metrics={f"consistency@{NUM_IMAGES}": float(overlap.mean())},
-            chance={f"consistency@{NUM_IMAGES}": k / len(image_nD)},
-            interval={
-                f"consistency@{NUM_IMAGES}": statistic_interval(
-                    lambda times: float(np.average(overlap, weights=times)), len(overlap)
-                )
-            },
+            metrics={METRIC: float(overlap.mean())},
+            chance={METRIC: k / len(image_nD)},
+            interval={METRIC: weighted_mean_interval(overlap)},
             more={"num_images": len(image_nD)},
         )
 
 
 def overlaps(first_CD: np.ndarray, second_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
-    """(C,) share of the k best images of each concept that both embeddings of it have."""
-    first, second = best_images(first_CD, image_ND, k), best_images(second_CD, image_ND, k)
-    return (first[:, :, None] == second[:, None, :]).any(axis=2).mean(axis=1)
+    """Return (C,) the share of the k best images of each concept that both embeddings of it have."""
+    first_Ck = best_images(first_CD, image_ND, k)
+    second_Ck = best_images(second_CD, image_ND, k)
+    return (first_Ck[:, :, None] == second_Ck[:, None, :]).any(axis=2).mean(axis=1)
 
 
 def best_images(concept_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
-    """(C, k) positions of the k images that score highest for each concept, in no order; scores a block at a time."""
-    rows = max(1, BLOCK_BYTES // (4 * len(image_ND)))
-    found = [np.zeros((0, k), np.int64)]
-    for start in range(0, len(concept_CD), rows):
-        scores = concept_CD[start : start + rows] @ image_ND.T
-        found.append(np.argpartition(-scores, k - 1, axis=1)[:, :k])
-    return np.concatenate(found)
+    """Return (C, k) positions of the k images that score highest for each concept, in no order.
+
+    Scores are computed in blocks of rows, so that memory stays bounded.
+    """
+    num_rows = max(1, BLOCK_BYTES // (4 * len(image_ND)))
+    blocks = [np.zeros((0, k), np.int64)]
+    for start in range(0, len(concept_CD), num_rows):
+        scores = concept_CD[start : start + num_rows] @ image_ND.T
+        blocks.append(np.argpartition(-scores, k - 1, axis=1)[:, :k])
+    return np.concatenate(blocks)
 
 
 def concept_embeddings(task: Classification | Retrieval, encode: Encode) -> Concepts:
-    """Of a classification its classes; of a retrieval its images, named by their first text."""
+    """Return the concepts of a task: classes of a classification; images of a retrieval, named by their first text."""
     if isinstance(task, Classification):
         class_CD = zeroshot.class_embeddings(task.class_names, task.templates, encode)
         concepts = task.concepts or {c: c for c in range(len(class_CD))}
         ids = sorted(concepts)
         return np.array(ids), class_CD[[concepts[c] for c in ids]]
-    images, first_pair = np.unique(task.pair_image, return_index=True)
-    return images, encode([task.texts[idx] for idx in task.pair_text[first_pair]])
+    images, texts = task.first_texts()
+    return images, encode(texts)

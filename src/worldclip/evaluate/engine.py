@@ -1,9 +1,12 @@
-"""One pass: each image is encoded once however many languages ask, each text once however many tasks hold it."""
+"""One pass: each image is encoded once for all languages, each text once for all tasks that hold it.
+
+N images of a dataset, D embed_dim.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +17,39 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images
 from worldclip.evaluate.tasks import Dataset, Score, Task
 
-PROTOCOL_VERSION = 3  # of the numbers; a record of another version is evaluated anew
-TEXTS_KEPT = 100_000  # features of this many texts stay at hand for the next task
-GROUP_TEXTS = 4_096  # texts of languages that are encoded together, so that batches are full and of like length
+PROTOCOL_VERSION = 3  # of the numbers; a record of another version is evaluated again
+TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
+GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 
 Record = dict[str, Any]
+"""A line of results.jsonl: what was measured (see _identity), its metrics, and its digest."""
+
+Pair = tuple[Dataset, str]
+"""A dataset and one of its languages."""
 
 
 class TextFeatures:
-    """Texts -> features, each distinct text encoded once while it stays at hand."""
+    """Texts -> features; a text that is still in memory is not encoded again."""
 
     def __init__(self, model: Model, batch_size: int) -> None:
-        self._model, self._batch_size = model, batch_size
-        self._known: dict[str, np.ndarray] = {}
+        self._model = model
+        self._batch_size = batch_size
+        self._features: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, embed_dim) float32."""
+        """Return (n, D) float32."""
         self.encode(texts)
-        return np.stack([self._known[text] for text in texts])
+        return np.stack([self._features[text] for text in texts])
 
     def encode(self, texts: Sequence[str]) -> None:
-        """Bring the features of `texts` to hand, in batches of like length."""
-        missing = sorted({text for text in texts if text not in self._known}, key=lambda text: (len(text), text))
-        if len(self._known) + len(missing) > TEXTS_KEPT:
-            self._known = {text: self._known[text] for text in set(texts) if text in self._known}
+        """Encode those of `texts` that are not in memory, in batches of similar length."""
+        missing = sorted({text for text in texts if text not in self._features}, key=lambda text: (len(text), text))
+        if len(self._features) + len(missing) > TEXTS_KEPT:
+            self._features = {text: self._features[text] for text in set(texts) if text in self._features}
         for start in range(0, len(missing), self._batch_size):
             batch = missing[start : start + self._batch_size]
-            self._known.update(zip(batch, np.asarray(self._model.encode_text(batch), np.float32), strict=True))
+            features = np.asarray(self._model.encode_text(batch), np.float32)
+            self._features.update(zip(batch, features, strict=True))
 
 
 def evaluate(
@@ -54,115 +63,113 @@ def evaluate(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> tuple[list[Record], dict[str, ImageFeatures], TextFeatures]:
-    """Records of every data set, language and task, written to `results_path` after each (data set, language).
+    """Return a record of every dataset, language and task, in this order, and the features (for galleries).
 
-    What `results_path` already holds of this model and this data is kept.  languages: empty for all that a data set
-    has; those that a data set lacks are absent from its records, never zero.  cache: folder of image features, see
-    image_features.  Returns the records in order (data set, language, task), and the features, for galleries and the
-    like.
+    languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
+    folder of image features.  Records that `results_path` has of this model and these data are not computed again; it
+    is written after each (dataset, language), so that a sweep that was interrupted resumes there.
     """
-    asked = questions(datasets, languages)
-    kept = {record["digest"]: record for record in read_results(results_path)}
-    features = {
-        dataset.name: encode_images(
-            model,
-            dataset,
-            batch_size,
-            cache and cache_folder(cache, model, model_id.get("model_digest", ""), dataset),
-            say,
-        )
-        for dataset in datasets
-    }
+    pairs = list_pairs(datasets, languages)
+    records = by_digest(read_results(results_path))
+    features = {}
+    for dataset in datasets:
+        folder = cache and cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
+        features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
     encode_text = TextFeatures(model, batch_size)
-    found: dict[str, Record] = {}
-    todo = []
-    for dataset, lang in asked:
-        records = known_records(model_id, dataset, lang, kept)
-        if records is None:
-            todo.append((dataset, lang))
-        else:
-            found |= {record["digest"]: record for record in records}
-    if not todo:
-        say(f"nothing to do: results.jsonl has all {len(found):,} records")
-    for group, texts in grouped(todo):
-        encode_text.encode(texts)
+    todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
+    for group in grouped(todo):
+        encode_text.encode(texts_of(group))
         for dataset, lang in group:
             image_ND = features[dataset.name].features_ND
-            records = score_language(model_id, dataset, lang, image_ND, encode_text, results_path.parent, kept)
-            found |= {record["digest"]: record for record in records}
+            scored = score_language(model_id, (dataset, lang), image_ND, encode_text, results_path.parent, records)
+            records |= by_digest(scored)
             say(f"{dataset.name} in {lang}")
-            write_results(results_path, kept | found, datasets)  # a sweep cut here goes on after this language
-    found = {each: found[each] for each in _digests(model_id, datasets, languages)}
-    write_results(results_path, found, datasets)
-    return _in_order(found, datasets), features, encode_text
+            write_results(results_path, records, datasets)
+    digests = [record_digest(model_id, pair, task) for pair in pairs for task in tasks_of(pair)]
+    records = by_digest(records[key] for key in digests)  # without those of another model or other data
+    if not todo:
+        say(f"nothing to do: results.jsonl has all {len(records):,} records")
+    write_results(results_path, records, datasets)
+    return _in_order(records, datasets), features, encode_text
 
 
-def questions(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[tuple[Dataset, str]]:
-    """(data set, language) in the order of the sweep: all data sets of a language, then the next language.
+def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pair]:
+    """Return (dataset, language) in the order of the sweep: all datasets of a language, then the next language.
 
-    UserError for a language that no data set has.
+    Raises UserError for a language that no dataset has.
     """
-    there = list(dict.fromkeys(lang for dataset in datasets for lang in dataset.languages))
-    if missing := [lang for lang in languages if lang not in there]:
+    available = list(dict.fromkeys(lang for dataset in datasets for lang in dataset.languages))
+    if missing := [lang for lang in languages if lang not in available]:
         names = ", ".join(dataset.name for dataset in datasets)
-        raise UserError(f"evaluate.languages names {', '.join(missing)}, which {names} have not; they have {there}")
-    return [(dataset, lang) for lang in (languages or there) for dataset in datasets if lang in dataset.languages]
+        raise UserError(
+            f"evaluate.languages: no text in {', '.join(missing)} in {names}; available: {', '.join(available)}"
+        )
+    return [(dataset, lang) for lang in (languages or available) for dataset in datasets if lang in dataset.languages]
 
 
-def _digests(model_id: dict[str, str], datasets: Sequence[Dataset], languages: Sequence[str]) -> Iterator[str]:
-    """Those of the sweep's records, in its order."""
-    for dataset, lang in questions(datasets, languages):
-        for task in dataset.tasks(lang):
-            yield digest(_identity(model_id, dataset, lang, task))
+def tasks_of(pair: Pair) -> Sequence[Task]:
+    """Return the tasks of a dataset in a language."""
+    dataset, lang = pair
+    return dataset.tasks(lang)
 
 
-def grouped(todo: Sequence[tuple[Dataset, str]]) -> Iterator[tuple[list[tuple[Dataset, str]], list[str]]]:
-    """Consecutive (data set, language) pairs with the texts that they ask, as many as reach GROUP_TEXTS together."""
-    group: list[tuple[Dataset, str]] = []
-    texts: list[str] = []
-    for dataset, lang in todo:
-        group.append((dataset, lang))
-        texts += [text for task in dataset.tasks(lang) for text in task.asked_texts()]
-        if len(texts) >= GROUP_TEXTS:
-            yield group, texts
-            group, texts = [], []
+def texts_of(pairs: Sequence[Pair]) -> list[str]:
+    """Return the texts that the tasks of some pairs encode."""
+    return [text for pair in pairs for task in tasks_of(pair) for text in task.texts_to_encode()]
+
+
+def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Yield consecutive pairs, as many at a time as have GROUP_TEXTS texts together."""
+    group: list[Pair] = []
+    num_texts = 0
+    for pair in pairs:
+        group.append(pair)
+        num_texts += len(texts_of([pair]))
+        if num_texts >= GROUP_TEXTS:
+            yield group
+            group = []
+            num_texts = 0
     if group:
-        yield group, texts
+        yield group
 
 
-def known_records(
-    model_id: dict[str, str], dataset: Dataset, lang: str, kept: dict[str, Record]
-) -> list[Record] | None:
-    """The records of a data set in a language where `kept` (by digest) has them all, else None."""
-    digests = [digest(_identity(model_id, dataset, lang, task)) for task in dataset.tasks(lang)]
-    return [kept[each] for each in digests] if all(each in kept for each in digests) else None
+def has_records(model_id: dict[str, str], pair: Pair, records: Mapping[str, Record]) -> bool:
+    """Return whether `records` (by digest) has those of all tasks of a pair."""
+    return all(record_digest(model_id, pair, task) in records for task in tasks_of(pair))
 
 
 def score_language(
     model_id: dict[str, str],
-    dataset: Dataset,
-    lang: str,
+    pair: Pair,
     image_ND: np.ndarray,
     encode_text: TextFeatures,
     folder: Path,
-    kept: dict[str, Record],
+    records: Mapping[str, Record],
 ) -> list[Record]:
-    """The records of a data set's tasks in a language, those in `kept` (by digest) as they are.
+    """Return the records of a pair's tasks: those of `records` (by digest) unchanged, new ones for the others.
 
-    The ranks behind new ones go below `folder`.
+    The ranks of new records are written below `folder`.
     """
-    records = []
-    for task in dataset.tasks(lang):
-        identity = _identity(model_id, dataset, lang, task)
-        if (known := kept.get(digest(identity))) is None:
+    scored = []
+    for task in tasks_of(pair):
+        identity = _identity(model_id, pair, task)
+        record = records.get(digest(identity))
+        if record is None:
             score = task.score(image_ND, encode_text)
             _write_ranks(folder, identity, score)
-            known = _record(identity, score)
-        records.append(known)
-    return records
+            record = _record(identity, score)
+        scored.append(record)
+    return scored
 
 
-def _identity(model_id: dict[str, str], dataset: Dataset, lang: str, task: Task) -> Record:
+def record_digest(model_id: dict[str, str], pair: Pair, task: Task) -> str:
+    """Return what a record is found by."""
+    return digest(_identity(model_id, pair, task))
+
+
+def _identity(model_id: dict[str, str], pair: Pair, task: Task) -> Record:
+    """Return the fields of a record that say what was measured."""
+    dataset, lang = pair
     return {
         **model_id,
         "dataset": dataset.name,
@@ -173,20 +180,20 @@ def _identity(model_id: dict[str, str], dataset: Dataset, lang: str, task: Task)
     }
 
 
-def ranks_path(folder: Path, record: Record, way: str) -> Path:
-    """Where the ranks behind a record's metrics lie: `acc` of acc1 and acc5, `image_retrieval_recall@`, ..."""
-    return folder / "ranks" / record["dataset"] / record["lang"] / f"{record['task']}.{way.rstrip('@')}.npy"
+def ranks_path(folder: Path, record: Record, kind: str) -> Path:
+    """Return the path of a record's ranks.  kind: of query, `acc` for acc1 and acc5, `image_retrieval_recall@`, ..."""
+    return folder / "ranks" / record["dataset"] / record["lang"] / f"{record['task']}.{kind.rstrip('@')}.npy"
 
 
-def images_path(folder: Path, record: Record, way: str) -> Path:
-    """Where the image lies that each of the ranks is about, as its position in the data set."""
-    return ranks_path(folder, record, way).with_suffix(".images.npy")
+def images_path(folder: Path, record: Record, kind: str) -> Path:
+    """Return the path of the image that each of these ranks is about, as its position in the dataset."""
+    return ranks_path(folder, record, kind).with_suffix(".images.npy")
 
 
 def _write_ranks(folder: Path, identity: Record, score: Score) -> None:
-    for way, found in score.ranks.items():
-        write_array(ranks_path(folder, identity, way), found.astype(np.int32))
-        write_array(images_path(folder, identity, way), score.images[way].astype(np.int32))
+    for kind, ranks in score.ranks.items():
+        write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
+        write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
 
 
 def _record(identity: Record, score: Score) -> Record:
@@ -198,26 +205,29 @@ def _record(identity: Record, score: Score) -> Record:
 
 
 def read_results(path: Path) -> list[Record]:
-    """The records of a results.jsonl, none where there is no such file; UserError names a line that is none."""
+    """Return the records of results.jsonl; none if the file is missing.  Raises UserError for an invalid line."""
     if not path.exists():
         return []
-    found = []
+    records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            found.append(json.loads(line))
+            records.append(json.loads(line))
         except ValueError as error:
-            raise UserError(
-                f"{path}:{number} is no record ({error}); remove the line, and it is measured anew"
-            ) from error
-    return found
+            raise UserError(f"{path}:{number} is not a record ({error}); remove the line and rerun") from error
+    return records
 
 
-def _in_order(found: dict[str, Record], datasets: Sequence[Dataset]) -> list[Record]:
-    place = {dataset.name: i for i, dataset in enumerate(datasets)}
-    return sorted(found.values(), key=lambda record: place.get(record["dataset"], len(place)))
+def by_digest(records: Iterable[Record]) -> dict[str, Record]:
+    """Return {digest: record}."""
+    return {record["digest"]: record for record in records}
 
 
-def write_results(path: Path, found: dict[str, Record], datasets: Sequence[Dataset]) -> None:
-    """results.jsonl: `found` by digest, in the data sets' order."""
-    lines = [json.dumps(record, ensure_ascii=False) for record in _in_order(found, datasets)]
+def write_results(path: Path, records: Mapping[str, Record], datasets: Sequence[Dataset]) -> None:
+    """Write results.jsonl: `records` by digest, in the order of the datasets."""
+    lines = [json.dumps(record, ensure_ascii=False) for record in _in_order(records, datasets)]
     write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _in_order(records: Mapping[str, Record], datasets: Sequence[Dataset]) -> list[Record]:
+    place = {dataset.name: i for i, dataset in enumerate(datasets)}
+    return sorted(records.values(), key=lambda record: place.get(record["dataset"], len(place)))

@@ -69,7 +69,7 @@ def _classification(dataset: Dataset, lang: str) -> Classification | None:
         return None
     for task in dataset.tasks(lang):
         if isinstance(task, Classification):
-            return task if len(task.asked_texts()) <= MAX_TEXTS else None
+            return task if len(task.texts_to_encode()) <= MAX_TEXTS else None
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.evaluate.interval import statistic_interval
+from worldclip.evaluate.interval import statistic_interval, weighted_mean_interval
 from worldclip.evaluate.tasks import Encode, Score, decoded
 
 NUM_PAIRS = 5_000  # as many as the paper takes, arXiv:2507.22062
@@ -21,21 +21,22 @@ SCALE = 2.0  # t of the Gaussian potential, as Wang and Isola
 
 
 def squared_distances(image_ND: np.ndarray, text_ND: np.ndarray) -> np.ndarray:
-    """(N,) of each image to its text; their mean is the alignment (alpha = 2)."""
+    """Return (N,) the squared distance of each image to its text; the mean is the alignment (alpha = 2)."""
     return np.square(image_ND - text_ND).sum(axis=1)
 
 
 def potentials(features_ND: np.ndarray) -> np.ndarray:
-    """(N, N) float32 exp(-2 |x - y|^2) of all pairs, 0 on the diagonal, as a pair is two points."""
-    found = np.exp(np.minimum(2 * SCALE * (features_ND @ features_ND.T - 1), 0), dtype=np.float32)
-    np.fill_diagonal(found, 0)
-    return found
+    """Return (N, N) float32 exp(-2 |x - y|^2) of all pairs, 0 on the diagonal, as a pair is two points."""
+    # For unit vectors |x - y|^2 = 2 - 2 x.y; rounding may take x.y above 1, hence the minimum.
+    potential_NN = np.exp(np.minimum(2 * SCALE * (features_ND @ features_ND.T - 1), 0), dtype=np.float32)
+    np.fill_diagonal(potential_NN, 0)
+    return potential_NN
 
 
 def uniformity(potential_NN: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Log of the mean potential over pairs of different points; times: (N,) how often each point counts.
+    """Return the log of the mean potential over pairs of different points; NaN if there is only one point.
 
-    NaN where a resample holds one point alone.
+    times: (N,) how often each point counts (default: once).
     """
     times = np.ones(len(potential_NN)) if times is None else times.astype(float)
     num_pairs = times.sum() ** 2 - np.square(times).sum()
@@ -44,35 +45,33 @@ def uniformity(potential_NN: np.ndarray, times: np.ndarray | None = None) -> flo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Geometry:
-    """Alignment of up to NUM_PAIRS pairs of an image and its first text, uniformity of either side."""
+    """Alignment of up to NUM_PAIRS pairs of an image and its first text, uniformity of images and of texts."""
 
     texts: Sequence[str]
     image_idx: np.ndarray
-    """(n,) the image of each text."""
+    """(N,) the image of each text."""
     image_keys: Sequence[str]
-    """Of all images of the data set: which pairs are taken is decided by a hash of the key."""
+    """Of all images of the dataset: a hash of the key decides which pairs are taken."""
     protocol: dict[str, Any] = field(default_factory=lambda: {"max_pairs": NUM_PAIRS, "alpha": 2, "t": SCALE})
     name: str = "alignment_uniformity"
 
-    def asked_texts(self) -> list[str]:
-        return []  # those of the retrieval beside it
+    def texts_to_encode(self) -> list[str]:
+        return []  # the retrieval has encoded them
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        good = np.flatnonzero(decoded(image_ND)[self.image_idx]).tolist()
-        chosen = sorted(sorted(good, key=lambda row: _hash(self.image_keys[int(self.image_idx[row])]))[:NUM_PAIRS])
+        rows = np.flatnonzero(decoded(image_ND)[self.image_idx]).tolist()
+        by_hash = sorted(rows, key=lambda row: _hash(self.image_keys[int(self.image_idx[row])]))
+        chosen = sorted(by_hash[:NUM_PAIRS])
         image_nD = image_ND[self.image_idx[chosen]]
         text_nD = encode([self.texts[row] for row in chosen])
         distance = squared_distances(image_nD, text_nD)
         metrics = {"alignment": float(distance.mean())}
-        interval = {
-            "alignment": statistic_interval(lambda times: float(np.average(distance, weights=times)), len(chosen))
-        }
-        for side, features in (("image", image_nD), ("text", text_nD)):
-            if len(chosen) < 2:
-                break
-            potential = potentials(features)
-            metrics[f"uniformity_{side}"] = uniformity(potential)
-            interval[f"uniformity_{side}"] = statistic_interval(partial(uniformity, potential), len(chosen))
+        interval = {"alignment": weighted_mean_interval(distance)}
+        if len(chosen) > 1:
+            for side, features in (("image", image_nD), ("text", text_nD)):
+                potential = potentials(features)
+                metrics[f"uniformity_{side}"] = uniformity(potential)
+                interval[f"uniformity_{side}"] = statistic_interval(partial(uniformity, potential), len(chosen))
         return Score(n=len(chosen), metrics=metrics, chance={}, interval=interval)
 
 

@@ -1,8 +1,10 @@
-"""Images -> features, each image once: a chunk of them is encoded, written aside, and found again by what made it.
+"""Images -> features: each image is encoded once, in chunks that are cached on disk.
 
-The key of a data set's features is (the model's digest, the digest of the images, the preprocessing); under it lies a
-file for each CHUNK_IMAGES images, so that a pass which is cut goes on at the next chunk and several processes may
-share it.  Languages, prompts and tasks are no part of the key: whatever asks, the images are encoded once.
+The cache's key is (digest of the model, digest of the images, preprocessing).  In its folder is a file per CHUNK_IMAGES
+images, so that an interrupted pass resumes at the next chunk and several processes share the work.  Languages, prompts
+and tasks are no part of the key: they never encode an image again.
+
+N images of a dataset, D embed_dim.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from worldclip.core.artifacts import digest, read_json, write_array, write_json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.tasks import Dataset
 
-CHUNK_IMAGES = 4096  # 16 MiB a file at 1,024 dimensions
+CHUNK_IMAGES = 4096  # a file of 16 MiB at 1,024 dimensions
 
 
 class Model(Protocol):
-    """What is asked of a model, see inference.Clip."""
+    """What evaluation needs of a model, see model.inference.Clip."""
 
     def encode_image(self, images: Sequence[bytes]) -> np.ndarray: ...
     def encode_text(self, texts: Sequence[str]) -> np.ndarray: ...
@@ -30,20 +32,22 @@ class Model(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFeatures:
-    """(N, embed_dim) float32, NaN in the rows of images that would not decode, which `bad` lists with their reason."""
+    """Features of images, and those that cannot be decoded."""
 
     features_ND: np.ndarray
+    """(N, D) float32; rows of images that cannot be decoded are NaN."""
     bad: list[dict[str, str]]
+    """Key and reason of each such image."""
 
 
 def cache_folder(root: Path, model: Any, model_digest: str, dataset: Dataset) -> Path:
-    """Where the features of `dataset`'s images under `model` lie below `root`."""
+    """Return the folder below `root` for the features of a dataset's images under a model."""
     preprocessing = repr(getattr(model, "processor", None))
     return root / digest([model_digest, dataset.images_digest or dataset.digest, preprocessing, CHUNK_IMAGES])
 
 
 def chunk_starts(dataset: Dataset) -> range:
-    """First image of each chunk."""
+    """Return the position of the first image of each chunk."""
     return range(0, len(dataset.image_keys), CHUNK_IMAGES)
 
 
@@ -54,79 +58,85 @@ def encode_images(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> ImageFeatures:
-    """All images of `dataset`; one that will not decode is dropped and listed.  UserError where none decodes.
+    """Return the features of all images of a dataset.  Raises UserError if none can be decoded.
 
-    cache: a cache_folder; chunks that lie there are read, the others are written.  None: nothing is kept.  say: told
-    after each chunk that was encoded.
+    cache: a cache_folder whose chunks are read, and written if they are missing; None: nothing is cached.  say: gets a
+    message after each chunk that was encoded.
     """
+    num_images = len(dataset.image_keys)
     chunks = []
     for start in chunk_starts(dataset):
-        is_known = cache is not None and is_encoded(cache, start)
+        was_cached = cache is not None and is_encoded(cache, start)
         chunks.append(encode_chunk(model, dataset, start, batch_size, cache))
-        if not is_known:
-            num_images = len(dataset.image_keys)
+        if not was_cached:
             say(f"{dataset.name}: {min(start + CHUNK_IMAGES, num_images):,} of {num_images:,} images encoded")
     bad = [entry for chunk in chunks for entry in chunk.bad]
     embed_dim = max((chunk.features_ND.shape[1] for chunk in chunks), default=0)
     if not embed_dim:
         example = f": {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
-        num_images = len(dataset.image_keys)
-        raise UserError(f"data set {dataset.name}: not one of its {num_images} images decodes{example}")
-    features = np.full((len(dataset.image_keys), embed_dim), np.nan, np.float32)
+        raise UserError(f"dataset {dataset.name}: none of its {num_images} images can be decoded{example}")
+    features_ND = np.full((num_images, embed_dim), np.nan, np.float32)
     for start, chunk in zip(chunk_starts(dataset), chunks, strict=True):
         if chunk.features_ND.shape[1]:
-            features[start : start + len(chunk.features_ND)] = chunk.features_ND
-    return ImageFeatures(features_ND=features, bad=bad)
+            features_ND[start : start + len(chunk.features_ND)] = chunk.features_ND
+    return ImageFeatures(features_ND=features_ND, bad=bad)
 
 
 def encode_chunk(model: Model, dataset: Dataset, start: int, batch_size: int, cache: Path | None) -> ImageFeatures:
-    """The images from `start` to the chunk's end; (n, 0) where not one of them decodes."""
-    if cache is not None and is_encoded(cache, start):
+    """Return the features of the chunk that starts at `start`, (n, D); (n, 0) if none of its images can be decoded."""
+    if cache is None:
+        return _encode(model, dataset, start, batch_size)
+    path = _chunk_path(cache, start)
+    if path.exists():
         try:
-            features = np.load(_path(cache, start), allow_pickle=False)
-            return ImageFeatures(features_ND=features, bad=read_json(_path(cache, start).with_suffix(".json")))
+            features_nD = np.load(path, allow_pickle=False)
+            return ImageFeatures(features_ND=features_nD, bad=read_json(path.with_suffix(".json")))
         except (ValueError, EOFError, FileNotFoundError) as error:
-            raise UserError(
-                f"{_path(cache, start)} is damaged ({error}); remove {cache}, and it is made anew"
-            ) from error
-    found = _encode(model, dataset, start, min(start + CHUNK_IMAGES, len(dataset.image_keys)), batch_size)
-    if cache is not None:
-        write_json(_path(cache, start).with_suffix(".json"), found.bad)
-        write_array(_path(cache, start), found.features_ND)  # last: its presence says that the chunk is done
-    return found
+            raise UserError(f"{path} is corrupt ({error}); remove {cache} and rerun to encode it again") from error
+    chunk = _encode(model, dataset, start, batch_size)
+    write_json(path.with_suffix(".json"), chunk.bad)
+    write_array(path, chunk.features_ND)  # last: its existence says that the chunk is done
+    return chunk
 
 
 def is_encoded(cache: Path, start: int) -> bool:
-    return _path(cache, start).exists()
+    """Return whether the chunk that starts at `start` is in the cache."""
+    return _chunk_path(cache, start).exists()
 
 
-def _path(cache: Path, start: int) -> Path:
+def _chunk_path(cache: Path, start: int) -> Path:
     return cache / f"{start:09}.npy"
 
 
-def _encode(model: Model, dataset: Dataset, first: int, stop: int, batch_size: int) -> ImageFeatures:
-    features: np.ndarray | None = None
+def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> ImageFeatures:
+    stop = min(first + CHUNK_IMAGES, len(dataset.image_keys))
+    features_nD = np.empty((stop - first, 0), np.float32)  # D is known after the first image that can be decoded
     bad: list[dict[str, str]] = []
     for start in range(first, stop, batch_size):
-        rows, good, reasons = _encode_batch(model, dataset.read_images(start, min(start + batch_size, stop)))
+        images = dataset.read_images(start, min(start + batch_size, stop))
+        rows, positions, reasons = _encode_batch(model, images)
         bad += [{"key": dataset.image_keys[start + i], "reason": reason} for i, reason in reasons.items()]
-        if features is None and len(rows):
-            features = np.full((stop - first, rows.shape[1]), np.nan, np.float32)
-        if features is not None and len(rows):
-            features[start - first + good] = rows
-    return ImageFeatures(features_ND=np.empty((stop - first, 0), np.float32) if features is None else features, bad=bad)
+        if not len(rows):
+            continue
+        if not features_nD.shape[1]:
+            features_nD = np.full((stop - first, rows.shape[1]), np.nan, np.float32)
+        features_nD[start - first + positions] = rows
+    return ImageFeatures(features_ND=features_nD, bad=bad)
 
 
 def _encode_batch(model: Model, images: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Features, the positions they are of, and the reason of each image that has none."""
+    """Return features, the positions of their images, and the reason of each image that cannot be decoded."""
     try:
         return model.encode_image(images), np.arange(len(images)), {}
-    except UserError:  # one of them will not decode: find out which
-        rows, good, reasons = [], [], {}
+    except UserError:
+        pass  # at least one cannot be decoded: encode them one by one to find out which
+    rows: list[np.ndarray] = []
+    positions: list[int] = []
+    reasons: dict[int, str] = {}
     for i, image in enumerate(images):
         try:
             rows.append(model.encode_image([image])[0])
-            good.append(i)
+            positions.append(i)
         except UserError as error:
             reasons[i] = str(error).removeprefix("image 0: ")
-    return np.array(rows, np.float32), np.array(good, np.int64), reasons
+    return np.array(rows, np.float32), np.array(positions, np.int64), reasons

@@ -1,4 +1,4 @@
-"""Any model that inference.load takes, in mteb (MTEB and MIEB): mteb.evaluate(mteb_model(clip), tasks)."""
+"""Evaluate any model that worldclip.load accepts in mteb (MTEB and MIEB): mteb.evaluate(mteb_model(clip), tasks)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from worldclip.evaluate.image_features import Model
 
 
 def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") -> Any:
-    """An mteb encoder of images and texts; a pair of both is the normalised sum of their embeddings.
+    """Return an mteb encoder of images and texts; a pair of both is the normalised sum of their embeddings.
 
-    clip: what inference.load gives.  name: organisation/model, what mteb files the results under.
+    clip: a model of worldclip.load.  name: organisation/model, the name of the results in mteb.
     """
     mteb = require("mteb", extra="dev")
     meta = mteb.models.ModelMeta.create_empty(
@@ -26,9 +26,8 @@ def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") 
         def __init__(self) -> None: ...
 
         def encode(self, inputs: Any, **kwargs: Any) -> np.ndarray:
-            """(n, embed_dim) of a loader of batches with `text`, `image` or both."""
-            batches = [self._encode(batch) for batch in inputs]
-            return np.concatenate(batches)
+            """Return (n, embed_dim) for a loader of batches with `text`, `image` or both."""
+            return np.concatenate([self._encode(batch) for batch in inputs])
 
         def _encode(self, batch: Any) -> np.ndarray:
             parts = []

@@ -21,12 +21,12 @@ class MultiLabel:
     is_there: np.ndarray
     """(n, C) bool."""
     image_idx: np.ndarray
-    """(n,) position of each row's image among the data set's images."""
+    """(n,) position of each row's image among the dataset's images."""
     templates: Sequence[str] = ("{}",)
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "multilabel_classification"
 
-    def asked_texts(self) -> list[str]:
+    def texts_to_encode(self) -> list[str]:
         return zeroshot.class_texts(self.class_names, self.templates)
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
@@ -36,8 +36,8 @@ class MultiLabel:
         score_nC = image_ND[self.image_idx[is_good]] @ class_CD.T
 
         def mean_average_precision(times: np.ndarray | None = None) -> float:
-            classes = range(is_there.shape[1])
-            return float(np.mean([zeroshot.average_precision(score_nC[:, c], is_there[:, c], times) for c in classes]))
+            columns = zip(score_nC.T, is_there.T, strict=True)
+            return float(np.mean([zeroshot.average_precision(scores, right, times) for scores, right in columns]))
 
         return Score(
             n=len(is_there),

@@ -1,7 +1,7 @@
 """What frozen features know: few-shot and linear probes, e.g. of the country that a photograph was taken in.
 
-Chance draws come from a hash of (seed, image key), so that the same images are drawn for every model.
-n images, D embed_dim, C classes.
+A hash of (seed, image key) makes the draws, so that the same images are drawn for every model.
+N images of the dataset, n images to learn from, m images to predict, D embed_dim, C classes.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ PENALTIES = tuple(10.0**power for power in range(-2, 5))  # C of the logistic re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FewShot:
-    """A ridge classifier on k images of each class, asked on all other images of these classes; k = 5, 10, 25.
+    """A ridge classifier on k images of each class, measured on all other images of these classes; k = 5, 10, 25.
 
-    A class takes part at k where it has more than k images.
+    A class takes part at k if it has more than k images.
     """
 
     label: str
     """What is predicted: country, region, ..."""
     values: Sequence[str]
-    """Of all images of the data set; "" where it is not known."""
+    """(N,) its value for each image of the dataset; "" if unknown."""
     image_keys: Sequence[str]
 
     @property
     def name(self) -> str:
         return f"few_shot_{self.label}"
 
-    def asked_texts(self) -> list[str]:
+    def texts_to_encode(self) -> list[str]:
         return []
 
     @property
@@ -54,21 +54,26 @@ class FewShot:
         }
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        names, classes = np.unique(np.array(self.values, dtype=object), return_inverse=True)
-        is_known = decoded(image_ND) & (np.array(self.values, dtype=object) != "")
-        metrics, interval, chance, num_classes = {}, {}, {}, {}
+        values = np.array(self.values, dtype=object)
+        names, classes = np.unique(values, return_inverse=True)
+        is_known = decoded(image_ND) & (values != "")
+        metrics: dict[str, float] = {}
+        interval: dict[str, tuple[float, float]] = {}
+        chance: dict[str, float] = {}
+        num_classes: dict[str, int] = {}
         for shots in SHOTS:
-            big = [c for c in range(len(names)) if (is_known & (classes == c)).sum() > shots]
-            if len(big) < 2:
+            large = [c for c in range(len(names)) if (is_known & (classes == c)).sum() > shots]
+            if len(large) < 2:
                 continue
-            rows = np.flatnonzero(is_known & np.isin(classes, big))
+            rows = np.flatnonzero(is_known & np.isin(classes, large))
             hits = [self._hits(image_ND[rows], classes[rows], rows, shots, seed) for seed in range(NUM_SEEDS)]
             name = f"acc1_{shots}_shot"
-            metrics[name] = float(np.mean([of_seed.mean() for of_seed in hits]))
-            interval[name], chance[name] = seeds_interval(hits), 1 / len(big)
-            num_classes[str(shots)] = len(big)
+            metrics[name] = _mean_of_seeds(hits)
+            interval[name] = seeds_interval(hits)
+            chance[name] = 1 / len(large)
+            num_classes[str(shots)] = len(large)
         if not metrics:
-            check_enough(self.label, np.where(is_known, self.values, "").tolist(), "those that decode")
+            check_enough(self.label, np.where(is_known, self.values, "").tolist(), "the images that decode")
         return Score(
             n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, more={"num_classes": num_classes}
         )
@@ -76,7 +81,10 @@ class FewShot:
     def _hits(
         self, features_nD: np.ndarray, classes: np.ndarray, rows: np.ndarray, shots: int, seed: int
     ) -> np.ndarray:
-        """Whether each image that was not learnt from is put into its class."""
+        """Return (m,) bool: whether each image that was not learnt from is put into its class.
+
+        features_nD, classes, rows: of the images that take part; rows: their positions in the dataset.
+        """
         order = hashed_order([self.image_keys[row] for row in rows.tolist()], seed)
         is_shot = np.zeros(len(rows), bool)
         for c in np.unique(classes):
@@ -86,32 +94,34 @@ class FewShot:
 
 
 def check_enough(label: str, values: Sequence[str], where: str) -> None:
-    """UserError where not even the fewest shots leave an image to ask of two values."""
+    """Raise UserError unless two values have more images than the fewest shots take."""
     counts = Counter(value for value in values if value)
     if sum(times > SHOTS[0] for times in counts.values()) < 2:
         raise UserError(
             f"few-shot probes of {label}: fewer than two values have more than {SHOTS[0]} images in {where}; "
-            "leave few_shot out of evaluate.also"
+            "remove few_shot from evaluate.also"
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearProbe:
-    """Logistic regression on frozen features; the penalty is chosen on a tenth of the learnt-from images.
+    """Logistic regression on frozen features; a tenth of the images to learn from chooses the penalty.
 
-    The images to learn from are those set apart for it, else half of all, drawn anew for each seed.
+    The images to learn from are the train split, else half of all images, drawn again for each seed.
     """
 
     label: str
     values: Sequence[str]
+    """(N,) the value for each image of the dataset; "" if unknown."""
     image_keys: Sequence[str]
     is_train: np.ndarray | None
+    """(N,) bool; None: there is no train split."""
 
     @property
     def name(self) -> str:
         return f"linear_probe_{self.label}"
 
-    def asked_texts(self) -> list[str]:
+    def texts_to_encode(self) -> list[str]:
         return []
 
     @property
@@ -123,59 +133,71 @@ class LinearProbe:
         values = np.array(self.values, dtype=object)
         rows = np.flatnonzero(decoded(image_ND) & (values != ""))
         hits = [self._hits(image_ND, values, rows, seed) for seed in range(NUM_SEEDS)]
-        name = "acc1"
+        num_classes = len(set(values[rows]))
         return Score(
             n=len(hits[0]),
-            metrics={name: float(np.mean([of_seed.mean() for of_seed in hits]))},
-            chance={name: 1 / len(set(values[rows]))},
-            interval={name: seeds_interval(hits)},
-            more={"num_classes": len(set(values[rows]))},
+            metrics={"acc1": _mean_of_seeds(hits)},
+            chance={"acc1": 1 / num_classes},
+            interval={"acc1": seeds_interval(hits)},
+            more={"num_classes": num_classes},
         )
 
     def _hits(self, image_ND: np.ndarray, values: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+        """Return (m,) bool: whether each image of the test half gets its value.  rows: positions of all images."""
         rows = rows[hashed_order([self.image_keys[row] for row in rows.tolist()], seed)]
         is_train = np.arange(len(rows)) < len(rows) // 2 if self.is_train is None else self.is_train[rows]
-        train, test = rows[is_train], rows[~is_train]
+        train = rows[is_train]
+        test = rows[~is_train]
         if len(set(values[train])) < 2 or not len(test):
-            raise UserError(f"linear probe of {self.label}: there must be two values to learn from and images to ask")
+            raise UserError(f"linear probe of {self.label}: it needs two values to learn from and images to predict")
         predicted = logistic_predict(image_ND[train], values[train].astype(str), image_ND[test])
         return predicted == values[test].astype(str)
 
 
+def _mean_of_seeds(hits: Sequence[np.ndarray]) -> float:
+    return float(np.mean([seed_hits.mean() for seed_hits in hits]))
+
+
 def hashed_order(keys: Sequence[str], seed: int) -> np.ndarray:
-    """Positions of `keys` in an order that depends on the seed and on each key, never on their order."""
+    """Return the positions of `keys` in an order that depends on the seed and on each key, never on their order."""
     hashes = [hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in keys]
     return np.array(sorted(range(len(keys)), key=lambda i: (hashes[i], keys[i])), np.int64)
 
 
 def ridge_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndarray) -> np.ndarray:
-    """(m,) classes by ridge regression to +-1 targets with an intercept, as scikit-learn's RidgeClassifier.
+    """Return (m,) classes by ridge regression to +-1 targets with an intercept, as scikit-learn's RidgeClassifier.
 
-    Solved over images rather than dimensions, as there are few.
+    classes: (n,) of `train_nD`.
     """
-    known, target = np.unique(classes, return_inverse=True)
-    target_nC = np.where(target[:, None] == np.arange(len(known)), 1.0, -1.0)
-    mean_D, mean_C = train_nD.mean(axis=0, dtype=np.float64), target_nC.mean(axis=0)
+    distinct_C, target = np.unique(classes, return_inverse=True)
+    target_nC = np.where(target[:, None] == np.arange(len(distinct_C)), 1.0, -1.0)
+    mean_D = train_nD.mean(axis=0, dtype=np.float64)
+    mean_C = target_nC.mean(axis=0)
     centred_nD = train_nD - mean_D
+    # The dual form: its system is (n, n), and n is smaller than D here.
     gram_nn = centred_nD @ centred_nD.T + RIDGE * np.eye(len(train_nD))
     weight_DC = centred_nD.T @ np.linalg.solve(gram_nn, target_nC - mean_C)
-    return known[((test_mD - mean_D) @ weight_DC + mean_C).argmax(axis=1)]
+    score_mC = (test_mD - mean_D) @ weight_DC + mean_C
+    return distinct_C[score_mC.argmax(axis=1)]
 
 
 def logistic_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndarray) -> np.ndarray:
-    """(m,) classes by scikit-learn's logistic regression, its penalty chosen on the last tenth of `train_nD`."""
+    """Return (m,) classes by scikit-learn's logistic regression; the last tenth of `train_nD` chooses its penalty.
+
+    classes: (n,) of `train_nD`.
+    """
     linear_model = require("sklearn.linear_model", extra="eval")
-    num_held_out = max(1, len(train_nD) // 10)
-    fit, held_out = slice(0, len(train_nD) - num_held_out), slice(len(train_nD) - num_held_out, None)
+    num_fit = len(train_nD) - max(1, len(train_nD) // 10)
 
     def model(penalty: float) -> Any:
         return linear_model.LogisticRegression(C=penalty, max_iter=1_000)
 
     best = PENALTIES[0]
-    if len(np.unique(classes[fit])) > 1:
-        found = [
-            model(c).fit(train_nD[fit], classes[fit]).score(train_nD[held_out], classes[held_out]) for c in PENALTIES
-        ]
-        best = PENALTIES[int(np.argmax(found))]
+    if len(np.unique(classes[:num_fit])) > 1:
+        accuracies = []
+        for penalty in PENALTIES:
+            fitted = model(penalty).fit(train_nD[:num_fit], classes[:num_fit])
+            accuracies.append(fitted.score(train_nD[num_fit:], classes[num_fit:]))
+        best = PENALTIES[int(np.argmax(accuracies))]
     predicted: np.ndarray = model(best).fit(train_nD, classes).predict(test_mD)
     return predicted

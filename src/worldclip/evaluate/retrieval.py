@@ -1,25 +1,22 @@
-"""Image-text retrieval both ways from features.
+"""Image-text retrieval in both directions from features.
 
-N images, M texts, D embed_dim.  Protocols: `all_captions` (the paper's: any caption of the image counts, and every
-caption is a query) and `first_caption` (CLIP_benchmark's: the others are left out), whose numbers do not compare.
+N images, M texts, D embed_dim.  Protocols, whose numbers do not compare: `all_captions` (the paper's: any caption of
+the image counts, and every caption is a query) and `first_caption` (CLIP_benchmark's: the others are left out).
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 
 from worldclip.evaluate.ranking import ranks, share_within
 
-Protocol = Literal["all_captions", "first_caption"]
 RECALL_AT = (1, 5, 10)
 
 
 def retrieval_ranks(
     image_ND: np.ndarray, text_MD: np.ndarray, pair_image: np.ndarray, pair_text: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of text -> image (M,) and image -> text (N,), see ranking.ranks.
+    """Return ranks of text -> image (M,) and image -> text (N,), see ranking.ranks.
 
     pair_image, pair_text: (num_pairs,) which text belongs to which image; a text may belong to several images.
     """
@@ -29,17 +26,19 @@ def retrieval_ranks(
 
 
 def recalls(text_to_image: np.ndarray, image_to_text: np.ndarray) -> dict[str, float]:
-    """`image_retrieval_recall@k` (a text finds its image) and `text_retrieval_recall@k`, k = 1, 5, 10."""
-    found = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
-    return found | {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
+    """Return `image_retrieval_recall@k` (a text finds its image) and `text_retrieval_recall@k`, k = 1, 5, 10."""
+    of_images = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
+    of_texts = {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
+    return of_images | of_texts
 
 
 def chance(num_images: int, num_texts: int) -> dict[str, float]:
-    """Recall of a random order where each text has one image and each image one text."""
-    found = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
-    return found | {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
+    """Return the recall of a random order if each text has one image and each image one text."""
+    of_images = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
+    of_texts = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
+    return of_images | of_texts
 
 
 def first_captions(pair_image: np.ndarray) -> np.ndarray:
-    """Positions of the first pair of each image, in order: what `first_caption` keeps."""
+    """Return the positions of the first pair of each image, in order: what `first_caption` keeps."""
     return np.sort(np.unique(pair_image, return_index=True)[1])

@@ -1,4 +1,7 @@
-"""Selection: which of a few texts belongs to the image, which of two to which, which images belong to a cue."""
+"""Selection: which of a few texts belongs to the image, which of two to which, which images belong to a cue.
+
+N images of the dataset, n questions, K options, D embed_dim.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +11,47 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.evaluate.interval import mean_interval, statistic_interval
+from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
 from worldclip.evaluate.ranking import ranks
-from worldclip.evaluate.tasks import Encode, Score, decoded
+from worldclip.evaluate.tasks import Encode, Score, decoded, score_slices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """Which of a few texts belongs to the image; micro average over questions, those of an image drawn together."""
+    """Which of a few texts belongs to the image: micro average over questions, those of one image drawn together."""
 
     options: Sequence[Sequence[str]]
-    """The texts of each question, all of the same number."""
+    """The texts of each question, K for all of them."""
     answer: np.ndarray
     """(n,) position of the right text among its question's options."""
     image_idx: np.ndarray
-    """(n,) the image each question is about."""
+    """(n,) the image of each question."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "choice"
 
-    def asked_texts(self) -> list[str]:
+    def texts_to_encode(self) -> list[str]:
         return [text for options in self.options for text in options]
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_options = len(self.options[0])
         is_good = decoded(image_ND)[self.image_idx]
-        asked = np.flatnonzero(is_good).tolist()
-        features = encode([text for idx in asked for text in self.options[idx]])
-        option_NKD = features.reshape(len(asked), num_options, -1)
-        is_right = np.zeros(len(asked), bool)
-        for row, idx in enumerate(asked):
+        questions = np.flatnonzero(is_good).tolist()
+        features = encode([text for idx in questions for text in self.options[idx]])
+        option_nKD = features.reshape(len(questions), num_options, -1)
+        is_right = np.zeros(len(questions), bool)
+        for row, idx in enumerate(questions):
             image = image_ND[self.image_idx[idx]][None]
-            is_right[row] = ranks(image, option_NKD[row], np.zeros(1, int), self.answer[idx : idx + 1])[0] == 0
-        slices = {
-            name: {"n": int(mask[is_good].sum()), "metrics": {"accuracy": float(is_right[mask[is_good]].mean())}}
-            for name, mask in self.slices.items()
-            if mask[is_good].any()
-        }
+            rank = ranks(image, option_nKD[row], np.zeros(1, int), self.answer[idx : idx + 1])[0]
+            is_right[row] = rank == 0
         return Score(
-            n=len(asked),
+            n=len(questions),
             metrics={"accuracy": float(is_right.mean())},
             chance={"accuracy": 1 / num_options},
-            interval={"accuracy": mean_interval(is_right, self.image_idx[asked])},
-            slices=slices,
+            interval={"accuracy": mean_interval(is_right, self.image_idx[questions])},
+            slices=score_slices(self.slices, is_good, lambda part: {"accuracy": float(is_right[part].mean())}),
             ranks={"accuracy": np.where(is_right, 0, 1)},
-            images={"accuracy": self.image_idx[asked]},
+            images={"accuracy": self.image_idx[questions]},
         )
 
 
@@ -71,44 +70,41 @@ class Matching:
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "matching"
 
-    def asked_texts(self) -> list[str]:
+    def texts_to_encode(self) -> list[str]:
         return [text for pair in self.texts for text in pair]
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx].all(axis=1)
-        asked = np.flatnonzero(is_good)
-        text_n2D = encode([text for row in asked.tolist() for text in self.texts[row]]).reshape(len(asked), 2, -1)
-        score_nIT = image_ND[self.image_idx[asked]] @ text_n2D.transpose(0, 2, 1)  # I images, T texts
+        examples = np.flatnonzero(is_good)
+        features = encode([text for row in examples.tolist() for text in self.texts[row]])
+        text_n2D = features.reshape(len(examples), 2, -1)
+        score_nIT = image_ND[self.image_idx[examples]] @ text_n2D.transpose(0, 2, 1)  # I images, T texts
         own_n2 = np.diagonal(score_nIT, axis1=1, axis2=2)
         hits = {
             "text_acc": (own_n2 > score_nIT[:, [0, 1], [1, 0]]).all(axis=1),
             "image_acc": (own_n2 > score_nIT[:, [1, 0], [0, 1]]).all(axis=1),
         }
         hits["acc"] = hits["text_acc"] & hits["image_acc"]
-        slices = {
-            name: {
-                "n": int(mask[asked].sum()),
-                "metrics": {metric: float(hit[mask[asked]].mean()) for metric, hit in hits.items()},
-            }
-            for name, mask in self.slices.items()
-            if mask[asked].any()
-        }
+
+        def metrics(part: np.ndarray) -> dict[str, float]:
+            return {metric: float(hit[part].mean()) for metric, hit in hits.items()}
+
         return Score(
-            n=len(asked),
-            metrics={metric: float(hit.mean()) for metric, hit in hits.items()},
+            n=len(examples),
+            metrics=metrics(np.ones(len(examples), bool)),
             chance={"text_acc": 1 / 4, "image_acc": 1 / 4, "acc": 1 / 6},
             interval={metric: mean_interval(hit) for metric, hit in hits.items()},
-            slices=slices,
+            slices=score_slices(self.slices, is_good, metrics),
             ranks={metric: np.where(hit, 0, 1) for metric, hit in hits.items()},
-            images=dict.fromkeys(hits, self.image_idx[asked, 0]),
+            images=dict.fromkeys(hits, self.image_idx[examples, 0]),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Association:
-    """Which images of a few belong to a cue, their number given (WinoGAViL); the Jaccard index of chosen and right.
+    """Which images of a few belong to a cue, given how many do (WinoGAViL): Jaccard index of chosen and right images.
 
-    Of equal scores those that are wrong are taken first.
+    Among equal scores the wrong images are chosen first.
     """
 
     cues: Sequence[str]
@@ -119,35 +115,29 @@ class Association:
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "association"
 
-    def asked_texts(self) -> Sequence[str]:
+    def texts_to_encode(self) -> Sequence[str]:
         return self.cues
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        is_good = decoded(image_ND)
-        asked = [row for row in range(len(self.cues)) if is_good[self.candidates[row]].all()]
-        cue_nD = encode([self.cues[row] for row in asked])
-        jaccard = np.array([self._jaccard(row, image_ND, cue) for row, cue in zip(asked, cue_nD, strict=True)])
-        num_candidates = np.array([len(self.candidates[row]) for row in asked])
-        slices = {}
-        for name, mask in (("5-6", num_candidates <= 6), ("10-12", num_candidates >= 10)):
-            if mask.any():
-                slices[f"candidates {name}"] = {
-                    "n": int(mask.sum()),
-                    "metrics": {"jaccard": float(jaccard[mask].mean())},
-                }
+        is_decoded = decoded(image_ND)
+        is_good = np.array([is_decoded[candidates].all() for candidates in self.candidates])
+        rows = np.flatnonzero(is_good).tolist()
+        cue_nD = encode([self.cues[row] for row in rows])
+        jaccard = np.array([self._jaccard(row, image_ND, cue_D) for row, cue_D in zip(rows, cue_nD, strict=True)])
+        num_candidates = np.array([len(candidates) for candidates in self.candidates])
+        slices = {"candidates 5-6": num_candidates <= 6, "candidates 10-12": num_candidates >= 10}
         return Score(
-            n=len(asked),
+            n=len(rows),
             metrics={"jaccard": float(jaccard.mean())},
             chance={},
-            interval={
-                "jaccard": statistic_interval(lambda times: float(np.average(jaccard, weights=times)), len(asked))
-            },
-            slices=slices,
+            interval={"jaccard": weighted_mean_interval(jaccard)},
+            slices=score_slices(slices, is_good, lambda part: {"jaccard": float(jaccard[part].mean())}),
         )
 
     def _jaccard(self, row: int, image_ND: np.ndarray, cue_D: np.ndarray) -> float:
         is_right = self.is_right[row]
         scores = image_ND[self.candidates[row]] @ cue_D
-        chosen = np.lexsort((is_right, -scores))[: is_right.sum()]
-        num_hits = int(is_right[chosen].sum())
-        return num_hits / (2 * int(is_right.sum()) - num_hits)
+        num_right = int(is_right.sum())
+        best_first = np.lexsort((is_right, -scores))  # by score, then wrong before right
+        num_hits = int(is_right[best_first[:num_right]].sum())
+        return num_hits / (2 * num_right - num_hits)

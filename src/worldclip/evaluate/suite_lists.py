@@ -1,4 +1,4 @@
-"""Suites by name: their data sets, in the catalog's names."""
+"""Suites by name: their datasets, by their names in the catalog."""
 
 from __future__ import annotations
 

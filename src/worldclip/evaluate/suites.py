@@ -1,10 +1,10 @@
-"""Suites by name: their data sets, the number that stands for each, and the mean over them.
+"""Suites by name: their datasets, the number that represents each, and the mean over them.
 
-A number is a metric of a record, or made of some:
+A number is a metric of a record, or computed from several:
     acc1                                  a metric
     acc1+acc5                             the plain mean of two
     mean_recall@1                         the plain mean of recall@1 in both directions
-    worst region/acc1                     the smallest over the parts whose name begins with `region`
+    worst region/acc1                     the smallest over the parts whose name starts with `region`
     candidates 10-12/jaccard              a metric of one part
 """
 
@@ -21,12 +21,12 @@ from worldclip.evaluate.suite_lists import SUITES
 
 Record = dict[str, Any]
 
-AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites that one number stands for: the plain mean over data sets
+AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites with one number: the plain mean over datasets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A data set of a suite: its number (0 to 1) over the languages named, None where it was not measured."""
+    """A dataset of a suite: its number (0 to 1) over some languages, None if it was not measured."""
 
     dataset: str
     metric: str
@@ -35,33 +35,34 @@ class Row:
 
 
 def suite_rows(suite: str, records: Sequence[Record]) -> list[Row]:
-    """Every data set of `suite` in its order, one row a metric; means over languages where there are several.
+    """Return a row per metric of every dataset of `suite`, in its order; means over languages if there are several.
 
-    Data sets that are asked in English are counted in English, whatever else they were asked in; CVQA has a row for
-    `en` and one for `local`.
+    A dataset that is published in English counts in English only, even if it was measured in more languages; CVQA has
+    a row for `en` and one for `local`.
     """
     rows = []
     for name in SUITES[suite]:
         info = CATALOG[name]
-        lists = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
-        rows += [dataset_row(name, metric, records, langs) for langs in lists for metric in info.metrics]
+        # Languages of each row, () for all that were measured.
+        row_languages = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
+        rows += [dataset_row(name, metric, records, langs) for langs in row_languages for metric in info.metrics]
     return rows
 
 
 def dataset_row(dataset: str, metric: str, records: Sequence[Record], languages: Sequence[str] = ()) -> Row:
-    """A data set's number: the mean over languages (those given, else all measured) of `value`."""
-    found: dict[str, float] = {}
+    """Return a dataset's number: the mean of `value` over languages (default: all that were measured)."""
+    numbers: dict[str, float] = {}
     for record in records:
         if record["dataset"] == dataset and (not languages or record["lang"] in languages):
             number = value(metric, record)
             if number is not None:
-                found[record["lang"]] = number
-    mean = float(np.mean(list(found.values()))) if found else None
-    return Row(dataset=dataset, metric=metric, value=mean, languages=tuple(found))
+                numbers[record["lang"]] = number
+    mean = float(np.mean(list(numbers.values()))) if numbers else None
+    return Row(dataset=dataset, metric=metric, value=mean, languages=tuple(numbers))
 
 
 def languages_of(row: Row) -> str:
-    """The languages a row is over as tables have them: the one, or their number, of how many where some are missing."""
+    """Return the languages of a row as tables show them: the only one, or `4 of 11` if some are missing, or `11`."""
     num_upstream = CATALOG[row.dataset].languages
     if len(row.languages) == 1:
         return row.languages[0]
@@ -71,14 +72,16 @@ def languages_of(row: Row) -> str:
 
 
 def suite_mean(suite: str, records: Sequence[Record]) -> tuple[float | None, list[str]]:
-    """The plain mean over the suite's data sets, and those that it lacks; None where one is missing."""
+    """Return the plain mean over the suite's datasets (None if one is missing), and the missing ones."""
     rows = suite_rows(suite, records)
     missing = [row.dataset for row in rows if row.value is None]
-    return (None, missing) if missing else (float(np.mean([row.value for row in rows])), [])
+    if missing:
+        return None, missing
+    return float(np.mean([row.value for row in rows])), []
 
 
 def value(metric: str, record: Mapping[str, Any]) -> float | None:
-    """The number that `metric` makes of a record, None where the record has not what it takes."""
+    """Return the number that `metric` (see above) gives for a record, None if the record lacks what it needs."""
     if "+" in metric:
         return _mean([value(part, record) for part in metric.split("+")])
     if metric.startswith("mean_recall@"):
@@ -86,16 +89,15 @@ def value(metric: str, record: Mapping[str, Any]) -> float | None:
         return _mean([value(f"{way}_retrieval_recall@{k}", record) for way in ("image", "text")])
     part, slash, name = metric.rpartition("/")
     if not slash:
-        found: float | None = record["metrics"].get(metric)
-        return found
+        number: float | None = record["metrics"].get(metric)
+        return number
     parts = record.get("slices", {})
     if part.startswith("worst "):
         prefix = part.removeprefix("worst ") + " "
-        worst = [inner["metrics"][name] for key, inner in parts.items() if key.startswith(prefix)]
-        return min(worst, default=None)
+        return min((scores["metrics"][name] for key, scores in parts.items() if key.startswith(prefix)), default=None)
     return parts[part]["metrics"].get(name) if part in parts else None
 
 
 def _mean(numbers: Sequence[float | None]) -> float | None:
-    there = [number for number in numbers if number is not None]
-    return float(np.mean(there)) if len(there) == len(numbers) else None
+    present = [number for number in numbers if number is not None]
+    return float(np.mean(present)) if len(present) == len(numbers) else None

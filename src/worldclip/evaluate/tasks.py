@@ -1,14 +1,16 @@
-"""Data sets and the questions they ask, in features: a data set is its images, and tasks for each of its languages.
+"""Datasets and their tasks: a dataset is its images, and tasks for each of its languages.
 
-A task holds texts and right answers; `score` takes features and returns a Score.  Images that would not decode are rows
-of NaN in the features: they are dropped from every task and counted by the engine.
+A task holds texts and right answers; `score` takes features and returns a Score.  Images that cannot be decoded are
+rows of NaN in the features: every task drops them, the engine counts them.
+
+N images of the dataset, n images or questions of a task, C classes, M texts, D embed_dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -16,26 +18,34 @@ from worldclip.evaluate import retrieval, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
 
 LOCAL = "local"  # in place of a language: each question in the language it was written in
-NO_LANGUAGE = "und"  # of tasks that ask in none: probes of the images alone
+NO_LANGUAGE = "und"  # of tasks without texts: probes of the images alone
 
 Encode = Callable[[list[str]], np.ndarray]
-"""Texts -> (n, embed_dim) float32, unit length."""
+"""Texts -> (n, D) float32, unit length."""
+
+
+class SliceScore(TypedDict):
+    """The metrics of a part of a task's questions."""
+
+    n: int
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """What a task found: metrics from 0 to 1, what chance reaches, 95% intervals, and the same for parts of it."""
+    """The result of a task: metrics (0 to 1), what chance reaches, 95% intervals, and metrics of parts."""
 
     n: int
     metrics: dict[str, float]
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
-    slices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    slices: dict[str, SliceScore] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the record, e.g. num_classes."""
     ranks: dict[str, np.ndarray] = field(default_factory=dict)
-    """Rank of each query's best right answer, by the way asked: what two models are compared on, query by query."""
+    """Rank of each query's best right answer, by kind of query: two models are compared on them, query by query."""
     images: dict[str, np.ndarray] = field(default_factory=dict)
-    """By the same ways, the image that each query is about (its position in the data set): drawn together."""
+    """By the same kinds, the image that each query is about (its position in the dataset)."""
 
 
 class Task(Protocol):
@@ -45,8 +55,8 @@ class Task(Protocol):
     def name(self) -> str: ...
     @property
     def protocol(self) -> dict[str, Any]: ...
-    def asked_texts(self) -> Sequence[str]:
-        """What `score` will have encoded, so that several languages can be encoded together."""
+    def texts_to_encode(self) -> Sequence[str]:
+        """Return the texts that `score` encodes, so that those of several languages are encoded together."""
         ...
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score: ...
@@ -58,19 +68,19 @@ class Dataset:
 
     name: str
     digest: str
-    """Of the images and all that the tasks hold; a changed one is evaluated anew."""
+    """Of the images and everything in the tasks; a changed one is evaluated again."""
     image_keys: Sequence[str]
     read_images: Callable[[int, int], list[bytes]]
-    """Encoded image files of the positions [start, stop)."""
+    """(start, stop) -> the encoded image files of these positions."""
     languages: Sequence[str]
     tasks: Callable[[str], Sequence[Task]]
     """The tasks of a language, one of `languages`."""
     images_digest: str = ""
-    """Of the images alone, what their features are kept under; empty: `digest`."""
+    """Of the images alone: the key of their cached features; empty: `digest`."""
     labels: dict[str, Sequence[str]] = field(default_factory=dict)
-    """What is known of each image besides its texts, e.g. country or class, "" where it is not: what probes predict."""
+    """A label of each image, e.g. its country or class, "" where it is unknown: what probes predict."""
     is_train: np.ndarray | None = None
-    """(num_images,) bool: the images that only probes may learn from; None: none is set apart."""
+    """(N,) bool: the images that only probes may learn from; None: there is no train split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,66 +90,69 @@ class Classification:
     class_names: Sequence[Sequence[str]]
     """The synonyms of each class."""
     target: np.ndarray
-    """(n,) class of each image asked."""
+    """(n,) class of each image of the task."""
     image_idx: np.ndarray
-    """(n,) its position among the data set's images."""
+    """(n,) its position among the dataset's images."""
     templates: Sequence[str] = ("{}",)
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     """Parts of the images, each a (n,) bool mask, reported beside the whole."""
     also_right: tuple[np.ndarray, np.ndarray] = zeroshot.NO_PAIRS
-    """(position among the n, class): further classes that answer an image."""
+    """(position among the n, class): further classes that are right for an image."""
     use_f1: bool = False
     """Report `f1_macro` too."""
     concepts: dict[int, int] | None = None
-    """What a class means in every language -> class; None: classes have one order in all of them."""
+    """{concept: class}, with equal concepts in all languages; None: all languages have the classes in one order."""
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "zeroshot_classification"
 
-    def asked_texts(self) -> list[str]:
+    def texts_to_encode(self) -> list[str]:
         return zeroshot.class_texts(self.class_names, self.templates)
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_classes = len(self.class_names)
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]
-        target, image_nD = self.target[is_good], image_ND[self.image_idx[is_good]]
-        found = zeroshot.classification_ranks(image_nD, class_CD, target, self._also_right(is_good))
-        metrics = zeroshot.accuracies(found, num_classes)
-        interval = {name: mean_interval(found < int(name.removeprefix("acc"))) for name in metrics}
-        metrics["mean_per_class_recall"] = zeroshot.mean_per_class_recall(found, target)
-        interval["mean_per_class_recall"] = class_mean_interval(*zeroshot.right_by_class(found, target))
+        image_idx = self.image_idx[is_good]
+        image_nD = image_ND[image_idx]
+        target = self.target[is_good]
+        ranks = zeroshot.classification_ranks(image_nD, class_CD, target, self._also_right(is_good))
+        metrics = zeroshot.accuracies(ranks, num_classes)
+        interval = {name: mean_interval(ranks < int(name.removeprefix("acc"))) for name in metrics}
         chance = zeroshot.chance(num_classes)
-        if self.use_f1:
-            predicted = zeroshot.predictions(image_nD, class_CD)
-            metrics["f1_macro"] = zeroshot.f1_macro(predicted, target)
-            interval["f1_macro"] = statistic_interval(
-                lambda times: zeroshot.f1_macro(predicted, target, times), len(target)
-            )
-        if num_classes == 2 and 0 < target.sum() < len(target):
-            margin, is_positive = image_nD @ (class_CD[1] - class_CD[0]), target == 1
-            metrics["roc_auc"] = zeroshot.roc_auc(margin, is_positive)
-            interval["roc_auc"] = statistic_interval(
-                lambda times: zeroshot.roc_auc(margin, is_positive, times), len(target)
-            )
+        metrics["mean_per_class_recall"] = zeroshot.mean_per_class_recall(ranks, target)
+        interval["mean_per_class_recall"] = class_mean_interval(*zeroshot.right_by_class(ranks, target))
+        statistics = self._statistics(image_nD, class_CD, target)
+        for name, statistic in statistics.items():
+            metrics[name] = statistic(np.ones(len(target)))
+            interval[name] = statistic_interval(statistic, len(target))
+        if "roc_auc" in statistics:
             chance["roc_auc"] = 0.5
-        slices = {}
-        for name, mask in self.slices.items():
-            part = found[mask[is_good]]
-            if len(part):
-                slices[name] = {"n": len(part), "metrics": zeroshot.accuracies(part, num_classes)}
         return Score(
-            n=len(found),
+            n=len(ranks),
             metrics=metrics,
             chance=chance,
             interval=interval,
-            slices=slices,
+            slices=score_slices(self.slices, is_good, lambda part: zeroshot.accuracies(ranks[part], num_classes)),
             more={"num_classes": num_classes},
-            ranks={"acc": found},
-            images={"acc": self.image_idx[is_good]},
+            ranks={"acc": ranks},
+            images={"acc": image_idx},
         )
 
+    def _statistics(
+        self, image_nD: np.ndarray, class_CD: np.ndarray, target: np.ndarray
+    ) -> dict[str, Callable[[np.ndarray], float]]:
+        """Return the metrics that no rank gives, each as a function of (n,) how often an image counts."""
+        statistics: dict[str, Callable[[np.ndarray], float]] = {}
+        if self.use_f1:
+            predicted = zeroshot.predictions(image_nD, class_CD)
+            statistics["f1_macro"] = lambda times: zeroshot.f1_macro(predicted, target, times)
+        if len(class_CD) == 2 and 0 < target.sum() < len(target):
+            margin = image_nD @ (class_CD[1] - class_CD[0])
+            statistics["roc_auc"] = lambda times: zeroshot.roc_auc(margin, target == 1, times)
+        return statistics
+
     def _also_right(self, is_good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Further right answers, of the images that decoded, by their position among these."""
+        """Return `also_right` of the images that decode, by their position among these."""
         position = np.cumsum(is_good) - 1
         images, classes = self.also_right
         return position[images[is_good[images]]], classes[is_good[images]]
@@ -151,48 +164,68 @@ class Retrieval:
 
     texts: Sequence[str]
     pair_image: np.ndarray
-    """(num_pairs,) position of an image among the data set's images."""
+    """(num_pairs,) position of an image among the dataset's images."""
     pair_text: np.ndarray
     """(num_pairs,) position of its text in `texts`."""
     image_idx: np.ndarray
-    """(n,) the images ranked, those without a text too."""
+    """(n,) the images that are ranked; some may have no text."""
     protocol: dict[str, Any] = field(default_factory=dict)
     name: str = "image_text_retrieval"
 
-    def asked_texts(self) -> Sequence[str]:
+    def texts_to_encode(self) -> Sequence[str]:
         return self.texts
 
+    def first_texts(self) -> tuple[np.ndarray, list[str]]:
+        """Return the images that have a text, ascending, and the first text of each."""
+        images, first_pair = np.unique(self.pair_image, return_index=True)
+        return images, [self.texts[idx] for idx in self.pair_text[first_pair]]
+
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        is_good = decoded(image_ND)
-        image_idx = self.image_idx[is_good[self.image_idx]]
+        # Drop images that do not decode, and texts whose images are all dropped: these would be unfair candidates.
+        # What is left is numbered anew, in its old order.
+        image_idx = self.image_idx[decoded(image_ND)[self.image_idx]]
         position = np.full(len(image_ND), -1)
         position[image_idx] = np.arange(len(image_idx))
-        keep = position[self.pair_image] >= 0
-        pair_image, pair_text = position[self.pair_image[keep]], self.pair_text[keep]
-        texts, pair_text = np.unique(pair_text, return_inverse=True)  # a text whose images are gone is no candidate
-        features = encode([self.texts[idx] for idx in texts])
-        found = retrieval.retrieval_ranks(image_ND[image_idx], features, pair_image, pair_text)
-        text_to_image, image_to_text = found
+        is_kept = position[self.pair_image] >= 0
+        pair_image = position[self.pair_image[is_kept]]
+        text_idx, pair_text = np.unique(self.pair_text[is_kept], return_inverse=True)
+
+        text_MD = encode([self.texts[idx] for idx in text_idx])
+        text_to_image, image_to_text = retrieval.retrieval_ranks(image_ND[image_idx], text_MD, pair_image, pair_text)
+
+        # Captions of one image are drawn together in the intervals: the image of each query is its cluster.
+        images_with_text = np.flatnonzero(image_to_text >= 0)
         first_pair = np.unique(pair_text, return_index=True)[1]
-        asked = {"image_retrieval": text_to_image, "text_retrieval": image_to_text[image_to_text >= 0]}
-        of_query = {"image_retrieval": pair_image[first_pair], "text_retrieval": np.flatnonzero(image_to_text >= 0)}
+        ranks = {"image_retrieval": text_to_image, "text_retrieval": image_to_text[images_with_text]}
+        query_image = {"image_retrieval": pair_image[first_pair], "text_retrieval": images_with_text}
         metrics = retrieval.recalls(text_to_image, image_to_text)
         interval = {}
         for name in metrics:
-            way, k = name.split("_recall@")
-            interval[name] = mean_interval(asked[way] < int(k), of_query[way])
-        more = {"num_texts": len(texts)}
-        chance = retrieval.chance(len(image_idx), len(texts))
+            direction, k = name.split("_recall@")
+            interval[name] = mean_interval(ranks[direction] < int(k), query_image[direction])
         return Score(
             n=len(image_idx),
             metrics=metrics,
-            chance=chance,
+            chance=retrieval.chance(len(image_idx), len(text_idx)),
             interval=interval,
-            more=more,
-            ranks={f"{way}_recall@": found for way, found in asked.items()},
-            images={f"{way}_recall@": image_idx[of_query[way]] for way in asked},
+            more={"num_texts": len(text_idx)},
+            ranks={f"{direction}_recall@": ranks[direction] for direction in ranks},
+            images={f"{direction}_recall@": image_idx[query_image[direction]] for direction in ranks},
         )
 
 
 def decoded(image_ND: np.ndarray) -> np.ndarray:
+    """Return (N,) bool: whether each image has features."""
     return ~np.isnan(image_ND).any(axis=1)
+
+
+def score_slices(
+    masks: Mapping[str, np.ndarray], is_kept: np.ndarray, metrics: Callable[[np.ndarray], dict[str, float]]
+) -> dict[str, SliceScore]:
+    """Return the metrics of each part of a task; empty parts are left out.
+
+    masks: (n,) bool of each part.  is_kept: (n,) bool, the questions that were scored.  metrics: takes a mask over the
+    scored questions.
+    """
+    parts = {name: mask[is_kept] for name, mask in masks.items()}
+    return {name: {"n": int(part.sum()), "metrics": metrics(part)} for name, part in parts.items() if part.any()}

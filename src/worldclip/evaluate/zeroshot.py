@@ -20,55 +20,67 @@ def classification_ranks(
     target_N: np.ndarray,
     also_right: tuple[np.ndarray, np.ndarray] = NO_PAIRS,
 ) -> np.ndarray:
-    """Number of wrong classes that score at least as high as each image's own (best one of its own), (N,) int64.
+    """Return (N,) int64: the number of wrong classes that score at least as high as the best right class of an image.
 
-    also_right: (image, class) positions of further classes that answer an image.
+    target_N: the right class of each image.  also_right: (image, class) positions of further right classes.
     """
     images, classes = also_right
     right_image = np.concatenate([np.arange(len(target_N)), images])
-    return ranks(image_ND, class_CD, right_image, np.concatenate([target_N, classes]))
+    right_class = np.concatenate([target_N, classes])
+    return ranks(image_ND, class_CD, right_image, right_class)
 
 
-def accuracies(found: np.ndarray, num_classes: int) -> dict[str, float]:
-    """acc1, and acc5 where there are more than five classes, of classification_ranks."""
-    return {f"acc{k}": share_within(found, k) for k in (1, 5) if k == 1 or num_classes > 5}
+def accuracies(rank_N: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Return acc1, and acc5 if there are more than five classes, from classification_ranks."""
+    return {f"acc{k}": share_within(rank_N, k) for k in _top_ks(num_classes)}
 
 
-def mean_per_class_recall(found: np.ndarray, target_N: np.ndarray) -> float:
-    """Top-1 recall of each class that has images, averaged with equal weight."""
-    num_right, num_images = right_by_class(found, target_N)
+def chance(num_classes: int) -> dict[str, float]:
+    """Return the accuracies of guessing."""
+    return {f"acc{k}": k / num_classes for k in _top_ks(num_classes)}
+
+
+def _top_ks(num_classes: int) -> tuple[int, ...]:
+    return (1, 5) if num_classes > 5 else (1,)
+
+
+def mean_per_class_recall(rank_N: np.ndarray, target_N: np.ndarray) -> float:
+    """Return the top-1 recall of each class that has images, averaged with equal weight."""
+    num_right, num_images = right_by_class(rank_N, target_N)
     return float((num_right / num_images).mean())
 
 
-def right_by_class(found: np.ndarray, target_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(images ranked right, images) of each class that has images."""
+def right_by_class(rank_N: np.ndarray, target_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (number of images ranked right, number of images) of each class that has images."""
     classes, inverse, num_images = np.unique(target_N, return_inverse=True, return_counts=True)
-    return np.bincount(inverse, weights=found == 0, minlength=len(classes)), num_images
+    return np.bincount(inverse, weights=rank_N == 0, minlength=len(classes)), num_images
 
 
 def f1_macro(predicted: np.ndarray, target_N: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Plain mean of F1 over the classes that occur among targets or predictions (WILDS' measure of iWildCam).
+    """Return the plain mean of F1 over the classes that occur among targets or predictions (WILDS' for iWildCam).
 
-    times: (N,) how often each image counts; once where not given.
+    predicted: (N,) the best class of each image.  times: (N,) how often each image counts (default: once).
     """
     times = np.ones(len(target_N)) if times is None else times
     num = int(max(predicted.max(), target_N.max())) + 1
-    both = np.bincount(target_N, weights=times * (predicted == target_N), minlength=num)
-    either = np.bincount(target_N, weights=times, minlength=num) + np.bincount(predicted, weights=times, minlength=num)
-    return float((2 * both[either > 0] / either[either > 0]).mean())
+    num_right = np.bincount(target_N, weights=times * (predicted == target_N), minlength=num)
+    num_targets = np.bincount(target_N, weights=times, minlength=num)
+    num_predicted = np.bincount(predicted, weights=times, minlength=num)
+    total = num_targets + num_predicted
+    return float((2 * num_right[total > 0] / total[total > 0]).mean())
 
 
 def predictions(image_ND: np.ndarray, class_CD: np.ndarray) -> np.ndarray:
-    """(N,) int64: the best class of each image, the first one where scores are equal."""
+    """Return (N,) int64: the best class of each image, the first one among equal scores."""
     rows = max(1, BLOCK_BYTES // (4 * len(class_CD)))
     starts = range(0, len(image_ND), rows)
     return np.concatenate([(image_ND[start : start + rows] @ class_CD.T).argmax(axis=1) for start in starts])
 
 
 def roc_auc(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Share of (positive, negative) pairs in the right order, equal scores half right; NaN where a side is missing.
+    """Return the share of (positive, negative) pairs in the right order, equal scores half right; NaN without a pair.
 
-    scores, is_positive: (N,).  times: (N,) how often each image counts; once where not given.
+    scores, is_positive: (N,).  times: (N,) how often each image counts (default: once).
     """
     times = np.ones(len(scores)) if times is None else times.astype(float)
     _, level = np.unique(scores, return_inverse=True)
@@ -80,31 +92,27 @@ def roc_auc(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | Non
 
 
 def average_precision(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Precision averaged over the positives, images of equal score taken together; 0 where there is no positive.
+    """Return the precision averaged over the positives, images of equal score taken together; 0 without a positive.
 
-    As scikit-learn has it, and CLIP_benchmark where no scores are equal.
+    Equal to scikit-learn's, and to CLIP_benchmark's if no scores are equal.
     """
     times = np.ones(len(scores)) if times is None else times.astype(float)
     _, level = np.unique(-scores, return_inverse=True)
     positive = np.bincount(level, weights=times * is_positive)
-    taken = np.cumsum(np.bincount(level, weights=times))
     if not positive.sum():
         return 0.0
-    precision = np.divide(np.cumsum(positive), taken, out=np.zeros(len(taken)), where=taken > 0)
+    num_taken = np.cumsum(np.bincount(level, weights=times))
+    precision = np.divide(np.cumsum(positive), num_taken, out=np.zeros(len(num_taken)), where=num_taken > 0)
     return float((positive * precision).sum() / positive.sum())
-
-
-def chance(num_classes: int) -> dict[str, float]:
-    """What guessing reaches; it stands beside the accuracy."""
-    return {f"acc{k}": k / num_classes for k in (1, 5) if k == 1 or num_classes > 5}
 
 
 def class_embeddings(
     class_names: Sequence[Sequence[str]], templates: Sequence[str], encode: Callable[[list[str]], np.ndarray]
 ) -> np.ndarray:
-    """(C, D) float32: the normalised mean over templates x synonyms of normalised embeddings, RECIPE's protocol.
+    """Return (C, D) float32: the normalised mean over templates x synonyms of normalised embeddings (CLIP's protocol).
 
-    class_names: the synonyms of each class, at least one; templates hold one `{}` each.
+    class_names: the synonyms of each class, at least one; templates hold one `{}` each.  Raises ValueError for a class
+    without a name.
     """
     if not all(class_names):
         raise ValueError(f"class {[bool(names) for names in class_names].index(False)} has no name")
@@ -117,5 +125,5 @@ def class_embeddings(
 
 
 def class_texts(class_names: Sequence[Sequence[str]], templates: Sequence[str]) -> list[str]:
-    """Each template around each name, class by class."""
+    """Return each template with each name in it, class by class."""
     return [template.replace("{}", name) for names in class_names for name in names for template in templates]

@@ -1,8 +1,8 @@
-"""`worldclip fetch dataset NAME`: a data set of the catalog into DIR/NAME, in the layout that evaluate reads.
+"""`worldclip fetch dataset NAME`: download a dataset of the catalog into DIR/NAME, in the layout that evaluate reads.
 
-From a dataset repository of the Hugging Face hub (datasets.csv, column hub) or from addresses (sources.csv: dataset,
-path, url, sha256, unpack = folder below DIR/NAME that an archive's members go into).  The hub publishes checksums; of
-an address without one the first download's is kept in fetched.json.
+Files come from a dataset repository of the Hugging Face hub (datasets.csv, column hub) or from URLs (sources.csv:
+dataset, path, url, sha256, unpack = folder below DIR/NAME for an archive's members).  The hub publishes checksums; for
+a URL without one, fetched.json records that of the first download.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tarfile
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,32 +32,33 @@ RECORD = "fetched.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A file to fetch: its address, its place below the data set's folder, what is known of it."""
+    """A file to fetch."""
 
     url: str
     path: str
+    """Relative to the dataset's folder."""
     sha256: str = ""
     git_oid: str = ""
-    """SHA-1 of the file as a git blob, what the hub publishes of small files."""
+    """SHA-1 of the file as a git blob, the checksum that the hub publishes of small files."""
     unpack: str | None = None
-    """Folder that an archive's members go into; None: the file itself is wanted."""
+    """Folder for an archive's members; None: keep the file as it is."""
 
 
 def fetch_dataset(
     name: str, out: Path, *, mirror: str = "", with_train: bool = False, pause: Callable[[float], None] = time.sleep
 ) -> dict[str, int]:
-    """Bring data set `name` into out/name; returns numbers of files and bytes fetched, and of files there already.
+    """Fetch dataset `name` into out/name; return numbers of files and bytes fetched, and of files there already.
 
-    mirror: a server that holds the files of HOST under /HOST/; empty: the sources themselves.  with_train: the train
-    split too, where there is one.  UserError for a data set that has no open source, StageFailed naming what could not
-    be had; the same call then goes on.
+    mirror: a server that holds the files of HOST under /HOST/; empty: the sources themselves.  with_train: fetch the
+    train split too, if there is one.  Raises UserError for a dataset without an open source, StageFailed with the files
+    that failed; the same call then fetches only these.
     """
     if name not in CATALOG:
-        raise UserError(f"{name!r} is no data set of the catalog; there are: {', '.join(CATALOG)}")
+        raise UserError(f"unknown dataset {name!r}; the catalog has {', '.join(CATALOG)}")
     folder = out / name
     client = Client(user_agent=f"worldclip/{versions()['worldclip']}", pause=pause)
     try:
-        sources = [replace(each, url=_mirrored(mirror, each.url)) for each in plan(name, client, mirror, with_train)]
+        sources = list_sources(name, client, mirror, with_train)
     except Broken as error:
         raise StageFailed("fetch dataset", {name: str(error)}) from error
     record: dict[str, Any] = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
@@ -68,54 +69,68 @@ def fetch_dataset(
             counts["there_already"] += 1
             continue
         try:
-            record[source.path] = _fetch(source, folder, client)
+            entry = _fetch(replace(source, url=_mirrored(mirror, source.url)), folder, client)
         except (Broken, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
             failures[source.path] = str(error)
             continue
-        counts["files"] += 1
-        counts["bytes"] += record[source.path]["size"]
+        record[source.path] = entry
         write_json(folder / RECORD, record)
-        say("fetch", f"{name}/{source.path}, {record[source.path]['size']:,} bytes")
+        counts["files"] += 1
+        counts["bytes"] += entry["size"]
+        say("fetch", f"{name}/{source.path}, {entry['size']:,} bytes")
     if failures:
         raise StageFailed("fetch dataset", failures)
     return counts
 
 
-def plan(name: str, client: Client, mirror: str = "", with_train: bool = False) -> list[Source]:
-    """The files of a data set.  UserError where none of its sources is open to programs."""
-    with open(TABLE.with_name("sources.csv"), encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["dataset"] == name]
-    if rows:
+def list_sources(name: str, client: Client, mirror: str = "", with_train: bool = False) -> list[Source]:
+    """Return the files of a dataset.  Raises UserError if no program may fetch it."""
+    if rows := [row for row in _read_sources() if row["dataset"] == name]:
         return [
             Source(url=row["url"], path=row["path"], sha256=row["sha256"], unpack=row["unpack"] or None) for row in rows
         ]
-    if hub := CATALOG[name].hub:
-        return [
-            source for source in _hub_files(hub, client, mirror) if with_train or not source.path.startswith("train/")
-        ]
     info = CATALOG[name]
+    if info.hub:
+        files = _hub_files(info.hub, client, mirror)
+        return [source for source in files if with_train or not source.path.startswith("train/")]
     raise UserError(
         f"{name} has no source that a program may fetch from ({info.address}; licence: {info.licence}); "
         f"by hand: {info.by_hand}; docs/datasets.md shows the folder"
     )
 
 
-def _hub_files(repository: str, client: Client, mirror: str) -> list[Source]:
-    """The files of a dataset repository with their checksums, without its housekeeping."""
-    found: list[Source] = []
+def names_to_fetch() -> Sequence[str]:
+    """Return the datasets that fetch_dataset has a source for."""
+    listed = {row["dataset"] for row in _read_sources()}
+    return [name for name, info in CATALOG.items() if info.hub or name in listed]
+
+
+def _read_sources() -> list[dict[str, str]]:
+    with open(TABLE.with_name("sources.csv"), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _hub_files(repository: str, client: Client, mirror: str) -> Iterator[Source]:
+    """Yield the files of a dataset repository with their checksums, without README and hidden files."""
     url = f"{HUB}/api/datasets/{repository}/tree/main?recursive=true"
     while url:
         listing, link = client.read_page(_mirrored(mirror, url))
         for item in json.loads(listing):
-            if item["type"] == "file" and not Path(item["path"]).name.startswith((".", "README")):
-                sha256 = item.get("lfs", {}).get("oid", "")
-                place = f"{HUB}/datasets/{repository}/resolve/main/{urllib.parse.quote(item['path'])}"
-                found.append(Source(url=place, path=item["path"], sha256=sha256, git_oid="" if sha256 else item["oid"]))
+            path = item["path"]
+            if item["type"] != "file" or Path(path).name.startswith((".", "README")):
+                continue
+            sha256 = item.get("lfs", {}).get("oid", "")
+            yield Source(
+                url=f"{HUB}/datasets/{repository}/resolve/main/{urllib.parse.quote(path)}",
+                path=path,
+                sha256=sha256,
+                git_oid="" if sha256 else item["oid"],
+            )
         url = link.partition("<")[2].partition(">")[0] if 'rel="next"' in link else ""
-    return found
 
 
 def _mirrored(mirror: str, url: str) -> str:
+    """Return the URL of a file on the mirror."""
     if not mirror or url.startswith(mirror):
         return url
     parts = urllib.parse.urlsplit(url)
@@ -124,19 +139,19 @@ def _mirrored(mirror: str, url: str) -> str:
 
 
 def _fetch(source: Source, folder: Path, client: Client) -> dict[str, Any]:
-    """A file in its place, or an archive unpacked; what is noted of it."""
+    """Fetch a file, unpack it if it is an archive, and return its entry in fetched.json."""
     path = folder / source.path
     checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
     size = client.fetch(Download(url=source.url, path=path, **checksums))
-    record = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
+    entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
     if source.unpack is not None:
         _unpack(path, folder / source.unpack)
         path.unlink()
-    return record
+    return entry
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Members of a zip or tar, or the one file of a .gz, into `folder`; nothing outside it is written."""
+    """Unpack a zip, a tar or the one file of a .gz into `folder`.  Nothing is written outside it."""
     folder.mkdir(parents=True, exist_ok=True)
     if archive.name.endswith(".zip"):
         with zipfile.ZipFile(archive) as file:
@@ -147,10 +162,3 @@ def _unpack(archive: Path, folder: Path) -> None:
     else:
         with gzip.open(archive) as packed, open(folder / archive.name.removesuffix(".gz"), "wb") as plain:
             shutil.copyfileobj(packed, plain)
-
-
-def names_to_fetch() -> Sequence[str]:
-    """Data sets that fetch_dataset has a source for."""
-    with open(TABLE.with_name("sources.csv"), encoding="utf-8", newline="") as file:
-        listed = {row["dataset"] for row in csv.DictReader(file)}
-    return [name for name, info in CATALOG.items() if info.hub or name in listed]

@@ -35,7 +35,7 @@ def evaluate(dataset, tmp_path):
     return {record["lang"]: record for record in records}
 
 
-def test_an_image_is_asked_where_its_class_has_a_label(folder, tmp_path):
+def test_image_takes_part_where_its_class_has_a_label(folder, tmp_path):
     found = evaluate(babel_imagenet.load("babel", folder), tmp_path)
     assert list(found) == ["en", "zh_yue", "de"]  # no image of a class that sw names
     assert [(r["n"], r["num_classes"], r["metrics"]["acc1"]) for r in found.values()] == [
@@ -46,7 +46,7 @@ def test_an_image_is_asked_where_its_class_has_a_label(folder, tmp_path):
     assert found["en"]["protocol"]["prompts"] == "none"
 
 
-def test_prompts_of_a_kind_reach_the_languages_that_have_them(folder, tmp_path):
+def test_only_languages_with_prompts_take_part(folder, tmp_path):
     found = evaluate(babel_imagenet.load("babel", folder, "nllb"), tmp_path)
     assert list(found) == ["en"]
     assert (found["en"]["protocol"]["prompts"], found["en"]["protocol"]["templates"]) == ("nllb", 2)
@@ -71,7 +71,7 @@ def test_english_prompts_are_openais_80(folder):
         ({"SW": [[7], ["nyuki"]]}, "no language has both a label of an image's class and prompts 'none'"),
     ],
 )
-def test_wrong_labels_are_named(folder, labels, message):
+def test_invalid_labels_are_named(folder, labels, message):
     (folder / "babel_imagenet.json").write_text(json.dumps(labels))
     with pytest.raises(UserError, match=message):
         babel_imagenet.load("babel", folder)
@@ -86,7 +86,7 @@ def test_wrong_labels_are_named(folder, labels, message):
         ({"a.jpg": b"cat"}, r"has neither \.cls nor \.json"),
     ],
 )
-def test_wrong_images_are_named(folder, members, message):
+def test_invalid_images_are_named(folder, members, message):
     write_tar(folder / "images/0.tar", members)
     with pytest.raises(UserError, match=message):
         babel_imagenet.load("babel", folder)
@@ -100,7 +100,7 @@ def test_wrong_images_are_named(folder, members, message):
         ({"XX": ["a {}"]}, "no language has both a label of an image's class and prompts 'nllb'"),
     ],
 )
-def test_wrong_prompts_are_named(folder, prompts, message):
+def test_invalid_prompts_are_named(folder, prompts, message):
     (folder / "nllb_dist13b_prompts.json").write_text(json.dumps(prompts))
     with pytest.raises(UserError, match=message):
         babel_imagenet.load("babel", folder, "nllb")
@@ -115,7 +115,7 @@ def test_missing_parts_are_named(folder):
         babel_imagenet.load("babel", folder)
 
 
-def test_the_real_files_give_298_languages_over_300_images(shared):
+def test_published_files_give_298_languages_over_300_images(shared):
     tars = sorted((shared / "data/imagenet_samples").glob("*.tar"))
     dataset = babel_imagenet.load("babel", shared / "data/babel_imagenet", tars=tars)
     assert len(dataset.image_keys) == 300

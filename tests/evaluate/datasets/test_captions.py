@@ -46,14 +46,14 @@ def test_any_caption_counts_and_every_caption_is_a_query(folder, tmp_path):
     assert english["protocol"]["captions"] == "all_captions"
 
 
-def test_an_image_without_a_caption_in_a_language_is_no_query_there_but_a_candidate(folder, tmp_path):
+def test_image_without_a_caption_is_a_candidate_and_no_query(folder, tmp_path):
     record = evaluate(captions.load("xm", folder), tmp_path)["tl"]
     assert (record["n"], record["num_texts"]) == (3, 2)
     assert record["chance"]["image_retrieval_recall@1"] == pytest.approx(1 / 3)
     assert record["metrics"]["text_retrieval_recall@1"] == 1.0
 
 
-def test_first_caption_leaves_the_others_out_and_says_so(folder, tmp_path):
+def test_first_caption_keeps_one_caption_and_is_recorded(folder, tmp_path):
     record = evaluate(captions.load("xm", folder, "first_caption"), tmp_path)["en"]
     assert record["num_texts"] == 3
     assert record["metrics"]["image_retrieval_recall@1"] == 2 / 3
@@ -73,7 +73,7 @@ def test_first_caption_leaves_the_others_out_and_says_so(folder, tmp_path):
         ([], "is empty"),
     ],
 )
-def test_each_wrong_line_is_named(folder, lines, message):
+def test_invalid_lines_are_named(folder, lines, message):
     write_lines(folder, lines)
     with pytest.raises(UserError, match=message):
         captions.load("xm", folder)

@@ -43,7 +43,7 @@ def write_questions(folder, questions):
     (folder / "questions.jsonl").write_text("".join(f"{json.dumps(question)}\n" for question in questions))
 
 
-def test_question_and_option_are_one_text_and_parts_are_reported(folder, tmp_path):
+def test_question_and_option_form_one_text_and_parts_are_reported(folder, tmp_path):
     records, _, _ = engine.evaluate(Reader(), {"model": "m"}, [cvqa.load("cvqa", folder)], [], tmp_path / "r.jsonl")
     english, local = records
     assert (english["lang"], english["n"], english["metrics"]) == ("en", 2, {"accuracy": 0.5})
@@ -63,13 +63,13 @@ def test_question_and_option_are_one_text_and_parts_are_reported(folder, tmp_pat
         ({"image": "z.jpg"}, "lists 1 images that are missing from .*images: z"),
     ],
 )
-def test_each_wrong_question_is_named(folder, change, message):
+def test_invalid_questions_are_named(folder, change, message):
     write_questions(folder, [QUESTION | change])
     with pytest.raises(UserError, match=message):
         cvqa.load("cvqa", folder)
 
 
-def test_a_question_that_lacks_a_field_and_one_that_is_no_json_are_named(folder):
+def test_missing_field_and_invalid_json_are_named(folder):
     write_questions(folder, [{name: value for name, value in QUESTION.items() if name != "country"}])
     with pytest.raises(UserError, match="lacks country"):
         cvqa.load("cvqa", folder)

@@ -39,7 +39,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_questions_of_one_image_share_it_and_answers_are_read_beside(folder):
+def test_questions_share_images_and_answers_come_from_labels_json(folder):
     dataset = cvqa.load("cvqa", folder)
     assert dataset.image_keys == ["11", "12"]
     assert dataset.read_images(0, 2) == [b"cat", b"bee"]
@@ -51,13 +51,13 @@ def test_questions_of_one_image_share_it_and_answers_are_read_beside(folder):
     assert dataset.tasks("en")[0].options[2][3] == "what? bee"
 
 
-def test_answers_that_are_not_there_are_counted(folder):
+def test_missing_answers_are_counted(folder):
     (folder / "labels.json").unlink()
     with pytest.raises(UserError, match=r"1 of 3 questions have no answer \(Label is -1\), the first is 11_1"):
         cvqa.load("cvqa", folder)
 
 
-def test_columns_that_lack_and_files_that_are_none_are_named(folder):
+def test_missing_columns_and_corrupt_files_are_named(folder):
     pq.write_table(pa.table({"ID": ["1"]}), folder / "data/test-00000-of-00002.parquet")
     with pytest.raises(UserError, match="lacks the columns Question, Options"):
         cvqa.load("cvqa", folder)

@@ -19,14 +19,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_classes_are_called_by_their_folders(folder):
+def test_classes_have_the_names_of_their_folders(folder):
     record = records_of(folders.load("mine", folder), folder)["en"]
     assert (record["n"], record["num_classes"], record["protocol"]["names"]) == (3, 2, "folders")
     assert record["metrics"]["mean_per_class_recall"] in (0.5, 0.75, 1.0)
     assert folders.load("mine", folder).image_keys == ["cat/1.png", "cat/deep/2.jpg", "polar_bear/1.png"]
 
 
-def test_names_templates_and_languages_may_be_given(folder, tmp_path):
+def test_names_templates_and_languages_come_from_files(folder, tmp_path):
     names = {"de": {"classes": ["x/cat", ["x/polar bear", "y/bear"]]}}
     write_files(folder, {"classnames.txt": "cat\npolar bear\n", "languages.json": json.dumps(names)})
     write_files(folder, {"elsewhere/fr.json": json.dumps({"fr": {"classes": ["z/cat", "z/polar bear"]}})})
@@ -36,7 +36,7 @@ def test_names_templates_and_languages_may_be_given(folder, tmp_path):
     assert found["fr"]["metrics"]["acc1"] >= 2 / 3
 
 
-def test_wordnet_ids_are_asked_by_openais_names_and_templates(tmp_path):
+def test_wordnet_ids_get_openais_names_and_templates(tmp_path):
     pytest.importorskip("open_clip")
     write_files(tmp_path, {"n01440764/1.jpg": "a", "n15075141/1.jpg": "b", "n02391049/1.jpg": "c"})
     task = folders.load("imagenet-r", tmp_path).tasks("en")[0]
@@ -47,7 +47,7 @@ def test_wordnet_ids_are_asked_by_openais_names_and_templates(tmp_path):
         folders.load("imagenet-r", tmp_path)
 
 
-def test_the_thousand_numbers_are_imagenet_v2s_classes(tmp_path):
+def test_folders_0_to_999_are_imagenet_v2s_classes(tmp_path):
     pytest.importorskip("open_clip")
     write_files(tmp_path, {f"{number}/1.jpg": "a" for number in range(1000)})
     task = folders.load("imagenetv2", tmp_path).tasks("en")[0]
@@ -68,13 +68,13 @@ def test_the_thousand_numbers_are_imagenet_v2s_classes(tmp_path):
         ({"languages.json": '{"de": {"classes": ["a", "b"], "templates": []}}'}, "has no template"),
     ],
 )
-def test_each_wrong_file_is_named(folder, files, message):
+def test_invalid_files_are_named(folder, files, message):
     write_files(folder, files)
     with pytest.raises(UserError, match=message):
         folders.load("mine", folder)
 
 
-def test_one_folder_is_no_choice(tmp_path):
+def test_single_class_folder_is_an_error(tmp_path):
     write_files(tmp_path, {"cat/1.png": "cat"})
     with pytest.raises(UserError, match="has 1 folders; it must have one per class"):
         folders.load("mine", tmp_path)

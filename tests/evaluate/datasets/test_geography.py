@@ -23,7 +23,7 @@ def dollar(tmp_path):
     return tmp_path
 
 
-def test_dollar_street_is_asked_among_imagenets_classes_and_any_of_several_is_right(dollar):
+def test_dollar_street_uses_imagenet_classes_and_accepts_any_of_several(dollar):
     pytest.importorskip("open_clip")
     dataset = dollar_street.load("dollar_street", dollar)
     task = dataset.tasks("en")[0]
@@ -52,7 +52,7 @@ def test_dollar_street_is_asked_among_imagenets_classes_and_any_of_several_is_ri
         ),
     ],
 )
-def test_what_is_wrong_with_dollar_street_is_named(dollar, text, message):
+def test_invalid_dollar_street_is_named(dollar, text, message):
     write_files(dollar, {"images_v2_imagenet_test.csv": text})
     with pytest.raises(UserError, match=message):
         dollar_street.load("dollar_street", dollar)
@@ -61,7 +61,7 @@ def test_what_is_wrong_with_dollar_street_is_named(dollar, text, message):
 GEODE = "file_path,object,region,ip_country\n0/1.jpg,light_switch,Africa,Nigeria\n0/2.jpg,stove,Europe,Italy\n"
 
 
-def test_geode_asks_for_the_object_and_reports_regions(tmp_path):
+def test_geode_classifies_objects_and_reports_regions(tmp_path):
     write_files(tmp_path, {"images/0/1.jpg": "a photo of a light switch.", "images/0/2.jpg": "a photo of a hat."})
     write_files(tmp_path, {"index.csv": GEODE, "languages.json": '{"sw": {"classes": ["swichi", "jiko"]}}'})
     dataset = geode.load("geode", tmp_path)
@@ -79,7 +79,7 @@ def test_geode_asks_for_the_object_and_reports_regions(tmp_path):
         ("", r"index\.csv is empty"),
     ],
 )
-def test_what_is_wrong_with_geode_is_named(tmp_path, text, message):
+def test_invalid_geode_is_named(tmp_path, text, message):
     write_files(tmp_path, {"images/0/1.jpg": "a", "images/0/2.jpg": "b", "index.csv": text})
     with pytest.raises(UserError, match=message):
         geode.load("geode", tmp_path)
@@ -101,7 +101,7 @@ def gldv2(tmp_path):
     return tmp_path
 
 
-def test_landmarks_are_called_by_their_categories_and_images_without_one_are_not_asked(gldv2):
+def test_landmarks_have_names_of_categories_and_images_without_one_are_left_out(gldv2):
     dataset = landmarks.load("gldv2", gldv2)
     assert dataset.image_keys == ["abc1", "bcd3"]
     task = dataset.tasks("en")[0]
@@ -130,7 +130,7 @@ def test_landmarks_may_have_names_in_more_languages(gldv2):
         ({"train_label_to_category.csv": "landmark_id\n7\n"}, "lacks the columns category"),
     ],
 )
-def test_what_is_wrong_with_landmarks_is_named(gldv2, files, message):
+def test_invalid_landmarks_are_named(gldv2, files, message):
     write_files(gldv2, files)
     with pytest.raises(UserError, match=message):
         landmarks.load("gldv2", gldv2)

@@ -33,7 +33,7 @@ def write(folder, images):
     write_files(folder, {"dataset_flickr30k.json": json.dumps({"images": images})})
 
 
-def test_the_test_split_alone_is_asked_with_all_its_captions(folder):
+def test_only_the_test_split_is_used_with_all_captions(folder):
     record = records_of(karpathy.load("flickr30k", folder), folder)["en"]
     assert (record["n"], record["num_texts"]) == (2, 3)
     assert record["metrics"]["text_retrieval_recall@1"] == 1.0
@@ -53,13 +53,13 @@ def test_the_test_split_alone_is_asked_with_all_its_captions(folder):
         ("many", 'has no list "images"'),
     ],
 )
-def test_each_wrong_record_is_named(folder, images, message):
+def test_invalid_records_are_named(folder, images, message):
     write(folder, images)
     with pytest.raises(UserError, match=message):
         karpathy.load("flickr30k", folder)
 
 
-def test_a_missing_file_and_one_too_many_are_named(folder):
+def test_missing_and_ambiguous_files_are_named(folder):
     write_files(folder, {"dataset_coco.json": "{}"})
     with pytest.raises(UserError, match=r"holds 2 files dataset_\*\.json"):
         karpathy.load("mine", folder)
@@ -68,6 +68,6 @@ def test_a_missing_file_and_one_too_many_are_named(folder):
         karpathy.load("flickr30k", folder)
 
 
-def test_a_data_set_of_the_catalog_takes_its_own_file_of_the_archive(folder):
+def test_dataset_of_the_catalog_takes_its_own_file_of_the_archive(folder):
     write_files(folder, {"dataset_coco.json": "{}", "dataset_flickr8k.json": "{}"})
     assert karpathy.load("flickr30k", folder).image_keys == ["1", "3"]

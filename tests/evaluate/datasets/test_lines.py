@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_xtd10_has_a_caption_an_image_in_each_language(folder):
+def test_xtd10_has_a_caption_per_image_in_each_language(folder):
     found = records_of(lines.load("xtd10", folder), folder)
     assert list(found) == ["de", "en", "ja"]  # its `jp` is our ja
     assert (found["de"]["n"], found["de"]["num_texts"]) == (3, 3)
@@ -31,7 +31,7 @@ def test_xtd10_has_a_caption_an_image_in_each_language(folder):
     assert found["en"]["metrics"]["image_retrieval_recall@1"] == pytest.approx(2 / 3)
 
 
-def test_flores_codes_become_ours_where_one_alone_means_a_language(tmp_path):
+def test_flores_codes_become_ours_unless_two_share_a_language(tmp_path):
     captions = "cat\ndog\nowl\n"
     codes = ("deu_Latn", "zho_Hans", "zho_Hant", "swh_Latn")
     write_files(tmp_path, IMAGES | {"filenames.txt": XTD10["test_image_names.txt"]})
@@ -57,13 +57,13 @@ def test_multi30k_names_its_files_by_the_split(tmp_path):
         ({"filenames.txt": "COCO_1.jpg\n"}, "holds 2 of test_image_names.txt"),
     ],
 )
-def test_each_wrong_file_is_named(folder, files, message):
+def test_invalid_files_are_named(folder, files, message):
     write_files(folder, files)
     with pytest.raises(UserError, match=message):
         lines.load("xtd10", folder)
 
 
-def test_a_folder_without_captions_or_list_says_what_they_are_called(tmp_path):
+def test_missing_captions_or_list_are_an_error_that_names_the_files(tmp_path):
     with pytest.raises(UserError, match=r"holds 0 of test_image_names\.txt"):
         lines.load("xtd10", tmp_path)
     write_files(tmp_path, IMAGES | {"filenames.txt": "COCO_1.jpg\n"})

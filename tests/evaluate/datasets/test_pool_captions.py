@@ -15,7 +15,7 @@ def sidecar(**fields):
     return json.dumps(fields).encode()
 
 
-def test_texts_are_asked_in_the_languages_that_the_pairs_state(tmp_path):
+def test_texts_have_the_languages_that_the_pairs_state(tmp_path):
     write_tar(
         tmp_path / "a/0.tar",
         {
@@ -45,12 +45,12 @@ def test_texts_are_asked_in_the_languages_that_the_pairs_state(tmp_path):
         ({"1.jpg": b"cat", "1.txt": b"\xff"}, r"1\.txt is not UTF-8"),
     ],
 )
-def test_each_wrong_pair_is_named(tmp_path, members, message):
+def test_invalid_pairs_are_named(tmp_path, members, message):
     write_tar(tmp_path / "0.tar", members)
     with pytest.raises(UserError, match=message):
         pool.load("held_out", tmp_path)
 
 
-def test_a_folder_without_tars_is_no_pool(tmp_path):
+def test_folder_without_tars_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no tars"):
         pool.load("held_out", tmp_path)

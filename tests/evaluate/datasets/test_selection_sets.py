@@ -24,7 +24,7 @@ def write_questions(folder, **kinds):
     write_files(folder, {"images/1.jpg": "cat", "images/2.jpg": "dog", **files})
 
 
-def test_sugar_crepe_asks_which_caption_and_reports_each_kind(tmp_path):
+def test_sugar_crepe_chooses_a_caption_and_reports_each_kind(tmp_path):
     add = {"0": question("1.jpg", "cat", "dog"), "7": question("2.jpg", "dog", "owl")}
     write_questions(tmp_path, add_att=add, swap_obj={"0": question("1.jpg", "dog", "cat")})
     record = records_of(sugar_crepe.load("sugar_crepe", tmp_path), tmp_path)["en"]
@@ -44,13 +44,13 @@ def test_sugar_crepe_asks_which_caption_and_reports_each_kind(tmp_path):
         ({"0": question("9.jpg", "a", "b")}, "lists 1 images that are missing from .*: 9"),
     ],
 )
-def test_what_is_wrong_with_sugar_crepe_is_named(tmp_path, questions, message):
+def test_invalid_sugar_crepe_is_named(tmp_path, questions, message):
     write_questions(tmp_path, add_att=questions)
     with pytest.raises(UserError, match=message):
         sugar_crepe.load("sugar_crepe", tmp_path)
 
 
-def test_a_kind_of_sugar_crepe_that_is_missing_is_named(tmp_path):
+def test_missing_kind_of_sugar_crepe_is_named(tmp_path):
     write_questions(tmp_path)
     (tmp_path / "swap_att.json").unlink()
     with pytest.raises(UserError, match=r"lacks swap_att\.json; the average is over the questions of all kinds"):
@@ -63,7 +63,7 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def test_winoground_asks_both_ways(tmp_path):
+def test_winoground_matches_in_both_directions(tmp_path):
     write_files(tmp_path, {"images/ex_0_img_0.png": "cat", "images/ex_0_img_1.png": "dog"})
     lines = [EXAMPLE, EXAMPLE | {"caption_0": "dog", "caption_1": "cat", "collapsed_tag": "Relation"}]
     write_files(tmp_path, {"examples.jsonl": "".join(f"{json.dumps(line)}\n" for line in lines)})
@@ -83,7 +83,7 @@ def test_winoground_asks_both_ways(tmp_path):
         (json.dumps(EXAMPLE | {"image_1": "gone"}), "lists 1 images that are missing from .*: gone"),
     ],
 )
-def test_what_is_wrong_with_winoground_is_named(tmp_path, line, message):
+def test_invalid_winoground_is_named(tmp_path, line, message):
     write_files(tmp_path, {"images/ex_0_img_0.png": "cat", "images/ex_0_img_1.png": "dog", "examples.jsonl": line})
     with pytest.raises(UserError, match=message):
         winoground.load("winoground", tmp_path)
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_winoground_is_named(tmp_path, line, message):
 HEAD = "cue,candidates,associations\n"
 
 
-def test_winogavil_chooses_as_many_images_as_belong_to_the_cue(tmp_path):
+def test_winogavil_chooses_as_many_images_as_are_right(tmp_path):
     write_files(tmp_path, {f"images/{name}.jpg": f"A {name}" for name in ("cat", "dog", "bee")})
     rows = "Cat,\"['cat', 'dog', 'bee']\",\"['cat']\"\ndog,\"['cat', 'dog']\",\"['cat']\"\n"
     write_files(tmp_path, {"winogavil_dataset.csv": HEAD + rows})
@@ -113,7 +113,7 @@ def test_winogavil_chooses_as_many_images_as_belong_to_the_cue(tmp_path):
         (HEAD + "cat\n", "2 has fewer fields than the header"),
     ],
 )
-def test_what_is_wrong_with_winogavil_is_named(tmp_path, text, message):
+def test_invalid_winogavil_is_named(tmp_path, text, message):
     write_files(tmp_path, {"images/cat.jpg": "cat", "winogavil_dataset.csv": text})
     with pytest.raises(UserError, match=message):
         winogavil.load("winogavil", tmp_path)

@@ -1,4 +1,4 @@
-"""Every data set of the catalog, by its name, in the layout of its source: it loads, it is asked, it has its number."""
+"""Every dataset of the catalog in the layout of its source: it loads and gives the metrics that the catalog names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evaluate(names, data, tmp_path, **values):
 
 
 @pytest.mark.parametrize("name", CATALOG)
-def test_the_data_set_in_its_sources_layout_has_the_number_that_stands_for_it(name, tmp_path):
+def test_dataset_in_its_source_layout_gives_its_catalog_metrics(name, tmp_path):
     info = CATALOG[name]
     if info.classes == "imagenet":
         pytest.importorskip("open_clip")
@@ -41,7 +41,7 @@ def test_the_data_set_in_its_sources_layout_has_the_number_that_stands_for_it(na
     assert all(np.isfinite(list(record["metrics"].values())).all() for record in records)
 
 
-def test_every_layout_but_those_of_ones_own_data_has_a_miniature():
+def test_every_layout_of_the_catalog_has_a_miniature():
     assert set(NAMES) - set(OF_LAYOUT) == {"folders", "pool"}
 
 
@@ -59,7 +59,7 @@ NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *OPTION
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_a_broken_file_is_an_error_that_names_it_and_never_anything_else(name, tmp_path):
+def test_corrupt_file_is_an_error_that_names_it(name, tmp_path):
     if CATALOG[name].classes == "imagenet":
         pytest.importorskip("open_clip")
     config = EvaluateConfig(datasets=(name,), data=str(tmp_path), prompts="nllb")
@@ -78,14 +78,14 @@ def test_a_broken_file_is_an_error_that_names_it_and_never_anything_else(name, t
 @pytest.mark.parametrize(
     "name", [name for name in ONE_OF_EACH if not name.startswith(("cars", "voc", "fmow", "babel", "cvqa"))]
 )
-def test_an_image_that_is_not_there_is_named(name, tmp_path):
+def test_missing_image_is_named(name, tmp_path):
     image = next(path for path in files_of(name) if is_image(path))
     (write_miniature(name, tmp_path) / image).unlink()
     with pytest.raises(UserError, match=rf"lists 1 images that are missing from .*: .*{Path(image).stem}"):
         datasets.load(name, EvaluateConfig(datasets=(name,), data=str(tmp_path)), tmp_path)
 
 
-def test_geography_is_reported_by_its_parts_and_probed(tmp_path):
+def test_geography_is_reported_by_parts_and_probed(tmp_path):
     pytest.importorskip("open_clip")
     names = ("dollar_street", "geode")
     for name in names:
@@ -100,7 +100,7 @@ def test_geography_is_reported_by_its_parts_and_probed(tmp_path):
             assert list(found[name, f"few_shot_{label}"]["metrics"]) == ["acc1_5_shot"]
 
 
-def test_cvqa_is_reported_by_country_and_language_and_counts_questions_alike(tmp_path):
+def test_cvqa_is_a_micro_average_and_reported_by_country_and_language(tmp_path):
     labels = write_miniature("cvqa", tmp_path) / "labels.json"
     labels.write_text(json.dumps({"6001_0": 2, "6001_1": 1, "7001_0": 3}))  # the first answer is no longer the cat
     english, local = evaluate(["cvqa"], tmp_path, tmp_path)
@@ -110,7 +110,7 @@ def test_cvqa_is_reported_by_country_and_language_and_counts_questions_alike(tmp
     }  # fmt: skip
 
 
-def test_the_documents_are_what_the_catalog_the_readers_and_the_miniatures_say():
+def test_pages_are_what_docs_catalog_writes():
     pytest.importorskip("open_clip")
     docs = Path(__file__).parents[3] / "docs"
     sys.path.insert(0, str(docs))

@@ -59,18 +59,18 @@ def serve(server: Server, name: str) -> None:
         server.files[f"/{url.netloc}{url.path}"] = contents
 
 
-def test_the_command_says_what_it_leaves_to_a_person(server, tmp_path, capsys):
+def test_command_names_what_must_be_fetched_by_hand(server, tmp_path, capsys):
     serve(server, "multi30k")
     assert main(["fetch", "dataset", "multi30k", "--out", str(tmp_path), "--mirror", server.url]) == 0
-    told = capsys.readouterr()
-    assert "multi30k: 5 files" in told.out
-    assert "left to you: images/: Flickr30k's, sent on request" in told.err
+    output = capsys.readouterr()
+    assert "multi30k: 5 files" in output.out
+    assert "left to you: images/: Flickr30k's, sent on request" in output.err
 
 
 @pytest.mark.parametrize(
     "name", [name for name in dict.fromkeys(row["dataset"] for row in SOURCES) if name != "babel_imagenet"]
 )
-def test_what_is_fetched_is_what_evaluate_reads(name, server, tmp_path):
+def test_fetched_files_load(name, server, tmp_path):
     serve(server, name)
     counts = fetch.fetch_dataset(name, tmp_path, mirror=server.url, pause=lambda seconds: None)
     assert counts["files"] == len([row for row in SOURCES if row["dataset"] == name])

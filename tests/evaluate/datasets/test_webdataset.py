@@ -64,7 +64,7 @@ def test_retrieval_takes_each_line_of_a_txt_as_a_caption(folder, tmp_path):
     assert record["metrics"]["text_retrieval_recall@1"] == 1.0
 
 
-def test_the_digest_follows_labels_and_images(folder):
+def test_digest_depends_on_labels(folder):
     before = webdataset.load("mini", folder).digest
     (folder / "classnames.txt").write_text("cat\ndog\nbird\n")
     assert webdataset.load("mini", folder).digest != before
@@ -79,7 +79,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_each_wrong_file_is_named(folder, name):
+def test_invalid_files_are_named(folder, name):
     contents, message = WRONG[name]
     (folder / name).unlink() if contents is None else (folder / name).write_text(contents)
     with pytest.raises(UserError, match=message):
@@ -100,7 +100,7 @@ def test_each_wrong_file_is_named(folder, name):
         ("languages.json", "[]", "holds a list; it must be a JSON object"),
     ],
 )
-def test_files_that_say_nothing_usable_are_named(folder, name, contents, message):
+def test_unusable_contents_are_named(folder, name, contents, message):
     (folder / name).write_text(contents)
     with pytest.raises(UserError, match=message):
         webdataset.load("mini", folder)
@@ -119,13 +119,13 @@ def test_files_that_say_nothing_usable_are_named(folder, name, contents, message
         ),
     ],
 )
-def test_wrong_samples_are_named(folder, members, message):
+def test_invalid_samples_are_named(folder, members, message):
     one_tar(folder, members)
     with pytest.raises(UserError, match=message):
         webdataset.load("mini", folder)
 
 
-def test_a_truncated_tar_fails(folder):
+def test_truncated_tar_is_an_error(folder):
     tar = folder / "test/0.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(BadShard, match=r"0\.tar: not a readable tar"):
@@ -138,7 +138,7 @@ def array(values) -> bytes:
     return file.getvalue()
 
 
-def test_several_classes_an_image_stand_in_npy(folder, tmp_path):
+def test_npy_holds_several_classes_per_image(folder, tmp_path):
     (folder / "dataset_type.txt").write_text("multilabel\n")
     one_tar(folder, {"a.jpg": b"cat", "a.npy": array([1, 0, 1]), "b.jpg": b"dog", "b.npy": array([0, 1, 0])})
     record = evaluate(folder, tmp_path)["en"]
@@ -152,7 +152,7 @@ def test_several_classes_an_image_stand_in_npy(folder, tmp_path):
         webdataset.load("mini", folder)
 
 
-def test_datacomps_groups_are_parts_and_the_worst_stands_for_fmow(folder, tmp_path):
+def test_datacomp_groups_are_parts_and_the_worst_represents_fmow(folder, tmp_path):
     members = {}
     for i, (word, label, region) in enumerate(
         [(b"cat", 0, 0), (b"dog", 1, 0), (b"owl", 2, 1), (b"cat", 2, 1), (b"cat", 1, 5)]
@@ -172,14 +172,14 @@ def test_datacomps_groups_are_parts_and_the_worst_stands_for_fmow(folder, tmp_pa
         webdataset.load("fmow", folder)
 
 
-def test_imagenets_names_and_templates_are_openais_whatever_the_folder_says(folder):
+def test_imagenet_always_uses_openais_names_and_templates(folder):
     pytest.importorskip("open_clip")
     (folder / "languages.json").unlink()
     task = webdataset.load("imagenet1k", folder).tasks("en")[0]
     assert (len(task.class_names), len(task.templates), task.protocol["names"]) == (1000, 80, "imagenet")
 
 
-def test_the_train_split_is_read_for_probes_alone(folder):
+def test_train_split_is_read_only_for_probes(folder):
     (folder / "train").mkdir()
     (folder / "train" / "nshards.txt").write_text("1\n")
     write_tar(folder / "train/0.tar", {"s0.jpg": b"owl", "s0.cls": b"2"})
@@ -191,7 +191,7 @@ def test_the_train_split_is_read_for_probes_alone(folder):
     assert dataset.image_keys[5] == "train/0/s0"
 
 
-def test_a_train_split_without_an_image_is_no_split_to_learn_from(folder):
+def test_train_split_without_images_is_an_error(folder):
     (folder / "train").mkdir()
     (folder / "train" / "nshards.txt").write_text("1\n")
     write_tar(folder / "train/0.tar", {"README.md": b"moved"})
@@ -199,14 +199,14 @@ def test_a_train_split_without_an_image_is_no_split_to_learn_from(folder):
         webdataset.load("mini", folder, with_train=True)
 
 
-def test_features_are_kept_by_the_images_whatever_is_asked_of_them(folder):
+def test_features_are_cached_by_images_only(folder):
     before = webdataset.load("mini", folder)
     (folder / "classnames.txt").write_text("cat\ndog\nbird\n")
     after = webdataset.load("mini", folder)
     assert (before.images_digest, before.digest != after.digest) == (after.images_digest, True)
 
 
-def test_an_unknown_kind_and_an_empty_caption_are_named(folder):
+def test_unknown_kind_and_missing_captions_are_named(folder):
     (folder / "dataset_type.txt").write_text("segmentation\n")
     with pytest.raises(UserError, match="says 'segmentation'; it must be one of classification, retrieval, multilabel"):
         webdataset.load("mini", folder)
