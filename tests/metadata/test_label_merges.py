@@ -95,12 +95,12 @@ def test_glotlid_merges_are_frozen() -> None:
 
 @pytest.mark.parametrize("script", ["Latn", "Cyrl", "Arab", "Zzzz"])
 def test_every_glotlid_code_maps_to_one_list_in_any_script(script: str, shared: Path) -> None:
-    known = json.loads((shared / "facts/glotlid_languages.json").read_text())
+    glotlid_codes = json.loads((shared / "facts/glotlid_languages.json").read_text())
     ours = {iso: row.code for row in languages.all_languages() for iso in row.iso639_3}
-    for iso in known:
+    for iso in glotlid_codes:
         assert languages.from_lid(f"{iso}_{script}", "glotlid") == ours.get(iso, languages.OTHER)
-    assert len(known) == 8305
-    assert sum(iso in ours for iso in known) == 555
+    assert len(glotlid_codes) == 8305
+    assert sum(iso in ours for iso in glotlid_codes) == 555
 
 
 def test_lid176_merges_are_frozen() -> None:
@@ -111,4 +111,4 @@ def test_lid176_merges_are_frozen() -> None:
     merged = defaultdict(list)
     for label in sorted(labels):
         merged[languages.from_lid(label)].append(label)
-    assert {code: found for code, found in merged.items() if found != [code]} == LID176_MERGES
+    assert {code: labels for code, labels in merged.items() if labels != [code]} == LID176_MERGES

@@ -78,19 +78,19 @@ def test_truncated_gzip_is_bad_shard(tmp_path: Path, cut: int) -> None:
 LEMMA_LINES = {"als": 9599, "arb": 37335 + 2948, "dan": 5859, "cmn": 79797, "por": 74012, "ell": 24106, "nob": 5586}
 
 
-@pytest.mark.parametrize("theirs", LEMMA_LINES)
-def test_real_wordnets_give_every_lemma_line(theirs: str, shared: Path) -> None:
-    path = shared / f"data/omw/wn-data-{theirs}.tab.gz"
-    found = lemmas(path, languages.from_wordnet(theirs))
-    assert len(found) == LEMMA_LINES[theirs]
-    assert not any("_" in lemma or "+" in lemma for lemma in found)
+@pytest.mark.parametrize("wordnet_lang", LEMMA_LINES)
+def test_real_wordnets_give_every_lemma_line(wordnet_lang: str, shared: Path) -> None:
+    path = shared / f"data/omw/wn-data-{wordnet_lang}.tab.gz"
+    entries = lemmas(path, languages.from_wordnet(wordnet_lang))
+    assert len(entries) == LEMMA_LINES[wordnet_lang]
+    assert not any("_" in lemma or "+" in lemma for lemma in entries)
 
 
 def test_real_english_wordnet_has_one_lemma_per_synset(shared: Path) -> None:
-    found = lemmas(shared / "data/omw/rebuilt/wn-data-eng.tab.gz", "en")
-    assert len(found) == 117_659
-    assert found[:3] == ["entity", "physical entity", "abstraction"]
-    assert len(set(found)) == 86_571  # version 1 of the recipe counts 86,654 in its own copy
+    entries = lemmas(shared / "data/omw/rebuilt/wn-data-eng.tab.gz", "en")
+    assert len(entries) == 117_659
+    assert entries[:3] == ["entity", "physical entity", "abstraction"]
+    assert len(set(entries)) == 86_571  # version 1 of the recipe counts 86,654 in its own copy
 
 
 def test_plain_list_may_hold_scores(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_title_case(word: str, lang: str, expected: str) -> None:
 
 def test_frequent_words_come_as_is_then_in_title_case() -> None:
     pytest.importorskip("wordfreq")
-    found = list(itertools.islice(read_frequent_words("en", 100), 6))
-    assert [word for word, _ in found] == ["the", "The", "to", "To", "and", "And"]
-    assert found[0][1] == found[1][1] > found[2][1] > 0
+    words = list(itertools.islice(read_frequent_words("en", 100), 6))
+    assert [word for word, _ in words] == ["the", "The", "to", "To", "and", "And"]
+    assert words[0][1] == words[1][1] > words[2][1] > 0
     assert len({word for word, _ in read_frequent_words("sv", 500)}) > 900
 
 

@@ -151,11 +151,11 @@ def test_words_of_real_articles_agree_with_mwparserfromhell(shared: Path, piece:
     sources = [html.unescape(text) for text in re.findall(r"<ns>0</ns>.*?<text[^>]*>(.*?)</text>", xml, re.DOTALL)]
     articles = [source for source in sources if not source.startswith("#")][:num_articles]
     assert len(articles) == num_articles
-    found, expected = Counter[str](), Counter[str]()
+    actual, expected = Counter[str](), Counter[str]()
     for source, text in zip(articles, strip(*articles), strict=True):
-        found.update(re.findall(r"\w+", text))
+        actual.update(re.findall(r"\w+", text))
         expected.update(re.findall(r"\w+", re.sub(r"\w+://\S+|'''*", "", plain_strip(source))))
     # They differ in headings of sections without text, which we leave out, and in a handful of broken places.
-    different = (found - expected).total() + (expected - found).total()
+    different = (actual - expected).total() + (expected - actual).total()
     assert expected.total() > 1000
     assert different <= 5 + 0.002 * expected.total()

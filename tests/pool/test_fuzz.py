@@ -28,19 +28,19 @@ TAR = PoolConfig(path="pool", key="json:uid", texts=("txt", "json:texts"))
 @st.composite
 def damage(draw: st.DrawFn, content: bytes) -> bytes:
     """Draw `content` with bytes changed, removed, inserted, or cut off."""
-    found = bytearray(content)
+    damaged = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(0, len(found) - 1)))
+        at = draw(st.integers(0, max(0, len(damaged) - 1)))
         match draw(st.sampled_from(["change", "change", "take", "put", "cut"])):
-            case "change" if found:
-                found[at] = draw(st.integers(0, 255))
+            case "change" if damaged:
+                damaged[at] = draw(st.integers(0, 255))
             case "take":
-                del found[at : at + draw(st.integers(1, 600))]
+                del damaged[at : at + draw(st.integers(1, 600))]
             case "put":
-                found[at:at] = draw(st.binary(max_size=30))
+                damaged[at:at] = draw(st.binary(max_size=30))
             case "cut":
-                del found[at:]
-    return bytes(found)
+                del damaged[at:]
+    return bytes(damaged)
 
 
 def check(shard: Shard, config: PoolConfig) -> None:

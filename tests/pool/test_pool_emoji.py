@@ -42,16 +42,16 @@ def names(built: Path) -> dict:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    made = [path for path in folder.rglob("*") if path.is_file() and "done" not in path.relative_to(folder).parts]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
+    paths = [path for path in folder.rglob("*") if path.is_file() and "done" not in path.relative_to(folder).parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def keys_of(folder: Path) -> list[str]:
-    found = []
+    keys = []
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
-            found += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
-    return found
+            keys += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
+    return keys
 
 
 def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:

@@ -152,8 +152,8 @@ def test_key_from_json_field(tmp_path: Path) -> None:
         *sample("5", "five", {"uid": "\ud800"}),
         *sample("6", "six", {"uid": ""}),
     ]
-    found = read(tmp_path, members, config)
-    assert [(key, reason) for key, _, _, reason in found] == [
+    rows_of_tar = read(tmp_path, members, config)
+    assert [(key, reason) for key, _, _, reason in rows_of_tar] == [
         ("k0", "ok"),
         ("12", "ok"),
         ("2", "bad_pair"),
@@ -242,7 +242,7 @@ def plain_read(members: list[tuple[str, bytes]]) -> list[tuple[str, int, str | N
         if not samples or samples[-1][0] != stem or suffix in samples[-1][1]:
             samples.append((stem, {}))
         samples[-1][1][suffix] = content
-    found, seen = [], set()
+    rows, seen = [], set()
     for stem, parts in samples:
         texts: list[object] = []
         if "txt" in parts:
@@ -255,9 +255,9 @@ def plain_read(members: list[tuple[str, bytes]]) -> list[tuple[str, int, str | N
             value = record.get("texts", []) if isinstance(record, dict) else b"\xff"
             texts = value if isinstance(value, list) else [value]
         for text_idx, text in enumerate(texts or [None]):
-            found.append((stem, text_idx, *plain_reason(text, stem in seen)))
+            rows.append((stem, text_idx, *plain_reason(text, stem in seen)))
         seen.add(stem)
-    return found
+    return rows
 
 
 def plain_reason(text: object, is_duplicate: bool) -> tuple[str | None, str]:
