@@ -1,6 +1,6 @@
 """The formats of a pool's shards.
 
-A new format subclasses `PoolFormat` in a module of its own and is added to FORMATS.
+A new format subclasses `PoolFormat` (`TableFormat` without images) in a module of its own and is added to FORMATS.
 """
 
 from __future__ import annotations

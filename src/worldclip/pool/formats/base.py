@@ -16,15 +16,12 @@ from worldclip.pool.texts import PairKeys, PoolTexts
 
 
 class PoolFormat(ABC):
-    """How shards of one kind are read; every method raises BadShard for a shard that is damaged or unreadable.
-
-    A format without images keeps `index_images` and `read_images` as they are here.
-    """
+    """How shards of one kind are read; every method raises BadShard for a shard that is damaged or unreadable."""
 
     name: str
     """Value of `pool.format`."""
     suffixes: tuple[str, ...]
-    has_images = False
+    has_images: bool
 
     @abstractmethod
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
@@ -39,31 +36,42 @@ class PoolFormat(ABC):
         """Return the identity and the record of each pair; a record holds at least the `fields` that the pair has."""
 
     @abstractmethod
+    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
+        """Raise WrongColumns if the head of the shard has nothing that pool.key, pool.texts or pool.lang names."""
+
+    @abstractmethod
+    def check_key(self, shard: Shard, config: PoolConfig) -> None:
+        """Raise WrongColumns if the head of the shard does not have what pool.key names."""
+
+    @abstractmethod
+    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
+        """Return where the first image of each pair is (schema POOL_INDEX), and pairs, images, ignored_members."""
+
+    @abstractmethod
+    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
+        """Return the index as `index_images` does and the images in the same order; the shard is read once."""
+
+
+class TableFormat(PoolFormat):
+    """A format of rows without images."""
+
+    has_images = False
+
+    @abstractmethod
     def field_names(self, shard: Shard) -> list[str]:
         """Return the columns of a table, or the fields of the first records."""
 
     @abstractmethod
-    def count_pairs(self, shard: Shard) -> int:
-        """Return the number of pairs."""
-
-    @abstractmethod
-    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
-        """Raise WrongColumns if the head of the shard has nothing that pool.key, pool.texts or pool.lang names."""
+    def count_rows(self, shard: Shard) -> int:
+        """Return the number of rows, each of which is a pair."""
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
-        """Raise WrongColumns if the head of the shard does not have what pool.key names."""
         names = self.field_names(shard)
         if names and (problems := key_problems(names, bare(config.key))):
             raise WrongColumns(problems)
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        """Return where the first image of each pair is (schema POOL_INDEX), and the counts of the shard.
-
-        Counts: pairs, images, ignored_members.
-        """
-        counts = {"pairs": self.count_pairs(shard), "images": 0, "ignored_members": 0}
-        return POOL_INDEX.empty_table(), counts
+        return POOL_INDEX.empty_table(), {"pairs": self.count_rows(shard), "images": 0, "ignored_members": 0}
 
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
-        """Return the index as `index_images` does and the images in the same order; the shard is read once."""
         return POOL_INDEX.empty_table(), iter(())

@@ -11,7 +11,7 @@ from worldclip.core.execute import Shard
 from worldclip.pool.columns import bare, check_fields, choose_columns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
-from worldclip.pool.formats.base import PoolFormat
+from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.records import (
     NUM_PROBED,
     KeyedRecords,
@@ -24,7 +24,7 @@ from worldclip.pool.records import (
 from worldclip.pool.texts import PairKeys, PoolTexts, row_names
 
 
-class JsonlFormat(PoolFormat):
+class JsonlFormat(TableFormat):
     name = "jsonl"
     suffixes = (".jsonl", ".jsonl.gz")
 
@@ -45,7 +45,7 @@ class JsonlFormat(PoolFormat):
     def field_names(self, shard: Shard) -> list[str]:
         return field_names(read_lines(shard)[:NUM_PROBED])
 
-    def count_pairs(self, shard: Shard) -> int:
+    def count_rows(self, shard: Shard) -> int:
         return len(read_lines(shard))
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:

@@ -19,7 +19,7 @@ from worldclip.core.execute import Shard
 from worldclip.pool.columns import WrongColumns, bare, choose_columns, key_problems
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file
-from worldclip.pool.formats.base import PoolFormat
+from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.records import TRUTH_FIELD, KeyedRecords
 from worldclip.pool.texts import (
     PairKeys,
@@ -35,7 +35,7 @@ from worldclip.pool.texts import (
 T = TypeVar("T")
 
 
-class ParquetFormat(PoolFormat):
+class ParquetFormat(TableFormat):
     name = "parquet"
     suffixes = (".parquet",)
 
@@ -77,7 +77,7 @@ class ParquetFormat(PoolFormat):
     def field_names(self, shard: Shard) -> list[str]:
         return list(_read(shard, lambda file: file.schema_arrow.names))
 
-    def count_pairs(self, shard: Shard) -> int:
+    def count_rows(self, shard: Shard) -> int:
         return int(_read(shard, lambda file: file.metadata.num_rows))
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:

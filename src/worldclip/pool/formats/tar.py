@@ -67,12 +67,6 @@ class TarFormat(PoolFormat):
         samples = _open(shard)
         return samples.keys(config.key).keys.to_pylist(), samples.records()
 
-    def field_names(self, shard: Shard) -> list[str]:
-        return field_names(_open(shard).records(NUM_PROBED))
-
-    def count_pairs(self, shard: Shard) -> int:
-        return len(_open(shard))
-
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
         samples = _open(shard)
         has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
@@ -81,7 +75,7 @@ class TarFormat(PoolFormat):
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         if config.key != "member":  # a stem needs no look into the tar
-            super().check_key(shard, config)
+            check_fields(field_names(_open(shard).records(NUM_PROBED)), config, texts=())
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         return _index(_open(shard), config)
