@@ -87,7 +87,7 @@ def test_mistyped_nested_key_does_not_hide_problems_of_other_sections() -> None:
 
 
 def test_unknown_section_suggests_the_nearest_one() -> None:
-    assert problems_of({**BASE, "blance": {}}) == ["unknown section blance; did you mean balance?"]
+    assert problems_of({"pool": {"path": "p"}, "blance": {}}) == ["unknown section blance; did you mean balance?"]
 
 
 def test_key_that_resembles_none_lists_the_known_keys() -> None:
@@ -132,6 +132,7 @@ def test_overrides_set_nested_keys_and_none_resets_them() -> None:
     assert (recipe.train.lr, recipe.match.merge_labels, recipe.match.profile) == (1.0, {"ms": "id"}, "reference")
     recipe = load_recipe(BASE, ["balance.tail_fraction=none", "balance.english_threshold=20"])
     assert (recipe.balance.tail_fraction, recipe.balance.english_threshold) == (None, 20)
+    assert BASE["balance"] == {"tail_fraction": 0.06}, "the caller's dict is not changed"
 
 
 @pytest.mark.parametrize("override", ["x", "x=1", "pool.path.deeper=1"])

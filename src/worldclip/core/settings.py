@@ -8,6 +8,7 @@ field without it decides its own stage's.  Imports the standard library only, so
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -16,7 +17,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -145,9 +146,9 @@ def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Se
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
     Raises UserError with every problem.  Keys of one section that depend on each other are compared only where all
-    of its keys are known and of the right type: a typing error is reported alone, not with its consequences.
+    of its keys are known and of the right type: a misspelled key is reported without its consequences.
     """
-    values = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
+    values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
     loader = _Loader()
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
@@ -214,6 +215,7 @@ class _Loader:
             if key not in _fields(cls):
                 kind = "section" if _has_only_sections(cls) else "key"
                 self._report(prefix, f"unknown {kind} {prefix}{key}; {_suggest(key, _fields(cls))}")
+                self.broken.update(f"{prefix}{name}." for name in _nearest(key, _fields(cls)))  # the section meant
                 continue
             hint, _ = _fields(cls)[key]
             try:
@@ -256,8 +258,12 @@ class _Loader:
         self.broken.add(prefix)
 
 
-def _suggest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(known), n=1)
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    near = _nearest(name, known)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
