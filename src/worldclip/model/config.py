@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from worldclip.core.settings import AtLeast, Between, Config, Problems
 
@@ -21,53 +21,41 @@ class Architecture:
     vision_width: int
     vision_head_width: int = 64
     vision_mlp_ratio: float = 4.0
-    text_layers: int = 12
+    text_layers: int
     text_width: int
     text_head_width: int = 64
     embed_dim: int
     context_length: int = 77
 
 
+def _preset(
+    patch_size: int, vision: tuple[int, int], text: tuple[int, int], embed_dim: int, **others: Any
+) -> Architecture:
+    """Return an architecture; vision and text are (layers, width) of the towers."""
+    return Architecture(
+        patch_size=patch_size,
+        vision_layers=vision[0],
+        vision_width=vision[1],
+        text_layers=text[0],
+        text_width=text[1],
+        embed_dim=embed_dim,
+        **others,
+    )
+
+
 # From arXiv:2507.22062 and the configurations of the published weights; `tiny` is ours, for two CPU cores.
 PRESETS: dict[str, Architecture] = {
-    "tiny": Architecture(
-        image_size=40,
-        patch_size=8,
-        vision_layers=4,
-        vision_width=128,
-        vision_head_width=32,
-        text_layers=3,
-        text_width=128,
-        text_head_width=32,
-        embed_dim=128,
-        context_length=32,
+    "tiny": _preset(
+        8, (4, 128), (3, 128), 128, image_size=40, context_length=32, vision_head_width=32, text_head_width=32
     ),
-    "vit_s16": Architecture(patch_size=16, vision_layers=12, vision_width=384, text_width=384, embed_dim=384),
-    "vit_m16": Architecture(patch_size=16, vision_layers=12, vision_width=512, text_width=512, embed_dim=512),
-    "vit_b32": Architecture(patch_size=32, vision_layers=12, vision_width=768, text_width=512, embed_dim=512),
-    "vit_b16": Architecture(patch_size=16, vision_layers=12, vision_width=768, text_width=512, embed_dim=512),
-    "vit_l14": Architecture(patch_size=14, vision_layers=24, vision_width=1024, text_width=768, embed_dim=768),
-    "vit_h14": Architecture(
-        patch_size=14,
-        vision_layers=32,
-        vision_width=1280,
-        vision_head_width=80,
-        text_layers=24,
-        text_width=1024,
-        embed_dim=1024,
-    ),
-    "vit_bigg14": Architecture(
-        patch_size=14,
-        vision_layers=48,
-        vision_width=1664,
-        vision_head_width=104,
-        vision_mlp_ratio=4.9231,
-        text_layers=32,
-        text_width=1280,
-        embed_dim=1280,
-    ),
+    "vit_s16": _preset(16, (12, 384), (12, 384), 384),
+    "vit_m16": _preset(16, (12, 512), (12, 512), 512),
+    "vit_b32": _preset(32, (12, 768), (12, 512), 512),
+    "vit_b16": _preset(16, (12, 768), (12, 512), 512),
+    "vit_l14": _preset(14, (24, 1024), (12, 768), 768),
+    "vit_h14": _preset(14, (32, 1280), (24, 1024), 1024, vision_head_width=80),
+    "vit_bigg14": _preset(14, (48, 1664), (32, 1280), 1280, vision_head_width=104, vision_mlp_ratio=4.9231),
 }
-
 
 _Size = Annotated[int | None, AtLeast(1)]
 
