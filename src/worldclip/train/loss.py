@@ -1,10 +1,10 @@
-"""Losses of a global batch, in memory that grows with the batch, not with its square.
+"""Losses of a global batch, in memory that grows linearly with the batch, not with its square.
 
-B pairs of this rank, G of all ranks, D embed_dim, C rows at a time.  Pair i belongs to pair i.
+B pairs of this rank, G of all ranks, D embed_dim, E that of a teacher, C rows of a chunk.  Image i belongs to text i.
 
 Each rank computes the loss of its own rows against the columns of all ranks; the mean over ranks is the loss of the
-global batch.  The gradient of a rank's features is the sum of what all ranks have for them, so that the mean of the
-ranks' parameter gradients (what DDP and FSDP make) is the global batch's gradient.
+global batch.  The gradient of a rank's features is summed over all ranks, so that the mean of the ranks' parameter
+gradients, which DDP and FSDP compute, is the gradient of the global batch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from worldclip.train.distributed import World, gather_rows, reduce_scatter_rows
 
 ALONE = World()
 
-Turn = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
-"""(logits_CG, own_C: the column that belongs to each row, the rows' place) -> the sum of the rows' losses; the logits
-are turned, in place, into the slope of that sum."""
+ChunkLoss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
+"""(logits_CG, own_C: the matching column of each row, slice of the rows) -> sum of the rows' losses.  It replaces the
+logits in place by the derivative of that sum."""
 
 
 def contrastive_loss(
@@ -32,14 +32,14 @@ def contrastive_loss(
     world: World = ALONE,
     chunk_rows: int = LOSS_CHUNK_ROWS,
 ) -> torch.Tensor:
-    """Mean of the cross-entropies of images against texts and of texts against images, of this rank's rows.
+    """Return the mean of the cross-entropies of images against texts and of texts against images, of this rank's rows.
 
-    image_BD, text_BD: float32 of unit length, as many on each rank.  logit_scale: the factor itself, not its logarithm.
-    arXiv:2103.00020, figure 3.  A batch that fits into one chunk is computed as the formula stands.
+    image_BD, text_BD: float32 of unit length, as many on each rank.  logit_scale: the factor, not its logarithm.
+    arXiv:2103.00020, figure 3.  A batch that fits into one chunk is computed by the plain formula.
     """
     if world.size == 1 and len(image_BD) <= chunk_rows:
         return _full_matrix(image_BD, text_BD, logit_scale)
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, [_softmax_turn, _softmax_turn], world, chunk_rows)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, [_softmax_chunk, _softmax_chunk], world, chunk_rows)
 
 
 def _full_matrix(image_BD: torch.Tensor, text_BD: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
@@ -58,58 +58,61 @@ def siglip_loss(
     world: World = ALONE,
     chunk_rows: int = LOSS_CHUNK_ROWS,
 ) -> torch.Tensor:
-    """Sum over texts of -log sigmoid(z * logit), z = 1 for an image's own text and -1 for others, mean over images.
+    """Return the mean over images of sum over texts of -log sigmoid(z * logit); z = 1 for the own text, else -1.
 
     Arguments as for contrastive_loss; logit_bias is added to every logit.  arXiv:2303.15343, algorithm 1.
     """
-    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_turn], world, chunk_rows)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows)
 
 
 def distillation_loss(
     image_BD: torch.Tensor,
     text_BD: torch.Tensor,
     logit_scale: torch.Tensor,
-    taught: tuple[torch.Tensor, torch.Tensor],
+    teacher_features: tuple[torch.Tensor, torch.Tensor],
     teacher_scale: float,
     world: World = ALONE,
     chunk_rows: int = LOSS_CHUNK_ROWS,
 ) -> torch.Tensor:
-    """Cross-entropy of the student's softmax over texts (and over images) against the teacher's, averaged.
+    """Return the cross-entropy of the student's softmax against the teacher's, mean over texts and over images.
 
-    taught: the teacher's features of the same pairs, of unit length and any dimension; its logits are teacher_scale
-    times their cosines.  arXiv:2507.22062, section 4.6, whose loss is not published: this form is ours.
+    teacher_features: (B, E) each of the same pairs' images and texts, of unit length.  The teacher's logits are
+    teacher_scale times their cosines.  arXiv:2507.22062, section 4.6, does not publish its loss: this form is ours.
     """
-    teacher_image_BE, teacher_text_BE = taught
-    turns = [
-        _taught_turn(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
-        _taught_turn(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
+    teacher_image_BE, teacher_text_BE = teacher_features
+    chunk_losses = [
+        _teacher_chunk(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
+        _teacher_chunk(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
     ]
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, turns, world, chunk_rows)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows)
 
 
-# what becomes of a chunk of logits
+# the loss of a chunk of logits, and its derivative
 
 
-def _softmax_turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
-    """-log softmax(logits)[own]"""
+def _softmax_chunk(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Compute -log softmax(logits)[own]; its derivative is softmax(logits) - one_hot(own)."""
     own_logit_C1 = logits_CG.gather(1, own_C[:, None])
     log_sum_C1 = _softmax_in_place(logits_CG)
     _subtract_one(logits_CG, own_C)
     return (log_sum_C1 - own_logit_C1).sum()
 
 
-def _sigmoid_turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
-    """-log sigmoid(-x) = softplus(x) for every text; for its own -log sigmoid(x) = softplus(x) - x"""
+def _sigmoid_chunk(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Compute -log sigmoid(z * x); its derivative is sigmoid(x) - one_hot(own).
+
+    For every text -log sigmoid(-x) = softplus(x), for the own text -log sigmoid(x) = softplus(x) - x.
+    """
     loss = torch.nn.functional.softplus(logits_CG).sum() - logits_CG.gather(1, own_C[:, None]).sum()
     logits_CG.sigmoid_()
     _subtract_one(logits_CG, own_C)
     return loss
 
 
-def _taught_turn(teacher_rows_BE: torch.Tensor, teacher_columns_GE: torch.Tensor) -> Turn:
-    """-sum over columns of softmax(teacher's logits) * log softmax(logits)"""
+def _teacher_chunk(teacher_rows_BE: torch.Tensor, teacher_columns_GE: torch.Tensor) -> ChunkLoss:
+    """Compute the cross-entropy with target softmax(teacher's logits); its derivative is softmax(logits) - target."""
 
-    def turn(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
+    def chunk_loss(logits_CG: torch.Tensor, own_C: torch.Tensor, rows: slice) -> torch.Tensor:
         target_CG = teacher_rows_BE[rows] @ teacher_columns_GE.T
         _softmax_in_place(target_CG)
         expected = torch.dot(target_CG.flatten(), logits_CG.flatten())
@@ -117,11 +120,11 @@ def _taught_turn(teacher_rows_BE: torch.Tensor, teacher_columns_GE: torch.Tensor
         logits_CG.sub_(target_CG)
         return log_sum_C1.sum() - expected
 
-    return turn
+    return chunk_loss
 
 
 def _softmax_in_place(logits_CG: torch.Tensor) -> torch.Tensor:
-    """Turns logits into their softmax over columns, without a second matrix; returns (C, 1) log sum exp."""
+    """Replace logits by their softmax over columns, without a second matrix.  Return (C, 1) log-sum-exp."""
     highest_C1 = logits_CG.amax(1, keepdim=True)
     sum_C1 = logits_CG.sub_(highest_C1).exp_().sum(1, keepdim=True)
     logits_CG.div_(sum_C1)
@@ -133,9 +136,10 @@ def _subtract_one(slope_CG: torch.Tensor, own_C: torch.Tensor) -> None:
 
 
 class _Chunked(torch.autograd.Function):
-    """The mean over turns and rows; the first turn has images as rows, a second one texts.
+    """Compute the mean over chunk losses and rows.  The first chunk loss has images as rows, a second one texts.
 
-    The gradient is made with the value, chunk by chunk, and kept: 2 * G * D numbers in place of B * G.
+    The forward pass computes the gradient together with the value, chunk by chunk, and keeps it: 2 * G * D numbers
+    instead of B * G.
     """
 
     @staticmethod
@@ -145,23 +149,23 @@ class _Chunked(torch.autograd.Function):
         text_BD: torch.Tensor,
         scale: torch.Tensor,
         bias: torch.Tensor | None,
-        turns: Sequence[Turn],
+        chunk_losses: Sequence[ChunkLoss],
         world: World,
         chunk_rows: int,
     ) -> torch.Tensor:
-        own_of = (image_BD, text_BD)
-        all_of = tuple(gather_rows(each, world) for each in own_of)
-        grads = tuple(torch.zeros_like(each) for each in all_of)
+        own_features = (image_BD, text_BD)
+        all_features = tuple(gather_rows(features, world) for features in own_features)
+        grads = tuple(torch.zeros_like(features) for features in all_features)
         loss, scale_grad, bias_grad = (image_BD.new_zeros(()) for _ in range(3))
-        first, factor = world.rank * len(image_BD), 1 / (len(turns) * len(image_BD))
-        for side, turn in enumerate(turns):
-            columns_GD, columns_grad_GD = all_of[1 - side], grads[1 - side]
-            for rows, own_C in _chunks(own_of[side], first, chunk_rows):
-                rows_CD = own_of[side][rows]
+        first, factor = world.rank * len(image_BD), 1 / (len(chunk_losses) * len(image_BD))
+        for side, chunk_loss in enumerate(chunk_losses):
+            columns_GD, columns_grad_GD = all_features[1 - side], grads[1 - side]
+            for rows, own_C in _chunks(own_features[side], first, chunk_rows):
+                rows_CD = own_features[side][rows]
                 slope_CG = (scale * rows_CD) @ columns_GD.T
                 if bias is not None:
                     slope_CG.add_(bias)
-                loss += turn(slope_CG, own_C, rows)
+                loss += chunk_loss(slope_CG, own_C, rows)
                 if bias is not None:
                     bias_grad += slope_CG.sum()
                 rows_grad_CD = slope_CG @ columns_GD
@@ -170,20 +174,20 @@ class _Chunked(torch.autograd.Function):
                 columns_grad_GD.addmm_(slope_CG.T, rows_CD)
         for grad in grads:
             grad.mul_(factor * scale)
-        ctx.world, ctx.kept = world, [*grads, scale_grad * factor, bias_grad * factor if bias is not None else None]
+        ctx.world, ctx.grads = world, [*grads, scale_grad * factor, bias_grad * factor if bias is not None else None]
         return loss * factor
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        image_GD, text_GD, scale_grad, bias_grad = ctx.kept  # handed out once, as a graph's own buffers are
-        ctx.kept = None
-        parts = (reduce_scatter_rows(each.mul_(grad), ctx.world) for each in (image_GD, text_GD))
-        return *parts, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None
+        image_GD, text_GD, scale_grad, bias_grad = ctx.grads
+        ctx.grads = None  # freed at once, as autograd frees its own buffers
+        own_grads = (reduce_scatter_rows(features.mul_(grad), ctx.world) for features in (image_GD, text_GD))
+        return *own_grads, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None
 
 
 def _chunks(rows_BD: torch.Tensor, first: int, chunk_rows: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(rows of a chunk, the column that belongs to each)."""
+    """Yield (rows of a chunk, their matching columns)."""
     for start in range(0, len(rows_BD), chunk_rows):
         stop = min(start + chunk_rows, len(rows_BD))
         yield slice(start, stop), torch.arange(first + start, first + stop, device=rows_BD.device)

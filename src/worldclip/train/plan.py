@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -113,40 +113,40 @@ def replacement(position: int, draw: int, epoch_length: int, seed: int, epoch: i
 # over a pool
 
 
-class Order(Protocol):
-    """Pairs by epoch and position."""
+class Order(ABC):
+    """Pairs of a pool by epoch and position."""
+
+    num_owners = 1
+    """Parts of the pool that different ranks should read."""
+
+    def __init__(self, source: PairSource, names: Sequence[str], seed: int) -> None:
+        """names: of the source's shards, sorted."""
+        self.source, self.names, self.seed = source, names, seed
+        self._layout = functools.lru_cache(maxsize=2)(self._find_layout)  # a batch may span two epochs
 
     def length(self, epoch: int) -> int:
         """Return the number of pairs of an epoch."""
-        ...
-
-    def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
-        """Return the pairs at positions of an epoch, in the order of `positions`."""
-        ...
-
-    def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Return (n,) int64 in [0, num_owners): the part of the pool that each position reads."""
-        ...
-
-    @property
-    def num_owners(self) -> int: ...
-
-
-class Windows:
-    """Shuffled windows of shards.  Images are read wherever they are, so that any rank may read any position."""
-
-    num_owners = 1
-
-    def __init__(self, source: PairSource, names: Sequence[str], seed: int, shuffle_shards: int) -> None:
-        self.source, self.names, self.seed, self.shuffle_shards = source, names, seed, shuffle_shards
-        self._window = functools.lru_cache(maxsize=2)(self._read_window)  # a batch may span two
-        self._layout = functools.lru_cache(maxsize=2)(self._find_layout)
-
-    def length(self, epoch: int) -> int:
         return int(self.source.counts(epoch)[0].sum())
 
     def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Return (n,) int64 in [0, num_owners): the part of the pool that each position reads."""
         return np.zeros(len(positions), np.int64)
+
+    @abstractmethod
+    def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
+        """Return the pairs at positions of an epoch, in the order of `positions`."""
+
+    @abstractmethod
+    def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]: ...
+
+
+class Windows(Order):
+    """Shuffled windows of shards.  Images are read wherever they are, so that any rank may read any position."""
+
+    def __init__(self, source: PairSource, names: Sequence[str], seed: int, shuffle_shards: int) -> None:
+        super().__init__(source, names, seed)
+        self.shuffle_shards = shuffle_shards
+        self._window = functools.lru_cache(maxsize=2)(self._read_window)  # a batch may span two
 
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
         starts = self._layout(epoch)[1]
@@ -171,15 +171,12 @@ class Windows:
         return pairs.take(pair_order(pairs.keys, pairs.text_idx, self.seed, epoch))
 
 
-class Streams:
+class Streams(Order):
     """Fixed streams of shards.  A rank reads its own streams, and a few pairs of others when its streams end first."""
 
     def __init__(self, source: PairSource, names: Sequence[str], seed: int, num_streams: int) -> None:
-        self.source, self.names, self.seed, self.num_owners = source, names, seed, num_streams
-        self._layout = functools.lru_cache(maxsize=2)(self._find_layout)
-
-    def length(self, epoch: int) -> int:
-        return int(self.source.counts(epoch)[0].sum())
+        super().__init__(source, names, seed)
+        self.num_owners = num_streams
 
     def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         return locate_in_streams(positions, self._layout(epoch)[1])[0]

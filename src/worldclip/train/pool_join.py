@@ -1,20 +1,21 @@
-"""Where the kept pairs' images are, when the training pool is another one than the matched pool: a join by key.
+"""Find the images of the kept pairs when the training pool is not the matched pool: a join by key.
 
-The matched pool may hold texts alone (Parquet of URLs); `train.pool` names the tars that a downloader made of it.
+The matched pool may hold only texts (Parquet of URLs); `train.pool` names the tars that a downloader made from it.
 
     RUN/train/join/images/<tar>.arrow     the tar's keys and where their images are
     RUN/train/join/kept/<shard>.arrow     the kept keys of a shard of the matched pool
     RUN/train/join/places/<shard>.parquet key, file, offset, size of each kept key that has an image
 
-Of a key that several tars hold, the image in the first tar, by name, is taken; a kept key without an image is counted
-(`no_image`) and absent from the plan.  Memory is bounded: keys meet by ranges of their hashes (core/shuffle.py).
+If several tars hold a key, the image in the first tar by name is used.  A kept key without an image is counted
+(`no_image`) and left out of the plan.  Memory is bounded: the join runs by ranges of hashes (core/shuffle.py).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,41 +57,43 @@ def join_images(
     folder, config = run_dir / "train" / "join", recipe.train.pool.as_pool()
     assert config is not None
     curated = artifacts.require_manifest(run_dir, "curate")["digest"]
+
+    def map_units(work: Callable[[Shard], Report], units: Sequence[Shard], label: str, key: Any) -> Sequence[Report]:
+        return executor.map(work, units, label=label, done_dir=folder / "done" / label, key=key)
+
     write_images = functools.partial(_write_images, config=config, folder=folder)
-    index = executor.map(
-        write_images, images, label="images", done_dir=folder / "done" / "images", key={"key": config.key}
-    )
     write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder)
-    kept = executor.map(write_kept, shards, label="kept", done_dir=folder / "done" / "kept", key={"curate": curated})
-    of = shuffle.num_ranges(sum(report["pairs"] for report in (*index, *kept)))
-    image_paths, kept_paths = ([_path(folder, part, each) for each in of_part] for part, of_part in
-                               (("images", images), ("kept", shards)))  # fmt: skip
-    ranges = [Shard(name=f"{number:06}", path="") for number in range(of)]
-    inputs = {"curate": curated, "images": {tar.name: tar.fingerprint for tar in images}, "key": config.key, "of": of}
-    executor.map(
-        functools.partial(_find_places, images=image_paths, kept=kept_paths, of=of, folder=folder),
-        ranges,
-        label="join",
-        done_dir=folder / "done" / "ranges",
-        key=inputs,
-    )
+    reports = [
+        *map_units(write_images, images, "images", {"key": config.key}),
+        *map_units(write_kept, shards, "kept", {"curate": curated}),
+    ]
+    num_ranges = shuffle.num_ranges(sum(report["pairs"] for report in reports))
+    ranges = [Shard(name=f"{number:06}", path="") for number in range(num_ranges)]
+    image_paths = [_path(folder, "images", tar) for tar in images]
+    kept_paths = [_path(folder, "kept", shard) for shard in shards]
     range_paths = [_path(folder, "ranges", unit) for unit in ranges]
-    names = [tar.name for tar in images]
-    executor.map(
-        functools.partial(_write_places, order=[s.name for s in shards], ranges=range_paths, tars=names, folder=folder),
-        shards,
-        label="places",
-        done_dir=folder / "done" / "places",
-        key=inputs,
+    find_places = functools.partial(
+        _find_places, images=image_paths, kept=kept_paths, num_ranges=num_ranges, folder=folder
     )
+    write_places = functools.partial(
+        _write_places,
+        order=[shard.name for shard in shards],
+        ranges=range_paths,
+        tars=[tar.name for tar in images],
+        folder=folder,
+    )
+    tars = {tar.name: tar.fingerprint for tar in images}
+    inputs = {"curate": curated, "images": tars, "key": config.key, "of": num_ranges}
+    map_units(find_places, ranges, "ranges", inputs)
+    map_units(write_places, shards, "places", inputs)
     places = [places_path(run_dir, shard) for shard in shards]
     units = {"images": images, "kept": shards, "ranges": ranges, "places": shards}
-    markers = [folder / "done" / part / f"{each.name}.json" for part, of_part in units.items() for each in of_part]
+    markers = [folder / "done" / label / f"{unit.name}.json" for label in units for unit in units[label]]
     remove_stale(folder, [*image_paths, *kept_paths, *range_paths, *places, *markers])
 
 
 def read_places(run_dir: Path, shard: Shard) -> pa.Table:
-    """Rows of key, file (a tar's name), offset, size of a shard's kept keys that have an image."""
+    """Read key, file (a tar's name), offset and size of a shard's kept keys that have an image."""
     return artifacts.read_table(places_path(run_dir, shard), artifacts.IMAGE_PLACES)
 
 
@@ -104,6 +107,7 @@ def _path(folder: Path, part: str, shard: Shard) -> Path:
 
 @repeatable
 def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
+    """Write the keys of a tar and where their images are."""
     table, _ = pool.index_of(tar, config)
     shuffle.write_rows(_path(folder, "images", tar), table.select(["key", "offset", "size"]))
     return {"pairs": len(table)}
@@ -111,22 +115,24 @@ def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
 
 @repeatable
 def _write_kept(shard: Shard, *, run_dir: Path, folder: Path) -> Report:
+    """Write the kept keys of a shard."""
     keys = read_curated(run_dir, shard, ["key"])["key"].unique()
     shuffle.write_rows(_path(folder, "kept", shard), pa.table({"key": keys}))
     return {"pairs": len(keys)}
 
 
 @repeatable
-def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], of: int, folder: Path) -> Report:
-    """The kept keys of one range of hashes that have an image: key, shard, file (positions), offset, size."""
-    image, wanted = (shuffle.read_range(paths, int(unit.name), of) for paths in (images, kept))
-    place = KeyTable(image["key"]).find(wanted["key"])  # of equal keys the first: the tars stand in their order
-    has_image = place >= 0
-    rows = image.take(pa.array(place[has_image]))
-    found = wanted.filter(pa.array(has_image)).select(["key", "shard"])
+def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], num_ranges: int, folder: Path) -> Report:
+    """Join one range of hashes: write key, shard, file (as positions), offset, size of kept keys with an image."""
+    image, wanted = (shuffle.read_range(paths, int(unit.name), num_ranges) for paths in (images, kept))
+    # Of equal keys KeyTable takes the first, and rows are in the order of the tars.
+    position = KeyTable(image["key"]).find(wanted["key"])
+    has_image = position >= 0
+    rows = image.take(pa.array(position[has_image]))
+    joined = wanted.filter(pa.array(has_image)).select(["key", "shard"])
     for name, source in (("file", "shard"), ("offset", "offset"), ("size", "size")):
-        found = found.append_column(name, rows[source])
-    shuffle.write_found(_path(folder, "ranges", unit), found)
+        joined = joined.append_column(name, rows[source])
+    shuffle.write_found(_path(folder, "ranges", unit), joined)
     return {"pairs": len(wanted)}
 
 
@@ -134,16 +140,20 @@ def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], o
 def _write_places(
     shard: Shard, *, order: Sequence[str], ranges: Sequence[Path], tars: Sequence[str], folder: Path
 ) -> Report:
+    """Write RUN/train/join/places of a shard from all ranges.  order: names of the shards, tars: of the tars."""
     position = order.index(shard.name)
-    found = shuffle.read_found(ranges, position, position + 1)
-    table = found.set_column(found.schema.get_field_index("file"), "file", names_of(found["file"].to_numpy(), tars))
+    joined = shuffle.read_found(ranges, position, position + 1)
+    files = names_of(joined["file"].to_numpy(), tars)
+    table = joined.set_column(joined.schema.get_field_index("file"), "file", files)
     artifacts.write_table(folder / "places" / f"{shard.name}.parquet", table, artifacts.IMAGE_PLACES)
     return {"pairs": len(table)}
 
 
 def file_positions(places: pa.Table, tars: Sequence[Shard]) -> np.ndarray:
-    """(n,) int64: the position among `tars` of each place's file."""
-    position = {tar.name: number for number, tar in enumerate(tars)}
+    """Return (n,) int64: the position in `tars` of each place's file."""
+    if not len(places):
+        return np.zeros(0, np.int64)
+    position_of = {tar.name: position for position, tar in enumerate(tars)}
     codes = places["file"].combine_chunks()
-    of_code = np.array([position[name] for name in codes.dictionary.to_pylist()], np.int64)
-    return of_code[codes.indices.to_numpy(zero_copy_only=False)] if len(codes) else np.zeros(0, np.int64)
+    positions = np.array([position_of[name] for name in codes.dictionary.to_pylist()], np.int64)
+    return positions[codes.indices.to_numpy(zero_copy_only=False)]
