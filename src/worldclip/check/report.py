@@ -128,7 +128,7 @@ def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:
     rows = []
     for lang in langs:
         counts = by_language[lang]
-        rows.append([lang, sum(counts.values()), *(counts.get(rule, 0) for rule in ("valid", *rules))])
+        rows.append([lang, sum(counts.values()), *(counts.get(rule) for rule in ("valid", *rules))])
     titles = ("pairs", "valid", *rules)
     columns = [text_column("language", html=lang_name), *(Column(title=title, text=count) for title in titles)]
     body = to_html(Table(columns=columns, rows=rows))

@@ -15,7 +15,7 @@ MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 10, 10, 34
 LABELLED_MARGIN_BOTTOM = 58  # below a dot chart whose labels are turned
 DOT_CHART_PX = (900, 300)
 MAX_LABELS = 45  # of a dot chart; more would run into each other
-NUM_INTERVALS = 4  # between ticks of a linear axis, about
+NUM_INTERVALS = 5  # between ticks of a linear axis, about
 MAX_DECADES = 5  # between ticks of a logarithmic axis
 LEGEND_ROW, LEGEND_COLUMN = 18, 150  # pixels of an entry in a chart's own file
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
@@ -118,7 +118,7 @@ class _Frame:
         y = f"{self.y(value):.1f}"
         return tag("line", *children, x1=MARGIN_LEFT, x2=self.right, y1=y, y2=y, **attributes)
 
-    def svg(self, label: str, x_label: str, marks: Sequence[Html]) -> Html:
+    def svg(self, label: str, x_label: str, marks: Sequence[Html], class_: str | None = None) -> Html:
         """Return the chart: grid and tick labels, the marks, the name of the x axis."""
         grid = []
         for value in self.y_axis.ticks():
@@ -127,7 +127,7 @@ class _Frame:
             grid.append(tag("text", tick(value), **place, text_anchor="end"))
         x_name = tag("text", x_label, x=self.right, y=self.height - 3, text_anchor="end")
         box = f"0 0 {self.width} {self.height}"
-        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label)
+        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label, class_=class_)
 
 
 def line_chart(
@@ -193,7 +193,7 @@ def dot_chart(dots: Sequence[Dot], *, y_label: str, x_label: str) -> Html:
                 tag("text", dot.label, x=f"{x:.1f}", y=y, text_anchor="end", transform=f"rotate(-50 {x:.1f} {y})")
             )
         marks.append(tag("g", *parts))
-    return frame.svg(f"{y_label} by {x_label}", x_label, marks)
+    return frame.svg(f"{y_label} by {x_label}", x_label, marks, class_="wide")
 
 
 def _dot_marks(frame: _Frame, dot: Dot, x: float, step: float) -> list[Html]:

@@ -224,10 +224,13 @@ def results_section(report: EvaluateReport) -> Section | None:
     if not rows:
         return None
     columns = [
-        *map(text_column, ("dataset", "task", "metric", "")),
-        *(Column(title=title) for title in ("value", "languages", "95% interval")),
+        *map(text_column, ("dataset", "task", "metric")),
+        Column(title="value"),
+        text_column(""),
+        *(Column(title=title) for title in ("languages", "95% interval")),
         Column(title="queries", text=count),
     ]
+    results = Table(columns=columns, rows=rows).without_empty_columns()
     notes = [
         note(f"{name}: {count(result['num_bad_images'])} images could not be decoded and are left out.")
         for name, result in report["datasets"].items()
@@ -238,18 +241,18 @@ def results_section(report: EvaluateReport) -> Section | None:
         heading="Results",
         lead="One row per number; a mean over languages where there are several, with its 95% interval where there "
         "is one. The tick in a bar marks chance.",
-        body=join([to_html(Table(columns=columns, rows=rows)), _suite(report.get("suite")), *notes]),
+        body=join([to_html(results), _suite(report.get("suite")), *notes]),
     )
 
 
 def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
-    """Return metric, bar, value, languages, interval, number of queries."""
+    """Return metric, value, bar, languages, interval, number of queries."""
     number, value, bounds, langs = _number(task), headline["value"], headline["interval_95"], headline["languages"]
     bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
     return [
         metric_name(headline["metric"]),
-        small_bar(bar) if task.get("is_share", True) else None,
         number(value),
+        small_bar(bar) if task.get("is_share", True) else None,
         langs[0] if len(langs) == 1 else len(langs),
         interval(bounds, number),
         headline["n"],
@@ -451,9 +454,11 @@ def _shot(image: GalleryImage) -> Html:
 def _answers(lang: str, names: Sequence[Name]) -> Html:
     best, *others = names
     shown = [
-        tag("b", "✓ ", words(name["name"], lang), class_="ok") if name["is_right"] else words(name["name"], lang)
+        tag("b", "✓\N{NO-BREAK SPACE}", words(name["name"], lang), class_="ok")
+        if name["is_right"]
+        else words(name["name"], lang)
         for name in others
     ]
-    mark = "✓ " if best["is_right"] else ""
+    mark = "✓\N{NO-BREAK SPACE}" if best["is_right"] else ""
     first = tag("span", mark, words(best["name"], lang), class_="ok" if best["is_right"] else "no")
     return tag("dt", code(lang)) + tag("dd", first, tag("div", join(shown, " · "), class_="rest"))

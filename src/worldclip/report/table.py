@@ -55,6 +55,12 @@ class Table:
     totals: Collection[int] = ()
     """Rows set apart: sums and means."""
 
+    def without_empty_columns(self) -> Table:
+        """Return the table without columns in which every cell is None."""
+        used = [i for i in range(len(self.columns)) if any(row[i] is not None for row in self.rows)]
+        rows = [[row[i] for i in used] for row in self.rows]
+        return Table(columns=[self.columns[i] for i in used], rows=rows, totals=self.totals)
+
 
 def to_html(table: Table) -> Html:
     """Return a <table> that scrolls sideways on its own."""
