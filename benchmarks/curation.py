@@ -35,12 +35,14 @@ from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import Run
 from worldclip.language import identify as lid
 from worldclip.language.table import from_lid
 from worldclip.match import accounting as tally
 from worldclip.match import counts as count
 from worldclip.match import stage
 from worldclip.match.matcher.matcher import Matcher
+from worldclip.recipe import run_stages, sections_of
 
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results" / "curation.md"
@@ -92,8 +94,9 @@ def write_world(folder: Path, texts: list[str], lists: dict[str, list[str]]) -> 
 def run_ours(folder: Path, recipe: Any) -> None:
     """Match and count every shard on one core."""
     run = folder / "run"
-    work = stage.match_work(recipe, run)
-    for shard in pool.shards(recipe, run):
+    context = Run(dir=run, sections=sections_of(recipe))
+    work = stage.match_work(context)
+    for shard in pool.shards(context):
         stage.match_shard(shard, work=work)
         count.count_shard(shard, run_dir=run, key_lists=())
 
@@ -144,7 +147,8 @@ def build_peer(lists: dict[str, list[str]]) -> Callable[[Path], dict[tuple[str, 
 def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
     """CPU seconds of each part of ours over the whole pool."""
     run = folder / "run"
-    work = stage.match_work(recipe, run)
+    context = Run(dir=run, sections=sections_of(recipe))
+    work = stage.match_work(context)
     spent: collections.Counter[str] = collections.Counter()
 
     def timed(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -153,7 +157,7 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
         spent[name] += time.process_time() - started_at
         return result
 
-    for shard in pool.shards(recipe, run):
+    for shard in pool.shards(context):
         texts = timed("read and decode", pool.read_texts, shard, work.pool)
         lang, *_ = timed("language", stage.identify_languages, texts.text, work)
         timed("entries", stage.match_texts, texts.text, lang, work)
@@ -177,7 +181,7 @@ def measure(folder: Path) -> tuple[dict[str, float], dict[str, float], int, int]
             "balance": {"tail_fraction": 0.06},
         }
     )
-    pool.run(recipe, folder / "run", LocalExecutor(quiet=True))
+    run_stages(recipe, folder / "run", ["pool"], executor=LocalExecutor(quiet=True))
     peer = build_peer(lists)
     run_ours(folder, recipe)  # compiles
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}

@@ -64,9 +64,9 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
     from worldclip.train.loader import Loader
 
     recipe = load_recipe({"pool": {"path": str(folder)}, "balance": {"tail_fraction": 0.1}})
+    context = run_stages(recipe, run_dir, ["pool"], executor=LocalExecutor(quiet=True))
     if not (run_dir / "curate").exists():
-        pool.run(recipe, run_dir, LocalExecutor(quiet=True))
-        for shard in pool.shards(recipe, run_dir):
+        for shard in pool.shards(context):
             index = pool.read_index(run_dir, shard)
             count = len(index)
             texts = pool.read_texts(shard, recipe.pool).text
@@ -75,7 +75,7 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
             artifacts.write_table(run_dir / "curate" / f"{shard.name}.parquet", _table(columns), artifacts.CURATED)
     loader = Loader(
         run_dir,
-        pool.shards(recipe, run_dir),
+        pool.shards(context),
         tokenizer,
         image_size=SIZE,
         global_batch_size=BATCH,

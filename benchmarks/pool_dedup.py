@@ -48,7 +48,7 @@ def ours(folder: Path, out: Path) -> int:
 
     shuffle.num_ranges.__defaults__ = (250_000,)
     recipe = load_recipe({"pool": {"path": str(folder), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
-    return dedup(recipe, out, executor=LocalExecutor(quiet=True))["copies"]
+    return dedup(recipe.pool, out, executor=LocalExecutor(quiet=True))["copies"]
 
 
 def peer(folder: Path, out: Path) -> int:

@@ -31,11 +31,12 @@ from worldclip.config import load_recipe
 from worldclip.core.artifacts import fingerprint, versions, write_text
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
 from worldclip.core.execute.shards import Reports, ShardWork
-from worldclip.core.job import remove_stale
+from worldclip.core.job import Run, remove_stale
 from worldclip.core.settings import to_toml
 from worldclip.match.stage import REASONS, sum_reports
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import list_shards
+from worldclip.recipe import sections_of
 
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 NUM_SHARDS, NUM_TASKS, NUM_LANGUAGES = 4000, 2000, 100
@@ -76,8 +77,14 @@ def measure_stages(folder: Path) -> list[tuple[str, float, float]]:
     recipe = load_recipe({"pool": of_pool, "balance": {"tail_fraction": 0.06}, **sections})
     run, rows = folder / "run", []
     write_text(run / "recipe.toml", to_toml(recipe))
-    for name, stage in (("pool", pool), ("match", match), ("balance", balance), ("curate", curate)):
-        us = cpu_us(functools.partial(stage.run, recipe, run, LocalExecutor(quiet=True)), len(texts))
+    context = Run(dir=run, sections=sections_of(recipe), executor=LocalExecutor(quiet=True))
+    for name, stage in (
+        ("pool", pool.index),
+        ("match", match.match),
+        ("balance", balance.balance),
+        ("curate", curate.curate),
+    ):
+        us = cpu_us(functools.partial(stage, context), len(texts))
         size = sum(path.stat().st_size for path in (run / name).rglob("*.parquet"))
         rows.append((name, us, size / len(texts)))
     return rows

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
+from stages import context
 from toy import write_tar
 from worldclip import pool
 from worldclip.cli import main
@@ -107,10 +108,10 @@ def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -
     reasons = sorted(sample["reason"] for sample in report["match"]["bad"])
     assert len(reasons) == 2
     assert any("uid is N" in reason or "uid is null" in reason for reason in reasons)
-    shard = pool.shards(recipe, tmp_path / "run")[0]
+    shard = pool.shards(context(recipe, tmp_path / "run"))[0]
     kept = artifacts.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", artifacts.CURATED).to_pylist()
     assert [row["text"] for row in kept] == [ROWS[0][1].decode(), ROWS[1][1].decode(), LONG]
-    counts = dedup(recipe, tmp_path / "dedup", executor=LocalExecutor(quiet=True))
+    counts = dedup(recipe.pool, tmp_path / "dedup", executor=LocalExecutor(quiet=True))
     assert (counts["no_identity"], counts["repeated_in_shard"]) == (1, 1)
 
 

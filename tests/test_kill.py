@@ -23,8 +23,8 @@ from pathlib import Path
 from worldclip import balance, curate, match
 from worldclip.core import artifacts
 from worldclip.config import load_recipe
-from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage
+from worldclip.core.job import Run
+from worldclip.recipe import sections_of
 
 run, place, kill_at, when = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 replace, written, hits = os.replace, 0, 0
@@ -42,8 +42,9 @@ def counting_replace(source, target):
 
 os.replace = counting_replace
 recipe = load_recipe(run)
-for name, stage in (("match", match), ("balance", balance), ("curate", curate)):
-    run_stage(stage, name, recipe, run, LocalExecutor(quiet=True))
+context = Run(dir=run, sections=sections_of(recipe))
+for stage in (match.match, balance.balance, curate.curate):
+    stage(context)
 print(written)
 """
 

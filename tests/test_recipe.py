@@ -224,7 +224,7 @@ def test_ctrl_c_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path) 
 
 
 def test_from_and_until_are_checked(toy_world, tmp_path) -> None:
-    with pytest.raises(UserError, match="a stage is one of"):
+    with pytest.raises(UserError, match="unknown stage; stages are"):
         worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="cure")
     with pytest.raises(UserError, match="comes after"):
         worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="match", from_stage="curate")

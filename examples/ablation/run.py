@@ -35,10 +35,9 @@ from worldclip.config import Recipe
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage
-from worldclip.core.settings import to_toml
+from worldclip.core.job import Run
 from worldclip.pool.emoji import LANGS
-from worldclip.recipe import load_stage
+from worldclip.recipe import run_stages, sections_of
 
 WORLD_SEED = 0
 NUM_PAIRS, PAIRS_PER_SHARD = 300_000, 30_000
@@ -143,9 +142,7 @@ class Ablation:
         return folder
 
     def _stages(self, names: Sequence[str], recipe: Recipe, folder: Path) -> None:
-        artifacts.write_text(folder / "recipe.toml", to_toml(recipe))
-        for name in names:
-            run_stage(load_stage(name), name, recipe, folder, self.executor)
+        run_stages(recipe, folder, names, executor=self.executor)
 
     # Training
 
@@ -233,7 +230,7 @@ def link(source: Path, folder: Path, stages: Sequence[str]) -> None:
 
 def write_raw_list(recipe: Recipe, world_dir: Path, run_dir: Path) -> None:
     """RUN/curate of every pair in the pool, also of those that match nothing: the stage lists only what matched."""
-    shards = pool.shards(recipe, run_dir)
+    shards = pool.shards(Run(dir=run_dir, sections=sections_of(recipe)))
     for shard in shards:
         pairs = pq.read_table(world_dir / "pairs" / shard.name)
         table = pa.table(

@@ -1,33 +1,57 @@
-"""The whole recipe, in order.  A stage is a module with run, inputs and relevant_config; this is the only place that
-knows which comes after which.
-"""
+"""The recipe on one screen: eight calls, in the data's order.  `run` walks them; nothing else lists the stages."""
 
 from __future__ import annotations
 
-import importlib
-import os
+import dataclasses
+import functools
+import inspect
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import describe_run, write_json, write_text
-from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor
-from worldclip.core.job import RunLock, Stage, run_stage
+from worldclip.core.job import Run, RunLock
 from worldclip.core.settings import to_toml
 
-STAGES = (
-    "pool",  #      build or index the pairs
-    "metadata",  # 1  WordNets, Wikipedia, word lists -> entries of each language
-    "match",  #     2  text -> language, entries; counts
-    "balance",  #   3  counts -> thresholds -> entry probabilities
-    "curate",  #    4  probabilities -> kept pairs
-    "train",  #     5  kept pairs -> checkpoints
-    "evaluate",  #  6  checkpoint -> results
-    "export",  #    7  checkpoint -> other libraries' formats
-)
+
+def recipe(run: Run) -> None:
+    """Run the stages in order; each skips itself if it is not asked for, or finished and unchanged."""
+    from worldclip import balance, curate, evaluate, export, match, metadata, pool, train
+
+    pool.index(run)  #        pairs: tars, Parquet, JSONL -> where every text and image is
+    metadata.build(run)  #    WordNets, Wikipedia, word lists -> entries of each language
+    match.match(run)  #       text -> language, entries; counts of each entry
+    balance.balance(run)  #   counts -> thresholds, entry probabilities
+    curate.curate(run)  #     probabilities -> kept pairs
+    train.train(run)  #       kept pairs -> checkpoints
+    evaluate.evaluate(run)  # checkpoint -> results
+    export.export(run)  #     checkpoint -> other libraries' formats
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A line of `recipe`."""
+
+    stage: str
+    help: str
+    """What goes in -> what comes out."""
+
+
+@functools.cache
+def steps() -> tuple[Step, ...]:
+    """Return the lines of `recipe` in order: the one list of stages, for the command line and the report."""
+    lines = re.findall(r"^    (\w+)\.\w+\(run\)\s+#\s+(.+)$", inspect.getsource(recipe), re.MULTILINE)
+    return tuple(Step(stage, text) for stage, text in lines)
+
+
+def stage_names() -> tuple[str, ...]:
+    """Return the names of the stages in order."""
+    return tuple(step.stage for step in steps())
 
 
 def run(
@@ -40,97 +64,96 @@ def run(
     executor: Executor | None = None,
     dry_run: bool = False,
 ) -> Path:
-    """Run `recipe` (a TOML file, a run's folder or a Recipe) into the folder `out`, which is returned.
+    """Run a recipe into the folder `out` and return that folder.  Finished and unchanged stages are skipped.
 
-    What is finished and unchanged is skipped.  from_stage: run this stage and all after it anew; until: the last
-    stage to run.  Raises UserError for mistakes in the recipe and StageFailed where shards failed.
+    recipe: a TOML file, the folder of a run, or a Recipe.  from_stage: run this stage and all after it anew.  until:
+    the last stage to run.  Raises UserError for mistakes in the recipe and StageFailed if shards failed.
     """
-    stages = _select(from_stage, until)
-    whole = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    run_dir = run_folder(recipe, out)
+    names = _select(from_stage, until)
+    config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    anew = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
+    return run_stages(
+        config, run_folder(recipe, out), names, anew=anew, executor=executor or LocalExecutor(), dry_run=dry_run
+    ).dir
+
+
+def run_stages(
+    config: Recipe,
+    run_dir: Path,
+    names: Sequence[str],
+    *,
+    executor: Executor,
+    anew: Sequence[str] = (),
+    part: slice | None = None,
+    dry_run: bool = False,
+) -> Run:
+    """Walk `recipe` for some of its stages, under the lock of RUN; return the context with the stages' reports.
+
+    anew: stages whose results are taken back first.  part: work on these shards of one stage alone.
+    """
+    from worldclip.report import write_report
+    from worldclip.train.launch import is_helper_rank
+
+    context = Run(
+        dir=run_dir,
+        sections=sections_of(config),
+        executor=executor,
+        only=frozenset(names),
+        anew=frozenset(anew),
+        part=part,
+        is_dry=dry_run,
+        after_stage=write_report,
+    )
     if dry_run:
-        _print_plan(whole, run_dir, stages, from_stage)
-        return run_dir
-    if is_helper():
-        help_with(stages, whole, run_dir)
-        return run_dir
-    with RunLock(run_dir):
-        write_text(run_dir / "recipe.toml", to_toml(whole))
+        recipe(context)
+        return context
+    if is_helper_rank():  # torchrun started this process for training alone; the first rank does the rest
+        recipe(dataclasses.replace(context, only=context.only and context.only & {"train"}))
+        return context
+    with RunLock(run_dir, is_shared=part is not None):
+        write_text(run_dir / "recipe.toml", to_toml(config))
         write_json(run_dir / "run.json", describe_run())
-        if from_stage:
-            start_anew(run_dir, STAGES[STAGES.index(from_stage) :])
-        for name in stages:
-            if run_stage(load_stage(name), name, whole, run_dir, executor or LocalExecutor()):
-                importlib.import_module("worldclip.report").write_report(run_dir)
-            else:
-                dismiss_helpers(name, whole)
-    return run_dir
+        if anew:
+            start_anew(run_dir, anew)
+        recipe(context)
+    return context
 
 
-def is_helper() -> bool:
-    """Whether torchrun started this process to help with training only: all of its processes but the first."""
-    return int(os.environ.get("RANK", "0")) > 0
+def sections_of(config: Recipe) -> dict[str, object]:
+    """Return section -> its config."""
+    return {section.name: getattr(config, section.name) for section in dataclasses.fields(config)}
 
 
-def help_with(stages: Sequence[str], recipe: Recipe, run_dir: Path) -> None:
-    """A helper's whole work: it waits until the first process trains, and trains with it."""
-    if "train" in stages:
-        importlib.import_module("worldclip.train").help_train(recipe, run_dir)
-
-
-def dismiss_helpers(stage: str, recipe: Recipe) -> None:
-    """Where training was finished already, nobody needs to wait for it."""
-    if stage == "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        importlib.import_module("worldclip.train").dismiss(recipe)
-
-
-def load_stage(name: str) -> Stage:
-    return importlib.import_module(f"worldclip.{name}")
-
-
-def run_folder(recipe: str | Path | Recipe, out: str | Path | None) -> Path:
-    """`out`, else the run's own folder, else runs/<name of the recipe>."""
+def run_folder(source: str | Path | Recipe, out: str | Path | None) -> Path:
+    """Return `out`, else the folder that `source` is, else runs/<name of the recipe>."""
     if out is not None:
         return Path(out)
-    if isinstance(recipe, Recipe):
-        raise UserError("out is not given; name the folder that the run goes into")
-    path = Path(recipe)
+    if isinstance(source, Recipe):
+        raise UserError("out is not set; name the folder of the run")
+    path = Path(source)
     return path if path.is_dir() else Path("runs") / path.stem
 
 
 def start_anew(run_dir: Path, stages: Sequence[str]) -> None:
-    """Take back the manifests of `stages`; the first one, asked for by name, loses its folder."""
+    """Take back the manifests of `stages`.  The first one, asked for by name, and train lose their folders."""
     for stage in stages:
         (run_dir / stage / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(run_dir / stages[0], ignore_errors=True)
-    if "train" in stages:
-        shutil.rmtree(run_dir / "train", ignore_errors=True)
+    for stage in {stages[0], "train"} & set(stages):
+        shutil.rmtree(run_dir / stage, ignore_errors=True)
 
 
 def _select(from_stage: str | None, until: str | None) -> Sequence[str]:
-    problems = [
-        f"--{flag} is {stage!r}; a stage is one of {', '.join(STAGES)}"
-        for flag, stage in (("from", from_stage), ("until", until))
-        if stage is not None and stage not in STAGES
-    ]
-    if not problems and from_stage and until and STAGES.index(from_stage) > STAGES.index(until):
-        problems.append(f"--from {from_stage} comes after --until {until}; the order is {', '.join(STAGES)}")
+    """Return the stages up to `until`.  Raises UserError for unknown names and a wrong order."""
+    names = stage_names()
+    problems = list(_unknown_stages({"from": from_stage, "until": until}))
+    if not problems and from_stage and until and names.index(from_stage) > names.index(until):
+        problems.append(f"--from {from_stage} comes after --until {until}; the order is {', '.join(names)}")
     if problems:
         raise UserError(problems)
-    return STAGES[: STAGES.index(until) + 1] if until else STAGES
+    return names[: names.index(until) + 1] if until else names
 
 
-def _print_plan(recipe: Recipe, run_dir: Path, stages: Sequence[str], from_stage: str | None) -> None:
-    from worldclip.core.job import why_run
-
-    forced = STAGES[STAGES.index(from_stage) :] if from_stage else ()
-    stale = False
-    for name in stages:
-        reason = "asked for by --from" if name in forced else None
-        if reason is None:
-            reason = "a stage above it runs" if stale else why_run(load_stage(name), name, recipe, run_dir)
-        stale = stale or reason is not None
-        say(name, f"would run: {reason}" if reason else "is finished and unchanged")
-        if name == "train" and reason:
-            for line in importlib.import_module("worldclip.train.budget").plan(recipe, run_dir):
-                say(name, line)
+def _unknown_stages(flags: dict[str, str | None]) -> Iterable[str]:
+    for flag, stage in flags.items():
+        if stage is not None and stage not in stage_names():
+            yield f"--{flag} {stage!r}: unknown stage; stages are {', '.join(stage_names())}"

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages import finish
 from worldclip import balance
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import choose_thresholds, find_warnings, head_tail_curve
@@ -22,6 +23,7 @@ from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.language.entry_lists import EntryLists
 
 COUNTS = st.lists(st.integers(0, 10**6), min_size=1, max_size=60)
 
@@ -136,7 +138,7 @@ POOL = counts_of(en=[1, 3, 6, 90], sw=[0, 2, 8, 10], zh=[0, 0])
 
 
 def thresholds(counts=POOL, isolate="language", **values):
-    return choose_thresholds(counts, BalanceConfig(**values), isolate)
+    return choose_thresholds(counts, BalanceConfig(**values), EntryLists(isolate))
 
 
 def test_english_keeps_its_threshold_and_carries_its_share():
@@ -174,9 +176,11 @@ def test_a_table_must_name_every_list_with_matches():
 
 def test_a_threshold_that_no_english_entry_reaches_is_warned_of():
     config = BalanceConfig(english_threshold=91)
-    assert ["the largest has 90 matches" in text for text in find_warnings(POOL, config, "language")] == [True]
-    assert find_warnings(POOL, BalanceConfig(english_threshold=90), "language") == []
-    assert find_warnings(POOL, BalanceConfig(tail_fraction=0.1), "language") == []
+    assert ["the largest has 90 matches" in text for text in find_warnings(POOL, config, EntryLists("language"))] == [
+        True
+    ]
+    assert find_warnings(POOL, BalanceConfig(english_threshold=90), EntryLists("language")) == []
+    assert find_warnings(POOL, BalanceConfig(tail_fraction=0.1), EntryLists("language")) == []
 
 
 def test_the_curve_begins_at_the_head_and_ends_at_the_rarest_matched_entry():
@@ -229,7 +233,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_stage_writes_thresholds_and_probabilities(run):
-    report = balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    report = finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
     record = artifacts.read_json(run / "balance" / "thresholds.json")
     assert record["english_threshold"] == 6
     assert record["tail_fraction"] == 0.5
@@ -256,12 +260,12 @@ def test_the_stage_writes_thresholds_and_probabilities(run):
 
 
 def test_a_written_thresholds_json_serves_as_a_table(run):
-    balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
     before = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
     path = run / "kept.json"
     (run / "balance" / "thresholds.json").rename(path)
     recipe = load_recipe({"pool": {"path": "none"}, "balance": {"rule": "table", "thresholds": str(path)}})
-    balance.run(recipe, run, LocalExecutor(quiet=True))
+    finish("balance", recipe, run, LocalExecutor(quiet=True))
     assert artifacts.read_json(run / "balance" / "thresholds.json")["lists"] == before
 
 
@@ -272,13 +276,13 @@ def test_a_file_that_is_no_table_of_thresholds_is_named(run, content):
         path.write_text(content)
     recipe = load_recipe({"pool": {"path": "none"}, "balance": {"rule": "table", "thresholds": str(path)}})
     with pytest.raises(UserError, match=r"balance\.thresholds is .*wrong\.json"):
-        balance.run(recipe, run, LocalExecutor(quiet=True))
+        finish("balance", recipe, run, LocalExecutor(quiet=True))
 
 
 def test_lists_of_languages_no_longer_there_leave_no_file(run):
     (run / "balance").mkdir()
     (run / "balance" / "fr.npy").write_bytes(b"old")
-    balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
     assert sorted(path.name for path in (run / "balance").iterdir()) == sorted(
         ["counts", "en.npy", "manifest.json", "report.json", "sw.npy", "thresholds.json", "zh.npy"]
     )
@@ -340,4 +344,4 @@ def test_files_that_a_shared_folder_does_not_show_yet_are_missed(run):
     manifest = artifacts.read_json(run / "match" / "manifest.json")
     artifacts.write_json(run / "match" / "manifest.json", {**manifest, "counts": {"shards": 4}})
     with pytest.raises(UserError, match="shows 3 files, match wrote 4"):
-        balance.run(load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+        finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))

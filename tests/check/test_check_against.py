@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from test_check_stage import encode, photograph, sample, write_tar
 
-from worldclip.check import against, check, load_config, load_pool
+from worldclip.check import against, check, load_config
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.pool import open_pool
 
 QUIET = LocalExecutor(quiet=True)
 
@@ -44,7 +45,7 @@ def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str,
     """{key: (rule, image of the evaluation set)} of what was removed."""
     path = world / "recipe.toml"
     path.write_text(f"[pool]\npath = {json.dumps(str(world / 'pool'))}\n{recipe}", encoding="utf-8")
-    check(load_pool(path), world / "out", load_config(config), executor=QUIET)
+    check(open_pool(path), world / "out", load_config(config), executor=QUIET)
     rows = pq.read_table(world / "out" / "removed.parquet").to_pylist()
     return {row["key"]: (row["rule"], row["other_key"]) for row in rows}
 
@@ -58,7 +59,7 @@ def test_a_data_set_of_the_recipe_is_searched_by_name(world: Path, monkeypatch: 
     page = (world / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 2 * 3, "each removed image beside the evaluation image"
     cells = re.sub(r"<tr[^>]*>|<t[dh][^>]*>", "", page)
-    assert "pets</td>data set of evaluate</td>3</td>3</td>3</td></tr>" in cells
+    assert "pets</td>dataset of evaluate</td>3</td>3</td>3</td></tr>" in cells
 
 
 def test_a_data_set_of_the_catalog_is_found_below_data_and_its_train_images_do_not_count(world: Path) -> None:

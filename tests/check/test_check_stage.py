@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from stages import context
 from toy import write_tar
 from worldclip.check import CheckConfig, check, hash_images, load_config
 from worldclip.check import images as looking
@@ -269,7 +270,7 @@ def test_written_tars_hold_the_valid_pairs_with_their_texts_in_place(pool: Path)
 
     recipe = Recipe(pool=PoolConfig(path=str(pool / "out" / "pairs")))
     found: dict[str, list[str | None]] = {}
-    for shard in pools.shards(recipe, pool):
+    for shard in pools.shards(context(recipe, pool)):
         texts = pools.read_texts(shard, recipe.pool)
         for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
             found.setdefault(key, []).append(text)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from stages import context
 from toy import markdown_rows, write_tar
 from worldclip import curate, pool
 from worldclip.core import artifacts, coin
@@ -305,7 +306,7 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
     recipe = make_recipe(run / "curate" / "tars", pool={"key": "json:key", "texts": ["json:texts"]})
     found: dict[str, list[str]] = {}
     numbers = []
-    for shard in pool.shards(recipe, run):
+    for shard in pool.shards(context(recipe, run)):
         texts = pool.read_texts(shard, recipe.pool)
         for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
             found.setdefault(key, []).append(text)

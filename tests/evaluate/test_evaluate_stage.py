@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from stages import finish, why_run
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import changed_keys, why_run
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model import load as model_load
@@ -45,7 +45,7 @@ def recipe_of(run_dir, **evaluate_config):
 
 
 def run(recipe, run_dir):
-    return evaluate.run(recipe, run_dir, LocalExecutor())
+    return finish("evaluate", recipe, run_dir, LocalExecutor())
 
 
 def test_stage_writes_records_table_and_report(run_dir):
@@ -65,11 +65,11 @@ def test_stage_writes_records_table_and_report(run_dir):
 def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_dir):
     recipe = recipe_of(run_dir)
     run(recipe, run_dir)
-    assert why_run(evaluate, "evaluate", recipe, run_dir) is None
-    assert why_run(evaluate, "evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
-    assert "evaluate.captions" in why_run(evaluate, "evaluate", recipe_of(run_dir, captions="first_caption"), run_dir)
+    assert why_run("evaluate", recipe, run_dir) is None
+    assert why_run("evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
+    assert "evaluate.captions" in why_run("evaluate", recipe_of(run_dir, captions="first_caption"), run_dir)
     (run_dir.parent / "mini" / "images" / "cat.png").write_bytes(b"owl")
-    assert "mini" in why_run(evaluate, "evaluate", recipe, run_dir)
+    assert "mini" in why_run("evaluate", recipe, run_dir)
     write_checkpoint(run_dir, 20)
     run(recipe, run_dir)
     assert "step_000000020" in (run_dir / "evaluate" / "results.jsonl").read_text()
@@ -98,8 +98,7 @@ def test_run_without_checkpoint_is_an_error_that_names_train(tmp_path):
 def test_stage_without_datasets_finishes(run_dir):
     recipe = recipe_of(run_dir, datasets=[])
     run(recipe, run_dir)
-    assert why_run(evaluate, "evaluate", recipe, run_dir) is None
-    assert changed_keys(evaluate.relevant_config(recipe), evaluate.relevant_config(recipe)) == []
+    assert why_run("evaluate", recipe, run_dir) is None
 
 
 def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path):

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 import worldclip
+from stages import finish, job_of
 from toy import markdown_rows
 from worldclip import export
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
+from worldclip.core.artifacts import write_text
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.settings import to_toml
 from worldclip.export import ExportConfig
 from worldclip.export import model_card as card
 from worldclip.model import sample_inputs
@@ -61,7 +64,7 @@ def run_dir(trained, tmp_path) -> Path:
 
 
 def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_dir):
-    report = export.run(recipe(), run_dir, LocalExecutor())
+    report = finish("export", recipe(), run_dir, LocalExecutor())
     folder = run_dir / "export" / "huggingface"
     assert report["formats"]["huggingface"]["max_difference"] <= sample_inputs.TOLERANCE
     assert not (folder / "trainer").exists()
@@ -69,11 +72,12 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     features = worldclip.load(folder, device="cpu").encode_text(texts)
     np.testing.assert_array_equal(features, worldclip.load(run_dir, device="cpu").encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["inputs"] == export.inputs(recipe(), run_dir)
+    assert manifest["inputs"] == job_of("export", recipe(), run_dir).inputs
 
 
 def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
-    facts = card.of_run(recipe(), run_dir, run_dir / "train" / "step_000000009")
+    write_text(run_dir / "recipe.toml", to_toml(recipe()))
+    facts = card.of_run(run_dir, run_dir / "train" / "step_000000009")
     text = card.render(facts, "huggingface", {"max_difference": 1e-7})
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert "- zh" in front.splitlines()
@@ -88,7 +92,7 @@ def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
 
 @pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])
 def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, run_dir, monkeypatch):
-    export.run(recipe(formats=[name]), run_dir, LocalExecutor())
+    finish("export", recipe(formats=[name]), run_dir, LocalExecutor())
     before = (run_dir / "export" / name / "README.md").read_bytes()
     # an unchanged Hugging Face checkpoint is copied
     module, function = (huggingface_folder, "copy") if name == "huggingface" else (WRITERS[name], "write")
@@ -107,14 +111,14 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
 
     monkeypatch.setattr(module, function, spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
-        export.run(recipe(formats=[name]), run_dir, LocalExecutor())
+        finish("export", recipe(formats=[name]), run_dir, LocalExecutor())
     assert (run_dir / "export" / name / "README.md").read_bytes() == before
     assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == [name]
 
 
 def test_run_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="run first: worldclip train"):
-        export.run(recipe(), tmp_path, LocalExecutor())
+        finish("export", recipe(), tmp_path, LocalExecutor())
 
 
 def test_all_problems_of_the_configuration_are_listed(tmp_path):
@@ -131,7 +135,7 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
     artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), artifacts.MATCH_TEXTS)
-    report = export.run(recipe(languages=["en"]), run_dir, LocalExecutor())
+    report = finish("export", recipe(languages=["en"]), run_dir, LocalExecutor())
     assert report["vocabulary"]["texts_proven"] == 1
     whole, small = (
         worldclip.load(run_dir / name, device="cpu") for name in ("train/step_000000009", "export/huggingface")
@@ -139,14 +143,14 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     np.testing.assert_allclose(small.encode_text("a red apple"), whole.encode_text("a red apple"), atol=1e-6)
     assert small.tokenizer.vocab_size == report["vocabulary"]["rows_after"] < whole.tokenizer.vocab_size
     assert (small.tokenizer.encode(["红苹果"]).ids == small.tokenizer.hf.unk_token_id).any()
-    assert export.inputs(recipe(languages=["en"]), run_dir)["corpus"]
+    assert job_of("export", recipe(languages=["en"]), run_dir).inputs["corpus"]
 
 
 def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_dir):
     import torch
     from transformers import MetaClip2VisionModel
 
-    report = export.run(recipe(tower="vision"), run_dir, LocalExecutor())
+    report = finish("export", recipe(tower="vision"), run_dir, LocalExecutor())
     assert list(report["formats"]) == ["vision"]
     tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "vision").eval()
     pixels = torch.randn(2, 3, 32, 32)

@@ -14,6 +14,7 @@ from worldclip.balance.stage import head_tail_curve, thresholds_record
 from worldclip.core.artifacts import write_json, write_text
 from worldclip.curate.entry_counts import sampled_curve
 from worldclip.evaluate.report import task_result
+from worldclip.language.entry_lists import EntryLists
 
 CLASSIFICATION = "zeroshot_classification"
 LANGS = ["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"]
@@ -117,7 +118,7 @@ def _balance(random: np.random.Generator) -> dict[str, Any]:
         for lang in LANGS
     }
     curves = {lang: head_tail_curve(counts[lang], thresholds[lang]) for lang in LANGS}
-    table = thresholds_record(counts, thresholds, BalanceConfig(tail_fraction=0.1), "language")
+    table = thresholds_record(counts, thresholds, BalanceConfig(tail_fraction=0.1), EntryLists("language"))
     return {**table, "warnings": ["made up <numbers>"], "curves": curves, "top_entries": top}
 
 

@@ -160,19 +160,15 @@ def train(folder: Path) -> None:
 
     import torch
 
-    from worldclip import recipe
+    from stages import context
     from worldclip.config import load_recipe
     from worldclip.core.errors import UserError
-    from worldclip.core.execute import LocalExecutor
-    from worldclip.train import stage as train
+    from worldclip.train import train as run_training
 
     torch.set_num_threads(1)
     whole = load_recipe(json.loads((folder / "recipe.json").read_text()))
     try:
-        if recipe.is_helper():
-            recipe.help_with(["train"], whole, folder / "run")
-        else:
-            train.run(whole, folder / "run", LocalExecutor(quiet=True))
+        run_training(context(whole, folder / "run"))
     except UserError as error:
         sys.exit(str(error))
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from stages import finish
 from toy import write_tar
-from worldclip import balance, curate, match, pool
+from worldclip import match
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts, coin
-from worldclip.core.execute import Executor, LocalExecutor
+from worldclip.core.execute import Executor
 from worldclip.language import table as languages
 from worldclip.match.matcher.matcher import Matcher
 
@@ -120,10 +121,8 @@ def run_stages(recipe: Recipe, run: Path, executor: Executor | None = None, stag
     """The real stages, as recipe.py runs them; the reports by stage."""
     from worldclip.core.settings import to_toml
 
-    executor = executor or LocalExecutor(quiet=True)
     artifacts.write_text(run / "recipe.toml", to_toml(recipe))
-    modules = {"pool": pool, "match": match, "balance": balance, "curate": curate}
-    return {name: modules[name].run(recipe, run, executor) for name in stages.split()}
+    return {name: finish(name, recipe, run, executor) for name in stages.split()}
 
 
 # the plain recipe

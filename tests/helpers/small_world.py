@@ -118,13 +118,14 @@ import torch
 torch.set_num_threads(1)
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
-from worldclip.train import stage as train
+from worldclip.core.job import Run
+from worldclip.recipe import sections_of
+from worldclip.train import train
 
 if __name__ == "__main__":
     recipe = load_recipe(json.loads(sys.argv[2]))
     try:
-        train.run(recipe, Path(sys.argv[1]), LocalExecutor())
+        train(Run(dir=Path(sys.argv[1]), sections=sections_of(recipe)))
     except UserError as error:
         sys.exit(str(error))
 """

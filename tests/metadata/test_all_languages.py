@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages import finish
 from worldclip import metadata
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
@@ -87,7 +88,7 @@ def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_p
     recipe = load_recipe(
         {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "metadata": {**config, "overrides": shares}},
     )
-    lists = metadata.run(recipe, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
+    lists = finish("metadata", recipe, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
     assert set(lists) == {language.code for language in languages.all_languages()}
     assert len(lists) == 327
     for lang, found in lists.items():

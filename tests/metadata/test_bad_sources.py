@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages import finish
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import StageFailed
@@ -97,13 +98,13 @@ def check(folder: Path, made: Recipe, message: str, repair: Callable[[], object]
     """Fails for Swahili alone with the message; after the repair only Swahili is built.  Returns its entries."""
     run_dir = folder / "run"
     with pytest.raises(StageFailed, match=message) as caught:
-        metadata.run(made, run_dir, QUIET)
+        finish("metadata", made, run_dir, QUIET)
     assert list(caught.value.failures) == ["sw"]
     assert not (run_dir / "metadata/manifest.json").exists()
     assert not (run_dir / "metadata/sw.parquet").exists()
     before = (run_dir / "metadata/de.parquet").stat().st_mtime_ns
     repair()
-    metadata.run(made, run_dir, QUIET)
+    finish("metadata", made, run_dir, QUIET)
     assert (run_dir / "metadata/de.parquet").stat().st_mtime_ns == before
     assert metadata.read_entries(run_dir, "de")["entry"].to_pylist() == ["Katze"]
     return metadata.read_entries(run_dir, "sw")["entry"].to_pylist()
@@ -128,7 +129,7 @@ def test_bad_page_view_lines_are_counted_and_the_rest_is_read(tmp_path: Path) ->
     (tmp_path / "de.txt").write_text("Katze\n")
     (tmp_path / "x.parquet").write_bytes(parquet("text", ["simba"]))
     made = recipe(tmp_path, "wikipedia", tmp_path / "x.parquet", pageviews=str(tmp_path / "views"))
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     assert metadata.read_entries(tmp_path / "run", "sw")["entry"].to_pylist() == ["simba", "Simba", "Paka"]
     done = (tmp_path / "run/metadata/done/views/pageviews-1.gz.json").read_text()
     assert '"fields": 3' in done
@@ -160,11 +161,11 @@ def test_full_disk_while_writing_counts_stops_stage_and_keeps_finished_work(
 
     monkeypatch.setattr(ngrams.BigramWriter, "__init__", open_on_a_full_disk)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        metadata.run(made, tmp_path / "run", QUIET)
+        finish("metadata", made, tmp_path / "run", QUIET)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
     counted = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/metadata/ngrams/de").rglob("*.npy")}
     assert counted
     monkeypatch.undo()
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     assert {path: path.stat().st_mtime_ns for path in counted} == counted
     assert metadata.read_entries(tmp_path / "run", "sw")["entry"].to_pylist() == ["neno"]

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages import finish, run_stage
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage
 from worldclip.metadata import ngrams
 from worldclip.metadata.config import WikipediaRules
 from worldclip.metadata.sources.wikipedia import read_articles
@@ -81,7 +81,7 @@ def test_order_is_unigrams_by_count_bigrams_by_pmi_titles_by_views(tmp_path: Pat
     write_dump(tmp_path / "dumps" / "sw" / "swwiki-pages-articles1.xml.bz2", SWAHILI[:2])
     write_dump(tmp_path / "dumps" / "sw" / "swwiki-pages-articles2.xml.bz2", SWAHILI[2:])
     write_views(tmp_path / "dumps" / "pageviews", "sw Paka 5 0, sw Duma 9 0", "sw.m Chui_wa_Bara 3 0, sw.b Kitabu 99 0")
-    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps"), bigram_min_count=5), tmp_path / "run", QUIET)
+    finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps"), bigram_min_count=5), tmp_path / "run", QUIET)
     unigrams = entries(tmp_path / "run", "sw", "unigram")
     expected = {"mnyama": 14, "ni": 14, "Paka": 9, "Simba": 6, "mkubwa": 6}
     assert list(unigrams.items())[:5] == list(expected.items())
@@ -100,10 +100,10 @@ def test_shares_are_rounded_up_and_caps_count_only_new_entries(tmp_path: Path):
         "wordnets": {"sw": str(tmp_path / "wn.tab")},
         "wikipedia": {"sw": str(dump)},
     }
-    metadata.run(recipe("sw", **values, max_unigrams=3), tmp_path / "cap", QUIET)
+    finish("metadata", recipe("sw", **values, max_unigrams=3), tmp_path / "cap", QUIET)
     assert list(entries(tmp_path / "cap", "sw", "unigram")) == ["mbwa", "simba", "a"]
     assert list(entries(tmp_path / "cap", "sw", "bigram")) == ["mbwa simba", "ni paka"]  # 0.4 x 3, rounded up
-    metadata.run(recipe("sw", **{**values, "unigram_top_fraction": 0.21}), tmp_path / "share", QUIET)
+    finish("metadata", recipe("sw", **{**values, "unigram_top_fraction": 0.21}), tmp_path / "share", QUIET)
     assert list(entries(tmp_path / "share", "sw", "unigram")) == ["mbwa"]  # 3 of 10: mbwa, ni, paka
 
 
@@ -119,7 +119,7 @@ def test_bigrams_that_are_entries_already_do_not_count_towards_cap(tmp_path: Pat
         wikipedia={"sw": str(dump)},
         max_bigrams=7,
     )
-    metadata.run(config, tmp_path / "run", QUIET)
+    finish("metadata", config, tmp_path / "run", QUIET)
     assert list(entries(tmp_path / "run", "sw", "bigram")) == names[250:257]
 
 
@@ -127,7 +127,7 @@ def test_rule_pmi_takes_bigrams_above_threshold(tmp_path: Path):
     dump = write_parquet(tmp_path / "a.parquet", ["a b a b a", "a b c"])  # PMI of ab 1.0, bc log2(8/3) = 1.41
     for least, expected in ((1.0, ["b c"]), (0.99, ["b c", "a b"])):
         config = recipe("sw", wikipedia={"sw": str(dump)}, bigram_rule="pmi", bigram_min_pmi=least)
-        metadata.run(config, tmp_path / f"run{least}", QUIET)
+        finish("metadata", config, tmp_path / f"run{least}", QUIET)
         assert list(entries(tmp_path / f"run{least}", "sw", "bigram")) == expected
 
 
@@ -136,11 +136,11 @@ def test_english_v1_uses_counts(tmp_path: Path):
     views = write_views(tmp_path / "views", "en Cat 60 0, en Dog 20 0, en.m Cat 99 0", "en Cat 9 0, en Dog 80 0")
     values = {"wikipedia": {"en": str(dump)}, "pageviews": str(views), "unigram_top_fraction": 0.1}
     v1 = {"english_min_unigram_count": 3, "bigram_min_pmi": 1.0, "english_min_title_views": 70}
-    metadata.run(recipe("en", **values, **v1), tmp_path / "v1", QUIET)
+    finish("metadata", recipe("en", **values, **v1), tmp_path / "v1", QUIET)
     assert list(entries(tmp_path / "v1", "en", "unigram").items()) == [("a", 4), ("b", 3)]
     assert list(entries(tmp_path / "v1", "en", "bigram")) == ["b c", "a b"]  # PMI reaches 1.0
     assert entries(tmp_path / "v1", "en", "title") == {"Dog": 80}  # Cat has 60 in hours of 50 views
-    metadata.run(recipe("en", **values, english_rule="as_others"), tmp_path / "others", QUIET)
+    finish("metadata", recipe("en", **values, english_rule="as_others"), tmp_path / "others", QUIET)
     assert list(entries(tmp_path / "others", "en", "unigram")) == ["a"]
     assert entries(tmp_path / "others", "en", "title") == {"Cat": 168, "Dog": 100}
 
@@ -149,7 +149,7 @@ def test_wikipedias_of_one_language_are_joined_source_by_source(tmp_path: Path):
     zh = write_parquet(tmp_path / "zh.parquet", ["我喜欢北京。" * 5])
     yue = write_parquet(tmp_path / "yue.parquet", ["香港。" * 5 + "澳門"])
     config = recipe("zh", wikipedia={"zh": str(zh), "zh_yue": str(yue)}, unigram_top_fraction=0.5)
-    metadata.run(config, tmp_path / "run", QUIET)
+    finish("metadata", config, tmp_path / "run", QUIET)
     assert list(entries(tmp_path / "run", "zh", "unigram")) == ["北京", "喜欢", "香港"]
     assert list(entries(tmp_path / "run", "zh", "bigram")) == ["喜欢北京"]
 
@@ -157,7 +157,7 @@ def test_wikipedias_of_one_language_are_joined_source_by_source(tmp_path: Path):
 def test_other_is_union_of_wikipedias_without_label(tmp_path: Path):
     files = {wiki: write_parquet(tmp_path / wiki / "a.parquet", [f"neno{wiki} neno"]) for wiki in ("ab", "ace", "sw")}
     config = recipe("other", wikipedia={wiki: str(path) for wiki, path in files.items()})
-    metadata.run(config, tmp_path / "run", QUIET)
+    finish("metadata", config, tmp_path / "run", QUIET)
     assert list(entries(tmp_path / "run", "other", "unigram")) == ["neno", "nenoab", "nenoace"]
 
 
@@ -174,18 +174,18 @@ def test_namespaces_come_from_siteinfo_or_dump(where: str, tmp_path: Path):
         (folder / "swwiki-20240101-siteinfo-namespaces.json").write_text(json.dumps(site))
     write_views(tmp_path / "dumps" / "pageviews", "sw Picha:Paka.jpg 5 0, sw Terminator_2:_Hukumu 4 0, sw Paka 3 0")
     rule = "colon" if where == "rule" else "namespaces"
-    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps"), title_rule=rule), tmp_path / "run", QUIET)
+    finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps"), title_rule=rule), tmp_path / "run", QUIET)
     articles = ["Paka"] if where in ("unknown", "rule") else ["Terminator 2: Hukumu", "Paka"]
     assert list(entries(tmp_path / "run", "sw", "title")) == articles
     titles_alone = recipe("sw", dumps=str(tmp_path / "dumps"), title_rule=rule, sources=["title"])
-    metadata.run(titles_alone, tmp_path / "titles", QUIET)
+    finish("metadata", titles_alone, tmp_path / "titles", QUIET)
     assert list(entries(tmp_path / "titles", "sw", "title")) == articles
 
 
 def test_manifest_names_every_file_with_its_licence(tmp_path: Path):
     write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno"])
     write_views(tmp_path / "dumps" / "pageviews", "sw Paka 3 0", "sw Simba 3 0")
-    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     manifest = read_manifest(tmp_path / "run" / "metadata")
     assert manifest is not None
     (text, views) = manifest["sources"]["sw"]
@@ -206,15 +206,15 @@ def test_changed_cap_or_new_language_recounts_nothing(tmp_path: Path):
     for wiki in ("sw", "yo"):
         write_parquet(tmp_path / "dumps" / wiki / "a.parquet", ["neno moja mbili"])
     values = {"dumps": str(tmp_path / "dumps"), "sources": ["unigram"]}
-    assert run_stage(metadata, "metadata", recipe("sw", **values), tmp_path / "run", QUIET)
+    assert run_stage("metadata", recipe("sw", **values), tmp_path / "run", QUIET)
     first = run_files(tmp_path / "run")
-    assert run_stage(metadata, "metadata", recipe("sw", "yo", **values, max_unigrams=2), tmp_path / "run", QUIET)
+    assert run_stage("metadata", recipe("sw", "yo", **values, max_unigrams=2), tmp_path / "run", QUIET)
     second = run_files(tmp_path / "run")
     assert len(entries(tmp_path / "run", "sw", "unigram")) == 2
     assert {name: second[name] for name in first} == first
     assert len(second) == 2 * len(first)
-    assert not run_stage(metadata, "metadata", recipe("sw", "yo", **values, max_unigrams=2), tmp_path / "run", QUIET)
-    assert run_stage(metadata, "metadata", recipe("yo", **values), tmp_path / "run", QUIET)
+    assert not run_stage("metadata", recipe("sw", "yo", **values, max_unigrams=2), tmp_path / "run", QUIET)
+    assert run_stage("metadata", recipe("yo", **values), tmp_path / "run", QUIET)
     assert {name.split("/")[1] for name in run_files(tmp_path / "run")} == {"yo"}
 
 
@@ -226,12 +226,12 @@ def test_bad_dump_fails_its_language_and_second_run_counts_only_that_file(tmp_pa
     bad.write_bytes(whole[:-9])
     config = recipe("sw", "yo", dumps=str(tmp_path / "dumps"))
     with pytest.raises(StageFailed, match=r"sw: .*2\.xml\.bz2: compressed data ends in the middle"):
-        metadata.run(config, tmp_path / "run", QUIET)
+        finish("metadata", config, tmp_path / "run", QUIET)
     assert (tmp_path / "run" / "metadata" / "yo.parquet").exists()
     assert not (tmp_path / "run" / "metadata" / "sw.parquet").exists()
     first = run_files(tmp_path / "run")
     bad.write_bytes(whole)
-    metadata.run(config, tmp_path / "run", QUIET)
+    finish("metadata", config, tmp_path / "run", QUIET)
     second = run_files(tmp_path / "run")
     assert all(second[name] == written for name, written in first.items() if good.name in name)
     assert entries(tmp_path / "run", "sw", "unigram")["mnyama"] == 28
@@ -242,9 +242,9 @@ def test_bad_page_view_file_fails_its_dependents(tmp_path: Path):
     views = write_views(tmp_path / "dumps" / "pageviews", "sw Paka 3 0")
     (views / "pageviews-x.gz").write_bytes(b"<html>")
     with pytest.raises(StageFailed, match=r"sw: .*pageviews-x\.gz"):
-        metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+        finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     (views / "pageviews-x.gz").unlink()
-    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     assert list(entries(tmp_path / "run", "sw", "title")) == ["Paka"]
 
 
@@ -261,9 +261,9 @@ def test_several_dumps_of_one_wikipedia_are_refused(names: tuple[str, str], tmp_
     for name in names:
         write_dump(tmp_path / "dumps" / "sw" / name, SWAHILI)
     with pytest.raises(UserError, match="several dumps of the Wikipedia sw, whose articles would count twice"):
-        metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+        finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     (tmp_path / "dumps" / "sw" / names[0]).unlink()
-    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     assert entries(tmp_path / "run", "sw", "unigram")["mnyama"] == 14
 
 
@@ -271,14 +271,14 @@ def test_parts_of_dump_and_own_corpus_are_all_counted(tmp_path: Path):
     for number in (1, 2):
         write_dump(tmp_path / f"dumps/sw/swwiki-20240101-pages-articles{number}.xml-p{number}p9.bz2", SWAHILI)
     write_parquet(tmp_path / "dumps/sw/more.parquet", ["mnyama"])
-    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     assert entries(tmp_path / "run", "sw", "unigram")["mnyama"] == 2 * 14 + 1
 
 
 def test_wikipedia_without_words_fails_its_language(tmp_path: Path):
     write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["...", ""])
     with pytest.raises(StageFailed, match="no entry of sw from any source"):
-        metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+        finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
 
 
 def test_full_disk_stops_stage_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -288,9 +288,9 @@ def test_full_disk_stops_stage_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     write_parquet(tmp_path / "dumps" / "sw" / "a.parquet", ["neno moja"])
     monkeypatch.setattr(ngrams.counter, "write_words", is_full)
     with pytest.raises(OSError, match="No space left"):
-        metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+        finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     monkeypatch.undo()
-    metadata.run(recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
+    finish("metadata", recipe("sw", dumps=str(tmp_path / "dumps")), tmp_path / "run", QUIET)
     assert list(entries(tmp_path / "run", "sw", "unigram")) == ["moja", "neno"]
 
 
@@ -306,12 +306,12 @@ def test_config_problems_are_reported_together(tmp_path: Path):
     keys = ("wikipedia.xx", "wikipedia.sw", "pageviews", "overrides.title_top_fraction", "overrides.bigram_min_count")
     assert all(f"metadata.{key}" in str(caught.value) for key in keys)
     with pytest.raises(UserError, match=r"metadata\.dumps = .*worldclip fetch metadata"):
-        metadata.run(recipe("sw", dumps=str(tmp_path / "none")), tmp_path / "run", QUIET)
+        finish("metadata", recipe("sw", dumps=str(tmp_path / "none")), tmp_path / "run", QUIET)
     for folder in ("a", "b"):
         write_parquet(tmp_path / folder / "x.parquet", ["neno"])
     config = recipe("sw", wikipedia={"sw": str(tmp_path / "*" / "x.parquet")})
     with pytest.raises(UserError, match=r"matches x\.parquet in more than one folder"):
-        metadata.run(config, tmp_path / "run", QUIET)
+        finish("metadata", config, tmp_path / "run", QUIET)
 
 
 def test_number_of_workers_does_not_change_bytes(tmp_path: Path):
@@ -320,7 +320,7 @@ def test_number_of_workers_does_not_change_bytes(tmp_path: Path):
         write_parquet(tmp_path / "dumps" / wiki / "2.parquet", text[::-1])
     config = recipe("sw", "zh", "bo", dumps=str(tmp_path / "dumps"))
     for workers in (1, 2):
-        metadata.run(config, tmp_path / f"run{workers}", LocalExecutor(workers=workers, quiet=True))
+        finish("metadata", config, tmp_path / f"run{workers}", LocalExecutor(workers=workers, quiet=True))
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / f"run{n}" / "metadata").glob("*.parquet")} for n in (1, 2))
     assert one == two
     assert list(one) != []
@@ -339,7 +339,7 @@ def test_real_dump_pieces_give_plausible_lists(shared: Path, tmp_path: Path):
         unigram_top_fraction=0.1,
         english_rule="as_others",
     )
-    report = metadata.run(config, tmp_path / "run", QUIET)
+    report = finish("metadata", config, tmp_path / "run", QUIET)
     english, bulgarian = (list(entries(tmp_path / "run", lang, "unigram")) for lang in ("en", "bg"))
     assert english[:8] == ["the", "of", "and", "in", "to", "a", "is", "The"]
     assert bulgarian[:6] == ["на", "е", "дни", "календар", "и", "от"]
@@ -372,7 +372,7 @@ def test_twenty_languages_in_many_scripts(shared: Path, tmp_path: Path):
     for lang, code in UDHR.items():
         write_parquet(tmp_path / "dumps" / lang / "udhr.parquet", texts[code])
     config = recipe(*UDHR, dumps=str(tmp_path / "dumps"), english_rule="as_others", bigram_min_count=2)
-    metadata.run(config, tmp_path / "run", QUIET)
+    finish("metadata", config, tmp_path / "run", QUIET)
     found = {lang: " ".join(list(entries(tmp_path / "run", lang, "unigram"))[:3]) for lang in UDHR}
     assert found == GOLDEN_UNIGRAMS
     joined = {lang: "".join(texts[UDHR[lang]]) for lang in UDHR}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from golden_world import UDHR, WORDNETS, write_world
+from stages import finish
 from worldclip import metadata
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
@@ -69,7 +70,7 @@ PIECES: dict[str, Frozen] = {
 
 def run(folder: Path, codes: list[str], **config: object) -> Path:
     recipe = {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": codes}}
-    metadata.run(load_recipe({**recipe, "metadata": config}), folder / "run", QUIET)
+    finish("metadata", load_recipe({**recipe, "metadata": config}), folder / "run", QUIET)
     return folder / "run"
 
 

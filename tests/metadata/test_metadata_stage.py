@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages import finish, run_stage
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage
 from worldclip.match.matcher import matcher
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import EntryList, build_entries, is_punctuation
@@ -109,7 +109,7 @@ def test_every_candidate_is_kept_or_dropped_for_one_reason(batches: list[tuple[s
 
 def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba", "paka mweusi", "Simba"], th=["แมว", "หมา"])
-    report = metadata.run(recipe(lists), tmp_path, QUIET)
+    report = finish("metadata", recipe(lists), tmp_path, QUIET)
     assert entries_of(tmp_path, "sw")[100:] == ["simba", "paka mweusi", "Simba"]
     assert report["lists"]["sw"]["by_source"] == {"number": 100, "list": 3}
     matcher = metadata.load_matcher(tmp_path, "sw", "unicode")
@@ -124,7 +124,7 @@ def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None
 def test_dead_entries_keep_their_id_and_are_counted(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["caf\u00e9", "cafe\u0301", "Simba", "simba"])
     made = recipe(lists, metadata={"profiles": ["reference", "unicode_fold"]})
-    report = metadata.run(made, tmp_path, QUIET)
+    report = finish("metadata", made, tmp_path, QUIET)
     assert report["lists"]["sw"]["dead"] == {"reference": 0, "unicode": 1, "unicode_fold": 2}
     assert len(entries_of(tmp_path, "sw")) == 104
     assert metadata.load_matcher(tmp_path, "sw", "unicode_fold").match("SIMBA").tolist() == [102]
@@ -132,7 +132,7 @@ def test_dead_entries_keep_their_id_and_are_counted(tmp_path: Path) -> None:
 
 def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", en=["cat\t1", "sofa\t2"], de=["Katze\t3", "sofa\t4"])
-    report = metadata.run(recipe(lists, match={"isolate": "merged"}), tmp_path, QUIET)
+    report = finish("metadata", recipe(lists, match={"isolate": "merged"}), tmp_path, QUIET)
     table = metadata.read_entries(tmp_path, "merged").to_pydict()
     assert table["entry"][100:] == ["Katze", "sofa", "cat"]
     assert table["score"][100:] == [3.0, 4.0, 1.0]
@@ -145,7 +145,7 @@ def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) 
 def test_isolate_english_builds_english_list_for_all_texts(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", en=["cat"], de=["Katze"])
     made = recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]})
-    metadata.run(made, tmp_path, QUIET)
+    finish("metadata", made, tmp_path, QUIET)
     assert metadata.load_matcher(tmp_path, "en", "unicode").match("cat").tolist() == [100]
     assert not (tmp_path / "metadata/de.matcher").exists()
 
@@ -155,12 +155,17 @@ def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -
         {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": ["en", "sw", "yo"]}}
     )
     with pytest.raises(UserError, match=r"wordfreq has no words of sw, yo,.*metadata\.lists\.sw") as caught:
-        metadata.run(made, tmp_path, QUIET)
+        finish("metadata", made, tmp_path, QUIET)
     assert "worldclip fetch" not in str(caught.value)
     (tmp_path / "dumps").mkdir()
     values = {"metadata": {"dumps": str(tmp_path / "dumps")}, "languages": {"codes": ["en", "sw", "yo"]}}
     with pytest.raises(UserError, match=r"worldclip fetch metadata RECIPE --langs sw,yo"):
-        metadata.run(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, **values}), tmp_path, QUIET)
+        finish(
+            "metadata",
+            load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, **values}),
+            tmp_path,
+            QUIET,
+        )
     assert not (tmp_path / "metadata").exists()
 
 
@@ -175,7 +180,7 @@ def test_missing_package_is_named_before_any_work(
     for name in (package, f"{package}.lmf"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"{package}.* is needed here: pip install 'worldclip\[metadata\]'"):
-        metadata.run(made, tmp_path / "run", QUIET)
+        finish("metadata", made, tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
 
 
@@ -189,11 +194,11 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"])
-    assert run_stage(metadata, "metadata", recipe(lists), tmp_path, QUIET)
-    assert not run_stage(metadata, "metadata", recipe(lists), tmp_path, QUIET)
+    assert run_stage("metadata", recipe(lists), tmp_path, QUIET)
+    assert not run_stage("metadata", recipe(lists), tmp_path, QUIET)
     before = (tmp_path / "metadata/de.parquet").stat().st_mtime_ns
     files(tmp_path / "in", sw=["simba", "paka"])
-    assert run_stage(metadata, "metadata", recipe(lists), tmp_path, QUIET)
+    assert run_stage("metadata", recipe(lists), tmp_path, QUIET)
     assert "inputs changed: sw.list" in capsys.readouterr().err
     assert (tmp_path / "metadata/de.parquet").stat().st_mtime_ns == before
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
@@ -201,29 +206,29 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
 
 def test_removed_languages_and_profiles_leave_no_files(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"])
-    metadata.run(recipe(lists, metadata={"profiles": ["reference"]}), tmp_path / "long", QUIET)
-    metadata.run(recipe({"sw": lists["sw"]}), tmp_path / "long", QUIET)
-    metadata.run(recipe({"sw": lists["sw"]}), tmp_path / "new", QUIET)
+    finish("metadata", recipe(lists, metadata={"profiles": ["reference"]}), tmp_path / "long", QUIET)
+    finish("metadata", recipe({"sw": lists["sw"]}), tmp_path / "long", QUIET)
+    finish("metadata", recipe({"sw": lists["sw"]}), tmp_path / "new", QUIET)
     assert snapshot(tmp_path / "long").keys() == snapshot(tmp_path / "new").keys()
 
 
 def test_bad_file_fails_its_language_alone_and_second_run_retries_only_that(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze\tmany"])
     with pytest.raises(StageFailed, match=r"de: .*line 1: score 'many' after the tab is not a number") as caught:
-        metadata.run(recipe(lists), tmp_path, QUIET)
+        finish("metadata", recipe(lists), tmp_path, QUIET)
     assert list(caught.value.failures) == ["de"]
     assert not (tmp_path / "metadata/manifest.json").exists()
     before = (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns
     files(tmp_path / "in", de=["Katze"])
-    metadata.run(recipe(lists), tmp_path, QUIET)
+    finish("metadata", recipe(lists), tmp_path, QUIET)
     assert (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns == before
     assert entries_of(tmp_path, "de")[100:] == ["Katze"]
 
 
 def test_number_of_workers_does_not_change_bytes(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"], th=["แมว"])
-    metadata.run(recipe(lists), tmp_path / "one", QUIET)
-    metadata.run(recipe(lists), tmp_path / "two", LocalExecutor(workers=2, quiet=True))
+    finish("metadata", recipe(lists), tmp_path / "one", QUIET)
+    finish("metadata", recipe(lists), tmp_path / "two", LocalExecutor(workers=2, quiet=True))
     assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
 
@@ -232,7 +237,8 @@ import os, signal, sys
 from pathlib import Path
 from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import Run
+from worldclip.recipe import sections_of
 
 at, run_dir, recipe = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 replace, count = os.replace, [0]
@@ -244,7 +250,7 @@ def replace_or_die(source, target):
     replace(source, target)
 
 os.replace = replace_or_die
-metadata.run(load_recipe(recipe), run_dir, LocalExecutor(quiet=True))
+metadata.build(Run(dir=run_dir, sections=sections_of(load_recipe(recipe))))
 """
 
 
@@ -253,19 +259,19 @@ def test_killed_stage_resumes_to_same_bytes(tmp_path: Path) -> None:
 
     made = recipe(files(tmp_path / "in", sw=["simba", "paka"]))
     (tmp_path / "recipe.toml").write_text(to_toml(made))
-    metadata.run(made, tmp_path / "whole", QUIET)
+    finish("metadata", made, tmp_path / "whole", QUIET)
     for at in (1, 2, 4, 6):
         run_dir = tmp_path / str(at)
         command = [sys.executable, "-c", KILLED, str(at), str(run_dir), str(tmp_path / "recipe.toml")]
         assert subprocess.run(command, env=os.environ, check=False).returncode == -9
         assert not (run_dir / "metadata/manifest.json").exists()
-        metadata.run(made, run_dir, QUIET)
+        finish("metadata", made, run_dir, QUIET)
         assert snapshot(run_dir) == snapshot(tmp_path / "whole")
 
 
 def test_matcher_of_other_entries_is_refused(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["simba"], de=["Katze"])
-    metadata.run(recipe(lists), tmp_path, QUIET)
+    finish("metadata", recipe(lists), tmp_path, QUIET)
     folder = tmp_path / "metadata"
     (folder / "sw.matcher").rename(folder / "swapped")
     (folder / "de.matcher").rename(folder / "sw.matcher")
@@ -279,7 +285,7 @@ def test_matcher_of_other_entries_is_refused(tmp_path: Path) -> None:
 
 def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -> None:
     made = recipe(files(tmp_path / "in", sw=["simba"]))
-    metadata.run(made, tmp_path, QUIET)
+    finish("metadata", made, tmp_path, QUIET)
     whole = snapshot(tmp_path / "metadata")
     (tmp_path / "metadata/sw.matcher/unicode/table.npy").unlink()
     with pytest.raises(UserError, match="is not a finished matcher") as caught:
@@ -288,7 +294,7 @@ def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -
     for path in map(Path, removed):
         assert path.is_relative_to(tmp_path)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert run_stage(metadata, "metadata", made, tmp_path, QUIET)
+    assert run_stage("metadata", made, tmp_path, QUIET)
     assert snapshot(tmp_path / "metadata") == whole
 
 
@@ -298,11 +304,11 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
     made = recipe(files(tmp_path / "in", sw=["simba"]))
     with monkeypatch.context() as older:
         older.setattr(matcher, "FORMAT_VERSION", 1)
-        metadata.run(made, tmp_path, QUIET)
+        finish("metadata", made, tmp_path, QUIET)
     before = (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns
     with pytest.raises(UserError, match="has version 1, expected 2"):
         metadata.load_matcher(tmp_path, "sw", "unicode")
-    assert run_stage(metadata, "metadata", made, tmp_path, QUIET)
+    assert run_stage("metadata", made, tmp_path, QUIET)
     assert f"matchers.format was 1, is {matcher.FORMAT_VERSION}" in capsys.readouterr().err
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("simba").tolist() == [100]
     assert (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns == before
@@ -311,6 +317,6 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
 def test_missing_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run first: worldclip metadata"):
         metadata.read_entries(tmp_path, "sw")
-    metadata.run(recipe(files(tmp_path / "in", sw=["simba"])), tmp_path, QUIET)
+    finish("metadata", recipe(files(tmp_path / "in", sw=["simba"])), tmp_path, QUIET)
     with pytest.raises(UserError, match="has no list 'yo'"):
         metadata.read_entries(tmp_path, "yo")

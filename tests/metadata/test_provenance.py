@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages import finish, run_stage
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage
 from worldclip.core.settings import to_toml
 
 QUIET = LocalExecutor(workers=1, quiet=True)
@@ -51,11 +51,11 @@ def test_changed_licence_updates_manifest_and_rebuilds_only_its_language(tmp_pat
     for lang, word in (("sw", "simba"), ("yo", "kìnnìún")):
         (tmp_path / f"{lang}.txt").write_text(f"{word}\n", encoding="utf-8")
     given = {"sources": ["list"], "lists": {lang: str(tmp_path / f"{lang}.txt") for lang in ("sw", "yo")}}
-    assert run_stage(metadata, "metadata", recipe("sw", "yo", **given), tmp_path / "run", QUIET)
+    assert run_stage("metadata", recipe("sw", "yo", **given), tmp_path / "run", QUIET)
     before = (tmp_path / "run/metadata/yo.parquet").stat().st_mtime_ns
     assert sources_of(tmp_path / "run", "sw")["list"]["licence"] == "not stated in the file"
     licensed = recipe("sw", "yo", **given, licences={"sw": "CC BY 4.0"})
-    assert run_stage(metadata, "metadata", licensed, tmp_path / "run", QUIET)
+    assert run_stage("metadata", licensed, tmp_path / "run", QUIET)
     named = sources_of(tmp_path / "run", "sw")["list"]
     assert (named["file"], named["size"], named["licence"]) == ("sw.txt", 6, "CC BY 4.0")
     assert len(named["modified"]) == len("2024-01-01")
@@ -74,7 +74,7 @@ def test_own_corpus_has_its_own_licence_and_siteinfo_is_a_source(tmp_path: Path)
         "overrides": {"title_top_fraction": 1},
     }
     made = recipe("sw", sources=["unigram", "title"], **given, text_licences={"sw": "CC0 1.0"})
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     named = sources_of(tmp_path / "run", "sw")
     assert (named["wikipedia"]["file"], named["wikipedia"]["licence"]) == ("corpus.parquet", "CC0 1.0")
     assert (named["siteinfo"]["file"], named["siteinfo"]["size"]) == ("x-siteinfo-namespaces.json", len(NAMESPACES))
@@ -99,7 +99,8 @@ import os, signal, sys
 from pathlib import Path
 from worldclip import metadata
 from worldclip.config import load_recipe
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import Run
+from worldclip.recipe import sections_of
 
 replace = os.replace
 
@@ -109,7 +110,7 @@ def die_after_a_marker(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
 
 os.replace = die_after_a_marker
-metadata.run(load_recipe(sys.argv[1]), Path(sys.argv[2]), LocalExecutor(quiet=True))
+metadata.build(Run(dir=Path(sys.argv[2]), sections=sections_of(load_recipe(sys.argv[1]))))
 """
 
 
@@ -124,7 +125,7 @@ def test_kill_between_two_dumps_keeps_counts_of_the_first(tmp_path: Path) -> Non
     assert subprocess.run(command, env=os.environ, check=False).returncode == -9
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/metadata/ngrams").rglob("*.npy")}
     assert {path.parts[-3] for path in first} == {"1.parquet"}
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     assert {path: path.stat().st_mtime_ns for path in first} == first
     table = metadata.read_entries(tmp_path / "run", "sw").to_pydict()
     assert dict(zip(table["entry"], table["score"], strict=True))["simba"] == 3.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stages import finish
 from worldclip import metadata
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError
@@ -180,7 +181,7 @@ def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
     xml = write(tmp_path / "wn.xml", WHOLE)
     database(lmf(lexicon("da", {"1": ["hest", "ko"]})))
     made = recipe(da=[str(tab), str(xml), "made-up:1.0"])
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     table = metadata.read_entries(tmp_path / "run", "da").to_pydict()
     assert table["entry"][100:] == ["hund", "ko", "kat", "hest"]
     assert set(table["source"][100:]) == {"wordnet"}
@@ -198,7 +199,7 @@ def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
 def test_lexicon_that_is_not_installed_is_user_error(tmp_path: Path, database: Callable[[str], None]) -> None:
     database(lmf(lexicon("da", {"1": ["hest"]})))
     with pytest.raises(UserError, match=r"neither a file nor an installed lexicon \(installed: made-up:1\.0\)"):
-        metadata.run(recipe(da="omw-da:1.4"), tmp_path / "run", QUIET)
+        finish("metadata", recipe(da="omw-da:1.4"), tmp_path / "run", QUIET)
     with pytest.raises(UserError, match=r'metadata\.wordnets\.da: no such file "absent\.xml"'):
         recipe(da=["absent.xml"])
     with pytest.raises(UserError, match=r"metadata\.wordnets\.da = \[\]: must not be empty"):
@@ -208,11 +209,11 @@ def test_lexicon_that_is_not_installed_is_user_error(tmp_path: Path, database: C
 def test_broken_wordnet_fails_its_language_alone(tmp_path: Path) -> None:
     good, bad = write(tmp_path / "sv.xml", lmf(lexicon("sv", {"1": ["katt"]}))), write(tmp_path / "da.xml", WHOLE[:-60])
     with pytest.raises(StageFailed, match=r"da: .*da\.xml: not a whole WN-LMF file") as caught:
-        metadata.run(recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
+        finish("metadata", recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
     assert list(caught.value.failures) == ["da"]
     before = (tmp_path / "run/metadata/sv.parquet").stat().st_mtime_ns
     write(bad, WHOLE)
-    metadata.run(recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
+    finish("metadata", recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
     assert (tmp_path / "run/metadata/sv.parquet").stat().st_mtime_ns == before
 
 

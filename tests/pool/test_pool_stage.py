@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from stages import context, run_stage, why_run
 from tars import sample, write_tar
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage, why_run
 
 QUIET = LocalExecutor(quiet=True)
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_shards_are_tars_sorted_by_relative_path(folder: Path, tmp_path: Path) -> None:
-    shards = pool.shards(recipe_of(path=str(folder)), tmp_path / "run")
+    shards = pool.shards(context(recipe_of(path=str(folder)), tmp_path / "run"))
     assert [shard.name for shard in shards] == ["00001.tar", "sub/00000.tar"]
     assert [Path(shard.path) for shard in shards] == [folder / "00001.tar", folder / "sub" / "00000.tar"]
     assert shards[0].fingerprint["size"] == (folder / "00001.tar").stat().st_size
@@ -42,7 +42,7 @@ def test_shards_are_tars_sorted_by_relative_path(folder: Path, tmp_path: Path) -
 def test_keys_begin_with_name_of_root(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
     recipe = recipe_of(roots={"b": str(folder), "a": str(tmp_path / "other")})
-    shards = pool.shards(recipe, tmp_path / "run")
+    shards = pool.shards(context(recipe, tmp_path / "run"))
     assert [shard.name for shard in shards] == ["a/00001.tar", "a/sub/00000.tar", "b/00001.tar", "b/sub/00000.tar"]
     keys = [pool.read_texts(shard, recipe.pool).key.to_pylist() for shard in shards]
     assert keys == [["a/000010000"], ["a/sub/000000000"], ["b/000010000"], ["b/sub/000000000"]]
@@ -53,7 +53,7 @@ def test_problems_of_all_roots_are_reported_together(folder: Path, tmp_path: Pat
     write_tar(folder / "old" / "1.tar.gz", [])
     roots = {"a": str(tmp_path / "missing"), "b": str(tmp_path / "empty"), "c": str(folder)}
     with pytest.raises(UserError) as error:
-        pool.shards(recipe_of(roots=roots), tmp_path / "run")
+        pool.shards(context(recipe_of(roots=roots), tmp_path / "run"))
     assert [problem.split(" ")[0].rstrip(":") for problem in error.value.problems] == [
         "pool.roots.a",
         "pool.roots.b",
@@ -66,14 +66,14 @@ def test_folder_without_shards_lists_the_suffixes_in_it(tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "a.jpg").touch()
     with pytest.raises(UserError, match=r"no \.tar, \.parquet, .* files, only \.jpg"):
-        pool.shards(recipe_of(path=str(tmp_path / "pool")), tmp_path / "run")
+        pool.shards(context(recipe_of(path=str(tmp_path / "pool")), tmp_path / "run"))
 
 
 def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_path: Path) -> None:
     recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
-    assert run_stage(pool, "pool", recipe, run_dir, QUIET)
-    assert not run_stage(pool, "pool", recipe, run_dir, QUIET)
-    keys = [pool.read_index(run_dir, shard)["key"].to_pylist() for shard in pool.shards(recipe, run_dir)]
+    assert run_stage("pool", recipe, run_dir, QUIET)
+    assert not run_stage("pool", recipe, run_dir, QUIET)
+    keys = [pool.read_index(run_dir, shard)["key"].to_pylist() for shard in pool.shards(context(recipe, run_dir))]
     assert keys == [["000010000"], ["sub/000000000"]]
     assert read_json(run_dir / "pool" / "report.json") == {
         "shards": 2,
@@ -85,12 +85,12 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
 
 def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Path, tmp_path: Path) -> None:
     recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
-    run_stage(pool, "pool", recipe, run_dir, QUIET)
+    run_stage("pool", recipe, run_dir, QUIET)
     old = (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns
     write_tar(folder / "00002.tar", sample("000020000", "two"))
     (folder / "sub" / "00000.tar").unlink()
-    assert "sub/00000.tar" in str(why_run(pool, "pool", recipe, run_dir))
-    run_stage(pool, "pool", recipe, run_dir, QUIET)
+    assert "sub/00000.tar" in str(why_run("pool", recipe, run_dir))
+    run_stage("pool", recipe, run_dir, QUIET)
     assert (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns == old
     assert (run_dir / "pool/index/00002.tar.parquet").exists()
     assert not list(run_dir.rglob("*00000*"))
@@ -100,7 +100,7 @@ def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path)
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[:700])
     with pytest.raises(StageFailed) as failed:
-        run_stage(pool, "pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+        run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
     assert list(failed.value.failures) == ["00001.tar"]
     assert "cut off" in failed.value.failures["00001.tar"]
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
@@ -109,7 +109,7 @@ def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path)
 def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
     with pytest.raises(UserError, match="hold no pair"):
-        run_stage(pool, "pool", recipe_of(path=str(tmp_path / "pool")), tmp_path / "run", QUIET)
+        run_stage("pool", recipe_of(path=str(tmp_path / "pool")), tmp_path / "run", QUIET)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages import context, run_stage
 from tars import PNG, sample, write_tar
 from toy import encode_png
 from worldclip import pool
@@ -21,7 +22,6 @@ from worldclip.check import CheckConfig, check
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import LocalExecutor, Shard
-from worldclip.core.job import run_stage
 from worldclip.pool.config import PoolConfig
 
 QUIET = LocalExecutor(quiet=True)
@@ -95,7 +95,7 @@ def url(request: pytest.FixtureRequest) -> str:
 def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
     for kind, settings in (("tars", {}), ("tables", {"key": "uid"}), ("lines", {"key": "uid"})):
         remote, local = (recipe_of(path=f"{place}/{kind}", **settings) for place in (url, folder))
-        shards, here = pool.shards(remote, tmp_path / "run"), pool.shards(local, tmp_path / "run")
+        shards, here = pool.shards(context(remote, tmp_path / "run")), pool.shards(context(local, tmp_path / "run"))
         assert [shard.name for shard in shards] == [shard.name for shard in here]
         assert [shard.fingerprint["size"] for shard in shards] == [shard.fingerprint["size"] for shard in here]
         for one, other in zip(shards, here, strict=True):
@@ -106,11 +106,11 @@ def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Pat
 
 def test_images_of_remote_pool_are_read_by_offset(url: str, tmp_path: Path) -> None:
     recipe = recipe_of(path=f"{url}/tars")
-    run_stage(pool, "pool", recipe, tmp_path / "run", QUIET)
-    shard = pool.shards(recipe, tmp_path / "run")[0]
+    run_stage("pool", recipe, tmp_path / "run", QUIET)
+    shard = pool.shards(context(recipe, tmp_path / "run"))[0]
     index = pool.read_index(tmp_path / "run", shard).to_pylist()
     assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [PNG + b"000", PNG + b"001"]
-    assert not run_stage(pool, "pool", recipe, tmp_path / "run", QUIET)
+    assert not run_stage("pool", recipe, tmp_path / "run", QUIET)
 
 
 def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path,
 @pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])
 def test_url_that_cannot_be_listed_is_an_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pool\.path = '.*': (cannot be listed|no files)"):
-        pool.shards(recipe_of(path=path), tmp_path / "run")
+        pool.shards(context(recipe_of(path=path), tmp_path / "run"))
 
 
 def test_missing_remote_shard_is_bad_shard(in_memory: str) -> None:

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stages import context, run_stage
 from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage
 from worldclip.pool.config import PoolConfig
 
 QUIET = LocalExecutor(quiet=True)
@@ -186,7 +186,7 @@ def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table
 
 
 def run_pool(run_dir: Path, **settings: object) -> None:
-    run_stage(pool, "pool", load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}}), run_dir, QUIET)
+    run_stage("pool", load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}}), run_dir, QUIET)
 
 
 @pytest.mark.parametrize(
@@ -249,5 +249,5 @@ def test_parquet_next_to_tars_is_ignored_unless_format_is_parquet(tmp_path: Path
         recipe = load_recipe(
             {"pool": {"path": str(tmp_path / "pool"), "format": form}, "balance": {"tail_fraction": 0.1}}
         )
-        names[form] = [shard.name for shard in pool.shards(recipe, tmp_path / "run")]
+        names[form] = [shard.name for shard in pool.shards(context(recipe, tmp_path / "run"))]
     assert names == {"auto": ["0.tar"], "parquet": ["0.parquet"]}

@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 
 import killed
 from tars import sample, write_tar
-from worldclip.config import Recipe, load_recipe
+from worldclip.config import load_recipe
 from worldclip.core import keys, shuffle
 from worldclip.core.artifacts import DUPLICATES, read_json, read_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
 from worldclip.tools.wat import build_wat
 
 QUIET = LocalExecutor(quiet=True)
 
 
-def recipe_of(folder: Path, **settings: object) -> Recipe:
+def pool_of(folder: Path, **settings: object) -> PoolConfig:
     values = {"pool": {"path": str(folder), "key": "uid", **settings}, "balance": {"tail_fraction": 0.1}}
-    return load_recipe(values)
+    return load_recipe(values).pool
 
 
 def write_pool(folder: Path, shards: dict[str, list[str | None]]) -> Path:
@@ -63,7 +64,7 @@ def random_shards(seed: int, num_shards: int = 7, num_keys: int = 60) -> dict[st
 
 def test_first_shard_keeps_its_copy(tmp_path: Path) -> None:
     shards = {"b.parquet": ["k", "m"], "a.parquet": ["k", "l", "k", None], "c.parquet": ["m", "k"]}
-    report = dedup(recipe_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
+    report = dedup(pool_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
     assert listed(tmp_path / "out") == [
         ("b.parquet", "k", "a.parquet"),
         ("c.parquet", "m", "b.parquet"),
@@ -88,7 +89,7 @@ def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
-        report = dedup(recipe_of(write_pool(folder / "pool", shards)), folder / "out", executor=QUIET)
+        report = dedup(pool_of(write_pool(folder / "pool", shards)), folder / "out", executor=QUIET)
     assert listed(folder / "out") == plain_copies(shards)
     assert report["pairs"] == sum(map(len, shards.values()))
     assert report["pairs"] == sum(report[name] for name in ("no_identity", "repeated_in_shard", "copies", "keys"))
@@ -101,7 +102,7 @@ def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monke
         monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
         names = random.Random(number).sample(list(shards), len(shards))
         folder = write_pool(tmp_path / f"pool{number}", {name: shards[name] for name in names})
-        dedup(recipe_of(folder), tmp_path / f"out{number}", executor=LocalExecutor(workers=workers, quiet=True))
+        dedup(pool_of(folder), tmp_path / f"out{number}", executor=LocalExecutor(workers=workers, quiet=True))
         found.append((tmp_path / f"out{number}" / "duplicates.parquet").read_bytes())
     assert listed(tmp_path / "out0") == plain_copies(shards)
     assert found[1:] == found[:1] * 2
@@ -109,13 +110,13 @@ def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monke
 
 def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path: Path) -> None:
     shards = random_shards(seed=2)
-    recipe = recipe_of(write_pool(tmp_path / "pool", shards))
-    first = dedup(recipe, tmp_path / "out", executor=QUIET)
+    pool = pool_of(write_pool(tmp_path / "pool", shards))
+    first = dedup(pool, tmp_path / "out", executor=QUIET)
     read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "keys").rglob("*.arrow")}
-    assert dedup(recipe, tmp_path / "out", executor=QUIET) == first
+    assert dedup(pool, tmp_path / "out", executor=QUIET) == first
     shards["000-earlier.parquet"] = ["3", "4", "new"]
     write_pool(tmp_path / "pool", {"000-earlier.parquet": shards["000-earlier.parquet"]})
-    dedup(recipe, tmp_path / "out", executor=QUIET)
+    dedup(pool, tmp_path / "out", executor=QUIET)
     assert {path: path.stat().st_mtime_ns for path in read} == read
     assert listed(tmp_path / "out") == plain_copies(shards)
 
@@ -124,10 +125,10 @@ def test_tars_are_compared_by_json_key(tmp_path: Path) -> None:
     """img2dataset numbers samples anew in each folder, so that stems meet nowhere and the uid does."""
     write_tar(tmp_path / "pool" / "a" / "0.tar", [*sample("0", None, {"uid": "u"}), *sample("1", None, {"uid": "v"})])
     write_tar(tmp_path / "pool" / "b" / "0.tar", [*sample("0", None, {"uid": "v"}), *sample("1", None, {})])
-    report = dedup(recipe_of(tmp_path / "pool", key="json:uid"), tmp_path / "out", executor=QUIET)
+    report = dedup(pool_of(tmp_path / "pool", key="json:uid"), tmp_path / "out", executor=QUIET)
     assert listed(tmp_path / "out") == [("b/0.tar", "v", "a/0.tar")]
     assert report["no_identity"] == 1
-    assert dedup(recipe_of(tmp_path / "pool", key="member"), tmp_path / "by_stem", executor=QUIET)["copies"] == 0
+    assert dedup(pool_of(tmp_path / "pool", key="member"), tmp_path / "by_stem", executor=QUIET)["copies"] == 0
 
 
 def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path: Path) -> None:
@@ -136,11 +137,11 @@ def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path: Pat
     whole = (folder / "001.parquet").read_bytes()
     (folder / "001.parquet").write_bytes(whole[:-20])
     with pytest.raises(StageFailed) as failed:
-        dedup(recipe_of(folder), tmp_path / "out", executor=QUIET)
+        dedup(pool_of(folder), tmp_path / "out", executor=QUIET)
     assert list(failed.value.failures) == ["001.parquet"]
     assert not (tmp_path / "out" / "duplicates.parquet").exists()
     (folder / "001.parquet").write_bytes(whole)
-    dedup(recipe_of(folder), tmp_path / "out", executor=QUIET)
+    dedup(pool_of(folder), tmp_path / "out", executor=QUIET)
     assert listed(tmp_path / "out") == plain_copies(shards)
 
 
@@ -154,7 +155,7 @@ from worldclip.tools.wat import build_wat
 
 shuffle.num_ranges.__defaults__ = (100,)
 recipe = load_recipe({"pool": {"path": sys.argv[3], "key": "uid"}, "balance": {"tail_fraction": 0.1}})
-dedup(recipe, Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
+dedup(recipe.pool, Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
 """
 
 
@@ -164,7 +165,7 @@ def test_killed_dedup_resumes_to_same_bytes(tmp_path: Path) -> None:
 
 def test_list_denies_copy_in_its_shard_only(tmp_path: Path) -> None:
     shards = random_shards(seed=5)
-    dedup(recipe_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
+    dedup(pool_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
     lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")])
     copies = {(shard, key) for shard, key, _ in plain_copies(shards)}
     assert copies
@@ -184,7 +185,7 @@ def test_valid_list_with_shards_applies_per_shard(tmp_path: Path) -> None:
 
 
 def test_command_prints_counts(tmp_path: Path) -> None:
-    dedup(recipe_of(write_pool(tmp_path / "pool", random_shards(seed=6))), tmp_path / "out", executor=QUIET)
+    dedup(pool_of(write_pool(tmp_path / "pool", random_shards(seed=6))), tmp_path / "out", executor=QUIET)
     report = read_json(tmp_path / "out" / "report.json")
     assert report["copies"] == len(listed(tmp_path / "out"))
     assert not [path for path in os.listdir(tmp_path / "out") if path.endswith(".tmp")]
@@ -193,16 +194,16 @@ def test_command_prints_counts(tmp_path: Path) -> None:
 def test_wrong_key_is_reported_once_with_suggestion(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     with pytest.raises(UserError, match=r"pool\.key: no column or field 'uuid'; did you mean 'uid'"):
-        dedup(recipe_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
+        dedup(pool_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
     with pytest.raises(UserError, match="set it to the column of the key: uid"):
-        dedup(recipe_of(folder, key="member"), tmp_path / "out", executor=QUIET)
+        dedup(pool_of(folder, key="member"), tmp_path / "out", executor=QUIET)
 
 
 def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     before = killed.contents(folder)
     with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
-        dedup(recipe_of(folder), folder, executor=QUIET)
+        dedup(pool_of(folder), folder, executor=QUIET)
     with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
         build_wat([], folder, executor=QUIET)
     assert killed.contents(folder) == before

@@ -16,6 +16,7 @@ from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of, wri
 from worldclip.cli import main
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.pool import open_pool
 from worldclip.tools import embed as of_embed
 from worldclip.tools.embed import embed
 
@@ -181,11 +182,10 @@ def test_number_of_processes_is_limited_by_half_of_the_memory(world, monkeypatch
 
 
 def test_small_pool_starts_no_processes(world):
-    recipe = of_embed._pool_recipe(str(world / "pool"), None)
-    units = of_embed._units(recipe, world, ("images", "texts"))
+    units = of_embed._units(open_pool(world / "pool"), ("images", "texts"))
     size = sum((world / "pool" / f"{shard:05}.tar").stat().st_size for shard in range(SHARDS))
     assert of_embed._num_worthwhile(units) == 1 + size // (256 * 2**10)
-    files = of_embed._units(of_embed._pool_recipe(str(world / "photos"), None), world, ())
+    files = of_embed._units(open_pool(world / "photos"), ())
     assert of_embed._num_worthwhile(files) == 1
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from stages import context
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import download
 from worldclip.core.download import Download
@@ -148,7 +149,9 @@ def run(
     server: Server, folder: Path, pauses: Pauses | None = None, codes: tuple[str, ...] = ("sw",), **values: Any
 ) -> Any:
     config = FetchConfig(base_url=server.url, pageview_days=1, pageview_hours=2, **values)
-    return fetch_metadata(recipe(folder, *codes), config, pause=pauses if pauses is not None else Pauses())
+    return fetch_metadata(
+        context(recipe(folder, *codes), Path()), config, pause=pauses if pauses is not None else Pauses()
+    )
 
 
 def test_files_of_recipe_are_downloaded_once(server: Server, tmp_path: Path):
@@ -316,10 +319,12 @@ def test_page_view_days_are_ten_apart_and_hours_evenly_spread(tmp_path: Path):
 def test_invalid_options_are_reported_together(tmp_path: Path):
     config = FetchConfig(langs=("xx",), date="yesterday", base_url="ftp://x", pageview_hours=25, connections=0)
     with pytest.raises(UserError) as caught:
-        fetch_metadata(recipe(Path()), config)
+        fetch_metadata(context(recipe(Path()), Path()), config)
     assert all(flag in str(caught.value) for flag in ("--langs", "--date", "--base-url", "--pageview-hours", "--conn"))
     with pytest.raises(UserError, match=r"metadata\.dumps is not set"):
-        fetch_metadata(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}}), FetchConfig())
+        fetch_metadata(
+            context(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}}), Path()), FetchConfig()
+        )
 
 
 def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_path: Path):
@@ -332,9 +337,14 @@ def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_pat
         (["unigram", "title"], {"wikipedia": {"sw": str(corpus)}}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
     ):
         folder = tmp_path / "_".join([*sources, *given])
-        fetch_metadata(recipe(folder, "sw", sources=sources, **given), config, pause=Pauses())
+        fetch_metadata(context(recipe(folder, "sw", sources=sources, **given), Path()), config, pause=Pauses())
         assert [path.name for path in (folder / "sw").iterdir()] == names
-    assert fetch_metadata(recipe(tmp_path / "none", sources=["wordfreq"]), config, pause=Pauses())["files"] == 0
+    assert (
+        fetch_metadata(context(recipe(tmp_path / "none", sources=["wordfreq"]), Path()), config, pause=Pauses())[
+            "files"
+        ]
+        == 0
+    )
 
 
 def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -343,7 +353,7 @@ def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Pat
     monkeypatch.setattr("worldclip.tools.fetch_metadata.open_pack", lambda path: SimpleNamespace(lists={"sw": {}}))
     made = recipe(tmp_path / "dumps", "sw", "yo", sources=["unigram"], pack=str(tmp_path / "lists.tar"))
     for langs, wikis in (((), ["yo"]), (("sw",), ["sw", "yo"])):
-        fetch_metadata(made, FetchConfig(base_url=server.url, langs=langs), pause=Pauses())
+        fetch_metadata(context(made, Path()), FetchConfig(base_url=server.url, langs=langs), pause=Pauses())
         assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == wikis
 
 
@@ -369,7 +379,7 @@ def test_interrupt_stops_running_and_waiting_downloads(server: Server, tmp_path:
     config = FetchConfig(base_url=server.url, pageview_days=1, pageview_hours=2)
     started_at = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        fetch_metadata(recipe(tmp_path), config)
+        fetch_metadata(context(recipe(tmp_path), Path()), config)
     assert time.monotonic() - started_at < 60
     assert not list((tmp_path / "pageviews").glob("*.gz"))
 

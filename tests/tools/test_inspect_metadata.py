@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worldclip import metadata
+from stages import finish
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
         }
     )
-    metadata.run(recipe, place / "run", LocalExecutor(quiet=True))
+    finish("metadata", recipe, place / "run", LocalExecutor(quiet=True))
     return place / "run/metadata"
 
 

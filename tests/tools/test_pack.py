@@ -18,13 +18,13 @@ import pytest
 
 import worldclip
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
+from stages import finish, run_stage
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import run_stage
 from worldclip.core.settings import to_toml
 from worldclip.metadata.sources.pack import open_pack
 from worldclip.tools.pack import pack
@@ -52,7 +52,7 @@ def packed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         match={"profile": "reference"},
     )
-    metadata.run(made, folder / "run", QUIET)
+    finish("metadata", made, folder / "run", QUIET)
     return folder / "run"
 
 
@@ -104,10 +104,10 @@ def test_recipe_with_pack_finds_unpacked_stage_finished(
     run_dir = tmp_path / "run"
     unpack(str(packed), run_dir, QUIET)
     mine = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(packed)}, match={"profile": "reference"})
-    assert not run_stage(metadata, "metadata", mine, run_dir, QUIET)
+    assert not run_stage("metadata", mine, run_dir, QUIET)
     before = (run_dir / "metadata/sw.parquet").stat().st_mtime_ns
     other_profile = recipe(languages={"codes": ["sw"]}, metadata={"pack": str(packed)})
-    assert run_stage(metadata, "metadata", other_profile, run_dir, QUIET)
+    assert run_stage("metadata", other_profile, run_dir, QUIET)
     assert (run_dir / "metadata/sw.parquet").stat().st_mtime_ns == before
     assert not (run_dir / "metadata/th.parquet").exists()
     assert metadata.load_matcher(run_dir, "sw", "unicode").match("Simba, simba!").tolist() == [100]
@@ -119,29 +119,29 @@ def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "yo.txt").write_text("kìnnìún\n", encoding="utf-8")
     given = {"sources": ["number", "list"], "pack": str(packed), "lists": {"yo": str(tmp_path / "yo.txt")}}
     made = recipe(languages={"codes": ["sw", "yo"]}, metadata=given)
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     assert metadata.read_entries(tmp_path / "run", "yo")["entry"].to_pylist()[100:] == ["kìnnìún"]
     assert metadata.read_entries(tmp_path / "run", "sw")["score"].to_pylist()[100:102] == [3.0, 2.0]
     both = {**given, "lists": {"sw": str(tmp_path / "yo.txt")}}
     with pytest.raises(UserError, match=r"metadata\.lists\.sw is given, and .*lists\.tar has the list of sw already"):
-        metadata.run(recipe(languages={"codes": ["sw"]}, metadata=both), tmp_path / "run", QUIET)
+        finish("metadata", recipe(languages={"codes": ["sw"]}, metadata=both), tmp_path / "run", QUIET)
     alone = {"sources": ["number", "list"], "pack": str(packed)}
     with pytest.raises(UserError, match=r"no source has words of am.*has no list of them"):
-        metadata.run(recipe(languages={"codes": ["am", "sw"]}, metadata=alone), tmp_path / "run", QUIET)
+        finish("metadata", recipe(languages={"codes": ["am", "sw"]}, metadata=alone), tmp_path / "run", QUIET)
 
 
 def test_new_pack_rebuilds_only_changed_lists(packed_run: Path, packed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "lists.tar"
     copy.write_bytes(packed.read_bytes())
     made = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(copy)})
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     before = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
     (tmp_path / "sw.txt").write_text("simba\n", encoding="utf-8")
     lists = {"sw": str(tmp_path / "sw.txt"), "th": str(packed_run.parent / "th.txt")}
     changed = recipe(languages={"codes": ["sw", "th"]}, metadata={"sources": ["number", "list"], "lists": lists})
-    metadata.run(changed, tmp_path / "changed", QUIET)
+    finish("metadata", changed, tmp_path / "changed", QUIET)
     pack(tmp_path / "changed", copy)
-    metadata.run(made, tmp_path / "run", QUIET)
+    finish("metadata", made, tmp_path / "run", QUIET)
     after = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
     assert (after["sw"] == before["sw"], after["th"] == before["th"]) == (False, True)
     assert len(metadata.read_entries(tmp_path / "run", "sw")) == 101

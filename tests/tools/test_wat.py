@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed
+from stages import context
 from tars import as_json, shard_of, write_tar
 from worldclip import pool
 from worldclip.config import load_recipe
@@ -319,7 +320,10 @@ def test_pool_is_its_parquet_files_only(tmp_path: Path) -> None:
     files = [write_wat(tmp_path / f"{n}.wat.gz", [page([img(f"/{n}.jpg", alt="x")])]) for n in range(2)]
     build_wat(files, tmp_path / "out", num_shards=2, executor=QUIET)
     recipe = load_recipe({"pool": {"path": str(tmp_path / "out"), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
-    assert [shard.name for shard in pool.shards(recipe, tmp_path / "run")] == ["00000.parquet", "00001.parquet"]
+    assert [shard.name for shard in pool.shards(context(recipe, tmp_path / "run"))] == [
+        "00000.parquet",
+        "00001.parquet",
+    ]
 
 
 _BUILD = """

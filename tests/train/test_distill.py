@@ -10,12 +10,12 @@ import torch
 
 import worldclip
 from small_world import TRAIN, make_recipe, write_world
+from stages import finish
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.layout import checkpoints
 from worldclip.train import loop
-from worldclip.train import stage as train
 from worldclip.train.loss import distillation_loss
 
 
@@ -52,7 +52,7 @@ def teacher(tmp_path_factory):
     """Return the folder of a trained model with 48 px and another width than its students."""
     run_dir = tmp_path_factory.mktemp("teacher") / "run"
     model = TRAIN["model"] | {"image_size": 48, "text_width": 128}
-    train.run(make_recipe(write_world(run_dir), **STEPS, model=model), run_dir, LocalExecutor(quiet=True))
+    finish("train", make_recipe(write_world(run_dir), **STEPS, model=model), run_dir, LocalExecutor(quiet=True))
     return checkpoints(run_dir / "train")[-1]
 
 
@@ -79,13 +79,13 @@ def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, mon
         return original_step(state, batch, lr, teacher_features)
 
     whole, interrupted = tmp_path / "whole" / "run", tmp_path / "interrupted" / "run"
-    train.run(make_distill_recipe(whole, teacher), whole, LocalExecutor(quiet=True))
+    finish("train", make_distill_recipe(whole, teacher), whole, LocalExecutor(quiet=True))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", train_step)
         with pytest.raises(KeyboardInterrupt):
-            train.run(make_distill_recipe(interrupted, teacher), interrupted, LocalExecutor(quiet=True))
+            finish("train", make_distill_recipe(interrupted, teacher), interrupted, LocalExecutor(quiet=True))
     assert set(image_sizes) == {(32, 32)}
-    train.run(make_distill_recipe(interrupted, teacher), interrupted, LocalExecutor(quiet=True))
+    finish("train", make_distill_recipe(interrupted, teacher), interrupted, LocalExecutor(quiet=True))
     assert student_bytes(interrupted) == student_bytes(whole)
     folders = [checkpoints(run_dir / "train")[-1] for run_dir in (interrupted, whole)]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1

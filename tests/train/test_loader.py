@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
+from stages import context
 from worldclip import pool
 from worldclip.core.errors import UserError
 from worldclip.model.tokenizer import train_tokenizer
@@ -25,7 +26,7 @@ def tokenizer():
 def make_loader(run_dir, tars, tokenizer, **changes):
     settings = {"image_size": 16, "global_batch_size": 10, "seed": 1, "shuffle_shards": 2}
     settings["augmentation"] = Augmentation(crop_scale_min=0.9)
-    return Loader(run_dir, pool.shards(make_recipe(tars), run_dir), tokenizer, **(settings | changes))
+    return Loader(run_dir, pool.shards(context(make_recipe(tars), run_dir)), tokenizer, **(settings | changes))
 
 
 def pairs_of(batch):

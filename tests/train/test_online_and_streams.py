@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
+from stages import context
 from worldclip import pool
 from worldclip.core import artifacts
 from worldclip.core.settings import to_toml
@@ -30,7 +31,7 @@ def tokenizer():
 def make_loader(run_dir, recipe, tokenizer, **changes):
     settings = {"image_size": 16, "global_batch_size": 12, "seed": 1, "shuffle_shards": 2}
     settings["augmentation"] = Augmentation(crop_scale_min=0.9)
-    return Loader(run_dir, pool.shards(recipe, run_dir), tokenizer, **(settings | changes))
+    return Loader(run_dir, pool.shards(context(recipe, run_dir)), tokenizer, **(settings | changes))
 
 
 def pairs_of(batch):
@@ -47,7 +48,7 @@ def matched_run(request, tmp_path_factory):
     artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
     for lang in TEXTS:
         artifacts.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
-    for shard in pool.shards(recipe, run_dir):
+    for shard in pool.shards(context(recipe, run_dir)):
         curated = artifacts.read_table(run_dir / "curate" / f"{shard.name}.parquet", artifacts.CURATED)
         number = np.array([int(key) for key in curated["key"].to_pylist()])
         table = curated.append_column("entry_ids", pa.array([[n % 2] for n in number], pa.large_list(pa.int32())))
@@ -61,7 +62,7 @@ def matched_run(request, tmp_path_factory):
 
 def test_each_epoch_equals_what_the_curator_keeps(matched_run, tokenizer):
     run_dir, recipe = matched_run
-    loader = make_loader(run_dir, recipe, tokenizer, work=curate_work(recipe, run_dir))
+    loader = make_loader(run_dir, recipe, tokenizer, work=curate_work(context(recipe, run_dir)))
     curator = Curator(run_dir, seed=5)
     keys = [f"{n:05}" for n in range(24)]
     read, expected = [], []
@@ -82,7 +83,7 @@ def test_each_epoch_equals_what_the_curator_keeps(matched_run, tokenizer):
 
 def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run, tokenizer):
     run_dir, recipe = matched_run
-    work = curate_work(recipe, run_dir)
+    work = curate_work(context(recipe, run_dir))
     from_start = make_loader(run_dir, recipe, tokenizer, work=work)
     for step in range(8):
         batch = from_start.batch(step)

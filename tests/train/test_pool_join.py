@@ -14,6 +14,7 @@ import pytest
 
 import killed
 from small_world import COLOURS, FORMS, TRAIN, picture
+from stages import context, finish
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts, shuffle
@@ -21,7 +22,6 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.tokenizer import train_tokenizer
-from worldclip.train import stage as train
 from worldclip.train.augment import Augmentation
 from worldclip.train.loader import Loader
 from worldclip.train.pool_join import image_shards, join_images, places_path, read_places
@@ -79,7 +79,7 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
 
 
 def join(run: Path, recipe: Recipe, executor: LocalExecutor = QUIET) -> None:
-    join_images(recipe, run, pool.shards(recipe, run), image_shards(recipe), executor)
+    join_images(context(recipe, run, executor), pool.shards(context(recipe, run)), image_shards(recipe.train))
 
 
 def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
@@ -88,9 +88,9 @@ def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
     first: dict[str, tuple[str, bytes]] = {}
     for tar, key, image in images:
         first.setdefault(key, (tar, image))
-    tars = {tar.name: tar.path for tar in image_shards(recipe)}
+    tars = {tar.name: tar.path for tar in image_shards(recipe.train)}
     places = {}
-    for shard in pool.shards(recipe, run):
+    for shard in pool.shards(context(recipe, run)):
         for row in read_places(run, shard).to_pylist():
             places[row["key"]] = (row["file"], pool.read_member(tars[row["file"]], row["offset"], row["size"]))
     assert places == first
@@ -100,7 +100,7 @@ def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
 @pytest.mark.parametrize(("workers", "rows_per_range"), [(2, 4_000_000), (1, 3)])
 def test_places_do_not_depend_on_workers_or_ranges(world, monkeypatch, workers, rows_per_range) -> None:
     run, recipe, _ = world
-    shards = pool.shards(recipe, run)
+    shards = pool.shards(context(recipe, run))
     join(run, recipe)
     before = [read_places(run, shard).sort_by("key").to_pylist() for shard in shards]
     for shard in shards:
@@ -118,9 +118,9 @@ def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
     tokenizer = train_tokenizer([f"a picture {n}" for n in range(NUM_KEYS)], vocab_size=60, context_length=12)
     loader = Loader(
         run,
-        pool.shards(recipe, run),
+        pool.shards(context(recipe, run)),
         tokenizer,
-        image_shards=image_shards(recipe),
+        image_shards=image_shards(recipe.train),
         image_size=32,
         global_batch_size=11,
         seed=1,
@@ -147,10 +147,10 @@ def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
 
 def test_a_run_trains_on_the_joined_pool_and_does_not_join_again(world) -> None:
     run, recipe, _ = world
-    report = train.run(recipe, run, QUIET)
+    report = finish("train", recipe, run, QUIET)
     assert (report["pairs"], report["no_image"], report["bad"]) == (33, 3, {})
     stamps = {path: path.stat().st_mtime_ns for path in (run / "train" / "join").rglob("*") if path.is_file()}
-    assert train.run(recipe, run, QUIET)["steps"] == report["steps"]
+    assert finish("train", recipe, run, QUIET)["steps"] == report["steps"]
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
@@ -158,7 +158,7 @@ def test_a_pool_of_tables_without_images_names_the_keys_to_set(world) -> None:
     run, recipe, _ = world
     alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
     with pytest.raises(UserError, match=r"train\.pool is unset"):
-        train.run(alone, run, QUIET)
+        finish("train", alone, run, QUIET)
 
 
 def test_invalid_training_pools_are_errors_that_name_the_key(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_invalid_training_pools_are_errors_that_name_the_key(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"train\.pool: set exactly one of path, roots and build; now set: path, roots"):
         load_recipe({**values, "train": {"pool": {"path": "a", "roots": {"b": "c"}}}})
     with pytest.raises(UserError, match=r"train\.pool\.path.*no such folder"):
-        image_shards(load_recipe({**values, "train": {"pool": {"path": str(tmp_path / "nowhere")}}}))
+        image_shards(load_recipe({**values, "train": {"pool": {"path": str(tmp_path / "nowhere")}}}).train)
 
 
 _JOIN = """
@@ -174,7 +174,8 @@ import json, shutil
 from pathlib import Path
 from worldclip import pool
 from worldclip.config import load_recipe
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import Run
+from worldclip.recipe import sections_of
 from worldclip.core import shuffle
 from worldclip.train.pool_join import image_shards, join_images
 
@@ -182,7 +183,8 @@ shuffle.num_ranges.__defaults__ = (7,)
 run, recipe = Path(sys.argv[2]), load_recipe(json.loads(sys.argv[4]))
 if not run.exists():
     shutil.copytree(sys.argv[3], run)
-join_images(recipe, run, pool.shards(recipe, run), image_shards(recipe), LocalExecutor(quiet=True))
+context = Run(dir=run, sections=sections_of(recipe))
+join_images(context, pool.shards(context), image_shards(recipe.train))
 """
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from small_world import TRAIN, make_recipe, train_in_process, write_world
+from stages import finish
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.train import loop, step
-from worldclip.train import stage as train
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
 
@@ -28,7 +28,7 @@ class Interruption(BaseException):
 
 
 def run(run_dir: Path, tars: Path, **changes):
-    return train.run(make_recipe(tars, **changes), run_dir, LocalExecutor(quiet=True))
+    return finish("train", make_recipe(tars, **changes), run_dir, LocalExecutor(quiet=True))
 
 
 def result_bytes(run_dir: Path) -> dict[str, bytes]:

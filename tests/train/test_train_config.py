@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from worldclip.model.config import ModelConfig, TokenizerConfig
@@ -55,14 +57,15 @@ def test_all_problems_are_reported_at_once():
 
 
 def test_images_in_an_object_store_are_read_in_streams_by_default():
+    from stages import context, job_of
     from worldclip.config import load_recipe
-    from worldclip.train.stage import relevant_config, streams_of
+    from worldclip.train.stage import streams_of
 
     def recipe(path, **train):
         return load_recipe({"pool": {"path": path}, "balance": {"tail_fraction": 0.1}, "train": train})
 
-    assert streams_of(recipe("s3://bucket/pool")) == 64
-    assert streams_of(recipe("pool")) == 0
-    assert streams_of(recipe("s3://bucket/pool", num_streams=0)) == 0
-    assert streams_of(recipe("pool", pool={"path": "s3://bucket/images"})) == 64
-    assert relevant_config(recipe("s3://bucket/pool"))["train"]["num_streams"] == 64
+    assert streams_of(context(recipe("s3://bucket/pool"), Path())) == 64
+    assert streams_of(context(recipe("pool"), Path())) == 0
+    assert streams_of(context(recipe("s3://bucket/pool", num_streams=0), Path())) == 0
+    assert streams_of(context(recipe("pool", pool={"path": "s3://bucket/images"}), Path())) == 64
+    assert job_of("train", recipe("s3://bucket/pool"), Path()).config["train"]["num_streams"] == 64

@@ -12,12 +12,12 @@ import torch
 
 import worldclip
 from small_world import COLOURS, FORMS, TRAIN, picture, write_world
+from stages import finish
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.layout import best_checkpoint, checkpoints, latest_checkpoint
-from worldclip.train import stage as train
 from worldclip.train.log import read_log
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
@@ -25,7 +25,9 @@ SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_sam
 
 def run(run_dir, tars, evaluate=None, **changes):
     sections = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "evaluate": evaluate or {}}
-    return train.run(load_recipe({**sections, "train": TRAIN | SHORT | changes}), run_dir, LocalExecutor(quiet=True))
+    return finish(
+        "train", load_recipe({**sections, "train": TRAIN | SHORT | changes}), run_dir, LocalExecutor(quiet=True)
+    )
 
 
 def losses(run_dir):

@@ -15,6 +15,7 @@ import pytest
 
 from plain_recipe import LISTS, make_text, run_stages, write_metadata
 from small_world import picture
+from stages import context
 from worldclip import curate, pool
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
@@ -87,13 +88,13 @@ def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_
     write_metadata(run, LISTS)
     before = run_stages(recipe, run)["curate"]["total"]
     assert 0 < before["pairs_out"] < before["pairs_in"]
-    shards = pool.shards(recipe, run)
+    shards = pool.shards(context(recipe, run))
     kept = [row for shard in shards for row in curate.read_curated(run, shard).to_pylist()]
 
     download(tmp_path / "wat_pool", tmp_path / "tars")
-    images = image_shards(recipe)
+    images = image_shards(recipe.train)
     assert images is not None
-    join_images(recipe, run, shards, images, QUIET)
+    join_images(context(recipe, run, QUIET), shards, images)
     number_of = {key_of_url(f"http://example.org/{n}.jpg"): n for n in range(NUM_IMAGES)}
     source, read = PairSource(run, shards, images, num_cached=4), []
     for position, shard in enumerate(shards):

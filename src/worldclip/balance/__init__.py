@@ -11,17 +11,13 @@ if TYPE_CHECKING:
     from worldclip.balance.formulas import entry_probs as entry_probs
     from worldclip.balance.formulas import tail_fraction as tail_fraction
     from worldclip.balance.formulas import threshold_for as threshold_for
-    from worldclip.balance.stage import inputs as inputs
-    from worldclip.balance.stage import relevant_config as relevant_config
-    from worldclip.balance.stage import run as run
+    from worldclip.balance.stage import balance as balance
 
 _HOMES = {
     "entry_probs": "worldclip.balance.formulas",
-    "inputs": "worldclip.balance.stage",
-    "relevant_config": "worldclip.balance.stage",
-    "run": "worldclip.balance.stage",
+    "balance": "worldclip.balance.stage",
     "tail_fraction": "worldclip.balance.formulas",
     "threshold_for": "worldclip.balance.formulas",
 }
-__all__ = ["BalanceConfig", "entry_probs", "inputs", "relevant_config", "run", "tail_fraction", "threshold_for"]
+__all__ = ["BalanceConfig", "balance", "entry_probs", "tail_fraction", "threshold_for"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,65 +18,61 @@ from worldclip.balance.sums import counted_shards, sum_shards
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor
-from worldclip.core.job import remove_stale
-
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
+from worldclip.core.job import Job, Result, Run
+from worldclip.language.entry_lists import EntryLists
+from worldclip.match.config import MatchConfig
 
 CURVE_POINTS = 120  # of the head-tail curve in the report
 TOP_ENTRIES = 20
 
 
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    from worldclip.core.settings import to_dict
-
-    return {"balance": to_dict(recipe.balance), "match": {"isolate": recipe.match.isolate}}
-
-
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"match": artifacts.require_manifest(run_dir, "match")["digest"]}
-    if isinstance(recipe.balance.thresholds, str):
-        found["thresholds"] = threshold_table(recipe.balance.thresholds)
-    return found
+def balance(run: Run) -> None:
+    """Sum the counts of all shards; write RUN/balance/thresholds.json, <list>.npy and counts/<list>.npy (uint64)."""
+    run.stage("balance", inputs=_inputs, work=_balance)
 
 
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
-    """Counts of all shards -> RUN/balance/thresholds.json, <list>.npy, counts/<list>.npy (uint64 sums), report.json."""
-    folder = run_dir / "balance"
-    stage_inputs = inputs(recipe, run_dir)
-    matched = artifacts.require_manifest(run_dir, "match")
+def _inputs(run: Run) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"match": artifacts.require_manifest(run.dir, "match")["digest"]}
+    thresholds = run.section(BalanceConfig).thresholds
+    if isinstance(thresholds, str):
+        inputs["thresholds"] = threshold_table(thresholds)
+    return inputs
+
+
+def _balance(run: Run, job: Job) -> Result:
+    config, entry_lists = run.section(BalanceConfig), run.section(MatchConfig).entry_lists
+    matched = artifacts.require_manifest(run.dir, "match")
     lists = matched["lists"]  # name -> number of entries
-    counts = sum_shards(lists, _all_shards(run_dir, matched["counts"]), folder / "sums", executor)
-    warnings = find_warnings(counts, recipe.balance, recipe.match.isolate)
-    thresholds = choose_thresholds(counts, recipe.balance, recipe.match.isolate)
-    table = thresholds_record(counts, thresholds, recipe.balance, recipe.match.isolate)
+    counts = sum_shards(lists, _all_shards(run.dir, matched["counts"]), job.folder / "sums", run.executor)
+    thresholds = choose_thresholds(counts, config, entry_lists)
+    table = thresholds_record(counts, thresholds, config, entry_lists)
+    warnings = find_warnings(counts, config, entry_lists)
     probs = {name: list_probs(counts[name], thresholds[name]) for name in lists}
     for name in lists:
-        artifacts.write_array(folder / f"{name}.npy", probs[name])
-        artifacts.write_array(folder / "counts" / f"{name}.npy", counts[name])
-    artifacts.write_json(folder / "thresholds.json", table)
-    report = {
-        **table,
-        "warnings": warnings,
-        "curves": {name: head_tail_curve(counts[name], thresholds[name]) for name in lists},
-        "top_entries": {name: _top_entries(run_dir, name, counts[name], probs[name]) for name in lists},
-    }
-    artifacts.write_json(folder / "report.json", report)
-    arrays = [f"{part}{name}.npy" for part in ("", "counts/") for name in lists]
-    sums = [path for path in (folder / "sums").rglob("*") if path.is_file()]
-    remove_stale(folder, [*(folder / name for name in ("thresholds.json", "report.json", *arrays)), *sums])
-    totals = {"lists": len(lists), "matches": sum(row["num_matches"] for row in table["lists"].values())}
-    artifacts.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=totals)
+        artifacts.write_array(job.folder / f"{name}.npy", probs[name])
+        artifacts.write_array(job.folder / "counts" / f"{name}.npy", counts[name])
+    artifacts.write_json(job.folder / "thresholds.json", table)
     for warning in warnings:
         say("balance", warning)
-    return report
+    arrays = [f"{part}{name}.npy" for part in ("", "counts/") for name in lists]
+    return Result(
+        report={
+            **table,
+            "warnings": warnings,
+            "curves": {name: head_tail_curve(counts[name], thresholds[name]) for name in lists},
+            "top_entries": {name: _top_entries(run.dir, name, counts[name], probs[name]) for name in lists},
+        },
+        counts={"lists": len(lists), "matches": sum(row["num_matches"] for row in table["lists"].values())},
+        outputs=[job.folder / name for name in ("thresholds.json", "sums", *arrays)],
+    )
 
 
-def choose_thresholds(counts: Mapping[str, np.ndarray], config: BalanceConfig, isolate: str) -> dict[str, int | None]:
+def choose_thresholds(
+    counts: Mapping[str, np.ndarray], config: BalanceConfig, entry_lists: EntryLists
+) -> dict[str, int | None]:
     """The threshold of each list by the rule of `config`; None where a list has no match.
 
-    counts: matches of every entry, list by list.  isolate: match.isolate; under merged and english there is one list,
+    counts: matches of every entry, list by list.  entry_lists: under merged and english there is one list,
     and english_threshold is its own.  Raises UserError where the rule needs what is not there.
     """
     matched = [name for name in counts if counts[name].any()]
@@ -87,14 +83,14 @@ def choose_thresholds(counts: Mapping[str, np.ndarray], config: BalanceConfig, i
             f"balance.thresholds has no threshold for {', '.join(missing)}, which have matches; add them, "
             "or choose another balance.rule"
         )
-    fraction = _carried_fraction(counts, config, isolate)
+    fraction = _carried_fraction(counts, config, entry_lists)
     thresholds: dict[str, int | None] = dict.fromkeys(counts)
     for name in matched:
         if name in config.tail_fractions:
             threshold = threshold_for(counts[name], config.tail_fractions[name])
         elif config.rule == "table":
             threshold = table[name]
-        elif fraction is None or (config.english_threshold is not None and name == _english_list(isolate)):
+        elif fraction is None or (config.english_threshold is not None and name == entry_lists.english):
             assert config.english_threshold is not None  # BalanceConfig.problems
             threshold = config.english_threshold
         else:
@@ -103,17 +99,13 @@ def choose_thresholds(counts: Mapping[str, np.ndarray], config: BalanceConfig, i
     return thresholds
 
 
-def _english_list(isolate: str) -> str:
-    return "merged" if isolate == "merged" else "en"
-
-
-def _carried_fraction(counts: Mapping[str, np.ndarray], config: BalanceConfig, isolate: str) -> float | None:
+def _carried_fraction(counts: Mapping[str, np.ndarray], config: BalanceConfig, entry_lists: EntryLists) -> float | None:
     """The tail fraction that every list gets, p; None where the rule carries a threshold or a table instead."""
     if config.rule != "tail_fraction":
         return None
     if config.english_threshold is None:
         return config.tail_fraction
-    if isolate != "language":
+    if entry_lists.has_one:
         return None
     if "en" not in counts or not counts["en"].any():
         raise UserError(
@@ -153,9 +145,9 @@ def _all_shards(run_dir: Path, counts: Mapping[str, Any]) -> list[Path]:
     return found
 
 
-def find_warnings(counts: Mapping[str, np.ndarray], config: BalanceConfig, isolate: str) -> list[str]:
+def find_warnings(counts: Mapping[str, np.ndarray], config: BalanceConfig, entry_lists: EntryLists) -> list[str]:
     """What a person should know about thresholds that are valid and probably not meant."""
-    english = _english_list(isolate)
+    english = entry_lists.english
     largest = int(counts[english].max(initial=0)) if english in counts else 0
     if config.english_threshold is None or not 0 < largest < config.english_threshold:
         return []
@@ -173,7 +165,10 @@ def list_probs(counts: np.ndarray, threshold: int | None) -> np.ndarray:
 
 
 def thresholds_record(
-    counts: Mapping[str, np.ndarray], thresholds: Mapping[str, int | None], config: BalanceConfig, isolate: str
+    counts: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, int | None],
+    config: BalanceConfig,
+    entry_lists: EntryLists,
 ) -> dict[str, Any]:
     """What thresholds.json holds: english_threshold and tail_fraction in effect, and one row a list."""
     lists = {
@@ -188,7 +183,7 @@ def thresholds_record(
     }
     return {
         "english_threshold": thresholds.get("en") if config.english_threshold is None else config.english_threshold,
-        "tail_fraction": _carried_fraction(counts, config, isolate),
+        "tail_fraction": _carried_fraction(counts, config, entry_lists),
         "lists": lists,
     }
 

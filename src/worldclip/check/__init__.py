@@ -16,15 +16,13 @@ if TYPE_CHECKING:
     from worldclip.check.images import hash_images as hash_images
     from worldclip.check.stage import check as check
     from worldclip.check.stage import load_config as load_config
-    from worldclip.check.stage import load_pool as load_pool
     from worldclip.check.stage import look_at_shards as look_at_shards
 
 _HOMES = {
     "check": "worldclip.check.stage",
     "hash_images": "worldclip.check.images",
     "load_config": "worldclip.check.stage",
-    "load_pool": "worldclip.check.stage",
     "look_at_shards": "worldclip.check.stage",
 }
-__all__ = ["CheckConfig", "check", "hash_images", "load_config", "load_pool", "look_at_shards"]
+__all__ = ["CheckConfig", "check", "hash_images", "load_config", "look_at_shards"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

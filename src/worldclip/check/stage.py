@@ -29,27 +29,21 @@ from worldclip.check.pair_rules import ELSEWHERE, JudgeWork, judge_shard, judged
 from worldclip.check.report import write_report
 from worldclip.check.text_rules import phrase_matcher
 from worldclip.check.write import final_path, merge_texts, write_rows, write_tars
-from worldclip.config import Recipe
 from worldclip.core import settings
 from worldclip.core.artifacts import (
-    MANIFEST,
     REMOVED,
     REMOVED_TEXTS,
     VALID_KEYS,
     digest,
     fingerprint,
-    read_json,
-    read_manifest,
     read_table,
-    write_json,
-    write_manifest,
     write_table,
 )
 from worldclip.core.coin import hash_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
-from worldclip.core.job import ALL_SHARDS, RunLock, changed_keys, remove_stale
+from worldclip.core.job import ALL_SHARDS, Job, Result, Run, RunLock, remove_stale
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
@@ -65,72 +59,46 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     return loaded
 
 
-def load_pool(source: str | Path) -> Recipe:
-    """A recipe of the sections that a check reads, of a folder of tars, a run, or a .toml."""
-    path = Path(source)
-    if path.suffix != ".toml" and not (path / "recipe.toml").exists():
-        return Recipe(pool=PoolConfig(path=str(source)))
-    values = settings.read_toml(path)
-    sections = {"pool": PoolConfig, "languages": LanguagesConfig, "evaluate": EvaluateConfig}
-    return Recipe(**{name: settings.load_config(cls, values.get(name, {})) for name, cls in sections.items()})
-
-
 def check(
-    pool: PoolConfig | Recipe,
-    out: str | Path,
-    config: CheckConfig | None = None,
-    *,
-    executor: Executor | None = None,
-    run_dir: Path | None = None,
+    pool: PoolConfig | Run, out: str | Path, config: CheckConfig | None = None, *, executor: Executor | None = None
 ) -> dict[str, Any]:
     """Check a pool into the folder `out`: valid_keys.parquet (for pool.valid_keys), removed.parquet,
-    removed_texts.parquet, report.json, report.html and the manifest.  Returns the report.
+    removed_texts.parquet, report.json, report.html and the manifest.  Return the report.
 
-    pool: where the pairs are, or a recipe with such a section; run_dir: the run of a recipe that builds its pool.
-    Raises UserError for mistakes in the config, StageFailed where shards failed.
+    pool: where the pairs are, or the context of a run or .toml with such a section (pool.open_pool).
+    Raises UserError for mistakes in the config, StageFailed if shards failed.
     """
-    work = _plan(pool, Path(out), config, executor, run_dir)
-    folder, recipe = work.folder, work.recipe
-    record = {"pool": to_dict(recipe.pool), "lid_model": recipe.languages.lid_model, "check": to_dict(work.config)}
-    with RunLock(folder):
-        manifest = read_manifest(folder)
-        if manifest is not None and not changed_keys([manifest["config"], manifest["inputs"]], [record, work.inputs]):
-            say("check", "is finished and unchanged")
-            return dict(read_json(folder / "report.json"))
-        (folder / MANIFEST).unlink(missing_ok=True)
-        report = _run(work)
-        write_json(folder / "report.json", report)
-        write_report(folder, report, work.sets.readers())
-        write_manifest(folder, config=record, inputs=work.inputs, counts=report["counts"])
-    return report
+    work = _plan(pool, Path(out), config, executor)
+    record = {"pool": to_dict(work.pool), "lid_model": work.lid_model, "check": to_dict(work.config)}
+    return Job("check", work.folder, record, lambda: work.inputs).run_once(lambda: _check(work))
 
 
 def look_at_shards(
-    pool: PoolConfig | Recipe,
+    pool: PoolConfig | Run,
     out: str | Path,
     part: slice,
     config: CheckConfig | None = None,
     *,
     executor: Executor | None = None,
-    run_dir: Path | None = None,
 ) -> int:
-    """What costs most of a check, looking at images and running models, for some of the pool's shards alone.
+    """Do what costs most of a check, reading images and running models, for some of the pool's shards alone.
 
-    Safe beside calls for other shards; `check` then finishes.  Returns the number of shards.  Raises as check.
+    Safe beside calls for other shards; `check` then finishes.  Return the number of shards.  Raises as check.
     """
-    work = _plan(pool, Path(out), config, executor, run_dir, part)
+    work = _plan(pool, Path(out), config, executor, part)
     if not looks_at_images(work.config):
         raise UserError("--shards with rules that look at no image: run the check at once, without --shards")
     with RunLock(work.folder, is_shared=True):
         if _look(work)["images"]:
-            run_models(work.config, work.recipe.pool, work.folder, work.shards, work.executor)
-    say("check", f"{len(work.shards):,} shards are looked at; the same command without --shards finishes the check")
+            run_models(work.config, work.pool, work.folder, work.shards, work.executor)
+    say("check", f"{len(work.shards):,} shards scanned. Rerun without --shards to finish.")
     return len(work.shards)
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    recipe: Recipe
+    pool: PoolConfig
+    lid_model: str
     config: CheckConfig
     folder: Path
     kind: HashKind
@@ -141,24 +109,32 @@ class _Work:
 
 
 def _plan(
-    pool: PoolConfig | Recipe,
+    pool: PoolConfig | Run,
     folder: Path,
     config: CheckConfig | None,
     executor: Executor | None,
-    run_dir: Path | None,
     part: slice = ALL_SHARDS,
 ) -> _Work:
-    recipe = pool if isinstance(pool, Recipe) else Recipe(pool=pool)
-    settings = config or CheckConfig()
-    sets = EvaluationSets.of(settings, recipe.evaluate, run_dir or folder)
-    _refuse_mistakes(settings, sets)
-    kind = HashKind.of(settings)
-    shards = pools.shards(recipe, run_dir or folder, part)
+    run = pool if isinstance(pool, Run) else Run.of(folder, pool)
+    rules = config or CheckConfig()
+    sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
+    _refuse_mistakes(rules, sets)
+    kind = HashKind.of(rules)
+    shards = pools.shards(run, part)
     tables = [shard.name for shard in shards if not format_of(shard.name).has_images]
-    if tables and settings.write == "tars":
+    if tables and rules.write == "tars":
         raise UserError(f'write = "tars" with {tables[0]}: only tars hold images; use write = "keys"')
-    inputs = _inputs(shards, settings, sets, kind)
-    return _Work(recipe, settings, folder, kind, shards, executor or LocalExecutor(), inputs, sets)
+    return _Work(
+        pool=run.section(PoolConfig),
+        lid_model=run.section(LanguagesConfig).lid_model,
+        config=rules,
+        folder=folder,
+        kind=kind,
+        shards=shards,
+        executor=executor or LocalExecutor(),
+        inputs=_inputs(shards, rules, sets, kind),
+        sets=sets,
+    )
 
 
 def _refuse_mistakes(config: CheckConfig, sets: EvaluationSets) -> None:
@@ -197,7 +173,7 @@ def looks_at_images(config: CheckConfig) -> bool:
     return bool(rules) or config.duplicates != "keep"
 
 
-def _run(work: _Work) -> dict[str, Any]:
+def _check(work: _Work) -> Result:
     config, folder = work.config, work.folder
     images = dict.fromkeys(COUNTS, 0)
     if looks_at_images(config):
@@ -205,7 +181,7 @@ def _run(work: _Work) -> dict[str, Any]:
         hash_sets(work.sets, work.inputs["against"], work.kind, folder / "against", work.executor)
     has_images = images["images"] > 0
     if has_images:
-        run_models(work.config, work.recipe.pool, folder, work.shards, work.executor)
+        run_models(work.config, work.pool, folder, work.shards, work.executor)
     judged = _judge(work, has_images)
     elsewhere = _remove_elsewhere(work)
     duplicates, histogram = DUPLICATES.empty_table(), list[int]()
@@ -215,15 +191,15 @@ def _run(work: _Work) -> dict[str, Any]:
     if has_images and config.faces.path:
         write_faces(folder, work.shards)
     if config.merge_texts:
-        merge_texts(folder, work.shards, work.recipe.pool)
+        merge_texts(folder, work.shards, work.pool)
     if config.write == "tars":
-        counts["written"] = write_tars(config, work.recipe.pool, folder, work.shards, work.executor)
+        counts["written"] = write_tars(config, work.pool, folder, work.shards, work.executor)
     _remove_stale(work)
     rejected, num_texts = Counter[str](), 0
     for report in judged:
         rejected.update(report["rejected_texts"])
         num_texts += report["texts"]
-    return {
+    report = {
         "counts": counts,
         "images": images,
         "texts": {"read": num_texts, "rejected": dict(sorted(rejected.items()))},
@@ -231,30 +207,32 @@ def _run(work: _Work) -> dict[str, Any]:
         "duplicate_groups": pc.count_distinct(duplicates["other_key"]).as_py(),
         "pairs_by_distance": histogram,
         "radius": config.radius,
-        "against": {**config.against, **dict.fromkeys(config.against_datasets, "data set of evaluate")},
+        "against": {**config.against, **dict.fromkeys(config.against_datasets, "dataset of evaluate")},
     }
+    write_report(folder, report, work.sets.readers())
+    return Result(report=report, counts=counts)
 
 
 def _look(work: _Work) -> dict[str, int]:
     work.kind.require_model()
-    look = functools.partial(look_at_pool_shard, pool=work.recipe.pool, folder=work.folder, kind=work.kind)
-    key = {"key": work.recipe.pool.key, "hash": work.kind.name}
+    look = functools.partial(look_at_pool_shard, pool=work.pool, folder=work.folder, kind=work.kind)
+    key = {"key": work.pool.key, "hash": work.kind.name}
     reports = work.executor.map(look, work.shards, label="images", done_dir=work.folder / "done/images", key=key)
     return add_counts(reports, COUNTS)
 
 
 def _judge(work: _Work, has_images: bool) -> Sequence[Report]:
     judge = JudgeWork(
-        pool=work.recipe.pool,
+        pool=work.pool,
         config=work.config,
         folder=work.folder,
         kind=work.kind,
-        lid_model=work.recipe.languages.lid_model,
+        lid_model=work.lid_model,
         references=digest(work.inputs["against"]),
         has_images=has_images,
     )
     decides = {name: value for name, value in work.inputs.items() if name != "shards"}
-    key = {"pool": to_dict(work.recipe.pool), "check": to_dict(work.config), "images": has_images, "inputs": decides}
+    key = {"pool": to_dict(work.pool), "check": to_dict(work.config), "images": has_images, "inputs": decides}
     fn = functools.partial(judge_shard, work=judge)
     return work.executor.map(fn, work.shards, label="judge", done_dir=work.folder / "done/judged", key=key)
 

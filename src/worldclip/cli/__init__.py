@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from worldclip.cli import metadata, models, pools, reports, search, stages, tokenizers
-from worldclip.cli.stages import STAGE_HELP
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.recipe import stage_names, steps
 
 COMMANDS: dict[str, Callable[[Any], int]] = {
     **stages.COMMANDS,
@@ -66,7 +66,7 @@ def _dispatch(arguments: list[str]) -> int:
         return models.evaluate_any_model(rest)
     if command == "export" and models.exports_model(rest):
         return models.export_any_model(rest)
-    if command in STAGE_HELP and " ".join(arguments[:2]) not in COMMANDS:
+    if command in stage_names() and " ".join(arguments[:2]) not in COMMANDS:
         _refuse_misspelt(command, rest)
         return stages.run_one_stage(command, rest)
     for words in (2, 1):
@@ -86,7 +86,7 @@ def _refuse_misspelt(stage: str, rest: Sequence[str]) -> None:
 def _overview() -> str:
     lines = ["usage: worldclip COMMAND ...   (worldclip COMMAND --help tells its flags)", ""]
     lines += ["  run        a whole recipe: worldclip run recipes/emoji.toml"]
-    lines += [f"  {name:<10} {text}" for name, text in STAGE_HELP.items()]
+    lines += [f"  {step.stage:<10} {step.help}" for step in steps()]
     shown = {name: _command_type(command).__doc__ or "" for name, command in COMMANDS.items() if name != "run"}
     lines += ["", *(f"  {name:<14} {text.splitlines()[0].rstrip('.')}" for name, text in shown.items())]
     lines += ["  --version      versions, device, extras"]

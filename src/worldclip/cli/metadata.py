@@ -13,6 +13,7 @@ import tyro
 
 from worldclip.cli.flags import Work, executor_of
 from worldclip.config import load_recipe
+from worldclip.core.job import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,17 @@ class FetchMetadataCommand:
     """Print what was fetched as JSON."""
 
 
+def _configs(source: str) -> list[Any]:
+    recipe = load_recipe(source)
+    return [recipe.metadata, recipe.languages]
+
+
 def _fetch_metadata(command: FetchMetadataCommand) -> int:
     from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 
     flags = {item.name: getattr(command, item.name) for item in dataclasses.fields(FetchConfig)}
     flags["langs"] = tuple(filter(None, command.langs.split(",")))
-    fetched = fetch_metadata(load_recipe(command.recipe), FetchConfig(**flags))
+    fetched = fetch_metadata(Run.of(Path(), *_configs(command.recipe)), FetchConfig(**flags))
     print(json.dumps(fetched) if command.json else f"{fetched['files']:,} files, {fetched['bytes']:,} bytes")
     return 0
 

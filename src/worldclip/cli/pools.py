@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Annotated, Any
 import tyro
 
 from worldclip.cli.flags import Work, executor_of, read_part
-from worldclip.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +78,15 @@ class PoolCheckCommand(Work):
 
 
 def _pool_check(command: PoolCheckCommand) -> int:
-    from worldclip.check import check, load_config, load_pool, look_at_shards
+    from worldclip.check import check, load_config, look_at_shards
+    from worldclip.pool import open_pool
 
-    path = Path(command.pool)
     rules = load_config(command.config or {}, command.set)
-    how: Any = {"executor": executor_of(command), "run_dir": path if (path / "recipe.toml").exists() else None}
+    pool, executor = open_pool(command.pool), executor_of(command)
     if command.shards:
-        look_at_shards(load_pool(path), command.out, read_part(command.shards), rules, **how)
+        look_at_shards(pool, command.out, read_part(command.shards), rules, executor=executor)
         return 0
-    report = check(load_pool(path), command.out, rules, **how)
+    report = check(pool, command.out, rules, executor=executor)
     counts = report["counts"]
     if command.json:
         print(json.dumps(report, ensure_ascii=False))
@@ -115,17 +113,10 @@ class PoolDedupCommand(Work):
 
 
 def _pool_dedup(command: PoolDedupCommand) -> int:
-    from worldclip.check import load_pool
+    from worldclip.pool import open_pool
     from worldclip.tools.dedup import dedup
 
-    path = Path(command.pool)
-    recipe = load_pool(path)
-    if command.key is not None:
-        recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, key=command.key))
-        if problems := recipe.pool.problems():
-            raise UserError(problems)
-    run_dir = path if (path / "recipe.toml").exists() else None
-    report = dedup(recipe, command.out, executor=executor_of(command), run_dir=run_dir)
+    report = dedup(open_pool(command.pool, key=command.key), command.out, executor=executor_of(command))
     if command.json:
         print(json.dumps(report))
         return 0

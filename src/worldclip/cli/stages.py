@@ -14,16 +14,6 @@ from worldclip.cli.models import PushFlags, push_exports
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import UserError
 
-STAGE_HELP = {
-    "pool": "build or index a pool of pairs",
-    "metadata": "entries of each language from word lists, WordNets and Wikipedia",
-    "match": "language and entries of each text, counts of each entry",
-    "balance": "thresholds and entry probabilities from the counts",
-    "curate": "the kept pairs",
-    "train": "a model on the kept pairs",
-    "evaluate": "a checkpoint's results, or any model's: worldclip evaluate MODEL --out DIR",
-    "export": "a checkpoint in other libraries' formats",
-}
 SLICED = ("pool", "match", "curate")  # stages that several calls may share out among them
 
 
@@ -61,30 +51,50 @@ OWN_FLAGS: dict[str, type[Common]] = {"train": _Planned, "export": _Pushed}
 
 
 def _run(command: RunCommand) -> int:
-    from worldclip.recipe import STAGES, run
+    from worldclip.recipe import run, stage_names
 
-    recipe = load_recipe(command.recipe, command.set)
-    run_dir = run_folder_of(command)
-    run(
-        recipe,
-        run_dir,
+    run_dir = run(
+        load_recipe(command.recipe, command.set),
+        run_folder_of(command),
         from_stage=command.from_stage,
         until=command.until,
         executor=executor_of(command),
         dry_run=command.dry_run,
     )
     if not command.dry_run:
-        last = STAGES.index(command.until or STAGES[-1])
-        print_results(run_dir, STAGES[: last + 1], command.json)
+        last = stage_names().index(command.until or stage_names()[-1])
+        print_results(run_dir, stage_names()[: last + 1], command.json)
     return 0
 
 
 def run_one_stage(name: str, rest: list[str]) -> int:
-    """One stage alone; its flags are its Config's, their defaults the recipe's."""
-    from worldclip.core.artifacts import describe_run, write_json, write_text
-    from worldclip.core.job import RunLock, run_slice, run_stage
-    from worldclip.core.settings import to_toml
-    from worldclip.recipe import dismiss_helpers, help_with, is_helper, load_stage, run
+    """Run one stage; its flags are its Config's, their defaults the recipe's."""
+    from worldclip.recipe import run_stages, stage_names
+    from worldclip.train.launch import is_helper_rank
+
+    command, base = _parse_stage(name, rest)
+    recipe = load_recipe(command.recipe, command.set)
+    if command.config != getattr(base, name):
+        recipe = dataclasses.replace(recipe, **{name: command.config})
+        if problems := recipe.problems():
+            raise UserError(problems)
+    run_dir, executor = run_folder_of(command), executor_of(command)
+    if isinstance(command, _Planned) and command.dry_run:
+        names = stage_names()[: stage_names().index(name) + 1]
+        run_stages(recipe, run_dir, names, executor=executor, dry_run=True)
+        return 0
+    part = read_part(command.shards) if isinstance(command, _Sliced) and command.shards else None
+    run_stages(recipe, run_dir, [name], executor=executor, part=part)
+    if part is None and not is_helper_rank():
+        print_results(run_dir, [name], command.json)
+    if isinstance(command, _Pushed) and command.push:
+        push_exports(run_dir / "export", command.push, command.dry_run)
+    return 0
+
+
+def _parse_stage(name: str, rest: list[str]) -> tuple[Any, Recipe]:
+    """Return the command, and the recipe without overrides that its flags have their defaults from."""
+    from worldclip.recipe import steps
 
     asks_help = any(argument in ("-h", "--help") for argument in rest)
     if rest and rest[0].startswith("-") and not asks_help:
@@ -100,37 +110,8 @@ def run_one_stage(name: str, rest: list[str]) -> int:
         frozen=True,
         kw_only=True,
     )
-    command_type.__doc__ = STAGE_HELP[name].capitalize() + "."
-    command = tyro.cli(command_type, args=rest, prog=f"worldclip {name}")
-    recipe = load_recipe(command.recipe, command.set)
-    if command.config != config:
-        recipe = dataclasses.replace(recipe, **{name: command.config})
-        if problems := recipe.problems():
-            raise UserError(problems)
-    run_dir, executor = run_folder_of(command), executor_of(command)
-    part = read_part(command.shards) if isinstance(command, _Sliced) and command.shards else None
-    if isinstance(command, _Planned) and command.dry_run:
-        run(recipe, run_dir, until=name, dry_run=True)
-        return 0
-    if is_helper():
-        help_with([name], recipe, run_dir)
-        return 0
-    with RunLock(run_dir, is_shared=part is not None):
-        write_text(run_dir / "recipe.toml", to_toml(recipe))
-        write_json(run_dir / "run.json", describe_run())
-        stage: Any = load_stage(name)
-        if part is not None:
-            run_slice(stage, name, recipe, run_dir, executor, part)
-            return 0
-        if not run_stage(stage, name, recipe, run_dir, executor):
-            dismiss_helpers(name, recipe)
-        from worldclip.report import write_report
-
-        write_report(run_dir)
-    print_results(run_dir, [name], command.json)
-    if isinstance(command, _Pushed) and command.push:
-        push_exports(run_dir / "export", command.push, command.dry_run)
-    return 0
+    command_type.__doc__ = next(step.help for step in steps() if step.stage == name) + "."
+    return tyro.cli(command_type, args=rest, prog=f"worldclip {name}"), base
 
 
 COMMANDS: dict[str, Callable[[Any], int]] = {

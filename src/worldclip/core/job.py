@@ -1,6 +1,8 @@
-"""Stages and their folders: which must run, one run at a time, nothing left that the manifest does not name.
+"""The bracket around every piece of work that leaves files, and the context that the stages of a run share.
 
-A stage is done when its manifest holds the present config and inputs.
+A *job* fills one folder.  Its manifest is written last and says that the folder is done, from which inputs and under
+which config; a job whose manifest holds the present ones is skipped.  Stages, `pool check`, `pool dedup`, `pool wat`
+and `embed` are all jobs.
 """
 
 from __future__ import annotations
@@ -8,75 +10,192 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, TypeAlias, TypeVar
 
-from worldclip.core.artifacts import MANIFEST, digest, read_manifest
+from worldclip.core.artifacts import MANIFEST, digest, read_json, read_manifest, write_json, write_manifest
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute.shards import Executor, Report
-
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
+from worldclip.core.execute import Executor, LocalExecutor
+from worldclip.core.settings import deciding, load_config, read_toml, section_name
 
 ALL_SHARDS = slice(None)
+Record: TypeAlias = Mapping[str, Any]  # JSON-able
+Report: TypeAlias = dict[str, Any]  # JSON-able, what report.json holds
+_Config = TypeVar("_Config")
+_ALWAYS_KEPT = (MANIFEST, "report.json", "report.html", ".lock")
 
 
-class Stage(Protocol):
-    """What recipe.py asks of a stage's module."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What a job's work hands to the bracket."""
 
-    def run(self, recipe: Recipe, run_dir: Path, executor: Executor) -> Report: ...
-    def inputs(self, recipe: Recipe, run_dir: Path) -> dict[str, Any]: ...
-    def relevant_config(self, recipe: Recipe) -> dict[str, Any]: ...
-
-
-class SlicedStage(Stage, Protocol):
-    """A stage whose shards several calls may share out among them."""
-
-    def run_shards(self, recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]: ...
-
-
-def run_stage(stage: Stage, name: str, recipe: Recipe, run_dir: Path, executor: Executor) -> bool:
-    """Run a stage unless it is finished and unchanged; says which, and why.  True where it ran."""
-    reason = why_run(stage, name, recipe, run_dir)
-    if reason is None:
-        say(name, "is finished and unchanged")
-        return False
-    say(name, f"starts ({reason})")
-    started_at = time.perf_counter()
-    (run_dir / name / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
-    stage.run(recipe, run_dir, executor)
-    say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
-    return True
+    report: Report
+    """Written as report.json."""
+    counts: Record
+    """The manifest's counts."""
+    outputs: Iterable[Path] | None = None
+    """Files that belong to the folder, and folders that belong to it whole; anything else is stale and removed.  None:
+    the work itself decides what stays."""
+    manifest: Record = field(default_factory=dict)
+    """Further keys of the manifest, for the stages below."""
 
 
-def run_slice(stage: SlicedStage, name: str, recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> None:
-    """Work on some shards of a stage alone; the stage is finished by a run_stage after all of them."""
-    if why_run(stage, name, recipe, run_dir) is None:
-        say(name, "is finished and unchanged")
-        return
-    (run_dir / name / MANIFEST).unlink(missing_ok=True)
-    reports = stage.run_shards(recipe, run_dir, executor, part)
-    say(name, f"{len(reports):,} shards are done; the same command without --shards finishes the stage")
+class Job:
+    """One piece of work, the folder that it fills, and what decides its output."""
+
+    def __init__(self, name: str, folder: Path, config: Record, inputs: Callable[[], Record]) -> None:
+        """name: for messages.  inputs: fingerprints of all that is read, computed at most once."""
+        self.name = name
+        self.folder = folder
+        self.config = config
+        self._read_inputs = inputs
+        self._inputs: Record | None = None
+
+    @property
+    def inputs(self) -> Record:
+        """Fingerprints of the inputs.  Raises UserError if a stage above is not finished."""
+        if self._inputs is None:
+            self._inputs = self._read_inputs()
+        return self._inputs
+
+    def reason_to_run(self) -> str | None:
+        """Return why the work must run, naming the changed key or input; None if it is finished and unchanged."""
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            return "not finished before" if self.folder.exists() else "new"
+        if changes := changed_keys(manifest["config"], self.config):
+            return "; ".join(changes)
+        changes = changed_keys(manifest["inputs"], self.inputs)
+        return f"its inputs changed: {', '.join(changes[:3])}" if changes else None
+
+    def run(self, work: Callable[[], Result]) -> Report:
+        """Do the work, remove stale files, write report.json, and the manifest last."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
+        result = work()
+        if result.outputs is not None:
+            remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
+        write_json(self.folder / "report.json", result.report)
+        write_manifest(self.folder, config=self.config, inputs=self.inputs, counts=result.counts, **result.manifest)
+        return result.report
+
+    def run_once(self, work: Callable[[], Result]) -> Report:
+        """Do the work under the folder's lock unless it is finished and unchanged; return the report."""
+        with RunLock(self.folder):
+            if self.reason_to_run() is None:
+                say(self.name, "is finished and unchanged")
+                return dict(read_json(self.folder / "report.json"))
+            return self.run(work)
 
 
-def why_run(stage: Stage, name: str, recipe: Recipe, run_dir: Path) -> str | None:
-    """Why a stage must run, in words that name the changed key or input; None where it need not."""
-    manifest = read_manifest(run_dir / name)
-    if manifest is None:
-        return "not finished before" if (run_dir / name).exists() else "new"
-    changes = changed_keys(manifest["config"], stage.relevant_config(recipe))
-    if changes:
-        return "; ".join(changes)
-    changes = changed_keys(manifest["inputs"], stage.inputs(recipe, run_dir))
-    return f"its inputs changed: {', '.join(changes[:3])}" if changes else None
+@dataclass(kw_only=True)
+class Run:
+    """The context of every stage: RUN, the recipe's sections by class, the executor, and which stages are asked for."""
+
+    dir: Path
+    sections: Mapping[str, Any]
+    """section -> its config, or the raw table of a TOML file."""
+    executor: Executor = field(default_factory=LocalExecutor)
+    only: frozenset[str] | None = None
+    """Stages to run; None: all."""
+    anew: frozenset[str] = frozenset()
+    """Stages that a dry run reports as asked for."""
+    part: slice | None = None
+    """Work on these shards of the stage alone and leave it unfinished."""
+    is_dry: bool = False
+    """Say what would run, and do nothing."""
+    after_stage: Callable[[Path], object] | None = None
+    """Called with `dir` after each stage that ran."""
+    reports: dict[str, Report] = field(default_factory=dict)
+    """Reports of the stages that ran."""
+    _is_stale: bool = False  # dry run: a stage above would run
+
+    @classmethod
+    def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:
+        """Return a context of these sections; the others have their defaults."""
+        sections = {section_name(type(config)): config for config in configs}
+        return cls(dir=run_dir, sections=sections, executor=executor or LocalExecutor())
+
+    @classmethod
+    def open(cls, source: Path, executor: Executor | None = None) -> Run:
+        """Return the context of an existing RUN, from its recipe.toml, or of a .toml file.
+
+        Raises UserError if there is none.
+        """
+        run_dir = source if source.is_dir() else source.parent
+        return cls(dir=run_dir, sections=read_toml(source), executor=executor or LocalExecutor())
+
+    def section(self, cls: type[_Config]) -> _Config:
+        """Return a section of the recipe by its config class."""
+        value = self.sections.get(section_name(cls), {})
+        if isinstance(value, cls):
+            return value
+        config: _Config = load_config(cls, value)
+        return config
+
+    def deciding(self, stage: str) -> dict[str, Any]:
+        """Return the keys of all sections that decide the output of `stage` (core/settings.Decides)."""
+        keys = {name: deciding(config, stage) for name, config in self.sections.items()}
+        return {name: values for name, values in keys.items() if values}
+
+    def stage(
+        self,
+        name: str,
+        *,
+        inputs: Callable[[Run], Record],
+        work: Callable[[Run, Job], Result],
+        config: Record | None = None,
+        work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
+        plan: Callable[[Run], Iterable[str]] | None = None,
+    ) -> bool:
+        """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
+
+        config: overrides what `deciding` says.  work_on_part: for --shards.  plan: more lines for a dry run.
+        """
+        if self.only is not None and name not in self.only:
+            return False
+        job = Job(name, self.dir / name, self.deciding(name) if config is None else config, lambda: inputs(self))
+        if self.is_dry:
+            self._say_plan(job, plan)
+            return False
+        reason = job.reason_to_run()
+        if reason is None:
+            say(name, "is finished and unchanged")
+            return False
+        if self.part is not None:
+            if work_on_part is None:
+                raise UserError(f"--shards: stage {name} does not work shard by shard; run it without --shards")
+            (job.folder / MANIFEST).unlink(missing_ok=True)
+            reports = work_on_part(self, self.part)
+            say(name, f"{len(reports):,} shards done. Rerun without --shards to finish the stage.")
+            return True
+        say(name, f"starts ({reason})")
+        started_at = time.perf_counter()
+        self.reports[name] = job.run(lambda: work(self, job))
+        say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
+        if self.after_stage is not None:
+            self.after_stage(self.dir)
+        return True
+
+    def _say_plan(self, job: Job, plan: Callable[[Run], Iterable[str]] | None) -> None:
+        if job.name in self.anew:
+            reason: str | None = "asked for by --from"
+        else:
+            reason = "a stage above it runs" if self._is_stale else job.reason_to_run()
+        say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
+        if reason is None:
+            return
+        self._is_stale = True
+        for line in plan(self) if plan is not None else ():
+            say(job.name, line)
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """`section.key was X, is Y` for each difference of two JSON-able records."""
-    if isinstance(old, dict) and isinstance(new, dict):
+    """Return `section.key was X, is Y` for each difference of two JSON-able records."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         return [
             change
@@ -87,6 +206,21 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
         return []
     short_old, short_new = (text if len(text) <= 60 else text[:57] + "..." for text in (str(old), str(new)))
     return [f"{prefix} was {short_old}, is {short_new}"]
+
+
+def remove_stale(folder: Path, keep: Iterable[Path]) -> None:
+    """Remove what is in `folder` and not in `keep`, so that it holds exactly what its manifest says.
+
+    keep: files, and folders that are kept whole.
+    """
+    wanted = set(keep)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path in wanted or not wanted.isdisjoint(path.parents):
+            continue
+        if path.is_file():
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 class RunLock:
@@ -127,13 +261,3 @@ class RunLock:
         if not self.is_shared:  # others may still hold it
             self._file.truncate(0)
         self._file.close()
-
-
-def remove_stale(folder: Path, keep: Sequence[Path]) -> None:
-    """Drop files of shards that are no longer in the pool, so that a folder holds exactly what its manifest says."""
-    wanted = set(keep)
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_file() and path not in wanted:
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()

@@ -356,8 +356,10 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def to_toml(config: Any) -> str:
-    """Return a whole config as TOML, defaults included; it loads as it is."""
+def to_toml(sections: Any) -> str:
+    """Return TOML of a config, or of {section: config}, with all defaults; loadable as it is."""
     import tomli_w
 
-    return tomli_w.dumps(to_dict(config))
+    if isinstance(sections, Mapping):
+        return tomli_w.dumps({name: to_dict(config) for name, config in sections.items()})
+    return tomli_w.dumps(to_dict(sections))

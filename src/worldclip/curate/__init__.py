@@ -11,31 +11,22 @@ if TYPE_CHECKING:
     from worldclip.core.coin import uniform as uniform
     from worldclip.curate.curator import Curator as Curator
     from worldclip.curate.decide import keep_prob as keep_prob
-    from worldclip.curate.stage import inputs as inputs
+    from worldclip.curate.stage import curate as curate
     from worldclip.curate.stage import read_curated as read_curated
-    from worldclip.curate.stage import relevant_config as relevant_config
-    from worldclip.curate.stage import run as run
-    from worldclip.curate.stage import run_shards as run_shards
 
 _HOMES = {
     "Curator": "worldclip.curate.curator",
-    "inputs": "worldclip.curate.stage",
     "keep_prob": "worldclip.curate.decide",
     "read_curated": "worldclip.curate.stage",
-    "relevant_config": "worldclip.curate.stage",
-    "run": "worldclip.curate.stage",
-    "run_shards": "worldclip.curate.stage",
+    "curate": "worldclip.curate.stage",
     "uniform": "worldclip.core.coin",
 }
 __all__ = [
     "CurateConfig",
     "Curator",
-    "inputs",
+    "curate",
     "keep_prob",
     "read_curated",
-    "relevant_config",
-    "run",
-    "run_shards",
     "uniform",
 ]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings
 from worldclip.core.coin import hash_keys, uniform_of_hashes
+from worldclip.core.job import Run
 from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import find_candidates, matched_shards, text_probs
 from worldclip.curate.caps import read_bounds
@@ -37,11 +37,11 @@ class Curator:
     def __init__(self, run: str | Path, seed: int = 0) -> None:
         """Reads RUN/match/texts and RUN/balance once; holds about 60 bytes and the key itself per key."""
         run_dir = Path(run)
-        recipe = load_recipe(run_dir)
+        run_context = Run.open(run_dir)
         artifacts.require_manifest(run_dir, "match")
-        work = curate_work(recipe, run_dir)
-        self.text_policy, self.seed = recipe.curate.text_policy, seed
-        bounds = read_bounds(run_dir, recipe.curate)
+        work = curate_work(run_context)
+        self.text_policy, self.seed = work.config.text_policy, seed
+        bounds = read_bounds(run_dir, work.config)
         self._has_caps = bool(bounds)
         found_keys, num_texts, text_idx, probs, bound = [], [], [], [], []
         for shard, path in matched_shards(run_dir):

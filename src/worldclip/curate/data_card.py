@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.config import load_recipe
 from worldclip.core import artifacts
+from worldclip.core.settings import read_toml
 from worldclip.report.table import Column, Table, text_column, to_markdown
 
 _STAGES = ("pool", "metadata", "match", "balance")
@@ -67,13 +67,13 @@ def _sources(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _settings(run_dir: Path) -> str:
-    recipe = load_recipe(run_dir)
+    recipe = read_toml(run_dir)
     lines = []
     for name in _SETTINGS:
         section, key = name.split(".")
-        value = getattr(getattr(recipe, section), key)
-        if value not in (None, (), ""):
-            lines.append(f"- `{name}`: {list(value) if isinstance(value, tuple) else value}")
+        value = recipe[section].get(key)
+        if value not in (None, [], ""):
+            lines.append(f"- `{name}`: {value}")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,8 @@ import pyarrow as pa
 from worldclip import pool
 from worldclip.core import artifacts, keys
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, Report, Shard, repeatable
-from worldclip.core.job import remove_stale
+from worldclip.core.execute import Report, Shard, repeatable
+from worldclip.core.job import Job, Result, Run
 from worldclip.curate import caps
 from worldclip.curate.accounting import report_decision, total_report
 from worldclip.curate.candidates import (
@@ -30,9 +30,6 @@ from worldclip.curate.candidates import (
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.entry_counts import counts_path, find_effect, write_counts
 from worldclip.curate.samples import merge_samples, sample_shard
-
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
 
 COLUMNS_TO_DECIDE = ("key", "text_idx", "lang", "entries_lang", "entry_ids")
 
@@ -53,71 +50,61 @@ class CurateWork:
         return saved_probs(self.run_dir, list_name, self.balance_digest)
 
 
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    from worldclip.core.settings import to_dict
-
-    of_pool = to_dict(recipe.pool)
-    lists = {key: of_pool[key] for key in ("valid_keys", "deny_keys") if key in of_pool}
-    return {"curate": to_dict(recipe.curate), "pool": lists}
+def curate(run: Run) -> None:
+    """Decide on every matched text: RUN/curate/<shard>.parquet of kept pairs, keys.npy, DATA_CARD.md."""
+    run.stage("curate", inputs=_inputs, work=_curate, work_on_part=_curate_part)
 
 
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+def _inputs(run: Run) -> dict[str, Any]:
     return {
-        "balance": artifacts.require_manifest(run_dir, "balance")["digest"],
-        "key_lists": [
-            {"setting": each.setting, "digest": each.digest}
-            for each in keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys)
-        ],
+        "balance": artifacts.require_manifest(run.dir, "balance")["digest"],
+        "key_lists": [{"setting": each.setting, "digest": each.digest} for each in pool.key_lists(run)],
     }
 
 
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
-    """Matches and probabilities -> RUN/curate/<shard>.parquet, keys.npy, report.json, manifest.json."""
-    folder = run_dir / "curate"
-    match_report = artifacts.read_json(run_dir / "match" / "report.json")
-    _check(recipe, run_dir)
-    shards = pool.shards(recipe, run_dir)
-    work, reports = _curate_shards(recipe, run_dir, shards, executor)
-    _remove_stale(folder, recipe.curate, run_dir, shards)
-    report = total_report(match_report, reports, recipe.curate)
-    report["caps"] = {
-        lang: {"max_pairs": recipe.curate.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()
-    }
-    report["num_keys_in_list"] = _write_keys(run_dir, shards)
-    report["effect"] = find_effect(run_dir, artifacts.require_manifest(run_dir, "match")["lists"], shards, executor)
-    report["samples"] = merge_samples(run_dir, reports, match_report["samples"], work.key_lists)
-    if recipe.curate.write == "tars":
-        from worldclip.curate.write_tars import write_tars
-
-        list_digest = artifacts.digest([_decides_list(recipe), inputs(recipe, run_dir)])
-        report["tars"] = write_tars(run_dir, shards, executor, recipe.curate.samples_per_tar, list_digest)
-    artifacts.write_json(folder / "report.json", report)
+def _curate(run: Run, job: Job) -> Result:
     from worldclip.curate.data_card import write_card
 
-    write_card(run_dir, report)
-    counts = {key: report["total"][key] for key in ("pairs_in", "pairs_out", "expected_pairs")}
-    artifacts.write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
-    return report
+    config = run.section(CurateConfig)
+    match_report = artifacts.read_json(run.dir / "match" / "report.json")
+    _check(run)
+    shards = pool.shards(run)
+    work, reports = _curate_shards(run, shards)
+    report = total_report(match_report, reports, config)
+    report["caps"] = {lang: {"max_pairs": config.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()}
+    report["num_keys_in_list"] = _write_keys(run.dir, shards)
+    lists = artifacts.require_manifest(run.dir, "match")["lists"]
+    report["effect"] = find_effect(run.dir, lists, shards, run.executor)
+    report["samples"] = merge_samples(run.dir, reports, match_report["samples"], work.key_lists)
+    if config.write == "tars":
+        from worldclip.curate.write_tars import write_tars
+
+        list_digest = artifacts.digest([_decides_list(run), job.inputs])
+        report["tars"] = write_tars(run.dir, shards, run.executor, config.samples_per_tar, list_digest)
+    write_card(run.dir, report)
+    return Result(
+        report=report,
+        counts={key: report["total"][key] for key in ("pairs_in", "pairs_out", "expected_pairs")},
+        outputs=_outputs(job.folder, config, run.dir, shards),
+    )
 
 
-def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]:
-    """The kept pairs of some shards alone.  Raises UserError under caps, which all shards decide together."""
-    if recipe.curate.max_pairs is not None:
+def _curate_part(run: Run, part: slice) -> Sequence[Report]:
+    """Write the kept pairs of some shards.  Raises UserError under caps, which all shards decide together."""
+    if run.section(CurateConfig).max_pairs is not None:
         raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
-    _check(recipe, run_dir)
-    return _curate_shards(recipe, run_dir, pool.shards(recipe, run_dir, part), executor)[1]
+    _check(run)
+    return _curate_shards(run, pool.shards(run, part))[1]
 
 
-def _curate_shards(
-    recipe: Recipe, run_dir: Path, shards: Sequence[Shard], executor: Executor
-) -> tuple[CurateWork, Sequence[Report]]:
-    folder, work = run_dir / "curate", curate_work(recipe, run_dir)
-    key = {"config": _decides_list(recipe), "inputs": inputs(recipe, run_dir)}
-    if recipe.curate.max_pairs is not None:
+def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
+    folder, work = run.dir / "curate", curate_work(run)
+    key = {"config": _decides_list(run), "inputs": _inputs(run)}
+    if work.config.max_pairs is not None:
         decide = functools.partial(decide_shard, work=work)
-        bounds = caps.find_bounds(recipe.curate, folder / "caps", shards, executor, decide, key)
-        work = curate_work(recipe, run_dir, bounds)
-    reports = executor.map(
+        bounds = caps.find_bounds(work.config, folder / "caps", shards, run.executor, decide, key)
+        work = curate_work(run, bounds)
+    reports = run.executor.map(
         functools.partial(curate_shard, work=work),
         shards,
         label="curate",
@@ -127,31 +114,33 @@ def _curate_shards(
     return work, reports
 
 
-def _remove_stale(folder: Path, config: CurateConfig, run_dir: Path, shards: Sequence[Shard]) -> None:
-    keep = [folder / "keys.npy", *(folder / "done" / f"{shard.name}.json" for shard in shards)]
+def _outputs(folder: Path, config: CurateConfig, run_dir: Path, shards: Sequence[Shard]) -> list[Path]:
+    outputs = [folder / name for name in ("keys.npy", "DATA_CARD.md", "sums")]
+    outputs += [folder / "done" / f"{shard.name}.json" for shard in shards]
     for path_of in (curated_path, counts_path):
-        keep += [path_of(run_dir, shard) for shard in shards]
+        outputs += [path_of(run_dir, shard) for shard in shards]
     if config.max_pairs is not None:
-        keep += [folder / "caps" / "done" / f"{shard.name}.json" for shard in shards]
-        keep += [folder / "caps" / f"{shard.name}.parquet" for shard in shards]
-    kept_whole = ["sums", *(["tars"] if config.write == "tars" else [])]
-    keep += [path for part in kept_whole for path in (folder / part).rglob("*") if path.is_file()]
-    remove_stale(folder, keep)
+        outputs += [folder / "caps" / "done" / f"{shard.name}.json" for shard in shards]
+        outputs += [folder / "caps" / f"{shard.name}.parquet" for shard in shards]
+    if config.write == "tars":
+        outputs.append(folder / "tars")
+    return outputs
 
 
-def _decides_list(recipe: Recipe) -> dict[str, Any]:
-    """The config without what only says how the list is written."""
-    config = relevant_config(recipe)
+def _decides_list(run: Run) -> dict[str, Any]:
+    """Return the config without what only says how the list is written."""
+    config = run.deciding("curate")
     only_form = ("write", "samples_per_tar")
     return {**config, "curate": {key: value for key, value in config["curate"].items() if key not in only_form}}
 
 
-def curate_work(recipe: Recipe, run_dir: Path, bounds: Mapping[str, float] | None = None) -> CurateWork:
+def curate_work(run: Run, bounds: Mapping[str, float] | None = None) -> CurateWork:
+    """Return all that a worker must know; bounds: of languages over their cap."""
     return CurateWork(
-        run_dir=run_dir,
-        config=recipe.curate,
-        key_lists=keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys),
-        balance_digest=artifacts.require_manifest(run_dir, "balance")["digest"],
+        run_dir=run.dir,
+        config=run.section(CurateConfig),
+        key_lists=pool.key_lists(run),
+        balance_digest=artifacts.require_manifest(run.dir, "balance")["digest"],
         bounds=bounds or {},
     )
 
@@ -165,9 +154,9 @@ def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | Non
     return artifacts.read_table(curated_path(run_dir, shard), artifacts.CURATED, columns)
 
 
-def _check(recipe: Recipe, run_dir: Path) -> None:
+def _check(run: Run) -> None:
     """A language that this run has no entries for cannot be meant; nor tars of a pool without images."""
-    config, known = recipe.curate, artifacts.require_manifest(run_dir, "match")["languages"]
+    config, known = run.section(CurateConfig), artifacts.require_manifest(run.dir, "match")["languages"]
     named = {setting: list(getattr(config, setting)) for setting in ("include", "exclude")}
     named["max_pairs"] = list(config.max_pairs) if isinstance(config.max_pairs, dict) else []
     problems = [
@@ -176,7 +165,7 @@ def _check(recipe: Recipe, run_dir: Path) -> None:
         for lang in langs
         if lang not in known
     ]
-    if config.write == "tars" and not any(shard.name.endswith(".tar") for shard in pool.shards(recipe, run_dir)):
+    if config.write == "tars" and not any(shard.name.endswith(".tar") for shard in pool.shards(run)):
         problems.append(
             'curate.write is "tars", and the pool is of tables, which hold no images; leave it at "list", or match the '
             "tars that were downloaded from it"

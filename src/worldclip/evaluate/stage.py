@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.config import Recipe
-from worldclip.core.artifacts import digest, fingerprint, read_manifest, write_json, write_manifest, write_text
+from worldclip.core.artifacts import digest, fingerprint, read_manifest, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report
+from worldclip.core.execute import Report
+from worldclip.core.job import Job, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.evaluate import datasets, engine, image_features, published, report, tables
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
@@ -19,25 +19,52 @@ from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.suites import AVERAGED, suite_mean
 from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset
 from worldclip.language import table as languages
+from worldclip.language.config import LanguagesConfig
 
 GALLERY_LANGUAGES = 6
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
-    """Evaluate the run's best checkpoint; what stands in results.jsonl already is kept.
+def evaluate(run: Run) -> None:
+    """Measure the best checkpoint on the recipe's datasets: RUN/evaluate/results.jsonl, tables, features.
 
-    Work is shared by evaluate.processes, whatever the executor: a model is loaded by each.
+    evaluate.processes share the work, whatever the executor: each loads the model.
     """
-    checkpoint = checkpoint_folder(run_dir)
-    model_id = {"model": checkpoint.relative_to(run_dir).as_posix(), "model_digest": model_digest(checkpoint)}
-    folder = run_dir / "evaluate"
-    found = _measure(
-        Sweep(checkpoint, model_id, recipe.evaluate, run_dir), folder, lambda loaded: _languages(recipe, loaded)
-    )
-    counts = {"records": len(engine.read_results(folder / "results.jsonl")), "datasets": len(recipe.evaluate.asked)}
-    write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
-    return found
+    run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run))
+
+
+def _config(run: Run) -> dict[str, Any]:
+    config = run.section(EvaluateConfig)
+    keys = run.deciding("evaluate")
+    keys["evaluate"] |= {
+        "datasets": list(config.asked),
+        "folders": {name: config.folders[name] for name in config.asked if name in config.folders},
+        "against": config.against if config.suite == "paper" else "",
+    }
+    return keys
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    """Return the checkpoint's digest, and the manifests that the datasets of a run depend on."""
+    config = run.section(EvaluateConfig)
+    inputs: dict[str, Any] = {"checkpoint": model_digest(checkpoint_folder(run.dir))}
+    for stage in ("pool", "match"):
+        if (manifest := read_manifest(run.dir / stage)) is not None:
+            inputs[stage] = manifest["digest"]
+    for name in config.asked:
+        if name not in HELD_OUT:
+            inputs[name] = datasets.load(name, config, run.dir).digest
+    return inputs
+
+
+def _evaluate(run: Run, job: Job) -> Result:
+    config, codes = run.section(EvaluateConfig), run.section(LanguagesConfig).codes
+    checkpoint = checkpoint_folder(run.dir)
+    model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
+    sweep = Sweep(checkpoint, model_id, config, run.dir)
+    report = _measure(sweep, job.folder, lambda loaded: _languages(config, codes, loaded))
+    num_records = len(engine.read_results(job.folder / "results.jsonl"))
+    return Result(report=report, counts={"records": num_records, "datasets": len(config.asked)})
 
 
 def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Report:
@@ -134,37 +161,6 @@ def _write_tables(folder: Path, records: Sequence[engine.Record], config: Evalua
     return found
 
 
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    """The checkpoint's digest, and the manifests that the data sets of a run hang on."""
-    found: dict[str, Any] = {"checkpoint": model_digest(checkpoint_folder(run_dir))}
-    for stage in ("pool", "match"):
-        if (manifest := read_manifest(run_dir / stage)) is not None:
-            found[stage] = manifest["digest"]
-    for name in recipe.evaluate.asked:
-        if name not in HELD_OUT:
-            found[name] = datasets.load(name, recipe.evaluate, run_dir).digest
-    return found
-
-
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    config = recipe.evaluate
-    return {
-        "evaluate": {
-            "datasets": list(config.asked),
-            "suite": config.suite,
-            "folders": {name: config.folders[name] for name in config.asked if name in config.folders},
-            "also": list(config.also),
-            "against": config.against if config.suite == "paper" else "",
-            "clip_benchmark": config.clip_benchmark,
-            "captions": config.captions,
-            "prompts": config.prompts,
-            "languages": list(config.languages),
-            "gallery_size": config.gallery_size,
-        },
-        "languages": {"codes": list(recipe.languages.codes)},
-    }
-
-
 def checkpoint_folder(run_dir: Path) -> Path:
     """The checkpoint that training found best, else the last one; UserError where a run has none."""
     found = best_checkpoint(run_dir)
@@ -186,12 +182,12 @@ def model_digest(place: Path) -> str:
     return digest([fingerprint(path, place) for path in files])
 
 
-def _languages(recipe: Recipe, loaded: Sequence[Dataset]) -> list[str]:
-    """evaluate.languages, else the run's own as far as a data set has them, else (empty) all; of a suite all."""
-    if recipe.evaluate.languages or recipe.evaluate.suite:
-        return list(recipe.evaluate.languages)
+def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Dataset]) -> list[str]:
+    """Return evaluate.languages, else the run's own that a dataset has, else (empty) all; of a suite all."""
+    if config.languages or config.suite:
+        return list(config.languages)
     there = {lang for dataset in loaded for lang in dataset.languages}
-    asked = [code for code in recipe.languages.codes if code in there]
+    asked = [code for code in codes if code in there]
     return [*asked, *(name for name in (LOCAL, NO_LANGUAGE) if name in there)] if asked else []
 
 

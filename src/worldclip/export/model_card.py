@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worldclip.core import artifacts
+from worldclip.core.settings import read_toml
 from worldclip.report.table import Column, Table, text_column, to_markdown
-
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
 
 LIBRARIES = {
     "huggingface": "transformers",
@@ -107,14 +105,15 @@ def _checked(name: str, report: Mapping[str, Any]) -> str:
     )
 
 
-def of_run(recipe: Recipe, run_dir: Path, checkpoint: Path) -> Card:
+def of_run(run_dir: Path, checkpoint: Path) -> Card:
     """Return the card of a run: recipe, training pairs by language, results, licences."""
-    codes = list(recipe.languages.codes)
-    train = recipe.train
+    recipe = read_toml(run_dir)
+    train, codes = recipe["train"], recipe["languages"]["codes"]
     summary = (
-        f"Checkpoint: {checkpoint.name}. Recipe: {train.samples_seen:,} pairs seen, batch "
-        f"{train.global_batch_size:,}, preset {train.model.preset}; matching profile `{recipe.match.profile}`, balance "
-        f"rule `{recipe.balance.rule}`. The whole recipe is in `recipe.toml`."
+        f"Checkpoint: {checkpoint.name}. Recipe: {train['samples_seen']:,} pairs seen, batch "
+        f"{train['global_batch_size']:,}, preset {train['model']['preset']}; matching profile "
+        f"`{recipe['match']['profile']}`, balance rule `{recipe['balance']['rule']}`. "
+        "The whole recipe is in `recipe.toml`."
     )
     sections = {
         "Recipe": summary,

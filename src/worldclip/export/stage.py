@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
+from worldclip.core.job import Job, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
@@ -24,57 +25,40 @@ from worldclip.model.formats import WRITERS, Layout, huggingface_folder
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
-    from worldclip.core.execute import Executor
-
 Report = dict[str, Any]
 
 
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    config = recipe.export
-    return {
-        "export": {
-            "formats": list(config.formats),
-            "tower": config.tower,
-            "onnx_precisions": list(config.onnx_precisions),
-            "languages": list(config.languages),
-            "corpus": list(config.corpus),
-        }
+def export(run: Run) -> None:
+    """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
+    run.stage("export", inputs=_inputs, work=_export_run)
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    """Return fingerprints of the checkpoint, of the results on the model card, of a pruned vocabulary's corpus."""
+    config = run.section(ExportConfig)
+    checkpoint = _checkpoint(run.dir)
+    results = run.dir / "evaluate" / "results.jsonl"
+    inputs: Report = {
+        "checkpoint": artifacts.fingerprint(checkpoint / "model.safetensors", run.dir),
+        "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
     }
+    if config.languages:
+        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_corpus(run.dir)
+        inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
+    return inputs
 
 
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    """The checkpoint's weights, the results that the model card shows, the corpus of a pruned vocabulary."""
-    checkpoint = _checkpoint(run_dir)
-    results = run_dir / "evaluate" / "results.jsonl"
-    found: Report = {
-        "checkpoint": artifacts.fingerprint(checkpoint / "model.safetensors", run_dir),
-        "results": artifacts.fingerprint(results, run_dir) if results.exists() else None,
-    }
-    if recipe.export.languages:
-        corpus = [Path(name) for name in recipe.export.corpus] or prune_vocabulary.run_corpus(run_dir)
-        found["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
-    return found
-
-
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
-    """Write RUN/export/<format>; returns the report.  Raises UserError where what was written differs when loaded."""
-    checkpoint = _checkpoint(run_dir)
+def _export_run(run: Run, job: Job) -> Result:
+    checkpoint = _checkpoint(run.dir)
     source = model_load.Source("huggingface", checkpoint)
-    config, out = recipe.export, run_dir / "export"
+    config = run.section(ExportConfig)
     corpus = [Path(name) for name in config.corpus]
     if config.languages and not corpus:
-        corpus = prune_vocabulary.run_corpus(run_dir)
+        corpus = prune_vocabulary.run_corpus(run.dir)
     clip = model_load.read(source, LoadOptions(device="cpu"))
-    card = cards.of_run(recipe, run_dir, checkpoint)
-    written = _export(source, clip, out, config, corpus, card, run_dir / "recipe.toml")
-    report: Report = {"checkpoint": checkpoint.name, **written}
-    artifacts.write_json(out / "report.json", report)
-    artifacts.write_manifest(
-        out, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=written["formats"]
-    )
-    return report
+    card = cards.of_run(run.dir, checkpoint)
+    written = _export(source, clip, job.folder, config, corpus, card, run.dir / "recipe.toml")
+    return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
 
 
 def export_model(

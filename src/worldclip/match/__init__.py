@@ -12,18 +12,12 @@ from worldclip.core.lazy import lazy_names
 if TYPE_CHECKING:
     from worldclip.language.identify import identify as identify
     from worldclip.match.matcher.matcher import Matcher as Matcher
-    from worldclip.match.stage import inputs as inputs
-    from worldclip.match.stage import relevant_config as relevant_config
-    from worldclip.match.stage import run as run
-    from worldclip.match.stage import run_shards as run_shards
+    from worldclip.match.stage import match as match
 
 _HOMES = {
     "Matcher": "worldclip.match.matcher.matcher",
     "identify": "worldclip.language.identify",
-    "inputs": "worldclip.match.stage",
-    "relevant_config": "worldclip.match.stage",
-    "run": "worldclip.match.stage",
-    "run_shards": "worldclip.match.stage",
+    "match": "worldclip.match.stage",
 }
-__all__ = ["Matcher", "identify", "inputs", "relevant_config", "run", "run_shards"]
+__all__ = ["Matcher", "identify", "match"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from worldclip.core.settings import AtLeast, Between, Config, Decides, Problems
+from worldclip.language.entry_lists import EntryLists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,11 @@ class MatchConfig(Config):
         """Yield case folding under a profile that cannot fold."""
         if self.fold_case and self.profile != "unicode":
             yield "fold_case", f'only profile unicode folds case, and match.profile is "{self.profile}"'
+
+    @property
+    def entry_lists(self) -> EntryLists:
+        """The lists that texts are matched against."""
+        return EntryLists(self.isolate)
 
     @property
     def matcher_name(self) -> str:

@@ -34,7 +34,7 @@ def compare_profiles(work: MatchWork, shards: Sequence[Shard], num_texts: int) -
         texts = pa.chunked_array(parts)
         row = {"texts": len(texts)}
         for profile in PROFILES:
-            _, offsets = _matcher(work, work.list_of(lang), profile).match_batch(texts)
+            _, offsets = _matcher(work, work.match.entry_lists.list_of(lang), profile).match_batch(texts)
             row[profile] = int(np.count_nonzero(np.diff(offsets)))
         found[lang] = row
     return found

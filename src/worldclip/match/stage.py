@@ -22,10 +22,12 @@ from worldclip import pool
 from worldclip.core import artifacts, keys
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, Report, Shard, repeatable
-from worldclip.core.job import remove_stale
+from worldclip.core.execute import Report, Shard, repeatable
+from worldclip.core.job import Job, Result, Run
 from worldclip.language import identify as lid
 from worldclip.language import table as languages
+from worldclip.language.config import LanguagesConfig
+from worldclip.language.entry_lists import MERGED
 from worldclip.match.accounting import (
     MATCHED,
     NO_LANGUAGE,
@@ -37,15 +39,14 @@ from worldclip.match.accounting import (
     sample_texts,
     sum_reports,
 )
+from worldclip.match.config import MatchConfig
 from worldclip.match.counts import count_shard, table_path
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.match.profile_rates import compare_profiles
+from worldclip.pool.config import PoolConfig
 
 if TYPE_CHECKING:
-    from worldclip.config import Recipe
-    from worldclip.match.config import MatchConfig
     from worldclip.pool import PoolTexts
-    from worldclip.pool.config import PoolConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,70 +63,55 @@ class MatchWork:
     """(list, digest of its entries) of every list that texts are matched against."""
     lid_digest: str
 
-    def list_of(self, lang: str) -> str:
-        """The list that a text of this language is matched against."""
-        return {"language": lang, "merged": "merged", "english": "en"}[self.match.isolate]
+
+def match(run: Run) -> None:
+    """Find the language and the entries of every text, and count each entry: RUN/match/texts, RUN/match/counts."""
+    run.stage("match", inputs=_inputs, work=_match, work_on_part=_match_part)
 
 
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    from worldclip.core.settings import to_dict
-
-    of_pool = to_dict(recipe.pool)
+def _inputs(run: Run) -> dict[str, Any]:
     return {
-        "match": to_dict(recipe.match),
-        "languages": to_dict(recipe.languages),
-        "pool": {
-            key: of_pool[key] for key in ("format", "key", "texts", "lang", "valid_keys", "deny_keys") if key in of_pool
-        },
+        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
+        "metadata": artifacts.require_manifest(run.dir, "metadata")["digest"],
+        "lid_model": _lid_digest(run.section(LanguagesConfig).lid_model),
+        "key_lists": [_known_list(each) for each in pool.key_lists(run)],
     }
 
 
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "pool": artifacts.require_manifest(run_dir, "pool")["digest"],
-        "metadata": artifacts.require_manifest(run_dir, "metadata")["digest"],
-        "lid_model": _lid_digest(recipe),
-        "key_lists": [_known_list(each) for each in keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys)],
-    }
-    return found
-
-
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
-    """Pool and metadata -> RUN/match/texts and RUN/match/counts, one file a shard; report.json, manifest.json."""
-    folder = run_dir / "match"
-    stage_inputs = inputs(recipe, run_dir)
-    shards = pool.shards(recipe, run_dir)
-    work = match_work(recipe, run_dir)
-    reports = _match_and_count(shards, work, recipe, executor)
-    _remove_stale(folder, shards)
+def _match(run: Run, job: Job) -> Result:
+    shards, work = pool.shards(run), match_work(run)
+    reports = _match_and_count(run, shards, work)
     report = sum_reports(reports)
-    if recipe.match.compare_profiles:
-        report["profiles"] = compare_profiles(work, shards, recipe.match.compare_profiles)
-    lists = {name: _num_entries(run_dir, name) for name, _ in work.list_digests}
-    artifacts.write_json(folder / "report.json", report)
-    counts = {key: report[key] for key in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)}
-    more = {"lists": lists, "languages": list(work.languages)}  # what balance and curate must know of the metadata
-    artifacts.write_manifest(folder, config=relevant_config(recipe), inputs=stage_inputs, counts=counts, **more)
-    return report
+    if work.match.compare_profiles:
+        report["profiles"] = compare_profiles(work, shards, work.match.compare_profiles)
+    return Result(
+        report=report,
+        counts={key: report[key] for key in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
+        outputs=_outputs(job.folder, shards),
+        manifest={  # what balance and curate must know of the metadata
+            "lists": {name: _num_entries(run.dir, name) for name, _ in work.list_digests},
+            "languages": list(work.languages),
+        },
+    )
 
 
-def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]:
+def _match_part(run: Run, part: slice) -> Sequence[Report]:
     """Match and count some of the pool's shards alone; safe beside calls for other shards."""
-    artifacts.require_manifest(run_dir, "pool")
-    return _match_and_count(pool.shards(recipe, run_dir, part), match_work(recipe, run_dir), recipe, executor)
+    artifacts.require_manifest(run.dir, "pool")
+    return _match_and_count(run, pool.shards(run, part), match_work(run))
 
 
-def _match_and_count(shards: Sequence[Shard], work: MatchWork, recipe: Recipe, executor: Executor) -> Sequence[Report]:
-    """Texts and counts of each shard; the reports of the texts."""
-    folder = work.run_dir / "match"
+def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
+    """Write texts and counts of each shard; return the reports of the texts."""
+    folder = run.dir / "match"
     _check_merges(work)
-    matched_by = _config_of_texts(recipe, work)
-    reports = executor.map(
+    matched_by = _config_of_texts(run, work)
+    reports = run.executor.map(
         functools.partial(match_shard, work=work), shards, label="match", done_dir=folder / "done/texts", key=matched_by
     )
-    key_lists = keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys)
-    executor.map(
-        functools.partial(count_shard, run_dir=work.run_dir, key_lists=key_lists),
+    key_lists = pool.key_lists(run)
+    run.executor.map(
+        functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists),
         shards,
         label="count",
         done_dir=folder / "done/counts",
@@ -138,20 +124,21 @@ def _known_list(key_list: keys.KeyList) -> dict[str, str]:
     return {"setting": key_list.setting, "digest": key_list.digest}
 
 
-def match_work(recipe: Recipe, run_dir: Path) -> MatchWork:
-    digests = artifacts.require_manifest(run_dir, "metadata")["digests"]
-    langs = tuple(sorted(name for name in digests if name != "merged"))
-    only = {"merged": ["merged"], "english": ["en"]}.get(recipe.match.isolate, langs)
-    if "en" not in langs and recipe.match.isolate == "english":
+def match_work(run: Run) -> MatchWork:
+    """Return all that a worker must know.  Raises UserError if every text needs the English list and there is none."""
+    digests = artifacts.require_manifest(run.dir, "metadata")["digests"]
+    langs = tuple(sorted(name for name in digests if name != MERGED))
+    config, lid_model = run.section(MatchConfig), run.section(LanguagesConfig).lid_model
+    if "en" not in langs and config.isolate == "english":
         raise UserError("match.isolate is 'english', and this run has no English entries; add en to languages.codes")
     return MatchWork(
-        run_dir=run_dir,
-        pool=recipe.pool,
-        match=recipe.match,
-        lid_model=recipe.languages.lid_model,
+        run_dir=run.dir,
+        pool=run.section(PoolConfig),
+        match=config,
+        lid_model=lid_model,
         languages=langs,
-        list_digests=tuple((name, digests[name]) for name in sorted(only)),
-        lid_digest=_lid_digest(recipe),
+        list_digests=tuple((name, digests[name]) for name in config.entry_lists.names(langs)),
+        lid_digest=_lid_digest(lid_model),
     )
 
 
@@ -172,29 +159,29 @@ def _check_merges(work: MatchWork) -> None:
         raise UserError(problems)
 
 
-def _lid_digest(recipe: Recipe) -> str:
-    path = lid.model_path(recipe.languages.lid_model)
+def _lid_digest(lid_model: str) -> str:
+    path = lid.model_path(lid_model)
     if not path.is_file():
         raise UserError(
-            f"languages.lid_model is {recipe.languages.lid_model!r}, which is not a file; give `lid176` or the path "
-            "of a fastText model (.bin or .ftz)"
+            f"languages.lid_model is {lid_model!r}, which is not a file; give `lid176` or the path of a fastText model "
+            "(.bin or .ftz)"
         )
     return artifacts.digest(artifacts.fingerprint(path, path.parent))
 
 
-def _config_of_texts(recipe: Recipe, work: MatchWork) -> dict[str, Any]:
-    """What decides a shard's matches and its report: not the lists of keys, nor what the whole's report adds."""
-    config = relevant_config(recipe)
+def _config_of_texts(run: Run, work: MatchWork) -> dict[str, Any]:
+    """Return what decides a shard's matches and its report: neither the key lists nor what only the sum needs."""
+    config = run.deciding("match")
     of_pool = {key: value for key, value in config["pool"].items() if key in ("key", "texts", "lang")}
     of_match = {key: value for key, value in config["match"].items() if key != "compare_profiles"}
     upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
     return {"config": {**config, "pool": of_pool, "match": of_match}, "upstream": upstream, "samples": NUM_SAMPLES}
 
 
-def _remove_stale(folder: Path, shards: Sequence[Shard]) -> None:
+def _outputs(folder: Path, shards: Sequence[Shard]) -> list[Path]:
     parts = [(part, shard) for part in ("texts", "counts") for shard in shards]
     tables = [table_path(folder, part, shard) for part, shard in parts]
-    remove_stale(folder, [*tables, *(folder / "done" / part / f"{shard.name}.json" for part, shard in parts)])
+    return [*tables, *(folder / "done" / part / f"{shard.name}.json" for part, shard in parts)]
 
 
 def _num_entries(run_dir: Path, list_name: str) -> int:
@@ -323,7 +310,7 @@ def _matcher(run_dir: Path, list_name: str, matcher_name: str, digest: str) -> M
 def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.ndarray, np.ndarray]:
     """(entry_ids int32, offsets (n + 1,) int64) of texts (n,), each against the list of its language; none for -1."""
     list_names = [name for name, _ in work.list_digests]
-    list_of_lang = np.array([list_names.index(work.list_of(name)) for name in work.languages] + [-1])
+    list_of_lang = np.array([list_names.index(work.match.entry_lists.list_of(name)) for name in work.languages] + [-1])
     list_of_text = list_of_lang[lang]  # lang -1 takes the last, -1
     order = np.argsort(list_of_text, kind="stable")  # texts of one list together, those of none first
     bounds = np.searchsorted(list_of_text[order], np.arange(len(list_names) + 1))
@@ -357,7 +344,9 @@ def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> p
             "text": pool_texts.text.take(in_pool),
             "lang": names_of(matched.lang[rows], work.languages),
             "lang_prob": matched.lang_prob[rows],
-            "entries_lang": names_of(matched.lang[rows], [work.list_of(name) for name in work.languages]),
+            "entries_lang": names_of(
+                matched.lang[rows], [work.match.entry_lists.list_of(name) for name in work.languages]
+            ),
             "entry_ids": pa.LargeListArray.from_arrays(bounds, pa.array(matched.entry_ids)),
         }
     )

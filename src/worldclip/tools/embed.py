@@ -27,26 +27,18 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool as pools
-from worldclip.check import load_pool
 from worldclip.check.images import source_units
-from worldclip.config import Recipe
 from worldclip.core.artifacts import (
     EMBEDDED_TEXTS,
     IMAGE_PLACES,
-    MANIFEST,
-    read_json,
-    read_manifest,
     write_array,
     write_artifact,
-    write_json,
-    write_manifest,
     write_table,
 )
 from worldclip.core.coin import sample_records
-from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, repeatable, usable_cores
-from worldclip.core.job import RunLock, remove_stale
+from worldclip.core.job import Job, Result, Run
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
 from worldclip.model.formats.interface import LoadOptions
@@ -98,50 +90,37 @@ def embed(
     """
     folder = Path(out)
     source = model_load.find(model, loading.pop("layout", None), loading.get("precision"))
-    recipe = _pool_recipe(str(pool), key)
-    units = _units(recipe, Path(pool) if (Path(pool) / "recipe.toml").exists() else folder, of)
+    run = pools.open_pool(pool, key)
+    pool_config = run.section(PoolConfig)
+    units = _units(run, of)
     loading = {name: None if value is None else str(value) for name, value in loading.items()}
     loaded = Model(source, LoadOptions(device=device, **loading))
     model_id = {"source": _reload_name(model, source), "layout": source.layout, "digest": source.digest(), **loading}
-    config = {"model": model_id, "pool": {"key": recipe.pool.key, "texts": list(recipe.pool.texts)}, "of": list(units)}
-    inputs = {kind: {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
-    _check_out(folder, recipe.pool)
-    with RunLock(folder):
-        manifest = read_manifest(folder)
-        if manifest is not None and [manifest["config"], manifest["inputs"]] == [config, inputs]:
-            say("embed", "is finished and unchanged")
-            return dict(read_json(folder / "report.json"))
-        (folder / MANIFEST).unlink(missing_ok=True)
-        if executor is None:
-            executor = LocalExecutor(workers=min(num_processes(device, source.path), _num_worthwhile(units)))
-        if isinstance(executor, LocalExecutor):
-            num_parallel = min(executor.workers, max(map(len, units.values())))
-            loaded = dataclasses.replace(loaded, threads=max(1, usable_cores() // num_parallel))
+    config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(units)}
+    inputs = {str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
+    _check_out(folder, pool_config)
+
+    def work() -> Result:
+        workers = executor or LocalExecutor(workers=min(num_processes(device, source.path), _num_worthwhile(units)))
+        threads = loaded.threads
+        if isinstance(workers, LocalExecutor):
+            num_parallel = min(workers.workers, max(map(len, units.values())))
+            threads = max(1, usable_cores() // num_parallel)
         try:
-            report = {"model": model_id["source"], **_run(loaded, config, recipe.pool, folder, units, executor)}
+            return _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
         finally:
             _load.cache_clear()
-        write_json(folder / "report.json", report)
-        counts = {kind: report[kind]["embedded"] for kind in units}
-        write_manifest(folder, config=config, inputs=inputs, counts=counts)
-    return report
+
+    return Job("embed", folder, config, lambda: inputs).run_once(work)
 
 
-def _pool_recipe(source: str, key: str | None) -> Recipe:
-    recipe = load_pool(source)
-    if key is not None:
-        recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, key=key))
-    if problems := recipe.pool.problems():
-        raise UserError(problems)
-    return recipe
-
-
-def _units(recipe: Recipe, run_dir: Path, of: Sequence[Of]) -> dict[Of, list[Shard]]:
+def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
     """Return the shards of the images and of the texts to embed.  Raises UserError where the pool has none."""
-    path = recipe.pool.path or ""
+    config = run.section(PoolConfig)
+    path = config.path or ""
     is_folder = bool(path) and not is_remote(path) and Path(path).is_dir()
     try:
-        shards = pools.shards(recipe, run_dir)
+        shards = pools.shards(run)
     except UserError:
         if not is_folder or "texts" in of:
             raise
@@ -151,10 +130,10 @@ def _units(recipe: Recipe, run_dir: Path, of: Sequence[Of]) -> dict[Of, list[Sha
     for kind in dict.fromkeys(of or (("images",) if tars else ("texts",))):
         if kind == "texts":
             units["texts"] = shards
-            check_names(shards, recipe.pool, check=check_columns)
+            check_names(shards, config, check=check_columns)
         elif tars:
             units["images"] = tars
-            check_names(tars, recipe.pool, check=check_key)
+            check_names(tars, config, check=check_key)
         elif is_folder:
             units["images"] = source_units(Path(path))
         else:
@@ -201,12 +180,12 @@ def _num_bytes(shard: Shard) -> int:
     return shard.fingerprint.get("size") or sum(size for _, size, *_ in files)
 
 
-def _run(
+def _embed(
     model: Model, config: Report, pool: PoolConfig, folder: Path, units: dict[Of, list[Shard]], executor: Executor
-) -> dict[str, Any]:
+) -> Result:
     report: dict[str, Any] = {}
     key = {name: config[name] for name in ("model", "pool")}
-    keep = [folder / name for name in (".lock", "report.json", "probe.npy")]
+    outputs = [folder / "probe.npy"]
     work = {"images": embed_images, "texts": embed_texts}
     # before any worker starts: a model that does not load fails once, not once per shard
     write_array(folder / "probe.npy", embed_sample_inputs(_load(model)))
@@ -217,14 +196,14 @@ def _run(
         reports = executor.map(fn, shards, label=kind, done_dir=folder / "done" / kind, key=key)
         report[kind] = _sum(reports)
         for shard in shards:
-            keep += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]
-            keep.append(folder / "done" / kind / f"{shard.name}.json")
-    remove_stale(folder, keep)
+            outputs += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]
+            outputs.append(folder / "done" / kind / f"{shard.name}.json")
     if not any(totals["embedded"] for totals in report.values()):
         bad = [sample for totals in report.values() for sample in totals["bad"]]
         example = f"; {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
         raise UserError(f"the pool holds nothing to embed of {', '.join(units)}{example}")
-    return report
+    counts = {str(kind): report[kind]["embedded"] for kind in units}
+    return Result(report={"model": config["model"]["source"], **report}, counts=counts, outputs=outputs)
 
 
 def _sum(reports: Sequence[Report]) -> dict[str, Any]:

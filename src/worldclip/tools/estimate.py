@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +16,17 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction
 from worldclip.balance.stage import choose_thresholds, find_warnings, list_probs
 from worldclip.balance.sums import counted_shards, sum_counts
-from worldclip.config import load_recipe
 from worldclip.core import artifacts, keys
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report
+from worldclip.core.job import Run
 from worldclip.curate.accounting import report_shard, total_report
 from worldclip.curate.candidates import find_candidates, matched_shards, text_probs
+from worldclip.curate.config import CurateConfig
+from worldclip.language.entry_lists import EntryLists
+from worldclip.match.config import MatchConfig
+from worldclip.pool.config import PoolConfig
 from worldclip.report.balance import SizeCurve, size_svg
-
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
 
 GRID = 9  # candidates of one pass over the match files when solving for a number of pairs
 CLOSE = 0.001  # a solution this near, relatively, is near enough
@@ -49,8 +50,8 @@ def estimate(
     """
     world = _World.open(Path(run))
     configs = [
-        *(_with(world.recipe.balance, english_threshold=int(threshold)) for threshold in thresholds),
-        *(_with(world.recipe.balance, tail_fraction=float(fraction)) for fraction in tail_fractions),
+        *(_with(world.balance, english_threshold=int(threshold)) for threshold in thresholds),
+        *(_with(world.balance, tail_fraction=float(fraction)) for fraction in tail_fractions),
     ]
     problems = [problem for config in configs for problem in config.problems()]
     if pairs is not None and pairs <= 0:
@@ -58,11 +59,11 @@ def estimate(
     if problems:
         raise UserError(problems)
     if pairs is None and not configs:
-        configs = [world.recipe.balance]
+        configs = [world.balance]
     candidates = world.expect(configs)
     if pairs is not None:
         candidates.append(_solve(world, pairs))
-    return {"text_policy": world.recipe.curate.text_policy, "candidates": candidates}
+    return {"text_policy": world.curate.text_policy, "candidates": candidates}
 
 
 def _with(config: BalanceConfig, **values: Any) -> BalanceConfig:
@@ -78,20 +79,26 @@ class _World:
     """A run after match: its recipe and the summed counts."""
 
     run_dir: Path
-    recipe: Recipe
+    balance: BalanceConfig
+    curate: CurateConfig
+    pool: PoolConfig
+    entry_lists: EntryLists
     counts: Mapping[str, np.ndarray]
     list_of_lang: Mapping[str, str]
 
     @classmethod
     def open(cls, run_dir: Path) -> _World:
-        recipe = load_recipe(run_dir)
+        run = Run.open(run_dir)
+        entry_lists = run.section(MatchConfig).entry_lists
         manifest = artifacts.require_manifest(run_dir, "match")
-        only = {"merged": "merged", "english": "en"}.get(recipe.match.isolate)
         return cls(
             run_dir=run_dir,
-            recipe=recipe,
+            balance=run.section(BalanceConfig),
+            curate=run.section(CurateConfig),
+            pool=run.section(PoolConfig),
+            entry_lists=entry_lists,
             counts=sum_counts(manifest["lists"], counted_shards(run_dir)),
-            list_of_lang={lang: only or lang for lang in manifest["languages"]},
+            list_of_lang={lang: entry_lists.list_of(lang) for lang in manifest["languages"]},
         )
 
     @property
@@ -101,15 +108,14 @@ class _World:
 
     def expect(self, configs: Sequence[BalanceConfig]) -> list[dict[str, Any]]:
         """One row a config, in one pass over the match files."""
-        isolate = self.recipe.match.isolate
-        chosen = [choose_thresholds(self.counts, config, isolate) for config in configs]
+        chosen = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
         probs = [{name: list_probs(counts, row[name]) for name, counts in self.counts.items()} for row in chosen]
         reports = self._sum_reports(probs)
         return [self._candidate(*parts) for parts in zip(configs, chosen, reports, strict=True)]
 
     def _sum_reports(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[Report]:
         """Curate's report under each candidate's entry probabilities, summed over the shards."""
-        config, key_lists = self.recipe.curate, keys.key_lists(self.recipe.pool.valid_keys, self.recipe.pool.deny_keys)
+        config, key_lists = self.curate, keys.key_lists(self.pool.valid_keys, self.pool.deny_keys)
         sums: list[Report] = [{} for _ in probs]
         for shard, path in matched_shards(self.run_dir):
             table = artifacts.read_table(path, artifacts.MATCH_TEXTS, _COLUMNS)
@@ -132,7 +138,7 @@ class _World:
         return {
             "english_threshold": config.english_threshold,
             "tail_fraction": config.tail_fraction,
-            "warnings": find_warnings(self.counts, config, self.recipe.match.isolate),
+            "warnings": find_warnings(self.counts, config, self.entry_lists),
             "total": _columns(report["total"]),
             "languages": rows,
         }
@@ -146,15 +152,15 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _solve(world: _World, pairs: float) -> dict[str, Any]:
     """The candidate whose expected pairs are nearest to `pairs`: a grid that closes in, one pass a grid."""
-    by_threshold = world.recipe.balance.english_threshold is not None
+    by_threshold = world.balance.english_threshold is not None
     low, high = (1.0, float(world.largest_count + 1)) if by_threshold else (0.0, 1.0)
     best: dict[str, Any] | None = None
     for _ in range(MAX_PASSES):
         grid = np.unique(np.geomspace(low, high, GRID).round()) if by_threshold else np.linspace(low, high, GRID)
         configs = [
-            _with(world.recipe.balance, english_threshold=int(value))
+            _with(world.balance, english_threshold=int(value))
             if by_threshold
-            else _with(world.recipe.balance, tail_fraction=float(value))
+            else _with(world.balance, tail_fraction=float(value))
             for value in grid
         ]
         found = world.expect(configs)
@@ -185,16 +191,16 @@ def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> SizeCurve:
     match: digest of the matches}.
     """
     world = _World.open(Path(run))
-    by_threshold = world.recipe.balance.english_threshold is not None
+    by_threshold = world.balance.english_threshold is not None
     key = "english_threshold" if by_threshold else "tail_fraction"
     low, high = (1.0, world.largest_count + 1) if by_threshold else (0.001, 1.0)
     values = np.geomspace(low, high, num_values)
     values = np.unique(values.round()).astype(np.int64) if by_threshold else values.round(6)
-    configs = [_with(world.recipe.balance, **{key: value}) for value in values.tolist()]
+    configs = [_with(world.balance, **{key: value}) for value in values.tolist()]
     found = [row for i in range(0, len(configs), GRID) for row in world.expect(configs[i : i + GRID])]
     languages = found[0]["languages"]
     return {
-        "text_policy": world.recipe.curate.text_policy,
+        "text_policy": world.curate.text_policy,
         "key": key,
         "values": values.tolist(),
         "total": [row["total"]["expected_pairs"] for row in found],

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from worldclip.config import Recipe
 from worldclip.core.artifacts import versions
 from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.job import Run
 from worldclip.language import table as languages
+from worldclip.language.config import LanguagesConfig
+from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.sources.pack import open_pack
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
@@ -66,23 +68,22 @@ class FetchConfig:
         return problems
 
 
-def fetch_metadata(
-    recipe: Recipe, config: FetchConfig, *, pause: Callable[[float], object] | None = None
-) -> dict[str, int]:
+def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], object] | None = None) -> dict[str, int]:
     """Download the dumps and page views of the recipe's languages into `metadata.dumps`; returns files and bytes.
 
     Files that exist are skipped.  Raises UserError for invalid options, and at the end StageFailed naming the files
     that could not be downloaded.
     """
     problems = config.problems()
-    if not recipe.metadata.dumps:
+    metadata = run.section(MetadataConfig)
+    if not metadata.dumps:
         problems.append('metadata.dumps is not set; set it to the folder to download to, e.g. metadata.dumps = "dumps"')
     if problems:
         raise UserError(problems)
-    folder = Path(recipe.metadata.dumps)
+    folder = Path(metadata.dumps)
     contact = f"; {config.contact}" if config.contact else ""
     client = Client(user_agent=f"worldclip/{versions()['worldclip']} (dumps for word lists{contact})", pause=pause)
-    downloads, failures = plan(client, folder, recipe, config)
+    downloads, failures = plan(client, folder, run, config)
     todo = [download for download in downloads if not download.path.exists()]
     say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
     fetched = _fetch_all(client, todo, config.connections, failures)
@@ -113,14 +114,14 @@ def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failu
     return fetched
 
 
-def plan(client: Client, folder: Path, recipe: Recipe, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
+def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
     """Return the files that the recipe needs, and the reason for each Wikipedia whose list of files is missing."""
-    metadata = recipe.metadata
+    metadata = run.section(MetadataConfig)
     wants_text, wants_titles = bool({"unigram", "bigram"} & set(metadata.sources)), "title" in metadata.sources
     downloads: list[Download] = []
     failures: dict[str, str] = {}
     days: list[str] = []
-    for wiki in _wikis(recipe, config.langs) if wants_text or wants_titles else ():
+    for wiki in _wikis(run, config.langs) if wants_text or wants_titles else ():
         try:
             articles, names, day = _plan_wiki(client, folder / wiki, wiki, config)
         except Broken as error:
@@ -134,13 +135,15 @@ def plan(client: Client, folder: Path, recipe: Recipe, config: FetchConfig) -> t
     return downloads, failures
 
 
-def _wikis(recipe: Recipe, langs: Sequence[str]) -> list[str]:
+def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
     """Return the Wikipedias of `langs`, or of all languages of the recipe whose list is not in its pack."""
     from worldclip.metadata.stage import label_scheme
 
-    packed = open_pack(Path(recipe.metadata.pack)).lists if recipe.metadata.pack else {}
-    codes = langs or [code for code in recipe.languages.run_codes if code not in packed]
-    scheme = label_scheme(recipe.languages.lid_model, codes)
+    pack = run.section(MetadataConfig).pack
+    languages_config = run.section(LanguagesConfig)
+    packed = open_pack(Path(pack)).lists if pack else {}
+    codes = langs or [code for code in languages_config.run_codes if code not in packed]
+    scheme = label_scheme(languages_config.lid_model, codes)
     return sorted({wiki for code in codes for wiki in languages.wikipedias(code, scheme)})
 
 

@@ -13,17 +13,18 @@ import pyarrow.parquet as pq
 
 from worldclip import pool
 from worldclip.check.removed import why_not_valid
-from worldclip.config import load_recipe
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
 from worldclip.core.errors import UserError
+from worldclip.core.job import Run
 from worldclip.curate.caps import read_bounds
+from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import keep_prob
 from worldclip.curate.stage import curate_work
 from worldclip.match.stage import REASONS, match_pool_texts, match_work
+from worldclip.pool.config import PoolConfig
 
 if TYPE_CHECKING:
-    from worldclip.config import Recipe
     from worldclip.core.execute import Shard
 
 NUM_SAMPLES = 10  # texts shown of an entry, chosen by hash
@@ -39,16 +40,14 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     text_idx}.  A text over a cap is `excluded` and has the `cap`.  Reads the shard again.  Raises UserError where
     the pool lacks the key.
     """
-    run_dir = Path(run)
-    recipe = load_recipe(run_dir)
+    context = Run.open(Path(run))
+    run_dir, config = context.dir, context.section(CurateConfig)
+    key_lists = pool.key_lists(context)
     artifacts.require_manifest(run_dir, "balance")
-    shard = _find_shard(recipe, run_dir, key)
-    bounds = read_bounds(run_dir, recipe.curate)
-    texts = _explain_texts(recipe, run_dir, shard, key)
-    is_valid = bool(
-        keys.is_valid(pa.array([key]), keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys), shard.name)[0]
-    )
-    config = recipe.curate
+    shard = _find_shard(context, key)
+    bounds = read_bounds(run_dir, config)
+    texts = _explain_texts(context, shard, key)
+    is_valid = bool(keys.is_valid(pa.array([key]), key_lists, shard.name)[0])
     for row in texts:
         if row["reason"] == "matched":
             excluded = config.is_excluded(row["lang"])
@@ -56,9 +55,7 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     drawable = [row for row in texts if row["reason"] == "sampled_out"]
     found = {"key": key, "shard": shard.name, "text_policy": config.text_policy, "is_valid": is_valid}
     if not is_valid:
-        found["not_valid_because"] = why_not_valid(
-            key, keys.key_lists(recipe.pool.valid_keys, recipe.pool.deny_keys), shard.name
-        )
+        found["not_valid_because"] = why_not_valid(key, key_lists, shard.name)
     if config.text_policy == "one" and drawable:
         u = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW)
         drawn = drawable[int(u * len(drawable))]
@@ -74,30 +71,31 @@ def inspect_key(run: str | Path, key: str) -> dict[str, Any]:
     return {**found, "kept": any(row["reason"] == "kept" for row in texts), "texts": texts}
 
 
-def _find_shard(recipe: Recipe, run_dir: Path, key: str) -> Shard:
+def _find_shard(run: Run, key: str) -> Shard:
     """The shard that holds `key`: by the index of images and by the matched texts, else by reading the pool's texts."""
-    shards = pool.shards(recipe, run_dir)
-    for folder in (run_dir / "pool" / "index", run_dir / "match" / "texts"):
+    shards = pool.shards(run)
+    config = run.section(PoolConfig)
+    for folder in (run.dir / "pool" / "index", run.dir / "match" / "texts"):
         for shard in shards:
             path = folder / f"{shard.name}.parquet"
             if path.exists() and _has(pq.read_table(path, columns=["key"]).column("key"), key):
                 return shard
     for shard in shards:
-        if _has(pool.read_texts(shard, recipe.pool).key, key):
+        if _has(pool.read_texts(shard, config).key, key):
             return shard
-    known = pool.read_keys(shards[0], recipe.pool)[0]
+    known = pool.read_keys(shards[0], config)[0]
     looks = f"they look like {known[0].as_py()!r}" if len(known) else "its first shard has none"
-    raise UserError(f"--key {key!r} is no key of this run's pool (pool.key = {recipe.pool.key!r}); {looks}")
+    raise UserError(f"--key {key!r} is no key of this run's pool (pool.key = {config.key!r}); {looks}")
 
 
 def _has(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
     return bool(pc.any(pc.equal(column, key)).as_py())
 
 
-def _explain_texts(recipe: Recipe, run_dir: Path, shard: Shard, key: str) -> list[dict[str, Any]]:
+def _explain_texts(run: Run, shard: Shard, key: str) -> list[dict[str, Any]]:
     """The rows of one key, matched again; a text that matches has entries and keep_prob."""
-    work, probs = match_work(recipe, run_dir), curate_work(recipe, run_dir)
-    pool_texts = pool.read_texts(shard, recipe.pool)
+    work, probs = match_work(run), curate_work(run)
+    pool_texts = pool.read_texts(shard, run.section(PoolConfig))
     matched = match_pool_texts(pool_texts, work)
     rows = []
     for row in np.flatnonzero(pc.equal(pool_texts.key, key).to_numpy(zero_copy_only=False)):
@@ -109,9 +107,9 @@ def _explain_texts(recipe: Recipe, run_dir: Path, shard: Shard, key: str) -> lis
         if reason in ("no_match", "matched"):
             found["lang"] = work.languages[matched.lang[row]]
         if reason == "matched":
-            name = work.list_of(found["lang"])
+            name = work.match.entry_lists.list_of(found["lang"])
             ids = matched.entry_ids[matched.offsets[row] : matched.offsets[row + 1]]
-            found["entries"] = _describe_entries(run_dir, name, ids)
+            found["entries"] = _describe_entries(run.dir, name, ids)
             found["keep_prob"] = float(keep_prob(ids, [0, len(ids)], probs.entry_probs(name))[0])
         rows.append(found)
     return rows

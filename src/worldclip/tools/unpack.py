@@ -9,13 +9,12 @@ from urllib.parse import urlsplit
 import fsspec
 
 from worldclip import metadata
-from worldclip.config import Recipe
 from worldclip.core.artifacts import describe_run, read_json, versions, write_artifact, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report
-from worldclip.core.job import RunLock, run_stage
+from worldclip.core.job import Run, RunLock
 from worldclip.core.settings import read_toml, to_toml
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
@@ -33,13 +32,13 @@ def unpack(source: str, out: Path, executor: Executor) -> Report:
     """
     path = fetch_pack(source, out)
     packed = open_pack(path)
-    recipe = recipe_of(packed)
-    _refuse_other_run(recipe, out)
+    _refuse_other_run(packed, out)
+    run = Run.of(out, *configs_of(packed), executor=executor)
     with RunLock(out):
-        write_text(out / "recipe.toml", to_toml(recipe))
+        write_text(out / "recipe.toml", to_toml(run.sections))
         write_json(out / "run.json", describe_run())
         write_text(out / LICENCES, read_licences(packed))
-        run_stage(metadata, STAGE, recipe, out, executor)
+        metadata.build(run)
     report: Report = read_json(out / STAGE / "report.json")
     return report
 
@@ -75,21 +74,21 @@ def _copy(url: str, path: Path) -> None:
     write_artifact(path, write)
 
 
-def recipe_of(packed: Pack) -> Recipe:
-    """Return a recipe with the languages, lists and profile of a pack, and without a pool."""
+def configs_of(packed: Pack) -> tuple[LanguagesConfig, MetadataConfig, MatchConfig]:
+    """Return the sections with the languages, lists and profile of a pack; which pairs to match is for the user."""
     match = packed.record["match"]
-    return Recipe(
-        languages=LanguagesConfig(codes=tuple(packed.lists)),
-        metadata=MetadataConfig(pack=str(packed.path)),
-        match=MatchConfig(profile=match["profile"], fold_case=match["fold_case"]),
+    return (
+        LanguagesConfig(codes=tuple(packed.lists)),
+        MetadataConfig(pack=str(packed.path)),
+        MatchConfig(profile=match["profile"], fold_case=match["fold_case"]),
     )
 
 
-def _refuse_other_run(recipe: Recipe, out: Path) -> None:
+def _refuse_other_run(packed: Pack, out: Path) -> None:
     """Raise UserError if the folder holds a run of other lists."""
     if not (out / "recipe.toml").exists():
         return
     other = read_toml(out).get("metadata", {}).get("pack", "")
-    if other != recipe.metadata.pack:
+    if other != str(packed.path):
         lists = f"metadata.pack = {other!r}" if other else "lists of its own"
         raise UserError(f"{out} holds a run with {lists}; unpack into another folder (--out DIR)")

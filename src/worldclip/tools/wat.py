@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core.artifacts import read_json, write_artifact, write_json, write_manifest
+from worldclip.core.artifacts import read_json, write_artifact, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable, usable_cores
-from worldclip.core.job import RunLock, remove_stale
+from worldclip.core.job import Job, Result, RunLock
 from worldclip.core.urls import key_of_url, resolve
 from worldclip.pool.files import PoolFile, check_own, fingerprint_file, is_remote, open_file
 from worldclip.pool.records import has_surrogate
@@ -72,23 +72,32 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
     )
     totals = _total(reports)
     num_shards = _num_shards(wanted, recorded, totals["rows"])
+    sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
+    job = Job("wat", out, {"num_shards": num_shards}, lambda: {"files": sources})
+    return job.run(lambda: _merge(shards, sources, out, num_shards, totals, executor))
+
+
+def _merge(
+    shards: Sequence[Shard],
+    sources: list[dict[str, Any]],
+    out: Path,
+    num_shards: int,
+    totals: dict[str, int],
+    executor: Executor,
+) -> Result:
+    """Write the pool's Parquet files from the links of all WAT files."""
     parts = [links_path(out, shard) for shard in shards]
-    (out / "manifest.json").unlink(missing_ok=True)
     write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
     pool = [Shard(name=f"{number:05}.parquet", path=str(out / f"{number:05}.parquet")) for number in range(num_shards)]
     merge = partial(merge_range, parts, num_shards)
-    sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
     merged = executor.map(
         merge, pool, label="merge", done_dir=out / "done/pool", key={"files": sources, "of": num_shards}
     )
     markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
-    keep = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
-    remove_stale(out, [*keep, *(out / name for name in (".lock", "order.json", "report.json"))])
+    outputs = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
     in_pool = add_counts(merged, ("urls", "pairs"))
     report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
-    write_json(out / "report.json", report)
-    write_manifest(out, config={"num_shards": num_shards}, inputs={"files": sources}, counts=report)
-    return report
+    return Result(report=report, counts=report, outputs=[*outputs, out / "order.json"])
 
 
 def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worldclip.core.errors import UserError
 from worldclip.model.config import Architecture, ModelConfig
@@ -18,9 +18,6 @@ from worldclip.model.published import TOKENIZERS, activation
 from worldclip.train.config import LOSS_CHUNK_ROWS, TrainConfig
 from worldclip.train.device import device_memory_bytes, peak_flops
 from worldclip.train.schedule import Schedule, check_batch, plan_schedule
-
-if TYPE_CHECKING:
-    from worldclip.config import Recipe
 
 GIB = 2**30
 FLOAT, HALF = 4, 2  # bytes of a number
@@ -228,12 +225,11 @@ def _loss(config: TrainConfig, embed_dim: int, pairs: int, batch: int) -> int:
 # the table
 
 
-def plan(recipe: Recipe, run_dir: Path) -> list[str]:
+def plan(config: TrainConfig, run_dir: Path) -> list[str]:
     """Return the table of --dry-run for the devices of train.hardware, else for this machine.
 
     Raises UserError if the devices cannot share the batch equally.
     """
-    config = recipe.train
     world_size = config.hardware.devices or int(os.environ.get("WORLD_SIZE", "1"))
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:

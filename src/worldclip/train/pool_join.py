@@ -21,40 +21,39 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.config import Recipe
 from worldclip.core import artifacts, shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, Report, Shard, repeatable
-from worldclip.core.job import remove_stale
+from worldclip.core.execute import Report, Shard, repeatable
+from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.curate import read_curated
 from worldclip.pool.config import PoolConfig
+from worldclip.train.config import TrainConfig
 
 
-def image_shards(recipe: Recipe) -> list[Shard] | None:
+def image_shards(config: TrainConfig) -> list[Shard] | None:
     """The tars of train.pool, sorted by name; None where it is unset and the matched pool holds the images.
 
     Raises UserError where it holds no tar.
     """
-    config = recipe.train.pool.as_pool()
-    return None if config is None else pool.list_shards(config, setting="train.pool")
+    images = config.pool.as_pool()
+    return None if images is None else pool.list_shards(images, setting="train.pool")
 
 
-def require_images(recipe: Recipe, shards: Sequence[Shard]) -> None:
+def require_images(config: TrainConfig, shards: Sequence[Shard]) -> None:
     """Raises UserError where the matched pool is of tables, which hold no images, and train.pool is unset."""
-    if recipe.train.pool.as_pool() is None and not any(shard.name.endswith(".tar") for shard in shards):
+    if config.pool.as_pool() is None and not any(shard.name.endswith(".tar") for shard in shards):
         raise UserError(
             "train.pool is unset, and the matched pool is of tables, which hold no images; name the tars that were "
             'downloaded from it: train.pool.path = "FOLDER", train.pool.key = "json:uid"'
         )
 
 
-def join_images(
-    recipe: Recipe, run_dir: Path, shards: Sequence[Shard], images: Sequence[Shard], executor: Executor
-) -> None:
+def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> None:
     """RUN/train/join/places of all `shards` of the matched pool, from the tars `images`."""
-    folder, config = run_dir / "train" / "join", recipe.train.pool.as_pool()
+    folder, config = run.dir / "train" / "join", run.section(TrainConfig).pool.as_pool()
+    run_dir, executor = run.dir, run.executor
     assert config is not None
     curated = artifacts.require_manifest(run_dir, "curate")["digest"]
 

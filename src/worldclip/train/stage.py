@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
-from worldclip.core.execute import Executor
-from worldclip.core.job import changed_keys
+from worldclip.core.job import Job, Result, Run, changed_keys
 from worldclip.core.layout import checkpoints
+from worldclip.curate.config import CurateConfig
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
+from worldclip.pool.config import PoolConfig
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, read_state
 from worldclip.train.config import TrainConfig
+from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
 from worldclip.train.schedule import Schedule, check_batch, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
@@ -24,18 +27,12 @@ from worldclip.train.tokenizer import run_tokenizer
 if TYPE_CHECKING:
     import torch
 
-    from worldclip.config import Recipe
     from worldclip.train.distributed import World
     from worldclip.train.loader import Loader
     from worldclip.train.loop import Progress
     from worldclip.train.train_state import TrainState
 
 REMOTE_STREAMS = 64  # of tars in an object store
-FREE_KEYS = (  # decide no weight, or its rounding alone
-    *("device", "decode_threads", "parallel", "accum_steps", "activation_checkpointing", "compile"),
-    *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
-    *("evaluate_every_samples", "evaluate_datasets", "wandb", "hardware"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,99 +44,108 @@ class Start:
     """Name of the checkpoint to resume from."""
 
 
-def relevant_config(recipe: Recipe) -> dict[str, Any]:
-    """Every key of train that decides the weights."""
-    from worldclip.core.settings import to_dict
+def train(run: Run) -> None:
+    """Train to the last step, from the newest valid checkpoint if there is one: RUN/train/step_<9 digits>.
 
-    config = {key: value for key, value in to_dict(recipe.train).items() if key not in FREE_KEYS}
-    config["num_streams"] = streams_of(recipe)
-    return {"train": config | {"pool": {"key": recipe.train.pool.key}}}  # its tars are inputs, wherever they lie
+    Under torchrun rank 0 does what is done once; the other ranks help to train and do nothing else.
+    """
+    if run.only is not None and "train" not in run.only:
+        return
+    if is_helper_rank():
+        _help_train(run)
+        return
+    has_run = run.stage("train", inputs=_inputs, work=_train_once, config=_config(run), plan=_plan)
+    if not has_run and not run.is_dry and num_ranks() > 1:
+        _release_helpers(run.section(TrainConfig))
 
 
-def streams_of(recipe: Recipe) -> int:
-    """Streams that the images are read in; 0: windows."""
+def _plan(run: Run) -> list[str]:
+    from worldclip.train.budget import plan
+
+    return plan(run.section(TrainConfig), run.dir)
+
+
+def _config(run: Run) -> dict[str, Any]:
+    config = run.deciding("train")["train"] | {"num_streams": streams_of(run)}
+    return {"train": config | {"pool": {"key": run.section(TrainConfig).pool.key}}}  # its tars are inputs
+
+
+def streams_of(run: Run) -> int:
+    """Return the number of streams that the images are read in; 0: windows."""
     from worldclip.pool.files import is_remote
 
-    if recipe.train.num_streams is not None:
-        return recipe.train.num_streams
-    images = recipe.train.pool.as_pool() or recipe.pool
+    config = run.section(TrainConfig)
+    if config.num_streams is not None:
+        return config.num_streams
+    images = config.pool.as_pool() or run.section(PoolConfig)
     return REMOTE_STREAMS if any(map(is_remote, [images.path or "", *images.roots.values()])) else 0
 
 
-def inputs(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    """The curated pairs, the images' places, and the tokenizer where a folder is given."""
-    found: dict[str, Any] = {
-        stage: artifacts.require_manifest(run_dir, stage)["digest"] for stage in ("pool", "curate")
-    }
-    path = recipe.train.tokenizer.path
+def _inputs(run: Run) -> dict[str, Any]:
+    """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
+    config = run.section(TrainConfig)
+    inputs: dict[str, Any] = {name: artifacts.require_manifest(run.dir, name)["digest"] for name in ("pool", "curate")}
+    path = config.tokenizer.path
     if path is not None and Path(path).is_dir():
         files = sorted(file for file in Path(path).iterdir() if file.is_file())
-        found["tokenizer"] = [artifacts.fingerprint(file, Path(path)) for file in files]
-    if (images := image_shards(recipe)) is not None:
-        found["images"] = {tar.name: tar.fingerprint for tar in images}
-    return found
+        inputs["tokenizer"] = [artifacts.fingerprint(file, Path(path)) for file in files]
+    if (images := image_shards(config)) is not None:
+        inputs["images"] = {tar.name: tar.fingerprint for tar in images}
+    return inputs
 
 
-def run(recipe: Recipe, run_dir: Path, executor: Executor) -> dict[str, Any]:
-    """Train to the end, from the newest whole checkpoint where there is one; returns the report.
-
-    Under torchrun this is the first rank, which does all that is done once; the others are in `help_train`.  `executor`
-    maps over shards where train.pool is joined.  Raises UserError where RUN/train holds checkpoints of another config
-    or other inputs.
-    """
+def _train_once(run: Run, job: Job) -> Result:
+    """Do the work of rank 0.  Raises UserError if RUN/train has checkpoints of another config or other inputs."""
     from worldclip import pool
 
     require("torch", extra="train")
-    world = _join_world(recipe)
-    config, train_dir = recipe.train, run_dir / "train"
-    record = {"config": relevant_config(recipe), "inputs": inputs(recipe, run_dir)}
-    schedule = _prepare(train_dir, record, config, run_dir, world)
-    shards, images = pool.shards(recipe, run_dir), image_shards(recipe)
-    require_images(recipe, shards)
+    config, train_dir = run.section(TrainConfig), job.folder
+    world = _join_world(config)
+    record = {"config": job.config, "inputs": job.inputs}
+    schedule = _prepare(train_dir, record, config, run.dir, world)
+    shards, images = pool.shards(run), image_shards(config)
+    require_images(config, shards)
     if images is not None:
-        join_images(recipe, run_dir, shards, images, executor)
-    tokenizer = run_tokenizer(config, run_dir, [shard.name for shard in shards])
+        join_images(run, shards, images)
+    tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
     for left_over in train_dir.glob(".step_*"):  # of a save or a removal that was killed
         shutil.rmtree(left_over)
     checkpoint = latest_valid_checkpoint(train_dir)
     _broadcast_start(world, Start(schedule, checkpoint.name if checkpoint else None))
-    loader, progress = _train(recipe, run_dir, world, schedule, tokenizer, checkpoint)
-    newest = checkpoints(train_dir)[-1]
-    consolidate(newest)
+    loader, progress = _train(run, world, schedule, tokenizer, checkpoint)
+    consolidate(checkpoints(train_dir)[-1])
     report = _report(schedule, train_dir, loader, progress)
-    artifacts.write_json(train_dir / "report.json", report)
-    counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
-    artifacts.write_manifest(train_dir, **record, counts=counts)
     _leave_world(world)
-    return report
+    counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
+    return Result(report=report, counts=counts)
 
 
-def help_train(recipe: Recipe, run_dir: Path) -> None:
-    """What every other rank than the first does under torchrun: wait until there is something to train, and train."""
-    world = _join_world(recipe)
+def _help_train(run: Run) -> None:
+    """Do what every rank but the first does: wait until there is something to train, and train."""
+    config = run.section(TrainConfig)
+    world = _join_world(config)
     start = _broadcast_start(world, None)
     if start is not None:
-        checkpoint = run_dir / "train" / start.checkpoint if start.checkpoint else None
-        context_length = recipe.train.model.architecture().context_length
-        tokenizer = load_tokenizer(run_dir / "train" / "tokenizer", context_length)
-        _train(recipe, run_dir, world, start.schedule, tokenizer, checkpoint)
+        checkpoint = run.dir / "train" / start.checkpoint if start.checkpoint else None
+        tokenizer = load_tokenizer(run.dir / "train" / "tokenizer", config.model.architecture().context_length)
+        _train(run, world, start.schedule, tokenizer, checkpoint)
     _leave_world(world)
 
 
-def dismiss(recipe: Recipe) -> None:
-    """The first rank, where training is finished already: let the others end."""
-    world = _join_world(recipe)
+def _release_helpers(config: TrainConfig) -> None:
+    """Let the other ranks end, where training was finished already."""
+    world = _join_world(config)
     _broadcast_start(world, None)
     _leave_world(world)
 
 
-def _join_world(recipe: Recipe) -> World:
+def _join_world(config: TrainConfig) -> World:
     """Connect this rank with the others."""
     from worldclip.train.device import pick_rank_device
     from worldclip.train.distributed import init_process_group, world_from_environment
 
     world = world_from_environment()
-    init_process_group(world, pick_rank_device(recipe.train.device, world))
+    init_process_group(world, pick_rank_device(config.device, world))
     return world
 
 
@@ -192,7 +198,7 @@ def _prepare(train_dir: Path, record: dict[str, Any], config: TrainConfig, run_d
     return schedule
 
 
-def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Schedule, world: World) -> Loader:
+def _loader(run: Run, tokenizer: Tokenizer, schedule: Schedule, world: World) -> Loader:
     from worldclip import pool
     from worldclip.curate.caps import read_bounds
     from worldclip.curate.stage import curate_work
@@ -200,13 +206,14 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
     from worldclip.train.distill import largest_image
     from worldclip.train.loader import Loader
 
-    config, sizes = recipe.train, recipe.train.model.architecture()
+    config = run.section(TrainConfig)
+    sizes = config.model.architecture()
     is_online = config.curation == "online"
     return Loader(
-        run_dir,
-        pool.shards(recipe, run_dir),
+        run.dir,
+        pool.shards(run),
         tokenizer,
-        image_shards=image_shards(recipe),
+        image_shards=image_shards(config),
         image_size=largest_image(config),
         global_batch_size=schedule.global_batch_size,
         seed=config.seed,
@@ -215,16 +222,16 @@ def _loader(recipe: Recipe, run_dir: Path, tokenizer: Tokenizer, schedule: Sched
         num_patches=(sizes.image_size // sizes.patch_size) ** 2,
         patch_dropout=config.patch_dropout,
         workers=config.decode_threads,
-        num_streams=streams_of(recipe),
+        num_streams=streams_of(run),
         scaled_decode=config.scaled_decode,
-        work=curate_work(recipe, run_dir, read_bounds(run_dir, recipe.curate)) if is_online else None,
+        work=curate_work(run, read_bounds(run.dir, run.section(CurateConfig))) if is_online else None,
         rank=world.rank,
         world_size=world.size,
     )
 
 
 def _train(
-    recipe: Recipe, run_dir: Path, world: World, schedule: Schedule, tokenizer: Tokenizer, checkpoint: Path | None
+    run: Run, world: World, schedule: Schedule, tokenizer: Tokenizer, checkpoint: Path | None
 ) -> tuple[Loader, Progress]:
     """Train from the checkpoint to the last step, on every rank."""
     from worldclip.train.device import keep_freed_memory, pick_rank_device
@@ -232,11 +239,11 @@ def _train(
     from worldclip.train.loop import Trainer
     from worldclip.train.train_state import create_train_state
 
-    config = recipe.train
+    config = run.section(TrainConfig)
     device = pick_rank_device(config.device, world)
     if device.type == "cpu":
         keep_freed_memory()
-    loader = _loader(recipe, run_dir, tokenizer, schedule, world)
+    loader = _loader(run, tokenizer, schedule, world)
     if world.is_first:
         _say_budget(config, tokenizer, schedule, world, device)
     state = create_train_state(config, tokenizer, world, device, checkpoint)
@@ -245,15 +252,15 @@ def _train(
         say("train", _describe(state, schedule, loader))
     if progress.step < schedule.num_steps:
         trainer = Trainer(
-            run_dir,
+            run.dir,
             state,
             loader,
             schedule,
             progress,
             write_model=lambda folder: _write_model(folder, state, tokenizer),
-            evaluate_config=recipe.evaluate,
+            evaluate_config=run.section(EvaluateConfig),
             teacher=Teacher.load(config, device),
-            students=create_students(config, run_dir / "train", world, device, progress.step, _write_model),
+            students=create_students(config, run.dir / "train", world, device, progress.step, _write_model),
         )
         trainer.run()
     return loader, progress
