@@ -60,6 +60,7 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
     from worldclip.core import artifacts
     from worldclip.core.execute import LocalExecutor
     from worldclip.model.clip import normalise_pixels
+    from worldclip.recipe import run_stages
     from worldclip.train.augment import Augmentation
     from worldclip.train.loader import Loader
 
