@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 
-from worldclip.core.arrow import binary_array
+from worldclip.core.arrow import binary_array, one_array
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
@@ -157,7 +157,7 @@ def _decode_titles(views: pa.Table, dropped: Counter[str]) -> TitleViews:
     decoded = pa.table({"title": pa.array(titles, pa.large_binary()), "views": views["views"]}).drop_null()
     summed = decoded.group_by("title").aggregate([("views", "sum")])  # two spellings may decode to one title
     summed = summed.take(pc.sort_indices(summed["title"]))
-    return TitleViews(_concat(summed["title"].chunks), summed["views_sum"].to_numpy().astype(np.uint64))
+    return TitleViews(one_array(summed["title"]), summed["views_sum"].to_numpy().astype(np.uint64))
 
 
 def decode_title(raw: bytes) -> bytes | None:
@@ -171,16 +171,12 @@ def decode_title(raw: bytes) -> bytes | None:
     return title or None
 
 
-def _concat(arrays: Sequence[pa.Array]) -> pa.LargeBinaryArray:
-    return pa.concat_arrays([pa.array([], pa.large_binary()), *arrays])
-
-
 def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
     """Write all Wikipedias into one set of files, and which rows are whose.
 
     A year's sample of 888 hours with a folder for each of 330 Wikipedias would be a million files.
     """
-    titles = _concat([of_wiki.titles for of_wiki in counts.values()])
+    titles = one_array(pa.chunked_array([of_wiki.titles for of_wiki in counts.values()], pa.large_binary()))
     write_words(
         folder, titles, np.concatenate([np.zeros(0, np.uint64), *(of_wiki.views for of_wiki in counts.values())])
     )
