@@ -144,8 +144,7 @@ def meta_tensors(name: str) -> dict[str, torch.Tensor]:
 
     from worldclip.model.tensor_names import open_clip_rules, to_theirs
 
-    row = published.find(name)
-    config = open_clip.to_hugging_face_config(open_clip.published_model_cfg(row), name)
+    config = open_clip.to_hugging_face_config(open_clip.named_config(name)["model_cfg"], name)
     with torch.device("meta"):
         return to_theirs(open_clip_rules(config), MetaClip2Model(config).state_dict())
 

@@ -77,7 +77,7 @@ def _weights_of(folder: Path) -> Path:
 def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Json:
     """Return the configuration that `arch` names, the one beside the file, or the only one that fits its tensors."""
     if arch is not None:
-        return read_config(Path(arch)) if Path(arch).is_file() else _published_config(arch)
+        return read_config(Path(arch)) if Path(arch).is_file() else named_config(arch)
     if (folder / CONFIG_FILE).exists():
         return read_config(folder / CONFIG_FILE)
     if "visual.conv1.weight" not in state:
@@ -91,7 +91,7 @@ def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], ar
         raise UserError(
             f"{file} may be {' or '.join(names)}: equal shapes, different activations; say which: arch={names[0]!r}"
         )
-    return _published_config(names[0])
+    return named_config(names[0])
 
 
 def read_config(path: Path) -> Json:
@@ -101,24 +101,15 @@ def read_config(path: Path) -> Json:
     return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
 
 
-def _published_config(name: str) -> Json:
-    """Return the configuration of a published model, also of those that open_clip has none for."""
-    row = published.find(name)
-    if row is None or row.open_clip == name:
-        return named_config(name)
-    return {"model_cfg": published_model_cfg(row), "preprocess_cfg": {}}
-
-
-def published_model_cfg(row: published.Published) -> Json:
-    """Return the model_cfg of a published model."""
-    return from_hugging_face_config(model_config(row.model_config(), row.tokenizer), row.tokenizer.hub_id)
-
-
 def named_config(name: str) -> Json:
-    """Return open_clip's built-in configuration, with the preprocessing of the published weights of that name.
+    """Return the configuration of a published model, with the preprocessing that open_clip gives its weights.
 
-    Raises UserError for a model of another family.
+    open_clip's built-in one where it has one of that name, else ours.  Raises UserError for any other model.
     """
+    row = published.find(name)
+    if row is not None and row.open_clip != name:
+        config = model_config(row.model_config(), row.tokenizer)
+        return {"model_cfg": from_hugging_face_config(config, row.tokenizer.hub_id), "preprocess_cfg": {}}
     if name in published.OTHER_MODELS:
         raise UserError(f"open_clip's {name} is another model: {published.OTHER_MODELS[name]}")
     open_clip = require("open_clip", extra="export")
