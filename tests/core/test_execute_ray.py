@@ -286,7 +286,7 @@ def test_nodes_that_do_not_share_the_folder_or_the_version_are_named(tmp_path: P
     version = worldclip.__version__
     with pytest.raises(UserError, match=r"node .* does not see .*all nodes of the cluster must share"):
         ray_executor._Place(tmp_path / "elsewhere" / "token", version, tmp_path).enter()
-    with pytest.raises(UserError, match="install the same"):
+    with pytest.raises(UserError, match="use one version"):
         ray_executor._Place(tmp_path, "0.0.1", tmp_path).enter()
     with pytest.raises(UserError, match="from a folder that all nodes have"):
         ray_executor._Place(tmp_path, version, tmp_path / "elsewhere").enter()

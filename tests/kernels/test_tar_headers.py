@@ -42,7 +42,7 @@ ASCII_NAMES = st.lists(st.text("abcdefgh.-_0123456789", min_size=1, max_size=60)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=6), st.sampled_from(FORMATS[1:]), st.booleans())
-def test_members_are_those_that_the_standard_library_finds(members, tar_format, has_float_mtime) -> None:
+def test_members_agree_with_tarfile(members, tar_format, has_float_mtime) -> None:
     content = pack(members, tar_format, mtime=1.5 if has_float_mtime else 0)
     expected = [(name.removeprefix("./"), data) for name, data in members]
     assert scan(content) == expected
@@ -50,12 +50,12 @@ def test_members_are_those_that_the_standard_library_finds(members, tar_format, 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(ASCII_NAMES, st.binary(max_size=700)), max_size=5))
-def test_ustar_prefixes_are_put_before_the_name(members) -> None:
+def test_ustar_prefix_precedes_the_name(members) -> None:
     members = [(f"{'folder' * 15}/{name}"[:150].rstrip("/"), data) for name, data in members]
     assert scan(pack(members, tarfile.USTAR_FORMAT)) == members
 
 
-def test_folders_links_and_global_headers_are_no_members() -> None:
+def test_folders_links_and_global_headers_are_not_members() -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 600}) as packed:
         for name, kind in (("a", tarfile.DIRTYPE), ("b", tarfile.SYMTYPE), ("c", tarfile.LNKTYPE)):
@@ -86,16 +86,16 @@ TWO = pack([("a.txt", b"x" * 700), ("b.txt", b"y" * 10)], tarfile.USTAR_FORMAT)
         (b"not a tar at all", "cut off in the header at byte 0"),
         (b"not a tar at all" * 100, "wrong checksum"),
         (TWO[:100], "cut off in the header"),
-        (TWO[:900], "goes on behind the end of the file"),
-        (TWO[: 512 + 1024], "without the mark of its end"),
+        (TWO[:900], "extends past the end of the file"),
+        (TWO[: 512 + 1024], "without the end mark"),
         (TWO[:1700], "cut off in the header at byte 1,536"),
-        (TWO[:2050], "goes on behind the end"),
-        (TWO[:2560], "without the mark of its end"),
-        (TWO + TWO, "two tars joined"),
+        (TWO[:2050], "extends past the end"),
+        (TWO[:2560], "without the end mark"),
+        (TWO + TWO, "two tars were joined"),
         (TWO[:1540] + b"?" + TWO[1541:], "wrong checksum"),
     ],
 )
-def test_a_damaged_tar_says_what_is_wrong(content: bytes, reason: str) -> None:
+def test_damaged_tar_is_described(content: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         scan(content)
 
@@ -118,14 +118,14 @@ def test_any_bytes_are_a_tar_or_a_value_error(data) -> None:
     assert (members[:, tar.NAME] + members[:, tar.NAME_SIZE] <= len(content)).all()
 
 
-def test_every_cut_of_a_tar_is_noticed() -> None:
+def test_every_truncation_raises() -> None:
     end = len(TWO.rstrip(b"\0"))
     for length in range(0, end + 1, 97):
         with pytest.raises(ValueError):
             scan(TWO[:length])
 
 
-def test_a_real_tar_of_photographs(shared: Path) -> None:
+def test_tar_of_photographs_agrees_with_tarfile(shared: Path) -> None:
     path = shared / "data/imagenet_samples/samples-000000.tar"
     with tarfile.open(path) as packed:
         expected = [(member.name, member.offset_data, member.size) for member in packed]

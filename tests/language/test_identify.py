@@ -228,7 +228,7 @@ def test_blanks_of_every_kind_bound_words() -> None:
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"not a model at all")
-    with pytest.raises(UserError, match=r"model\.bin, which is no fastText model"):
+    with pytest.raises(UserError, match=r"model\.bin, which is not a fastText model"):
         Identifier(path)
     with pytest.raises(UserError, match="cannot be read"):
         Identifier(tmp_path / "absent.bin")

@@ -108,7 +108,7 @@ def test_unicode_profiles_compose_and_squeeze_blanks(text, unicode, folded):
 
 def test_profile_names_and_their_mistakes():
     assert profile_name("unicode", fold_case=True) == profile_name("unicode_fold") == "unicode_fold"
-    with pytest.raises(UserError, match=r"match\.profile is 'latin'; it is one of reference, unicode"):
+    with pytest.raises(UserError, match=r"match\.profile is 'latin'; it must be one of reference, unicode"):
         profile_name("latin")
     with pytest.raises(UserError, match="only profile 'unicode' folds case"):
         profile_name("reference", fold_case=True)

@@ -1,7 +1,7 @@
-"""Every artifact's schema, and the only way to a finished file: written aside, then renamed.
+"""Define the schema of every artifact, and write files whole: to a temporary file, then renamed.
 
-Tables are Parquet (zstd) that carry `worldclip.format` and `worldclip.version`; arrays `.npy`; small records JSON.
-A folder's `manifest.json` comes last and says that the folder is done, from which inputs and with which config.
+Tables are Parquet (zstd) with `worldclip.format` and `worldclip.version` in their metadata; arrays `.npy`; small
+records JSON.  A folder's `manifest.json` comes last and says that the folder is finished, and its inputs and config.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from worldclip.core.errors import BadShard, UserError
 
 FORMAT_VERSION = 1
-HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are known by size and mtime, DESIGN: contracts on disk
+HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are identified by size and mtime: hashing a pool would read all of it
 MANIFEST = "manifest.json"
 
 
@@ -91,23 +91,23 @@ MERGED_TEXTS = _schema(
 
 
 def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file aside, then rename it: a reader finds the whole file or none, also after a power cut."""
+    """Let `write` fill a temporary file, then rename it: readers see the whole file or none, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # the folder may be many machines'
+    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # many machines may share the folder
     try:
         write(aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write does not say where the disk is full
+        error.filename = error.filename or str(path)  # a failed write does not say where the disk is full
         raise
     finally:
         aside.unlink(missing_ok=True)
 
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
-    """Write `table` as Parquet under `schema`; columns are taken by name and cast safely."""
+    """Write `table` as Parquet with `schema`; columns are selected by name and cast safely."""
     columns = [_cast(table.column(field.name), field.type) for field in schema]
     whole = pa.Table.from_arrays(columns, schema=schema)
     write_artifact(path, lambda aside: pq.write_table(whole, aside, compression="zstd"))
@@ -120,25 +120,26 @@ def _cast(column: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read an artifact of ours and check that it is what `schema` names.  Raises BadShard where it is not."""
+    """Read an artifact.  Raises BadShard if it is unreadable, of another format than `schema`, or too new."""
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
     with file:
-        found = file.schema_arrow.metadata or {}
-        name, wanted = found.get(b"worldclip.format", b"?").decode(), schema.metadata[b"worldclip.format"].decode()
-        if name != wanted:
-            raise BadShard(f"{path}: holds {name!r}, expected {wanted!r}")
-        if int(found[b"worldclip.version"]) > FORMAT_VERSION:
-            raise BadShard(f"{path}: written by a newer worldclip (format {found[b'worldclip.version'].decode()})")
+        metadata = file.schema_arrow.metadata or {}
+        name = metadata.get(b"worldclip.format", b"?").decode()
+        expected = schema.metadata[b"worldclip.format"].decode()
+        if name != expected:
+            raise BadShard(f"{path}: holds {name!r}, expected {expected!r}")
+        if int(metadata[b"worldclip.version"]) > FORMAT_VERSION:
+            raise BadShard(f"{path}: written by a newer worldclip (format {metadata[b'worldclip.version'].decode()})")
         return file.read(columns=list(columns) if columns is not None else None)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:
-            # As np.save, which hides from an error that it was the disk that is full.
+            # As np.save does, whose own error for a full disk does not say that the disk is full.
             plain = np.asarray(array, order="C")
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
             file.write(plain.reshape(-1).view(np.uint8).data)
@@ -151,7 +152,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Small records: keys in the order given, non-ASCII readable, one trailing line end."""
+    """Write a small record: keys in their order, non-ASCII characters as they are, a final line end."""
     write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
@@ -160,35 +161,36 @@ def read_json(path: Path) -> Any:
 
 
 def digest(record: Any) -> str:
-    """32 hex digits of a JSON-able record; key order does not matter."""
+    """Return 32 hex digits that identify a JSON-able record; key order does not matter."""
     text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def fingerprint(path: Path, root: Path) -> dict[str, Any]:
-    """What an input is known by: relative path, size, and its contents' hash (under 64 MiB) or its mtime in ns."""
+    """Return what identifies an input: relative path, size, and the SHA-256 (under 64 MiB) or the mtime in ns."""
     stat = path.stat()
-    known: dict[str, Any] = {"path": path.relative_to(root).as_posix(), "size": stat.st_size}
+    record: dict[str, Any] = {"path": path.relative_to(root).as_posix(), "size": stat.st_size}
     if stat.st_size < HASHED_BELOW_BYTES:
         with open(path, "rb") as file:
-            known["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            record["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     else:
-        known["mtime_ns"] = stat.st_mtime_ns
-    return known
+        record["mtime_ns"] = stat.st_mtime_ns
+    return record
 
 
 def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow")) -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of packages."""
+    numbers = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            numbers[package] = "not installed"
+    return numbers
 
 
 def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> dict[str, Any]:
-    """Say that `folder` is done.  Its digest is over format, config and inputs alone: equal for equal work."""
+    """Mark `folder` as finished; returns the manifest.  Its digest covers only format, config and inputs."""
     manifest = {
         "format_version": FORMAT_VERSION,
         "digest": digest([FORMAT_VERSION, config, inputs]),
@@ -203,21 +205,21 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished folder, None where the folder is not done."""
+    """Return the manifest of a finished folder, None if the folder is not finished."""
     path = folder / MANIFEST
     if not path.exists():
         return None
     try:
         manifest = read_json(path)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); remove it to have the stage run again") from error
+        raise UserError(f"{path} is not JSON ({error}); remove it to run the stage again") from error
     if manifest.get("format_version", 0) > FORMAT_VERSION:
         raise UserError(f"{path} was written by a newer worldclip (format {manifest['format_version']}); upgrade")
     return manifest
 
 
 def require_manifest(run: Path, stage: str) -> dict[str, Any]:
-    """The manifest of RUN/<stage>, or a UserError that says what to run first."""
+    """Return the manifest of RUN/<stage>.  Raises UserError that says what to run first."""
     manifest = read_manifest(run / stage)
     if manifest is None:
         raise UserError(f"{run / stage} is not finished; run first: worldclip {stage} {run}")
@@ -225,7 +227,7 @@ def require_manifest(run: Path, stage: str) -> dict[str, Any]:
 
 
 def describe_run() -> dict[str, Any]:
-    """What made a run: versions, machine and the revision of the code where it is a git checkout."""
+    """Return the versions, the machine and, in a git checkout, the revision that made a run."""
     return {
         "versions": versions(("worldclip", "numpy", "numba", "pyarrow", "torch", "transformers", "tokenizers")),
         "platform": platform.platform(),

@@ -1,7 +1,7 @@
-"""Files from servers: whole and checked, or not there at all.
+"""Download files: complete and verified, or not there at all.
 
-A file has its final name only when it is whole and right: until then it is `<name>.part`, which the next call goes on
-with.
+A file gets its final name once it is complete and its checksum is right.  Until then it is `<name>.part`, and the next
+call resumes it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import TypeVar
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 60
 MAX_TRIES = 6  # without a byte of progress
-MAX_WAIT_S = 600  # a server that asks for more is left alone until the next call
-MAX_COPIES = 2  # of a file whose checksum is wrong
+MAX_WAIT_S = 600  # if a server asks for more, the call fails and a later one resumes
+MAX_COPIES = 2  # downloads of a file with a wrong checksum
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
-TRY_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
 
 T = TypeVar("T")
@@ -36,39 +36,39 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Download:
-    """One file: where it comes from and goes to, and its checksum where one is published."""
+    """One file: its URL, its path, and its checksum if one is published."""
 
     url: str
     path: Path
     sha1: str | None = None
     sha256: str | None = None
     git_oid: str | None = None
-    """SHA-1 of the file as a git blob, which Hugging Face's hub publishes of small files."""
+    """SHA-1 of the file as a git blob, which the Hugging Face hub publishes for small files."""
 
 
 class Broken(RuntimeError):
-    """A download that trying again will not mend."""
+    """A download that failed for good; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Client:
-    """Requests that say who asks, wait as they are told, and go on where they broke off."""
+    """Sends requests with a user agent, waits as servers ask, and resumes interrupted downloads."""
 
     user_agent: str
     pause: Callable[[float], object] | None = None
-    """Waits some seconds; None: until `stop`."""
+    """Function that waits some seconds; None: wait, but no longer than until `stop`."""
     is_stopped: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
-        """End what other threads fetch through this client, at their next byte."""
+        """Stop the downloads of other threads through this client, at their next chunk."""
         self.is_stopped.set()
 
     def read(self, url: str) -> bytes:
-        """A small file.  Raises Broken."""
+        """Return a small file.  Raises Broken."""
         return self.read_page(url)[0]
 
     def read_page(self, url: str) -> tuple[bytes, str]:
-        """A small file, and its Link header: where the next page of a listing is.  Raises Broken."""
+        """Return a small file and its Link header (the next page of a listing).  Raises Broken."""
 
         def attempt() -> tuple[bytes, str]:
             with self._open(url, 0) as answer:
@@ -76,14 +76,14 @@ class Client:
                 _check_length(len(body), 0, answer)
                 return body, answer.headers.get("Link", "")
 
-        return self._persist(url, attempt, lambda: 0)
+        return self._retry(url, attempt, lambda: 0)
 
     def fetch(self, download: Download) -> int:
-        """Bring a file to its place, checked; returns its bytes.  Raises Broken, and OSError for the disk's errors."""
+        """Download a file and verify it; returns its size.  Raises Broken, and OSError for errors of the disk."""
         try:
             return self._fetch(download)
         except OSError as error:
-            error.filename = error.filename or str(download.path)  # a write does not say where the disk is full
+            error.filename = error.filename or str(download.path)  # a failed write does not say where the disk is full
             raise
 
     def _fetch(self, download: Download) -> int:
@@ -91,7 +91,7 @@ class Client:
         download.path.parent.mkdir(parents=True, exist_ok=True)
         problem = ""
         for _ in range(MAX_COPIES):
-            self._persist(download.url, lambda: self._go_on(download.url, part), lambda: _size(part))
+            self._retry(download.url, lambda: self._resume(download.url, part), lambda: _size(part))
             problem = _problem_of(part, download)
             if not problem:
                 os.replace(part, download.path)
@@ -106,8 +106,8 @@ class Client:
         )
         return answer
 
-    def _go_on(self, url: str, part: Path) -> None:
-        """Append to `part` what it lacks; a server that does not know ranges sends all of it again."""
+    def _resume(self, url: str, part: Path) -> None:
+        """Append the missing bytes to `part`; a server without support for ranges sends all of them again."""
         start = _size(part)
         try:
             answer = self._open(url, start)
@@ -115,77 +115,84 @@ class Client:
             if error.code != RANGE_NOT_SATISFIABLE:
                 raise
             if error.headers.get("Content-Range") == f"bytes */{start}":
-                return  # it was whole already
+                return  # it is complete
             part.unlink()
-            raise ConnectionError("the part on disk does not fit the server's file") from error
+            raise ConnectionError("the partial file on disk does not match the server's file") from error
         with answer:
             is_rest = answer.status == PARTIAL_CONTENT
             start = start if is_rest else 0
             with open(part, "ab" if is_rest else "wb") as file:
-                while chunk := answer.read1(CHUNK_BYTES):  # what is there, so that a slow line can be stopped
+                # read1 returns what has arrived, so that `stop` works on a slow connection.
+                while chunk := answer.read1(CHUNK_BYTES):
                     file.write(chunk)
                     if self.is_stopped.is_set():
-                        raise Broken(f"{url}: stopped; the next call goes on")
+                        raise Broken(f"{url}: stopped; the next call resumes")
             _check_length(_size(part) - start, start, answer)
 
-    def _persist(self, url: str, attempt: Callable[[], T], progress: Callable[[], int]) -> T:
-        """`attempt` until it succeeds; gives up after MAX_TRIES in which `progress` did not grow."""
+    def _retry(self, url: str, attempt: Callable[[], T], progress: Callable[[], int]) -> T:
+        """Call `attempt` until it succeeds; gives up after MAX_TRIES during which `progress` did not grow.
+
+        Waits 1, 2, 4, ... seconds, or longer if the server asks to.
+        """
         tries, reached = 0, progress()
         while True:
             wait_s = 0.0
             try:
                 return attempt()
             except urllib.error.HTTPError as error:
-                if error.code not in TRY_AGAIN:
+                if error.code not in RETRIED:
                     raise Broken(f"{url}: the server answers {error.code} {error.reason}") from error
-                wait_s, reason = _retry_after(error.headers.get("Retry-After")), f"{error.code} {error.reason}"
+                wait_s = _retry_after(error.headers.get("Retry-After"))
+                reason = f"{error.code} {error.reason}"
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     raise
                 reason = str(error) or type(error).__name__
-            tries, reached = (0, progress()) if progress() > reached else (tries, reached)
+            if progress() > reached:
+                tries, reached = 0, progress()
             tries += 1
             if tries == MAX_TRIES:
-                raise Broken(f"{url}: gave up after {MAX_TRIES} tries without progress; the last said: {reason}")
+                raise Broken(f"{url}: gave up after {MAX_TRIES} tries without progress; last error: {reason}")
             if wait_s > MAX_WAIT_S:
                 raise Broken(f"{url}: the server answers {reason} and asks to wait {wait_s:,.0f} s; try again then")
             pause = self.is_stopped.wait if self.pause is None else self.pause
             pause(max(wait_s, 2.0 ** (tries - 1)))
             if self.is_stopped.is_set():
-                raise Broken(f"{url}: stopped; the next call goes on")
+                raise Broken(f"{url}: stopped; the next call resumes")
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _check_length(got: int, start: int, answer: http.client.HTTPResponse) -> None:
-    promised = answer.headers.get("Content-Length")
-    if promised is not None and got != int(promised):
-        raise ConnectionError(f"the connection broke after {start + got:,} of {start + int(promised):,} bytes")
+def _check_length(num_bytes: int, start: int, answer: http.client.HTTPResponse) -> None:
+    expected = answer.headers.get("Content-Length")
+    if expected is not None and num_bytes != int(expected):
+        raise ConnectionError(f"the connection broke after {start + num_bytes:,} of {start + int(expected):,} bytes")
 
 
 def _retry_after(header: str | None) -> float:
-    """Seconds that the server asks to wait; 0 where it does not say."""
+    """Return the seconds that the server asks to wait (a number or an HTTP date); 0 if missing or invalid."""
     if header is None:
         return 0.0
     if header.isdecimal():
         return float(header)
     try:
-        then = email.utils.parsedate_to_datetime(header)
+        date = email.utils.parsedate_to_datetime(header)
     except ValueError:
         return 0.0
-    return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _problem_of(part: Path, download: Download) -> str:
-    """What is wrong with a file that came in whole; empty where nothing is."""
-    for kind, published in (("sha1", download.sha1), ("sha256", download.sha256)):
-        if published is not None and (found := file_digest(part, kind)) != published:
-            return f"its {kind.upper().replace('SHA', 'SHA-')} is {found}, the published one {published}"
+    """Return what is wrong with a complete file; empty if nothing is."""
+    for kind, name, published in (("sha1", "SHA-1", download.sha1), ("sha256", "SHA-256", download.sha256)):
+        actual = file_digest(part, kind) if published is not None else None
+        if actual != published:
+            return f"its {name} is {actual}, the published one {published}"
     if download.git_oid is not None:
-        found = hashlib.sha1(f"blob {part.stat().st_size}\0".encode() + part.read_bytes()).hexdigest()
-        return "" if found == download.git_oid else f"its git blob is {found}, the published one {download.git_oid}"
+        actual = hashlib.sha1(f"blob {part.stat().st_size}\0".encode() + part.read_bytes()).hexdigest()
+        return "" if actual == download.git_oid else f"its git blob is {actual}, the published one {download.git_oid}"
     if download.path.suffix != ".gz" or download.sha1 is not None or download.sha256 is not None:
         return ""
     try:
@@ -193,11 +200,11 @@ def _problem_of(part: Path, download: Download) -> str:
             while unpacked.read(CHUNK_BYTES):
                 continue
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        return f"it is no whole gzip file ({error})"
+        return f"it is not a complete gzip file ({error})"
     return ""
 
 
 def file_digest(path: Path, kind: str) -> str:
-    """Hex digits of a file's hash; kind as hashlib names it."""
+    """Return the hex digits of a file's hash; kind: its name in hashlib."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()

@@ -1,4 +1,4 @@
-"""The three ways in which work can fail, and how each speaks to a person (exit codes of the command line: cli/)."""
+"""The three ways in which work can fail, and the exit code of each (set in cli/)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 class UserError(ValueError):
-    """The user's mistake: every problem at once, each with key, value, meaning and remedy.  Exit code 2."""
+    """A mistake of the user: all problems at once, each with key, value, meaning and remedy.  Exit code 2."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 
 class BadShard(RuntimeError):
-    """One shard cannot be read (truncated tar, wrong schema): it fails alone, the others finish.  Exit code 1."""
+    """A shard that cannot be read (truncated tar, wrong schema); the others finish.  Exit code 1."""
 
 
 class StageFailed(RuntimeError):
@@ -34,7 +34,7 @@ class StageFailed(RuntimeError):
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import `module`, or say which extra brings it."""
+    """Import and return `module`.  Raises ImportError that names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,9 +1,9 @@
-"""Rows of many shards meet by key in bounded memory, for duplicates across shards and for joins of two pools.
+"""Bring the rows of many shards together by key in bounded memory, for duplicates across shards and joins of pools.
 
     1  each shard    write_rows: its rows in a file, sorted by the XXH64 of their keys
-    2  each range    read_range: all shards' rows whose hashes lie in one range; what the range finds, write_found
-    3  each shard    read_found: what all ranges found for it
-Files are Arrow IPC and memory-mapped: a range touches its own pages of them and no others.
+    2  each range    read_range: the rows of all shards with hashes in one range; write_found: the results of the range
+    3  each shard    read_found: the results of all ranges for it
+Files are Arrow IPC and memory-mapped: a range reads only its own pages of them.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import pyarrow as pa
 from worldclip.core.artifacts import write_artifact
 from worldclip.core.coin import hash_keys
 
-ROWS_A_RANGE = 4_000_000  # that are in memory at once: under 1 GiB with keys of 100 bytes
+ROWS_PER_RANGE = 4_000_000  # in memory at once: under 1 GiB with keys of 100 bytes
 
 
 def write_rows(path: Path, rows: pa.Table) -> None:
-    """`rows` with a column `key` (no nulls), sorted by its hash; rows of one hash stay in their order."""
+    """Write `rows` with a column `key` (no nulls), sorted by its hash; rows of one hash keep their order."""
     hashes = hash_keys(rows["key"])
     rows = rows.set_column(rows.schema.get_field_index("key"), "key", rows["key"].cast(pa.large_string()))
     _write(path, rows.append_column("hash", pa.array(hashes)).take(pa.array(np.argsort(hashes, kind="stable"))))
 
 
-def num_ranges(num_rows: int, rows_a_range: int = ROWS_A_RANGE) -> int:
-    """Into how many ranges `num_rows` are cut; what is found does not depend on it."""
-    return max(1, -(-num_rows // rows_a_range))
+def num_ranges(num_rows: int, rows_per_range: int = ROWS_PER_RANGE) -> int:
+    """Return the number of ranges for `num_rows`; results do not depend on it."""
+    return max(1, -(-num_rows // rows_per_range))
 
 
 def read_range(paths: Sequence[Path], number: int, of: int) -> pa.Table:
-    """Rows of range `number` of `of` of all files, file by file; column `shard` (int32) is the file's position."""
+    """Return the rows of range `number` of `of`, file by file; column `shard` (int32) is the file's position."""
     low, high = (number << 64) // of, (number + 1 << 64) // of
     parts = []
     for shard, path in enumerate(paths):
@@ -47,12 +47,12 @@ def read_range(paths: Sequence[Path], number: int, of: int) -> pa.Table:
 
 
 def write_found(path: Path, rows: pa.Table) -> None:
-    """What a range found: `rows` with a column `shard` (int32), sorted by it."""
+    """Write the results of a range: `rows` with a column `shard` (int32), sorted by it."""
     _write(path, rows.take(pa.array(np.argsort(rows["shard"].to_numpy(), kind="stable"))))
 
 
 def read_found(paths: Sequence[Path], first: int, stop: int) -> pa.Table:
-    """What all ranges found for the shards first ... stop - 1."""
+    """Return the results of all ranges for the shards first ... stop - 1."""
     parts = []
     for path in paths:
         rows = _open(path)

@@ -1,4 +1,4 @@
-"""One spelling for each URL: RFC 3986 section 6.2.2 and 6.2.3, so that one image has one key."""
+"""Normalise URLs (RFC 3986 sections 6.2.2 and 6.2.3), so that one image has one key."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def key_of_url(url: str) -> str:
-    """First 32 hex digits of the SHA-256 of a normalised URL."""
+    """Return the first 32 hex digits of the SHA-256 of a normalised URL."""
     return hashlib.sha256(url.encode("ascii")).hexdigest()[:KEY_HEX_DIGITS]
 
 
 def resolve(link: str, base: str) -> str | None:
-    """`link` on a page at `base`, normalised and without its fragment; None where it is no http(s) URL.
+    """Return `link` on a page at `base`, normalised and without its fragment; None for a scheme other than http(s).
 
-    Raises ValueError where it is none at all.
+    Raises ValueError for an invalid URL.
     """
     cleaned = _REMOVED.sub("", link).strip(" \0\f\v")
     return normalise(cleaned if cleaned.startswith(("http://", "https://")) else urljoin(base, cleaned))
@@ -34,7 +34,7 @@ def resolve(link: str, base: str) -> str | None:
 
 @functools.lru_cache(maxsize=1 << 16)
 def normalise(url: str) -> str | None:
-    """The one spelling of an absolute http(s) URL, None for another scheme.  Raises ValueError for what is no URL."""
+    """Return the normal form of an absolute http(s) URL, None for another scheme.  Raises ValueError if invalid."""
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if scheme not in DEFAULT_PORTS:
@@ -47,11 +47,11 @@ def normalise(url: str) -> str | None:
 def _authority(parts: SplitResult, scheme: str) -> str:
     host = parts.hostname or ""
     if not host:
-        raise ValueError("a URL without a host")
+        raise ValueError("URL without a host")
     if not host.isascii():
         host = host.encode("idna").decode("ascii")
     if any(char in host for char in ' <>"{}|\\^`\x7f%') or min(host) < "!":
-        raise ValueError(f"{host!r} is no host")
+        raise ValueError(f"invalid host {host!r}")
     host = f"[{host}]" if ":" in host else host
     port = parts.port
     named_port = f":{port}" if port is not None and port != DEFAULT_PORTS[scheme] else ""
@@ -60,7 +60,7 @@ def _authority(parts: SplitResult, scheme: str) -> str:
 
 
 def _encode(part: str) -> str:
-    """Percent-encode what must be, in upper case; decode what need not be (unreserved characters)."""
+    """Percent-encode a part, in upper case; decode unreserved characters."""
     if _IS_PLAIN.fullmatch(part):
         return part
     raw = _STRAY_PERCENT.sub(b"%25", part.encode("utf-8"))
@@ -74,7 +74,7 @@ def _decode_unreserved(match: re.Match[bytes]) -> bytes:
 
 
 def _remove_dot_segments(path: str) -> str:
-    """RFC 3986 section 5.2.4."""
+    """Remove `.` and `..` segments (RFC 3986 section 5.2.4)."""
     if "/." not in path:
         return path
     kept: list[str] = []

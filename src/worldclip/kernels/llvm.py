@@ -1,6 +1,8 @@
-"""Machine instructions that numba does not offer, and the two kinds of compiled functions.
+"""Machine instructions that numba does not offer, and the three kinds of compiled functions.
 
-Arrays are read where they lie, without numba's test for places counted from the end; who calls sees to the bounds.
+Why LLVM: wide compares, multiplications to 128 bits and prefetches have no numpy spelling that numba compiles to one
+instruction.  Arrays are read in place, without bounds checks and without numba's support for negative indices; the
+caller guarantees the bounds.
 """
 
 # mypy: disable-error-code="call-arg, call-overload, no-untyped-def"
@@ -13,23 +15,23 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 kernel = njit(cache=True, nogil=True)
-inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # for functions that only other kernels call
-# For the inner ones that are called for each text: an array is seven arguments of a call.
+inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # called by other kernels only
+# Called for each text by other kernels: each array would be seven arguments of the call.
 inlined = njit(cache=True, nogil=True, no_cpython_wrapper=True, forceinline=True)
 
 _I1, _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
-RANKED = 16  # values that `count_smaller` ranks at once
+RANKED = 16  # int32 that `count_smaller` ranks at once: one AVX-512 register, or two of AVX2
 LANES = 16  # float32 that are added or multiplied at once
 
 
 def _pointer(context, builder, array_type, array, at, to):
-    """Where array[at] lies, as a pointer to the LLVM type `to`."""
+    """Return the address of array[at] as a pointer to the LLVM type `to`."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
 
 
 def _spread(builder, value, count):
-    """A vector of `count` times `value`."""
+    """Return a vector of `count` copies of `value`."""
     vector = ir.VectorType(value.type, count)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, count), [0] * count))
@@ -37,7 +39,7 @@ def _spread(builder, value, count):
 
 @intrinsic
 def load_8(typing_context, array, at):
-    """The 8 bytes at array[at:] as a uint64, the first one lowest (array: uint8; the machine: little-endian)."""
+    """Return the 8 bytes at array[at:] as a uint64, the first one lowest (array: uint8; the machine: little-endian)."""
 
     def codegen(context, builder, signature, arguments):
         return builder.load(_pointer(context, builder, signature.args[0], *arguments, _I64), align=1)
@@ -59,7 +61,7 @@ def store_8(typing_context, array, at, word):
 
 @intrinsic
 def load_pair(typing_context, pairs, at):
-    """(pairs[2 * at], pairs[2 * at + 1]) of a uint64 array."""
+    """Return (pairs[2 * at], pairs[2 * at + 1]) of a uint64 array."""
 
     def codegen(context, builder, signature, arguments):
         pointer = _pointer(context, builder, signature.args[0], arguments[0], builder.shl(arguments[1], _I64(1)), _I64)
@@ -84,7 +86,7 @@ def store_pair(typing_context, pairs, at, first, second):
 
 @intrinsic
 def trailing_zeros(typing_context, word):
-    """How many of a uint64's lowest bits are 0; 64 if none is set."""
+    """Return the number of zeros below a uint64's lowest set bit; 64 if none is set."""
 
     def codegen(context, builder, signature, arguments):
         return builder.cttz(arguments[0], _I1(0))
@@ -94,7 +96,7 @@ def trailing_zeros(typing_context, word):
 
 @intrinsic
 def count_ones(typing_context, word):
-    """How many bits of a uint64 are set."""
+    """Return the number of set bits of a uint64."""
 
     def codegen(context, builder, signature, arguments):
         return builder.ctpop(arguments[0])
@@ -103,14 +105,14 @@ def count_ones(typing_context, word):
 
 
 def _product(builder, arguments):
-    """The lower and the upper half of the product of two uint64."""
+    """Return the lower and the upper half of the product of two uint64."""
     whole = builder.mul(*(builder.zext(argument, _I128) for argument in arguments))
     return builder.trunc(whole, _I64), builder.trunc(builder.lshr(whole, _I128(64)), _I64)
 
 
 @intrinsic
 def multiply_high(typing_context, a, b):
-    """The upper half of the 128-bit product of two uint64."""
+    """Return the upper half of the 128-bit product of two uint64."""
 
     def codegen(context, builder, signature, arguments):
         return _product(builder, arguments)[1]
@@ -120,7 +122,11 @@ def multiply_high(typing_context, a, b):
 
 @intrinsic
 def mix(typing_context, a, b):
-    """The two halves of the 128-bit product of two uint64, one xor the other: a hash, as good as a and b are mixed."""
+    """Return the xor of both halves of the 128-bit product of two uint64.
+
+    The step of wyhash: one multiplication spreads every bit of a and b, provided that neither is mostly zeros.
+    https://github.com/wangyi-fudan/wyhash
+    """
 
     def codegen(context, builder, signature, arguments):
         return builder.xor(*_product(builder, arguments))
@@ -130,7 +136,7 @@ def mix(typing_context, a, b):
 
 @intrinsic
 def prefetch(typing_context, array, at):
-    """Ask for the cache line of array[at] without waiting for it."""
+    """Request the cache line of array[at] without waiting for it."""
 
     def codegen(context, builder, signature, arguments):
         pointer = _pointer(context, builder, signature.args[0], *arguments, _I8)
@@ -143,24 +149,27 @@ def prefetch(typing_context, array, at):
 
 
 def _byte_mask(context, builder, signature, arguments, ranges, lowered):
-    """64 bits, one for each of the bytes at array[at:]: whether it is in one of the ranges of characters."""
+    """Return 64 bits, one for each of the bytes at array[at:]: whether it is in one of the ranges of characters.
+
+    x in [first, last] is x - first <= last - first without sign, so a range costs one compare.
+    """
     bytes_64 = ir.VectorType(_I8, 64)
 
     def spread(byte):
         return ir.Constant(bytes_64, [byte] * 64)
 
     text = builder.load(_pointer(context, builder, signature.args[0], *arguments, bytes_64), align=1)
-    found = ir.Constant(ir.VectorType(_I1, 64), [0] * 64)
+    is_in_range = ir.Constant(ir.VectorType(_I1, 64), [0] * 64)
     for first, last in ranges:
         values = builder.or_(text, spread(0x20)) if (first, last) in lowered else text
         distance = builder.sub(values, spread(ord(first)))
-        found = builder.or_(found, builder.icmp_unsigned("<=", distance, spread(ord(last) - ord(first))))
-    return builder.bitcast(found, _I64)
+        is_in_range = builder.or_(is_in_range, builder.icmp_unsigned("<=", distance, spread(ord(last) - ord(first))))
+    return builder.bitcast(is_in_range, _I64)
 
 
 @intrinsic
 def alphanumeric_mask(typing_context, array, at):
-    """Bit k is set if array[at + k] is an ASCII letter or digit, k < 64 (array: uint8)."""
+    """Return a mask of 64 bits: bit k is set if array[at + k] is an ASCII letter or digit (array: uint8)."""
 
     def codegen(context, builder, signature, arguments):
         return _byte_mask(context, builder, signature, arguments, [("a", "z"), ("0", "9")], lowered=[("a", "z")])
@@ -170,7 +179,7 @@ def alphanumeric_mask(typing_context, array, at):
 
 @intrinsic
 def blank_mask(typing_context, array, at):
-    """Bit k is set if array[at + k] is what fastText takes for a blank, k < 64 (array: uint8)."""
+    """Return a mask of 64 bits: bit k is set if array[at + k] is a blank to fastText (array: uint8)."""
 
     def codegen(context, builder, signature, arguments):
         blanks = [(" ", " "), ("\t", "\r"), ("\0", "\0")]
@@ -181,7 +190,10 @@ def blank_mask(typing_context, array, at):
 
 @intrinsic
 def slot_mask(typing_context, table_8B, at, key, node):
-    """Bit s is set if slot s of the bucket at table_8B[at:] holds the edge `key` out of `node`; at most one is."""
+    """Return a mask of 4 bits: bit s is set if slot s of the bucket at table_8B[at:] is the edge `key` out of `node`.
+
+    At most one bit is set; see match/matcher/trie.py for the layout.
+    """
 
     def codegen(context, builder, signature, arguments):
         four = ir.VectorType(_I64, 4)
@@ -200,7 +212,7 @@ def slot_mask(typing_context, table_8B, at, key, node):
 
 @intrinsic
 def count_smaller(typing_context, values, start, end, at, ranks):
-    """How many of values[start:end] are smaller than each of values[at : at + RANKED], into ranks[:RANKED]; int32."""
+    """Write to ranks how many of values[start:end] are smaller than each of values[at : at + RANKED]; int32."""
 
     def codegen(context, builder, signature, arguments):
         vector = ir.VectorType(_I32, RANKED)
@@ -220,7 +232,7 @@ def count_smaller(typing_context, values, start, end, at, ranks):
 
 @intrinsic
 def add_lanes(typing_context, total, at, values, first):
-    """total[at : at + LANES] += values[first : first + LANES], places counted in C order; float32."""
+    """Compute total[at : at + LANES] += values[first : first + LANES] over the flat arrays; float32."""
 
     def codegen(context, builder, signature, arguments):
         vector = ir.VectorType(ir.FloatType(), LANES)
@@ -234,7 +246,7 @@ def add_lanes(typing_context, total, at, values, first):
 
 @intrinsic
 def dot_lanes(typing_context, a, at, b, first):
-    """The dot product of a[at : at + LANES] and b[first : first + LANES], places counted in C order; float32."""
+    """Return the dot product of a[at : at + LANES] and b[first : first + LANES] of the flat arrays; float32."""
 
     def codegen(context, builder, signature, arguments):
         vector = ir.VectorType(ir.FloatType(), LANES)
@@ -244,7 +256,7 @@ def dot_lanes(typing_context, a, at, b, first):
         )
         function_type = ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector])
         total = builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.v{LANES}f32", (), function_type)
-        # Summed in any order: halves first, in wide instructions.
+        # reassoc lets LLVM add the halves in wide instructions rather than one value after the other.
         return builder.call(
             total, [ir.Constant(ir.FloatType(), -0.0), builder.fmul(left, right)], fastmath=("reassoc",)
         )

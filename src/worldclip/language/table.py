@@ -1,11 +1,11 @@
-"""One table of languages: our code <-> Wikipedia, LID labels, WordNet code, script, word spacing, resource level.
+"""Look languages up: our code <-> Wikipedia, LID labels, WordNet code, script, word spacing, resource level.
 
-language/table.csv, one row a metadata language:
-    code            ours: the code of its Wikipedia (`other`: what has no list of its own)
-    wikipedia       Wikipedias whose text makes its entries; several are merged into one list
+language/table.csv has one row per metadata language:
+    code            ours: the code of its Wikipedia (`other`: all without a list of their own)
+    wikipedia       Wikipedias that its entries come from; several are merged into one list
     lid176          labels of fastText's lid.176 that mean it
-    iso639_3        ISO 639-3 codes (or code_Script) whose labels in GlotLID, OpenLID and their like mean it.  A member
-                    of a macrolanguage counts to the macrolanguage's list where it has none of its own
+    iso639_3        ISO 639-3 codes (or code_Script) whose labels in GlotLID, OpenLID and similar models mean it.  A
+                    member of a macrolanguage without a list of its own belongs to the macrolanguage's list
     wordnet         codes of the Open Multilingual Wordnet.  Its `als` is Tosk Albanian and belongs to sq
     wordfreq        code in the package wordfreq
     script          ISO 15924, of the Wikipedia's own text
@@ -30,7 +30,7 @@ UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
-    """A row of the table; see the module's docstring."""
+    """A row of the table; the module's docstring describes its columns."""
 
     code: str
     name: str
@@ -46,29 +46,29 @@ class Language:
 
     @property
     def spaced(self) -> bool:
-        """True where words stand between blanks."""
+        """True if words are separated by spaces."""
         return self.words == "space"
 
 
 def get(code: str) -> Language:
-    """The row of one of our codes.  Raises KeyError, naming a near code, for what is none."""
+    """Return the row of one of our codes.  Raises KeyError with a suggestion for an unknown code."""
     try:
         return by_code()[code]
     except KeyError:
         near = difflib.get_close_matches(code, by_code(), n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise KeyError(f"{code!r} is no language of the table{meant}") from None
+        raise KeyError(f"unknown language code {code!r}{meant}") from None
 
 
 def all_languages() -> tuple[Language, ...]:
-    """Every row, sorted by code."""
+    """Return all rows, sorted by code."""
     return tuple(by_code().values())
 
 
 def from_lid(label: str, scheme: Scheme = "lid176") -> str:
-    """Our code of a LID label; `other` where it has no list of its own, unknown labels included.
+    """Return our code of a LID label; `other` if it has no list of its own, or is unknown.
 
-    label: with or without fastText's `__label__`.  scheme: how the model spells its labels: `lid176` as Wikipedias
+    label: with or without fastText's `__label__`.  scheme: how the model spells its labels: `lid176` like Wikipedias
     ("sw"), `glotlid` and `openlid` as ISO 639-3 and script ("swh_Latn").
     """
     name = label.removeprefix("__label__")
@@ -77,24 +77,24 @@ def from_lid(label: str, scheme: Scheme = "lid176") -> str:
 
 
 def scheme_of(label: str) -> Scheme:
-    """How a model spells its labels, told from any one of them: `swh_Latn` is GlotLID's form, `sw` that of lid.176."""
+    """Return how a model spells its labels, from any one of them: `glotlid` for `swh_Latn`, `lid176` for `sw`."""
     code, separator, script = label.removeprefix("__label__").partition("_")
     is_iso = len(code) == 3 and separator == "_" and len(script) == 4 and script.istitle()
     return "glotlid" if is_iso else "lid176"
 
 
 def from_wikipedia(code: str) -> str:
-    """Our code of a Wikipedia: its own, or the language that it is merged into.  Raises KeyError for no Wikipedia."""
+    """Return our code of a Wikipedia: its own, or the language it is merged into.  Raises KeyError if unknown."""
     return by_wikipedia()[code]
 
 
 def from_wordnet(code: str) -> str:
-    """Our code of an Open Multilingual Wordnet code (`als` is Albanian there).  Raises KeyError for an unknown one."""
+    """Return our code of an Open Multilingual Wordnet code (`als` is Albanian there).  Raises KeyError if unknown."""
     return {theirs: language.code for language in all_languages() for theirs in language.wordnet}[code]
 
 
 def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
-    """The Wikipedias that make a language's list; for `other` all that no label of `scheme` reaches."""
+    """Return the Wikipedias of a language's list; for `other` all that no label of `scheme` maps to."""
     if code != OTHER:
         return get(code).wikipedia
     reached = set(_by_lid_label(scheme).values()) | UNREACHED_BY_DESIGN
@@ -103,6 +103,7 @@ def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
 
 @functools.cache
 def by_code() -> dict[str, Language]:
+    """Return all rows by code, in sorted order."""
     text = resources.files("worldclip").joinpath("language/table.csv").read_text(encoding="utf-8")
     return {row["code"]: _language(row) for row in csv.DictReader(text.splitlines())}
 
@@ -115,6 +116,7 @@ def _language(row: dict[str, str]) -> Language:
 
 @functools.cache
 def by_wikipedia() -> dict[str, str]:
+    """Return our code of each Wikipedia."""
     return {wiki: language.code for language in all_languages() for wiki in language.wikipedia}
 
 

@@ -1,7 +1,6 @@
-"""Map one pure function over shards: finished shards are skipped, a bad shard fails alone and is listed.
+"""Map one pure function over shards: finished shards are skipped, a failed shard is listed and the others finish.
 
-`create_executor` chooses where the work runs: processes of this machine (local.py) or a Ray cluster (ray.py); same
-functions, same shards, same bytes.
+The work runs in processes of this machine (local.py) or on a Ray cluster (ray.py), with the same result.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ __all__ = [
 
 
 def create_executor(where: str, workers: int | None = None) -> Executor:
-    """`local`, `ray` or `ray:ADDRESS`, as the command line's --executor; workers: default one a core."""
+    """Return the executor for `local`, `ray` or `ray:ADDRESS` (--executor); workers: default one per core."""
     name, _, address = where.partition(":")
     if name == "ray":
         return RayExecutor(address=where if address.startswith("//") else address or None, workers=workers)
     if where == "local":
         return LocalExecutor(workers=usable_cores() if workers is None else workers)
     raise UserError(
-        f"--executor is {where!r}; it is local (processes of this machine), ray (the cluster at RAY_ADDRESS, else one "
+        f"--executor is {where!r}; use local (processes of this machine), ray (the cluster at RAY_ADDRESS, else one "
         "started on this machine) or ray:ADDRESS"
     )

@@ -1,4 +1,4 @@
-"""Processes of this machine."""
+"""Run shards in processes of this machine."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
 from worldclip.core.execute.shards import MAX_TRIES, Outcome, Report, Reports, Shard, ShardWork, lost_worker, map_shards
 
-QUEUED_PER_WORKER = 2  # one is worked on, one waits, so that no worker waits for this process
+QUEUED_PER_WORKER = 2  # one shard runs and one waits, so that no worker waits for this process
 
 
 @dataclass(kw_only=True)
 class LocalExecutor:
-    """Processes of this machine (spawned); one worker runs in this process."""
+    """Maps over shards with spawned processes of this machine; a single worker runs in this process."""
 
     workers: int = 1
     quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise UserError(f"--workers is {self.workers}; it is the number of processes and must be at least 1")
+            raise UserError(f"--workers is {self.workers}; the number of processes must be at least 1")
 
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
     ) -> Reports:
-        """See Executor."""
+        """Do as Executor.map."""
         work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
         return map_shards(self._run, work, shards, label, self.quiet)
 
@@ -53,14 +53,15 @@ class LocalExecutor:
     def _run_until_broken(
         self, work: ShardWork, queue: deque[Shard], tries: Counter[str]
     ) -> Iterator[tuple[str, Outcome]]:
-        """Until the queue is empty, or a worker dies, which ends all workers: their shards are queued again."""
-        num_workers, is_broken = min(self.workers, len(queue)), False
+        """Run until the queue is empty or a worker dies, which ends all workers; their shards are queued again."""
+        num_workers = min(self.workers, len(queue))
+        is_broken = False
         running: dict[Future[Outcome], Shard] = {}
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
         try:
             while running or (queue and not is_broken):
-                while queue and not is_broken and len(running) < _at_a_time(queue[0], tries, num_workers):
+                while queue and not is_broken and len(running) < _max_submitted(queue[0], tries, num_workers):
                     try:
                         running[pool.submit(work.run, queue[0])] = queue[0]
                     except BrokenProcessPool:
@@ -82,17 +83,16 @@ class LocalExecutor:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _at_a_time(shard: Shard, tries: Counter[str], num_workers: int) -> int:
-    """Shards that may be with the workers beside `shard`: none where it was lost before, so that it takes no other down
-    with it.
+def _max_submitted(shard: Shard, tries: Counter[str], num_workers: int) -> int:
+    """Return how many shards may be with the workers when `shard` is: only itself if its worker died before.
+
+    The worker that dies next then takes no other shard with it.
     """
     return 1 if tries[shard.name] else QUEUED_PER_WORKER * num_workers
 
 
 def end_with_parent() -> None:
-    """A worker whose parent was killed ends at once: left alone it would wait for work for ever, or write beside the
-    run that goes on.
-    """
+    """End this worker as soon as its parent dies: else it would wait forever, or write next to a resumed run."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -104,5 +104,5 @@ def end_with_parent() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

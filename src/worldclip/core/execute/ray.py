@@ -1,7 +1,7 @@
-"""A Ray cluster: the same functions over the same shards, for the same bytes.
+"""Run shards on a Ray cluster: the same functions over the same shards, for the same bytes.
 
-The nodes share the folders that the work reads and writes, at the same paths, and have the same worldclip.  Ray starts
-tasks and says which were lost; what is tried again, and what is started twice, is decided here.
+The nodes share the directories that the work reads and writes, at the same paths, and have the same worldclip.  Ray
+starts tasks and reports lost ones; this module decides what to retry and what to start twice.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from worldclip.core.execute.shards import (
     map_shards,
 )
 
-QUEUED_PER_CPU = 2  # tasks with Ray for each CPU: one runs, one waits, so that no CPU waits for this process
-POLL_S = 1.0  # how often late shards and new nodes are looked for where no task ends
-LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after this many median times, and this long at least
-KNOCK_S = 10.0  # a cluster answers in this time
-CANCEL_S = 10.0  # a cancelled task may end by itself; after this it is killed
+QUEUED_PER_CPU = 2  # tasks in Ray per CPU: one runs and one waits, so that no CPU waits for this process
+POLL_S = 1.0  # interval of the search for late shards and new nodes while no task ends
+LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after so many median durations, and after so many seconds
+CONNECT_S = 10.0  # timeout of the check that a cluster listens
+CANCEL_S = 10.0  # a cancelled task may end by itself; after so many seconds it is killed
 LOCAL_STARTS = 3
-OBJECT_STORE_BYTES = 128 * 2**20  # of a Ray started here: only functions and reports pass through it
+OBJECT_STORE_BYTES = 128 * 2**20  # for a Ray started here: only functions and reports pass through it
 
 
 @dataclass(kw_only=True)
 class RayExecutor:
     """Tasks of one CPU each on a Ray cluster.
 
-    address: of a running cluster (`auto`: the one of this machine); default: RAY_ADDRESS, and without it a Ray of this
-    process's own, on this machine.  workers: shards at a time; default: one a CPU of the cluster, as it grows.
+    address: of a running cluster (`auto`: the one of this machine); default: RAY_ADDRESS, else this process starts its
+    own Ray on this machine.  workers: number of shards in parallel; default: one per CPU of the cluster, as it grows.
     """
 
     address: str | None = None
@@ -56,36 +56,36 @@ class RayExecutor:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers is {self.workers}; it is the number of shards at a time and must be at least 1")
+            raise UserError(f"--workers is {self.workers}; the number of parallel shards must be at least 1")
 
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
     ) -> Reports:
-        """See Executor.  Raises UserError where no cluster answers, or its nodes do not share `done_dir`."""
+        """Do as Executor.map.  Raises UserError if no cluster answers, or its nodes do not share `done_dir`."""
         work = ShardWork(fn=fn, done_dir=done_dir.absolute(), key=digest(key))
         return map_shards(self._run, work, shards, label, self.quiet)
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
         ray = connect(self.address, self.workers)
         with _place(work.done_dir) as place:
-            flights = _Flights(ray, work, place)
+            tasks = _Tasks(ray, work, place)
             try:
-                yield from self._fly(ray, flights, deque(_largest_first(todo)))
+                yield from self._run_tasks(ray, tasks, deque(_largest_first(todo)))
             finally:
-                flights.land()
+                tasks.cancel_all()
 
-    def _fly(self, ray: Any, flights: _Flights, queue: deque[Shard]) -> Iterator[tuple[str, Outcome]]:
+    def _run_tasks(self, ray: Any, tasks: _Tasks, queue: deque[Shard]) -> Iterator[tuple[str, Outcome]]:
         tries: Counter[str] = Counter()
-        while queue or flights.running:
+        while queue or tasks.running:
             cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))
-            at_a_time = min(cpus, self.workers) if self.workers else QUEUED_PER_CPU * cpus
-            while queue and len(flights.running) < at_a_time:
+            max_tasks = min(cpus, self.workers) if self.workers else QUEUED_PER_CPU * cpus
+            while queue and len(tasks.running) < max_tasks:
                 shard = queue.popleft()
                 tries[shard.name] += 1
-                flights.start(shard)
-            if not queue and len(flights.running) < min(cpus, at_a_time):
-                flights.start_late_ones_again()
-            for shard, outcome in flights.wait():
+                tasks.start(shard)
+            if not queue and len(tasks.running) < min(cpus, max_tasks):
+                tasks.copy_late_tasks()
+            for shard, outcome in tasks.wait():
                 if outcome is not None:
                     yield shard.name, outcome
                 elif tries[shard.name] < MAX_TRIES:
@@ -95,18 +95,18 @@ class RayExecutor:
 
 
 @dataclass(slots=True)
-class _Flight:
+class _Task:
     shard: Shard
     started_at: float
 
 
-class _Flights:
-    """The tasks that Ray has now: at most two of a shard, whose first outcome counts."""
+class _Tasks:
+    """The tasks now in Ray: at most two per shard, of which the first outcome counts."""
 
     def __init__(self, ray: Any, work: ShardWork, place: _Place) -> None:
-        self.running: dict[Any, _Flight] = {}  # ObjectRef -> shard
+        self.running: dict[Any, _Task] = {}  # ObjectRef -> shard
         self._ray, self._may_repeat = ray, is_repeatable(work.fn)
-        self._work = ray.put(work)  # once, not with each task
+        self._work = ray.put(work)  # sent once, not with each task
         self._place = place
         # a task that is lost is started again by RayExecutor: Ray itself would try for ever after a lack of memory
         self._task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(run_on_node)
@@ -114,40 +114,41 @@ class _Flights:
         self._durations_s: deque[float] = deque(maxlen=1000)
 
     def start(self, shard: Shard) -> None:
-        self.running[self._task.remote(self._work, shard, self._place)] = _Flight(shard, time.monotonic())
+        self.running[self._task.remote(self._work, shard, self._place)] = _Task(shard, time.monotonic())
 
-    def start_late_ones_again(self) -> None:
-        """A second copy of each shard that takes far longer than others did, on a CPU that has nothing else to do."""
+    def copy_late_tasks(self) -> None:
+        """Start a second task for each shard that takes far longer than others did; call while CPUs are idle."""
         if not self._may_repeat or not self._durations_s:
             return
         late_s = max(LATE_S, LATE_MEDIANS * statistics.median(self._durations_s))
-        copies = Counter(flight.shard.name for flight in self.running.values())
+        copies = Counter(task.shard.name for task in self.running.values())
         now = time.monotonic()
-        for flight in list(self.running.values()):
-            if copies[flight.shard.name] == 1 and now - flight.started_at > late_s:
-                self.start(flight.shard)
+        for task in list(self.running.values()):
+            if copies[task.shard.name] == 1 and now - task.started_at > late_s:
+                self.start(task.shard)
 
     def wait(self) -> list[tuple[Shard, Outcome | None]]:
-        """Shards that ended by now, with their outcome; None where the worker or its node was lost.
+        """Wait until a task ends, at most POLL_S; returns the shards that ended with their outcome.
 
-        Waits until one ends, at most POLL_S.
+        The outcome is None if the worker or its node was lost.
         """
         ready, _ = self._ray.wait(list(self.running), num_returns=1, timeout=POLL_S)
         ready, _ = self._ray.wait(list(self.running), num_returns=len(self.running), timeout=0) if ready else ([], [])
-        found = []
+        ended = []
         for ref in ready:
-            if (flight := self.running.pop(ref, None)) is None:  # its copy was faster
+            task = self.running.pop(ref, None)
+            if task is None:  # its copy was faster
                 continue
             outcome = self._outcome(ref)
-            others = [other for other, its in self.running.items() if its.shard.name == flight.shard.name]
-            if others and not isinstance(outcome, dict):  # the other copy may do better
+            others = [other for other, its in self.running.items() if its.shard.name == task.shard.name]
+            if others and not isinstance(outcome, dict):  # the other copy may succeed
                 continue
             for other in others:
                 del self.running[other]
                 self._cancel(other)
-            self._durations_s.append(time.monotonic() - flight.started_at)
-            found.append((flight.shard, outcome))
-        return found
+            self._durations_s.append(time.monotonic() - task.started_at)
+            ended.append((task.shard, outcome))
+        return ended
 
     def _outcome(self, ref: Any) -> Outcome | None:
         errors = self._ray.exceptions
@@ -156,7 +157,7 @@ class _Flights:
             outcome: Outcome = self._ray.get(ref)
         except lost:
             return None
-        except errors.RayTaskError as error:  # fatal: it would fail every shard alike
+        except errors.RayTaskError as error:  # fatal: every shard would fail in the same way
             raise error.cause from error
         return outcome
 
@@ -164,8 +165,8 @@ class _Flights:
         self._ray.cancel(ref)
         self._cancelled.append(ref)
 
-    def land(self) -> None:
-        """Leave no task behind: what still runs is cancelled, then killed, so that nothing writes after this call."""
+    def cancel_all(self) -> None:
+        """Cancel the running tasks, then kill those that do not end, so that nothing writes after this call."""
         for ref in list(self.running):
             self._cancel(ref)
         left = self._cancelled
@@ -179,38 +180,38 @@ class _Flights:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What a node must have to work for this process."""
+    """Where this process runs, and what a node needs to work for it."""
 
     token: Path
-    """A file beside the markers; a node that does not see it would write where nobody looks."""
+    """A file beside the markers; a node that does not see it would write to another disk."""
     version: str
-    """Of worldclip."""
+    """Version of worldclip."""
     folder: Path
-    """Where this process is: what relative paths, a recipe's too, begin with."""
+    """Working directory of this process, which relative paths (a recipe's too) start from."""
 
     def enter(self) -> None:
-        """Be where the process that maps is.  Raises UserError that names this node and what it lacks."""
-        where = os.uname().nodename
+        """Change to the driver's working directory.  Raises UserError that names this node and what it lacks."""
+        node = os.uname().nodename
         if worldclip.__version__ != self.version:
             raise UserError(
-                f"node {where} has worldclip {worldclip.__version__}, this process {self.version}; install the same"
+                f"node {node} has worldclip {worldclip.__version__}, this process {self.version}; use one version"
             )
         if not self.token.exists():
             raise UserError(
-                f"node {where} does not see {self.token.parent}; all nodes of the cluster must share the run's folder "
+                f"node {node} does not see {self.token.parent}; all nodes of the cluster must share the run's folder "
                 "at the same path"
             )
         try:
             os.chdir(self.folder)
         except OSError as error:
             raise UserError(
-                f"node {where} has no folder {self.folder} ({error.strerror}); run worldclip from a folder that all "
+                f"node {node} has no folder {self.folder} ({error.strerror}); run worldclip from a folder that all "
                 "nodes have"
             ) from error
 
 
 def run_on_node(work: ShardWork, shard: Shard, place: _Place) -> Outcome:
-    """One task.  A shard that another copy or an earlier try finished is not done again."""
+    """Run one task on a node.  A shard that another copy or an earlier try finished is not run again."""
     place.enter()
     report = work.finished_report(shard)
     return work.run(shard) if report is None else report
@@ -228,38 +229,38 @@ def _place(done_dir: Path) -> Iterator[_Place]:
 
 
 def _largest_first(todo: Sequence[Shard]) -> list[Shard]:
-    """A large shard that starts last is what all others wait for."""
+    """Return the shards by falling size: a large shard that starts last would delay the end."""
     return sorted(todo, key=lambda shard: -shard.fingerprint.get("size", 0))
 
 
 def connect(address: str | None, workers: int | None) -> Any:
-    """The module ray, connected: to what this process is connected to already, else to `address` (see RayExecutor)."""
+    """Return the module ray, connected: as this process already is, else to `address` (see RayExecutor)."""
     ray = require("ray", extra="ray")
     if ray.is_initialized():
         return ray
-    asked = address or os.environ.get("RAY_ADDRESS") or "local"
-    if asked.startswith("ray://"):
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    if target.startswith("ray://"):
         raise UserError(
-            f"--executor ray: {asked} is an address of Ray's client, whose machine does not share the run's folder; "
+            f"--executor ray: {target} is an address of Ray's client, whose machine does not share the run's folder; "
             "run worldclip on a node of the cluster (`ray job submit` does) with --executor ray:auto"
         )
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "WARNING"}
-    if asked == "local":
+    if target == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
         options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        _knock(asked)
-        _init(ray, asked, options)
+        _check_port(target)
+        _init(ray, target, options)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--executor ray: no cluster answers at {asked!r} ({str(error).splitlines()[0]}); start it (ray start "
+            f"--executor ray: no cluster answers at {target!r} ({str(error).splitlines()[0]}); start it (ray start "
             "--head), or unset RAY_ADDRESS to have one started on this machine"
         ) from error
     return ray
 
 
 def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
-    """Ray gives a machine 30 s to start it, which a busy one may need more than once."""
+    """Start or join Ray; retry a local start, which Ray gives up after 30 s and a busy machine may exceed."""
     for tries_left in reversed(range(LOCAL_STARTS if address == "local" else 1)):
         try:
             ray.init(address=address, **options)
@@ -270,8 +271,8 @@ def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """OSError where nothing listens at HOST:PORT: Ray itself would wait for minutes and end the process."""
+def _check_port(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT: Ray itself would wait for minutes and end the process."""
     host, _, port = address.rpartition(":")
     if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()

@@ -1,7 +1,7 @@
-"""What every executor shares: shards, the markers of finished ones, and the order of a map over them.
+"""Define what all executors share: shards, the markers of finished shards, and the order of a map over them.
 
-A shard's marker, `<stage>/done/<shard>.json`, is written after its outputs and holds the input's fingerprint, the
-digest of the config that matters, and the shard's report.
+A shard's marker, `<stage>/done/<shard>.json`, is written after its outputs.  It holds the input's fingerprint, the
+digest of the config that its outputs depend on, and the shard's report.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worldclip.core.artifacts import digest, read_json, write_json
 from worldclip.core.errors import BadShard, StageFailed, UserError
 
 Report = dict[str, Any]
-MAX_TRIES = 3  # a worker that was killed (out of memory, say) takes its shards down with it: try these again
+MAX_TRIES = 3  # of a shard whose worker was killed, for example out of memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,28 +31,28 @@ class Shard:
     name: str
     """Relative path with its extension; names every output of this shard."""
     path: str
-    """Where it is."""
+    """Path or URL of the input."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
-    """What the input is known by, see formats.fingerprint; a change of it re-runs this shard."""
+    """Identifies the input, see artifacts.fingerprint; a changed one re-runs this shard."""
 
 
 class Executor(Protocol):
-    """Anything that maps: same order, same report, same failure list."""
+    """Maps a function over shards: every executor has the same order, reports and failures."""
 
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
     ) -> Sequence[Report]:
-        """fn over `shards`; reports in shard order, see Reports.  Raises StageFailed at the end where shards failed.
+        """Run fn over `shards`; returns the reports in shard order.  Raises StageFailed at the end if shards failed.
 
-        fn is pure but for its outputs and can be pickled.  key: any JSON-able record of what decides the output besides
-        the shard itself (config, upstream digests).  A report's `pairs` feeds the progress bar's pairs per second.
+        fn is pure except for its output files and can be pickled.  key: a JSON-able record of all that the output
+        depends on besides the shard (config, upstream digests).  `pairs` in a report feeds the progress bar.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A shard that failed alone, and why, in words."""
+    """The reason why a shard failed."""
 
     reason: str
 
@@ -62,14 +62,14 @@ Outcome: TypeAlias = Report | Failure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardWork:
-    """What a worker does with each shard of one map: the function, then the marker."""
+    """The work of one map on a shard: call the function, then write the marker."""
 
     fn: Callable[[Shard], Report]
     done_dir: Path
     key: str
 
     def run(self, shard: Shard) -> Outcome:
-        """Raises only what would fail every shard alike (`is_fatal`)."""
+        """Process a shard; raises only errors that would fail every shard (`is_fatal`)."""
         try:
             report = self.fn(shard)
             marker = {"fingerprint": shard.fingerprint, "key": self.key, "report": report}
@@ -78,7 +78,7 @@ class ShardWork:
             if is_fatal(error):
                 raise
             return Failure(_reason(error))
-        except Exception as error:  # noqa: BLE001  one shard fails alone; its reason is listed and the exit code is 1
+        except Exception as error:  # noqa: BLE001  only this shard fails; its reason is listed and the exit code is 1
             return Failure(_reason(error))
         return report
 
@@ -86,9 +86,9 @@ class ShardWork:
         return self.done_dir / f"{shard.name}.json"
 
     def finished_report(self, shard: Shard) -> Report | None:
-        """The report of a shard that is done with this fingerprint and config, else None and no marker.
+        """Return the report of a shard that is finished with this fingerprint and config, else None.
 
-        A marker of another config goes before the outputs change: what is killed on the way was never done.
+        Removes an outdated marker: if the process is killed while the outputs change, the shard is not finished.
         """
         path = self.marker_path(shard)
         if not path.exists():
@@ -103,9 +103,9 @@ class ShardWork:
 
 @dataclass(frozen=True, slots=True)
 class Reports(Sequence[Report]):
-    """Reports of finished shards, in their order, each read from its marker when it is asked for.
+    """Reports of finished shards, in shard order, each read from its marker on access.
 
-    Those of a million shards do not fit in memory: go through them once, and before the markers are removed.
+    Reports of a million shards do not fit into memory: iterate once, before the markers are removed.
     """
 
     work: ShardWork
@@ -132,9 +132,9 @@ def map_shards(
     label: str,
     quiet: bool,
 ) -> Reports:
-    """The reports of all shards, in their order: `run` does those that are not done, in any order.
+    """Return the reports of all shards in their order; `run` processes the unfinished ones in any order.
 
-    Raises StageFailed at the end where shards failed.
+    Raises StageFailed at the end if shards failed.
     """
     todo = [shard for shard in shards if work.finished_report(shard) is None]
     failures: dict[str, str] = {}
@@ -154,7 +154,7 @@ def map_shards(
 
 
 def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int]:
-    """The sum over all reports of each of these counts, in one pass."""
+    """Return the sum of each of these counts over all reports, in one pass."""
     total = dict.fromkeys(names, 0)
     for report in reports:
         for name in names:
@@ -163,7 +163,7 @@ def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int
 
 
 def are_done(shards: Sequence[Shard], done_dir: Path, key: Any) -> bool:
-    """Whether a map over `shards` with this `key` has nothing left to do."""
+    """Return whether a map over `shards` with this `key` has nothing left to do."""
     work = ShardWork(fn=_nothing, done_dir=done_dir, key=digest(key))
     return all(work.finished_report(shard) is not None for shard in shards)
 
@@ -176,9 +176,9 @@ _Fn = TypeVar("_Fn", bound=Callable[..., Report])
 
 
 def repeatable(fn: _Fn) -> _Fn:
-    """Say that `fn` may run twice at a time for one shard: all it leaves is whole files, written aside and renamed.
+    """Mark `fn` as safe to run twice at once for one shard: it only leaves files that are written aside and renamed.
 
-    Only of such a function may an executor start a second copy where the first is late.
+    An executor may then start a second copy of a late shard.
     """
     fn.is_repeatable = True  # type: ignore[attr-defined]
     return fn
@@ -191,7 +191,7 @@ def is_repeatable(fn: Callable[[Shard], Report]) -> bool:
 
 
 def is_fatal(error: OSError) -> bool:
-    """A full disk or a folder that may not be written fails every shard alike: say it once."""
+    """Return whether an error would fail every shard: a full or read-only disk is reported once."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
