@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.errors import UserError
+from worldclip.core.job import Report
 from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import count_parameters
 from worldclip.model.formats.huggingface_folder import build
 from worldclip.model.tokenizer import Tokenizer, require_transformers
+from worldclip.model.weights import Json
 
 if TYPE_CHECKING:
     from worldclip.model.inference import Clip
@@ -30,13 +32,9 @@ TOLERANCE = 1e-6  # per element: the rows are copies and the arithmetic is the s
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 _SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
-Json = dict[str, Any]
-Report = dict[str, Any]
-"""rows_before, rows_after, width (parameters per row), parameters_before, parameters_after, texts_proven; outside."""
-
 
 def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
-    """Return `clip` with only the token rows that `texts` use, and a report.
+    """Return `clip` with only the token rows that `texts` use, and a report; its `width` is the parameters per row.
 
     Raises UserError where the tokenizer is not a fast Unigram one, or where one of the texts would embed differently.
     """

@@ -1,6 +1,4 @@
-"""Export a run's checkpoint, or any model, to other libraries' folders; each is loaded again and compared before it
-takes its name.
-"""
+"""Export a run's checkpoint, or any model, to other libraries' folders, each compared before it takes its name."""
 
 from __future__ import annotations
 
@@ -9,11 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
@@ -25,15 +22,13 @@ from worldclip.model.formats import WRITERS, Layout, huggingface_folder
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 
-Report = dict[str, Any]
-
 
 def export(run: Run) -> None:
     """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
     run.stage("export", inputs=_inputs, work=_export_run)
 
 
-def _inputs(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> Report:
     """Return fingerprints of the checkpoint, of the results on the model card, of a pruned vocabulary's corpus."""
     config = run.section(ExportConfig)
     checkpoint = _checkpoint(run.dir)

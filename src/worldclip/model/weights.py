@@ -13,6 +13,7 @@ from worldclip.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+Json = dict[str, Any]
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*PICKLES, ".safetensors")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile

@@ -78,7 +78,7 @@ def embed(
     device: str = "auto",
     executor: Executor | None = None,
     **loading: Any,
-) -> dict[str, Any]:
+) -> Report:
     """Embed the images and texts of a pool into the folder `out`; returns the report.
 
     model, device and loading (layout, arch, tokenizer, precision): as in worldclip.load.
@@ -206,7 +206,7 @@ def _embed(
     return Result(report={"model": config["model"]["source"], **report}, counts=counts, outputs=outputs)
 
 
-def _sum(reports: Sequence[Report]) -> dict[str, Any]:
+def _sum(reports: Sequence[Report]) -> Report:
     """Add up counts and sample unusable pairs by hash, in one pass: reports may be read lazily from disk."""
     total: Counter[str] = Counter()
     bad: list[dict[str, str]] = []

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from worldclip.core.artifacts import read_json, read_manifest, write_artifact, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import usable_cores
+from worldclip.core.job import Report
 from worldclip.model.inference import Clip
 from worldclip.model.load import load
 from worldclip.tools.embed import Of, embed_sample_inputs
@@ -46,7 +47,7 @@ class Embedded:
 
     folder: Path
     of: Of
-    manifest: dict[str, Any]
+    manifest: Report
     shards: list[str]
     parts: list[np.ndarray]
     """One (rows, D) float32 array per shard."""
@@ -155,7 +156,7 @@ def search(
     model: str | Path | None = None,
     device: str = "auto",
     allow_urls: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[Report]:
     """Return {"query", "hits"} for each text and then each image: the `top` nearest rows, best first.
 
     A hit has its `score` (cosine), shard, key, and file, offset, size of an image, or text_idx, text.
@@ -209,7 +210,7 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
     return clip
 
 
-def build_index(folder: str | Path, library: Library = "exact", of: Of | None = None) -> dict[str, Any]:
+def build_index(folder: str | Path, library: Library = "exact", of: Of | None = None) -> Report:
     """Choose how DIR is searched from now on; returns a report.
 
     exact: removes an index.  faiss: builds DIR/index/<of>.faiss; the report has its recall_at_10, the share of the
@@ -217,7 +218,7 @@ def build_index(folder: str | Path, library: Library = "exact", of: Of | None = 
     """
     embedded = open_embedded(folder, of)
     path = _index_path(embedded)
-    report: dict[str, Any] = {"of": embedded.of, "library": library, "rows": len(embedded)}
+    report: Report = {"of": embedded.of, "library": library, "rows": len(embedded)}
     if library == "exact":
         for file in (path, path.with_suffix(".json")):
             file.unlink(missing_ok=True)

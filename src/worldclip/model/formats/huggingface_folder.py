@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError
+from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import check_tokenizer, pick_device
-from worldclip.model.formats.interface import LoadOptions, Report
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, require_transformers
 
@@ -33,7 +34,7 @@ def missing(folder: Path) -> str | None:
     return None
 
 
-def read_config_json(folder: Path) -> dict[str, Any]:
+def read_config_json(folder: Path) -> weights.Json:
     """Return the folder's config.json, which Hugging Face and timm both write; {} where there is none."""
     path = folder / "config.json"
     return weights.read_json_config(path) if path.exists() else {}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
+from worldclip.core.job import Report
 from worldclip.model.inference import Clip
 
 Layout = Literal["huggingface", "open_clip", "timm", "onnx"]
-Report = dict[str, Any]
-"""What a comparison measured, as export/report.json records it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +35,10 @@ class Writer(Protocol):
         ...
 
     def compare(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
-        """Load the folder in its own library and compare embeddings.  Raises UserError where they differ too much."""
+        """Load the folder in its own library and compare embeddings; returns what export/report.json records.
+
+        Raises UserError where they differ too much.
+        """
         ...
 
 

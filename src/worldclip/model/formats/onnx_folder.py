@@ -24,10 +24,11 @@ import numpy as np
 
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
+from worldclip.core.job import Report
 from worldclip.model import sample_inputs
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import read_parts, write_tokenizer_and_processor
-from worldclip.model.formats.interface import LoadOptions, Report
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
 

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError, require
+from worldclip.core.job import Report
 from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
 from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import build_config, check_tokenizer, model_config, pick_device
 from worldclip.model.config import Architecture
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
-from worldclip.model.formats.interface import LoadOptions, Report
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.published import PublishedTokenizer
 from worldclip.model.tokenizer import require_transformers
+from worldclip.model.weights import Json
 
 if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config, MetaClip2Model
-
-Json = dict[str, Any]
 
 OPTIONS: tuple[str, ...] = ("arch", "tokenizer")
 CONFIG_FILE = "open_clip_config.json"

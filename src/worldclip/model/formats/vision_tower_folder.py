@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs
-from worldclip.model.formats.interface import Report
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import require_transformers
 
