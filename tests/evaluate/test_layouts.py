@@ -10,8 +10,11 @@ import pytest
 from worldclip.evaluate import config, layouts
 
 
-def test_configuration_lists_exactly_the_layouts_that_exist():
-    assert set(config.LAYOUTS) == set(layouts.NAMES)
+def test_configuration_accepts_the_layouts_that_exist_and_no_others(tmp_path):
+    assert layouts.NAMES == config.LAYOUTS
+    problems = config.EvaluateConfig(folders={"mine": f"geodes:{tmp_path}"}).problems()
+    assert len(problems) == 1
+    assert "geode" in str(problems[0])
 
 
 @pytest.mark.parametrize("name", layouts.NAMES)

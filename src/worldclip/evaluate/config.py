@@ -9,13 +9,10 @@ from typing import Annotated, Literal
 
 from worldclip.core.settings import AtLeast, Config, Decides, Problems
 from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.layouts import NAMES as LAYOUTS
 from worldclip.evaluate.suite_lists import SUITES
 
 HELD_OUT = ("emoji_tone", "emoji_base")
-LAYOUTS = (
-    "webdataset", "folders", "pool", "captions", "lines", "karpathy", "babel_imagenet", "cvqa", "sugar_crepe",
-    "winoground", "winogavil", "dollar_street", "geode", "landmarks",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

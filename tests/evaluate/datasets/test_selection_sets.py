@@ -38,7 +38,7 @@ def test_sugar_crepe_chooses_a_caption_and_reports_each_kind(tmp_path):
     ("questions", "message"),
     [
         ({}, r"add_att\.json holds no question"),
-        ({"0": 7}, "0 is 7; it must be an object with filename, caption, negative_caption"),
+        ({"0": 7}, "0 is 7; it must be a JSON object with filename, caption, negative_caption"),
         ({"0": {"filename": "1.jpg", "caption": "a"}}, "0 lacks negative_caption"),
         ({"0": question("1.jpg", "a", 5)}, "negative_caption is 5; it must be a text"),
         ({"0": question("9.jpg", "a", "b")}, "lists 1 images that are missing from .*: 9"),
@@ -77,7 +77,7 @@ def test_winoground_matches_in_both_directions(tmp_path):
     [
         ("", r"examples\.jsonl is empty"),
         ("{", r"examples\.jsonl:1 is not JSON"),
-        ("7", "1 is 7; it must be an object with image_0, image_1"),
+        ("7", "1 is 7; it must be a JSON object with image_0, image_1"),
         ('{"image_0": "a"}', "1 lacks image_1, caption_0, caption_1"),
         (json.dumps(EXAMPLE | {"caption_0": 3}), "1: caption_0 is 3; it must be a text"),
         (json.dumps(EXAMPLE | {"image_1": "gone"}), "lists 1 images that are missing from .*: gone"),

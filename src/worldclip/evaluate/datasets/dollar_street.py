@@ -17,12 +17,7 @@ import numpy as np
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import classification_dataset, slices_by
-from worldclip.evaluate.datasets.common.class_names import (
-    NUM_IMAGENET_CLASSES,
-    imagenet_names,
-    in_languages,
-    name_files,
-)
+from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, imagenet_names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import parse_list, read_rows
 from worldclip.evaluate.layouts import layout
@@ -42,11 +37,11 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     incomes = [_income(row["income"], f"{path}:{number}") for number, row in enumerate(rows, 2)]
     regions = [row["region.id"] for row in rows]
     images = images_at(folder, folder, [row["imageRelPath"] for row in rows], path)
-    files = name_files(folder, names_path)
+    names, files = in_languages(imagenet_names(), folder, names_path)
     return classification_dataset(
         name,
         images,
-        in_languages(imagenet_names(), files),
+        names,
         classes,
         [images.fingerprints, fingerprint(path, folder), fingerprints(files)],
         protocol={"names": "imagenet", "right": "any of the image's classes"},

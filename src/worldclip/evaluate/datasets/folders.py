@@ -22,7 +22,6 @@ from worldclip.evaluate.datasets.common.class_names import (
     imagenet_index,
     imagenet_names,
     in_languages,
-    name_files,
     read_class_list,
     read_templates,
 )
@@ -44,20 +43,20 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     paths: list[str] = []
     target: list[int] = []
     for c, class_folder in enumerate(classes):
-        files = sorted(path for path in (root / class_folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
+        of_class = sorted(path for path in (root / class_folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not of_class:
             raise UserError(f"{root / class_folder} holds no image; add the images of this class or remove the folder")
-        paths += [path.relative_to(root).as_posix() for path in files]
-        target += [c] * len(files)
+        paths += [path.relative_to(root).as_posix() for path in of_class]
+        target += [c] * len(of_class)
     images = images_at(folder, root, paths, root)
     english, names_from = _names(folder, classes)
-    more_names = name_files(folder, names_path)
+    names, files = in_languages(english, folder, names_path)
     return classification_dataset(
         name,
         images,
-        in_languages(english, more_names),
+        names,
         np.array(target),
-        [images.fingerprints, fingerprints([*sorted(folder.glob("*.txt")), *more_names])],
+        [images.fingerprints, fingerprints([*sorted(folder.glob("*.txt")), *files])],
         protocol={"names": names_from},
         other_protocol={"names": "given"},
         labels={"class": [classes[c] for c in target]},

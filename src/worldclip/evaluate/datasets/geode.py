@@ -14,7 +14,7 @@ import numpy as np
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import classification_dataset, slices_by
-from worldclip.evaluate.datasets.common.class_names import PLAIN_TEMPLATE, Names, in_languages, name_files
+from worldclip.evaluate.datasets.common.class_names import PLAIN_TEMPLATE, Names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import read_rows
 from worldclip.evaluate.layouts import layout
@@ -33,11 +33,11 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     objects, target = np.unique([row["object"] for row in rows], return_inverse=True)
     english = Names([[str(thing).replace("_", " ")] for thing in objects], PLAIN_TEMPLATE)
     images = images_at(folder, folder / "images", [row["file_path"] for row in rows], path)
-    files = name_files(folder, names_path)
+    names, files = in_languages(english, folder, names_path)
     return classification_dataset(
         name,
         images,
-        in_languages(english, files),
+        names,
         target,
         [images.fingerprints, fingerprint(path, folder), fingerprints(files)],
         protocol={"names": "objects of the index"},

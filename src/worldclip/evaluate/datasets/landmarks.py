@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import classification_dataset
-from worldclip.evaluate.datasets.common.class_names import Names, in_languages, name_files
+from worldclip.evaluate.datasets.common.class_names import Names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import read_rows
 from worldclip.evaluate.layouts import layout
@@ -44,12 +44,13 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
         raise UserError(f"{categories} has no name for {len(unnamed)} landmarks: {', '.join(unnamed[:5])}")
     keys = [row["id"] for row in rows]
     images = images_at(folder, folder / "test", [f"{k[0]}/{k[1]}/{k[2]}/{k}.jpg" for k in keys], solution, keys)
-    files = name_files(folder, names_path)
+    english = Names([[name_of[landmark]] for landmark in ids], TEMPLATES)
+    names, files = in_languages(english, folder, names_path)
     position = {landmark: i for i, landmark in enumerate(ids)}
     return classification_dataset(
         name,
         images,
-        in_languages(Names([[name_of[landmark]] for landmark in ids], TEMPLATES), files),
+        names,
         [[position[landmark] for landmark in right] for right in landmarks],
         [images.fingerprints, fingerprints([solution, categories, *files])],
         protocol={"names": "categories of the landmarks that occur"},

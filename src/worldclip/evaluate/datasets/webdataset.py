@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,6 @@ from worldclip.evaluate.datasets.common.class_names import (
     Names,
     imagenet_names,
     in_languages,
-    name_files,
     read_class_list,
     read_templates,
 )
@@ -76,19 +76,19 @@ def load(
         fingerprints=fingerprints(tars, folder),
     )
     is_train = np.arange(len(samples)) >= len(test) if train else None
-    more_names = name_files(folder, names_path)
-    texts = {path for path in folder.iterdir() if path.suffix in (".txt", ".json")}
-    contents = [images.fingerprints, fingerprints(sorted(texts.union(more_names))), captions]
     kind = _read_kind(folder)
     if kind == "retrieval":
         if names_path is not None:
             raise UserError(f"evaluate.class_names.{name}: {folder} is for retrieval and has no classes; remove it")
+        contents = [images.fingerprints, _text_fingerprints(folder), captions]
         return retrieval_dataset(name, images, {"en": _captions(folder, test)}, captions, contents, is_train=is_train)
     info = CATALOG.get(name, DatasetInfo(name=name))
-    names = in_languages(_english_names(folder, info), more_names)
-    if kind == "multilabel":
-        return build_dataset(name, images, _multilabel_tasks(names, test), contents, is_train=is_train)
+    names, files = in_languages(_english_names(folder, info), folder, names_path)
+    contents = [images.fingerprints, _text_fingerprints(folder, *files), captions]
     num_classes = len(names["en"].classes)
+    if kind == "multilabel":
+        rows = _read_arrays(test, num_classes, f"{num_classes} of 0 and 1, one per class", is_binary=True)
+        return build_dataset(name, images, _multilabel_tasks(names, rows), contents, is_train=is_train)
     target = np.array([_label(sample, num_classes) for sample in samples])
     return classification_dataset(
         name,
@@ -103,6 +103,11 @@ def load(
         labels={"class": [str(label) for label in target]},
         is_train=is_train,
     )
+
+
+def _text_fingerprints(folder: Path, *files: Path) -> list[Any]:
+    """Return the fingerprints of the folder's text files and of further ones, in a fixed order."""
+    return fingerprints(sorted({path for path in folder.iterdir() if path.suffix in (".txt", ".json")}.union(files)))
 
 
 def _list_tars(folder: Path, split: str) -> list[Path]:
@@ -144,21 +149,15 @@ def _english_names(folder: Path, info: DatasetInfo) -> Names:
     return Names(classes, read_templates(folder / "zeroshot_classification_templates.txt"))
 
 
-def _multilabel_tasks(names: Mapping[str, Names], samples: Sequence[Sample]) -> dict[str, list[MultiLabel]]:
-    num_classes = len(names["en"].classes)
-    rows = []
-    for sample in samples:
-        row = _array(sample, "1 for each class in the image, 0 for the others")
-        if row.shape != (num_classes,) or not np.isin(row, (0, 1)).all():
-            raise UserError(f"{sample.where}.npy holds {row.shape} of {row.dtype}; it must be {num_classes} of 0 and 1")
-        rows.append(row)
+def _multilabel_tasks(names: Mapping[str, Names], rows: np.ndarray) -> dict[str, list[MultiLabel]]:
+    """Return the tasks by language.  rows: (n, C) 1 for each class in the image, else 0."""
     return {
         lang: [
             MultiLabel(
                 class_names=class_names,
                 templates=templates,
-                is_there=np.stack(rows).astype(bool),
-                image_idx=np.arange(len(samples)),
+                is_there=rows.astype(bool),
+                image_idx=np.arange(len(rows)),
                 protocol={"templates": len(templates)},
             )
         ]
@@ -170,30 +169,29 @@ def _groups(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, np.ndarra
     """Return the images of each group `<field> <number>` as a mask, for the fields that the catalog reports."""
     if not info.fields:
         return {}
-    fields = ", ".join(info.fields)
-    rows = []
-    for sample in samples:
-        row = _array(sample, f"the groups {fields}")
-        if row.shape != (len(info.fields),):
-            raise UserError(f"{sample.where}.npy holds {row.shape}; it must be one number for each of {fields}")
-        rows.append(row)
-    table = np.stack(rows)
+    rows = _read_arrays(samples, len(info.fields), f"one number for each of {', '.join(info.fields)}")
     masks: dict[str, np.ndarray] = {}
     for part in info.parts:
         field, _, left_out = part.partition("!")
-        column = table[:, info.fields.index(field)]
+        column = rows[:, info.fields.index(field)]
         masks |= {f"{field} {group}": column == group for group in np.unique(column) if str(group) != left_out}
     return masks
 
 
-def _array(sample: Sample, what: str) -> np.ndarray:
-    if "npy" not in sample.others:
-        raise UserError(f"{sample.where} has no .npy; it must hold {what}")
-    try:
-        array: np.ndarray = np.load(io.BytesIO(sample.others["npy"]), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{sample.where}.npy is not an array ({error}); it must hold {what}") from error
-    return array
+def _read_arrays(samples: Sequence[Sample], size: int, what: str, is_binary: bool = False) -> np.ndarray:
+    """Return (n, size) the array in each sample's .npy.  what: what it must hold; is_binary: only 0 and 1."""
+    rows = []
+    for sample in samples:
+        if "npy" not in sample.others:
+            raise UserError(f"{sample.where} has no .npy; it must hold {what}")
+        try:
+            row = np.load(io.BytesIO(sample.others["npy"]), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{sample.where}.npy is not an array ({error}); it must hold {what}") from error
+        if row.shape != (size,) or (is_binary and not np.isin(row, (0, 1)).all()):
+            raise UserError(f"{sample.where}.npy holds {row.shape} of {row.dtype}; it must be {what}")
+        rows.append(row)
+    return np.stack(rows)
 
 
 def _label(sample: Sample, num_classes: int) -> int:

@@ -28,21 +28,18 @@ class Names(NamedTuple):
     """Sentences with `{}` in place of the name."""
 
 
-def name_files(folder: Path, names_path: Path | None) -> list[Path]:
-    """Return FOLDER/languages.json and `names_path`, as far as they exist; the latter wins for a language in both."""
-    return [path for path in (folder / "languages.json", names_path) if path is not None and path.exists()]
+def in_languages(english: Names, folder: Path, names_path: Path | None) -> tuple[dict[str, Names], list[Path]]:
+    """Return the names by language and the files that they are from.
 
-
-def in_languages(english: Names, files: Sequence[Path]) -> dict[str, Names]:
-    """Return the names by language: `english`, and those of `files`.
-
+    These are FOLDER/languages.json and `names_path`, as far as they exist; the latter wins for a language in both.
     Raises UserError if a language names more or fewer classes than English.
     """
+    files = [path for path in (folder / "languages.json", names_path) if path is not None and path.exists()]
     names = {"en": english}
     for path in files:
         for lang, record in read_json_object(path).items():
             names[lang] = _names(lang, record, len(english.classes), path)
-    return names
+    return names, files
 
 
 def _names(lang: str, record: Any, num_classes: int, path: Path) -> Names:

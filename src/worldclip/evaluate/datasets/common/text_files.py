@@ -58,20 +58,17 @@ def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[s
 def read_json_object(path: Path) -> JsonObject:
     """Return the JSON object that a file holds."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} holds a {type(record).__name__}; it must be a JSON object")
-    return record
+    return parse_record(content, (), (), str(path))
 
 
 def check_fields(record: Any, fields: Sequence[str], texts: Sequence[str], where: str) -> None:
     """Check that `record` is a dict with `fields`, of which those of `texts` are strings that are not blank."""
     if not isinstance(record, dict):
-        raise UserError(f"{where} is {record!r}; it must be an object with {', '.join(fields)}")
+        with_fields = f" with {', '.join(fields)}" if fields else ""
+        raise UserError(f"{where} is {record!r:.200}; it must be a JSON object{with_fields}")
     if missing := [name for name in fields if name not in record]:
         raise UserError(f"{where} lacks {', '.join(missing)}")
     for name in texts:
