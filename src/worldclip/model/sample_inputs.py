@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TOLERANCE = (
     1e-5  # per element of float32 embeddings of unit length: rounding of another order of sums, not another model
 )
-# five scripts, the empty text, and one longer than any context
+# five scripts, the empty text, and one that is truncated
 TEXTS = ("a red apple", "ein Hund", "赤いリンゴ", "قطة صغيرة", "แมว", "", "x " * 200)
 IMAGE_SIZES = ((48, 48), (100, 70), (70, 100), (300, 301))  # height, width: square, tall, wide, odd
 

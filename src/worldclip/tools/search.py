@@ -36,7 +36,7 @@ FEW_QUERIES = 8  # up to here, reading the rows takes longer than multiplying th
 LINKS, BUILD_WIDTH, SEARCH_WIDTH = 32, 200, 128
 CANDIDATES = 4  # an index returns this many times `top` rows, which are then scored exactly
 NUM_RECALL_QUERIES = 100  # rows by which an index's recall is measured
-MIN_MODEL_COSINE = 0.999  # between devices of the same model; another model is far below
+MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
 
 Row = dict[str, Any]
 

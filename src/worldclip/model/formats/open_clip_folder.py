@@ -135,7 +135,7 @@ def fitting_names(state: Mapping[str, torch.Tensor]) -> list[str]:
         if has_same_sizes and row.tokenizer.vocab_size == vocab_size:
             names.append(row.open_clip or row.name)
     if "ViT-H-14-worldwide-quickgelu" in names:
-        names.append("ViT-H-14-worldwide")  # the same shapes with gelu: a configuration without published weights
+        names.append("ViT-H-14-worldwide")  # the same shapes with gelu, which open_clip builds under this name
     return names
 
 

@@ -71,7 +71,7 @@ def _create_model(record: Json, folder: Path, arch: str | None) -> torch.nn.Modu
     """Return timm's own model without weights; arch: another architecture than config.json says.
 
     Raises UserError for another architecture than a CLIP ViT, and where the activation is known to differ from
-    config.json: timm's repository of the 224 px ViT-H/14 mentions this in its model card alone.
+    config.json: timm says so for the 224 px ViT-H/14 in a note alone (vision_transformer.py: `natively QuickGELU`).
     """
     timm = require("timm", extra="export")
     name, tag = record["architecture"], record.get("pretrained_cfg", {}).get("tag", "")
