@@ -108,5 +108,5 @@ def test_resize_is_bicubic_and_keeps_uint8():
 
 
 def test_students_without_a_teacher_are_an_error():
-    with pytest.raises(UserError, match=r"train\.distill\.teacher is unset beside train\.distill\.students"):
+    with pytest.raises(UserError, match=r"train\.distill\.teacher: not set, but train\.distill\.students are"):
         load_recipe({"pool": {"path": "x"}, "train": {"distill": {"students": {"a": {}}}}})

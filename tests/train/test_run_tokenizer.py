@@ -86,7 +86,7 @@ def test_the_command_trains_unigram_and_bpe(run_dir, tmp_path, capsys, model):
 
 
 def test_an_invalid_config_is_an_error(run_dir, tmp_path):
-    with pytest.raises(UserError, match=r"lang_exponent is 1\.5"):
+    with pytest.raises(UserError, match=r"lang_exponent = 1\.5: must be between 0 and 1"):
         train_on_run(run_dir, tmp_path / "t", TokenizerConfig(lang_exponent=1.5), context_length=77)
 
 

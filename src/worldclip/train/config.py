@@ -34,7 +34,9 @@ class TrainPoolConfig(Config):
 
     def own_problems(self) -> Problems:
         """Yield the problems of these tars as a pool."""
-        if pool := self.as_pool():
+        if self.path and self.roots:
+            yield "", "set path or roots, not both"
+        elif pool := self.as_pool():
             yield from pool.own_problems()
 
 
