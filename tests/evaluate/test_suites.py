@@ -132,6 +132,6 @@ def test_suite_without_its_data_lists_everything_missing(tmp_path):
     assert "lacks babel_imagenet, cvqa, flickr30k_200, xtd10, xtd200" in problem
     assert "worldclip fetch dataset" in problem
     config = EvaluateConfig(suite="multilingual", data=str(tmp_path), allow_missing=True)
-    assert (config.asked, config.problems()) == (("xm3600",), [])
+    assert (config.dataset_names, config.problems()) == (("xm3600",), [])
     (problem,) = EvaluateConfig(suite="slip").problems()
     assert 'evaluate.suite = "slip": must be one of imagenet, slip26' in problem

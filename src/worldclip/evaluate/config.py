@@ -55,7 +55,7 @@ class EvaluateConfig(Config):
     10,000 texts per language."""
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def dataset_names(self) -> tuple[str, ...]:
         """Return the datasets to evaluate on: those named, then those of the suite."""
         of_suite = SUITES.get(self.suite, ())
         if self.allow_missing:
@@ -92,7 +92,7 @@ class EvaluateConfig(Config):
             yield from self._missing_datasets()
 
     def _missing_datasets(self) -> Problems:
-        in_catalog = [name for name in self.asked if name in CATALOG and name not in self.folders]
+        in_catalog = [name for name in self.dataset_names if name in CATALOG and name not in self.folders]
         missing = [name for name in in_catalog if not self._exists(name)]
         if in_catalog and not self.data:
             yield "data", f"must be the folder of {in_catalog[0]}; or set evaluate.folders.{in_catalog[0]}"

@@ -123,7 +123,7 @@ def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
         sweep=sweep,
         folder=folder,
         model=model,
-        datasets={name: datasets.load(name, sweep.config, sweep.run_dir) for name in sweep.config.asked},
+        datasets={name: datasets.load(name, sweep.config, sweep.run_dir) for name in sweep.config.dataset_names},
         encode_text=engine.TextFeatures(model, sweep.config.batch_size),
         records=engine.by_digest(engine.read_results(folder / "results.jsonl")),
     )

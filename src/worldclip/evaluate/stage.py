@@ -37,8 +37,8 @@ def _config(run: Run) -> dict[str, Any]:
     config = run.section(EvaluateConfig)
     keys = run.deciding("evaluate")
     keys["evaluate"] |= {
-        "datasets": list(config.asked),
-        "folders": {name: config.folders[name] for name in config.asked if name in config.folders},
+        "datasets": list(config.dataset_names),
+        "folders": {name: config.folders[name] for name in config.dataset_names if name in config.folders},
         "against": config.against if config.suite == "paper" else "",
     }
     return keys
@@ -51,7 +51,7 @@ def _inputs(run: Run) -> dict[str, Any]:
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
-    for name in config.asked:
+    for name in config.dataset_names:
         if name not in HELD_OUT:
             inputs[name] = datasets.load(name, config, run.dir).digest
     return inputs
@@ -64,7 +64,7 @@ def _evaluate(run: Run, job: Job) -> Result:
     sweep = Sweep(checkpoint, model_id, config, run.dir)
     report = _measure(sweep, job.folder, lambda loaded: _languages(config, codes, loaded))
     num_records = len(engine.read_results(job.folder / "results.jsonl"))
-    return Result(report=report, counts={"records": num_records, "datasets": len(config.asked)})
+    return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
 
 def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Report:
@@ -76,7 +76,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     """
     if problems := config.problems():
         raise UserError(problems)
-    if not config.asked:
+    if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
         raise UserError(f"{missing}no data set is named; name some (evaluate.datasets), or a suite that has data")
     place = Path(source)
@@ -129,7 +129,7 @@ def _load_all(config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
     """Every data set asked for; UserError with what is wrong with any of them, before any work."""
     found: list[Dataset] = []
     problems: list[str] = []
-    for name in config.asked:
+    for name in config.dataset_names:
         try:
             found.append(datasets.load(name, config, run_dir))
         except UserError as error:

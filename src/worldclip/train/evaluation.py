@@ -30,7 +30,7 @@ def evaluate_checkpoint(
     train_dir = run_dir / "train"
     folder = step_folder(train_dir, step)
     consolidate(folder)
-    loaded = [datasets.load(name, config, run_dir) for name in train_config.evaluate_datasets or config.asked]
+    loaded = [datasets.load(name, config, run_dir) for name in train_config.evaluate_datasets or config.dataset_names]
     model_id = {"model": f"train/{folder.name}", "model_digest": folder.name}
     results_path = train_dir / "evaluate" / folder.name / "results.jsonl"
     records, _, _ = engine.evaluate(
