@@ -40,7 +40,7 @@ def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
     reports["curate"] = _curate(random)
     reports["train"] = {
         "samples_seen": 169_984, "steps": 664, "epochs": 7.5, "pairs": 22_664, "no_image": 3, "skipped_steps": 0,
-        "bad": {"undecodable_image": 2}, "elapsed_s": 220.0, "samples_per_s": 772.7,
+        "bad": {"undecodable_image": 2}, "elapsed_s": 220.0, "samples_per_s": 772.7
     }  # fmt: skip
     for stage, report in reports.items():
         write_json(run_dir / stage / "report.json", report)

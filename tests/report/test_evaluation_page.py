@@ -108,7 +108,7 @@ def test_metrics_that_a_part_lacks_are_absent_and_distances_are_not_percentages(
     assert ["mean over 2", "1.250", ""] in cells(numbers)
     part = {
         "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.5}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
-        "slices": {"region Asia": {"n": 2, "metrics": {"acc1": 1.0}}},
+        "slices": {"region Asia": {"n": 2, "metrics": {"acc1": 1.0}}}
     }  # fmt: skip
     _, parts = sections_of("zeroshot_classification", [part])
     assert ["part", "acc1", "queries"] in cells(parts)
@@ -118,7 +118,7 @@ def test_metrics_that_a_part_lacks_are_absent_and_distances_are_not_percentages(
 def test_a_metric_that_the_catalog_derives_is_the_headline():
     record = {
         "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.1}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
-        "slices": {"region 0": {"n": 2, "metrics": {"acc1": 0.75}}, "region 1": {"n": 2, "metrics": {"acc1": 0.25}}},
+        "slices": {"region 0": {"n": 2, "metrics": {"acc1": 0.75}}, "region 1": {"n": 2, "metrics": {"acc1": 0.25}}}
     }  # fmt: skip
     results, _ = sections_of("zeroshot_classification", [record], "geode_datacomp")
     assert cells(results)[1][:4] == ["geode_datacomp", "zeroshot classification", "worst region/acc1", "25.0%"]
@@ -137,7 +137,7 @@ def test_a_suite_has_its_mean_or_says_what_is_missing():
 def test_published_numbers_are_flagged_and_escaped():
     row = {
         "title": "CVQA <LOCAL>", "ours_pct": 50.0, "published_pct": 57.4, "difference_pct": -7.4, "differs": True,
-        "over": "local", "source": "abstract", "is_secondary": True, "protocol": "micro",
+        "over": "local", "source": "abstract", "is_secondary": True, "protocol": "micro"
     }  # fmt: skip
     body = published_section({"published": {"against": "ViT", "rows": [row]}}).body
     assert "CVQA &lt;LOCAL&gt;" in body

@@ -23,7 +23,7 @@ HOSTILE = [
 
 
 def table_of(texts):
-    columns = [text_column("text"), Column(title="number", text=count), Column(title="share", text=percent)]
+    columns = [text_column("text"), Column("number", count), Column("share", percent)]
     return Table(columns=columns, rows=[[text, 1234, None] for text in texts], totals=[len(texts) - 1])
 
 
@@ -56,7 +56,7 @@ def test_markdown_leaves_plain_names_plain():
 
 
 def test_csv_keeps_values_as_data():
-    table = Table(columns=[Column(title="text"), Column(title="value", text=percent)],
+    table = Table(columns=[Column("text"), Column("value", percent)],
                   rows=[*([text, 0.1234567] for text in HOSTILE), [None, None]])  # fmt: skip
     rows = list(csv.reader(io.StringIO(to_csv(table))))
     assert rows == [["text", "value"], *([text, "0.1234567"] for text in HOSTILE), ["", ""]]

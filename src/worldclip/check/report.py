@@ -23,7 +23,7 @@ from worldclip.report.html import Html, join, tag
 from worldclip.report.images import data_uri, shrink
 from worldclip.report.numbers import count
 from worldclip.report.page import Bar, Card, Section, bars, cards, figure, grid, lang_name, write_page
-from worldclip.report.table import Column, Table, text_column, to_html
+from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 SAMPLES_PER_RULE = 24  # removals of a rule, and groups of duplicates, in the gallery, chosen by hash
 COPIES_PER_GROUP = 11  # shown beside the pair that stays
@@ -45,14 +45,6 @@ class Counts(TypedDict):
     by_language: dict[str, dict[str, int]]
 
 
-class Images(TypedDict):
-    """Images by what was seen of them."""
-
-    images: int
-    undecodable: int
-    nearly_blank: int
-
-
 class Texts(TypedDict):
     """Texts by the rule that rejects them."""
 
@@ -64,7 +56,7 @@ class CheckReport(TypedDict):
     """What the page shows of the check's report.json."""
 
     counts: Counts
-    images: Images
+    images: dict[str, int]
     texts: Texts
     duplicate_groups: int
     pairs_by_distance: list[int]
@@ -95,14 +87,14 @@ def write_report(folder: Path, numbers: Mapping[str, Any], readers: Mapping[str,
 def _summary(report: CheckReport) -> Section:
     counts, images = report["counts"], report["images"]
     figures = [
-        Card(value=count(counts["pairs_in"]), name="pairs"),
-        Card(value=count(counts["valid"]), name="valid", remark=_share(counts["valid"], counts["pairs_in"])),
-        Card(value=count(images["images"]), name="images"),
-        Card(value=count(images["undecodable"]), name="undecodable"),
-        Card(value=count(images["nearly_blank"]), name="nearly blank", remark="compared by their bytes only"),
+        Card(count(counts["pairs_in"]), "pairs"),
+        Card(count(counts["valid"]), "valid", _share(counts["valid"], counts["pairs_in"])),
+        Card(count(images["images"]), "images"),
+        Card(count(images["undecodable"]), "undecodable"),
+        Card(count(images["nearly_blank"]), "nearly blank", "compared by their bytes only"),
     ]
     body = join([cards(figures), to_html(_rule_table("pairs", counts["removed"], counts["pairs_in"]))])
-    return Section(anchor="removals", heading="Removals by rule", lead="The first rule that applies counts.", body=body)
+    return Section("Removals by rule", "The first rule that applies counts.", body)
 
 
 def _share(part: int, whole: int) -> str:
@@ -110,8 +102,8 @@ def _share(part: int, whole: int) -> str:
 
 
 def _rule_table(unit: str, removed: Mapping[str, int], total: int) -> Table:
-    columns = [text_column("rule"), Column(title=unit, text=count), Column(title="share")]
-    return Table(columns=columns, rows=[[rule, number, _share(number, total)] for rule, number in removed.items()])
+    columns = [text_column("rule"), Column(unit, count), Column("share")]
+    return Table(columns, [[rule, number, _share(number, total)] for rule, number in removed.items()])
 
 
 def _rejected_texts(texts: Texts) -> list[Section]:
@@ -119,7 +111,7 @@ def _rejected_texts(texts: Texts) -> list[Section]:
         return []
     lead = 'A rejected text leaves the pool with its pair, or when write = "tars" writes the pool anew.'
     body = to_html(_rule_table("texts", texts["rejected"], texts["read"]))
-    return [Section(anchor="texts", heading="Rejected texts", lead=lead, body=body)]
+    return [Section("Rejected texts", lead, body)]
 
 
 def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:
@@ -130,9 +122,9 @@ def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:
         counts = by_language[lang]
         rows.append([lang, sum(counts.values()), *(counts.get(rule) for rule in ("valid", *rules))])
     titles = ("pairs", "valid", *rules)
-    columns = [text_column("language", html=lang_name), *(Column(title=title, text=count) for title in titles)]
-    body = to_html(Table(columns=columns, rows=rows))
-    return Section(anchor="languages", heading="By language", lead="Pairs by language and rule.", body=body)
+    columns = [text_column("language", lang_name), *columns_of(titles, count)]
+    body = to_html(Table(columns, rows))
+    return Section("By language", "Pairs by language and rule.", body)
 
 
 def _distances(report: CheckReport, removed: _Removed) -> list[Section]:
@@ -141,12 +133,12 @@ def _distances(report: CheckReport, removed: _Removed) -> list[Section]:
     if any(report["pairs_by_distance"]):
         lead = f"Pairs of images with different hashes, by Hamming distance in bits (radius {report['radius']})."
         body = _distance_bars(report["pairs_by_distance"])
-        sections.append(Section(anchor="distances", heading="Distances", lead=lead, body=body))
+        sections.append(Section("Distances", lead, body))
     for rule, counts in sorted(removed.distances.items()):
         if rule != BYTE_DUPLICATE:
             body = _distance_bars(np.trim_zeros(counts, "b").tolist())
             lead = "Removed images by Hamming distance to the image that stays, in bits."
-            sections.append(Section(anchor=f"distances-{rule}", heading=f"Distances: {rule}", lead=lead, body=body))
+            sections.append(Section(f"Distances: {rule}", lead, body))
     return sections
 
 
@@ -169,10 +161,10 @@ def _decontamination(folder: Path, report: CheckReport, removed: _Removed) -> li
     if not rows:
         return []
     titles = ("images", "pairs removed", "images that these pairs show")
-    columns = [text_column("set"), text_column("from"), *(Column(title=title, text=count) for title in titles)]
+    columns = [text_column("set"), text_column("from"), *columns_of(titles, count)]
     lead = "Pairs whose image is in an evaluation set."
-    body = to_html(Table(columns=columns, rows=rows))
-    return [Section(anchor="decontamination", heading="Decontamination", lead=lead, body=body)]
+    body = to_html(Table(columns, rows))
+    return [Section("Decontamination", lead, body)]
 
 
 def _groups(report: CheckReport, removed: _Removed, images: _Images) -> list[Section]:
@@ -188,7 +180,7 @@ def _groups(report: CheckReport, removed: _Removed, images: _Images) -> list[Sec
         figures.append(figure(f"{stays} stays; removed for it: {', '.join(keys)}{more}", "", pictures))
     heading = f"Groups of duplicates: {len(figures)} of {report['duplicate_groups']:,}"
     lead = "Chosen by hash. The pair that stays comes first."
-    return [Section(anchor="groups", heading=heading, lead=lead, body=tag("div", *figures, class_="pictures"))]
+    return [Section(heading, lead, tag("div", *figures, class_="pictures"))]
 
 
 def _gallery(counts: Mapping[str, int], removed: _Removed, images: _Images) -> list[Section]:
@@ -198,11 +190,11 @@ def _gallery(counts: Mapping[str, int], removed: _Removed, images: _Images) -> l
         figures = [_removal(rule, row, images) for row in sample.to_pylist()]
         heading = f"{rule}: {sample.num_rows} of {counts[rule]:,}"
         body = tag("div", grid(figures, "mid"), class_="pictures")
-        sections.append(Section(anchor=f"rule-{rule}", heading=heading, lead="Chosen by hash.", body=body))
+        sections.append(Section(heading, "Chosen by hash.", body))
     refused = [rule for rule in counts if rule in REFUSED]
     if refused:
         lead = f"Denied or opted out, so never shown: {', '.join(refused)}."
-        sections.append(Section(anchor="refused", heading="Not shown", lead=lead, body=Html()))
+        sections.append(Section("Not shown", lead, Html()))
     return sections
 
 

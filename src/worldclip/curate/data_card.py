@@ -9,7 +9,7 @@ from typing import Any
 
 from worldclip.core import artifacts
 from worldclip.core.settings import read_toml
-from worldclip.report.table import Column, Table, text_column, to_markdown
+from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
 _STAGES = ("pool", "metadata", "match", "balance")
 _SETTINGS = (
@@ -63,7 +63,7 @@ def _sources(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         return "Not recorded."
     columns = [text_column(title) for title in ("source", "from", "licence", "languages")]
     cells = [[*source, " ".join(langs)] for source, langs in langs_by_source.items()]
-    return to_markdown(Table(columns=columns, rows=cells))
+    return to_markdown(Table(columns, cells))
 
 
 def _settings(run_dir: Path) -> str:
@@ -90,15 +90,13 @@ def _languages(report: Mapping[str, Any], thresholds: Mapping[str, Any]) -> str:
         )
     columns = [
         text_column("language"),
-        Column(title="pairs in", text="{:,}".format),
-        Column(title="pairs out", text="{:,}".format),
-        Column(title="expected", text="{:,.1f}".format),
-        Column(title="threshold", text="{:,}".format),
-        Column(title="tail fraction", text="{:.4f}".format),
-        Column(title="effective entries before", text="{:,.0f}".format),
-        Column(title="after", text="{:,.0f}".format),
+        *columns_of(("pairs in", "pairs out"), "{:,}".format),
+        Column("expected", "{:,.1f}".format),
+        Column("threshold", "{:,}".format),
+        Column("tail fraction", "{:.4f}".format),
+        *columns_of(("effective entries before", "after"), "{:,.0f}".format),
     ]
-    return to_markdown(Table(columns=columns, rows=rows))
+    return to_markdown(Table(columns, rows))
 
 
 def _digests(run_dir: Path, manifests: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,10 +12,10 @@ from worldclip.evaluate.published import AGREES_WITHIN_PCT
 from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
 from worldclip.evaluate.suites import AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.evaluate.tasks import LOCAL
-from worldclip.report.evaluate import PublishedRow
-from worldclip.report.html import Html, join, tag
+from worldclip.report.evaluate import PublishedRow, bold_flagged, published_table
+from worldclip.report.html import join
 from worldclip.report.page import Section, note, write_page
-from worldclip.report.table import Column, Table, text_column, to_csv, to_html, to_latex, to_markdown
+from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_latex, to_markdown
 
 Record = dict[str, Any]
 
@@ -94,11 +94,8 @@ def _dataset_text(dataset: str, tasks: dict[str, dict[str, Record]]) -> str:
         totals = [len(rows)]
         rows.append(["mean", *(means[task]["metrics"].get(metric) for _, task, metric in columns)])
     rows.append(["chance", *(means[task]["chance"].get(metric.split("/")[-1]) for _, task, metric in columns)])
-    table = Table(
-        columns=[text_column("language"), *(Column(title=title, text=number_of(task)) for title, task, _ in columns)],
-        rows=rows,
-        totals=totals,
-    )
+    written = [Column(title, number_of(task)) for title, task, _ in columns]
+    table = Table([text_column("language"), *written], rows, totals)
     num_queries = max(int(rec.get("num_images") or rec["n"]) for by_lang in tasks.values() for rec in by_lang.values())
     unit = next((UNITS[task] for task in tasks if task in UNITS), "images")
     parts = [f"### {dataset}", f"{num_queries:,} {unit}; percent.", to_markdown(table), _languages_of_means(means)]
@@ -129,7 +126,7 @@ def csv_text(records: Sequence[Record]) -> str:
         for part, inner in record.get("slices", {}).items():
             for metric, value in inner["metrics"].items():
                 rows.append([*about, part, metric, value, None, None, None, inner["n"]])
-    return to_csv(Table(columns=[Column(title=name) for name in CSV_COLUMNS], rows=rows))
+    return to_csv(Table(columns_of(CSV_COLUMNS), rows))
 
 
 def latex_text(records: Sequence[Record]) -> str:
@@ -144,8 +141,8 @@ def latex_text(records: Sequence[Record]) -> str:
             for mean in map(mean_over_languages, groups):
                 langs = mean["languages"][0] if len(groups) > 1 else len(mean["languages"])
                 rows += [[dataset, metric, langs, number_of(task)(value)] for metric, value in mean["metrics"].items()]
-    columns = [text_column("dataset"), text_column("metric"), Column(title="languages"), Column(title="mean")]
-    return to_latex(Table(columns=columns, rows=rows))
+    columns = [text_column("dataset"), text_column("metric"), *columns_of(("languages", "mean"))]
+    return to_latex(Table(columns, rows))
 
 
 def suite_text(suite: str, records: Sequence[Record]) -> str:
@@ -154,8 +151,8 @@ def suite_text(suite: str, records: Sequence[Record]) -> str:
         [CATALOG[row.dataset].title, row.metric, languages_of(row), "missing" if row.value is None else _pct(row.value)]
         for row in suite_rows(suite, records)
     ]
-    columns = [text_column("dataset"), text_column("metric"), Column(title="languages"), Column(title="value")]
-    text = f"### Suite {suite}\n\nPercent.\n\n{to_markdown(Table(columns=columns, rows=rows))}\n"
+    columns = [text_column("dataset"), text_column("metric"), *columns_of(("languages", "value"))]
+    text = f"### Suite {suite}\n\nPercent.\n\n{to_markdown(Table(columns, rows))}\n"
     if suite not in AVERAGED:
         return text
     mean, missing = suite_mean(suite, records)
@@ -170,25 +167,10 @@ def _pct(value: float) -> str:
 
 def beside_text(rows: Sequence[PublishedRow], against: str) -> str:
     """Return our numbers beside published ones in Markdown; `!` flags a difference over AGREES_WITHIN_PCT."""
-    cells = []
-    for row in rows:
-        difference = None if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}"
-        if row["differs"]:
-            difference = f"{difference} !"
-        source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
-        cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row["over"], source])
-    columns = [
-        text_column("figure"),
-        Column(title="ours", text="{:.1f}".format),
-        Column(title="published", text="{:.1f}".format),
-        Column(title="difference"),
-        Column(title="languages"),
-        text_column("source"),
-    ]
     protocols = "\n".join(f"- {row['title']}: {row['protocol']}" for row in rows)
     return (
         f"### Beside {against}\n\nPercent; `!` flags a difference over {AGREES_WITHIN_PCT}.\n\n"
-        f"{to_markdown(Table(columns=columns, rows=cells))}\n\n{protocols}\n"
+        f"{to_markdown(published_table(rows))}\n\n{protocols}\n"
     )
 
 
@@ -203,11 +185,10 @@ def comparison_text(rows: Sequence[Record]) -> str:
 def write_comparison(path: Path, rows: Sequence[Record], first: str, second: str) -> None:
     """Write the rows of evaluate.compare as a page."""
     section = Section(
-        anchor="comparison",
-        heading="Two evaluations",
-        lead=f"First: {first}. Second: {second}. A star marks differences whose interval excludes 0: a paired "
+        "Two evaluations",
+        f"First: {first}. Second: {second}. A star marks differences whose interval excludes 0: a paired "
         "bootstrap over images, with both models and all languages on the same resamples.",
-        body=join([to_html(_comparison(rows)), *map(note, _means_over(rows))]),
+        join([to_html(_comparison(rows)), *map(note, _means_over(rows))]),
     )
     write_page(path, "Comparison", "Made with worldclip.", [section])
 
@@ -232,15 +213,11 @@ def _comparison(rows: Sequence[Record]) -> Table:
         )
     columns = [
         *map(text_column, ("dataset", "task", "metric")),
-        *(Column(title=title) for title in ("languages", "first", "second")),
-        Column(title="difference", html=_bold_star),
+        *columns_of(("languages", "first", "second")),
+        Column("difference", html=bold_flagged),
         text_column("95% interval"),
     ]
-    return Table(columns=columns, rows=cells)
-
-
-def _bold_star(difference: str) -> Html:
-    return tag("b", difference) if difference.endswith("*") else join([difference])
+    return Table(columns, cells)
 
 
 def _signed(task: str, difference: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from worldclip.core import artifacts
 from worldclip.core.settings import read_toml
-from worldclip.report.table import Column, Table, text_column, to_markdown
+from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
 LIBRARIES = {
     "huggingface": "transformers",
@@ -141,15 +141,12 @@ def _pairs(run_dir: Path) -> str:
     curated = _read_report(run_dir, "curate").get("languages", {})
     if not curated:
         return ""
-    columns = [
-        text_column("language"),
-        *(Column(title=title, text="{:,}".format) for title in ("pairs in", "kept", "seen")),
-    ]
+    columns = [text_column("language"), *columns_of(("pairs in", "kept", "seen"), "{:,}".format)]
     rows = [
         [lang, row.get("pairs_in", 0), row.get("pairs_out", 0), seen.get(lang, 0)]
         for lang, row in sorted(curated.items())
     ]
-    return to_markdown(Table(columns=columns, rows=rows))
+    return to_markdown(Table(columns, rows))
 
 
 def _licences(run_dir: Path) -> str:
@@ -166,7 +163,7 @@ def _licences(run_dir: Path) -> str:
         return ""
     columns = [text_column(title) for title in ("source", "licence", "languages")]
     rows = [[name, licence, ", ".join(sorted(langs))] for (name, licence), langs in sorted(users.items())]
-    return to_markdown(Table(columns=columns, rows=rows))
+    return to_markdown(Table(columns, rows))
 
 
 def _read_report(run_dir: Path, stage: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section
         figures += metadata.cards(reports["metadata"])
     figures += train.cards(log)
     finished = ", ".join(stage for stage in STAGES if stage in reports) or "no stage yet"
-    return Section(anchor="summary", heading="Summary", lead=f"Finished: {finished}.", body=cards(figures))
+    return Section("Summary", f"Finished: {finished}.", cards(figures))
 
 
 def _subtitle(run_dir: Path) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent
 from worldclip.report.page import Section, code, figure, folded, grid, lang_name, legend, note, words
-from worldclip.report.table import Column, Table, text_column, to_html
+from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 NUM_CURVES = 12  # lists with a curve of their own; the table has them all
 CURVE_PX = (290, 200)  # width, height
@@ -77,44 +77,29 @@ def sections(report: BalanceReport, sizes: SizeCurve | None) -> list[Section]:
 def _thresholds(report: BalanceReport) -> Section:
     lists = {name: row for name, row in report["lists"].items() if row["num_matches"]}
     by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
-    rows = [
-        [
-            name,
-            lists[name]["threshold"],
-            lists[name]["tail_fraction"],
-            lists[name]["num_entries"],
-            lists[name]["num_matched_entries"],
-            lists[name]["num_matches"],
-            *report["curves"][name]["effective_entries"],
-        ]
-        for name in by_size
-    ]
+    keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
+    rows: list[list[Any]] = []
+    for name in by_size:
+        row: Mapping[str, Any] = lists[name]
+        rows.append([name, *(row[key] for key in keys), *report["curves"][name]["effective_entries"]])
     counts = ("entries", "matched entries", "matches", "effective before", "effective after")
     columns = [
-        text_column("list", html=lang_name),
-        Column(title="threshold", text=count),
-        Column(title="tail fraction", text=percent),
-        *(Column(title=title, text=count) for title in counts),
+        text_column("list", lang_name),
+        Column("threshold", count),
+        Column("tail fraction", percent),
+        *columns_of(counts, count),
     ]
-    keys = [
+    colours = [
         ("var(--s7)", "matches of an entry"),
         ("var(--s1)", "matches times its keep probability"),
         ("var(--s2)", "threshold"),
     ]
     curves = [_curve(name, report["curves"][name], lists[name]["threshold"]) for name in by_size[:NUM_CURVES]]
     return Section(
-        anchor="balance",
-        heading="Balance",
-        lead="Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails "
+        "Balance",
+        "Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails "
         "stay whole. Effective entries: the number of equally frequent entries of the same diversity.",
-        body=join(
-            [
-                *map(note, report["warnings"]),
-                legend(keys),
-                grid(curves),
-                to_html(Table(columns=columns, rows=rows)),
-            ]
-        ),
+        join([*map(note, report["warnings"]), legend(colours), grid(curves), to_html(Table(columns, rows))]),
     )
 
 
@@ -134,11 +119,9 @@ def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -
 
 def _size_section(sizes: SizeCurve) -> Section:
     return Section(
-        anchor="sizes",
-        heading="Size against threshold",
-        lead=join(["Expected size at other values of ", code(f"balance.{sizes['key']}"),
-                   ": of all languages, and of the largest."]),
-        body=join([legend((line.colour, line.name) for line in _size_lines(sizes)), _size_chart(sizes)]),
+        "Size against threshold",
+        join([f"Expected {_unit(sizes)} at other values of ", code(f"balance.{sizes['key']}"), "."]),
+        join([legend((line.colour, line.name) for line in _size_lines(sizes)), _size_chart(sizes)])
     )  # fmt: skip
 
 
@@ -176,24 +159,18 @@ def _head_entries(report: BalanceReport) -> Section:
     tables = [_head_table(name, lists[name][:HEAD_ENTRIES]) for name in by_size]
     hidden = tables[OPEN_LISTS:]
     return Section(
-        anchor="head",
-        heading="Head entries",
-        lead="The most frequent entries of each list, and the probability that a match of the entry alone keeps a "
-        "pair.",
-        body=join(
+        "Head entries",
+        "The most frequent entries of each list, and the probability that a match of the entry alone keeps a pair.",
+        join(
             [
                 grid(tables[:OPEN_LISTS], "mid"),
-                folded(f"{len(hidden)} more lists", grid(hidden, "mid")) if hidden else "",
+                folded(f"{len(hidden)} more lists", grid(hidden, "mid")) if hidden else None,
             ]
         ),
     )
 
 
 def _head_table(name: str, entries: Sequence[HeadEntry]) -> Html:
-    columns = [
-        text_column("entry"),
-        Column(title="matches", text=count),
-        Column(title="keep probability", text=percent),
-    ]
+    columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
     rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in entries]
-    return tag("div", tag("h3", lang_name(name)), to_html(Table(columns=columns, rows=rows)))
+    return tag("div", tag("h3", lang_name(name)), to_html(Table(columns, rows)))

@@ -12,7 +12,7 @@ from worldclip.report.chart import Dot, dot_chart
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, interval, percent
 from worldclip.report.page import Bar, Section, bars, code, figure, folded, lang_name, legend
-from worldclip.report.table import Column, Table, text_column, to_html
+from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 if TYPE_CHECKING:
     from worldclip.report.evaluate import DatasetResult, LanguageResult
@@ -38,12 +38,11 @@ def languages_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
     if not parts:
         return None
     return Section(
-        anchor="by-language",
-        heading="Languages, families, scripts",
-        lead="Languages sorted by result, each with its 95% interval and, as a short rule, chance; then means by "
+        "Languages, families, scripts",
+        "Languages sorted by result, each with its 95% interval and, as a short rule, chance; then means by "
         "family and script, and by how much text a language has. Languages without data are absent. The grid leaves "
         "out codes that are not in the table of languages.",
-        body=join(parts),
+        join(parts),
     )
 
 
@@ -68,11 +67,11 @@ def _task(dataset: str, task: str, metric: str, records: Mapping[str, LanguageRe
         for lang in langs
     ]
     columns = [
-        text_column("language", html=lang_name),
-        Column(title=title, text=percent),
-        Column(title="95% interval"),
-        Column(title="chance", text=percent),
-        Column(title="queries", text=count),
+        text_column("language", lang_name),
+        Column(title, percent),
+        Column("95% interval"),
+        Column("chance", percent),
+        Column("queries", count),
     ]
     in_table = known_languages(values)
     task_name = task.removeprefix("cross_lingual_").replace("_", " ")
@@ -80,7 +79,7 @@ def _task(dataset: str, task: str, metric: str, records: Mapping[str, LanguageRe
         [
             tag("h3", dataset, " ", tag("small", code(task_name))),
             figure(title, remark, legend(level for level in levels if level[0] in used) + chart),
-            folded("Languages in this order", to_html(Table(columns=columns, rows=rows))),
+            folded("Languages in this order", to_html(Table(columns, rows))),
             to_html(_grid(in_table)) if in_table else "",
             _level_bars(in_table),
         ]
@@ -132,11 +131,8 @@ def _grid(rows: Sequence[tuple[Language, float]]) -> Table:
             cells[place].append((language.name, value))
     row_names = [*dict.fromkeys(families.values()), ALL]
     column_names = [*dict.fromkeys(scripts.values()), ALL]
-    return Table(
-        columns=[text_column("family"), *(Column(title=script) for script in column_names)],
-        rows=[[family, *(_grid_cell(cells.get((family, script))) for script in column_names)] for family in row_names],
-        totals=[len(row_names) - 1],
-    )
+    body = [[family, *(_grid_cell(cells.get((family, script))) for script in column_names)] for family in row_names]
+    return Table([text_column("family"), *columns_of(column_names)], body, totals=[len(row_names) - 1])
 
 
 def _group_rare(names: Sequence[str], limit: int, rest: str) -> dict[str, str]:

@@ -189,9 +189,7 @@ def dot_chart(dots: Sequence[Dot], *, y_label: str, x_label: str) -> Html:
         parts = [tag("title", dot.hover), *_dot_marks(frame, dot, x, step)]
         if is_labelled:
             y = frame.bottom + 14
-            parts.append(
-                tag("text", dot.label, x=f"{x:.1f}", y=y, text_anchor="end", transform=f"rotate(-50 {x:.1f} {y})")
-            )
+            parts.append(tag("text", dot.label, x=f"{x:.1f}", y=y, text_transform=f"rotate(-50 {x:.1f} {y})"))
         marks.append(tag("g", *parts))
     return frame.svg(f"{y_label} by {x_label}", x_label, marks, class_="wide")
 

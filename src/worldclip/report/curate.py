@@ -10,7 +10,7 @@ from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short
 from worldclip.report.page import Bar, Card, Section, bars, code, figure, folded, grid, lang_name, legend, words
-from worldclip.report.table import Column, Table, text_column, to_html
+from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 NUM_SHARES = 15  # largest languages in "before and after"
 
@@ -88,8 +88,8 @@ def cards(report: CurateReport) -> list[Card]:
     share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}" if pairs_in else ""
     num_languages = sum(1 for row in report["languages"].values() if row["pairs_out"])
     return [
-        Card(value=short(pairs_out), name=f"{_unit(report)} kept", remark=share),
-        Card(value=count(num_languages), name="languages", remark="with pairs to train on"),
+        Card(short(pairs_out), f"{_unit(report)} kept", share),
+        Card(count(num_languages), "languages", "with pairs to train on"),
     ]
 
 
@@ -120,18 +120,16 @@ def _fates(report: CurateReport) -> Section:
     titles = [f"{unit} in", *(reason.replace("_", " ") for reason in reasons), f"{unit} out", "expected"]
     columns = [
         text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
-        *(Column(title=title, text=count) for title in titles),
-        Column(title="kept", text=percent),
+        *columns_of(titles, count),
+        Column("kept", percent),
     ]
     table_rows = [_fate_cells(lang, rows[lang], reasons) for lang in langs]
     table_rows.append(_fate_cells(Html("all"), total, reasons))
-    numbers = Table(columns=columns, rows=table_rows, totals=[len(langs)])
+    numbers = Table(columns, table_rows, totals=[len(langs)])
     return Section(
-        anchor="pairs",
-        heading="What was kept",
-        lead=f"Each of the {count(total['pairs_in'])} {unit} ends in exactly one way. Bars show shares within a "
-        "language.",
-        body=join([legend(ENDS[end] for end in ends), bars(bar_rows), folded("In numbers", to_html(numbers))]),
+        "What was kept",
+        f"Each of the {count(total['pairs_in'])} {unit} ends in exactly one way. Bars show shares within a language.",
+        join([legend(ENDS[end] for end in ends), bars(bar_rows), folded("In numbers", to_html(numbers))]),
     )
 
 
@@ -167,10 +165,9 @@ def _shares(rows: Mapping[str, Row]) -> Section | None:
             hover = f"{percent(share)} {name}"
             bar_rows.append(Bar(label=label, parts=[(share / widest, colour, hover)], note=percent(share)))
     return Section(
-        anchor="shares",
-        heading="Languages before and after",
-        lead="Shares of the largest languages in the pool and among kept pairs.",
-        body=join([legend(BEFORE_AFTER), bars(bar_rows)]),
+        "Languages before and after",
+        "Shares of the largest languages in the pool and among kept pairs.",
+        join([legend(BEFORE_AFTER), bars(bar_rows)]),
     )
 
 
@@ -190,19 +187,14 @@ def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
         figures.append(
             figure(lang_name(name), f"effective entries {short(before)} → {short(after)}", rank_chart(lines))
         )
-    columns = [
-        text_column("list", html=lang_name),
-        Column(title="effective before", text=count),
-        Column(title="effective after", text=count),
-    ]
+    columns = [text_column("list", lang_name), *columns_of(("effective before", "effective after"), count)]
     rows = [[name, *curves[name]["effective_entries"]] for name in by_size]
-    numbers = to_html(Table(columns=columns, rows=rows))
+    numbers = to_html(Table(columns, rows))
     return Section(
-        anchor="effect",
-        heading="Entries before and after",
-        lead="Matches of each entry, by its rank in the pool, before and after sampling (means over near ranks). "
+        "Entries before and after",
+        "Matches of each entry, by its rank in the pool, before and after sampling (means over near ranks). "
         "Effective entries: the number of equally frequent entries of the same diversity.",
-        body=join([legend(BEFORE_AFTER), grid(figures), folded("In numbers", numbers)]),
+        join([legend(BEFORE_AFTER), grid(figures), folded("In numbers", numbers)]),
     )
 
 
@@ -214,19 +206,16 @@ def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
                 [row["lang"], words(row["text"], row["lang"]), _why(reason, row), row["key"]] for row in samples[reason]
             ]
             columns = [
-                text_column("language", html=lang_name),
+                text_column("language", lang_name),
                 text_column("text"),
                 text_column("why"),
-                text_column("key", html=code),
+                text_column("key", code),
             ]
-            parts += [tag("h3", heading), to_html(Table(columns=columns, rows=rows))]
+            parts += [tag("h3", heading), to_html(Table(columns, rows))]
     if not parts:
         return None
     return Section(
-        anchor="examples",
-        heading="Examples",
-        lead="Chosen by hash. Pairs that are denied or not among the valid keys are never shown.",
-        body=join(parts),
+        "Examples", "Chosen by hash. Pairs that are denied or not among the valid keys are never shown.", join(parts)
     )
 
 

@@ -6,23 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from worldclip.report.by_language import languages_section
-from worldclip.report.html import Html, join, tag
+from worldclip.report.html import Html, html, join, tag
 from worldclip.report.numbers import count, interval, percent
-from worldclip.report.page import (
-    Bar,
-    Card,
-    Section,
-    bars,
-    code,
-    folded,
-    lang_name,
-    legend,
-    note,
-    small_bar,
-    words,
-)
+from worldclip.report.page import Bar, Card, Section, bars, code, folded, lang_name, legend, note, small_bar, words
 from worldclip.report.page import cards as card_row
-from worldclip.report.table import Column, Table, text_column, to_html
+from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 CLASSIFICATION = "zeroshot_classification"
 MAX_BARS = 40  # languages shown as bars; for more, the plot by language says the same in less room
@@ -40,8 +28,6 @@ class Slice(TypedDict):
 
 
 class LanguageResult(TypedDict):
-    """The record of one language."""
-
     n: int
     metrics: Metrics
     chance: Metrics
@@ -69,8 +55,6 @@ class Headline(TypedDict):
 
 
 class TaskResult(TypedDict):
-    """One task of one dataset."""
-
     mean: Mean
     languages: dict[str, LanguageResult]
     headlines: NotRequired[list[Headline]]
@@ -83,8 +67,6 @@ class TaskResult(TypedDict):
 
 
 class DatasetResult(TypedDict):
-    """One dataset."""
-
     num_images: int
     num_bad_images: int
     tasks: dict[str, TaskResult]
@@ -111,8 +93,6 @@ class PublishedRow(TypedDict):
 
 
 class Published(TypedDict):
-    """All rows beside the numbers of the model `against`."""
-
     against: str
     rows: list[PublishedRow]
 
@@ -126,27 +106,20 @@ class Suite(TypedDict):
 
 
 class Name(TypedDict):
-    """A class name that the model gives to an image."""
-
     name: str
     score: float
     is_right: bool
 
 
 class Names(TypedDict):
-    """The right name, and the best of the model, in one language."""
-
     truth: str
     best: list[Name]
 
 
 class GalleryImage(TypedDict):
-    """A held-out image with names by language."""
-
     dataset: str
     key: str
-    image: str
-    """data: URI"""
+    image: str  # data: URI
     names: dict[str, Names]
 
 
@@ -170,7 +143,7 @@ def cards(report: EvaluateReport) -> list[Card]:
             remark = f"mean over {len(mean['languages'])} languages; chance {percent(mean['chance'][metric])}"
             if metric != "acc1":
                 remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
-            drawn.append(Card(value=percent(mean["metrics"][metric]), name=f"{label} on {name}", remark=remark))
+            drawn.append(Card(percent(mean["metrics"][metric]), f"{label} on {name}", remark))
     return drawn
 
 
@@ -225,23 +198,22 @@ def results_section(report: EvaluateReport) -> Section | None:
         return None
     columns = [
         *map(text_column, ("dataset", "task", "metric")),
-        Column(title="value"),
+        Column("value"),
         text_column(""),
-        *(Column(title=title) for title in ("languages", "95% interval")),
-        Column(title="queries", text=count),
+        *columns_of(("languages", "95% interval")),
+        Column("queries", count),
     ]
-    results = Table(columns=columns, rows=rows).without_empty_columns()
+    results = Table(columns, rows).without_empty_columns()
     notes = [
         note(f"{name}: {count(result['num_bad_images'])} images could not be decoded and are left out.")
         for name, result in report["datasets"].items()
         if result["num_bad_images"]
     ]
     return Section(
-        anchor="results",
-        heading="Results",
-        lead="One row per number; a mean over languages where there are several, with its 95% interval where there "
+        "Results",
+        "One row per number; a mean over languages where there are several, with its 95% interval where there "
         "is one. The tick in a bar marks chance.",
-        body=join([to_html(results), _suite(report.get("suite")), *notes]),
+        join([to_html(results), _suite(report.get("suite")), *notes]),
     )
 
 
@@ -265,36 +237,42 @@ def _suite(suite: Suite | None) -> Html:
     if suite["mean"] is None:
         missing = suite["missing"]
         return note(f"No mean for suite {suite['name']}: {len(missing)} datasets are missing: {', '.join(missing)}.")
-    return card_row([Card(value=percent(suite["mean"]), name=f"suite {suite['name']}", remark="mean over datasets")])
+    return card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")])
 
 
 def published_section(report: EvaluateReport) -> Section | None:
     """Return our numbers beside published ones; None if the evaluation did not ask for them."""
     if "published" not in report:
         return None
-    published = report["published"]
-    rows = []
-    for row in published["rows"]:
+    rows = report["published"]["rows"]
+    protocols = [note(f"{row['title']}: {row['protocol']}") for row in rows]
+    lead = f"Beside {report['published']['against']}, in percent. An exclamation mark flags a difference over 0.2."
+    body = join([to_html(published_table(rows)), folded("Protocols", *protocols)])
+    return Section("Published numbers", lead, body)
+
+
+def published_table(rows: Sequence[PublishedRow]) -> Table:
+    """Return our numbers beside published ones; `!` flags a row that differs."""
+    cells = []
+    for row in rows:
         difference = None if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}"
         if row["differs"]:
-            difference = tag("b", f"{difference} !")
-        source = join([row["source"] or "", tag("small", " (secondary)") if row["is_secondary"] else ""])
-        rows.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
+            difference = f"{difference} !"
+        source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
+        cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
     columns = [
         text_column("figure"),
-        Column(title="ours", text="{:.1f}".format),
-        Column(title="published", text="{:.1f}".format),
-        Column(title="difference"),
-        Column(title="languages"),
+        *columns_of(("ours", "published"), "{:.1f}".format),
+        Column("difference", html=bold_flagged),
+        Column("languages"),
         text_column("source"),
     ]
-    protocols = [note(f"{row['title']}: {row['protocol']}") for row in published["rows"]]
-    return Section(
-        anchor="published",
-        heading="Published numbers",
-        lead=f"Beside {published['against']}, in percent. An exclamation mark flags a difference over 0.2.",
-        body=join([to_html(Table(columns=columns, rows=rows)), folded("Protocols", *protocols)]),
-    )
+    return Table(columns, cells)
+
+
+def bold_flagged(text: str) -> Html:
+    """Return a number, in bold if it is flagged by `!` or `*`."""
+    return tag("b", text) if text.endswith(("!", "*")) else html(text)
 
 
 # --- accuracy by language ---------------------------------------------------------------------------------------------
@@ -311,11 +289,10 @@ def accuracy_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
         ("var(--s2)", "chance"),
     ]
     return Section(
-        anchor="accuracy",
-        heading="Accuracy by language",
-        lead="Zero-shot classification of images among the class names of one language. The numbers of all tasks are "
+        "Accuracy by language",
+        "Zero-shot classification of images among the class names of one language. The numbers of all tasks are "
         "folded below.",
-        body=join([legend(colours), *(_dataset(name, result) for name, result in datasets.items())]),
+        join([legend(colours), *(_dataset(name, result) for name, result in datasets.items())]),
     )
 
 
@@ -390,10 +367,10 @@ def _slices(task: TaskResult) -> Html:
     ]
     columns = [
         text_column("part (mean over languages)" if _is_averaged(task) else "part"),
-        *(Column(title=title, text=percent) for title in titles),
-        Column(title="queries", text=count),
+        *columns_of(titles, percent),
+        Column("queries", count),
     ]
-    drawn = to_html(Table(columns=columns, rows=rows))
+    drawn = to_html(Table(columns, rows))
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
 
@@ -407,8 +384,8 @@ def _metrics_table(task: TaskResult) -> Table:
     metrics = [name for name in mean["metrics"] if "/" not in name]
     columns = [
         text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
-        *(Column(title=metric_name(metric), text=_number(task)) for metric in metrics),
-        Column(title="queries", text=count),
+        *columns_of(map(metric_name, metrics), _number(task)),
+        Column("queries", count),
     ]
     rows: list[list[Any]] = [
         [lang, *(record["metrics"][name] for name in metrics), record["n"]] for lang, record in records.items()
@@ -416,9 +393,9 @@ def _metrics_table(task: TaskResult) -> Table:
     if any(name in mean["chance"] for name in metrics):
         rows.append([Html("chance"), *map(mean["chance"].get, metrics), None])
     if not _is_averaged(task):
-        return Table(columns=columns, rows=rows)
+        return Table(columns, rows)
     rows.append([Html(f"mean over {len(mean['languages'])}"), *(mean["metrics"][name] for name in metrics), None])
-    return Table(columns=columns, rows=rows, totals=[len(rows) - 1])
+    return Table(columns, rows, totals=[len(rows) - 1])
 
 
 # --- gallery ----------------------------------------------------------------------------------------------------------
@@ -433,11 +410,10 @@ def gallery_section(gallery: Sequence[GalleryImage]) -> Section | None:
         shots = [_shot(image) for image in gallery if image["dataset"] == dataset]
         parts += [tag("h3", dataset), tag("div", *shots, class_="shots")]
     return Section(
-        anchor="gallery",
-        heading="Gallery",
-        lead="Images and the model's best names for them in several languages. Chosen by hash; half are right in the "
+        "Gallery",
+        "Images and the model's best names for them in several languages. Chosen by hash; half are right in the "
         "first language, where there are enough.",
-        body=join(parts),
+        join(parts),
     )
 
 

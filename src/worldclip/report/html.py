@@ -23,8 +23,8 @@ def html(value: object) -> Html:
 
 
 def join(parts: Iterable[object], separator: object = "") -> Html:
-    """Concatenate parts, text among them escaped."""
-    return Html(html(separator).join(map(html, parts)))
+    """Concatenate parts, with text escaped and None left out."""
+    return Html(html(separator).join(html(part) for part in parts if part is not None))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:

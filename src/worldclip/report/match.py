@@ -9,7 +9,7 @@ from worldclip.language import table as languages
 from worldclip.report.html import join
 from worldclip.report.numbers import count, percent, short
 from worldclip.report.page import Bar, Card, Section, bars, folded, lang_name
-from worldclip.report.table import Column, Table, text_column, to_html
+from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_ROWS = 15  # languages in sight; the others are folded
 NUM_CONFUSIONS = 3  # languages that texts are most often taken for
@@ -32,7 +32,7 @@ class MatchReport(TypedDict):
 def cards(report: MatchReport) -> list[Card]:
     """Return the number of texts with a match."""
     matched = short(report["num_matched_texts"])
-    return [Card(value=matched, name="texts with a match", remark=f"of {count(report['pairs'])}")]
+    return [Card(matched, "texts with a match", f"of {count(report['pairs'])}")]
 
 
 def sections(report: MatchReport) -> list[Section]:
@@ -58,24 +58,22 @@ def _rates(texts: Mapping[str, tuple[int, int]], compared: Mapping[str, Mapping[
     lang_rows = [[lang, _script(lang), *_rate_cells([lang], texts, compared)] for lang in by_size]
     profiles = [name for name in next(iter(compared.values()), {}) if name != "texts"]
     rates = [
-        Column(title="texts", text=count),
-        Column(title="matched", text=percent),
-        *(Column(title=name.replace("_", " "), text=percent) for name in profiles),
+        Column("texts", count),
+        Column("matched", percent),
+        *columns_of((name.replace("_", " ") for name in profiles), percent),
     ]
-    lang_columns = [text_column("language", html=lang_name), text_column("script"), *rates]
+    lang_columns = [text_column("language", lang_name), text_column("script"), *rates]
     hidden = lang_rows[MAX_ROWS:]
     body = [
-        to_html(
-            Table(columns=[text_column("script"), Column(title="languages", text=count), *rates], rows=script_rows)
-        ),
-        to_html(Table(columns=lang_columns, rows=lang_rows[:MAX_ROWS])),
-        folded(f"{len(hidden)} more", to_html(Table(columns=lang_columns, rows=hidden))) if hidden else "",
+        to_html(Table([text_column("script"), Column("languages", count), *rates], script_rows)),
+        to_html(Table(lang_columns, lang_rows[:MAX_ROWS])),
+        folded(f"{len(hidden)} more", to_html(Table(lang_columns, hidden))) if hidden else None,
     ]
     lead = "Share of texts with at least one match, among texts whose language has entries, under the run's profile."
     if compared:
         sample = sum(row["texts"] for row in compared.values())
         lead += f" The profiles are compared on {count(sample)} texts of shards chosen by hash."
-    return Section(anchor="rates", heading="Match rates", lead=lead, body=join(body))
+    return Section("Match rates", lead, join(body))
 
 
 def _rate_cells(
@@ -87,11 +85,7 @@ def _rate_cells(
     samples = [compared[lang] for lang in langs if lang in compared]
     size = sum(row["texts"] for row in samples)
     profiles = [name for name in next(iter(compared.values()), {}) if name != "texts"]
-    return [
-        total,
-        matched / total,
-        *(sum(row[name] for row in samples) / size if size else None for name in profiles),
-    ]
+    return [total, matched / total, *(sum(row[name] for row in samples) / size if size else None for name in profiles)]
 
 
 def _script(lang: str) -> str:
@@ -109,9 +103,9 @@ def _lid_recall(truth: Mapping[str, Mapping[str, int]], recalls: Mapping[str, fl
         confusions = [join([lang_name(other), percent(n / total)], " ") for n, other in others[:NUM_CONFUSIONS]]
         rows.append([lang, total, recalls[lang], join(confusions, ", ")])
     columns = [
-        text_column("true language", html=lang_name),
-        Column(title="texts", text=count),
-        Column(title="recall", text=percent),
+        text_column("true language", lang_name),
+        Column("texts", count),
+        Column("recall", percent),
         text_column("most often taken for"),
     ]
     bar_rows = [
@@ -120,9 +114,8 @@ def _lid_recall(truth: Mapping[str, Mapping[str, int]], recalls: Mapping[str, fl
     ]
     mean = sum(recalls.values()) / len(recalls)
     return Section(
-        anchor="lid",
-        heading="Language identification",
-        lead=f"Share of each language's texts that are identified as that language; mean over {len(rows)} languages "
+        "Language identification",
+        f"Share of each language's texts that are identified as that language; mean over {len(rows)} languages "
         f"{percent(mean)}. This pool states the language of its texts; only this page uses it.",
-        body=join([bars(bar_rows), folded("Confusions", to_html(Table(columns=columns, rows=rows)))]),
+        join([bars(bar_rows), folded("Confusions", to_html(Table(columns, rows)))]),
     )

@@ -11,7 +11,7 @@ from worldclip.language import table as languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short
 from worldclip.report.page import Bar, Card, Section, bars, code, folded, lang_name, legend, note, words
-from worldclip.report.table import Column, Table, text_column, to_html
+from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_BARS = 40  # lists with a bar in sight; the table has them all
 NUM_EXAMPLES = 8  # entries shown per script
@@ -64,7 +64,7 @@ Lists = Mapping[str, ListReport]
 def cards(report: MetadataReport) -> list[Card]:
     """Return the number of entries."""
     total = sum(row["entries"] for row in report["lists"].values())
-    return [Card(value=short(total), name="entries", remark=f"in {len(report['lists'])} languages")]
+    return [Card(short(total), "entries", f"in {len(report['lists'])} languages")]
 
 
 def sections(report: MetadataReport) -> list[Section]:
@@ -87,7 +87,7 @@ def sections(report: MetadataReport) -> list[Section]:
         "The words and phrases to look for in texts, by language and by the first source that gave them. "
         "Dead entries never match: normalised, they are empty or equal to an earlier entry."
     )
-    return [Section(anchor="metadata", heading="Entries", lead=lead, body=body)]
+    return [Section("Entries", lead, body)]
 
 
 def _list_bars(lists: Lists, sources: Sequence[str]) -> Html:
@@ -101,7 +101,7 @@ def _list_bars(lists: Lists, sources: Sequence[str]) -> Html:
         ]
         rows.append(Bar(label=lang_name(lang), parts=parts, note=count(row["entries"])))
     hidden = rows[MAX_BARS:]
-    return join([bars(rows[:MAX_BARS]), folded(f"{len(hidden)} smaller lists", bars(hidden)) if hidden else ""])
+    return join([bars(rows[:MAX_BARS]), folded(f"{len(hidden)} smaller lists", bars(hidden)) if hidden else None])
 
 
 def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
@@ -116,14 +116,8 @@ def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
         candidates = sum(kept) + sum(number or 0 for number in by_rule)
         covered = f"{count(len(kept))} ({percent(len(kept) / len(lists))})"
         rows.append([source, covered, candidates, sum(kept), *by_rule])
-    return Table(
-        columns=[
-            text_column("source"),
-            Column(title="languages with it"),
-            *(Column(title=title, text=count) for title in ("candidates", "entries", *DROP_RULES.values())),
-        ],
-        rows=rows,
-    )
+    counts = columns_of(("candidates", "entries", *DROP_RULES.values()), count)
+    return Table([text_column("source"), Column("languages with it"), *counts], rows)
 
 
 def _scripts(lists: Lists) -> Html:
@@ -142,12 +136,12 @@ def _scripts(lists: Lists) -> Html:
     if not rows:
         return Html()
     columns = [
-        text_column("script", html=code),
-        Column(title="languages", text=count),
-        text_column("largest list", html=lang_name),
+        text_column("script", code),
+        Column("languages", count),
+        text_column("largest list", lang_name),
         text_column("some of its entries, chosen by hash, from each source in turn"),
     ]
-    return tag("h3", "Scripts") + to_html(Table(columns=columns, rows=rows))
+    return tag("h3", "Scripts") + to_html(Table(columns, rows))
 
 
 def _list_table(lists: Lists, sources: Sequence[str]) -> Table:
@@ -164,5 +158,4 @@ def _list_table(lists: Lists, sources: Sequence[str]) -> Table:
         ]
         for lang, row in lists.items()
     ]
-    return Table(columns=[text_column("list", html=lang_name), *(Column(title=title, text=count) for title in titles)],
-                 rows=rows)  # fmt: skip
+    return Table([text_column("list", lang_name), *columns_of(titles, count)], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,22 @@ from worldclip.report.html import Html, join, tag
 NO_LANGUAGE_NAMES = {"und": "no language", "merged": "all lists as one"}  # codes outside the table of languages
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """One part of a page."""
 
-    anchor: str
     heading: str
     lead: str
     """What the section shows, in a sentence or two."""
     body: Html
 
+    @property
+    def anchor(self) -> str:
+        """The part's address on the page."""
+        return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One large figure."""
 
@@ -89,9 +94,7 @@ def cards(items: Iterable[Card]) -> Html:
 def legend(items: Iterable[tuple[str, str]]) -> Html:
     """Explain colours; items: (colour, name)."""
     return tag(
-        "p",
-        *(tag("span", tag("i", style=f"background:{colour}"), name) for colour, name in items),
-        class_="legend",
+        "p", *(tag("span", tag("i", style=f"background:{colour}"), name) for colour, name in items), class_="legend"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,24 +29,29 @@ _LATEX_SPECIAL = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Column:
     """How one column is headed, aligned and written."""
 
     title: str
-    align: Literal["left", "right"] = "right"
     text: Callable[[Any], str] = str
-    """A cell's value as text."""
+    """Write a cell's value as text."""
     html: Callable[[Any], Html] | None = None
-    """A cell's value in HTML; default: its text, escaped."""
+    """Write a cell's value in HTML; default: its text, escaped."""
+    align: Literal["left", "right"] = "right"
 
 
 def text_column(title: str, html: Callable[[Any], Html] | None = None) -> Column:
     """Return a column of text, aligned left."""
-    return Column(title=title, align="left", html=html)
+    return Column(title, html=html, align="left")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def columns_of(titles: Iterable[str], text: Callable[[Any], str] = str) -> list[Column]:
+    """Return columns of numbers written alike."""
+    return [Column(title, text) for title in titles]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Columns, and rows of one value per column.  None is an empty cell; Html only fits tables that become HTML."""
 
@@ -59,7 +64,7 @@ class Table:
         """Return the table without columns in which every cell is None."""
         used = [i for i in range(len(self.columns)) if any(row[i] is not None for row in self.rows)]
         rows = [[row[i] for i in used] for row in self.rows]
-        return Table(columns=[self.columns[i] for i in used], rows=rows, totals=self.totals)
+        return Table([self.columns[i] for i in used], rows, self.totals)
 
 
 def to_html(table: Table) -> Html:

@@ -59,7 +59,7 @@ def cards(log: Sequence[LogRow]) -> list[Card]:
         return []
     losses = [row["loss"] for row in log if row["loss"] is not None]
     remark = f"last loss {losses[-1]:.3g}" if losses else "no finite loss"
-    return [Card(value=short(log[-1]["samples_seen"]), name="samples seen", remark=remark)]
+    return [Card(short(log[-1]["samples_seen"]), "samples seen", remark)]
 
 
 def sections(report: TrainReport | None, log: Sequence[LogRow]) -> list[Section]:
@@ -79,9 +79,7 @@ def sections(report: TrainReport | None, log: Sequence[LogRow]) -> list[Section]
         minutes = report["elapsed_s"] / 60
         lead += f" {report['epochs']:.1f} epochs of {count(report['pairs'])} pairs in {minutes:.1f} minutes{speed}."
         notes += _faults(report)
-    return [
-        Section(anchor="train", heading="Training", lead=lead, body=join([grid(curves, "wide"), *map(note, notes)]))
-    ]
+    return [Section("Training", lead, join([grid(curves, "wide"), *map(note, notes)]))]
 
 
 def _faults(report: TrainReport) -> Iterator[str]:

@@ -17,15 +17,10 @@ MAX_KEY_CHARS = 60  # of a caption; the end of a key tells more than its beginni
 
 def write_contact_sheet(path: Path, results: Sequence[Mapping[str, Any]], folder: str | Path) -> None:
     """Write the results of tools.search.search over `folder` as the page `path`."""
-    sections = [
-        Section(
-            anchor=f"query-{number}",
-            heading=str(result["query"]),
-            lead=f"The {len(result['hits'])} nearest by cosine similarity.",
-            body=grid(map(_hit, result["hits"])),
-        )
-        for number, result in enumerate(results, start=1)
-    ]
+    sections = []
+    for result in results:
+        lead = f"The {len(result['hits'])} nearest by cosine similarity."
+        sections.append(Section(str(result["query"]), lead, grid(map(_hit, result["hits"]))))
     write_page(path, "Search", f"In {folder}. Made with worldclip.", sections)
 
 
