@@ -168,7 +168,7 @@ def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeyp
     assert (tmp_path / "out/report.html").exists()
     assert len(list((tmp_path / "json").glob("*.json"))) == 4
     assert main(["evaluate", "me/model", "--out", str(tmp_path / "x"), "--suite", "paper"]) == 2
-    assert "evaluate.data is not set" in capsys.readouterr().err
+    assert 'evaluate.data = "": must be the folder of' in capsys.readouterr().err
     assert main(["fetch", "dataset", "hateful_memes", "--out", str(tmp_path)]) == 2
     assert "by hand: accept its terms" in capsys.readouterr().err.replace("\n", " ")
 
