@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
-import queue
-import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +37,7 @@ CACHED_IMAGE_BYTES = 64 * 2**10  # larger images (148 x 148 pixels) are decoded 
 # Minimum short side of a scaled decode, in crop sides.  The smallest crop of a square image at the recipe's settings
 # has sqrt(0.9 * 3 / 4) = 0.82 of its side, so that no crop is enlarged.
 SCALED_MARGIN = 1.25
-PREFETCHED_BATCHES = 2
+PREFETCHED_BATCHES = 3  # while the step runs: two ready and one in progress
 NUM_BAD_SAMPLES = 20
 
 
@@ -258,33 +256,15 @@ class Loader:
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Yield batches first_step ... num_steps - 1, made ahead by a thread, whose errors are raised here."""
-        batches: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCHED_BATCHES)
-        stopped = threading.Event()
-
-        def put(item: Batch | BaseException) -> None:
-            while not stopped.is_set():  # a plain put would block for ever once nobody reads the queue
-                try:
-                    return batches.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-
-        def prefetch() -> None:
+        ahead: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
             try:
                 for step in range(first_step, num_steps):
-                    if stopped.is_set():
-                        return
-                    put(self.batch(step))
-            except BaseException as error:  # noqa: BLE001  raised in the loop's thread
-                put(error)
-
-        thread = threading.Thread(target=prefetch, name="loader", daemon=True)
-        thread.start()
-        try:
-            for _ in range(first_step, num_steps):
-                item = batches.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
+                    ahead.append(thread.submit(self.batch, step))
+                    if len(ahead) > PREFETCHED_BATCHES:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:  # the loop stopped early: make no further batch
+                for future in ahead:
+                    future.cancel()
