@@ -1,9 +1,11 @@
-"""The stage: curated pairs -> RUN/train, resumable at any moment, never over a checkpoint of another config."""
+"""The stage: curated pairs -> RUN/train.  It resumes at any moment, and never overwrites checkpoints."""
 
 from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,22 +102,20 @@ def _train_once(run: Run, job: Job) -> Result:
 
     require("torch", extra="train")
     config, train_dir = run.section(TrainConfig), job.folder
-    world = _join_world(config)
-    record = {"config": job.config, "inputs": job.inputs}
-    schedule = _prepare(train_dir, record, config, run.dir, world)
-    shards, images = pool.shards(run), image_shards(config)
-    require_images(config, shards)
-    if images is not None:
-        join_images(run, shards, images)
-    tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
-    for left_over in train_dir.glob(".step_*"):  # of a save or a removal that was killed
-        shutil.rmtree(left_over)
-    checkpoint = latest_valid_checkpoint(train_dir)
-    _broadcast_start(world, Start(schedule, checkpoint.name if checkpoint else None))
-    loader, progress = _train(run, world, schedule, tokenizer, checkpoint)
-    consolidate(checkpoints(train_dir)[-1])
-    report = _report(schedule, train_dir, loader, progress)
-    _leave_world(world)
+    with _connect_ranks(config) as world:
+        schedule = _prepare(train_dir, {"config": job.config, "inputs": job.inputs}, config, run.dir, world)
+        shards, images = pool.shards(run), image_shards(config)
+        require_images(config, shards)
+        if images is not None:
+            join_images(run, shards, images)
+        tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
+        for partial in train_dir.glob(".step_*"):  # of a save or a removal that was killed
+            shutil.rmtree(partial)
+        checkpoint = latest_valid_checkpoint(train_dir)
+        _broadcast_start(world, Start(schedule, checkpoint.name if checkpoint else None))
+        loader, progress = _train(run, world, schedule, tokenizer, checkpoint)
+        consolidate(checkpoints(train_dir)[-1])
+        report = _report(schedule, train_dir, loader, progress)
     counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
     return Result(report=report, counts=counts)
 
@@ -123,30 +123,31 @@ def _train_once(run: Run, job: Job) -> Result:
 def _help_train(run: Run) -> None:
     """Do what every rank but the first does: wait until there is something to train, and train."""
     config = run.section(TrainConfig)
-    world = _join_world(config)
-    start = _broadcast_start(world, None)
-    if start is not None:
-        checkpoint = run.dir / "train" / start.checkpoint if start.checkpoint else None
-        tokenizer = load_tokenizer(run.dir / "train" / "tokenizer", config.model.architecture().context_length)
-        _train(run, world, start.schedule, tokenizer, checkpoint)
-    _leave_world(world)
+    with _connect_ranks(config) as world:
+        start = _broadcast_start(world, None)
+        if start is not None:
+            checkpoint = run.dir / "train" / start.checkpoint if start.checkpoint else None
+            tokenizer = load_tokenizer(run.dir / "train" / "tokenizer", config.model.architecture().context_length)
+            _train(run, world, start.schedule, tokenizer, checkpoint)
 
 
 def _release_helpers(config: TrainConfig) -> None:
-    """Let the other ranks end, where training was finished already."""
-    world = _join_world(config)
-    _broadcast_start(world, None)
-    _leave_world(world)
+    """Let the other ranks exit if training was finished before."""
+    with _connect_ranks(config) as world:
+        _broadcast_start(world, None)
 
 
-def _join_world(config: TrainConfig) -> World:
-    """Connect this rank with the others."""
+@contextmanager
+def _connect_ranks(config: TrainConfig) -> Iterator[World]:
+    """Connect the ranks; after the work inside wait for all of them, and disconnect."""
     from worldclip.train.device import pick_rank_device
-    from worldclip.train.distributed import init_process_group, world_from_environment
+    from worldclip.train.distributed import barrier, destroy_process_group, init_process_group, world_from_environment
 
     world = world_from_environment()
     init_process_group(world, pick_rank_device(config.device, world))
-    return world
+    yield world
+    barrier(world)
+    destroy_process_group()
 
 
 def _broadcast_start(world: World, start: Start | None) -> Start | None:
@@ -154,14 +155,6 @@ def _broadcast_start(world: World, start: Start | None) -> Start | None:
     from worldclip.train.distributed import broadcast_record
 
     return broadcast_record(start, world)
-
-
-def _leave_world(world: World) -> None:
-    """Wait for all ranks and disconnect."""
-    from worldclip.train.distributed import barrier, destroy_process_group
-
-    barrier(world)
-    destroy_process_group()
 
 
 def _prepare(train_dir: Path, record: dict[str, Any], config: TrainConfig, run_dir: Path, world: World) -> Schedule:
