@@ -14,7 +14,7 @@ from worldclip.core import artifacts
 from worldclip.core.errors import BadShard, UserError
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     artifacts.write_json(path, {"good": 1})
 
@@ -28,7 +28,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_aside(tmp_path: Path) ->
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_arrays_are_as_numpy_writes_them(tmp_path: Path) -> None:
+def test_arrays_have_the_bytes_of_np_save(tmp_path: Path) -> None:
     pairs = np.zeros(4, [("high", "<u8"), ("low", "<u8")])
     for array in (np.arange(5), np.zeros((0, 3), "<u4"), np.array(2.5), np.array([True]), pairs, np.arange(9)[::2]):
         artifacts.write_array(tmp_path / "x.npy", array)
@@ -38,7 +38,7 @@ def test_arrays_are_as_numpy_writes_them(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "x.npy"), np.arange(12.0).reshape(3, 4).T)
 
 
-def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path) -> None:
+def test_full_disk_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / f".x.npy.{platform.node()}.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as caught:
         artifacts.write_array(tmp_path / "x.npy", np.zeros(100_000))
@@ -46,7 +46,7 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_tables_carry_format_and_version_and_are_checked(tmp_path: Path) -> None:
+def test_table_of_another_format_is_refused(tmp_path: Path) -> None:
     table = pa.table({"key": ["a"], "member": ["a.png"], "offset": [0], "size": [5]})
     path = tmp_path / "x.tar.parquet"
     artifacts.write_table(path, table, artifacts.POOL_INDEX)
@@ -58,7 +58,7 @@ def test_tables_carry_format_and_version_and_are_checked(tmp_path: Path) -> None
         artifacts.read_table(path, artifacts.POOL_INDEX)
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_newer_format_is_refused(tmp_path: Path) -> None:
     metadata = {**artifacts.CURATED.metadata, b"worldclip.version": b"99"}
     empty = artifacts.CURATED.with_metadata(metadata).empty_table()
     pq.write_table(empty, tmp_path / "new.parquet")
@@ -69,7 +69,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         artifacts.read_manifest(tmp_path)
 
 
-def test_match_texts_keep_ids_as_flat_arrays(tmp_path: Path) -> None:
+def test_match_texts_store_ids_as_flat_arrays(tmp_path: Path) -> None:
     ids = pa.LargeListArray.from_arrays(np.array([0, 2, 3]), pa.array([1, 5, 7], pa.int32()))
     rows = {"key": ["a", "b"], "text_idx": [0, 1], "text": ["x", "y"], "lang": ["en", "th"], "lang_prob": [1.0, 0.5]}
     table = pa.table({**rows, "entries_lang": ["en", "th"], "entry_ids": ids})
@@ -79,12 +79,12 @@ def test_match_texts_keep_ids_as_flat_arrays(tmp_path: Path) -> None:
     assert column.values.to_pylist() == [1, 5, 7]
 
 
-def test_digest_ignores_key_order_and_sees_every_value() -> None:
+def test_digest_depends_on_every_value_but_not_on_key_order() -> None:
     assert artifacts.digest({"a": 1, "b": [2]}) == artifacts.digest({"b": [2], "a": 1})
     assert artifacts.digest({"a": 1}) != artifacts.digest({"a": "1"})
 
 
-def test_fingerprint_sees_contents_of_equal_size(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_contents(tmp_path: Path) -> None:
     path = tmp_path / "shard.tar"
     path.write_bytes(b"abc")
     before = artifacts.fingerprint(path, tmp_path)
@@ -93,7 +93,7 @@ def test_fingerprint_sees_contents_of_equal_size(tmp_path: Path) -> None:
     assert artifacts.fingerprint(path, tmp_path) != before
 
 
-def test_manifest_digest_is_of_config_and_inputs_alone(tmp_path: Path) -> None:
+def test_manifest_digest_depends_only_on_config_and_inputs(tmp_path: Path) -> None:
     one = artifacts.write_manifest(tmp_path / "a", config={"x": 1}, inputs={"y": 2}, counts={"n": 3})
     two = artifacts.write_manifest(tmp_path / "b", config={"x": 1}, inputs={"y": 2}, counts={"n": 4})
     other = artifacts.write_manifest(tmp_path / "c", config={"x": 2}, inputs={"y": 2}, counts={"n": 3})

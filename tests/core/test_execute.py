@@ -55,7 +55,7 @@ def test_reports_come_in_shard_order_and_a_second_call_does_nothing(tmp_path: Pa
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_bad_shard_fails_alone_and_only_it_is_retried(tmp_path: Path, workers: int) -> None:
+def test_only_the_failed_shard_is_retried(tmp_path: Path, workers: int) -> None:
     executor = LocalExecutor(workers=workers, quiet=True)
     with pytest.raises(StageFailed) as failed:
         executor.map(partial(fail_on, "002.tar", tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
@@ -65,7 +65,7 @@ def test_a_bad_shard_fails_alone_and_only_it_is_retried(tmp_path: Path, workers:
     assert calls(tmp_path)[5:] == ["002.tar"]
 
 
-def test_a_changed_fingerprint_or_key_runs_again(tmp_path: Path) -> None:
+def test_changed_fingerprint_or_key_reruns_the_shard(tmp_path: Path) -> None:
     run = partial(LocalExecutor(quiet=True).map, partial(write_number, tmp_path), label="x", done_dir=tmp_path / "done")
     run(SHARDS, key={"a": 1})
     changed = [*SHARDS[:-1], Shard(name=SHARDS[-1].name, path="", fingerprint={"size": 99})]
@@ -75,7 +75,7 @@ def test_a_changed_fingerprint_or_key_runs_again(tmp_path: Path) -> None:
     assert len(calls(tmp_path)) == 13
 
 
-def test_shards_of_a_killed_worker_are_tried_again(tmp_path: Path) -> None:
+def test_shards_of_a_killed_worker_are_retried(tmp_path: Path) -> None:
     executor = LocalExecutor(workers=2, quiet=True)
     reports = executor.map(partial(die_once, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
     assert [report["number"] for report in reports] == list(range(6))
@@ -88,7 +88,7 @@ def die_always(out: Path, shard: Shard) -> dict:
     return write_number(out, shard)
 
 
-def test_a_shard_that_kills_its_workers_takes_no_other_down_with_it(tmp_path: Path) -> None:
+def test_shard_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(20)]
     executor = LocalExecutor(workers=2, quiet=True)
     with pytest.raises(StageFailed) as failed:
@@ -97,7 +97,7 @@ def test_a_shard_that_kills_its_workers_takes_no_other_down_with_it(tmp_path: Pa
     assert set(calls(tmp_path)) == {shard.name for shard in many} - {"002.tar"}
 
 
-def test_reports_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_reports_are_read_on_access(tmp_path: Path) -> None:
     arguments = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
     assert not are_done(SHARDS, tmp_path / "done", {})
     reports = LocalExecutor(quiet=True).map(partial(write_number, tmp_path), SHARDS, **arguments)
@@ -112,7 +112,7 @@ def test_reports_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_stops_at_once(tmp_path: Path, workers: int) -> None:
+def test_full_disk_stops_the_map_at_once(tmp_path: Path, workers: int) -> None:
     with pytest.raises(OSError, match="No space left"):
         LocalExecutor(workers=workers, quiet=True).map(
             out_of_space, SHARDS, label="x", done_dir=tmp_path / "done", key={}
@@ -144,7 +144,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
-def test_workers_end_with_their_killed_parent(tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "orphaning_run.py"
     script.write_text(ORPHANING_RUN)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -165,25 +165,25 @@ def test_workers_must_be_positive() -> None:
         LocalExecutor(workers=0)
 
 
-def test_two_runs_cannot_hold_one_folder(tmp_path: Path) -> None:
+def test_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
         RunLock(tmp_path).__enter__()
     with RunLock(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         RunLock(tmp_path / "file" / "run").__enter__()
 
 
-def test_changed_keys_are_named_with_old_and_new_value() -> None:
+def test_changed_keys_show_old_and_new_value() -> None:
     old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
     assert changed_keys(old, new) == ["a.c was 2, is 3", "a.d was None, is 4"]
 
 
-def test_stale_files_go_and_current_ones_stay(tmp_path: Path) -> None:
+def test_only_stale_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "x.parquet").touch()
     (tmp_path / "y.parquet").touch()
@@ -191,7 +191,7 @@ def test_stale_files_go_and_current_ones_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["y.parquet"]
 
 
-def test_slices_share_a_folder_and_whole_runs_do_not(tmp_path: Path) -> None:
+def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:
     is_refused = pytest.raises(UserError, match="in use by calls with --shards")
     with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
         RunLock(tmp_path).__enter__()

@@ -49,7 +49,7 @@ def test_reports_come_in_shard_order_and_a_second_call_does_nothing(run_map, tmp
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == [f"{shard.name}.json" for shard in SHARDS]
 
 
-def test_a_bad_shard_fails_alone_and_only_it_is_retried(run_map, tmp_path: Path) -> None:
+def test_only_the_failed_shard_is_retried(run_map, tmp_path: Path) -> None:
     with pytest.raises(StageFailed) as failed:
         run_map(partial(fail_on, "002.tar", tmp_path))
     assert failed.value.failures == {"002.tar": "truncated after 3 samples"}
@@ -62,7 +62,7 @@ def divide(out: Path, shard: Shard) -> dict:
     return {"pairs": 1 // (int(shard.name[:3]) - 2)}
 
 
-def test_an_error_of_our_own_is_listed_as_the_local_executor_lists_it(run_map, tmp_path: Path) -> None:
+def test_failures_read_as_those_of_the_local_executor(run_map, tmp_path: Path) -> None:
     failures = []
     for call in (run_map, partial(LocalExecutor(quiet=True).map, **{**run_map.keywords, "done_dir": tmp_path / "x"})):
         with pytest.raises(StageFailed) as failed:
@@ -72,7 +72,7 @@ def test_an_error_of_our_own_is_listed_as_the_local_executor_lists_it(run_map, t
     assert failures[0]["002.tar"].endswith("ZeroDivisionError: integer division or modulo by zero")
 
 
-def test_shards_of_a_killed_worker_are_tried_again(run_map, tmp_path: Path) -> None:
+def test_shards_of_a_killed_worker_are_retried(run_map, tmp_path: Path) -> None:
     assert [report["number"] for report in run_map(partial(die_once, tmp_path))] == list(range(6))
 
 
@@ -81,13 +81,13 @@ def die(shard: Shard) -> dict:
     return {}
 
 
-def test_a_shard_that_kills_its_workers_is_given_up_and_said(run_map) -> None:
+def test_shard_that_kills_its_workers_fails_after_three_tries(run_map) -> None:
     with pytest.raises(StageFailed) as failed:
         run_map(die, shards=SHARDS[:1])
     assert failed.value.failures == {"000.tar": "its worker process died 3 times (out of memory?); try fewer workers"}
 
 
-def test_a_full_disk_stops_at_once_with_few_tasks_in_flight(run_map, tmp_path: Path) -> None:
+def test_full_disk_stops_the_map_at_once(run_map, tmp_path: Path) -> None:
     many = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": 1000 - n}) for n in range(200)]
     with pytest.raises(OSError, match="No space left"):
         run_map(partial(first_fills_the_disk, tmp_path), shards=many)
@@ -111,7 +111,7 @@ def note_times(out: Path, shard: Shard) -> dict:
     return {}
 
 
-def test_workers_bound_the_shards_at_a_time(cluster, tmp_path: Path) -> None:
+def test_workers_limit_the_parallel_shards(cluster, tmp_path: Path) -> None:
     executor = RayExecutor(workers=1, quiet=True)
     executor.map(partial(note_times, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
     spans = sorted(tuple(map(float, (tmp_path / shard.name).read_text().split())) for shard in SHARDS)
@@ -127,7 +127,7 @@ def slow_number(out: Path, shard: Shard) -> dict:
     return write_number(out, shard)
 
 
-def test_a_node_lost_in_the_middle_costs_only_what_it_worked_on(cluster, run_map, tmp_path: Path) -> None:
+def test_lost_node_costs_only_its_running_shards(cluster, run_map, tmp_path: Path) -> None:
     node = add_node(cluster)
     (tmp_path / "doomed").write_text(node.node_id)
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(16)]
@@ -155,7 +155,7 @@ def hang_the_first_time(out: Path, shard: Shard) -> dict:
     return write_number(out, shard)
 
 
-def test_a_late_shard_is_started_again_and_the_slow_copy_ended(run_map, tmp_path: Path, monkeypatch) -> None:
+def test_late_shard_is_started_twice_and_the_slow_copy_cancelled(run_map, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(ray_executor, "LATE_S", 1.0)
     monkeypatch.setattr(ray_executor, "CANCEL_S", 1.0)
     reports = run_map(partial(hang_the_first_time, tmp_path))
@@ -184,7 +184,7 @@ def curated(toy_world, tmp_path_factory) -> dict[str, str]:
     return artifacts(run)
 
 
-def test_a_recipe_gives_the_same_bytes_with_a_node_lost_in_match(cluster, toy_world, curated, tmp_path) -> None:
+def test_run_with_a_lost_node_gives_the_same_bytes(cluster, toy_world, curated, tmp_path) -> None:
     node = add_node(cluster)
 
     def kill_in_match() -> None:
@@ -199,7 +199,7 @@ def test_a_recipe_gives_the_same_bytes_with_a_node_lost_in_match(cluster, toy_wo
     assert artifacts(tmp_path / "run") == curated
 
 
-def test_neither_workers_nor_the_order_of_shards_change_a_byte(cluster, toy_world, curated, tmp_path) -> None:
+def test_workers_and_shard_order_do_not_change_the_bytes(cluster, toy_world, curated, tmp_path) -> None:
     executor = Backwards(workers=1, quiet=True)
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=executor)
     assert artifacts(tmp_path / "run") == curated
@@ -249,9 +249,7 @@ def test_links_of_a_crawl_are_the_same_bytes(cluster, tmp_path) -> None:
 
 @pytest.mark.slow  # a busy machine makes Ray lose its only node, which looks like another failure
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_call_that_is_stopped_leaves_no_task_and_goes_on(
-    cluster, toy_world, curated, tmp_path, signal_sent, code
-) -> None:
+def test_interrupted_map_leaves_no_task_and_resumes(cluster, toy_world, curated, tmp_path, signal_sent, code) -> None:
     command = [sys.executable, "-m", "worldclip", "run", str(toy_world.recipe), "--out", str(tmp_path / "run")]
     command += ["--until", "curate", "--executor", f"ray:{cluster.address}"]
     started = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -282,7 +280,7 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
 # what a person should know
 
 
-def test_nodes_that_do_not_share_the_folder_or_the_version_are_named(tmp_path: Path) -> None:
+def test_node_without_the_shared_folder_or_version_is_named(tmp_path: Path) -> None:
     version = worldclip.__version__
     with pytest.raises(UserError, match=r"node .* does not see .*all nodes of the cluster must share"):
         ray_executor._Place(tmp_path / "elsewhere" / "token", version, tmp_path).enter()
@@ -292,7 +290,7 @@ def test_nodes_that_do_not_share_the_folder_or_the_version_are_named(tmp_path: P
         ray_executor._Place(tmp_path, version, tmp_path / "elsewhere").enter()
 
 
-def test_a_node_without_the_folder_stops_the_map(run_map, tmp_path: Path, monkeypatch) -> None:
+def test_node_without_the_working_directory_stops_the_map(run_map, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(ray_executor, "_place", partial(place_elsewhere, tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="does not see"):
         run_map(partial(write_number, tmp_path))
@@ -305,9 +303,9 @@ def place_elsewhere(folder: Path, done_dir: Path):
 
 @pytest.mark.parametrize(
     ("executor", "words"),
-    [("rya", "it is local"), ("local:x", "it is local"), ("ray://10.0.0.1:10001", "Ray's client")],
+    [("rya", "use local"), ("local:x", "use local"), ("ray://10.0.0.1:10001", "Ray's client")],
 )
-def test_a_wrong_executor_says_which_there_are(toy_world, executor, words, tmp_path, capfd, monkeypatch) -> None:
+def test_unknown_executor_lists_the_known_ones(toy_world, executor, words, tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     assert main(["pool", str(toy_world.recipe), "--out", str(tmp_path), "--executor", executor]) == 2
     assert words in capfd.readouterr().err
@@ -336,14 +334,14 @@ except (ImportError, UserError) as error:
     ("flags", "words"),
     [(["--without-ray"], "pip install 'worldclip[ray]'"), ([], "no cluster answers at '127.0.0.1:1'")],
 )
-def test_what_is_missing_is_said(flags, words, tmp_path) -> None:
+def test_missing_ray_or_cluster_is_explained(flags, words, tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NO_CLUSTER, *flags], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert words in done.stdout, done.stderr
 
 
-def test_ray_is_started_here_where_there_is_no_cluster(toy_world, tmp_path) -> None:
+def test_local_ray_is_started_without_a_cluster(toy_world, tmp_path) -> None:
     command = [sys.executable, "-m", "worldclip", "pool", str(toy_world.recipe), "--out", str(tmp_path / "run")]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     done = subprocess.run(

@@ -39,7 +39,7 @@ def curated(toy_world, tmp_path_factory) -> dict[str, str]:
     return artifacts(run)
 
 
-def test_slices_and_a_last_call_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) -> None:
+def test_slices_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) -> None:
     run, recipe = tmp_path / "run", str(toy_world.recipe)
     for part in ("2/2", "1/2"):
         assert main(["pool", recipe, "--out", str(run), "--shards", part]) == 0
@@ -83,7 +83,7 @@ def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_p
     assert artifacts(tmp_path / "run") == curated
 
 
-def test_a_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd) -> None:
+def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd) -> None:
     pool, sliced = str(toy_world.pool), tmp_path / "sliced"
     for part in ("2/2", "1/3"):  # one of three shards is looked at by both, and one part of three is lost
         assert main(["pool", "check", pool, "--out", str(sliced), "--shards", part]) == 0
@@ -102,12 +102,12 @@ def test_a_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capf
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0"])
-def test_a_wrong_part_is_said(toy_world, tmp_path, capfd, part) -> None:
+def test_invalid_slice_is_a_user_error(toy_world, tmp_path, capfd, part) -> None:
     assert main(["match", str(toy_world.recipe), "--out", str(tmp_path), "--shards", part]) == 2
     assert "it is I/N" in capfd.readouterr().err
 
 
-def test_a_slice_needs_the_stages_above_and_a_folder_that_no_run_holds(toy_world, tmp_path, capfd) -> None:
+def test_slice_needs_finished_stages_and_an_unlocked_folder(toy_world, tmp_path, capfd) -> None:
     arguments = ["match", str(toy_world.recipe), "--out", str(tmp_path), "--shards", "1/2"]
     assert main(arguments) == 2
     assert "run first: worldclip pool" in capfd.readouterr().err
@@ -116,13 +116,13 @@ def test_a_slice_needs_the_stages_above_and_a_folder_that_no_run_holds(toy_world
     assert "in use by process" in capfd.readouterr().err
 
 
-def test_caps_are_not_shared_out(toy_world, tmp_path, capfd) -> None:
+def test_caps_cannot_run_in_slices(toy_world, tmp_path, capfd) -> None:
     arguments = [str(toy_world.recipe), "--out", str(tmp_path), "--set", "curate.max_pairs=10", "--shards", "1/2"]
     assert main(["curate", *arguments]) == 2
     assert "caps are decided over all shards" in capfd.readouterr().err
 
 
-def test_a_pool_that_the_run_draws_is_not_shared_out(tmp_path, capfd) -> None:
+def test_drawn_pool_cannot_run_in_slices(tmp_path, capfd) -> None:
     recipe = tmp_path / "emoji.toml"
     recipe.write_text('[pool]\nbuild = "emoji"\n[languages]\ncodes = ["en"]\n[balance]\ntail_fraction = 0.06\n')
     assert main(["pool", str(recipe), "--out", str(tmp_path / "run"), "--shards", "1/2"]) == 2

@@ -83,7 +83,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kinds_of_models_agree_with_the_library(name: str, tmp_path: Path) -> None:
+def test_all_kinds_of_models_agree_with_the_library(name: str, tmp_path: Path) -> None:
     for seed, num_words in ((0, 8), (1, 7), (2, 5), (3, 6)):  # file offsets of several alignments
         path = tmp_path / f"{seed}.bin"
         write_model(path, KINDS[name], WORDS[:num_words], LABELS, seed)
@@ -100,7 +100,7 @@ def test_quantized_rows_read_in_place_agree_with_rows_unpacked(tmp_path: Path, m
     agree(path, TEXTS)
 
 
-def test_the_matrices_of_a_dense_model_stay_in_its_file(tmp_path: Path) -> None:
+def test_matrices_of_a_dense_model_stay_memory_mapped(tmp_path: Path) -> None:
     write_model(tmp_path / "m.bin", Kind(dim=16, loss=HS), WORDS, LABELS)
     model, _ = fasttext_model.read_model(tmp_path / "m.bin")
     for matrix in (model.dense, model.output):
@@ -113,12 +113,12 @@ def test_the_matrices_of_a_dense_model_stay_in_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dim", [7, 16, 33])
 @pytest.mark.parametrize("loss", [HS, NS])
-def test_rows_of_any_width_are_summed_whole(dim: int, loss: int, tmp_path: Path) -> None:
+def test_rows_of_any_width_are_summed_completely(dim: int, loss: int, tmp_path: Path) -> None:
     write_model(tmp_path / "m.bin", Kind(dim=dim, loss=loss, word_ngrams=2), WORDS, LABELS, seed=dim)
     agree(tmp_path / "m.bin", TEXTS)
 
 
-def test_other_threads_run_while_texts_are_identified() -> None:
+def test_identification_releases_the_gil() -> None:
     identifier, texts = Identifier(), pa.array(["das rote Haus am See", "the red house"] * 150_000, pa.large_string())
     identifier.predict_ids(texts.slice(0, 1))
     with ThreadPoolExecutor(1) as threads:
@@ -129,7 +129,7 @@ def test_other_threads_run_while_texts_are_identified() -> None:
     assert turns > 10
 
 
-def test_a_version_that_the_kernel_does_not_know_goes_to_the_library(tmp_path: Path) -> None:
+def test_unknown_model_version_falls_back_to_the_library(tmp_path: Path) -> None:
     old, new = tmp_path / "old.bin", tmp_path / "new.bin"
     write_model(old, Kind(version=10), WORDS, LABELS)
     write_model(new, Kind(), WORDS, LABELS)
@@ -145,7 +145,7 @@ def test_a_version_that_the_kernel_does_not_know_goes_to_the_library(tmp_path: P
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=4))
-def test_the_shipped_model_agrees_on_any_text(library: _LibraryModel, texts: list[str]) -> None:
+def test_shipped_model_agrees_with_the_library_on_any_text(library: _LibraryModel, texts: list[str]) -> None:
     labels, probs = Identifier().predict(texts)
     ids, expected = library.predict(pa.array(texts, pa.large_string()), np.ones(len(library.labels), bool))
     np.testing.assert_allclose(probs, expected, atol=1e-4)
@@ -159,7 +159,7 @@ def library() -> _LibraryModel:
 
 
 @pytest.mark.parametrize("name", ["udhr/udhr", "captions/xtd10", "captions/multi30k_train"])
-def test_real_texts_get_the_librarys_label(name: str, shared: Path, library: _LibraryModel) -> None:
+def test_real_texts_get_the_label_of_the_library(name: str, shared: Path, library: _LibraryModel) -> None:
     table = pq.read_table(shared / f"data/{name}.parquet")
     texts = table.column("text" if "text" in table.column_names else "caption").combine_chunks()
     texts = texts.take(pa.array(np.arange(0, len(texts), max(1, len(texts) // 5000))))
@@ -170,7 +170,7 @@ def test_real_texts_get_the_librarys_label(name: str, shared: Path, library: _Li
     assert np.abs(probs - expected).max() < 1e-3
 
 
-def test_restriction_takes_the_best_of_the_allowed_labels(library: _LibraryModel) -> None:
+def test_labels_allowed_selects_the_best_allowed_label(library: _LibraryModel) -> None:
     texts = ["Selamat pagi semuanya", "merah apel", "rojo manzana", "白い猫", "hello"]
     allowed = {"id", "pt", "zh"}
     labels, probs = Identifier(labels_allowed=allowed).predict(texts)
@@ -181,7 +181,7 @@ def test_restriction_takes_the_best_of_the_allowed_labels(library: _LibraryModel
     assert set(labels) <= allowed
 
 
-def test_every_form_of_input_gives_the_same() -> None:
+def test_every_input_type_gives_the_same_labels() -> None:
     texts = ["ein Haus", None, "une maison", "", "a house by the sea", "家"]
     expected = identify(texts)
     assert list(expected[0])[:5] == ["de", "und", "fr", "und", "en"]
@@ -200,7 +200,7 @@ def test_every_form_of_input_gives_the_same() -> None:
         assert list(probs) == list(expected[1])
 
 
-def test_results_do_not_depend_on_what_else_is_in_the_batch() -> None:
+def test_results_do_not_depend_on_the_batch() -> None:
     texts = ["the red house", "das rote Haus", "la maison rouge", "赤い家", "the house"] * 3
     whole = identify(texts)
     alone = [identify([text]) for text in texts]
@@ -208,7 +208,7 @@ def test_results_do_not_depend_on_what_else_is_in_the_batch() -> None:
     assert list(whole[1]) == [probs[0] for _, probs in alone]
 
 
-def test_no_text_gives_no_label() -> None:
+def test_empty_batch_gives_no_labels() -> None:
     for nothing in ([], pa.array([], pa.string()), pa.chunked_array([], pa.string())):
         labels, probs = identify(nothing)
         assert len(labels) == len(probs) == 0
@@ -219,13 +219,13 @@ def test_probabilities_are_at_most_one() -> None:
     assert identify(texts)[1].max() == 1.0
 
 
-def test_blanks_of_every_kind_bound_words() -> None:
+def test_every_kind_of_blank_separates_words() -> None:
     labels, probs = identify(["das Haus ist schön", "das\nHaus\rist\0schön", "\v das\tHaus\fist schön "])
     assert len(set(labels)) == 1
     assert len(set(probs)) == 1
 
 
-def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+def test_invalid_model_file_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"not a model at all")
     with pytest.raises(UserError, match=r"model\.bin, which is not a fastText model"):
@@ -234,7 +234,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
         Identifier(tmp_path / "absent.bin")
 
 
-def test_a_model_cut_short_is_never_half_read(tmp_path: Path) -> None:
+def test_truncated_model_is_unsupported(tmp_path: Path) -> None:
     path = tmp_path / "whole.ftz"
     write_model(path, Kind(quantized=True, pruned=50, quantized_output=True), WORDS, LABELS)
     whole = path.read_bytes()
@@ -244,14 +244,14 @@ def test_a_model_cut_short_is_never_half_read(tmp_path: Path) -> None:
             fasttext_model.read_model(path)
 
 
-def test_labels_that_the_model_lacks_are_named() -> None:
+def test_unknown_allowed_labels_are_named() -> None:
     with pytest.raises(UserError, match="xx, yy"):
         Identifier(labels_allowed=["en", "yy", "xx"])
     with pytest.raises(UserError, match="none"):
         Identifier(labels_allowed=[])
 
 
-def test_labels_of_the_shipped_model_are_the_published_176(shared: Path) -> None:
+def test_shipped_model_has_the_176_published_labels(shared: Path) -> None:
     published = (shared / "facts/lid176_labels.txt").read_text().split()
     assert sorted(read_labels()) == sorted(published)
     assert len(read_labels()) == 176

@@ -128,12 +128,12 @@ TABLE = {
 
 
 @pytest.mark.parametrize("lang", TABLE)
-def test_unicode_profile_finds_what_a_reader_finds(lang):
+def test_unicode_profile_finds_the_entries_a_reader_finds(lang):
     text, in_it, not_in_it = TABLE[lang]
     found, not_found = in_it.split(" | "), not_in_it.split(" | ")
     entries = [*found, *not_found]
     assert [entries[i] for i in Matcher.build(entries, "unicode").match(text)] == found
 
 
-def test_the_table_has_texts_in_more_than_twenty_languages():
+def test_cases_cover_more_than_twenty_languages():
     assert len(TABLE) >= 20

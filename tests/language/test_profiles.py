@@ -20,20 +20,20 @@ has_the_table_s_unicode = pytest.mark.skipif(
 
 
 @has_the_table_s_unicode
-def test_the_committed_table_is_what_unicodedata_gives():
+def test_committed_table_agrees_with_unicodedata():
     for name, built, stored in zip(load_table()._fields, unicode_table.build_table(), load_table(), strict=True):
         assert built.dtype == stored.dtype, name
         np.testing.assert_array_equal(built, stored, err_msg=name)
 
 
-def test_the_table_survives_writing(tmp_path, monkeypatch):
+def test_table_survives_a_round_trip(tmp_path, monkeypatch):
     unicode_table.write_table(load_table(), tmp_path / "table.npz")
     monkeypatch.setattr(unicode_table, "TABLE_PATH", tmp_path / "table.npz")
     for again, stored in zip(unicode_table.load_table.__wrapped__(), load_table(), strict=True):
         np.testing.assert_array_equal(again, stored)
 
 
-def test_characters_of_the_table_s_version_compose_and_fold_alike_on_this_python():
+def test_characters_compose_and_fold_alike_on_this_python():
     """What makes a match independent of the Python version: these properties are frozen for assigned characters."""
     table = load_table()
     folds = {
@@ -46,7 +46,7 @@ def test_characters_of_the_table_s_version_compose_and_fold_alike_on_this_python
         assert unicodedata.combining(chr(c)) == table.classes[c] >> unicode_table.COMBINING_SHIFT, hex(c)
 
 
-def test_kernels_buffers_hold_the_longest_expansions():
+def test_buffers_of_kernels_hold_the_longest_expansions():
     """Their sizes rest on these bounds: at most 3 bytes a byte when folding, 2 code points a byte when decomposing."""
     for c in [*load_table().decompose_from.tolist(), *load_table().fold_from.tolist(), 0xAC01]:
         size, folded = len(chr(c).encode()), chr(c).casefold()
@@ -67,12 +67,12 @@ def test_class_of_a_character(character, expected):
     assert load_table().classes[ord(character)] & (SPACED | MARK | SPACE) == expected
 
 
-def test_similar_to_cjk_leaves_out_kana_but_not_punctuation():
+def test_similar_to_cjk_includes_punctuation_but_not_kana():
     similar = [x for x in "猫ก『～—-`@カねー0a ·¿" if load_table().classes[ord(x)] & SIMILAR_TO_CJK]
     assert similar == list("猫ก『～—-`@")
 
 
-def test_only_what_folds_is_flagged():
+def test_folds_flag_marks_exactly_the_characters_that_fold():
     assert [bool(load_table().classes[ord(x)] & FOLDS) for x in "AaßǅπΣ1"] == [
         True,
         False,
@@ -84,7 +84,7 @@ def test_only_what_folds_is_flagged():
     ]
 
 
-def test_reference_spaces_seven_marks_and_no_other():
+def test_reference_profile_spaces_exactly_seven_marks():
     assert normalise("\u00a0Hi,there. x;y:z?!`'\t\n\r(ok)\x1c", "reference") == (
         " Hi , there .  x ; y : z ?  !  ` '   (ok) "
     )
@@ -101,12 +101,12 @@ def test_reference_spaces_seven_marks_and_no_other():
         ("\u0958", "\u0915\u093c", "\u0915\u093c"),
     ],
 )
-def test_unicode_profiles_compose_and_squeeze_blanks(text, unicode, folded):
+def test_unicode_profiles_compose_and_collapse_whitespace(text, unicode, folded):
     assert normalise(text, "unicode") == unicode
     assert normalise(text, "unicode_fold") == folded
 
 
-def test_profile_names_and_their_mistakes():
+def test_invalid_profile_names_raise():
     assert profile_name("unicode", fold_case=True) == profile_name("unicode_fold") == "unicode_fold"
     with pytest.raises(UserError, match=r"match\.profile is 'latin'; it must be one of reference, unicode"):
         profile_name("latin")
@@ -114,6 +114,6 @@ def test_profile_names_and_their_mistakes():
         profile_name("reference", fold_case=True)
 
 
-def test_the_module_needs_no_kernels():
+def test_profiles_import_no_kernels():
     """The plain definition can be read and used without compiling anything."""
     assert "numba" not in vars(sys.modules["worldclip.language.profiles"])

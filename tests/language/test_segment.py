@@ -13,7 +13,7 @@ from worldclip.language import table as languages
 from worldclip.language.segment import ALONE, BARRIER, JOINT, PART, SPACES, TSHEGS, WORD, scheme_of
 
 
-def test_ascii_letters_digits_blanks_and_marks_have_their_classes():
+def test_classes_of_ascii_characters():
     classes = tokens.spaced_classes()
     assert {classes[ord(x)] for x in "azAZ09"} == {WORD}
     assert {classes[ord(x)] for x in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"} == {BARRIER}
@@ -21,14 +21,14 @@ def test_ascii_letters_digits_blanks_and_marks_have_their_classes():
     assert {classes[ord(x)] for x in "\n\r\x0b\x0c\x85\u2028"} == {BARRIER}
 
 
-def test_cjk_thai_lao_burmese_khmer_and_tibetan_characters_stand_alone_among_spaced_words():
+def test_characters_of_unspaced_scripts_are_tokens_of_their_own():
     classes = tokens.spaced_classes()
     assert {classes[ord(x)] for x in "猫ねกກကកཀ"} == {ALONE, WORD}  # kana is not in the recipe's set
     assert classes[ord("ね")] == WORD
     assert {classes[ord(x)] for x in "，。“”’།"} == {BARRIER}
 
 
-def test_letters_marks_and_digits_make_words_and_nothing_else_does():
+def test_only_letters_marks_and_digits_make_words():
     classes = tokens.spaced_classes()
     for c in range(0xA0, 0x2000):
         x = chr(c)
@@ -39,7 +39,7 @@ def test_letters_marks_and_digits_make_words_and_nothing_else_does():
         assert classes[c] == (WORD if unicodedata.category(x)[0] in "LMN" else PART), f"U+{c:04X}"
 
 
-def test_segmented_texts_are_parted_by_the_cut_and_punctuation_only():
+def test_segmented_texts_split_only_at_cuts_and_punctuation():
     classes = tokens.segmented_classes()
     assert {classes[ord(x)] for x in "猫ねกກကកཀ"} == {WORD}
     assert classes[ord("\x1f")] == JOINT
@@ -47,13 +47,13 @@ def test_segmented_texts_are_parted_by_the_cut_and_punctuation_only():
     assert ALONE not in np.unique(classes)
 
 
-def test_tibetan_syllables_are_parted_by_the_tsheg_and_joined_by_it():
+def test_tsheg_separates_and_joins_tibetan_syllables():
     assert tokens.tsheg_classes()[0x0F0B] == tokens.tsheg_classes()[0x0F0C] == JOINT
     assert scheme_of("bo") == scheme_of("dz") == TSHEGS
     assert TSHEGS.joiner == "\u0f0b"
 
 
-def test_the_wikipedias_without_spaces_are_the_recipes_and_their_relatives():
+def test_wikipedias_without_spaces():
     cut = {
         wiki for language in languages.all_languages() for wiki in language.wikipedia if scheme_of(wiki) is not SPACES
     }
@@ -95,12 +95,12 @@ def test_icu_finds_the_words(wiki_lang: str, text: str, words: str):
     assert segmented == words.replace(" ", "\x1f")
 
 
-def test_texts_with_spaces_are_not_touched_by_segmentation():
+def test_texts_with_spaces_are_not_segmented():
     texts = pa.array(["a photo of a cat"], pa.large_string())
     assert tokens.segment(texts, SPACES) is texts
 
 
-def test_the_version_of_icu_is_known():
+def test_icu_version_is_a_number():
     assert tokens.icu_version()[0].isdigit()
 
 
@@ -115,5 +115,5 @@ def test_the_version_of_icu_is_known():
         (" ... ", "en", 0),
     ],
 )
-def test_words_are_counted_as_each_language_writes_them(text, lang, words):
+def test_words_are_counted_by_the_rules_of_the_language(text, lang, words):
     assert tokens.count_words(text, lang) == words

@@ -30,7 +30,7 @@ def test_every_label_of_the_shipped_model_is_in_exactly_one_row() -> None:
     assert sorted(rows) == sorted(read_labels(model_path("lid176")))
 
 
-def test_labels_of_the_shipped_model_keep_their_name_but_for_three() -> None:
+def test_three_labels_of_the_shipped_model_are_renamed() -> None:
     from worldclip.language.identify import model_path, read_labels
 
     moved = {label: languages.from_lid(label) for label in read_labels(model_path("lid176"))}
@@ -44,7 +44,7 @@ def test_every_wikipedia_makes_exactly_one_list(shared: Path) -> None:
     assert len(codes) == 330
 
 
-def test_wikipedias_are_merged_as_the_recipe_says_and_no_others() -> None:
+def test_merged_wikipedias_are_those_of_the_recipe() -> None:
     several = {
         language.code: language.wikipedia for language in languages.all_languages() if len(language.wikipedia) > 1
     }
@@ -53,7 +53,7 @@ def test_wikipedias_are_merged_as_the_recipe_says_and_no_others() -> None:
     assert all(language.wikipedia == (language.code,) for language in alone)
 
 
-def test_other_is_what_no_label_reaches() -> None:
+def test_other_holds_the_wikipedias_that_no_label_maps_to() -> None:
     assert " ".join(languages.wikipedias("other")) == OTHER_UNDER_LID176
     assert languages.wikipedias("other", "glotlid") == ("map_bms", "roa_tara")
 
@@ -137,11 +137,11 @@ def test_resource_level_and_wordfreq_follow_the_package() -> None:
     assert {code for code, language in named.items() if language.resource_level == "high"} == large
 
 
-def test_form_of_labels_is_told_from_one() -> None:
+def test_scheme_of_labels() -> None:
     assert [languages.scheme_of(x) for x in ("__label__sw", "zh_yue", "swh_Latn")] == ["lid176", "lid176", "glotlid"]
 
 
-def test_config_names_every_wrong_language_and_a_near_one() -> None:
+def test_config_names_every_wrong_language_with_a_suggestion() -> None:
     problems = LanguagesConfig(codes=("en", "zh_yue", "swa", "en"), lid_model="nowhere.bin").problems()
     assert len(problems) == 4
     assert 'duplicate language "en"' in problems[0]
@@ -150,12 +150,12 @@ def test_config_names_every_wrong_language_and_a_near_one() -> None:
     assert "nowhere.bin" in problems[3]
 
 
-def test_no_codes_means_the_whole_table() -> None:
+def test_empty_codes_mean_the_whole_table() -> None:
     assert LanguagesConfig().run_codes == tuple(language.code for language in languages.all_languages())
     assert LanguagesConfig(codes=("sw", "en")).run_codes == ("en", "sw")
 
 
-def test_unknown_code_is_a_key_error_that_names_a_near_one() -> None:
+def test_unknown_code_raises_key_error_with_a_suggestion() -> None:
     with pytest.raises(KeyError, match="did you mean 'zh'"):
         languages.get("zhh")
 

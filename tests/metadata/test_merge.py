@@ -18,7 +18,7 @@ strings = PARTS | st.sampled_from(["", "a", "猫", "aa"])
 
 @settings(deadline=None)  # the loops are compiled first
 @given(st.lists(st.lists(strings, max_size=40), max_size=5))
-def test_only_the_first_of_equals_is_new(lists: list[list[str]]) -> None:
+def test_only_the_first_of_equal_strings_is_new(lists: list[list[str]]) -> None:
     seen, plain = Seen(sum(map(len, lists))), set[str]()
     for entries in lists:
         expected = [entry not in plain and entry not in entries[:k] for k, entry in enumerate(entries)]
@@ -35,7 +35,7 @@ def write_list(path: Path, entries: list[str], source: str) -> Path:
     return path
 
 
-def test_lists_are_joined_in_order_and_counted_by_source(tmp_path: Path) -> None:
+def test_lists_are_merged_in_order_and_counted_by_source(tmp_path: Path) -> None:
     paths = [
         write_list(tmp_path / "de.parquet", ["Katze", "sofa", "7"], "list"),
         write_list(tmp_path / "en.parquet", ["cat", "sofa"], "wordfreq"),

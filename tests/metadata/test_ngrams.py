@@ -83,9 +83,7 @@ def count(texts: list[str], folder: Path, scheme: Scheme = SPACES, **limits: int
 @pytest.mark.parametrize("scheme", [SPACES, TSHEGS, scheme_of("zh")], ids=lambda scheme: scheme.name)
 @settings(max_examples=120, deadline=None)
 @given(texts=st.lists(st.text(alphabet=ALPHABET, max_size=40), max_size=6))
-def test_counts_agree_with_reading_character_by_character(
-    scheme: Scheme, texts: list[str], tmp_path_factory: pytest.TempPathFactory
-):
+def test_counts_agree_with_a_plain_counter(scheme: Scheme, texts: list[str], tmp_path_factory: pytest.TempPathFactory):
     counts = count(texts, tmp_path_factory.mktemp("ngrams"), scheme)
     assert as_tallies(counts) == plain_counts(texts, scheme)
     assert counts.num_tokens == sum(plain_counts(texts, scheme)[0].values())
@@ -93,7 +91,7 @@ def test_counts_agree_with_reading_character_by_character(
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32), max_words=st.integers(1, 400), slots=st.sampled_from([1, 2**11, 2**13]))
-def test_any_limit_of_memory_gives_the_same_counts(
+def test_counts_do_not_depend_on_the_memory_limits(
     seed: int, max_words: int, slots: int, tmp_path_factory: pytest.TempPathFactory
 ):
     rng = random.Random(seed)
@@ -106,7 +104,7 @@ def test_any_limit_of_memory_gives_the_same_counts(
     assert as_tallies(merge(runs, tmp_path_factory.mktemp("merged"), fan_in=3)) == plain_counts(texts, SPACES)
 
 
-def test_a_full_arena_spills_too(tmp_path: Path):
+def test_full_arena_spills(tmp_path: Path):
     counter = Counter(tmp_path / "runs", SPACES, max_arena_bytes=40)
     for n in range(10):
         counter.add([f"{'x' * 30}{n} {'y' * 30}"])
@@ -116,7 +114,7 @@ def test_a_full_arena_spills_too(tmp_path: Path):
     assert not list((tmp_path / "merged").glob("merged_00000")) or len(counts.runs) <= 4
 
 
-def test_words_that_begin_alike_are_told_apart(tmp_path: Path):
+def test_words_with_equal_prefixes_are_distinct(tmp_path: Path):
     words = ["a" * n for n in range(1, 20)] + ["aaaaaaaab", "aaaaaaaa\0", "a\0", "a\0\0", "aaaaaaaba", "猫猫猫a"]
     unigrams, _ = as_tallies(count([" ".join(words * 3)], tmp_path))
     assert unigrams == plain_counts([" ".join(words * 3)], SPACES)[0]
@@ -125,7 +123,7 @@ def test_words_that_begin_alike_are_told_apart(tmp_path: Path):
 
 @pytest.mark.parametrize("largest", [1, 2**40, 2**63])
 @pytest.mark.parametrize("num_words", [1, 2, 5000, 2**31])
-def test_bigrams_are_sorted_whatever_bits_their_counts_need(num_words: int, largest: int):
+def test_bigrams_are_sorted_for_any_size_of_counts(num_words: int, largest: int):
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, num_words, (2, 500), np.uint64)
     keys = np.unique(first << np.uint64(32) | second)
@@ -152,12 +150,12 @@ def test_chunked_sliced_and_null_texts_are_counted_once(tmp_path: Path):
     assert bigrams == {("a", "b"): 2, ("b", "c"): 1}
 
 
-def test_no_bigram_crosses_punctuation_a_line_or_a_text(tmp_path: Path):
+def test_no_bigram_crosses_punctuation_line_ends_or_texts(tmp_path: Path):
     _, bigrams = as_tallies(count(["red, green – blue\nyellow", "black «white» grey"], tmp_path))
     assert set(bigrams) == {("black", "«white»"), ("«white»", "grey")}
 
 
-def test_chinese_words_are_counted_after_segmentation_and_joined_without_a_blank(tmp_path: Path):
+def test_chinese_words_are_segmented_and_joined_without_a_blank(tmp_path: Path):
     zh = scheme_of("zh")
     texts = segment(pa.array(["我喜欢北京大学。我喜欢 Python。"], pa.large_string()), zh)
     counts = count(texts.to_pylist(), tmp_path, zh)
@@ -189,7 +187,7 @@ def test_pmi_on_paper(tmp_path: Path):
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32), limit=st.integers(0, 60), min_count=st.integers(1, 3))
-def test_the_best_bigrams_are_those_of_sorting_all(
+def test_best_bigrams_agree_with_sorting_all(
     seed: int, limit: int, min_count: int, tmp_path_factory: pytest.TempPathFactory
 ):
     rng = random.Random(seed)
@@ -208,13 +206,13 @@ def test_the_best_bigrams_are_those_of_sorting_all(
     assert [pmi for _, pmi in found] == pytest.approx([math.log2(-q * total) for q, *_ in ranked[:limit]], rel=1e-12)
 
 
-def test_an_empty_corpus_has_no_entries(tmp_path: Path):
+def test_empty_corpus_has_no_entries(tmp_path: Path):
     counts = count(["", " \n", "...!"], tmp_path)
     assert list(iter_unigrams(counts)) == []
     assert best_bigrams(counts, " ", limit=5) == []
 
 
-def test_a_counter_that_was_interrupted_starts_over(tmp_path: Path):
+def test_interrupted_counter_starts_over(tmp_path: Path):
     first = Counter(tmp_path / "runs", SPACES)
     first.add(["a b"])
     first.spill()

@@ -37,7 +37,7 @@ def corpus(tmp_path_factory):
     return path
 
 
-def test_a_character_tokenizer_needs_one_token_a_character_and_cuts_long_captions(folders, corpus):
+def test_character_tokenizer_needs_a_token_per_character(folders, corpus):
     names = [str(folders / name) for name in ("words", "characters")]
     found = compare_tokenizers(names, corpus, context_length=13)
     assert {lang: row["texts"] for lang, row in found["languages"].items()} == {"en": 4, "th": 2}
@@ -53,7 +53,7 @@ def test_a_character_tokenizer_needs_one_token_a_character_and_cuts_long_caption
         assert english["tokenizers"][name]["unknown_fraction"] == 0
 
 
-def test_tokenizers_that_no_clip_could_train_with_are_counted_too(corpus, tmp_path):
+def test_tokenizers_unfit_for_clip_can_be_compared(corpus, tmp_path):
     """As BERT's, which ends in a separator, and GPT-2's, which has no padding."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -75,7 +75,7 @@ def test_tokenizers_that_no_clip_could_train_with_are_counted_too(corpus, tmp_pa
         assert measured["cut_fraction"] == sum(length + num_special > 6 for length in (3, 6, 3, 3)) / 4
 
 
-def test_unknown_characters_are_told(folders, tmp_path):
+def test_unknown_characters_are_counted(folders, tmp_path):
     corpus = tmp_path / "odd.parquet"
     pq.write_table(pa.table({"text": ["red ☃ ☃"], "lang": ["en"]}), corpus)
     found = compare_tokenizers([str(folders / "words")], corpus)
@@ -83,14 +83,14 @@ def test_unknown_characters_are_told(folders, tmp_path):
     assert measured["unknown_fraction"] > 0.2
 
 
-def test_a_file_of_lines_is_told_apart_by_language_identification(folders, tmp_path):
+def test_languages_of_a_text_file_are_identified(folders, tmp_path):
     corpus = tmp_path / "lines.txt"
     lines = ["The house stands by the river and the trees are green.", "บ้านสีเขียวหลังใหญ่อยู่ริมแม่น้ำ", ""]
     corpus.write_text("\n".join(lines), encoding="utf-8")
     assert set(compare_tokenizers([str(folders / "words")], corpus)["languages"]) == {"en", "th"}
 
 
-def test_no_more_texts_of_a_language_than_asked_for_and_the_same_each_time(folders, corpus):
+def test_texts_per_language_limits_a_deterministic_sample(folders, corpus):
     first, second = (compare_tokenizers([str(folders / "words")], corpus, texts_per_language=2) for _ in range(2))
     assert first == second
     assert {row["texts"] for row in first["languages"].values()} == {2}
@@ -106,7 +106,7 @@ def test_the_command_prints_a_table_and_json(folders, corpus, capsys):
     assert json.loads(capsys.readouterr().out)["context_length"] == 77
 
 
-def test_what_is_no_corpus_or_no_tokenizer_is_said(folders, corpus, tmp_path):
+def test_invalid_corpus_or_tokenizer_is_a_user_error(folders, corpus, tmp_path):
     name = str(folders / "words")
     with pytest.raises(UserError, match="holds no texts; give a run"):
         compare_tokenizers([name], tmp_path / "nothing")

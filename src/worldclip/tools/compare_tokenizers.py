@@ -23,8 +23,8 @@ from worldclip.model.tokenizer import Tokenizer, load_hugging_face
 CONTEXT_LENGTH = 77
 TEXTS_PER_LANGUAGE = 10_000
 TEXT_COLUMNS, LANG_COLUMNS = ("text", "caption"), ("lang", "language")
-_WHOLE = 2**20  # a context that cuts nothing
-_CHUNK = 1_000  # texts tokenised at a time
+_NO_LIMIT = 2**20  # a context length that cuts nothing
+_CHUNK = 1_000  # texts tokenised at once
 
 
 def compare_tokenizers(
@@ -33,12 +33,12 @@ def compare_tokenizers(
     context_length: int = CONTEXT_LENGTH,
     texts_per_language: int = TEXTS_PER_LANGUAGE,
 ) -> dict[str, Any]:
-    """What each tokenizer (folder or hub id) makes of a corpus, by language and in the mean over languages.
+    """Measure each tokenizer (folder or hub id) on a corpus, by language and in the mean over languages.
 
-    corpus: see read_corpus; of a language with more texts, texts_per_language are drawn by the coin.
+    corpus: see read_corpus; of a language with more texts, texts_per_language are chosen by hash.
     Returns {corpus, context_length, vocab_size: {source: n}, languages: {lang: {texts, words, tokenizers: {source:
     {tokens_per_word, cut_fraction, unknown_fraction}}}}, mean: {source: {...}}}.  Tokens are counted without start and
-    end; cut_fraction counts texts that with them pass context_length.  Raises UserError for what does not load.
+    end; cut_fraction counts texts that exceed context_length with them.  Raises UserError for invalid arguments.
     """
     problems = [] if sources else ["no tokenizer is named; give folders or hub ids, then --on CORPUS"]
     problems += [
@@ -53,8 +53,8 @@ def compare_tokenizers(
     rows: dict[str, Any] = {}
     for lang, texts in sorted(by_lang.items()):
         words = sum(count_words(text, lang) for text in texts)
-        found = {source: _measure(tokenizer, texts, words, context_length) for source, tokenizer in tokenizers.items()}
-        rows[lang] = {"texts": len(texts), "words": words, "tokenizers": found}
+        measures = {name: _measure(tokenizer, texts, words, context_length) for name, tokenizer in tokenizers.items()}
+        rows[lang] = {"texts": len(texts), "words": words, "tokenizers": measures}
     return {
         "corpus": str(corpus),
         "context_length": context_length,
@@ -65,16 +65,18 @@ def compare_tokenizers(
 
 
 def _load(source: str) -> Tokenizer:
-    """A tokenizer to count with, which one to train with need not be: a separator may end a text, and pad it."""
+    """Load a tokenizer to count with: unlike one to train with, it may end or pad a text with its separator."""
     hf = load_hugging_face(source)
     hf.eos_token = hf.eos_token or hf.sep_token
     hf.pad_token = hf.pad_token or hf.eos_token
-    return Tokenizer(hf, _WHOLE)
+    return Tokenizer(hf, _NO_LIMIT)
 
 
 def read_corpus(path: Path, texts_per_language: int) -> dict[str, list[str]]:
-    """Texts by language: a run's curated ones; a Parquet file or folder of them, columns `text` or `caption` and, where
-    there is one, `lang`; or a file of lines.  Without a stated language, language identification finds it.
+    """Return texts by language.
+
+    path: a run (its curated texts); a Parquet file or a folder of them with columns `text` or `caption` and perhaps
+    `lang`; or a file of lines.  Languages that are not stated are identified.
     """
     if (path / "curate").is_dir():
         artifacts.require_manifest(path, "curate")
@@ -88,13 +90,13 @@ def read_corpus(path: Path, texts_per_language: int) -> dict[str, list[str]]:
         parts = [(lines, _identify(lines))]
     else:
         parts = []
-    found = _choose(parts, texts_per_language)
-    if not found:
+    texts_of = _choose(parts, texts_per_language)
+    if not texts_of:
         raise UserError(
             f"--on is {str(path)!r}, which holds no texts; give a run whose stage curate is finished, Parquet with a "
             f"column {' or '.join(TEXT_COLUMNS)}, or a file of lines"
         )
-    return found
+    return texts_of
 
 
 _Part = tuple[pa.ChunkedArray, tuple[np.ndarray, list[str]]]
@@ -102,8 +104,8 @@ _Part = tuple[pa.ChunkedArray, tuple[np.ndarray, list[str]]]
 
 def _read_parquet(path: Path) -> _Part:
     schema = pq.read_schema(path)
-    text, lang = (next((name for name in names if name in schema.names), None) for names in
-                  (TEXT_COLUMNS, LANG_COLUMNS))  # fmt: skip
+    text = next((name for name in TEXT_COLUMNS if name in schema.names), None)
+    lang = next((name for name in LANG_COLUMNS if name in schema.names), None)
     if text is None:
         raise UserError(
             f"--on: {path} has the columns {', '.join(schema.names)}; the texts must be in {' or '.join(TEXT_COLUMNS)}"
@@ -125,16 +127,17 @@ def _identify(texts: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 
 def _choose(parts: Sequence[_Part], texts_per_language: int) -> dict[str, list[str]]:
-    """Of each language the texts with the smallest coins, in order of these."""
+    """Return the texts of each language with the smallest hashes, in their order."""
     texts_of: dict[str, list[tuple[float, str]]] = {}
     for texts, (code, names) in parts:
-        coin = uniform(texts, np.zeros(len(texts), np.int64), 0, 0)
+        coin = uniform(texts, 0, 0, 0)
         for i, name in enumerate(names):
             rows = np.flatnonzero(code == i)
             rows = rows[np.argsort(coin[rows], kind="stable")[:texts_per_language]]
-            mine = texts_of.setdefault(name, [])
-            mine += zip(coin[rows].tolist(), texts.take(pa.array(rows)).to_pylist(), strict=True)
-    return {lang: [text for _, text in sorted(found)[:texts_per_language]] for lang, found in texts_of.items() if found}
+            of_lang = texts_of.setdefault(name, [])
+            of_lang += zip(coin[rows].tolist(), texts.take(pa.array(rows)).to_pylist(), strict=True)
+    chosen = {lang: sorted(of_lang)[:texts_per_language] for lang, of_lang in texts_of.items() if of_lang}
+    return {lang: [text for _, text in of_lang] for lang, of_lang in chosen.items()}
 
 
 def _measure(tokenizer: Tokenizer, texts: Sequence[str], words: int, context_length: int) -> dict[str, float]:
@@ -157,18 +160,19 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
 
-def to_text(found: Mapping[str, Any]) -> str:
-    """A comparison for people: a line a language, frequent ones first, three columns a tokenizer."""
-    sources = list(found["vocab_size"])
-    lines = [f"{chr(65 + i)} = {source}, {found['vocab_size'][source]:,} tokens" for i, source in enumerate(sources)]
-    lines += [f"tokens per word; captions cut at {found['context_length']} tokens; unknown tokens", ""]
+def to_text(comparison: Mapping[str, Any]) -> str:
+    """Return a comparison as a table: one line per language, frequent ones first, three columns per tokenizer."""
+    sizes = comparison["vocab_size"]
+    sources = list(sizes)
+    lines = [f"{chr(65 + i)} = {source}, {sizes[source]:,} tokens" for i, source in enumerate(sources)]
+    lines += [f"tokens per word; captions cut at {comparison['context_length']} tokens; unknown tokens", ""]
     head = "".join(f"{chr(65 + i):>9} {'cut':>7} {'unk':>7}" for i in range(len(sources)))
     lines.append(f"{'language':<10}{'texts':>9}{'words':>11}{head}")
-    rows = sorted(found["languages"].items(), key=lambda item: (-item[1]["texts"], item[0]))
+    rows = sorted(comparison["languages"].items(), key=lambda item: (-item[1]["texts"], item[0]))
     for lang, row in rows:
         cells = "".join(_cells(row["tokenizers"][source]) for source in sources)
         lines.append(f"{lang:<10}{row['texts']:>9,}{row['words']:>11,}{cells}")
-    lines.append(f"{'mean':<30}" + "".join(_cells(found["mean"][source]) for source in sources))
+    lines.append(f"{'mean':<30}" + "".join(_cells(comparison["mean"][source]) for source in sources))
     return "\n".join(lines)
 
 
