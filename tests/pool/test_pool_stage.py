@@ -108,7 +108,7 @@ def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path)
 
 def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
-    with pytest.raises(UserError, match="hold no pair"):
+    with pytest.raises(UserError, match="without any pair"):
         run_stage("pool", recipe_of(path=str(tmp_path / "pool")), tmp_path / "run", QUIET)
 
 

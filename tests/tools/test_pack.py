@@ -123,10 +123,10 @@ def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
     assert metadata.read_entries(tmp_path / "run", "yo")["entry"].to_pylist()[100:] == ["kìnnìún"]
     assert metadata.read_entries(tmp_path / "run", "sw")["score"].to_pylist()[100:102] == [3.0, 2.0]
     both = {**given, "lists": {"sw": str(tmp_path / "yo.txt")}}
-    with pytest.raises(UserError, match=r"metadata\.lists\.sw is given, and .*lists\.tar has the list of sw already"):
+    with pytest.raises(UserError, match=r"metadata\.lists\.sw is set, and .*lists\.tar already has the list of sw"):
         finish("metadata", recipe(languages={"codes": ["sw"]}, metadata=both), tmp_path / "run", QUIET)
     alone = {"sources": ["number", "list"], "pack": str(packed)}
-    with pytest.raises(UserError, match=r"no source has words of am.*has no list of them"):
+    with pytest.raises(UserError, match=r"no source has words of am.*nor has .*lists\.tar a list"):
         finish("metadata", recipe(languages={"codes": ["am", "sw"]}, metadata=alone), tmp_path / "run", QUIET)
 
 

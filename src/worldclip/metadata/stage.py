@@ -1,9 +1,10 @@
-"""The stage: sources -> RUN/metadata/<list>.parquet and its compiled matchers, one language a shard.
+"""The stage: build RUN/metadata/<list>.parquet from its sources and compile its matchers.
 
-shards of dumps, page views  counts       words and bigrams of each file of text, views of each title (counting.py)
-shards of languages          entries      sources in the recipe's order, filtered, the first of equals kept
-merged (match.isolate)       merged       all lists in sorted code order, the first of equals kept
-shards of lists              matchers     one a profile, bound to the digest of the entries
+shard                 builds       what
+a dump, page views    counts       words and bigrams of the text, views of titles (counting.py)
+a language            entries      candidates of all sources in order, filtered, the first of equal ones kept
+(match.isolate)       merged       all lists in sorted code order, the first of equal entries kept
+a list and profile    matcher      bound to the digest of the entries
 """
 
 from __future__ import annotations
@@ -53,20 +54,21 @@ if TYPE_CHECKING:
 
 STAGE = "metadata"
 ENTRIES_DONE, MATCHERS_DONE = "done/entries", "done/matchers"
-# Keys that a list is not built anew for: what they name is known by each shard, and matchers have shards of their own.
+# Keys whose change does not rebuild every list: a shard's fingerprint holds what they name for its language, and
+# matchers have their own shards.
 KNOWN_BY_SHARDS = frozenset(
     {"pack", "wordnets", "lists", "licences", "wikipedia", "text_licences", "dumps", "pageviews", "profiles"}
 )
-NUM_EXAMPLES = 5  # of each source of a list, for the report
+NUM_EXAMPLES = 5  # entries per source of a list, for the report
 NOTES = (
-    "wordfreq's words are lower-cased and names are not, so each word is emitted as given and in title case",
+    "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title case",
     "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry",
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What lists are made of: a pack for the languages in it, sources for the others."""
+    """What lists are built from: a pack for the languages in it, sources for the others."""
 
     config: MetadataConfig
     codes: tuple[str, ...]
@@ -75,6 +77,10 @@ class Work:
 
     def is_packed(self, lang: str) -> bool:
         return self.pack is not None and lang in self.pack.lists
+
+    def built_codes(self) -> list[str]:
+        """Return the languages whose lists are built, not taken from the pack."""
+        return [lang for lang in self.codes if not self.is_packed(lang)]
 
 
 def build(run: Run) -> None:
@@ -90,14 +96,14 @@ def _config(run: Run) -> dict[str, Any]:
 
 
 def _matchers_version() -> dict[str, Any]:
-    """What decides a compiled matcher besides its entries: that of an older worldclip is compiled anew."""
+    """Return what a compiled matcher depends on besides its entries; matchers of an older worldclip are recompiled."""
     from worldclip.match.matcher.matcher import FORMAT_VERSION
 
     return {"format": FORMAT_VERSION, "unicode": UNICODE_VERSION}
 
 
 def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
-    """How the model of language identification spells its labels, which only `other` hangs on."""
+    """Return how the language-identification model writes its labels, on which only the list `other` depends."""
     if lid_model == "lid176" or languages.OTHER not in codes:
         return "lid176"
     from worldclip.language.identify import Identifier
@@ -106,13 +112,13 @@ def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
 
 
 def _plan(run: Run) -> Work:
-    """Raises UserError for a pack that is none, files that are not there, and languages without a source of words."""
+    """Find the sources.  Raises UserError for an invalid pack, missing files, and languages without source of words."""
     config, codes = run.section(MetadataConfig), _run_codes(run)
     packed = open_pack(Path(config.pack)) if config.pack else None
     built = [code for code in codes if packed is None or code not in packed.lists]
     sources = find_sources(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
     work = Work(config=config, codes=codes, sources=sources, pack=packed)
-    if problems := [*_given_twice(work), *_without_source(work)]:
+    if problems := [*_packed_and_built(work), *_without_source(work)]:
         raise UserError(problems)
     return work
 
@@ -132,14 +138,14 @@ def _build(run: Run, job: Job) -> Result:
     packed_views = work.pack.record["pageviews"] if work.pack is not None else []
     return Result(
         report=report,
-        counts={name: found["entries"] for name, found in lists.items()},
+        counts={name: entry_list["entries"] for name, entry_list in lists.items()},
         outputs=_outputs(folder, lists, matchers, counted_files(folder, work.sources)),
         manifest={
-            "digests": {name: found["digest"] for name, found in lists.items()},
-            "sources": {name: found["files"] for name, found in lists.items()},
+            "digests": {name: entry_list["digest"] for name, entry_list in lists.items()},
+            "sources": {name: entry_list["files"] for name, entry_list in lists.items()},
             "pageviews": [*(describe_file(shard, VIEWS_LICENCE) for shard in work.sources.views), *packed_views],
-            "rules": {name: found["rules"] for name, found in lists.items()},
-            "dead": {name: found["dead"] for name, found in report["lists"].items()},
+            "rules": {name: entry_list["rules"] for name, entry_list in lists.items()},
+            "dead": {name: row["dead"] for name, row in report["lists"].items()},
         },
     )
 
@@ -149,8 +155,8 @@ def _build_lists(run: Run, folder: Path, work: Work, uncounted: Mapping[str, str
     shards = _language_shards(work)
     key = {name: value for name, value in to_dict(work.config).items() if name not in KNOWN_BY_SHARDS}
     build_shard = functools.partial(_build_shard, folder=folder, work=work, uncounted=uncounted)
-    found = run.executor.map(build_shard, shards, label=STAGE, done_dir=folder / ENTRIES_DONE, key=key)
-    lists = {shard.name: report for shard, report in zip(shards, found, strict=True)}
+    reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=folder / ENTRIES_DONE, key=key)
+    lists = {shard.name: report for shard, report in zip(shards, reports, strict=True)}
     if run.section(MatchConfig).isolate == MERGED:
         lists[MERGED] = _merge(folder, lists)
     return lists
@@ -160,15 +166,15 @@ def _compile_matchers(run: Run, folder: Path, lists: dict[str, Report]) -> dict[
     """Return the report of each (list, matcher name), for the lists that texts are matched against."""
     match = run.section(MatchConfig)
     names = sorted({match.matcher_name, *run.section(MetadataConfig).profiles})
-    wanted = [(name, matcher) for name in match.entry_lists.names(_run_codes(run)) for matcher in names]
+    matchers = [(name, matcher) for name in match.entry_lists.names(_run_codes(run)) for matcher in names]
     shards = [
         Shard(name=f"{name}/{matcher}", path="", fingerprint={"digest": lists[name]["digest"]})
-        for name, matcher in wanted
+        for name, matcher in matchers
     ]
     compile_one = functools.partial(_compile_shard, folder=folder)
     done_dir, key = folder / MATCHERS_DONE, _matchers_version()
-    found = run.executor.map(compile_one, shards, label="matchers", done_dir=done_dir, key=key)
-    return dict(zip(wanted, found, strict=True))
+    reports = run.executor.map(compile_one, shards, label="matchers", done_dir=done_dir, key=key)
+    return dict(zip(matchers, reports, strict=True))
 
 
 def _run_codes(run: Run) -> tuple[str, ...]:
@@ -177,48 +183,47 @@ def _run_codes(run: Run) -> tuple[str, ...]:
     return tuple(sorted(codes | {"en"} if run.section(MatchConfig).isolate == "english" else codes))
 
 
-def _given_twice(work: Work) -> list[str]:
-    """A list is the pack's or is built, never both."""
-    config, found = work.config, []
-    for key, named in (("wordnets", config.wordnets), ("lists", config.lists), ("wikipedia", config.wikipedia)):
-        for name in named:
-            lang = languages.from_wikipedia(name) if key == "wikipedia" else name
-            if work.is_packed(lang):
-                found.append(
-                    f"metadata.{key}.{name} is given, and {config.pack} has the list of {lang} already; remove one of"
-                    " the two"
-                )
-    return found
+def _packed_and_built(work: Work) -> list[str]:
+    """Report files of languages whose list is in the pack: a list is taken from the pack or built, never both."""
+    config = work.config
+    lang_of_file = {
+        **{f"wordnets.{lang}": lang for lang in config.wordnets},
+        **{f"lists.{lang}": lang for lang in config.lists},
+        **{f"wikipedia.{wiki}": languages.from_wikipedia(wiki) for wiki in config.wikipedia},
+    }
+    return [
+        f"metadata.{key} is set, and {config.pack} already has the list of {lang}; remove one of the two"
+        for key, lang in lang_of_file.items()
+        if work.is_packed(lang)
+    ]
 
 
 def _without_source(work: Work) -> list[str]:
-    """Numbers alone make no list unless they alone are asked for; all languages that lack words are named at once."""
+    """Report all languages without a source of words, unless numbers are the only source."""
     config = work.config
     if set(config.sources) == {"number"}:
         return []
-    built = [lang for lang in work.codes if not work.is_packed(lang)]
-    without = [lang for lang in built if not has_words(lang, config, work.sources.wikis[lang])]
-    if not without:
+    missing = [lang for lang in work.built_codes() if not has_words(lang, config, work.sources.wikis[lang])]
+    if not missing:
         return []
-    named = ", ".join(without[:40]) + (f" and {len(without) - 40} more" if len(without) > 40 else "")
-    lacks = "wordfreq has no words of" if "wordfreq" in config.sources else "no source has words of"
-    pack = f"metadata.pack {config.pack} has no list of them; " if config.pack else ""
-    first = without[0]
-    langs = f" --langs {','.join(without)}" if len(without) <= 40 else ""
+    names = ", ".join(missing[:40]) + (f" and {len(missing) - 40} more" if len(missing) > 40 else "")
+    reason = "wordfreq has no words of" if "wordfreq" in config.sources else "no source has words of"
+    pack = f" (nor has {config.pack} a list)" if config.pack else ""
+    langs = f" --langs {','.join(missing)}" if len(missing) <= 40 else ""
     fetch = f"fetch their Wikipedias (worldclip fetch metadata RECIPE{langs}), or " if config.dumps else ""
+    lang = missing[0]
     return [
-        f"metadata.sources is {list(config.sources)}; {lacks} {named}, and no file of theirs is given; {pack}{fetch}"
-        f"give each a list (metadata.lists.{first} = FILE) or a wordnet (metadata.wordnets.{first} = FILE), or take it"
-        " out of languages.codes"
+        f"metadata.sources = {list(config.sources)}: {reason} {names}, and no file of them is set{pack}; {fetch}set a"
+        f" list (metadata.lists.{lang} = FILE) or a WordNet (metadata.wordnets.{lang} = FILE) of each, or remove them"
+        " from languages.codes"
     ]
 
 
 def _require_packages(work: Work) -> None:
-    """Packages of the extra that lists are read with, before any work: raises ImportError that names the extra."""
-    built = [lang for lang in work.codes if not work.is_packed(lang)]
-    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in built):
+    """Raise ImportError naming the extra if a package that lists are read with is not installed."""
+    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in work.built_codes()):
         require("wordfreq", extra="metadata")
-    if any(is_lmf(wordnet) for lang in built for wordnet in work.config.wordnets_of(lang)):
+    if any(is_lmf(wordnet) for lang in work.built_codes() for wordnet in work.config.wordnets_of(lang)):
         require("wn.lmf", extra="metadata")
 
 
@@ -256,20 +261,20 @@ def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Rep
 
 
 def _examples(table: pa.Table) -> dict[str, list[str]]:
-    """Some entries of each source but the numbers, chosen by hash."""
+    """Return some entries of each source except numbers, chosen by hash."""
     sources = table["source"].cast(pa.string())
-    found = {}
+    examples = {}
     for source in pc.unique(sources).to_pylist():
         rows = np.flatnonzero(pc.equal(sources, source).to_numpy(zero_copy_only=False))
         entries = table["entry"].take(pa.array(rows))
         if source != "number":
             chosen, _ = coin.sample_rows(entries, 0, NUM_EXAMPLES)
-            found[source] = entries.take(pa.array(chosen)).to_pylist()
-    return found
+            examples[source] = entries.take(pa.array(chosen)).to_pylist()
+    return examples
 
 
 def _merge(folder: Path, lists: dict[str, Report]) -> Report:
-    """All lists as one: in sorted code order, the first of equal entries with its source and score."""
+    """Merge all lists in sorted code order, keeping the first of equal entries with its source and score."""
     path = _entries_path(folder, MERGED)
     rules = merge_lists([_entries_path(folder, code) for code in sorted(lists)], path)
     entries = read_table(path, METADATA, ["entry"])["entry"]
@@ -277,7 +282,7 @@ def _merge(folder: Path, lists: dict[str, Report]) -> Report:
 
 
 def _compile_shard(shard: Shard, *, folder: Path) -> Report:
-    """Compile beside the final folder, then rename: a folder under its final name is whole."""
+    """Compile into a temporary folder, then rename it: a folder under its final name is whole."""
     from worldclip.match.matcher.matcher import Matcher
 
     name, matcher_name = shard.name.split("/")
@@ -285,7 +290,7 @@ def _compile_shard(shard: Shard, *, folder: Path) -> Report:
     profile, fold_case = matcher_name.removesuffix("_fold"), matcher_name.endswith("_fold")
     matcher = Matcher.build(entries, profile, fold_case)
     if matcher.digest != shard.fingerprint["digest"]:
-        raise BadShard(f"{_entries_path(folder, name)} changed since it was written; {how_to_rebuild(folder)}")
+        raise BadShard(f"{_entries_path(folder, name)} changed after it was written; {how_to_rebuild(folder)}")
     final = matcher_folder(folder, name, matcher_name)
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -311,13 +316,13 @@ def _outputs(
 
 def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report]) -> Report:
     report: Report = {"lists": {}, "notes": list(NOTES)}
-    for name, found in lists.items():
-        compiled = {matcher: made for (of, matcher), made in matchers.items() if of == name}
+    for name, entry_list in lists.items():
+        compiled = {matcher: shard for (list_name, matcher), shard in matchers.items() if list_name == name}
         report["lists"][name] = {
             "name": "All lists as one" if name == MERGED else languages.get(name).name,
-            **{key: found[key] for key in ("entries", "bytes", "by_source", "rules", "examples")},
-            "dead": {matcher: made["dead"] for matcher, made in compiled.items()},
-            "matcher_bytes": {matcher: made["bytes"] for matcher, made in compiled.items()},
+            **{key: entry_list[key] for key in ("entries", "bytes", "by_source", "rules", "examples")},
+            "dead": {matcher: shard["dead"] for matcher, shard in compiled.items()},
+            "matcher_bytes": {matcher: shard["bytes"] for matcher, shard in compiled.items()},
         }
     return report
 
@@ -338,7 +343,7 @@ def matcher_folder(folder: Path, name: str, matcher_name: str) -> Path:
 
 
 def read_entries(run_dir: Path, lang: str) -> pa.Table:
-    """The entries of one list (a language, or `merged`) of a finished stage; schema formats.METADATA."""
+    """Return the entries (schema METADATA) of one list, a language or `merged`, of a finished stage."""
     require_manifest(run_dir, STAGE)
     path = _entries_path(run_dir / STAGE, lang)
     if not path.exists():
@@ -349,7 +354,7 @@ def read_entries(run_dir: Path, lang: str) -> pa.Table:
 
 
 def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
-    """The compiled matcher of a list, memory-mapped, and checked to be made from the entries of the manifest."""
+    """Return the compiled matcher of a list, memory-mapped, after checking that it is of the manifest's entries."""
     from worldclip.match.matcher.matcher import Matcher
 
     manifest = require_manifest(run_dir, STAGE)

@@ -30,44 +30,13 @@ if TYPE_CHECKING:
     from worldclip.pool.texts import REASONS as REASONS
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
-_HOMES = {
-    "DEFAULT_FIELDS": "worldclip.pool.records",
-    "IMAGE_SUFFIXES": "worldclip.pool.formats.tar",
-    "PoolTexts": "worldclip.pool.texts",
-    "REASONS": "worldclip.pool.texts",
-    "TRUTH_FIELD": "worldclip.pool.records",
-    "index_of": "worldclip.pool.read",
-    "key_lists": "worldclip.pool.stage",
-    "list_shards": "worldclip.pool.stage",
-    "open_pool": "worldclip.pool.stage",
-    "read_index": "worldclip.pool.read",
-    "read_keys": "worldclip.pool.read",
-    "read_member": "worldclip.pool.read",
-    "read_records": "worldclip.pool.read",
-    "read_texts": "worldclip.pool.read",
-    "root": "worldclip.pool.stage",
-    "index": "worldclip.pool.stage",
-    "shards": "worldclip.pool.stage",
-    "write_index": "worldclip.pool.read",
+_NAMES = {
+    "formats.tar": ("IMAGE_SUFFIXES",),
+    "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts", "write_index"),
+    "records": ("DEFAULT_FIELDS", "TRUTH_FIELD"),
+    "stage": ("index", "key_lists", "list_shards", "open_pool", "root", "shards"),
+    "texts": ("PoolTexts", "REASONS"),
 }
-__all__ = [
-    "DEFAULT_FIELDS",
-    "IMAGE_SUFFIXES",
-    "REASONS",
-    "TRUTH_FIELD",
-    "PoolTexts",
-    "index",
-    "index_of",
-    "key_lists",
-    "list_shards",
-    "open_pool",
-    "read_index",
-    "read_keys",
-    "read_member",
-    "read_records",
-    "read_texts",
-    "root",
-    "shards",
-    "write_index",
-]
+_HOMES = {name: f"worldclip.pool.{module}" for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

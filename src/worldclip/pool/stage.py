@@ -1,4 +1,4 @@
-"""The stage: build the emoji pool where the recipe asks for it, list the pool's shards, index their images."""
+"""The stage: build the emoji pool if the recipe asks for it, list the pool's shards, index their images."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _index_pool(run: Run, job: Job) -> Result:
     }
     if counts["samples"] == 0:
         raise UserError(
-            f"pool.path: its {len(pool_shards)} shards hold no pair (members like 000000.jpg, 000000.txt; rows)"
+            f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"
         )
     indexes = [job.folder / "index" / f"{shard.name}.parquet" for shard in pool_shards]
     markers = [job.folder / "done" / "index" / f"{shard.name}.json" for shard in pool_shards]
@@ -149,23 +149,26 @@ def _index_part(run: Run, part: slice) -> Sequence[Report]:
     return _index(shards(run, part), config, run.dir / "pool", run.executor)
 
 
-def _index(found: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:
-    check_names(found, pool)
+def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:
+    check_names(shards, pool)
     index = functools.partial(index_shard, pool, folder / "index")
-    return executor.map(index, found, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
+    return executor.map(index, shards, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
 
 
 def check_names(
-    found: Sequence[Shard], pool: PoolConfig, check: Callable[[Shard, PoolConfig], None] = check_columns
+    shards: Sequence[Shard], pool: PoolConfig, check: Callable[[Shard, PoolConfig], None] = check_columns
 ) -> None:
-    """A field or column that no shard has is the recipe's mistake; one that some shards lack is these shards'."""
+    """Raise UserError for a column that no shard has: the recipe is wrong.  If some shards have it, the others are bad.
+
+    Stops at the first shard that has it, so it opens one shard of a right recipe.
+    """
     first: WrongColumns | None = None
-    for shard in found:
+    for shard in shards:
         try:
             check(shard, pool)
         except WrongColumns as error:
             first = first or error
-        except BadShard:  # said where it is indexed
+        except BadShard:  # reported when the shard is indexed
             continue
         else:
             return
