@@ -48,10 +48,10 @@ def test_row_and_commands_of_readme_work(place: Path) -> None:
     assert answer.split() == ["kea", "kea"]
     run(place, "-m", "worldclip", "metadata", "recipe.toml", "--out", "run", "--workers", "1")
     assert "Kabuverdianu" in run(place, "-m", "worldclip", "inspect", "run/metadata")
-    found = json.loads(
+    record = json.loads(
         run(place, "-m", "worldclip", "inspect", "run/metadata", "--lang", "kea", "--find", "piskador", "--json")
     )
-    assert (found["source"], found["score"], found["holding"]) == ("list", 6.0, ["piskador na mar"])
+    assert (record["source"], record["score"], record["holding"]) == ("list", 6.0, ["piskador na mar"])
     assert "CC0 1.0: kea" in run(place, "-m", "worldclip", "pack", "run", "--out", "kea.tar")
 
 

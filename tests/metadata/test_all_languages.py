@@ -52,25 +52,25 @@ def made_up(language: languages.Language) -> list[str]:
 def declaration(shared: Path) -> dict[str, list[str]]:
     """The first paragraphs of the Declaration of Human Rights in every language of the table that it is there for."""
     table = pq.read_table(shared / "data/udhr/udhr.parquet", columns=["iso639_3", "script", "text"])
-    found: dict[str, list[str]] = {}
+    paragraphs_of: dict[str, list[str]] = {}
     for row in table.to_pylist():
         lang = languages.from_lid(f"{row['iso639_3']}_{row['script']}", "glotlid")
-        paragraphs = found.setdefault(lang, [])
+        paragraphs = paragraphs_of.setdefault(lang, [])
         if row["script"] == languages.get(lang).script and len(paragraphs) < 12:
             paragraphs.append(row["text"])
-    return {lang: texts for lang, texts in found.items() if texts and lang != languages.OTHER}
+    return {lang: texts for lang, texts in paragraphs_of.items() if texts and lang != languages.OTHER}
 
 
 @pytest.fixture
 def sentences(request: pytest.FixtureRequest) -> dict[str, list[str]]:
     """A few of each language: of the Declaration where it is at hand, else made up."""
-    found = {language.code: made_up(language) for language in languages.all_languages()}
+    texts = {language.code: made_up(language) for language in languages.all_languages()}
     try:
         real = declaration(request.getfixturevalue("shared"))
     except pytest.skip.Exception:
-        return found
+        return texts
     assert len(real) > 200
-    return found | real
+    return texts | real
 
 
 def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_path: Path) -> None:
@@ -91,15 +91,15 @@ def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_p
     lists = finish("metadata", recipe, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
     assert set(lists) == {language.code for language in languages.all_languages()}
     assert len(lists) == 327
-    for lang, found in lists.items():
-        assert found["by_source"]["unigram"] >= 2, lang
-        assert found["by_source"]["bigram"] >= languages.get(lang).spaced, lang
-        assert found["by_source"]["title"] == len(languages.wikipedias(lang)), lang
+    for lang, row in lists.items():
+        assert row["by_source"]["unigram"] >= 2, lang
+        assert row["by_source"]["bigram"] >= languages.get(lang).spaced, lang
+        assert row["by_source"]["title"] == len(languages.wikipedias(lang)), lang
     for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "ka", "my", "zh_min_nan", "simple"):
         entries = metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist()
         matcher = metadata.load_matcher(tmp_path / "run", lang, "unicode")
-        found = {entries[entry_id] for entry_id in matcher.match(sentences[lang][0])}
-        assert found & set(entries[100:]), lang
+        matched = {entries[entry_id] for entry_id in matcher.match(sentences[lang][0])}
+        assert matched & set(entries[100:]), lang
         assert entries[-1] in {entries[entry_id] for entry_id in matcher.match(f"— {entries[-1]} !")}, lang
 
 

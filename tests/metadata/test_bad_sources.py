@@ -94,17 +94,17 @@ def recipe(folder: Path, kind: str, path: Path, **more: Any) -> Recipe:
     )
 
 
-def check(folder: Path, made: Recipe, message: str, repair: Callable[[], object]) -> list[str]:
+def check(folder: Path, loaded: Recipe, message: str, repair: Callable[[], object]) -> list[str]:
     """Fails for Swahili alone with the message; after the repair only Swahili is built.  Returns its entries."""
     run_dir = folder / "run"
     with pytest.raises(StageFailed, match=message) as caught:
-        finish("metadata", made, run_dir, QUIET)
+        finish("metadata", loaded, run_dir, QUIET)
     assert list(caught.value.failures) == ["sw"]
     assert not (run_dir / "metadata/manifest.json").exists()
     assert not (run_dir / "metadata/sw.parquet").exists()
     before = (run_dir / "metadata/de.parquet").stat().st_mtime_ns
     repair()
-    finish("metadata", made, run_dir, QUIET)
+    finish("metadata", loaded, run_dir, QUIET)
     assert (run_dir / "metadata/de.parquet").stat().st_mtime_ns == before
     assert metadata.read_entries(run_dir, "de")["entry"].to_pylist() == ["Katze"]
     return metadata.read_entries(run_dir, "sw")["entry"].to_pylist()
@@ -117,8 +117,8 @@ def test_bad_source_fails_its_language_alone(case: str, tmp_path: Path) -> None:
         pytest.importorskip("wn")
     (tmp_path / "de.txt").write_text("Katze\n")
     (tmp_path / name).write_bytes(bad)
-    made = recipe(tmp_path, kind, tmp_path / name)
-    entries = check(tmp_path, made, message, lambda: (tmp_path / name).write_bytes(good))
+    loaded = recipe(tmp_path, kind, tmp_path / name)
+    entries = check(tmp_path, loaded, message, lambda: (tmp_path / name).write_bytes(good))
     assert "simba" in entries
 
 
@@ -128,8 +128,8 @@ def test_bad_page_view_lines_are_counted_and_the_rest_is_read(tmp_path: Path) ->
     (tmp_path / "views/pageviews-1.gz").write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
     (tmp_path / "de.txt").write_text("Katze\n")
     (tmp_path / "x.parquet").write_bytes(parquet("text", ["simba"]))
-    made = recipe(tmp_path, "wikipedia", tmp_path / "x.parquet", pageviews=str(tmp_path / "views"))
-    finish("metadata", made, tmp_path / "run", QUIET)
+    loaded = recipe(tmp_path, "wikipedia", tmp_path / "x.parquet", pageviews=str(tmp_path / "views"))
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     assert metadata.read_entries(tmp_path / "run", "sw")["entry"].to_pylist() == ["simba", "Simba", "Paka"]
     done = (tmp_path / "run/metadata/done/views/pageviews-1.gz.json").read_text()
     assert '"fields": 3' in done
@@ -144,7 +144,7 @@ def test_full_disk_while_writing_counts_stops_stage_and_keeps_finished_work(
     for wiki in ("de", "sw"):
         (tmp_path / "dumps" / wiki).mkdir(parents=True)
         (tmp_path / "dumps" / wiki / "x.parquet").write_bytes(parquet("text", [f"neno {wiki}"]))
-    made = load_recipe(
+    loaded = load_recipe(
         {
             "pool": {"path": "."},
             "balance": {"tail_fraction": 0.1},
@@ -161,11 +161,11 @@ def test_full_disk_while_writing_counts_stops_stage_and_keeps_finished_work(
 
     monkeypatch.setattr(ngrams.BigramWriter, "__init__", open_on_a_full_disk)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        finish("metadata", made, tmp_path / "run", QUIET)
+        finish("metadata", loaded, tmp_path / "run", QUIET)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
     counted = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/metadata/ngrams/de").rglob("*.npy")}
     assert counted
     monkeypatch.undo()
-    finish("metadata", made, tmp_path / "run", QUIET)
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     assert {path: path.stat().st_mtime_ns for path in counted} == counted
     assert metadata.read_entries(tmp_path / "run", "sw")["entry"].to_pylist() == ["neno"]

@@ -373,8 +373,8 @@ def test_twenty_languages_in_many_scripts(shared: Path, tmp_path: Path):
         write_parquet(tmp_path / "dumps" / lang / "udhr.parquet", texts[code])
     config = recipe(*UDHR, dumps=str(tmp_path / "dumps"), english_rule="as_others", bigram_min_count=2)
     finish("metadata", config, tmp_path / "run", QUIET)
-    found = {lang: " ".join(list(entries(tmp_path / "run", lang, "unigram"))[:3]) for lang in UDHR}
-    assert found == GOLDEN_UNIGRAMS
+    top_unigrams = {lang: " ".join(list(entries(tmp_path / "run", lang, "unigram"))[:3]) for lang in UDHR}
+    assert top_unigrams == GOLDEN_UNIGRAMS
     joined = {lang: "".join(texts[UDHR[lang]]) for lang in UDHR}
     for lang in ("zh", "ja", "th", "lo", "km", "my", "bo"):
         bigrams = entries(tmp_path / "run", lang, "bigram")

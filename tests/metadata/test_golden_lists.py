@@ -81,9 +81,9 @@ def freeze(run_dir: Path, lang: str) -> Frozen:
         entries.setdefault(source, []).append(entry)
     assert entries.pop("number") == [str(number) for number in range(100)]
     lines = (f"{entry}\t{source}" for entry, source in zip(table["entry"], table["source"], strict=True))
-    found = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     counts = {source: len(names) for source, names in entries.items()}
-    return found, counts, " | ".join(entries["unigram"][:4]), " | ".join(entries["bigram"][:2])
+    return digest, counts, " | ".join(entries["unigram"][:4]), " | ".join(entries["bigram"][:2])
 
 
 @pytest.fixture(scope="module")

@@ -80,8 +80,8 @@ def test_sources_keep_config_order_and_first_of_equal_entries_stays(tmp_path: Pa
 
 def test_rules_drop_and_count_candidates(tmp_path: Path) -> None:
     built = EntryList()
-    found = ["cat", " cat ", "", "...", "—！", "x" * 257, "y" * 256, "\ud800", "$", "c'est", "🐈", "ก็"]
-    built.add("list", ((entry, None) for entry in found), max_chars=256)
+    candidates = ["cat", " cat ", "", "...", "—！", "x" * 257, "y" * 256, "\ud800", "$", "c'est", "🐈", "ก็"]
+    built.add("list", ((entry, None) for entry in candidates), max_chars=256)
     assert list(built.entries) == ["cat", "y" * 256, "c'est", "🐈", "ก็"]
     dropped = {"empty": 1, "punctuation": 3, "too_long": 1, "not_text": 1, "duplicate": 1}
     assert built.rules["list"] == {"in": 12, **dropped, "kept": 5}
@@ -97,11 +97,11 @@ def test_wordnet_is_exempt_from_length_limit() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["number", "wordnet", "list"]), st.lists(st.text(max_size=4), max_size=6))))
 def test_every_candidate_is_kept_or_dropped_for_one_reason(batches: list[tuple[str, list[str]]]) -> None:
     built = EntryList()
-    for source, found in batches:
+    for source, candidates in batches:
         before = dict(built.rules.get(source, {}))
-        num_kept = built.add(source, ((entry, None) for entry in found), max_chars=3)
+        num_kept = built.add(source, ((entry, None) for entry in candidates), max_chars=3)
         counts = {rule: count - before.get(rule, 0) for rule, count in built.rules[source].items()}
-        assert counts["in"] == len(found) == sum(counts.values()) - counts["in"]
+        assert counts["in"] == len(candidates) == sum(counts.values()) - counts["in"]
         assert num_kept == counts["kept"]
     assert len(built.entries) == len(built.table()) == len(built.scores)
     assert not any(is_punctuation(entry) for entry in built.entries)
@@ -123,8 +123,8 @@ def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None
 
 def test_dead_entries_keep_their_id_and_are_counted(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", sw=["caf\u00e9", "cafe\u0301", "Simba", "simba"])
-    made = recipe(lists, metadata={"profiles": ["reference", "unicode_fold"]})
-    report = finish("metadata", made, tmp_path, QUIET)
+    loaded = recipe(lists, metadata={"profiles": ["reference", "unicode_fold"]})
+    report = finish("metadata", loaded, tmp_path, QUIET)
     assert report["lists"]["sw"]["dead"] == {"reference": 0, "unicode": 1, "unicode_fold": 2}
     assert len(entries_of(tmp_path, "sw")) == 104
     assert metadata.load_matcher(tmp_path, "sw", "unicode_fold").match("SIMBA").tolist() == [102]
@@ -144,18 +144,18 @@ def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) 
 
 def test_isolate_english_builds_english_list_for_all_texts(tmp_path: Path) -> None:
     lists = files(tmp_path / "in", en=["cat"], de=["Katze"])
-    made = recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]})
-    finish("metadata", made, tmp_path, QUIET)
+    loaded = recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]})
+    finish("metadata", loaded, tmp_path, QUIET)
     assert metadata.load_matcher(tmp_path, "en", "unicode").match("cat").tolist() == [100]
     assert not (tmp_path / "metadata/de.matcher").exists()
 
 
 def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -> None:
-    made = load_recipe(
+    loaded = load_recipe(
         {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": ["en", "sw", "yo"]}}
     )
     with pytest.raises(UserError, match=r"wordfreq has no words of sw, yo,.*metadata\.lists\.sw") as caught:
-        finish("metadata", made, tmp_path, QUIET)
+        finish("metadata", loaded, tmp_path, QUIET)
     assert "worldclip fetch" not in str(caught.value)
     (tmp_path / "dumps").mkdir()
     values = {"metadata": {"dumps": str(tmp_path / "dumps")}, "languages": {"codes": ["en", "sw", "yo"]}}
@@ -174,14 +174,14 @@ def test_missing_package_is_named_before_any_work(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "wn.xml").write_text("<LexicalResource/>")
-    given = {"sources": ["wordfreq"]} if package == "wordfreq" else {"sources": ["wordnet"]}
+    sources = {"sources": ["wordfreq"]} if package == "wordfreq" else {"sources": ["wordnet"]}
     wordnets = {} if package == "wordfreq" else {"wordnets": {"sv": str(tmp_path / "wn.xml")}}
-    made = recipe({}, metadata={"lists": {}, **given, **wordnets}, languages={"codes": ["sv"]})
+    loaded = recipe({}, metadata={"lists": {}, **sources, **wordnets}, languages={"codes": ["sv"]})
     for name in (package, f"{package}.lmf"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"{package}.* is needed here: pip install 'worldclip\[metadata\]'"):
-        finish("metadata", made, tmp_path / "run", QUIET)
-    assert not (tmp_path / "run").exists()
+        finish("metadata", loaded, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run/metadata").exists()
 
 
 def test_missing_files_are_config_problems(tmp_path: Path) -> None:
@@ -257,15 +257,15 @@ metadata.build(Run(dir=run_dir, sections=sections_of(load_recipe(recipe))))
 def test_killed_stage_resumes_to_same_bytes(tmp_path: Path) -> None:
     from worldclip.core.settings import to_toml
 
-    made = recipe(files(tmp_path / "in", sw=["simba", "paka"]))
-    (tmp_path / "recipe.toml").write_text(to_toml(made))
-    finish("metadata", made, tmp_path / "whole", QUIET)
+    loaded = recipe(files(tmp_path / "in", sw=["simba", "paka"]))
+    (tmp_path / "recipe.toml").write_text(to_toml(loaded))
+    finish("metadata", loaded, tmp_path / "whole", QUIET)
     for at in (1, 2, 4, 6):
         run_dir = tmp_path / str(at)
         command = [sys.executable, "-c", KILLED, str(at), str(run_dir), str(tmp_path / "recipe.toml")]
         assert subprocess.run(command, env=os.environ, check=False).returncode == -9
         assert not (run_dir / "metadata/manifest.json").exists()
-        finish("metadata", made, run_dir, QUIET)
+        finish("metadata", loaded, run_dir, QUIET)
         assert snapshot(run_dir) == snapshot(tmp_path / "whole")
 
 
@@ -284,8 +284,8 @@ def test_matcher_of_other_entries_is_refused(tmp_path: Path) -> None:
 
 
 def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -> None:
-    made = recipe(files(tmp_path / "in", sw=["simba"]))
-    finish("metadata", made, tmp_path, QUIET)
+    loaded = recipe(files(tmp_path / "in", sw=["simba"]))
+    finish("metadata", loaded, tmp_path, QUIET)
     whole = snapshot(tmp_path / "metadata")
     (tmp_path / "metadata/sw.matcher/unicode/table.npy").unlink()
     with pytest.raises(UserError, match="is not a finished matcher") as caught:
@@ -294,21 +294,21 @@ def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -
     for path in map(Path, removed):
         assert path.is_relative_to(tmp_path)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert run_stage("metadata", made, tmp_path, QUIET)
+    assert run_stage("metadata", loaded, tmp_path, QUIET)
     assert snapshot(tmp_path / "metadata") == whole
 
 
 def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = recipe(files(tmp_path / "in", sw=["simba"]))
+    loaded = recipe(files(tmp_path / "in", sw=["simba"]))
     with monkeypatch.context() as older:
         older.setattr(matcher, "FORMAT_VERSION", 1)
-        finish("metadata", made, tmp_path, QUIET)
+        finish("metadata", loaded, tmp_path, QUIET)
     before = (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns
     with pytest.raises(UserError, match="has version 1, expected 2"):
         metadata.load_matcher(tmp_path, "sw", "unicode")
-    assert run_stage("metadata", made, tmp_path, QUIET)
+    assert run_stage("metadata", loaded, tmp_path, QUIET)
     assert f"matchers.format was 1, is {matcher.FORMAT_VERSION}" in capsys.readouterr().err
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("simba").tolist() == [100]
     assert (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns == before

@@ -43,18 +43,18 @@ def write_corpus(path: Path, *texts: str) -> Path:
 
 
 def sources_of(run_dir: Path, lang: str) -> dict[str, dict[str, Any]]:
-    found = json.loads((run_dir / "metadata/manifest.json").read_text())["sources"][lang]
-    return {record["source"]: record for record in found}
+    records = json.loads((run_dir / "metadata/manifest.json").read_text())["sources"][lang]
+    return {record["source"]: record for record in records}
 
 
 def test_changed_licence_updates_manifest_and_rebuilds_only_its_language(tmp_path: Path) -> None:
     for lang, word in (("sw", "simba"), ("yo", "kìnnìún")):
         (tmp_path / f"{lang}.txt").write_text(f"{word}\n", encoding="utf-8")
-    given = {"sources": ["list"], "lists": {lang: str(tmp_path / f"{lang}.txt") for lang in ("sw", "yo")}}
-    assert run_stage("metadata", recipe("sw", "yo", **given), tmp_path / "run", QUIET)
+    config = {"sources": ["list"], "lists": {lang: str(tmp_path / f"{lang}.txt") for lang in ("sw", "yo")}}
+    assert run_stage("metadata", recipe("sw", "yo", **config), tmp_path / "run", QUIET)
     before = (tmp_path / "run/metadata/yo.parquet").stat().st_mtime_ns
     assert sources_of(tmp_path / "run", "sw")["list"]["licence"] == "not stated in the file"
-    licensed = recipe("sw", "yo", **given, licences={"sw": "CC BY 4.0"})
+    licensed = recipe("sw", "yo", **config, licences={"sw": "CC BY 4.0"})
     assert run_stage("metadata", licensed, tmp_path / "run", QUIET)
     named = sources_of(tmp_path / "run", "sw")["list"]
     assert (named["file"], named["size"], named["licence"]) == ("sw.txt", 6, "CC BY 4.0")
@@ -68,13 +68,13 @@ def test_own_corpus_has_its_own_licence_and_siteinfo_is_a_source(tmp_path: Path)
     (tmp_path / "sw/x-siteinfo-namespaces.json").write_text(NAMESPACES)
     (tmp_path / "views").mkdir()
     (tmp_path / "views/pageviews-1.gz").write_bytes(gzip.compress(b"sw Paka 5 0\nsw Picha:Paka.jpg 9 0\n"))
-    given = {
+    config = {
         "wikipedia": {"sw": str(corpus)},
         "pageviews": str(tmp_path / "views"),
         "overrides": {"title_top_fraction": 1},
     }
-    made = recipe("sw", sources=["unigram", "title"], **given, text_licences={"sw": "CC0 1.0"})
-    finish("metadata", made, tmp_path / "run", QUIET)
+    loaded = recipe("sw", sources=["unigram", "title"], **config, text_licences={"sw": "CC0 1.0"})
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     named = sources_of(tmp_path / "run", "sw")
     assert (named["wikipedia"]["file"], named["wikipedia"]["licence"]) == ("corpus.parquet", "CC0 1.0")
     assert (named["siteinfo"]["file"], named["siteinfo"]["size"]) == ("x-siteinfo-namespaces.json", len(NAMESPACES))
@@ -117,15 +117,15 @@ metadata.build(Run(dir=Path(sys.argv[2]), sections=sections_of(load_recipe(sys.a
 def test_kill_between_two_dumps_keeps_counts_of_the_first(tmp_path: Path) -> None:
     for number in (1, 2):
         write_corpus(tmp_path / f"dumps/sw/{number}.parquet", *["simba ni mnyama mkubwa"] * number)
-    made = recipe(
+    loaded = recipe(
         "sw", sources=["unigram", "bigram"], dumps=str(tmp_path / "dumps"), overrides={"unigram_top_fraction": 1}
     )
-    (tmp_path / "recipe.toml").write_text(to_toml(made))
+    (tmp_path / "recipe.toml").write_text(to_toml(loaded))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "recipe.toml"), str(tmp_path / "run")]
     assert subprocess.run(command, env=os.environ, check=False).returncode == -9
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/metadata/ngrams").rglob("*.npy")}
     assert {path.parts[-3] for path in first} == {"1.parquet"}
-    finish("metadata", made, tmp_path / "run", QUIET)
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     assert {path: path.stat().st_mtime_ns for path in first} == first
     table = metadata.read_entries(tmp_path / "run", "sw").to_pydict()
     assert dict(zip(table["entry"], table["score"], strict=True))["simba"] == 3.0

@@ -25,7 +25,7 @@ def test_starter_builds_a_list_per_language(tmp_path: Path) -> None:
     pytest.importorskip("wordfreq")
     recipe = load_recipe(STARTER, ["metadata.wordfreq_top=300", 'languages.codes=["en", "hi", "tl", "zh"]'])
     report = finish("metadata", recipe, tmp_path / "run", LocalExecutor(quiet=True))
-    assert all(found["by_source"]["wordfreq"] > 250 for found in report["lists"].values())
+    assert all(row["by_source"]["wordfreq"] > 250 for row in report["lists"].values())
     words = {lang: metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist() for lang in report["lists"]}
     assert words["en"][100:104] == ["the", "The", "to", "To"]
     assert words["hi"][100] == "के"

@@ -180,8 +180,8 @@ def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
     tab = write(tmp_path / "wn-data-dan.tab", "# DanNet\tdan\thttp://x\twordnet\n1-n\tlemma\thund\n2-n\tlemma\tko\n")
     xml = write(tmp_path / "wn.xml", WHOLE)
     database(lmf(lexicon("da", {"1": ["hest", "ko"]})))
-    made = recipe(da=[str(tab), str(xml), "made-up:1.0"])
-    finish("metadata", made, tmp_path / "run", QUIET)
+    loaded = recipe(da=[str(tab), str(xml), "made-up:1.0"])
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     table = metadata.read_entries(tmp_path / "run", "da").to_pydict()
     assert table["entry"][100:] == ["hund", "ko", "kat", "hest"]
     assert set(table["source"][100:]) == {"wordnet"}

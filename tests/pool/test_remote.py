@@ -99,9 +99,9 @@ def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Pat
         assert [shard.name for shard in shards] == [shard.name for shard in here]
         assert [shard.fingerprint["size"] for shard in shards] == [shard.fingerprint["size"] for shard in here]
         for one, other in zip(shards, here, strict=True):
-            found, expected = (pool.read_texts(shard, remote.pool) for shard in (one, other))
-            assert (found.key, found.text) == (expected.key, expected.text)
-            assert found.reason.tolist() == expected.reason.tolist()
+            actual, expected = (pool.read_texts(shard, remote.pool) for shard in (one, other))
+            assert (actual.key, actual.text) == (expected.key, expected.text)
+            assert actual.reason.tolist() == expected.reason.tolist()
 
 
 def test_images_of_remote_pool_are_read_by_offset(url: str, tmp_path: Path) -> None:
@@ -114,16 +114,16 @@ def test_images_of_remote_pool_are_read_by_offset(url: str, tmp_path: Path) -> N
 
 
 def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
-    found = []
+    results = []
     for number, place in enumerate((url, folder)):
         out = tmp_path / f"out{number}"
         check(PoolConfig(path=f"{place}/pictures"), out, CheckConfig(), executor=QUIET)
         tables = {name: pq.read_table(out / f"{name}.parquet").to_pydict() for name in ("valid_keys", "removed")}
-        found.append((tables, (out / "report.html").read_text(encoding="utf-8")))
-    assert found[0] == found[1]
-    assert found[0][0]["valid_keys"]["key"] == ["a", "c"]
-    assert found[0][0]["removed"]["rule"] == ["byte_duplicate"]
-    assert "<img" in found[0][1], "thumbnails are read from where the images are"
+        results.append((tables, (out / "report.html").read_text(encoding="utf-8")))
+    assert results[0] == results[1]
+    assert results[0][0]["valid_keys"]["key"] == ["a", "c"]
+    assert results[0][0]["removed"]["rule"] == ["byte_duplicate"]
+    assert "<img" in results[0][1], "thumbnails are read from where the images are"
 
 
 @pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])

@@ -177,9 +177,11 @@ def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table
             expected.append((name, text_idx, stored_text if reason == "ok" else None, reason))
         seen |= {name} - {None, ""}
     for file in (path, tmp_path / "0.jsonl"):
-        found = read(file, key="key", texts=("text", "texts"))
-        assert [row[1:] for row in found] == [row[1:] for row in expected]
-        assert [row[0] for row in found if row[3] != "bad_pair"] == [row[0] for row in expected if row[3] != "bad_pair"]
+        actual = read(file, key="key", texts=("text", "texts"))
+        assert [row[1:] for row in actual] == [row[1:] for row in expected]
+        assert [row[0] for row in actual if row[3] != "bad_pair"] == [
+            row[0] for row in expected if row[3] != "bad_pair"
+        ]
 
 
 # As a stage

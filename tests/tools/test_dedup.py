@@ -42,13 +42,13 @@ def write_pool(folder: Path, shards: dict[str, list[str | None]]) -> Path:
 def plain_copies(shards: dict[str, list[str | None]]) -> list[tuple[str, str, str]]:
     """(shard, key, first shard) in a dict that holds the whole pool."""
     first: dict[str, str] = {}
-    found = []
+    copies = []
     for name in sorted(shards):
         for key in dict.fromkeys(filter(None, shards[name])):
             if key in first:
-                found.append((name, key, first[key]))
+                copies.append((name, key, first[key]))
             first.setdefault(key, name)
-    return found
+    return copies
 
 
 def listed(out: Path) -> list[tuple[str, str, str]]:
@@ -97,15 +97,15 @@ def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a
 
 def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monkeypatch) -> None:
     shards = random_shards(seed=1)
-    found = []
+    contents = []
     for number, (workers, rows_a_range) in enumerate([(1, 4_000_000), (2, 50), (1, 7)]):
         monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
         names = random.Random(number).sample(list(shards), len(shards))
         folder = write_pool(tmp_path / f"pool{number}", {name: shards[name] for name in names})
         dedup(pool_of(folder), tmp_path / f"out{number}", executor=LocalExecutor(workers=workers, quiet=True))
-        found.append((tmp_path / f"out{number}" / "duplicates.parquet").read_bytes())
+        contents.append((tmp_path / f"out{number}" / "duplicates.parquet").read_bytes())
     assert listed(tmp_path / "out0") == plain_copies(shards)
-    assert found[1:] == found[:1] * 2
+    assert contents[1:] == contents[:1] * 2
 
 
 def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ class Server:
             request.send_error(404)
             return
         body, start = self.files[path], 0
-        given = request.headers["Range"]
-        if given and self.knows_ranges:
-            start = int(given.removeprefix("bytes=").removesuffix("-"))
+        range_header = request.headers["Range"]
+        if range_header and self.knows_ranges:
+            start = int(range_header.removeprefix("bytes=").removesuffix("-"))
             if start >= len(body):
                 request.send_response(416)
                 request.send_header("Content-Range", f"bytes */{len(body)}")
@@ -109,10 +109,10 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    found = Server()
-    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01})
+    server = Server()
+    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    found.add_wiki(
+    server.add_wiki(
         "swwiki",
         {
             "swwiki-20240101-pages-articles.xml.bz2": DUMP,
@@ -121,12 +121,12 @@ def server() -> Iterator[Server]:
         },
     )
     for name in ("20231222-000000", "20231222-120000"):
-        found.files[f"/other/pageviews/2023/2023-12/pageviews-{name}.gz"] = VIEWS
-    yield found
-    found.is_open.set()
-    found.server.shutdown()
+        server.files[f"/other/pageviews/2023/2023-12/pageviews-{name}.gz"] = VIEWS
+    yield server
+    server.is_open.set()
+    server.server.shutdown()
     thread.join()
-    found.server.server_close()
+    server.server.server_close()
 
 
 ARTICLES = "/swwiki/20240101/swwiki-20240101-pages-articles.xml.bz2"
@@ -331,13 +331,13 @@ def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_pat
     config = FetchConfig(base_url=server.url, pageview_days=0)
     corpus = tmp_path / "corpus.parquet"
     corpus.touch()
-    for sources, given, names in (
+    for sources, config_values, names in (
         (["title"], {}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
         (["unigram"], {}, ["swwiki-20240101-pages-articles.xml.bz2"]),
         (["unigram", "title"], {"wikipedia": {"sw": str(corpus)}}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
     ):
-        folder = tmp_path / "_".join([*sources, *given])
-        fetch_metadata(context(recipe(folder, "sw", sources=sources, **given), Path()), config, pause=Pauses())
+        folder = tmp_path / "_".join([*sources, *config_values])
+        fetch_metadata(context(recipe(folder, "sw", sources=sources, **config_values), Path()), config, pause=Pauses())
         assert [path.name for path in (folder / "sw").iterdir()] == names
     assert (
         fetch_metadata(context(recipe(tmp_path / "none", sources=["wordfreq"]), Path()), config, pause=Pauses())[

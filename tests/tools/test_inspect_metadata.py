@@ -42,14 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_lists_have_sources_dead_entries_and_bytes(folder: Path) -> None:
-    found = inspect_lists(folder)
-    assert list(found) == ["sw", "th"]
-    assert found["sw"]["entries"] == 107
-    assert found["sw"]["by_source"] == {"number": 100, "wordnet": 1, "list": 6}
-    assert found["sw"]["dead"] == {"unicode": 1, "unicode_fold": 2}
-    assert found["sw"]["entries_bytes"] == (folder / "sw.parquet").stat().st_size
+    lists = inspect_lists(folder)
+    assert list(lists) == ["sw", "th"]
+    assert lists["sw"]["entries"] == 107
+    assert lists["sw"]["by_source"] == {"number": 100, "wordnet": 1, "list": 6}
+    assert lists["sw"]["dead"] == {"unicode": 1, "unicode_fold": 2}
+    assert lists["sw"]["entries_bytes"] == (folder / "sw.parquet").stat().st_size
     compiled = sum(path.stat().st_size for path in (folder / "sw.matcher/unicode").iterdir())
-    assert found["sw"]["matcher_bytes"]["unicode"] == compiled
+    assert lists["sw"]["matcher_bytes"]["unicode"] == compiled
     _, text = inspect(folder)
     lines = text.splitlines()
     assert lines[0].split() == [
@@ -69,10 +69,10 @@ def test_columns_of_sources_are_in_list_order() -> None:
 
 
 def test_entry_has_source_score_and_rank(folder: Path) -> None:
-    found = find_entry(folder, "sw", "paka")
-    assert (found["entry_id"], found["source"], found["score"]) == (101, "list", 5.0)
-    assert (found["rank"], found["of_source"], found["dead"]) == (3, 6, {})
-    assert (found["holding"], found["num_holding"]) == ([], 0)
+    record = find_entry(folder, "sw", "paka")
+    assert (record["entry_id"], record["source"], record["score"]) == (101, "list", 5.0)
+    assert (record["rank"], record["of_source"], record["dead"]) == (3, 6, {})
+    assert (record["holding"], record["num_holding"]) == ([], 0)
     assert find_entry(folder, "sw", "Simba")["rank"] == 1
     assert find_entry(folder, "sw", "simba")["holding"] == ["simba dume"]
     wordnet = find_entry(folder, "sw", "mnyama")
@@ -93,8 +93,8 @@ def test_dead_entry_names_the_earlier_entry_it_equals(folder: Path) -> None:
 
 
 def test_missing_entry_has_similar_entries(folder: Path) -> None:
-    found = find_entry(folder, "sw", "simbaa")
-    assert (found["is_there"], found["near"][0]) == (False, "simba")
+    record = find_entry(folder, "sw", "simbaa")
+    assert (record["is_there"], record["near"][0]) == (False, "simba")
     _, text = inspect(folder, "sw", "simbaa")
     assert text.startswith("'simbaa' is not an entry of sw (Swahili)\n  similar entries: 'simba'")
     assert find_entry(folder, "sw", "dume")["holding"] == ["simba dume"]

@@ -43,7 +43,7 @@ def packed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     (folder / "sw.txt").write_text("simba\t3\npaka mweusi\t2\ncaf\u00e9\ncafe\u0301\n", encoding="utf-8")
     (folder / "th.txt").write_text("แมว\nหมา\n", encoding="utf-8")
-    made = recipe(
+    loaded = recipe(
         languages={"codes": ["sw", "th"]},
         metadata={
             "sources": ["number", "list"],
@@ -52,7 +52,7 @@ def packed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         match={"profile": "reference"},
     )
-    finish("metadata", made, folder / "run", QUIET)
+    finish("metadata", loaded, folder / "run", QUIET)
     return folder / "run"
 
 
@@ -84,9 +84,9 @@ def test_unpacked_lists_equal_packed_lists(packed_run: Path, packed: Path, tmp_p
 
 
 def test_same_lists_give_same_bytes(packed_run: Path, packed: Path, tmp_path: Path) -> None:
-    told = pack(packed_run, tmp_path / "again.tar")
+    report = pack(packed_run, tmp_path / "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == packed.read_bytes()
-    assert told == {
+    assert report == {
         "file": str(tmp_path / "again.tar"),
         "lists": 2,
         "entries": 206,
@@ -117,12 +117,12 @@ def test_recipe_with_pack_finds_unpacked_stage_finished(
 
 def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "yo.txt").write_text("kìnnìún\n", encoding="utf-8")
-    given = {"sources": ["number", "list"], "pack": str(packed), "lists": {"yo": str(tmp_path / "yo.txt")}}
-    made = recipe(languages={"codes": ["sw", "yo"]}, metadata=given)
-    finish("metadata", made, tmp_path / "run", QUIET)
+    config = {"sources": ["number", "list"], "pack": str(packed), "lists": {"yo": str(tmp_path / "yo.txt")}}
+    loaded = recipe(languages={"codes": ["sw", "yo"]}, metadata=config)
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     assert metadata.read_entries(tmp_path / "run", "yo")["entry"].to_pylist()[100:] == ["kìnnìún"]
     assert metadata.read_entries(tmp_path / "run", "sw")["score"].to_pylist()[100:102] == [3.0, 2.0]
-    both = {**given, "lists": {"sw": str(tmp_path / "yo.txt")}}
+    both = {**config, "lists": {"sw": str(tmp_path / "yo.txt")}}
     with pytest.raises(UserError, match=r"metadata\.lists\.sw is set, and .*lists\.tar already has the list of sw"):
         finish("metadata", recipe(languages={"codes": ["sw"]}, metadata=both), tmp_path / "run", QUIET)
     alone = {"sources": ["number", "list"], "pack": str(packed)}
@@ -133,15 +133,15 @@ def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
 def test_new_pack_rebuilds_only_changed_lists(packed_run: Path, packed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "lists.tar"
     copy.write_bytes(packed.read_bytes())
-    made = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(copy)})
-    finish("metadata", made, tmp_path / "run", QUIET)
+    loaded = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(copy)})
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     before = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
     (tmp_path / "sw.txt").write_text("simba\n", encoding="utf-8")
     lists = {"sw": str(tmp_path / "sw.txt"), "th": str(packed_run.parent / "th.txt")}
     changed = recipe(languages={"codes": ["sw", "th"]}, metadata={"sources": ["number", "list"], "lists": lists})
     finish("metadata", changed, tmp_path / "changed", QUIET)
     pack(tmp_path / "changed", copy)
-    finish("metadata", made, tmp_path / "run", QUIET)
+    finish("metadata", loaded, tmp_path / "run", QUIET)
     after = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
     assert (after["sw"] == before["sw"], after["th"] == before["th"]) == (False, True)
     assert len(metadata.read_entries(tmp_path / "run", "sw")) == 101
@@ -329,9 +329,9 @@ def test_url_in_metadata_pack_names_the_unpack_command(packed: Path) -> None:
 def test_pack_and_unpack_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "lists.tar"
     assert main(["pack", str(packed_run), "--out", str(out)]) == 0
-    told = capsys.readouterr().out
-    assert "2 lists, 206 entries" in told
-    assert "CC BY 4.0: sw" in told
+    output = capsys.readouterr().out
+    assert "2 lists, 206 entries" in output
+    assert "CC BY 4.0: sw" in output
     assert main(["unpack", str(out), "--out", str(tmp_path / "run"), "--workers", "1"]) == 0
     assert "2 lists, 206 entries" in capsys.readouterr().out
     assert main(["unpack", str(out), "--out", str(tmp_path / "run"), "--workers", "1", "--json"]) == 0

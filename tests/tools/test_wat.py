@@ -189,16 +189,16 @@ def test_pool_and_its_img2dataset_download_have_same_keys_and_texts(tmp_path: Pa
     config = PoolConfig(path="tars", key="json:uid", texts=("json:texts",))
     after = pool.read_texts(shard_of(write_tar(tmp_path / "tars" / "00000.tar", members)), config)
     expected = {(key, idx): text for key, idx, text in zip(before.key, before.text_idx, before.text, strict=True)}
-    found = {(key, idx): text for key, idx, text in zip(after.key, after.text_idx, after.text, strict=True)}
-    assert len(found) == 8
-    assert found.items() <= expected.items()
+    matched = {(key, idx): text for key, idx, text in zip(after.key, after.text_idx, after.text, strict=True)}
+    assert len(matched) == 8
+    assert matched.items() <= expected.items()
 
 
 # WARC
 
 
 def bodies(content: bytes) -> list[tuple[bytes, bool]]:
-    return [(found.body, found.has_wrong_length) for found in iter_records(io.BytesIO(content))]
+    return [(record.body, record.has_wrong_length) for record in iter_records(io.BytesIO(content))]
 
 
 @pytest.mark.parametrize("newline", ["\r\n", "\n"])
