@@ -132,3 +132,18 @@ def test_numbers_are_uniform_and_unrelated_between_streams():
     assert abs(keep.mean() - 0.5) < 0.005
     assert np.histogram(keep, bins=10, range=(0, 1))[0].min() > 9_500
     assert abs(np.corrcoef(keep, draw)[0, 1]) < 0.01
+
+
+def test_splitmix64_mixes_arrays_as_the_compiled_coin_mixes_numbers():
+    states = np.array([[0, 1], [2**63, 2**64 - 1]], np.uint64)
+    assert coin.splitmix64(states).tolist() == [[coin._mix(state) for state in row] for row in states]
+
+
+def test_sample_of_a_union_is_the_sample_of_the_samples():
+    records = [{"key": f"key {i % 50}", "text_idx": i // 50} for i in range(200)]
+    parts = [coin.sample_records(records[start : start + 30], 10) for start in range(0, 200, 30)]
+    whole = coin.sample_records(records, 10)
+    assert coin.sample_records([record for part in parts for record in part], 10) == whole
+    numbers = [coin.uniform(record["key"], record["text_idx"], 0, 0, coin.ORDER) for record in records]
+    assert whole == [records[i] for i in sorted(range(200), key=numbers.__getitem__)[:10]]
+    assert coin.sample_records([], 10) == []

@@ -119,7 +119,7 @@ def _read_parquet(path: Path) -> _Part:
 
 
 def _identify(texts: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    from worldclip.match import identify
+    from worldclip.language.identify import identify
 
     labels, _ = identify(texts)
     names, code = np.unique(labels, return_inverse=True)
