@@ -113,7 +113,7 @@ def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path):
 
 
 def test_evaluating_a_model_without_datasets_is_an_error(run_dir, tmp_path):
-    with pytest.raises(UserError, match="no data set is named; name some"):
+    with pytest.raises(UserError, match=r"no dataset to evaluate; set evaluate\.datasets"):
         evaluate.evaluate_model("someone/model", EvaluateConfig(), tmp_path / "out")
     nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
     with pytest.raises(UserError, match="none of suite imagenet is below"):
@@ -160,11 +160,11 @@ def test_problems_of_all_datasets_are_reported_before_any_work(run_dir):
         run(recipe_of(run_dir, datasets=list(folders), folders=folders), run_dir)
     problems = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
-    assert "data set mini: " in problems
+    assert "dataset mini: " in problems
     assert "images: dog" in problems
-    assert "data set tars: " in problems
+    assert "dataset tars: " in problems
     assert "0.tar: not a readable tar" in problems
-    assert "data set gone: evaluate.folders.gone is 'cvqa:/nowhere'" in problems
+    assert "dataset gone: evaluate.folders.gone is 'cvqa:/nowhere'" in problems
     assert not (run_dir / "evaluate").exists()
 
 

@@ -1,4 +1,4 @@
-"""The stage: a checkpoint on data sets -> results.jsonl, results.csv, table.md, table.tex, report.json, features/."""
+"""Evaluate a checkpoint on datasets: results.jsonl, results.csv, table.md, table.tex, report.json, features/."""
 
 from __future__ import annotations
 
@@ -68,111 +68,113 @@ def _evaluate(run: Run, job: Job) -> Result:
 
 
 def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Report:
-    """Any model that inference.load takes, on the data sets of `config`, into the folder `out`.
+    """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
-    Writes what RUN/evaluate of a run holds, and report.html.  config.languages empty: all that a data set has.  The
-    emoji sets are read from out/pool.  A folder is known by its files, a run by its best checkpoint, a hub id by its
-    name.  A call that was cut goes on where it stopped.  UserError for mistakes in `config`, all at once.
+    `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
+    emoji sets are read from out/pool.  A model folder is identified by its files, a run by its best checkpoint, a hub
+    id by its name.  An interrupted call resumes.  Raises UserError with all problems of `config`.
     """
     if problems := config.problems():
         raise UserError(problems)
     if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
-        raise UserError(f"{missing}no data set is named; name some (evaluate.datasets), or a suite that has data")
-    place = Path(source)
-    if (place / "train").is_dir():
-        place = checkpoint_folder(place)
-    known_by = model_digest(place) if place.exists() else digest(str(source))
-    model_id = {"model": str(source), "model_digest": known_by}
+        raise UserError(f"{missing}no dataset to evaluate; set evaluate.datasets, or a suite that has data")
+    path = Path(source)
+    if (path / "train").is_dir():
+        path = checkpoint_folder(path)
+    source_digest = model_digest(path) if path.exists() else digest(str(source))
+    model_id = {"model": str(source), "model_digest": source_digest}
     return _measure(Sweep(source, model_id, config, out), out, lambda loaded: list(config.languages))
 
 
 def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Report:
-    """Records, tables and report of a sweep in `folder`, in the languages that `languages_of` names (empty: all)."""
+    """Write records, tables and report of a sweep into `folder`, and return the report.
+
+    languages_of: returns the languages to evaluate in (empty: all), given the datasets.
+    """
     from worldclip.model.load import load
 
     config = sweep.config
     if config.suite == "paper":
-        published.of_model(config.against)  # a name that is none is told before any work
+        published.of_model(config.against)  # an unknown name is an error before any work
     loaded = _load_all(config, sweep.run_dir)
     records: list[engine.Record] = []
-    found: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
+    summary: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
-        asked = languages_of(loaded)
-        cache, results_path = folder / "features", folder / "results.jsonl"
+        langs = languages_of(loaded)
         if config.processes > 1:
-            share(sweep, loaded, asked, folder)
+            share(sweep, loaded, langs, folder)
         records, features, encode_text = engine.evaluate(
             load(sweep.source, device=config.device),
             sweep.model_id,
             loaded,
-            asked,
-            results_path,
+            langs,
+            folder / "results.jsonl",
             batch_size=config.batch_size,
-            cache=cache,
+            cache=folder / "features",
             say=lambda message: say("evaluate", message),
         )
-        found["datasets"] = _summary(records, loaded, features)
+        summary["datasets"] = _summary(records, loaded, features)
         for dataset in loaded:
-            of_gallery = _gallery_languages(asked or dataset.languages)
+            shown_langs = _gallery_languages(langs or dataset.languages)
             image_ND = features[dataset.name].features_ND
-            found["gallery"] += gallery(dataset, image_ND, encode_text, of_gallery, config.gallery_size)
+            summary["gallery"] += gallery(dataset, image_ND, encode_text, shown_langs, config.gallery_size)
     else:
-        say("evaluate", "evaluate.datasets names no data set: nothing to measure")
+        say("evaluate", "evaluate.datasets is empty: nothing to evaluate")
         write_text(folder / "results.jsonl", "")
-    found |= _write_tables(folder, records, config)
-    write_json(folder / "report.json", found)
-    return found
+    summary |= _write_tables(folder, records, config)
+    write_json(folder / "report.json", summary)
+    return summary
 
 
 def _load_all(config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
-    """Every data set asked for; UserError with what is wrong with any of them, before any work."""
-    found: list[Dataset] = []
+    """Return the datasets of `config`.  Raises UserError with the problems of all of them, before any work."""
+    loaded: list[Dataset] = []
     problems: list[str] = []
     for name in config.dataset_names:
         try:
-            found.append(datasets.load(name, config, run_dir))
+            loaded.append(datasets.load(name, config, run_dir))
         except UserError as error:
-            problems += [f"data set {name}: {problem}" for problem in error.problems]
+            problems += [f"dataset {name}: {problem}" for problem in error.problems]
         except BadShard as error:
-            problems.append(f"data set {name}: {error}")
+            problems.append(f"dataset {name}: {error}")
     if problems:
         raise UserError(problems)
-    return found
+    return loaded
 
 
 def _write_tables(folder: Path, records: Sequence[engine.Record], config: EvaluateConfig) -> Report:
-    """table.md, results.csv, table.tex, CLIP_benchmark's files; what of it belongs into the report."""
+    """Write table.md, results.csv, table.tex and CLIP_benchmark's files; return the report's fields about suites."""
     parts = [tables.markdown_table(records)]
-    found: Report = {}
+    fields: Report = {}
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))
         if config.suite in AVERAGED:
             mean, missing = suite_mean(config.suite, records)
-            found["suite"] = {"name": config.suite, "mean": mean, "missing": missing}
+            fields["suite"] = {"name": config.suite, "mean": mean, "missing": missing}
     if config.suite == "paper":
         rows = published.beside(records, config.against)
         parts.append(tables.beside_text(rows, config.against))
-        found["published"] = {"against": config.against, "rows": rows}
+        fields["published"] = {"against": config.against, "rows": rows}
     write_text(folder / "table.md", "\n".join(parts))
     tables.write_tables(folder, records)
     if config.clip_benchmark:
         tables.write_clip_benchmark(Path(config.clip_benchmark).expanduser(), records)
-    return found
+    return fields
 
 
 def checkpoint_folder(run_dir: Path) -> Path:
-    """The checkpoint that training found best, else the last one; UserError where a run has none."""
-    found = best_checkpoint(run_dir)
-    if found is None:
+    """Return the best checkpoint of training, else the last one.  Raises UserError if a run has none."""
+    checkpoint = best_checkpoint(run_dir)
+    if checkpoint is None:
         raise UserError(f"{run_dir / 'train'} holds no checkpoint; run first: worldclip train {run_dir}")
-    return found
+    return checkpoint
 
 
 def model_digest(place: Path) -> str:
-    """32 hex digits of what decides a model's features: a file, or a folder's weights, config and tokenizer.
+    """Return 32 hex digits over what decides a model's features: a file, or a folder's weights, config and tokenizer.
 
-    Of a folder that is not Hugging Face's (open_clip, ONNX) all files count.
+    In a folder that is not Hugging Face's (open_clip, ONNX) all files count.
     """
     if place.is_file():
         return digest([fingerprint(place, place.parent)])
@@ -186,30 +188,31 @@ def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Da
     """Return evaluate.languages, else the run's own that a dataset has, else (empty) all; of a suite all."""
     if config.languages or config.suite:
         return list(config.languages)
-    there = {lang for dataset in loaded for lang in dataset.languages}
-    asked = [code for code in codes if code in there]
-    return [*asked, *(name for name in (LOCAL, NO_LANGUAGE) if name in there)] if asked else []
+    available = {lang for dataset in loaded for lang in dataset.languages}
+    own = [code for code in codes if code in available]
+    return [*own, *(name for name in (LOCAL, NO_LANGUAGE) if name in available)] if own else []
 
 
 def _gallery_languages(codes: Sequence[str]) -> list[str]:
-    """English first where asked, then one language a script, so that a reader sees them all."""
-    of_script: dict[str, str] = {}
+    """Return English, if it is in `codes`, then one language per script, so that the gallery shows every script."""
+    lang_of_script: dict[str, str] = {}
     for code in sorted(codes, key=lambda code: code != "en"):
         try:
-            of_script.setdefault(languages.get(code).script, code)
+            lang_of_script.setdefault(languages.get(code).script, code)
         except KeyError:
-            continue  # a data set's own code, which our table does not have
-    return list(of_script.values())[:GALLERY_LANGUAGES]
+            continue  # a dataset's own code, which our table lacks
+    return list(lang_of_script.values())[:GALLERY_LANGUAGES]
 
 
 def _summary(
     records: Sequence[engine.Record], loaded: Sequence[Dataset], features: dict[str, image_features.ImageFeatures]
 ) -> dict[str, Any]:
+    """Return the report's fields of each dataset: its images, the undecodable ones, and its tasks."""
     grouped = report.by_dataset(records)
-    found = {}
+    summary = {}
     for dataset in loaded:
         bad = features[dataset.name].bad
-        found[dataset.name] = {
+        summary[dataset.name] = {
             "num_images": len(dataset.image_keys),
             "num_bad_images": len(bad),
             "bad_images": bad[:20],
@@ -218,4 +221,4 @@ def _summary(
                 for task, of_task in grouped.get(dataset.name, {}).items()
             },
         }
-    return found
+    return summary
