@@ -22,9 +22,9 @@ import pyarrow as pa
 
 from worldclip.balance.formulas import threshold_for
 from worldclip.balance.stage import list_probs
-from worldclip.balance.sums import GROUP_SIZE, RANGE_SIZE, _add_range, add_counts, list_starts
 from worldclip.core import artifacts
 from worldclip.core.arrow import names_of
+from worldclip.core.entry_counts import GROUP_SIZE, RANGE_SIZE, _add_range, add_counts, list_starts
 from worldclip.core.execute import Shard
 
 NUM_ENTRIES, NUM_LISTS = 27_000_000, 330

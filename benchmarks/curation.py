@@ -38,9 +38,9 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
 from worldclip.language import identify as lid
 from worldclip.language.table import from_lid
-from worldclip.match import accounting as tally
+from worldclip.match import accounting, stage
 from worldclip.match import counts as count
-from worldclip.match import stage
+from worldclip.match import texts as match_texts
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.recipe import run_stages, sections_of
 
@@ -159,13 +159,14 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
 
     for shard in pool.shards(context):
         texts = timed("read and decode", pool.read_texts, shard, work.pool)
-        lang, *_ = timed("language", stage.identify_languages, texts.text, work)
-        timed("entries", stage.match_texts, texts.text, lang, work)
-        matched = stage.match_pool_texts(texts, work)
-        table = timed("write", stage.matched_table, texts, matched, work)
+        lang, *_ = timed("language", match_texts.find_languages, texts, work)
+        timed("entries", match_texts.match_texts, texts.text, lang, work)
+        matched = match_texts.match_pool_texts(texts, work)
+        table = timed("write", match_texts.matched_table, texts, matched, work)
         path = count.table_path(run / "match", "texts", shard)
         timed("write", artifacts.write_table, path, table, artifacts.MATCH_TEXTS)
-        timed("report", tally.count_reasons, matched.reason, matched.lang, texts.text_idx.to_numpy(), work.languages)
+        text_idx = texts.text_idx.to_numpy()
+        timed("report", accounting.count_reasons, matched.reason, matched.lang, text_idx, work.languages)
         timed("count", count.count_shard, shard, run_dir=run, key_lists=())
     return dict(spent)
 

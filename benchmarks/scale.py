@@ -26,14 +26,14 @@ from pathlib import Path
 from curation import read_world, write_world
 
 from worldclip import balance, curate, match, pool
-from worldclip.balance.sums import _group
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import fingerprint, versions, write_text
+from worldclip.core.entry_counts import _group
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
 from worldclip.core.execute.shards import Reports, ShardWork
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.settings import to_toml
-from worldclip.match.stage import REASONS, sum_reports
+from worldclip.match.accounting import sum_reports
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import list_shards
 from worldclip.recipe import sections_of
@@ -45,7 +45,7 @@ FULL_SHARDS = 1_600_000
 
 def report_of(shard: Shard) -> dict:
     """A report of match as 60,000 texts in 100 languages give it."""
-    row = dict.fromkeys(REASONS[3:], 12345)
+    row = dict.fromkeys(("no_language", "no_match", "matched"), 12345)
     table = {f"l{i:03}": row for i in range(NUM_LANGUAGES)}
     sums = {"pairs": 62_500, "num_keys": 62_500, "num_matched_texts": 30_000, "num_matched_keys": 30_000}
     labels = {f"x{i:02}": 7 for i in range(30)}

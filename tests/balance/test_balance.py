@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from count_files import write_count_file
 from stages import finish
 from worldclip import balance
 from worldclip.balance.config import BalanceConfig
-from worldclip.balance.stage import choose_thresholds, find_warnings, head_tail_curve
-from worldclip.balance.sums import sum_counts, sum_shards
+from worldclip.balance.stage import head_tail_curve
+from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
@@ -197,15 +196,7 @@ RECIPE = {"pool": {"path": "none"}, "balance": {"tail_fraction": 0.5}}
 
 
 def write_counts(run: Path, shard: str, rows: list[tuple[str, int, int]]) -> None:
-    names, ids, counts = zip(*rows, strict=True) if rows else ((), (), ())
-    table = pa.table(
-        {
-            "entries_lang": pa.array(names, pa.string()),
-            "entry_id": pa.array(ids, pa.int32()),
-            "count": pa.array(counts, pa.uint64()),
-        }
-    )
-    artifacts.write_table(run / "match" / "counts" / f"{shard}.parquet", table, artifacts.MATCH_COUNTS)
+    write_count_file(run / "match" / "counts" / f"{shard}.parquet", rows)
 
 
 def write_lists(run: Path, **lists: list[str]) -> None:
@@ -275,7 +266,7 @@ def test_a_file_that_is_no_table_of_thresholds_is_named(run, content):
     if content is not None:
         path.write_text(content)
     recipe = load_recipe({"pool": {"path": "none"}, "balance": {"rule": "table", "thresholds": str(path)}})
-    with pytest.raises(UserError, match=r"balance\.thresholds is .*wrong\.json"):
+    with pytest.raises(UserError, match=r"balance\.thresholds = .*wrong\.json"):
         finish("balance", recipe, run, LocalExecutor(quiet=True))
 
 
@@ -289,59 +280,8 @@ def test_lists_of_languages_no_longer_there_leave_no_file(run):
     assert np.load(run / "balance" / "counts" / "en.npy").tolist() == [1, 3, 6, 90]
 
 
-@given(
-    st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2**61)), unique_by=lambda row: row[0]), max_size=4)
-)
-def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
-    folder = tmp_path_factory.mktemp("counts")
-    for i, rows in enumerate(shards):
-        write_counts(folder, f"{i}.tar", [("en", entry, count) for entry, count in rows])
-    paths = sorted((folder / "match" / "counts").glob("*.parquet"))
-    expected = [sum(count for rows in shards for entry, count in rows if entry == i) for i in range(4)]
-    for order in (paths, paths[::-1]):
-        assert sum_counts({"zh": 3, "en": 4}, order)["en"].tolist() == expected
-
-
-@pytest.mark.parametrize("largest", [9, 2**31, 2**60])
-def test_sums_by_groups_and_ranges_are_the_sums_shard_by_shard(tmp_path, largest):
-    rng = np.random.default_rng(0)
-    lists = {"en": 50, "none": 0, "sw": 20}
-    for i in range(11):
-        rows = [(n, int(e), int(rng.integers(1, largest))) for n in ("en", "sw") for e in rng.choice(20, 9, False)]
-        write_counts(tmp_path, f"{i}.tar", rows)
-    paths = sorted((tmp_path / "match" / "counts").glob("*.parquet"))
-    plain = {name: [0] * size for name, size in lists.items()}
-    for path in paths:
-        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
-            plain[row["entries_lang"]][row["entry_id"]] += row["count"]
-    executor = Counting(quiet=True)
-    add = partial(sum_shards, lists, folder=tmp_path / "sums", executor=executor, group_size=3, range_size=16)
-    assert {name: counts.tolist() for name, counts in add(shards=paths).items()} == plain
-    assert executor.num_done == {"groups": 4, "ranges": 5}
-    assert {name: counts.tolist() for name, counts in add(shards=paths).items()} == plain
-    assert executor.num_done == {"groups": 4, "ranges": 5}
-    write_counts(tmp_path, "99.tar", [("en", 1, 5)])
-    again = add(shards=[*paths, tmp_path / "match/counts/99.tar.parquet"])
-    assert again["en"][1] == plain["en"][1] + 5
-    assert executor.num_done == {"groups": 5, "ranges": 10}, "groups that did not change are not added again"
-    assert {name: counts.tolist() for name, counts in add(shards=paths[:2]).items()} != plain
-    assert not list((tmp_path / "sums").rglob("*.npy"))
-
-
-class Counting(LocalExecutor):
-    """Counts the units that were worked on, by the folder of their markers."""
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.num_done = Counter()
-
-    def _run(self, work, todo):
-        self.num_done[work.done_dir.name] += len(todo)
-        yield from super()._run(work, todo)
-
-
 def test_files_that_a_shared_folder_does_not_show_yet_are_missed(run):
     manifest = artifacts.read_json(run / "match" / "manifest.json")
     artifacts.write_json(run / "match" / "manifest.json", {**manifest, "counts": {"shards": 4}})
-    with pytest.raises(UserError, match="shows 3 files, match wrote 4"):
+    with pytest.raises(UserError, match="3 files are visible, match wrote 4"):
         finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))

@@ -15,8 +15,8 @@ from worldclip import curate
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.reasons import Reason
 from worldclip.curate import caps
-from worldclip.curate.accounting import REASONS
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
 
@@ -69,7 +69,7 @@ def test_a_cap_keeps_the_smallest_of_each_language_and_counts_the_others(world, 
         over = was[lang] - stays[lang]
         assert row["excluded"] == unbound[lang]["excluded"] + over
         assert row["sampled_out"] == unbound[lang]["sampled_out"]
-        assert row["pairs_in"] == sum(row[reason] for reason in REASONS) + row["pairs_out"]
+        assert row["pairs_in"] == sum(row[reason.column] for reason in Reason)
         cap = cap_of(lang)
         assert row["expected_pairs"] == min(cap or 10**9, unbound[lang]["expected_pairs"])
     assert set(report["caps"]) == {lang for lang in was if was[lang] > stays[lang]}
@@ -177,5 +177,5 @@ def test_a_cap_is_at_least_one_pair(tmp_path, max_pairs, problem) -> None:
 
 def test_a_cap_of_a_language_that_is_not_there_is_refused(world) -> None:
     folder, run, policy, _ = world
-    with pytest.raises(UserError, match=r"curate\.max_pairs names 'fr'"):
+    with pytest.raises(UserError, match=r"curate\.max_pairs: 'fr' is not a language"):
         run_stages(recipe_of(folder, policy, {"fr": 3}), run, stages="curate")

@@ -21,7 +21,8 @@ from worldclip import curate, pool
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.curate.accounting import COLUMNS, REASONS
+from worldclip.core.reasons import Reason
+from worldclip.curate.accounting import COLUMNS
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide
 
@@ -153,7 +154,7 @@ def check_report(report: dict, expected: dict) -> None:
     """Every column of every language, and that they add up."""
     for lang, row in report["languages"].items():
         assert list(row) == list(COLUMNS)
-        assert row["pairs_in"] == sum(row[reason] for reason in REASONS) + row["pairs_out"]
+        assert row["pairs_in"] == sum(row[reason.column] for reason in Reason)
         for column, value in row.items():
             assert value == pytest.approx(expected[lang].get(column, 0), abs=1e-9), (lang, column)
     assert set(report["languages"]) == {lang for lang, row in expected.items() if row["pairs_in"]}
@@ -276,7 +277,7 @@ def test_a_language_that_the_run_does_not_have_is_named(pool_folder, run):
     with pytest.raises(UserError) as raised:
         run_stages(recipe, run)
     assert len(raised.value.problems) == 2
-    assert "curate.include names 'fr'" in raised.value.problems[0]
+    assert "curate.include: 'fr' is not a language of this run" in raised.value.problems[0]
 
 
 def test_a_wrong_config_is_refused_with_all_its_problems():

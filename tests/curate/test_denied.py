@@ -14,7 +14,7 @@ from worldclip import curate
 from worldclip.report import write_report
 
 SHARDS = make_shards(seed=21, num_shards=3, num_samples=12)
-ALLOWED = ("match/texts/", "match/done/", "match/report.json", "pool/index/", "metadata/")
+ALLOWED = ("match/texts/", "match/done/", "match/report.json", "match/accounting.json", "pool/index/", "metadata/")
 
 
 def contents(path: Path) -> bytes:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from worldclip.balance.config import BalanceConfig
-from worldclip.balance.stage import head_tail_curve, thresholds_record
+from worldclip.balance.stage import head_tail_curve
+from worldclip.balance.thresholds import thresholds_record
 from worldclip.core.artifacts import write_json, write_text
-from worldclip.curate.entry_counts import sampled_curve
+from worldclip.curate.entry_curves import sampled_curve
 from worldclip.evaluate.report import task_result
 from worldclip.language.entry_lists import EntryLists
 

@@ -22,7 +22,8 @@ from plain_recipe import (
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.match import accounting as tally
+from worldclip.core.reasons import Reason
+from worldclip.match import accounting
 
 SHARDS = make_shards(seed=1)
 
@@ -105,7 +106,7 @@ def test_wrong_merges_are_named_all_at_once(pool_folder, run):
         run_stages(recipe, run, stages="pool match")
     assert len(raised.value.problems) == 2
     assert "match.merge_labels.xx" in str(raised.value)
-    assert "match.merge_labels.ms is 'id'" in str(raised.value)
+    assert "match.merge_labels.ms = 'id'" in str(raised.value)
 
 
 def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, run):
@@ -189,13 +190,13 @@ def test_workers_and_the_order_of_shards_change_no_byte(pool_folder, tmp_path_fa
         run_stages(make_recipe(pool_folder), run, LocalExecutor(workers=workers, quiet=True), stages="pool match")
         runs.append(all_bytes(run / "match"))
     assert runs[0] == runs[1]
-    assert len(runs[0]) == 4 * len(SHARDS) + 1
+    assert len(runs[0]) == 4 * len(SHARDS) + 2
 
 
 def test_lid_recall_is_reported_where_the_pool_knows_the_truth():
     names = ["en", "zh"]
     truth = pa.array(["en", "en", "zh", None, "zh", "xx"])
-    table = tally.confusion(truth, np.array([0, 1, 1, 0, -1, 0]), names)
+    table = accounting.confusion(truth, np.array([0, 1, 1, 0, -1, 0]), names)
     assert table == {"en": {"en": 1, "zh": 1}, "xx": {"en": 1}, "zh": {"no_language": 1, "zh": 1}}
     report = {
         **dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 6),
@@ -203,18 +204,17 @@ def test_lid_recall_is_reported_where_the_pool_knows_the_truth():
         "keys": {},
         "samples": {"no_language": [], "no_match": []},
     }
-    total = tally.sum_reports([{**report, "labels_without_language": {}, "bad": [], "truth": table}] * 2)
+    total = accounting.sum_reports([{**report, "labels_without_language": {}, "bad": [], "truth": table}] * 2)
     assert total["truth"]["en"] == {"en": 2, "zh": 2}
     assert total["lid_recall"] == {"en": 0.5, "xx": 0.0, "zh": 0.5}
 
 
 def test_keys_are_counted_under_their_latest_reason():
-    code = {name: i for i, name in enumerate(tally.REASONS)}
-    reasons = ["no_text", "no_match", "no_match", "bad_pair", "no_language", "no_text", "matched", "no_match"]
-    reason = np.array([code[name] for name in reasons], np.int8)
+    reasons = ["NO_TEXT", "NO_MATCH", "NO_MATCH", "BAD_PAIR", "NO_LANGUAGE", "NO_TEXT", "KEPT", "NO_MATCH"]
+    reason = np.array([Reason[name] for name in reasons], np.int8)
     lang = np.array([-1, 1, 0, -1, -1, -1, 0, 1])
     text_idx = np.array([0, 1, 2, 0, 0, 1, 0, 1])
-    report = tally.count_reasons(reason, lang, text_idx, ["en", "zh"])
+    report = accounting.count_reasons(reason, lang, text_idx, ["en", "zh"])
     assert report["keys"] == {"und": {"bad_pair": 1, "no_language": 1}, "zh": {"no_match": 1}}
     assert report["num_keys"] == 4
     assert report["num_matched_keys"] == 1
@@ -223,6 +223,6 @@ def test_keys_are_counted_under_their_latest_reason():
 
 
 def test_an_empty_shard_has_an_empty_report():
-    report = tally.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
+    report = accounting.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
     assert report["pairs"] == report["num_keys"] == 0
     assert report["texts"] == report["keys"] == {}

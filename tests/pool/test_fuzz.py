@@ -16,6 +16,7 @@ from tars import as_json, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
+from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import parse_record
 from worldclip.tools.wat import REASONS, extract_file
@@ -52,7 +53,7 @@ def check(shard: Shard, config: PoolConfig) -> None:
         return
     rows = len(texts.key)
     assert rows == len(texts.text_idx) == len(texts.text) == len(texts.reason)
-    assert [text is None for text in texts.text.to_pylist()] == [code != 0 for code in texts.reason]
+    assert [text is None for text in texts.text.to_pylist()] == [code != Reason.KEPT for code in texts.reason]
     starts = [i == 0 for i in texts.text_idx.to_pylist()]
     assert sum(starts) == len(keys) + num_without + num_repeated
     texts.text.validate(full=True)

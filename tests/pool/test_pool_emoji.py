@@ -19,6 +19,7 @@ from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 
 pytest.importorskip("emoji", reason="extra demo is not installed")
@@ -107,7 +108,7 @@ def test_share_of_tones_is_alike_in_all_tars(built: Path) -> None:
 def test_pool_has_14_texts_per_picture(built: Path) -> None:
     texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji"))
     assert len(texts.key) == 14_000
-    assert not texts.reason.any()
+    assert (texts.reason == Reason.KEPT).all()
     assert texts.truth is not None
     assert Counter(texts.truth.to_pylist()) == dict.fromkeys(LANGS, 1000)
     assert texts.text_idx.to_pylist()[:15] == [*range(14), 0]

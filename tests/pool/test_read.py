@@ -15,13 +15,14 @@ from tars import PNG, as_json, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
+from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 
 CONFIG = PoolConfig(path="pool")
 
 
 def rows(texts: pool.PoolTexts) -> list[tuple[str, int, str | None, str]]:
-    reasons = [pool.REASONS[code] for code in texts.reason]
+    reasons = [Reason(code).label for code in texts.reason]
     return list(zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
 
 
@@ -31,17 +32,17 @@ def read(path: Path, members: list[tuple[str, bytes]], config: PoolConfig = CONF
 
 def test_txt_gives_one_text_per_sample(tmp_path: Path) -> None:
     members = [*sample("000000", "a red apple", {"caption": "not this"}), *sample("000001", "تفاحة حمراء")]
-    assert read(tmp_path, members) == [("000000", 0, "a red apple", "ok"), ("000001", 0, "تفاحة حمراء", "ok")]
+    assert read(tmp_path, members) == [("000000", 0, "a red apple", "kept"), ("000001", 0, "تفاحة حمراء", "kept")]
 
 
 def test_text_idx_is_position_in_stored_list(tmp_path: Path) -> None:
     members = sample("7", None, {"texts": ["one", "", None, " \u3000", "five"]})
     assert read(tmp_path, members) == [
-        ("7", 0, "one", "ok"),
+        ("7", 0, "one", "kept"),
         ("7", 1, None, "no_text"),
         ("7", 2, None, "no_text"),
         ("7", 3, None, "no_text"),
-        ("7", 4, "five", "ok"),
+        ("7", 4, "five", "kept"),
     ]
 
 
@@ -59,7 +60,7 @@ def test_sample_without_text_is_one_no_text_row(tmp_path: Path) -> None:
 def test_text_of_nul_characters_is_empty(tmp_path: Path) -> None:
     assert read(tmp_path, [*sample("0", "\0 \0"), *sample("1", "a\0b")]) == [
         ("0", 0, None, "no_text"),
-        ("1", 0, "a\0b", "ok"),
+        ("1", 0, "a\0b", "kept"),
     ]
 
 
@@ -81,7 +82,7 @@ def test_bad_json_drops_only_its_pair(tmp_path: Path, case: str) -> None:
     members = [*sample("0", None, {"texts": "good"}), ("1.jpg", PNG), ("1.json", content)]
     path = write_tar(tmp_path / "0.tar", members)
     texts = pool.read_texts(shard_of(path), CONFIG)
-    assert rows(texts) == [("0", 0, "good", "ok"), ("1", 0, None, "bad_pair")]
+    assert rows(texts) == [("0", 0, "good", "kept"), ("1", 0, None, "bad_pair")]
     assert len(texts.bad) == 1
     assert reason in texts.bad[0]["reason"]
     assert texts.bad[0]["key"] == "1"
@@ -90,17 +91,17 @@ def test_bad_json_drops_only_its_pair(tmp_path: Path, case: str) -> None:
 def test_bad_text_in_list_drops_only_itself(tmp_path: Path) -> None:
     members = sample("7", None, {"texts": ["one", "\ud800", 3, "four"]})
     assert [(text, reason) for _, _, text, reason in read(tmp_path, members)] == [
-        ("one", "ok"),
+        ("one", "kept"),
         (None, "bad_pair"),
         (None, "bad_pair"),
-        ("four", "ok"),
+        ("four", "kept"),
     ]
 
 
 def test_txt_that_is_not_utf8_drops_only_its_pair(tmp_path: Path) -> None:
     euro = "€".encode()
     members = [("0.txt", euro[:1]), ("1.txt", euro[1:]), ("2.txt", b"fine"), ("3.txt", b"\xed\xa0\x80")]
-    assert [reason for *_, reason in read(tmp_path, members)] == ["bad_pair", "bad_pair", "ok", "bad_pair"]
+    assert [reason for *_, reason in read(tmp_path, members)] == ["bad_pair", "bad_pair", "kept", "bad_pair"]
 
 
 def test_character_split_over_two_texts_makes_both_bad(tmp_path: Path) -> None:
@@ -118,9 +119,9 @@ def test_first_of_duplicate_keys_is_kept_and_texts_of_others_are_counted(tmp_pat
         *sample("a", None, {"texts": ["4", "", "\ud800"]}),
     ]
     assert read(tmp_path, members) == [
-        ("a", 0, "1", "ok"),
-        ("a", 1, "2", "ok"),
-        ("b", 0, "3", "ok"),
+        ("a", 0, "1", "kept"),
+        ("a", 1, "2", "kept"),
+        ("b", 0, "3", "kept"),
         ("a", 0, None, "duplicate"),
         ("a", 1, None, "duplicate"),
         ("a", 2, None, "bad_pair"),
@@ -129,7 +130,7 @@ def test_first_of_duplicate_keys_is_kept_and_texts_of_others_are_counted(tmp_pat
 
 def test_repeated_suffix_begins_a_duplicate_sample(tmp_path: Path) -> None:
     members = [*sample("a", "first"), *sample("a", "second")]
-    assert read(tmp_path, members) == [("a", 0, "first", "ok"), ("a", 0, None, "duplicate")]
+    assert read(tmp_path, members) == [("a", 0, "first", "kept"), ("a", 0, None, "duplicate")]
 
 
 def test_key_begins_with_folder_of_tar(tmp_path: Path) -> None:
@@ -154,8 +155,8 @@ def test_key_from_json_field(tmp_path: Path) -> None:
     ]
     rows_of_tar = read(tmp_path, members, config)
     assert [(key, reason) for key, _, _, reason in rows_of_tar] == [
-        ("k0", "ok"),
-        ("12", "ok"),
+        ("k0", "kept"),
+        ("12", "kept"),
         ("2", "bad_pair"),
         ("3", "bad_pair"),
         ("k0", "duplicate"),
@@ -173,7 +174,7 @@ def test_members_without_stem_or_suffix_are_ignored(tmp_path: Path) -> None:
 
 def test_member_name_that_is_not_utf8_is_bad_pair(tmp_path: Path) -> None:
     members = [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")]
-    assert read(tmp_path, members) == [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "ok")]
+    assert read(tmp_path, members) == [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")]
 
 
 def test_lang_truth_is_returned_per_text(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def plain_reason(text: object, is_duplicate: bool) -> tuple[str | None, str]:
         return None, "bad_pair"
     if is_duplicate:
         return None, "duplicate"
-    return (decoded, "ok") if (decoded or "").replace("\0", "").strip() else (None, "no_text")
+    return (decoded, "kept") if (decoded or "").replace("\0", "").strip() else (None, "no_text")
 
 
 LETTERS = st.sampled_from(["a", " ", "\0", "é", "ก", "😀", "\ud800", "\u3000", "\x85", "\x1c", "\n", "\\", '"'])
@@ -300,7 +301,7 @@ def test_texts_and_reasons_agree_with_plain_implementation(tmp_path: Path, membe
     texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
     expected = plain_read(members)
     assert rows(texts) == expected
-    assert sum(np.bincount(texts.reason, minlength=4)) == len(expected)
+    assert sum(np.bincount(texts.reason, minlength=len(Reason))) == len(expected)
     assert min(20, Counter(reason for *_, reason in expected)["bad_pair"]) == len(texts.bad)
 
 
@@ -309,4 +310,4 @@ def test_real_pool_of_photographs_has_no_bad_text(shared: Path) -> None:
     config = PoolConfig(path=str(path.parent), texts=("json:name",), key="json:wnid")
     texts = pool.read_texts(shard_of(path), config)
     assert len(texts.key) == 300
-    assert not texts.reason.any()
+    assert (texts.reason == Reason.KEPT).all()

@@ -18,13 +18,14 @@ from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 
 QUIET = LocalExecutor(quiet=True)
 
 
 def rows(texts: pool.PoolTexts) -> list[tuple[str, int, str | None, str]]:
-    reasons = [pool.REASONS[code] for code in texts.reason]
+    reasons = [Reason(code).label for code in texts.reason]
     return list(zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
 
 
@@ -40,26 +41,26 @@ def read(path: Path, **settings: object) -> list[tuple[str, int, str | None, str
 
 def test_columns_may_have_any_name(tmp_path: Path) -> None:
     path = parquet(tmp_path / "0.parquet", {"url": ["a", "b"], "hash": [-5, 2**62], "TEXT": ["red", "rot"]}, 1)
-    assert read(path, key="hash") == [("-5", 0, "red", "ok"), (str(2**62), 0, "rot", "ok")]
-    assert read(path, key="url", texts=("TEXT", "url"))[:2] == [("a", 0, "red", "ok"), ("a", 1, "a", "ok")]
+    assert read(path, key="hash") == [("-5", 0, "red", "kept"), (str(2**62), 0, "rot", "kept")]
+    assert read(path, key="url", texts=("TEXT", "url"))[:2] == [("a", 0, "red", "kept"), ("a", 1, "a", "kept")]
 
 
 def test_list_positions_are_kept_and_null_is_empty_text(tmp_path: Path) -> None:
     lists = pa.array([["a", None, "", "b"], [], None, ["\0 "], ["c"]], pa.list_(pa.string()))
     path = parquet(tmp_path / "0.parquet", {"uid": list("vwxyz"), "texts": lists, "alt": ["0", None, "2", "", "4"]}, 2)
     assert read(path, key="uid", texts=("texts", "alt")) == [
-        ("v", 0, "a", "ok"),
+        ("v", 0, "a", "kept"),
         ("v", 1, None, "no_text"),
         ("v", 2, None, "no_text"),
-        ("v", 3, "b", "ok"),
-        ("v", 4, "0", "ok"),
+        ("v", 3, "b", "kept"),
+        ("v", 4, "0", "kept"),
         ("w", 0, None, "no_text"),
         ("x", 0, None, "no_text"),
-        ("x", 1, "2", "ok"),
+        ("x", 1, "2", "kept"),
         ("y", 0, None, "no_text"),
         ("y", 1, None, "no_text"),
-        ("z", 0, "c", "ok"),
-        ("z", 1, "4", "ok"),
+        ("z", 0, "c", "kept"),
+        ("z", 1, "4", "kept"),
     ]
     assert read(path, key="uid")[4:6] == [("w", 0, None, "no_text"), ("x", 0, None, "no_text")]
 
@@ -69,8 +70,8 @@ def test_keys_that_are_null_empty_or_not_utf8_are_bad_pairs(tmp_path: Path) -> N
     path = parquet(tmp_path / "0.parquet", {"uid": uid, "text": [["1", "2"]] * 5})
     texts = pool.read_texts(shard_of(path), PoolConfig(path="pool", key="uid"))
     assert rows(texts) == [
-        ("a", 0, "1", "ok"),
-        ("a", 1, "2", "ok"),
+        ("a", 0, "1", "kept"),
+        ("a", 1, "2", "kept"),
         ("0.parquet#1", 0, None, "bad_pair"),
         ("0.parquet#2", 0, None, "bad_pair"),
         ("0.parquet#3", 0, None, "bad_pair"),
@@ -87,14 +88,14 @@ def test_keys_that_are_null_empty_or_not_utf8_are_bad_pairs(tmp_path: Path) -> N
 def test_text_that_is_not_utf8_drops_only_itself(tmp_path: Path) -> None:
     texts = pa.array([b"fine", b"\xff", b"\xed\xa0\xbd", "é".encode()], pa.binary())
     path = parquet(tmp_path / "0.parquet", {"uid": list("abcd"), "text": texts})
-    assert [reason for *_, reason in read(path, key="uid")] == ["ok", "bad_pair", "bad_pair", "ok"]
+    assert [reason for *_, reason in read(path, key="uid")] == ["kept", "bad_pair", "bad_pair", "kept"]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_all_string_types_read_the_same(tmp_path: Path, kind: pa.DataType) -> None:
     text = pa.array(["red", None, "red"]).cast(kind)
     path = parquet(tmp_path / "0.parquet", {"uid": pa.array(["a", "b", "c"]).cast(kind), "text": text})
-    assert read(path, key="uid") == [("a", 0, "red", "ok"), ("b", 0, None, "no_text"), ("c", 0, "red", "ok")]
+    assert read(path, key="uid") == [("a", 0, "red", "kept"), ("b", 0, None, "no_text"), ("c", 0, "red", "kept")]
 
 
 def test_column_of_nulls_is_no_text(tmp_path: Path) -> None:
@@ -133,11 +134,11 @@ def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join([*lines, '{"uid": "a"}']))
     assert read(path, key="uid") == [
-        ("a", 0, "red", "ok"),
+        ("a", 0, "red", "kept"),
         ("0.jsonl#1", 0, None, "bad_pair"),
         ("0.jsonl#2", 0, None, "bad_pair"),
         ("7", 0, None, "no_text"),
-        ("7", 1, "b", "ok"),
+        ("7", 1, "b", "kept"),
         ("a", 0, None, "duplicate"),
     ]
     packed = tmp_path / "0.jsonl.gz"
@@ -173,8 +174,8 @@ def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table
         stored = [one, *([None] if several is None else several)] if name else [None]
         for text_idx, stored_text in enumerate(stored):
             empty = not (stored_text or "").replace("\0", "").strip()
-            reason = "bad_pair" if not name else "duplicate" if name in seen else "no_text" if empty else "ok"
-            expected.append((name, text_idx, stored_text if reason == "ok" else None, reason))
+            reason = "bad_pair" if not name else "duplicate" if name in seen else "no_text" if empty else "kept"
+            expected.append((name, text_idx, stored_text if reason == "kept" else None, reason))
         seen |= {name} - {None, ""}
     for file in (path, tmp_path / "0.jsonl"):
         actual = read(file, key="key", texts=("text", "texts"))

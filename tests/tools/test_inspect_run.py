@@ -70,7 +70,7 @@ def test_people_read_why(run):
 
 
 def test_an_unknown_key_is_said_to_be_none(run):
-    with pytest.raises(UserError, match="is no key of this run's pool"):
+    with pytest.raises(UserError, match="not a key of this run's pool"):
         inspect_key(run, "nowhere/1")
 
 
@@ -90,7 +90,7 @@ def test_an_entry_is_shown_with_its_count_place_and_texts(run):
 def test_an_unknown_entry_or_list_names_what_is_near(run):
     with pytest.raises(UserError, match="did you mean 'green'"):
         inspect_entry(run, "gren", "en")
-    with pytest.raises(UserError, match="is no list of this run; they are ar, en, th, zh"):
+    with pytest.raises(UserError, match="not a list of this run; its lists are ar, en, th, zh"):
         inspect_entry(run, "red", "fr")
 
 

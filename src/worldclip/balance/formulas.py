@@ -1,4 +1,8 @@
-"""The formulas of balancing (arXiv:2507.22062, Alg. 1): counts in, thresholds and probabilities out.  Pure numpy."""
+"""The formulas of balancing (arXiv:2507.22062, Alg. 1): counts in, thresholds and probabilities out.  Pure numpy.
+
+counts: (num_entries,) matches of each entry of one list over the whole pool, integers of at least 0.
+threshold: matches below which an entry is tail; t in the paper.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,9 @@ import numpy.typing as npt
 
 
 def tail_fraction(counts: npt.ArrayLike, threshold: int) -> float:
-    """Share of all matches that fall on tail entries, those matched fewer than `threshold` times; p in the paper.
+    """Return the share of all matches on tail entries, those with fewer than `threshold` matches; p in the paper.
 
-    counts: (num_entries,) matches per entry over the whole pool.  0.0 where there is no match.
-    Source: arXiv:2507.22062, Alg. 1.  Raises ValueError for a threshold below 1.
+    0.0 without any match.  Raises ValueError for a threshold below 1.
     """
     counts, threshold = _as_counts(counts), _as_threshold(threshold)
     total = int(counts.sum())
@@ -18,23 +21,23 @@ def tail_fraction(counts: npt.ArrayLike, threshold: int) -> float:
 
 
 def threshold_for(counts: npt.ArrayLike, tail_fraction: float) -> int:
-    """The count whose cumulated share of matches, from the rarest entry up, is first nearest to `tail_fraction`.
+    """Return the count whose cumulative share of matches, from the rarest entry up, is first nearest to a fraction.
 
-    At least 1.  Not the inverse of `tail_fraction` but the largest count strictly below its threshold, as in the
-    reference.  Raises ValueError where no count is positive.
+    At least 1.  Not the inverse of `tail_fraction`: for the tail fraction of a threshold it returns the largest count
+    strictly below that threshold, as the reference implementation does.  Raises ValueError if no count is positive.
     """
     ascending = np.sort(_as_counts(counts))
-    cumulated = np.cumsum(ascending, dtype=np.uint64)
-    if not len(ascending) or cumulated[-1] == 0:
+    cumulative = np.cumsum(ascending, dtype=np.uint64)
+    if not len(ascending) or cumulative[-1] == 0:
         raise ValueError("no entry has a match; a list without matches has no threshold")
-    nearest = np.argmin(np.abs(cumulated / cumulated[-1] - tail_fraction))
+    nearest = np.argmin(np.abs(cumulative / cumulative[-1] - tail_fraction))
     return max(1, int(ascending[nearest]))
 
 
 def entry_probs(counts: npt.ArrayLike, threshold: int) -> np.ndarray:
-    """Probability that a match of each entry keeps its text: t / max(t, count), (num_entries,) float64; 1 for tail.
+    """Return the probability that a match of each entry keeps its text: t / max(t, count), (num_entries,) float64.
 
-    Raises ValueError for a threshold below 1.
+    1 for tail entries.  Raises ValueError for a threshold below 1.
     """
     counts, threshold = _as_counts(counts), _as_threshold(threshold)
     return threshold / np.maximum(counts, np.uint64(threshold)).astype(np.float64)

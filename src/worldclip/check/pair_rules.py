@@ -23,8 +23,9 @@ from worldclip.check.neighbours import NearestIndex
 from worldclip.check.text_rules import UNKNOWN, languages_of, reject
 from worldclip.core.artifacts import REMOVED, REMOVED_TEXTS, SCORES, read_table, write_table
 from worldclip.core.execute import Report, Shard
+from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.texts import BAD_PAIR, DUPLICATE, GOOD, NO_TEXT, PoolTexts
+from worldclip.pool.texts import PoolTexts
 
 ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard
 
@@ -90,8 +91,8 @@ def judge_shard(shard: Shard, *, work: JudgeWork) -> Report:
     first, key_of_row = _keys_of(texts)
     verdicts = Verdicts(texts.key.take(pa.array(first)), shard.name)
     reason = _latest_reason(texts, key_of_row, len(first))
-    verdicts.remove(reason == BAD_PAIR, "bad_pair")
-    verdicts.remove(reason == NO_TEXT, "no_text")
+    for unusable in (Reason.BAD_PAIR, Reason.NO_TEXT):
+        verdicts.remove(reason == unusable, unusable.label)
     rule, detail = denied(verdicts.keys, shard, work.pool, work.config.deny)
     verdicts.remove(rule != None, rule, detail)  # noqa: E711
     rejected = _judge_texts(texts, key_of_row, verdicts, work)
@@ -103,13 +104,13 @@ def judge_shard(shard: Shard, *, work: JudgeWork) -> Report:
     return {
         "pairs": len(first),
         "rejected_texts": {item["values"]: item["counts"] for item in by_rule},
-        "texts": int((texts.reason == GOOD).sum()),
+        "texts": int((texts.reason == Reason.KEPT).sum()),
     }
 
 
 def _keys_of(texts: PoolTexts) -> tuple[np.ndarray, np.ndarray]:
     """(first row of each key in order, (num_rows,) position of each row's key, -1 for duplicates in the shard)."""
-    rows = np.flatnonzero(texts.reason != DUPLICATE)
+    rows = np.flatnonzero(texts.reason != Reason.DUPLICATE)
     encoded = texts.key.take(pa.array(rows)).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     first = rows[np.unique(encoded, return_index=True)[1]]
     key_of_row = np.full(len(texts.reason), -1, np.int64)
@@ -118,17 +119,17 @@ def _keys_of(texts: PoolTexts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _latest_reason(texts: PoolTexts, key_of_row: np.ndarray, num_keys: int) -> np.ndarray:
-    """(num_keys,) GOOD where any text is, else the latest reason that any of its texts reached."""
-    has, latest = key_of_row >= 0, np.zeros(num_keys, np.int8)
-    np.maximum.at(latest, key_of_row[has], texts.reason[has])
-    latest[key_of_row[texts.reason == GOOD]] = GOOD
+    """Return (num_keys,) int8: the latest reason that any text of a key reached; `kept` if any text is usable."""
+    has_key = key_of_row >= 0
+    latest = np.zeros(num_keys, np.int8)
+    np.maximum.at(latest, key_of_row[has_key], texts.reason[has_key])
     return latest
 
 
 def _judge_texts(texts: PoolTexts, key_of_row: np.ndarray, verdicts: Verdicts, work: JudgeWork) -> pa.Table:
     """Reject texts, and pairs by their texts; returns the rejected texts."""
     rules = work.config.texts
-    rows = np.flatnonzero(texts.reason == GOOD)
+    rows = np.flatnonzero(texts.reason == Reason.KEPT)
     owner = key_of_row[rows]
     owners, first_of_owner = np.unique(owner, return_index=True)
     good = texts.text.take(pa.array(rows))

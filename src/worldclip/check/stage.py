@@ -44,13 +44,14 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
 from worldclip.core.job import ALL_SHARDS, Job, Result, Run, RunLock, remove_stale
+from worldclip.core.reasons import Reason
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 
-UNUSABLE = ("bad_pair", "no_text")  # counted by match too, whatever the valid keys say
+UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # counted by match too, whatever the valid keys say
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckConfig:

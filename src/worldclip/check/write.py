@@ -37,11 +37,11 @@ from worldclip.core.artifacts import (
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.job import remove_stale
+from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats import tar as webdataset
 from worldclip.pool.records import DEFAULT_FIELDS
-from worldclip.pool.texts import DUPLICATE, GOOD
 
 # A face is blurred as in "A Study of Face Obfuscation in ImageNet" (arXiv:2103.06191): the box grows by a tenth of its
 # diagonal, and the Gaussian's sigma is a tenth of the image's largest such diagonal.
@@ -89,7 +89,7 @@ def merge_texts(folder: Path, shards: Sequence[Shard], pool: PoolConfig) -> int:
     for shard in shards:
         texts = pools.read_texts(shard, pool)
         rejected = _rejected(folder, shard)
-        asked = pc.and_(pc.is_in(texts.key, involved), pa.array(texts.reason == GOOD))
+        asked = pc.and_(pc.is_in(texts.key, involved), pa.array(texts.reason == Reason.KEPT))
         columns = [column.filter(asked).to_pylist() for column in (texts.key, texts.text_idx, texts.text)]
         for key, text_idx, text in zip(*columns, strict=True):
             if (key, text_idx) in rejected:
@@ -181,8 +181,8 @@ def _texts_to_write(shard: Shard, config: CheckConfig, pool: PoolConfig, folder:
     found: dict[str, list[str]] = {}
     rows = zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), column.to_pylist(), texts.reason, strict=True)
     for key, text_idx, text, reason in rows:
-        if reason != DUPLICATE:
-            usable = reason == GOOD and (key, text_idx) not in rejected
+        if reason != Reason.DUPLICATE:
+            usable = reason == Reason.KEPT and (key, text_idx) not in rejected
             found.setdefault(key, []).append(text if usable else "")
     if config.merge_texts:
         merged = read_table(folder / "merged_texts.parquet", MERGED_TEXTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,14 +97,15 @@ def _inspect(command: InspectCommand) -> int:
     from worldclip.tools import inspect_metadata
     from worldclip.tools import inspect_run as inspect
 
+    found: Mapping[str, Any]
     if inspect_metadata.is_metadata(Path(command.path)) and command.key is None and command.entry is None:
         found, text = inspect_metadata.inspect(Path(command.path), command.lang, command.find)
     elif command.key is not None:
-        found = inspect.inspect_key(command.path, command.key)
-        text = inspect.key_to_text(found)
+        found = explained_key = inspect.inspect_key(command.path, command.key)
+        text = inspect.key_to_text(explained_key)
     elif command.entry is not None:
-        found = inspect.inspect_entry(command.path, command.entry, command.lang or "en")
-        text = inspect.entry_to_text(found)
+        found = explained_entry = inspect.inspect_entry(command.path, command.entry, command.lang or "en")
+        text = inspect.entry_to_text(explained_entry)
     else:
         found = inspect.inspect_path(command.path)
         text = json.dumps(found, ensure_ascii=False, indent=1, default=str)

@@ -33,7 +33,7 @@ _ALWAYS_KEPT = (MANIFEST, "report.json", "report.html", ".lock")
 class Result:
     """What a job's work hands to the bracket."""
 
-    report: Report
+    report: Record
     """Written as report.json."""
     counts: Record
     """The manifest's counts."""
@@ -80,7 +80,7 @@ class Job:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
         write_manifest(self.folder, config=self.config, inputs=self.inputs, counts=result.counts, **result.manifest)
-        return result.report
+        return dict(result.report)
 
     def run_once(self, work: Callable[[], Result]) -> Report:
         """Do the work under the folder's lock unless it is finished and unchanged; return the report."""

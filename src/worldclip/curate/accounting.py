@@ -1,109 +1,90 @@
-"""What became of every pair, per language, in texts under text_policy all and in keys under one:
+"""What became of every pair, per language: texts under text_policy all, keys under one.
 
 pairs_in = bad_pair + duplicate + no_text + no_language + no_match + not_valid + excluded + sampled_out + pairs_out
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
-from worldclip.core.execute import Report
-from worldclip.curate.candidates import Candidates, Decision, decide_on
+from worldclip.core.reasons import MATCHED, Reason
+from worldclip.core.records import MatchAccounting, PairCounts
+from worldclip.curate.candidates import Candidates, Decision
 from worldclip.curate.config import CurateConfig
 
-REASONS = (
-    *("bad_pair", "duplicate", "no_text", "no_language", "no_match"),  # settled by match
-    *("not_valid", "excluded", "sampled_out"),  # settled by curate
-)
-COLUMNS = ("pairs_in", *REASONS, "pairs_out", "expected_pairs")
+COLUMNS = ("pairs_in", *(reason.column for reason in Reason), "expected_pairs")
+SETTLED_HERE = (Reason.NOT_VALID, Reason.EXCLUDED, Reason.SAMPLED_OUT, Reason.KEPT)
+LanguageCounts: TypeAlias = dict[str, dict[str, float]]
+"""{language: {column of SETTLED_HERE: number, expected_pairs: sum}}."""
 
 
-def report_shard(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig) -> Report:
-    """The report of a shard under other probabilities than the run's, caps aside."""
-    kept, drawn = decide_on(candidates, keep_prob, config)
-    decision = Decision(kept_T=kept, drawn_K=drawn, is_over_T=np.zeros(len(kept), np.bool_))
-    return report_decision(candidates, keep_prob, decision, config.text_policy)
+def count_reasons(
+    candidates: Candidates, keep_prob: np.ndarray, decision: Decision, text_policy: str
+) -> LanguageCounts:
+    """Count the candidates of a shard by language and reason, in the unit of the policy.
 
-
-def report_decision(candidates: Candidates, keep_prob: np.ndarray, decision: Decision, text_policy: str) -> Report:
-    """{language: {not_valid, excluded, sampled_out, pairs_out, expected_pairs}}, in the unit of the policy.
-
-    expected_pairs leaves caps aside: they are about all shards together.
+    Under `one` a key counts under the language of its drawn text, else of its first matched text, and its expected
+    pairs are the mean keep_prob of its drawable texts.  expected_pairs leaves caps aside: they are about all shards.
     """
-    if text_policy == "one":
-        return _report_keys(candidates, keep_prob, decision)
-    return _report_texts(candidates, keep_prob, decision)
-
-
-def _report_texts(candidates: Candidates, keep_prob: np.ndarray, decision: Decision) -> Report:
-    """Per language, of its matched texts: how many ended for which reason, and how many are expected to be kept."""
-    valid = np.repeat(candidates.is_valid_K, np.diff(candidates.starts_K1))
-    kept, over = decision.kept_T, decision.is_over_T
-    masks = {
-        "not_valid": ~valid,
-        "excluded": valid & (candidates.is_excluded_T | over),
-        "sampled_out": candidates.drawable_T & ~kept & ~over,
-        "pairs_out": kept,
-    }
     expected = np.where(candidates.drawable_T, keep_prob, 0.0)
-    return _tally(candidates.lang_T, masks, expected, candidates.lang_names)
-
-
-def _report_keys(candidates: Candidates, keep_prob: np.ndarray, decision: Decision) -> Report:
-    """As _report_texts, in keys: a key counts under the language of its drawn text, else of its first matched text."""
+    reason = decision.reason_T(candidates)
+    if text_policy == "all":
+        return _count_by_language(candidates.lang_T, reason, expected, candidates.lang_names)
     drawn = decision.drawn_K
-    has_draw = drawn >= 0
-    row = np.where(has_draw, drawn, candidates.starts_K1[:-1])
-    is_kept, is_over = has_draw & decision.kept_T[row], has_draw & decision.is_over_T[row]
-    masks = {
-        "not_valid": ~candidates.is_valid_K,
-        "excluded": candidates.is_valid_K & (~has_draw | is_over),
-        "sampled_out": has_draw & ~is_kept & ~is_over,
-        "pairs_out": is_kept,
-    }
-    drawable, num_keys = candidates.drawable_T, len(drawn)
-    key_of_text = np.repeat(np.arange(num_keys), np.diff(candidates.starts_K1))
-    sums = np.bincount(key_of_text, np.where(drawable, keep_prob, 0.0), num_keys)
-    expected = sums / np.maximum(np.bincount(key_of_text, drawable, num_keys), 1)
-    return _tally(candidates.lang_T[row], masks, expected, candidates.lang_names)
+    row = np.where(drawn >= 0, drawn, candidates.starts_K1[:-1])
+    num_keys = len(drawn)
+    key_of_text = candidates.per_text(np.arange(num_keys))
+    num_drawable = np.bincount(key_of_text, candidates.drawable_T, num_keys)
+    expected_K = np.bincount(key_of_text, expected, num_keys) / np.maximum(num_drawable, 1)
+    # A key without a drawn text has no drawable text, so each of its texts is not valid or excluded, and so is it.
+    return _count_by_language(candidates.lang_T[row], reason[row], expected_K, candidates.lang_names)
 
 
-def _tally(lang: np.ndarray, masks: dict[str, np.ndarray], expected: np.ndarray, lang_names: list[str]) -> Report:
-    """{language: {reason: n, ..., expected_pairs: sum}}; the floats are added in the order of the rows."""
-    size = len(lang_names)
-    counts = {name: np.bincount(lang[mask], minlength=size) for name, mask in masks.items()}
-    sums = np.bincount(lang, expected, size)
+def _count_by_language(
+    lang: np.ndarray, reason: np.ndarray, expected: np.ndarray, lang_names: list[str]
+) -> LanguageCounts:
+    """Return the counts per language; floats are added in the order of the rows, so that a sum is always the same."""
+    shape = (len(lang_names), len(Reason))
+    counts = np.bincount(lang * len(Reason) + reason, minlength=shape[0] * shape[1]).reshape(shape)
+    sums = np.bincount(lang, expected, len(lang_names))
     return {
-        lang_name: {**{name: int(counts[name][i]) for name in masks}, "expected_pairs": float(sums[i])}
-        for i, lang_name in enumerate(lang_names)
+        name: {
+            **{settled.column: int(counts[i, settled]) for settled in SETTLED_HERE},
+            "expected_pairs": float(sums[i]),
+        }
+        for i, name in enumerate(lang_names)
     }
 
 
-def total_report(match_report: Report, reports: Sequence[Report], config: CurateConfig) -> Report:
-    """The shards' reports and the match's as one table: {languages: {language: COLUMNS}, total: COLUMNS}.
+def add_counts(total: LanguageCounts, counts: LanguageCounts) -> None:
+    """Add the counts of one shard to a total, in place."""
+    for lang, columns in counts.items():
+        row = total.setdefault(lang, dict.fromkeys(columns, 0))
+        for name, value in columns.items():
+            row[name] += value
 
-    Under a cap no more than it are expected of a language.
+
+def account_for_all(
+    match: MatchAccounting, settled: LanguageCounts, config: CurateConfig
+) -> tuple[dict[str, PairCounts], PairCounts]:
+    """Return (counts per language, their total) of all pairs of the pool.
+
+    settled: the counts of all shards.  Of a language with a cap no more pairs than the cap are expected.
     """
-    lost = match_report["keys" if config.text_policy == "one" else "texts"]
-    rows: dict[str, dict[str, Any]] = {}
-    for lang, reasons in lost.items():
-        rows.setdefault(lang, dict.fromkeys(COLUMNS, 0)).update(
-            {reason: n for reason, n in reasons.items() if reason != "matched"}
-        )
-    for report in reports:
-        for lang, columns in report["languages"].items():
-            row = rows.setdefault(lang, dict.fromkeys(COLUMNS, 0))
-            for name, value in columns.items():
-                row[name] += value
-    for lang, row in rows.items():
-        row["pairs_in"] = sum(row[reason] for reason in REASONS) + row["pairs_out"]
+    counts_keys = config.text_policy == "one"
+    settled_by_match = match["keys" if counts_keys else "texts"]
+    languages: dict[str, dict[str, float]] = {}
+    for lang in sorted({*settled_by_match, *settled}):
+        dropped = {name: number for name, number in settled_by_match.get(lang, {}).items() if name != MATCHED}
+        row = {**dict.fromkeys(COLUMNS, 0), **dropped, **settled.get(lang, {})}
+        row["pairs_in"] = sum(row[reason.column] for reason in Reason)
         cap = config.cap_of(lang)
         row["expected_pairs"] = float(row["expected_pairs"] if cap is None else min(cap, row["expected_pairs"]))
-    languages = {lang: row for lang, row in sorted(rows.items()) if row["pairs_in"]}
+        if row["pairs_in"]:
+            languages[lang] = row
     total = {name: sum(row[name] for row in languages.values()) for name in COLUMNS}
-    whole = match_report["num_keys" if config.text_policy == "one" else "pairs"]
-    assert total["pairs_in"] == whole, f"{whole} pairs went in, {total['pairs_in']} are accounted for"
-    return {"text_policy": config.text_policy, "languages": languages, "total": total}
+    num_in = match["num_keys" if counts_keys else "pairs"]
+    assert total["pairs_in"] == num_in, f"{num_in} pairs went in, {total['pairs_in']} are accounted for"
+    return languages, total  # type: ignore[return-value]

@@ -1,14 +1,12 @@
-"""What the decision reads of a shard: its matched texts by key, their probabilities, and what is left of them.
+"""The matched texts of a shard as the keep decision reads them, and the decision on each.
 
 Legend: curate/decide.py.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +15,17 @@ import pyarrow.compute as pc
 from worldclip.core import keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.coin import hash_keys, uniform_of_hashes
-from worldclip.core.execute import Shard
+from worldclip.core.reasons import Reason
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, keep_prob_of_rows
+
+EntryProbs = Callable[[str], np.ndarray]
+"""list -> (num_entries,) float32 probabilities of its entries."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidates:
-    """The texts of a shard that match, grouped by key, with all that the decision reads besides probabilities."""
+    """The matched texts of a shard, grouped by key, with all that the decision reads besides probabilities."""
 
     keys_K: pa.Array
     hashes_K: np.ndarray
@@ -37,19 +38,27 @@ class Candidates:
     is_excluded_T: np.ndarray
 
     @property
+    def is_valid_T(self) -> np.ndarray:
+        """Texts of a valid key."""
+        return self.per_text(self.is_valid_K)
+
+    @property
     def drawable_T(self) -> np.ndarray:
         """Texts that may be kept: of a valid key, in a language that is not excluded."""
-        return np.repeat(self.is_valid_K, np.diff(self.starts_K1)) & ~self.is_excluded_T
+        return self.is_valid_T & ~self.is_excluded_T
 
-    def coins_T(self, config: CurateConfig, epoch: int = 0) -> np.ndarray:
-        """(T,) float64: the coin of each text."""
-        hashes = np.repeat(self.hashes_K, np.diff(self.starts_K1))
-        return uniform_of_hashes(hashes, self.text_idx_T, config.seed, epoch)
+    def coins_T(self, seed: int, epoch: int = 0) -> np.ndarray:
+        """Return the coin of each text, (T,) float64."""
+        return uniform_of_hashes(self.per_text(self.hashes_K), self.text_idx_T, seed, epoch)
+
+    def per_text(self, values_K: np.ndarray) -> np.ndarray:
+        """Repeat a value of each key for each of its texts."""
+        return np.repeat(values_K, np.diff(self.starts_K1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What became of a shard's candidates."""
+    """What was decided on a shard's candidates in one epoch."""
 
     kept_T: np.ndarray
     drawn_K: np.ndarray
@@ -57,25 +66,20 @@ class Decision:
     is_over_T: np.ndarray
     """Texts that their coin would keep and a cap leaves out."""
 
-
-def matched_shards(run_dir: Path) -> list[tuple[str, Path]]:
-    """(shard's name, file of its matched texts) in the pool's order, which is that of the names."""
-    folder = run_dir / "match" / "texts"
-    names = (path.relative_to(folder).as_posix().removesuffix(".parquet") for path in folder.rglob("*.parquet"))
-    return [(name, matched_path(run_dir, name)) for name in sorted(names)]
-
-
-def matched_path(run_dir: Path, shard: Shard | str) -> Path:
-    return run_dir / "match" / "texts" / f"{shard if isinstance(shard, str) else shard.name}.parquet"
+    def reason_T(self, candidates: Candidates) -> np.ndarray:
+        """Return (T,) int8 codes of core.reasons; under text_policy one they hold for drawn and undrawable texts."""
+        conditions = [~candidates.is_valid_T, candidates.is_excluded_T | self.is_over_T, self.kept_T]
+        reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
+        return np.select(conditions, reasons, Reason.SAMPLED_OUT).astype(np.int8)
 
 
 def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[keys.KeyList], shard: str) -> Candidates:
-    """Rows (key, text_idx, lang) of RUN/match/texts/<shard> as the decision reads them."""
+    """Group rows (key, text_idx, lang) of RUN/match/texts/<shard> by key."""
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)
     first_keys = key_column.take(pa.array(starts[:-1]))
     lang, lang_names = codes_of(table.column("lang"))
-    excluded = np.array([config.is_excluded(name) for name in lang_names], np.bool_)
+    is_excluded = np.array([config.is_excluded(name) for name in lang_names], np.bool_)
     return Candidates(
         keys_K=first_keys,
         hashes_K=hash_keys(first_keys),
@@ -84,15 +88,40 @@ def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[k
         text_idx_T=table.column("text_idx").to_numpy(),
         lang_T=lang,
         lang_names=lang_names,
-        is_excluded_T=excluded[lang],
+        is_excluded_T=is_excluded[lang],
     )
 
 
+def key_starts(key_column: pa.Array) -> np.ndarray:
+    """Return (K + 1,) int64: where each key's run of rows begins, and the number of rows at the end."""
+    if len(key_column) == 0:
+        return np.zeros(1, np.int64)
+    is_new = pc.not_equal(key_column[1:], key_column[:-1]).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(key_column)]]).astype(np.int64)
+
+
+def text_probs(table: pa.Table, entry_probs: EntryProbs) -> np.ndarray:
+    """Return each text's keep probability, (T,) float64, from the probabilities of its entries."""
+    code, list_names = codes_of(table.column("entries_lang"))
+    entry_ids, offsets = list_buffers(table.column("entry_ids"))
+    probs = np.empty(table.num_rows, np.float64)
+    for i, name in enumerate(list_names):
+        keep_prob_of_rows(entry_ids, offsets, np.flatnonzero(code == i), entry_probs(name), probs)
+    return probs
+
+
 def decide_on(
-    candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig, epoch: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """`decide` of a shard's candidates under the recipe's policy and seed, caps aside: (kept, drawn)."""
-    return decide(
+    candidates: Candidates,
+    keep_prob: np.ndarray,
+    config: CurateConfig,
+    bounds: Mapping[str, float] | None = None,
+    epoch: int = 0,
+) -> Decision:
+    """Decide which candidates are kept in `epoch`, under the recipe's policy, seed and caps.
+
+    keep_prob: (T,) float64.  bounds: of languages over their cap, see curate/caps.py; None leaves caps aside.
+    """
+    kept, drawn = decide(
         config.text_policy,
         candidates.hashes_K,
         candidates.starts_K1,
@@ -102,28 +131,10 @@ def decide_on(
         seed=config.seed,
         epoch=epoch,
     )
-
-
-def key_starts(key_column: pa.Array) -> np.ndarray:
-    """(K + 1,) int64: where each key's run of rows begins, and the number of rows at the end."""
-    if len(key_column) == 0:
-        return np.zeros(1, np.int64)
-    is_new = pc.not_equal(key_column[1:], key_column[:-1]).to_numpy(zero_copy_only=False)
-    return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(key_column)]]).astype(np.int64)
-
-
-def text_probs(table: pa.Table, entry_probs: Callable[[str], np.ndarray]) -> np.ndarray:
-    """(T,) float64: each text's probability to be kept, from the probabilities of its list's entries."""
-    code, list_names = codes_of(table.column("entries_lang"))
-    entry_ids, offsets = list_buffers(table.column("entry_ids"))
-    out = np.empty(table.num_rows, np.float64)
-    for i, name in enumerate(list_names):
-        keep_prob_of_rows(entry_ids, offsets, np.flatnonzero(code == i), entry_probs(name), out)
-    return out
-
-
-@functools.cache
-def saved_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarray:
-    """(num_entries,) float32 of a list in RUN/balance, memory-mapped once a process."""
-    path = run_dir / "balance" / f"{list_name}.npy"
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    is_over = np.zeros(len(kept), np.bool_)
+    if bounds:
+        rows = np.flatnonzero(kept)
+        bound_of_lang = np.array([bounds.get(name, np.inf) for name in candidates.lang_names])
+        coins = candidates.coins_T(config.seed, epoch)[rows]
+        is_over[rows] = coins / keep_prob[rows] >= bound_of_lang[candidates.lang_T[rows]]
+    return Decision(kept_T=kept & ~is_over, drawn_K=drawn, is_over_T=is_over)

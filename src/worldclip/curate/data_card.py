@@ -20,12 +20,12 @@ _SETTINGS = (
 )
 
 
-def write_card(run_dir: Path, report: dict[str, Any]) -> None:
+def write_card(run_dir: Path, report: Mapping[str, Any]) -> None:
     """Write RUN/curate/DATA_CARD.md from the manifests of all stages up to curate; report: curate's."""
     artifacts.write_text(run_dir / "curate" / "DATA_CARD.md", data_card(run_dir, report))
 
 
-def data_card(run_dir: Path, report: dict[str, Any]) -> str:
+def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     """Return the card: sources, settings, what was kept, digests to verify it by."""
     manifests = {stage: artifacts.require_manifest(run_dir, stage) for stage in _STAGES}
     thresholds = artifacts.read_json(run_dir / "balance" / "thresholds.json")

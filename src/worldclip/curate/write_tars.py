@@ -1,7 +1,7 @@
 """The kept samples as new WebDataset tars: images copied byte by byte, with the texts that were kept.
 
-A sample is `<9 digits>.<image suffix>`, `.txt` (its first kept text) and `.json` (key, texts, text_idx, lang); its
-number is its place in the whole list, so that the tars are the same for any number of workers.
+A sample is `<9 digits>.<image suffix>`, `.txt` (its first kept text) and `.json` (key, texts, text_idx, lang).  Its
+number is its position in the whole list, so the tars are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import key_starts
 from worldclip.curate.stage import curated_path
 
+COUNTS = ("samples", "no_image", "cut_image")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
@@ -41,15 +44,16 @@ class Piece:
 def write_tars(
     run_dir: Path, shards: Sequence[Shard], executor: Executor, samples_per_tar: int, curate_digest: str
 ) -> dict[str, int]:
-    """RUN/curate/tars/<6 digits>.tar of the kept keys in the order of the list.
+    """Write RUN/curate/tars/<6 digits>.tar with the kept keys in the order of the list; return COUNTS.
 
-    Returns {samples, no_image, cut_image}: a kept key without an image in the pool's index is left out, so is one whose
-    image is cut off; both keep their number.
+    A kept key is left out, and keeps its number, if the pool's index has no image of it (no_image) or if its image is
+    cut off (cut_image).
     """
     folder = run_dir / "curate" / "tars"
     plan = plan_tars(run_dir, shards, samples_per_tar)
     outputs = [Shard(name=f"{i:06}.tar", path="") for i in range(len(plan))]
-    remove_stale(folder, [folder / out.name for out in outputs] + [folder / f"done/{out.name}.json" for out in outputs])
+    markers = [folder / "done" / f"{output.name}.json" for output in outputs]
+    remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
     reports = executor.map(
         functools.partial(_write_tar, run_dir=run_dir, plan=plan),
         outputs,
@@ -57,67 +61,70 @@ def write_tars(
         done_dir=folder / "done",
         key={"curate": curate_digest, "samples_per_tar": samples_per_tar},
     )
-    return add_counts(reports, ("samples", "no_image", "cut_image"))
+    return add_counts(reports, COUNTS)
 
 
 def plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> list[list[Piece]]:
-    """The pieces of each output, `samples_per_tar` keys each but the last."""
+    """Return the pieces of each tar: `samples_per_tar` keys each, fewer in the last."""
     plan: list[list[Piece]] = []
     number = 0
     for shard in shards:
         column = artifacts.read_table(curated_path(run_dir, shard), artifacts.CURATED, ["key"]).column("key")
-        num_keys, start = len(key_starts(one_array(column))) - 1, 0
+        num_keys = len(key_starts(one_array(column))) - 1
+        start = 0
         while start < num_keys:
             if number % samples_per_tar == 0:
                 plan.append([])
             stop = min(num_keys, start + samples_per_tar - number % samples_per_tar)
             plan[-1].append(Piece(shard=shard, start=start, stop=stop, first_number=number))
-            number, start = number + stop - start, stop
+            number += stop - start
+            start = stop
     return plan
 
 
-def _write_tar(out: Shard, *, run_dir: Path, plan: Sequence[Sequence[Piece]]) -> Report:
-    counts = {"samples": 0, "no_image": 0, "cut_image": 0}
+def _write_tar(output: Shard, *, run_dir: Path, plan: Sequence[Sequence[Piece]]) -> Report:
+    counts = Counter(dict.fromkeys(COUNTS, 0))
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for piece in plan[int(Path(out.name).stem)]:
+            for piece in plan[int(Path(output.name).stem)]:
                 _add_piece(tar, run_dir, piece, counts)
 
-    artifacts.write_artifact(run_dir / "curate" / "tars" / out.name, write)
+    artifacts.write_artifact(run_dir / "curate" / "tars" / output.name, write)
     return {"pairs": counts["samples"], **counts}
 
 
-def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Piece, counts: dict[str, int]) -> None:
+def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Piece, counts: Counter[str]) -> None:
+    """Add the samples of a piece to the tar, and count them."""
     table = artifacts.read_table(curated_path(run_dir, piece.shard), artifacts.CURATED)
     key_column = one_array(table.column("key"))
-    starts = key_starts(key_column)
+    starts = key_starts(key_column)[piece.start : piece.stop + 1]
     index = pool.read_index(run_dir, piece.shard)
-    places = KeyTable(index.column("key")).find(key_column.take(pa.array(starts[piece.start : piece.stop])))
-    for k, place in enumerate(places):
-        rows = table.slice(starts[piece.start + k], starts[piece.start + k + 1] - starts[piece.start + k]).to_pylist()
-        if place < 0:
+    index_rows = KeyTable(index.column("key")).find(key_column.take(pa.array(starts[:-1])))
+    for k, index_row in enumerate(index_rows):
+        if index_row < 0:
             counts["no_image"] += 1
             continue
-        member, offset, size = (index.column(name)[int(place)].as_py() for name in ("member", "offset", "size"))
+        member, offset, size = (index.column(name)[int(index_row)].as_py() for name in ("member", "offset", "size"))
         try:
             image = pool.read_member(piece.shard.path, offset, size)
         except BadShard:
             counts["cut_image"] += 1
             continue
-        _add_sample(tar, f"{piece.first_number + k:09}", Path(member).suffix, image, rows)
+        texts = table.slice(starts[k], starts[k + 1] - starts[k]).to_pylist()
+        _add_sample(tar, f"{piece.first_number + k:09}", Path(member).suffix, image, texts)
         counts["samples"] += 1
 
 
-def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, rows: list[dict[str, Any]]) -> None:
+def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[dict[str, Any]]) -> None:
     record = {
-        "key": rows[0]["key"],
-        "texts": [row["text"] for row in rows],
-        "text_idx": [row["text_idx"] for row in rows],
-        "lang": [row["lang"] for row in rows],
+        "key": texts[0]["key"],
+        "texts": [row["text"] for row in texts],
+        "text_idx": [row["text_idx"] for row in texts],
+        "lang": [row["lang"] for row in texts],
     }
     body = json.dumps(record, ensure_ascii=False).encode()
-    for extension, data in ((suffix, image), (".txt", rows[0]["text"].encode()), (".json", body)):
-        info = tarfile.TarInfo(name + extension)  # time 0, owner 0: the same bytes whoever writes them
+    for extension, data in ((suffix, image), (".txt", texts[0]["text"].encode()), (".json", body)):
+        info = tarfile.TarInfo(name + extension)  # time 0, owner 0: the same bytes on every machine
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))

@@ -1,10 +1,11 @@
-"""What became of each text of a shard, as the report says it, and the sum over shards."""
+"""What became of each text of a shard, and the sum over shards."""
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,120 +13,168 @@ import pyarrow as pa
 from worldclip.core import coin
 from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Report, Shard
+from worldclip.core.reasons import MATCHED, REASONS, Reason
+from worldclip.core.records import BadText, MatchAccounting, MatchReport, ReasonCounts, UnmatchedSample
+from worldclip.match.texts import Matched
 
 if TYPE_CHECKING:
-    from worldclip.match.stage import Matched
     from worldclip.pool import PoolTexts
 
-# Why a text goes no further, in the order in which the reasons apply; `matched` goes on to curate.
-REASONS = ("bad_pair", "duplicate", "no_text", "no_language", "no_match", "matched")
-NO_LANGUAGE, NO_MATCH, MATCHED = (REASONS.index(name) for name in ("no_language", "no_match", "matched"))
-UNDETERMINED = "und"  # the language of what has none (BCP 47)
+SAMPLED = (Reason.NO_LANGUAGE, Reason.NO_MATCH)  # reasons with examples in the report
+UNDETERMINED = "und"  # the language of a text without one (BCP 47)
 NUM_BAD_SAMPLES = 20  # in the report
-NUM_SAMPLES = 12  # of texts without a match, and without a language
+NUM_SAMPLES = 12  # of each of SAMPLED
 MAX_CHARS = 300  # of a sample
 
 
 # one shard
 
 
-def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, names: Sequence[str]) -> Report:
-    """How many texts, and how many keys, ended for which reason, per language.
+def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, languages: Sequence[str]) -> Report:
+    """Return the report of a shard; languages: of the run, which matched.lang refers to."""
+    report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
+    report["bad"] = pool_texts.bad
+    report["samples"] = {
+        reason.label: _sample_texts(shard, pool_texts, matched, reason, languages) for reason in SAMPLED
+    }
+    report["labels_without_language"] = dict(Counter(matched.labels[matched.reason == Reason.NO_LANGUAGE].tolist()))
+    if pool_texts.truth is not None:
+        readable = np.flatnonzero(matched.reason >= Reason.NO_LANGUAGE)
+        report["truth"] = confusion(pool_texts.truth.take(pa.array(readable)), matched.lang[readable], languages)
+    return report
 
-    reason: (rows,) codes into REASONS, in the pool's order; lang: (rows,) position in names, -1 for none; text_idx:
-    (rows,), 0 where a sample begins.  A key that has a match is curate's to settle; another counts under the latest
-    reason that a text of it reached and the language of the first such text.  A repeated key counts as one more key.
+
+def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, languages: Sequence[str]) -> Report:
+    """Count texts and keys by reason and language.
+
+    reason: (T,) int8 codes of core.reasons, in the pool's order.  lang: (T,) position in languages, -1 for none.
+    text_idx: (T,) int32, 0 where a key's texts begin.  A key with a match is left to curate.  Any other key counts
+    under the latest reason that one of its texts reached, and under the language of the first such text.  A repeated
+    key counts as one more key.
     """
-    lang = np.where(reason >= NO_MATCH, lang, -1)
+    lang = np.where(reason >= Reason.NO_MATCH, lang, -1)
     starts = np.flatnonzero(text_idx == 0)
     latest = np.maximum.reduceat(reason, starts) if len(starts) else reason[:0]
-    sample = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(reason))))
-    at_latest = np.flatnonzero(reason == latest[sample])
-    first = at_latest[np.unique(sample[at_latest], return_index=True)[1]]
-    lost = latest != MATCHED
+    key_of_text = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(reason))))
+    at_latest = np.flatnonzero(reason == latest[key_of_text])
+    first = at_latest[np.unique(key_of_text[at_latest], return_index=True)[1]]
+    has_no_match = latest != Reason.KEPT
     return {
         "pairs": len(reason),
         "num_keys": len(starts),
-        "num_matched_texts": int(np.count_nonzero(reason == MATCHED)),
-        "num_matched_keys": int(np.count_nonzero(~lost)),
-        "texts": _tally(lang, reason, names),
-        "keys": _tally(lang[first][lost], latest[lost], names),
+        "num_matched_texts": int(np.count_nonzero(reason == Reason.KEPT)),
+        "num_matched_keys": int(np.count_nonzero(~has_no_match)),
+        "texts": _count_by_language(lang, reason, languages),
+        "keys": _count_by_language(lang[first][has_no_match], latest[has_no_match], languages),
     }
 
 
-def _tally(lang: np.ndarray, reason: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """{language: {reason: n}}, languages sorted, without zeros."""
-    cells = np.bincount((lang + 1) * len(REASONS) + reason, minlength=(len(names) + 1) * len(REASONS))
-    table = cells.reshape(len(names) + 1, len(REASONS))
-    rows = {
-        name: {REASONS[i]: int(row[i]) for i in np.flatnonzero(row)}
-        for name, row in zip((UNDETERMINED, *names), table, strict=True)
-    }
-    return {name: row for name, row in sorted(rows.items()) if row}
+def _count_by_language(lang: np.ndarray, reason: np.ndarray, languages: Sequence[str]) -> ReasonCounts:
+    """Return {language: {reason: number}}, languages sorted, without zeros."""
+    shape = (len(languages) + 1, len(Reason))
+    cell = (lang + 1) * len(Reason) + reason  # row 0 is for texts without a language
+    counts = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+    by_language = {}
+    for name, row in sorted(zip((UNDETERMINED, *languages), counts.tolist(), strict=True)):
+        reasons = {_name_of(code): number for code, number in enumerate(row) if number}
+        if reasons:
+            by_language[name] = reasons
+    return by_language
 
 
-def confusion(truth: pa.Array, lang: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """{true language: {where its texts went: n}}, for pools that know; the report alone reads it."""
-    found = np.array([*names, "no_language"])[lang]
-    pairs = Counter(zip(truth.to_pylist(), found.tolist(), strict=True))
+def _name_of(code: int) -> str:
+    return MATCHED if code == Reason.KEPT else REASONS[code].label
+
+
+def confusion(truth: pa.Array, lang: np.ndarray, languages: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return {true language: {language found: texts}}, sorted, for pools that state the truth.  For the report only."""
+    found_lang = np.array([*languages, Reason.NO_LANGUAGE.label])[lang]  # -1 indexes the last
+    pairs = Counter(zip(truth.to_pylist(), found_lang.tolist(), strict=True))
     table: dict[str, dict[str, int]] = {}
-    for (true, went), n in sorted((pair, n) for pair, n in pairs.items() if pair[0] is not None):
-        table.setdefault(true, {})[went] = n
+    for (true_lang, other), number in sorted((pair, number) for pair, number in pairs.items() if pair[0] is not None):
+        table.setdefault(true_lang, {})[other] = number
     return table
 
 
-def sample_texts(
-    shard: Shard, pool_texts: PoolTexts, matched: Matched, reason: int, names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Some texts that went no further for `reason`, chosen by hash."""
+def _sample_texts(
+    shard: Shard, pool_texts: PoolTexts, matched: Matched, reason: Reason, languages: Sequence[str]
+) -> list[UnmatchedSample]:
+    """Return up to NUM_SAMPLES texts that are dropped for `reason`, chosen by hash."""
     rows = np.flatnonzero(matched.reason == reason)
     text_idx = pool_texts.text_idx.to_numpy()
     chosen, numbers = coin.sample_rows(pool_texts.key.take(pa.array(rows)), text_idx[rows], NUM_SAMPLES)
-    return [
-        {
-            "number": number,
-            "shard": shard.name,
-            "key": pool_texts.key[row].as_py(),
-            "text_idx": int(text_idx[row]),
-            "text": pool_texts.text[row].as_py()[:MAX_CHARS],
-            "lang": names[matched.lang[row]] if matched.lang[row] >= 0 else UNDETERMINED,
-            "label": str(matched.labels[row]),
-            "lang_prob": float(matched.lang_prob[row]),
-        }
-        for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True)
-    ]
+    samples: list[UnmatchedSample] = []
+    for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True):
+        samples.append(
+            {
+                "number": number,
+                "shard": shard.name,
+                "key": pool_texts.key[row].as_py(),
+                "text_idx": int(text_idx[row]),
+                "text": pool_texts.text[row].as_py()[:MAX_CHARS],
+                "lang": languages[matched.lang[row]] if matched.lang[row] >= 0 else UNDETERMINED,
+                "label": str(matched.labels[row]),
+                "lang_prob": float(matched.lang_prob[row]),
+            }
+        )
+    return samples
 
 
 # the sum over shards
 
 
-def sum_reports(reports: Iterable[Report]) -> dict[str, Any]:
-    """Reports of all shards, in their order, as one, in one pass; samples of bad pairs are chosen by hash."""
-    counts = dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 0)
+def sum_reports(reports: Iterable[Report]) -> MatchReport:
+    """Sum the reports of all shards in one pass, in their order; examples are chosen by hash.
+
+    Reports of very many shards do not fit in memory, so each is read once and only the best examples are kept.
+    """
+    totals = dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 0)
     tables: dict[str, _Table] = {"texts": {}, "keys": {}, "truth": {}}
     labels: Counter[str] = Counter()
-    bad: list[Report] = []
-    samples: dict[str, list[Report]] = {"no_language": [], "no_match": []}
+    bad: list[BadText] = []
+    samples: dict[str, list[UnmatchedSample]] = {reason.label: [] for reason in SAMPLED}
     for report in reports:
-        for name in counts:
-            counts[name] += report[name]
+        for name in totals:
+            totals[name] += report[name]
         for name, table in tables.items():
             _add_table(table, report.get(name, {}))
         labels.update(report["labels_without_language"])
-        bad += report["bad"]
-        bad.sort(key=lambda sample: int(hash_keys([sample["key"]])[0]))
-        del bad[NUM_BAD_SAMPLES:]
-        for reason, of_reason in samples.items():
-            of_reason += report["samples"][reason]
-            of_reason.sort(key=lambda sample: (sample["number"], sample["shard"]))
-            del of_reason[NUM_SAMPLES:]
-    total: dict[str, Any] = {**counts, "texts": _sorted(tables["texts"]), "keys": _sorted(tables["keys"])}
-    total["labels_without_language"] = dict(sorted(labels.items(), key=lambda item: (-item[1], item[0])))
-    total |= {"bad": bad, "samples": samples}
+        bad = heapq.nsmallest(NUM_BAD_SAMPLES, [*bad, *report["bad"]], key=_hash_of_key)
+        for reason in samples:
+            candidates = [*samples[reason], *report["samples"][reason]]
+            samples[reason] = heapq.nsmallest(NUM_SAMPLES, candidates, key=_number_and_shard)
+    total: MatchReport = {
+        **totals,  # type: ignore[typeddict-item]
+        "texts": _sorted(tables["texts"]),
+        "keys": _sorted(tables["keys"]),
+        "labels_without_language": dict(sorted(labels.items(), key=lambda item: (-item[1], item[0]))),
+        "bad": bad,
+        "samples": samples,
+    }
     if tables["truth"]:
-        total["truth"] = _sorted(tables["truth"])
-        total["lid_recall"] = {true: row.get(true, 0) / sum(row.values()) for true, row in total["truth"].items()}
+        truth = _sorted(tables["truth"])
+        total["truth"] = truth
+        total["lid_recall"] = {lang: row.get(lang, 0) / sum(row.values()) for lang, row in truth.items()}
     return total
+
+
+def accounting_of(report: MatchReport) -> MatchAccounting:
+    """Return what curate and estimate need of the report."""
+    return {
+        "pairs": report["pairs"],
+        "num_keys": report["num_keys"],
+        "texts": report["texts"],
+        "keys": report["keys"],
+        "samples": report["samples"],
+    }
+
+
+def _hash_of_key(sample: BadText) -> int:
+    return int(hash_keys([sample["key"]])[0])
+
+
+def _number_and_shard(sample: UnmatchedSample) -> tuple[float, str]:
+    return sample["number"], sample["shard"]
 
 
 _Table = dict[str, Counter[str]]
@@ -136,5 +185,5 @@ def _add_table(total: _Table, table: Mapping[str, Mapping[str, int]]) -> None:
         total.setdefault(name, Counter()).update(row)
 
 
-def _sorted(table: _Table) -> dict[str, dict[str, int]]:
+def _sorted(table: _Table) -> ReasonCounts:
     return {name: dict(sorted(row.items())) for name, row in sorted(table.items())}

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import open_pool as open_pool
     from worldclip.pool.stage import root as root
     from worldclip.pool.stage import shards as shards
-    from worldclip.pool.texts import REASONS as REASONS
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
 _NAMES = {
@@ -35,7 +34,7 @@ _NAMES = {
     "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts", "write_index"),
     "records": ("DEFAULT_FIELDS", "TRUTH_FIELD"),
     "stage": ("index", "key_lists", "list_shards", "open_pool", "root", "shards"),
-    "texts": ("PoolTexts", "REASONS"),
+    "texts": ("PoolTexts",),
 }
 _HOMES = {name: f"worldclip.pool.{module}" for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core.coin import sample_records
+from worldclip.core.reasons import Reason
+from worldclip.core.records import BadText
 
-REASONS = ("ok", "bad_pair", "duplicate", "no_text")  # in the order in which they apply
-GOOD, BAD_PAIR, DUPLICATE, NO_TEXT = range(4)
 NUM_BAD_SAMPLES = 20
 # A text of these characters alone is empty: what str.strip() removes, and NUL.  No whitespace lies above U+3000.
 BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\0"
@@ -32,14 +32,6 @@ class PairKeys(NamedTuple):
     """Why a pair has no key, by its position."""
 
 
-class BadText(TypedDict):
-    """A bad text as reports show it."""
-
-    key: str
-    text_idx: int
-    reason: str
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolTexts:
     """The texts of one shard, one row per text; a pair without any text is one row, `no_text`."""
@@ -49,9 +41,9 @@ class PoolTexts:
     text_idx: pa.Int32Array
     """Position in the pair's stored list of texts, empty texts included."""
     text: pa.LargeStringArray
-    """As stored; null where the reason is not ok."""
+    """As stored; null where the text is dropped."""
     reason: np.ndarray
-    """(num_rows,) int8, position in REASONS."""
+    """(num_rows,) int8 codes of core.reasons: bad_pair, duplicate, no_text or kept."""
     truth: pa.StringArray | None
     """Language of the text in the pool's field `lang_truth`, for reports only; None if no pair has that field."""
     lang: pa.StringArray | None
@@ -68,7 +60,7 @@ def pool_texts(
     truth: pa.StringArray | None = None,
     lang: pa.StringArray | None = None,
 ) -> PoolTexts:
-    """Give each text the first reason of REASONS that applies.
+    """Give each text the first reason that applies.
 
     pair_of_text: (num_texts,) ascending, every pair at least once.  text: null where there is none.  details: why a
     text is bad, by row.
@@ -78,13 +70,14 @@ def pool_texts(
     is_duplicate = find_duplicates(pairs.keys, pairs.has_key)[pair_of_text]
     length = pc.binary_length(pc.utf8_trim(text, BLANKS))
     is_empty = pc.equal(pc.fill_null(length, 0), 0).to_numpy(zero_copy_only=False)
-    reason = np.select([is_bad, is_duplicate, is_empty], [BAD_PAIR, DUPLICATE, NO_TEXT], GOOD).astype(np.int8)
+    reasons = [Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT]
+    reason = np.select([is_bad, is_duplicate, is_empty], reasons, Reason.KEPT).astype(np.int8)
     text_idx = np.arange(len(pair_of_text)) - np.searchsorted(pair_of_text, pair_of_text)
     key = pairs.keys.take(pa.array(pair_of_text))
     return PoolTexts(
         key=key,
         text_idx=pa.array(text_idx, pa.int32()),
-        text=pc.if_else(pa.array(reason == GOOD), text, pa.scalar(None, pa.large_string())),
+        text=pc.if_else(pa.array(reason == Reason.KEPT), text, pa.scalar(None, pa.large_string())),
         reason=reason,
         truth=truth,
         lang=lang,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.records import SizeCurve
 from worldclip.report import balance, curate, evaluate, match, metadata, train
 from worldclip.report.page import Card, Section, cards, write_page
 
@@ -59,12 +60,12 @@ def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.Log
     return parts
 
 
-def _read_sizes(run_dir: Path) -> balance.SizeCurve | None:
+def _read_sizes(run_dir: Path) -> SizeCurve | None:
     """Return RUN/estimate.json if it is about the present matches."""
     path, manifest = run_dir / "estimate.json", read_manifest(run_dir / "match")
     if manifest is None or not path.exists():
         return None
-    sizes: balance.SizeCurve = read_json(path)
+    sizes: SizeCurve = read_json(path)
     return sizes if sizes["match"] == manifest["digest"] else None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
+from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve, TopEntry
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent
@@ -16,57 +17,6 @@ CURVE_PX = (290, 200)  # width, height
 OPEN_LISTS, HEAD_ENTRIES = 4, 10  # lists whose head entries are in sight, the others are folded; entries of each
 SIZE_CHART_PX = (640, 320)
 LANG_COLOURS = ("var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)", "var(--s7)")  # largest languages
-
-
-class ListThreshold(TypedDict):
-    """A list's row of thresholds.json."""
-
-    threshold: int
-    tail_fraction: float
-    num_entries: int
-    num_matched_entries: int
-    num_matches: int
-
-
-class Curve(TypedDict):
-    """Matches per entry by rank, thinned to means over near ranks."""
-
-    rank: list[float]
-    matches: list[float]
-    balanced: list[float]
-    """Matches times the entry's own keep probability."""
-    effective_entries: tuple[float, float]
-    """Before and after: the number of equally frequent entries of the same diversity."""
-
-
-class HeadEntry(TypedDict):
-    """One of a list's most frequent entries."""
-
-    entry: str
-    matches: int
-    prob: float
-
-
-class BalanceReport(TypedDict):
-    """What the page shows of RUN/balance/report.json."""
-
-    lists: dict[str, ListThreshold]
-    curves: dict[str, Curve]
-    top_entries: dict[str, list[HeadEntry]]
-    warnings: list[str]
-
-
-class SizeCurve(TypedDict):
-    """RUN/estimate.json: expected size at each value of a key."""
-
-    text_policy: str
-    key: str
-    """english_threshold or tail_fraction."""
-    values: list[float]
-    total: list[float]
-    languages: dict[str, list[float]]
-    match: str
-    """Digest of the matches that the sizes are about."""
 
 
 def sections(report: BalanceReport, sizes: SizeCurve | None) -> list[Section]:
@@ -103,7 +53,8 @@ def _thresholds(report: BalanceReport) -> Section:
     )
 
 
-def _curve(name: str, curve: Curve, threshold: int) -> Html:
+def _curve(name: str, curve: HeadTailCurve, threshold: int | None) -> Html:
+    assert threshold is not None  # a list with matches has one
     lines = [
         Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)"),
         Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
@@ -170,7 +121,7 @@ def _head_entries(report: BalanceReport) -> Section:
     )
 
 
-def _head_table(name: str, entries: Sequence[HeadEntry]) -> Html:
+def _head_table(name: str, entries: Sequence[TopEntry]) -> Html:
     columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
     rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in entries]
     return tag("div", tag("h3", lang_name(name)), to_html(Table(columns, rows)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import Any, TypeAlias
 
+from worldclip.core.reasons import REASONS, Reason
+from worldclip.core.records import CurateReport, SampledCurve
 from worldclip.report.balance import NUM_CURVES, rank_chart
 from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag
@@ -14,71 +16,15 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ht
 
 NUM_SHARES = 15  # largest languages in "before and after"
 
-# Where a pair can end, with colour and meaning.  The last reason that can apply comes first, as in a bar.
-ENDS = {
-    "pairs_out": ("var(--s1)", "kept"),
-    "sampled_out": ("var(--s2)", "sampled out: its entries are frequent"),
-    "excluded": ("var(--s6)", "excluded: its language is excluded, or over its cap"),
-    "not_valid": ("var(--s3)", "not valid: not among the valid keys, or denied"),
-    "no_match": ("var(--s4)", "no match: contains no entry of its language"),
-    "no_language": ("var(--s5)", "no language: its language has no entry list in this run"),
-    "no_text": ("var(--s7)", "no text"),
-    "duplicate": ("var(--s8)", "duplicate key"),
-    "bad_pair": ("var(--bad)", "bad pair: unreadable"),
-}
-EXAMPLES = {
-    "pairs_out": "Kept",
-    "sampled_out": "Sampled out",
-    "excluded": "Excluded",
-    "no_match": "No match",
-    "no_language": "No language",
-}
+# Where a pair can end: column -> (colour, meaning).  The last reason that can apply comes first, as in a bar.
+ENDS = {reason.column: (f"var(--{reason.colour})", reason.meaning) for reason in reversed(REASONS)}
+EXAMPLES = (Reason.KEPT, Reason.SAMPLED_OUT, Reason.EXCLUDED, Reason.NO_MATCH, Reason.NO_LANGUAGE)
 BEFORE_AFTER = (("var(--s7)", "in the pool"), ("var(--s1)", "among kept pairs"))
 
-Row = Mapping[str, float]
+Row: TypeAlias = Mapping[str, Any]
 """pairs_in, expected_pairs, and pairs by where they end (ENDS)."""
-
-
-class SampledCurve(TypedDict):
-    """Matches per entry by rank, in the pool and among kept texts, thinned to means over near ranks."""
-
-    rank: list[float]
-    matches: list[float]
-    kept: list[float]
-    effective_entries: tuple[float, float]
-
-
-class SampleEntry(TypedDict):
-    """An entry that a sample matches."""
-
-    entry: str
-    matches: int
-    prob: float
-
-
-class Sample(TypedDict):
-    """A text chosen by hash."""
-
-    key: str
-    text: str
-    lang: str
-    label: NotRequired[str]
-    """The label of language identification, of texts that match never passed on."""
-    lang_prob: NotRequired[float]
-    keep_prob: NotRequired[float]
-    coin: NotRequired[float]
-    is_over: NotRequired[bool]
-    """Dropped by a cap."""
-    entries: NotRequired[list[SampleEntry]]
-
-
-class CurateReport(TypedDict):
-    """What the page shows of RUN/curate/report.json."""
-
-    text_policy: NotRequired[str]
-    languages: dict[str, dict[str, float]]
-    effect: NotRequired[dict[str, SampledCurve]]
-    samples: NotRequired[dict[str, list[Sample]]]
+Sample: TypeAlias = Mapping[str, Any]
+"""A CurateSample or an UnmatchedSample of core/records."""
 
 
 def cards(report: CurateReport) -> list[Card]:
@@ -200,10 +146,11 @@ def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
 
 def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
     parts: list[Html] = []
-    for reason, heading in EXAMPLES.items():
-        if samples.get(reason):
+    for reason in EXAMPLES:
+        if samples.get(reason.column):
             rows = [
-                [row["lang"], words(row["text"], row["lang"]), _why(reason, row), row["key"]] for row in samples[reason]
+                [row["lang"], words(row["text"], row["lang"]), _why(reason, row), row["key"]]
+                for row in samples[reason.column]
             ]
             columns = [
                 text_column("language", lang_name),
@@ -211,6 +158,7 @@ def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
                 text_column("why"),
                 text_column("key", code),
             ]
+            heading = reason.label.replace("_", " ").capitalize()
             parts += [tag("h3", heading), to_html(Table(columns, rows))]
     if not parts:
         return None
@@ -219,12 +167,12 @@ def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
     )
 
 
-def _why(reason: str, sample: Sample) -> str:
-    if reason == "no_language":
+def _why(reason: Reason, sample: Sample) -> str:
+    if reason == Reason.NO_LANGUAGE:
         return f"label {sample['label']}, probability {sample['lang_prob']:.2f}"
-    if reason == "no_match":
+    if reason == Reason.NO_MATCH:
         return "contains no entry of its list"
-    if reason == "excluded" and not sample["is_over"]:
+    if reason == Reason.EXCLUDED and not sample["is_over"]:
         return "its language is excluded"
     entries = [
         join([words(entry["entry"], sample["lang"]), f" ({count(entry['matches'])})"]) for entry in sample["entries"]

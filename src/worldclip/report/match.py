@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
 
+from worldclip.core.reasons import MATCHED, Reason
+from worldclip.core.records import MatchReport
 from worldclip.language import table as languages
 from worldclip.report.html import join
 from worldclip.report.numbers import count, percent, short
@@ -13,20 +14,6 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ht
 
 MAX_ROWS = 15  # languages in sight; the others are folded
 NUM_CONFUSIONS = 3  # languages that texts are most often taken for
-
-
-class MatchReport(TypedDict):
-    """What the page shows of RUN/match/report.json."""
-
-    pairs: int
-    num_matched_texts: int
-    texts: NotRequired[dict[str, dict[str, int]]]
-    """Texts by language and by what became of them."""
-    profiles: NotRequired[dict[str, dict[str, int]]]
-    """Of a sample of texts per language: how many (`texts`), and how many match under each profile."""
-    truth: NotRequired[dict[str, dict[str, int]]]
-    """Texts by true language and identified language."""
-    lid_recall: NotRequired[dict[str, float]]
 
 
 def cards(report: MatchReport) -> list[Card]:
@@ -39,8 +26,8 @@ def sections(report: MatchReport) -> list[Section]:
     """Return match rates, and the recall of language identification where the pool states languages."""
     texts: dict[str, tuple[int, int]] = {}
     for lang, row in report.get("texts", {}).items():
-        matched = row.get("matched", 0)
-        total = matched + row.get("no_match", 0)
+        matched = row.get(MATCHED, 0)
+        total = matched + row.get(Reason.NO_MATCH.label, 0)
         if total:
             texts[lang] = (total, matched)
     parts = [_rates(texts, report.get("profiles", {}))] if texts else []

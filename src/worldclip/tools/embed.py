@@ -39,6 +39,7 @@ from worldclip.core.coin import sample_records
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, repeatable, usable_cores
 from worldclip.core.job import Job, Result, Run
+from worldclip.core.reasons import Reason
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
 from worldclip.model.formats.interface import LoadOptions
@@ -48,7 +49,6 @@ from worldclip.pool.files import check_own, is_remote
 from worldclip.pool.formats import format_of
 from worldclip.pool.read import check_columns, check_key, read_member
 from worldclip.pool.stage import check_names
-from worldclip.pool.texts import REASONS
 
 Of = Literal["images", "texts"]
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -263,7 +263,7 @@ def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -
     """Write the shard's .npy and .parquet; texts that are bad, repeated or empty are left out and counted."""
     clip = _load(model)
     texts = pools.read_texts(shard, pool)
-    kept = pa.array(np.flatnonzero(texts.reason == 0))
+    kept = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
     columns = {"key": texts.key, "text_idx": texts.text_idx, "text": texts.text}
     rows = pa.table({name: column.take(kept) for name, column in columns.items()})
 
@@ -277,7 +277,8 @@ def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -
 
     write_table(folder / f"{shard.name}.parquet", rows, EMBEDDED_TEXTS)
     write_artifact(folder / f"{shard.name}.npy", write)
-    dropped = {name: int((texts.reason == code).sum()) for code, name in enumerate(REASONS) if code}
+    unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT)
+    dropped = {reason.label: int((texts.reason == reason).sum()) for reason in unusable}
     bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in texts.bad]
     return {"pairs": len(texts.reason), "embedded": len(rows), **dropped, "bad": bad}
 

@@ -15,12 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.core import artifacts
 from worldclip.core.execute import Shard
 from worldclip.curate import read_curated
-from worldclip.curate.candidates import Candidates, decide_on, find_candidates, matched_path, text_probs
-from worldclip.curate.caps import is_over
-from worldclip.curate.stage import CurateWork
+from worldclip.curate.candidates import Candidates, decide_on
+from worldclip.curate.work import CurateWork
 from worldclip.pool import read_index
 from worldclip.train.pool_join import file_positions, read_places
 
@@ -110,16 +108,13 @@ class PairSource:
     def _read_candidates(self, shard_idx: int) -> tuple[Candidates, np.ndarray, Pairs, np.ndarray]:
         """Return (candidates, keep probabilities, the pairs with an image, which candidates those are)."""
         assert self.work is not None
-        shard = self.shards[shard_idx]
-        table = artifacts.read_table(matched_path(self.run_dir, shard), artifacts.MATCH_TEXTS)
-        candidates = find_candidates(table, self.work.config, self.work.key_lists, shard.name)
-        return candidates, text_probs(table, self.work.entry_probs), *self._join_images(table, shard_idx)
+        table, candidates, keep_prob = self.work.read(self.shards[shard_idx].name, columns=None)
+        return candidates, keep_prob, *self._join_images(table, shard_idx)
 
     def _decide(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
         assert self.work is not None
         candidates, keep_prob, pairs, has_image = self._candidates(shard_idx)
-        kept, _ = decide_on(candidates, keep_prob, self.work.config, epoch)
-        kept &= ~is_over(candidates, keep_prob, kept, self.work.config, self.work.bounds, epoch)
+        kept = decide_on(candidates, keep_prob, self.work.config, self.work.bounds, epoch).kept_T
         return pairs.take(np.flatnonzero(kept[has_image])), int((kept & ~has_image).sum())
 
     def _join_images(self, table: pa.Table, shard_idx: int) -> tuple[Pairs, np.ndarray]:

@@ -1,0 +1,135 @@
+"""The threshold of each list of entries, by the rule of the recipe (arXiv:2507.22062, Alg. 1).
+
+A *list* is what entry ids refer to: a language's own entries, or `merged` or `en` under match.isolate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from worldclip.balance.config import BalanceConfig
+from worldclip.balance.formulas import tail_fraction, threshold_for
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.records import Thresholds
+from worldclip.language.entry_lists import EntryLists
+
+
+def choose_thresholds(
+    counts: Mapping[str, np.ndarray], config: BalanceConfig, entry_lists: EntryLists
+) -> dict[str, int | None]:
+    """Return the threshold of each list; None for a list without a match.
+
+    counts: matches of every entry of each list, (num_entries,) uint64.  Raises UserError if
+    the rule needs a threshold or matches that are missing.
+    """
+    takes_english, shared_fraction = apply_english_threshold(counts, config, entry_lists)
+    matched = [name for name in counts if counts[name].any()]
+    table = _read_complete_table(config, matched) if config.rule == "table" else {}
+    thresholds: dict[str, int | None] = dict.fromkeys(counts)
+    for name in matched:
+        fraction = config.tail_fractions.get(name)
+        if fraction is not None:
+            threshold = threshold_for(counts[name], fraction)
+        elif config.rule == "table":
+            threshold = table[name]
+        elif name in takes_english:
+            assert config.english_threshold is not None
+            threshold = config.english_threshold
+        else:
+            assert shared_fraction is not None  # BalanceConfig.problems
+            threshold = threshold_for(counts[name], shared_fraction)
+        thresholds[name] = max(threshold, config.min_threshold, 1)
+    return thresholds
+
+
+def apply_english_threshold(
+    counts: Mapping[str, np.ndarray], config: BalanceConfig, entry_lists: EntryLists
+) -> tuple[list[str], float | None]:
+    """Return (lists that take balance.english_threshold itself, the tail fraction that other lists get).
+
+    Under rule tail_fraction list `en` takes the threshold, and the other lists get the tail fraction that it gives
+    English.  Under rule same_threshold every list takes it, and so does the only list of a run that has one.  The
+    fraction is None where the rule has none.
+    """
+    if config.english_threshold is None:
+        return [], config.tail_fraction
+    if config.rule == "same_threshold" or entry_lists.has_one:
+        return list(counts), None
+    if "en" not in counts or not counts["en"].any():
+        raise UserError(
+            f"balance.english_threshold = {config.english_threshold}: it gives every language English's tail "
+            "fraction, but no English entry has a match; set balance.tail_fraction instead (0.06 in the paper)"
+        )
+    return ["en"], tail_fraction(counts["en"], config.english_threshold)
+
+
+def _read_complete_table(config: BalanceConfig, matched: list[str]) -> dict[str, int]:
+    """Return list -> threshold of rule table.  Raises UserError if a list with matches is missing."""
+    assert config.thresholds is not None  # BalanceConfig.problems
+    table = read_threshold_table(config.thresholds)
+    missing = [name for name in matched if name not in table and name not in config.tail_fractions]
+    if missing:
+        raise UserError(
+            f"balance.thresholds: no threshold for {', '.join(missing)}, which have matches; add them, or choose "
+            "another balance.rule"
+        )
+    return table
+
+
+def read_threshold_table(source: dict[str, int] | str) -> dict[str, int]:
+    """Return list -> threshold from a table in the recipe, or from the thresholds.json that it names."""
+    if isinstance(source, dict):
+        return source
+    try:
+        rows = artifacts.read_json(Path(source))["lists"]
+        return {name: int(row["threshold"]) for name, row in rows.items() if row["threshold"] is not None}
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise UserError(
+        f"balance.thresholds = {source!r}: not a readable thresholds.json ({reason}); name RUN/balance/thresholds.json "
+        "of a finished run, or write a table of list = threshold"
+    )
+
+
+def find_warnings(counts: Mapping[str, np.ndarray], config: BalanceConfig, entry_lists: EntryLists) -> list[str]:
+    """Return warnings about thresholds that are valid but probably not meant."""
+    english = entry_lists.english
+    largest = int(counts[english].max(initial=0)) if english in counts else 0
+    if config.english_threshold is None or not 0 < largest < config.english_threshold:
+        return []
+    return [
+        f"no entry of list {english} reaches balance.english_threshold = {config.english_threshold} (the largest has "
+        f"{largest} matches), so all of it is tail; `worldclip estimate` shows what other thresholds would keep"
+    ]
+
+
+def thresholds_record(
+    counts: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, int | None],
+    config: BalanceConfig,
+    entry_lists: EntryLists,
+) -> Thresholds:
+    """Return what thresholds.json holds: english_threshold and tail_fraction in effect, and one row per list."""
+    english_threshold = config.english_threshold
+    if english_threshold is None:
+        english_threshold = thresholds.get("en")
+    return {
+        "english_threshold": english_threshold,
+        "tail_fraction": apply_english_threshold(counts, config, entry_lists)[1],
+        "lists": {
+            name: {
+                "threshold": thresholds[name],
+                "tail_fraction": tail_fraction(list_counts, thresholds[name] or 1),
+                "num_entries": len(list_counts),
+                "num_matched_entries": int(np.count_nonzero(list_counts)),
+                "num_matches": int(list_counts.sum()),
+            }
+            for name, list_counts in counts.items()
+        },
+    }

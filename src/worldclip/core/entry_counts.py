@@ -1,0 +1,183 @@
+"""How many texts each entry occurs in: the sparse counts of one shard, and their exact sum over all shards.
+
+Counts are uint64, so neither the number of workers nor the order of shards changes a sum.  A few shards are added up
+by this process.  Very many are added up in two maps: first groups of shards, each by one worker into an array of all
+lists end to end, then ranges of entries, each by one worker over all groups.  This process then reads only as many
+numbers as there are entries.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip.core import artifacts
+from worldclip.core.arrow import codes_of, list_buffers, names_of
+from worldclip.core.execute import Executor, Report, Shard, repeatable
+from worldclip.core.job import remove_stale
+
+GROUP_SIZE = 2048  # shards added up by one worker; up to this many shards are added up by this process
+RANGE_SIZE = 2**18  # entries added up over all groups by one worker
+
+
+# one shard
+
+
+def count_entries(table: pa.Table) -> pa.Table:
+    """Return the sparse counts of rows of (entries_lang, entry_ids): entries_lang, entry_id, count, sorted by both."""
+    codes, list_names = codes_of(table.column("entries_lang"))
+    entry_ids, offsets = list_buffers(table.column("entry_ids"))
+    list_of_match = np.repeat(codes, np.diff(offsets))
+    entry_ids = entry_ids[offsets[0] : offsets[-1]]
+    ids: list[np.ndarray] = [np.zeros(0, np.int32)]
+    counts: list[np.ndarray] = [np.zeros(0, np.uint64)]
+    for code in range(len(list_names)):
+        list_ids, list_counts = _count_ids(entry_ids[list_of_match == code] if len(list_names) > 1 else entry_ids)
+        ids.append(list_ids)
+        counts.append(list_counts)
+    list_of_count = np.repeat(np.arange(len(list_names)), [len(part) for part in ids[1:]])
+    return pa.table(
+        {
+            "entries_lang": names_of(list_of_count, list_names),
+            "entry_id": np.concatenate(ids),
+            "count": np.concatenate(counts),
+        }
+    )
+
+
+def _count_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (unique ids int32, ascending; how often each occurs, uint64)."""
+    # bincount takes one slot per possible id, so it is the faster one only where ids are dense
+    if not len(ids) or ids.max() > 16 * len(ids):
+        unique, counts = np.unique(ids, return_counts=True)
+        return unique, counts.astype(np.uint64)
+    counts_by_id = np.bincount(ids)
+    unique = np.flatnonzero(counts_by_id)
+    return unique.astype(np.int32), counts_by_id[unique].astype(np.uint64)
+
+
+# a few shards
+
+
+def sum_counts(num_entries: Mapping[str, int], files: Iterable[Path]) -> dict[str, np.ndarray]:
+    """Return the matches of every entry of each list, (num_entries,) uint64, from count files read one by one."""
+    return _split(_add_files(num_entries, files), num_entries)
+
+
+def _add_files(num_entries: Mapping[str, int], files: Iterable[Path]) -> np.ndarray:
+    total = np.zeros(sum(num_entries.values()), np.uint64)
+    starts = list_starts(num_entries)
+    for file in files:
+        add_counts(total, starts, file)
+    return total
+
+
+def add_counts(total: np.ndarray, starts: Mapping[str, int], file: Path) -> None:
+    """Add one file's sparse counts in place.
+
+    total: all lists end to end, uint64.  starts: where each list begins.
+    """
+    table = artifacts.read_table(file, artifacts.MATCH_COUNTS)
+    codes, list_names = codes_of(table.column("entries_lang"))
+    start_of_code = np.array([starts[name] for name in list_names], np.int64)
+    positions = start_of_code[codes] + table.column("entry_id").to_numpy()
+    total[positions] += table.column("count").to_numpy()  # an entry occurs once in a file, so no position repeats
+
+
+def list_starts(num_entries: Mapping[str, int]) -> dict[str, int]:
+    """Return where each list begins in an array of all lists end to end."""
+    ends = np.cumsum([0, *num_entries.values()])
+    return dict(zip(num_entries, ends.tolist(), strict=False))
+
+
+def _split(total: np.ndarray, num_entries: Mapping[str, int]) -> dict[str, np.ndarray]:
+    return {name: total[start : start + num_entries[name]] for name, start in list_starts(num_entries).items()}
+
+
+# very many shards
+
+
+def sum_shards(
+    num_entries: Mapping[str, int],
+    files: Sequence[Path],
+    folder: Path,
+    executor: Executor,
+    group_size: int = GROUP_SIZE,
+    range_size: int = RANGE_SIZE,
+) -> dict[str, np.ndarray]:
+    """Return `sum_counts` of all count files; with more files than one group, sums of groups and ranges go to `folder`.
+
+    A group is added up again only if one of its files changed.
+    """
+    if len(files) <= group_size:
+        remove_stale(folder, [])
+        return sum_counts(num_entries, files)
+    lists = dict(num_entries)
+    groups = [_group(i // group_size, files[i : i + group_size]) for i in range(0, len(files), group_size)]
+    add_group = functools.partial(_add_group, num_entries=lists, folder=folder)
+    executor.map(add_group, groups, label="add", done_dir=folder / "done/groups", key=lists)
+    groups_digest = artifacts.digest([group.fingerprint for group in groups])
+    ranges = [
+        Shard(name=f"{start:012}", path="", fingerprint={"groups": groups_digest, "size": range_size})
+        for start in range(0, sum(lists.values()), range_size)
+    ]
+    group_paths = [_sum_path(folder, "groups", group) for group in groups]
+    range_paths = [_sum_path(folder, "ranges", part) for part in ranges]
+    add_range = functools.partial(_add_range, groups=group_paths, folder=folder)
+    executor.map(add_range, ranges, label="sum", done_dir=folder / "done/ranges", key=lists)
+    markers = [folder / "done/groups" / f"{group.name}.json" for group in groups]
+    markers += [folder / "done/ranges" / f"{part.name}.json" for part in ranges]
+    remove_stale(folder, [*group_paths, *range_paths, *markers])
+    return _split(np.concatenate([np.load(path) for path in range_paths]), lists)
+
+
+def _group(number: int, files: Sequence[Path]) -> Shard:
+    """Return a unit of work that names its own files: a list of all files would go to every worker with every group."""
+    root = os.path.commonpath([file.parent for file in files])
+    stats = [(file, file.stat()) for file in files]
+    fingerprints = [[os.path.relpath(file, root), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    return Shard(name=f"{number:06}", path=root, fingerprint={"files": fingerprints})
+
+
+def _sum_path(folder: Path, part: str, unit: Shard) -> Path:
+    """Return the file of one sum; part: groups or ranges."""
+    return folder / part / f"{unit.name}.npy"
+
+
+@repeatable
+def _add_group(group: Shard, *, num_entries: Mapping[str, int], folder: Path) -> Report:
+    """Write the sum of a group's files, all lists end to end, in the smallest unsigned type that holds it."""
+    files = [Path(group.path) / name for name, _, _ in group.fingerprint["files"]]
+    total = _add_files(num_entries, files)
+    smallest = np.min_scalar_type(int(total.max(initial=0)))
+    artifacts.write_array(_sum_path(folder, "groups", group), total.astype(smallest))
+    return {"shards": len(files)}
+
+
+@repeatable
+def _add_range(part: Shard, *, groups: Sequence[Path], folder: Path) -> Report:
+    """Write the sum over all groups of the entries from int(part.name) on."""
+    start = int(part.name)
+    rows = slice(start, start + part.fingerprint["size"])
+    total: np.ndarray = np.load(groups[0], mmap_mode="r", allow_pickle=False)[rows].astype(np.uint64)
+    for group in groups[1:]:
+        total += np.load(group, mmap_mode="r", allow_pickle=False)[rows]
+    artifacts.write_array(_sum_path(folder, "ranges", part), total)
+    return {"entries": len(total)}
+
+
+# how varied
+
+
+def effective_entries(counts: np.ndarray) -> float:
+    """Return how many equally frequent entries would be as varied as these: exp(entropy); 0.0 without a match."""
+    positive = counts[counts > 0].astype(np.float64)
+    if not len(positive):
+        return 0.0
+    share = positive / positive.sum()
+    return round(float(np.exp(-(share * np.log(share)).sum())), 3)

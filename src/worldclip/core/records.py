@@ -1,0 +1,225 @@
+"""The JSON records that match, balance and curate write and that others read: one definition for writer and reader.
+
+Tables and arrays have their schemas in core/artifacts.  Counts per reason are named by core/reasons.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NotRequired, TypeAlias, TypedDict, cast
+
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
+
+ReasonCounts: TypeAlias = dict[str, dict[str, int]]
+"""{language: {reason: number}}, without zeros."""
+
+
+# match
+
+
+class BadText(TypedDict):
+    """A text that cannot be read, as an example."""
+
+    key: str
+    text_idx: int
+    reason: str
+    """Why, in words."""
+
+
+class UnmatchedSample(TypedDict):
+    """A text without a language or without a match, as an example."""
+
+    number: float
+    """Samples of all shards are chosen by the smallest of these."""
+    shard: str
+    key: str
+    text_idx: int
+    text: str
+    lang: str
+    label: str
+    lang_prob: float
+
+
+class MatchAccounting(TypedDict):
+    """RUN/match/accounting.json: what match says of the texts and keys that it settled, for curate and estimate."""
+
+    pairs: int
+    num_keys: int
+    texts: ReasonCounts
+    """Of all texts; `matched` for those that go on."""
+    keys: ReasonCounts
+    """Of the keys without a match."""
+    samples: dict[str, list[UnmatchedSample]]
+    """{reason: examples}."""
+
+
+def accounting_path(run_dir: Path) -> Path:
+    """Return RUN/match/accounting.json."""
+    return run_dir / "match" / "accounting.json"
+
+
+def read_accounting(run_dir: Path) -> MatchAccounting:
+    """Read what match says of the pairs that it settled.  Raises UserError for a match without it."""
+    path = accounting_path(run_dir)
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing (an older worldclip wrote this match); run: worldclip run {run_dir} --from match"
+        )
+    return cast(MatchAccounting, read_json(path))
+
+
+class MatchReport(MatchAccounting):
+    """RUN/match/report.json."""
+
+    num_matched_texts: int
+    num_matched_keys: int
+    labels_without_language: dict[str, int]
+    bad: list[BadText]
+    truth: NotRequired[dict[str, dict[str, int]]]
+    """{true language: {language found: texts}} where the pool states the true languages."""
+    lid_recall: NotRequired[dict[str, float]]
+    profiles: NotRequired[dict[str, dict[str, int]]]
+    """{language: {texts, and how many of them match under each profile}} under match.compare_profiles."""
+
+
+# balance
+
+
+class ListBalance(TypedDict):
+    """One list of entries in RUN/balance/thresholds.json."""
+
+    threshold: int | None
+    """None for a list without a match."""
+    tail_fraction: float
+    num_entries: int
+    num_matched_entries: int
+    num_matches: int
+
+
+class Thresholds(TypedDict):
+    """RUN/balance/thresholds.json."""
+
+    english_threshold: int | None
+    tail_fraction: float | None
+    lists: dict[str, ListBalance]
+
+
+class HeadTailCurve(TypedDict):
+    """Matches of a list's entries by rank, 1 = the most frequent entry."""
+
+    rank: list[int]
+    matches: list[int]
+    balanced: list[int]
+    effective_entries: list[float]
+    """Before and after."""
+
+
+class TopEntry(TypedDict):
+    """A frequent entry."""
+
+    entry: str
+    source: str
+    matches: int
+    prob: float
+
+
+class BalanceReport(Thresholds):
+    """RUN/balance/report.json."""
+
+    warnings: list[str]
+    curves: dict[str, HeadTailCurve]
+    top_entries: dict[str, list[TopEntry]]
+
+
+# curate
+
+
+class PairCounts(TypedDict):
+    """A row of curate's report: pairs_in is the sum of all reasons and pairs_out."""
+
+    pairs_in: int
+    bad_pair: int
+    duplicate: int
+    no_text: int
+    no_language: int
+    no_match: int
+    not_valid: int
+    excluded: int
+    sampled_out: int
+    pairs_out: int
+    expected_pairs: float
+
+
+class Cap(TypedDict):
+    """A language over its cap."""
+
+    max_pairs: int | None
+    bound: float
+    """Its pairs stay where coin / keep_prob is below this."""
+
+
+class SampledCurve(TypedDict):
+    """Matches of a list's entries in the pool and among the kept texts, by rank in the pool."""
+
+    rank: list[int]
+    matches: list[float]
+    kept: list[float]
+    effective_entries: list[float]
+    """Before and after."""
+
+
+class SampleEntry(TypedDict):
+    """An entry of a text that is shown as an example."""
+
+    entry_id: int
+    prob: float
+    entry: NotRequired[str]
+    matches: NotRequired[int]
+
+
+class CurateSample(TypedDict):
+    """A matched text as an example of what was kept or dropped."""
+
+    number: float
+    key: str
+    text_idx: int
+    text: str
+    lang: str
+    keep_prob: float
+    coin: float
+    is_over: bool
+    """Whether a cap leaves it out."""
+    list: str
+    entries: list[SampleEntry]
+
+
+class CurateReport(TypedDict):
+    """RUN/curate/report.json."""
+
+    text_policy: str
+    languages: dict[str, PairCounts]
+    total: PairCounts
+    caps: dict[str, Cap]
+    num_keys_in_list: int | None
+    """Keys in keys.npy; None without that file."""
+    effect: dict[str, SampledCurve]
+    """{list: matches before and after sampling}."""
+    samples: dict[str, list[CurateSample] | list[UnmatchedSample]]
+    tars: NotRequired[dict[str, int]]
+    """{samples, no_image, cut_image}."""
+
+
+# estimate
+
+
+class SizeCurve(TypedDict):
+    """RUN/estimate.json: expected pairs over the range of one balance key."""
+
+    text_policy: str
+    key: str
+    values: list[float]
+    total: list[float]
+    languages: dict[str, list[float]]
+    match: str
+    """Digest of the matches that this is about."""

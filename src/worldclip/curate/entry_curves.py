@@ -1,0 +1,56 @@
+"""What sampling did to the entries: how often each still matches among the kept texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from worldclip.core.entry_counts import effective_entries, sum_shards
+from worldclip.core.execute import Executor, Shard
+from worldclip.core.records import SampledCurve
+
+CURVE_POINTS = 60
+
+
+def counts_path(run_dir: Path, shard: Shard) -> Path:
+    """Return RUN/curate/counts/<shard>.parquet: in how many kept texts each entry occurs, without zeros."""
+    return run_dir / "curate" / "counts" / f"{shard.name}.parquet"
+
+
+def sampled_curves(
+    run_dir: Path, num_entries: Mapping[str, int], shards: Sequence[Shard], executor: Executor
+) -> dict[str, SampledCurve]:
+    """Return the curve of each list with a match; num_entries: of each list."""
+    paths = [counts_path(run_dir, shard) for shard in shards]
+    after = sum_shards(num_entries, paths, run_dir / "curate" / "sums", executor)
+    curves = {}
+    for name in num_entries:
+        before = np.load(run_dir / "balance" / "counts" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        if before.any():
+            curves[name] = sampled_curve(np.asarray(before), after[name])
+    return curves
+
+
+def sampled_curve(before: np.ndarray, after: np.ndarray) -> SampledCurve:
+    """Return matches by rank in the pool (1 = the most frequent entry), and of the same entries among the kept texts.
+
+    before, after: (num_entries,) uint64.  The ranks are split into up to CURVE_POINTS geometric bins; `rank` is the
+    last rank of each bin, `matches` and `kept` are means over it.
+    """
+    order = np.argsort(-before.astype(np.int64), kind="stable")[: np.count_nonzero(before)]
+    last = np.unique(np.geomspace(1, len(order), CURVE_POINTS).round().astype(np.int64))
+    starts = np.concatenate([[0], last[:-1]])
+
+    def bin_means(counts: np.ndarray) -> list[float]:
+        sums = np.add.reduceat(counts[order].astype(np.float64), starts)
+        means: list[float] = (sums / (last - starts)).round(3).tolist()
+        return means
+
+    return {
+        "rank": last.tolist(),
+        "matches": bin_means(before),
+        "kept": bin_means(after),
+        "effective_entries": [effective_entries(before), effective_entries(after)],
+    }

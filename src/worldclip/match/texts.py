@@ -1,0 +1,136 @@
+"""Language and entries of every text of a shard.
+
+Texts move as columns: no Python object per text between the pool's file and Parquet.
+Legend: T texts of the shard, in the pool's order; M matches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip.core.arrow import names_of
+from worldclip.core.reasons import Reason
+from worldclip.language import identify as lid
+from worldclip.language import table as languages
+from worldclip.match.work import MatchWork
+
+if TYPE_CHECKING:
+    from worldclip.pool import PoolTexts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matched:
+    """Language, entries and reason of each text of a shard."""
+
+    reason: np.ndarray
+    """(T,) int8 codes of core.reasons; `kept` for a text with a match."""
+    lang: np.ndarray
+    """(T,) int32 position in the run's languages, -1 for none."""
+    lang_prob: np.ndarray
+    """(T,) float32."""
+    labels: np.ndarray
+    """(T,) str, labels of the language-identification model or of the pool."""
+    entry_ids: np.ndarray
+    """(M,) int32, all texts' entries end to end."""
+    offsets: np.ndarray
+    """(T + 1,) int64: text i has entry_ids[offsets[i] : offsets[i + 1]]."""
+
+
+def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
+    """Return language and entries of each text; a text that the pool's reader dropped (null) has neither."""
+    reason = pool_texts.reason.copy()
+    lang, prob, labels = find_languages(pool_texts, work)
+    lang[reason != Reason.KEPT] = -1
+    entry_ids, offsets = match_texts(pool_texts.text, lang, work)
+    reason[(reason == Reason.KEPT) & (lang < 0)] = Reason.NO_LANGUAGE
+    reason[(reason == Reason.KEPT) & (np.diff(offsets) == 0)] = Reason.NO_MATCH
+    return Matched(reason=reason, lang=lang, lang_prob=prob, labels=labels, entry_ids=entry_ids, offsets=offsets)
+
+
+def find_languages(pool_texts: PoolTexts, work: MatchWork) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each text's (position in work.languages (T,) int32, probability (T,) float32, label (T,) str).
+
+    The position is -1 for no_language.  A pool that states languages (pool.lang) decides them with probability 1;
+    otherwise the language-identification model does.
+    """
+    if pool_texts.lang is not None:
+        return _stated_languages(pool_texts.lang, work)
+    identifier, lang_of_label = work.identifier()
+    label_ids, prob = identifier.predict_ids(pool_texts.text)
+    lang = lang_of_label[label_ids]
+    lang[prob < work.match.min_lang_prob] = -1
+    return lang, prob, np.array([*identifier.labels, lid.NO_LABEL])[label_ids]
+
+
+def _stated_languages(stated: pa.Array, work: MatchWork) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    position = {lang: i for i, lang in enumerate(work.languages)}
+    encoded = stated.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    lang_of_name = np.array([*(position.get(_code_of(name, work), -1) for name in names), -1], np.int32)
+    codes = pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False)
+    labels = np.array([*names, lid.NO_LABEL], dtype=object)[codes]
+    return lang_of_name[codes], np.ones(len(codes), np.float32), labels.astype(str)
+
+
+def _code_of(label: str, work: MatchWork) -> str:
+    """Return our code of a label that the pool states: merged as the recipe says, our own, or from a LID scheme."""
+    if label in work.match.merge_labels:
+        return work.match.merge_labels[label]
+    if label in work.languages:
+        return label
+    return languages.from_lid(label, scheme=languages.scheme_of(label))
+
+
+def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.ndarray, np.ndarray]:
+    """Match each text against the list of its language; a text of language -1 has no match.
+
+    texts: (T,); lang: (T,) int32 position in work.languages.  Returns (entry_ids (M,) int32, offsets (T + 1,) int64).
+    """
+    list_names = [name for name, _ in work.list_digests]
+    list_of_lang = np.array([list_names.index(work.match.entry_lists.list_of(name)) for name in work.languages] + [-1])
+    list_of_text = list_of_lang[lang]  # language -1 indexes the last element, -1
+    # A matcher is fastest on many texts at once, so texts are grouped by list and put back in order afterwards.
+    order = np.argsort(list_of_text, kind="stable")
+    bounds = np.searchsorted(list_of_text[order], np.arange(len(list_names) + 1))  # texts without a list come first
+    num_matches = np.zeros(len(texts), np.int64)
+    ids = [np.zeros(0, np.int32)]
+    for name, start, stop in zip(list_names, bounds[:-1], bounds[1:], strict=True):
+        if start == stop:
+            continue
+        list_ids, offsets = work.matcher(name).match_batch(texts.take(pa.array(order[start:stop])))
+        num_matches[start:stop] = np.diff(offsets)
+        ids.append(list_ids)
+    grouped = pa.LargeListArray.from_arrays(_offsets(num_matches), pa.array(np.concatenate(ids)))
+    position = np.empty(len(order), np.int64)  # of each text among the grouped ones
+    position[order] = np.arange(len(order))
+    in_pool_order = grouped.take(pa.array(position))
+    return in_pool_order.flatten().to_numpy(), in_pool_order.offsets.to_numpy()
+
+
+def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> pa.Table:
+    """Return the rows of RUN/match/texts: the texts with a match, in the pool's order."""
+    rows = np.flatnonzero(matched.reason == Reason.KEPT)
+    in_pool = pa.array(rows)
+    # Texts without a match have no ids, so all ids belong to these rows and nothing is cut out between them.
+    offsets = _offsets(np.diff(matched.offsets)[rows])
+    list_names = [work.match.entry_lists.list_of(name) for name in work.languages]
+    return pa.table(
+        {
+            "key": pool_texts.key.take(in_pool),
+            "text_idx": pool_texts.text_idx.take(in_pool),
+            "text": pool_texts.text.take(in_pool),
+            "lang": names_of(matched.lang[rows], work.languages),
+            "lang_prob": matched.lang_prob[rows],
+            "entries_lang": names_of(matched.lang[rows], list_names),
+            "entry_ids": pa.LargeListArray.from_arrays(offsets, pa.array(matched.entry_ids)),
+        }
+    )
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)])

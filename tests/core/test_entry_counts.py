@@ -1,0 +1,87 @@
+"""Counts of entries: of one shard by hand, sums of shards against plain Python."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from count_files import write_count_file
+from worldclip.core import artifacts
+from worldclip.core.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
+from worldclip.core.execute import LocalExecutor
+
+
+@pytest.mark.parametrize("entry_id", [3, 3_000_000])  # ids that are dense, and ids that are not
+def test_entries_are_counted_per_list_and_sorted(entry_id):
+    langs = pa.array(["sw", "en", "en", "sw"]).dictionary_encode()
+    ids = pa.array([[0, entry_id], [entry_id], [0, entry_id], [entry_id]], pa.large_list(pa.int32()))
+    table = count_entries(pa.table({"entries_lang": langs, "entry_ids": ids}))
+    assert table.to_pylist() == [
+        {"entries_lang": "en", "entry_id": 0, "count": 1},
+        {"entries_lang": "en", "entry_id": entry_id, "count": 2},
+        {"entries_lang": "sw", "entry_id": 0, "count": 1},
+        {"entries_lang": "sw", "entry_id": entry_id, "count": 2},
+    ]
+
+
+def test_equally_frequent_entries_are_all_effective():
+    assert effective_entries(np.array([7, 7, 0, 7, 7], np.uint64)) == 4.0
+    assert 1 < effective_entries(np.array([100, 1], np.uint64)) < 2
+    assert effective_entries(np.zeros(3, np.uint64)) == 0.0
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2**61)), unique_by=lambda row: row[0]), max_size=4)
+)
+def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
+    folder = tmp_path_factory.mktemp("counts")
+    paths = [
+        write_count_file(folder / f"{i}.tar.parquet", [("en", entry, count) for entry, count in rows])
+        for i, rows in enumerate(shards)
+    ]
+    expected = [sum(count for rows in shards for entry, count in rows if entry == i) for i in range(4)]
+    for order in (paths, paths[::-1]):
+        assert sum_counts({"zh": 3, "en": 4}, order)["en"].tolist() == expected
+
+
+@pytest.mark.parametrize("largest", [9, 2**31, 2**60])
+def test_sums_by_groups_and_ranges_equal_sums_shard_by_shard(tmp_path, largest):
+    rng = np.random.default_rng(0)
+    lists = {"en": 50, "none": 0, "sw": 20}
+    paths = []
+    for i in range(11):
+        rows = [(n, int(e), int(rng.integers(1, largest))) for n in ("en", "sw") for e in rng.choice(20, 9, False)]
+        paths.append(write_count_file(tmp_path / "counts" / f"{i:02}.tar.parquet", rows))
+    plain = {name: [0] * size for name, size in lists.items()}
+    for path in paths:
+        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
+            plain[row["entries_lang"]][row["entry_id"]] += row["count"]
+    executor = Counting(quiet=True)
+    add = partial(sum_shards, lists, folder=tmp_path / "sums", executor=executor, group_size=3, range_size=16)
+    assert {name: counts.tolist() for name, counts in add(paths).items()} == plain
+    assert executor.num_done == {"groups": 4, "ranges": 5}
+    assert {name: counts.tolist() for name, counts in add(paths).items()} == plain
+    assert executor.num_done == {"groups": 4, "ranges": 5}
+    paths.append(write_count_file(tmp_path / "counts" / "99.tar.parquet", [("en", 1, 5)]))
+    assert add(paths)["en"][1] == plain["en"][1] + 5
+    assert executor.num_done == {"groups": 5, "ranges": 10}, "groups that did not change are not added again"
+    assert {name: counts.tolist() for name, counts in add(paths[:2]).items()} != plain
+    assert not list((tmp_path / "sums").rglob("*.npy"))
+
+
+class Counting(LocalExecutor):
+    """Counts the units that were worked on, by the folder of their markers."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.num_done = Counter()
+
+    def _run(self, work, todo):
+        self.num_done[work.done_dir.name] += len(todo)
+        yield from super()._run(work, todo)
