@@ -66,21 +66,22 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
     )
     totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
     num_keys = totals.pop("keys")
-    of = shuffle.num_ranges(num_keys)
-    names = [f"{number:06}.arrow" for number in range(of)]
+    num_ranges = shuffle.num_ranges(num_keys)
+    names = [f"{number:06}.arrow" for number in range(num_ranges)]
     ranges = [Shard(name=name, path=str(folder / "ranges" / name)) for name in names]
-    found = executor.map(
-        partial(find_copies, paths=paths, of=of),
+    range_reports = executor.map(
+        partial(find_copies, paths=paths, num_ranges=num_ranges),
         ranges,
         label="copies",
         done_dir=folder / "done" / "ranges",
-        key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.key, "of": of},
+        key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.key, "of": num_ranges},
     )
-    write_list(folder / "duplicates.parquet", [shard.name for shard in shards], [Path(each.path) for each in ranges])
+    range_paths = [Path(shard.path) for shard in ranges]
+    write_list(folder / "duplicates.parquet", [shard.name for shard in shards], range_paths)
     markers = [f"keys/{shard.name}" for shard in shards] + [f"ranges/{name}" for name in names]
-    outputs = [*paths, *(Path(each.path) for each in ranges), *(folder / "done" / f"{name}.json" for name in markers)]
+    outputs = [*paths, *range_paths, *(folder / "done" / f"{name}.json" for name in markers)]
     outputs.append(folder / "duplicates.parquet")
-    copies = sum(report["copies"] for report in found)
+    copies = sum(report["copies"] for report in range_reports)
     report = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
     return Result(report=report, counts=report, outputs=outputs)
 
@@ -99,9 +100,9 @@ def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
 
 
 @repeatable
-def find_copies(unit: Shard, *, paths: Sequence[Path], of: int) -> Report:
+def find_copies(unit: Shard, *, paths: Sequence[Path], num_ranges: int) -> Report:
     """Write the copies among the keys of one range of hashes: key, row, and the positions shard and first_shard."""
-    rows = shuffle.read_range(paths, int(Path(unit.name).stem), of)
+    rows = shuffle.read_range(paths, int(Path(unit.name).stem), num_ranges)
     # Rows come in the order of their shards, and a table keeps the first of equal keys: that of the first shard.
     first = KeyTable(rows["key"]).find(rows["key"])
     is_copy = first != np.arange(len(rows))
