@@ -1,4 +1,7 @@
-"""Every path of a RUN folder, once."""
+"""Every path of a RUN folder, once: docs/design.md, "Contracts on disk".
+
+A shard is named by its path relative to the pool, with its extension; its artifacts carry that name.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,100 @@ import json
 import re
 from pathlib import Path
 
+RECIPE, RUN_RECORD, REPORT_JSON, REPORT_HTML = "recipe.toml", "run.json", "report.json", "report.html"
 BEST = "best.json"
 _STEP = re.compile(r"step_\d{9}")
+
+
+def stage_dir(run_dir: Path, stage: str) -> Path:
+    """Return RUN/<stage>."""
+    return run_dir / stage
+
+
+def report_json(run_dir: Path, stage: str) -> Path:
+    """Return RUN/<stage>/report.json."""
+    return run_dir / stage / REPORT_JSON
+
+
+def pool_index(run_dir: Path, shard: str) -> Path:
+    """Return the file that says where the images of a shard are."""
+    return run_dir / "pool" / "index" / f"{shard}.parquet"
+
+
+def entries(run_dir: Path, list_name: str) -> Path:
+    """Return the file of an entry list."""
+    return run_dir / "metadata" / f"{list_name}.parquet"
+
+
+def matcher(run_dir: Path, list_name: str, profile: str) -> Path:
+    """Return the folder of the compiled matcher of an entry list under a profile."""
+    return run_dir / "metadata" / f"{list_name}.matcher" / profile
+
+
+def match_texts(run_dir: Path, shard: str) -> Path:
+    """Return the file of a shard's matched texts."""
+    return run_dir / "match" / "texts" / f"{shard}.parquet"
+
+
+def match_counts(run_dir: Path, shard: str) -> Path:
+    """Return the file of a shard's matches per entry."""
+    return run_dir / "match" / "counts" / f"{shard}.parquet"
+
+
+def matched_shards(run_dir: Path) -> list[str]:
+    """Return the names of the shards with matched texts, sorted."""
+    folder = run_dir / "match" / "texts"
+    return sorted(path.relative_to(folder).as_posix().removesuffix(".parquet") for path in folder.rglob("*.parquet"))
+
+
+def counted_shards(run_dir: Path) -> list[Path]:
+    """Return the files of matches per entry, one per shard, sorted."""
+    return sorted((run_dir / "match" / "counts").rglob("*.parquet"))
+
+
+def thresholds(run_dir: Path) -> Path:
+    """Return the record of all thresholds."""
+    return run_dir / "balance" / "thresholds.json"
+
+
+def entry_probs(run_dir: Path, list_name: str) -> Path:
+    """Return the file of an entry list's probabilities, float32."""
+    return run_dir / "balance" / f"{list_name}.npy"
+
+
+def entry_counts(run_dir: Path, list_name: str) -> Path:
+    """Return the file of an entry list's matches over the whole pool, uint64."""
+    return run_dir / "balance" / "counts" / f"{list_name}.npy"
+
+
+def curated(run_dir: Path, shard: str) -> Path:
+    """Return the file of a shard's kept pairs."""
+    return run_dir / "curate" / f"{shard}.parquet"
+
+
+def curated_keys(run_dir: Path) -> Path:
+    """Return the kept keys as DataComp's sorted u8,u8."""
+    return run_dir / "curate" / "keys.npy"
+
+
+def tokenizer(run_dir: Path) -> Path:
+    """Return the folder of the tokenizer that a run trains with."""
+    return run_dir / "train" / "tokenizer"
+
+
+def train_log(run_dir: Path) -> Path:
+    """Return the log of training, one line per record."""
+    return run_dir / "train" / "log.jsonl"
+
+
+def results(run_dir: Path) -> Path:
+    """Return the results of evaluation, one line per record."""
+    return run_dir / "evaluate" / "results.jsonl"
+
+
+def results_table(run_dir: Path) -> Path:
+    """Return the results as Markdown."""
+    return run_dir / "evaluate" / "table.md"
 
 
 def step_folder(train_dir: Path, step: int) -> Path:
@@ -24,8 +119,8 @@ def checkpoints(train_dir: Path) -> list[Path]:
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """Return the newest checkpoint of a run, None if it has none."""
-    found = checkpoints(run_dir / "train")
-    return found[-1] if found else None
+    folders = checkpoints(run_dir / "train")
+    return folders[-1] if folders else None
 
 
 def best_checkpoint(run_dir: Path) -> Path | None:
@@ -34,7 +129,7 @@ def best_checkpoint(run_dir: Path) -> Path | None:
 
 
 def best_of(train_dir: Path) -> Path | None:
-    """Return the checkpoint that RUN/train/best.json names, None if it names none that is there."""
+    """Return the checkpoint that RUN/train/best.json names, None if it is not there."""
     record = train_dir / BEST
     if not record.exists():
         return None

@@ -1,0 +1,121 @@
+"""Imports point down the house, lazy and type-checking ones included, and packages make no circle (docs/design.md)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import worldclip
+
+SRC = Path(worldclip.__file__).parent
+
+# Floors from the top down.  A package imports from lower floors only, and from what BESIDE allows on its own floor.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("recipe",),
+    ("config",),
+    ("web",),
+    ("tools",),
+    ("check",),
+    ("export", "train"),
+    ("evaluate",),
+    ("curate",),
+    ("balance", "match", "metadata"),
+    ("pool",),
+    ("report",),
+    ("model",),
+    ("language",),
+    ("kernels",),
+    ("core",),
+)
+STAGES = {"pool", "metadata", "match", "balance", "curate", "train", "evaluate", "export"}
+# Stages meet on disk.  Beyond a pool's public names and configs, one stage may import this of another:
+BETWEEN_STAGES = {
+    "metadata": {"match.matcher"},
+    "train": {"curate.decide", "evaluate"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the worldclip modules that a file imports, below `worldclip.`; names are resolved to modules."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "worldclip" and len(parts) > 1:
+                yield ".".join(parts[1:])
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(SRC).with_suffix("").parts)
+
+
+def arrows() -> list[tuple[str, str]]:
+    """(importing module, imported name) of every import between top-level packages."""
+    found = []
+    for path in sorted(SRC.rglob("*.py")):
+        module = module_of(path)
+        if module == "__init__":
+            continue  # the public names: lazy by design
+        found += [(module, name) for name in imports(path) if name.split(".")[0] != module.split(".")[0]]
+    return found
+
+
+def test_imports_point_down() -> None:
+    floor = {package: number for number, packages in enumerate(FLOORS) for package in packages}
+    up = [
+        f"{module} -> {name}"
+        for module, name in arrows()
+        if name != "__version__" and floor[module.split(".")[0]] >= floor[name.split(".")[0]]
+    ]
+    allowed = [arrow for arrow in up if is_between_stages(*arrow.split(" -> "))]
+    assert sorted(set(up) - set(allowed)) == []
+
+
+def is_between_stages(module: str, name: str) -> bool:
+    """Whether a stage may import this of another: its config, or what BETWEEN_STAGES lists."""
+    stage, other = module.split(".")[0], name.split(".")[0]
+    if stage not in STAGES or other not in STAGES:
+        return False
+    if other == "pool" or name.split(".")[1:2] == ["config"]:
+        return True
+    return any(f"{name}.".startswith(f"{part}.") for part in BETWEEN_STAGES.get(stage, ()))
+
+
+def test_stages_import_only_what_is_shared() -> None:
+    wrong = [
+        f"{module} -> {name}"
+        for module, name in arrows()
+        if module.split(".")[0] in STAGES and name.split(".")[0] in STAGES and not is_between_stages(module, name)
+    ]
+    assert sorted(set(wrong)) == []
+
+
+def test_packages_make_no_circle() -> None:
+    below: dict[str, set[str]] = {}
+    for module, name in arrows():
+        below.setdefault(module.split(".")[0], set()).add(name.split(".")[0])
+    TopologicalSorter(below).prepare()  # raises CycleError naming the circle
+
+
+def test_only_the_executor_imports_ray_and_curation_imports_no_torch() -> None:
+    curation = {"core", "kernels", "language", "pool", "metadata", "match", "balance", "curate"}
+    for path in SRC.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {
+            alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        }
+        names |= {
+            node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+        }
+        module = module_of(path)
+        assert "ray" not in names or module.startswith("core.execute"), module
+        assert "torch" not in names or module.split(".")[0] not in curation, module
