@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.config import Recipe, load_recipe
+from worldclip.core import layout
 from worldclip.core.artifacts import describe_run, write_json, write_text
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor
@@ -111,8 +112,8 @@ def run_stages(
         recipe(dataclasses.replace(context, only=context.only and context.only & {"train"}))
         return context
     with RunLock(run_dir, is_shared=part is not None):
-        write_text(run_dir / "recipe.toml", to_toml(config))
-        write_json(run_dir / "run.json", describe_run())
+        write_text(layout.recipe(run_dir), to_toml(config))
+        write_json(layout.run_record(run_dir), describe_run())
         if anew:
             start_anew(run_dir, anew)
         recipe(context)

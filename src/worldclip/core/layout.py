@@ -9,19 +9,33 @@ import json
 import re
 from pathlib import Path
 
-RECIPE, RUN_RECORD, REPORT_JSON, REPORT_HTML = "recipe.toml", "run.json", "report.json", "report.html"
 BEST = "best.json"
 _STEP = re.compile(r"step_\d{9}")
 
 
-def stage_dir(run_dir: Path, stage: str) -> Path:
-    """Return RUN/<stage>."""
-    return run_dir / stage
+def recipe(run_dir: Path) -> Path:
+    """Return the recipe of a run, loadable as it is."""
+    return run_dir / "recipe.toml"
 
 
-def report_json(run_dir: Path, stage: str) -> Path:
-    """Return RUN/<stage>/report.json."""
-    return run_dir / stage / REPORT_JSON
+def run_record(run_dir: Path) -> Path:
+    """Return what made a run: versions and git revision."""
+    return run_dir / "run.json"
+
+
+def report_json(folder: Path) -> Path:
+    """Return the report of RUN/<stage>, or of any job's folder, as JSON."""
+    return folder / "report.json"
+
+
+def report_html(folder: Path) -> Path:
+    """Return the report of a run, of RUN/<stage>, or of any job's folder, as a page."""
+    return folder / "report.html"
+
+
+def attribution(run_dir: Path) -> Path:
+    """Return the sources and licences of a pool that the run built."""
+    return run_dir / "pool" / "README.md"
 
 
 def pool_index(run_dir: Path, shard: str) -> Path:
@@ -85,14 +99,24 @@ def curated_keys(run_dir: Path) -> Path:
     return run_dir / "curate" / "keys.npy"
 
 
+def train_dir(run_dir: Path) -> Path:
+    """Return the folder of training: checkpoints, tokenizer, logs."""
+    return run_dir / "train"
+
+
+def image_places(run_dir: Path, shard: str) -> Path:
+    """Return the file that says where the images of a shard are in train.pool."""
+    return train_dir(run_dir) / "join" / "places" / f"{shard}.parquet"
+
+
 def tokenizer(run_dir: Path) -> Path:
     """Return the folder of the tokenizer that a run trains with."""
-    return run_dir / "train" / "tokenizer"
+    return train_dir(run_dir) / "tokenizer"
 
 
 def train_log(run_dir: Path) -> Path:
     """Return the log of training, one line per record."""
-    return run_dir / "train" / "log.jsonl"
+    return train_dir(run_dir) / "log.jsonl"
 
 
 def results(run_dir: Path) -> Path:
@@ -119,13 +143,13 @@ def checkpoints(train_dir: Path) -> list[Path]:
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """Return the newest checkpoint of a run, None if it has none."""
-    folders = checkpoints(run_dir / "train")
+    folders = checkpoints(train_dir(run_dir))
     return folders[-1] if folders else None
 
 
 def best_checkpoint(run_dir: Path) -> Path | None:
     """Return the checkpoint that evaluations during training found best; without any, the newest."""
-    return best_of(run_dir / "train") or latest_checkpoint(run_dir)
+    return best_of(train_dir(run_dir)) or latest_checkpoint(run_dir)
 
 
 def best_of(train_dir: Path) -> Path | None:

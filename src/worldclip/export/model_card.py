@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.settings import read_toml
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
@@ -118,9 +118,9 @@ def of_run(run_dir: Path, checkpoint: Path) -> Card:
     sections = {
         "Recipe": summary,
         "Training pairs": _pairs(run_dir),
-        "Results": _read_text(run_dir / "evaluate" / "table.md"),
+        "Results": _read_text(layout.results_table(run_dir)),
         "Sources of the metadata": _licences(run_dir),
-        "Sources of the pool": _read_text(run_dir / "pool" / "README.md"),
+        "Sources of the pool": _read_text(layout.attribution(run_dir)),
     }
     body = [line for heading, text in sections.items() if text for line in ("", f"## {heading}", "", text)]
     return Card(f"{run_dir.resolve().name}: a CLIP for {len(codes)} languages", codes, body)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldclip.core import layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.model.backend import TorchBackend
@@ -118,7 +119,7 @@ def _read_parquet(path: Path, languages: Sequence[str]) -> Iterator[str]:
 
 def run_corpus(run_dir: Path) -> list[Path]:
     """Return the files of a run's matched texts."""
-    paths = sorted((run_dir / "match" / "texts").rglob("*.parquet"))
+    paths = [layout.match_texts(run_dir, shard) for shard in layout.matched_shards(run_dir)]
     if not paths:
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
     return paths

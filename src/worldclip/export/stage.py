@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
@@ -32,7 +32,7 @@ def _inputs(run: Run) -> Report:
     """Return fingerprints of the checkpoint, of the results on the model card, of a pruned vocabulary's corpus."""
     config = run.section(ExportConfig)
     checkpoint = _checkpoint(run.dir)
-    results = run.dir / "evaluate" / "results.jsonl"
+    results = layout.results(run.dir)
     inputs: Report = {
         "checkpoint": artifacts.fingerprint(checkpoint / "model.safetensors", run.dir),
         "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
@@ -52,7 +52,7 @@ def _export_run(run: Run, job: Job) -> Result:
         corpus = prune_vocabulary.run_corpus(run.dir)
     clip = model_load.read(source, LoadOptions(device="cpu"))
     card = cards.of_run(run.dir, checkpoint)
-    written = _export(source, clip, job.folder, config, corpus, card, run.dir / "recipe.toml")
+    written = _export(source, clip, job.folder, config, corpus, card, layout.recipe(run.dir))
     return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
 
 

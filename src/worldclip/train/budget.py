@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from worldclip.core import layout
 from worldclip.core.errors import UserError
 from worldclip.model.config import Architecture, ModelConfig
 from worldclip.model.published import TOKENIZERS, activation
@@ -234,7 +235,11 @@ def plan(config: TrainConfig, run_dir: Path) -> list[str]:
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:
         return [f"model size unknown: the tokenizer {config.tokenizer.path!r} is not on this machine"]
-    if config.scale.is_set and config.scale.english_fraction is None and not (run_dir / "curate/report.json").exists():
+    if (
+        config.scale.is_set
+        and config.scale.english_fraction is None
+        and not layout.report_json(run_dir / "curate").exists()
+    ):
         return ["batch size unknown: train.scale reads the share of English from the report of curate"]
     schedule = plan_schedule(config, run_dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
@@ -248,8 +253,8 @@ def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
     The run's own tokenizer takes precedence over the recipe's.
     """
     source = config.tokenizer.path
-    if (run_dir / "train" / "tokenizer").exists():
-        source = str(run_dir / "train" / "tokenizer")
+    if layout.tokenizer(run_dir).exists():
+        source = str(layout.tokenizer(run_dir))
     if source is None:
         return config.tokenizer.vocab_size
     for row in TOKENIZERS:

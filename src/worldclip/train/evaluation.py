@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldclip.core import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.layout import BEST, step_folder
 from worldclip.train.checkpoint import consolidate
@@ -27,7 +28,7 @@ def evaluate_checkpoint(
     from worldclip.evaluate import datasets, engine
     from worldclip.model.load import load
 
-    train_dir = run_dir / "train"
+    train_dir = layout.train_dir(run_dir)
     folder = step_folder(train_dir, step)
     consolidate(folder)
     loaded = [datasets.load(name, config, run_dir) for name in train_config.evaluate_datasets or config.dataset_names]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from worldclip.core import layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.train.checkpoint import CheckpointWriter
@@ -125,7 +126,7 @@ class Trainer:
         self.progress, self.write_model, self.evaluate_config = progress, write_model, evaluate_config
         self.teacher, self.students = teacher, students
         self.config, self.world = state.config, state.world
-        self.writer = CheckpointWriter(run_dir / "train", self.world, self.config.keep_last)
+        self.writer = CheckpointWriter(layout.train_dir(run_dir), self.world, self.config.keep_last)
         self.counts = RankCounts()
 
     def run(self) -> None:
@@ -136,7 +137,7 @@ class Trainer:
         progress, schedule = self.progress, self.schedule
         saved_at = time.monotonic()
         log = Log(
-            self.run_dir / "train",
+            layout.train_dir(self.run_dir),
             self.config,
             schedule,
             progress.step,

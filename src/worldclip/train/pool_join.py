@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts, shuffle
+from worldclip.core import artifacts, layout, shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
@@ -52,7 +52,7 @@ def require_images(config: TrainConfig, shards: Sequence[Shard]) -> None:
 
 def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> None:
     """RUN/train/join/places of all `shards` of the matched pool, from the tars `images`."""
-    folder, config = run.dir / "train" / "join", run.section(TrainConfig).pool.as_pool()
+    folder, config = layout.train_dir(run.dir) / "join", run.section(TrainConfig).pool.as_pool()
     run_dir, executor = run.dir, run.executor
     assert config is not None
     curated = artifacts.require_manifest(run_dir, "curate")["digest"]
@@ -97,7 +97,7 @@ def read_places(run_dir: Path, shard: Shard) -> pa.Table:
 
 
 def places_path(run_dir: Path, shard: Shard) -> Path:
-    return run_dir / "train" / "join" / "places" / f"{shard.name}.parquet"
+    return layout.image_places(run_dir, shard.name)
 
 
 def _path(folder: Path, part: str, shard: Shard) -> Path:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from worldclip.core import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.train.config import ScaleConfig, TrainConfig
@@ -88,7 +89,7 @@ def english_fraction(rule: ScaleConfig, run_dir: Path) -> float:
     """
     if rule.english_fraction is not None:
         return rule.english_fraction
-    report = read_json(run_dir / "curate" / "report.json")
+    report = read_json(layout.report_json(run_dir / "curate"))
     expected = {lang: row["expected_pairs"] for lang, row in report["languages"].items()}
     english = expected.get("en", 0.0)
     if not english:

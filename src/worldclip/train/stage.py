@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Job, Result, Run, changed_keys
@@ -126,8 +126,8 @@ def _help_train(run: Run) -> None:
     with _connect_ranks(config) as world:
         start = _broadcast_start(world, None)
         if start is not None:
-            checkpoint = run.dir / "train" / start.checkpoint if start.checkpoint else None
-            tokenizer = load_tokenizer(run.dir / "train" / "tokenizer", config.model.architecture().context_length)
+            checkpoint = layout.train_dir(run.dir) / start.checkpoint if start.checkpoint else None
+            tokenizer = load_tokenizer(layout.tokenizer(run.dir), config.model.architecture().context_length)
             _train(run, world, start.schedule, tokenizer, checkpoint)
 
 
@@ -253,7 +253,7 @@ def _train(
             write_model=lambda folder: _write_model(folder, state, tokenizer),
             evaluate_config=run.section(EvaluateConfig),
             teacher=Teacher.load(config, device),
-            students=create_students(config, run.dir / "train", world, device, progress.step, _write_model),
+            students=create_students(config, layout.train_dir(run.dir), world, device, progress.step, _write_model),
         )
         trainer.run()
     return loader, progress

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
 from worldclip.core.errors import UserError
@@ -28,7 +28,7 @@ MAX_REPEATS = 10.0  # of a text: three texts of a rare language, repeated a thou
 
 def run_tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[str]) -> Tokenizer:
     """Return RUN/train/tokenizer, created before step 1 and never again.  shards: names of the curated shards."""
-    folder = run_dir / "train" / "tokenizer"
+    folder = layout.tokenizer(run_dir)
     context_length = config.model.architecture().context_length
     if not folder.exists():
         if config.tokenizer.path is not None:
