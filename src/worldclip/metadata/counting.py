@@ -16,7 +16,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -331,12 +330,6 @@ def _namespaces(wiki: str, sources: Sources) -> frozenset[str] | None:
     if ".xml" in path.name:
         return frozenset(name for key, name in read_xml_namespaces(path).items() if key)
     return frozenset(titles.read_namespaces(path))
-
-
-def describe_file(shard: Shard, licence: str) -> dict[str, Any]:
-    """Return a source file as the manifest names it."""
-    modified = datetime.fromtimestamp(Path(shard.path).stat().st_mtime, UTC).date().isoformat()
-    return {"file": Path(shard.path).name, "modified": modified, **shard.fingerprint, "licence": licence}
 
 
 def refuse_uncounted(lang: str, sources: Sources, uncounted: Mapping[str, str]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import fingerprint
+from worldclip.core.execute import Shard
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig, is_lexicon
-from worldclip.metadata.counting import TEXT_LICENCE, VIEWS_LICENCE, Sources, describe_file, fingerprint_wikipedias
+from worldclip.metadata.counting import TEXT_LICENCE, VIEWS_LICENCE, Sources, fingerprint_wikipedias
 from worldclip.metadata.sources.pack import Pack
 from worldclip.metadata.sources.wordfreq import LICENCE as WORDFREQ_LICENCE
 from worldclip.metadata.sources.wordnet import read_headers
@@ -80,6 +81,11 @@ def describe_sources(
             path = Path(config.lists[lang])
             records.append({"source": source, **_describe_path(path), "licence": NOT_STATED, **known})
     return records
+
+
+def describe_file(shard: Shard, licence: str) -> Record:
+    """Return a file of text or of page views as the manifest names it."""
+    return {**_describe_path(Path(shard.path)), **shard.fingerprint, "licence": licence}
 
 
 def _describe_siteinfo(lang: str, sources: Sources) -> list[Record]:

@@ -38,14 +38,13 @@ from worldclip.metadata.counting import (
     Sources,
     count_files,
     counted_files,
-    describe_file,
     find_sources,
     open_counts,
     refuse_uncounted,
 )
 from worldclip.metadata.entries import build_entries, has_words
 from worldclip.metadata.merge import merge_lists
-from worldclip.metadata.provenance import describe_sources, fingerprint_sources
+from worldclip.metadata.provenance import describe_file, describe_sources, fingerprint_sources
 from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
 from worldclip.metadata.sources.wordnet import is_lmf
 
