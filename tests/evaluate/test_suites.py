@@ -46,8 +46,8 @@ def test_suites_list_the_datasets_of_their_papers():
 )
 def test_value_is_a_metric_or_derived_from_several(metric, value):
     slices = {f"region {i}": {"n": 3, "metrics": {"acc1": i / 10 + 0.1}} for i in range(3)}
-    found = suites.value(metric, record("fmow", slices=slices, acc1=0.4, acc5=0.8))
-    assert found == (None if value is None else pytest.approx(value))
+    result = suites.value(metric, record("fmow", slices=slices, acc1=0.4, acc5=0.8))
+    assert result == (None if value is None else pytest.approx(value))
 
 
 def test_mean_recall_averages_both_directions():

@@ -27,7 +27,7 @@ ALL = "all"
 
 
 def languages_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
-    """Return each task that was asked in several languages; None if there is none."""
+    """Return the results of tasks with several languages; None if there are none."""
     parts = []
     for dataset, result in datasets.items():
         for task, task_result in result["tasks"].items():
