@@ -112,13 +112,13 @@ def test_going_back_finds_the_largest_tail_count(counts, threshold):
         ({"tail_fraction": 0.1, "min_threshold": -1}, ["balance.min_threshold = -1"]),
     ],
 )
-def test_a_wrong_config_says_which_key_and_what_to_set(values, words):
+def test_invalid_config_names_key_and_remedy(values, words):
     problems = BalanceConfig(**values).problems()
     assert problems
     assert all(word in "\n".join(problems) for word in words)
 
 
-def test_right_configs_have_no_problem():
+def test_valid_configs_have_no_problems():
     for values in (
         {"english_threshold": 20_000},
         {"tail_fraction": 0.06, "min_threshold": 5, "tail_fractions": {"sw": 0.2}},
@@ -140,7 +140,7 @@ def thresholds(counts=POOL, isolate="language", **values):
     return choose_thresholds(counts, BalanceConfig(**values), EntryLists(isolate))
 
 
-def test_english_keeps_its_threshold_and_carries_its_share():
+def test_other_lists_get_the_tail_fraction_of_english():
     assert thresholds(english_threshold=10) == {"en": 10, "sw": 2, "zh": None}
 
 
@@ -162,7 +162,7 @@ def test_the_only_list_under_isolate_takes_the_threshold_itself():
     assert thresholds(counts_of(en=[1, 3, 6, 90]), "english", english_threshold=10) == {"en": 10}
 
 
-def test_english_threshold_without_english_names_the_way_out():
+def test_english_threshold_without_english_suggests_tail_fraction():
     for counts in (counts_of(sw=[1, 2]), counts_of(en=[0, 0], sw=[1, 2])):
         with pytest.raises(UserError, match=r"balance\.tail_fraction instead"):
             thresholds(counts, english_threshold=10)
@@ -173,7 +173,7 @@ def test_a_table_must_name_every_list_with_matches():
         thresholds(rule="table", thresholds={"en": 4})
 
 
-def test_a_threshold_that_no_english_entry_reaches_is_warned_of():
+def test_unreachable_english_threshold_warns():
     config = BalanceConfig(english_threshold=91)
     assert ["the largest has 90 matches" in text for text in find_warnings(POOL, config, EntryLists("language"))] == [
         True
@@ -261,7 +261,7 @@ def test_a_written_thresholds_json_serves_as_a_table(run):
 
 
 @pytest.mark.parametrize("content", ["{", '{"lists": []}', '{"lists": {"en": {}}}', None])
-def test_a_file_that_is_no_table_of_thresholds_is_named(run, content):
+def test_unreadable_thresholds_file_is_a_user_error(run, content):
     path = run / "wrong.json"
     if content is not None:
         path.write_text(content)
@@ -270,7 +270,7 @@ def test_a_file_that_is_no_table_of_thresholds_is_named(run, content):
         finish("balance", recipe, run, LocalExecutor(quiet=True))
 
 
-def test_lists_of_languages_no_longer_there_leave_no_file(run):
+def test_files_of_removed_languages_are_deleted(run):
     (run / "balance").mkdir()
     (run / "balance" / "fr.npy").write_bytes(b"old")
     finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
@@ -280,7 +280,7 @@ def test_lists_of_languages_no_longer_there_leave_no_file(run):
     assert np.load(run / "balance" / "counts" / "en.npy").tolist() == [1, 3, 6, 90]
 
 
-def test_files_that_a_shared_folder_does_not_show_yet_are_missed(run):
+def test_missing_count_files_are_an_error(run):
     manifest = artifacts.read_json(run / "match" / "manifest.json")
     artifacts.write_json(run / "match" / "manifest.json", {**manifest, "counts": {"shards": 4}})
     with pytest.raises(UserError, match="3 files are visible, match wrote 4"):

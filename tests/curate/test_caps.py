@@ -1,4 +1,4 @@
-"""curate.max_pairs: at most so many pairs of a language, the same ones whatever the workers, and counted."""
+"""curate.max_pairs: at most so many pairs of a language, the same ones for any number of workers, and counted."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_neither_workers_nor_a_kill_change_what_a_cap_keeps(world) -> None:
     assert {path: path.read_bytes() for path in (run / "curate").rglob("*") if path.is_file()} == once
 
 
-def test_without_a_cap_nothing_of_one_is_left(world) -> None:
+def test_removing_a_cap_removes_its_files(world) -> None:
     folder, run, policy, free = world
     run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")
     report = run_stages(recipe_of(folder, policy), run, stages="curate")["curate"]
@@ -95,7 +95,7 @@ def test_without_a_cap_nothing_of_one_is_left(world) -> None:
     assert not (run / "curate" / "caps").exists()
 
 
-def test_online_curation_knows_the_caps(world) -> None:
+def test_online_curation_applies_caps(world) -> None:
     folder, run, policy, _ = world
     run_stages(recipe_of(folder, policy), run, stages="curate")
     free = curate.Curator(run)
@@ -138,7 +138,7 @@ def test_an_estimate_expects_no_more_than_the_cap(world) -> None:
     assert found[1]["total"]["expected_pairs"] == sum(row["expected_pairs"] for row in found[1]["languages"].values())
 
 
-def test_a_pair_over_a_cap_is_told_so(world) -> None:
+def test_inspect_names_the_cap_that_excludes_a_pair(world) -> None:
     folder, run, policy, free = world
     run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")
     capped = read_all(run)
@@ -175,7 +175,7 @@ def test_a_cap_is_at_least_one_pair(tmp_path, max_pairs, problem) -> None:
         recipe_of(tmp_path, "one", max_pairs)
 
 
-def test_a_cap_of_a_language_that_is_not_there_is_refused(world) -> None:
+def test_cap_of_unknown_language_is_a_user_error(world) -> None:
     folder, run, policy, _ = world
     with pytest.raises(UserError, match=r"curate\.max_pairs: 'fr' is not a language"):
         run_stages(recipe_of(folder, policy, {"fr": 3}), run, stages="curate")

@@ -161,7 +161,7 @@ def check_report(report: dict, expected: dict) -> None:
 
 
 @pytest.mark.parametrize("policy", ["one", "all"])
-def test_what_is_denied_or_not_valid_reaches_no_artifact_below_match(pool_folder, run, tmp_path_factory, policy):
+def test_denied_and_invalid_keys_are_never_kept(pool_folder, run, tmp_path_factory, policy):
     lists = tmp_path_factory.mktemp("lists")
     matched = plain_run(SHARDS, make_recipe(pool_folder)).matched
     keys = sorted({row[0] for rows in matched.values() for row in rows})
@@ -198,7 +198,7 @@ def test_what_is_denied_or_not_valid_reaches_no_artifact_below_match(pool_folder
         [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
     ],
 )
-def test_reasons_add_up_on_pools_made_to_hurt(tmp_path_factory, run, policy, samples):
+def test_reasons_add_up_on_adversarial_pools(tmp_path_factory, run, policy, samples):
     folder = tmp_path_factory.mktemp("small")
     shards = {"x/0.tar": samples, "x/1.tar": [("z", ["the green tree near the old house on the sea"])]}
     write_pool(folder, shards)
@@ -272,7 +272,7 @@ def test_keys_npy_serves_as_a_list_of_valid_keys(tmp_path_factory, run):
     assert report["total"]["not_valid"] == 30 - len(kept)
 
 
-def test_a_language_that_the_run_does_not_have_is_named(pool_folder, run):
+def test_unknown_language_is_a_user_error(pool_folder, run):
     recipe = make_recipe(pool_folder, curate={"include": ["en", "fr"], "exclude": ["xx"]})
     with pytest.raises(UserError) as raised:
         run_stages(recipe, run)
@@ -280,7 +280,7 @@ def test_a_language_that_the_run_does_not_have_is_named(pool_folder, run):
     assert "curate.include: 'fr' is not a language of this run" in raised.value.problems[0]
 
 
-def test_a_wrong_config_is_refused_with_all_its_problems():
+def test_invalid_config_lists_all_problems():
     problems = CurateConfig(seed=-1, include=("en", "zh"), exclude=("zh",), samples_per_tar=0).problems()
     assert len(problems) == 3
     assert "curate.seed = -1: must be between 0 and" in problems[0]
@@ -322,7 +322,7 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
     assert numbers == list(range(len(kept)))
 
 
-def test_a_kept_key_without_its_image_is_counted(tmp_path_factory, run):
+def test_kept_key_without_an_image_is_counted(tmp_path_factory, run):
     folder = tmp_path_factory.mktemp("no_image")
     text = "the old green tree on the mountain by the water"
     record = json.dumps({"texts": [text]}).encode()
@@ -334,7 +334,7 @@ def test_a_kept_key_without_its_image_is_counted(tmp_path_factory, run):
     assert not (run / "curate" / "tars").exists()
 
 
-def test_the_data_card_says_what_someone_must_know(pool_folder, run):
+def test_data_card_states_counts_settings_and_digests(pool_folder, run):
     report = run_stages(make_recipe(pool_folder, curate={"text_policy": "all"}), run)["curate"]
     card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
     assert f"{report['total']['pairs_out']:,} of {report['total']['pairs_in']:,} image-text pairs" in card

@@ -1,4 +1,4 @@
-"""A denied key reaches nothing below match: no table, report, page, list, tar or plan, whatever the stage writes."""
+"""No file after match contains a denied key: no table, report, page, list or tar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def contents(path: Path) -> bytes:
 
 @pytest.mark.parametrize("policy", ["one", "all"])
 @pytest.mark.parametrize("how", ["denied", "not in the valid list", "denied in its shard"])
-def test_a_denied_key_reaches_no_artifact_below_match(tmp_path, policy, how) -> None:
+def test_denied_key_reaches_no_artifact_after_match(tmp_path, policy, how) -> None:
     folder, run = tmp_path / "pool", tmp_path / "run"
     write_pool(folder, SHARDS)
     write_metadata(run, LISTS)

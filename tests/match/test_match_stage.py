@@ -1,4 +1,4 @@
-"""The stage match against plain Python, on pools made to hurt."""
+"""The stage match against plain Python, on adversarial pools."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def all_bytes(folder: Path, *, without: str = "manifest.json") -> dict[str, byte
     }
 
 
-def test_texts_and_counts_are_those_of_plain_search(pool_folder, run):
+def test_texts_and_counts_agree_with_plain_search(pool_folder, run):
     recipe = make_recipe(pool_folder)
     expected: Outcome = plain_run(SHARDS, recipe)
     run_stages(recipe, run, stages="pool match")
@@ -100,7 +100,7 @@ def test_merged_labels_go_to_their_language(pool_folder, run):
     assert "ru" not in report["labels_without_language"]
 
 
-def test_wrong_merges_are_named_all_at_once(pool_folder, run):
+def test_invalid_merges_are_reported_together(pool_folder, run):
     recipe = make_recipe(pool_folder, match={"merge_labels": {"xx": "en", "ms": "id"}})
     with pytest.raises(UserError) as raised:
         run_stages(recipe, run, stages="pool match")
@@ -116,7 +116,7 @@ def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, run
 
 
 @pytest.mark.parametrize("isolate", ["merged", "english"])
-def test_under_isolate_every_text_meets_the_one_list(pool_folder, tmp_path, isolate):
+def test_under_isolate_every_text_is_matched_against_one_list(pool_folder, tmp_path, isolate):
     merged = list(dict.fromkeys(entry for lang in sorted(LISTS) for entry in LISTS[lang]))
     write_metadata(tmp_path, {**LISTS, "merged": merged})
     recipe = make_recipe(pool_folder, match={"isolate": isolate})
@@ -151,7 +151,7 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, run, tm
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_missing_or_wrong_key_list_is_named(pool_folder, run, tmp_path):
+def test_missing_or_invalid_key_list_is_a_user_error(pool_folder, run, tmp_path):
     wrong = tmp_path / "wrong.npy"
     np.save(wrong, np.zeros(3))
     with pytest.raises(UserError, match=r"pool\.valid_keys is 'nowhere\.npy'"):
@@ -164,7 +164,7 @@ def test_a_missing_or_wrong_key_list_is_named(pool_folder, run, tmp_path):
     assert "column.parquet', which has the columns uid" in raised.value.problems[1]
 
 
-def test_a_new_shard_is_matched_alone_and_a_gone_one_leaves_nothing(run, tmp_path_factory):
+def test_new_shard_is_matched_alone_and_removed_shard_leaves_no_file(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("growing")
     names = sorted(SHARDS)
     write_pool(folder, {name: SHARDS[name] for name in names[:2]})

@@ -46,7 +46,7 @@ def match(tmp_path, **pool):
     return run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
 
 
-def test_tars_state_languages_a_pair_or_a_text(tmp_path):
+def test_tars_state_languages_per_pair_or_per_text(tmp_path):
     members = []
     for pair, (texts, langs, _) in enumerate(PAIRS):
         record = {"texts": texts, "language": langs}
@@ -57,7 +57,7 @@ def test_tars_state_languages_a_pair_or_a_text(tmp_path):
     assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
 
 
-def test_a_list_column_of_a_table_states_a_language_a_text(tmp_path):
+def test_list_column_states_a_language_per_text(tmp_path):
     rows = [
         {"id": str(pair), "texts": texts, "language": langs + [None] * (len(texts) - len(langs))}
         for pair, (texts, langs, _) in enumerate(PAIRS)
@@ -72,7 +72,7 @@ def test_a_list_column_of_a_table_states_a_language_a_text(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_a_column_of_a_table_states_a_language_a_row(tmp_path, kind):
+def test_string_column_states_a_language_per_row(tmp_path, kind):
     rows = [
         {"id": str(pair), "text": texts[0], "language": langs}
         for pair, (texts, langs, _) in enumerate(PAIRS)
@@ -100,7 +100,7 @@ def test_lists_of_another_length_fail_the_shard(tmp_path):
         read_texts(Shard(name="0.parquet", path=str(path)), config)
 
 
-def test_a_column_that_no_shard_has_is_the_recipes_mistake(tmp_path):
+def test_missing_language_column_is_a_user_error(tmp_path):
     (tmp_path / "pool").mkdir()
     pq.write_table(pa.table({"id": ["0"], "text": ["gift"], "language": ["en"]}), tmp_path / "pool/0.parquet")
     with pytest.raises(UserError, match=r"pool.lang: no column or field 'language_'; did you mean 'language'"):

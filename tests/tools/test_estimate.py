@@ -91,7 +91,7 @@ def test_more_pairs_than_there_are_gives_all(matched):
     assert "are the most that any value expects" in row["warnings"][-1]
 
 
-def test_fewer_pairs_than_any_threshold_leaves_are_said_to_be_out_of_reach(matched):
+def test_too_few_pairs_are_out_of_reach(matched):
     folder, run, policy = matched
     run_stages(recipe_of(folder, policy, english_threshold=4), run, stages="match")
     row = estimate(run, pairs=1)["candidates"][0]
@@ -101,7 +101,7 @@ def test_fewer_pairs_than_any_threshold_leaves_are_said_to_be_out_of_reach(match
     assert "are the fewest that any value expects" in row["warnings"][-1]
 
 
-def test_values_out_of_range_are_named_together(matched):
+def test_values_out_of_range_are_reported_together(matched):
     _, run, _ = matched
     with pytest.raises(UserError) as raised:
         estimate(run, thresholds=[0], tail_fractions=[2.0], pairs=-1)
@@ -115,7 +115,7 @@ def test_an_unmatched_run_says_what_to_run_first(matched, tmp_path):
         estimate(tmp_path)
 
 
-def test_people_read_the_totals_and_the_largest_languages(matched):
+def test_text_shows_totals_and_largest_languages(matched):
     _, run, policy = matched
     found = estimate(run, tail_fractions=[0.1], thresholds=[1000])
     text = to_text(found, num_languages=2)

@@ -58,7 +58,7 @@ def test_a_matched_text_shows_its_entries_with_their_worth(run):
     assert text["keep_prob"] == 1 - product
 
 
-def test_people_read_why(run):
+def test_explanations_as_text(run):
     name = min(SHARDS)
     row = next(iter(curate.read_curated(run, name).to_pylist()))
     text = key_to_text(inspect_key(run, row["key"]))
@@ -69,7 +69,7 @@ def test_people_read_why(run):
     assert f"{LISTS['en'][0]!r} of en (entry 0, list): " in entry
 
 
-def test_an_unknown_key_is_said_to_be_none(run):
+def test_unknown_key_is_a_user_error(run):
     with pytest.raises(UserError, match="not a key of this run's pool"):
         inspect_key(run, "nowhere/1")
 
@@ -87,14 +87,14 @@ def test_an_entry_is_shown_with_its_count_place_and_texts(run):
     assert found == inspect_entry(run, LISTS["en"][top], "en")
 
 
-def test_an_unknown_entry_or_list_names_what_is_near(run):
+def test_unknown_entry_or_list_suggests_similar_names(run):
     with pytest.raises(UserError, match="did you mean 'green'"):
         inspect_entry(run, "gren", "en")
     with pytest.raises(UserError, match="not a list of this run; its lists are ar, en, th, zh"):
         inspect_entry(run, "red", "fr")
 
 
-def test_files_say_what_they_hold(run, tmp_path):
+def test_inspect_path_describes_files(run, tmp_path):
     name = min(SHARDS)
     table = inspect_path(run / "curate" / f"{name}.parquet", num_rows=2)
     assert table["format"] == "curated"

@@ -1,7 +1,7 @@
 """The keep decision: arrays in, arrays out, shared by the offline list, the loader and online curation.
 
-Legend: T texts with a match, in the pool's order; the texts of a key stand together, in text_idx order.  K keys.
-starts_K1  (K + 1,) int64: key k's texts are rows starts[k] to starts[k + 1]
+Legend: K keys; T texts with a match, in the pool's order, those of a key adjacent and in text_idx order.
+starts_K1: (K + 1,) int64, key k has the texts in rows starts[k] to starts[k + 1].
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _KEEP, _TEXT_DRAW, _ZERO = np.uint64(KEEP), np.uint64(TEXT_DRAW), np.uint64(0)
 
 
 def keep_prob(entry_ids: npt.ArrayLike, offsets: npt.ArrayLike, entry_probs: npt.ArrayLike) -> np.ndarray:
-    """1 - prod(1 - entry_prob) over each text's entries, in float64 and in entry order; 0 for a text without any.
+    """Return 1 - prod(1 - entry_prob) over each text's entries, (T,) float64; 0 for a text without entries.
 
-    entry_ids: (M,) int, all texts' entries end to end; offsets: (T + 1,) int, text i has entry_ids[offsets[i] :
-    offsets[i + 1]]; entry_probs: (num_entries,) float of the one list that the ids refer to.  Returns (T,) float64.
-    Source: arXiv:2507.22062, Alg. 1, whose coin for each entry this equals in distribution.
-    Raises ValueError where offsets or ids do not fit.
+    entry_ids: (M,) int, all texts' entries end to end.  offsets: (T + 1,) int, text i has entry_ids[offsets[i] :
+    offsets[i + 1]].  entry_probs: (num_entries,) float, of the one list that the ids refer to.  The product is taken
+    in float64 and in entry order.  It equals in distribution the coin per entry of arXiv:2507.22062, Alg. 1.
+    Raises ValueError if offsets or ids are out of range.
     """
     ids = np.ascontiguousarray(entry_ids, np.int32)
     bounds = np.ascontiguousarray(offsets, np.int64)
@@ -40,7 +40,7 @@ def keep_prob(entry_ids: npt.ArrayLike, offsets: npt.ArrayLike, entry_probs: npt
 
 @njit(cache=True, nogil=True)
 def keep_prob_of_rows(entry_ids, offsets, rows, entry_probs, out):
-    """out[row] = keep probability, for each of `rows` (texts of one list)."""
+    """Set out[row] to the keep probability of each of `rows`, texts of one list."""
     for row in rows:
         product = 1.0
         for m in range(offsets[row], offsets[row + 1]):
@@ -50,7 +50,7 @@ def keep_prob_of_rows(entry_ids, offsets, rows, entry_probs, out):
 
 @njit(cache=True, nogil=True)
 def keep_all(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, kept):
-    """text_policy all: kept[t] = whether text t is drawable and its own coin falls below its keep_prob."""
+    """Decide under text_policy all: a drawable text is kept if its coin is below its keep_prob."""
     for k in range(len(starts) - 1):
         for t in range(starts[k], starts[k + 1]):
             coin = uniform_of_hash(hashes[k], np.uint64(text_idx[t]), seed, epoch, _KEEP)
@@ -59,7 +59,7 @@ def keep_all(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, kept):
 
 @njit(cache=True, nogil=True)
 def draw_one(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, drawn, kept):
-    """text_policy one: drawn[k] = the row of key k's drawn text (-1 where none is drawable); kept[drawn] its coin."""
+    """Decide under text_policy one: draw one drawable text per key (drawn[k] = its row, or -1), then toss its coin."""
     for k in range(len(starts) - 1):
         num_drawable = 0
         for t in range(starts[k], starts[k + 1]):
@@ -91,9 +91,9 @@ def decide(
     seed: int,
     epoch: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which texts are kept in `epoch`: (kept (T,) bool, drawn (K,) int64: the drawn row under `one`, else -1).
+    """Return which texts are kept in `epoch`: (kept (T,) bool, drawn (K,) int64, the drawn row under `one`, else -1).
 
-    hashes: XXH64 of the keys; drawable: texts whose key is valid and whose language is not excluded.
+    hashes: XXH64 of the keys.  drawable: texts whose key is valid and whose language is not excluded.
     """
     kept = np.zeros(len(text_idx_T), np.bool_)
     drawn = np.full(len(hashes_K), -1, np.int64)
