@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import worldclip
+from worldclip import curate
 
 SRC = Path(worldclip.__file__).parent
 
@@ -28,14 +29,15 @@ FLOORS = (
     ("report",),
     ("model",),
     ("language",),
-    ("kernels",),
     ("core",),
+    ("kernels",),
 )
 STAGES = {"pool", "metadata", "match", "balance", "curate", "train", "evaluate", "export"}
-# Stages meet on disk.  Beyond a pool's public names and configs, one stage may import this of another:
+# Stages meet on disk.  Beyond a pool's public names and configs, one stage may import this of another.  The loader
+# takes the keep decision from curate's public names, so that online and offline curation are one.
 BETWEEN_STAGES = {
     "metadata": {"match.matcher"},
-    "train": {"curate.decide", "evaluate"},
+    "train": {"evaluate", *(f"curate.{name}" for name in curate.__all__)},
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import entry_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings, read_threshold_table, thresholds_record
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.entry_counts import effective_entries, sum_shards
 from worldclip.core.errors import UserError
@@ -108,7 +108,7 @@ def _top_entries(run_dir: Path, name: str, counts: np.ndarray, probs: np.ndarray
     """Return the most frequent entries of a list; ties in the order of the list."""
     order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
     order = order[counts[order] > 0]
-    table = artifacts.read_table(run_dir / "metadata" / f"{name}.parquet", artifacts.METADATA, ["entry", "source"])
+    table = artifacts.read_table(layout.entries(run_dir, name), artifacts.METADATA, ["entry", "source"])
     rows = table.take(order).to_pylist()
     return [
         {"entry": row["entry"], "source": row["source"], "matches": int(counts[i]), "prob": float(probs[i])}

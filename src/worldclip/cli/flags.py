@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from worldclip.core import layout
 from worldclip.core.errors import UserError
 
 
@@ -59,10 +60,10 @@ def print_results(run_dir: Path, stages: Sequence[str], as_json: bool) -> None:
         reports = {stage: read_report(run_dir / stage) for stage in stages}
         print(json.dumps({"run": str(run_dir), "stages": reports}, ensure_ascii=False))
         return
-    table = run_dir / "evaluate" / "table.md"
+    table = layout.results_table(run_dir)
     if "evaluate" in stages and table.exists():
         print(table.read_text(encoding="utf-8"))
-    if (run_dir / "report.html").exists():
+    if (layout.report_html(run_dir)).exists():
         Console(stderr=True, highlight=False).print(f"report: {run_dir / 'report.html'}", soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from worldclip.core import layout
 from worldclip.core.errors import UserError
 
 
@@ -56,7 +57,7 @@ def _plot_sizes(run_dir: Path, path: Path) -> None:
     with RunLock(run_dir):
         sizes = size_curve(run_dir)
         plot(sizes, path)
-        write_json(run_dir / "estimate.json", sizes)
+        write_json(layout.estimates(run_dir), sizes)
         write_report(run_dir)
 
 

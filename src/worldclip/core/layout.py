@@ -33,6 +33,11 @@ def report_html(folder: Path) -> Path:
     return folder / "report.html"
 
 
+def estimates(run_dir: Path) -> Path:
+    """Return what other thresholds would keep, as the report shows it."""
+    return run_dir / "estimate.json"
+
+
 def attribution(run_dir: Path) -> Path:
     """Return the sources and licences of a pool that the run built."""
     return run_dir / "pool" / "README.md"
@@ -51,6 +56,16 @@ def entries(run_dir: Path, list_name: str) -> Path:
 def matcher(run_dir: Path, list_name: str, profile: str) -> Path:
     """Return the folder of the compiled matcher of an entry list under a profile."""
     return run_dir / "metadata" / f"{list_name}.matcher" / profile
+
+
+def built_pairs(run_dir: Path) -> Path:
+    """Return the folder of the pairs of a pool that the run builds."""
+    return run_dir / "pool" / "pairs"
+
+
+def emoji_names(run_dir: Path) -> Path:
+    """Return the names of the emoji pool's drawings in its languages."""
+    return run_dir / "pool" / "names.json"
 
 
 def match_texts(run_dir: Path, shard: str) -> Path:
@@ -72,6 +87,11 @@ def matched_shards(run_dir: Path) -> list[str]:
 def counted_shards(run_dir: Path) -> list[Path]:
     """Return the files of matches per entry, one per shard, sorted."""
     return sorted((run_dir / "match" / "counts").rglob("*.parquet"))
+
+
+def match_accounting(run_dir: Path) -> Path:
+    """Return what became of each text up to match, per reason and language, for curate."""
+    return run_dir / "match" / "accounting.json"
 
 
 def thresholds(run_dir: Path) -> Path:
@@ -97,6 +117,21 @@ def curated(run_dir: Path, shard: str) -> Path:
 def curated_keys(run_dir: Path) -> Path:
     """Return the kept keys as DataComp's sorted u8,u8."""
     return run_dir / "curate" / "keys.npy"
+
+
+def curated_counts(run_dir: Path, shard: str) -> Path:
+    """Return the file of a shard's matches per entry among its kept texts."""
+    return run_dir / "curate" / "counts" / f"{shard}.parquet"
+
+
+def curated_tars(run_dir: Path) -> Path:
+    """Return the folder of the kept pairs as tars."""
+    return run_dir / "curate" / "tars"
+
+
+def data_card(run_dir: Path) -> Path:
+    """Return the data card of the kept pairs, Markdown."""
+    return run_dir / "curate" / "DATA_CARD.md"
 
 
 def train_dir(run_dir: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NotRequired, TypeAlias, TypedDict, cast
 
+from worldclip.core import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 
@@ -56,7 +57,7 @@ class MatchAccounting(TypedDict):
 
 def accounting_path(run_dir: Path) -> Path:
     """Return RUN/match/accounting.json."""
-    return run_dir / "match" / "accounting.json"
+    return layout.match_accounting(run_dir)
 
 
 def read_accounting(run_dir: Path) -> MatchAccounting:

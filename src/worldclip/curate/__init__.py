@@ -9,23 +9,35 @@ from worldclip.curate.config import CurateConfig as CurateConfig
 
 if TYPE_CHECKING:
     from worldclip.core.coin import uniform as uniform
+    from worldclip.curate.candidates import Candidates as Candidates
+    from worldclip.curate.candidates import decide_on as decide_on
     from worldclip.curate.curator import Curator as Curator
     from worldclip.curate.decide import keep_prob as keep_prob
     from worldclip.curate.stage import curate as curate
+    from worldclip.curate.stage import online_work as online_work
     from worldclip.curate.stage import read_curated as read_curated
+    from worldclip.curate.work import CurateWork as CurateWork
 
 _HOMES = {
+    "Candidates": "worldclip.curate.candidates",
+    "CurateWork": "worldclip.curate.work",
     "Curator": "worldclip.curate.curator",
-    "keep_prob": "worldclip.curate.decide",
-    "read_curated": "worldclip.curate.stage",
     "curate": "worldclip.curate.stage",
+    "decide_on": "worldclip.curate.candidates",
+    "keep_prob": "worldclip.curate.decide",
+    "online_work": "worldclip.curate.stage",
+    "read_curated": "worldclip.curate.stage",
     "uniform": "worldclip.core.coin",
 }
 __all__ = [
+    "Candidates",
     "CurateConfig",
+    "CurateWork",
     "Curator",
     "curate",
+    "decide_on",
     "keep_prob",
+    "online_work",
     "read_curated",
     "uniform",
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of, names_of
 from worldclip.core.execute import Executor, Report, Shard, repeatable
 from worldclip.curate.candidates import decide_on
@@ -80,7 +80,7 @@ def read_bounds(run_dir: Path, config: CurateConfig) -> dict[str, float]:
     if config.max_pairs is None:
         return {}
     artifacts.require_manifest(run_dir, "curate")
-    report = artifacts.read_json(run_dir / "curate" / "report.json")
+    report = artifacts.read_json(layout.report_json(run_dir / "curate"))
     return {lang: row["bound"] for lang, row in report["caps"].items()}
 
 

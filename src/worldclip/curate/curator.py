@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.arrow import Strings
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.job import Run
 from worldclip.core.keys import KeyTable
-from worldclip.curate.caps import read_bounds
-from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide
-from worldclip.curate.stage import curate_work
-from worldclip.curate.work import matched_shards
+from worldclip.curate.stage import online_work
 
 
 class Curator:
@@ -39,7 +36,7 @@ class Curator:
         run_dir = Path(run)
         context = Run.open(run_dir)
         artifacts.require_manifest(run_dir, "match")
-        work = curate_work(context, read_bounds(run_dir, context.section(CurateConfig)))
+        work = online_work(context)
         self.text_policy = work.config.text_policy
         self.seed = seed
         self._has_caps = bool(work.bounds)
@@ -48,7 +45,7 @@ class Curator:
         text_idx = [np.zeros(0, np.int32)]
         probs = [np.zeros(0, np.float64)]
         bounds = [np.zeros(0, np.float64)]
-        for shard in matched_shards(run_dir):
+        for shard in layout.matched_shards(run_dir):
             _, candidates, keep_prob = work.read(shard)
             drawable = candidates.drawable_T
             num_drawable = np.diff(np.concatenate([[0], np.cumsum(drawable)])[candidates.starts_K1])

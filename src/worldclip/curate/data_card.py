@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.settings import read_toml
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
@@ -22,13 +22,13 @@ _SETTINGS = (
 
 def write_card(run_dir: Path, report: Mapping[str, Any]) -> None:
     """Write RUN/curate/DATA_CARD.md from the manifests of all stages up to curate; report: curate's."""
-    artifacts.write_text(run_dir / "curate" / "DATA_CARD.md", data_card(run_dir, report))
+    artifacts.write_text(layout.data_card(run_dir), data_card(run_dir, report))
 
 
 def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     """Return the card: sources, settings, what was kept, digests to verify it by."""
     manifests = {stage: artifacts.require_manifest(run_dir, stage) for stage in _STAGES}
-    thresholds = artifacts.read_json(run_dir / "balance" / "thresholds.json")
+    thresholds = artifacts.read_json(layout.thresholds(run_dir))
     unit = "images, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
     total = report["total"]
     reasons = [name for name in total if name not in ("pairs_in", "pairs_out", "expected_pairs")]
@@ -102,7 +102,7 @@ def _languages(report: Mapping[str, Any], thresholds: Mapping[str, Any]) -> str:
 def _digests(run_dir: Path, manifests: Mapping[str, Mapping[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
     lines = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
-    keys = run_dir / "curate" / "keys.npy"
+    keys = layout.curated_keys(run_dir)
     if keys.exists():
         with open(keys, "rb") as file:
             lines.append(f"- keys.npy, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")

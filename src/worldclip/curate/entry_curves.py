@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.core import layout
 from worldclip.core.entry_counts import effective_entries, sum_shards
 from worldclip.core.execute import Executor, Shard
 from worldclip.core.records import SampledCurve
@@ -16,7 +17,7 @@ CURVE_POINTS = 60
 
 def counts_path(run_dir: Path, shard: Shard) -> Path:
     """Return RUN/curate/counts/<shard>.parquet: in how many kept texts each entry occurs, without zeros."""
-    return run_dir / "curate" / "counts" / f"{shard.name}.parquet"
+    return layout.curated_counts(run_dir, shard.name)
 
 
 def sampled_curves(
@@ -27,7 +28,7 @@ def sampled_curves(
     after = sum_shards(num_entries, paths, run_dir / "curate" / "sums", executor)
     curves = {}
     for name in num_entries:
-        before = np.load(run_dir / "balance" / "counts" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        before = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
         if before.any():
             curves[name] = sampled_curve(np.asarray(before), after[name])
     return curves

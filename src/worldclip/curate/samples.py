@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts, coin, keys
+from worldclip.core import artifacts, coin, keys, layout
 from worldclip.core.arrow import codes_of, list_buffers
 from worldclip.core.execute import Report
 from worldclip.core.reasons import Reason
@@ -104,9 +104,9 @@ def _number_and_key(sample: CurateSample) -> tuple[float, str]:
 def _name_entries(run_dir: Path, samples: Sequence[CurateSample]) -> None:
     """Add each entry's name and matches to its id."""
     for list_name in {sample["list"] for sample in samples}:
-        path = run_dir / "metadata" / f"{list_name}.parquet"
+        path = layout.entries(run_dir, list_name)
         entries = artifacts.read_table(path, artifacts.METADATA, ["entry"])["entry"]
-        counts = np.load(run_dir / "balance" / "counts" / f"{list_name}.npy", mmap_mode="r", allow_pickle=False)
+        counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
         for sample in samples:
             for entry in sample["entries"] if sample["list"] == list_name else ():
                 entry["entry"] = entries[entry["entry_id"]].as_py()

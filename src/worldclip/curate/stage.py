@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts, keys
+from worldclip.core import artifacts, keys, layout
 from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
@@ -19,7 +19,7 @@ from worldclip.core.job import Job, Result, Run
 from worldclip.core.records import CurateReport, read_accounting
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
 from worldclip.curate.candidates import decide_on
-from worldclip.curate.caps import find_bounds
+from worldclip.curate.caps import find_bounds, read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.entry_curves import counts_path, sampled_curves
 from worldclip.curate.samples import merge_samples, sample_shard
@@ -132,9 +132,14 @@ def curate_work(run: Run, bounds: Mapping[str, float] | None = None) -> CurateWo
     )
 
 
+def online_work(run: Run) -> CurateWork:
+    """Return what the decision of later epochs needs: `curate_work` with the caps that the stage found."""
+    return curate_work(run, read_bounds(run.dir, run.section(CurateConfig)))
+
+
 def curated_path(run_dir: Path, shard: Shard | str) -> Path:
     """Return the file of a shard's kept pairs."""
-    return run_dir / "curate" / f"{shard if isinstance(shard, str) else shard.name}.parquet"
+    return layout.curated(run_dir, shard if isinstance(shard, str) else shard.name)
 
 
 def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -180,7 +185,7 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
 
 def _write_keys(run_dir: Path, shards: Sequence[Shard]) -> int | None:
     """Write the kept keys as DataComp's sorted u8,u8 to RUN/curate/keys.npy if all are 128-bit hex; return how many."""
-    path = run_dir / "curate" / "keys.npy"
+    path = layout.curated_keys(run_dir)
     path.unlink(missing_ok=True)
     parts = []
     for shard in shards:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts, keys
+from worldclip.core import artifacts, keys, layout
 from worldclip.curate.candidates import Candidates, find_candidates, text_probs
 from worldclip.curate.config import CurateConfig
 
@@ -36,23 +36,12 @@ class CurateWork:
         self, shard: str, columns: Sequence[str] | None = DECIDING_COLUMNS
     ) -> tuple[pa.Table, Candidates, np.ndarray]:
         """Return the matched texts of a shard: the table, grouped by key, and their keep probabilities (T,) float64."""
-        table = artifacts.read_table(matched_path(self.run_dir, shard), artifacts.MATCH_TEXTS, columns)
+        table = artifacts.read_table(layout.match_texts(self.run_dir, shard), artifacts.MATCH_TEXTS, columns)
         return table, find_candidates(table, self.config, self.key_lists, shard), text_probs(table, self.entry_probs)
 
 
 @functools.cache
 def _load_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarray:
     """Load the probabilities of a list; balance_digest: so that those of another balance are loaded again."""
-    path = run_dir / "balance" / f"{list_name}.npy"
+    path = layout.entry_probs(run_dir, list_name)
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-def matched_shards(run_dir: Path) -> list[str]:
-    """Return the names of the shards that match wrote, in the pool's order, which is that of the names."""
-    folder = run_dir / "match" / "texts"
-    return sorted(path.relative_to(folder).as_posix().removesuffix(".parquet") for path in folder.rglob("*.parquet"))
-
-
-def matched_path(run_dir: Path, shard: str) -> Path:
-    """Return the file of a shard's matched texts."""
-    return run_dir / "match" / "texts" / f"{shard}.parquet"

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.arrow import one_array
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Executor, Report, Shard, add_counts
@@ -49,7 +49,7 @@ def write_tars(
     A kept key is left out, and keeps its number, if the pool's index has no image of it (no_image) or if its image is
     cut off (cut_image).
     """
-    folder = run_dir / "curate" / "tars"
+    folder = layout.curated_tars(run_dir)
     plan = plan_tars(run_dir, shards, samples_per_tar)
     outputs = [Shard(name=f"{i:06}.tar", path="") for i in range(len(plan))]
     markers = [folder / "done" / f"{output.name}.json" for output in outputs]
@@ -90,7 +90,7 @@ def _write_tar(output: Shard, *, run_dir: Path, plan: Sequence[Sequence[Piece]])
             for piece in plan[int(Path(output.name).stem)]:
                 _add_piece(tar, run_dir, piece, counts)
 
-    artifacts.write_artifact(run_dir / "curate" / "tars" / output.name, write)
+    artifacts.write_artifact(layout.curated_tars(run_dir) / output.name, write)
     return {"pairs": counts["samples"], **counts}
 
 

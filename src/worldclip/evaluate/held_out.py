@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from worldclip.core import layout
 from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, digest, read_json, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
@@ -25,7 +26,7 @@ THIRDS = ("head", "middle", "tail")
 def load(part: str, run_dir: Path) -> Dataset:
     """Return `tone` or `base` of RUN/pool; base has head, middle and tail thirds if the run has matched its texts."""
     folder = run_dir / "pool" / part
-    names_path = run_dir / "pool" / "names.json"
+    names_path = layout.emoji_names(run_dir)
     tars = sorted(folder.glob("*.tar"))
     if not tars or not names_path.exists():
         raise UserError(
@@ -101,11 +102,11 @@ def _thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) ->
 def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
     """Return the geometric mean of the counts of the entries that each English name matches, over the whole pool."""
     entry_counts: Counter[tuple[str, int]] = Counter()
-    for path in sorted((run_dir / "match" / "counts").rglob("*.parquet")):
+    for path in layout.counted_shards(run_dir):
         for row in read_table(path, MATCH_COUNTS).to_pylist():
             entry_counts[row["entries_lang"], row["entry_id"]] += row["count"]
     name_counts: dict[str, float] = {}
-    for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
+    for path in [layout.match_texts(run_dir, name) for name in layout.matched_shards(run_dir)]:
         table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
         table = table.filter(pc.equal(pc.cast(table["lang"], "string"), "en"))
         for row in table.to_pylist():

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.coin import sample_rows
 from worldclip.core.execute import Shard
 from worldclip.match.matcher.matcher import Matcher
@@ -55,8 +55,8 @@ def _sample(work: MatchWork, shards: Sequence[Shard], num_texts: int) -> Iterato
 
 
 def _matcher(work: MatchWork, list_name: str, profile: str) -> Matcher:
-    folder = work.run_dir / "metadata" / f"{list_name}.matcher" / profile
+    folder = layout.matcher(work.run_dir, list_name, profile)
     if folder.is_dir():
         return Matcher.load(folder, dict(work.list_digests)[list_name])
-    table = artifacts.read_table(work.run_dir / "metadata" / f"{list_name}.parquet", artifacts.METADATA, ["entry"])
+    table = artifacts.read_table(layout.entries(work.run_dir, list_name), artifacts.METADATA, ["entry"])
     return Matcher.build(table.column("entry"), profile.removesuffix("_fold"), fold_case=profile.endswith("_fold"))

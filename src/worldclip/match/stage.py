@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from worldclip import pool
-from worldclip.core import artifacts, keys
+from worldclip.core import artifacts, keys, layout
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
 from worldclip.core.job import Job, Result, Run
@@ -162,7 +162,7 @@ def _outputs(folder: Path, shards: Sequence[Shard]) -> list[Path]:
 
 
 def _num_entries(run_dir: Path, list_name: str) -> int:
-    return pq.read_metadata(run_dir / "metadata" / f"{list_name}.parquet").num_rows
+    return pq.read_metadata(layout.entries(run_dir, list_name)).num_rows
 
 
 @repeatable

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.core import layout
 from worldclip.language import identify as lid
 from worldclip.language import table as languages
 from worldclip.match.config import MatchConfig
@@ -46,7 +47,7 @@ class MatchWork:
 
 @functools.cache
 def _load_matcher(run_dir: Path, list_name: str, matcher_name: str, digest: str) -> Matcher:
-    return Matcher.load(run_dir / "metadata" / f"{list_name}.matcher" / matcher_name, digest)
+    return Matcher.load(layout.matcher(run_dir, list_name, matcher_name), digest)
 
 
 @functools.cache

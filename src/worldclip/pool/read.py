@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from worldclip.core import layout
 from worldclip.core.artifacts import POOL_INDEX, read_table, write_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
@@ -66,7 +67,7 @@ def read_images(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[by
 
 
 def index_path(run_dir: Path, shard: Shard) -> Path:
-    return run_dir / "pool" / "index" / f"{shard.name}.parquet"
+    return layout.pool_index(run_dir, shard.name)
 
 
 def read_index(run_dir: Path, shard: Shard) -> pa.Table:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.core import keys
+from worldclip.core import keys, layout
 from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
@@ -43,7 +43,7 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
 def root(run: Run) -> str:
     """Return the folder or URL of the pool: the recipe's, or RUN/pool/pairs of a pool that the run builds."""
     config = run.section(PoolConfig)
-    return str(run.dir / "pool" / "pairs") if config.build else config.path or ""
+    return str(layout.built_pairs(run.dir)) if config.build else config.path or ""
 
 
 def shards(run: Run, part: slice = ALL_SHARDS) -> list[Shard]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core import layout
 from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.records import SizeCurve
 from worldclip.report import balance, curate, evaluate, match, metadata, train
@@ -20,14 +21,14 @@ def write_report(run_dir: Path) -> Path:
     Stages that have not run are left out.
     """
     reports = _read_reports(run_dir)
-    log = train.read_log(run_dir / "train" / "log.jsonl")
+    log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(run_dir, reports, log)
     title, subtitle = f"Run {run_dir.resolve().name}", _subtitle(run_dir)
     for stage, sections in by_stage.items():
         if sections and (run_dir / stage).is_dir():
             write_page(run_dir / stage / "report.html", f"{title}: {stage}", subtitle, sections)
     all_sections = [section for sections in by_stage.values() for section in sections]
-    return write_page(run_dir / "report.html", title, subtitle, [_summary(reports, log), *all_sections])
+    return write_page(layout.report_html(run_dir), title, subtitle, [_summary(reports, log), *all_sections])
 
 
 def write_evaluation(folder: Path) -> Path:
@@ -62,7 +63,7 @@ def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.Log
 
 def _read_sizes(run_dir: Path) -> SizeCurve | None:
     """Return RUN/estimate.json if it is about the present matches."""
-    path, manifest = run_dir / "estimate.json", read_manifest(run_dir / "match")
+    path, manifest = layout.estimates(run_dir), read_manifest(run_dir / "match")
     if manifest is None or not path.exists():
         return None
     sizes: SizeCurve = read_json(path)
@@ -87,7 +88,7 @@ def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section
 
 def _subtitle(run_dir: Path) -> str:
     """Return the versions that made the run."""
-    path = run_dir / "run.json"
+    path = layout.run_record(run_dir)
     if not path.exists():
         return "Image-text pairs in every language: curated, trained on, evaluated."
     run = read_json(path)

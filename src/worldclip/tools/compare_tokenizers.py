@@ -10,12 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
-from worldclip.curate.work import matched_shards
 from worldclip.language import table as languages
 from worldclip.language.segment import count_words
 from worldclip.model.tokenizer import Tokenizer, load_hugging_face
@@ -80,7 +79,7 @@ def read_corpus(path: Path, texts_per_language: int) -> dict[str, list[str]]:
     """
     if (path / "curate").is_dir():
         artifacts.require_manifest(path, "curate")
-        tables = (read_curated(path, name, ("text", "lang")) for name in matched_shards(path))
+        tables = (read_curated(path, name, ("text", "lang")) for name in layout.matched_shards(path))
         parts = [(table["text"], codes_of(table["lang"])) for table in tables]
     elif path.is_dir() or path.suffix == ".parquet":
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]

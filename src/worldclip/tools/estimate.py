@@ -16,7 +16,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction
 from worldclip.balance.stage import count_files, list_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings
-from worldclip.core import artifacts, keys
+from worldclip.core import artifacts, keys, layout
 from worldclip.core.entry_counts import sum_counts
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run
@@ -24,7 +24,7 @@ from worldclip.core.records import PairCounts, SizeCurve, read_accounting
 from worldclip.curate import accounting
 from worldclip.curate.candidates import decide_on, find_candidates, text_probs
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.work import DECIDING_COLUMNS, matched_path, matched_shards
+from worldclip.curate.work import DECIDING_COLUMNS
 from worldclip.language.entry_lists import EntryLists
 from worldclip.match.config import MatchConfig
 from worldclip.pool.config import PoolConfig
@@ -155,8 +155,8 @@ class _MatchedRun:
         config = self.curate
         key_lists = keys.key_lists(self.pool.valid_keys, self.pool.deny_keys)
         totals: list[accounting.LanguageCounts] = [{} for _ in probs]
-        for shard in matched_shards(self.run_dir):
-            path = matched_path(self.run_dir, shard)
+        for shard in layout.matched_shards(self.run_dir):
+            path = layout.match_texts(self.run_dir, shard)
             table = artifacts.read_table(path, artifacts.MATCH_TEXTS, DECIDING_COLUMNS)
             candidates = find_candidates(table, config, key_lists, shard)
             for entry_probs, total in zip(probs, totals, strict=True):

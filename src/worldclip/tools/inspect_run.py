@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from worldclip import pool
 from worldclip.check.removed import why_not_valid
-from worldclip.core import artifacts, coin, keys
+from worldclip.core import artifacts, coin, keys, layout
 from worldclip.core.arrow import list_buffers
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run
@@ -198,9 +198,9 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
 
 def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> list[EntryRow]:
     """Return a row for each of these entries of one list."""
-    table = artifacts.read_table(run_dir / "metadata" / f"{list_name}.parquet", artifacts.METADATA, ["entry", "source"])
-    counts = np.load(run_dir / "balance" / "counts" / f"{list_name}.npy", mmap_mode="r", allow_pickle=False)
-    probs = np.load(run_dir / "balance" / f"{list_name}.npy", mmap_mode="r", allow_pickle=False)
+    table = artifacts.read_table(layout.entries(run_dir, list_name), artifacts.METADATA, ["entry", "source"])
+    counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
+    probs = np.load(layout.entry_probs(run_dir, list_name), mmap_mode="r", allow_pickle=False)
     return [
         {
             "entry_id": int(i),
@@ -220,17 +220,17 @@ def inspect_entry(run: str | Path, entry: str, lang: str) -> ExplainedEntry:
     """
     run_dir = Path(run)
     artifacts.require_manifest(run_dir, "balance")
-    lists = artifacts.read_json(run_dir / "balance" / "thresholds.json")["lists"]
+    lists = artifacts.read_json(layout.thresholds(run_dir))["lists"]
     if lang not in lists:
         raise UserError(f"--lang {lang!r}: not a list of this run; its lists are {', '.join(lists)}")
-    entries = artifacts.read_table(run_dir / "metadata" / f"{lang}.parquet", artifacts.METADATA, ["entry"])["entry"]
+    entries = artifacts.read_table(layout.entries(run_dir, lang), artifacts.METADATA, ["entry"])["entry"]
     entry_id = pc.index(entries, entry).as_py()
     if entry_id < 0:
         near = difflib.get_close_matches(entry, entries.slice(0, NEAR_AMONG).to_pylist(), n=3)
         remedy = f"did you mean {', '.join(map(repr, near))}?" if near else "spell it as the list does"
         raise UserError(f"--entry {entry!r} is not in list {lang}; {remedy}")
     row = _describe_entries(run_dir, lang, np.array([entry_id]))[0]
-    counts = np.load(run_dir / "balance" / "counts" / f"{lang}.npy", mmap_mode="r", allow_pickle=False)
+    counts = np.load(layout.entry_counts(run_dir, lang), mmap_mode="r", allow_pickle=False)
     threshold = lists[lang]["threshold"]
     return {
         "lang": lang,
@@ -246,7 +246,7 @@ def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[dict[str
     """Return up to NUM_SAMPLES texts (key, text_idx, text) with the entry, chosen by hash."""
     columns = ["key", "text_idx", "text", "entries_lang", "entry_ids"]
     samples: list[dict[str, Any]] = []
-    for path in sorted((run_dir / "match" / "texts").rglob("*.parquet")):
+    for path in [layout.match_texts(run_dir, name) for name in layout.matched_shards(run_dir)]:
         table = artifacts.read_table(path, artifacts.MATCH_TEXTS, columns)
         table = table.filter(pc.equal(table.column("entries_lang").cast(pa.string()), list_name))
         ids, offsets = list_buffers(table.column("entry_ids"))

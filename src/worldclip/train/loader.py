@@ -22,7 +22,7 @@ import torch
 from worldclip.core.coin import sample_rows
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard, usable_cores
-from worldclip.curate.work import CurateWork
+from worldclip.curate import CurateWork
 from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import read_member
 from worldclip.train import plan

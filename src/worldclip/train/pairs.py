@@ -16,9 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core.execute import Shard
-from worldclip.curate import read_curated
-from worldclip.curate.candidates import Candidates, decide_on
-from worldclip.curate.work import CurateWork
+from worldclip.curate import Candidates, CurateWork, decide_on, read_curated
 from worldclip.pool import read_index
 from worldclip.train.pool_join import file_positions, read_places
 

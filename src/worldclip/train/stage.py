@@ -15,7 +15,6 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Job, Result, Run, changed_keys
 from worldclip.core.layout import checkpoints
-from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
@@ -193,8 +192,7 @@ def _prepare(train_dir: Path, record: dict[str, Any], config: TrainConfig, run_d
 
 def _loader(run: Run, tokenizer: Tokenizer, schedule: Schedule, world: World) -> Loader:
     from worldclip import pool
-    from worldclip.curate.caps import read_bounds
-    from worldclip.curate.stage import curate_work
+    from worldclip.curate import online_work
     from worldclip.train.augment import Augmentation
     from worldclip.train.distill import largest_image
     from worldclip.train.loader import Loader
@@ -217,7 +215,7 @@ def _loader(run: Run, tokenizer: Tokenizer, schedule: Schedule, world: World) ->
         workers=config.decode_threads,
         num_streams=streams_of(run),
         scaled_decode=config.scaled_decode,
-        work=curate_work(run, read_bounds(run.dir, run.section(CurateConfig))) if is_online else None,
+        work=online_work(run) if is_online else None,
         rank=world.rank,
         world_size=world.size,
     )

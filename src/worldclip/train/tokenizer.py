@@ -17,7 +17,6 @@ from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
-from worldclip.curate.work import matched_shards
 from worldclip.model.config import TokenizerConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from worldclip.train.config import TrainConfig
@@ -51,7 +50,7 @@ def train_on_run(run_dir: Path, folder: Path, config: TokenizerConfig, context_l
     if problems:
         raise UserError(problems)
     artifacts.require_manifest(run_dir, "curate")
-    shards = matched_shards(run_dir)
+    shards = layout.matched_shards(run_dir)
     counts = count_texts(run_dir, shards)
     tokenizer = _train(config, run_dir, shards, context_length)
     _save(tokenizer, folder)
