@@ -27,7 +27,7 @@ import numpy as np
 
 from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import babel_imagenet
-from worldclip.evaluate.retrieval import recalls, retrieval_ranks
+from worldclip.evaluate.ranking import recalls, retrieval_ranks
 from worldclip.evaluate.tasks import Dataset
 from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import create_model, image_processor, model_config

@@ -24,12 +24,11 @@ sys.path.insert(0, str(REPOSITORY / "tests/helpers"))
 
 from upstream import Files, files_of, is_image, write_miniature  # noqa: E402
 from worldclip.evaluate import datasets  # noqa: E402
-from worldclip.evaluate.catalog import CATALOG, DatasetInfo  # noqa: E402
+from worldclip.evaluate.catalog import CATALOG, SUITES, DatasetInfo  # noqa: E402
 from worldclip.evaluate.config import EvaluateConfig  # noqa: E402
 from worldclip.evaluate.layouts import NAMES  # noqa: E402
 from worldclip.evaluate.measures import PROBED  # noqa: E402
 from worldclip.evaluate.published import figures, published  # noqa: E402
-from worldclip.evaluate.suite_lists import SUITES  # noqa: E402
 from worldclip.evaluate.tasks import Dataset, Task  # noqa: E402
 from worldclip.tools.fetch_dataset import HUB, names_to_fetch  # noqa: E402
 

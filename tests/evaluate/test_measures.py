@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate import consistency, engine
-from worldclip.evaluate.consistency import overlaps
-from worldclip.evaluate.geometry import Geometry, potentials, squared_distances, uniformity
-from worldclip.evaluate.measures import with_measures
+from worldclip.evaluate import engine, measures
+from worldclip.evaluate.measures import Geometry, overlaps, potentials, squared_distances, uniformity, with_measures
 from worldclip.evaluate.probes import FewShot, LinearProbe, hashed_order
 from worldclip.evaluate.tasks import NO_LANGUAGE
 from worlds import WordModel, unit, vector, word_dataset
@@ -59,8 +57,8 @@ def test_best_images_agree_with_sorting_for_any_block_size(monkeypatch):
     concepts, images = unit(random, 30), unit(random, 70)
     sorted_ids = np.argsort(-(concepts @ images.T), axis=1)[:, :10]
     for block_bytes in (1, 2_000, 10**6):
-        monkeypatch.setattr(consistency, "BLOCK_BYTES", block_bytes)
-        found = consistency.best_images(concepts, images, 10)
+        monkeypatch.setattr(measures, "BLOCK_BYTES", block_bytes)
+        found = measures.best_images(concepts, images, 10)
         np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(sorted_ids, axis=1))
 
 

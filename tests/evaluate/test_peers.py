@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from worldclip.evaluate import retrieval, zeroshot
+from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.probes import logistic_predict, ridge_predict
 from worldclip.evaluate.selection import Choice, Matching
 from worldclip.evaluate.tasks import Classification
@@ -126,7 +126,7 @@ def test_recall_agrees_with_clip_benchmark(seed):
     model = Features(torch.from_numpy(images), torch.from_numpy(texts))
     batches = [(torch.arange(40)[i : i + 8], captions[i : i + 8]) for i in range(0, 40, 8)]
     theirs = peer.evaluate(model, batches, torch.tensor, "cpu", amp=False, recall_k_list=[1, 5, 10])
-    ours = retrieval.recalls(*retrieval.retrieval_ranks(images, texts, pair_image, np.arange(90)))
+    ours = ranking.recalls(*ranking.retrieval_ranks(images, texts, pair_image, np.arange(90)))
     assert ours == pytest.approx(theirs, **EXACT)
 
 

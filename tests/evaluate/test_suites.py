@@ -6,9 +6,8 @@ import pytest
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate import published, suites
-from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
-from worldclip.evaluate.suite_lists import DATACOMP38, SLIP26, SUITES
 from worldclip.evaluate.tables import beside_text, suite_text
 from worldclip.tools.fetch_dataset import names_to_fetch
 

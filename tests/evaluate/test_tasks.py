@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldclip.evaluate.multilabel import MultiLabel
 from worldclip.evaluate.selection import Association, Choice, Matching
-from worldclip.evaluate.tasks import Classification, Retrieval
+from worldclip.evaluate.tasks import Classification, MultiLabel, Retrieval
 from worlds import WordModel, vector
 
 

@@ -9,8 +9,6 @@ from worldclip.core.lazy import lazy_names
 if TYPE_CHECKING:
     from worldclip.evaluate.stage import evaluate as evaluate
 
-_HOMES = {
-    "evaluate": "worldclip.evaluate.stage",
-}
+_HOMES = {"evaluate": "worldclip.evaluate.stage"}
 __all__ = ["evaluate"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from worldclip.core.settings import AtLeast, Config, Decides, Problems
-from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.catalog import CATALOG, SUITES
 from worldclip.evaluate.layouts import NAMES as LAYOUTS
-from worldclip.evaluate.suite_lists import SUITES
 
 HELD_OUT = ("emoji_tone", "emoji_base")
 

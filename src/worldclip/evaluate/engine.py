@@ -8,21 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from worldclip.core.artifacts import digest, write_array, write_text
 from worldclip.core.errors import UserError
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images
-from worldclip.evaluate.tasks import Dataset, Score, Task
+from worldclip.evaluate.tasks import Dataset, Record, Score, Task
 
 PROTOCOL_VERSION = 3  # of the numbers; a record of another version is evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
-
-Record = dict[str, Any]
-"""A line of results.jsonl: what was measured (see _identity), its metrics, and its digest."""
 
 Pair = tuple[Dataset, str]
 """A dataset and one of its languages."""

@@ -1,20 +1,53 @@
-"""Measures in addition to a dataset's own tasks: evaluate.also."""
+"""Measures in addition to a dataset's own tasks: evaluate.also.
+
+Alignment and uniformity of embeddings on the sphere (Wang and Isola, arXiv:2005.10242): smaller is better in both.
+
+Cross-lingual consistency, a measure of ours: does a concept, named in two languages, bring up the same images?  For a
+concept c that both languages name, let A(c) and B(c) be the K = 10 images of the dataset that score highest for its
+text in each language.  consistency@10 is the mean over concepts of |A(c) & B(c)| / K: 1 if both languages see the same
+world, K / N by chance.  It needs no right answers, so a model may be consistent and wrong.
+
+N images or pairs, C concepts, D embed_dim; features are of unit length.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from worldclip.core.errors import UserError
-from worldclip.evaluate.consistency import Consistency
-from worldclip.evaluate.geometry import Geometry
+from worldclip.evaluate import zeroshot
+from worldclip.evaluate.interval import statistic_interval, weighted_mean_interval
 from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough
-from worldclip.evaluate.tasks import NO_LANGUAGE, Classification, Dataset, Retrieval, Task
+from worldclip.evaluate.ranking import BLOCK_BYTES
+from worldclip.evaluate.tasks import (
+    NO_LANGUAGE,
+    Classification,
+    Dataset,
+    Encode,
+    Record,
+    Retrieval,
+    Score,
+    Task,
+    decoded,
+)
 
 PROBED = {"few_shot": ("country", "region"), "linear_probe": ("class", "country", "region")}  # labels of each
 
 CONCEPTS = {"zeroshot_classification": "classes", "image_text_retrieval": "captions"}  # what two languages share
+NUM_PAIRS = 5_000  # as many as the paper takes, arXiv:2507.22062
+SCALE = 2.0  # t of the Gaussian potential, as Wang and Isola
+NUM_IMAGES = 10  # K
+METRIC = f"consistency@{NUM_IMAGES}"
+
+Concepts = tuple[np.ndarray, np.ndarray]
+"""Ids of concepts, ascending (C,), and their embeddings (C, D)."""
 
 
 def with_measures(dataset: Dataset, also: Sequence[str]) -> Dataset:
@@ -83,3 +116,137 @@ def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:
         if "linear_probe" in also and label in PROBED["linear_probe"]:
             probes.append(LinearProbe(label=label, values=values, image_keys=keys, is_train=dataset.is_train))
     return probes
+
+
+# --- alignment and uniformity
+
+
+def squared_distances(image_ND: np.ndarray, text_ND: np.ndarray) -> np.ndarray:
+    """Return (N,) the squared distance of each image to its text; the mean is the alignment (alpha = 2)."""
+    return np.square(image_ND - text_ND).sum(axis=1)
+
+
+def potentials(features_ND: np.ndarray) -> np.ndarray:
+    """Return (N, N) float32 exp(-2 |x - y|^2) of all pairs, 0 on the diagonal, as a pair is two points."""
+    # For unit vectors |x - y|^2 = 2 - 2 x.y; rounding may take x.y above 1, hence the minimum.
+    potential_NN = np.exp(np.minimum(2 * SCALE * (features_ND @ features_ND.T - 1), 0), dtype=np.float32)
+    np.fill_diagonal(potential_NN, 0)
+    return potential_NN
+
+
+def uniformity(potential_NN: np.ndarray, times: np.ndarray | None = None) -> float:
+    """Return the log of the mean potential over pairs of different points; NaN if there is only one point.
+
+    times: (N,) how often each point counts (default: once).
+    """
+    times = np.ones(len(potential_NN)) if times is None else times.astype(float)
+    num_pairs = times.sum() ** 2 - np.square(times).sum()
+    return float(np.log(times @ (potential_NN @ times) / num_pairs)) if num_pairs else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Geometry:
+    """Alignment of up to NUM_PAIRS pairs of an image and its first text, uniformity of images and of texts."""
+
+    texts: Sequence[str]
+    image_idx: np.ndarray
+    """(N,) the image of each text."""
+    image_keys: Sequence[str]
+    """Of all images of the dataset: a hash of the key decides which pairs are taken."""
+    protocol: Record = field(default_factory=lambda: {"max_pairs": NUM_PAIRS, "alpha": 2, "t": SCALE})
+    name: str = "alignment_uniformity"
+
+    def texts_to_encode(self) -> list[str]:
+        return []  # the retrieval has encoded them
+
+    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
+        rows = np.flatnonzero(decoded(image_ND)[self.image_idx]).tolist()
+        by_hash = sorted(rows, key=lambda row: _hash(self.image_keys[int(self.image_idx[row])]))
+        chosen = sorted(by_hash[:NUM_PAIRS])
+        image_nD = image_ND[self.image_idx[chosen]]
+        text_nD = encode([self.texts[row] for row in chosen])
+        distance = squared_distances(image_nD, text_nD)
+        metrics = {"alignment": float(distance.mean())}
+        interval = {"alignment": weighted_mean_interval(distance)}
+        if len(chosen) > 1:
+            for side, features in (("image", image_nD), ("text", text_nD)):
+                potential = potentials(features)
+                metrics[f"uniformity_{side}"] = uniformity(potential)
+                interval[f"uniformity_{side}"] = statistic_interval(partial(uniformity, potential), len(chosen))
+        return Score(n=len(chosen), metrics=metrics, chance={}, interval=interval)
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(f"pairs {key}".encode()).hexdigest()
+
+
+# --- consistency
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Consistency:
+    """How far a language agrees with `pivot`, the same task in another language."""
+
+    task: Classification | Retrieval
+    pivot: Classification | Retrieval
+    pivot_lang: str
+    pivot_concepts: WeakKeyDictionary[Encode, Concepts] = field(default_factory=WeakKeyDictionary)
+    """The pivot's embeddings by encoder.  All languages of a dataset share it, so that they are computed once."""
+    name: str = "cross_lingual_consistency"
+
+    def texts_to_encode(self) -> list[str]:
+        return []  # the language's own task has encoded them
+
+    @property
+    def protocol(self) -> Record:
+        return {"pivot": self.pivot_lang, "images": NUM_IMAGES, **self.task.protocol}
+
+    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
+        if encode not in self.pivot_concepts:
+            self.pivot_concepts[encode] = concept_embeddings(self.pivot, encode)
+        pivot_ids, pivot_CD = self.pivot_concepts[encode]
+        ids, concept_CD = concept_embeddings(self.task, encode)
+        shared, own_rows, pivot_rows = np.intersect1d(ids, pivot_ids, return_indices=True)
+        if not len(shared):
+            return Score(n=0, metrics={}, chance={})
+        image_nD = image_ND[decoded(image_ND)]
+        k = min(NUM_IMAGES, len(image_nD))
+        overlap = overlaps(concept_CD[own_rows], pivot_CD[pivot_rows], image_nD, k)
+        return Score(
+            n=len(shared),
+            metrics={METRIC: float(overlap.mean())},
+            chance={METRIC: k / len(image_nD)},
+            interval={METRIC: weighted_mean_interval(overlap)},
+            more={"num_images": len(image_nD)},
+        )
+
+
+def overlaps(first_CD: np.ndarray, second_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
+    """Return (C,) the share of the k best images of each concept that both embeddings of it have."""
+    first_Ck = best_images(first_CD, image_ND, k)
+    second_Ck = best_images(second_CD, image_ND, k)
+    return (first_Ck[:, :, None] == second_Ck[:, None, :]).any(axis=2).mean(axis=1)
+
+
+def best_images(concept_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
+    """Return (C, k) positions of the k images that score highest for each concept, in no order.
+
+    Scores are computed in blocks of rows, so that memory stays bounded.
+    """
+    num_rows = max(1, BLOCK_BYTES // (4 * len(image_ND)))
+    blocks = [np.zeros((0, k), np.int64)]
+    for start in range(0, len(concept_CD), num_rows):
+        scores = concept_CD[start : start + num_rows] @ image_ND.T
+        blocks.append(np.argpartition(-scores, k - 1, axis=1)[:, :k])
+    return np.concatenate(blocks)
+
+
+def concept_embeddings(task: Classification | Retrieval, encode: Encode) -> Concepts:
+    """Return the concepts of a task: classes of a classification; images of a retrieval, named by their first text."""
+    if isinstance(task, Classification):
+        class_CD = zeroshot.class_embeddings(task.class_names, task.templates, encode)
+        concepts = task.concepts or {c: c for c in range(len(class_CD))}
+        ids = sorted(concepts)
+        return np.array(ids), class_CD[[concepts[c] for c in ids]]
+    images, texts = task.first_texts()
+    return images, encode(texts)

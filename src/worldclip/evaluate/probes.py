@@ -16,7 +16,7 @@ import numpy as np
 
 from worldclip.core.errors import UserError, require
 from worldclip.evaluate.interval import seeds_interval
-from worldclip.evaluate.tasks import Encode, Score, decoded
+from worldclip.evaluate.tasks import Encode, Record, Score, decoded
 
 SHOTS = (5, 10, 25)  # arXiv:2507.22062, few-shot geo-localisation
 NUM_SEEDS = 5
@@ -45,7 +45,7 @@ class FewShot:
         return []
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> Record:
         return {
             "shots": list(SHOTS),
             "seeds": NUM_SEEDS,
@@ -125,7 +125,7 @@ class LinearProbe:
         return []
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> Record:
         split = "half" if self.is_train is None else "given"
         return {"split": split, "seeds": NUM_SEEDS, "probe": "logistic", "penalties": list(PENALTIES)}
 

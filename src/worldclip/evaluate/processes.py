@@ -22,14 +22,7 @@ from worldclip.core.errors import StageFailed
 from worldclip.core.execute.local import end_with_parent
 from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.image_features import (
-    Model,
-    cache_folder,
-    chunk_starts,
-    encode_chunk,
-    encode_images,
-    is_encoded,
-)
+from worldclip.evaluate.image_features import Model, cache_folder, chunk_starts, encode_chunk, encode_images, is_encoded
 from worldclip.evaluate.tasks import Dataset
 
 

@@ -11,13 +11,11 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.suites import dataset_row, languages_of, suite_mean
+from worldclip.evaluate.tasks import Record
 from worldclip.report.evaluate import PublishedRow
-
-Record = dict[str, Any]
 
 FOLDER = Path(__file__).parent
 AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flagged

@@ -1,12 +1,17 @@
 """The question behind every task: how many wrong candidates does the model rank before (or level with) a right one?
 
-Q queries, C candidates, D embed_dim.  Exact, in bounded memory, ties count against the model.
+Exact, in bounded memory, ties count against the model.  Protocols of retrieval, whose numbers do not compare:
+`all_captions` (the paper's: any caption of the image counts, and every caption is a query) and `first_caption`
+(CLIP_benchmark's: the others are left out).
+
+Q queries, C candidates, N images, M texts, D embed_dim.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+RECALL_AT = (1, 5, 10)
 BLOCK_BYTES = 64 * 2**20  # of scores in memory at once; all of Q x C would be 40 GB at 100,000 x 100,000
 
 
@@ -71,3 +76,37 @@ def top(query_QD: np.ndarray, candidate_CD: np.ndarray, k: int) -> tuple[np.ndar
     scores = query_QD @ candidate_CD.T
     ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return ids, np.take_along_axis(scores, ids, axis=1)
+
+
+# --- image-text retrieval
+
+
+def retrieval_ranks(
+    image_ND: np.ndarray, text_MD: np.ndarray, pair_image: np.ndarray, pair_text: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ranks of text -> image (M,) and image -> text (N,), see ranking.ranks.
+
+    pair_image, pair_text: (num_pairs,) which text belongs to which image; a text may belong to several images.
+    """
+    text_to_image = ranks(text_MD, image_ND, pair_text, pair_image)
+    image_to_text = ranks(image_ND, text_MD, pair_image, pair_text)
+    return text_to_image, image_to_text
+
+
+def recalls(text_to_image: np.ndarray, image_to_text: np.ndarray) -> dict[str, float]:
+    """Return `image_retrieval_recall@k` (a text finds its image) and `text_retrieval_recall@k`, k = 1, 5, 10."""
+    of_images = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
+    of_texts = {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
+    return of_images | of_texts
+
+
+def recall_chance(num_images: int, num_texts: int) -> dict[str, float]:
+    """Return the recall of a random order if each text has one image and each image one text."""
+    of_images = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
+    of_texts = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
+    return of_images | of_texts
+
+
+def first_captions(pair_image: np.ndarray) -> np.ndarray:
+    """Return the positions of the first pair of each image, in order: what `first_caption` keeps."""
+    return np.sort(np.unique(pair_image, return_index=True)[1])

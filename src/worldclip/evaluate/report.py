@@ -6,16 +6,13 @@ Means over languages are computed here only, with the list of languages that the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.tasks import LOCAL
+from worldclip.evaluate.tasks import LOCAL, Record
 from worldclip.report.evaluate import Headline, TaskResult
-
-Record = dict[str, Any]
 
 TASK_METRICS = {  # the metrics that stand for a task, the first one in plots
     "zeroshot_classification": ("acc1", "acc5"),
@@ -28,7 +25,7 @@ PROBES = ("few_shot", "linear_probe")  # tasks whose metrics have the names of a
 DISTANCE_TASKS = ("alignment_uniformity",)  # their metrics are not shares and not shown in percent
 
 
-def mean_over_languages(records: Sequence[Record]) -> dict[str, Any]:
+def mean_over_languages(records: Sequence[Record]) -> Record:
     """Return the plain means of the metrics, chances and slices that *all* records have, and their languages.
 
     records: of one dataset and one task.  A metric that one of them lacks has no mean.

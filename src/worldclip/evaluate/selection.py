@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
 from worldclip.evaluate.ranking import ranks
-from worldclip.evaluate.tasks import Encode, Score, decoded, score_slices
+from worldclip.evaluate.tasks import Encode, Record, Score, decoded, score_slices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +26,7 @@ class Choice:
     image_idx: np.ndarray
     """(n,) the image of each question."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: Record = field(default_factory=dict)
     name: str = "choice"
 
     def texts_to_encode(self) -> list[str]:
@@ -67,7 +66,7 @@ class Matching:
     image_idx: np.ndarray
     """(n, 2) the images that the two texts belong to."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: Record = field(default_factory=dict)
     name: str = "matching"
 
     def texts_to_encode(self) -> list[str]:
@@ -112,7 +111,7 @@ class Association:
     """The images of each cue."""
     is_right: Sequence[np.ndarray]
     """Which of them belong to it, bool."""
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: Record = field(default_factory=dict)
     name: str = "association"
 
     def texts_to_encode(self) -> Sequence[str]:

@@ -10,16 +10,13 @@ A number is a metric of a record, or computed from several:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.suite_lists import SUITES
-
-Record = dict[str, Any]
+from worldclip.evaluate.catalog import CATALOG, SUITES
+from worldclip.evaluate.tasks import Record
 
 AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites with one number: the plain mean over datasets
 
@@ -80,7 +77,7 @@ def suite_mean(suite: str, records: Sequence[Record]) -> tuple[float | None, lis
     return float(np.mean([row.value for row in rows])), []
 
 
-def value(metric: str, record: Mapping[str, Any]) -> float | None:
+def value(metric: str, record: Record) -> float | None:
     """Return the number that `metric` (see above) gives for a record, None if the record lacks what it needs."""
     if "+" in metric:
         return _mean([value(part, record) for part in metric.split("+")])

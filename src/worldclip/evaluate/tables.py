@@ -11,13 +11,11 @@ from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.published import AGREES_WITHIN_PCT
 from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
 from worldclip.evaluate.suites import AVERAGED, languages_of, suite_mean, suite_rows
-from worldclip.evaluate.tasks import LOCAL
+from worldclip.evaluate.tasks import LOCAL, Record
 from worldclip.report.evaluate import PublishedRow, bold_flagged, published_table
 from worldclip.report.html import join
 from worldclip.report.page import Section, note, write_page
 from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_latex, to_markdown
-
-Record = dict[str, Any]
 
 COLUMNS = (  # title, task, metric (of a slice: slice/metric)
     ("top-1", "zeroshot_classification", "acc1"),

@@ -14,11 +14,14 @@ from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
-from worldclip.evaluate import retrieval, zeroshot
+from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
 
 LOCAL = "local"  # in place of a language: each question in the language it was written in
 NO_LANGUAGE = "und"  # of tasks without texts: probes of the images alone
+
+Record = dict[str, Any]
+"""A JSON object: a line of results.jsonl, or a part of one."""
 
 Encode = Callable[[list[str]], np.ndarray]
 """Texts -> (n, D) float32, unit length."""
@@ -40,7 +43,7 @@ class Score:
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     slices: dict[str, SliceScore] = field(default_factory=dict)
-    more: dict[str, Any] = field(default_factory=dict)
+    more: Record = field(default_factory=dict)
     """Further fields of the record, e.g. num_classes."""
     ranks: dict[str, np.ndarray] = field(default_factory=dict)
     """Rank of each query's best right answer, by kind of query: two models are compared on them, query by query."""
@@ -54,7 +57,7 @@ class Task(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def protocol(self) -> dict[str, Any]: ...
+    def protocol(self) -> Record: ...
     def texts_to_encode(self) -> Sequence[str]:
         """Return the texts that `score` encodes, so that those of several languages are encoded together."""
         ...
@@ -102,7 +105,7 @@ class Classification:
     """Report `f1_macro` too."""
     concepts: dict[int, int] | None = None
     """{concept: class}, with equal concepts in all languages; None: all languages have the classes in one order."""
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: Record = field(default_factory=dict)
     name: str = "zeroshot_classification"
 
     def texts_to_encode(self) -> list[str]:
@@ -159,6 +162,41 @@ class Classification:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MultiLabel:
+    """Which classes are in the image; a class without an image counts 0, as in scikit-learn and CLIP_benchmark."""
+
+    class_names: Sequence[Sequence[str]]
+    is_there: np.ndarray
+    """(n, C) bool."""
+    image_idx: np.ndarray
+    """(n,) position of each row's image among the dataset's images."""
+    templates: Sequence[str] = ("{}",)
+    protocol: Record = field(default_factory=dict)
+    name: str = "multilabel_classification"
+
+    def texts_to_encode(self) -> list[str]:
+        return zeroshot.class_texts(self.class_names, self.templates)
+
+    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
+        class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
+        is_good = decoded(image_ND)[self.image_idx]
+        is_there = self.is_there[is_good]
+        score_nC = image_ND[self.image_idx[is_good]] @ class_CD.T
+
+        def mean_average_precision(times: np.ndarray | None = None) -> float:
+            columns = zip(score_nC.T, is_there.T, strict=True)
+            return float(np.mean([zeroshot.average_precision(scores, right, times) for scores, right in columns]))
+
+        return Score(
+            n=len(is_there),
+            metrics={"mean_average_precision": mean_average_precision()},
+            chance={"mean_average_precision": float(is_there.mean())},
+            interval={"mean_average_precision": statistic_interval(mean_average_precision, len(is_there))},
+            more={"num_classes": is_there.shape[1]},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Retrieval:
     """Which image belongs to the text, and which text to the image."""
 
@@ -169,7 +207,7 @@ class Retrieval:
     """(num_pairs,) position of its text in `texts`."""
     image_idx: np.ndarray
     """(n,) the images that are ranked; some may have no text."""
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: Record = field(default_factory=dict)
     name: str = "image_text_retrieval"
 
     def texts_to_encode(self) -> Sequence[str]:
@@ -191,14 +229,14 @@ class Retrieval:
         text_idx, pair_text = np.unique(self.pair_text[is_kept], return_inverse=True)
 
         text_MD = encode([self.texts[idx] for idx in text_idx])
-        text_to_image, image_to_text = retrieval.retrieval_ranks(image_ND[image_idx], text_MD, pair_image, pair_text)
+        text_to_image, image_to_text = ranking.retrieval_ranks(image_ND[image_idx], text_MD, pair_image, pair_text)
 
         # Captions of one image are drawn together in the intervals: the image of each query is its cluster.
         images_with_text = np.flatnonzero(image_to_text >= 0)
         first_pair = np.unique(pair_text, return_index=True)[1]
         ranks = {"image_retrieval": text_to_image, "text_retrieval": image_to_text[images_with_text]}
         query_image = {"image_retrieval": pair_image[first_pair], "text_retrieval": images_with_text}
-        metrics = retrieval.recalls(text_to_image, image_to_text)
+        metrics = ranking.recalls(text_to_image, image_to_text)
         interval = {}
         for name in metrics:
             direction, k = name.split("_recall@")
@@ -206,7 +244,7 @@ class Retrieval:
         return Score(
             n=len(image_idx),
             metrics=metrics,
-            chance=retrieval.chance(len(image_idx), len(text_idx)),
+            chance=ranking.recall_chance(len(image_idx), len(text_idx)),
             interval=interval,
             more={"num_texts": len(text_idx)},
             ranks={f"{direction}_recall@": ranks[direction] for direction in ranks},

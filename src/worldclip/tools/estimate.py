@@ -66,10 +66,7 @@ class Estimate(TypedDict):
 
 
 def estimate(
-    run: str | Path,
-    thresholds: Sequence[int] = (),
-    tail_fractions: Sequence[float] = (),
-    pairs: float | None = None,
+    run: str | Path, thresholds: Sequence[int] = (), tail_fractions: Sequence[float] = (), pairs: float | None = None
 ) -> Estimate:
     """Estimate what each English threshold and each tail fraction would keep.
 

@@ -12,10 +12,9 @@ import pytest
 from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
-from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.catalog import CATALOG, SUITES
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.layouts import NAMES
-from worldclip.evaluate.suite_lists import SUITES
 from worldclip.tools.fetch_dataset import names_to_fetch
 
 

@@ -20,11 +20,7 @@ import numpy as np
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset
-from worldclip.evaluate.datasets.common.class_names import (
-    NUM_IMAGENET_CLASSES,
-    check_templates,
-    imagenet_names,
-)
+from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, check_templates, imagenet_names
 from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import parse_record, read_json_object
 from worldclip.evaluate.layouts import layout

@@ -16,9 +16,8 @@ from pathlib import Path
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
-from worldclip.evaluate.datasets.common.codes import our_code
 from worldclip.evaluate.datasets.common.images import images_by_stem
-from worldclip.evaluate.datasets.common.text_files import JsonObject, read_records
+from worldclip.evaluate.datasets.common.text_files import JsonObject, our_code, read_records
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 

@@ -28,9 +28,14 @@ import pyarrow.parquet as pq
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
-from worldclip.evaluate.datasets.common.codes import our_code
 from worldclip.evaluate.datasets.common.images import Images, ReadImages, fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import JsonObject, parse_list, read_json_object, read_records
+from worldclip.evaluate.datasets.common.text_files import (
+    JsonObject,
+    our_code,
+    parse_list,
+    read_json_object,
+    read_records,
+)
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import LOCAL, Dataset

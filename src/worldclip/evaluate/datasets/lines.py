@@ -15,9 +15,8 @@ from pathlib import Path
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
-from worldclip.evaluate.datasets.common.codes import our_codes
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import read_lines
+from worldclip.evaluate.datasets.common.text_files import our_codes, read_lines
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 

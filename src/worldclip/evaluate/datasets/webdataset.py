@@ -24,12 +24,7 @@ import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo
-from worldclip.evaluate.datasets.common.build import (
-    Caption,
-    build_dataset,
-    classification_dataset,
-    retrieval_dataset,
-)
+from worldclip.evaluate.datasets.common.build import Caption, build_dataset, classification_dataset, retrieval_dataset
 from worldclip.evaluate.datasets.common.class_names import (
     Names,
     imagenet_names,
@@ -40,8 +35,7 @@ from worldclip.evaluate.datasets.common.class_names import (
 from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import decode, read_lines
 from worldclip.evaluate.layouts import layout
-from worldclip.evaluate.multilabel import MultiLabel
-from worldclip.evaluate.tasks import Dataset
+from worldclip.evaluate.tasks import Dataset, MultiLabel
 
 SPLIT = "test"
 TRAIN_SPLIT = "train"
@@ -50,12 +44,7 @@ KINDS = ("classification", "retrieval", "multilabel")
 
 @layout("webdataset")
 def load(
-    name: str,
-    folder: Path,
-    *,
-    names_path: Path | None = None,
-    captions: str = "all_captions",
-    with_train: bool = False,
+    name: str, folder: Path, *, names_path: Path | None = None, captions: str = "all_captions", with_train: bool = False
 ) -> Dataset:
     """Return the dataset in `folder`.
 

@@ -14,7 +14,7 @@ import numpy as np
 from worldclip.core.artifacts import digest
 from worldclip.evaluate.datasets.common.class_names import Names
 from worldclip.evaluate.datasets.common.images import Images
-from worldclip.evaluate.retrieval import first_captions
+from worldclip.evaluate.ranking import first_captions
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.evaluate.zeroshot import NO_PAIRS
 

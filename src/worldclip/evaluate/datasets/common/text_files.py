@@ -1,4 +1,4 @@
-"""Text files of datasets: lines, JSON and CSV, checked as they are read.
+"""Text files of datasets: lines, JSON and CSV, checked as they are read, and their language codes.
 
 Each function raises UserError with the file, the line or the record if something is not as it must be.
 """
@@ -8,13 +8,18 @@ from __future__ import annotations
 import ast
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from worldclip.core.errors import UserError
+from worldclip.language import table as languages
 
 JsonObject = dict[str, Any]
+
+# Codes of Crossmodal-3600, XTD-10 and others that differ from ours.
+OUR_CODES = {"fil": "tl", "quz": "qu", "iw": "he", "in": "id", "nb": "no", "jp": "ja"}
 
 
 def decode(content: bytes, where: str) -> str:
@@ -102,3 +107,30 @@ def parse_list(text: str, where: str, expected: str) -> list[Any]:
     if not isinstance(values, list | tuple):
         raise UserError(f"{where} is {text!r}; it must be {expected}")
     return list(values)
+
+
+# --- language codes
+
+
+def our_code(code: str) -> str:
+    """Return our code of a dataset's language; a code that our table lacks stays as it is, in lower case."""
+    code = code.lower().replace("-", "_")
+    if code in OUR_CODES:
+        return OUR_CODES[code]
+    try:
+        return languages.from_wikipedia(code)
+    except KeyError:
+        return code
+
+
+def our_codes(codes: Sequence[str]) -> dict[str, str]:
+    """Map each of a dataset's codes to ours; codes like FLORES' (`deu_Latn`) are understood too.
+
+    Codes that share one language of ours (zho_Hans and zho_Hant) stay as they are: they are evaluated separately.
+    """
+    ours = {
+        code: languages.from_lid(code, scheme="glotlid") if languages.scheme_of(code) == "glotlid" else our_code(code)
+        for code in codes
+    }
+    times_used = Counter(ours.values())
+    return {code: code if times_used[our] > 1 or our == languages.OTHER else our for code, our in ours.items()}
