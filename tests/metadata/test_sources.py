@@ -11,8 +11,7 @@ import pytest
 
 from worldclip.core.errors import BadShard
 from worldclip.language import table as languages
-from worldclip.metadata.sources.lists import read_list
-from worldclip.metadata.sources.wordfreq import read_frequent_words, title_case
+from worldclip.metadata.sources.lists import read_frequent_words, read_list, title_case
 from worldclip.metadata.sources.wordnet import read_headers, read_wordnet
 
 

@@ -16,8 +16,7 @@ from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
-from worldclip.metadata.sources.wordnet import read_headers, read_wordnet
-from worldclip.metadata.sources.wordnet_lmf import our_code
+from worldclip.metadata.sources.wordnet import our_code, read_headers, read_wordnet
 
 wn = pytest.importorskip("wn")
 

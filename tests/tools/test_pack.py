@@ -27,8 +27,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.metadata.sources.pack import open_pack
-from worldclip.tools.pack import pack
-from worldclip.tools.unpack import unpack
+from worldclip.tools.pack import pack, unpack
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 

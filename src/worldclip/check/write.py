@@ -136,7 +136,7 @@ def write_tars(
 def _write_tar(shard: Shard, *, config: CheckConfig, pool: PoolConfig, folder: Path) -> Report:
     samples = webdataset.read_samples(shard, read_bytes(shard.path))
     keys = samples.keys(pool.key)[0].to_pylist()
-    records = samples.records()
+    records = samples.read_records()
     final = read_table(final_path(folder, shard), REMOVED, ["key", "rule"])
     left = set(final.filter(pc.is_null(final["rule"]))["key"].to_pylist())
     texts = _texts_to_write(shard, config, pool, folder)

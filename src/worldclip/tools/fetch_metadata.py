@@ -109,7 +109,7 @@ def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failu
                     failures[name] = str(error)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            client.stop()
+            client.is_stopped.set()
             raise
     return fetched
 

@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
+from worldclip.core import layout
 from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
+from worldclip.core.execute import Report
 from worldclip.language import table as languages
 from worldclip.language.profiles import normalise
-from worldclip.metadata.stage import MERGED, STAGE, load_matcher, matcher_folder, read_entries
+from worldclip.metadata.stage import MERGED, STAGE, load_matcher, read_entries
 
 NUM_NEAR = 10  # entries shown beside the one looked for
 NEAR_AMONG = 200_000  # entries searched for similar spellings
@@ -36,20 +38,6 @@ SOURCES = {  # in the order of the lists
     "wordfreq": "one of the most frequent words of the package wordfreq, as it is or in title case",
     "list": "in the list that the recipe names",
 }
-
-
-class ListRecord(TypedDict):
-    """One list of RUN/metadata."""
-
-    name: str
-    entries: int
-    by_source: dict[str, int]
-    dead: dict[str, int]
-    """By profile, the number of entries that can never match."""
-    matcher_bytes: dict[str, int]
-    """By profile."""
-    entries_bytes: int
-    """Size of the Parquet file."""
 
 
 class EntryRecord(TypedDict, total=False):
@@ -90,18 +78,16 @@ def inspect(folder: Path, lang: str | None = None, entry: str | None = None) -> 
     return record, entry_to_text(record)
 
 
-def inspect_lists(folder: Path) -> dict[str, ListRecord]:
-    """Return a record per list of RUN/metadata, by its code.  Raises UserError if the stage is not finished."""
+def inspect_lists(folder: Path) -> dict[str, Report]:
+    """Return a record per list of RUN/metadata, by its code.  Raises UserError if the stage is not finished.
+
+    Keys: name, entries, by_source, by profile the number of dead entries (which never match) and matcher_bytes, and
+    entries_bytes, the size of the Parquet file.
+    """
     require_manifest(folder.parent, STAGE)
     return {
-        code: ListRecord(
-            name=row["name"],
-            entries=row["entries"],
-            by_source=row["by_source"],
-            dead=row["dead"],
-            matcher_bytes=row["matcher_bytes"],
-            entries_bytes=(folder / f"{code}.parquet").stat().st_size,
-        )
+        code: {key: row[key] for key in ("name", "entries", "by_source", "dead", "matcher_bytes")}
+        | {"entries_bytes": layout.entries(folder.parent, code).stat().st_size}
         for code, row in read_json(folder / "report.json")["lists"].items()
     }
 
@@ -133,7 +119,7 @@ def _dead_profiles(folder: Path, lang: str, entries: pa.ChunkedArray, entry_id: 
     """Return the compiled profiles under which the entry never matches, with the earlier entry that it equals."""
     entry = entries[entry_id].as_py()
     dead: dict[str, str | None] = {}
-    for path in sorted(matcher_folder(folder, lang, "").glob("*")):
+    for path in sorted(layout.matcher(folder.parent, lang, "").glob("*")):
         profile = path.name
         ids = load_matcher(folder.parent, lang, profile).match(entry)
         if entry_id not in ids:
@@ -146,7 +132,7 @@ def _dead_profiles(folder: Path, lang: str, entries: pa.ChunkedArray, entry_id: 
 # --- as text ----------------------------------------------------------------------------------------------------------
 
 
-def lists_to_text(lists: dict[str, ListRecord]) -> str:
+def lists_to_text(lists: dict[str, Report]) -> str:
     """Return a table of the lists, the largest first, and of their sum."""
     codes = sorted(lists, key=lambda code: (-lists[code]["entries"], code))
     sources = [source for source in SOURCES if any(source in row["by_source"] for row in lists.values())]
@@ -167,7 +153,7 @@ def lists_to_text(lists: dict[str, ListRecord]) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def _counts(row: ListRecord, sources: Sequence[str], profiles: Sequence[str]) -> list[int]:
+def _counts(row: Report, sources: Sequence[str], profiles: Sequence[str]) -> list[int]:
     return [
         row["entries"],
         *(row["by_source"].get(source, 0) for source in sources),
@@ -186,7 +172,8 @@ def entry_to_text(record: EntryRecord) -> str:
         lines = [f"{entry!r} is entry {record['entry_id']:,} of {name}, from {source}", f"  {SOURCES[source]}"]
         if record["rank"] is not None and record["score"] is not None:
             rank = f"rank {record['rank']:,} of {record['of_source']:,} from {source}"
-            lines.append(f"  {rank}; {SCORES.get(source, 'score')}: {_format(record['score'])}")
+            score = f"{record['score']:,.0f}" if record["score"].is_integer() else f"{record['score']:.4g}"
+            lines.append(f"  {rank}; {SCORES.get(source, 'score')}: {score}")
         for profile, equal in record["dead"].items():
             reason = f"equals the earlier entry {equal!r} there" if equal is not None else "is empty there"
             lines.append(f"  never matches under profile {profile}: it {reason}")
@@ -197,7 +184,3 @@ def entry_to_text(record: EntryRecord) -> str:
     if record["holding"]:
         lines.append(f"  part of {record['num_holding']:,} other entries: {', '.join(map(repr, record['holding']))}")
     return "\n".join(lines)
-
-
-def _format(score: float) -> str:
-    return f"{score:,.0f}" if score.is_integer() else f"{score:.4g}"

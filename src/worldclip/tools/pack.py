@@ -1,6 +1,6 @@
-"""`worldclip pack`: the lists of a run in one file to share, with sources, licences and digests.
+"""`worldclip pack`: the lists of a run in one file to share, with sources, licences and digests; `worldclip unpack`.
 
-The format, and how it is read: metadata/sources/pack.py.  `worldclip unpack`: tools/unpack.py.
+The format, and how it is read: metadata/sources/pack.py.
 """
 
 from __future__ import annotations
@@ -8,43 +8,48 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypedDict
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
 
-from worldclip.core.artifacts import METADATA, digest, read_table, require_manifest, versions, write_artifact
-from worldclip.core.errors import UserError
+import fsspec
+
+from worldclip import metadata
+from worldclip.core import artifacts, layout
+from worldclip.core.artifacts import METADATA, digest, write_artifact
+from worldclip.core.console import say
+from worldclip.core.download import Broken, Client, Download, file_digest
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import Executor, Report
+from worldclip.core.job import Run, RunLock
+from worldclip.core.settings import read_toml, to_toml
+from worldclip.language.config import LanguagesConfig
+from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import entries_digest
-from worldclip.metadata.sources.pack import FORMAT, LICENCES, RECORD, VERSION, PackedList, PackRecord
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.sources import pack as packs
+from worldclip.metadata.sources.pack import LICENCES, PackedList, PackRecord
 from worldclip.metadata.stage import MERGED, STAGE, how_to_rebuild
 
 
-class PackReport(TypedDict):
-    """What was packed."""
-
-    file: str
-    lists: int
-    entries: int
-    bytes: int
-    licences: dict[str, list[str]]
-    """Licence -> the lists that have a source under it."""
-
-
-def pack(run_dir: Path, out: Path) -> PackReport:
+def pack(run_dir: Path, out: Path) -> Report:
     """Write the lists of a finished metadata stage to `out`; the same lists give the same bytes.
 
-    Raises UserError if the stage is not finished or a list changed since.
+    Returns {file, lists, entries, bytes, licences: {licence: the lists that have a source under it}}.  Raises UserError
+    if the stage is not finished or a list changed since.
     """
-    manifest = require_manifest(run_dir, STAGE)
-    paths = {name: run_dir / STAGE / f"{name}.parquet" for name in sorted(manifest["counts"]) if name != MERGED}
+    manifest = artifacts.require_manifest(run_dir, STAGE)
+    paths = {name: layout.entries(run_dir, name) for name in sorted(manifest["counts"]) if name != MERGED}
     lists = {name: _describe(name, path, manifest) for name, path in paths.items()}
     licences = _lists_by_licence(lists)
     page = _licence_page(lists, licences).encode()
     record = PackRecord(
-        format=FORMAT,
-        version=VERSION,
-        made_with=versions(),
+        format=packs.FORMAT,
+        version=packs.VERSION,
+        made_with=artifacts.versions(),
         match=manifest["config"]["match"],
         lists=lists,
         pageviews=manifest["pageviews"],
@@ -55,32 +60,26 @@ def pack(run_dir: Path, out: Path) -> PackReport:
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for name, data in ((RECORD, head), (LICENCES, page)):
+            for name, data in ((packs.RECORD, head), (LICENCES, page)):
                 tar.addfile(_member(name, len(data)), io.BytesIO(data))
             for name, path in paths.items():
                 with open(path, "rb") as file:
                     tar.addfile(_member(f"{name}.parquet", lists[name]["size"]), file)
 
     write_artifact(out, write)
-    return PackReport(
-        file=str(out),
-        lists=len(lists),
-        entries=sum(packed_list["entries"] for packed_list in lists.values()),
-        bytes=out.stat().st_size,
-        licences=licences,
-    )
+    num_entries = sum(packed_list["entries"] for packed_list in lists.values())
+    size = out.stat().st_size
+    return {"file": str(out), "lists": len(lists), "entries": num_entries, "bytes": size, "licences": licences}
 
 
 def _describe(name: str, path: Path, manifest: Mapping[str, Any]) -> PackedList:
-    list_digest = entries_digest(read_table(path, METADATA, ["entry"])["entry"])
+    list_digest = entries_digest(artifacts.read_table(path, METADATA, ["entry"])["entry"])
     if list_digest != manifest["digests"][name]:
         raise UserError(f"{path}: changed after it was written; {how_to_rebuild(path.parent)}")
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return PackedList(
         file=f"{name}.parquet",
         size=path.stat().st_size,
-        sha256=sha256,
+        sha256=file_digest(path, "sha256"),
         entries=manifest["counts"][name],
         digest=list_digest,
         by_source={source: counts["kept"] for source, counts in manifest["rules"][name].items()},
@@ -115,3 +114,66 @@ def _licence_page(lists: Mapping[str, PackedList], licences: Mapping[str, Sequen
             row = (name, f"{packed_list['entries']:,}", source["source"], origin, source.get("licence", ""))
             lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in row) + " |")
     return "\n".join([*lines, ""])
+
+
+# --- unpack -----------------------------------------------------------------------------------------------------------
+
+
+def unpack(source: str, out: Path, executor: Executor) -> Report:
+    """Make `out` a run with the lists of a pack, its matchers compiled for the same profile as in the packer's run.
+
+    source: a file, http(s), or any URL of fsspec; a downloaded pack is kept in `out`, since the run's recipe names it
+    (metadata.pack).  Which pairs to match is left to the user.  Returns the stage's report.  Raises UserError for a
+    file that is not a pack and for a folder of another run, StageFailed if a list is damaged (the others are done).
+    """
+    packed = packs.open_pack(fetch_pack(source, out))
+    if layout.recipe(out).exists():
+        other = read_toml(out).get("metadata", {}).get("pack", "")
+        if other != str(packed.path):
+            lists = f"metadata.pack = {other!r}" if other else "lists of its own"
+            raise UserError(f"{out} holds a run with {lists}; unpack into another folder (--out DIR)")
+    match = packed.record["match"]
+    configs = (
+        LanguagesConfig(codes=tuple(packed.lists)),
+        MetadataConfig(pack=str(packed.path)),
+        MatchConfig(profile=match["profile"], fold_case=match["fold_case"]),
+    )
+    run = Run.of(out, *configs, executor=executor)
+    with RunLock(out):
+        artifacts.write_text(layout.recipe(out), to_toml(run.sections))
+        artifacts.write_json(layout.run_record(out), artifacts.describe_run())
+        artifacts.write_text(out / LICENCES, packs.read_licences(packed))
+        metadata.build(run)
+    report: Report = artifacts.read_json(layout.report_json(out / STAGE))
+    return report
+
+
+def fetch_pack(source: str, out: Path) -> Path:
+    """Return the path of a pack: `source` itself if it is a file, else its copy in `out`, downloaded if missing."""
+    if "://" not in source:
+        if not Path(source).is_file():
+            raise UserError(f"{source!r}: no such file; name a file that worldclip pack wrote, or its URL")
+        return Path(source)
+    path = out / (PurePosixPath(urlsplit(source).path).name or "lists.tar")
+    if path.is_file():
+        say("unpack", f"{path} exists already")
+        return path
+    try:
+        if source.startswith(("http://", "https://")):
+            client = Client(user_agent=f"worldclip/{artifacts.versions()['worldclip']}")
+            client.fetch(Download(url=source, path=path))
+        else:
+            _copy(source, path)
+    except ValueError as error:
+        raise UserError(f"{source}: not a URL that can be read ({error})") from error
+    except (Broken, OSError) as error:
+        raise StageFailed("unpack", {source: str(error)}) from error
+    return path
+
+
+def _copy(url: str, path: Path) -> None:
+    def write(aside: Path) -> None:
+        with fsspec.open(url, "rb") as file, open(aside, "wb") as copy:
+            shutil.copyfileobj(file, copy)
+
+    write_artifact(path, write)

@@ -1,6 +1,7 @@
-"""Plain lists of entries: one entry per line with an optional score after a tab, or a JSON array of strings.
+"""Lists of words: plain files, and those of the package wordfreq (about 40 languages).
 
-The JSON form is that of the reference's metadata.json.
+A plain list has one entry per line with an optional score after a tab, or is a JSON array of strings, as the
+reference's metadata.json.
 """
 
 from __future__ import annotations
@@ -8,11 +9,20 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, require
+from worldclip.language import table as languages
+
+WORDFREQ_LICENCE = "CC BY-SA 4.0"
+# wordfreq counts all numbers with the same number of digits as one, written with zeros: 1984 as 0000.  Such a word
+# occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
+_MERGED_NUMBER = re.compile(r"\d.*\d")
+_PART = re.compile(r"[^\s\-]+")
+_DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
 
 
 def read_list(path: Path) -> Iterator[tuple[str, float | None]]:
@@ -24,20 +34,16 @@ def read_list(path: Path) -> Iterator[tuple[str, float | None]]:
         yield from _read_json(path)
         return
     for number, line in enumerate(iter_lines(path), 1):
-        entry, separator, score = line.partition("\t")
+        entry, separator, text = line.partition("\t")
         if not entry.strip():
             continue
         try:
-            yield entry, _to_score(score) if separator else None
+            score = float(text) if separator else None
         except ValueError:
-            raise BadShard(f"{path}, line {number}: score {score!r} after the tab is not a number") from None
-
-
-def _to_score(text: str) -> float:
-    score = float(text)
-    if math.isnan(score):
-        raise ValueError(text)
-    return score
+            score = math.nan
+        if score is not None and math.isnan(score):
+            raise BadShard(f"{path}, line {number}: score {text!r} after the tab is not a number")
+        yield entry, score
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, None]]:
@@ -62,3 +68,34 @@ def iter_lines(path: Path) -> Iterator[str]:
         raise BadShard(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise BadShard(f"{path}: cannot be read after line {number} ({error})") from error
+
+
+def read_frequent_words(lang: str, top: int) -> Iterator[tuple[str, float]]:
+    """Yield the `top` most frequent words with their share of all words, each as it is, then in title case.
+
+    wordfreq lower-cases all words, so only the title case brings names back.  Words with two digits or more are
+    skipped.  Raises KeyError for a language that wordfreq does not have.
+    """
+    wordfreq_lang = languages.get(lang).wordfreq
+    if wordfreq_lang is None:
+        raise KeyError(lang)
+    frequencies = require("wordfreq", extra="metadata").get_frequency_dict(wordfreq_lang, "best")
+    for word, frequency in list(frequencies.items())[:top]:
+        if _MERGED_NUMBER.search(word):
+            continue
+        yield word, frequency
+        yield title_case(word, lang), frequency
+
+
+def title_case(word: str, lang: str) -> str:
+    """Return the word with each part between whitespace or hyphens capitalized: It's, Jean-Paul, İstanbul."""
+
+    def capitalize(match: re.Match[str]) -> str:
+        part = match.group()
+        if lang in _DOTTED_I and part[0] == "i":
+            return "İ" + part[1:]
+        if lang == "nl" and part.startswith("ij"):  # one letter in Dutch: IJsland
+            return "IJ" + part[2:]
+        return part[0].title() + part[1:]
+
+    return _PART.sub(capitalize, word)

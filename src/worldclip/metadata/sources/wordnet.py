@@ -3,28 +3,61 @@
 A line of a tab file is `synset <TAB> type <TAB> lemma`, plain or gzipped.  The type is `<lang>:lemma`, in some files
 plain `lemma`.  Arabic has two more: `arb:lemma:brokenplural`, plurals that do not follow from the lemma, are kept;
 `arb:lemma:root`, three bare consonants that are no word, are skipped.  Definitions (`<lang>:def`) and examples
-(`<lang>:exe`) are skipped.  Files: https://github.com/omwn/omw-data.  WN-LMF: wordnet_lmf.py.
+(`<lang>:exe`) are skipped.  Files: https://github.com/omwn/omw-data.
+
+WN-LMF (globalwordnet.github.io/schemas) is read by wn.  A file that declares XML entities is refused before: wn's
+parser would expand them (an entity bomb fills the memory), and no WordNet declares any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import gzip
+import shutil
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+from xml.parsers import expat
 
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, UserError, require
 from worldclip.language import table as languages
 from worldclip.metadata.config import is_lexicon
-from worldclip.metadata.sources import wordnet_lmf
 from worldclip.metadata.sources.lists import iter_lines
-from worldclip.metadata.sources.wordnet_lmf import WordnetHeader
+
+HEAD_BYTES = 2**16  # read at a time until the root element begins
+BCP47 = {"nb": "no"}  # codes in WordNets that are neither those of a Wikipedia nor ISO 639-3
+
+Lexicon = Mapping[str, Any]
+
+
+class WordnetHeader(NamedTuple):
+    """What a WordNet says of itself; fields that it lacks are empty, and the language is as it writes it."""
+
+    name: str = ""
+    lang: str = ""
+    url: str = ""
+    licence: str = ""
 
 
 def read_headers(wordnet: str) -> list[WordnetHeader]:
     """Return what a WordNet says of itself; a WN-LMF file may hold several WordNets."""
     if is_lexicon(wordnet):
-        return [wordnet_lmf.read_installed_header(wordnet)]
+        lexicon = _installed(wordnet)
+        name = f"{lexicon.label} {lexicon.version}"
+        return [WordnetHeader(name, lexicon.language, lexicon.url or "", lexicon.license or "")]
     if is_lmf(wordnet):
-        return wordnet_lmf.read_headers(Path(wordnet))
+        return [
+            WordnetHeader(
+                f"{lexicon['label']} {lexicon['version']}",
+                lexicon["language"],
+                lexicon.get("url") or "",
+                lexicon["license"],
+            )
+            for lexicon in _load(Path(wordnet))
+        ]
     return [_read_tab_header(Path(wordnet))]
 
 
@@ -36,14 +69,21 @@ def read_wordnet(wordnet: str, lang: str) -> Iterator[tuple[str, None]]:
     another language, without lemmas, or unreadable.
     """
     if is_lexicon(wordnet):
-        lemmas = wordnet_lmf.read_installed(wordnet, lang)
+        lemmas = _read_installed(wordnet, lang)
+        if_empty = f"no lemma; install it again: python -m wn download {wordnet}"
     elif is_lmf(wordnet):
-        lemmas = wordnet_lmf.read_file(Path(wordnet), lang)
+        lemmas = _read_lmf(Path(wordnet), lang)
+        if_empty = "no lemma (a LexicalEntry with a Lemma); is it a whole WordNet?"
     else:
         lemmas = _read_tab(Path(wordnet), lang)
+        if_empty = f"no lemma line (synset, tab, {lang}:lemma, tab, lemma); is it a WordNet?"
+    is_empty = True
     for lemma in lemmas:
+        is_empty = False
         entry = lemma.replace("_", " ").replace("+", "").strip()
         yield entry.lower() if lang == "en" else entry, None
+    if is_empty:
+        raise BadShard(f"{wordnet}: {if_empty}")
 
 
 def is_lmf(wordnet: str) -> bool:
@@ -51,38 +91,168 @@ def is_lmf(wordnet: str) -> bool:
     return wordnet.lower().endswith((".xml", ".xml.gz"))
 
 
+def our_code(lang: str) -> str | None:
+    """Return our code of a WordNet's language (BCP 47, such as `als`, `cmn-Hans`, `nb`); None if it is unknown."""
+    code = lang.partition("-")[0].lower()
+    # Codes of WordNets come first: `als` is Albanian in all of them, and the Alemannic Wikipedia's code in our table.
+    with contextlib.suppress(KeyError):
+        return languages.from_wordnet(code)
+    if code in {language.code for language in languages.all_languages()}:
+        return code
+    by_iso = languages.from_lid(code, "glotlid")
+    return BCP47.get(code) or (by_iso if by_iso != languages.OTHER else None)
+
+
+# --- tab files --------------------------------------------------------------------------------------------------------
+
+
 def _read_tab_header(path: Path) -> WordnetHeader:
     """Read the first line of a tab file, `# name <TAB> lang <TAB> url <TAB> licence`; empty if it is no header."""
     first = next(iter_lines(path), "")
-    if not first.startswith("#"):
-        return WordnetHeader()
-    fields = [field.strip() for field in first.lstrip("# ").split("\t")] + [""] * 4
-    return WordnetHeader(name=fields[0], lang=fields[1], url=fields[2], licence=fields[3])
+    fields = [field.strip() for field in first.lstrip("# ").split("\t")] if first.startswith("#") else []
+    return WordnetHeader(*fields[:4])
 
 
 def _read_tab(path: Path, lang: str) -> Iterator[str]:
     header_lang = _read_tab_header(path).lang
     by_wordnet_code = {code: language.code for language in languages.all_languages() for code in language.wordnet}
-    file_lang = by_wordnet_code.get(header_lang)
-    if file_lang is not None and file_lang != lang:
+    file_lang = by_wordnet_code.get(header_lang, lang)
+    if file_lang != lang:
         name = languages.get(file_lang).name
         raise BadShard(f"{path}: WordNet of {file_lang} ({name}; {header_lang!r} in its header), not of {lang}")
-    message = f"{path}: no lemma line (synset, tab, {lang}:lemma, tab, lemma); is it a WordNet?"
-    return wordnet_lmf.require_lemmas(_iter_tab(path, is_first_only=lang == "en"), message)
-
-
-def _iter_tab(path: Path, *, is_first_only: bool) -> Iterator[str]:
     seen_synsets: set[str] = set()
     for line in iter_lines(path):
         fields = line.split("\t")
-        if len(fields) < 3 or line.startswith("#") or not _is_lemma(fields[1]):
+        if len(fields) < 3 or line.startswith("#"):
             continue
-        if is_first_only and fields[0] in seen_synsets:
+        kind = fields[1].split(":")
+        if kind[-1] != "lemma" and kind[-2:] != ["lemma", "brokenplural"]:
+            continue
+        if lang == "en" and fields[0] in seen_synsets:
             continue
         seen_synsets.add(fields[0])
         yield fields[2]
 
 
-def _is_lemma(kind: str) -> bool:
-    parts = kind.split(":")
-    return parts[-1] == "lemma" or parts[-2:] == ["lemma", "brokenplural"]
+# --- WN-LMF files -----------------------------------------------------------------------------------------------------
+
+
+def _read_lmf(path: Path, lang: str) -> Iterator[str]:
+    """Yield the lemmas of a file's lexicons of `lang`, or of an unknown language, in the file's order.
+
+    English: the first lemma of each synset.
+    """
+    lexicons = _load(path)
+    matching = [lexicon for lexicon in lexicons if our_code(lexicon["language"]) in (lang, None)]
+    if not matching:
+        others = ", ".join(f"{our_code(lexicon['language'])} ({lexicon['label']})" for lexicon in lexicons)
+        raise BadShard(f"{path}: WordNet of {others or 'no language'}, not of {lang}")
+    for lexicon in matching:
+        yield from _first_lemmas(lexicon) if lang == "en" else _lemmas(lexicon)
+
+
+def _lemmas(lexicon: Lexicon) -> Iterator[str]:
+    """Yield the lemma of each entry; an extension's entries that refer to another lexicon have none."""
+    for entry in lexicon.get("entries", ()):
+        if "writtenForm" in entry.get("lemma", {}):
+            yield entry["lemma"]["writtenForm"]
+
+
+def _first_lemmas(lexicon: Lexicon) -> Iterator[str]:
+    """Yield the first lemma of each synset: of its list of members, or in the order of the entries if it has none."""
+    lemma_of_sense: dict[str, str] = {}
+    first_of_synset: dict[str, str] = {}
+    for entry in lexicon.get("entries", ()):
+        lemma = entry.get("lemma", {}).get("writtenForm")
+        for sense in entry.get("senses", ()) if lemma else ():
+            lemma_of_sense[sense["id"]] = lemma
+            first_of_synset.setdefault(sense.get("synset", ""), lemma)
+        if lemma:
+            lemma_of_sense[entry["id"]] = lemma  # in some WordNets members are entries, not senses
+    for synset in lexicon.get("synsets", ()):
+        named = [lemma_of_sense[member] for member in synset.get("members", ()) if member in lemma_of_sense]
+        first = named[0] if named else first_of_synset.get(synset["id"])
+        if first is not None:
+            yield first
+
+
+def _load(path: Path) -> list[Lexicon]:
+    wn_lmf = require("wn.lmf", extra="metadata")
+    with _unpacked(path) as plain:
+        _refuse_entities(path, plain)
+        try:
+            resource = wn_lmf.load(plain, progress_handler=None)
+        except (wn_lmf.LMFError, AssertionError, KeyError, ValueError) as error:  # wn asserts what it expects
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise BadShard(f"{path}: not a whole WN-LMF file ({reason}); download it again") from error
+    return cast(list[Lexicon], resource["lexicons"])
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """Yield the path of the file, or of a temporary copy of what is in a .gz."""
+    if path.suffix != ".gz":
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=".xml") as plain:
+        try:
+            with gzip.open(path, "rb") as packed:
+                shutil.copyfileobj(cast(IO[bytes], packed), plain)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BadShard(f"{path}: cannot be decompressed ({error}); download it again") from error
+        plain.flush()
+        yield Path(plain.name)
+
+
+class _RootReached(Exception):
+    pass
+
+
+def _refuse_entities(path: Path, plain: Path) -> None:
+    """Raise BadShard if a file declares entities; all declarations come before the root element."""
+
+    def refuse(*_: object) -> None:
+        raise BadShard(f"{path}: declares XML entities, which no WordNet needs; not read for safety")
+
+    def stop(*_: object) -> None:
+        raise _RootReached
+
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler, parser.StartElementHandler = refuse, stop
+    with open(plain, "rb") as file, contextlib.suppress(_RootReached, expat.ExpatError):  # wn reports invalid XML
+        while head := file.read(HEAD_BYTES):
+            parser.Parse(head, False)
+
+
+# --- what wn has installed --------------------------------------------------------------------------------------------
+
+
+def fingerprint_installed(name: str) -> dict[str, str | bool]:
+    """Return what identifies a lexicon without reading it.  Raises UserError if wn has not installed it."""
+    lexicon = _installed(name)
+    return {"lexicon": name, "label": lexicon.label, "modified": bool(lexicon.modified())}
+
+
+def _read_installed(name: str, lang: str) -> Iterator[str]:
+    """Return lemmas as `_read_lmf` does, of an installed lexicon."""
+    wn, lexicon = require("wn", extra="metadata"), _installed(name)
+    if our_code(lexicon.language) not in (lang, None):
+        raise BadShard(f"{name}: WordNet of {our_code(lexicon.language)} ({lexicon.label}), not of {lang}")
+    wordnet = wn.Wordnet(lexicon=name, expand="")
+    if lang == "en":
+        return (lemma for synset in wordnet.synsets() for lemma in synset.lemmas()[:1])
+    return (word.lemma() for word in wordnet.words())
+
+
+def _installed(name: str) -> Any:
+    wn = require("wn", extra="metadata")
+    try:
+        installed = {lexicon.specifier(): lexicon for lexicon in wn.lexicons()}
+    except (wn.Error, sqlite3.Error, OSError) as error:
+        raise UserError(f"database of the package wn, {wn.config.database_path}: cannot be read ({error})") from error
+    if name not in installed:
+        raise UserError(
+            f"metadata.wordnets: {name!r} is neither a file nor an installed lexicon (installed:"
+            f" {', '.join(installed) or 'none'}); run: python -m wn download {name}"
+        )
+    return installed[name]

@@ -16,21 +16,13 @@ import pyarrow.parquet as pq
 from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
+from worldclip.pool import texts as pool_texts
 from worldclip.pool.columns import WrongColumns, bare, choose_columns, key_problems
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.records import TRUTH_FIELD, KeyedRecords
-from worldclip.pool.texts import (
-    PairKeys,
-    PoolTexts,
-    find_bad_utf8,
-    large_strings,
-    pool_texts,
-    readable,
-    replace_where,
-    row_names,
-)
+from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
 
 T = TypeVar("T")
 
@@ -53,12 +45,15 @@ class ParquetFormat(TableFormat):
         details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its text is not UTF-8")
         first_text = np.searchsorted(pair_of_text, list(keys.problems))
         details |= dict(zip(first_text.tolist(), keys.problems.values(), strict=True))
-        return pool_texts(
+        truth = None
+        if TRUTH_FIELD in names and pa.types.is_string(table.column(TRUTH_FIELD).type):  # one code per row
+            truth = table.column(TRUTH_FIELD).take(pa.array(pair_of_text)).combine_chunks()
+        return pool_texts.pool_texts(
             keys,
             pair_of_text,
-            large_strings(values, offsets, is_bad | is_null),
+            pool_texts.large_strings(values, offsets, is_bad | is_null),
             details,
-            truth=_truth(table.column(TRUTH_FIELD), pair_of_text) if TRUTH_FIELD in names else None,
+            truth=truth,
             lang=None if lang is None else _languages(lang, table.column(lang), keys.has_key, pair_of_text),
         )
 
@@ -112,10 +107,10 @@ def _keys_of_column(shard: Shard, name: str, column: pa.ChunkedArray) -> PairKey
         **dict.fromkeys(np.flatnonzero(is_bad).tolist(), f"no key: {name} is not UTF-8"),
     }
     has_key = ~(is_bad | is_null | is_empty)
-    keys = readable(values, offsets, is_bad)
+    keys = pool_texts.readable(values, offsets, is_bad)
     if problems:
         names = row_names(shard.name, len(keys)).filter(pa.array(~has_key))
-        keys = replace_where(keys, ~has_key, names.to_pylist())
+        keys = pool_texts.replace_where(keys, ~has_key, names.to_pylist())
     return PairKeys(keys, has_key, dict(sorted(problems.items())))
 
 
@@ -188,10 +183,3 @@ def _languages(name: str, column: pa.ChunkedArray, has_key: np.ndarray, pair_of_
         return labels.cast(pa.string())
     except pa.ArrowInvalid as error:
         raise BadShard(f"column {name} (pool.lang) is not UTF-8") from error
-
-
-def _truth(column: pa.ChunkedArray, pair_of_text: np.ndarray) -> pa.StringArray | None:
-    """Return lang_truth per text if the column has one code per row."""
-    if not pa.types.is_string(column.type):
-        return None
-    return column.take(pa.array(pair_of_text)).combine_chunks()

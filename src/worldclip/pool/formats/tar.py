@@ -18,29 +18,12 @@ import pyarrow as pa
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.kernels import tar_headers
+from worldclip.pool import records, texts
 from worldclip.pool.columns import bare, check_fields
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import PoolFormat
-from worldclip.pool.records import (
-    NUM_PROBED,
-    KeyedRecords,
-    Record,
-    field_names,
-    keys_of_records,
-    parse_record,
-    texts_of_records,
-)
-from worldclip.pool.texts import (
-    PairKeys,
-    PoolTexts,
-    find_bad_utf8,
-    find_duplicates,
-    gather,
-    large_strings,
-    pool_texts,
-    readable,
-)
+from worldclip.pool.texts import PairKeys, PoolTexts
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "tiff")
 NO_MEMBER = -1
@@ -58,24 +41,24 @@ class TarFormat(PoolFormat):
             return _texts_of_txt(samples, keys)
         fields = tuple(None if place == "txt" else bare(place) for place in config.texts)
         lang = None if config.lang is None else bare(config.lang)
-        return texts_of_records(samples.records(), keys, fields, samples.read_txt, lang)
+        return records.texts_of_records(samples.read_records(), keys, fields, samples.read_txt, lang)
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return _open(shard).keys(config.key)
 
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> records.KeyedRecords:
         samples = _open(shard)
-        return samples.keys(config.key).keys.to_pylist(), samples.records()
+        return samples.keys(config.key).keys.to_pylist(), samples.read_records()
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
         samples = _open(shard)
         has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
         fields = [] if has_txt else [place for place in config.texts if place != "txt"]
-        check_fields(field_names(samples.records(NUM_PROBED)), config, fields)
+        check_fields(records.field_names(samples.read_records(records.NUM_PROBED)), config, fields)
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         if config.key != "member":  # a stem needs no look into the tar
-            check_fields(field_names(_open(shard).records(NUM_PROBED)), config, texts=())
+            check_fields(records.field_names(_open(shard).read_records(records.NUM_PROBED)), config, texts=())
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         return _index(_open(shard), config)
@@ -124,9 +107,10 @@ class Samples:
         start, end = self.name_offsets[member], self.name_offsets[member + 1]
         return self.member_names[start:end].tobytes().decode("utf-8", "backslashreplace")
 
-    def records(self, limit: int | None = None) -> list[Record]:
+    def read_records(self, limit: int | None = None) -> list[records.Record]:
         """Return the .json of each sample, or of the first `limit`."""
-        return [None if member == NO_MEMBER else parse_record(self.content(member)) for member in self.json[:limit]]
+        members = self.json[:limit]
+        return [None if member == NO_MEMBER else records.parse_record(self.content(member)) for member in members]
 
     def read_txt(self, sample: int) -> bytes | None:
         member = self.txt[sample]
@@ -135,7 +119,7 @@ class Samples:
     def keys(self, key: str) -> PairKeys:
         """Return the identity of each sample; key: `pool.key`."""
         if key != "member":
-            return keys_of_records(self.records(), bare(key), self.stem_keys)
+            return records.keys_of_records(self.read_records(), bare(key), self.stem_keys)
         bad_names = np.flatnonzero(self.has_bad_name).tolist()
         return PairKeys(
             self.stem_keys, ~self.has_bad_name, dict.fromkeys(bad_names, "no key: its name in the tar is not UTF-8")
@@ -159,9 +143,9 @@ def read_samples(shard: Shard, data: np.ndarray) -> Samples:
     first, image, txt, record = groups[:num_samples].T
     folder = PurePosixPath(shard.name).parent.as_posix()
     prefix = "" if folder == "." else f"{folder}/"
-    values, offsets = gather(names, name_offsets[first], stem_ends[first], prefix.encode())
-    is_bad = find_bad_utf8(values, offsets)
-    keys = readable(values, offsets, is_bad)
+    values, offsets = texts.gather(names, name_offsets[first], stem_ends[first], prefix.encode())
+    is_bad = texts.find_bad_utf8(values, offsets)
+    keys = texts.readable(values, offsets, is_bad)
     return Samples(data, members, names, name_offsets, keys, is_bad, image, txt, record, num_ignored)
 
 
@@ -171,7 +155,7 @@ def _open(shard: Shard) -> Samples:
 
 def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:
     keys, has_key, _ = samples.keys(config.key)
-    is_indexed = has_key & ~find_duplicates(keys, has_key) & (samples.image != NO_MEMBER)
+    is_indexed = has_key & ~texts.find_duplicates(keys, has_key) & (samples.image != NO_MEMBER)
     chosen = np.flatnonzero(is_indexed)
     members = samples.image[chosen]
     index = {
@@ -195,11 +179,11 @@ def _texts_of_txt(samples: Samples, keys: PairKeys) -> PoolTexts:
     has_txt = samples.txt != NO_MEMBER
     starts = samples.members[samples.txt, tar_headers.AT]  # NO_MEMBER is -1 and takes the last row, at size 0
     ends = starts + np.where(has_txt, samples.members[samples.txt, tar_headers.SIZE], 0)
-    values, offsets = gather(samples.data, starts, ends)
-    is_bad = find_bad_utf8(values, offsets)
-    text = large_strings(values, offsets, is_bad | ~has_txt)
+    values, offsets = texts.gather(samples.data, starts, ends)
+    is_bad = texts.find_bad_utf8(values, offsets)
+    text = texts.large_strings(values, offsets, is_bad | ~has_txt)
     details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its .txt is not UTF-8") | keys.problems
-    return pool_texts(keys, np.arange(len(samples)), text, details)
+    return texts.pool_texts(keys, np.arange(len(samples)), text, details)
 
 
 # --- grouping members -------------------------------------------------------------------------------------------------
