@@ -19,8 +19,6 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-TABLE = Path(__file__).with_name("datasets.csv")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
@@ -41,26 +39,24 @@ class DatasetInfo:
     by_hand: str = ""
 
 
-_TEXT_COLUMNS = ("name", "title", "layout", "languages", "hub", "source", "licence", "address", "by_hand")
+def read_csv(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table in this folder."""
+    with open(Path(__file__).with_name(name), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def read_catalog() -> dict[str, DatasetInfo]:
-    """Return {name: row}, in the order of the table."""
-    with open(TABLE, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        row["name"]: DatasetInfo(
-            **{key: row[key] for key in _TEXT_COLUMNS},
-            metrics=tuple(row["metric"].split(";")),
-            classes=row["classes"] or "given",
-            fields=tuple(row["fields"].split()),
-            parts=tuple(row["parts"].split()),
-        )
-        for row in rows
-    }
+def _dataset_info(row: dict[str, str]) -> DatasetInfo:
+    return DatasetInfo(
+        metrics=tuple(row.pop("metric").split(";")),
+        classes=row.pop("classes") or "given",
+        fields=tuple(row.pop("fields").split()),
+        parts=tuple(row.pop("parts").split()),
+        **row,
+    )
 
 
-CATALOG = read_catalog()
+CATALOG = {row["name"]: _dataset_info(row) for row in read_csv("datasets.csv")}
+"""{name: row}, in the order of the table."""
 
 
 # --- suites: datasets by their names in the catalog

@@ -8,21 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate.engine import Record, images_path, ranks_path, read_results
+from worldclip.evaluate.engine import images_path, ranks_path, read_results
 from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, quantiles
-from worldclip.evaluate.tasks import LOCAL
+from worldclip.evaluate.tasks import LOCAL, Record
 
 IDENTITY = ("dataset", "dataset_digest", "lang", "task", "protocol")  # equal in records that are comparable
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
-
-Row = dict[str, Any]
-"""A metric of two evaluations, see compare."""
 
 RecordPair = tuple[Record, Record]
 """The records of both evaluations for one dataset, language and task."""
@@ -31,7 +27,7 @@ Gain = tuple[np.ndarray, np.ndarray]
 """-1, 0 or 1 for each query, and the image that it is about."""
 
 
-def compare(first: Path, second: Path) -> list[Row]:
+def compare(first: Path, second: Path) -> list[Record]:
     """Return a row for each metric of each dataset and task that both evaluations have, as means over shared languages.
 
     first, second: runs, or folders that evaluate wrote.  A row has dataset, task, metric, languages, first, second,
@@ -40,7 +36,7 @@ def compare(first: Path, second: Path) -> list[Row]:
     Raises UserError if the evaluations have nothing in common.
     """
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in (first, second)]
-    of_first, of_second = (_by_identity(folder, path) for folder, path in zip(folders, (first, second), strict=True))
+    of_first, of_second = map(_by_identity, folders, (first, second))
     pairs = [(record, of_second[key]) for key, record in of_first.items() if key in of_second]
     if not pairs:
         raise UserError(
@@ -63,13 +59,13 @@ def _by_identity(folder: Path, path: Path) -> dict[str, Record]:
     return {repr([record[name] for name in IDENTITY]): record for record in read_results(results)}
 
 
-def _compare_task(folders: Sequence[Path], pairs: Sequence[RecordPair]) -> list[Row]:
+def _compare_task(folders: Sequence[Path], pairs: Sequence[RecordPair]) -> list[Record]:
     rows = []
     for metric in pairs[0][0]["metrics"]:
         if any(metric not in record["metrics"] for pair in pairs for record in pair):
             continue
         first, second = (float(np.mean([pair[side]["metrics"][metric] for pair in pairs])) for side in (0, 1))
-        row: Row = {
+        row: Record = {
             "dataset": pairs[0][0]["dataset"],
             "task": pairs[0][0]["task"],
             "metric": metric,

@@ -14,7 +14,7 @@ import numpy as np
 from worldclip.core.artifacts import digest, write_array, write_text
 from worldclip.core.errors import UserError
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images
-from worldclip.evaluate.tasks import Dataset, Record, Score, Task
+from worldclip.evaluate.tasks import Dataset, Record, Task
 
 PROTOCOL_VERSION = 3  # of the numbers; a record of another version is evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
@@ -81,7 +81,7 @@ def evaluate(
             records |= by_digest(scored)
             say(f"{dataset.name} in {lang}")
             write_results(results_path, records, datasets)
-    digests = [record_digest(model_id, pair, task) for pair in pairs for task in tasks_of(pair)]
+    digests = [digest(_identity(model_id, pair, task)) for pair in pairs for task in tasks_of(pair)]
     records = by_digest(records[key] for key in digests)  # without those of another model or other data
     if not todo:
         say(f"nothing to do: results.jsonl has all {len(records):,} records")
@@ -131,7 +131,7 @@ def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
 
 def has_records(model_id: dict[str, str], pair: Pair, records: Mapping[str, Record]) -> bool:
     """Return whether `records` (by digest) has those of all tasks of a pair."""
-    return all(record_digest(model_id, pair, task) in records for task in tasks_of(pair))
+    return all(digest(_identity(model_id, pair, task)) in records for task in tasks_of(pair))
 
 
 def score_language(
@@ -152,15 +152,16 @@ def score_language(
         record = records.get(digest(identity))
         if record is None:
             score = task.score(image_ND, encode_text)
-            _write_ranks(folder, identity, score)
-            record = _record(identity, score)
+            for kind, ranks in score.ranks.items():
+                write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
+                write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
+            record = {**identity, "n": score.n, **score.more, "metrics": score.metrics, "chance": score.chance}
+            record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
+            if score.slices:
+                record["slices"] = score.slices
+            record["digest"] = digest(identity)
         scored.append(record)
     return scored
-
-
-def record_digest(model_id: dict[str, str], pair: Pair, task: Task) -> str:
-    """Return what a record is found by."""
-    return digest(_identity(model_id, pair, task))
 
 
 def _identity(model_id: dict[str, str], pair: Pair, task: Task) -> Record:
@@ -184,20 +185,6 @@ def ranks_path(folder: Path, record: Record, kind: str) -> Path:
 def images_path(folder: Path, record: Record, kind: str) -> Path:
     """Return the path of the image that each of these ranks is about, as its position in the dataset."""
     return ranks_path(folder, record, kind).with_suffix(".images.npy")
-
-
-def _write_ranks(folder: Path, identity: Record, score: Score) -> None:
-    for kind, ranks in score.ranks.items():
-        write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
-        write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
-
-
-def _record(identity: Record, score: Score) -> Record:
-    record = {**identity, "n": score.n, **score.more, "metrics": score.metrics, "chance": score.chance}
-    record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
-    if score.slices:
-        record["slices"] = score.slices
-    return {**record, "digest": digest(identity)}
 
 
 def read_results(path: Path) -> list[Record]:

@@ -25,11 +25,8 @@ PENALTIES = tuple(10.0**power for power in range(-2, 5))  # C of the logistic re
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FewShot:
-    """A ridge classifier on k images of each class, measured on all other images of these classes; k = 5, 10, 25.
-
-    A class takes part at k if it has more than k images.
-    """
+class _Probe:
+    """What both kinds of probe know of the images."""
 
     label: str
     """What is predicted: country, region, ..."""
@@ -37,21 +34,25 @@ class FewShot:
     """(N,) its value for each image of the dataset; "" if unknown."""
     image_keys: Sequence[str]
 
+    def texts_to_encode(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FewShot(_Probe):
+    """A ridge classifier on k images of each class, measured on all other images of these classes; k = 5, 10, 25.
+
+    A class takes part at k if it has more than k images.
+    """
+
     @property
     def name(self) -> str:
         return f"few_shot_{self.label}"
 
-    def texts_to_encode(self) -> list[str]:
-        return []
-
     @property
     def protocol(self) -> Record:
-        return {
-            "shots": list(SHOTS),
-            "seeds": NUM_SEEDS,
-            "probe": f"ridge {RIDGE:g}",
-            "features": "unit length, centred",
-        }
+        probe = {"probe": f"ridge {RIDGE:g}", "features": "unit length, centred"}
+        return {"shots": list(SHOTS), "seeds": NUM_SEEDS, **probe}
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         values = np.array(self.values, dtype=object)
@@ -104,25 +105,18 @@ def check_enough(label: str, values: Sequence[str], where: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LinearProbe:
+class LinearProbe(_Probe):
     """Logistic regression on frozen features; a tenth of the images to learn from chooses the penalty.
 
     The images to learn from are the train split, else half of all images, drawn again for each seed.
     """
 
-    label: str
-    values: Sequence[str]
-    """(N,) the value for each image of the dataset; "" if unknown."""
-    image_keys: Sequence[str]
     is_train: np.ndarray | None
     """(N,) bool; None: there is no train split."""
 
     @property
     def name(self) -> str:
         return f"linear_probe_{self.label}"
-
-    def texts_to_encode(self) -> list[str]:
-        return []
 
     @property
     def protocol(self) -> Record:

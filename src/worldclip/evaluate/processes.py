@@ -20,10 +20,9 @@ import numpy as np
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.local import end_with_parent
-from worldclip.evaluate import datasets, engine
+from worldclip.evaluate import datasets, engine, image_features
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.image_features import Model, cache_folder, chunk_starts, encode_chunk, encode_images, is_encoded
-from worldclip.evaluate.tasks import Dataset
+from worldclip.evaluate.tasks import Dataset, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +42,22 @@ class _Worker:
 
     sweep: Sweep
     folder: Path
-    model: Model
+    model: image_features.Model
     datasets: dict[str, Dataset]
     encode_text: engine.TextFeatures
-    records: dict[str, engine.Record]
+    records: dict[str, Record]
     """By digest: those that results.jsonl had at the start."""
     features: dict[str, np.ndarray] = field(default_factory=dict)
 
     def cache(self, dataset: Dataset) -> Path:
-        return cache_folder(self.folder / "features", self.model, self.sweep.model_id["model_digest"], dataset)
+        model_digest = self.sweep.model_id["model_digest"]
+        return image_features.cache_folder(self.folder / "features", self.model, model_digest, dataset)
 
-    def image_features(self, dataset: Dataset) -> np.ndarray:
+    def features_of(self, dataset: Dataset) -> np.ndarray:
         """Return (N, embed_dim) of all images of a dataset, which the sweep has encoded into the cache before."""
         if dataset.name not in self.features:
-            encoded = encode_images(self.model, dataset, self.sweep.config.batch_size, self.cache(dataset))
+            batch_size = self.sweep.config.batch_size
+            encoded = image_features.encode_images(self.model, dataset, batch_size, self.cache(dataset))
             self.features[dataset.name] = encoded.features_ND
         return self.features[dataset.name]
 
@@ -75,7 +76,7 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
     todo = [pair for pair in pairs if not engine.has_records(sweep.model_id, pair, records)]
     if not todo:
         return
-    chunks = [(dataset.name, start) for dataset in loaded for start in chunk_starts(dataset)]
+    chunks = [(dataset.name, start) for dataset in loaded for start in image_features.chunk_starts(dataset)]
     groups = [[(dataset.name, lang) for dataset, lang in group] for group in engine.grouped(todo)]
     context = multiprocessing.get_context("spawn")
     device_numbers = context.Queue()
@@ -135,18 +136,18 @@ def _encode(name: str, start: int) -> None:
     worker = _this_worker()
     dataset = worker.datasets[name]
     cache = worker.cache(dataset)
-    if not is_encoded(cache, start):
-        encode_chunk(worker.model, dataset, start, worker.sweep.config.batch_size, cache)
+    if not image_features.is_encoded(cache, start):
+        image_features.encode_chunk(worker.model, dataset, start, worker.sweep.config.batch_size, cache)
 
 
-def _score(group: Sequence[tuple[str, str]]) -> list[engine.Record]:
+def _score(group: Sequence[tuple[str, str]]) -> list[Record]:
     """Return the records of some (name of the dataset, language); their texts are encoded together."""
     worker = _this_worker()
     pairs = [(worker.datasets[name], lang) for name, lang in group]
     worker.encode_text.encode(engine.texts_of(pairs))
     records = []
     for pair in pairs:
-        image_ND = worker.image_features(pair[0])
+        image_ND = worker.features_of(pair[0])
         model_id = worker.sweep.model_id
         records += engine.score_language(model_id, pair, image_ND, worker.encode_text, worker.folder, worker.records)
     return records

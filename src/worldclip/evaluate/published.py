@@ -7,17 +7,15 @@ published.csv: model, figure, value in percent, source, and whether the source i
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from worldclip.core.errors import UserError
+from worldclip.evaluate.catalog import read_csv
 from worldclip.evaluate.suites import dataset_row, languages_of, suite_mean
 from worldclip.evaluate.tasks import Record
 from worldclip.report.evaluate import PublishedRow
 
-FOLDER = Path(__file__).parent
 AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flagged
 
 
@@ -33,7 +31,7 @@ class Figure:
     protocol: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Published:
     """One published number of a model, in percent."""
 
@@ -46,36 +44,16 @@ class Published:
 
 def figures() -> dict[str, Figure]:
     """Read figures.csv, by the name of the figure."""
-    return {
-        row["figure"]: Figure(
-            figure=row["figure"],
-            title=row["title"],
-            dataset=row["dataset"],
-            metric=row["metric"],
-            languages=tuple(row["languages"].split()),
-            protocol=row["protocol"],
-        )
-        for row in _read("figures.csv")
-    }
+    rows = [Figure(languages=tuple(row.pop("languages").split()), **row) for row in read_csv("figures.csv")]
+    return {row.figure: row for row in rows}
 
 
 def published() -> list[Published]:
     """Read published.csv."""
     return [
-        Published(
-            model=row["model"],
-            figure=row["figure"],
-            value_pct=float(row["value_pct"]),
-            source=row["source"],
-            is_secondary=row["secondary"] == "yes",
-        )
-        for row in _read("published.csv")
+        Published(row["model"], row["figure"], float(row["value_pct"]), row["source"], row["secondary"] == "yes")
+        for row in read_csv("published.csv")
     ]
-
-
-def _read(name: str) -> list[dict[str, str]]:
-    with open(FOLDER / name, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def of_model(model: str) -> dict[str, Published]:

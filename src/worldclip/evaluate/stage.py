@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from worldclip.core.artifacts import digest, fingerprint, read_manifest, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Report
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.evaluate import datasets, engine, image_features, published, report, tables
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.suites import AVERAGED, suite_mean
-from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset
+from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset, Record
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 
@@ -33,7 +31,7 @@ def evaluate(run: Run) -> None:
     run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run))
 
 
-def _config(run: Run) -> dict[str, Any]:
+def _config(run: Run) -> Report:
     config = run.section(EvaluateConfig)
     keys = run.deciding("evaluate")
     keys["evaluate"] |= {
@@ -44,10 +42,10 @@ def _config(run: Run) -> dict[str, Any]:
     return keys
 
 
-def _inputs(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> Report:
     """Return the checkpoint's digest, and the manifests that the datasets of a run depend on."""
     config = run.section(EvaluateConfig)
-    inputs: dict[str, Any] = {"checkpoint": model_digest(checkpoint_folder(run.dir))}
+    inputs: Report = {"checkpoint": model_digest(checkpoint_folder(run.dir))}
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
@@ -98,7 +96,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     if config.suite == "paper":
         published.of_model(config.against)  # an unknown name is an error before any work
     loaded = _load_all(config, sweep.run_dir)
-    records: list[engine.Record] = []
+    records: list[Record] = []
     summary: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
         langs = languages_of(loaded)
@@ -143,7 +141,7 @@ def _load_all(config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
     return loaded
 
 
-def _write_tables(folder: Path, records: Sequence[engine.Record], config: EvaluateConfig) -> Report:
+def _write_tables(folder: Path, records: Sequence[Record], config: EvaluateConfig) -> Report:
     """Write table.md, results.csv, table.tex and CLIP_benchmark's files; return the report's fields about suites."""
     parts = [tables.markdown_table(records)]
     fields: Report = {}
@@ -157,7 +155,8 @@ def _write_tables(folder: Path, records: Sequence[engine.Record], config: Evalua
         parts.append(tables.beside_text(rows, config.against))
         fields["published"] = {"against": config.against, "rows": rows}
     write_text(folder / "table.md", "\n".join(parts))
-    tables.write_tables(folder, records)
+    write_text(folder / "results.csv", tables.csv_text(records))
+    write_text(folder / "table.tex", tables.latex_text(records))
     if config.clip_benchmark:
         tables.write_clip_benchmark(Path(config.clip_benchmark).expanduser(), records)
     return fields
@@ -205,8 +204,8 @@ def _gallery_languages(codes: Sequence[str]) -> list[str]:
 
 
 def _summary(
-    records: Sequence[engine.Record], loaded: Sequence[Dataset], features: dict[str, image_features.ImageFeatures]
-) -> dict[str, Any]:
+    records: Sequence[Record], loaded: Sequence[Dataset], features: dict[str, image_features.ImageFeatures]
+) -> Report:
     """Return the report's fields of each dataset: its images, the undecodable ones, and its tasks."""
     grouped = report.by_dataset(records)
     summary = {}
@@ -217,8 +216,8 @@ def _summary(
             "num_bad_images": len(bad),
             "bad_images": bad[:20],
             "tasks": {
-                task: report.task_result(dataset.name, task, of_task)
-                for task, of_task in grouped.get(dataset.name, {}).items()
+                task: report.task_result(dataset.name, task, by_lang)
+                for task, by_lang in grouped.get(dataset.name, {}).items()
             },
         }
     return summary

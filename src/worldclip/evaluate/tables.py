@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.core.artifacts import write_json, write_text
+from worldclip.core.artifacts import write_json
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.published import AGREES_WITHIN_PCT
 from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
@@ -146,7 +146,12 @@ def latex_text(records: Sequence[Record]) -> str:
 def suite_text(suite: str, records: Sequence[Record]) -> str:
     """Return a suite in Markdown: each dataset's number, and the mean over datasets where one stands for the suite."""
     rows = [
-        [CATALOG[row.dataset].title, row.metric, languages_of(row), "missing" if row.value is None else _pct(row.value)]
+        [
+            CATALOG[row.dataset].title,
+            row.metric,
+            languages_of(row),
+            "missing" if row.value is None else f"{100 * row.value:.1f}",
+        ]
         for row in suite_rows(suite, records)
     ]
     columns = [text_column("dataset"), text_column("metric"), *columns_of(("languages", "value"))]
@@ -156,11 +161,7 @@ def suite_text(suite: str, records: Sequence[Record]) -> str:
     mean, missing = suite_mean(suite, records)
     if mean is None:
         return f"{text}\nNo mean: {len(missing)} datasets are missing: {', '.join(missing)}.\n"
-    return f"{text}\nMean over datasets: {_pct(mean)}.\n"
-
-
-def _pct(value: float) -> str:
-    return f"{100 * value:.1f}"
+    return f"{text}\nMean over datasets: {100 * mean:.1f}.\n"
 
 
 def beside_text(rows: Sequence[PublishedRow], against: str) -> str:
@@ -228,12 +229,6 @@ def _means_over(rows: Sequence[Record]) -> list[str]:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-
-
-def write_tables(folder: Path, records: Sequence[Record]) -> None:
-    """Write FOLDER/results.csv and table.tex."""
-    write_text(folder / "results.csv", csv_text(records))
-    write_text(folder / "table.tex", latex_text(records))
 
 
 def write_clip_benchmark(folder: Path, records: Sequence[Record]) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 import numpy as np
 
 from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
+from worldclip.report.evaluate import Slice
 
 LOCAL = "local"  # in place of a language: each question in the language it was written in
 NO_LANGUAGE = "und"  # of tasks without texts: probes of the images alone
@@ -27,13 +28,6 @@ Encode = Callable[[list[str]], np.ndarray]
 """Texts -> (n, D) float32, unit length."""
 
 
-class SliceScore(TypedDict):
-    """The metrics of a part of a task's questions."""
-
-    n: int
-    metrics: dict[str, float]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """The result of a task: metrics (0 to 1), what chance reaches, 95% intervals, and metrics of parts."""
@@ -42,7 +36,7 @@ class Score:
     metrics: dict[str, float]
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
-    slices: dict[str, SliceScore] = field(default_factory=dict)
+    slices: dict[str, Slice] = field(default_factory=dict)
     more: Record = field(default_factory=dict)
     """Further fields of the record, e.g. num_classes."""
     ranks: dict[str, np.ndarray] = field(default_factory=dict)
@@ -259,7 +253,7 @@ def decoded(image_ND: np.ndarray) -> np.ndarray:
 
 def score_slices(
     masks: Mapping[str, np.ndarray], is_kept: np.ndarray, metrics: Callable[[np.ndarray], dict[str, float]]
-) -> dict[str, SliceScore]:
+) -> dict[str, Slice]:
     """Return the metrics of each part of a task; empty parts are left out.
 
     masks: (n,) bool of each part.  is_kept: (n,) bool, the questions that were scored.  metrics: takes a mask over the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ def write_report(run_dir: Path) -> Path:
 
     Stages that have not run are left out.
     """
-    reports = _read_reports(run_dir)
+    paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
+    reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(run_dir, reports, log)
     title, subtitle = f"Run {run_dir.resolve().name}", _subtitle(run_dir)
@@ -38,27 +39,18 @@ def write_evaluation(folder: Path) -> Path:
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
 
 
-def _read_reports(run_dir: Path) -> dict[str, Any]:
-    """Return {stage: its report.json} of the stages that have one."""
-    paths = {stage: run_dir / stage / "report.json" for stage in STAGES}
-    return {stage: read_json(path) for stage, path in paths.items() if path.exists()}
-
-
 def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> dict[str, list[Section]]:
     """Return the parts of each stage, the last stage first: results are what a reader comes for."""
-    parts: dict[str, list[Section]] = {}
-    if "evaluate" in reports:
-        parts["evaluate"] = evaluate.sections(reports["evaluate"])
-    parts["train"] = train.sections(reports.get("train"), log)
-    if "curate" in reports:
-        parts["curate"] = curate.sections(reports["curate"])
-    if "balance" in reports:
-        parts["balance"] = balance.sections(reports["balance"], _read_sizes(run_dir))
-    if "match" in reports:
-        parts["match"] = match.sections(reports["match"])
-    if "metadata" in reports:
-        parts["metadata"] = metadata.sections(reports["metadata"])
-    return parts
+    sections_of: dict[str, Callable[[Any], list[Section]]] = {
+        "evaluate": evaluate.sections,
+        "train": lambda report: train.sections(report, log),
+        "curate": curate.sections,
+        "balance": lambda report: balance.sections(report, _read_sizes(run_dir)),
+        "match": match.sections,
+        "metadata": metadata.sections,
+    }
+    has_page = {*reports, "train"}  # an unfinished training has curves and no report yet
+    return {stage: sections(reports.get(stage)) for stage, sections in sections_of.items() if stage in has_page}
 
 
 def _read_sizes(run_dir: Path) -> SizeCurve | None:

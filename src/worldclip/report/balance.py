@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve, TopEntry
+from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
-from worldclip.report.numbers import count, percent
-from worldclip.report.page import Section, code, figure, folded, grid, lang_name, legend, note, words
+from worldclip.report.numbers import count, percent, unit
+from worldclip.report.page import Section, code, figure, first_and_more, grid, lang_name, legend, note, words
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 NUM_CURVES = 12  # lists with a curve of their own; the table has them all
@@ -71,7 +71,7 @@ def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -
 def _size_section(sizes: SizeCurve) -> Section:
     return Section(
         "Size against threshold",
-        join([f"Expected {_unit(sizes)} at other values of ", code(f"balance.{sizes['key']}"), "."]),
+        join([f"Expected {unit(sizes['text_policy'])} at other values of ", code(f"balance.{sizes['key']}"), "."]),
         join([legend((line.colour, line.name) for line in _size_lines(sizes)), _size_chart(sizes)])
     )  # fmt: skip
 
@@ -79,7 +79,7 @@ def _size_section(sizes: SizeCurve) -> Section:
 def size_svg(sizes: SizeCurve) -> str:
     """Return size against threshold as an .svg file of its own."""
     lines = _size_lines(sizes)
-    title = f"Expected {_unit(sizes)} by balance.{sizes['key']}"
+    title = f"Expected {unit(sizes['text_policy'])} by balance.{sizes['key']}"
     return svg_file(_size_chart(sizes), title, [(line.colour, line.name) for line in lines], size_px=SIZE_CHART_PX)
 
 
@@ -96,32 +96,20 @@ def _size_lines(sizes: SizeCurve) -> list[Line]:
 
 
 def _size_chart(sizes: SizeCurve) -> Html:
-    x_label, y_label = sizes["key"].replace("_", " "), f"expected {_unit(sizes)}"
+    x_label, y_label = sizes["key"].replace("_", " "), f"expected {unit(sizes['text_policy'])}"
     return line_chart(_size_lines(sizes), x_label=x_label, y_label=y_label, log=True, size_px=SIZE_CHART_PX)
-
-
-def _unit(sizes: SizeCurve) -> str:
-    return "images" if sizes["text_policy"] == "one" else "pairs"
 
 
 def _head_entries(report: BalanceReport) -> Section:
     lists = {name: entries for name, entries in report["top_entries"].items() if entries}
     by_size = sorted(lists, key=lambda name: (name != "en", -report["lists"][name]["num_matches"]))
-    tables = [_head_table(name, lists[name][:HEAD_ENTRIES]) for name in by_size]
-    hidden = tables[OPEN_LISTS:]
+    columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
+    tables = []
+    for name in by_size:
+        rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in lists[name][:HEAD_ENTRIES]]
+        tables.append(tag("div", tag("h3", lang_name(name)), to_html(Table(columns, rows))))
     return Section(
         "Head entries",
         "The most frequent entries of each list, and the probability that a match of the entry alone keeps a pair.",
-        join(
-            [
-                grid(tables[:OPEN_LISTS], "mid"),
-                folded(f"{len(hidden)} more lists", grid(hidden, "mid")) if hidden else None,
-            ]
-        ),
+        first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid")),
     )
-
-
-def _head_table(name: str, entries: Sequence[TopEntry]) -> Html:
-    columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
-    rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in entries]
-    return tag("div", tag("h3", lang_name(name)), to_html(Table(columns, rows)))

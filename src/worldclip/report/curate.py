@@ -10,7 +10,7 @@ from worldclip.core.records import CurateReport, SampledCurve
 from worldclip.report.balance import NUM_CURVES, rank_chart
 from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag
-from worldclip.report.numbers import count, percent, short
+from worldclip.report.numbers import count, percent, short, unit
 from worldclip.report.page import Bar, Card, Section, bars, code, figure, folded, grid, lang_name, legend, words
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
@@ -34,7 +34,7 @@ def cards(report: CurateReport) -> list[Card]:
     share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}" if pairs_in else ""
     num_languages = sum(1 for row in report["languages"].values() if row["pairs_out"])
     return [
-        Card(short(pairs_out), f"{_unit(report)} kept", share),
+        Card(short(pairs_out), f"{unit(report['text_policy'])} kept", share),
         Card(count(num_languages), "languages", "with pairs to train on"),
     ]
 
@@ -46,24 +46,20 @@ def sections(report: CurateReport) -> list[Section]:
     return [section for section in parts if section is not None]
 
 
-def _unit(report: CurateReport) -> str:
-    return "images" if report.get("text_policy") == "one" else "pairs"
-
-
 def _total(rows: Mapping[str, Row]) -> dict[str, float]:
     return {key: sum(row.get(key, 0) for row in rows.values()) for key in ("pairs_in", "expected_pairs", *ENDS)}
 
 
 def _fates(report: CurateReport) -> Section:
     """Return where pairs end, by language."""
-    rows, unit = report["languages"], _unit(report)
+    rows, counted = report["languages"], unit(report["text_policy"])
     langs = sorted(rows, key=lambda lang: (-rows[lang]["pairs_out"], -rows[lang]["pairs_in"], lang))
     total = _total(rows)
     ends = [end for end in ENDS if total[end]]
     bar_rows = [_fate_bar(tag("b", "all"), total, ends)]
     bar_rows += [_fate_bar(lang_name(lang), rows[lang], ends) for lang in langs if rows[lang]["pairs_in"]]
     reasons = [end for end in ends if end != "pairs_out"]
-    titles = [f"{unit} in", *(reason.replace("_", " ") for reason in reasons), f"{unit} out", "expected"]
+    titles = [f"{counted} in", *(reason.replace("_", " ") for reason in reasons), f"{counted} out", "expected"]
     columns = [
         text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
         *columns_of(titles, count),
@@ -74,7 +70,8 @@ def _fates(report: CurateReport) -> Section:
     numbers = Table(columns, table_rows, totals=[len(langs)])
     return Section(
         "What was kept",
-        f"Each of the {count(total['pairs_in'])} {unit} ends in exactly one way. Bars show shares within a language.",
+        f"Each of the {count(total['pairs_in'])} {counted} ends in exactly one way. Bars show shares within a "
+        "language.",
         join([legend(ENDS[end] for end in ends), bars(bar_rows), folded("In numbers", to_html(numbers))]),
     )
 

@@ -9,7 +9,7 @@ from worldclip.core.records import MatchReport
 from worldclip.language import table as languages
 from worldclip.report.html import join
 from worldclip.report.numbers import count, percent, short
-from worldclip.report.page import Bar, Card, Section, bars, folded, lang_name
+from worldclip.report.page import Bar, Card, Section, bars, first_and_more, folded, lang_name
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_ROWS = 15  # languages in sight; the others are folded
@@ -50,11 +50,9 @@ def _rates(texts: Mapping[str, tuple[int, int]], compared: Mapping[str, Mapping[
         *columns_of((name.replace("_", " ") for name in profiles), percent),
     ]
     lang_columns = [text_column("language", lang_name), text_column("script"), *rates]
-    hidden = lang_rows[MAX_ROWS:]
     body = [
         to_html(Table([text_column("script"), Column("languages", count), *rates], script_rows)),
-        to_html(Table(lang_columns, lang_rows[:MAX_ROWS])),
-        folded(f"{len(hidden)} more", to_html(Table(lang_columns, hidden))) if hidden else None,
+        first_and_more(lang_rows, MAX_ROWS, "more", lambda rows: to_html(Table(lang_columns, rows))),
     ]
     lead = "Share of texts with at least one match, among texts whose language has entries, under the run's profile."
     if compared:

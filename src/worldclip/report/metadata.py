@@ -10,7 +10,7 @@ from typing import NotRequired, TypedDict
 from worldclip.language import table as languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short
-from worldclip.report.page import Bar, Card, Section, bars, code, folded, lang_name, legend, note, words
+from worldclip.report.page import Bar, Card, Section, bars, code, first_and_more, folded, lang_name, legend, note, words
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_BARS = 40  # lists with a bar in sight; the table has them all
@@ -100,8 +100,7 @@ def _list_bars(lists: Lists, sources: Sequence[str]) -> Html:
             if (number := row["by_source"].get(source, 0))
         ]
         rows.append(Bar(label=lang_name(lang), parts=parts, note=count(row["entries"])))
-    hidden = rows[MAX_BARS:]
-    return join([bars(rows[:MAX_BARS]), folded(f"{len(hidden)} smaller lists", bars(hidden)) if hidden else None])
+    return first_and_more(rows, MAX_BARS, "smaller lists", bars)
 
 
 def _source_table(lists: Lists, sources: Sequence[str]) -> Table:

@@ -23,6 +23,11 @@ def short(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def unit(text_policy: str) -> str:
+    """Return what is counted under a text policy: under `one`, each image has one pair."""
+    return "images" if text_policy == "one" else "pairs"
+
+
 def tick(value: float) -> str:
     """Label an axis tick: 0.5, 20, 5k, 1.2M."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from worldclip.core.artifacts import write_text
 from worldclip.language import table as languages
@@ -14,6 +15,8 @@ from worldclip.report.chart import chart_style
 from worldclip.report.html import Html, join, tag
 
 NO_LANGUAGE_NAMES = {"und": "no language", "merged": "all lists as one"}  # codes outside the table of languages
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,12 @@ def _bar(bar: Bar) -> Html:
 def folded(summary: str, *body: Html) -> Html:
     """Return content that opens on a click."""
     return tag("details", tag("summary", summary), *body)
+
+
+def first_and_more(items: Sequence[_Item], limit: int, name: str, draw: Callable[[Sequence[_Item]], Html]) -> Html:
+    """Return the first `limit` items, the others folded below: `12 more lists`."""
+    rest = items[limit:]
+    return join([draw(items[:limit]), folded(f"{len(rest)} {name}", draw(rest)) if rest else None])
 
 
 def figure(caption: str, remark: str, content: Html) -> Html:

@@ -7,7 +7,6 @@ a URL without one, fetched.json records that of the first download.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import shutil
@@ -24,7 +23,7 @@ from worldclip.core.artifacts import read_json, versions, write_json
 from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.evaluate.catalog import CATALOG, TABLE
+from worldclip.evaluate.catalog import CATALOG, read_csv
 
 HUB = "https://huggingface.co"
 RECORD = "fetched.json"
@@ -85,7 +84,7 @@ def fetch_dataset(
 
 def list_sources(name: str, client: Client, mirror: str = "", with_train: bool = False) -> list[Source]:
     """Return the files of a dataset.  Raises UserError if no program may fetch it."""
-    if rows := [row for row in _read_sources() if row["dataset"] == name]:
+    if rows := [row for row in read_csv("sources.csv") if row["dataset"] == name]:
         return [
             Source(url=row["url"], path=row["path"], sha256=row["sha256"], unpack=row["unpack"] or None) for row in rows
         ]
@@ -101,13 +100,8 @@ def list_sources(name: str, client: Client, mirror: str = "", with_train: bool =
 
 def names_to_fetch() -> Sequence[str]:
     """Return the datasets that fetch_dataset has a source for."""
-    listed = {row["dataset"] for row in _read_sources()}
+    listed = {row["dataset"] for row in read_csv("sources.csv")}
     return [name for name, info in CATALOG.items() if info.hub or name in listed]
-
-
-def _read_sources() -> list[dict[str, str]]:
-    with open(TABLE.with_name("sources.csv"), encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _hub_files(repository: str, client: Client, mirror: str) -> Iterator[Source]:
