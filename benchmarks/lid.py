@@ -2,7 +2,7 @@
 
     python benchmarks/lid.py [--model FILE] [--write]
 
---write renews benchmarks/results/lid.md and the tables in docs/2_match.md.
+--write renews benchmarks/results/lid.md.
 
 Texts are captions (Multi30K, XTD10) and the Universal Declaration of Human Rights from the folder of real data
 (WORLDCLIP_SHARED, or `shared` beside the repository).  Both methods must give the same label on 99.9% of each set.
@@ -33,7 +33,6 @@ from worldclip.language import table as languages
 from worldclip.language.identify import Identifier, model_path
 
 ROUNDS = 5
-WEAK = 0.7  # languages with a lower recall are shown in the docs
 MAX_TEXTS = 30_000  # a set, every n-th text where it has more
 LENGTHS, WIDE_LENGTHS = (10, 20, 40, 80, 160), (20, 80)  # bounds of bands, in characters
 SPEED_HEADER = [
@@ -47,7 +46,6 @@ SPEED_HEADER = [
     "off by",
 ]
 RESULTS = Path(__file__).parent / "results" / "lid.md"
-DOCS = Path(__file__).parents[1] / "docs" / "2_match.md"
 SHARED = Path(os.environ.get("WORLDCLIP_SHARED", Path(__file__).parents[1].parent / "shared")) / "data"
 
 Sets: TypeAlias = dict[str, tuple[pa.Array, list[str]]]  # name -> texts, our code of each text's language
@@ -143,15 +141,14 @@ def recall(found: Accuracy, lang: str) -> float:
     return found.by_lang[lang][lang] / found.by_lang[lang].total()
 
 
-def language_table(found: Accuracy, below: float = 1.01) -> str:
-    """Languages with a recall below `below`, worst first."""
+def language_table(found: Accuracy) -> str:
+    """Recall of each language, worst first, and what its texts are taken for."""
     rows = []
     for lang in sorted(found.by_lang, key=lambda lang: (recall(found, lang), lang)):
-        if recall(found, lang) < below:
-            taken = found.by_lang[lang].most_common(5)
-            lost = ", ".join(f"{code} {count:,}" for code, count in taken if code != lang)
-            by_length = [share(found.by_lang_and_length.get((lang, i), [])) for i in range(len(WIDE_LENGTHS) + 1)]
-            rows.append([f"{lang} {languages.get(lang).name}", f"{recall(found, lang):.1%}", *by_length, lost])
+        taken = found.by_lang[lang].most_common(5)
+        lost = ", ".join(f"{code} {count:,}" for code, count in taken if code != lang)
+        by_length = [share(found.by_lang_and_length.get((lang, i), [])) for i in range(len(WIDE_LENGTHS) + 1)]
+        rows.append([f"{lang} {languages.get(lang).name}", f"{recall(found, lang):.1%}", *by_length, lost])
     return table(["language", "recall", *bands(WIDE_LENGTHS), "lost to"], rows)
 
 
@@ -194,28 +191,6 @@ def mean_recall(found: Accuracy) -> float:
     return float(np.mean([recall(found, lang) for lang in found.by_lang]))
 
 
-def docs_section(found: Accuracy, model: Path) -> str:
-    return f"""Model {model.name}, {date.today()}. Share of texts that get their language, by length in characters \
-(number of texts in
-brackets; UDHR in all its languages that the model knows):
-
-{length_table(found)}
-
-By language and length, captions and UDHR together. Mean over {len(found.by_lang)} languages \
-{mean_recall(found):.1%}. Here are those under
-{WEAK:.0%} and what their texts are taken for, by our codes; all of them are in `benchmarks/results/lid.md`.
-
-{language_table(found, below=WEAK)}"""
-
-
-def put_into_docs(section: str) -> None:
-    """Renew what stands between the marks in docs/2_match.md."""
-    begin, end = "<!-- by benchmarks/lid.py -->\n", "<!-- end -->"
-    before, rest = DOCS.read_text(encoding="utf-8").split(begin)
-    after = rest.split(end, 1)[1]
-    DOCS.write_text(f"{before}{begin}{section}\n{end}{after}", encoding="utf-8")
-
-
 def processor() -> str:
     """The processor's name where /proc says it, else the architecture."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -236,7 +211,6 @@ def main() -> None:
     if arguments.write:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(text, encoding="utf-8")
-        put_into_docs(docs_section(found, arguments.model))
 
 
 if __name__ == "__main__":

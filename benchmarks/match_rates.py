@@ -1,6 +1,6 @@
 """Match rates of both profiles, with and without fold_case, with one list of entries for all.
 
-    python benchmarks/match_rates.py            renews the table in docs/2_match.md
+    python benchmarks/match_rates.py            writes benchmarks/results/match_rates.md
 
 Entries are the lists of the golden files, texts are captions, where a language has none the Universal Declaration of
 Human Rights; both from the folder of real data (WORLDCLIP_SHARED, or `shared` beside the repository).
@@ -18,10 +18,17 @@ from match import SHARED, read_column
 from worldclip.language.profiles import PROFILES
 from worldclip.match import Matcher
 
-DOCS = Path(__file__).parents[1] / "docs" / "2_match.md"
+RESULTS = Path(__file__).parent / "results" / "match_rates.md"
 LANGS = ("en", "cs", "es", "it", "ru", "zh", "ko", "ja", "ar", "th")
 UDHR_CODES = {"ja": "jpn", "ar": "arb", "th": "tha"}  # languages without captions
 SHOWN = 5  # entries that one profile alone finds
+INTRODUCTION = """# Match rates
+
+Share of texts with a match, and matches per text, with one list of entries for all columns (50,000 to 60,000 words,
+bigrams and titles per language). Then the entries that `unicode` finds in more texts than `reference`, and in fewer,
+with the number of texts. Texts: COCO and Flickr captions; for ja, ar and th the paragraphs of the Universal Declaration
+of Human Rights. `python benchmarks/match_rates.py` writes this page.
+"""
 
 
 def read_captions(lang: str) -> list[str]:
@@ -54,11 +61,8 @@ def rates_table() -> str:
 
 
 def main() -> None:
-    """Renew what stands between the marks in docs/2_match.md."""
-    begin, end = "<!-- by benchmarks/match_rates.py -->\n", "<!-- end -->"
-    rates = rates_table()
-    before, rest = DOCS.read_text(encoding="utf-8").split(begin)
-    DOCS.write_text(f"{before}{begin}{rates}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+    """Write the results page."""
+    RESULTS.write_text(f"{INTRODUCTION}\n{rates_table()}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
