@@ -203,7 +203,7 @@ def test_a_full_disk_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_p
     assert artifacts(tmp_path / "run") == artifacts(curated)
 
 
-def test_ctrl_c_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path) -> None:
+def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp_path) -> None:
     command = [sys.executable, "-m", "worldclip", "run", str(toy_world.recipe), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         [*command, "--until", "curate", "--workers", "2"],
@@ -218,7 +218,7 @@ def test_ctrl_c_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path) 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "the same command goes on where it stopped" in said
+    assert "interrupted; rerun the same command to resume" in said
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate")
     assert artifacts(tmp_path / "run") == artifacts(curated)
 

@@ -10,14 +10,15 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from worldclip.config import Recipe, load_recipe
 from worldclip.core import layout
-from worldclip.core.artifacts import describe_run, write_json, write_text
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, LocalExecutor
-from worldclip.core.job import Run, RunLock
-from worldclip.core.settings import to_toml
+
+if TYPE_CHECKING:  # imported inside the functions: `worldclip --help` needs the names of the stages alone
+    from worldclip.config import Recipe
+    from worldclip.core.execute import Executor
+    from worldclip.core.job import Run
 
 
 def recipe(run: Run) -> None:
@@ -70,6 +71,9 @@ def run(
     recipe: a TOML file, the folder of a run, or a Recipe.  from_stage: run this stage and all after it anew.  until:
     the last stage to run.  Raises UserError for mistakes in the recipe and StageFailed if shards failed.
     """
+    from worldclip.config import Recipe, load_recipe
+    from worldclip.core.execute import LocalExecutor
+
     names = _select(from_stage, until)
     config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     anew = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
@@ -92,6 +96,9 @@ def run_stages(
 
     anew: stages whose results are taken back first.  part: work on these shards of one stage alone.
     """
+    from worldclip.core.artifacts import describe_run, write_json, write_text
+    from worldclip.core.job import Run, RunLock
+    from worldclip.core.settings import to_toml
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
 
@@ -129,7 +136,7 @@ def run_folder(source: str | Path | Recipe, out: str | Path | None) -> Path:
     """Return `out`, else the folder that `source` is, else runs/<name of the recipe>."""
     if out is not None:
         return Path(out)
-    if isinstance(source, Recipe):
+    if not isinstance(source, str | Path):
         raise UserError("out is not set; name the folder of the run")
     path = Path(source)
     return path if path.is_dir() else Path("runs") / path.stem

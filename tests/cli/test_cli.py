@@ -1,58 +1,170 @@
 from __future__ import annotations
 
+import dataclasses
+import errno
+import importlib
+import inspect
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import worldclip
+from worldclip import cli
 from worldclip.cli import main
+from worldclip.cli.command import SHARED, Command, described_parameters
+from worldclip.cli.overview import GROUPS
+from worldclip.config import Recipe
 from worldclip.recipe import stage_names
 
+COMMANDS = {name: group for group in GROUPS for name in group.summaries}
 
-def test_help_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+
+def test_overview_names_every_command_in_aligned_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    said = capsys.readouterr().out
-    assert all(f"  {stage} " in said for stage in (*stage_names(), "run", "classify"))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    parts = [re.split(r" {2,}", row.strip(), maxsplit=1) for row in rows]
+    assert {name for name, _ in parts} == {*stage_names(), *COMMANDS, "--version"}
+    assert len({row.index(summary) for row, (_, summary) in zip(rows, parts, strict=True)}) == 1
+
+
+def test_overview_imports_nothing_heavy() -> None:
+    code = "import sys; from worldclip.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "numba", "pyarrow", "torch", "transformers", "tyro", "rich", "fsspec"}
+    assert not heavy & set(done.stdout.splitlines()[-1].split())
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main([*command.split(), "--help"])
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage", stage_names())
-def test_every_stage_tells_the_flags_of_its_config(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([stage, "--help"])
-    assert ended.value.code == 0
-    assert "--workers" in capsys.readouterr().out
+def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(stage, capsys)
+    assert "--workers" in text
+    for field in dataclasses.fields(getattr(Recipe(), stage)):
+        assert f"--{field.name.replace('_', '-')}" in text
 
 
-def test_an_unknown_command_is_a_mistake(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["cure"]) == 2
-    assert "'cure' is not a command" in capfd.readouterr().err
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(command, capsys)
+    assert COMMANDS[command].summaries[command] in text
+    assert "--json" in text
+    function = importlib.import_module(f"worldclip.cli.{COMMANDS[command].module}").COMMANDS[command].function
+    flags = {*inspect.signature(function).parameters} - {"executor", "pause"}
+    assert flags <= {*SHARED, "shards", *described_parameters(function)}
 
 
-def test_a_command_of_a_stage_that_is_misspelt_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["pool", "dedub", "my_pool", "--out", "x"]) == 2
-    assert "did you mean pool dedup?" in capfd.readouterr().err
+def test_modules_of_commands_have_exactly_those_of_the_overview() -> None:
+    for group in GROUPS:
+        assert importlib.import_module(f"worldclip.cli.{group.module}").COMMANDS.keys() == group.summaries.keys()
 
 
-def test_a_stage_wants_its_recipe_first(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mtach", "unknown command mtach; did you mean match?"),
+        ("mtach runs/mine --workers 2", "unknown command mtach; did you mean match?"),
+        ("pool chek", "unknown command pool chek; did you mean pool check?"),
+        ("pool dedub my_pool --out x", "unknown command pool dedub; did you mean pool dedup?"),
+        ("poool check my_pool", "unknown command poool check; did you mean pool check?"),
+        ("fetch datset pets", "unknown command fetch datset; did you mean fetch dataset?"),
+        ("fetch", "unknown command fetch; fetch has metadata, dataset"),
+        ("xyzzy", "unknown command xyzzy; worldclip --help lists all commands"),
+    ],
+)
+def test_unknown_command_names_the_nearest_one(arguments: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    assert capfd.readouterr().err == f"worldclip: {message}\n"
+
+
+def test_recipe_comes_before_the_flags_of_a_stage(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["match", "--workers", "2"]) == 2
     assert "comes first" in capfd.readouterr().err
 
 
-def test_a_recipe_that_is_not_there_is_a_mistake(capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_recipe_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "nowhere.toml"]) == 2
     assert "nowhere.toml does not exist" in capfd.readouterr().err
 
 
-def test_version_says_versions_extras_and_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_has_versions_extras_and_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["versions"]["worldclip"] == worldclip.__version__
-    assert set(said["extras"]) >= {"metadata", "demo", "train"}
+    record = json.loads(capsys.readouterr().out)
+    assert record["versions"]["worldclip"] == worldclip.__version__
+    assert set(record["extras"]) >= {"metadata", "demo", "train"}
 
 
-def test_the_module_runs_as_a_program() -> None:
+def test_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "worldclip", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: worldclip")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; rerun the same command to resume"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/a"),
+            1,
+            "runs/a: No space left on device; free disk space, then rerun the same command to resume",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "runs/a"), 1, "runs/a: Permission denied"),
+        (ImportError("faiss is needed here"), 2, "faiss is needed here"),
+    ],
+)
+def test_errors_have_an_exit_code_and_a_remedy(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert main(["run", "recipe.toml"]) == code
+    assert capfd.readouterr().err == f"worldclip: {message}\n"
+
+
+def test_wrong_flag_exits_with_2_and_names_it(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["pack", "runs/mine", "--out", "lists.tar", "--jsn"])
+    assert exit_.value.code == 2
+    assert "--jsn" in capfd.readouterr().err
+
+
+def test_described_parameters_of_a_function_become_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    def double(
+        number: int, out: str | Path, *, names: list[str] | None = None, is_loud: bool = False
+    ) -> dict[str, int]:
+        """Double a number.
+
+        number: a number,
+        over two lines.
+        out: a file.
+        is_loud: shout.
+
+        Raises nothing: never.
+        """
+        assert isinstance(out, str)
+        return {"result": number * 2}
+
+    assert described_parameters(double) == {
+        "number": "a number, over two lines.",
+        "out": "a file.",
+        "is_loud": "shout.",
+    }
+    command = Command(double, lambda result, flags: f"{result['result']}{'!' if flags.is_loud else ''}")
+    assert command.run("double", "Double a number", ["3", "--out", "x", "--is-loud"]) == 0
+    assert capsys.readouterr().out == "6!\n"
+    assert command.run("double", "Double a number", ["3", "--out", "x", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"result": 6}
+    with pytest.raises(SystemExit):
+        command.run("double", "Double a number", ["3", "--out", "x", "--names", "a"])

@@ -104,7 +104,7 @@ def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd)
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0"])
 def test_invalid_slice_is_a_user_error(toy_world, tmp_path, capfd, part) -> None:
     assert main(["match", str(toy_world.recipe), "--out", str(tmp_path), "--shards", part]) == 2
-    assert "it is I/N" in capfd.readouterr().err
+    assert "must be I/N" in capfd.readouterr().err
 
 
 def test_slice_needs_finished_stages_and_an_unlocked_folder(toy_world, tmp_path, capfd) -> None:

@@ -343,7 +343,7 @@ def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_
     for more, said in (
         (prompts, "give langs, the languages of the labels, out of en, de"),
         ([*prompts, "--langs", "fr"], "no templates for the languages fr"),
-        ([*prompts, "--templates", "{}"], "--templates and --prompts are both given"),
+        ([*prompts, "--templates", "{}"], "--templates and --prompts are both set"),
         (["--prompts", str(tmp_path / "none.json")], "none.json does not exist"),
         (["--prompts", str(image)], "a.png is not JSON"),
         (["--precision", "int8"], "precision = 'int8': not used for the layout 'huggingface'"),

@@ -171,4 +171,4 @@ def test_the_command_takes_commas_blanks_and_units(matched, capsys):
     assert [row["english_threshold"] for row in found] == [5, 1000, 20, None, None]
     assert [row["tail_fraction"] for row in found] == [None, None, None, 0.1, 0.2]
     assert main(["estimate", str(run), "--threshold", "many"]) == 2
-    assert "--threshold is 'many'" in capsys.readouterr().err
+    assert "--threshold 'many': must be a number" in capsys.readouterr().err

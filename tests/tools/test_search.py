@@ -201,7 +201,7 @@ def test_user_errors_of_a_search(world, tmp_path, capfd):
         (["search", embedded, "a", "--top", "0"], "top = 0"),
         (["search", embedded, "--images", str(tmp_path / "none.png")], "none.png: does not exist"),
         (["search", embedded, "--images", "https://example.org/a.png"], "is a URL"),
-        (["search", embedded, "a", "--html", "sheet.png"], "--html is 'sheet.png'"),
+        (["search", embedded, "a", "--html", "sheet.png"], "html = 'sheet.png': must name a page"),
         (["search", str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts, only images"),
         (["index", str(tmp_path / "none")], "give a folder that `worldclip embed"),
     ):

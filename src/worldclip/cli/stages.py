@@ -1,119 +1,124 @@
-"""worldclip run, and each stage alone: their flags are their Config's, with the recipe's values as defaults."""
+"""worldclip run, and each stage alone: a stage's flags are its config's, with the recipe's values as defaults."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from worldclip.cli.flags import Common, executor_of, print_results, read_part, run_folder_of
-from worldclip.cli.models import PushFlags, push_exports
+from worldclip.cli.command import Command, PushFlag, SetFlag, ShardsFlag, note, read_slice
+from worldclip.cli.models import push_exports
+from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
+from worldclip.core import layout
+from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-
-SLICED = ("pool", "match", "curate")  # stages that several calls may share out among them
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sliced(Common):
-    shards: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
-    """Work on the I-th of N parts of the shards alone, as the jobs of an array do beside each other; the same command
-    without --shards then finishes the stage."""
+from worldclip.core.execute import Executor
+from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
+from worldclip.train.launch import is_helper_rank
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Planned(Common):
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Say what would run, the model's size, its memory and hours, and stop."""
+def run_recipe(
+    recipe: str,
+    *,
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None,
+    set: SetFlag = (),
+    from_stage: Annotated[str | None, tyro.conf.arg(name="from", metavar="STAGE")] = None,
+    until: Annotated[str | None, tyro.conf.arg(metavar="STAGE")] = None,
+    dry_run: bool = False,
+    executor: Executor,
+) -> tuple[Any, str]:
+    """Run a recipe; return the reports of its stages and the table of results.
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Pushed(Common, PushFlags):
-    """The flags of the stage export."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunCommand(Common):
-    """Run a whole recipe; what is finished and unchanged is skipped."""
-
-    from_stage: Annotated[str | None, tyro.conf.arg(name="from", metavar="STAGE")] = None
-    """Run this stage and all after it anew."""
-    until: Annotated[str | None, tyro.conf.arg(metavar="STAGE")] = None
-    """Last stage to run."""
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Say what would run and why, and stop."""
-
-
-OWN_FLAGS: dict[str, type[Common]] = {"train": _Planned, "export": _Pushed}
-
-
-def _run(command: RunCommand) -> int:
-    from worldclip.recipe import run, stage_names
-
+    out: folder of the run (default: the given run, or runs/<name of the recipe>).
+    set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
+    from_stage: rerun this stage and all after it.
+    until: last stage to run.
+    dry_run: print what would run and why, and stop.
+    """
     run_dir = run(
-        load_recipe(command.recipe, command.set),
-        run_folder_of(command),
-        from_stage=command.from_stage,
-        until=command.until,
-        executor=executor_of(command),
-        dry_run=command.dry_run,
-    )
-    if not command.dry_run:
-        last = stage_names().index(command.until or stage_names()[-1])
-        print_results(run_dir, stage_names()[: last + 1], command.json)
-    return 0
+        load_recipe(recipe, set), run_folder(recipe, out),
+        from_stage=from_stage, until=until, executor=executor, dry_run=dry_run,
+    )  # fmt: skip
+    if dry_run:
+        return None, ""
+    return results(run_dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1])
 
 
-def run_one_stage(name: str, rest: list[str]) -> int:
-    """Run one stage; its flags are its Config's, their defaults the recipe's."""
-    from worldclip.recipe import run_stages, stage_names
-    from worldclip.train.launch import is_helper_rank
+def results(run_dir: Path, stages: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the reports of `stages`, and the table of results if evaluate is among them."""
+    paths = {stage: layout.report_json(run_dir / stage) for stage in stages}
+    reports = {stage: read_json(path) if path.exists() else None for stage, path in paths.items()}
+    table = layout.results_table(run_dir)
+    text = table.read_text(encoding="utf-8") if "evaluate" in stages and table.exists() else ""
+    if layout.report_html(run_dir).exists():
+        note(f"report: {layout.report_html(run_dir)}")
+    return {"run": str(run_dir), "stages": reports}, text
 
-    command, base = _parse_stage(name, rest)
-    recipe = load_recipe(command.recipe, command.set)
-    if command.config != getattr(base, name):
-        recipe = dataclasses.replace(recipe, **{name: command.config})
-        if problems := recipe.problems():
+
+def run_stage(
+    recipe: str,
+    *,
+    stage: str,
+    base: Recipe,
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None,
+    set: SetFlag = (),
+    shards: ShardsFlag = None,
+    push: PushFlag = None,
+    dry_run: bool = False,
+    executor: Executor,
+    config: Any,
+) -> tuple[Any, str]:
+    """Run one stage; return its report and, of evaluate, the table of results.
+
+    base: the recipe whose values are the defaults of `config`.
+
+    out: folder of the run (default: the given run, or runs/<name of the recipe>).
+    set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
+    dry_run: train: print what would run, the model's size, memory and hours, and stop; export: with --push, print what
+        would be uploaded, and upload nothing.
+    """
+    overridden = load_recipe(recipe, set)
+    if config != getattr(base, stage):
+        overridden = dataclasses.replace(overridden, **{stage: config})
+        if problems := overridden.problems():
             raise UserError(problems)
-    run_dir, executor = run_folder_of(command), executor_of(command)
-    if isinstance(command, _Planned) and command.dry_run:
-        names = stage_names()[: stage_names().index(name) + 1]
-        run_stages(recipe, run_dir, names, executor=executor, dry_run=True)
-        return 0
-    part = read_part(command.shards) if isinstance(command, _Sliced) and command.shards else None
-    run_stages(recipe, run_dir, [name], executor=executor, part=part)
-    if part is None and not is_helper_rank():
-        print_results(run_dir, [name], command.json)
-    if isinstance(command, _Pushed) and command.push:
-        push_exports(run_dir / "export", command.push, command.dry_run)
-    return 0
+    run_dir = run_folder(recipe, out)
+    if stage == "train" and dry_run:
+        names = stage_names()[: stage_names().index(stage) + 1]
+        run_stages(overridden, run_dir, names, executor=executor, dry_run=True)
+        return None, ""
+    part = read_slice(shards) if shards else None
+    run_stages(overridden, run_dir, [stage], executor=executor, part=part)
+    if push:
+        push_exports(run_dir / "export", push, dry_run)
+    return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage])
 
 
-def _parse_stage(name: str, rest: list[str]) -> tuple[Any, Recipe]:
-    """Return the command, and the recipe without overrides that its flags have their defaults from."""
-    from worldclip.recipe import steps
-
-    asks_help = any(argument in ("-h", "--help") for argument in rest)
-    if rest and rest[0].startswith("-") and not asks_help:
-        raise UserError(f"worldclip {name} {rest[0]}: the recipe or the run's folder comes first, then the flags")
-    base = load_recipe(rest[0]) if rest and not asks_help else Recipe()
-    config = getattr(base, name)
-    command_type: Any = dataclasses.make_dataclass(
-        f"{name.capitalize()}Command",
-        [
-            ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
-        ],
-        bases=(_Sliced if name in SLICED else OWN_FLAGS.get(name, Common),),
-        frozen=True,
-        kw_only=True,
-    )
-    command_type.__doc__ = next(step.help for step in steps() if step.stage == name) + "."
-    return tyro.cli(command_type, args=rest, prog=f"worldclip {name}"), base
+STAGES_WITH = {"shards": ("pool", "match", "curate"), "push": ("export",), "dry_run": ("train", "export")}
 
 
-COMMANDS: dict[str, Callable[[Any], int]] = {
-    "run": _run,
-}
+def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
+    """Run the command of a stage; return exit code 0."""
+    base = _recipe_of(stage, arguments)
+    summary = next(step.help for step in steps() if step.stage == stage)
+    without = [flag for flag, stages in STAGES_WITH.items() if stage not in stages]
+    return Command(run_stage).run(
+        stage, summary + see_also(stage), arguments,
+        without=without, config=getattr(base, stage), stage=stage, base=base,
+    )  # fmt: skip
+
+
+def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
+    """Return the recipe, without overrides, whose values are the flags' defaults."""
+    if not arguments or {"-h", "--help"} & {*arguments}:
+        return Recipe()
+    if arguments[0].startswith("-"):
+        raise UserError(f"worldclip {stage} {arguments[0]}: the recipe or the run's folder comes first, then the flags")
+    return load_recipe(arguments[0])
+
+
+COMMANDS = {"run": Command(run_recipe)}

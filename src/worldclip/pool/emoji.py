@@ -68,10 +68,13 @@ def build_emoji(
     out: Path,
     image_px: int = 64,
     samples_per_shard: int = 500,
-    quiet: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Draw the pool into `out`; finished tars are skipped.  Returns the number of samples and texts of each set.
+
+    out: folder to write.
+    image_px: side of a drawing in pixels.
+    samples_per_shard: samples per tar.
 
     Raises UserError for invalid sizes, ImportError if the extra `demo` is not installed.
     """
@@ -84,7 +87,7 @@ def build_emoji(
         raise UserError(problems)
     require("resvg_py", extra="demo")
     emoji = read_emoji()
-    executor = executor or LocalExecutor(workers=min(2, usable_cores()), quiet=quiet)
+    executor = executor or LocalExecutor(workers=min(2, usable_cores()))
     drawn_as = _find_same_pictures(emoji, image_px, executor, out / "done" / "compare")
     split = split_emoji(emoji, drawn_as)
     members = {

@@ -36,7 +36,7 @@ from worldclip.core.job import Job, Result, Run
 from worldclip.core.reasons import Reason
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
-from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.interface import Layout, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, is_remote
@@ -69,25 +69,30 @@ def embed(
     *,
     of: Sequence[Of] = (),
     key: str | None = None,
+    layout: Layout | None = None,
+    arch: str | None = None,
+    tokenizer: str | Path | None = None,
+    precision: Literal["fp32", "fp16", "int8"] | None = None,
     device: str = "auto",
     executor: Executor | None = None,
-    **loading: Any,
 ) -> Report:
-    """Embed the images and texts of a pool into the folder `out`; returns the report.
+    """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    model, device and loading (layout, arch, tokenizer, precision): as in worldclip.load.
-    pool: a folder of tars, tables or image files, a run, or a .toml with a [pool] section.
-    of: images, texts; by default the images of tars and of folders of image files, the texts of tables.
-    key: pool.key.  executor: by default processes on this machine, as many as num_processes returns.
+    layout, arch, tokenizer, precision and device are as in worldclip.load, key replaces pool.key.  The executor is by
+    default one of processes on this machine, as many as num_processes returns.
+
+    pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
+    out: folder to write: embeddings as .npy and the places of their images or texts as .parquet, one of each per shard.
+    of: what to embed (default: images of tars and of folders of image files, texts of tables).
 
     Raises UserError for the user's mistakes, StageFailed where shards failed.
     """
     folder = Path(out)
-    source = model_load.find(model, loading.pop("layout", None), loading.get("precision"))
+    source = model_load.find(model, layout, precision)
     run = pools.open_pool(pool, key)
     pool_config = run.section(PoolConfig)
     units = _units(run, of)
-    loading = {name: None if value is None else str(value) for name, value in loading.items()}
+    loading = {"arch": arch, "tokenizer": None if tokenizer is None else str(tokenizer), "precision": precision}
     loaded = Model(source, LoadOptions(device=device, **loading))
     model_id = {"source": _reload_name(model, source), "layout": source.layout, "digest": source.digest(), **loading}
     config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(units)}

@@ -48,8 +48,12 @@ def fetch_dataset(
 ) -> dict[str, int]:
     """Fetch dataset `name` into out/name; return numbers of files and bytes fetched, and of files there already.
 
-    mirror: a server that holds the files of HOST under /HOST/; empty: the sources themselves.  with_train: fetch the
-    train split too, if there is one.  Raises UserError for a dataset without an open source, StageFailed with the files
+    name: name in the catalog (docs/datasets.md).
+    out: folder of datasets; the files go into OUT/NAME.
+    mirror: server that holds the files of HOST under /HOST/ (default: the sources themselves).
+    with_train: fetch the train split too, for linear probes.
+
+    Raises UserError for a dataset without an open source, StageFailed with the files
     that failed; the same call then fetches only these.
     """
     if name not in CATALOG:
@@ -79,6 +83,8 @@ def fetch_dataset(
         say("fetch", f"{name}/{source.path}, {entry['size']:,} bytes")
     if failures:
         raise StageFailed("fetch dataset", failures)
+    if by_hand := CATALOG[name].by_hand:
+        say("fetch", f"to fetch by hand: {by_hand}")
     return counts
 
 

@@ -38,6 +38,9 @@ from worldclip.metadata.stage import MERGED, STAGE, how_to_rebuild
 def pack(run_dir: Path, out: Path) -> Report:
     """Write the lists of a finished metadata stage to `out`; the same lists give the same bytes.
 
+    run_dir: folder of a run whose stage metadata is finished.
+    out: file to write (.tar).
+
     Returns {file, lists, entries, bytes, licences: {licence: the lists that have a source under it}}.  Raises UserError
     if the stage is not finished or a list changed since.
     """
@@ -119,13 +122,19 @@ def _licence_page(lists: Mapping[str, PackedList], licences: Mapping[str, Sequen
 # --- unpack -----------------------------------------------------------------------------------------------------------
 
 
-def unpack(source: str, out: Path, executor: Executor) -> Report:
+def unpack(source: str, out: Path | None = None, executor: Executor | None = None) -> Report:
     """Make `out` a run with the lists of a pack, its matchers compiled for the same profile as in the packer's run.
 
-    source: a file, http(s), or any URL of fsspec; a downloaded pack is kept in `out`, since the run's recipe names it
-    (metadata.pack).  Which pairs to match is left to the user.  Returns the stage's report.  Raises UserError for a
-    file that is not a pack and for a folder of another run, StageFailed if a list is damaged (the others are done).
+    A downloaded pack is kept in `out`, since the run's recipe names it (metadata.pack).  Which pairs to match is left
+    to the user.  Returns the stage's report.
+
+    source: file that `worldclip pack` wrote, or its URL (http, s3, ...).
+    out: folder of the run (default: runs/<name of the file>).
+
+    Raises UserError for a file that is not a pack and for a folder of another run, StageFailed if a list is damaged
+    (the others are done).
     """
+    out = out or default_folder(source)
     packed = packs.open_pack(fetch_pack(source, out))
     if layout.recipe(out).exists():
         other = read_toml(out).get("metadata", {}).get("pack", "")
@@ -146,6 +155,11 @@ def unpack(source: str, out: Path, executor: Executor) -> Report:
         metadata.build(run)
     report: Report = artifacts.read_json(layout.report_json(out / STAGE))
     return report
+
+
+def default_folder(source: str) -> Path:
+    """Return runs/<name of the file>."""
+    return Path("runs") / Path(source).stem
 
 
 def fetch_pack(source: str, out: Path) -> Path:

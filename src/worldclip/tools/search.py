@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import read_json, read_manifest, write_artifact, write_json
+from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
@@ -156,19 +157,32 @@ def search(
     model: str | Path | None = None,
     device: str = "auto",
     allow_urls: bool = False,
+    html: str | Path | None = None,
 ) -> list[Report]:
     """Return {"query", "hits"} for each text and then each image: the `top` nearest rows, best first.
 
     A hit has its `score` (cosine), shard, key, and file, offset, size of an image, or text_idx, text.
 
-    folder: what embed wrote.  exact: ignore an index.  model: where the model is now, if it moved.  Raises UserError,
-    also where the model is not the one that embedded the folder.
+    folder: folder that `worldclip embed` wrote; its manifest names the model.
+    texts: texts to search for.
+    images: image files to search for.
+    top: number of results per query.
+    of: images or texts, in a folder with both.
+    exact: ignore an index.
+    model: path of the model, if it moved.
+    html: also write the results as a contact sheet (.html) with its images inside.
+
+    Raises UserError, also where the model is not the one that embedded the folder.
     """
+    from worldclip.tools.contact_sheet import write_contact_sheet
+
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
     problems = [] if texts or images else ["no query; give a text or an image"]
     if top < 1:
         problems.append(f"top = {top}: the number of results must be at least 1")
+    if html is not None and Path(html).suffix not in (".html", ".htm"):
+        problems.append(f"html = {str(html)!r}: must name a page to write, ending in .html")
     if problems:
         raise UserError(problems)
     embedded = open_embedded(folder, of)
@@ -187,6 +201,9 @@ def search(
     for name, row_ids, row_scores in zip(names, ids, scores, strict=True):
         rows = zip(row_scores.tolist(), embedded.rows(row_ids), strict=True)
         results.append({"query": name, "hits": [{"score": score, **row} for score, row in rows]})
+    if html is not None:
+        write_contact_sheet(Path(html), results, folder)
+        say("search", f"contact sheet: {html}")
     return results
 
 
@@ -211,10 +228,14 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
 
 
 def build_index(folder: str | Path, library: Library = "exact", of: Of | None = None) -> Report:
-    """Choose how DIR is searched from now on; returns a report.
+    """Choose how a folder is searched from now on; return a report.
 
-    exact: removes an index.  faiss: builds DIR/index/<of>.faiss; the report has its recall_at_10, the share of the
-    10 exactly nearest rows that it returns for a sample of the folder's own rows.
+    exact removes an index.  faiss builds DIR/index/<of>.faiss; the report has its recall_at_10, the share of the 10
+    exactly nearest rows that it returns for a sample of the folder's own rows.
+
+    folder: folder that `worldclip embed` wrote.
+    library: exact: compare with every row, and remove an index; faiss: build a graph (HNSW; extra search).
+    of: images or texts, in a folder with both.
     """
     embedded = open_embedded(folder, of)
     path = _index_path(embedded)

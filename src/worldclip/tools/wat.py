@@ -50,16 +50,18 @@ def build_wat(
     files: Sequence[str],
     out: Path,
     num_shards: int | None = None,
-    quiet: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Create or extend the pool `out` from WAT files (paths or URLs); finished files are skipped.
 
-    num_shards: number of Parquet files, by default one per 2,000,000 links; it is fixed once the pool exists.
+    files: WAT files, paths or URLs; new ones extend the pool.
+    out: folder of the pool.
+    num_shards: number of Parquet files (default: one per 2,000,000 links); fixed once the pool exists.
+
     Raises UserError for missing files, StageFailed if files are damaged.
     """
     check_own(out)
-    executor = executor or LocalExecutor(workers=usable_cores(), quiet=quiet)
+    executor = executor or LocalExecutor(workers=usable_cores())
     old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
     shards = _in_order(files, old["files"])
     with RunLock(out):

@@ -64,7 +64,7 @@ def test_command_names_what_must_be_fetched_by_hand(server, tmp_path, capsys):
     assert main(["fetch", "dataset", "multi30k", "--out", str(tmp_path), "--mirror", server.url]) == 0
     output = capsys.readouterr()
     assert "multi30k: 5 files" in output.out
-    assert "left to you: images/: Flickr30k's, sent on request" in output.err
+    assert "to fetch by hand: images/: Flickr30k's, sent on request" in output.err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,208 @@
+"""Turn a function into a command: its parameters are the flags, their descriptions in the docstring the help.
+
+A description is `name: text` at the beginning of a docstring's line, or in SHARED.  A parameter without one, and
+without marks in Annotated, is no flag.  Required parameters are positional arguments, except `out` and keyword-only
+ones.  A parameter `config`, a dataclass, gives a flag per field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from worldclip.core.errors import UserError
+from worldclip.core.execute import create_executor
+
+Flags = Any  # the parsed flags: a dataclass with a field per flag
+Field = tuple[str, Any, Any]  # name, annotated type, dataclass field: what make_dataclass takes
+
+JsonFlag = Annotated[
+    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.", help_behavior_hint="")
+]
+ExecutorFlag = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="local|ray[:ADDRESS]",
+        help="local (processes on this machine), ray (the cluster at RAY_ADDRESS, else one started on this machine) "
+        "or ray:ADDRESS.",
+    ),
+]
+WorkersFlag = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="N", help="Number of shards processed in parallel (default: one per core).", help_behavior_hint=""
+    ),
+]
+OwnWorkersFlag = Annotated[
+    WorkersFlag,
+    tyro.conf.arg(help="Number of shards processed in parallel (default: as many as memory has room for models)."),
+]
+ShardsFlag = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="I/N",
+        help="Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
+    ),
+]
+PushFlag = Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")]
+SetFlag = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+
+SHARED = {
+    "model": "A run, a checkpoint, a folder of Hugging Face, open_clip, timm or ONNX, a checkpoint file, or a hub id.",
+    "layout": "Layout to read from a folder that holds a model in two layouts.",
+    "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
+    "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
+    "precision": "Precision of an ONNX folder.",
+    "device": "auto, cpu, cuda or mps.",
+    "allow_urls": "Accept URLs (http, https) as images.",
+    "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
+    "recipe": "Recipe (.toml) or folder of a run.",
+    "push": "Hub repository to upload to; further formats go to OWNER/NAME-<format>.",
+    "key": "Key of a pair: member, json:FIELD or a column (default: the run's or the .toml file's, else member).",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A function on the command line."""
+
+    function: Callable[..., Any]
+    to_text: Callable[[Any, Flags], str] | None = None
+    """(result, flags) -> what is printed without --json.  None: the function returns (result, text)."""
+    positional: tuple[str, ...] = ()
+    """Optional parameters that are positional arguments nonetheless."""
+    has_own_workers: bool = False
+    """Whether the function chooses the number of workers if neither --executor nor --workers is given."""
+
+    def run(
+        self,
+        words: str,
+        summary: str,
+        arguments: Sequence[str],
+        *,
+        without: Collection[str] = (),
+        config: Any = None,
+        **values: Any,
+    ) -> int:
+        """Parse the arguments, call the function, and print its result; return exit code 0.
+
+        words: the command as typed.  without: parameters that are no flags here.  config: defaults of the flags that
+        the parameter `config` makes.  values: further arguments of the function.  Exits with 2 for wrong flags.
+        """
+        fields = [item for item in self._fields(config) if item[0] not in without]
+        flags_type: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
+        flags_type.__doc__ = summary
+        if {"-h", "--help"} & {*arguments}:
+            arguments = ["--help"]  # tyro omits positional arguments from the help once they have a value
+        flags = tyro.cli(flags_type, args=list(arguments), prog=f"worldclip {words}")
+        parameters = inspect.signature(self.function).parameters
+        values |= {name: getattr(flags, name) for name, *_ in fields if name in parameters}
+        if "executor" in values:
+            is_default = (flags.executor, flags.workers) == ("local", None)
+            is_own = self.has_own_workers and is_default
+            values["executor"] = None if is_own else create_executor(flags.executor, flags.workers)
+        result = self.function(**values)
+        result, text = result if self.to_text is None else (result, self.to_text(result, flags))
+        if flags.json and result is not None:
+            print(json.dumps(result, ensure_ascii=False, default=str))
+        elif text:
+            print(text)
+        return 0
+
+    def _fields(self, config: Any) -> list[Field]:
+        """Return the function's flags, then the shared ones, then those of its config."""
+        hints = typing.get_type_hints(self.function, include_extras=True)
+        descriptions = SHARED | described_parameters(self.function)
+        parameters = inspect.signature(self.function).parameters
+        fields: list[Field] = []
+        for name, parameter in parameters.items():
+            is_flag = name in descriptions or typing.get_origin(hints[name]) is Annotated
+            if name in ("executor", "config") or not is_flag:
+                continue
+            is_required = parameter.default is parameter.empty
+            is_named = name == "out" or parameter.kind is parameter.KEYWORD_ONLY
+            is_positional = name in self.positional or (is_required and not is_named)
+            flag = flag_type(hints[name], descriptions.get(name), name.upper() if is_positional else None)
+            fields.append((name, flag, field() if is_required else field(default=parameter.default)))
+        if "executor" in parameters:
+            workers = OwnWorkersFlag if self.has_own_workers else WorkersFlag
+            fields += [("executor", ExecutorFlag, field(default="local")), ("workers", workers, field(default=None))]
+        fields.append(("json", JsonFlag, field(default=False)))
+        if "config" in parameters:
+            default = hints["config"]() if config is None else config
+            fields.append(("config", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)))
+        return fields
+
+
+def described_parameters(function: Callable[..., Any]) -> dict[str, str]:
+    """Return parameter -> its description, from lines `name: text` of the docstring."""
+    parameters = inspect.signature(function).parameters
+    head = r"^(\w+): (.*(?:\n(?!\w+: )(?!\n).*)*)"
+    sections = re.findall(head, inspect.getdoc(function) or "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in sections if name in parameters}
+
+
+def flag_type(hint: Any, description: str | None = None, positional: str | None = None) -> Any:
+    """Return the annotated type of a flag from a parameter's.
+
+    positional: name of a positional argument.  A union with str, and Any, is given as text.
+    """
+    plain, is_optional, marks = _command_line_type(hint)
+    options: dict[str, Any] = {}
+    if description is not None:
+        starts_with_word = re.match(r"[a-z]+ ", description)  # not with a value, as `exact: ...`
+        options["help"] = description[0].upper() + description[1:] if starts_with_word else description
+    if is_optional or plain is bool or typing.get_origin(plain) is tuple:
+        options["help_behavior_hint"] = ""  # a default that is nothing, or that the description states
+    if positional is not None:
+        marks.append(tyro.conf.Positional)
+        options["metavar"] = f"{positional} [...]" if typing.get_origin(plain) is tuple else positional
+    elif is_optional and plain in _METAVARS:
+        options["metavar"] = _METAVARS[plain]
+    if plain is bool:
+        marks.append(tyro.conf.FlagCreatePairsOff)
+    return Annotated[(plain | None if is_optional else plain, tyro.conf.arg(**options), *marks)]
+
+
+_METAVARS: Mapping[Any, str] = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH"}
+
+
+def _command_line_type(hint: Any) -> tuple[Any, bool, list[Any]]:
+    """Return the type that a flag is parsed as, whether it may be left out (None), and the marks of its annotation."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        plain, is_optional, _ = _command_line_type(arguments[0])
+        return plain, is_optional, list(hint.__metadata__)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        alternatives = [argument for argument in arguments if argument is not type(None)]
+        plain = str if str in alternatives else alternatives[0]
+        return plain, len(alternatives) < len(arguments), []
+    if typing.get_origin(hint) is Sequence:
+        element = str if arguments[0] is Any else arguments[0]
+        return types.GenericAlias(tuple, (element, ...)), False, []
+    return hint, False, []
+
+
+def read_slice(text: str) -> slice:
+    """Return I/N (--shards) as every N-th element of a list, from the I-th on.  Raises UserError."""
+    index, _, number = text.partition("/")
+    if not (index.isdigit() and number.isdigit() and 1 <= int(index) <= int(number)):
+        raise UserError(f"--shards {text!r}: must be I/N, slice I of N with I between 1 and N, for example 3/16")
+    return slice(int(index) - 1, None, int(number))
+
+
+def note(text: str) -> None:
+    """Print a line to standard error."""
+    Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
