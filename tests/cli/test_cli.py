@@ -59,7 +59,7 @@ def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.Cap
     assert COMMANDS[command].summaries[command] in text
     assert "--json" in text
     function = importlib.import_module(f"worldclip.cli.{COMMANDS[command].module}").COMMANDS[command].function
-    flags = {*inspect.signature(function).parameters} - {"executor", "pause"}
+    flags = {*inspect.signature(function).parameters} - {"executor", "pause", "config"}
     assert flags <= {*SHARED, "shards", *described_parameters(function)}
 
 

@@ -126,10 +126,11 @@ class Command:
         hints = typing.get_type_hints(self.function, include_extras=True)
         descriptions = SHARED | described_parameters(self.function)
         parameters = inspect.signature(self.function).parameters
+        has_config = config is not None or dataclasses.is_dataclass(hints.get("config"))
         fields: list[Field] = []
         for name, parameter in parameters.items():
             is_flag = name in descriptions or typing.get_origin(hints[name]) is Annotated
-            if name in ("executor", "config") or not is_flag:
+            if name == "executor" or (name == "config" and has_config) or not is_flag:
                 continue
             is_required = parameter.default is parameter.empty
             is_named = name == "out" or parameter.kind is parameter.KEYWORD_ONLY
@@ -140,7 +141,7 @@ class Command:
             workers = OwnWorkersFlag if self.has_own_workers else WorkersFlag
             fields += [("executor", ExecutorFlag, field(default="local")), ("workers", workers, field(default=None))]
         fields.append(("json", JsonFlag, field(default=False)))
-        if "config" in parameters:
+        if has_config:
             default = hints["config"]() if config is None else config
             fields.append(("config", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)))
         return fields

@@ -25,8 +25,8 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
+from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.model.load import load
 from worldclip.tools.embed import Of, embed_sample_inputs
 
 Library = Literal["exact", "faiss"]
@@ -212,7 +212,7 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
     record = embedded.manifest["config"]["model"]
     options = {name: record.get(name) for name in ("arch", "tokenizer", "precision")}
     try:
-        clip = load(model or record["source"], device, layout=record["layout"], **options)
+        clip = model_load.load(model or record["source"], device, layout=record["layout"], **options)
     except UserError as error:
         is_moved = model is None and not Path(record["source"]).exists()
         hint = [f"{embedded.folder} was embedded with it; if it moved, give its path as --model"] if is_moved else []
