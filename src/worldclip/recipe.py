@@ -7,10 +7,9 @@ import functools
 import inspect
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from worldclip.core import layout
 from worldclip.core.errors import UserError
@@ -35,13 +34,11 @@ def recipe(run: Run) -> None:
     export.export(run)  #     checkpoint -> other libraries' formats
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A line of `recipe`."""
 
     stage: str
-    help: str
-    """What goes in -> what comes out."""
+    help: str  # what goes in -> what comes out
 
 
 @functools.cache
@@ -96,7 +93,7 @@ def run_stages(
 
     anew: stages whose results are taken back first.  part: work on these shards of one stage alone.
     """
-    from worldclip.core.artifacts import describe_run, write_json, write_text
+    from worldclip.core.artifacts import MANIFEST, describe_run, write_json, write_text
     from worldclip.core.job import Run, RunLock
     from worldclip.core.settings import to_toml
     from worldclip.report import write_report
@@ -116,13 +113,16 @@ def run_stages(
         recipe(context)
         return context
     if is_helper_rank():  # torchrun started this process for training alone; the first rank does the rest
-        recipe(dataclasses.replace(context, only=context.only and context.only & {"train"}))
+        context.only = frozenset(names) & {"train"}
+        recipe(context)
         return context
     with RunLock(run_dir, is_shared=part is not None):
         write_text(layout.recipe(run_dir), to_toml(config))
         write_json(layout.run_record(run_dir), describe_run())
-        if anew:
-            start_anew(run_dir, anew)
+        for stage in anew:
+            (run_dir / stage / MANIFEST).unlink(missing_ok=True)
+        for stage in {*anew[:1], "train"} & {*anew}:  # the stage asked for by name, and train, start in empty folders
+            shutil.rmtree(run_dir / stage, ignore_errors=True)
         recipe(context)
     return context
 
@@ -142,26 +142,16 @@ def run_folder(source: str | Path | Recipe, out: str | Path | None) -> Path:
     return path if path.is_dir() else Path("runs") / path.stem
 
 
-def start_anew(run_dir: Path, stages: Sequence[str]) -> None:
-    """Take back the manifests of `stages`.  The first one, asked for by name, and train lose their folders."""
-    for stage in stages:
-        (run_dir / stage / "manifest.json").unlink(missing_ok=True)
-    for stage in {stages[0], "train"} & set(stages):
-        shutil.rmtree(run_dir / stage, ignore_errors=True)
-
-
 def _select(from_stage: str | None, until: str | None) -> Sequence[str]:
     """Return the stages up to `until`.  Raises UserError for unknown names and a wrong order."""
     names = stage_names()
-    problems = list(_unknown_stages({"from": from_stage, "until": until}))
+    problems = [
+        f"--{flag} {stage!r}: unknown stage; stages are {', '.join(names)}"
+        for flag, stage in (("from", from_stage), ("until", until))
+        if stage not in (None, *names)
+    ]
     if not problems and from_stage and until and names.index(from_stage) > names.index(until):
         problems.append(f"--from {from_stage} comes after --until {until}; the order is {', '.join(names)}")
     if problems:
         raise UserError(problems)
     return names[: names.index(until) + 1] if until else names
-
-
-def _unknown_stages(flags: dict[str, str | None]) -> Iterable[str]:
-    for flag, stage in flags.items():
-        if stage is not None and stage not in stage_names():
-            yield f"--{flag} {stage!r}: unknown stage; stages are {', '.join(stage_names())}"

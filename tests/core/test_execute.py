@@ -12,7 +12,6 @@ import pytest
 
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done
-from worldclip.core.job import RunLock, changed_keys, remove_stale
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
 
@@ -163,37 +162,3 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 def test_workers_must_be_positive() -> None:
     with pytest.raises(UserError, match="at least 1"):
         LocalExecutor(workers=0)
-
-
-def test_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
-        RunLock(tmp_path).__enter__()
-    with RunLock(tmp_path):
-        pass
-
-
-def test_folder_that_cannot_be_created_is_a_user_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        RunLock(tmp_path / "file" / "run").__enter__()
-
-
-def test_changed_keys_show_old_and_new_value() -> None:
-    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
-    assert changed_keys(old, new) == ["a.c was 2, is 3", "a.d was None, is 4"]
-
-
-def test_only_stale_files_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "x.parquet").touch()
-    (tmp_path / "y.parquet").touch()
-    remove_stale(tmp_path, [tmp_path / "y.parquet"])
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["y.parquet"]
-
-
-def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:
-    is_refused = pytest.raises(UserError, match="in use by calls with --shards")
-    with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
-        RunLock(tmp_path).__enter__()
-    with RunLock(tmp_path), pytest.raises(UserError, match="in use by process"):
-        RunLock(tmp_path, is_shared=True).__enter__()

@@ -12,19 +12,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 from worldclip.core.artifacts import MANIFEST, digest, read_json, read_manifest, write_json, write_manifest
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor
+from worldclip.core.execute import Report as Report
 from worldclip.core.settings import deciding, load_config, read_toml, section_name
 
 ALL_SHARDS = slice(None)
 Record: TypeAlias = Mapping[str, Any]  # JSON-able
-Report: TypeAlias = dict[str, Any]  # JSON-able, what report.json holds
 _Config = TypeVar("_Config")
 _ALWAYS_KEPT = (MANIFEST, "report.json", "report.html", ".lock")
 
@@ -44,23 +44,19 @@ class Result:
     """Further keys of the manifest, for the stages below."""
 
 
+@dataclass
 class Job:
     """One piece of work, the folder that it fills, and what decides its output."""
 
-    def __init__(self, name: str, folder: Path, config: Record, inputs: Callable[[], Record]) -> None:
-        """name: for messages.  inputs: fingerprints of all that is read, computed at most once."""
-        self.name = name
-        self.folder = folder
-        self.config = config
-        self._read_inputs = inputs
-        self._inputs: Record | None = None
+    name: str  # for messages
+    folder: Path
+    config: Record
+    read_inputs: Callable[[], Record]
 
-    @property
+    @cached_property
     def inputs(self) -> Record:
-        """Fingerprints of the inputs.  Raises UserError if a stage above is not finished."""
-        if self._inputs is None:
-            self._inputs = self._read_inputs()
-        return self._inputs
+        """Fingerprints of all that is read.  Raises UserError if a stage above is not finished."""
+        return self.read_inputs()
 
     def reason_to_run(self) -> str | None:
         """Return why the work must run, naming the changed key or input; None if it is finished and unchanged."""
@@ -181,9 +177,8 @@ class Run:
         return True
 
     def _say_plan(self, job: Job, plan: Callable[[Run], Iterable[str]] | None) -> None:
-        if job.name in self.anew:
-            reason: str | None = "asked for by --from"
-        else:
+        reason: str | None = "asked for by --from" if job.name in self.anew else None
+        if reason is None:
             reason = "a stage above it runs" if self._is_stale else job.reason_to_run()
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
         if reason is None:
@@ -231,7 +226,6 @@ class RunLock:
 
     def __init__(self, run_dir: Path, is_shared: bool = False) -> None:
         self.run_dir, self.is_shared = run_dir, is_shared
-        self._file: Any = None
 
     def __enter__(self) -> RunLock:
         try:
@@ -255,9 +249,7 @@ class RunLock:
         self._file.flush()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self.is_shared:  # others may still hold it
             self._file.truncate(0)
         self._file.close()

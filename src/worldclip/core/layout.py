@@ -7,75 +7,62 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 BEST = "best.json"
 _STEP = re.compile(r"step_\d{9}")
 
 
-def recipe(run_dir: Path) -> Path:
-    """Return the recipe of a run, loadable as it is."""
-    return run_dir / "recipe.toml"
+def _path(relative: str) -> Callable[[Path], Path]:
+    """Return the function of a path in RUN."""
+    return lambda run_dir: run_dir / relative
 
 
-def run_record(run_dir: Path) -> Path:
-    """Return what made a run: versions and git revision."""
-    return run_dir / "run.json"
+def _path_of(relative: str) -> Callable[[Path, str], Path]:
+    """Return the function of a path in RUN per shard or entry list, whose name replaces `{}`."""
+    return lambda run_dir, name: run_dir / relative.format(name)
 
 
-def report_json(folder: Path) -> Path:
-    """Return the report of RUN/<stage>, or of any job's folder, as JSON."""
-    return folder / "report.json"
+recipe = _path("recipe.toml")  # loadable as it is
+run_record = _path("run.json")  # what made the run: versions and git revision
+report_json = _path("report.json")  # of RUN/<stage>, or of any job's folder
+report_html = _path("report.html")  # of RUN, of RUN/<stage>, or of any job's folder
+estimates = _path("estimate.json")  # what other thresholds would keep, as the report shows it
 
+attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
+built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run builds
+emoji_names = _path("pool/names.json")  # names of the emoji pool's drawings in its languages
+pool_index = _path_of("pool/index/{}.parquet")  # where the images of a shard are
 
-def report_html(folder: Path) -> Path:
-    """Return the report of a run, of RUN/<stage>, or of any job's folder, as a page."""
-    return folder / "report.html"
+entries = _path_of("metadata/{}.parquet")  # an entry list
 
+match_texts = _path_of("match/texts/{}.parquet")  # matched texts of a shard
+match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
+match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
 
-def estimates(run_dir: Path) -> Path:
-    """Return what other thresholds would keep, as the report shows it."""
-    return run_dir / "estimate.json"
+thresholds = _path("balance/thresholds.json")  # of all entry lists
+entry_probs = _path_of("balance/{}.npy")  # probabilities of a list's entries, float32
+entry_counts = _path_of("balance/counts/{}.npy")  # matches of a list's entries over the whole pool, uint64
 
+curated = _path_of("curate/{}.parquet")  # kept pairs of a shard
+curated_keys = _path("curate/keys.npy")  # kept keys as DataComp's sorted u8,u8
+curated_counts = _path_of("curate/counts/{}.parquet")  # matches per entry among the kept texts of a shard
+curated_tars = _path("curate/tars")  # folder of the kept pairs as tars
+data_card = _path("curate/DATA_CARD.md")  # of the kept pairs
 
-def attribution(run_dir: Path) -> Path:
-    """Return the sources and licences of a pool that the run built."""
-    return run_dir / "pool" / "README.md"
+train_dir = _path("train")  # checkpoints, tokenizer, logs
+image_places = _path_of("train/join/places/{}.parquet")  # where the images of a shard are in train.pool
+tokenizer = _path("train/tokenizer")  # folder of the tokenizer that the run trains with
+train_log = _path("train/log.jsonl")  # one line per record
 
-
-def pool_index(run_dir: Path, shard: str) -> Path:
-    """Return the file that says where the images of a shard are."""
-    return run_dir / "pool" / "index" / f"{shard}.parquet"
-
-
-def entries(run_dir: Path, list_name: str) -> Path:
-    """Return the file of an entry list."""
-    return run_dir / "metadata" / f"{list_name}.parquet"
+results = _path("evaluate/results.jsonl")  # one line per record
+results_table = _path("evaluate/table.md")
 
 
 def matcher(run_dir: Path, list_name: str, profile: str) -> Path:
     """Return the folder of the compiled matcher of an entry list under a profile."""
     return run_dir / "metadata" / f"{list_name}.matcher" / profile
-
-
-def built_pairs(run_dir: Path) -> Path:
-    """Return the folder of the pairs of a pool that the run builds."""
-    return run_dir / "pool" / "pairs"
-
-
-def emoji_names(run_dir: Path) -> Path:
-    """Return the names of the emoji pool's drawings in its languages."""
-    return run_dir / "pool" / "names.json"
-
-
-def match_texts(run_dir: Path, shard: str) -> Path:
-    """Return the file of a shard's matched texts."""
-    return run_dir / "match" / "texts" / f"{shard}.parquet"
-
-
-def match_counts(run_dir: Path, shard: str) -> Path:
-    """Return the file of a shard's matches per entry."""
-    return run_dir / "match" / "counts" / f"{shard}.parquet"
 
 
 def matched_shards(run_dir: Path) -> list[str]:
@@ -87,81 +74,6 @@ def matched_shards(run_dir: Path) -> list[str]:
 def counted_shards(run_dir: Path) -> list[Path]:
     """Return the files of matches per entry, one per shard, sorted."""
     return sorted((run_dir / "match" / "counts").rglob("*.parquet"))
-
-
-def match_accounting(run_dir: Path) -> Path:
-    """Return what became of each text up to match, per reason and language, for curate."""
-    return run_dir / "match" / "accounting.json"
-
-
-def thresholds(run_dir: Path) -> Path:
-    """Return the record of all thresholds."""
-    return run_dir / "balance" / "thresholds.json"
-
-
-def entry_probs(run_dir: Path, list_name: str) -> Path:
-    """Return the file of an entry list's probabilities, float32."""
-    return run_dir / "balance" / f"{list_name}.npy"
-
-
-def entry_counts(run_dir: Path, list_name: str) -> Path:
-    """Return the file of an entry list's matches over the whole pool, uint64."""
-    return run_dir / "balance" / "counts" / f"{list_name}.npy"
-
-
-def curated(run_dir: Path, shard: str) -> Path:
-    """Return the file of a shard's kept pairs."""
-    return run_dir / "curate" / f"{shard}.parquet"
-
-
-def curated_keys(run_dir: Path) -> Path:
-    """Return the kept keys as DataComp's sorted u8,u8."""
-    return run_dir / "curate" / "keys.npy"
-
-
-def curated_counts(run_dir: Path, shard: str) -> Path:
-    """Return the file of a shard's matches per entry among its kept texts."""
-    return run_dir / "curate" / "counts" / f"{shard}.parquet"
-
-
-def curated_tars(run_dir: Path) -> Path:
-    """Return the folder of the kept pairs as tars."""
-    return run_dir / "curate" / "tars"
-
-
-def data_card(run_dir: Path) -> Path:
-    """Return the data card of the kept pairs, Markdown."""
-    return run_dir / "curate" / "DATA_CARD.md"
-
-
-def train_dir(run_dir: Path) -> Path:
-    """Return the folder of training: checkpoints, tokenizer, logs."""
-    return run_dir / "train"
-
-
-def image_places(run_dir: Path, shard: str) -> Path:
-    """Return the file that says where the images of a shard are in train.pool."""
-    return train_dir(run_dir) / "join" / "places" / f"{shard}.parquet"
-
-
-def tokenizer(run_dir: Path) -> Path:
-    """Return the folder of the tokenizer that a run trains with."""
-    return train_dir(run_dir) / "tokenizer"
-
-
-def train_log(run_dir: Path) -> Path:
-    """Return the log of training, one line per record."""
-    return train_dir(run_dir) / "log.jsonl"
-
-
-def results(run_dir: Path) -> Path:
-    """Return the results of evaluation, one line per record."""
-    return run_dir / "evaluate" / "results.jsonl"
-
-
-def results_table(run_dir: Path) -> Path:
-    """Return the results as Markdown."""
-    return run_dir / "evaluate" / "table.md"
 
 
 def step_folder(train_dir: Path, step: int) -> Path:

@@ -1,0 +1,253 @@
+"""The bracket around a job, and the context that decides which stages run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import Job, Result, Run, RunLock, changed_keys, remove_stale
+from worldclip.curate import CurateConfig
+
+
+def job_in(folder: Path, seed: int = 0, pool: str = "a") -> Job:
+    return Job("demo", folder, {"demo": {"seed": seed}}, lambda: {"pool": pool})
+
+
+def no_work() -> Result:
+    return Result(report={"rows": 3}, counts={"rows": 3})
+
+
+def write_in(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# one job
+
+
+def test_new_job_must_run(tmp_path: Path) -> None:
+    assert job_in(tmp_path / "demo").reason_to_run() == "new"
+    (tmp_path / "demo").mkdir()
+    assert job_in(tmp_path / "demo").reason_to_run() == "not finished before"
+
+
+def test_finished_job_has_no_reason_to_run(tmp_path: Path) -> None:
+    job_in(tmp_path).run(no_work)
+    assert job_in(tmp_path).reason_to_run() is None
+
+
+def test_reason_to_run_names_the_changed_key(tmp_path: Path) -> None:
+    job_in(tmp_path).run(no_work)
+    assert job_in(tmp_path, seed=7).reason_to_run() == "demo.seed was 0, is 7"
+
+
+def test_reason_to_run_names_the_changed_input(tmp_path: Path) -> None:
+    job_in(tmp_path).run(no_work)
+    assert job_in(tmp_path, pool="b").reason_to_run() == "its inputs changed: pool was a, is b"
+
+
+def test_inputs_are_read_once(tmp_path: Path) -> None:
+    calls = []
+    job = Job("demo", tmp_path, {}, lambda: {"pool": calls.append("read")})
+    job.run(no_work)
+    job.reason_to_run()
+    assert calls == ["read"]
+
+
+def test_stale_files_go_and_declared_outputs_stay(tmp_path: Path) -> None:
+    write_in(tmp_path, "old.parquet", "old/x.parquet", "new.parquet", "sums/1.npy", "sums/deep/2.npy", "report.html")
+
+    def work() -> Result:
+        return Result(report={}, counts={}, outputs=[tmp_path / "new.parquet", tmp_path / "sums"])
+
+    job_in(tmp_path).run(work)
+    kept = {"new.parquet", "sums/1.npy", "sums/deep/2.npy", "report.html", "report.json", "manifest.json"}
+    assert files_of(tmp_path) == kept
+    assert not (tmp_path / "old").exists()
+
+
+def test_work_that_declares_no_outputs_keeps_all_files(tmp_path: Path) -> None:
+    write_in(tmp_path, "other.txt")
+    job_in(tmp_path).run(no_work)
+    assert files_of(tmp_path) == {"other.txt", "report.json", "manifest.json"}
+
+
+def test_manifest_holds_config_inputs_counts_and_more(tmp_path: Path) -> None:
+    job_in(tmp_path).run(lambda: Result(report={}, counts={"rows": 3}, manifest={"lists": ["en"]}))
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    expected = {"config": {"demo": {"seed": 0}}, "inputs": {"pool": "a"}, "counts": {"rows": 3}, "lists": ["en"]}
+    assert {name: manifest[name] for name in expected} == expected
+
+
+def test_work_that_raises_leaves_no_manifest(tmp_path: Path) -> None:
+    job_in(tmp_path).run(no_work)
+
+    def fail() -> Result:
+        assert not (tmp_path / "manifest.json").exists()
+        raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        job_in(tmp_path).run(fail)
+    assert job_in(tmp_path).reason_to_run() == "not finished before"
+
+
+def test_run_once_skips_a_finished_job_and_returns_its_report(tmp_path: Path) -> None:
+    assert job_in(tmp_path).run_once(no_work) == {"rows": 3}
+    assert job_in(tmp_path).run_once(lambda: pytest.fail("ran again")) == {"rows": 3}
+    again = job_in(tmp_path, seed=1).run_once(lambda: Result(report={"rows": 4}, counts={}))
+    assert again == {"rows": 4} == read_json(tmp_path / "report.json")
+
+
+# stages of a run
+
+
+class Stages:
+    """Two stages in order, `first` and `second`, that record their calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[str] = []
+
+    def walk(self, seed: int = 0, **options: Any) -> Run:
+        run = Run(dir=self.folder, sections={}, executor=LocalExecutor(quiet=True), **options)
+        run.stage("first", config={"first": {"seed": seed}}, inputs=lambda run: {}, work=self._work("first"))
+        run.stage(
+            "second",
+            config={},
+            inputs=lambda run: {"first": read_manifest(run.dir / "first")["digest"]},
+            work=self._work("second"),
+            work_on_part=self._part,
+            plan=lambda run: ["3 shards"],
+        )
+        return run
+
+    def _work(self, name: str) -> Callable[[Run, Job], Result]:
+        def work(run: Run, job: Job) -> Result:
+            assert job.folder == self.folder / name
+            self.calls.append(name)
+            return no_work()
+
+        return work
+
+    def _part(self, run: Run, part: slice) -> list[dict[str, Any]]:
+        self.calls.append(f"second {part.start}:{part.stop}")
+        return [{}, {}]
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> Stages:
+    return Stages(tmp_path)
+
+
+def test_stages_run_once_and_keep_their_reports(stages: Stages) -> None:
+    assert stages.walk().reports == {"first": {"rows": 3}, "second": {"rows": 3}}
+    assert stages.walk().reports == {}
+    assert stages.calls == ["first", "second"]
+
+
+def test_changed_stage_runs_again_with_its_dependents(stages: Stages) -> None:
+    stages.walk()
+    stages.walk(seed=1)
+    assert stages.calls == ["first", "second", "first", "second"]
+
+
+def test_only_the_stages_asked_for_run(stages: Stages) -> None:
+    stages.walk(only=frozenset({"first"}))
+    assert stages.calls == ["first"]
+
+
+def test_after_stage_is_called_after_each_stage_that_ran(stages: Stages) -> None:
+    calls: list[Path] = []
+    stages.walk(only=frozenset({"first"}), after_stage=calls.append)
+    stages.walk(after_stage=calls.append)
+    assert calls == [stages.folder] * 2
+
+
+def test_part_works_on_some_shards_and_leaves_the_stage_unfinished(stages: Stages, capsys) -> None:
+    stages.walk(only=frozenset({"first"}))
+    stages.walk(only=frozenset({"second"}), part=slice(2, 4))
+    assert stages.calls == ["first", "second 2:4"]
+    assert read_manifest(stages.folder / "second") is None
+    assert "2 shards done. Rerun without --shards to finish the stage." in capsys.readouterr().err
+
+
+def test_part_of_a_stage_without_shards_is_an_error(stages: Stages) -> None:
+    with pytest.raises(UserError, match="first does not work shard by shard"):
+        stages.walk(only=frozenset({"first"}), part=slice(0, 1))
+
+
+def test_dry_run_says_what_would_run_and_does_nothing(stages: Stages, capsys) -> None:
+    stages.walk(is_dry=True)
+    said = capsys.readouterr().err
+    assert "first  would run: new" in said
+    assert "second  would run: a stage above it runs" in said
+    assert "second  3 shards" in said
+    assert stages.calls == []
+    assert files_of(stages.folder) == set()
+
+
+def test_dry_run_names_changes_and_stages_asked_for(stages: Stages, capsys) -> None:
+    stages.walk()
+    stages.walk(is_dry=True)
+    assert capsys.readouterr().err.count("is finished and unchanged") == 2
+    stages.walk(is_dry=True, seed=1)
+    assert "would run: first.seed was 0, is 1" in capsys.readouterr().err
+    stages.walk(is_dry=True, anew=frozenset({"second"}))
+    said = capsys.readouterr().err
+    assert "first  is finished and unchanged" in said
+    assert "second  would run: asked for by --from" in said
+
+
+def test_sections_are_found_by_class_and_have_defaults(tmp_path: Path) -> None:
+    assert Run.of(tmp_path, CurateConfig(seed=5)).section(CurateConfig).seed == 5
+    assert Run.of(tmp_path).section(CurateConfig) == CurateConfig()
+
+
+# locks, changes and stale files
+
+
+def test_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path):
+        pass
+
+
+def test_folder_that_cannot_be_created_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        RunLock(tmp_path / "file" / "run").__enter__()
+
+
+def test_changed_keys_show_old_and_new_value() -> None:
+    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
+    assert changed_keys(old, new) == ["a.c was 2, is 3", "a.d was None, is 4"]
+
+
+def test_only_stale_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "x.parquet").touch()
+    (tmp_path / "y.parquet").touch()
+    remove_stale(tmp_path, [tmp_path / "y.parquet"])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["y.parquet"]
+
+
+def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:
+    is_refused = pytest.raises(UserError, match="in use by calls with --shards")
+    with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path), pytest.raises(UserError, match="in use by process"):
+        RunLock(tmp_path, is_shared=True).__enter__()
