@@ -24,7 +24,7 @@ from worldclip.balance.formulas import threshold_for
 from worldclip.balance.stage import list_probs
 from worldclip.core import artifacts
 from worldclip.core.arrow import names_of
-from worldclip.core.entry_counts import GROUP_SIZE, RANGE_SIZE, _add_range, add_counts, list_starts
+from worldclip.core.entry_counts import GROUP_SIZE, RANGE_SIZE, _add_files, _add_range, list_starts
 from worldclip.core.execute import Shard
 
 NUM_ENTRIES, NUM_LISTS = 27_000_000, 330
@@ -74,9 +74,8 @@ def measure(folder: Path) -> str:
     paths = [folder / f"{i:05}.parquet" for i in range(NUM_SHARDS)]
     rows = [write_shard(path, sizes, rng) for path in paths]
     shard_bytes = sum(path.stat().st_size for path in paths) / NUM_SHARDS
-    total, starts = np.zeros(num_entries, np.uint64), list_starts(sizes)
-    add_counts(total, starts, paths[0])  # warm
-    shard_s = cpu_s(lambda: [add_counts(total, starts, path) for path in paths]) / NUM_SHARDS
+    total = _add_files(sizes, paths)  # warm
+    shard_s = cpu_s(lambda: _add_files(sizes, paths)) / NUM_SHARDS
     groups = [write_group(folder / f"group{i:03}.npy", num_entries, rng) for i in range(NUM_GROUPS)]
     parts = range(0, num_entries, RANGE_SIZE)
     ranges = [Shard(name=f"{start:012}", path="", fingerprint={"size": RANGE_SIZE}) for start in parts]

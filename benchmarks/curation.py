@@ -33,13 +33,12 @@ from match import describe_processor, pad, space, synthesise
 
 from worldclip import pool
 from worldclip.config import load_recipe
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
 from worldclip.language import identify as lid
 from worldclip.language.table import from_lid
 from worldclip.match import accounting, stage
-from worldclip.match import counts as count
 from worldclip.match import texts as match_texts
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.recipe import run_stages, sections_of
@@ -98,7 +97,7 @@ def run_ours(folder: Path, recipe: Any) -> None:
     work = stage.match_work(context)
     for shard in pool.shards(context):
         stage.match_shard(shard, work=work)
-        count.count_shard(shard, run_dir=run, key_lists=())
+        stage.count_shard(shard, run_dir=run, key_lists=())
 
 
 def read_counts(run: Path) -> dict[tuple[str, int], int]:
@@ -163,11 +162,11 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
         timed("entries", match_texts.match_texts, texts.text, lang, work)
         matched = match_texts.match_pool_texts(texts, work)
         table = timed("write", match_texts.matched_table, texts, matched, work)
-        path = count.table_path(run / "match", "texts", shard)
+        path = layout.match_texts(run, shard.name)
         timed("write", artifacts.write_table, path, table, artifacts.MATCH_TEXTS)
         text_idx = texts.text_idx.to_numpy()
         timed("report", accounting.count_reasons, matched.reason, matched.lang, text_idx, work.languages)
-        timed("count", count.count_shard, shard, run_dir=run, key_lists=())
+        timed("count", stage.count_shard, shard, run_dir=run, key_lists=())
     return dict(spent)
 
 

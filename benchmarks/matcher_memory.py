@@ -29,8 +29,7 @@ from worldclip import match
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import versions
 from worldclip.match.matcher.matcher import Matcher
-from worldclip.match.texts import match_texts
-from worldclip.match.work import MatchWork
+from worldclip.match.texts import MatchWork, match_texts
 
 RESULTS = Path(__file__).parent / "results" / "matcher_memory.md"
 PROFILE = "unicode"

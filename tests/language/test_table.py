@@ -120,7 +120,7 @@ def test_wordnets_of_the_published_table_resolve(shared: Path) -> None:
 
 def test_scripts_spacing_and_level() -> None:
     assert languages.get("sw").script == "Latn"
-    unspaced = {language.code for language in languages.all_languages() if not language.spaced}
+    unspaced = {language.code for language in languages.all_languages() if language.words != "space"}
     assert unspaced == {"zh", "wuu", "gan", "ja", "th", "lo", "km", "my", "shn", "mnw", "blk", "bo", "dz"}
     assert {code for code in unspaced if languages.get(code).words == "tsheg"} == {"bo", "dz"}
     assert languages.get("en").resource_level == "high"

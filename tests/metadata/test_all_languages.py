@@ -93,7 +93,7 @@ def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_p
     assert len(lists) == 327
     for lang, row in lists.items():
         assert row["by_source"]["unigram"] >= 2, lang
-        assert row["by_source"]["bigram"] >= languages.get(lang).spaced, lang
+        assert row["by_source"]["bigram"] >= (languages.get(lang).words == "space"), lang
         assert row["by_source"]["title"] == len(languages.wikipedias(lang)), lang
     for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "ka", "my", "zh_min_nan", "simple"):
         entries = metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.entry_counts import effective_entries, sum_shards
 from worldclip.core.errors import UserError
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.records import HeadTailCurve, TopEntry
 from worldclip.match.config import MatchConfig
 
@@ -27,8 +26,8 @@ def balance(run: Run) -> None:
     run.stage("balance", inputs=_inputs, work=_balance)
 
 
-def _inputs(run: Run) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"match": artifacts.require_manifest(run.dir, "match")["digest"]}
+def _inputs(run: Run) -> Record:
+    inputs = {"match": artifacts.require_manifest(run.dir, "match")["digest"]}
     thresholds = run.section(BalanceConfig).thresholds
     if isinstance(thresholds, str):
         inputs["thresholds"] = read_threshold_table(thresholds)
@@ -46,12 +45,12 @@ def _balance(run: Run, job: Job) -> Result:
     warnings = find_warnings(counts, config, entry_lists)
     probs = {name: list_probs(counts[name], thresholds[name]) for name in lists}
     for name in lists:
-        artifacts.write_array(job.folder / f"{name}.npy", probs[name])
-        artifacts.write_array(job.folder / "counts" / f"{name}.npy", counts[name])
-    artifacts.write_json(job.folder / "thresholds.json", table)
+        artifacts.write_array(layout.entry_probs(run.dir, name), probs[name])
+        artifacts.write_array(layout.entry_counts(run.dir, name), counts[name])
+    artifacts.write_json(layout.thresholds(run.dir), table)
     for warning in warnings:
         say("balance", warning)
-    arrays = [f"{part}{name}.npy" for part in ("", "counts/") for name in lists]
+    arrays = [path_of(run.dir, name) for path_of in (layout.entry_probs, layout.entry_counts) for name in lists]
     return Result(
         report={
             **table,
@@ -60,7 +59,7 @@ def _balance(run: Run, job: Job) -> Result:
             "top_entries": {name: _top_entries(run.dir, name, counts[name], probs[name]) for name in lists},
         },
         counts={"lists": len(lists), "matches": sum(row["num_matches"] for row in table["lists"].values())},
-        outputs=[job.folder / name for name in ("thresholds.json", "sums", *arrays)],
+        outputs=[layout.thresholds(run.dir), job.folder / "sums", *arrays],
     )
 
 
@@ -69,12 +68,11 @@ def count_files(run_dir: Path, num_shards: int | None = None) -> list[Path]:
 
     A network folder may show new files late, and a sum over some of the shards would look like any other.
     """
-    folder = run_dir / "match" / "counts"
-    files = sorted(folder.rglob("*.parquet"))
+    files = layout.counted_shards(run_dir)
     if num_shards is not None and len(files) != num_shards:
         raise UserError(
-            f"{folder}: {len(files):,} files are visible, match wrote {num_shards:,}. If others write to this folder, "
-            f"wait a minute and run again. Otherwise run: worldclip match {run_dir}"
+            f"{run_dir}/match/counts: {len(files):,} files are visible, match wrote {num_shards:,}. If others write to "
+            f"this folder, wait a minute and run again. Otherwise run: worldclip match {run_dir}"
         )
     return files
 

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard, UserError
 
+Json: TypeAlias = dict[str, Any]
 FORMAT_VERSION = 1
 HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are identified by size and mtime: hashing a pool would read all of it
 MANIFEST = "manifest.json"
@@ -108,15 +109,14 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     """Write `table` as Parquet with `schema`; columns are selected by name and cast safely."""
-    columns = [_cast(table.column(field.name), field.type) for field in schema]
+    columns = []
+    for field in schema:
+        column = table.column(field.name)
+        if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
+            column = column.cast(field.type.value_type).dictionary_encode()
+        columns.append(column.cast(field.type))
     whole = pa.Table.from_arrays(columns, schema=schema)
     write_artifact(path, lambda aside: pq.write_table(whole, aside, compression="zstd"))
-
-
-def _cast(column: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(to) and not pa.types.is_dictionary(column.type):
-        return column.cast(to.value_type).dictionary_encode().cast(to)
-    return column.cast(to)
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -166,10 +166,10 @@ def digest(record: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def fingerprint(path: Path, root: Path) -> dict[str, Any]:
+def fingerprint(path: Path, root: Path) -> Json:
     """Return what identifies an input: relative path, size, and the SHA-256 (under 64 MiB) or the mtime in ns."""
     stat = path.stat()
-    record: dict[str, Any] = {"path": path.relative_to(root).as_posix(), "size": stat.st_size}
+    record: Json = {"path": path.relative_to(root).as_posix(), "size": stat.st_size}
     if stat.st_size < HASHED_BELOW_BYTES:
         with open(path, "rb") as file:
             record["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -189,8 +189,8 @@ def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow"
     return numbers
 
 
-def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> dict[str, Any]:
-    """Mark `folder` as finished; returns the manifest.  Its digest covers only format, config and inputs."""
+def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> None:
+    """Mark `folder` as finished.  The manifest's digest covers only format, config and inputs."""
     manifest = {
         "format_version": FORMAT_VERSION,
         "digest": digest([FORMAT_VERSION, config, inputs]),
@@ -201,10 +201,9 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
         **more,
     }
     write_json(folder / MANIFEST, manifest)
-    return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> Json | None:
     """Return the manifest of a finished folder, None if the folder is not finished."""
     path = folder / MANIFEST
     if not path.exists():
@@ -218,7 +217,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def require_manifest(run: Path, stage: str) -> dict[str, Any]:
+def require_manifest(run: Path, stage: str) -> Json:
     """Return the manifest of RUN/<stage>.  Raises UserError that says what to run first."""
     manifest = read_manifest(run / stage)
     if manifest is None:
@@ -226,19 +225,16 @@ def require_manifest(run: Path, stage: str) -> dict[str, Any]:
     return manifest
 
 
-def describe_run() -> dict[str, Any]:
+def describe_run() -> Json:
     """Return the versions, the machine and, in a git checkout, the revision that made a run."""
+    revision = None
+    if git := shutil.which("git"):
+        command = [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        revision = answer.stdout.strip() if answer.returncode == 0 else None
     return {
         "versions": versions(("worldclip", "numpy", "numba", "pyarrow", "torch", "transformers", "tokenizers")),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "git_revision": _git_revision(Path(__file__).parent),
+        "git_revision": revision,
     }
-
-
-def _git_revision(folder: Path) -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
-    answer = subprocess.run([git, "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -70,23 +70,16 @@ def sum_counts(num_entries: Mapping[str, int], files: Iterable[Path]) -> dict[st
 
 
 def _add_files(num_entries: Mapping[str, int], files: Iterable[Path]) -> np.ndarray:
+    """Return the sum of sparse counts, all lists end to end, uint64."""
     total = np.zeros(sum(num_entries.values()), np.uint64)
     starts = list_starts(num_entries)
     for file in files:
-        add_counts(total, starts, file)
+        table = artifacts.read_table(file, artifacts.MATCH_COUNTS)
+        codes, list_names = codes_of(table.column("entries_lang"))
+        start_of_code = np.array([starts[name] for name in list_names], np.int64)
+        positions = start_of_code[codes] + table.column("entry_id").to_numpy()
+        total[positions] += table.column("count").to_numpy()  # an entry occurs once in a file: no position repeats
     return total
-
-
-def add_counts(total: np.ndarray, starts: Mapping[str, int], file: Path) -> None:
-    """Add one file's sparse counts in place.
-
-    total: all lists end to end, uint64.  starts: where each list begins.
-    """
-    table = artifacts.read_table(file, artifacts.MATCH_COUNTS)
-    codes, list_names = codes_of(table.column("entries_lang"))
-    start_of_code = np.array([starts[name] for name in list_names], np.int64)
-    positions = start_of_code[codes] + table.column("entry_id").to_numpy()
-    total[positions] += table.column("count").to_numpy()  # an entry occurs once in a file, so no position repeats
 
 
 def list_starts(num_entries: Mapping[str, int]) -> dict[str, int]:

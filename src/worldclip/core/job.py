@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from worldclip.core.artifacts import MANIFEST, digest, read_json, read_manifest, write_json, write_manifest
+from worldclip.core.artifacts import MANIFEST, Json, digest, read_json, read_manifest, write_json, write_manifest
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor
@@ -33,15 +33,12 @@ _ALWAYS_KEPT = (MANIFEST, "report.json", "report.html", ".lock")
 class Result:
     """What a job's work hands to the bracket."""
 
-    report: Record
-    """Written as report.json."""
-    counts: Record
-    """The manifest's counts."""
+    report: Record  # written as report.json
+    counts: Record  # the manifest's counts
     outputs: Iterable[Path] | None = None
     """Files that belong to the folder, and folders that belong to it whole; anything else is stale and removed.  None:
     the work itself decides what stays."""
-    manifest: Record = field(default_factory=dict)
-    """Further keys of the manifest, for the stages below."""
+    manifest: Record = field(default_factory=dict)  # further keys of the manifest, for the stages below
 
 
 @dataclass
@@ -92,21 +89,14 @@ class Run:
     """The context of every stage: RUN, the recipe's sections by class, the executor, and which stages are asked for."""
 
     dir: Path
-    sections: Mapping[str, Any]
-    """section -> its config, or the raw table of a TOML file."""
+    sections: Mapping[str, Any]  # section -> its config, or the raw table of a TOML file
     executor: Executor = field(default_factory=LocalExecutor)
-    only: frozenset[str] | None = None
-    """Stages to run; None: all."""
-    anew: frozenset[str] = frozenset()
-    """Stages that a dry run reports as asked for."""
-    part: slice | None = None
-    """Work on these shards of the stage alone and leave it unfinished."""
-    is_dry: bool = False
-    """Say what would run, and do nothing."""
-    after_stage: Callable[[Path], object] | None = None
-    """Called with `dir` after each stage that ran."""
-    reports: dict[str, Report] = field(default_factory=dict)
-    """Reports of the stages that ran."""
+    only: frozenset[str] | None = None  # stages to run; None: all
+    anew: frozenset[str] = frozenset()  # stages that a dry run reports as asked for
+    part: slice | None = None  # work on these shards of the stage alone and leave it unfinished
+    is_dry: bool = False  # say what would run, and do nothing
+    after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
+    reports: dict[str, Report] = field(default_factory=dict)  # reports of the stages that ran
     _is_stale: bool = False  # dry run: a stage above would run
 
     @classmethod
@@ -132,7 +122,7 @@ class Run:
         config: _Config = load_config(cls, value)
         return config
 
-    def deciding(self, stage: str) -> dict[str, Any]:
+    def deciding(self, stage: str) -> Json:
         """Return the keys of all sections that decide the output of `stage` (core/settings.Decides)."""
         keys = {name: deciding(config, stage) for name, config in self.sections.items()}
         return {name: values for name, values in keys.items() if values}

@@ -79,12 +79,9 @@ def sort_pairs(pairs: np.ndarray) -> np.ndarray:
 
 
 def _hex_strings(pairs: np.ndarray) -> pa.Array:
-    halves = [pairs[name].astype(">u8").view(np.uint8).reshape(-1, 8) for name in ("f0", "f1")]
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
-    raw = np.concatenate(halves, axis=1)
-    text = np.stack([digits[raw >> 4], digits[raw & 15]], axis=2).reshape(-1)
+    digits = pairs.astype(">u8,>u8").tobytes().hex().encode()
     offsets = np.arange(len(pairs) + 1, dtype=np.int64) * _HEX_CHARS
-    return pa.LargeStringArray.from_buffers(len(pairs), pa.py_buffer(offsets), pa.py_buffer(text))
+    return pa.LargeStringArray.from_buffers(len(pairs), pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
 def read_keys(path: Path, shard: str | None = None) -> pa.Array | pa.ChunkedArray:
@@ -119,12 +116,10 @@ Role = Literal["pool.valid_keys", "pool.deny_keys"]
 class KeyList:
     """Names a file of keys and the digest of its contents."""
 
-    setting: Role
-    """The key of the recipe that names the file."""
+    setting: Role  # the key of the recipe that names the file
     path: str
     digest: str
-    by_shard: bool
-    """True for Parquet with a column `shard`: a row then applies only to that shard's pair."""
+    by_shard: bool  # true for Parquet with a column `shard`: a row then applies only to that shard's pair
 
 
 def key_lists(valid_keys: str | None, deny_keys: Sequence[str]) -> tuple[KeyList, ...]:
@@ -151,6 +146,11 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str]) -> tuple[KeyList
         )
         for setting, path in named
     )
+
+
+def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
+    """Return what identifies the lists, as an input of a stage."""
+    return [{"setting": key_list.setting, "digest": key_list.digest} for key_list in key_lists]
 
 
 @functools.cache

@@ -12,8 +12,7 @@ from worldclip.core import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 
-ReasonCounts: TypeAlias = dict[str, dict[str, int]]
-"""{language: {reason: number}}, without zeros."""
+ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
 
 
 # match
@@ -24,15 +23,13 @@ class BadText(TypedDict):
 
     key: str
     text_idx: int
-    reason: str
-    """Why, in words."""
+    reason: str  # why, in words
 
 
 class UnmatchedSample(TypedDict):
     """A text without a language or without a match, as an example."""
 
-    number: float
-    """Samples of all shards are chosen by the smallest of these."""
+    number: float  # samples of all shards are chosen by the smallest of these
     shard: str
     key: str
     text_idx: int
@@ -47,22 +44,14 @@ class MatchAccounting(TypedDict):
 
     pairs: int
     num_keys: int
-    texts: ReasonCounts
-    """Of all texts; `matched` for those that go on."""
-    keys: ReasonCounts
-    """Of the keys without a match."""
-    samples: dict[str, list[UnmatchedSample]]
-    """{reason: examples}."""
-
-
-def accounting_path(run_dir: Path) -> Path:
-    """Return RUN/match/accounting.json."""
-    return layout.match_accounting(run_dir)
+    texts: ReasonCounts  # of all texts; `matched` for those that go on
+    keys: ReasonCounts  # of the keys without a match
+    samples: dict[str, list[UnmatchedSample]]  # {reason: examples}
 
 
 def read_accounting(run_dir: Path) -> MatchAccounting:
     """Read what match says of the pairs that it settled.  Raises UserError for a match without it."""
-    path = accounting_path(run_dir)
+    path = layout.match_accounting(run_dir)
     if not path.is_file():
         raise UserError(
             f"{path} is missing (an older worldclip wrote this match); run: worldclip run {run_dir} --from match"
@@ -90,8 +79,7 @@ class MatchReport(MatchAccounting):
 class ListBalance(TypedDict):
     """One list of entries in RUN/balance/thresholds.json."""
 
-    threshold: int | None
-    """None for a list without a match."""
+    threshold: int | None  # None for a list without a match
     tail_fraction: float
     num_entries: int
     num_matched_entries: int
@@ -112,8 +100,7 @@ class HeadTailCurve(TypedDict):
     rank: list[int]
     matches: list[int]
     balanced: list[int]
-    effective_entries: list[float]
-    """Before and after."""
+    effective_entries: list[float]  # before and after
 
 
 class TopEntry(TypedDict):
@@ -156,8 +143,7 @@ class Cap(TypedDict):
     """A language over its cap."""
 
     max_pairs: int | None
-    bound: float
-    """Its pairs stay where coin / keep_prob is below this."""
+    bound: float  # its pairs stay where coin / keep_prob is below this
 
 
 class SampledCurve(TypedDict):
@@ -166,8 +152,7 @@ class SampledCurve(TypedDict):
     rank: list[int]
     matches: list[float]
     kept: list[float]
-    effective_entries: list[float]
-    """Before and after."""
+    effective_entries: list[float]  # before and after
 
 
 class SampleEntry(TypedDict):
@@ -189,8 +174,7 @@ class CurateSample(TypedDict):
     lang: str
     keep_prob: float
     coin: float
-    is_over: bool
-    """Whether a cap leaves it out."""
+    is_over: bool  # whether a cap leaves it out
     list: str
     entries: list[SampleEntry]
 
@@ -202,13 +186,10 @@ class CurateReport(TypedDict):
     languages: dict[str, PairCounts]
     total: PairCounts
     caps: dict[str, Cap]
-    num_keys_in_list: int | None
-    """Keys in keys.npy; None without that file."""
-    effect: dict[str, SampledCurve]
-    """{list: matches before and after sampling}."""
+    num_keys_in_list: int | None  # keys in keys.npy; None without that file
+    effect: dict[str, SampledCurve]  # {list: matches before and after sampling}
     samples: dict[str, list[CurateSample] | list[UnmatchedSample]]
-    tars: NotRequired[dict[str, int]]
-    """{samples, no_image, cut_image}."""
+    tars: NotRequired[dict[str, int]]  # {samples, no_image, cut_image}
 
 
 # estimate
@@ -222,5 +203,4 @@ class SizeCurve(TypedDict):
     values: list[float]
     total: list[float]
     languages: dict[str, list[float]]
-    match: str
-    """Digest of the matches that this is about."""
+    match: str  # digest of the matches that this is about

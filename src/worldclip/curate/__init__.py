@@ -10,17 +10,17 @@ from worldclip.curate.config import CurateConfig as CurateConfig
 if TYPE_CHECKING:
     from worldclip.core.coin import uniform as uniform
     from worldclip.curate.candidates import Candidates as Candidates
+    from worldclip.curate.candidates import CurateWork as CurateWork
     from worldclip.curate.candidates import decide_on as decide_on
     from worldclip.curate.curator import Curator as Curator
     from worldclip.curate.decide import keep_prob as keep_prob
     from worldclip.curate.stage import curate as curate
     from worldclip.curate.stage import online_work as online_work
     from worldclip.curate.stage import read_curated as read_curated
-    from worldclip.curate.work import CurateWork as CurateWork
 
 _HOMES = {
     "Candidates": "worldclip.curate.candidates",
-    "CurateWork": "worldclip.curate.work",
+    "CurateWork": "worldclip.curate.candidates",
     "Curator": "worldclip.curate.curator",
     "curate": "worldclip.curate.stage",
     "decide_on": "worldclip.curate.candidates",

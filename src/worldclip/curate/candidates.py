@@ -1,26 +1,28 @@
-"""The matched texts of a shard as the keep decision reads them, and the decision on each.
+"""The matched texts of a shard as the keep decision reads them, what a worker needs for it, and the decision on each.
 
 Legend: curate/decide.py.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.core import keys
+from worldclip.core import artifacts, keys, layout
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.reasons import Reason
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, keep_prob_of_rows
 
-EntryProbs = Callable[[str], np.ndarray]
-"""list -> (num_entries,) float32 probabilities of its entries."""
+DECIDING_COLUMNS = ("key", "text_idx", "lang", "entries_lang", "entry_ids")
+EntryProbs = Callable[[str], np.ndarray]  # list -> (num_entries,) float32 probabilities of its entries
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +34,7 @@ class Candidates:
     starts_K1: np.ndarray
     is_valid_K: np.ndarray
     text_idx_T: np.ndarray
-    lang_T: np.ndarray
-    """Positions in lang_names."""
+    lang_T: np.ndarray  # positions in lang_names
     lang_names: list[str]
     is_excluded_T: np.ndarray
 
@@ -61,16 +62,43 @@ class Decision:
     """What was decided on a shard's candidates in one epoch."""
 
     kept_T: np.ndarray
-    drawn_K: np.ndarray
-    """Row of each key's drawn text under text_policy one; -1 where none is drawable, and under all."""
-    is_over_T: np.ndarray
-    """Texts that their coin would keep and a cap leaves out."""
+    drawn_K: np.ndarray  # row of each key's drawn text under text_policy one; -1 where none is drawable, and under all
+    is_over_T: np.ndarray  # texts that their coin would keep and a cap leaves out
 
     def reason_T(self, candidates: Candidates) -> np.ndarray:
         """Return (T,) int8 codes of core.reasons; under text_policy one they hold for drawn and undrawable texts."""
         conditions = [~candidates.is_valid_T, candidates.is_excluded_T | self.is_over_T, self.kept_T]
         reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
         return np.select(conditions, reasons, Reason.SAMPLED_OUT).astype(np.int8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurateWork:
+    """All that a worker must know to decide on a shard."""
+
+    run_dir: Path
+    config: CurateConfig
+    key_lists: tuple[keys.KeyList, ...]
+    balance_digest: str
+    bounds: Mapping[str, float] = field(default_factory=dict)  # of languages over their cap, see curate/caps.py
+
+    def entry_probs(self, list_name: str) -> np.ndarray:
+        """Return the probabilities of a list's entries, (num_entries,) float32, memory-mapped once per process."""
+        return _load_probs(self.run_dir, list_name, self.balance_digest)
+
+    def read(
+        self, shard: str, columns: Sequence[str] | None = DECIDING_COLUMNS
+    ) -> tuple[pa.Table, Candidates, np.ndarray]:
+        """Return the matched texts of a shard: the table, grouped by key, and their keep probabilities (T,) float64."""
+        table = artifacts.read_table(layout.match_texts(self.run_dir, shard), artifacts.MATCH_TEXTS, columns)
+        return table, find_candidates(table, self.config, self.key_lists, shard), text_probs(table, self.entry_probs)
+
+
+@functools.cache
+def _load_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarray:
+    """Load the probabilities of a list; balance_digest: so that those of another balance are loaded again."""
+    path = layout.entry_probs(run_dir, list_name)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[keys.KeyList], shard: str) -> Candidates:

@@ -19,9 +19,8 @@ import pyarrow as pa
 from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of, names_of
 from worldclip.core.execute import Executor, Report, Shard, repeatable
-from worldclip.curate.candidates import decide_on
+from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.work import CurateWork
 
 MERGED_AT_ONCE = 1 << 20  # ratios, at least, that wait before the smallest of them are taken
 

@@ -28,8 +28,7 @@ class Curator:
 
     text_policy: str
     seed: int
-    num_repeated_keys: int
-    """Keys in more than one shard; their texts in the first of these shards, by name, are used."""
+    num_repeated_keys: int  # keys in more than one shard; their texts in the first of these shards, by name, are used
 
     def __init__(self, run: str | Path, seed: int = 0) -> None:
         """Read RUN/match/texts and RUN/balance once.  Memory: about 60 bytes and the key itself per key."""

@@ -20,13 +20,8 @@ _SETTINGS = (
 )
 
 
-def write_card(run_dir: Path, report: Mapping[str, Any]) -> None:
-    """Write RUN/curate/DATA_CARD.md from the manifests of all stages up to curate; report: curate's."""
-    artifacts.write_text(layout.data_card(run_dir), data_card(run_dir, report))
-
-
 def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
-    """Return the card: sources, settings, what was kept, digests to verify it by."""
+    """Return the card: sources, settings, what was kept, digests to verify it by.  report: curate's."""
     manifests = {stage: artifacts.require_manifest(run_dir, stage) for stage in _STAGES}
     thresholds = artifacts.read_json(layout.thresholds(run_dir))
     unit = "images, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"

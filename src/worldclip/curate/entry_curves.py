@@ -15,16 +15,11 @@ from worldclip.core.records import SampledCurve
 CURVE_POINTS = 60
 
 
-def counts_path(run_dir: Path, shard: Shard) -> Path:
-    """Return RUN/curate/counts/<shard>.parquet: in how many kept texts each entry occurs, without zeros."""
-    return layout.curated_counts(run_dir, shard.name)
-
-
 def sampled_curves(
     run_dir: Path, num_entries: Mapping[str, int], shards: Sequence[Shard], executor: Executor
 ) -> dict[str, SampledCurve]:
     """Return the curve of each list with a match; num_entries: of each list."""
-    paths = [counts_path(run_dir, shard) for shard in shards]
+    paths = [layout.curated_counts(run_dir, shard.name) for shard in shards]
     after = sum_shards(num_entries, paths, run_dir / "curate" / "sums", executor)
     curves = {}
     for name in num_entries:

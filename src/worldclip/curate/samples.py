@@ -6,6 +6,8 @@ Keys that are denied or not in the valid list are never shown: they go no furthe
 from __future__ import annotations
 
 import heapq
+import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -87,18 +89,14 @@ def merge_samples(
     for report in reports:
         for reason in merged:
             candidates = [*merged[reason], *report["samples"][reason]]
-            merged[reason] = heapq.nsmallest(NUM_SHOWN, candidates, key=_number_and_key)
-    _name_entries(run_dir, [sample for samples in merged.values() for sample in samples])
+            merged[reason] = heapq.nsmallest(NUM_SHOWN, candidates, key=operator.itemgetter("number", "key"))
+    _name_entries(run_dir, list(itertools.chain(*merged.values())))
     shown: dict[str, list[CurateSample] | list[UnmatchedSample]] = {**merged}
     for reason, samples in match_samples.items():
         shown[reason] = [
             sample for sample in samples if keys.is_valid(pa.array([sample["key"]]), key_lists, sample["shard"])[0]
         ]
     return {reason: samples for reason, samples in shown.items() if samples}
-
-
-def _number_and_key(sample: CurateSample) -> tuple[float, str]:
-    return sample["number"], sample["key"]
 
 
 def _name_entries(run_dir: Path, samples: Sequence[CurateSample]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +14,14 @@ from worldclip.core import artifacts, keys, layout
 from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.records import CurateReport, read_accounting
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
-from worldclip.curate.candidates import decide_on
+from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.caps import find_bounds, read_bounds
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.entry_curves import counts_path, sampled_curves
+from worldclip.curate.entry_curves import sampled_curves
 from worldclip.curate.samples import merge_samples, sample_shard
-from worldclip.curate.work import CurateWork
 
 
 def curate(run: Run) -> None:
@@ -31,15 +29,15 @@ def curate(run: Run) -> None:
     run.stage("curate", inputs=_inputs, work=_curate, work_on_part=_curate_part)
 
 
-def _inputs(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> Record:
     return {
         "balance": artifacts.require_manifest(run.dir, "balance")["digest"],
-        "key_lists": [{"setting": key_list.setting, "digest": key_list.digest} for key_list in pool.key_lists(run)],
+        "key_lists": keys.digests(pool.key_lists(run)),
     }
 
 
 def _curate(run: Run, job: Job) -> Result:
-    from worldclip.curate.data_card import write_card
+    from worldclip.curate.data_card import data_card
 
     config = run.section(CurateConfig)
     accounting = read_accounting(run.dir)
@@ -65,15 +63,11 @@ def _curate(run: Run, job: Job) -> Result:
 
         list_digest = artifacts.digest([_decides_list(run), job.inputs])
         report["tars"] = write_tars(run.dir, shards, run.executor, config.samples_per_tar, list_digest)
-    write_card(run.dir, report)
+    artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
     return Result(
         report=report,
-        counts={
-            "pairs_in": total["pairs_in"],
-            "pairs_out": total["pairs_out"],
-            "expected_pairs": total["expected_pairs"],
-        },
-        outputs=_outputs(job.folder, config, run.dir, shards),
+        counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
+        outputs=_outputs(run.dir, config, shards),
     )
 
 
@@ -101,20 +95,21 @@ def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Seque
     return work, reports
 
 
-def _outputs(folder: Path, config: CurateConfig, run_dir: Path, shards: Sequence[Shard]) -> list[Path]:
-    outputs = [folder / name for name in ("keys.npy", "DATA_CARD.md", "sums")]
+def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[Path]:
+    folder = run_dir / "curate"
+    outputs = [layout.curated_keys(run_dir), layout.data_card(run_dir), folder / "sums"]
     outputs += [folder / "done" / f"{shard.name}.json" for shard in shards]
-    for path_of in (curated_path, counts_path):
-        outputs += [path_of(run_dir, shard) for shard in shards]
+    for path_of in (layout.curated, layout.curated_counts):
+        outputs += [path_of(run_dir, shard.name) for shard in shards]
     if config.max_pairs is not None:
         outputs += [folder / "caps" / "done" / f"{shard.name}.json" for shard in shards]
         outputs += [folder / "caps" / f"{shard.name}.parquet" for shard in shards]
     if config.write == "tars":
-        outputs.append(folder / "tars")
+        outputs.append(layout.curated_tars(run_dir))
     return outputs
 
 
-def _decides_list(run: Run) -> dict[str, Any]:
+def _decides_list(run: Run) -> Record:
     """Return the config without what only says how the list is written."""
     config = run.deciding("curate")
     only_form = ("write", "samples_per_tar")
@@ -137,14 +132,10 @@ def online_work(run: Run) -> CurateWork:
     return curate_work(run, read_bounds(run.dir, run.section(CurateConfig)))
 
 
-def curated_path(run_dir: Path, shard: Shard | str) -> Path:
-    """Return the file of a shard's kept pairs."""
-    return layout.curated(run_dir, shard if isinstance(shard, str) else shard.name)
-
-
 def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the kept pairs of a shard: key, text_idx, text, lang, keep_prob, in the pool's order."""
-    return artifacts.read_table(curated_path(run_dir, shard), artifacts.CURATED, columns)
+    name = shard if isinstance(shard, str) else shard.name
+    return artifacts.read_table(layout.curated(run_dir, name), artifacts.CURATED, columns)
 
 
 def _check(run: Run) -> None:
@@ -174,8 +165,10 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     table, candidates, keep_prob = work.read(shard.name, columns=None)
     decision = decide_on(candidates, keep_prob, work.config, work.bounds)
     curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(decision.kept_T))
-    artifacts.write_table(curated_path(work.run_dir, shard), curated, artifacts.CURATED)
-    artifacts.write_table(counts_path(work.run_dir, shard), count_entries(curated), artifacts.MATCH_COUNTS)
+    artifacts.write_table(layout.curated(work.run_dir, shard.name), curated, artifacts.CURATED)
+    artifacts.write_table(
+        layout.curated_counts(work.run_dir, shard.name), count_entries(curated), artifacts.MATCH_COUNTS
+    )
     return {
         "pairs": table.num_rows,
         "languages": count_reasons(candidates, keep_prob, decision, work.config.text_policy),

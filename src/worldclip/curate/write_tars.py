@@ -14,19 +14,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from worldclip import pool
 from worldclip.core import artifacts, layout
 from worldclip.core.arrow import one_array
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.job import remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import key_starts
-from worldclip.curate.stage import curated_path
+from worldclip.curate.stage import read_curated
 
 COUNTS = ("samples", "no_image", "cut_image")
 
@@ -69,7 +69,7 @@ def plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> l
     plan: list[list[Piece]] = []
     number = 0
     for shard in shards:
-        column = artifacts.read_table(curated_path(run_dir, shard), artifacts.CURATED, ["key"]).column("key")
+        column = read_curated(run_dir, shard, ["key"]).column("key")
         num_keys = len(key_starts(one_array(column))) - 1
         start = 0
         while start < num_keys:
@@ -96,7 +96,7 @@ def _write_tar(output: Shard, *, run_dir: Path, plan: Sequence[Sequence[Piece]])
 
 def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Piece, counts: Counter[str]) -> None:
     """Add the samples of a piece to the tar, and count them."""
-    table = artifacts.read_table(curated_path(run_dir, piece.shard), artifacts.CURATED)
+    table = read_curated(run_dir, piece.shard)
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)[piece.start : piece.stop + 1]
     index = pool.read_index(run_dir, piece.shard)
@@ -116,7 +116,7 @@ def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Piece, counts: Counte
         counts["samples"] += 1
 
 
-def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[dict[str, Any]]) -> None:
+def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json]) -> None:
     record = {
         "key": texts[0]["key"],
         "texts": [row["text"] for row in texts],

@@ -8,8 +8,6 @@ Two other tables of the project keep a shape of their own: the matcher's trie (i
 compared in one instruction) and the counter of n-grams (a short word is its own key, so that its bytes are never read).
 """
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np

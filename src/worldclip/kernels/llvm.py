@@ -5,8 +5,6 @@ instruction.  Arrays are read in place, without bounds checks and without numba'
 caller guarantees the bounds.
 """
 
-# mypy: disable-error-code="call-arg, call-overload, no-untyped-def"
-# numba's stubs do not know its intrinsics.
 from __future__ import annotations
 
 from llvmlite import ir

@@ -4,8 +4,6 @@ The rules are those of UAX 15 and CaseFolding.txt, the tables those of unicode_t
 and need a Python object per text; tests compare the two.
 """
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np

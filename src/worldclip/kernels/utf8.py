@@ -1,7 +1,5 @@
 """Decode and encode UTF-8, a code point at a time, from 8 bytes that are read at once; compiled."""
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np

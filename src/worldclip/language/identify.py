@@ -15,8 +15,7 @@ from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import UserError
 from worldclip.language.fasttext import kernels as fasttext_kernels
 from worldclip.language.fasttext import model as fasttext_model
-from worldclip.language.fasttext.dictionary import LABEL_PREFIX
-from worldclip.language.fasttext.model import UnsupportedModel
+from worldclip.language.fasttext.model import LABEL_PREFIX, UnsupportedModel
 from worldclip.language.table import Scheme, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null

@@ -41,14 +41,10 @@ LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"  # as str.splitlines
 class Scheme:
     """How a language is cut into tokens, and how the two words of a bigram are written."""
 
-    name: str
-    """As in language/table.csv, column `words`."""
-    joiner: str
-    """Stands between the words of a bigram."""
-    classes: Callable[[], np.ndarray]
-    """Class of each code point, (0x110000,) uint8."""
-    locale: str | None = None
-    """ICU locale whose word dictionary finds the words; None: whitespace and marks do."""
+    name: str  # as in language/table.csv, column `words`
+    joiner: str  # stands between the words of a bigram
+    classes: Callable[[], np.ndarray]  # class of each code point, (0x110000,) uint8
+    locale: str | None = None  # ICU locale whose word dictionary finds the words; None: whitespace and marks do
 
 
 @functools.cache

@@ -44,11 +44,6 @@ class Language:
     resource_level: Literal["high", "mid", "low"]
     family: str
 
-    @property
-    def spaced(self) -> bool:
-        """True if words are separated by spaces."""
-        return self.words == "space"
-
 
 def get(code: str) -> Language:
     """Return the row of one of our codes.  Raises KeyError with a suggestion for an unknown code."""
@@ -105,13 +100,11 @@ def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
 def by_code() -> dict[str, Language]:
     """Return all rows by code, in sorted order."""
     text = resources.files("worldclip").joinpath("language/table.csv").read_text(encoding="utf-8")
-    return {row["code"]: _language(row) for row in csv.DictReader(text.splitlines())}
-
-
-def _language(row: dict[str, str]) -> Language:
-    several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet")}
-    one = {key: row[key] for key in ("code", "name", "script", "words", "resource_level", "family")}
-    return Language(**several, **one, wordfreq=row["wordfreq"] or None)  # type: ignore[arg-type]
+    languages = {}
+    for row in csv.DictReader(text.splitlines()):
+        several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet")}
+        languages[row["code"]] = Language(**{**row, **several, "wordfreq": row["wordfreq"] or None})  # type: ignore[arg-type]
+    return languages
 
 
 @functools.cache

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,7 @@ from worldclip.core.execute import Report, Shard
 from worldclip.core.reasons import MATCHED, REASONS, Reason
 from worldclip.core.records import BadText, MatchAccounting, MatchReport, ReasonCounts, UnmatchedSample
 from worldclip.match.texts import Matched
-
-if TYPE_CHECKING:
-    from worldclip.pool import PoolTexts
+from worldclip.pool import PoolTexts
 
 SAMPLED = (Reason.NO_LANGUAGE, Reason.NO_MATCH)  # reasons with examples in the report
 UNDETERMINED = "und"  # the language of a text without one (BCP 47)
@@ -74,16 +73,13 @@ def _count_by_language(lang: np.ndarray, reason: np.ndarray, languages: Sequence
     shape = (len(languages) + 1, len(Reason))
     cell = (lang + 1) * len(Reason) + reason  # row 0 is for texts without a language
     counts = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+    names = [MATCHED if reason is Reason.KEPT else reason.label for reason in REASONS]
     by_language = {}
     for name, row in sorted(zip((UNDETERMINED, *languages), counts.tolist(), strict=True)):
-        reasons = {_name_of(code): number for code, number in enumerate(row) if number}
+        reasons = {names[code]: number for code, number in enumerate(row) if number}
         if reasons:
             by_language[name] = reasons
     return by_language
-
-
-def _name_of(code: int) -> str:
-    return MATCHED if code == Reason.KEPT else REASONS[code].label
 
 
 def confusion(truth: pa.Array, lang: np.ndarray, languages: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -103,21 +99,19 @@ def _sample_texts(
     rows = np.flatnonzero(matched.reason == reason)
     text_idx = pool_texts.text_idx.to_numpy()
     chosen, numbers = coin.sample_rows(pool_texts.key.take(pa.array(rows)), text_idx[rows], NUM_SAMPLES)
-    samples: list[UnmatchedSample] = []
-    for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True):
-        samples.append(
-            {
-                "number": number,
-                "shard": shard.name,
-                "key": pool_texts.key[row].as_py(),
-                "text_idx": int(text_idx[row]),
-                "text": pool_texts.text[row].as_py()[:MAX_CHARS],
-                "lang": languages[matched.lang[row]] if matched.lang[row] >= 0 else UNDETERMINED,
-                "label": str(matched.labels[row]),
-                "lang_prob": float(matched.lang_prob[row]),
-            }
-        )
-    return samples
+    return [
+        {
+            "number": number,
+            "shard": shard.name,
+            "key": pool_texts.key[row].as_py(),
+            "text_idx": int(text_idx[row]),
+            "text": pool_texts.text[row].as_py()[:MAX_CHARS],
+            "lang": languages[matched.lang[row]] if matched.lang[row] >= 0 else UNDETERMINED,
+            "label": str(matched.labels[row]),
+            "lang_prob": float(matched.lang_prob[row]),
+        }
+        for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True)
+    ]
 
 
 # the sum over shards
@@ -137,12 +131,15 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
         for name in totals:
             totals[name] += report[name]
         for name, table in tables.items():
-            _add_table(table, report.get(name, {}))
+            for lang, row in report.get(name, {}).items():
+                table.setdefault(lang, Counter()).update(row)
         labels.update(report["labels_without_language"])
-        bad = heapq.nsmallest(NUM_BAD_SAMPLES, [*bad, *report["bad"]], key=_hash_of_key)
+        bad = heapq.nsmallest(
+            NUM_BAD_SAMPLES, [*bad, *report["bad"]], key=lambda sample: int(hash_keys([sample["key"]])[0])
+        )
         for reason in samples:
             candidates = [*samples[reason], *report["samples"][reason]]
-            samples[reason] = heapq.nsmallest(NUM_SAMPLES, candidates, key=_number_and_shard)
+            samples[reason] = heapq.nsmallest(NUM_SAMPLES, candidates, key=operator.itemgetter("number", "shard"))
     total: MatchReport = {
         **totals,  # type: ignore[typeddict-item]
         "texts": _sorted(tables["texts"]),
@@ -160,29 +157,10 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
 
 def accounting_of(report: MatchReport) -> MatchAccounting:
     """Return what curate and estimate need of the report."""
-    return {
-        "pairs": report["pairs"],
-        "num_keys": report["num_keys"],
-        "texts": report["texts"],
-        "keys": report["keys"],
-        "samples": report["samples"],
-    }
-
-
-def _hash_of_key(sample: BadText) -> int:
-    return int(hash_keys([sample["key"]])[0])
-
-
-def _number_and_shard(sample: UnmatchedSample) -> tuple[float, str]:
-    return sample["number"], sample["shard"]
+    return cast(MatchAccounting, {name: report[name] for name in MatchAccounting.__annotations__})  # type: ignore[literal-required]
 
 
 _Table = dict[str, Counter[str]]
-
-
-def _add_table(total: _Table, table: Mapping[str, Mapping[str, int]]) -> None:
-    for name, row in table.items():
-        total.setdefault(name, Counter()).update(row)
 
 
 def _sorted(table: _Table) -> ReasonCounts:

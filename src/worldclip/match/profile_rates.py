@@ -12,8 +12,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.coin import sample_rows
 from worldclip.core.execute import Shard
 from worldclip.match.matcher.matcher import Matcher
-from worldclip.match.texts import find_languages
-from worldclip.match.work import MatchWork
+from worldclip.match.texts import MatchWork, find_languages
 
 PROFILES = ("reference", "unicode", "unicode_fold")
 
@@ -32,7 +31,15 @@ def compare_profiles(work: MatchWork, shards: Sequence[Shard], num_texts: int) -
         texts = pa.chunked_array(parts)
         row = {"texts": len(texts)}
         for profile in PROFILES:
-            _, offsets = _matcher(work, work.match.entry_lists.list_of(lang), profile).match_batch(texts)
+            list_name = work.match.entry_lists.list_of(lang)
+            folder = layout.matcher(work.run_dir, list_name, profile)
+            if folder.is_dir():
+                matcher = Matcher.load(folder, dict(work.list_digests)[list_name])
+            else:
+                table = artifacts.read_table(layout.entries(work.run_dir, list_name), artifacts.METADATA, ["entry"])
+                is_folded = profile.endswith("_fold")
+                matcher = Matcher.build(table.column("entry"), profile.removesuffix("_fold"), fold_case=is_folded)
+            _, offsets = matcher.match_batch(texts)
             row[profile] = int(np.count_nonzero(np.diff(offsets)))
         rates[lang] = row
     return rates
@@ -52,11 +59,3 @@ def _sample(work: MatchWork, shards: Sequence[Shard], num_texts: int) -> Iterato
             if len(rows):
                 remaining -= len(rows)
                 yield name, pool_texts.text.take(pa.array(rows))
-
-
-def _matcher(work: MatchWork, list_name: str, profile: str) -> Matcher:
-    folder = layout.matcher(work.run_dir, list_name, profile)
-    if folder.is_dir():
-        return Matcher.load(folder, dict(work.list_digests)[list_name])
-    table = artifacts.read_table(layout.entries(work.run_dir, list_name), artifacts.METADATA, ["entry"])
-    return Matcher.build(table.column("entry"), profile.removesuffix("_fold"), fold_case=profile.endswith("_fold"))

@@ -9,25 +9,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip import pool
 from worldclip.core import artifacts, keys, layout
+from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
-from worldclip.core.job import Job, Result, Run
-from worldclip.core.records import accounting_path
+from worldclip.core.job import Job, Record, Result, Run
 from worldclip.language import identify as lid
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.entry_lists import MERGED
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
 from worldclip.match.config import MatchConfig
-from worldclip.match.counts import count_shard, table_path
 from worldclip.match.profile_rates import compare_profiles
-from worldclip.match.texts import match_pool_texts, matched_table
-from worldclip.match.work import MatchWork
+from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.pool.config import PoolConfig
 
 
@@ -36,12 +34,12 @@ def match(run: Run) -> None:
     run.stage("match", inputs=_inputs, work=_match, work_on_part=_match_part)
 
 
-def _inputs(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> Record:
     return {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "metadata": artifacts.require_manifest(run.dir, "metadata")["digest"],
         "lid_model": _lid_digest(run.section(LanguagesConfig).lid_model),
-        "key_lists": _fingerprints(pool.key_lists(run)),
+        "key_lists": keys.digests(pool.key_lists(run)),
     }
 
 
@@ -49,22 +47,17 @@ def _match(run: Run, job: Job) -> Result:
     shards, work = pool.shards(run), match_work(run)
     reports = _match_and_count(run, shards, work)
     report = sum_reports(reports)
-    artifacts.write_json(accounting_path(run.dir), accounting_of(report))
+    entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
+    num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
+    artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
     if work.match.compare_profiles:
         report["profiles"] = compare_profiles(work, shards, work.match.compare_profiles)
     return Result(
         report=report,
-        counts={
-            "pairs": report["pairs"],
-            "num_keys": report["num_keys"],
-            "num_matched_texts": report["num_matched_texts"],
-            "shards": len(shards),
-        },
-        outputs=[accounting_path(run.dir), *_outputs(job.folder, shards)],
-        manifest={  # what balance and curate must know of the metadata
-            "lists": {name: _num_entries(run.dir, name) for name, _ in work.list_digests},
-            "languages": list(work.languages),
-        },
+        counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
+        outputs=[layout.match_accounting(run.dir), *_outputs(run.dir, shards)],
+        # what balance and curate must know of the metadata
+        manifest={"lists": num_entries, "languages": work.languages},
     )
 
 
@@ -88,13 +81,9 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
         shards,
         label="count",
         done_dir=folder / "done/counts",
-        key={"texts": matched_by, "key_lists": _fingerprints(key_lists)},
+        key={"texts": matched_by, "key_lists": keys.digests(key_lists)},
     )
     return reports
-
-
-def _fingerprints(key_lists: Sequence[keys.KeyList]) -> list[dict[str, str]]:
-    return [{"setting": key_list.setting, "digest": key_list.digest} for key_list in key_lists]
 
 
 def match_work(run: Run) -> MatchWork:
@@ -142,27 +131,20 @@ def _lid_digest(lid_model: str) -> str:
     return artifacts.digest(artifacts.fingerprint(path, path.parent))
 
 
-def _config_of_texts(run: Run, work: MatchWork) -> dict[str, Any]:
+def _config_of_texts(run: Run, work: MatchWork) -> Record:
     """Return what decides a shard's matches and its report: neither the key lists nor what only the sum needs."""
     config = run.deciding("match")
     pool_config = {key: value for key, value in config["pool"].items() if key in ("key", "texts", "lang")}
     match_config = {key: value for key, value in config["match"].items() if key != "compare_profiles"}
     upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
-    return {
-        "config": {**config, "pool": pool_config, "match": match_config},
-        "upstream": upstream,
-        "samples": NUM_SAMPLES,
-    }
+    config |= {"pool": pool_config, "match": match_config}
+    return {"config": config, "upstream": upstream, "samples": NUM_SAMPLES}
 
 
-def _outputs(folder: Path, shards: Sequence[Shard]) -> list[Path]:
-    parts = [(part, shard) for part in ("texts", "counts") for shard in shards]
-    tables = [table_path(folder, part, shard) for part, shard in parts]
-    return [*tables, *(folder / "done" / part / f"{shard.name}.json" for part, shard in parts)]
-
-
-def _num_entries(run_dir: Path, list_name: str) -> int:
-    return pq.read_metadata(layout.entries(run_dir, list_name)).num_rows
+def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[Path]:
+    tables = [path_of(run_dir, shard.name) for path_of in (layout.match_texts, layout.match_counts) for shard in shards]
+    done = run_dir / "match" / "done"
+    return [*tables, *(done / part / f"{shard.name}.json" for part in ("texts", "counts") for shard in shards)]
 
 
 @repeatable
@@ -171,5 +153,16 @@ def match_shard(shard: Shard, *, work: MatchWork) -> Report:
     pool_texts = pool.read_texts(shard, work.pool)
     matched = match_pool_texts(pool_texts, work)
     table = matched_table(pool_texts, matched, work)
-    artifacts.write_table(table_path(work.run_dir / "match", "texts", shard), table, artifacts.MATCH_TEXTS)
+    artifacts.write_table(layout.match_texts(work.run_dir, shard.name), table, artifacts.MATCH_TEXTS)
     return report_texts(shard, pool_texts, matched, work.languages)
+
+
+@repeatable
+def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
+    """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in, without zeros."""
+    columns = ["entries_lang", "entry_ids", *(["key"] if key_lists else [])]
+    table = artifacts.read_table(layout.match_texts(run_dir, shard.name), artifacts.MATCH_TEXTS, columns)
+    if key_lists:
+        table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists, shard.name)))
+    artifacts.write_table(layout.match_counts(run_dir, shard.name), count_entries(table), artifacts.MATCH_COUNTS)
+    return {"pairs": table.num_rows}

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +23,7 @@ import pyarrow.parquet as pq
 from worldclip import pool as pools
 from worldclip.core import shuffle
 from worldclip.core.arrow import names_of
-from worldclip.core.artifacts import (
-    DUPLICATES,
-    write_artifact,
-)
+from worldclip.core.artifacts import DUPLICATES, write_artifact
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable
 from worldclip.core.job import Job, Result, Run
 from worldclip.core.keys import KeyTable
@@ -39,7 +35,7 @@ from worldclip.pool.stage import check_names
 SHARDS_PER_GROUP = 256  # shards whose copies are sorted and written together
 
 
-def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None = None) -> dict[str, Any]:
+def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None = None) -> Report:
     """Write OUT/duplicates.parquet of a pool; pool: its config, or the context of a run or .toml (pool.open_pool).
 
     Return {shards, pairs, no_identity, repeated_in_shard, copies, keys}.  pairs = no_identity + repeated_in_shard +

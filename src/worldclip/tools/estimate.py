@@ -22,9 +22,8 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import Run
 from worldclip.core.records import PairCounts, SizeCurve, read_accounting
 from worldclip.curate import accounting
-from worldclip.curate.candidates import decide_on, find_candidates, text_probs
+from worldclip.curate.candidates import DECIDING_COLUMNS, decide_on, find_candidates, text_probs
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.work import DECIDING_COLUMNS
 from worldclip.language.entry_lists import EntryLists
 from worldclip.match.config import MatchConfig
 from worldclip.pool.config import PoolConfig

@@ -23,11 +23,9 @@ MAX_RECORD_BYTES = 1 << 28  # the beginning of a longer record is dropped, which
 
 @dataclass(frozen=True, slots=True)
 class WarcRecord:
-    headers: dict[str, str]
-    """Names in lower case."""
+    headers: dict[str, str]  # names in lower case
     body: bytes
-    has_wrong_length: bool
-    """Content-Length is missing, not a number, or not the length of the body."""
+    has_wrong_length: bool  # content-Length is missing, not a number, or not the length of the body
 
 
 def iter_records(file: BinaryIO) -> Iterator[WarcRecord]:

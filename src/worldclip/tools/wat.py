@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core.artifacts import read_json, write_artifact, write_json
+from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable, usable_cores
 from worldclip.core.job import Job, Result, RunLock
@@ -72,34 +72,25 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
     reports = executor.map(
         partial(extract_file, out), shards, label="wat", done_dir=out / "done/parts", key={"version": 2}
     )
-    totals = _total(reports)
+    totals = add_counts(reports, (*REASONS[1:], "links", "records", "bad_json", "wrong_length", "rows", "pairs"))
+    totals["links_with_text"] = totals.pop("pairs")
     num_shards = _num_shards(wanted, recorded, totals["rows"])
     sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
-    job = Job("wat", out, {"num_shards": num_shards}, lambda: {"files": sources})
-    return job.run(lambda: _merge(shards, sources, out, num_shards, totals, executor))
-
-
-def _merge(
-    shards: Sequence[Shard],
-    sources: list[dict[str, Any]],
-    out: Path,
-    num_shards: int,
-    totals: dict[str, int],
-    executor: Executor,
-) -> Result:
-    """Write the pool's Parquet files from the links of all WAT files."""
     parts = [links_path(out, shard) for shard in shards]
-    write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
     pool = [Shard(name=f"{number:05}.parquet", path=str(out / f"{number:05}.parquet")) for number in range(num_shards)]
-    merge = partial(merge_range, parts, num_shards)
-    merged = executor.map(
-        merge, pool, label="merge", done_dir=out / "done/pool", key={"files": sources, "of": num_shards}
-    )
-    markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
-    outputs = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
-    in_pool = add_counts(merged, ("urls", "pairs"))
-    report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
-    return Result(report=report, counts=report, outputs=[*outputs, out / "order.json"])
+
+    def merge() -> Result:
+        write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
+        merge_one = partial(merge_range, parts, num_shards)
+        key = {"files": sources, "of": num_shards}
+        merged = executor.map(merge_one, pool, label="merge", done_dir=out / "done/pool", key=key)
+        markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
+        outputs = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
+        in_pool = add_counts(merged, ("urls", "pairs"))
+        report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
+        return Result(report=report, counts=report, outputs=[*outputs, out / "order.json"])
+
+    return Job("wat", out, {"num_shards": num_shards}, lambda: {"files": sources}).run(merge)
 
 
 def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
@@ -133,14 +124,6 @@ def _num_shards(wanted: int | None, recorded: int | None, num_links: int) -> int
     if recorded and wanted not in (None, recorded):
         raise UserError(f"num_shards = {wanted}: this pool has {recorded}; omit it, or choose another --out")
     return recorded or wanted or max(1, -(-num_links // LINKS_PER_SHARD))
-
-
-def _total(reports: Sequence[Report]) -> Report:
-    total: Counter[str] = Counter()
-    for report in reports:
-        total.update({name: value for name, value in report.items() if name != "pairs"})
-        total["links_with_text"] += report["pairs"]
-    return dict(total)
 
 
 # --- one WAT file -----------------------------------------------------------------------------------------------------
@@ -216,7 +199,7 @@ def _resolve_link(link: Any, in_head: Any, address: str) -> str | None:
     return resolve(link, base)
 
 
-def _texts_of_link(link: dict[str, Any]) -> tuple[list[str], bool]:
+def _texts_of_link(link: Json) -> tuple[list[str], bool]:
     """Return (its texts, each once, without empty ones; whether one was not a text or had a lone surrogate)."""
     texts: list[str] = []
     has_bad = False

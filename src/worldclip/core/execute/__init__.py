@@ -3,25 +3,13 @@
 The work runs in processes of this machine (local.py) or on a Ray cluster (ray.py), with the same result.
 """
 
+# ruff: noqa: F401  the names that others import from here
 from __future__ import annotations
 
 from worldclip.core.errors import UserError
 from worldclip.core.execute.local import LocalExecutor, usable_cores
 from worldclip.core.execute.ray import RayExecutor
 from worldclip.core.execute.shards import Executor, Report, Shard, add_counts, are_done, repeatable
-
-__all__ = [
-    "Executor",
-    "LocalExecutor",
-    "RayExecutor",
-    "Report",
-    "Shard",
-    "add_counts",
-    "are_done",
-    "create_executor",
-    "repeatable",
-    "usable_cores",
-]
 
 
 def create_executor(where: str, workers: int | None = None) -> Executor:

@@ -39,13 +39,10 @@ class LocalExecutor:
         return map_shards(self._run, work, shards, label, self.quiet)
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
-        if min(self.workers, len(todo)) > 1:
-            yield from self._run_processes(work, todo)
-        else:
+        if min(self.workers, len(todo)) <= 1:
             for shard in todo:
                 yield shard.name, work.run(shard)
-
-    def _run_processes(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+            return
         queue, tries = deque(todo), Counter[str]()
         while queue:
             yield from self._run_until_broken(work, queue, tries)
@@ -61,7 +58,10 @@ class LocalExecutor:
         pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
         try:
             while running or (queue and not is_broken):
-                while queue and not is_broken and len(running) < _max_submitted(queue[0], tries, num_workers):
+                while queue and not is_broken:
+                    # A shard whose worker died before runs alone: if it kills a worker again, no other shard suffers.
+                    if len(running) >= (1 if tries[queue[0].name] else QUEUED_PER_WORKER * num_workers):
+                        break
                     try:
                         running[pool.submit(work.run, queue[0])] = queue[0]
                     except BrokenProcessPool:
@@ -81,14 +81,6 @@ class LocalExecutor:
                         yield shard.name, lost_worker()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _max_submitted(shard: Shard, tries: Counter[str], num_workers: int) -> int:
-    """Return how many shards may be with the workers when `shard` is: only itself if its worker died before.
-
-    The worker that dies next then takes no other shard with it.
-    """
-    return 1 if tries[shard.name] else QUEUED_PER_WORKER * num_workers
 
 
 def end_with_parent() -> None:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import worldclip
-from worldclip.core.artifacts import digest
+from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute.shards import (
     MAX_TRIES,
@@ -70,7 +70,9 @@ class RayExecutor:
         with _place(work.done_dir) as place:
             tasks = _Tasks(ray, work, place)
             try:
-                yield from self._run_tasks(ray, tasks, deque(_largest_first(todo)))
+                # by falling size: a large shard that starts last would delay the end
+                by_size = sorted(todo, key=lambda shard: -shard.fingerprint.get("size", 0))
+                yield from self._run_tasks(ray, tasks, deque(by_size))
             finally:
                 tasks.cancel_all()
 
@@ -94,8 +96,7 @@ class RayExecutor:
                     yield shard.name, lost_worker()
 
 
-@dataclass(slots=True)
-class _Task:
+class _Task(NamedTuple):
     shard: Shard
     started_at: float
 
@@ -182,12 +183,9 @@ class _Tasks:
 class _Place:
     """Where this process runs, and what a node needs to work for it."""
 
-    token: Path
-    """A file beside the markers; a node that does not see it would write to another disk."""
-    version: str
-    """Version of worldclip."""
-    folder: Path
-    """Working directory of this process, which relative paths (a recipe's too) start from."""
+    token: Path  # a file beside the markers; a node that does not see it would write to another disk
+    version: str  # version of worldclip
+    folder: Path  # working directory of this process, which relative paths (a recipe's too) start from
 
     def enter(self) -> None:
         """Change to the driver's working directory.  Raises UserError that names this node and what it lacks."""
@@ -228,11 +226,6 @@ def _place(done_dir: Path) -> Iterator[_Place]:
         token.unlink(missing_ok=True)
 
 
-def _largest_first(todo: Sequence[Shard]) -> list[Shard]:
-    """Return the shards by falling size: a large shard that starts last would delay the end."""
-    return sorted(todo, key=lambda shard: -shard.fingerprint.get("size", 0))
-
-
 def connect(address: str | None, workers: int | None) -> Any:
     """Return the module ray, connected: as this process already is, else to `address` (see RayExecutor)."""
     ray = require("ray", extra="ray")
@@ -244,7 +237,7 @@ def connect(address: str | None, workers: int | None) -> Any:
             f"--executor ray: {target} is an address of Ray's client, whose machine does not share the run's folder; "
             "run worldclip on a node of the cluster (`ray job submit` does) with --executor ray:auto"
         )
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "WARNING"}
+    options: Json = {"log_to_driver": False, "logging_level": "WARNING"}
     if target == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
         options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
@@ -259,7 +252,7 @@ def connect(address: str | None, workers: int | None) -> Any:
     return ray
 
 
-def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
+def _init(ray: Any, address: str, options: Json) -> None:
     """Start or join Ray; retry a local start, which Ray gives up after 30 s and a busy machine may exceed."""
     for tries_left in reversed(range(LOCAL_STARTS if address == "local" else 1)):
         try:

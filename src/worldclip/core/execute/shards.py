@@ -17,10 +17,10 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worldclip.core.artifacts import digest, read_json, write_json
+from worldclip.core.artifacts import Json, digest, read_json, write_json
 from worldclip.core.errors import BadShard, StageFailed, UserError
 
-Report = dict[str, Any]
+Report: TypeAlias = Json
 MAX_TRIES = 3  # of a shard whose worker was killed, for example out of memory
 
 
@@ -28,11 +28,9 @@ MAX_TRIES = 3  # of a shard whose worker was killed, for example out of memory
 class Shard:
     """One file of the input, or one unit of work named like a file."""
 
-    name: str
-    """Relative path with its extension; names every output of this shard."""
-    path: str
-    """Path or URL of the input."""
-    fingerprint: dict[str, Any] = field(default_factory=dict)
+    name: str  # relative path with its extension; names every output of this shard
+    path: str  # path or URL of the input
+    fingerprint: Json = field(default_factory=dict)
     """Identifies the input, see artifacts.fingerprint; a changed one re-runs this shard."""
 
 
@@ -164,12 +162,8 @@ def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int
 
 def are_done(shards: Sequence[Shard], done_dir: Path, key: Any) -> bool:
     """Return whether a map over `shards` with this `key` has nothing left to do."""
-    work = ShardWork(fn=_nothing, done_dir=done_dir, key=digest(key))
+    work = ShardWork(fn=lambda shard: {}, done_dir=done_dir, key=digest(key))
     return all(work.finished_report(shard) is not None for shard in shards)
-
-
-def _nothing(shard: Shard) -> Report:
-    return {}
 
 
 _Fn = TypeVar("_Fn", bound=Callable[..., Report])

@@ -6,8 +6,6 @@ each token, since most tokens of a batch are repeated; a search of the label tre
 instructions for all sums.  arXiv:1607.01759, arXiv:1612.03651.
 """
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np
@@ -28,8 +26,7 @@ from worldclip.kernels.llvm import (
     store_pair,
     trailing_zeros,
 )
-from worldclip.language.fasttext.dictionary import is_end, is_label
-from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX
+from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX, is_end, is_label
 
 NGRAM_STEP = np.uint64(116049371)  # fastText, Dictionary::addWordNgrams: h = h * step + the next word's hash
 EPS = np.float32(1e-5)  # fastText, std_log: it is added to each probability before the logarithm

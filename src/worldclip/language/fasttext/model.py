@@ -11,13 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from worldclip.kernels.byte_table import empty_slots, insert_rows
-from worldclip.language.fasttext.dictionary import LABEL_PREFIX, find_end, scan_dictionary
+from worldclip.kernels.byte_table import empty_slots, find_row, hash_bytes, insert_rows
+from worldclip.kernels.llvm import inner, kernel, load_8
+from worldclip.kernels.utf8 import LOW_BYTES, word_at
 
 MAGIC = 793712314
 LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA = 1, 2, 3, 4
 SUPERVISED = 3
 DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows that take less than this when unpacked are unpacked at load
+
+LABEL_PREFIX = b"__label__"
+
+_PREFIX_HEAD, _PREFIX_LAST = np.uint64(int.from_bytes(LABEL_PREFIX[:8], "little")), LABEL_PREFIX[8]
+_END = np.uint64(int.from_bytes(b"</s>", "little"))
 
 
 class UnsupportedModel(ValueError):
@@ -110,11 +116,7 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         maxn=maxn,
         word_ngrams=word_ngrams,
         dense=dense,
-        codes=packed.codes,
-        norms=packed.norms,
-        centroids=packed.centroids,
-        sub_dim=packed.sub_dim,
-        last_sub_dim=packed.last_sub_dim,
+        **packed._asdict(),
         output=np.ascontiguousarray(output, dtype=np.float32),
         dictionary=dictionary,
         starts=starts,
@@ -245,3 +247,48 @@ def allowed_nodes(model: Model, is_allowed: np.ndarray) -> np.ndarray:
     for node in range(model.num_labels, len(nodes)):  # children come before their parents
         nodes[node] = nodes[model.left[node]] or nodes[model.right[node]]
     return nodes
+
+
+# --- the dictionary -----------------------------------------------------------------------------------
+
+
+@inner
+def is_label(data, start, end):
+    """Return whether the token begins with `__label__`: it is then a label to fastText, never a word."""
+    return end - start >= 9 and load_8(data, start) == _PREFIX_HEAD and data[start + 8] == _PREFIX_LAST
+
+
+@inner
+def is_end(data, start, end):
+    """Return whether the token is `</s>`, after which fastText reads no further."""
+    return end - start == 4 and word_at(data, start) & LOW_BYTES[4] == _END
+
+
+@kernel
+def scan_dictionary(data, size):
+    """Return (starts, ends, counts, number of bytes) of the `size` entries at the head of `data`.
+
+    The number of bytes is -1 if `data` is cut short.
+    """
+    starts = np.empty(size, np.int64)
+    ends = np.empty(size, np.int64)
+    counts = np.zeros(size, np.int64)
+    at = 0
+    for i in range(size):
+        starts[i] = at
+        while at < len(data) and data[at] != 0:
+            at += 1
+        ends[i] = at
+        if at + 10 > len(data):
+            return starts, ends, counts, -1
+        for byte in range(8):
+            counts[i] |= np.int64(data[at + 1 + byte]) << (8 * byte)
+        at += 10  # the zero, the count (8) and the kind (1)
+    return starts, ends, counts, at
+
+
+@kernel
+def find_end(dictionary, starts, ends, slots):
+    """Return the entry id of `</s>`, -1 if the dictionary does not have it."""
+    token = np.array([ord("<"), ord("/"), ord("s"), ord(">")], np.uint8)
+    return find_row(token, 0, 4, hash_bytes(token, 0, 4), dictionary, starts, ends, slots)

@@ -3,8 +3,6 @@
 Texts go in blocks, so that there are enough searches to overlap their cache misses; see `tokenise.py` and `trie.py`.
 """
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np

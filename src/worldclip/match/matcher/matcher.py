@@ -114,7 +114,10 @@ class Matcher:
 
     def _compile(self, entries: Texts, profile: str, strict: bool) -> None:
         column = _one_array(entries)
-        _refuse_impossible(column)
+        if column.null_count:
+            raise UserError(f"entry {column.is_null().index(True).as_py()} is null; entries are strings")
+        if len(column) >= trie.MAX_ENTRIES:
+            raise UserError(f"{len(column):,} entries in one list; a matcher holds fewer than {trie.MAX_ENTRIES:,}")
         data, offsets, *_ = _buffers(column)
         self.profile, self.num_entries, self.digest = profile, len(column), _digest(data, offsets)
         self._table, first_with = _fill(data, offsets, profile)
@@ -170,13 +173,6 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     return data, offsets, seal(np.frombuffer(array.buffers()[0], np.uint8)), array.offset
 
 
-def _refuse_impossible(entries: pa.Array) -> None:
-    if entries.null_count:
-        raise UserError(f"entry {entries.is_null().index(True).as_py()} is null; entries are strings")
-    if len(entries) >= trie.MAX_ENTRIES:
-        raise UserError(f"{len(entries):,} entries in one list; a matcher holds fewer than {trie.MAX_ENTRIES:,}")
-
-
 def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the table and `first_with` of trie.insert_entries.
 
@@ -190,17 +186,12 @@ def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarr
         num_buckets = int(used / load / 4) + 1
         if 4 * num_buckets > trie.MAX_SLOTS:
             raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^31")
-        table = table[:0].copy()  # free the last one before the next is allocated
-        table = _aligned_zeros(8 * num_buckets)
+        table = padded = np.zeros(0, np.uint64)  # free the last one before the next is allocated
+        padded = np.zeros(8 * num_buckets + 8, np.uint64)
+        start = -padded.ctypes.data % 64 // 8  # a bucket is a cache line; a mapped .npy file is aligned as well
+        table = padded[start : start + 8 * num_buckets]
         used = trie.insert_entries(*arguments, table, first_with)
     return seal(table), first_with
-
-
-def _aligned_zeros(size: int) -> np.ndarray:
-    """Return uint64 zeros aligned to a cache line, since a bucket is one (a mapped .npy file is aligned as well)."""
-    padded = np.zeros(size + 8, np.uint64)
-    start = -padded.ctypes.data % 64 // 8
-    return padded[start : start + size]
 
 
 def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, profile: str) -> list[str]:

@@ -12,8 +12,6 @@ tokens_2N[2n]      its key: its bytes, the first one lowest, padded with zeros; 
 tokens_2N[2n + 1]  text << 32 | MAY_END | GOES_ON (not the text's last) | MAY_BEGIN
 """
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np

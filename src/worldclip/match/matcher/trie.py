@@ -9,8 +9,6 @@ This layout is on disk (matcher.FORMAT_VERSION), and one instruction compares th
 not a table of kernels/byte_table.py.
 """
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np

@@ -12,20 +12,7 @@ not depend on the limits.
 Legend: W words, S slots, B bigrams, T texts, N tokens of a batch.
 """
 
+# ruff: noqa: F401  the names that others import from here
 from worldclip.metadata.ngrams.choose import best_bigrams, iter_bigrams_by_pmi, iter_unigrams
 from worldclip.metadata.ngrams.counter import MAX_BIGRAM_SLOTS, Counter
 from worldclip.metadata.ngrams.runs import BigramWriter, Counts, Words, merge, merge_words, write_words
-
-__all__ = [
-    "MAX_BIGRAM_SLOTS",
-    "BigramWriter",
-    "Counter",
-    "Counts",
-    "Words",
-    "best_bigrams",
-    "iter_bigrams_by_pmi",
-    "iter_unigrams",
-    "merge",
-    "merge_words",
-    "write_words",
-]

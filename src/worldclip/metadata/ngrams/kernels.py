@@ -5,8 +5,6 @@ table_2S  bigrams: [2s] first id << 32 | second id, [2s + 1] its count, 0 where 
 arena     bytes of all words, one after the other; word `id` is arena[starts_W[id] : starts_W[id + 1]], ids begin at 1
 """
 
-# mypy: disable-error-code="assignment, call-arg, call-overload, var-annotated"
-# numba's stubs do not know what its compiled code does with intrinsics and integers.
 from __future__ import annotations
 
 import numpy as np
