@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -109,14 +108,11 @@ def _problem_with(path: Path) -> str | None:
     return None if kind in (pa.string(), pa.large_string()) else f"has keys of type {kind}"
 
 
-Role = Literal["pool.valid_keys", "pool.deny_keys"]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyList:
     """Names a file of keys and the digest of its contents."""
 
-    setting: Role  # the key of the recipe that names the file
+    setting: str  # pool.valid_keys or pool.deny_keys: the key of the recipe that names the file
     path: str
     digest: str
     by_shard: bool  # true for Parquet with a column `shard`: a row then applies only to that shard's pair
@@ -127,7 +123,7 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str]) -> tuple[KeyList
 
     Raises UserError that names every file that is not a list of keys.
     """
-    named: list[tuple[Role, str]] = [("pool.valid_keys", valid_keys)] if valid_keys is not None else []
+    named = [("pool.valid_keys", valid_keys)] if valid_keys is not None else []
     named += [("pool.deny_keys", path) for path in deny_keys]
     problems = []
     for setting, path in named:

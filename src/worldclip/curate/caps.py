@@ -42,7 +42,7 @@ def find_bounds(
     num_kept: Counter[str] = Counter()
     for report in reports:
         num_kept.update(report["kept"])
-    paths = [_ratios_path(folder, shard) for shard in shards]
+    paths = [folder / f"{shard.name}.parquet" for shard in shards]
     bounds = {}
     for lang, number in num_kept.items():
         cap = work.config.cap_of(lang)
@@ -86,10 +86,6 @@ def read_bounds(run_dir: Path, config: CurateConfig) -> dict[str, float]:
 # one shard
 
 
-def _ratios_path(folder: Path, shard: Shard) -> Path:
-    return folder / f"{shard.name}.parquet"
-
-
 @repeatable
 def _write_ratios(shard: Shard, *, work: CurateWork, folder: Path) -> Report:
     """Write u / p of the shard's texts that are kept before caps, in languages with a cap."""
@@ -100,7 +96,7 @@ def _write_ratios(shard: Shard, *, work: CurateWork, folder: Path) -> Report:
     lang = candidates.lang_T[rows]
     ratios = candidates.coins_T(work.config.seed)[rows] / keep_prob[rows]
     table = pa.table({"lang": names_of(lang, candidates.lang_names), "number": ratios})
-    artifacts.write_table(_ratios_path(folder, shard), table, artifacts.CAP_NUMBERS)
+    artifacts.write_table(folder / f"{shard.name}.parquet", table, artifacts.CAP_NUMBERS)
     num_kept = np.bincount(lang, minlength=len(candidates.lang_names)).tolist()
     by_lang = {name: number for name, number in zip(candidates.lang_names, num_kept, strict=True) if number}
     return {"pairs": len(kept), "kept": by_lang}

@@ -146,7 +146,7 @@ def prefetch(typing_context, array, at):
     return types.none(array, types.int64), codegen
 
 
-def _byte_mask(context, builder, signature, arguments, ranges, lowered):
+def _byte_mask(context, builder, signature, arguments, ranges, lowered=()):
     """Return 64 bits, one for each of the bytes at array[at:]: whether it is in one of the ranges of characters.
 
     x in [first, last] is x - first <= last - first without sign, so a range costs one compare.
@@ -181,7 +181,7 @@ def blank_mask(typing_context, array, at):
 
     def codegen(context, builder, signature, arguments):
         blanks = [(" ", " "), ("\t", "\r"), ("\0", "\0")]
-        return _byte_mask(context, builder, signature, arguments, blanks, lowered=[])
+        return _byte_mask(context, builder, signature, arguments, blanks)
 
     return types.uint64(array, types.int64), codegen
 
@@ -254,9 +254,8 @@ def dot_lanes(typing_context, a, at, b, first):
         )
         function_type = ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector])
         total = builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.v{LANES}f32", (), function_type)
+        products = [ir.Constant(ir.FloatType(), -0.0), builder.fmul(left, right)]
         # reassoc lets LLVM add the halves in wide instructions rather than one value after the other.
-        return builder.call(
-            total, [ir.Constant(ir.FloatType(), -0.0), builder.fmul(left, right)], fastmath=("reassoc",)
-        )
+        return builder.call(total, products, fastmath=("reassoc",))
 
     return types.float32(a, types.int64, b, types.int64), codegen

@@ -25,9 +25,11 @@ class LanguagesConfig(Config):
         for code in sorted({code for code in self.codes if self.codes.count(code) > 1}):
             yield "codes", f'duplicate language "{code}"; list it once'
         languages = table.by_code()
-        for code in self.codes:
-            if code not in languages:
-                yield "codes", f'unknown language "{code}"; {_suggest_language(code)}'
+        for code in (code for code in self.codes if code not in languages):
+            near = difflib.get_close_matches(code, languages, n=1)
+            meant = table.by_wikipedia().get(code) or (near[0] if near else None)
+            remedy = f'did you mean "{meant}"?' if meant else "language/table.csv lists the known ones"
+            yield "codes", f'unknown language "{code}"; {remedy}'
         if self.lid_model != "lid176" and not Path(self.lid_model).is_file():
             yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
 
@@ -35,10 +37,3 @@ class LanguagesConfig(Config):
     def run_codes(self) -> tuple[str, ...]:
         """Return the run's languages in sorted order."""
         return tuple(sorted(self.codes or table.by_code()))
-
-
-def _suggest_language(code: str) -> str:
-    if code in table.by_wikipedia():
-        return f'did you mean "{table.from_wikipedia(code)}"?'
-    near = difflib.get_close_matches(code, table.by_code(), n=1)
-    return f'did you mean "{near[0]}"?' if near else "language/table.csv lists the known ones"

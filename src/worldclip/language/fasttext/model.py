@@ -105,7 +105,14 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
     left, right = _label_tree(counts[num_words:]) if loss == LOSS_HS else (np.empty(0, np.int32), np.empty(0, np.int32))
     slots = empty_slots(size)
     insert_rows(dictionary, starts, ends, slots)
-    dense, packed = _choose_rows(rows, dim)
+    dense = np.empty((0, dim), np.float32)
+    packed = Quantized(np.empty((0, 0), np.uint8), np.empty(0, np.float32), np.empty(0, np.float32), 1, 1)
+    if not isinstance(rows, Quantized):
+        dense = rows
+    elif len(rows.codes) * dim * 4 < DENSE_BELOW_BYTES:
+        dense = unpack_rows(rows)
+    else:
+        packed = rows
     model = Model(
         dim=dim,
         loss=loss,
@@ -185,15 +192,6 @@ def unpack_rows(packed: Quantized) -> np.ndarray:
         table = packed.centroids[start : start + 256 * width].reshape(256, width)
         parts.append(table[packed.codes[:, q]])
     return np.concatenate(parts, axis=1) * packed.norms[:, None]
-
-
-def _choose_rows(rows: np.ndarray | Quantized, dim: int) -> tuple[np.ndarray, Quantized]:
-    nothing = Quantized(np.empty((0, 0), np.uint8), np.empty(0, np.float32), np.empty(0, np.float32), 1, 1)
-    if not isinstance(rows, Quantized):
-        return rows, nothing
-    if len(rows.codes) * dim * 4 < DENSE_BELOW_BYTES:
-        return unpack_rows(rows), nothing
-    return np.empty((0, dim), np.float32), rows
 
 
 def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
