@@ -189,8 +189,8 @@ def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow"
     return numbers
 
 
-def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> None:
-    """Mark `folder` as finished.  The manifest's digest covers only format, config and inputs."""
+def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> Json:
+    """Mark `folder` as finished; return the manifest.  Its digest covers only format, config and inputs."""
     manifest = {
         "format_version": FORMAT_VERSION,
         "digest": digest([FORMAT_VERSION, config, inputs]),
@@ -201,6 +201,7 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
         **more,
     }
     write_json(folder / MANIFEST, manifest)
+    return manifest
 
 
 def read_manifest(folder: Path) -> Json | None:
