@@ -22,7 +22,7 @@ from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.language.entry_lists import EntryLists
+from worldclip.match.config import EntryLists
 
 COUNTS = st.lists(st.integers(0, 10**6), min_size=1, max_size=60)
 

@@ -15,7 +15,7 @@ from worldclip.balance.thresholds import thresholds_record
 from worldclip.core.artifacts import write_json, write_text
 from worldclip.curate.entry_curves import sampled_curve
 from worldclip.evaluate.report import task_result
-from worldclip.language.entry_lists import EntryLists
+from worldclip.match.config import EntryLists
 
 CLASSIFICATION = "zeroshot_classification"
 LANGS = ["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"]

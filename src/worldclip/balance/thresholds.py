@@ -15,7 +15,7 @@ from worldclip.balance.formulas import tail_fraction, threshold_for
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.records import Thresholds
-from worldclip.language.entry_lists import EntryLists
+from worldclip.match.config import EntryLists
 
 
 def choose_thresholds(

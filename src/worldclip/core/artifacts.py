@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard, UserError
 
-Json: TypeAlias = dict[str, Any]
+Json: TypeAlias = dict[str, Any]  # a record
 FORMAT_VERSION = 1
 HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are identified by size and mtime: hashing a pool would read all of it
 MANIFEST = "manifest.json"

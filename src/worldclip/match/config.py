@@ -1,12 +1,40 @@
-"""How texts get their language and their entries."""
+"""How texts get their language and their entries, and the one meaning of `match.isolate`."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from worldclip.core.settings import AtLeast, Between, Config, Decides, Problems
-from worldclip.language.entry_lists import EntryLists
+
+Isolate = Literal["language", "merged", "english"]
+MERGED = "merged"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryLists:
+    """The entry lists of a run: each language's own, all as one (`merged`), or English's for every text."""
+
+    isolate: Isolate
+
+    def list_of(self, lang: str) -> str:
+        """Return the list that a text of this language is matched against."""
+        return {"language": lang, "merged": MERGED, "english": "en"}[self.isolate]
+
+    def names(self, languages: Collection[str]) -> tuple[str, ...]:
+        """Return the lists that texts of these languages are matched against, sorted."""
+        return tuple(sorted({self.list_of(lang) for lang in languages}))
+
+    @property
+    def english(self) -> str:
+        """The list that `balance.english_threshold` is about."""
+        return MERGED if self.isolate == "merged" else "en"
+
+    @property
+    def has_one(self) -> bool:
+        """Whether all texts share one list."""
+        return self.isolate != "language"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +46,7 @@ class MatchConfig(Config):
     (Unicode's categories)."""
     fold_case: Annotated[bool, Decides("metadata", "match")] = False
     """Ignore case (profile unicode only)."""
-    isolate: Annotated[Literal["language", "merged", "english"], Decides("metadata", "match", "balance")] = "language"
+    isolate: Annotated[Isolate, Decides("metadata", "match", "balance")] = "language"
     """Entry list that a text is matched against: its language's own, all lists merged into one, or English's."""
     min_lang_prob: Annotated[float, Between(0, 1, "a probability")] = 0.0
     """Drop texts whose language is less probable than this, as no_language."""

@@ -21,9 +21,8 @@ from worldclip.core.execute import Report, Shard, repeatable
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.language import identify as lid
 from worldclip.language.config import LanguagesConfig
-from worldclip.language.entry_lists import MERGED
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
-from worldclip.match.config import MatchConfig
+from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.profile_rates import compare_profiles
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.pool.config import PoolConfig

@@ -30,8 +30,7 @@ from worldclip.core.settings import to_dict
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
-from worldclip.language.entry_lists import MERGED
-from worldclip.match.config import MatchConfig
+from worldclip.match.config import MERGED, MatchConfig
 from worldclip.metadata import counting
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries, has_words

@@ -24,8 +24,7 @@ from worldclip.core.records import PairCounts, SizeCurve, read_accounting
 from worldclip.curate import accounting
 from worldclip.curate.candidates import DECIDING_COLUMNS, decide_on, find_candidates, text_probs
 from worldclip.curate.config import CurateConfig
-from worldclip.language.entry_lists import EntryLists
-from worldclip.match.config import MatchConfig
+from worldclip.match.config import EntryLists, MatchConfig
 from worldclip.pool.config import PoolConfig
 from worldclip.report.balance import size_svg
 
