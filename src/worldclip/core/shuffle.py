@@ -1,8 +1,8 @@
 """Bring the rows of many shards together by key in bounded memory, for duplicates across shards and joins of pools.
 
     1  each shard    write_rows: its rows in a file, sorted by the XXH64 of their keys
-    2  each range    read_range: the rows of all shards with hashes in one range; write_found: the results of the range
-    3  each shard    read_found: the results of all ranges for it
+    2  each range    read_range: the rows of all shards with hashes in one range; write_results: the range's results
+    3  each shard    read_results: the results of all ranges for it
 Files are Arrow IPC and memory-mapped: a range reads only its own pages of them.
 """
 
@@ -46,12 +46,12 @@ def read_range(paths: Sequence[Path], number: int, of: int) -> pa.Table:
     return pa.concat_tables(parts).combine_chunks()
 
 
-def write_found(path: Path, rows: pa.Table) -> None:
+def write_results(path: Path, rows: pa.Table) -> None:
     """Write the results of a range: `rows` with a column `shard` (int32), sorted by it."""
     _write(path, rows.take(pa.array(np.argsort(rows["shard"].to_numpy(), kind="stable"))))
 
 
-def read_found(paths: Sequence[Path], first: int, stop: int) -> pa.Table:
+def read_results(paths: Sequence[Path], first: int, stop: int) -> pa.Table:
     """Return the results of all ranges for the shards first ... stop - 1."""
     parts = []
     for path in paths:

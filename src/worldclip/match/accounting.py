@@ -84,8 +84,8 @@ def _count_by_language(lang: np.ndarray, reason: np.ndarray, languages: Sequence
 
 def confusion(truth: pa.Array, lang: np.ndarray, languages: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return {true language: {language found: texts}}, sorted, for pools that state the truth.  For the report only."""
-    found_lang = np.array([*languages, Reason.NO_LANGUAGE.label])[lang]  # -1 indexes the last
-    pairs = Counter(zip(truth.to_pylist(), found_lang.tolist(), strict=True))
+    labels = np.array([*languages, Reason.NO_LANGUAGE.label])[lang]  # -1 indexes the last
+    pairs = Counter(zip(truth.to_pylist(), labels.tolist(), strict=True))
     table: dict[str, dict[str, int]] = {}
     for (true_lang, other), number in sorted((pair, number) for pair, number in pairs.items() if pair[0] is not None):
         table.setdefault(true_lang, {})[other] = number

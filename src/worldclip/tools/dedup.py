@@ -104,7 +104,7 @@ def find_copies(unit: Shard, *, paths: Sequence[Path], num_ranges: int) -> Repor
     is_copy = first != np.arange(len(rows))
     shard = rows["shard"].to_numpy()
     copies = rows.drop_columns(["hash"]).append_column("first_shard", pa.array(shard[first])).filter(pa.array(is_copy))
-    shuffle.write_found(Path(unit.path), copies)
+    shuffle.write_results(Path(unit.path), copies)
     return {"pairs": len(rows), "copies": len(copies)}
 
 
@@ -114,7 +114,7 @@ def write_list(path: Path, names: Sequence[str], ranges: Sequence[Path]) -> None
     def write(aside: Path) -> None:
         with pq.ParquetWriter(aside, DUPLICATES, compression="zstd") as file:
             for start in range(0, len(names), SHARDS_PER_GROUP):
-                copies = shuffle.read_found(ranges, start, start + SHARDS_PER_GROUP)
+                copies = shuffle.read_results(ranges, start, start + SHARDS_PER_GROUP)
                 shard = copies["shard"].to_numpy()
                 order = np.lexsort((copies["row"].to_numpy(), shard))
                 columns = {

@@ -131,7 +131,7 @@ def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], n
     joined = wanted.filter(pa.array(has_image)).select(["key", "shard"])
     for name, source in (("file", "shard"), ("offset", "offset"), ("size", "size")):
         joined = joined.append_column(name, rows[source])
-    shuffle.write_found(_path(folder, "ranges", unit), joined)
+    shuffle.write_results(_path(folder, "ranges", unit), joined)
     return {"pairs": len(wanted)}
 
 
@@ -141,7 +141,7 @@ def _write_places(
 ) -> Report:
     """Write RUN/train/join/places of a shard from all ranges.  order: names of the shards, tars: of the tars."""
     position = order.index(shard.name)
-    joined = shuffle.read_found(ranges, position, position + 1)
+    joined = shuffle.read_results(ranges, position, position + 1)
     files = names_of(joined["file"].to_numpy(), tars)
     table = joined.set_column(joined.schema.get_field_index("file"), "file", files)
     artifacts.write_table(folder / "places" / f"{shard.name}.parquet", table, artifacts.IMAGE_PLACES)

@@ -47,8 +47,7 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     """Return the label id int32 and the probability float32 of each text; -1 and 0 without a prediction.
 
     data: (num_bytes,) uint8; offsets: (num_texts + 1,) int64; is_null: (num_texts,) bool.  allowed: bool for each
-    node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: slots of the token cache,
-    a power of two.
+    node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: cache slots, 2^k.
     """
     num_texts = len(is_null)
     label_ids = np.full(num_texts, -1, np.int32)

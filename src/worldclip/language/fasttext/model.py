@@ -100,8 +100,12 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
     except (struct.error, IndexError) as error:
         raise UnsupportedModel(f"{path} is cut short") from error
     kept, kept_rows, order = _kept_buckets(index, bucket, num_words)
-    if pruned > 0:
-        rows = _in_order(rows, order, num_words)
+    if pruned > 0:  # rows of kept n-grams by rising bucket; the file's order is another
+        places = np.concatenate([np.arange(num_words), num_words + order.astype(np.int64)])
+        if isinstance(rows, Quantized):
+            rows = rows._replace(codes=rows.codes[places], norms=rows.norms[places])
+        else:
+            rows = rows[places]
     left, right = _label_tree(counts[num_words:]) if loss == LOSS_HS else (np.empty(0, np.int32), np.empty(0, np.int32))
     slots = empty_slots(size)
     insert_rows(dictionary, starts, ends, slots)
@@ -202,14 +206,6 @@ def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.nd
     np.bitwise_or.at(kept, buckets >> 6, np.uint64(1) << (buckets & 63).astype(np.uint64))
     kept_rows = num_words + np.searchsorted(buckets, np.arange(len(kept)) * 64)
     return kept, kept_rows.astype(np.int32), index[order, 1]
-
-
-def _in_order(rows: np.ndarray | Quantized, order: np.ndarray, num_words: int) -> np.ndarray | Quantized:
-    """Return the rows with those of kept n-grams by rising bucket; the file's order is another."""
-    places = np.concatenate([np.arange(num_words), num_words + order.astype(np.int64)])
-    if isinstance(rows, Quantized):
-        return rows._replace(codes=rows.codes[places], norms=rows.norms[places])
-    return rows[places]
 
 
 def _label_tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
