@@ -1,1 +1,1 @@
-"""Read (model.py, dictionary.py) and run (kernels.py) fastText's supervised models with numba."""
+"""Read (model.py) and run (kernels.py) fastText's supervised models with numba."""
