@@ -17,6 +17,7 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.read import write_index
 
 CONFIG = PoolConfig(path="pool")
 
@@ -169,7 +170,7 @@ def test_members_without_stem_or_suffix_are_ignored(tmp_path: Path) -> None:
     members = [("README", b"x"), (".hidden", b"x"), ("a/._0.jpg", b"x"), ("b.", b"x"), *sample("0", "text")]
     path = write_tar(tmp_path / "0.tar", members)
     assert [key for key, *_ in rows(pool.read_texts(shard_of(path), CONFIG))] == ["0"]
-    assert pool.write_index(shard_of(path), CONFIG, tmp_path / "i.parquet")["ignored_members"] == 4
+    assert write_index(shard_of(path), CONFIG, tmp_path / "i.parquet")["ignored_members"] == 4
 
 
 def test_member_name_that_is_not_utf8_is_bad_pair(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_index_holds_first_image_of_each_key(tmp_path: Path) -> None:
         ("0.jpg", b"duplicate"),
     ]
     shard = shard_of(write_tar(tmp_path / "sub" / "000.tar", members), "sub/000.tar")
-    report = pool.write_index(shard, CONFIG, tmp_path / "run/pool/index/sub/000.tar.parquet")
+    report = write_index(shard, CONFIG, tmp_path / "run/pool/index/sub/000.tar.parquet")
     index = pool.read_index(tmp_path / "run", shard).to_pylist()
     assert [(row["key"], row["member"]) for row in index] == [("sub/0", "0.webp"), ("sub/1", "1.jpg")]
     assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [b"zero", PNG + b"1"]

@@ -115,17 +115,6 @@ def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[Wikipe
         built.add("number", ((str(number), None) for number in range(NUM_NUMBERS)), config.max_chars)
     for wordnet in config.wordnets_of(lang):
         built.add("wordnet", read_wordnet(wordnet, lang), config.max_chars)
-    _add_wikipedias(built, config, wikipedias)
-    if "wordfreq" in config.sources and languages.get(lang).wordfreq:
-        built.add("wordfreq", read_frequent_words(lang, config.wordfreq_top), config.max_chars)
-    if path := config.list_of(lang):
-        built.add("list", read_list(path), config.max_chars)
-    if not built.entries:
-        raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; set metadata.lists.{lang}")
-    return built
-
-
-def _add_wikipedias(built: EntryList, config: MetadataConfig, wikipedias: Sequence[WikipediaCounts]) -> None:
     with_text = [wikipedia for wikipedia in wikipedias if wikipedia.counts is not None]
     num_unigrams = {}
     for wikipedia in with_text:
@@ -136,6 +125,13 @@ def _add_wikipedias(built: EntryList, config: MetadataConfig, wikipedias: Sequen
     for wikipedia in with_text if "bigram" in config.sources else ():
         wanted = wikipedia.max_bigrams(num_unigrams[wikipedia.wiki])
         built.add("bigram", wikipedia.bigrams(wanted, len(built.entries)), config.max_chars, wanted)
-    for wikipedia in wikipedias:
-        if "title" in config.sources and wikipedia.views:
+    for wikipedia in wikipedias if "title" in config.sources else ():
+        if wikipedia.views:
             built.add("title", wikipedia.titles(), config.max_chars, wikipedia.rules.max_titles)
+    if "wordfreq" in config.sources and languages.get(lang).wordfreq:
+        built.add("wordfreq", read_frequent_words(lang, config.wordfreq_top), config.max_chars)
+    if path := config.list_of(lang):
+        built.add("list", read_list(path), config.max_chars)
+    if not built.entries:
+        raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; set metadata.lists.{lang}")
+    return built

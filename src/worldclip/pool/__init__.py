@@ -1,6 +1,6 @@
 """Stage 0, pool: pairs in WebDataset tars, Parquet or JSONL files, or the emoji pool that a run draws itself.
 
-shards: the files of the pool.  read_texts: the texts of one file.  write_index, read_index, read_member: its images.
+shards: the files of the pool.  read_texts: the texts of one file.  read_index, read_member: its images.
 A format of shards is one module of formats/.
 """
 
@@ -11,29 +11,22 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.pool.formats.tar import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from worldclip.pool.read import index_of as index_of
     from worldclip.pool.read import read_index as read_index
     from worldclip.pool.read import read_keys as read_keys
     from worldclip.pool.read import read_member as read_member
     from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
-    from worldclip.pool.read import write_index as write_index
-    from worldclip.pool.records import DEFAULT_FIELDS as DEFAULT_FIELDS
-    from worldclip.pool.records import TRUTH_FIELD as TRUTH_FIELD
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import key_lists as key_lists
     from worldclip.pool.stage import list_shards as list_shards
     from worldclip.pool.stage import open_pool as open_pool
-    from worldclip.pool.stage import root as root
     from worldclip.pool.stage import shards as shards
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
 _NAMES = {
-    "formats.tar": ("IMAGE_SUFFIXES",),
-    "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts", "write_index"),
-    "records": ("DEFAULT_FIELDS", "TRUTH_FIELD"),
-    "stage": ("index", "key_lists", "list_shards", "open_pool", "root", "shards"),
+    "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts"),
+    "stage": ("index", "key_lists", "list_shards", "open_pool", "shards"),
     "texts": ("PoolTexts",),
 }
 _HOMES = {name: f"worldclip.pool.{module}" for module, names in _NAMES.items() for name in names}

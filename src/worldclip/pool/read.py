@@ -39,16 +39,6 @@ def read_keys(shard: Shard, config: PoolConfig) -> tuple[pa.Array, int, int]:
     return first, int((~has_key).sum()), int(is_repeated.sum())
 
 
-def check_columns(shard: Shard, config: PoolConfig) -> None:
-    """Raise WrongColumns if the head of the shard has nothing that the recipe names."""
-    format_of(shard.name).check_columns(shard, config)
-
-
-def check_key(shard: Shard, config: PoolConfig) -> None:
-    """Raise WrongColumns if the head of the shard does not have what pool.key names."""
-    format_of(shard.name).check_key(shard, config)
-
-
 def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
     """Return (key, member, offset, size of the first image of each pair; counts as in `write_index`)."""
     return format_of(shard.name).index_images(shard, config)

@@ -6,6 +6,7 @@ A record is a dict, a str with the reason why it cannot be read, or None if ther
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ Text = tuple[str | None, str | None]  # (text or None, why it is bad or None)
 
 DEFAULT_FIELDS = ("texts", "text", "caption", "TEXT")  # img2dataset writes `caption`, LAION's tables have `TEXT`
 TRUTH_FIELD = "lang_truth"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 NUM_PROBED = 100  # records at the head of a shard; a field that pool.key or pool.texts names must occur in one of them
 
 
@@ -160,10 +162,4 @@ def _large_strings(texts: list[str | None]) -> tuple[pa.LargeStringArray, list[i
 
 def has_surrogate(text: str) -> bool:
     """Return whether a str holds half of a surrogate pair, the only character that UTF-8 cannot encode."""
-    if text.isascii():
-        return False
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+    return not text.isascii() and _SURROGATE.search(text) is not None

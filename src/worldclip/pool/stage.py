@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from worldclip.core.job import ALL_SHARDS, Job, Result, Run
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile, fingerprint_file, list_files
-from worldclip.pool.formats import FORMATS
-from worldclip.pool.read import check_columns, write_index
+from worldclip.pool.formats import FORMATS, format_of
+from worldclip.pool.read import write_index
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BUILT_FOLDERS = ("pairs", "tone", "base", "names.json", "README.md", "done/compare", "done/draw")  # by pool/emoji.py
@@ -149,15 +149,15 @@ def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Ex
     return executor.map(index, shards, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
 
 
-def check_names(
-    shards: Sequence[Shard], pool: PoolConfig, check: Callable[[Shard, PoolConfig], None] = check_columns
-) -> None:
+def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool = False) -> None:
     """Raise UserError for a column that no shard has: the recipe is wrong.  If some shards have it, the others are bad.
 
-    Stops at the first shard that has it, so it opens one shard of a right recipe.
+    is_key_only: check pool.key alone.  Stops at the first shard that has it, so it opens one shard of a right recipe.
     """
     first: WrongColumns | None = None
     for shard in shards:
+        pool_format = format_of(shard.name)
+        check = pool_format.check_key if is_key_only else pool_format.check_columns
         try:
             check(shard, pool)
         except WrongColumns as error:

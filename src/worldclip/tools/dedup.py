@@ -29,7 +29,6 @@ from worldclip.core.job import Job, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
-from worldclip.pool.read import check_key
 from worldclip.pool.stage import check_names
 
 SHARDS_PER_GROUP = 256  # shards whose copies are sorted and written together
@@ -44,7 +43,7 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     folder = Path(out)
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     config, shards = run.section(PoolConfig), pools.shards(run)
-    check_names(shards, config, check=check_key)
+    check_names(shards, config, is_key_only=True)
     check_own(folder)
     inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
     job = Job("dedup", folder, {"pool": {"key": config.key}}, lambda: inputs)

@@ -41,7 +41,7 @@ from worldclip.model.inference import Clip
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, is_remote
 from worldclip.pool.formats import format_of
-from worldclip.pool.read import check_columns, check_key, read_member
+from worldclip.pool.read import read_member
 from worldclip.pool.stage import check_names
 
 Of = Literal["images", "texts"]
@@ -94,7 +94,10 @@ def embed(
     units = _units(run, of)
     loading = {"arch": arch, "tokenizer": None if tokenizer is None else str(tokenizer), "precision": precision}
     loaded = Model(source, LoadOptions(device=device, **loading))
-    model_id = {"source": _reload_name(model, source), "layout": source.layout, "digest": source.digest(), **loading}
+    # What search loads again: the path of the checkpoint itself, or the hub id.
+    is_local = Path(str(model).removeprefix("local-dir:")).exists()
+    name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
+    model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
     config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(units)}
     inputs = {str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
     _check_out(folder, pool_config)
@@ -129,10 +132,10 @@ def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
     for kind in dict.fromkeys(of or (("images",) if tars else ("texts",))):
         if kind == "texts":
             units["texts"] = shards
-            check_names(shards, config, check=check_columns)
+            check_names(shards, config)
         elif tars:
             units["images"] = tars
-            check_names(tars, config, check=check_key)
+            check_names(tars, config, is_key_only=True)
         elif is_folder:
             units["images"] = source_units(Path(path))
         else:
@@ -146,12 +149,6 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
     for root in (pool.path, *pool.roots.values()):
         if root and not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
-
-
-def _reload_name(model: str | Path, source: model_load.Source) -> str:
-    """Return what search loads again: the path of the checkpoint itself, or the hub id."""
-    is_local = Path(str(model).removeprefix("local-dir:")).exists()
-    return str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
 
 
 def num_processes(device: str, model: Path) -> int:

@@ -49,11 +49,10 @@ class FetchConfig:
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
     def problems(self) -> list[str]:
-        codes = {language.code for language in languages.all_languages()}
         problems = [
             f"--langs has {lang!r}: unknown language; language/table.csv lists them all"
             for lang in self.langs
-            if lang not in codes
+            if lang not in languages.by_code()
         ]
         if self.date != "latest" and not re.fullmatch(r"20\d{6}", self.date):
             problems.append(f"--date {self.date!r}: must be YYYYMMDD or latest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,28 +40,6 @@ SOURCES = {  # in the order of the lists
 }
 
 
-class EntryRecord(TypedDict, total=False):
-    """Why an entry is in a list; the keys from entry_id to dead are missing if it is not."""
-
-    lang: str
-    entry: str
-    is_there: bool
-    entry_id: int
-    source: str
-    score: float | None
-    rank: int | None
-    """Among the entries of its source by falling score; None without scores."""
-    of_source: int
-    """Number of entries of its source."""
-    dead: dict[str, str | None]
-    """Profiles under which it never matches, each with the earlier entry that it equals."""
-    near: list[str]
-    """Entries with a similar spelling."""
-    holding: list[str]
-    """Some entries that contain it."""
-    num_holding: int
-
-
 def is_metadata(path: Path) -> bool:
     """Return whether a path is the metadata folder of a run."""
     return path.is_dir() and path.resolve().name == STAGE
@@ -92,27 +70,31 @@ def inspect_lists(folder: Path) -> dict[str, Report]:
     }
 
 
-def find_entry(folder: Path, lang: str, entry: str) -> EntryRecord:
-    """Return why `entry` is in a list of RUN/metadata, or that it is not.  Raises UserError for an unknown list."""
+def find_entry(folder: Path, lang: str, entry: str) -> Report:
+    """Return why `entry` is in a list of RUN/metadata, or that it is not.  Raises UserError for an unknown list.
+
+    Keys: lang, entry, is_there; near: entries with a similar spelling; holding, num_holding: some entries that contain
+    it, and their number.  If it is in the list also entry_id, source, score, rank (among the of_source entries of its
+    source by falling score; None without scores) and dead: the profiles under which it never matches, each with the
+    earlier entry that it equals.
+    """
     table = read_entries(folder.parent, lang)
     entries = table["entry"]
     entry_id = pc.index(entries, entry).as_py()
-    record = EntryRecord(lang=lang, entry=entry, is_there=entry_id >= 0)
+    record: Report = {"lang": lang, "entry": entry, "is_there": entry_id >= 0}
     near: list[str] = []
     if entry_id >= 0:
         source, score = table["source"][entry_id].as_py(), table["score"][entry_id].as_py()
         scores = table.filter(pc.equal(table["source"].cast(pa.string()), source))["score"]
         rank = None if score is None else 1 + (pc.sum(pc.greater(scores, score)).as_py() or 0)
-        dead = _dead_profiles(folder, lang, entries, entry_id)
-        record |= EntryRecord(
-            entry_id=entry_id, source=source, score=score, rank=rank, of_source=len(scores), dead=dead
-        )
+        record |= {"entry_id": entry_id, "source": source, "score": score, "rank": rank, "of_source": len(scores)}
+        record["dead"] = _dead_profiles(folder, lang, entries, entry_id)
     else:
         near = difflib.get_close_matches(entry, entries.slice(0, NEAR_AMONG).to_pylist(), n=NUM_NEAR)
     holding = pc.indices_nonzero(pc.match_substring(entries, entry))
     others = [other for other in entries.take(holding[: NUM_NEAR + 1]).to_pylist() if other != entry]
     num_holding = len(holding) - record["is_there"]
-    return record | EntryRecord(near=near, holding=others[:NUM_NEAR], num_holding=num_holding)
+    return record | {"near": near, "holding": others[:NUM_NEAR], "num_holding": num_holding}
 
 
 def _dead_profiles(folder: Path, lang: str, entries: pa.ChunkedArray, entry_id: int) -> dict[str, str | None]:
@@ -163,7 +145,7 @@ def _counts(row: Report, sources: Sequence[str], profiles: Sequence[str]) -> lis
     ]
 
 
-def entry_to_text(record: EntryRecord) -> str:
+def entry_to_text(record: Report) -> str:
     """Return what `find_entry` returned in words."""
     lang, entry = record["lang"], record["entry"]
     name = f"{lang} ({languages.get(lang).name})" if lang != MERGED else "all lists as one"

@@ -18,7 +18,7 @@ from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprin
 from worldclip.evaluate.datasets.common.text_files import decode, parse_record
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import NO_LANGUAGE, Dataset
-from worldclip.pool import DEFAULT_FIELDS, TRUTH_FIELD
+from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD
 
 
 @layout("pool")

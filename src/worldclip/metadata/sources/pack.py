@@ -94,8 +94,7 @@ def _read_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
         raise UserError(f"{path}: packed by a newer worldclip (pack version {record['version']}); upgrade worldclip")
     if digest({key: value for key, value in record.items() if key != "digest"}) != record["digest"]:
         raise UserError(f"{path}: {RECORD} does not have the digest that it states; {_REMEDY}")
-    codes = {language.code for language in languages.all_languages()}
-    if unknown := sorted(set(record["lists"]) - codes):
+    if unknown := sorted(set(record["lists"]) - set(languages.by_code())):
         raise UserError(f"{path}: lists of unknown languages {', '.join(unknown)}; upgrade worldclip")
     missing = [key for key in ("match", "lists", "pageviews", "licences") if key not in record]
     for name, packed_list in record["lists"].items():
@@ -134,10 +133,22 @@ def read_packed(pack: Pack, name: str, to: Path) -> pa.Table:
 
     Raises BadShard if its bytes are not those that were packed, or are not a list of entries.
     """
-    data = _read_checked(pack, f"{name}.parquet", pack.lists[name]["sha256"])
+    from worldclip.match.matcher.matcher import entries_digest
+
+    packed_list = pack.lists[name]
+    data = _read_checked(pack, f"{name}.parquet", packed_list["sha256"])
     write_artifact(to, lambda aside: aside.write_bytes(data))
     table = read_table(to, METADATA)
-    if not _is_list(table, pack.lists[name]):
+    entries = table["entry"]
+    # Another program may have packed it: a list is numbered in order, each entry once, none null.
+    is_list = (
+        len(entries) == packed_list["entries"]
+        and entries.null_count == 0
+        and np.array_equal(table["entry_id"].to_numpy(), np.arange(len(entries)))
+        and pc.count_distinct(entries).as_py() == len(entries)
+        and entries_digest(entries) == packed_list["digest"]
+    )
+    if not is_list:
         raise BadShard(
             f"{pack.path}: {name}.parquet is not the list that {RECORD} describes (numbers, entries, digest); {_REMEDY}"
         )
@@ -161,17 +172,3 @@ def _read_checked(pack: Pack, name: str, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise BadShard(f"{pack.path}: {name} does not have the SHA-256 that {RECORD} states; {_REMEDY}")
     return data
-
-
-def _is_list(table: pa.Table, packed_list: PackedList) -> bool:
-    """Return whether a list that another program packed is numbered in order, each entry once, none null."""
-    from worldclip.match.matcher.matcher import entries_digest
-
-    entries = table["entry"]
-    return (
-        len(entries) == packed_list["entries"]
-        and entries.null_count == 0
-        and np.array_equal(table["entry_id"].to_numpy(), np.arange(len(entries)))
-        and pc.count_distinct(entries).as_py() == len(entries)
-        and entries_digest(entries) == packed_list["digest"]
-    )

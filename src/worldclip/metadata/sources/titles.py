@@ -9,6 +9,7 @@ an n-gram run, one Wikipedia after the other; counts of files add up in any orde
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import urllib.parse
 from collections import Counter
@@ -25,7 +26,7 @@ from worldclip.core.arrow import binary_array, one_array
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
-from worldclip.metadata.ngrams import Words, merge_words, write_words
+from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words, write_words
 from worldclip.metadata.sources.wikipedia import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
@@ -71,8 +72,7 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
     for block in _iter_blocks(path):
         lines = _parse(block, dropped)
         num_lines += len(lines)
-        selected = _select_domains(lines, list(wiki_of_domain), dropped)
-        tables.append(_sum_by_wiki(selected, wiki_of_domain, min_line_views))
+        tables.append(_sum_by_wiki(lines, wiki_of_domain, min_line_views, dropped))
     if not num_lines and dropped["fields"]:
         raise BadShard(f"{path}: no line has the four fields `domain title views bytes`; is it a page-view file?")
     counts: dict[str, TitleViews] = {}
@@ -102,7 +102,10 @@ def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
     try:
         block.decode()
     except UnicodeDecodeError:  # Arrow hands a skipped line to the handler as text, which must then be UTF-8
-        block = _filter_lines(block, dropped)
+        lines = [line for line in block.split(b"\n") if line]
+        whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
+        dropped["fields"] += len(lines) - len(whole)
+        block = b"\n".join([*whole, b""])
 
     def skip(row: pc_csv.InvalidRow) -> str:
         dropped["fields"] += 1
@@ -121,26 +124,18 @@ def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
     )  # fmt: skip
 
 
-def _filter_lines(block: bytes, dropped: Counter[str]) -> bytes:
-    lines = [line for line in block.split(b"\n") if line]
-    whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
-    dropped["fields"] += len(lines) - len(whole)
-    return b"\n".join([*whole, b""])
-
-
-def _select_domains(lines: pa.Table, domains: Sequence[bytes], dropped: Counter[str]) -> pa.Table:
-    """Return the lines of some domains whose views are a number."""
-    selected = lines.filter(pc.is_in(lines["domain"], pa.array(domains, pa.binary())))
-    is_number = pc.match_substring_regex(selected["views"], "^[0-9]{1,18}$")
-    dropped["views"] += len(selected) - (pc.sum(is_number).as_py() or 0)
-    selected = selected.filter(is_number)
-    return selected.set_column(2, "views", selected["views"].cast(pa.string()).cast(pa.int64()))
-
-
-def _sum_by_wiki(lines: pa.Table, wiki_of_domain: Mapping[bytes, str], min_line_views: Mapping[str, int]) -> pa.Table:
-    """Return one row (wiki, title, views) per title."""
-    domain_idx = pc.index_in(lines["domain"], pa.array(list(wiki_of_domain), pa.binary()))
-    lines = lines.set_column(0, "wiki", pc.take(pa.array(list(wiki_of_domain.values())), domain_idx))
+def _sum_by_wiki(
+    lines: pa.Table, wiki_of_domain: Mapping[bytes, str], min_line_views: Mapping[str, int], dropped: Counter[str]
+) -> pa.Table:
+    """Return one row (wiki, title, views) per title, of the lines of these domains whose views are a number."""
+    domains = pa.array(list(wiki_of_domain), pa.binary())
+    lines = lines.filter(pc.is_in(lines["domain"], domains))
+    is_number = pc.match_substring_regex(lines["views"], "^[0-9]{1,18}$")
+    dropped["views"] += len(lines) - (pc.sum(is_number).as_py() or 0)
+    lines = lines.filter(is_number)
+    lines = lines.set_column(2, "views", lines["views"].cast(pa.string()).cast(pa.int64()))
+    wikis = pc.take(pa.array(list(wiki_of_domain.values())), pc.index_in(lines["domain"], domains))
+    lines = lines.set_column(0, "wiki", wikis)
     for wiki, minimum in min_line_views.items():
         lines = lines.filter(pc.or_(pc.not_equal(lines["wiki"], wiki), pc.greater_equal(lines["views"], minimum)))
     return _sum_by_title(lines)
@@ -177,14 +172,10 @@ def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
     A year's sample of 888 hours with a folder for each of 330 Wikipedias would be a million files.
     """
     titles = one_array(pa.chunked_array([of_wiki.titles for of_wiki in counts.values()], pa.large_binary()))
-    write_words(
-        folder, titles, np.concatenate([np.zeros(0, np.uint64), *(of_wiki.views for of_wiki in counts.values())])
-    )
-    rows, first = {}, 0
-    for wiki, of_wiki in counts.items():
-        rows[wiki] = [first, first + len(of_wiki.titles)]
-        first += len(of_wiki.titles)
-    write_json(folder / ROWS, rows)
+    views = [of_wiki.views for of_wiki in counts.values()]
+    write_words(folder, titles, np.concatenate([np.zeros(0, np.uint64), *views]))
+    ends = itertools.accumulate((len(of_wiki.titles) for of_wiki in counts.values()), initial=0)
+    write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -210,9 +201,7 @@ def merge_views(folders: Sequence[Path], wiki: str) -> Words:
             views = merge_words([stack.pop()[1], views])[0]
             level += 1
         stack.append((level, views))
-    if not stack:
-        return Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
-    return merge_words(views for _, views in reversed(stack))[0]
+    return merge_words(views for _, views in reversed(stack))[0] if stack else NO_WORDS
 
 
 def read_namespaces(path: Path) -> set[str]:

@@ -112,7 +112,9 @@ def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
             if path.name.endswith((".bz2", ".gz")) and not path.stat().st_size:
                 raise EOFError
             if path.name.endswith(".bz2"):
-                yield from _iter_bz2(file, threads)
+                is_multistream = _BZ2_STREAM.search(file.read(MAX_STREAM_BYTES), 1) is not None
+                file.seek(0)
+                yield from _iter_multistream(file, threads) if threads > 1 and is_multistream else _iter_streams(file)
             elif path.name.endswith(".gz"):
                 with gzip.GzipFile(fileobj=file) as unpacked:
                     yield from iter(lambda: unpacked.read(READ_BYTES), b"")
@@ -125,13 +127,6 @@ def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise BadShard(f"{path}: compressed data is damaged ({error}); download it again") from error
-
-
-def _iter_bz2(file: IO[bytes], threads: int) -> Iterator[bytes]:
-    head = file.read(MAX_STREAM_BYTES)
-    file.seek(0)
-    is_multistream = _BZ2_STREAM.search(head, 1) is not None
-    return _iter_multistream(file, threads) if threads > 1 and is_multistream else _iter_streams(file)
 
 
 def _iter_streams(file: IO[bytes]) -> Iterator[bytes]:
@@ -189,8 +184,11 @@ def _decompress(stream: bytes) -> bytes:
 # --- XML --------------------------------------------------------------------------------------------------------------
 
 
-class _PageHandler:
-    """Gathers titles and wikitexts of articles from the events of an XML parser."""
+class _PageParser:
+    """Gathers titles and wikitexts of articles from XML.
+
+    Document types are refused: no entity of a file is ever expanded or fetched.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -201,6 +199,22 @@ class _PageHandler:
         self.is_redirect = False
         self.characters: list[str] = []
         self.namespace_key: int | None = None
+        self.parser: Any = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.buffer_size = READ_BYTES
+        self.parser.StartElementHandler = self.start
+        self.parser.EndElementHandler = self.end
+        self.parser.CharacterDataHandler = lambda data: self.characters.append(data)
+        self.parser.StartDoctypeDeclHandler = self.refuse
+        self.parser.EntityDeclHandler = self.refuse
+        self.parser.ExternalEntityRefHandler = self.refuse
+
+    def feed(self, chunk: bytes, *, is_last: bool = False) -> None:
+        """Parse the next bytes of the file.  Raises BadShard if it is not XML."""
+        try:
+            self.parser.Parse(chunk, is_last)
+        except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that the parser does not know
+            raise BadShard(f"{self.path}: broken XML ({error}); download it again") from error
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if not self.open_elements and name != "mediawiki":
@@ -247,48 +261,25 @@ class _PageHandler:
         return _to_record_batch(batch.titles, texts.to_pylist())
 
 
-def _create_parser(handler: _PageHandler) -> Any:
-    """Return an XML parser that refuses document types: no entity of a file is ever expanded or fetched."""
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.buffer_size = READ_BYTES
-    parser.StartElementHandler = handler.start
-    parser.EndElementHandler = handler.end
-    parser.CharacterDataHandler = lambda data: handler.characters.append(data)
-    parser.StartDoctypeDeclHandler = handler.refuse
-    parser.EntityDeclHandler = handler.refuse
-    parser.ExternalEntityRefHandler = handler.refuse
-    return parser
-
-
 def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
-    handler = _PageHandler(path)
-    parser = _create_parser(handler)
+    parser = _PageParser(path)
     for chunk in iter_bytes(path, threads):
-        _parse(parser, chunk, path)
-        if handler.batch.num_chars >= BATCH_CHARS:
-            yield handler.take()
-    _parse(parser, b"", path, is_last=True)
-    if handler.batch.titles:
-        yield handler.take()
-
-
-def _parse(parser: Any, chunk: bytes, path: Path, *, is_last: bool = False) -> None:
-    try:
-        parser.Parse(chunk, is_last)
-    except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that the parser does not know
-        raise BadShard(f"{path}: broken XML ({error}); download it again") from error
+        parser.feed(chunk)
+        if parser.batch.num_chars >= BATCH_CHARS:
+            yield parser.take()
+    parser.feed(b"", is_last=True)
+    if parser.batch.titles:
+        yield parser.take()
 
 
 def read_xml_namespaces(path: Path) -> dict[int, str]:
     """Return the names of a site's namespaces by their numbers, from the beginning of its XML dump."""
-    handler = _PageHandler(path)
-    parser = _create_parser(handler)
+    parser = _PageParser(path)
     for chunk in iter_bytes(path):
-        _parse(parser, chunk, path)
-        if handler.page:
+        parser.feed(chunk)
+        if parser.page:
             break
-    return handler.namespaces
+    return parser.namespaces
 
 
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:

@@ -97,7 +97,7 @@ def our_code(lang: str) -> str | None:
     # Codes of WordNets come first: `als` is Albanian in all of them, and the Alemannic Wikipedia's code in our table.
     with contextlib.suppress(KeyError):
         return languages.from_wordnet(code)
-    if code in {language.code for language in languages.all_languages()}:
+    if code in languages.by_code():
         return code
     by_iso = languages.from_lid(code, "glotlid")
     return BCP47.get(code) or (by_iso if by_iso != languages.OTHER else None)
