@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +25,7 @@ from worldclip.core import coin, layout
 from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_table
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.execute import Report, Shard
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.settings import to_dict
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import table as languages
@@ -78,14 +78,14 @@ def build(run: Run) -> None:
     run.stage("metadata", inputs=_inputs, work=_build, config=_config(run))
 
 
-def _config(run: Run) -> dict[str, Any]:
+def _config(run: Run) -> Record:
     config = run.deciding("metadata") | {"matchers": _matchers_version()}
     if languages.OTHER in _run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
     return config
 
 
-def _matchers_version() -> dict[str, Any]:
+def _matchers_version() -> Record:
     """Return what a compiled matcher depends on besides its entries; matchers of an older worldclip are recompiled."""
     from worldclip.match.matcher.matcher import FORMAT_VERSION
 
@@ -113,7 +113,7 @@ def _plan(run: Run) -> Work:
     return work
 
 
-def _inputs(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> Record:
     """Return the fingerprints of the files, and wordfreq's version where it is used."""
     return {shard.name: shard.fingerprint for shard in _language_shards(_plan(run))}
 

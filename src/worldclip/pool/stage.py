@@ -6,12 +6,11 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from worldclip.core import keys, layout
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
-from worldclip.core.job import ALL_SHARDS, Job, Result, Run
+from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile, fingerprint_file, list_files
@@ -107,7 +106,7 @@ def index(run: Run) -> None:
     run.stage("pool", inputs=_inputs, work=_index_pool, work_on_part=_index_part)
 
 
-def _inputs(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> Record:
     if run.section(PoolConfig).build:
         from worldclip.pool.emoji import source_versions
 
@@ -117,7 +116,7 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 def _index_pool(run: Run, job: Job) -> Result:
     config = run.section(PoolConfig)
-    report: dict[str, Any] = {}
+    report: Report = {}
     if config.build == "emoji":
         from worldclip.pool.emoji import build_emoji
 

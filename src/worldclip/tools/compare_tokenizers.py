@@ -14,6 +14,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError
+from worldclip.core.execute import Report
 from worldclip.curate import read_curated
 from worldclip.language import table as languages
 from worldclip.language.segment import count_words
@@ -31,7 +32,7 @@ def compare_tokenizers(
     corpus: str | Path,
     context_length: int = CONTEXT_LENGTH,
     texts_per_language: int = TEXTS_PER_LANGUAGE,
-) -> dict[str, Any]:
+) -> Report:
     """Measure each tokenizer (folder or hub id) on a corpus, by language and in the mean over languages.
 
     corpus: see read_corpus; of a language with more texts, texts_per_language are chosen by hash.
@@ -49,7 +50,7 @@ def compare_tokenizers(
         raise UserError(problems)
     tokenizers = {source: _load(source) for source in sources}
     by_lang = read_corpus(Path(corpus), texts_per_language)
-    rows: dict[str, Any] = {}
+    rows: Report = {}
     for lang, texts in sorted(by_lang.items()):
         words = sum(count_words(text, lang) for text in texts)
         measures = {name: _measure(tokenizer, texts, words, context_length) for name, tokenizer in tokenizers.items()}

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -179,7 +179,7 @@ def _num_bytes(shard: Shard) -> int:
 def _embed(
     model: Model, config: Report, pool: PoolConfig, folder: Path, units: dict[Of, list[Shard]], executor: Executor
 ) -> Result:
-    report: dict[str, Any] = {}
+    report: Report = {}
     key = {name: config[name] for name in ("model", "pool")}
     outputs = [folder / "probe.npy"]
     work = {"images": embed_images, "texts": embed_texts}
