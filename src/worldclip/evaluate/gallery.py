@@ -42,8 +42,9 @@ def gallery(
         names: dict[str, Names] = {}
         for lang, task in tasks.items():
             class_ids, scores = best[lang]
-            target = _target(task, idx)
-            if target is not None:  # else the class of this image has no name in this language
+            rows_of_image = np.flatnonzero(task.image_idx == idx)
+            if len(rows_of_image):  # else the class of this image has no name in this language
+                target = int(task.target[rows_of_image[0]])
                 names[lang] = _names(task, target, dict(zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)))
         image = data_uri(dataset.read_images(idx, idx + 1)[0])
         images.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
@@ -71,11 +72,6 @@ def _classification(dataset: Dataset, lang: str) -> Classification | None:
         if isinstance(task, Classification):
             return task if len(task.texts_to_encode()) <= MAX_TEXTS else None
     return None
-
-
-def _target(task: Classification, image_idx: int) -> int | None:
-    rows = np.flatnonzero(task.image_idx == image_idx)
-    return int(task.target[rows[0]]) if len(rows) else None
 
 
 def _names(task: Classification, target: int, scores: Mapping[int, float]) -> Names:

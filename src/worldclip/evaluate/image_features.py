@@ -66,7 +66,7 @@ def encode_images(
     num_images = len(dataset.image_keys)
     chunks = []
     for start in chunk_starts(dataset):
-        was_cached = cache is not None and is_encoded(cache, start)
+        was_cached = cache is not None and chunk_path(cache, start).exists()
         chunks.append(encode_chunk(model, dataset, start, batch_size, cache))
         if not was_cached:
             say(f"{dataset.name}: {min(start + CHUNK_IMAGES, num_images):,} of {num_images:,} images encoded")
@@ -86,7 +86,7 @@ def encode_chunk(model: Model, dataset: Dataset, start: int, batch_size: int, ca
     """Return the features of the chunk that starts at `start`, (n, D); (n, 0) if none of its images can be decoded."""
     if cache is None:
         return _encode(model, dataset, start, batch_size)
-    path = _chunk_path(cache, start)
+    path = chunk_path(cache, start)
     if path.exists():
         try:
             features_nD = np.load(path, allow_pickle=False)
@@ -99,12 +99,8 @@ def encode_chunk(model: Model, dataset: Dataset, start: int, batch_size: int, ca
     return chunk
 
 
-def is_encoded(cache: Path, start: int) -> bool:
-    """Return whether the chunk that starts at `start` is in the cache."""
-    return _chunk_path(cache, start).exists()
-
-
-def _chunk_path(cache: Path, start: int) -> Path:
+def chunk_path(cache: Path, start: int) -> Path:
+    """Return the file of the chunk that starts at `start`, which exists if the chunk is encoded."""
     return cache / f"{start:09}.npy"
 
 

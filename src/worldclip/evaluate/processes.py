@@ -62,7 +62,7 @@ class _Worker:
         return self.features[dataset.name]
 
 
-_worker: _Worker | None = None  # of this process
+_worker: _Worker  # of this process, set by _start
 
 
 def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], folder: Path) -> None:
@@ -133,16 +133,16 @@ def _choose_device(number: int) -> None:
 
 def _encode(name: str, start: int) -> None:
     """Encode a chunk of a dataset's images into the cache."""
-    worker = _this_worker()
+    worker = _worker
     dataset = worker.datasets[name]
     cache = worker.cache(dataset)
-    if not image_features.is_encoded(cache, start):
+    if not image_features.chunk_path(cache, start).exists():
         image_features.encode_chunk(worker.model, dataset, start, worker.sweep.config.batch_size, cache)
 
 
 def _score(group: Sequence[tuple[str, str]]) -> list[Record]:
     """Return the records of some (name of the dataset, language); their texts are encoded together."""
-    worker = _this_worker()
+    worker = _worker
     pairs = [(worker.datasets[name], lang) for name, lang in group]
     worker.encode_text.encode(engine.texts_of(pairs))
     records = []
@@ -151,8 +151,3 @@ def _score(group: Sequence[tuple[str, str]]) -> list[Record]:
         model_id = worker.sweep.model_id
         records += engine.score_language(model_id, pair, image_ND, worker.encode_text, worker.folder, worker.records)
     return records
-
-
-def _this_worker() -> _Worker:
-    assert _worker is not None
-    return _worker

@@ -10,7 +10,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
-from worldclip.evaluate import datasets, engine, image_features, published, report, tables
+from worldclip.evaluate import datasets, engine, published, report, tables
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
@@ -112,11 +112,18 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
             cache=folder / "features",
             say=lambda message: say("evaluate", message),
         )
-        summary["datasets"] = _summary(records, loaded, features)
+        grouped = report.by_dataset(records)
         for dataset in loaded:
+            images = features[dataset.name]
+            tasks = grouped.get(dataset.name, {})
+            summary["datasets"][dataset.name] = {
+                "num_images": len(dataset.image_keys),
+                "num_bad_images": len(images.bad),
+                "bad_images": images.bad[:20],
+                "tasks": {task: report.task_result(dataset.name, task, by_lang) for task, by_lang in tasks.items()},
+            }
             shown_langs = _gallery_languages(langs or dataset.languages)
-            image_ND = features[dataset.name].features_ND
-            summary["gallery"] += gallery(dataset, image_ND, encode_text, shown_langs, config.gallery_size)
+            summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs, config.gallery_size)
     else:
         say("evaluate", "evaluate.datasets is empty: nothing to evaluate")
         write_text(folder / "results.jsonl", "")
@@ -201,23 +208,3 @@ def _gallery_languages(codes: Sequence[str]) -> list[str]:
         except KeyError:
             continue  # a dataset's own code, which our table lacks
     return list(lang_of_script.values())[:GALLERY_LANGUAGES]
-
-
-def _summary(
-    records: Sequence[Record], loaded: Sequence[Dataset], features: dict[str, image_features.ImageFeatures]
-) -> Report:
-    """Return the report's fields of each dataset: its images, the undecodable ones, and its tasks."""
-    grouped = report.by_dataset(records)
-    summary = {}
-    for dataset in loaded:
-        bad = features[dataset.name].bad
-        summary[dataset.name] = {
-            "num_images": len(dataset.image_keys),
-            "num_bad_images": len(bad),
-            "bad_images": bad[:20],
-            "tasks": {
-                task: report.task_result(dataset.name, task, by_lang)
-                for task, by_lang in grouped.get(dataset.name, {}).items()
-            },
-        }
-    return summary

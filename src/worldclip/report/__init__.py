@@ -8,6 +8,7 @@ from typing import Any
 
 from worldclip.core import layout
 from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.job import Record
 from worldclip.core.records import SizeCurve
 from worldclip.report import balance, curate, evaluate, match, metadata, train
 from worldclip.report.page import Card, Section, cards, write_page
@@ -39,7 +40,7 @@ def write_evaluation(folder: Path) -> Path:
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
 
 
-def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> dict[str, list[Section]]:
+def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[Record]) -> dict[str, list[Section]]:
     """Return the parts of each stage, the last stage first: results are what a reader comes for."""
     sections_of: dict[str, Callable[[Any], list[Section]]] = {
         "evaluate": evaluate.sections,
@@ -62,7 +63,7 @@ def _read_sizes(run_dir: Path) -> SizeCurve | None:
     return sizes if sizes["match"] == manifest["digest"] else None
 
 
-def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section:
+def _summary(reports: Mapping[str, Any], log: Sequence[Record]) -> Section:
     """Return the run in a handful of figures."""
     figures: list[Card] = []
     if "evaluate" in reports:

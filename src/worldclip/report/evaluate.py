@@ -172,14 +172,9 @@ def _is_averaged(task: TaskResult) -> bool:
     return task.get("is_averaged", len(task["languages"]) > 1)
 
 
-def task_name(task: str) -> str:
-    """Return a task's name for headings."""
-    return task.removeprefix("cross_lingual_").replace("_", " ")
-
-
-def metric_name(metric: str) -> str:
-    """Return a metric's name for headings."""
-    return metric.replace("_", " ")
+def readable(name: str) -> str:
+    """Return the name of a task or a metric for headings."""
+    return name.removeprefix("cross_lingual_").replace("_", " ")
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -193,7 +188,7 @@ def results_section(report: EvaluateReport) -> Section | None:
         for task, task_result in result["tasks"].items():
             for i, headline in enumerate(task_result.get("headlines", [])):
                 name = names.pop() if names else None
-                rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline)])
+                rows.append([name, None if i else readable(task), *_headline_cells(task_result, headline)])
     if not rows:
         return None
     columns = [
@@ -222,7 +217,7 @@ def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
     number, value, bounds, langs = _number(task), headline["value"], headline["interval_95"], headline["languages"]
     bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
     return [
-        metric_name(headline["metric"]),
+        readable(headline["metric"]),
         number(value),
         small_bar(bar) if task.get("is_share", True) else None,
         langs[0] if len(langs) == 1 else len(langs),
@@ -303,7 +298,7 @@ def _dataset(name: str, result: DatasetResult) -> Html:
         if task == CLASSIFICATION:
             parts.append(_accuracy_bars(task_result))
         parts.append(_slices(task_result))
-        parts.append(folded(f"{metric_name(task)} in numbers", to_html(_metrics_table(task_result))))
+        parts.append(folded(f"{task.replace('_', ' ')} in numbers", to_html(_metrics_table(task_result))))
     return join(parts)
 
 
@@ -353,12 +348,16 @@ def _slices(task: TaskResult) -> Html:
     metrics = list(next(iter(next(iter(slices.values())).values()))["metrics"])
     means = task["mean"]["metrics"]
     if _is_averaged(task) or len(slices) == 1:
-        titles = [metric_name(metric) for metric in metrics]
+        titles = [readable(metric) for metric in metrics]
         values = {name: [means.get(f"{name}/{metric}") for metric in metrics] for name in names}
     else:
-        titles = [f"{lang} {metric_name(metric)}" for lang in slices for metric in metrics]
+        titles = [f"{lang} {readable(metric)}" for lang in slices for metric in metrics]
         values = {
-            name: [_slice_value(of_lang, name, metric) for of_lang in slices.values() for metric in metrics]
+            name: [
+                of_lang[name]["metrics"].get(metric) if name in of_lang else None
+                for of_lang in slices.values()
+                for metric in metrics
+            ]
             for name in names
         }
     rows = [
@@ -374,17 +373,13 @@ def _slices(task: TaskResult) -> Html:
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
 
-def _slice_value(slices: Mapping[str, Slice], name: str, metric: str) -> float | None:
-    return slices[name]["metrics"].get(metric) if name in slices else None
-
-
 def _metrics_table(task: TaskResult) -> Table:
     """Return every metric by language, with chance and the mean."""
     mean, records = task["mean"], task["languages"]
     metrics = [name for name in mean["metrics"] if "/" not in name]
     columns = [
         text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
-        *columns_of(map(metric_name, metrics), _number(task)),
+        *columns_of(map(readable, metrics), _number(task)),
         Column("queries", count),
     ]
     rows: list[list[Any]] = [

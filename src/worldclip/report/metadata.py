@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice, zip_longest
-from typing import NotRequired, TypedDict
 
+from worldclip.core.job import Record
 from worldclip.language import table as languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short
@@ -35,39 +35,21 @@ DROP_RULES = {
 }
 
 
-class ListReport(TypedDict):
-    """What metadata's report says of one entry list."""
+Lists = Mapping[str, Record]
+"""What RUN/metadata/report.json says of each entry list.
 
-    entries: int
-    by_source: dict[str, int]
-    """Entries by the first source that gave them."""
-    dead: dict[str, int]
-    """Entries that never match, by matching profile."""
-    rules: NotRequired[dict[str, dict[str, int]]]
-    """Dropped candidates by source and rule."""
-    examples: NotRequired[dict[str, list[str]]]
-    """Entries by source, chosen by hash."""
-    bytes: NotRequired[int]
-    matcher_bytes: NotRequired[dict[str, int]]
+entries; by_source: entries by the first source that gave them; dead: entries that never match, by matching profile;
+maybe rules: dropped candidates by source and rule; examples: entries by source, chosen by hash; bytes; matcher_bytes.
+"""
 
 
-class MetadataReport(TypedDict):
-    """What the page shows of RUN/metadata/report.json."""
-
-    lists: dict[str, ListReport]
-    notes: list[str]
-
-
-Lists = Mapping[str, ListReport]
-
-
-def cards(report: MetadataReport) -> list[Card]:
+def cards(report: Record) -> list[Card]:
     """Return the number of entries."""
     total = sum(row["entries"] for row in report["lists"].values())
     return [Card(short(total), "entries", f"in {len(report['lists'])} languages")]
 
 
-def sections(report: MetadataReport) -> list[Section]:
+def sections(report: Record) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}

@@ -19,14 +19,16 @@ _MARKDOWN_SPECIAL = re.compile(
     """,
     re.VERBOSE,
 )
-_LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-}
+_LATEX_SPECIAL = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        **{char: f"\\{char}" for char in "&%$#_{}"},
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def to_latex(table: Table) -> str:
     spec = "".join(column.align[0] for column in table.columns)
     lines = [[column.title for column in table.columns]]
     lines += [[_text(column, value) for column, value in _cells(table, row)] for row in table.rows]
-    head, *body = (" & ".join(map(_latex, cells)) + r" \\" for cells in lines)
+    head, *body = (" & ".join(cell.translate(_LATEX_SPECIAL) for cell in cells) + r" \\" for cells in lines)
     parts = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*parts, ""])
 
@@ -148,7 +150,3 @@ def _markdown_line(cells: Sequence[str], columns: Sequence[Column], widths: Sequ
         for cell, column, width in zip(cells, columns, widths, strict=True)
     ]
     return f"| {' | '.join(padded)} |"
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX_SPECIAL.get(char, char) for char in text)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
+from worldclip.core.job import Record
 from worldclip.report.chart import Line, line_chart
 from worldclip.report.html import Html, join
 from worldclip.report.numbers import count, short
@@ -21,39 +21,18 @@ CURVES = (  # key of the log, heading, colour
 )
 
 
-class LogRow(TypedDict):
-    """A line of RUN/train/log.jsonl."""
+def read_log(path: Path) -> list[Record]:
+    """Return the rows of RUN/train/log.jsonl, without a last line that is still being written.
 
-    step: int
-    samples_seen: int
-    loss: float | None
-    """None: not finite."""
-    lr: NotRequired[float]
-    logit_scale: NotRequired[float]
-    samples_per_s: NotRequired[float]
-
-
-class TrainReport(TypedDict):
-    """What the page shows of RUN/train/report.json."""
-
-    epochs: float
-    pairs: int
-    no_image: int
-    skipped_steps: int
-    bad: dict[str, int]
-    elapsed_s: float
-    samples_per_s: float | None
-
-
-def read_log(path: Path) -> list[LogRow]:
-    """Read a log.jsonl, without a last line that is still being written."""
+    A row has step, samples_seen, loss (None if it is not finite), and mostly the other keys of CURVES.
+    """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def cards(log: Sequence[LogRow]) -> list[Card]:
+def cards(log: Sequence[Record]) -> list[Card]:
     """Return the samples seen and the last loss."""
     if not log:
         return []
@@ -62,14 +41,13 @@ def cards(log: Sequence[LogRow]) -> list[Card]:
     return [Card(short(log[-1]["samples_seen"]), "samples seen", remark)]
 
 
-def sections(report: TrainReport | None, log: Sequence[LogRow]) -> list[Section]:
+def sections(report: Record | None, log: Sequence[Record]) -> list[Section]:
     """Return curves over samples seen; with the report (training is finished), its duration and its faults."""
     if not log:
         return []
     curves = []
     for key, heading, colour in CURVES:
-        values: list[float | None] = [row.get(key) for row in log]  # type: ignore[misc]
-        points = [(row["samples_seen"], value) for row, value in zip(log, values, strict=True) if value is not None]
+        points = [(row["samples_seen"], row[key]) for row in log if row.get(key) is not None]
         if points:
             curves.append(_curve(heading, points, colour))
     lead = f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps."
@@ -82,7 +60,7 @@ def sections(report: TrainReport | None, log: Sequence[LogRow]) -> list[Section]
     return [Section("Training", lead, join([grid(curves, "wide"), *map(note, notes)]))]
 
 
-def _faults(report: TrainReport) -> Iterator[str]:
+def _faults(report: Record) -> Iterator[str]:
     if report["no_image"]:
         yield f"{count(report['no_image'])} kept pairs have no image in the pool and were left out."
     if report["skipped_steps"]:

@@ -197,11 +197,7 @@ def _solve(matched: _MatchedRun, pairs: float) -> Candidate:
     low, high = (1.0, float(matched.largest_count + 1)) if by_threshold else (0.0, 1.0)
     best: Candidate | None = None
     for _ in range(MAX_PASSES):
-        grid: np.ndarray
-        if by_threshold:
-            grid = np.unique(np.geomspace(low, high, GRID).round()).astype(np.int64)
-        else:
-            grid = np.linspace(low, high, GRID)
+        grid = _whole_numbers(low, high, GRID) if by_threshold else np.linspace(low, high, GRID)
         candidates = matched.estimate_values(grid)
         sizes = np.array([candidate["total"]["expected_pairs"] for candidate in candidates])
         nearest = int(np.argmin(np.abs(sizes - pairs)))
@@ -222,12 +218,15 @@ def _solve(matched: _MatchedRun, pairs: float) -> Candidate:
     return {**best, "warnings": warnings, "asked_pairs": pairs}
 
 
+def _whole_numbers(low: float, high: float, num: int) -> np.ndarray:
+    return np.unique(np.geomspace(low, high, num).round()).astype(np.int64)
+
+
 def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> SizeCurve:
     """Return the expected pairs over the whole range of the key that the recipe sets, for a plot."""
     matched = _MatchedRun.open(Path(run))
-    values: np.ndarray
     if matched.key == "english_threshold":
-        values = np.unique(np.geomspace(1.0, matched.largest_count + 1, num_values).round()).astype(np.int64)
+        values = _whole_numbers(1.0, matched.largest_count + 1, num_values)
     else:
         values = np.geomspace(0.001, 1.0, num_values).round(6)
     candidates = []

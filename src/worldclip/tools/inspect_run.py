@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ from worldclip.check.removed import why_not_valid
 from worldclip.core import artifacts, coin, keys, layout
 from worldclip.core.arrow import list_buffers
 from worldclip.core.errors import UserError
-from worldclip.core.job import Run
+from worldclip.core.execute import Shard
+from worldclip.core.job import Report, Run
 from worldclip.core.reasons import REASONS, Reason
+from worldclip.core.records import TopEntry
 from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import keep_prob
@@ -26,22 +28,15 @@ from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
 from worldclip.pool.config import PoolConfig
 
-if TYPE_CHECKING:
-    from worldclip.core.execute import Shard
-
 NUM_SAMPLES = 10  # texts shown of an entry, chosen by hash
 NEAR_AMONG = 200_000  # entries searched for similar names
 NOT_DRAWN = "not_drawn"  # no reason of a pair, but of a text: another text of its key was drawn
 
 
-class EntryRow(TypedDict):
+class EntryRow(TopEntry):
     """An entry and what a match of it is worth."""
 
     entry_id: int
-    entry: str
-    source: str
-    matches: int
-    prob: float
 
 
 class ExplainedText(TypedDict):
@@ -61,14 +56,6 @@ class ExplainedText(TypedDict):
     """The cap that excludes it."""
 
 
-class Draw(TypedDict):
-    """Which text of a key was drawn under text_policy one."""
-
-    coin: float
-    among: int
-    text_idx: int
-
-
 class ExplainedKey(TypedDict):
     """Everything that decided on a key of the pool."""
 
@@ -77,7 +64,8 @@ class ExplainedKey(TypedDict):
     text_policy: str
     is_valid: bool
     not_valid_because: NotRequired[list[str]]
-    draw: NotRequired[Draw]
+    draw: NotRequired[dict[str, float]]
+    """Which text was drawn under text_policy one: coin, among, text_idx."""
     kept: bool
     texts: list[ExplainedText]
 
@@ -90,7 +78,7 @@ class ExplainedEntry(EntryRow):
     is_head: bool
     rank: int
     """1 is the most frequent."""
-    samples: list[dict[str, Any]]
+    samples: list[Report]
     """key, text_idx, text."""
 
 
@@ -242,10 +230,10 @@ def inspect_entry(run: str | Path, entry: str, lang: str) -> ExplainedEntry:
     }
 
 
-def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[dict[str, Any]]:
+def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[Report]:
     """Return up to NUM_SAMPLES texts (key, text_idx, text) with the entry, chosen by hash."""
     columns = ["key", "text_idx", "text", "entries_lang", "entry_ids"]
-    samples: list[dict[str, Any]] = []
+    samples: list[Report] = []
     for path in [layout.match_texts(run_dir, name) for name in layout.matched_shards(run_dir)]:
         table = artifacts.read_table(path, artifacts.MATCH_TEXTS, columns)
         table = table.filter(pc.equal(table.column("entries_lang").cast(pa.string()), list_name))
@@ -257,7 +245,7 @@ def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[dict[str
     return samples
 
 
-def inspect_path(path: str | Path, num_rows: int = 5) -> dict[str, Any]:
+def inspect_path(path: str | Path, num_rows: int = 5) -> Report:
     """Describe a file of a run: kind, format, size, schema and first rows, without reading all of it.
 
     Takes Parquet, .npy and .json; of a folder it returns the manifest.  Raises UserError for anything else.
@@ -281,7 +269,7 @@ def inspect_path(path: str | Path, num_rows: int = 5) -> dict[str, Any]:
     raise UserError(f"{path}: unknown kind of file; give a .parquet, .npy or .json, or the folder of a finished stage")
 
 
-def _describe_parquet(path: Path, num_rows: int) -> dict[str, Any]:
+def _describe_parquet(path: Path, num_rows: int) -> Report:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -19,12 +19,8 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     name: a held-out set of the run's emoji pool, a key of evaluate.folders, or a dataset of the catalog below
     evaluate.data.  Raises UserError if its folder is missing or not laid out as it must be.
     """
-    return with_measures(_load(name, config, run_dir), config.also)
-
-
-def _load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     if name in HELD_OUT:
-        return held_out.load(name.removeprefix("emoji_"), run_dir)
+        return with_measures(held_out.load(name.removeprefix("emoji_"), run_dir), config.also)
     layout_name, folder = _locate(name, config)
     layout = find_layout(layout_name)
     options = {
@@ -35,7 +31,8 @@ def _load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     }
     if options["names_path"] is not None and "names_path" not in layout.options:
         raise UserError(f"evaluate.class_names.{name}: layout {layout_name} takes no class names; remove this entry")
-    return layout.load(name, folder, **{option: options[option] for option in layout.options})
+    dataset = layout.load(name, folder, **{option: options[option] for option in layout.options})
+    return with_measures(dataset, config.also)
 
 
 def _locate(name: str, config: EvaluateConfig) -> tuple[str, Path]:

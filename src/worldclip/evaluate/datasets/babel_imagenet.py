@@ -37,7 +37,10 @@ def load(name: str, folder: Path, prompts: Prompts = "none", tars: Sequence[Path
     tars: the images, if they are elsewhere.  Languages are the Wikipedia codes of the file in lower case, unmerged:
     zh_yue has labels of its own.
     """
-    labels_path = _labels_path(folder)
+    by_size = sorted(folder.glob("babel_imagenet*.json"), key=lambda path: -path.stat().st_size)
+    if not by_size:
+        raise UserError(f"{folder} holds no babel_imagenet*.json, the labels of each language")
+    labels_path = by_size[0]
     tars = sorted((folder / "images").glob("*.tar")) if tars is None else list(tars)
     if not tars:
         raise UserError(f"{folder / 'images'} holds no tars; add ImageNet's images with .cls or .json")
@@ -55,13 +58,6 @@ def load(name: str, folder: Path, prompts: Prompts = "none", tars: Sequence[Path
     images = Images(keys=[sample.key for sample in samples], read=reader(samples), fingerprints=fingerprints(tars))
     contents = [fingerprint(labels_path, labels_path.parent), images.fingerprints, prompts, templates]
     return build_dataset(name, images, tasks, contents)
-
-
-def _labels_path(folder: Path) -> Path:
-    paths = sorted(folder.glob("babel_imagenet*.json"), key=lambda path: -path.stat().st_size)
-    if not paths:
-        raise UserError(f"{folder} holds no babel_imagenet*.json, the labels of each language")
-    return paths[0]
 
 
 def _labels(code: str, pair: Any, path: Path) -> tuple[np.ndarray, list[str]]:

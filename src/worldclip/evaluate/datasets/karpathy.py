@@ -24,7 +24,10 @@ FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  
 @layout("karpathy")
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     """Return the test split in `folder`."""
-    path = _splits_path(name, folder)
+    paths = [folder / FILES[name]] if name in FILES else sorted(folder.glob("dataset_*.json"))
+    if len(paths) != 1:
+        raise UserError(f"{folder} holds {len(paths)} files dataset_*.json; it must hold one, with Karpathy's splits")
+    path = paths[0]
     records = [record for record in _read_images(path) if record["split"] == SPLIT]
     if not records:
         raise UserError(f"{path} has no image whose split is {SPLIT!r}")
@@ -32,15 +35,6 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     pairs = [(i, sentence["raw"].strip()) for i, record in enumerate(records) for sentence in record["sentences"]]
     contents = [images.fingerprints, fingerprint(path, folder), captions]
     return retrieval_dataset(name, images, {"en": pairs}, captions, contents)
-
-
-def _splits_path(name: str, folder: Path) -> Path:
-    if name in FILES:
-        return folder / FILES[name]
-    paths = sorted(folder.glob("dataset_*.json"))
-    if len(paths) != 1:
-        raise UserError(f"{folder} holds {len(paths)} files dataset_*.json; it must hold one, with Karpathy's splits")
-    return paths[0]
 
 
 def _read_images(path: Path) -> list[JsonObject]:

@@ -36,7 +36,10 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     if not rows:
         raise UserError(f"{solution} has no image with a landmark")
     category_rows = read_rows(categories, ("landmark_id", "category"))
-    name_of = {row["landmark_id"]: _name(row["category"]) for row in category_rows}
+    name_of = {
+        row["landmark_id"]: unquote(row["category"].rpartition("Category:")[2]).replace("_", " ")
+        for row in category_rows
+    }
     landmarks = [row["landmarks"].split() for row in rows]
     # Ids are numbers as text: by length, then by text, is their numeric order.
     ids = sorted({landmark for right in landmarks for landmark in right}, key=lambda text: (len(text), text))
@@ -55,7 +58,3 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
         [images.fingerprints, fingerprints([solution, categories, *files])],
         protocol={"names": "categories of the landmarks that occur"},
     )
-
-
-def _name(category: str) -> str:
-    return unquote(category.rpartition("Category:")[2]).replace("_", " ")

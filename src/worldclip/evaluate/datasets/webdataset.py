@@ -72,7 +72,12 @@ def load(
         contents = [images.fingerprints, _text_fingerprints(folder), captions]
         return retrieval_dataset(name, images, {"en": _captions(folder, test)}, captions, contents, is_train=is_train)
     info = CATALOG.get(name, DatasetInfo(name=name))
-    names, files = in_languages(_english_names(folder, info), folder, names_path)
+    if info.classes == "imagenet":  # OpenAI's names, whatever the folder says
+        english = imagenet_names()
+    else:
+        templates = folder / "zeroshot_classification_templates.txt"
+        english = Names(read_class_list(folder / "classnames.txt"), read_templates(templates))
+    names, files = in_languages(english, folder, names_path)
     contents = [images.fingerprints, _text_fingerprints(folder, *files), captions]
     num_classes = len(names["en"].classes)
     if kind == "multilabel":
@@ -128,14 +133,6 @@ def _read_kind(folder: Path) -> str:
     if kind not in KINDS:
         raise UserError(f"{path} says {kind!r}; it must be one of {', '.join(KINDS)}")
     return kind
-
-
-def _english_names(folder: Path, info: DatasetInfo) -> Names:
-    """Return names and templates; those of ImageNet's 1,000 classes are OpenAI's whatever the folder says."""
-    if info.classes == "imagenet":
-        return imagenet_names()
-    classes = read_class_list(folder / "classnames.txt")
-    return Names(classes, read_templates(folder / "zeroshot_classification_templates.txt"))
 
 
 def _multilabel_tasks(names: Mapping[str, Names], rows: np.ndarray) -> dict[str, list[MultiLabel]]:

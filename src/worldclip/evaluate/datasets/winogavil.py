@@ -23,6 +23,7 @@ from worldclip.evaluate.tasks import Dataset
 
 COLUMNS = ("cue", "candidates", "associations")
 CSV_NAME = "winogavil_dataset.csv"
+IMAGE_NAMES = "a list of image names, ['wolf', 'moon']"
 
 
 @layout("winogavil")
@@ -33,8 +34,10 @@ def load(name: str, folder: Path) -> Dataset:
     candidates: list[list[str]] = []
     is_right: list[np.ndarray] = []
     for number, row in enumerate(rows, 2):
-        names = _image_names(row["candidates"], f"{path}:{number}: candidates")
-        right = _image_names(row["associations"], f"{path}:{number}: associations")
+        names, right = (
+            [str(image) for image in parse_list(row[column], f"{path}:{number}: {column}", IMAGE_NAMES)]
+            for column in ("candidates", "associations")
+        )
         if not right or not set(right) <= set(names):
             raise UserError(f"{path}:{number}: associations {right} are not some of the candidates {names}")
         candidates.append(names)
@@ -48,10 +51,6 @@ def load(name: str, folder: Path) -> Dataset:
     )
     images = images_by_stem(folder, list(position), path)
     return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprint(path, folder)])
-
-
-def _image_names(text: str, where: str) -> list[str]:
-    return [str(name) for name in parse_list(text, where, "a list of image names, ['wolf', 'moon']")]
 
 
 def _prompt(cue: str) -> str:

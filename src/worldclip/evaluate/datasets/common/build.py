@@ -111,24 +111,19 @@ def retrieval_dataset(
     one caption per image.
     """
     num_images = len(images.keys) if is_train is None else int((~is_train).sum())
-    tasks = {lang: [_retrieval(pairs, num_images, protocol)] for lang, pairs in captions.items()}
+    tasks = {}
+    for lang, pairs in captions.items():
+        image_of_text = np.array([image for image, _ in pairs])
+        kept = first_captions(image_of_text) if protocol == "first_caption" else np.arange(len(pairs))
+        task = Retrieval(
+            texts=[pairs[i][1] for i in kept.tolist()],
+            pair_image=image_of_text[kept],
+            pair_text=np.arange(len(kept)),
+            image_idx=np.arange(num_images),
+            protocol={"captions": protocol},
+        )
+        tasks[lang] = [task]
     return build_dataset(name, images, tasks, contents, labels=labels, is_train=is_train)
-
-
-def _retrieval(pairs: Sequence[Caption], num_images: int, protocol: str) -> Retrieval:
-    image_of_text = np.array([image for image, _ in pairs])
-    texts = [text for _, text in pairs]
-    if protocol == "first_caption":
-        first = first_captions(image_of_text)
-        image_of_text = image_of_text[first]
-        texts = [texts[i] for i in first]
-    return Retrieval(
-        texts=texts,
-        pair_image=image_of_text,
-        pair_text=np.arange(len(texts)),
-        image_idx=np.arange(num_images),
-        protocol={"captions": protocol},
-    )
 
 
 def positions(stems: Iterable[str]) -> dict[str, int]:
