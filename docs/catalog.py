@@ -28,7 +28,7 @@ from worldclip.evaluate.catalog import CATALOG, SUITES, DatasetInfo  # noqa: E40
 from worldclip.evaluate.config import EvaluateConfig  # noqa: E402
 from worldclip.evaluate.layouts import NAMES  # noqa: E402
 from worldclip.evaluate.measures import PROBED  # noqa: E402
-from worldclip.evaluate.published import figures, published  # noqa: E402
+from worldclip.evaluate.suites import figures, published  # noqa: E402
 from worldclip.evaluate.tasks import Dataset, Task  # noqa: E402
 from worldclip.tools.fetch_dataset import HUB, names_to_fetch  # noqa: E402
 

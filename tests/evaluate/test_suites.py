@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate import published, suites
+from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.tables import beside_text, suite_text
@@ -87,8 +87,8 @@ def test_mean_over_some_of_a_datasets_languages_says_so():
 
 
 def test_published_numbers_have_known_figures_and_a_source():
-    figures = published.figures()
-    rows = published.published()
+    figures = suites.figures()
+    rows = suites.published()
     assert {row.figure for row in rows} == set(figures)
     assert all(0 < row.value_pct < 100 and row.source for row in rows)
     assert len({(row.model, row.figure) for row in rows}) == len(rows)
@@ -109,7 +109,7 @@ def test_differences_from_published_numbers_over_0_2_are_flagged():
         record("xm3600", "de", **{"text_retrieval_recall@1": 0.6, "image_retrieval_recall@1": 0.5}),
         record("xm3600", "th", **{"text_retrieval_recall@1": 0.7, "image_retrieval_recall@1": 0.6}),
     ]  # fmt: skip
-    rows = {row["figure"]: row for row in published.beside(records, "ViT-H/14 worldwide 2.3x")}
+    rows = {row["figure"]: row for row in suites.beside(records, "ViT-H/14 worldwide 2.3x")}
     assert rows["imagenet"]["difference_pct"] == pytest.approx(0.14)
     assert not rows["imagenet"]["differs"]
     assert rows["cvqa_local"]["differs"]
@@ -121,7 +121,7 @@ def test_differences_from_published_numbers_over_0_2_are_flagged():
     assert "-7.4 !" in text
     assert "(secondary)" in text
     with pytest.raises(UserError, match=r"unknown model 'ViT-Z' in evaluate\.against; known models: .*ViT-H/14"):
-        published.beside(records, "ViT-Z")
+        suites.beside(records, "ViT-Z")
 
 
 def test_suite_without_its_data_lists_everything_missing(tmp_path):

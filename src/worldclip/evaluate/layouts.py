@@ -15,9 +15,8 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from worldclip.evaluate.tasks import Dataset
@@ -32,12 +31,10 @@ NAMES = tuple(
 """Every layout, in alphabetical order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A way in which a dataset's folder is laid out."""
+class Layout(NamedTuple):
+    """A loader, (name, folder, **options) -> Dataset, which raises UserError for a folder of another layout."""
 
     load: Callable[..., Dataset]
-    """(name, folder, **options) -> Dataset; raises UserError where the folder is not laid out in this way."""
     options: tuple[str, ...]
     """The names of OPTIONS that `load` takes."""
 

@@ -10,11 +10,10 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
-from worldclip.evaluate import datasets, engine, published, report, tables
+from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
-from worldclip.evaluate.suites import AVERAGED, suite_mean
 from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset, Record
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
@@ -94,7 +93,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
 
     config = sweep.config
     if config.suite == "paper":
-        published.of_model(config.against)  # an unknown name is an error before any work
+        suites.of_model(config.against)  # an unknown name is an error before any work
     loaded = _load_all(config, sweep.run_dir)
     records: list[Record] = []
     summary: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
@@ -154,11 +153,11 @@ def _write_tables(folder: Path, records: Sequence[Record], config: EvaluateConfi
     fields: Report = {}
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))
-        if config.suite in AVERAGED:
-            mean, missing = suite_mean(config.suite, records)
+        if config.suite in suites.AVERAGED:
+            mean, missing = suites.suite_mean(config.suite, records)
             fields["suite"] = {"name": config.suite, "mean": mean, "missing": missing}
     if config.suite == "paper":
-        rows = published.beside(records, config.against)
+        rows = suites.beside(records, config.against)
         parts.append(tables.beside_text(rows, config.against))
         fields["published"] = {"against": config.against, "rows": rows}
     write_text(folder / "table.md", "\n".join(parts))

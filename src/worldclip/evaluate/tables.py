@@ -8,9 +8,8 @@ from typing import Any
 
 from worldclip.core.artifacts import write_json
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.published import AGREES_WITHIN_PCT
 from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
-from worldclip.evaluate.suites import AVERAGED, languages_of, suite_mean, suite_rows
+from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.evaluate.tasks import LOCAL, Record
 from worldclip.report.evaluate import PublishedRow, bold_flagged, published_table
 from worldclip.report.html import join

@@ -81,16 +81,26 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
-    """Which of the classes is in the image."""
+class _OfClasses:
+    """What tasks about classes have in common."""
 
     class_names: Sequence[Sequence[str]]
     """The synonyms of each class."""
+    templates: Sequence[str] = ("{}",)
+    image_idx: np.ndarray
+    """(n,) position of each image of the task among the dataset's images."""
+    protocol: Record = field(default_factory=dict)
+
+    def texts_to_encode(self) -> list[str]:
+        return zeroshot.class_texts(self.class_names, self.templates)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classification(_OfClasses):
+    """Which of the classes is in the image."""
+
     target: np.ndarray
     """(n,) class of each image of the task."""
-    image_idx: np.ndarray
-    """(n,) its position among the dataset's images."""
-    templates: Sequence[str] = ("{}",)
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     """Parts of the images, each a (n,) bool mask, reported beside the whole."""
     also_right: tuple[np.ndarray, np.ndarray] = zeroshot.NO_PAIRS
@@ -99,11 +109,7 @@ class Classification:
     """Report `f1_macro` too."""
     concepts: dict[int, int] | None = None
     """{concept: class}, with equal concepts in all languages; None: all languages have the classes in one order."""
-    protocol: Record = field(default_factory=dict)
     name: str = "zeroshot_classification"
-
-    def texts_to_encode(self) -> list[str]:
-        return zeroshot.class_texts(self.class_names, self.templates)
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_classes = len(self.class_names)
@@ -156,20 +162,12 @@ class Classification:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MultiLabel:
+class MultiLabel(_OfClasses):
     """Which classes are in the image; a class without an image counts 0, as in scikit-learn and CLIP_benchmark."""
 
-    class_names: Sequence[Sequence[str]]
     is_there: np.ndarray
     """(n, C) bool."""
-    image_idx: np.ndarray
-    """(n,) position of each row's image among the dataset's images."""
-    templates: Sequence[str] = ("{}",)
-    protocol: Record = field(default_factory=dict)
     name: str = "multilabel_classification"
-
-    def texts_to_encode(self) -> list[str]:
-        return zeroshot.class_texts(self.class_names, self.templates)
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)

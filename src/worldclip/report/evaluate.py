@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
+from worldclip.core.job import Record
 from worldclip.report.by_language import languages_section
 from worldclip.report.html import Html, html, join, tag
 from worldclip.report.numbers import count, interval, percent
@@ -81,7 +82,7 @@ class PublishedRow(TypedDict):
     published_pct: float | None
     difference_pct: float | None
     differs: bool
-    """By more than evaluate.published allows."""
+    """By more than evaluate.suites allows."""
     languages: NotRequired[list[str]]
     over: NotRequired[str]
     """The languages in short."""
@@ -90,19 +91,6 @@ class PublishedRow(TypedDict):
     source: str | None
     is_secondary: bool
     protocol: str
-
-
-class Published(TypedDict):
-    against: str
-    rows: list[PublishedRow]
-
-
-class Suite(TypedDict):
-    """The mean over a suite's datasets; None if some are missing."""
-
-    name: str
-    mean: float | None
-    missing: list[str]
 
 
 class Name(TypedDict):
@@ -129,8 +117,10 @@ class EvaluateReport(TypedDict):
     model: str
     datasets: dict[str, DatasetResult]
     gallery: list[GalleryImage]
-    suite: NotRequired[Suite]
-    published: NotRequired[Published]
+    suite: NotRequired[Record]
+    """name, mean over its datasets (None if some are missing), missing."""
+    published: NotRequired[Record]
+    """against, rows: a list of PublishedRow."""
 
 
 def cards(report: EvaluateReport) -> list[Card]:
@@ -226,7 +216,7 @@ def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
     ]
 
 
-def _suite(suite: Suite | None) -> Html:
+def _suite(suite: Record | None) -> Html:
     if suite is None:
         return Html()
     if suite["mean"] is None:

@@ -27,15 +27,9 @@ import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
+from worldclip.evaluate.datasets.common import text_files
 from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
 from worldclip.evaluate.datasets.common.images import Images, ReadImages, fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import (
-    JsonObject,
-    our_code,
-    parse_list,
-    read_json_object,
-    read_records,
-)
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import LOCAL, Dataset
@@ -57,7 +51,7 @@ def load(name: str, folder: Path) -> Dataset:
     if parquet:
         questions = _read_parquet(parquet, folder)
     elif path.exists():
-        questions = read_records(path, "questions", FIELDS, TEXTS)
+        questions = text_files.read_records(path, "questions", FIELDS, TEXTS)
         for number, question in enumerate(questions, 1):
             _check(question, f"{path}:{number}")
     else:
@@ -78,7 +72,7 @@ def load(name: str, folder: Path) -> Dataset:
     return build_dataset(name, images, tasks, contents)
 
 
-def _check(question: JsonObject, where: str) -> None:
+def _check(question: text_files.JsonObject, where: str) -> None:
     for field in ("options", "options_en"):
         options = question[field]
         if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
@@ -89,14 +83,14 @@ def _check(question: JsonObject, where: str) -> None:
         raise UserError(f"{where} has answer {question['answer']!r}; it must be the position of the right option, 0-3")
 
 
-def _task(questions: Sequence[JsonObject], image_idx: np.ndarray, suffix: str) -> Choice:
+def _task(questions: Sequence[text_files.JsonObject], image_idx: np.ndarray, suffix: str) -> Choice:
     """Return the questions in one language; suffix: of the fields that hold it."""
     options = [
         [f"{question[f'question{suffix}']} {option}" for option in question[f"options{suffix}"]]
         for question in questions
     ]
     by_country = slices_by([question["country"] for question in questions], "country ")
-    by_language = slices_by([our_code(question["lang"]) for question in questions], "lang ")
+    by_language = slices_by([text_files.our_code(question["lang"]) for question in questions], "lang ")
     return Choice(
         options=options,
         answer=np.array([question["answer"] for question in questions]),
@@ -106,12 +100,12 @@ def _task(questions: Sequence[JsonObject], image_idx: np.ndarray, suffix: str) -
     )
 
 
-def _read_parquet(files: Sequence[Path], folder: Path) -> list[JsonObject]:
+def _read_parquet(files: Sequence[Path], folder: Path) -> list[text_files.JsonObject]:
     """Return the published questions with the fields of questions.jsonl.
 
     Raises UserError for missing columns and answers.
     """
-    answers = read_json_object(folder / LABELS) if (folder / LABELS).exists() else {}
+    answers = text_files.read_json_object(folder / LABELS) if (folder / LABELS).exists() else {}
     questions = []
     for path in files:
         file = _open(path)
@@ -142,7 +136,7 @@ def _image_key(question_id: str) -> str:
 
 def _language_and_country(text: str, where: str) -> tuple[str, str]:
     """Return (our code, country) of "('Swahili', 'Kenya')"; a language that our table lacks keeps its name."""
-    values = parse_list(text, f"{where}: Subset", "a pair, ('Swahili', 'Kenya')")
+    values = text_files.parse_list(text, f"{where}: Subset", "a pair, ('Swahili', 'Kenya')")
     if len(values) != 2:
         raise UserError(f"{where}: Subset is {text!r}; it must be a pair, ('Swahili', 'Kenya')")
     name, country = (str(value) for value in values)

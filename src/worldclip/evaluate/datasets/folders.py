@@ -14,17 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core.errors import UserError
+from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import classification_dataset
-from worldclip.evaluate.datasets.common.class_names import (
-    NUM_IMAGENET_CLASSES,
-    PLAIN_TEMPLATE,
-    Names,
-    imagenet_index,
-    imagenet_names,
-    in_languages,
-    read_class_list,
-    read_templates,
-)
 from worldclip.evaluate.datasets.common.images import IMAGE_SUFFIXES, fingerprints, images_at
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
@@ -50,7 +41,7 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
         target += [c] * len(of_class)
     images = images_at(folder, root, paths, root)
     english, names_from = _names(folder, classes)
-    names, files = in_languages(english, folder, names_path)
+    names, files = class_names.in_languages(english, folder, names_path)
     return classification_dataset(
         name,
         images,
@@ -63,30 +54,30 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     )
 
 
-def _names(folder: Path, classes: list[str]) -> tuple[Names, str]:
+def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
     """Return English names and templates, and where the names come from: given | imagenet | folders."""
     given = folder / "classnames.txt"
     index = {} if given.exists() else _imagenet_index(classes)
-    templates = PLAIN_TEMPLATE
+    templates = class_names.PLAIN_TEMPLATE
     if given.exists():
-        names, names_from = read_class_list(given), "given"
+        names, names_from = class_names.read_class_list(given), "given"
         if len(names) != len(classes):
             raise UserError(f"{given} has {len(names)} names; there are {len(classes)} folders")
     elif index:
         if unknown := [label for label in classes if label not in index]:
             raise UserError(f"{folder}: {unknown[0]} is no class of ImageNet-1k; give names in classnames.txt")
-        openai, templates = imagenet_names()
+        openai, templates = class_names.imagenet_names()
         names, names_from = [openai[index[label]] for label in classes], "imagenet"
     else:
         names, names_from = [[label.replace("_", " ")] for label in classes], "folders"
     if (folder / "templates.txt").exists():
-        templates = read_templates(folder / "templates.txt")
-    return Names(names, templates), names_from
+        templates = class_names.read_templates(folder / "templates.txt")
+    return class_names.Names(names, templates), names_from
 
 
 def _imagenet_index(classes: list[str]) -> dict[str, int]:
     """Return {folder: class index} if the folders are called like ImageNet's classes, else nothing."""
-    numbers = {str(number): number for number in range(NUM_IMAGENET_CLASSES)}
+    numbers = {str(number): number for number in range(class_names.NUM_IMAGENET_CLASSES)}
     if set(classes) == numbers.keys():
         return numbers
-    return imagenet_index() if all(_WORDNET_ID.fullmatch(label) for label in classes) else {}
+    return class_names.imagenet_index() if all(_WORDNET_ID.fullmatch(label) for label in classes) else {}

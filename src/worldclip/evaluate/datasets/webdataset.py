@@ -24,14 +24,8 @@ import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo
+from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import Caption, build_dataset, classification_dataset, retrieval_dataset
-from worldclip.evaluate.datasets.common.class_names import (
-    Names,
-    imagenet_names,
-    in_languages,
-    read_class_list,
-    read_templates,
-)
 from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import decode, read_lines
 from worldclip.evaluate.layouts import layout
@@ -73,11 +67,13 @@ def load(
         return retrieval_dataset(name, images, {"en": _captions(folder, test)}, captions, contents, is_train=is_train)
     info = CATALOG.get(name, DatasetInfo(name=name))
     if info.classes == "imagenet":  # OpenAI's names, whatever the folder says
-        english = imagenet_names()
+        english = class_names.imagenet_names()
     else:
         templates = folder / "zeroshot_classification_templates.txt"
-        english = Names(read_class_list(folder / "classnames.txt"), read_templates(templates))
-    names, files = in_languages(english, folder, names_path)
+        english = class_names.Names(
+            class_names.read_class_list(folder / "classnames.txt"), class_names.read_templates(templates)
+        )
+    names, files = class_names.in_languages(english, folder, names_path)
     contents = [images.fingerprints, _text_fingerprints(folder, *files), captions]
     num_classes = len(names["en"].classes)
     if kind == "multilabel":
@@ -135,19 +131,19 @@ def _read_kind(folder: Path) -> str:
     return kind
 
 
-def _multilabel_tasks(names: Mapping[str, Names], rows: np.ndarray) -> dict[str, list[MultiLabel]]:
+def _multilabel_tasks(names: Mapping[str, class_names.Names], rows: np.ndarray) -> dict[str, list[MultiLabel]]:
     """Return the tasks by language.  rows: (n, C) 1 for each class in the image, else 0."""
     return {
         lang: [
             MultiLabel(
-                class_names=class_names,
+                class_names=classes,
                 templates=templates,
                 is_there=rows.astype(bool),
                 image_idx=np.arange(len(rows)),
                 protocol={"templates": len(templates)},
             )
         ]
-        for lang, (class_names, templates) in names.items()
+        for lang, (classes, templates) in names.items()
     }
 
 
