@@ -161,7 +161,8 @@ class Geometry:
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         rows = np.flatnonzero(decoded(image_ND)[self.image_idx]).tolist()
-        by_hash = sorted(rows, key=lambda row: _hash(self.image_keys[int(self.image_idx[row])]))
+        keys = {row: f"pairs {self.image_keys[int(self.image_idx[row])]}".encode() for row in rows}
+        by_hash = sorted(rows, key=lambda row: hashlib.sha256(keys[row]).hexdigest())
         chosen = sorted(by_hash[:NUM_PAIRS])
         image_nD = image_ND[self.image_idx[chosen]]
         text_nD = encode([self.texts[row] for row in chosen])
@@ -174,10 +175,6 @@ class Geometry:
                 metrics[f"uniformity_{side}"] = uniformity(potential)
                 interval[f"uniformity_{side}"] = statistic_interval(partial(uniformity, potential), len(chosen))
         return Score(n=len(chosen), metrics=metrics, chance={}, interval=interval)
-
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(f"pairs {key}".encode()).hexdigest()
 
 
 # --- consistency

@@ -42,16 +42,11 @@ def ranks(
         first, last = np.searchsorted(right_query, (start, stop))
         is_right = np.zeros(scores.shape, bool)
         is_right[right_query[first:last] - start, right_candidate[first:last]] = True
-        rank_Q[start:stop] = _block_ranks(scores, is_right)
+        best = np.where(is_right & ~np.isnan(scores), scores, -np.inf).max(axis=1, initial=-np.inf)
+        # Count what is not clearly after the best right candidate: this includes ties and NaN.
+        is_after = (scores < best[:, None]) | is_right
+        rank_Q[start:stop] = np.where(is_right.any(axis=1), (~is_after).sum(axis=1), -1)
     return rank_Q
-
-
-def _block_ranks(scores: np.ndarray, is_right: np.ndarray) -> np.ndarray:
-    best = np.where(is_right & ~np.isnan(scores), scores, -np.inf).max(axis=1, initial=-np.inf)
-    # Count what is not clearly after the best right candidate: this includes ties and NaN.
-    is_after = (scores < best[:, None]) | is_right
-    num_before = (~is_after).sum(axis=1)
-    return np.where(is_right.any(axis=1), num_before, -1)
 
 
 def _check_range(kind: str, idx: np.ndarray, num: int) -> None:

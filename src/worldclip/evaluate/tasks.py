@@ -118,7 +118,11 @@ class Classification(_OfClasses):
         image_idx = self.image_idx[is_good]
         image_nD = image_ND[image_idx]
         target = self.target[is_good]
-        ranks = zeroshot.classification_ranks(image_nD, class_CD, target, self._also_right(is_good))
+        position = np.cumsum(is_good) - 1  # among the images that decode
+        further_idx, further_class = self.also_right
+        is_kept = is_good[further_idx]
+        also_right = (position[further_idx[is_kept]], further_class[is_kept])
+        ranks = zeroshot.classification_ranks(image_nD, class_CD, target, also_right)
         metrics = zeroshot.accuracies(ranks, num_classes)
         interval = {name: mean_interval(ranks < int(name.removeprefix("acc"))) for name in metrics}
         chance = zeroshot.chance(num_classes)
@@ -153,12 +157,6 @@ class Classification(_OfClasses):
             margin = image_nD @ (class_CD[1] - class_CD[0])
             statistics["roc_auc"] = lambda times: zeroshot.roc_auc(margin, target == 1, times)
         return statistics
-
-    def _also_right(self, is_good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return `also_right` of the images that decode, by their position among these."""
-        position = np.cumsum(is_good) - 1
-        images, classes = self.also_right
-        return position[images[is_good[images]]], classes[is_good[images]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

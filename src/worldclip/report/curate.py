@@ -61,7 +61,7 @@ def _fates(report: CurateReport) -> Section:
     reasons = [end for end in ends if end != "pairs_out"]
     titles = [f"{counted} in", *(reason.replace("_", " ") for reason in reasons), f"{counted} out", "expected"]
     columns = [
-        text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
+        text_column("language", lang_name),
         *columns_of(titles, count),
         Column("kept", percent),
     ]

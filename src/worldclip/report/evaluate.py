@@ -93,15 +93,11 @@ class PublishedRow(TypedDict):
     protocol: str
 
 
-class Name(TypedDict):
-    name: str
-    score: float
-    is_right: bool
-
-
 class Names(TypedDict):
+    """The right name of an image and the model's best ones: name, score, is_right."""
+
     truth: str
-    best: list[Name]
+    best: Sequence[Record]
 
 
 class GalleryImage(TypedDict):
@@ -368,7 +364,7 @@ def _metrics_table(task: TaskResult) -> Table:
     mean, records = task["mean"], task["languages"]
     metrics = [name for name in mean["metrics"] if "/" not in name]
     columns = [
-        text_column("language", html=lambda lang: lang if isinstance(lang, Html) else lang_name(lang)),
+        text_column("language", lang_name),
         *columns_of(map(readable, metrics), _number(task)),
         Column("queries", count),
     ]
@@ -412,7 +408,7 @@ def _shot(image: GalleryImage) -> Html:
     return tag("div", picture, tag("div", *title, class_="t"), tag("dl", *answers), class_="shot")
 
 
-def _answers(lang: str, names: Sequence[Name]) -> Html:
+def _answers(lang: str, names: Sequence[Record]) -> Html:
     best, *others = names
     shown = [
         tag("b", "✓\N{NO-BREAK SPACE}", words(name["name"], lang), class_="ok")

@@ -94,10 +94,12 @@ def to_markdown(table: Table) -> str:
     widths = [max(3, *(len(cells[i]) for cells in lines)) for i in range(len(table.columns))]
     if table.columns[-1].align == "left":
         widths[-1] = 3  # a last column may hold long lists: no reason to pad every row to the longest
-    written = [_markdown_line(cells, table.columns, widths) for cells in lines]
     rule = ["-" * (width - 1) + (":" if column.align == "right" else "-")
             for column, width in zip(table.columns, widths, strict=True)]  # fmt: skip
-    return "\n".join([written[0], f"| {' | '.join(rule)} |", *written[1:]])
+    lines.insert(1, rule)
+    justify = [str.rjust if column.align == "right" else str.ljust for column in table.columns]
+    padded = [[pad(cell, width) for pad, cell, width in zip(justify, cells, widths, strict=True)] for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
 
 
 def to_csv(table: Table) -> str:
@@ -142,11 +144,3 @@ def _html_cell(column: Column, value: Any) -> Html:
 
 def _markdown(text: str) -> str:
     return _MARKDOWN_SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
-
-
-def _markdown_line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
-    padded = [
-        cell.rjust(width) if column.align == "right" else cell.ljust(width)
-        for cell, column, width in zip(cells, columns, widths, strict=True)
-    ]
-    return f"| {' | '.join(padded)} |"

@@ -21,7 +21,13 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     """
     if name in HELD_OUT:
         return with_measures(held_out.load(name.removeprefix("emoji_"), run_dir), config.also)
-    layout_name, folder = _locate(name, config)
+    if name in config.folders:
+        layout_name, _, path = config.folders[name].partition(":")
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"evaluate.folders.{name} is {config.folders[name]!r}: {folder} is not a folder")
+    else:
+        layout_name, folder = CATALOG[name].layout, config.folder_of(name)
     layout = find_layout(layout_name)
     options = {
         "captions": config.captions,
@@ -33,14 +39,3 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
         raise UserError(f"evaluate.class_names.{name}: layout {layout_name} takes no class names; remove this entry")
     dataset = layout.load(name, folder, **{option: options[option] for option in layout.options})
     return with_measures(dataset, config.also)
-
-
-def _locate(name: str, config: EvaluateConfig) -> tuple[str, Path]:
-    """Return (layout, folder) of a dataset.  Raises UserError if a folder of evaluate.folders does not exist."""
-    if name not in config.folders:
-        return CATALOG[name].layout, config.folder_of(name)
-    layout_name, _, path = config.folders[name].partition(":")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"evaluate.folders.{name} is {config.folders[name]!r}: {folder} is not a folder")
-    return layout_name, folder

@@ -42,17 +42,13 @@ def load(name: str, folder: Path) -> Dataset:
             raise UserError(f"{path}:{number}: associations {right} are not some of the candidates {names}")
         candidates.append(names)
         is_right.append(np.isin(names, right))
+    cues = [row["cue"].lower() for row in rows]
     position = positions(image for names in candidates for image in names)
     task = Association(
-        cues=[_prompt(row["cue"]) for row in rows],
+        cues=[f"{'An' if cue[:1] in set('aeiou') else 'A'} {cue}" for cue in cues],
         candidates=[np.array([position[image] for image in names]) for names in candidates],
         is_right=is_right,
         protocol={"text": "article + cue"},
     )
     images = images_by_stem(folder, list(position), path)
     return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprint(path, folder)])
-
-
-def _prompt(cue: str) -> str:
-    cue = cue.lower()
-    return f"{'An' if cue[:1] in set('aeiou') else 'A'} {cue}"

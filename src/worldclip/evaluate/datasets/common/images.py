@@ -106,7 +106,10 @@ def _samples_of(path: Path) -> list[Sample]:
             for member in tar:
                 if not member.isfile():
                     continue
-                stem, suffix = _split(member.name)
+                # WebDataset's rule: the extension starts at the first dot of the file name.
+                path_in_tar = PurePosixPath(member.name)
+                name, dot, extension = path_in_tar.name.partition(".")
+                stem, suffix = (path_in_tar.parent / name).as_posix(), (dot + extension).lower()
                 if suffix in IMAGE_SUFFIXES:
                     images.setdefault(stem, (member.offset_data, member.size))
                 elif (file := tar.extractfile(member)) is not None:
@@ -123,13 +126,6 @@ def _samples_of(path: Path) -> list[Sample]:
         Sample(key=stem, tar=path, offset=offset, size=size, others=others.get(stem, {}))
         for stem, (offset, size) in images.items()
     ]
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Return (stem, extension) by WebDataset's rule: the extension starts at the first dot of the file name."""
-    path = PurePosixPath(name)
-    stem, dot, suffix = path.name.partition(".")
-    return (path.parent / stem).as_posix(), (dot + suffix).lower()
 
 
 def reader(samples: Sequence[Sample]) -> ReadImages:
