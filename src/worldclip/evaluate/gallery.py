@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,7 +45,11 @@ def gallery(
             rows_of_image = np.flatnonzero(task.image_idx == idx)
             if len(rows_of_image):  # else the class of this image has no name in this language
                 target = int(task.target[rows_of_image[0]])
-                names[lang] = _names(task, target, dict(zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)))
+                best_names = [
+                    {"name": task.class_names[c][0], "score": round(score, 4), "is_right": c == target}
+                    for c, score in zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)
+                ]
+                names[lang] = {"truth": task.class_names[target][0], "best": best_names}
         image = data_uri(dataset.read_images(idx, idx + 1)[0])
         images.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
     return images
@@ -72,14 +76,3 @@ def _classification(dataset: Dataset, lang: str) -> Classification | None:
         if isinstance(task, Classification):
             return task if len(task.texts_to_encode()) <= MAX_TEXTS else None
     return None
-
-
-def _names(task: Classification, target: int, scores: Mapping[int, float]) -> Names:
-    """Return the right name and the best ones; scores: {class: cosine}, the best first."""
-    return {
-        "truth": task.class_names[target][0],
-        "best": [
-            {"name": task.class_names[class_id][0], "score": round(score, 4), "is_right": class_id == target}
-            for class_id, score in scores.items()
-        ],
-    }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from worldclip.core.job import Record
 from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
@@ -25,13 +25,12 @@ def sections(report: BalanceReport, sizes: SizeCurve | None) -> list[Section]:
 
 
 def _thresholds(report: BalanceReport) -> Section:
-    lists = {name: row for name, row in report["lists"].items() if row["num_matches"]}
+    lists: dict[str, Record] = {name: row for name, row in report["lists"].items() if row["num_matches"]}
     by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
     keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
-    rows: list[list[Any]] = []
-    for name in by_size:
-        row: Mapping[str, Any] = lists[name]
-        rows.append([name, *(row[key] for key in keys), *report["curves"][name]["effective_entries"]])
+    rows = [
+        [name, *(lists[name][key] for key in keys), *report["curves"][name]["effective_entries"]] for name in by_size
+    ]
     counts = ("entries", "matched entries", "matches", "effective before", "effective after")
     columns = [
         text_column("list", lang_name),
@@ -53,8 +52,7 @@ def _thresholds(report: BalanceReport) -> Section:
     )
 
 
-def _curve(name: str, curve: HeadTailCurve, threshold: int | None) -> Html:
-    assert threshold is not None  # a list with matches has one
+def _curve(name: str, curve: HeadTailCurve, threshold: int) -> Html:
     lines = [
         Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)"),
         Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
@@ -78,21 +76,18 @@ def _size_section(sizes: SizeCurve) -> Section:
 
 def size_svg(sizes: SizeCurve) -> str:
     """Return size against threshold as an .svg file of its own."""
-    lines = _size_lines(sizes)
+    names = [(line.colour, line.name) for line in _size_lines(sizes)]
     title = f"Expected {unit(sizes['text_policy'])} by balance.{sizes['key']}"
-    return svg_file(_size_chart(sizes), title, [(line.colour, line.name) for line in lines], size_px=SIZE_CHART_PX)
+    return svg_file(_size_chart(sizes), title, names, size_px=SIZE_CHART_PX)
 
 
 def _size_lines(sizes: SizeCurve) -> list[Line]:
     by_lang: Mapping[str, Sequence[float]] = sizes["languages"]
     largest = sorted(by_lang, key=lambda lang: -max(by_lang[lang]))
-    return [
-        Line(name="all", x=sizes["values"], y=sizes["total"]),
-        *(
-            Line(name=lang, x=sizes["values"], y=by_lang[lang], colour=colour)
-            for lang, colour in zip(largest, LANG_COLOURS, strict=False)
-        ),
-    ]
+    lines = [Line(name="all", x=sizes["values"], y=sizes["total"])]
+    for lang, colour in zip(largest, LANG_COLOURS, strict=False):
+        lines.append(Line(name=lang, x=sizes["values"], y=by_lang[lang], colour=colour))
+    return lines
 
 
 def _size_chart(sizes: SizeCurve) -> Html:

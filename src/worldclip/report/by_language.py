@@ -56,16 +56,11 @@ def _task(dataset: str, task: str, metric: str, records: Mapping[str, LanguageRe
     title = metric.replace("_", " ")
     chart = dot_chart(dots, y_label=f"{title}, %", x_label="languages, best first")
     remark = f"%, mean {percent(sum(values.values()) / len(values))} over {len(values)} languages"
-    rows = [
-        [
-            lang,
-            records[lang]["metrics"][metric],
-            interval(records[lang]["interval_95"].get(metric)),
-            records[lang]["chance"].get(metric),
-            records[lang]["n"],
-        ]
-        for lang in langs
-    ]
+    rows = []
+    for lang in langs:
+        record = records[lang]
+        bounds, chance = record["interval_95"].get(metric), record["chance"].get(metric)
+        rows.append([lang, values[lang], interval(bounds), chance, record["n"]])
     columns = [
         text_column("language", lang_name),
         Column(title, percent),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from worldclip.core.job import Record
 from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.records import CurateReport, SampledCurve
 from worldclip.report.balance import NUM_CURVES, rank_chart
@@ -21,10 +22,8 @@ ENDS = {reason.column: (f"var(--{reason.colour})", reason.meaning) for reason in
 EXAMPLES = (Reason.KEPT, Reason.SAMPLED_OUT, Reason.EXCLUDED, Reason.NO_MATCH, Reason.NO_LANGUAGE)
 BEFORE_AFTER = (("var(--s7)", "in the pool"), ("var(--s1)", "among kept pairs"))
 
-Row: TypeAlias = Mapping[str, Any]
+Row: TypeAlias = Record
 """pairs_in, expected_pairs, and pairs by where they end (ENDS)."""
-Sample: TypeAlias = Mapping[str, Any]
-"""A CurateSample or an UnmatchedSample of core/records."""
 
 
 def cards(report: CurateReport) -> list[Card]:
@@ -127,9 +126,8 @@ def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
             for y, (colour, meaning) in zip((curve["matches"], curve["kept"]), BEFORE_AFTER, strict=True)
         ]
         before, after = curve["effective_entries"]
-        figures.append(
-            figure(lang_name(name), f"effective entries {short(before)} → {short(after)}", rank_chart(lines))
-        )
+        change = f"effective entries {short(before)} → {short(after)}"
+        figures.append(figure(lang_name(name), change, rank_chart(lines)))
     columns = [text_column("list", lang_name), *columns_of(("effective before", "effective after"), count)]
     rows = [[name, *curves[name]["effective_entries"]] for name in by_size]
     numbers = to_html(Table(columns, rows))
@@ -141,7 +139,7 @@ def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
     )
 
 
-def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
+def _examples(samples: Mapping[str, Sequence[Record]]) -> Section | None:
     parts: list[Html] = []
     for reason in EXAMPLES:
         if samples.get(reason.column):
@@ -149,12 +147,7 @@ def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
                 [row["lang"], words(row["text"], row["lang"]), _why(reason, row), row["key"]]
                 for row in samples[reason.column]
             ]
-            columns = [
-                text_column("language", lang_name),
-                text_column("text"),
-                text_column("why"),
-                text_column("key", code),
-            ]
+            columns = [text_column("language", lang_name), *map(text_column, ("text", "why")), text_column("key", code)]
             heading = reason.label.replace("_", " ").capitalize()
             parts += [tag("h3", heading), to_html(Table(columns, rows))]
     if not parts:
@@ -164,7 +157,7 @@ def _examples(samples: Mapping[str, Sequence[Sample]]) -> Section | None:
     )
 
 
-def _why(reason: Reason, sample: Sample) -> str:
+def _why(reason: Reason, sample: Record) -> str:
     if reason == Reason.NO_LANGUAGE:
         return f"label {sample['label']}, probability {sample['lang_prob']:.2f}"
     if reason == Reason.NO_MATCH:

@@ -263,12 +263,8 @@ def accuracy_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
     """Return each dataset by language beside chance; None if nothing was measured."""
     if not datasets:
         return None
-    colours = [
-        (SCORE_COLOURS["acc1"], "top-1"),
-        (SCORE_COLOURS["acc5"], "top-5"),
-        ("var(--ink)", "95% interval"),
-        ("var(--s2)", "chance"),
-    ]
+    scores = [(SCORE_COLOURS["acc1"], "top-1"), (SCORE_COLOURS["acc5"], "top-5")]
+    colours = [*scores, ("var(--ink)", "95% interval"), ("var(--s2)", "chance")]
     return Section(
         "Accuracy by language",
         "Zero-shot classification of images among the class names of one language. The numbers of all tasks are "

@@ -96,9 +96,8 @@ def cards(items: Iterable[Card]) -> Html:
 
 def legend(items: Iterable[tuple[str, str]]) -> Html:
     """Explain colours; items: (colour, name)."""
-    return tag(
-        "p", *(tag("span", tag("i", style=f"background:{colour}"), name) for colour, name in items), class_="legend"
-    )
+    entries = [tag("span", tag("i", style=f"background:{colour}"), name) for colour, name in items]
+    return tag("p", *entries, class_="legend")
 
 
 def bars(rows: Iterable[Bar]) -> Html:

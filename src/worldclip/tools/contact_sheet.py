@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from worldclip.core.errors import BadShard
+from worldclip.core.job import Record
 from worldclip.pool.read import read_member
 from worldclip.report.html import Html, tag
 from worldclip.report.images import data_uri
@@ -15,7 +15,7 @@ from worldclip.report.page import Section, code, figure, grid, words, write_page
 MAX_KEY_CHARS = 60  # of a caption; the end of a key tells more than its beginning
 
 
-def write_contact_sheet(path: Path, results: Sequence[Mapping[str, Any]], folder: str | Path) -> None:
+def write_contact_sheet(path: Path, results: Sequence[Record], folder: str | Path) -> None:
     """Write the results of tools.search.search over `folder` as the page `path`."""
     sections = []
     for result in results:
@@ -24,17 +24,15 @@ def write_contact_sheet(path: Path, results: Sequence[Mapping[str, Any]], folder
     write_page(path, "Search", f"In {folder}. Made with worldclip.", sections)
 
 
-def _hit(hit: Mapping[str, Any]) -> Html:
+def _hit(hit: Record) -> Html:
     key = str(hit["key"])
     shown_key = key if len(key) <= MAX_KEY_CHARS else f"…{key[-MAX_KEY_CHARS:]}"
-    content = words(str(hit["text"])) if "text" in hit else _image(hit)
+    if "text" in hit:
+        content = words(str(hit["text"]))
+    else:
+        try:
+            source = data_uri(read_member(hit["file"], hit["offset"], hit["size"]))
+            content = tag("img", src=source, alt=hit["key"], class_="hit")
+        except (BadShard, OSError, ValueError, SyntaxError) as error:  # its file is gone, or it cannot be decoded
+            content = tag("p", error)
     return figure(code(shown_key), f"{hit['score']:.3f}", content)
-
-
-def _image(hit: Mapping[str, Any]) -> Html:
-    """Return the image, or the reason why it cannot be shown: its file is gone, or it cannot be decoded."""
-    try:
-        source = data_uri(read_member(hit["file"], hit["offset"], hit["size"]))
-    except (BadShard, OSError, ValueError, SyntaxError) as error:
-        return tag("p", error)
-    return tag("img", src=source, alt=hit["key"], class_="hit")

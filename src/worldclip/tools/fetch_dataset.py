@@ -17,12 +17,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from worldclip.core.artifacts import read_json, versions, write_json
 from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.job import Report
 from worldclip.evaluate.catalog import CATALOG, read_csv
 
 HUB = "https://huggingface.co"
@@ -64,7 +64,7 @@ def fetch_dataset(
         sources = list_sources(name, client, mirror, with_train)
     except Broken as error:
         raise StageFailed("fetch dataset", {name: str(error)}) from error
-    record: dict[str, Any] = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    record: Report = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     counts = {"files": 0, "bytes": 0, "there_already": 0}
     failures: dict[str, str] = {}
     for source in sources:
@@ -138,7 +138,7 @@ def _mirrored(mirror: str, url: str) -> str:
     return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}{query}"
 
 
-def _fetch(source: Source, folder: Path, client: Client) -> dict[str, Any]:
+def _fetch(source: Source, folder: Path, client: Client) -> Report:
     """Fetch a file, unpack it if it is an archive, and return its entry in fetched.json."""
     path = folder / source.path
     checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}

@@ -32,7 +32,7 @@ from worldclip.evaluate.datasets.common.build import build_dataset, positions, s
 from worldclip.evaluate.datasets.common.images import Images, ReadImages, fingerprints, images_by_stem
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Choice
-from worldclip.evaluate.tasks import LOCAL, Dataset
+from worldclip.evaluate.tasks import LOCAL, Dataset, Record
 from worldclip.language import table as languages
 
 NUM_OPTIONS = 4
@@ -72,7 +72,7 @@ def load(name: str, folder: Path) -> Dataset:
     return build_dataset(name, images, tasks, contents)
 
 
-def _check(question: text_files.JsonObject, where: str) -> None:
+def _check(question: Record, where: str) -> None:
     for field in ("options", "options_en"):
         options = question[field]
         if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
@@ -83,7 +83,7 @@ def _check(question: text_files.JsonObject, where: str) -> None:
         raise UserError(f"{where} has answer {question['answer']!r}; it must be the position of the right option, 0-3")
 
 
-def _task(questions: Sequence[text_files.JsonObject], image_idx: np.ndarray, suffix: str) -> Choice:
+def _task(questions: Sequence[Record], image_idx: np.ndarray, suffix: str) -> Choice:
     """Return the questions in one language; suffix: of the fields that hold it."""
     options = [
         [f"{question[f'question{suffix}']} {option}" for option in question[f"options{suffix}"]]
@@ -100,7 +100,7 @@ def _task(questions: Sequence[text_files.JsonObject], image_idx: np.ndarray, suf
     )
 
 
-def _read_parquet(files: Sequence[Path], folder: Path) -> list[text_files.JsonObject]:
+def _read_parquet(files: Sequence[Path], folder: Path) -> list[Record]:
     """Return the published questions with the fields of questions.jsonl.
 
     Raises UserError for missing columns and answers.

@@ -15,7 +15,7 @@ from worldclip.core.artifacts import digest
 from worldclip.evaluate.datasets.common.class_names import Names
 from worldclip.evaluate.datasets.common.images import Images
 from worldclip.evaluate.ranking import first_captions
-from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
+from worldclip.evaluate.tasks import Classification, Dataset, Record, Retrieval, Task
 from worldclip.evaluate.zeroshot import NO_PAIRS
 
 Caption = tuple[int, str]
@@ -23,15 +23,9 @@ Caption = tuple[int, str]
 
 
 def build_dataset(
-    name: str,
-    images: Images,
-    tasks: Mapping[str, Sequence[Task]],
-    contents: Any,
-    *,
-    labels: Mapping[str, Sequence[str]] | None = None,
-    is_train: np.ndarray | None = None,
+    name: str, images: Images, tasks: Mapping[str, Sequence[Task]], contents: Any, **more: Any
 ) -> Dataset:
-    """Return a dataset with any tasks by language.  labels, is_train: see Dataset."""
+    """Return a dataset with any tasks by language.  more: labels and is_train, see Dataset."""
     return Dataset(
         name=name,
         digest=digest(contents),
@@ -40,8 +34,7 @@ def build_dataset(
         read_images=images.read,
         languages=tuple(tasks),
         tasks=tasks.__getitem__,
-        labels=dict(labels or {}),
-        is_train=is_train,
+        **more,
     )
 
 
@@ -52,18 +45,18 @@ def classification_dataset(
     classes: Sequence[Sequence[int]] | np.ndarray,
     contents: Any,
     *,
-    protocol: dict[str, Any],
-    other_protocol: dict[str, Any] | None = None,
+    protocol: Record,
+    other_protocol: Record | None = None,
     slices: dict[str, np.ndarray] | None = None,
     use_f1: bool = False,
-    labels: Mapping[str, Sequence[str]] | None = None,
-    is_train: np.ndarray | None = None,
+    **more: Any,
 ) -> Dataset:
     """Return a dataset that asks for the class of each image, in every language of `names`.
 
     classes: the class of each image (n,), or the list of classes that are right for it, at least one; images after
     these n are not asked about (a train split).  protocol: what the record says beside the number of templates, in
     English and, unless `other_protocol` is given, in the other languages.  slices, use_f1: see Classification.
+    more: as of build_dataset.
     """
     target, also_right = _first_and_further(classes)
     tasks = {
@@ -81,7 +74,7 @@ def classification_dataset(
         ]
         for lang, (class_names, templates) in names.items()
     }
-    return build_dataset(name, images, tasks, contents, labels=labels, is_train=is_train)
+    return build_dataset(name, images, tasks, contents, **more)
 
 
 def _first_and_further(
@@ -101,9 +94,8 @@ def retrieval_dataset(
     captions: Mapping[str, Sequence[Caption]],
     protocol: str,
     contents: Any,
-    *,
-    labels: Mapping[str, Sequence[str]] | None = None,
     is_train: np.ndarray | None = None,
+    **more: Any,
 ) -> Dataset:
     """Return a dataset that asks which image belongs to a caption and which caption to an image, per language.
 
@@ -123,7 +115,7 @@ def retrieval_dataset(
             protocol={"captions": protocol},
         )
         tasks[lang] = [task]
-    return build_dataset(name, images, tasks, contents, labels=labels, is_train=is_train)
+    return build_dataset(name, images, tasks, contents, is_train=is_train, **more)
 
 
 def positions(stems: Iterable[str]) -> dict[str, int]:

@@ -6,10 +6,10 @@ import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
+from worldclip.evaluate.tasks import Record
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANNOTATIONS = ("cls", "txt", "npy", "json")  # extensions of labels and captions
@@ -24,11 +24,11 @@ class Images:
 
     keys: list[str]
     read: ReadImages
-    fingerprints: list[dict[str, Any]]
+    fingerprints: list[Record]
     """Of the files that hold them: what their features are cached under."""
 
 
-def fingerprints(paths: Iterable[Path], root: Path | None = None) -> list[dict[str, Any]]:
+def fingerprints(paths: Iterable[Path], root: Path | None = None) -> list[Record]:
     """Return the fingerprint of each file, relative to `root` (default: its own folder)."""
     return [fingerprint(path, root or path.parent) for path in paths]
 

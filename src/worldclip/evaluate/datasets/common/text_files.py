@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.errors import UserError
+from worldclip.evaluate.tasks import Record
 from worldclip.language import table as languages
-
-JsonObject = dict[str, Any]
 
 # Codes of Crossmodal-3600, XTD-10 and others that differ from ours.
 OUR_CODES = {"fil": "tl", "quz": "qu", "iw": "he", "in": "id", "nb": "no", "jp": "ja"}
@@ -44,7 +43,7 @@ def read_lines(path: Path, what: str) -> list[str]:
     return lines
 
 
-def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[str], where: str) -> JsonObject:
+def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[str], where: str) -> Record:
     """Return a JSON object with `fields`, of which those of `texts` are strings that are not blank."""
     try:
         record = json.loads(content)
@@ -54,13 +53,13 @@ def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[st
     return dict(record)
 
 
-def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[str]) -> list[JsonObject]:
+def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[str]) -> list[Record]:
     """Return the objects of a JSONL file, each as parse_record checks it."""
     lines = read_lines(path, what)
     return [parse_record(line, fields, texts, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
-def read_json_object(path: Path) -> JsonObject:
+def read_json_object(path: Path) -> Record:
     """Return the JSON object that a file holds."""
     try:
         content = path.read_bytes()
