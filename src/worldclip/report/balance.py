@@ -32,12 +32,8 @@ def _thresholds(report: BalanceReport) -> Section:
         [name, *(lists[name][key] for key in keys), *report["curves"][name]["effective_entries"]] for name in by_size
     ]
     counts = ("entries", "matched entries", "matches", "effective before", "effective after")
-    columns = [
-        text_column("list", lang_name),
-        Column("threshold", count),
-        Column("tail fraction", percent),
-        *columns_of(counts, count),
-    ]
+    first = [text_column("list", lang_name), Column("threshold", count), Column("tail fraction", percent)]
+    columns = [*first, *columns_of(counts, count)]
     colours = [
         ("var(--s7)", "matches of an entry"),
         ("var(--s1)", "matches times its keep probability"),

@@ -177,14 +177,9 @@ def results_section(report: EvaluateReport) -> Section | None:
                 rows.append([name, None if i else readable(task), *_headline_cells(task_result, headline)])
     if not rows:
         return None
-    columns = [
-        *map(text_column, ("dataset", "task", "metric")),
-        Column("value"),
-        text_column(""),
-        *columns_of(("languages", "95% interval")),
-        Column("queries", count),
-    ]
-    results = Table(columns, rows).without_empty_columns()
+    labels = map(text_column, ("dataset", "task", "metric"))
+    numbers = [Column("value"), text_column(""), *columns_of(("languages", "95% interval")), Column("queries", count)]
+    results = Table([*labels, *numbers], rows).without_empty_columns()
     notes = [
         note(f"{name}: {count(result['num_bad_images'])} images could not be decoded and are left out.")
         for name, result in report["datasets"].items()
@@ -241,14 +236,8 @@ def published_table(rows: Sequence[PublishedRow]) -> Table:
             difference = f"{difference} !"
         source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
         cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
-    columns = [
-        text_column("figure"),
-        *columns_of(("ours", "published"), "{:.1f}".format),
-        Column("difference", html=bold_flagged),
-        Column("languages"),
-        text_column("source"),
-    ]
-    return Table(columns, cells)
+    numbers = [*columns_of(("ours", "published"), "{:.1f}".format), Column("difference", html=bold_flagged)]
+    return Table([text_column("figure"), *numbers, Column("languages"), text_column("source")], cells)
 
 
 def bold_flagged(text: str) -> Html:
@@ -346,11 +335,8 @@ def _slices(task: TaskResult) -> Html:
         [name, *values[name], max(of_lang[name]["n"] for of_lang in slices.values() if name in of_lang)]
         for name in names
     ]
-    columns = [
-        text_column("part (mean over languages)" if _is_averaged(task) else "part"),
-        *columns_of(titles, percent),
-        Column("queries", count),
-    ]
+    part = text_column("part (mean over languages)" if _is_averaged(task) else "part")
+    columns = [part, *columns_of(titles, percent), Column("queries", count)]
     drawn = to_html(Table(columns, rows))
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
@@ -359,11 +345,8 @@ def _metrics_table(task: TaskResult) -> Table:
     """Return every metric by language, with chance and the mean."""
     mean, records = task["mean"], task["languages"]
     metrics = [name for name in mean["metrics"] if "/" not in name]
-    columns = [
-        text_column("language", lang_name),
-        *columns_of(map(readable, metrics), _number(task)),
-        Column("queries", count),
-    ]
+    numbers = columns_of(map(readable, metrics), _number(task))
+    columns = [text_column("language", lang_name), *numbers, Column("queries", count)]
     rows: list[list[Any]] = [
         [lang, *(record["metrics"][name] for name in metrics), record["n"]] for lang, record in records.items()
     ]

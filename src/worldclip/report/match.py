@@ -44,11 +44,7 @@ def _rates(texts: Mapping[str, tuple[int, int]], compared: Mapping[str, Mapping[
     script_rows = [[script, len(langs), *_rate_cells(langs, texts, compared)] for script, langs in scripts]
     lang_rows = [[lang, _script(lang), *_rate_cells([lang], texts, compared)] for lang in by_size]
     profiles = [name for name in next(iter(compared.values()), {}) if name != "texts"]
-    rates = [
-        Column("texts", count),
-        Column("matched", percent),
-        *columns_of((name.replace("_", " ") for name in profiles), percent),
-    ]
+    rates = [Column("texts", count), *columns_of(["matched", *(name.replace("_", " ") for name in profiles)], percent)]
     lang_columns = [text_column("language", lang_name), text_column("script"), *rates]
     body = [
         to_html(Table([text_column("script"), Column("languages", count), *rates], script_rows)),

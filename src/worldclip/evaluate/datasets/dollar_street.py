@@ -34,7 +34,10 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     path = folder / CSV_NAME
     rows = read_rows(path, COLUMNS)
     classes = [_classes(row["imagenet_sysnet_id"], f"{path}:{number}") for number, row in enumerate(rows, 2)]
-    incomes = [_income(row["income"], f"{path}:{number}") for number, row in enumerate(rows, 2)]
+    income = np.array([_income(row["income"], f"{path}:{number}") for number, row in enumerate(rows, 2)])
+    # Quarters of the images by income, equal incomes in one group: `income 1` is the poorest.
+    group = np.searchsorted(np.quantile(income, np.arange(1, NUM_INCOME_GROUPS) / NUM_INCOME_GROUPS), income)
+    income_groups = {f"income {g + 1}": group == g for g in range(NUM_INCOME_GROUPS) if (group == g).any()}
     regions = [row["region.id"] for row in rows]
     images = images_at(folder, folder, [row["imageRelPath"] for row in rows], path)
     names, files = in_languages(imagenet_names(), folder, names_path)
@@ -45,7 +48,7 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
         classes,
         [images.fingerprints, fingerprint(path, folder), fingerprints(files)],
         protocol={"names": "imagenet", "right": "any of the image's classes"},
-        slices=slices_by(regions, "region ") | _income_groups(np.array(incomes)),
+        slices=slices_by(regions, "region ") | income_groups,
         labels={"country": [row["country.name"] for row in rows], "region": regions},
     )
 
@@ -63,10 +66,3 @@ def _income(text: str, where: str) -> float:
         return float(text)
     except ValueError as error:
         raise UserError(f"{where}: income is {text!r}; it must be a number, dollars per month") from error
-
-
-def _income_groups(income: np.ndarray) -> dict[str, np.ndarray]:
-    """Return quarters of the images by income as masks, equal incomes in one group: `income 1` is the poorest."""
-    bounds = np.quantile(income, np.arange(1, NUM_INCOME_GROUPS) / NUM_INCOME_GROUPS)
-    group = np.searchsorted(bounds, income, side="left")
-    return {f"income {g + 1}": group == g for g in range(NUM_INCOME_GROUPS) if (group == g).any()}

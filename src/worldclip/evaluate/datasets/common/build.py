@@ -58,7 +58,13 @@ def classification_dataset(
     English and, unless `other_protocol` is given, in the other languages.  slices, use_f1: see Classification.
     more: as of build_dataset.
     """
-    target, also_right = _first_and_further(classes)
+    if isinstance(classes, np.ndarray):
+        target, also_right = classes, NO_PAIRS
+    else:
+        target = np.array([right[0] for right in classes])
+        further = [(i, c) for i, right in enumerate(classes) for c in right[1:]]
+        further_images, further_classes = np.array(further, np.int64).reshape(-1, 2).T
+        also_right = (further_images, further_classes)
     tasks = {
         lang: [
             Classification(
@@ -75,17 +81,6 @@ def classification_dataset(
         for lang, (class_names, templates) in names.items()
     }
     return build_dataset(name, images, tasks, contents, **more)
-
-
-def _first_and_further(
-    classes: Sequence[Sequence[int]] | np.ndarray,
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Return (n,) the first class of each image, and (image, class) of all further ones."""
-    if isinstance(classes, np.ndarray):
-        return classes, NO_PAIRS
-    further = [(i, c) for i, right in enumerate(classes) for c in right[1:]]
-    images, further_classes = np.array(further, np.int64).reshape(-1, 2).T
-    return np.array([right[0] for right in classes]), (images, further_classes)
 
 
 def retrieval_dataset(
