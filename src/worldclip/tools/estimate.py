@@ -143,7 +143,24 @@ class _MatchedRun:
         """Return one candidate per config, in one pass over the match files."""
         thresholds = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
         probs = [{name: list_probs(counts, row[name]) for name, counts in self.counts.items()} for row in thresholds]
-        return [self._candidate(*parts) for parts in zip(configs, thresholds, self._count_pairs(probs), strict=True)]
+        candidates: list[Candidate] = []
+        for config, by_list, (by_lang, total) in zip(configs, thresholds, self._count_pairs(probs), strict=True):
+            rows = {lang: _columns(row) for lang, row in by_lang.items()}
+            for lang, list_name in self.list_of_lang.items():
+                if lang in rows:
+                    threshold = by_list[list_name]
+                    rows[lang]["threshold"] = threshold
+                    rows[lang]["tail_fraction"] = tail_fraction(self.counts[list_name], threshold or 1)
+            candidates.append(
+                {
+                    "english_threshold": config.english_threshold,
+                    "tail_fraction": config.tail_fraction,
+                    "warnings": find_warnings(self.counts, config, self.entry_lists),
+                    "total": _columns(total),
+                    "languages": rows,
+                }
+            )
+        return candidates
 
     def _count_pairs(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[tuple[dict[str, PairCounts], PairCounts]]:
         """Return curate's (counts per language, total) under each of these entry probabilities, caps aside."""
@@ -161,26 +178,6 @@ class _MatchedRun:
                 accounting.add_counts(total, counts)
         match = read_accounting(self.run_dir)
         return [accounting.account_for_all(match, total, config) for total in totals]
-
-    def _candidate(
-        self,
-        config: BalanceConfig,
-        thresholds: Mapping[str, int | None],
-        counts: tuple[dict[str, PairCounts], PairCounts],
-    ) -> Candidate:
-        rows = {lang: _columns(row) for lang, row in counts[0].items()}
-        for lang, list_name in self.list_of_lang.items():
-            if lang in rows:
-                threshold = thresholds[list_name]
-                rows[lang]["threshold"] = threshold
-                rows[lang]["tail_fraction"] = tail_fraction(self.counts[list_name], threshold or 1)
-        return {
-            "english_threshold": config.english_threshold,
-            "tail_fraction": config.tail_fraction,
-            "warnings": find_warnings(self.counts, config, self.entry_lists),
-            "total": _columns(counts[1]),
-            "languages": rows,
-        }
 
 
 def _columns(row: PairCounts) -> LanguageEstimate:
