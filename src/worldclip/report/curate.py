@@ -59,11 +59,7 @@ def _fates(report: CurateReport) -> Section:
     bar_rows += [_fate_bar(lang_name(lang), rows[lang], ends) for lang in langs if rows[lang]["pairs_in"]]
     reasons = [end for end in ends if end != "pairs_out"]
     titles = [f"{counted} in", *(reason.replace("_", " ") for reason in reasons), f"{counted} out", "expected"]
-    columns = [
-        text_column("language", lang_name),
-        *columns_of(titles, count),
-        Column("kept", percent),
-    ]
+    columns = [text_column("language", lang_name), *columns_of(titles, count), Column("kept", percent)]
     table_rows = [_fate_cells(lang, rows[lang], reasons) for lang in langs]
     table_rows.append(_fate_cells(Html("all"), total, reasons))
     numbers = Table(columns, table_rows, totals=[len(langs)])

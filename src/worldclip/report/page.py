@@ -131,7 +131,7 @@ def folded(summary: str, *body: Html) -> Html:
 
 
 def first_and_more(items: Sequence[_Item], limit: int, name: str, draw: Callable[[Sequence[_Item]], Html]) -> Html:
-    """Return the first `limit` items, the others folded below: `12 more lists`."""
+    """Return the first `limit` items, the others folded below.  name: of the others, as in `12 more lists`."""
     rest = items[limit:]
     return join([draw(items[:limit]), folded(f"{len(rest)} {name}", draw(rest)) if rest else None])
 
