@@ -39,8 +39,6 @@ CANDIDATES = 4  # an index returns this many times `top` rows, which are then sc
 NUM_RECALL_QUERIES = 100  # rows by which an index's recall is measured
 MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
@@ -69,10 +67,10 @@ class Embedded:
             rows_nD[shard == s] = self.parts[s][ids[shard == s] - self.first[s]]
         return rows_nD
 
-    def rows(self, ids: np.ndarray) -> list[Row]:
+    def rows(self, ids: np.ndarray) -> list[Report]:
         """Return what the rows are: shard, key, and file, offset, size of an image, or text_idx, text."""
         shard = self._shard_of(ids)
-        by_id: dict[int, Row] = {}
+        by_id: dict[int, Report] = {}
         for s in np.unique(shard):
             name, in_shard = self.shards[s], ids[shard == s]
             table = pq.read_table(self.folder / self.of / f"{name}.parquet").take(in_shard - self.first[s])
