@@ -49,6 +49,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(stage, capsys)
     assert "--workers" in text
+    assert "--base" not in text  # an argument of the function that is no flag
     for field in dataclasses.fields(getattr(Recipe(), stage)):
         assert f"--{field.name.replace('_', '-')}" in text
 

@@ -101,7 +101,7 @@ class Command:
         words: the command as typed.  without: parameters that are no flags here.  config: defaults of the flags that
         the parameter `config` makes.  values: further arguments of the function.  Exits with 2 for wrong flags.
         """
-        fields = [item for item in self._fields(config) if item[0] not in without]
+        fields = [item for item in self._fields(config) if item[0] not in {*without, *values}]
         flags_type: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
         flags_type.__doc__ = summary
         if {"-h", "--help"} & {*arguments}:

@@ -74,7 +74,7 @@ def run_stage(
 ) -> tuple[Any, str]:
     """Run one stage; return its report and, of evaluate, the table of results.
 
-    base: the recipe whose values are the defaults of `config`.
+    The recipe `base` holds the defaults of `config`.
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
