@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from worldclip.check.duplicates import ROWS_AT_ONCE, search
-from worldclip.check.hashing import JPEG_DRAFT_SIDE, look_at
+from worldclip.check.hashing import JPEG_DRAFT_SIDE, scan_image
 from worldclip.check.neighbours import all_roots, near_pairs, plan_search, unique, unite
 from worldclip.core.execute import LocalExecutor
 
@@ -194,7 +194,7 @@ def bench_hashing(source: Path) -> None:
     work: dict[str, Callable[[bytes], object]] = {
         "Pillow: decode to RGB alone": decode,
         "Pillow: decode to grey, scaled": decode_scaled,
-        "worldclip look_at": look_at,
+        "worldclip scan_image": scan_image,
     }
     try:
         import imagehash

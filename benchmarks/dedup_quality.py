@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from worldclip.check.hashing import look_at
+from worldclip.check.hashing import scan_image
 
 RADII = (0, 2, 4, 6, 8, 10)
 
@@ -96,9 +96,9 @@ def iter_images(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def hash_of(content: bytes) -> int:
-    facts = look_at(content)
-    assert facts.phash is not None, "a photograph is not blank"
-    return facts.phash
+    facts = scan_image(content)
+    assert facts.hash is not None, "a photograph is not blank"
+    return facts.hash
 
 
 def table_of_changes(images: list[bytes], hashes: dict[str, Callable[[bytes], int]]) -> list[str]:
@@ -145,7 +145,7 @@ def cifar_pairs(folder: Path, drawing: Path | None) -> list[str]:
     """Test images with a train image near: how many at each distance, and the nearest pairs by name."""
     train = [item for path in sorted(folder.glob("train-*.tar.gz")) for item in iter_images(path)]
     test = [item for path in sorted(folder.glob("test-*.tar")) for item in iter_images(path)]
-    hashes = [np.array([look_at(content).phash or 0 for _, content in part], np.uint64) for part in (train, test)]
+    hashes = [np.array([scan_image(content).hash or 0 for _, content in part], np.uint64) for part in (train, test)]
     pairs = []
     for n, value in enumerate(hashes[1]):
         distance = np.bitwise_count(hashes[0] ^ value)

@@ -1,4 +1,4 @@
-"""Decontamination against data sets of `evaluate`, by name."""
+"""Decontamination against datasets of `evaluate`, by name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str, str]]:
-    """{key: (rule, image of the evaluation set)} of what was removed."""
+    """Check the pool; return {removed key: (rule, image of the evaluation set)}."""
     path = world / "recipe.toml"
     path.write_text(f"[pool]\npath = {json.dumps(str(world / 'pool'))}\n{recipe}", encoding="utf-8")
     check(open_pool(path), world / "out", load_config(config), executor=QUIET)
@@ -50,8 +50,8 @@ def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str,
     return {row["key"]: (row["rule"], row["other_key"]) for row in rows}
 
 
-def test_a_data_set_of_the_recipe_is_searched_by_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(against, "IMAGES_OF_UNIT", 2)
+def test_dataset_of_the_recipe_is_found_by_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against, "IMAGES_PER_UNIT", 2)
     recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
     removed = check_world(world, recipe, against_datasets=["pets"])
     assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1", "p2"), "against:pets")
@@ -62,23 +62,23 @@ def test_a_data_set_of_the_recipe_is_searched_by_name(world: Path, monkeypatch: 
     assert "pets</td>dataset of evaluate</td>3</td>3</td>3</td></tr>" in cells
 
 
-def test_a_data_set_of_the_catalog_is_found_below_data_and_its_train_images_do_not_count(world: Path) -> None:
+def test_catalog_dataset_is_read_from_data_without_its_training_images(world: Path) -> None:
     recipe = '[evaluate]\nalso = ["linear_probe"]\n'
     removed = check_world(world, recipe, against_datasets=["cifar10"], data=str(world / "data"))
     assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1"), "against:cifar10")
 
 
-def test_a_changed_data_set_is_hashed_again(world: Path) -> None:
+def test_changed_dataset_is_hashed_again(world: Path) -> None:
     recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
     check_world(world, recipe, against_datasets=["pets"])
     Image.open(world / "pets" / "cat" / "1.jpg").rotate(90).save(world / "pets" / "cat" / "1.jpg")
     assert set(check_world(world, recipe, against_datasets=["pets"])) == {"p0", "p2"}
 
 
-def test_names_that_no_data_set_has_are_told_with_the_other_mistakes(world: Path) -> None:
-    with pytest.raises(UserError) as told:
+def test_unknown_dataset_names_are_reported_with_the_other_problems(world: Path) -> None:
+    with pytest.raises(UserError) as raised:
         check_world(world, "", against_datasets=["cifar11", "cifar10"], data="nowhere", against={"x": "/nowhere"})
-    text = str(told.value)
+    text = str(raised.value)
     for part in ("did you mean cifar10", "'cifar10', which is not below data = 'nowhere'", "against.x is '/nowhere'"):
         assert part in text
     (world / "data" / "cifar10" / "test" / "0.tar").rename(world / "eval.tar")

@@ -15,7 +15,7 @@ from worldclip.core.execute.shards import Outcome, ShardWork
 
 
 def chained_hashes(seed: int = 0) -> np.ndarray:
-    """Random hashes, and chains of small steps away from some."""
+    """Return random hashes, and chains of small steps away from some."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 2**64, 400, dtype=np.uint64)
     steps = np.uint64(1) << rng.integers(0, 64, (5, 3, 100), dtype=np.uint64)
@@ -34,7 +34,7 @@ def clusters(values: np.ndarray, edges: list[tuple[np.ndarray, np.ndarray]]) -> 
 
 @pytest.mark.parametrize("chunk", [1 << 26, 200])
 @pytest.mark.parametrize("unit", [20_000_000, 1000])
-def test_a_search_in_parts_on_disk_joins_what_near_pairs_joins(
+def test_search_on_disk_gives_the_clusters_of_near_pairs(
     chunk: int, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "WORK_OF_UNIT", unit)
@@ -44,20 +44,20 @@ def test_a_search_in_parts_on_disk_joins_what_near_pairs_joins(
     assert clusters(values, edges) == clusters(values, [(first, second)])
     assert histogram == np.bincount(distance, minlength=5).tolist()
     assert len(first) >= 400
-    assert not list(tmp_path.glob("shuffled/**/*.npy")), "what was sorted on disk is gone"
+    assert not list(tmp_path.glob("shuffled/**/*.npy")), "sorted chunks are removed"
     again, counts = search(values, 4, tmp_path, _Idle(quiet=True), rows_at_once=chunk)
     np.testing.assert_array_equal(np.concatenate(again, axis=1), np.concatenate(edges, axis=1))
     assert counts == histogram
 
 
 class _Idle(LocalExecutor):
-    """Fails where anything is left to do."""
+    """Fail if any unit is not finished."""
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
-        raise AssertionError(f"{len(todo)} units are done again")
+        raise AssertionError(f"{len(todo)} units would run again")
 
 
-def test_few_orders_are_on_disk_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_holds_orders_on_disk_sorted_orders_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "ORDERS_ON_DISK", 2)
     values, most = chained_hashes(), 0
 
@@ -74,7 +74,7 @@ def test_few_orders_are_on_disk_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     assert most == 2
 
 
-def test_parts_are_never_cut_inside_leading_bits(tmp_path: Path) -> None:
+def test_parts_cut_no_run_of_equal_leading_bits(tmp_path: Path) -> None:
     """Many chunks of few hashes under a wide radius: more parts than leading bits can tell apart."""
     values = chained_hashes()
     edges, histogram = search(values, 16, tmp_path, LocalExecutor(quiet=True), rows_at_once=30)
@@ -83,16 +83,16 @@ def test_parts_are_never_cut_inside_leading_bits(tmp_path: Path) -> None:
     assert histogram == np.bincount(distance, minlength=17).tolist()
 
 
-def test_edges_are_near_and_few(tmp_path: Path) -> None:
+def test_edges_are_a_forest_not_all_pairs(tmp_path: Path) -> None:
     values = np.arange(512, dtype=np.uint64)  # any two are within 9 bits: 130,816 pairs
     edges, histogram = search(values, 9, tmp_path, LocalExecutor(quiet=True))
     assert sum(histogram) == 512 * 511 // 2
-    assert sum(len(a) for a, _ in edges) < 512 * 20, "a forest for each sorted order, not all pairs"
+    assert sum(len(a) for a, _ in edges) < 512 * 20, "one forest per sorted order, not all pairs"
     assert len(set(clusters(values, edges))) == 1
 
 
 @pytest.mark.parametrize("chunk", [1 << 26, 200])
-def test_an_interrupted_search_goes_on(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_search_resumes(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "WORK_OF_UNIT", 1000)
     values = chained_hashes()
     executor = LocalExecutor(quiet=True)
@@ -107,7 +107,7 @@ def test_an_interrupted_search_goes_on(chunk: int, tmp_path: Path, monkeypatch: 
     assert clusters(values, edges) == clusters(values, expected[0])
 
 
-def test_other_hashes_are_searched_anew(tmp_path: Path) -> None:
+def test_changed_hashes_are_searched_again(tmp_path: Path) -> None:
     one, two = chained_hashes(0), chained_hashes(1)
     search(one, 4, tmp_path, LocalExecutor(quiet=True))
     edges, _ = search(two, 4, tmp_path, LocalExecutor(quiet=True))

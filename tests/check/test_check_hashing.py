@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from worldclip.check import hashing
-from worldclip.check.hashing import byte_hash, look_at, perceptual_hashes
+from worldclip.check.hashing import byte_hash, perceptual_hashes, scan_image
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -35,7 +35,7 @@ def distance(a: int | None, b: int | None) -> int:
 
 
 def plain_hash(grey_YX: np.ndarray) -> int:
-    """The definition, in floating point."""
+    """Compute the hash by its definition, in floating point."""
     basis = [[math.cos(math.pi * f * (2 * x + 1) / 64) for x in range(32)] for f in range(8)]
     frequencies = np.array(basis) @ grey_YX.astype(float) @ np.array(basis).T
     bits = (frequencies > np.median(frequencies)).ravel()
@@ -57,11 +57,11 @@ def test_hashes_agree_with_imagehash_on_photographs(shared: Path) -> None:
         grey = Image.open(io.BytesIO(jpeg)).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
         ours = int(perceptual_hashes(np.asarray(grey)[None])[0])
         assert ours == int(str(imagehash.phash(grey)), 16)
-        assert distance(look_at(jpeg).phash, ours) <= 4, "the shortcuts to the small picture move few bits"
+        assert distance(scan_image(jpeg).hash, ours) <= 4, "decoding at a smaller scale changes few bits"
 
 
 def plain_lanczos(size: int) -> np.ndarray:
-    """(32, size): the definition, in floating point."""
+    """Return (32, size) weights by their definition, in floating point."""
     scale = max(size / 32, 1)
     x = (np.arange(size) + 0.5 - (np.arange(32)[:, None] + 0.5) * size / 32) / scale
     weights = np.sinc(x) * np.sinc(x / 3) * (abs(x) < 3)
@@ -69,7 +69,7 @@ def plain_lanczos(size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (32, 33), (188, 250), (1000, 3), (1500, 2001)])
-def test_images_shrink_by_lanczos(height: int, width: int) -> None:
+def test_shrink_agrees_with_plain_lanczos_and_pillow(height: int, width: int) -> None:
     noise_YX = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
     exact_YX = (plain_lanczos(height) @ noise_YX.astype(float) @ plain_lanczos(width).T).clip(0, 255)
     assert abs(hashing.shrink(noise_YX) - exact_YX).max() < 0.6
@@ -78,27 +78,27 @@ def test_images_shrink_by_lanczos(height: int, width: int) -> None:
     assert abs(hashing.shrink(calm_YX) - by_pillow_YX).max() <= 1
 
 
-def test_a_copy_that_looks_the_same_hashes_nearly_the_same() -> None:
+def test_edited_copies_have_near_hashes() -> None:
     image = photograph()
-    original = look_at(encode(image)).phash
+    original = scan_image(encode(image)).hash
     copies = {
         "re-encoded": encode(image, "JPEG", quality=40),
         "resized": encode(image.resize((100, 75))),
         "brighter": encode(Image.fromarray((np.asarray(image) * 0.8 + 30).astype(np.uint8))),
     }
     for kind, copy in copies.items():
-        assert distance(look_at(copy).phash, original) <= 4, kind
-    assert distance(look_at(encode(photograph(1))).phash, original) > 12
+        assert distance(scan_image(copy).hash, original) <= 4, kind
+    assert distance(scan_image(encode(photograph(1))).hash, original) > 12
 
 
-def test_a_mirrored_copy_is_the_mirrored_hash() -> None:
+def test_mirrored_hash_is_the_hash_of_the_mirror_image() -> None:
     image = photograph()
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    assert look_at(encode(mirrored)).phash == look_at(encode(image)).mirrored_phash
+    assert scan_image(encode(mirrored)).hash == scan_image(encode(image)).mirrored_hash
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_jpeg_is_seen_upright(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int) -> None:
     upright = photograph()
     stored = {
         1: [],
@@ -115,67 +115,69 @@ def test_a_turned_jpeg_is_seen_upright(orientation: int) -> None:
         image = image.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turned = look_at(encode(image, "JPEG", quality=95, exif=exif.tobytes()))
-    assert distance(turned.phash, look_at(encode(upright)).phash) <= 2
+    turned = scan_image(encode(image, "JPEG", quality=95, exif=exif.tobytes()))
+    assert distance(turned.hash, scan_image(encode(upright)).hash) <= 2
 
 
-def test_what_is_behind_transparent_pixels_does_not_count() -> None:
+def test_colour_of_transparent_pixels_is_ignored() -> None:
     pixels = np.full((64, 64, 4), 255, np.uint8)
     pixels[16:40, 20:50] = (200, 30, 30, 255)
     hidden = pixels.copy()
     hidden[:10, :, :3], hidden[:10, :, 3] = 7, 0
-    assert look_at(encode(Image.fromarray(hidden))).phash == look_at(encode(Image.fromarray(pixels))).phash
+    assert scan_image(encode(Image.fromarray(hidden))).hash == scan_image(encode(Image.fromarray(pixels))).hash
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "LA"])
-def test_every_kind_of_pixels_is_hashed(mode: str) -> None:
+def test_every_pixel_mode_is_hashed(mode: str) -> None:
     grey = np.asarray(photograph().convert("L"))
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) * 257)
     else:
         image = Image.fromarray(grey).convert(mode)
-    facts = look_at(encode(image, "JPEG" if mode == "CMYK" else "PNG"))
+    facts = scan_image(encode(image, "JPEG" if mode == "CMYK" else "PNG"))
     assert facts.error is None
-    assert distance(facts.phash, look_at(encode(Image.fromarray(grey))).phash) <= 6
+    assert distance(facts.hash, scan_image(encode(Image.fromarray(grey))).hash) <= 6
 
 
-def test_a_nearly_blank_image_has_no_hash() -> None:
+def test_nearly_blank_image_has_no_hash() -> None:
     noise = np.random.default_rng(0).integers(250, 253, (64, 64, 3), dtype=np.uint8)
-    facts = look_at(encode(Image.fromarray(noise)))
-    assert (facts.phash, facts.error) == (None, None)
+    facts = scan_image(encode(Image.fromarray(noise)))
+    assert (facts.hash, facts.error) == (None, None)
     assert facts.contrast < hashing.MIN_CONTRAST
 
 
 def test_frames_are_counted() -> None:
     frames = [photograph(seed, (32, 32)) for seed in range(3)]
-    assert look_at(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])).num_frames == 3
-    assert look_at(encode(frames[0])).num_frames == 1
+    assert scan_image(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])).num_frames == 3
+    assert scan_image(encode(frames[0])).num_frames == 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_a_cut_file_is_an_error_that_is_told(kind: str) -> None:
+def test_truncated_file_has_an_error_and_no_hash(kind: str) -> None:
     whole = encode(photograph(), kind)
     for share in (0.02, 0.5):
-        facts = look_at(whole[: int(len(whole) * share)])
+        facts = scan_image(whole[: int(len(whole) * share)])
         assert facts.error
-        assert facts.phash is None
+        assert facts.hash is None
         assert facts.sha256 == byte_hash(whole[: int(len(whole) * share)])
 
 
-def test_what_is_no_image_is_told_in_the_same_words_each_time() -> None:
+def test_error_message_is_the_same_in_every_call() -> None:
     assert (
-        look_at(b"no image").error == look_at(b"no image").error == "UnidentifiedImageError: cannot identify image file"
+        scan_image(b"no image").error
+        == scan_image(b"no image").error
+        == "UnidentifiedImageError: cannot identify image file"
     )
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 400))
-def test_damage_never_raises(noise: bytes, at: int) -> None:
+def test_corrupt_image_never_raises(noise: bytes, at: int) -> None:
     whole = encode(photograph(size=(48, 48)), "JPEG")
-    look_at(noise)
-    look_at(whole[:at] + noise + whole[at + len(noise) :])
+    scan_image(noise)
+    scan_image(whole[:at] + noise + whole[at + len(noise) :])
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+def test_decompression_bomb_is_rejected_before_decoding() -> None:
     bomb = encode(Image.new("1", (20_000, 20_000)))
-    assert "decompression bomb" in (look_at(bomb).error or "")
+    assert "decompression bomb" in (scan_image(bomb).error or "")

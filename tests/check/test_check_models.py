@@ -1,4 +1,4 @@
-"""Models are tiny ONNX graphs that the tests make: the mean of red as a score, boxes that are constants."""
+"""Models of images, on tiny ONNX graphs: the mean of red as a score, constant boxes."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def save(
 
 
 def mean_of_colours(path: Path, shape: list[Any]) -> str:
-    """(n, 3) means of red, green and blue."""
+    """Save a model with output (n, 3): the means of red, green and blue."""
     axes = [2, 3] if shape[1] == 3 else [1, 2]
     nodes = [helper.make_node("ReduceMean", ["image"], ["scores"], axes=axes, keepdims=0)]
     return save(path, nodes, shape, {"scores": [shape[0], 3]}, {})
 
 
-def finder(path: Path, boxes: list[list[float]], scores: list[list[float]]) -> str:
-    """The same boxes in every image, in a batch of one; each score counts in red images alone."""
+def face_detector(path: Path, boxes: list[list[float]], scores: list[list[float]]) -> str:
+    """Save a model with the same boxes for every image, in a batch of one; scores are 0 except in red images."""
     constants = {
         "box_table": np.array([boxes], np.float32),
         "score_table": np.array([scores], np.float32),
@@ -89,13 +89,13 @@ def run(folder: Path, **config: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("shape", [["n", 3, 8, 8], ["n", 8, 8, 3], [2, 3, "h", "w"], [1, 3, 16, 16]])
-def test_a_classifier_removes_what_scores_above_its_threshold(pool: Path, shape: list[Any]) -> None:
+def test_classifier_removes_pairs_that_score_above_its_threshold(pool: Path, shape: list[Any]) -> None:
     path = mean_of_colours(pool / "red.onnx", shape)
-    found = run(pool, classifiers={"red": {"path": path, "label": 0, "above": 0.5, "image_px": 20}})
-    assert found == {"red": "classifier:red", "broken": "undecodable"}
+    removed = run(pool, classifiers={"red": {"path": path, "label": 0, "above": 0.5, "image_px": 20}})
+    assert removed == {"red": "classifier:red", "broken": "undecodable"}
 
 
-def test_scores_go_through_the_activation_and_the_input_through_mean_and_std(pool: Path) -> None:
+def test_input_is_normalised_and_activation_is_applied_to_scores(pool: Path) -> None:
     path = mean_of_colours(pool / "m.onnx", ["n", 3, 8, 8])
     rule = {"path": path, "label": 0, "above": 0.5, "mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1]}
     assert run(pool, classifiers={"m": {**rule, "activation": "sigmoid"}})["red"] == "classifier:m"
@@ -105,7 +105,7 @@ def test_scores_go_through_the_activation_and_the_input_through_mean_and_std(poo
     assert run(pool, classifiers={"m": {**rule, "activation": "softmax"}})["dark"] == "classifier:m"
 
 
-def test_another_threshold_runs_no_model_again(pool: Path) -> None:
+def test_changed_threshold_runs_no_model_again(pool: Path) -> None:
     path = mean_of_colours(pool / "m.onnx", ["n", 3, 8, 8])
     run(pool, classifiers={"m": {"path": path, "above": 0.5}})
     written_at = (pool / "out" / "scores" / "m" / "0.tar.parquet").stat().st_mtime_ns
@@ -113,13 +113,13 @@ def test_another_threshold_runs_no_model_again(pool: Path) -> None:
     assert (pool / "out" / "scores" / "m" / "0.tar.parquet").stat().st_mtime_ns == written_at
 
 
-def test_faces_are_listed_as_shares_of_the_sides_and_blurred_in_written_tars(pool: Path) -> None:
-    path = finder(pool / "f.onnx", [[4, 4, 8, 8], [4.2, 4, 8, 8], [0, 0, 2, 2]], [[0, 2.0], [0, 1.9], [0, 0.1]])
+def test_faces_are_listed_as_fractions_and_blurred_in_written_tars(pool: Path) -> None:
+    path = face_detector(pool / "f.onnx", [[4, 4, 8, 8], [4.2, 4, 8, 8], [0, 0, 2, 2]], [[0, 2.0], [0, 1.9], [0, 0.1]])
     run(pool, faces={"path": path, "units": "pixels", "above": 0.4}, write="tars")
     faces = pq.read_table(pool / "out" / "faces.parquet").to_pylist()
     assert faces == [{"key": "red", "face_bboxes": [[0.25, 0.25, 0.5, 0.5]]}]
     before, after = (pixels_of(folder / "0.tar", "red.png") for folder in (pool / "pool", pool / "out" / "pairs"))
-    assert (after[28:] == before[28:]).all(), "what is no face stays"
+    assert (after[28:] == before[28:]).all(), "pixels outside of faces are unchanged"
     assert after[12:18, 18:28, 0].std() < before[12:18, 18:28, 0].std() / 2, "the face is blurred"
     same = (pixels_of(folder / "0.tar", "green.png") for folder in (pool / "pool", pool / "out" / "pairs"))
     assert (next(same) == next(same)).all()
@@ -132,7 +132,7 @@ def pixels_of(tar_path: Path, name: str) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(tar.extractfile(name).read())).convert("RGB")).astype(float)
 
 
-def test_of_overlapping_boxes_the_best_stays() -> None:
+def test_best_of_overlapping_boxes_is_kept() -> None:
     boxes = np.array([[0, 0, 2, 2], [0, 0, 2, 1.9], [3, 3, 4, 4], [0, 0, 9, 9]], np.float32)
     scores = np.array([0.8, 0.9, 0.75, 0.1], np.float32)
     assert keep_best(boxes, scores, FaceRule(above=0.5)) == [1, 2]
@@ -141,9 +141,9 @@ def test_of_overlapping_boxes_the_best_stays() -> None:
     assert overlap(np.array([0, 0, 2, 2.0]), np.array([1, 0, 3, 2.0])) == pytest.approx(1 / 3)
 
 
-def test_a_file_that_is_no_model_of_images_is_told_before_any_work(pool: Path) -> None:
+def test_invalid_model_file_is_reported_before_any_work(pool: Path) -> None:
     (pool / "no.onnx").write_bytes(b"not a model")
-    with pytest.raises(UserError, match=r"no\.onnx is no model"):
+    with pytest.raises(UserError, match=r"no\.onnx is not a model"):
         run(pool, classifiers={"x": {"path": str(pool / "no.onnx")}})
     flat = save(pool / "flat.onnx", [helper.make_node("Identity", ["image"], ["out"])], [1, 3], {"out": [1, 3]}, {})
     with pytest.raises(UserError, match="one input"):

@@ -18,15 +18,15 @@ def compare_all_with_all(hashes: np.ndarray, radius: int) -> list[tuple[int, int
 
 
 def with_neighbours(num_hashes: int, max_flips: int, seed: int = 0) -> np.ndarray:
-    """Random hashes, and each again with up to `max_flips` bits changed."""
+    """Return random hashes, and a copy of each with up to `max_flips` bits changed."""
     rng = np.random.default_rng(seed)
     base = rng.integers(0, 2**64, num_hashes, dtype=np.uint64)
     flips = np.uint64(1) << rng.integers(0, 64, (max_flips, num_hashes), dtype=np.uint64)
     return np.concatenate([base, base ^ np.bitwise_or.reduce(flips, axis=0)])
 
 
-def as_tuples(found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[tuple[int, int, int]]:
-    return list(zip(*(column.tolist() for column in found), strict=True))
+def as_tuples(pairs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[tuple[int, int, int]]:
+    return list(zip(*(column.tolist() for column in pairs), strict=True))
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2, 3, 4, 6, 8, 12])
@@ -34,7 +34,7 @@ def test_near_pairs_agree_with_comparing_all_with_all(radius: int) -> None:
     hashes = with_neighbours(250, max_flips=9)
     expected = compare_all_with_all(hashes, radius)
     assert as_tuples(near_pairs(hashes, radius)) == expected
-    assert len(expected) >= (100 if radius >= 8 else 0), "the planted neighbours are within reach"
+    assert len(expected) >= (100 if radius >= 8 else 0), "planted neighbours are within the radius"
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +52,7 @@ def test_every_plan_finds_the_same_pairs(num_equal: int, monkeypatch: pytest.Mon
     assert as_tuples(near_pairs(hashes, 5)) == compare_all_with_all(hashes, 5)
 
 
-def test_many_pairs_pass_through_small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_buffers_lose_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = np.arange(300, dtype=np.uint64)  # every pair is near
     expected = as_tuples(near_pairs(hashes, 9))
     monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", 7)
@@ -60,27 +60,27 @@ def test_many_pairs_pass_through_small_buffers(monkeypatch: pytest.MonkeyPatch) 
     assert len(expected) == 300 * 299 // 2
 
 
-def test_order_repeats_and_threads_change_nothing() -> None:
+def test_result_is_independent_of_order_repeats_and_threads() -> None:
     hashes = with_neighbours(500, max_flips=4)
     expected = as_tuples(near_pairs(hashes, 4))
     shuffled = np.random.default_rng(1).permutation(np.concatenate([hashes, hashes[:100]]))
     assert as_tuples(near_pairs(shuffled, 4, threads=3)) == expected
 
 
-def test_bands_hold_each_bit_once() -> None:
+def test_each_bit_is_in_one_band() -> None:
     for radius in range(17):
         plan = plan_search(10**7, radius)
         assert sum(plan.bands) == 2**64 - 1
         assert len(plan.bands) == radius + plan.num_equal
 
 
-def test_more_hashes_are_met_by_longer_leading_bits() -> None:
+def test_more_hashes_get_more_leading_bits() -> None:
     bits = [plan_search(num_hashes, 4).leading_bits(0) for num_hashes in (10**3, 10**6, 10**9)]
     assert bits == sorted(bits)
     assert bits[0] < bits[2]
 
 
-def test_a_radius_out_of_range_is_refused() -> None:
+def test_radius_out_of_range_raises() -> None:
     with pytest.raises(ValueError, match="between 0 and 16"):
         near_pairs(np.zeros(2, np.uint64), 17)
 
@@ -92,7 +92,7 @@ def test_hamming_counts_differing_bits() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30), st.randoms())
-def test_clusters_are_the_same_for_any_order_of_pairs(pairs: list[tuple[int, int]], random) -> None:
+def test_clusters_are_independent_of_the_order_of_pairs(pairs: list[tuple[int, int]], random) -> None:
     def clusters(ordered: list[tuple[int, int]]) -> list[int]:
         parent = np.arange(20)
         table = np.array(ordered, np.int64).reshape(-1, 2)
@@ -110,10 +110,10 @@ def test_clusters_are_the_same_for_any_order_of_pairs(pairs: list[tuple[int, int
 
 @settings(max_examples=40, deadline=None)
 @given(HASHES.filter(bool), HASHES, st.integers(0, 16))
-def test_the_nearest_reference_is_the_nearest(references: list[int], others: list[int], radius: int) -> None:
+def test_nearest_agrees_with_comparing_all_references(references: list[int], others: list[int], radius: int) -> None:
     queries = others + [value ^ 0b1011 << n for n, value in enumerate(references)]
     index = NearestIndex.build(np.array(references, np.uint64), radius)
     distance, nearest = index.nearest(np.array(queries, np.uint64))
-    for query, d, found in zip(queries, distance.tolist(), nearest.tolist(), strict=True):
-        expected = min(((query ^ reference).bit_count(), reference) for reference in references)
-        assert (d, found) == (expected if expected[0] <= radius else (-1, 0))
+    for query, d, reference in zip(queries, distance.tolist(), nearest.tolist(), strict=True):
+        expected = min(((query ^ other).bit_count(), other) for other in references)
+        assert (d, reference) == (expected if expected[0] <= radius else (-1, 0))

@@ -29,7 +29,7 @@ REASONS = (
 
 @pytest.fixture
 def world(toy_world: ToyWorld, tmp_path: Path) -> Path:
-    """The toy world with a shard more: noise, copies of the noise, and a text that a rule rejects."""
+    """The toy world with another shard: noise, copies of the noise, and a text that a rule rejects."""
     shutil.copytree(toy_world.folder, tmp_path / "world")
     rng = np.random.default_rng(0)
     members = []
@@ -45,7 +45,7 @@ def world(toy_world: ToyWorld, tmp_path: Path) -> Path:
     return tmp_path / "world"
 
 
-def test_valid_keys_of_the_check_count_and_are_curated_and_the_identity_adds_up(
+def test_only_valid_keys_are_curated_and_counts_add_up(
     world: Path, toy_world: ToyWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--workers", "1", "--json"]
@@ -67,18 +67,18 @@ def test_valid_keys_of_the_check_count_and_are_curated_and_the_identity_adds_up(
     assert set(curated) <= keys
     assert {key[:6] for key in curated} <= {f"noise{n}" for n in range(1, 6)}
     languages = read_json(run / "curate" / "report.json")["languages"]
-    for lang, found in languages.items():
-        assert found["pairs_in"] == sum(found.get(reason, 0) for reason in REASONS), lang
-    assert sum(found["not_valid"] for found in languages.values()) > 0
-    assert sum(found["pairs_in"] for found in languages.values()) == 75 * 4 + 5 * 2 + 2 * 2
+    for lang, counts in languages.items():
+        assert counts["pairs_in"] == sum(counts.get(reason, 0) for reason in REASONS), lang
+    assert sum(counts["not_valid"] for counts in languages.values()) > 0
+    assert sum(counts["pairs_in"] for counts in languages.values()) == 75 * 4 + 5 * 2 + 2 * 2
     copy = next(row for row in pq.read_table(valid.with_name("removed.parquet")).to_pylist() if row["other_key"])
     assert main(["inspect", str(run), "--key", copy["key"]]) == 0
-    told = capsys.readouterr().out
-    assert "not kept" in told
-    assert f"removed by {copy['rule']} in {copy['shard']} for {copy['other_key']}" in told
+    printed = capsys.readouterr().out
+    assert "not kept" in printed
+    assert f"removed by {copy['rule']} in {copy['shard']} for {copy['other_key']}" in printed
 
 
-def test_inspect_says_which_list_denies_a_key(tmp_path: Path) -> None:
+def test_why_not_valid_names_the_list_or_the_rule(tmp_path: Path) -> None:
     (tmp_path / "takedown.txt").write_text("b\n", encoding="utf-8")
     members = [("a.png", encode_png(np.zeros((4, 4, 3), np.uint8))), ("a.json", b'{"text": "a"}')]
     write_tar(tmp_path / "pool" / "0.tar", [*members, ("b.json", b'{"text": "b"}')])
@@ -100,15 +100,15 @@ def test_inspect_says_which_list_denies_a_key(tmp_path: Path) -> None:
     ]
 
 
-def test_hashes_made_on_the_command_line_decontaminate(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decontamination_against_a_file_of_pool_hash(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(world / "pool", world / "eval", ignore=shutil.ignore_patterns("zz.tar"))
     hashes = str(world / "eval.parquet")
     assert main(["pool", "hash", str(world / "eval"), "--out", hashes, "--workers", "1"]) == 0
     assert "75 images" in capsys.readouterr().out
     arguments = ["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--workers", "1"]
     assert main([*arguments, "--set", f"against.toy={hashes}"]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"against:toy +75", told), told
+    printed = capsys.readouterr().out
+    assert re.search(r"against:toy +75", printed), printed
     assert main(["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--set", "radios=3"]) == 2
     assert "did you mean radius?" in " ".join(capsys.readouterr().err.split())
     assert main(["pool", "hash", str(world / "eval"), "--out", str(world / "eval")]) == 2

@@ -23,12 +23,13 @@ def test_keys_and_details_are_never_markup(tmp_path: Path) -> None:
         "counts": {"pairs_in": 3, "valid": 1, "removed": removed, "by_language": {HOSTILE: {"valid": 1}}},
         "images": {"images": 3, "undecodable": 0, "nearly_blank": 0},
         "texts": {"read": 3, "rejected": {HOSTILE: 1}},
+        "keys_in_several_shards": 0,
         "duplicate_groups": 1,
         "pairs_by_distance": [0, 0, 0, 1],
         "radius": 4,
         "against": {},
     }
-    write_report(tmp_path, report)
+    write_report(tmp_path, report, {})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert page.count(html.escape(HOSTILE)) >= 7

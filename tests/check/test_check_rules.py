@@ -19,11 +19,11 @@ def rules_of(texts: list[str], langs: list[str] | None = None, **rules) -> list[
     return reason.tolist()
 
 
-def test_no_rule_is_on_by_default() -> None:
+def test_no_text_rule_is_set_by_default() -> None:
     assert rules_of(["", "http://x.org/a.jpg", "aaaaaaaaaaaaa", "1234567890", "me@example.org"]) == [None] * 5
 
 
-def test_length_counts_characters_without_outer_blanks() -> None:
+def test_length_counts_characters_without_outer_whitespace() -> None:
     assert rules_of(["  กข ", "ab", "abcdef"], min_chars=3, max_chars=5) == ["min_chars", "min_chars", "max_chars"]
     assert rules_of(["猫猫猫", "\u3000abc"], min_chars=3, max_chars=3) == [None, None]
 
@@ -38,17 +38,17 @@ def plain_longest_run(text: str) -> int:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(alphabet="aab ăă猫\U0001f600", max_size=12), min_size=1))
-def test_the_longest_run_agrees_with_counting(texts: list[str]) -> None:
+def test_longest_run_agrees_with_plain_counting(texts: list[str]) -> None:
     assert longest_run(pa.array(texts, pa.large_string())).tolist() == [plain_longest_run(text) for text in texts]
 
 
-def test_repeated_characters_and_digits_of_every_script() -> None:
+def test_repeated_characters_and_digits_of_any_script_are_rejected() -> None:
     assert rules_of(["so coool", "sooooo cool", "!!!!!!"], max_repeated=3) == [None, "max_repeated", "max_repeated"]
     texts = ["12 cats", "1234 5678 a", "١٢٣٤٥", "a1"]
     assert rules_of(texts, max_digit_fraction=0.5) == [None, "max_digit_fraction", "max_digit_fraction", None]
 
 
-def test_addresses_and_file_names_alone_are_no_texts() -> None:
+def test_texts_that_are_only_an_address_or_file_name_are_rejected() -> None:
     texts = [
         "https://example.org/cat",
         "www.example.org",
@@ -60,13 +60,13 @@ def test_addresses_and_file_names_alone_are_no_texts() -> None:
     assert rules_of(texts, url_only=True) == ["url_only"] * 3 + [None] * 3
 
 
-def test_languages_that_are_not_listed_are_rejected() -> None:
+def test_unlisted_languages_are_rejected() -> None:
     assert rules_of(["a", "b", "c"], ["en", "fr", "und"], languages=("en",)) == [None, "language", "language"]
     texts = pa.array(["a photo of a cat on a table", "一张猫的照片", "…"], pa.large_string())
     assert languages_of(texts, "lid176").tolist()[:2] == ["en", "zh"]
 
 
-def test_denied_phrases_are_found_at_word_boundaries_in_any_case(tmp_path: Path) -> None:
+def test_deny_phrases_match_at_word_boundaries_in_any_case(tmp_path: Path) -> None:
     (tmp_path / "phrases.txt").write_text("# phrases\nbad word\n\n悪い\nBad Word\n", encoding="utf-8")
     texts = ["a BAD word!", "bad wording", "これは悪い例", "fine"]
     reason, detail = reject(
@@ -98,26 +98,26 @@ IMPERSONAL = [
 ]
 
 
-def test_personal_data_is_found_and_blotted_out() -> None:
+def test_personal_data_is_rejected_or_masked() -> None:
     assert rules_of(PERSONAL, personal_data="drop") == ["personal_data"] * len(PERSONAL)
     assert rules_of(IMPERSONAL, personal_data="drop") == [None] * len(IMPERSONAL)
     masked = mask_personal_data(pa.array([*PERSONAL, *IMPERSONAL], pa.large_string())).to_pylist()
     assert masked == ["mail █ now", "█", "█", "call █", "█", *IMPERSONAL]
 
 
-def test_the_first_rule_that_applies_is_the_reason() -> None:
+def test_first_rule_that_applies_is_the_reason() -> None:
     assert rules_of(["111"], min_chars=5, max_digit_fraction=0.1) == ["min_chars"]
 
 
-def test_a_host_stands_for_its_subdomains_and_an_address_for_its_spellings(tmp_path: Path) -> None:
+def test_deny_lists_cover_subdomains_and_spellings_of_an_address(tmp_path: Path) -> None:
     (tmp_path / "hosts.txt").write_text("Example.org\n# c\nimages.test\n", encoding="utf-8")
     (tmp_path / "urls.txt").write_text("https://www.site.net/a.jpg\n", encoding="utf-8")
     lists = read_deny_lists(DenyRules(hosts=(str(tmp_path / "hosts.txt"),), urls=(str(tmp_path / "urls.txt"),)))
-    assert lists.of_url("https://cdn.example.org:8080/x.png") == ("denied_host", "example.org")
-    assert lists.of_url("http://notexample.org/x.png") is None
-    assert lists.of_url("HTTP://SITE.net/a.jpg#top") == ("denied_url", "HTTP://SITE.net/a.jpg#top")
-    assert lists.of_url("https://site.net/b.jpg") is None
-    assert lists.of_url(None) is None
+    assert lists.match_url("https://cdn.example.org:8080/x.png") == ("denied_host", "example.org")
+    assert lists.match_url("http://notexample.org/x.png") is None
+    assert lists.match_url("HTTP://SITE.net/a.jpg#top") == ("denied_url", "HTTP://SITE.net/a.jpg#top")
+    assert lists.match_url("https://site.net/b.jpg") is None
+    assert lists.match_url(None) is None
 
 
 @pytest.mark.parametrize(
@@ -129,21 +129,21 @@ def test_a_host_stands_for_its_subdomains_and_an_address_for_its_spellings(tmp_p
         ("http://[broken", "[broken", ""),
     ],
 )
-def test_addresses_are_taken_apart(url: str, bare: str, host: str) -> None:
+def test_bare_url_and_host(url: str, bare: str, host: str) -> None:
     assert (bare_url(url), host_of(url)) == (bare, host)
 
 
 @pytest.mark.parametrize("value", [True, "noai", "noindex, follow", "somebot: noimageai", ["index", "NOAI"]])
-def test_a_refusal_is_understood(value) -> None:
+def test_opt_out_values_are_recognised(value) -> None:
     assert opts_out(value)
 
 
 @pytest.mark.parametrize("value", [False, None, 0, "", "index, follow", "all", "noaim", [], {"a": "noai"}])
-def test_what_is_no_refusal_is_none(value) -> None:
+def test_other_values_are_no_opt_out(value) -> None:
     assert not opts_out(value)
 
 
-def test_a_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_list_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9\n")
     with pytest.raises(UserError, match=r"latin\.txt"):
         read_lines(str(tmp_path / "latin.txt"))

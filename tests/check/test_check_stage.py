@@ -14,8 +14,7 @@ from PIL import Image
 
 from stages import context
 from toy import write_tar
-from worldclip.check import CheckConfig, check, hash_images, load_config
-from worldclip.check import images as looking
+from worldclip.check import CheckConfig, check, hash_images, hashing, load_config
 from worldclip.config import Recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
@@ -49,7 +48,7 @@ def run(folder: Path, **config: Any) -> dict[str, Any]:
 
 
 def removals(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """{key: (rule, other_key, distance)} of removed.parquet."""
+    """Return {key: (rule, other_key, distance)} of removed.parquet."""
     rows = pq.read_table(folder / "out" / "removed.parquet").to_pylist()
     return {row["key"]: (row["rule"], row["other_key"], row["distance"]) for row in rows}
 
@@ -60,7 +59,7 @@ def valid_keys(folder: Path) -> list[str]:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """Two shards: six photographs; copies of some; what cannot be used."""
+    """Two shards: six photographs, copies of some, and unusable pairs."""
     photos = [photograph(seed) for seed in range(6)]
     large = encode(photos[0].resize((240, 180)))
     first = [
@@ -82,7 +81,7 @@ def pool(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_largest_of_equal_images_stays_and_files_by_key(pool: Path) -> None:
+def test_largest_duplicate_stays_and_of_equal_files_the_smallest_key(pool: Path) -> None:
     report = run(pool)
     assert removals(pool) == {
         "a": ("near_duplicate", "sub/a_large", removals(pool)["a"][2]),
@@ -101,22 +100,22 @@ def test_the_largest_of_equal_images_stays_and_files_by_key(pool: Path) -> None:
     assert "sub/a_large stays; removed for it: a " in page
 
 
-def test_bytes_alone_and_nothing_at_all(pool: Path) -> None:
+def test_duplicates_bytes_and_keep(pool: Path) -> None:
     run(pool, duplicates="bytes")
     assert {key for key, (rule, *_) in removals(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
     report = run(pool, duplicates="keep")
-    assert set(removals(pool)) == {"silent"}, "no image is decoded where no rule asks for one"
+    assert set(removals(pool)) == {"silent"}, "no image is decoded if no rule needs one"
     assert report["images"]["images"] == 0
 
 
-def test_a_removed_pair_never_stands_for_its_group(pool: Path) -> None:
+def test_pair_removed_by_a_rule_is_never_kept_for_its_group(pool: Path) -> None:
     (pool / "denied.txt").write_text("sub/a_large  \n# a comment\n", encoding="utf-8")
     run(pool, deny={"keys": [str(pool / "denied.txt")]})
     assert removals(pool)["sub/a_large"][0] == "denied_key"
     assert "a" in valid_keys(pool)
 
 
-def test_mirror_images_are_duplicates_where_asked(tmp_path: Path) -> None:
+def test_mirrored_finds_mirror_images(tmp_path: Path) -> None:
     image = photograph(0)
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     write_tar(tmp_path / "pool" / "0.tar", sample("a", encode(image), ["x y"]) + sample("b", encode(mirrored), ["x y"]))
@@ -132,13 +131,13 @@ def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
     (pool / "eval" / "other.png").write_bytes(encode(photograph(77)))
     (pool / "eval" / "dark.png").write_bytes(encode(Image.new("RGB", (50, 50), (9, 9, 9))))
     run(pool, against={"birds": str(pool / "eval")})
-    found = removals(pool)
-    assert found["c"][:2] == ("against:birds", "bird.jpg")
-    assert found["c"][2] <= 4
-    assert found["sub/blank"] == ("against:birds", "dark.png", 0), "a nearly blank image is known by its bytes"
+    removed = removals(pool)
+    assert removed["c"][:2] == ("against:birds", "bird.jpg")
+    assert removed["c"][2] <= 4
+    assert removed["sub/blank"] == ("against:birds", "dark.png", 0), "a nearly blank image is found by its bytes"
 
 
-def test_a_file_of_hashes_serves_as_well_as_its_images(pool: Path) -> None:
+def test_decontamination_by_hash_file_equals_that_by_images(pool: Path) -> None:
     write_tar(pool / "eval.tar", [("bird.png", encode(photograph(2)))])
     counts = hash_images(pool / "eval.tar", pool / "eval.parquet", QUIET)
     assert counts == {"images": 1, "undecodable": 0, "nearly_blank": 0}
@@ -150,7 +149,7 @@ def test_a_file_of_hashes_serves_as_well_as_its_images(pool: Path) -> None:
     assert with_tar["c"] == ("against:tar", "bird", 0)
 
 
-def test_a_mirrored_evaluation_image_is_found_where_asked(pool: Path) -> None:
+def test_mirrored_finds_mirrored_evaluation_images(pool: Path) -> None:
     (pool / "eval").mkdir()
     mirrored = photograph(2).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     (pool / "eval" / "bird.png").write_bytes(encode(mirrored))
@@ -160,14 +159,14 @@ def test_a_mirrored_evaluation_image_is_found_where_asked(pool: Path) -> None:
     assert removals(pool)["c"][0] == "against:birds"
 
 
-def test_hashes_of_another_kind_are_refused(pool: Path) -> None:
+def test_file_without_hashes_raises(pool: Path) -> None:
     table = pa.table({"key": ["a"]})
     pq.write_table(table, pool / "foreign.parquet")
     with pytest.raises(Exception, match="expected 'image_hashes'"):
         run(pool, against={"x": str(pool / "foreign.parquet")})
 
 
-def test_workers_and_order_of_shards_change_nothing(pool: Path, tmp_path: Path) -> None:
+def test_number_of_workers_changes_no_byte(pool: Path, tmp_path: Path) -> None:
     run(pool)
     expected = {name: pq.read_table(pool / "out" / name) for name in ("valid_keys.parquet", "removed.parquet")}
     other = tmp_path / "other"
@@ -178,7 +177,7 @@ def test_workers_and_order_of_shards_change_nothing(pool: Path, tmp_path: Path) 
         assert digest == hashlib.sha256((pool / "out" / name).read_bytes()).hexdigest()
 
 
-def test_the_order_of_shards_changes_nothing(tmp_path: Path) -> None:
+def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
     def removed_of(order: list[int]) -> dict[str, tuple[Any, ...]]:
         folder = tmp_path / "".join(map(str, order))
         for place, n in enumerate(order):
@@ -197,10 +196,10 @@ def test_the_order_of_shards_changes_nothing(tmp_path: Path) -> None:
     assert removed_of([3, 1, 0, 2]) == removed_of([2, 3, 1, 0]) == expected
 
 
-def test_a_second_call_does_nothing_and_a_changed_rule_decodes_nothing(pool: Path, monkeypatch, capfd) -> None:
+def test_second_call_does_nothing_and_changed_rule_decodes_nothing(pool: Path, monkeypatch, capfd) -> None:
     run(pool)
     before = (pool / "out" / "removed.parquet").stat().st_mtime_ns
-    monkeypatch.setattr(looking, "look_at", None)  # would fail if it were called
+    monkeypatch.setattr(hashing, "scan_image", None)  # a call would fail
     run(pool)
     assert "finished and unchanged" in capfd.readouterr().err
     assert (pool / "out" / "removed.parquet").stat().st_mtime_ns == before
@@ -208,7 +207,7 @@ def test_a_second_call_does_nothing_and_a_changed_rule_decodes_nothing(pool: Pat
     assert removals(pool)["b"][0] == "min_side_px"
 
 
-def test_a_cut_shard_fails_alone_and_is_tried_again(pool: Path) -> None:
+def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
     cut = pool / "pool" / "sub" / "00001.tar"
     whole = cut.read_bytes()
     cut.write_bytes(whole[:3000])
@@ -221,7 +220,7 @@ def test_a_cut_shard_fails_alone_and_is_tried_again(pool: Path) -> None:
     assert "sub/d" in valid_keys(pool)
 
 
-def test_a_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
+def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
     for shard in range(2):
         image = encode(photograph(shard))
         write_tar(
@@ -235,7 +234,7 @@ def test_a_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
     assert report["keys_in_several_shards"] == 1
 
 
-def test_image_rules_tell_what_they_saw(tmp_path: Path) -> None:
+def test_image_rules_remove_pairs(tmp_path: Path) -> None:
     frames = [photograph(seed, (64, 64)) for seed in range(2)]
     faint = Image.fromarray(np.random.default_rng(0).integers(120, 130, (64, 64, 3), dtype=np.uint8))
     members = [
@@ -247,7 +246,7 @@ def test_image_rules_tell_what_they_saw(tmp_path: Path) -> None:
     ]
     write_tar(tmp_path / "pool" / "0.tar", members)
     run(tmp_path, images={"min_side_px": 32, "max_aspect_ratio": 4.0, "animated": True, "min_contrast": 4.0})
-    assert {key: found[0] for key, found in removals(tmp_path).items()} == {
+    assert {key: removal[0] for key, removal in removals(tmp_path).items()} == {
         "small": "min_side_px",
         "wide": "max_aspect_ratio",
         "moving": "animated",
@@ -255,7 +254,7 @@ def test_image_rules_tell_what_they_saw(tmp_path: Path) -> None:
     }
 
 
-def test_texts_of_removed_duplicates_go_to_the_pair_that_stays(pool: Path) -> None:
+def test_merge_texts_gives_texts_of_duplicates_to_the_pair_that_stays(pool: Path) -> None:
     run(pool, merge_texts=True)
     merged = pq.read_table(pool / "out" / "merged_texts.parquet").to_pylist()
     assert [(row["key"], row["text"], row["from_key"], row["from_text_idx"]) for row in merged] == [
@@ -264,17 +263,17 @@ def test_texts_of_removed_duplicates_go_to_the_pair_that_stays(pool: Path) -> No
     ]
 
 
-def test_written_tars_hold_the_valid_pairs_with_their_texts_in_place(pool: Path) -> None:
+def test_written_tars_hold_valid_pairs_with_texts_in_their_positions(pool: Path) -> None:
     report = run(pool, write="tars", merge_texts=True, texts={"personal_data": "mask", "max_digit_fraction": 0.9})
     from worldclip import pool as pools
 
     recipe = Recipe(pool=PoolConfig(path=str(pool / "out" / "pairs")))
-    found: dict[str, list[str | None]] = {}
+    texts_by_key: dict[str, list[str | None]] = {}
     for shard in pools.shards(context(recipe, pool)):
         texts = pools.read_texts(shard, recipe.pool)
         for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
-            found.setdefault(key, []).append(text)
-    assert found == {
+            texts_by_key.setdefault(key, []).append(text)
+    assert texts_by_key == {
         "b": ["a blue dog", "ein Hund", "the dog again"],
         "c": ["a green bird"],
         "sub/a_large": ["the same cat, larger", "a red cat"],
@@ -284,7 +283,7 @@ def test_written_tars_hold_the_valid_pairs_with_their_texts_in_place(pool: Path)
     assert report["counts"]["written"] == {"pairs": 5, "texts": 8, "blurred": 0}
 
 
-def test_rejected_texts_keep_their_place_empty(pool: Path) -> None:
+def test_rejected_text_is_written_as_empty_text(pool: Path) -> None:
     run(pool, write="tars", texts={"languages": ["en"]})
     record = next(
         json.loads(content)
@@ -301,20 +300,20 @@ def read_tar(path: Path) -> dict[str, bytes]:
         return {member.name: tar.extractfile(member).read() for member in tar}
 
 
-def test_all_mistakes_are_told_at_once(pool: Path) -> None:
-    with pytest.raises(UserError) as told:
+def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
+    with pytest.raises(UserError) as raised:
         load_config({"radius": 99, "texts": {"min_chars": 0}, "classifiers": {"nsfw": {"label": -1}}, "imges": {}})
-    text = str(told.value)
+    text = str(raised.value)
     parts = ("radius = 99: must be", "texts.min_chars = 0", "nsfw.label = -1", "nsfw.path =", "did you mean images?")
     for part in parts:
         assert part in text
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         run(pool, deny={"hosts": ["/nowhere/hosts.txt"]}, against={"x": "/nowhere/images"})
-    assert "deny.hosts names" in str(told.value)
-    assert "against.x is" in str(told.value)
+    assert "deny.hosts names" in str(raised.value)
+    assert "against.x is" in str(raised.value)
 
 
-def test_addresses_and_refusals_in_the_metadata_are_heeded(tmp_path: Path) -> None:
+def test_denied_addresses_and_opt_outs_are_removed_and_not_shown(tmp_path: Path) -> None:
     members = [
         *sample("host", encode(photograph(0)), ["a"], url="https://cdn.example.org/a.jpg"),
         *sample("url", encode(photograph(1)), ["b"], url="http://www.site.net/b.jpg"),
@@ -326,17 +325,17 @@ def test_addresses_and_refusals_in_the_metadata_are_heeded(tmp_path: Path) -> No
     (tmp_path / "urls.txt").write_text("https://site.net/b.jpg\n", encoding="utf-8")
     lists = {"hosts": [str(tmp_path / "hosts.txt")], "urls": [str(tmp_path / "urls.txt")]}
     run(tmp_path, deny={**lists, "opt_out_fields": ["robots"]})
-    assert {key: found[0] for key, found in removals(tmp_path).items()} == {
+    assert {key: removal[0] for key, removal in removals(tmp_path).items()} == {
         "host": "denied_host",
         "url": "denied_url",
         "refused": "opt_out",
     }
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<img" not in page, "what nobody wants to be shown is not shown"
+    assert "<img" not in page, "denied images are not shown"
     assert "Denied or opted out, so never shown: denied_host, denied_url, opt_out." in page
 
 
-def test_a_report_of_many_parts_shows_what_one_of_one_part_shows(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_independent_of_batch_size(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (pool / "eval").mkdir()
     (pool / "eval" / "c.png").write_bytes(encode(photograph(2)))
     settings: dict[str, Any] = {"against": {"mine": str(pool / "eval")}}
@@ -350,7 +349,7 @@ def test_a_report_of_many_parts_shows_what_one_of_one_part_shows(pool: Path, mon
     assert whole.count("<img") == 2 * 2 + 3 * 2 + 1, "two groups, three removals beside what they copy, one alone"
 
 
-def test_signs_of_embeddings_take_the_place_of_the_hash(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedding_hashes_replace_perceptual_hashes(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class MeanColour:
         """Embeds an image by its mean colour: a stand-in for a trained model."""
 
@@ -358,17 +357,17 @@ def test_signs_of_embeddings_take_the_place_of_the_hash(pool: Path, monkeypatch:
             means = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).mean((0, 1)) - 128 for image in images]
             return np.array(means, np.float32)
 
-    monkeypatch.setattr(looking, "_load_model", lambda model: MeanColour())
+    monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour())
     run(pool, hash="embedding", embedding_model="some/model", radius=4)
     assert removals(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
     assert "c" in valid_keys(pool)
     features = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
-    hashes = looking.embedding_hashes(np.concatenate([features, 2 * features, -features]))
+    hashes = hashing.embedding_hashes(np.concatenate([features, 2 * features, -features]))
     assert (hashes[:3] == hashes[3:6]).all()
     assert (np.bitwise_count(hashes[:3] ^ hashes[6:]) == 64).all()
 
 
-def test_tars_of_tables_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_write_tars_of_tables_raises_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     pq.write_table(pa.table({"uid": ["a"], "text": ["a red cat"]}), tmp_path / "pool" / "0.parquet")
     pool = PoolConfig(path=str(tmp_path / "pool"), key="uid")
@@ -378,11 +377,11 @@ def test_tars_of_tables_are_refused_before_any_work(tmp_path: Path) -> None:
     assert check(pool, tmp_path / "out", CheckConfig(), executor=QUIET)["counts"]["valid"] == 1
 
 
-def test_a_model_that_cannot_be_loaded_is_told_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unloadable_model_is_reported_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model: str) -> None:
         raise UserError(f"{model} does not exist")
 
-    monkeypatch.setattr(looking, "_load_model", refuse)
+    monkeypatch.setattr(hashing, "load_model", refuse)
     with pytest.raises(UserError, match="some/model does not exist"):
         run(pool, hash="embedding", embedding_model="some/model")
     assert not (pool / "out" / "images").exists()

@@ -1,8 +1,8 @@
-"""A pool you can answer for: duplicates, decontamination, text, image and model rules, deny lists.
+"""Clean a pool: duplicates, decontamination, text, image and model rules, deny lists.
 
-check: writes the valid keys, every removal with its reason, and a report.
-look_at_shards: the part of it that costs most, for some shards alone.
-hash_images: a file of hashes, made once, for decontamination against it.
+check: write the valid keys, every removal with its reason, and a report.
+scan_shards: run the slowest steps of a check for some shards only.
+hash_images: write a file of hashes, for decontamination without the images.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from worldclip.check.images import hash_images as hash_images
     from worldclip.check.stage import check as check
     from worldclip.check.stage import load_config as load_config
-    from worldclip.check.stage import look_at_shards as look_at_shards
+    from worldclip.check.stage import scan_shards as scan_shards
 
 _HOMES = {
     "check": "worldclip.check.stage",
     "hash_images": "worldclip.check.images",
     "load_config": "worldclip.check.stage",
-    "look_at_shards": "worldclip.check.stage",
+    "scan_shards": "worldclip.check.stage",
 }
-__all__ = ["CheckConfig", "check", "hash_images", "load_config", "look_at_shards"]
+__all__ = ["CheckConfig", "check", "hash_images", "load_config", "scan_shards"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

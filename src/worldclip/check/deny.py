@@ -1,4 +1,4 @@
-"""Opt-out and take-down: keys, addresses and hosts that no later artifact may hold."""
+"""Deny opted-out and taken-down pairs: by key, by image address or host, or by an opt-out in the pair's own fields."""
 
 from __future__ import annotations
 
@@ -15,44 +15,43 @@ import pyarrow as pa
 from worldclip import pool as pools
 from worldclip.check.config import DenyRules
 from worldclip.check.text_rules import read_lines
+from worldclip.core.arrow import one_array
 from worldclip.core.execute import Shard
 from worldclip.core.keys import KeyTable, read_keys
 from worldclip.pool.config import PoolConfig
 
-# Directives of the X-Robots-Tag header and meta tag by which a site refuses use in training; img2dataset honours the
-# same four (its --disallowed_header_directives) and writes the refusal into error_message.
-OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
-
-
 REFUSALS = ("denied_key", "denied_url", "denied_host", "opt_out")  # rules of this module
+# Directives of the X-Robots-Tag header and of the robots meta tag that forbid training.  img2dataset honours the same
+# four (--disallowed_header_directives) and names the one it met in error_message.
+OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
 
 @dataclass(frozen=True, slots=True)
 class DenyLists:
-    """The lists, read once a process."""
+    """The deny lists, ready for lookup."""
 
     keys: KeyTable | None
     urls: frozenset[str]
     hosts: frozenset[str]
 
-    def of_url(self, url: Any) -> tuple[str, str] | None:
-        """(rule, detail) where the address or its host is denied."""
+    def match_url(self, url: Any) -> tuple[str, str] | None:
+        """Return (rule, detail) if an address or its host is denied, else None."""
         if not isinstance(url, str) or not (self.urls or self.hosts):
             return None
         if bare_url(url) in self.urls:
             return "denied_url", url
-        host = host_of(url)
-        labels = host.split(".")
-        for at in range(len(labels)):
-            if (suffix := ".".join(labels[at:])) in self.hosts:
-                return "denied_host", suffix
+        labels = host_of(url).split(".")
+        for first in range(len(labels)):
+            parent = ".".join(labels[first:])
+            if parent in self.hosts:
+                return "denied_host", parent
         return None
 
 
 @functools.cache
 def read_deny_lists(rules: DenyRules) -> DenyLists:
-    """Raises UserError for a list that cannot be read."""
-    keys = [_keys_of(file) for file in rules.keys]
+    """Read the lists, once per process.  Raises UserError for a list that cannot be read."""
+    keys = [_read_key_list(file) for file in rules.keys]
     return DenyLists(
         keys=KeyTable(pa.concat_arrays(keys)) if keys else None,
         urls=frozenset(bare_url(line) for file in rules.urls for line in read_lines(file)),
@@ -60,15 +59,14 @@ def read_deny_lists(rules: DenyRules) -> DenyLists:
     )
 
 
-def _keys_of(file: str) -> pa.Array:
+def _read_key_list(file: str) -> pa.Array:
     if Path(file).suffix in (".npy", ".parquet"):
-        keys = read_keys(Path(file)).cast(pa.large_string())
-        return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+        return one_array(read_keys(Path(file)).cast(pa.large_string()))
     return pa.array(read_lines(file), pa.large_string())
 
 
 def bare_url(url: str) -> str:
-    """The address without what does not change where it leads: scheme, `www.`, host's case, fragment, last slash."""
+    """Return the address without scheme, `www.`, fragment and final slash, and with the host in lower case."""
     rest = url.strip().split("#")[0]
     rest = rest.split("://", 1)[-1].removeprefix("//")
     host, slash, path = rest.partition("/")
@@ -76,7 +74,7 @@ def bare_url(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Lower-case host name; "" where there is none."""
+    """Return the host in lower case, "" if the address has none."""
     try:
         return (urlsplit(url if "://" in url else f"//{url.removeprefix('//')}").hostname or "").rstrip(".")
     except ValueError:  # a broken IPv6 address
@@ -84,7 +82,7 @@ def host_of(url: str) -> str:
 
 
 def opts_out(value: Any) -> bool:
-    """Whether a field of a sample's .json holds a refusal: true, or directives with one of OPT_OUT_DIRECTIVES."""
+    """Return whether a field's value is an opt-out: true, or text or a list with one of OPT_OUT_DIRECTIVES."""
     if isinstance(value, str):
         words = value.lower().replace(":", ",").replace(";", ",").replace(" ", ",").split(",")
         return not OPT_OUT_DIRECTIVES.isdisjoint(words)
@@ -93,31 +91,36 @@ def opts_out(value: Any) -> bool:
     return value is True
 
 
-def read_fields(shard: Shard, pool: PoolConfig, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{key: {name: value}} of a shard's pairs, from their .json or columns; the first of equal keys counts."""
-    keys, records = pools.read_records(shard, pool, names)
-    found: dict[str, dict[str, Any]] = {}
-    for name, record in zip(keys, records, strict=True):
-        if isinstance(record, dict):
-            found.setdefault(name, {field: record.get(field) for field in names})
-    return found
-
-
-def denied(keys: pa.Array, shard: Shard, pool: PoolConfig, rules: DenyRules) -> tuple[np.ndarray, np.ndarray]:
-    """The rule that denies each key, and its detail: two (n,) object arrays, None where none does."""
-    reason, detail = np.full(len(keys), None, object), np.full(len(keys), None, object)
+def find_denied(keys: pa.Array, shard: Shard, pool: PoolConfig, rules: DenyRules) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rule that denies each key and its detail: two (n,) object arrays, None if no rule does."""
+    rule, detail = np.full(len(keys), None, object), np.full(len(keys), None, object)
     lists = read_deny_lists(rules)
     if lists.keys is not None:
-        reason[lists.keys.find(keys) >= 0] = "denied_key"
+        rule[lists.keys.find(keys) >= 0] = "denied_key"
     if not (lists.urls or lists.hosts or rules.opt_out_fields):
-        return reason, detail
-    fields = read_fields(shard, pool, (rules.url_field, *rules.opt_out_fields))
+        return rule, detail
+    records = _read_records(shard, pool, (rules.url_field, *rules.opt_out_fields))
     for row, key in enumerate(keys.to_pylist()):
-        record = fields.get(key)
-        if record is None or reason[row] is not None:
+        record = records.get(key)
+        if record is None or rule[row] is not None:
             continue
-        if verdict := lists.of_url(record[rules.url_field]):
-            reason[row], detail[row] = verdict
-        elif refusals := [f"{name} is {record[name]!r}" for name in rules.opt_out_fields if opts_out(record[name])]:
-            reason[row], detail[row] = "opt_out", refusals[0]
-    return reason, detail
+        denial = lists.match_url(record[rules.url_field]) or _find_opt_out(record, rules)
+        if denial is not None:
+            rule[row], detail[row] = denial
+    return rule, detail
+
+
+def _read_records(shard: Shard, pool: PoolConfig, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return these fields of each key's record; the first of repeated keys counts."""
+    records: dict[str, dict[str, Any]] = {}
+    for key, record in zip(*pools.read_records(shard, pool, fields), strict=True):
+        if isinstance(record, dict):
+            records.setdefault(key, {field: record.get(field) for field in fields})
+    return records
+
+
+def _find_opt_out(record: dict[str, Any], rules: DenyRules) -> tuple[str, str] | None:
+    for name in rules.opt_out_fields:
+        if opts_out(record[name]):
+            return "opt_out", f"{name} is {record[name]!r}"
+    return None

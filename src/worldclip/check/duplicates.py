@@ -1,8 +1,8 @@
-"""Groups of duplicates among the pairs that are left, and the one of each group that stays.
+"""Find groups of duplicates among the remaining pairs, and choose the pair that stays of each group.
 
-The search is a map over units, each a few of the sorted orders of neighbours.py.  More hashes than ROWS_AT_ONCE are
-first written to disk, a chunk at a time, in some of the sorted orders; a unit then reads a range of leading bits of all
-chunks; then come the next orders.
+The search is a map over units of work.  A unit compares hashes in a few of the sorted orders of neighbours.py.  More
+than ROWS_AT_ONCE hashes are first written to disk in chunks, each sorted, for ORDERS_ON_DISK orders at a time; a unit
+then reads one range of leading bits from all chunks.
 """
 
 from __future__ import annotations
@@ -19,50 +19,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.check.config import CheckConfig
-from worldclip.check.images import HashKind, read_hashes
-from worldclip.check.neighbours import (
-    HASH_BITS,
-    SearchPlan,
-    all_roots,
-    hamming,
-    move_back,
-    move_bits,
-    plan_search,
-    scan,
-    sort_leading,
-    unique,
-    unite,
-)
-from worldclip.check.pair_rules import judged_path
+from worldclip.check import neighbours
+from worldclip.check.context import CheckContext
+from worldclip.check.images import read_hashes
+from worldclip.check.neighbours import HASH_BITS, SearchPlan, all_roots, unite
 from worldclip.core.artifacts import REMOVED, read_table, write_array
 from worldclip.core.execute import Executor, Report, Shard, are_done
 from worldclip.core.job import remove_stale
 
 DUPLICATE_RULES = BYTE_DUPLICATE, NEAR_DUPLICATE = "byte_duplicate", "near_duplicate"
 
-ROWS_AT_ONCE = 1 << 25  # hashes that a search holds at a time: 1 GiB for a unit
-ORDERS_ON_DISK = 8  # sorted orders that a shuffle keeps on disk at a time: 64 bytes a hash
-WORK_OF_UNIT = 20_000_000  # hashes times sorted orders in one unit; less is not worth a process
+ROWS_AT_ONCE = 1 << 25  # hashes that a unit holds in memory: 1 GiB
+ORDERS_ON_DISK = 8  # sorted orders that are on disk at a time: 64 bytes per hash
+WORK_OF_UNIT = 20_000_000  # hashes times sorted orders in one unit; less does not pay for a process
 
-
-@dataclass(frozen=True, slots=True)
-class Survivors:
-    """What no other rule removed and has an image; one row an image, in order of shards and rows."""
-
-    shard: np.ndarray
-    """(n,) int32 position of the shard."""
-    row: np.ndarray
-    """(n,) int32 row in its table of images."""
-    digest: np.ndarray
-    """(n, 2) uint64: the file's bytes."""
-    has_hash: np.ndarray
-    hash: np.ndarray
-    mirrored: np.ndarray
-    num_pixels: np.ndarray
-
-
-# The pairs that go because another one stays; shard is a position, rows are sorted by it.
+# The pairs that are removed because another one stays, sorted by shard (its position).
 DUPLICATES = pa.schema(
     [
         ("shard", pa.int32()),
@@ -74,102 +45,131 @@ DUPLICATES = pa.schema(
 )
 
 
-def read_survivors(folder: Path, shards: Sequence[Shard], kind: HashKind) -> Survivors:
-    parts = [_survivors_of(folder, position, shard, kind) for position, shard in enumerate(shards)]
-    return Survivors(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The images of pairs that no other rule removed, n rows in the order of shards and of rows in `images`."""
+
+    shard: np.ndarray
+    """(n,) int32 position of the shard."""
+    row: np.ndarray
+    """(n,) int32 row in the shard's table of images."""
+    digest: np.ndarray
+    """(n, 2) uint64: hash of the file's bytes."""
+    has_hash: np.ndarray
+    """(n,) bool: False for nearly blank images."""
+    hash: np.ndarray
+    """(n,) uint64, 0 without a hash."""
+    mirrored: np.ndarray
+    """(n,) uint64, 0 without a hash."""
+    num_pixels: np.ndarray
+    """(n,) int64."""
 
 
-def _survivors_of(folder: Path, position: int, shard: Shard, kind: HashKind) -> tuple[np.ndarray, ...]:
-    judged = read_table(judged_path(folder, shard), REMOVED, ["key", "rule"])
-    valid = judged.filter(pc.is_null(judged["rule"]))["key"]
+def find_duplicates(context: CheckContext, shards: Sequence[Shard], executor: Executor) -> tuple[pa.Table, list[int]]:
+    """Return (DUPLICATES, number of pairs of different hashes by distance from 0 to the radius)."""
+    config = context.config
+    columns = [_read_candidates(context, position, shard) for position, shard in enumerate(shards)]
+    candidates = Candidates(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
+    parent = np.arange(len(candidates.row), dtype=np.int64)
+    _unite_equal_files(parent, candidates.digest)
+    histogram = [0] * (config.radius + 1)
+    if config.duplicates == "near" and candidates.has_hash.any():
+        histogram = _unite_near(parent, candidates, context, executor)
+    return _choose(context, shards, candidates, all_roots(parent)), histogram
+
+
+def _read_candidates(context: CheckContext, position: int, shard: Shard) -> tuple[np.ndarray, ...]:
+    """Return the fields of Candidates for one shard."""
+    verdicts = read_table(context.table_path("judged", shard), REMOVED, ["key", "rule"])
+    valid_keys = verdicts.filter(pc.is_null(verdicts["rule"]))["key"]
     names = ["name", "sha256", "hash", "mirrored_hash", "width", "height"]
-    facts = read_hashes(folder / "images" / f"{shard.name}.parquet", kind, names)
-    rows = np.flatnonzero(pc.is_in(facts["name"], valid.combine_chunks()).to_numpy())
-    left = facts.take(pa.array(rows))
-    digest = np.frombuffer(b"".join(left["sha256"].to_pylist()), np.uint64).reshape(-1, 2)
+    facts = read_hashes(context.table_path("images", shard), context.kind, names)
+    rows = np.flatnonzero(pc.is_in(facts["name"], valid_keys.combine_chunks()).to_numpy())
+    facts = facts.take(pa.array(rows))
     return (
         np.full(len(rows), position, np.int32),
         rows.astype(np.int32),
-        digest,
-        left["hash"].is_valid().to_numpy(),
-        pc.fill_null(left["hash"], 0).to_numpy(),
-        pc.fill_null(left["mirrored_hash"], 0).to_numpy(),
-        left["width"].to_numpy().astype(np.int64) * left["height"].to_numpy(),
+        np.frombuffer(b"".join(facts["sha256"].to_pylist()), np.uint64).reshape(-1, 2),
+        facts["hash"].is_valid().to_numpy(),
+        pc.fill_null(facts["hash"], 0).to_numpy(),
+        pc.fill_null(facts["mirrored_hash"], 0).to_numpy(),
+        facts["width"].to_numpy().astype(np.int64) * facts["height"].to_numpy(),
     )
 
 
-def find_duplicates(
-    folder: Path, shards: Sequence[Shard], config: CheckConfig, kind: HashKind, executor: Executor
-) -> tuple[pa.Table, list[int]]:
-    """(DUPLICATES, pairs of different hashes by distance)."""
-    left = read_survivors(folder, shards, kind)
-    parent = np.arange(len(left.row), dtype=np.int64)
-    _unite_equal(parent, left.digest)
-    histogram = [0] * (config.radius + 1)
-    if config.duplicates == "near" and left.has_hash.any():
-        histogram = _unite_near(parent, left, config, folder / "search", executor)
-    return _choose(folder, shards, left, all_roots(parent), kind), histogram
-
-
-def _unite_equal(parent: np.ndarray, digest: np.ndarray) -> None:
+def _unite_equal_files(parent: np.ndarray, digest: np.ndarray) -> None:
     order = np.lexsort((digest[:, 1], digest[:, 0]))
-    same = (digest[order[1:]] == digest[order[:-1]]).all(axis=1)
-    unite(parent, order[:-1][same], order[1:][same])
+    is_same = (digest[order[1:]] == digest[order[:-1]]).all(axis=1)
+    unite(parent, order[:-1][is_same], order[1:][is_same])
 
 
-def _unite_near(
-    parent: np.ndarray, left: Survivors, config: CheckConfig, folder: Path, executor: Executor
-) -> list[int]:
-    rows = np.flatnonzero(left.has_hash)
-    sides = (left.hash, left.mirrored) if config.mirrored else (left.hash,)
-    values = unique(np.concatenate([side[rows] for side in sides]))
-    edges, histogram = search(values, config.radius, folder, executor)
-    of_value = np.arange(len(values), dtype=np.int64)
+def _unite_near(parent: np.ndarray, candidates: Candidates, context: CheckContext, executor: Executor) -> list[int]:
+    """Unite images whose hashes are within the radius, directly or through others; return the counts by distance.
+
+    Different hashes are joined first, then images through their hashes: many images share a hash.
+    """
+    config = context.config
+    rows = np.flatnonzero(candidates.has_hash)
+    hashes = candidates.hash[rows]
+    sides = [hashes]
+    if config.mirrored:
+        sides.append(candidates.mirrored[rows])
+    values = neighbours.unique(np.concatenate(sides))
+    edges, histogram = search(values, config.radius, context.folder / "search", executor)
+    position = np.searchsorted(values, hashes)
+    value_parent = np.arange(len(values), dtype=np.int64)
     for first, second in edges:
-        unite(of_value, np.searchsorted(values, first), np.searchsorted(values, second))
-    for side in sides[1:]:
-        unite(of_value, np.searchsorted(values, left.hash[rows]), np.searchsorted(values, side[rows]))
-    root = all_roots(of_value)[np.searchsorted(values, left.hash[rows])]
+        unite(value_parent, np.searchsorted(values, first), np.searchsorted(values, second))
+    for mirrored in sides[1:]:
+        unite(value_parent, position, np.searchsorted(values, mirrored))
+    root = all_roots(value_parent)[position]
     order = np.argsort(root, kind="stable")
-    same = root[order[1:]] == root[order[:-1]]
-    unite(parent, rows[order[:-1][same]], rows[order[1:][same]])
+    is_same = root[order[1:]] == root[order[:-1]]
+    unite(parent, rows[order[:-1][is_same]], rows[order[1:][is_same]])
     return histogram
 
 
-def _choose(folder: Path, shards: Sequence[Shard], left: Survivors, root: np.ndarray, kind: HashKind) -> pa.Table:
-    """In each group the largest image stays, of equal ones that with the smallest key."""
+def _choose(context: CheckContext, shards: Sequence[Shard], candidates: Candidates, root: np.ndarray) -> pa.Table:
+    """Return DUPLICATES.  Of each group the largest image stays, of equal ones that with the smallest key.
+
+    root: (n,) a number for each group, the same for all its members.
+    """
     members = np.flatnonzero(np.bincount(root, minlength=len(root))[root] > 1)
     if not len(members):
         return DUPLICATES.empty_table()
-    key = _keys_of(folder, shards, left, members, kind)
-    table = pa.table({"root": root[members], "pixels": left.num_pixels[members], "key": key, "at": members})
+    keys = _read_keys(context, shards, candidates, members)
+    groups = pa.table({"root": root[members], "pixels": candidates.num_pixels[members], "key": keys, "row": members})
     order = pc.sort_indices(
-        table, [("root", "ascending"), ("pixels", "descending"), ("key", "ascending"), ("at", "ascending")]
+        groups, [("root", "ascending"), ("pixels", "descending"), ("key", "ascending"), ("row", "ascending")]
     ).to_numpy()
-    stays = order[np.searchsorted(root[members][order], root[members], side="left")]  # position in members
-    goes = np.flatnonzero(stays != np.arange(len(members)))
-    a, b = members[goes], members[stays[goes]]
-    distance = np.minimum(hamming(left.hash[a], left.hash[b]), hamming(left.mirrored[a], left.hash[b]))
-    same_file = (left.digest[a] == left.digest[b]).all(axis=1)
+    stays = order[np.searchsorted(root[members][order], root[members], side="left")]  # position in `members`
+    removed = np.flatnonzero(stays != np.arange(len(members)))
+    a, b = members[removed], members[stays[removed]]
+    distance = np.minimum(
+        neighbours.hamming(candidates.hash[a], candidates.hash[b]),
+        neighbours.hamming(candidates.mirrored[a], candidates.hash[b]),
+    )
+    have_hashes = candidates.has_hash[a] & candidates.has_hash[b]
+    is_same_file = (candidates.digest[a] == candidates.digest[b]).all(axis=1)
     columns = {
-        "shard": left.shard[a],
-        "key": key.take(pa.array(goes)),
-        "rule": pc.if_else(pa.array(same_file), BYTE_DUPLICATE, NEAR_DUPLICATE),
-        "other_key": key.take(pa.array(stays[goes])),
-        "distance": np.where(left.has_hash[a] & left.has_hash[b], distance, 0).astype(np.int16),
+        "shard": candidates.shard[a],
+        "key": keys.take(pa.array(removed)),
+        "rule": pc.if_else(pa.array(is_same_file), BYTE_DUPLICATE, NEAR_DUPLICATE),
+        "other_key": keys.take(pa.array(stays[removed])),
+        "distance": np.where(have_hashes, distance, 0).astype(np.int16),
     }
     return pa.table(columns, schema=DUPLICATES)
 
 
-def _keys_of(
-    folder: Path, shards: Sequence[Shard], left: Survivors, members: np.ndarray, kind: HashKind
+def _read_keys(
+    context: CheckContext, shards: Sequence[Shard], candidates: Candidates, members: np.ndarray
 ) -> pa.LargeStringArray:
-    """Keys of some rows, in their order, a shard at a time."""
+    """Return the keys of some candidates in their order, reading one shard at a time."""
     parts = []
-    for of_shard in np.split(members, np.flatnonzero(np.diff(left.shard[members])) + 1):
-        shard = shards[left.shard[of_shard[0]]]
-        names = read_hashes(folder / "images" / f"{shard.name}.parquet", kind, ["name"])["name"]
-        parts.append(names.take(pa.array(left.row[of_shard])).cast(pa.large_string()).combine_chunks())
+    for rows in np.split(members, np.flatnonzero(np.diff(candidates.shard[members])) + 1):
+        shard = shards[candidates.shard[rows[0]]]
+        names = read_hashes(context.table_path("images", shard), context.kind, ["name"])["name"]
+        parts.append(names.take(pa.array(candidates.row[rows])).cast(pa.large_string()).combine_chunks())
     return pa.concat_arrays(parts)
 
 
@@ -178,7 +178,7 @@ def _keys_of(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchWork:
-    """What a worker must know of a search."""
+    """What a worker needs for a search."""
 
     folder: Path
     plan: SearchPlan
@@ -187,37 +187,56 @@ class SearchWork:
 
     @property
     def num_chunks(self) -> int:
-        """Of rows_at_once hashes each; more than one are shuffled on disk."""
+        """Number of chunks of `rows_at_once` hashes; more than one are sorted on disk."""
         return -(-self.num_values // self.rows_at_once)
 
     def chunks(self) -> list[Shard]:
+        """Return the chunks as units of work."""
         return [Shard(name=f"chunk_{chunk:05}", path="") for chunk in range(self.num_chunks)]
 
     @property
     def num_parts(self) -> int:
-        """Ranges of the highest bits, each of about a chunk's size; a power of two, never inside the leading bits."""
+        """Number of ranges of the highest bits, a power of two; a range has about a chunk's size.
+
+        There are at most as many as the leading bits distinguish, so no run of equal leading bits is cut.
+        """
         fewest_bits = min(self.plan.leading_bits(choice) for choice in range(len(self.plan.choices)))
         return 1 << min((self.num_chunks - 1).bit_length(), fewest_bits)
 
     def rounds(self) -> list[range]:
-        """The sorted orders that are on disk at a time."""
+        """Return the sorted orders in groups that are on disk at the same time."""
         num_orders = len(self.plan.choices)
-        at_once = num_orders if self.num_chunks == 1 else ORDERS_ON_DISK
-        return [range(first, min(first + at_once, num_orders)) for first in range(0, num_orders, at_once)]
+        per_round = num_orders if self.num_chunks == 1 else ORDERS_ON_DISK
+        return [range(first, min(first + per_round, num_orders)) for first in range(0, num_orders, per_round)]
 
-    def shuffled(self, orders: range) -> Path:
+    def sorted_folder(self, orders: range) -> Path:
+        """Return the folder of these orders' sorted chunks."""
         return self.folder / "shuffled" / f"{orders.start:05}"
+
+    def sorted_path(self, orders: range, choice: int, chunk: Shard) -> Path:
+        """Return the file of a chunk sorted in one order."""
+        return self.sorted_folder(orders) / f"{choice:05}" / f"{chunk.name}.npy"
+
+    def edges_path(self, unit: Shard) -> Path:
+        """Return the file of the edges that a unit found."""
+        return self.folder / f"{unit.name}.npy"
+
+    def load_values(self) -> np.ndarray:
+        """Return all hashes, memory-mapped."""
+        values: np.ndarray = np.load(self.folder / "values.npy", mmap_mode="r", allow_pickle=False)
+        return values
 
 
 def search(
     values: np.ndarray, radius: int, folder: Path, executor: Executor, *, rows_at_once: int = ROWS_AT_ONCE
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
-    """Edges that join all near pairs of `values` (uint64, sorted, unique), and the number of pairs by distance.
+    """Return (edges that join all near pairs of `values`, number of near pairs by distance).
 
-    Each unit's edges are a forest: as many as there are hashes at most, however many pairs there are.
+    values: uint64, sorted, unique.  The edges of a unit are a forest, so there are at most as many as hashes, however
+    many pairs are near.  An interrupted search resumes from the files in `folder`.
     """
     write_array(folder / "values.npy", values)
-    plan = plan_search(len(values), radius)
+    plan = neighbours.plan_search(len(values), radius)
     work = SearchWork(folder=folder, plan=plan, num_values=len(values), rows_at_once=rows_at_once)
     key = {"values": hashlib.sha256(values.data).hexdigest(), "radius": radius, "rows_at_once": rows_at_once}
     histogram = np.zeros(radius + 1, np.int64)
@@ -225,21 +244,23 @@ def search(
     for orders in work.rounds():
         units = _units(work, orders)
         if work.num_chunks > 1 and not are_done(units, folder / "done", key):
-            shuffle = functools.partial(_shuffle_chunk, work=work, orders=orders)
-            executor.map(shuffle, work.chunks(), label="shuffle", done_dir=work.shuffled(orders) / "done", key=key)
+            sort_chunk = functools.partial(_sort_chunk, work=work, orders=orders)
+            done_dir = work.sorted_folder(orders) / "done"
+            executor.map(sort_chunk, work.chunks(), label="shuffle", done_dir=done_dir, key=key)
         search_unit = functools.partial(_search_unit, work=work, orders=orders)
         for report in executor.map(search_unit, units, label="search", done_dir=folder / "done", key=key):
             histogram += report["histogram"]
-        shutil.rmtree(work.shuffled(orders), ignore_errors=True)
+        shutil.rmtree(work.sorted_folder(orders), ignore_errors=True)
         all_units += units
-    keep = [folder / "values.npy", *(_edges_path(work, unit) for unit in all_units)]
-    remove_stale(folder, [*keep, *(folder / "done" / f"{unit.name}.json" for unit in all_units)])
-    edges = (np.load(_edges_path(work, unit), allow_pickle=False) for unit in all_units)
+    paths = [work.edges_path(unit) for unit in all_units]
+    markers = [folder / "done" / f"{unit.name}.json" for unit in all_units]
+    remove_stale(folder, [folder / "values.npy", *paths, *markers])
+    edges = (np.load(path, allow_pickle=False) for path in paths)
     return [(pairs[:, 0], pairs[:, 1]) for pairs in edges], histogram.tolist()
 
 
 def _units(work: SearchWork, orders: range) -> list[Shard]:
-    """Ranges of the orders, each of about WORK_OF_UNIT, in each part; named and described by their numbers."""
+    """Return units of about WORK_OF_UNIT: a range of the orders in one part of the hashes."""
     num_units = max(1, min(len(orders), work.num_values * len(orders) // work.num_parts // WORK_OF_UNIT))
     bounds = [orders.start + len(orders) * n // num_units for n in range(num_units + 1)]
     return [
@@ -249,55 +270,51 @@ def _units(work: SearchWork, orders: range) -> list[Shard]:
     ]
 
 
-def _edges_path(work: SearchWork, unit: Shard) -> Path:
-    return work.folder / f"{unit.name}.npy"
-
-
-def _shuffle_chunk(chunk: Shard, *, work: SearchWork, orders: range) -> Report:
-    """Write a chunk of the hashes in each of the orders."""
+def _sort_chunk(chunk: Shard, *, work: SearchWork, orders: range) -> Report:
+    """Write a chunk of the hashes, sorted in each of the orders."""
     first = int(chunk.name.removeprefix("chunk_")) * work.rows_at_once
-    values = np.load(work.folder / "values.npy", mmap_mode="r", allow_pickle=False)[first : first + work.rows_at_once]
+    values = work.load_values()[first : first + work.rows_at_once]
     for choice in orders:
-        moved = move_bits(values, work.plan, choice)
+        moved = neighbours.move_bits(values, work.plan, choice)
         moved.sort()
-        write_array(work.shuffled(orders) / f"{choice:05}" / f"{chunk.name}.npy", moved)
+        write_array(work.sorted_path(orders, choice, chunk), moved)
     return {}
 
 
 def _search_unit(unit: Shard, *, work: SearchWork, orders: range) -> Report:
-    """Near pairs of the unit's choices and part -> its forest of edges, (n, 2) uint64."""
-    plan, histogram = work.plan, np.zeros(work.plan.radius + 1, np.int64)
+    """Write a forest of edges, (n, 2) uint64, that joins the near pairs of the unit's orders and part."""
+    plan = work.plan
+    histogram = np.zeros(plan.radius + 1, np.int64)
     forests = [np.empty((0, 2), np.uint64)]
     first, end = unit.fingerprint["choices"]
     for choice in range(first, end):
-        moved = _moved_part(work, orders, choice, unit.fingerprint["part"])
+        moved = _read_part(work, orders, choice, unit.fingerprint["part"])
         parent = np.arange(len(moved), dtype=np.int64)
 
-        def take(a: np.ndarray, b: np.ndarray, distance: np.ndarray, parent: np.ndarray = parent) -> None:
+        def add_pairs(a: np.ndarray, b: np.ndarray, distance: np.ndarray, parent: np.ndarray = parent) -> None:
             unite(parent, a, b)
             histogram[:] += np.bincount(distance, minlength=len(histogram))
 
-        scan(moved, plan, choice, take)
+        neighbours.scan(moved, plan, choice, add_pairs)
         root = all_roots(parent)
         joined = np.flatnonzero(root != np.arange(len(root)))
-        ends = (move_back(moved[joined], plan, choice), move_back(moved[root[joined]], plan, choice))
+        ends = [neighbours.move_back(moved[rows], plan, choice) for rows in (joined, root[joined])]
         forests.append(np.stack(ends, axis=1))
-    write_array(_edges_path(work, unit), np.concatenate(forests))
+    write_array(work.edges_path(unit), np.concatenate(forests))
     return {"histogram": histogram.tolist()}
 
 
-def _moved_part(work: SearchWork, orders: range, choice: int, part: int) -> np.ndarray:
-    """The hashes of one part, sorted by the choice's leading bits; a part is a range of the highest bits."""
-    bits = work.plan.leading_bits(choice)
+def _read_part(work: SearchWork, orders: range, choice: int, part: int) -> np.ndarray:
+    """Return the hashes of one part (a range of the highest bits), moved, and sorted by the order's leading bits."""
     if work.num_chunks == 1:
-        values = np.load(work.folder / "values.npy", mmap_mode="r", allow_pickle=False)
-        return sort_leading(move_bits(values, work.plan, choice), bits)
+        moved = neighbours.move_bits(work.load_values(), work.plan, choice)
+        return neighbours.sort_leading(moved, work.plan.leading_bits(choice))
     width = 2**HASH_BITS // work.num_parts
-    low, last = np.uint64(part * width), np.uint64((part + 1) * width - 1)
+    low, high = np.uint64(part * width), np.uint64((part + 1) * width - 1)
     slices = []
     for chunk in work.chunks():
-        moved = np.load(work.shuffled(orders) / f"{choice:05}" / f"{chunk.name}.npy", mmap_mode="r", allow_pickle=False)
-        slices.append(moved[np.searchsorted(moved, low) : np.searchsorted(moved, last, side="right")])
-    whole = np.concatenate(slices)
-    whole.sort()
-    return whole
+        moved = np.load(work.sorted_path(orders, choice, chunk), mmap_mode="r", allow_pickle=False)
+        slices.append(moved[np.searchsorted(moved, low) : np.searchsorted(moved, high, side="right")])
+    merged = np.concatenate(slices)
+    merged.sort()
+    return merged

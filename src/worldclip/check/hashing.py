@@ -1,10 +1,12 @@
-"""An image's identities: its bytes, and 64 bits that survive re-encoding, resizing and small edits.
+"""Compute an image's identities: a hash of its bytes, and 64 bits that survive re-encoding, resizing and small edits.
 
-The perceptual hash is the DCT hash as ImageHash's `phash` computes it (Zauner, "Implementation and benchmarking of
-perceptual image hash functions", 2010): grey, 32 x 32 by Lanczos, two-dimensional DCT-II, and for each of the 8 x 8
-lowest frequencies whether it is above their median.  Ours runs in integers, so every machine gets the same bits.
+The perceptual hash is the DCT hash that ImageHash calls `phash` (Zauner, "Implementation and benchmarking of perceptual
+image hash functions", 2010): grey levels, 32 x 32 by Lanczos, two-dimensional DCT-II, and one bit for each of the 8 x 8
+lowest frequencies: whether it is above their median.  Ours uses integers, so every machine computes the same bits.
 
-Legend: n images, Y rows, X columns, V vertical and U horizontal frequency.
+A model's embedding can take the place of the perceptual hash (HashKind).
+
+Legend: n images, Y rows, X columns, V vertical and U horizontal frequency, N images, D features.
 """
 
 from __future__ import annotations
@@ -12,33 +14,43 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import math
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numba import njit
 
+from worldclip.check.config import CheckConfig
+from worldclip.core.artifacts import IMAGE_HASHES, digest, fingerprint
 from worldclip.core.errors import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GREY_SIDE = 32  # side of the small picture that is hashed
+GREY_SIDE = 32  # side in pixels of the square that is hashed
 NUM_FREQUENCIES = 8  # 8 x 8 = 64 bits
-# JPEGs are decoded in grey at the smallest of their scales (1, 1/2, 1/4, 1/8) that is at least this large: the whole
-# look at an image then takes less than its decode to RGB.
+# JPEGs are decoded in grey at the smallest of their scales (1, 1/2, 1/4, 1/8) whose sides are at least this long.  A
+# scan then takes less time than decoding to RGB (benchmarks/results/dedup.md).
 JPEG_DRAFT_SIDE = 160
 LANCZOS_LOBES = 3
-# Lanczos in fixed point: 8 bits of a pixel, 4 behind the point after the first pass, 16 of a weight and what the lobes
-# add stay below 2^31.
-WEIGHT_BITS, FRACTION_BITS = 16, 4
-# Below this standard deviation of the 32 x 32 grey levels the frequencies are noise: such an image has no hash.
+# Lanczos in fixed point must fit int32: 8 bits per pixel, 4 fraction bits after the first pass, 16 bits per weight, and
+# the overshoot of the lobes stay below 2^31.
+WEIGHT_BITS = 16
+FRACTION_BITS = 4
+# Below this standard deviation of the 32 x 32 grey levels the frequencies are noise, so the image gets no hash.
 MIN_CONTRAST = 2.0
+EMBEDDED_AT_ONCE = 256  # images per batch of an embedding model
+HASH_KIND = b"worldclip.hash"  # key in a file's metadata: hashes of different kinds cannot be compared
 
-# DCT-II basis in fixed point: 32 pixels of 8 bits and two sums with 20 bits each stay below 2^58.
+# DCT-II basis in fixed point must fit int64: pixels of 8 bits and two sums of 32 terms with 20-bit factors stay below
+# 2^58.
 _BASIS_FX = np.array(
     [
         [round(2**20 * math.cos(math.pi * f * (2 * x + 1) / (2 * GREY_SIDE))) for x in range(GREY_SIDE)]
@@ -50,7 +62,10 @@ _BASIS_FX = np.array(
 
 @njit(cache=True, nogil=True)
 def perceptual_hashes(grey_nYX):
-    """(n, 32, 32) uint8 -> (n,) uint64; the first bit (lowest frequencies) is the highest, as ImageHash prints it."""
+    """Return the hashes, (n,) uint64, of grey images, (n, 32, 32) uint8; lowest frequency in the highest bit.
+
+    ImageHash prints its hashes in this order of bits.
+    """
     out = np.zeros(grey_nYX.shape[0], np.uint64)
     rows_VX = np.empty((NUM_FREQUENCIES, GREY_SIDE), np.int64)
     flat = np.empty(NUM_FREQUENCIES * NUM_FREQUENCIES, np.int64)
@@ -68,7 +83,7 @@ def perceptual_hashes(grey_nYX):
                     total += _BASIS_FX[u, x] * rows_VX[v, x]
                 flat[v * NUM_FREQUENCIES + u] = total
         ordered = np.sort(flat)
-        twice_median = ordered[31] + ordered[32]
+        twice_median = ordered[31] + ordered[32]  # the median of 64 values is a half: compare doubled integers
         bits = np.uint64(0)
         for k in range(64):
             bits = bits << np.uint64(1) | np.uint64(2 * flat[k] > twice_median)
@@ -78,54 +93,58 @@ def perceptual_hashes(grey_nYX):
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What is known of one image once it has been looked at."""
+    """What a scan measures of one image; fields are named as the columns of IMAGE_HASHES."""
 
     sha256: bytes
-    """First 16 bytes of the SHA-256 of its bytes."""
+    """First 16 bytes of the SHA-256 of the file's bytes."""
     width: int = 0
     height: int = 0
     num_frames: int = 0
     contrast: float = 0.0
-    """Standard deviation of its 32 x 32 grey levels, 0 to 127.5."""
-    phash: int | None = None
-    """None where it cannot be decoded or is nearly blank."""
-    mirrored_phash: int | None = None
-    """The hash of the image seen in a mirror."""
+    """Standard deviation of the 32 x 32 grey levels, 0 to 127.5."""
+    hash: int | None = None
+    """None if the image cannot be decoded or is nearly blank."""
+    mirrored_hash: int | None = None
+    """Hash of the mirror image."""
     error: str | None = None
-    """Why it cannot be decoded."""
+    """Why the image cannot be decoded."""
 
 
 def byte_hash(data: bytes) -> bytes:
-    """16 bytes that stand for `data`: equal for equal bytes alone."""
+    """Return 16 bytes that identify `data`."""
     return hashlib.sha256(data).digest()[:16]
 
 
-def look_at(data: bytes) -> ImageFacts:
-    """Decode an image and hash it; a fault (undecodable, truncated, a decompression bomb) is `error`, never raised."""
+def scan_image(data: bytes) -> ImageFacts:
+    """Decode an image and hash it.
+
+    An image that cannot be decoded (unknown format, truncated, a decompression bomb) has `error`; nothing is raised.
+    """
     sha256 = byte_hash(data)
     try:
         image = open_image(data)
         width, height, num_frames = image.width, image.height, getattr(image, "n_frames", 1)
         grey_YX = grey_square(image)
     except UNDECODABLE as error:
-        return ImageFacts(sha256, error=_short(error))
+        return ImageFacts(sha256, error=_one_line(error))
     contrast = float(grey_YX.std())
     if contrast < MIN_CONTRAST:
         return ImageFacts(sha256, width, height, num_frames, contrast)
-    phash, mirrored = perceptual_hashes(np.stack([grey_YX, grey_YX[:, ::-1]]))
-    return ImageFacts(sha256, width, height, num_frames, contrast, int(phash), int(mirrored))
+    # The mirrored hash comes from the same pixels, so `mirrored` costs no second decode.
+    phash, mirrored_phash = perceptual_hashes(np.stack([grey_YX, grey_YX[:, ::-1]]))
+    return ImageFacts(sha256, width, height, num_frames, contrast, int(phash), int(mirrored_phash))
 
 
-# What Pillow raises for a bad file: OSError (UnidentifiedImageError, truncated), SyntaxError (broken PNG), the others
-# for broken headers and frames.
+# Pillow raises OSError for unknown formats and truncated files, SyntaxError for a broken PNG, and the others for broken
+# headers and frames.
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError, MemoryError)
 
 
 def open_image(data: bytes) -> Image:
-    """The image behind `data`, its header read.  Raises one of UNDECODABLE, also for what Pillow calls a bomb."""
+    """Return the image in `data`, with only its header read.  Raises one of UNDECODABLE, for a bomb as well."""
     pillow: Any = require("PIL.Image", extra="pool")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large images at half of the size that it refuses
+        warnings.simplefilter("ignore")  # Pillow warns at half of the number of pixels that it refuses
         try:
             return pillow.open(io.BytesIO(data))
         except pillow.DecompressionBombError as error:
@@ -133,7 +152,7 @@ def open_image(data: bytes) -> Image:
 
 
 def grey_square(image: Image) -> np.ndarray:
-    """(32, 32) uint8 grey levels, upright as EXIF says; transparent parts stand on white."""
+    """Return grey levels, (32, 32) uint8, upright according to EXIF; transparent parts are put on white."""
     if image.format == "JPEG":
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         image.draft("L", (JPEG_DRAFT_SIDE, JPEG_DRAFT_SIDE))
@@ -147,11 +166,14 @@ def grey_square(image: Image) -> np.ndarray:
     elif image.mode.startswith("I;16"):
         image = image.point(lambda level: level / 256)  # Pillow's own conversion to 8 bits clips instead
     grey_YX = shrink(np.asarray(image if image.mode == "L" else image.convert("L")))
-    return _UPRIGHT.get(orientation, _as_it_is)(grey_YX)
+    return _UPRIGHT.get(orientation, _unchanged)(grey_YX)
 
 
 def shrink(grey_YX: np.ndarray) -> np.ndarray:
-    """(height, width) uint8 -> (32, 32) uint8 by Lanczos, as Pillow's but for its rounding and clipping on the way."""
+    """Scale (height, width) uint8 to (32, 32) uint8 by Lanczos.
+
+    Pillow also rounds and clips between the two passes; this function keeps 4 fraction bits there.
+    """
     height, width = grey_YX.shape
     rows_YX = _shrink_rows(grey_YX, *_lanczos(height), WEIGHT_BITS - FRACTION_BITS)
     square_XY = _shrink_rows(np.ascontiguousarray(rows_YX.T), *_lanczos(width), WEIGHT_BITS + FRACTION_BITS)
@@ -160,7 +182,7 @@ def shrink(grey_YX: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def _lanczos(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `size` pixels make each of the 32, and by which weights: first (32,) int64, weights (32, taps) int32."""
+    """Return which of `size` pixels make each of the 32, and their weights: (first (32,) int64, (32, taps) int32)."""
     scale = max(size / GREY_SIDE, 1.0)
     center = (np.arange(GREY_SIDE) + 0.5) * size / GREY_SIDE
     first = np.maximum(np.floor(center - LANCZOS_LOBES * scale + 0.5), 0).astype(np.int64)
@@ -174,7 +196,7 @@ def _lanczos(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @njit(cache=True, nogil=True)
 def _shrink_rows(grey_YX, first, weights, shift):
-    sums_YX = np.full((len(first), grey_YX.shape[1]), 1 << (shift - 1), np.int32)  # rounds
+    sums_YX = np.full((len(first), grey_YX.shape[1]), 1 << (shift - 1), np.int32)  # a half, to round
     for y in range(len(first)):
         sums = sums_YX[y]
         for tap in range(min(weights.shape[1], grey_YX.shape[0] - first[y])):
@@ -187,14 +209,14 @@ def _shrink_rows(grey_YX, first, weights, shift):
 _EXIF_ORIENTATION = 0x0112
 
 
-def _as_it_is(a: np.ndarray) -> np.ndarray:
+def _unchanged(a: np.ndarray) -> np.ndarray:
     return a
 
 
-# The eight orientations of EXIF 2.3, tag 0x0112: how the stored rows and columns become the picture.  Scaling to a
-# square treats both axes alike, so turning afterwards is the same and cheaper.
+# The eight orientations of EXIF 2.3, tag 0x0112.  Scaling to a square treats both axes alike, so turning the small
+# square gives the same result as turning the image, and is cheaper.
 _UPRIGHT = {
-    1: _as_it_is,
+    1: _unchanged,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -212,7 +234,78 @@ def _on_white(image: Image) -> Image:
     return pillow.alpha_composite(white, image)
 
 
-def _short(error: BaseException) -> str:
-    """One line, the same in every run: Pillow names the object that it read by its place in memory."""
+def _one_line(error: BaseException) -> str:
+    """Return the error in one line, without the memory addresses that Pillow puts into its messages."""
     text = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}").replace("\n", " ")
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+# --- which hash -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HashKind:
+    """What a 64-bit hash is computed from."""
+
+    name: str = "phash"
+    """`phash`, or `embedding` and a digest of the model's weights."""
+    model: str | None = None
+    """Path or hub id of the embedding model."""
+
+    @classmethod
+    def of(cls, config: CheckConfig) -> HashKind:
+        """Return the kind that a config asks for."""
+        if config.hash == "phash":
+            return cls()
+        model = str(config.embedding_model)
+        files = sorted(Path(model).rglob("*.safetensors")) if Path(model).is_dir() else []
+        weights: list[Any] = [fingerprint(file, Path(model)) for file in files]
+        return cls(name=f"embedding {digest(weights or [model])}", model=model)
+
+    def require_model(self) -> None:
+        """Raise UserError if the model cannot be loaded; called before any shard."""
+        if self.model is not None:
+            load_model(self.model)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """IMAGE_HASHES with the kind in its metadata."""
+        return IMAGE_HASHES.with_metadata({**IMAGE_HASHES.metadata, HASH_KIND: self.name.encode()})
+
+
+def scan_images(contents: Iterable[bytes], kind: HashKind) -> Iterator[ImageFacts]:
+    """Yield the facts of each image.
+
+    With an embedding model, the hash is that of the embedding, even of nearly blank images; there is no mirrored hash.
+    """
+    if kind.model is None:
+        yield from map(scan_image, contents)
+        return
+    remaining = iter(contents)
+    while batch := list(itertools.islice(remaining, EMBEDDED_AT_ONCE)):
+        facts = [scan_image(content) for content in batch]
+        rows = [row for row, fact in enumerate(facts) if fact.error is None]
+        if rows:
+            features_ND = load_model(kind.model).encode_image([batch[row] for row in rows])
+            for row, embedding_hash in zip(rows, embedding_hashes(features_ND).tolist(), strict=True):
+                facts[row] = replace(facts[row], hash=embedding_hash, mirrored_hash=None)
+        yield from facts
+
+
+def embedding_hashes(image_features_ND: np.ndarray) -> np.ndarray:
+    """Return 64-bit hashes, (N,) uint64, of image features, (N, D) float32: bit k is the sign of a random projection.
+
+    The directions are the same in every call.  arXiv:2507.22062 deduplicates with 64 such bits.
+    """
+    directions_D64 = np.random.default_rng(0).standard_normal((image_features_ND.shape[1], 64))
+    is_positive_N64 = image_features_ND.astype(np.float64) @ directions_D64 > 0
+    return np.packbits(is_positive_N64, axis=1).view(">u8").astype(np.uint64).reshape(-1)
+
+
+@functools.cache
+def load_model(model: str) -> Any:
+    """Return the embedding model, loaded once per process."""
+    require("torch", extra="train")
+    from worldclip.model.load import load
+
+    return load(model)

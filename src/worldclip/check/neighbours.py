@@ -1,12 +1,14 @@
-"""All pairs of 64-bit hashes within a Hamming radius: exact, in bounded memory, without comparing all with all.
+"""Find all pairs of 64-bit hashes within a Hamming radius: exact, in bounded memory, without comparing all with all.
 
-Cut the 64 bits into m bands.  Two hashes that differ in at most r bits are equal in at least k = m - r bands.  So for
-each choice of k bands, move these to the front of the hash, sort, and compare only hashes equal in them: every near
-pair meets at least once, inside a run of equal leading bits that is a few hashes long.  The bits are moved by tables,
-hashes are values without row numbers, and only the leading bits are sorted.
+Cut the 64 bits into m bands.  Two hashes that differ in at most r bits are equal in at least k = m - r bands.  For each
+choice of k bands, move these bands to the front of every hash, sort, and compare only hashes that are equal in them.
+Every near pair then meets at least once, inside a run of equal leading bits that is a few hashes long.  Tables move the
+bits, hashes carry no row numbers, and only the leading bits are sorted.
 
-A pair meets in each choice of k of its equal bands and is reported in the first of them: no pair twice, no set of seen
-pairs.  References: Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing", 2012;
+A pair meets in each choice of k of its equal bands.  It is reported in the first of these choices, so no pair is
+reported twice and no set of seen pairs is needed.
+
+References: Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing", 2012 (bands);
 Manku, Jain, Das Sarma, "Detecting near-duplicates for web crawling", WWW 2007 (sorted permutations).
 """
 
@@ -29,33 +31,37 @@ from worldclip.check.config import MAX_RADIUS
 HASH_BITS = 64
 PAIRS_AT_ONCE = 1 << 20  # pairs that a scan holds before it hands them over
 
-# For choosing m alone: nanoseconds to sort one hash and to compare one pair, and how many independent bits a band's bit
-# is worth (frequencies of photographs are correlated; 0.9 to 0.97 on CIFAR-10).
-_SORT_NS, _COMPARE_NS, _BIT_WORTH = 15.0, 1.2, 0.9
+# These only choose m.  The frequencies of photographs are correlated, so a bit of a band separates hashes like
+# _BIT_WORTH independent bits (0.9 to 0.97 on CIFAR-10).
+_SORT_NS = 15.0  # to sort one hash
+_COMPARE_NS = 1.2  # to compare one pair
+_BIT_WORTH = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """Which bits come first in each sorted order."""
+    """The bands, and which of them come first in each sorted order."""
 
     radius: int
     bands: tuple[int, ...]
-    """Masks of the bands; together all 64 bits."""
+    """Masks of the bands; each of the 64 bits is in one."""
     choices: tuple[tuple[int, ...], ...]
-    """Each sorted order: the bands that come first."""
+    """For each sorted order, the bands that come first."""
 
     @property
     def num_equal(self) -> int:
+        """Number of bands in which near hashes must be equal."""
         return len(self.bands) - self.radius
 
     def leading_bits(self, choice: int) -> int:
+        """Return the number of bits in the bands that come first."""
         return sum(self.bands[band].bit_count() for band in self.choices[choice])
 
 
 def plan_search(num_hashes: int, radius: int) -> SearchPlan:
-    """The cheapest plan for `num_hashes` hashes.  Raises ValueError for a radius out of 0..MAX_RADIUS."""
+    """Return the cheapest plan for `num_hashes` hashes.  Raises ValueError for a radius out of 0..MAX_RADIUS."""
     if not 0 <= radius <= MAX_RADIUS:
-        raise ValueError(f"radius is {radius}; it counts differing bits of 64 and must be between 0 and {MAX_RADIUS}")
+        raise ValueError(f"radius = {radius}: must be between 0 and {MAX_RADIUS} (differing bits of 64)")
 
     def cost_ns(num_equal: int) -> float:
         num_bands = radius + num_equal
@@ -67,27 +73,32 @@ def plan_search(num_hashes: int, radius: int) -> SearchPlan:
 
 
 def make_plan(radius: int, num_equal: int) -> SearchPlan:
-    """The plan whose choices are all sets of `num_equal` of radius + num_equal bands."""
+    """Return the plan whose choices are all sets of `num_equal` of radius + num_equal bands."""
     num_bands = radius + num_equal
-    # Band b holds bits b, b + m, b + 2m, ...: neighbouring frequencies are alike, so each band gets some of all kinds.
+    # Band b holds bits b, b + m, b + 2m, ...: adjacent frequencies are correlated, so each band takes distant ones.
     bands = tuple(sum(1 << bit for bit in range(band, HASH_BITS, num_bands)) for band in range(num_bands))
     return SearchPlan(radius, bands, tuple(itertools.combinations(range(num_bands), num_equal)))
 
 
 def near_pairs(hashes: np.ndarray, radius: int, *, threads: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of different values in `hashes` (uint64) that differ in at most `radius` bits.
+    """Return all pairs of different values in `hashes` (uint64) that differ in at most `radius` bits.
 
-    Returns first, second (uint64, first < second) and distance (uint8), sorted by first, then second.  Needs 16 bytes a
-    hash and another 16 for each thread.
+    The result is (first, second, distance): uint64, uint64, uint8, first < second, sorted by first, then second.
+    Memory: 16 bytes per hash, and another 16 per hash and thread.
     """
     values = unique(hashes)
     plan = plan_search(len(values), radius)
 
     def search(choice: int) -> list[np.ndarray]:
-        found: list[np.ndarray] = []
+        blocks: list[np.ndarray] = []
         moved = sort_leading(move_bits(values, plan, choice), plan.leading_bits(choice))
-        scan(moved, plan, choice, lambda a, b, d: found.append(_as_values(moved, a, b, d, plan, choice)))
-        return found
+
+        def add_pairs(a: np.ndarray, b: np.ndarray, distance: np.ndarray) -> None:
+            ends = [move_back(moved[rows], plan, choice) for rows in (a, b)]
+            blocks.append(np.stack([np.minimum(*ends), np.maximum(*ends), distance.astype(np.uint64)], axis=1))
+
+        scan(moved, plan, choice, add_pairs)
+        return blocks
 
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(itertools.chain.from_iterable(pool.map(search, range(len(plan.choices)))))
@@ -97,31 +108,23 @@ def near_pairs(hashes: np.ndarray, radius: int, *, threads: int = 1) -> tuple[np
 
 
 def unique(hashes: np.ndarray) -> np.ndarray:
-    """The different values, uint64, sorted.  Sorting alone: numpy's own unique hashes first, at 20 times the time."""
+    """Return the different values, uint64, sorted.  numpy.unique hashes first, which takes 20 times as long."""
     values = np.sort(np.asarray(hashes, np.uint64))
     is_first = np.ones(len(values), bool)
     np.not_equal(values[1:], values[:-1], out=is_first[1:])
     return values[is_first]
 
 
-def _as_values(
-    moved: np.ndarray, a: np.ndarray, b: np.ndarray, distance: np.ndarray, plan: SearchPlan, choice: int
-) -> np.ndarray:
-    """(pairs, 3) uint64: the smaller hash, the larger one, distance."""
-    first, second = move_back(moved[a], plan, choice), move_back(moved[b], plan, choice)
-    return np.stack([np.minimum(first, second), np.maximum(first, second), distance.astype(np.uint64)], axis=1)
-
-
 def scan(
     moved: np.ndarray,
     plan: SearchPlan,
     choice: int,
-    take: Callable[[np.ndarray, np.ndarray, np.ndarray], Any],
+    add_pairs: Callable[[np.ndarray, np.ndarray, np.ndarray], Any],
 ) -> None:
-    """Hand each near pair whose first meeting is in this choice to `take`, as positions in `moved` and distances.
+    """Call `add_pairs(a, b, distance)` with the near pairs that this choice reports; a and b are positions in `moved`.
 
-    moved: unique hashes with the choice's bands first (move_bits), sorted by these bits; may be a part of all, cut
-    between runs of equal leading bits.
+    moved: unique hashes with the choice's bands first (move_bits), sorted by these bits.  It may be a part of all
+    hashes that cuts no run of equal leading bits.
     """
     shift = np.uint64(HASH_BITS - plan.leading_bits(choice))
     back = _tables(_order(plan, choice), back=True)
@@ -129,21 +132,22 @@ def scan(
     chosen = np.array(plan.choices[choice], np.int64)
     first, second = np.empty(PAIRS_AT_ONCE, np.int64), np.empty(PAIRS_AT_ONCE, np.int64)
     distance = np.empty(PAIRS_AT_ONCE, np.uint8)
-    at = (0, 1)
-    while at[0] < len(moved):
-        a, b, found = _scan(moved, shift, plan.radius, bands, chosen, back, at, first, second, distance)
-        if found:
-            take(first[:found].copy(), second[:found].copy(), distance[:found].copy())
-        at = (a, b)
+    start = (0, 1)
+    while start[0] < len(moved):
+        a, b, num_pairs = _scan(moved, shift, plan.radius, bands, chosen, back, start, first, second, distance)
+        if num_pairs:
+            add_pairs(first[:num_pairs].copy(), second[:num_pairs].copy(), distance[:num_pairs].copy())
+        start = (a, b)
 
 
 # --- moving bits ------------------------------------------------------------------------------------------------------
 
 
 def _order(plan: SearchPlan, choice: int) -> list[int]:
-    """Bit positions of the hash in the order in which they stand in the moved one, highest first.
+    """Return the bit positions of a hash in the order of the moved hash, highest first.
 
-    Of a band the high frequencies, its low bits, come first: these are evenly 0 and 1, and cut hashes into equal parts.
+    The low bits of a band come first.  They are its high frequencies, which are 0 and 1 equally often, so ranges of the
+    moved hashes have equal sizes.
     """
     chosen = plan.choices[choice]
     rest = [band for band in range(len(plan.bands)) if band not in chosen]
@@ -151,7 +155,7 @@ def _order(plan: SearchPlan, choice: int) -> list[int]:
 
 
 def _tables(order: list[int], *, back: bool) -> np.ndarray:
-    """(8, 256) uint64: what each byte of a hash becomes; the moved hash is the OR of its eight."""
+    """Return (8, 256) uint64: what each value of each byte becomes; a moved hash is the OR over its eight bytes."""
     moves = [(bit, HASH_BITS - 1 - place) for place, bit in enumerate(order)]
     if back:
         moves = [(to, bit) for bit, to in moves]
@@ -163,11 +167,12 @@ def _tables(order: list[int], *, back: bool) -> np.ndarray:
 
 
 def move_bits(hashes: np.ndarray, plan: SearchPlan, choice: int) -> np.ndarray:
-    """The hashes with the choice's bands as their highest bits; distances stay as they are."""
+    """Return the hashes with the choice's bands as their highest bits; a permutation of bits keeps distances."""
     return _move(hashes, _tables(_order(plan, choice), back=False))
 
 
 def move_back(moved: np.ndarray, plan: SearchPlan, choice: int) -> np.ndarray:
+    """Undo `move_bits`."""
     return _move(moved, _tables(_order(plan, choice), back=True))
 
 
@@ -187,11 +192,11 @@ def _move(values, tables):
     return out
 
 
-_DIGIT_BITS = 11  # 2,048 places to write to stay in the first caches
+_DIGIT_BITS = 11  # the 2,048 write positions of a radix pass fit the L1 and L2 caches
 
 
 def sort_leading(moved: np.ndarray, bits: int) -> np.ndarray:
-    """`moved` sorted by its highest `bits` alone, stable: radix passes from the lowest of these bits up."""
+    """Return `moved` sorted by its highest `bits` only, stable: radix passes from the lowest of these bits up."""
     low = HASH_BITS - bits
     while low < HASH_BITS:
         moved = _sort_digit(moved, np.uint64(low), min(_DIGIT_BITS, HASH_BITS - low))
@@ -219,7 +224,7 @@ def _sort_digit(values, low, digit_bits):
 
 
 def _popcount(typing_context, value):
-    """Bits set in a uint64: one instruction."""
+    """Count the set bits of a uint64 in one instruction."""
 
     def generate(context, builder, signature, arguments):
         count = builder.ctpop(arguments[0])
@@ -234,7 +239,7 @@ popcount: Any = intrinsic(_popcount)
 
 @njit(cache=True, nogil=True)
 def hamming(a, b):
-    """Differing bits of a and b, (n,) uint64 each -> (n,) uint8."""
+    """Return the number of differing bits, (n,) uint8, of a and b, (n,) uint64."""
     out = np.empty(len(a), np.uint8)
     for i in range(len(a)):
         out[i] = popcount(a[i] ^ b[i])
@@ -242,8 +247,8 @@ def hamming(a, b):
 
 
 @njit(cache=True, nogil=True)
-def _meets_here_first(difference, bands, chosen):
-    """Whether the first len(chosen) bands in which the pair is equal are `chosen`."""
+def _is_first_meeting(difference, bands, chosen):
+    """Return whether the first len(chosen) bands in which the pair is equal are `chosen`."""
     at = 0
     for band in range(len(bands)):
         if difference & bands[band] == np.uint64(0):
@@ -256,30 +261,31 @@ def _meets_here_first(difference, bands, chosen):
 
 
 @njit(cache=True, nogil=True)
-def _scan(moved, shift, radius, bands, chosen, back, at, first, second, distance):
-    """Compare from the pair `at` on until all are done or the buffers are full; returns where to go on, pairs found."""
-    (a, b), found, room = at, 0, len(first)
+def _scan(moved, shift, radius, bands, chosen, back, start, first, second, distance):
+    """Compare from the pair `start` until all are done or the buffers are full; return (next a, next b, num_pairs)."""
+    a, b = start
+    num_pairs = 0
     while a < len(moved):
         leading = moved[a] >> shift if shift < np.uint64(64) else np.uint64(0)
         while b < len(moved) and (shift == np.uint64(64) or moved[b] >> shift == leading):
             d = popcount(moved[a] ^ moved[b])
-            if d <= radius and _meets_here_first(_move_one(moved[a] ^ moved[b], back), bands, chosen):
-                if found == room:
-                    return a, b, found
-                first[found], second[found], distance[found] = a, b, d
-                found += 1
+            if d <= radius and _is_first_meeting(_move_one(moved[a] ^ moved[b], back), bands, chosen):
+                if num_pairs == len(first):
+                    return a, b, num_pairs
+                first[num_pairs], second[num_pairs], distance[num_pairs] = a, b, d
+                num_pairs += 1
             b += 1
         a += 1
         b = a + 1
-    return a, b, found
+    return a, b, num_pairs
 
 
-# --- clusters ---------------------------------------------------------------------------------------------------------
+# --- clusters (union-find) --------------------------------------------------------------------------------------------
 
 
 @njit(cache=True, nogil=True)
 def find_root(parent, i):
-    """The root of i; halves the path on its way."""
+    """Return the root of i, halving the path on the way (Tarjan, van Leeuwen, 1984)."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -288,7 +294,10 @@ def find_root(parent, i):
 
 @njit(cache=True, nogil=True)
 def unite(parent, a, b):
-    """Unite a[k] with b[k] for all k; the smaller root stays, so roots do not depend on the order of the pairs."""
+    """Unite a[k] with b[k] for all k.
+
+    The smaller root stays, not that of the larger tree, so the roots do not depend on the order of the pairs.
+    """
     for k in range(len(a)):
         root_a, root_b = find_root(parent, a[k]), find_root(parent, b[k])
         if root_a < root_b:
@@ -299,7 +308,7 @@ def unite(parent, a, b):
 
 @njit(cache=True, nogil=True)
 def all_roots(parent):
-    """(n,) int64: the smallest member of each one's cluster."""
+    """Return the smallest member of each item's cluster, (n,) int64."""
     out = np.empty(len(parent), np.int64)
     for i in range(len(parent)):
         out[i] = find_root(parent, i)
@@ -311,7 +320,7 @@ def all_roots(parent):
 
 @dataclass(frozen=True, slots=True)
 class NearestIndex:
-    """Finds, for each hash, the nearest of a set of reference hashes within a radius."""
+    """Index of reference hashes that finds the nearest one within a radius."""
 
     plan: SearchPlan
     values: np.ndarray
@@ -321,6 +330,7 @@ class NearestIndex:
 
     @classmethod
     def build(cls, references: np.ndarray, radius: int) -> NearestIndex:
+        """Return the index of `references`, (n,) uint64."""
         values = unique(references)
         plan = plan_search(len(values), radius)
         choices = range(len(plan.choices))
@@ -328,7 +338,10 @@ class NearestIndex:
         return cls(plan, values, np.stack(moved))
 
     def nearest(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per hash: distance (int16, -1 where no reference is near) and the nearest reference (smallest of equals)."""
+        """Return for each hash (distance int16, nearest reference uint64, the smallest of equally near ones).
+
+        Without a near reference the distance is -1 and the reference 0.
+        """
         distance, nearest = np.full(len(hashes), -1, np.int16), np.zeros(len(hashes), np.uint64)
         for choice in range(len(self.plan.choices)):
             shift = np.uint64(HASH_BITS - self.plan.leading_bits(choice))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -36,13 +36,25 @@ Place = tuple[str, int, int]
 """File, offset and size of an image."""
 
 
+class Written(TypedDict):
+    """What a pool written by write = "tars" holds."""
+
+    pairs: int
+    texts: int
+    blurred: int
+    """Images with a blurred face."""
+
+
 class Counts(TypedDict):
     """Pairs by what became of them."""
 
     pairs_in: int
     valid: int
     removed: dict[str, int]
+    """By rule."""
     by_language: dict[str, dict[str, int]]
+    """By language and rule, or `valid`."""
+    written: NotRequired[Written]
 
 
 class Texts(TypedDict):
@@ -53,25 +65,25 @@ class Texts(TypedDict):
 
 
 class CheckReport(TypedDict):
-    """What the page shows of the check's report.json."""
+    """What report.json of a check holds."""
 
     counts: Counts
     images: dict[str, int]
     texts: Texts
+    keys_in_several_shards: int
     duplicate_groups: int
     pairs_by_distance: list[int]
     radius: int
     against: dict[str, str]
 
 
-def write_report(folder: Path, numbers: Mapping[str, Any], readers: Mapping[str, ReadImage] | None = None) -> None:
-    """Write folder/report.html from the numbers of report.json and the lists in the folder.
+def write_report(folder: Path, report: CheckReport, readers: Mapping[str, ReadImage]) -> None:
+    """Write folder/report.html from the report and the lists in the folder.
 
-    readers: what reads an image by name, for evaluation sets whose hash files do not say where images are.
+    readers: functions from an image's name to its bytes, for evaluation sets whose hash files have no offsets.
     """
-    report = cast(CheckReport, numbers)
     removed = _Removed.read(folder / "removed.parquet")
-    images = _Images.locate(folder, removed, report["against"], readers or {})
+    images = _Images.locate(folder, removed, report["against"], readers)
     sections = [
         _summary(report),
         *_rejected_texts(report["texts"]),

@@ -1,15 +1,15 @@
-"""`worldclip pool check`: from a pool to its valid keys, every removal with its reason, and a report.
+"""`worldclip pool check`: write the valid keys of a pool, every removal with its reason, and a report.
 
-In order: look at the images; run the models; judge each pair alone; find duplicates among what is left; write.  Each
-step is a map over shards (or search units), so an interrupted check goes on where it stopped, and a changed rule
-repeats only the steps from its own on.
+The steps, in order: scan the images; run the models; apply the rules that need only the pair; find duplicates among the
+remaining pairs; write.  Each step is a map over shards or units of work.  An interrupted check therefore resumes, and a
+changed rule repeats only its own step and the later ones.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,31 +19,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip import pool as pools
+from worldclip.check import duplicates as near
+from worldclip.check import images, models, write
 from worldclip.check.against import EvaluationSets, hash_sets
 from worldclip.check.config import CheckConfig, ImageRules
+from worldclip.check.context import CheckContext
 from worldclip.check.deny import read_deny_lists
-from worldclip.check.duplicates import DUPLICATES, find_duplicates
-from worldclip.check.images import COUNTS, HashKind, look_at_pool_shard
-from worldclip.check.models import run_models, write_faces
-from worldclip.check.pair_rules import ELSEWHERE, JudgeWork, judge_shard, judged_path
-from worldclip.check.report import write_report
+from worldclip.check.hashing import HashKind
+from worldclip.check.pair_rules import ELSEWHERE, PairRules, apply_pair_rules
+from worldclip.check.report import CheckReport, Texts, write_report
 from worldclip.check.text_rules import phrase_matcher
-from worldclip.check.write import final_path, merge_texts, write_rows, write_tars
 from worldclip.core import settings
-from worldclip.core.artifacts import (
-    REMOVED,
-    REMOVED_TEXTS,
-    VALID_KEYS,
-    digest,
-    fingerprint,
-    read_table,
-    write_table,
-)
+from worldclip.core.artifacts import REMOVED, digest, fingerprint, read_table, write_table
 from worldclip.core.coin import hash_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
-from worldclip.core.job import ALL_SHARDS, Job, Result, Run, RunLock, remove_stale
+from worldclip.core.execute import Executor, LocalExecutor, Shard, add_counts
+from worldclip.core.job import ALL_SHARDS, Job, Record, Report, Result, Run, RunLock, remove_stale
 from worldclip.core.reasons import Reason
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
@@ -51,30 +43,36 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 
-UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # counted by match too, whatever the valid keys say
+UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckConfig:
-    """CheckConfig from a TOML file or nested dicts, with `key=value` overrides; UserError with every problem."""
-    loaded: CheckConfig = settings.load_config(CheckConfig, source, overrides)
-    return loaded
+    """Return the config of a TOML file or nested dicts, with `key=value` overrides.
+
+    Raises UserError that lists all problems.
+    """
+    config: CheckConfig = settings.load_config(CheckConfig, source, overrides)
+    return config
 
 
 def check(
     pool: PoolConfig | Run, out: str | Path, config: CheckConfig | None = None, *, executor: Executor | None = None
-) -> dict[str, Any]:
-    """Check a pool into the folder `out`: valid_keys.parquet (for pool.valid_keys), removed.parquet,
-    removed_texts.parquet, report.json, report.html and the manifest.  Return the report.
+) -> Report:
+    """Check a pool and return the report.
 
-    pool: where the pairs are, or the context of a run or .toml with such a section (pool.open_pool).
-    Raises UserError for mistakes in the config, StageFailed if shards failed.
+    Writes valid_keys.parquet (for pool.valid_keys), removed.parquet, removed_texts.parquet, report.json and report.html
+    into the folder `out`, and its manifest last.
+
+    pool: its config, or the context of a run or .toml with a [pool] section (pool.open_pool).  Raises UserError for
+    mistakes in the config, StageFailed if shards failed.
     """
     work = _plan(pool, Path(out), config, executor)
-    record = {"pool": to_dict(work.pool), "lid_model": work.lid_model, "check": to_dict(work.config)}
-    return Job("check", work.folder, record, lambda: work.inputs).run_once(lambda: _check(work))
+    context = work.context
+    record = {"pool": to_dict(context.pool), "lid_model": context.lid_model, "check": to_dict(context.config)}
+    return Job("check", context.folder, record, lambda: work.inputs).run_once(lambda: _check(work))
 
 
-def look_at_shards(
+def scan_shards(
     pool: PoolConfig | Run,
     out: str | Path,
     part: slice,
@@ -82,31 +80,30 @@ def look_at_shards(
     *,
     executor: Executor | None = None,
 ) -> int:
-    """Do what costs most of a check, reading images and running models, for some of the pool's shards alone.
+    """Scan images and run models, the slowest steps, for some of the pool's shards; return the number of these shards.
 
-    Safe beside calls for other shards; `check` then finishes.  Return the number of shards.  Raises as check.
+    Calls for other shards may run at the same time; `check` finishes.  Raises as `check` does.
     """
     work = _plan(pool, Path(out), config, executor, part)
-    if not looks_at_images(work.config):
-        raise UserError("--shards with rules that look at no image: run the check at once, without --shards")
-    with RunLock(work.folder, is_shared=True):
-        if _look(work)["images"]:
-            run_models(work.config, work.pool, work.folder, work.shards, work.executor)
+    if not needs_images(work.context.config):
+        raise UserError("--shards: no rule of this check needs an image; run it without --shards")
+    with RunLock(work.context.folder, is_shared=True):
+        if _scan(work)["images"]:
+            models.run_models(work.context, work.shards, work.executor)
     say("check", f"{len(work.shards):,} shards scanned. Rerun without --shards to finish.")
     return len(work.shards)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
-    pool: PoolConfig
-    lid_model: str
-    config: CheckConfig
-    folder: Path
-    kind: HashKind
+    """A check and what it runs on."""
+
+    context: CheckContext
     shards: list[Shard]
     executor: Executor
-    inputs: dict[str, Any]
     sets: EvaluationSets
+    inputs: Record
+    """Fingerprints of all that is read."""
 
 
 def _plan(
@@ -116,6 +113,7 @@ def _plan(
     executor: Executor | None,
     part: slice = ALL_SHARDS,
 ) -> _Work:
+    """Find the inputs.  Raises UserError for mistakes in the config."""
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     rules = config or CheckConfig()
     sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
@@ -125,30 +123,40 @@ def _plan(
     tables = [shard.name for shard in shards if not format_of(shard.name).has_images]
     if tables and rules.write == "tars":
         raise UserError(f'write = "tars" with {tables[0]}: only tars hold images; use write = "keys"')
-    return _Work(
+    context = CheckContext(
         pool=run.section(PoolConfig),
         lid_model=run.section(LanguagesConfig).lid_model,
         config=rules,
         folder=folder,
         kind=kind,
-        shards=shards,
-        executor=executor or LocalExecutor(),
-        inputs=_inputs(shards, rules, sets, kind),
-        sets=sets,
     )
+    files = [path for paths in _files_by_setting(rules).values() for path in paths]
+    inputs = {
+        "shards": {shard.name: shard.fingerprint for shard in shards},
+        "files": {file: fingerprint(Path(file), Path(file).parent) for file in files},
+        "against": sets.fingerprints(),
+        "hash": kind.name,
+    }
+    return _Work(context=context, shards=shards, executor=executor or LocalExecutor(), sets=sets, inputs=inputs)
 
 
-def _refuse_mistakes(config: CheckConfig, sets: EvaluationSets) -> None:
-    """Every mistake at once, before any work: values, files that are not there."""
-    problems = config.problems()
-    files = {
+def _files_by_setting(config: CheckConfig) -> dict[str, tuple[str, ...]]:
+    """Return the lists and models that a config names, by the key that names them."""
+    return {
         "texts.deny_phrases": config.texts.deny_phrases,
-        **{f"deny.{name}": getattr(config.deny, name) for name in ("keys", "urls", "hosts")},
+        "deny.keys": config.deny.keys,
+        "deny.urls": config.deny.urls,
+        "deny.hosts": config.deny.hosts,
         **{f"classifiers.{name}.path": (rule.path,) for name, rule in config.classifiers.items() if rule.path},
         "faces.path": (config.faces.path,) if config.faces.path else (),
     }
-    for setting, paths in files.items():
-        problems += [f"{setting} names {path!r}, which is no file" for path in paths if not Path(path).is_file()]
+
+
+def _refuse_mistakes(config: CheckConfig, sets: EvaluationSets) -> None:
+    """Raise UserError with all problems at once, before any work: invalid values, missing files, unreadable lists."""
+    problems = config.problems()
+    for setting, paths in _files_by_setting(config).items():
+        problems += [f"{setting} names {path!r}, which is not a file" for path in paths if not Path(path).is_file()]
     problems += sets.problems()
     if problems:
         raise UserError(problems)
@@ -157,164 +165,112 @@ def _refuse_mistakes(config: CheckConfig, sets: EvaluationSets) -> None:
         phrase_matcher(config.texts.deny_phrases)
 
 
-def _inputs(shards: Sequence[Shard], config: CheckConfig, sets: EvaluationSets, kind: HashKind) -> dict[str, Any]:
-    named = (*config.texts.deny_phrases, *config.deny.keys, *config.deny.urls, *config.deny.hosts)
-    models = [rule.path for rule in config.classifiers.values()] + ([config.faces.path] if config.faces.path else [])
-    return {
-        "shards": {shard.name: shard.fingerprint for shard in shards},
-        "files": {file: fingerprint(Path(file), Path(file).parent) for file in (*named, *models)},
-        "against": sets.known(),
-        "hash": kind.name,
-    }
-
-
-def looks_at_images(config: CheckConfig) -> bool:
-    """Whether any rule asks for an image; a check of texts and addresses alone decodes nothing."""
+def needs_images(config: CheckConfig) -> bool:
+    """Return whether any rule needs an image; a check of texts and addresses only decodes nothing."""
     rules = config.images != ImageRules() or config.classifiers or config.faces.path or config.reference_sets
     return bool(rules) or config.duplicates != "keep"
 
 
 def _check(work: _Work) -> Result:
-    config, folder = work.config, work.folder
-    images = dict.fromkeys(COUNTS, 0)
-    if looks_at_images(config):
-        images = _look(work)
-        hash_sets(work.sets, work.inputs["against"], work.kind, folder / "against", work.executor)
-    has_images = images["images"] > 0
+    """Run all steps."""
+    context, config, shards, executor = work.context, work.context.config, work.shards, work.executor
+    image_counts = dict.fromkeys(images.COUNTS, 0)
+    if needs_images(config):
+        image_counts = _scan(work)
+        hash_sets(work.sets, work.inputs["against"], context.kind, context.folder / "against", executor)
+    has_images = image_counts["images"] > 0
     if has_images:
-        run_models(work.config, work.pool, folder, work.shards, work.executor)
-    judged = _judge(work, has_images)
-    elsewhere = _remove_elsewhere(work)
-    duplicates, histogram = DUPLICATES.empty_table(), list[int]()
+        models.run_models(context, shards, executor)
+    texts = _apply_pair_rules(work, has_images)
+    num_repeated_keys = _remove_elsewhere(context, shards)
+    duplicates, histogram = near.DUPLICATES.empty_table(), list[int]()
     if has_images and config.duplicates != "keep":
-        duplicates, histogram = find_duplicates(folder, work.shards, config, work.kind, work.executor)
-    counts = _write_lists(work, duplicates)
+        duplicates, histogram = near.find_duplicates(context, shards, executor)
+    counts = write.write_lists(context, shards, duplicates)
     if has_images and config.faces.path:
-        write_faces(folder, work.shards)
+        models.write_faces(context, shards)
     if config.merge_texts:
-        merge_texts(folder, work.shards, work.pool)
+        write.merge_texts(context, shards)
     if config.write == "tars":
-        counts["written"] = write_tars(config, work.pool, folder, work.shards, work.executor)
-    _remove_stale(work)
-    rejected, num_texts = Counter[str](), 0
-    for report in judged:
-        rejected.update(report["rejected_texts"])
-        num_texts += report["texts"]
-    report = {
+        counts["written"] = write.write_tars(context, shards, executor)
+    _remove_stale_tables(context, shards)
+    report: CheckReport = {
         "counts": counts,
-        "images": images,
-        "texts": {"read": num_texts, "rejected": dict(sorted(rejected.items()))},
-        "keys_in_several_shards": elsewhere,
+        "images": image_counts,
+        "texts": texts,
+        "keys_in_several_shards": num_repeated_keys,
         "duplicate_groups": pc.count_distinct(duplicates["other_key"]).as_py(),
         "pairs_by_distance": histogram,
         "radius": config.radius,
         "against": {**config.against, **dict.fromkeys(config.against_datasets, "dataset of evaluate")},
     }
-    write_report(folder, report, work.sets.readers())
+    write_report(context.folder, report, work.sets.readers())
     return Result(report=report, counts=counts)
 
 
-def _look(work: _Work) -> dict[str, int]:
-    work.kind.require_model()
-    look = functools.partial(look_at_pool_shard, pool=work.pool, folder=work.folder, kind=work.kind)
-    key = {"key": work.pool.key, "hash": work.kind.name}
-    reports = work.executor.map(look, work.shards, label="images", done_dir=work.folder / "done/images", key=key)
-    return add_counts(reports, COUNTS)
+def _scan(work: _Work) -> dict[str, int]:
+    """Scan the images of all shards; return images.COUNTS."""
+    context = work.context
+    context.kind.require_model()
+    scan = functools.partial(images.scan_pool_shard, context=context)
+    key = {"key": context.pool.key, "hash": context.kind.name}
+    reports = work.executor.map(scan, work.shards, label="images", done_dir=context.folder / "done/images", key=key)
+    return add_counts(reports, images.COUNTS)
 
 
-def _judge(work: _Work, has_images: bool) -> Sequence[Report]:
-    judge = JudgeWork(
-        pool=work.pool,
-        config=work.config,
-        folder=work.folder,
-        kind=work.kind,
-        lid_model=work.lid_model,
-        references=digest(work.inputs["against"]),
-        has_images=has_images,
-    )
-    decides = {name: value for name, value in work.inputs.items() if name != "shards"}
-    key = {"pool": to_dict(work.pool), "check": to_dict(work.config), "images": has_images, "inputs": decides}
-    fn = functools.partial(judge_shard, work=judge)
-    return work.executor.map(fn, work.shards, label="judge", done_dir=work.folder / "done/judged", key=key)
+def _apply_pair_rules(work: _Work, has_images: bool) -> Texts:
+    """Apply the rules that need only the pair; return the number of texts and of rejected ones by rule."""
+    context = work.context
+    rules = PairRules(context=context, references=digest(work.inputs["against"]), has_images=has_images)
+    key = {
+        "pool": to_dict(context.pool),
+        "check": to_dict(context.config),
+        "images": has_images,
+        "inputs": {name: value for name, value in work.inputs.items() if name != "shards"},
+    }
+    apply = functools.partial(apply_pair_rules, rules=rules)
+    num_texts, rejected = 0, Counter[str]()
+    done_dir = context.folder / "done/judged"
+    for report in work.executor.map(apply, work.shards, label="rules", done_dir=done_dir, key=key):
+        num_texts += report["texts"]
+        rejected.update(report["rejected_texts"])
+    return {"read": num_texts, "rejected": dict(sorted(rejected.items()))}
 
 
-def _remove_elsewhere(work: _Work) -> int:
-    """A key that a rule removes in one shard goes in every shard, before duplicates are looked for: keys are a set.
+def _remove_elsewhere(context: CheckContext, shards: Sequence[Shard]) -> int:
+    """Remove a key from every shard if a rule removes it in one, because a list of valid keys does not name shards.
 
-    Returns how many keys occur in several shards.
+    Runs before the search for duplicates.  Return the number of keys that several shards have.
     """
     hashes, is_removed = [], []
-    for shard in work.shards:
-        judged = read_table(judged_path(work.folder, shard), REMOVED, ["key", "rule"])
-        rule = judged["rule"].cast(pa.string())
-        hashes.append(hash_keys(judged["key"]))
-        is_removed.append(pc.is_valid(rule).to_numpy() & ~pc.is_in(rule, pa.array(UNUSABLE)).to_numpy())
-    everywhere = np.concatenate(hashes)
-    values, counts = np.unique(everywhere, return_counts=True)
-    several = values[counts > 1]
-    gone = np.intersect1d(several, everywhere[np.concatenate(is_removed)])
-    for shard, of_shard in zip(work.shards, hashes, strict=True):
-        again = np.isin(of_shard, gone)
-        if again.any():
-            judged = read_table(judged_path(work.folder, shard), REMOVED)
-            again &= pc.is_null(judged["rule"]).to_numpy()
-            rule = pc.if_else(pa.array(again), ELSEWHERE, judged["rule"].cast(pa.string()))
-            write_table(judged_path(work.folder, shard), judged.set_column(2, "rule", rule), REMOVED)
-    return len(several)
-
-
-def _write_lists(work: _Work, duplicates: pa.Table) -> dict[str, Any]:
-    """valid_keys, removed and removed_texts, in order of shards; returns pairs in, by rule, by language and valid."""
-    rules: Counter[str] = Counter()
-    by_lang: dict[str, Counter[str]] = {}
-    bounds = np.searchsorted(duplicates["shard"].to_numpy(), np.arange(len(work.shards) + 1))
-    for shard, start, stop in zip(work.shards, bounds[:-1], bounds[1:], strict=True):
-        final = _with_duplicates(work.folder, shard, duplicates.slice(start, stop - start))
-        for row in final.group_by(["rule", "lang"]).aggregate([([], "count_all")]).to_pylist():
-            rules[row["rule"] or "valid"] += row["count_all"]
-            by_lang.setdefault(row["lang"], Counter())[row["rule"] or "valid"] += row["count_all"]
-    folder = work.folder
-    rows = functools.partial(_read_final, folder, work.shards)
-    rejected = (read_table(folder / "removed_texts" / f"{shard.name}.parquet", REMOVED_TEXTS) for shard in work.shards)
-    write_rows(folder / "valid_keys.parquet", VALID_KEYS, rows(is_valid=True))
-    write_rows(folder / "removed.parquet", REMOVED, rows(is_valid=False))
-    write_rows(folder / "removed_texts.parquet", REMOVED_TEXTS, rejected)
-    return {
-        "pairs_in": sum(rules.values()),
-        "valid": rules.pop("valid", 0),
-        "removed": dict(sorted(rules.items())),
-        "by_language": {lang: dict(sorted(found.items())) for lang, found in sorted(by_lang.items())},
-    }
-
-
-def _read_final(folder: Path, shards: Sequence[Shard], is_valid: bool) -> Iterator[pa.Table]:
     for shard in shards:
-        final = read_table(final_path(folder, shard), REMOVED)
-        yield final.filter(pc.equal(pc.is_null(final["rule"]), is_valid))
+        verdicts = read_table(context.table_path("judged", shard), REMOVED, ["key", "rule"])
+        rule = verdicts["rule"].cast(pa.string())
+        hashes.append(hash_keys(verdicts["key"]))
+        is_removed.append(pc.is_valid(rule).to_numpy() & ~pc.is_in(rule, pa.array(UNUSABLE)).to_numpy())
+    all_hashes = np.concatenate(hashes)
+    values, counts = np.unique(all_hashes, return_counts=True)
+    repeated = values[counts > 1]
+    removed = np.intersect1d(repeated, all_hashes[np.concatenate(is_removed)])
+    for shard, shard_hashes in zip(shards, hashes, strict=True):
+        mask = np.isin(shard_hashes, removed)
+        if mask.any():
+            path = context.table_path("judged", shard)
+            verdicts = read_table(path, REMOVED)
+            mask &= pc.is_null(verdicts["rule"]).to_numpy()
+            rule = pc.if_else(pa.array(mask), ELSEWHERE, verdicts["rule"].cast(pa.string()))
+            write_table(path, verdicts.set_column(2, "rule", rule), REMOVED)
+    return len(repeated)
 
 
-def _with_duplicates(folder: Path, shard: Shard, duplicates: pa.Table) -> pa.Table:
-    """Write final/<shard>.parquet: the verdicts of a shard with its duplicates removed."""
-    judged = read_table(judged_path(folder, shard), REMOVED)
-    if len(duplicates):
-        keys = judged["key"].combine_chunks()
-        rows = pc.index_in(duplicates["key"].cast(keys.type), keys).combine_chunks().to_numpy()
-        goes, in_order = np.zeros(len(judged), bool), duplicates.take(pa.array(np.argsort(rows)))
-        goes[rows] = True
-        for name, kind in (("rule", pa.string()), ("other_key", pa.string()), ("distance", pa.int16())):
-            old, new = (table[name].cast(kind).combine_chunks() for table in (judged, in_order))
-            column = pc.replace_with_mask(old, pa.array(goes), new)
-            judged = judged.set_column(judged.column_names.index(name), name, column)
-    write_table(final_path(folder, shard), judged, REMOVED)
-    return judged
+def _remove_stale_tables(context: CheckContext, shards: Sequence[Shard]) -> None:
+    """Remove the tables and markers of shards that are no longer in the pool.
 
-
-def _remove_stale(work: _Work) -> None:
-    """Files of shards that are no longer in the pool."""
-    scores = [f"scores/{name}" for name in work.config.classifiers]
-    for part in ("images", "judged", "final", "removed_texts", "faces", *scores):
-        keep = [work.folder / part / f"{shard.name}.parquet" for shard in work.shards]
-        remove_stale(work.folder / part, keep)
-    for part in ("images", "judged", "faces", *scores):
-        folder = work.folder / "done" / part
-        remove_stale(folder, [folder / f"{shard.name}.json" for shard in work.shards])
+    They are not declared as Result.outputs, which would remove anything else: the user's own files, and the scores,
+    hashes and faces of rules that are not set now, which make setting them again cheap.
+    """
+    scores = [f"scores/{name}" for name in context.config.classifiers]
+    for step in ("images", "judged", "final", "removed_texts", "faces", *scores):
+        remove_stale(context.folder / step, [context.table_path(step, shard) for shard in shards])
+        markers = context.folder / "done" / step
+        remove_stale(markers, [markers / f"{shard.name}.json" for shard in shards])

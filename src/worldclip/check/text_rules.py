@@ -1,4 +1,4 @@
-"""Text rules over whole columns: why a text is rejected, and what of it is personal data."""
+"""Reject texts by rule, a whole column at a time, and mask personal data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from worldclip.language.identify import Identifier
 from worldclip.match import Matcher
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 
-UNKNOWN = "und"  # what has no letter to tell a language by
-MASK = "█"  # what stands where personal data stood: no letter, so it bounds words and matches nothing
+UNKNOWN = "und"  # BCP 47: undetermined
+MASK = "█"  # replaces personal data; it is not a letter, so it bounds words and matches no entry
 
-# RE2 patterns.  A phone number is one that is written as such, +49 30 1234567, (555) 123-4567, 030/1234567: bare runs
-# of digits are more often sizes, dates and article numbers.
+# RE2 patterns.  Only numbers that are written as phone numbers count, as +49 30 1234567, (555) 123-4567, 030/1234567:
+# plain runs of digits are more often sizes, dates and article numbers.
 EMAIL = r"[\pL\pN._%+-]+@[\pL\pN-]+(?:\.[\pL\pN-]+)*\.\pL{2,}"
 PHONE = (
     r"\+\d[\d ()./-]{6,18}\d"
@@ -36,33 +36,33 @@ URL_ONLY = rf"^(?:(?:https?://|www\.)\S+|\S+\.(?:{'|'.join(IMAGE_SUFFIXES)}))$"
 
 
 def reject(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> tuple[np.ndarray, np.ndarray]:
-    """The first rule that rejects each text, and its detail: two (n,) object arrays, None where none does.
+    """Return the first rule that rejects each text and its detail: two (n,) object arrays, None if no rule does.
 
     texts: string or large_string, no nulls.  langs: (n,) str, our code of each text's language.
     """
     reason, detail = np.full(len(texts), None, object), np.full(len(texts), None, object)
-    for rule, is_rejected, details in _verdicts(texts, langs, rules):
+    for rule, is_rejected, details in _apply_rules(texts, langs, rules):
         new = is_rejected & (reason == None)  # noqa: E711  element by element
         reason[new], detail[new] = rule, details[new]
     return reason, detail
 
 
-def _verdicts(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Each rule that is on: its name, (n,) bool rejected, (n,) object details."""
+def _apply_rules(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield each rule that is set: its name, (n,) bool rejected, (n,) object details."""
     trimmed = pc.utf8_trim_whitespace(texts)
     num_chars = _numpy(pc.utf8_length(trimmed))
     if rules.min_chars is not None:
-        yield "min_chars", num_chars < rules.min_chars, _words(num_chars, "characters")
+        yield "min_chars", num_chars < rules.min_chars, _details(num_chars, "characters")
     if rules.max_chars is not None:
-        yield "max_chars", num_chars > rules.max_chars, _words(num_chars, "characters")
+        yield "max_chars", num_chars > rules.max_chars, _details(num_chars, "characters")
     if rules.max_repeated is not None:
         longest = longest_run(texts)
-        yield "max_repeated", longest > rules.max_repeated, _words(longest, "times one character")
+        yield "max_repeated", longest > rules.max_repeated, _details(longest, "times one character")
     if rules.max_digit_fraction is not None:
         digits = _numpy(pc.count_substring_regex(texts, r"\p{Nd}"))
-        blanks = _numpy(pc.count_substring_regex(texts, r"[\s\pZ]"))
-        share = digits / np.maximum(_numpy(pc.utf8_length(texts)) - blanks, 1)
-        yield "max_digit_fraction", share > rules.max_digit_fraction, _words(np.round(share, 3), "digits")
+        whitespace = _numpy(pc.count_substring_regex(texts, r"[\s\pZ]"))
+        fraction = digits / np.maximum(_numpy(pc.utf8_length(texts)) - whitespace, 1)
+        yield "max_digit_fraction", fraction > rules.max_digit_fraction, _details(np.round(fraction, 3), "digits")
     if rules.url_only:
         yield "url_only", _matches(trimmed, URL_ONLY), np.array(texts.to_pylist(), object)
     if rules.languages:
@@ -70,10 +70,11 @@ def _verdicts(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> Iterator[
     if rules.deny_phrases:
         phrases, matcher = phrase_matcher(rules.deny_phrases)
         entry_ids, offsets = matcher.match_batch(texts)
-        found = np.diff(offsets) > 0
+        has_phrase = np.diff(offsets) > 0
+        first_phrases = entry_ids[offsets[:-1][has_phrase]]
         details = np.full(len(texts), None, object)
-        details[found] = [phrases[entry] for entry in entry_ids[offsets[:-1][found]]]
-        yield "deny_phrase", found, details
+        details[has_phrase] = [phrases[entry_id] for entry_id in first_phrases]
+        yield "deny_phrase", has_phrase, details
     if rules.personal_data == "drop":
         is_email = _matches(texts, EMAIL)
         details = np.where(is_email, "e-mail address", "phone number").astype(object)
@@ -88,17 +89,17 @@ def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
     return _numpy(pc.match_substring_regex(texts, pattern, ignore_case=True))
 
 
-def _words(values: np.ndarray, unit: str) -> np.ndarray:
+def _details(values: np.ndarray, unit: str) -> np.ndarray:
     return np.array([f"{value:,} {unit}" for value in values.tolist()], object)
 
 
 def mask_personal_data(texts: pa.Array) -> pa.Array:
-    """E-mail addresses and phone numbers, each as one MASK."""
+    """Replace each e-mail address and phone number by MASK."""
     return pc.replace_substring_regex(texts, PERSONAL_DATA, MASK)
 
 
 def longest_run(texts: pa.Array) -> np.ndarray:
-    """(n,) int64: how often the same character stands in a row at most; blanks do not count."""
+    """Return the length of each text's longest run of one character, (n,) int64; spaces and controls do not count."""
     data, offsets = string_buffers(texts)
     out = np.zeros(len(offsets) - 1, np.int64)
     _longest_run(data, offsets, out)
@@ -111,7 +112,8 @@ def _longest_run(data, offsets, out):
         last, run = np.uint32(0), 0
         at = offsets[i]
         while at < offsets[i + 1]:
-            char = np.uint32(data[at])  # a character's bytes as one number: the lead byte, then its followers
+            # A character's UTF-8 bytes as one number: equal numbers are equal characters, so nothing is decoded.
+            char = np.uint32(data[at])
             at += 1
             while at < offsets[i + 1] and data[at] & 0xC0 == 0x80:
                 char = char << np.uint32(8) | np.uint32(data[at])
@@ -124,30 +126,34 @@ def _longest_run(data, offsets, out):
 
 @functools.cache
 def phrase_matcher(files: tuple[str, ...]) -> tuple[list[str], Matcher]:
-    """The phrases of all files and what finds them; read once a process."""
+    """Return the phrases of all files and their matcher, built once per process."""
     phrases = list(dict.fromkeys(phrase for file in files for phrase in read_lines(file)))
     return phrases, Matcher.build(phrases, "unicode", fold_case=True)
 
 
 def read_lines(file: str) -> list[str]:
-    """Lines of a list without outer blanks, empty ones and `#` comments.  Raises UserError that names the file."""
+    """Return the stripped lines of a list without empty ones and `#` comments.
+
+    Raises UserError that names the file if it cannot be read.
+    """
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as a list with an item a line ({error})") from error
+        raise UserError(f"{file} cannot be read as a list with one item per line ({error})") from error
     stripped = (line.strip() for line in lines)
     return [line for line in stripped if line and not line.startswith("#")]
 
 
 def languages_of(texts: pa.Array, lid_model: str) -> np.ndarray:
-    """(n,) object: our code of each text's language, UNKNOWN where a text has nothing to tell it by."""
-    identifier = _identifier(lid_model)
-    label_ids, _ = identifier.predict_ids(texts)
+    """Return our code of each text's language, (n,) object; UNKNOWN if the model has no label for it."""
+    identifier = _load_identifier(lid_model)
+    label_ids, _ = identifier.predict_ids(texts)  # -1 for a blank text, which indexes UNKNOWN
     scheme = languages.scheme_of(identifier.labels[0])
     codes = [languages.from_lid(label, scheme) for label in identifier.labels]
     return np.array([*codes, UNKNOWN], object)[label_ids]
 
 
 @functools.cache
-def _identifier(lid_model: str) -> Identifier:
+def _load_identifier(lid_model: str) -> Identifier:
+    """Load a language-identification model once per process."""
     return Identifier(lid_model)

@@ -1,7 +1,7 @@
-"""What a check writes besides lists: texts of duplicates given to the pair that stays, the valid pairs as a new pool.
+"""Write what a check found: the lists, the texts of removed duplicates, and the valid pairs as a new pool.
 
-A written pool has the shards of the old one, each sample an image and a .json whose `texts` keep their positions: a
-rejected text becomes empty, a merged one comes behind the others.  The fields and .txt of the old texts are left out.
+A new pool has the shards of the old one.  Each sample is an image and a .json whose `texts` keep their positions: a
+rejected text becomes empty, and merged texts follow the others.  The fields and .txt of the old texts are left out.
 """
 
 from __future__ import annotations
@@ -10,30 +10,23 @@ import functools
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from worldclip import pool as pools
-from worldclip.check.config import CheckConfig
+from worldclip.check.context import CheckContext
 from worldclip.check.duplicates import DUPLICATE_RULES
 from worldclip.check.hashing import open_image
+from worldclip.check.report import Counts, Written
 from worldclip.check.text_rules import mask_personal_data
-from worldclip.core.artifacts import (
-    FACES,
-    MERGED_TEXTS,
-    REMOVED,
-    REMOVED_TEXTS,
-    digest,
-    fingerprint,
-    read_table,
-    write_artifact,
-    write_table,
-)
+from worldclip.core import artifacts
+from worldclip.core.artifacts import FACES, MERGED_TEXTS, REMOVED, REMOVED_TEXTS, VALID_KEYS, read_table, write_tables
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.job import remove_stale
@@ -43,187 +36,234 @@ from worldclip.pool.files import read_bytes
 from worldclip.pool.formats import tar as webdataset
 from worldclip.pool.records import DEFAULT_FIELDS
 
-# A face is blurred as in "A Study of Face Obfuscation in ImageNet" (arXiv:2103.06191): the box grows by a tenth of its
-# diagonal, and the Gaussian's sigma is a tenth of the image's largest such diagonal.
-GROWTH_FRACTION = SIGMA_FRACTION = 0.1
+# Faces are blurred as in "A Study of Face Obfuscation in ImageNet" (arXiv:2103.06191): each box grows by a tenth of its
+# diagonal, and the Gaussian's sigma is a tenth of the longest diagonal in the image.
+GROWTH_FRACTION = 0.1
+SIGMA_FRACTION = 0.1
 JPEG_QUALITY = 95
 
-
-def final_path(folder: Path, shard: Shard) -> Path:
-    """Verdicts of a shard once duplicates are known; as judged/, rule null where the pair is valid."""
-    return folder / "final" / f"{shard.name}.parquet"
+# --- lists ------------------------------------------------------------------------------------------------------------
 
 
-def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """One Parquet file from many tables, a group of rows each, never all in memory."""
+def write_lists(context: CheckContext, shards: Sequence[Shard], duplicates: pa.Table) -> Counts:
+    """Write valid_keys.parquet, removed.parquet and removed_texts.parquet in the order of shards; return the counts.
 
-    def write(aside: Path) -> None:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            for table in tables:
-                plain = [table[field.name] for field in schema]
-                columns = [
-                    one if one.type == field.type else _cast(one, field.type)
-                    for one, field in zip(plain, schema, strict=True)
-                ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    duplicates: DUPLICATES of check/duplicates.py, sorted by shard.
+    """
+    rules: Counter[str] = Counter()
+    by_language: dict[str, Counter[str]] = {}
+    bounds = np.searchsorted(duplicates["shard"].to_numpy(), np.arange(len(shards) + 1))
+    for shard, start, stop in zip(shards, bounds[:-1], bounds[1:], strict=True):
+        verdicts = _write_final(context, shard, duplicates.slice(start, stop - start))
+        for row in verdicts.group_by(["rule", "lang"]).aggregate([([], "count_all")]).to_pylist():
+            rule = row["rule"] or "valid"
+            rules[rule] += row["count_all"]
+            by_language.setdefault(row["lang"], Counter())[rule] += row["count_all"]
+    folder = context.folder
+    rejected = (read_table(context.table_path("removed_texts", shard), REMOVED_TEXTS) for shard in shards)
+    write_tables(folder / "valid_keys.parquet", _read_final(context, shards, is_valid=True), VALID_KEYS)
+    write_tables(folder / "removed.parquet", _read_final(context, shards, is_valid=False), REMOVED)
+    write_tables(folder / "removed_texts.parquet", rejected, REMOVED_TEXTS)
+    return {
+        "pairs_in": sum(rules.values()),
+        "valid": rules.pop("valid", 0),
+        "removed": dict(sorted(rules.items())),
+        "by_language": {lang: dict(sorted(counts.items())) for lang, counts in sorted(by_language.items())},
+    }
 
-    write_artifact(path, write)
+
+def _write_final(context: CheckContext, shard: Shard, duplicates: pa.Table) -> pa.Table:
+    """Write final/<shard>.parquet: the verdicts of the pair rules, with the shard's duplicates removed."""
+    verdicts = read_table(context.table_path("judged", shard), REMOVED)
+    if len(duplicates):
+        keys = verdicts["key"].combine_chunks()
+        rows = pc.index_in(duplicates["key"].cast(keys.type), keys).combine_chunks().to_numpy()
+        is_duplicate = np.zeros(len(verdicts), bool)
+        is_duplicate[rows] = True
+        in_row_order = duplicates.take(pa.array(np.argsort(rows)))  # as replace_with_mask takes its values
+        for name, kind in (("rule", pa.string()), ("other_key", pa.string()), ("distance", pa.int16())):
+            old, new = (table[name].cast(kind).combine_chunks() for table in (verdicts, in_row_order))
+            column = pc.replace_with_mask(old, pa.array(is_duplicate), new)
+            verdicts = verdicts.set_column(verdicts.column_names.index(name), name, column)
+    artifacts.write_table(context.table_path("final", shard), verdicts, REMOVED)
+    return verdicts
 
 
-def _cast(column: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(to) and not pa.types.is_dictionary(column.type):
-        return column.cast(to.value_type).dictionary_encode().cast(to)
-    return column.cast(to)
+def _read_final(context: CheckContext, shards: Sequence[Shard], is_valid: bool) -> Iterator[pa.Table]:
+    for shard in shards:
+        verdicts = read_table(context.table_path("final", shard), REMOVED)
+        yield verdicts.filter(pc.equal(pc.is_null(verdicts["rule"]), is_valid))
 
 
-def merge_texts(folder: Path, shards: Sequence[Shard], pool: PoolConfig) -> int:
-    """merged_texts.parquet: texts of removed duplicates for the pairs that stay, each text once.  Returns how many."""
+# --- texts of duplicates ----------------------------------------------------------------------------------------------
+
+
+def merge_texts(context: CheckContext, shards: Sequence[Shard]) -> None:
+    """Write merged_texts.parquet: the texts of removed duplicates for the pairs that stay, each text once per pair."""
     stays: dict[str, str] = {}
+    """removed key -> key that stays"""
     for shard in shards:
-        final = read_table(final_path(folder, shard), REMOVED, ["key", "rule", "other_key"])
-        final = final.filter(pc.is_in(final["rule"].cast(pa.string()), pa.array(DUPLICATE_RULES)))
-        stays.update(zip(final["key"].to_pylist(), final["other_key"].to_pylist(), strict=True))
+        verdicts = read_table(context.table_path("final", shard), REMOVED, ["key", "rule", "other_key"])
+        is_duplicate = pc.is_in(verdicts["rule"].cast(pa.string()), pa.array(DUPLICATE_RULES))
+        removed = verdicts.filter(is_duplicate)
+        stays.update(zip(removed["key"].to_pylist(), removed["other_key"].to_pylist(), strict=True))
+    own_texts: dict[str, set[str]] = {}
+    candidates: list[tuple[str, int, str]] = []
     involved = pa.array(sorted({*stays, *stays.values()}), pa.string())
-    own: dict[str, set[str]] = {}
-    offered: list[tuple[str, int, str]] = []
     for shard in shards:
-        texts = pools.read_texts(shard, pool)
-        rejected = _rejected(folder, shard)
-        asked = pc.and_(pc.is_in(texts.key, involved), pa.array(texts.reason == Reason.KEPT))
-        columns = [column.filter(asked).to_pylist() for column in (texts.key, texts.text_idx, texts.text)]
-        for key, text_idx, text in zip(*columns, strict=True):
-            if (key, text_idx) in rejected:
-                continue
+        for key, text_idx, text in _read_usable(context, shard, involved):
             if key in stays:
-                offered.append((key, text_idx, text))
+                candidates.append((key, text_idx, text))
             else:
-                own.setdefault(key, set()).add(text)
-    merged: list[tuple[str, str, str, int]] = []
-    for key, text_idx, text in sorted(offered):
-        there = own.setdefault(stays[key], set())
-        if text not in there:
-            there.add(text)
-            merged.append((stays[key], text, key, text_idx))
-    merged.sort(key=lambda row: (row[0], row[2], row[3]))
-    rows = [dict(zip(MERGED_TEXTS.names, row, strict=True)) for row in merged]
-    write_table(folder / "merged_texts.parquet", pa.Table.from_pylist(rows, MERGED_TEXTS), MERGED_TEXTS)
-    return len(merged)
+                own_texts.setdefault(key, set()).add(text)
+    rows = []
+    for from_key, text_idx, text in sorted(candidates):
+        key = stays[from_key]
+        texts = own_texts.setdefault(key, set())
+        if text not in texts:
+            texts.add(text)
+            rows.append({"key": key, "text": text, "from_key": from_key, "from_text_idx": text_idx})
+    rows.sort(key=lambda row: (row["key"], row["from_key"], row["from_text_idx"]))
+    merged = pa.Table.from_pylist(rows, MERGED_TEXTS)
+    artifacts.write_table(context.folder / "merged_texts.parquet", merged, MERGED_TEXTS)
 
 
-def _rejected(folder: Path, shard: Shard) -> set[tuple[str, int]]:
-    table = read_table(folder / "removed_texts" / f"{shard.name}.parquet", REMOVED_TEXTS, ["key", "text_idx"])
+def _read_usable(context: CheckContext, shard: Shard, keys: pa.Array) -> Iterator[tuple[str, int, str]]:
+    """Yield (key, text_idx, text) of the usable texts of these keys: not dropped by the reader, not rejected."""
+    texts = pools.read_texts(shard, context.pool)
+    rejected = _read_rejected(context, shard)
+    mask = pc.and_(pc.is_in(texts.key, keys), pa.array(texts.reason == Reason.KEPT))
+    columns = [column.filter(mask).to_pylist() for column in (texts.key, texts.text_idx, texts.text)]
+    for key, text_idx, text in zip(*columns, strict=True):
+        if (key, text_idx) not in rejected:
+            yield key, text_idx, text
+
+
+def _read_rejected(context: CheckContext, shard: Shard) -> set[tuple[str, int]]:
+    """Return (key, text_idx) of the rejected texts of a shard."""
+    table = read_table(context.table_path("removed_texts", shard), REMOVED_TEXTS, ["key", "text_idx"])
     return set(zip(table["key"].to_pylist(), table["text_idx"].to_pylist(), strict=True))
 
 
-def write_tars(
-    config: CheckConfig, pool: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor
-) -> dict[str, int]:
-    """pairs/<shard>: the valid pairs as tars.  Returns pairs, texts and images with a blurred face."""
-    lists = {name: folder / f"{name}.parquet" for name in ("valid_keys", "removed_texts", "merged_texts")}
+# --- a new pool -------------------------------------------------------------------------------------------------------
+
+
+def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executor) -> Written:
+    """Write the valid pairs of each shard as a tar, pairs/<shard>; return what the new pool holds."""
+    config, folder = context.config, context.folder
+    lists = [folder / f"{name}.parquet" for name in ("valid_keys", "removed_texts", "merged_texts")]
     key = {
-        "pool": [pool.key, *pool.texts],
-        "lists": [fingerprint(path, folder) for path in lists.values() if path.exists()],
+        "pool": [context.pool.key, *context.pool.texts],
+        "lists": [artifacts.fingerprint(path, folder) for path in lists if path.exists()],
         "merge": config.merge_texts,
         "mask": config.texts.personal_data,
-        "faces": digest(fingerprint(folder / "faces.parquet", folder)) if config.faces.path else None,
+        "faces": (
+            artifacts.digest(artifacts.fingerprint(folder / "faces.parquet", folder)) if config.faces.path else None
+        ),
     }
-    work = functools.partial(_write_tar, config=config, pool=pool, folder=folder)
-    reports = executor.map(work, shards, label="write", done_dir=folder / "done/pairs", key=key)
+    write = functools.partial(_write_tar, context=context)
+    reports = executor.map(write, shards, label="write", done_dir=folder / "done/pairs", key=key)
     remove_stale(folder / "pairs", [folder / "pairs" / shard.name for shard in shards])
-    return add_counts(reports, ("pairs", "texts", "blurred"))
+    counts = add_counts(reports, ("pairs", "texts", "blurred"))
+    return {"pairs": counts["pairs"], "texts": counts["texts"], "blurred": counts["blurred"]}
 
 
-def _write_tar(shard: Shard, *, config: CheckConfig, pool: PoolConfig, folder: Path) -> Report:
+def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
     samples = webdataset.read_samples(shard, read_bytes(shard.path))
-    keys = samples.keys(pool.key)[0].to_pylist()
+    keys = samples.keys(context.pool.key)[0].to_pylist()
     records = samples.read_records()
-    final = read_table(final_path(folder, shard), REMOVED, ["key", "rule"])
-    left = set(final.filter(pc.is_null(final["rule"]))["key"].to_pylist())
-    texts = _texts_to_write(shard, config, pool, folder)
-    faces = _faces_of(folder, shard) if config.faces.path else {}
+    verdicts = read_table(context.table_path("final", shard), REMOVED, ["key", "rule"])
+    remaining = set(verdicts.filter(pc.is_null(verdicts["rule"]))["key"].to_pylist())
+    texts = _texts_to_write(shard, context)
+    faces = _read_faces(context, shard) if context.config.faces.path else {}
     counts = {"pairs": 0, "texts": 0, "blurred": 0}
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
             for sample, key in enumerate(keys):
-                if key not in left or samples.image[sample] == webdataset.NO_MEMBER:
+                if key not in remaining or samples.image[sample] == webdataset.NO_MEMBER:
                     continue
-                left.discard(key)  # the first of equal keys
+                remaining.discard(key)  # of repeated keys the first is written
                 name = PurePosixPath(samples.member_name(samples.image[sample]))
                 image = samples.content(samples.image[sample])
                 if faces.get(key):
-                    image, name = _blurred(image, faces[key], name)
+                    image, name = _blur_faces(image, faces[key], name)
                     counts["blurred"] += 1
-                record = records[sample]
-                kept = _without_texts(record if isinstance(record, Mapping) else {}, pool)
-                stem = name.parent / name.name.split(".")[0]
-                _add(tar, str(name), image)
-                _add(tar, f"{stem}.json", json.dumps({**kept, "texts": texts[key]}, ensure_ascii=False).encode())
+                record = {**_without_texts(records[sample], context.pool), "texts": texts[key]}
+                json_name = str(name.parent / f"{name.name.split('.')[0]}.json")
+                _add_member(tar, str(name), image)
+                _add_member(tar, json_name, json.dumps(record, ensure_ascii=False).encode())
                 counts["pairs"] += 1
                 counts["texts"] += sum(bool(text) for text in texts[key])
 
-    write_artifact(folder / "pairs" / shard.name, write)
+    artifacts.write_artifact(context.folder / "pairs" / shard.name, write)
     return counts
 
 
-def _without_texts(record: Mapping[str, Any], pool: PoolConfig) -> dict[str, Any]:
-    """The record without the fields that texts came from: what is rejected or masked must not live on beside."""
+def _without_texts(record: Any, pool: PoolConfig) -> Mapping[str, Any]:
+    """Return the record without the fields that texts come from, where rejected or unmasked texts would survive."""
     fields = {place.removeprefix("json:") for place in pool.texts} or set(DEFAULT_FIELDS)
-    return {name: value for name, value in record.items() if name not in fields}
+    items = record.items() if isinstance(record, Mapping) else ()
+    return {name: value for name, value in items if name not in fields}
 
 
-def _texts_to_write(shard: Shard, config: CheckConfig, pool: PoolConfig, folder: Path) -> dict[str, list[str]]:
-    texts = pools.read_texts(shard, pool)
-    column = texts.text
-    if config.texts.personal_data == "mask":
-        column = mask_personal_data(column)
-    rejected = _rejected(folder, shard)
-    found: dict[str, list[str]] = {}
+def _texts_to_write(shard: Shard, context: CheckContext) -> dict[str, list[str]]:
+    """Return the texts of each key by position, "" for one that is rejected or unusable; merged texts come last."""
+    texts = pools.read_texts(shard, context.pool)
+    is_masked = context.config.texts.personal_data == "mask"
+    column = mask_personal_data(texts.text) if is_masked else texts.text
+    rejected = _read_rejected(context, shard)
+    by_key: dict[str, list[str]] = {}
     rows = zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), column.to_pylist(), texts.reason, strict=True)
     for key, text_idx, text, reason in rows:
         if reason != Reason.DUPLICATE:
-            usable = reason == Reason.KEPT and (key, text_idx) not in rejected
-            found.setdefault(key, []).append(text if usable else "")
-    if config.merge_texts:
-        merged = read_table(folder / "merged_texts.parquet", MERGED_TEXTS)
-        merged = merged.filter(pc.is_in(merged["key"], pa.array(list(found), pa.string())))
+            is_usable = reason == Reason.KEPT and (key, text_idx) not in rejected
+            by_key.setdefault(key, []).append(text if is_usable else "")
+    if context.config.merge_texts:
+        merged = read_table(context.folder / "merged_texts.parquet", MERGED_TEXTS)
+        merged = merged.filter(pc.is_in(merged["key"], pa.array(list(by_key), pa.string())))
         added = merged["text"].combine_chunks()
-        if config.texts.personal_data == "mask":
-            added = mask_personal_data(added)
+        added = mask_personal_data(added) if is_masked else added
         for key, text in zip(merged["key"].to_pylist(), added.to_pylist(), strict=True):
-            found[key].append(text)
-    return found
+            by_key[key].append(text)
+    return by_key
 
 
-def _faces_of(folder: Path, shard: Shard) -> dict[str, list[list[float]]]:
-    table = read_table(folder / "faces" / f"{shard.name}.parquet", FACES)
+def _read_faces(context: CheckContext, shard: Shard) -> dict[str, list[list[float]]]:
+    table = read_table(context.table_path("faces", shard), FACES)
     return dict(zip(table["key"].to_pylist(), table["face_bboxes"].to_pylist(), strict=True))
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # time and owner stay 0: equal bytes for equal pairs
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # time and owner stay 0, so equal pairs give equal bytes
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
 
 
-def _blurred(content: bytes, boxes: list[list[float]], name: PurePosixPath) -> tuple[bytes, PurePosixPath]:
-    """The image with its faces blurred, in its own format where that can be written, else PNG."""
+def _blur_faces(content: bytes, boxes: list[list[float]], name: PurePosixPath) -> tuple[bytes, PurePosixPath]:
+    """Return the image with blurred faces and its name: in its own format if that can be written, else as PNG.
+
+    boxes: (left, top, right, bottom) as fractions of the sides.
+    """
     image_filter: Any = require("PIL.ImageFilter", extra="pool")
-    image = open_image(content)
-    kind = image.format if image.format in ("JPEG", "PNG", "WEBP") else "PNG"
-    picture = image.convert("RGB")
-    sides = [(picture.width * (box[2] - box[0]), picture.height * (box[3] - box[1])) for box in boxes]
-    diagonals = [(w * w + h * h) ** 0.5 for w, h in sides]
+    original = open_image(content)
+    image = original.convert("RGB")
+    sides = [(image.width * (box[2] - box[0]), image.height * (box[3] - box[1])) for box in boxes]
+    diagonals = [(width * width + height * height) ** 0.5 for width, height in sides]
     blur = image_filter.GaussianBlur(SIGMA_FRACTION * max(diagonals))
-    for box, diagonal in zip(boxes, diagonals, strict=True):
-        grown = GROWTH_FRACTION * diagonal
+    for (left, top, right, bottom), diagonal in zip(boxes, diagonals, strict=True):
+        growth = GROWTH_FRACTION * diagonal
         area = (
-            max(0, int(box[0] * picture.width - grown)),
-            max(0, int(box[1] * picture.height - grown)),
-            min(picture.width, int(box[2] * picture.width + grown) + 1),
-            min(picture.height, int(box[3] * picture.height + grown) + 1),
+            max(0, int(left * image.width - growth)),
+            max(0, int(top * image.height - growth)),
+            min(image.width, int(right * image.width + growth) + 1),
+            min(image.height, int(bottom * image.height + growth) + 1),
         )
-        picture.paste(picture.crop(area).filter(blur), area[:2])
+        image.paste(image.crop(area).filter(blur), area[:2])
     file = io.BytesIO()
-    picture.save(file, kind, **({"quality": JPEG_QUALITY} if kind != "PNG" else {}))
-    return file.getvalue(), name if kind == image.format else name.with_name(f"{name.name.split('.')[0]}.png")
+    if original.format in ("JPEG", "WEBP"):
+        image.save(file, original.format, quality=JPEG_QUALITY)
+    else:
+        image.save(file, "PNG")
+    is_same_format = original.format in ("JPEG", "WEBP", "PNG")
+    return file.getvalue(), name if is_same_format else name.with_name(f"{name.name.split('.')[0]}.png")

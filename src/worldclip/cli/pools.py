@@ -36,7 +36,7 @@ def check_pool(
     """
     rules = check.load_config(config or {}, set)
     if shards:
-        check.look_at_shards(open_pool(pool), out, read_slice(shards), rules, executor=executor)
+        check.scan_shards(open_pool(pool), out, read_slice(shards), rules, executor=executor)
         return None, ""
     report = check.check(open_pool(pool), out, rules, executor=executor)
     counts = report["counts"]

@@ -109,14 +109,29 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     """Write `table` as Parquet with `schema`; columns are selected by name and cast safely."""
+    whole = _with_schema(table, schema)
+    write_artifact(path, lambda aside: pq.write_table(whole, aside, compression="zstd"))
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write tables as one Parquet file, as `write_table` does, with at most one of them in memory."""
+
+    def write(aside: Path) -> None:
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(_with_schema(table, schema))
+
+    write_artifact(path, write)
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         column = table.column(field.name)
         if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
             column = column.cast(field.type.value_type).dictionary_encode()
         columns.append(column.cast(field.type))
-    whole = pa.Table.from_arrays(columns, schema=schema)
-    write_artifact(path, lambda aside: pq.write_table(whole, aside, compression="zstd"))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:

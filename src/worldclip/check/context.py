@@ -1,0 +1,30 @@
+"""What the steps of a check share, and where each keeps its table of a shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldclip.check.config import CheckConfig
+from worldclip.check.hashing import HashKind
+from worldclip.core.execute import Shard
+from worldclip.pool.config import PoolConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckContext:
+    """A pool, the rules and the output folder; small, because it is sent to the workers."""
+
+    pool: PoolConfig
+    lid_model: str
+    config: CheckConfig
+    folder: Path
+    kind: HashKind
+
+    def table_path(self, step: str, shard: Shard) -> Path:
+        """Return the path of a step's table of a shard.
+
+        Steps: images (facts and hashes), scores/<classifier>, faces, judged (verdicts of the pair rules),
+        removed_texts, final (verdicts after duplicates).
+        """
+        return self.folder / step / f"{shard.name}.parquet"
