@@ -60,8 +60,9 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
     from worldclip.core import artifacts
     from worldclip.core.execute import LocalExecutor
     from worldclip.model.clip import normalise_pixels
+    from worldclip.model.config import ModelConfig
     from worldclip.recipe import run_stages
-    from worldclip.train.augment import Augmentation
+    from worldclip.train.config import TrainConfig
     from worldclip.train.loader import Loader
 
     recipe = load_recipe({"pool": {"path": str(folder)}, "balance": {"tail_fraction": 0.1}})
@@ -78,13 +79,8 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
         run_dir,
         pool.shards(context),
         tokenizer,
-        image_size=SIZE,
+        TrainConfig(model=ModelConfig(image_size=SIZE), decode_threads=1, scaled_decode=scaled),
         global_batch_size=BATCH,
-        seed=0,
-        shuffle_shards=64,
-        augmentation=Augmentation(crop_scale_min=0.9),
-        workers=1,
-        scaled_decode=scaled,
     )
     for batch in loader.batches(0, 1 << 30):
         yield len(normalise_pixels(batch.images))

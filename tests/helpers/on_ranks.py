@@ -115,43 +115,35 @@ def steps(folder: Path) -> None:
     from safetensors.torch import save_file
     from torch.distributed.tensor import DTensor
 
-    from worldclip.train.distributed import (
-        destroy_process_group,
-        gather_records,
-        init_process_group,
-        world_from_environment,
-    )
+    from worldclip.train.distributed import connected_ranks, gather_records
     from worldclip.train.step import train_step
-
-    world = world_from_environment()
-    init_process_group(world, torch.device("cpu"))
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
-    for name, variant in VARIANTS.items():
-        state = make_state(variant, world)
-        batch = make_batch(variant, world.rank, world.size)
-        tensors = {}
-        for step in range(3):
-            result = train_step(state, batch, 1e-3)
-            assert result.is_applied
-            tensors[f"loss {step}"] = torch.tensor(result.loss)
-            tensors[f"norm {step}"] = torch.tensor(result.grad_norm)
+    with connected_ranks("cpu") as world:
+        for name, variant in VARIANTS.items():
+            state = make_state(variant, world)
+            batch = make_batch(variant, world.rank, world.size)
+            tensors = {}
+            for step in range(3):
+                result = train_step(state, batch, 1e-3)
+                assert result.is_applied
+                tensors[f"loss {step}"] = torch.tensor(result.loss)
+                tensors[f"norm {step}"] = torch.tensor(result.grad_norm)
+                for key, parameter in state.model.checkpoint_parameters().items():
+                    if step == 0 and parameter.grad is not None:
+                        tensors[f"gradient {key}"] = whole(parameter.grad)
             for key, parameter in state.model.checkpoint_parameters().items():
-                if step == 0 and parameter.grad is not None:
-                    tensors[f"gradient {key}"] = whole(parameter.grad)
-        for key, parameter in state.model.checkpoint_parameters().items():
-            tensors[f"weight {key}"] = whole(parameter)
-        if state.ema is not None:
-            shards = gather_records(state.ema.shadow["text_projection.weight"].tolist(), world)
-            tensors["ema"] = torch.tensor([row for shard in shards for row in shard])
-        if state.sparse_embedding is not None:
-            shards = gather_records(state.sparse_embedding.weight.tolist(), world)
-            tensors["embedding"] = torch.tensor([row for shard in shards for row in shard])
-        if world.is_first:
-            save_file(tensors, folder / f"{name}.{world.size}.safetensors")
-    destroy_process_group()
+                tensors[f"weight {key}"] = whole(parameter)
+            if state.ema is not None:
+                shards = gather_records(state.ema.shadow["text_projection.weight"].tolist(), world)
+                tensors["ema"] = torch.tensor([row for shard in shards for row in shard])
+            if state.sparse_embedding is not None:
+                shards = gather_records(state.sparse_embedding.weight.tolist(), world)
+                tensors["embedding"] = torch.tensor([row for shard in shards for row in shard])
+            if world.is_first:
+                save_file(tensors, folder / f"{name}.{world.size}.safetensors")
 
 
 def train(folder: Path) -> None:

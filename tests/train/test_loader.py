@@ -11,9 +11,12 @@ from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 from stages import context
 from worldclip import pool
 from worldclip.core.errors import UserError
+from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train.augment import Augmentation
+from worldclip.train.config import TrainConfig
 from worldclip.train.decode import UNDECODABLE
+from worldclip.train.distributed import World
 from worldclip.train.loader import Loader
 
 
@@ -23,10 +26,12 @@ def tokenizer():
     return train_tokenizer(words, vocab_size=100, context_length=40)
 
 
-def make_loader(run_dir, tars, tokenizer, **changes):
-    settings = {"image_size": 16, "global_batch_size": 10, "seed": 1, "shuffle_shards": 2}
-    settings["augmentation"] = Augmentation(crop_scale_min=0.9)
-    return Loader(run_dir, pool.shards(context(make_recipe(tars), run_dir)), tokenizer, **(settings | changes))
+def make_loader(run_dir, tars, tokenizer, *, rank=0, world_size=1, **changes):
+    model = ModelConfig(preset="tiny", image_size=16)
+    config = TrainConfig(**{"model": model, "seed": 1, "shuffle_shards": 2, "crop_scale_min": 0.9} | changes)
+    shards = pool.shards(context(make_recipe(tars), run_dir))
+    world = World(rank, world_size)
+    return Loader(run_dir, shards, tokenizer, config, global_batch_size=10, world=world)
 
 
 def pairs_of(batch):
@@ -141,8 +146,9 @@ def test_pairs_without_any_image_are_an_error(tmp_path, tokenizer):
 def test_warps_depend_only_on_the_pair(tmp_path, tokenizer):
     augmentation = Augmentation(crop_scale_min=0.9, rotate_deg=15, zoom_out_min=0.7, backdrop_min=0.5)
     tars = write_world(tmp_path / "run")
-    first, second = (
-        make_loader(tmp_path / "run", tars, tokenizer, augmentation=augmentation).batch(3) for _ in range(2)
-    )
+    loaders = [make_loader(tmp_path / "run", tars, tokenizer) for _ in range(2)]
+    for loader in loaders:
+        loader.augmentation = augmentation
+    first, second = (loader.batch(3) for loader in loaders)
     np.testing.assert_array_equal(first.images.numpy(), second.images.numpy())
     assert (first.images != make_loader(tmp_path / "run", tars, tokenizer).batch(3).images).any()

@@ -16,9 +16,11 @@ from worldclip.core import artifacts
 from worldclip.core.settings import to_toml
 from worldclip.curate import Curator
 from worldclip.curate.stage import curate_work
+from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train import plan
-from worldclip.train.augment import Augmentation
+from worldclip.train.config import TrainConfig
+from worldclip.train.distributed import World
 from worldclip.train.loader import Loader
 
 
@@ -28,10 +30,14 @@ def tokenizer():
     return train_tokenizer(words, vocab_size=100, context_length=40)
 
 
-def make_loader(run_dir, recipe, tokenizer, **changes):
-    settings = {"image_size": 16, "global_batch_size": 12, "seed": 1, "shuffle_shards": 2}
-    settings["augmentation"] = Augmentation(crop_scale_min=0.9)
-    return Loader(run_dir, pool.shards(context(recipe, run_dir)), tokenizer, **(settings | changes))
+def make_loader(run_dir, recipe, tokenizer, *, num_streams=0, work=None, rank=0, world_size=1, **changes):
+    model = ModelConfig(preset="tiny", image_size=16)
+    config = TrainConfig(**{"model": model, "seed": 1, "shuffle_shards": 2, "crop_scale_min": 0.9} | changes)
+    shards = pool.shards(context(recipe, run_dir))
+    world = World(rank, world_size)
+    return Loader(
+        run_dir, shards, tokenizer, config, global_batch_size=12, world=world, num_streams=num_streams, work=work
+    )
 
 
 def pairs_of(batch):
@@ -88,7 +94,7 @@ def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run,
     for step in range(8):
         batch = from_start.batch(step)
     ranks = [
-        make_loader(run_dir, recipe, tokenizer, work=work, rank=rank, world_size=3, workers=rank + 1)
+        make_loader(run_dir, recipe, tokenizer, work=work, rank=rank, world_size=3, decode_threads=rank + 1)
         for rank in range(3)
     ]
     assert [pair for rank in ranks for pair in pairs_of(rank.batch(7))] == pairs_of(batch)

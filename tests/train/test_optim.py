@@ -9,7 +9,7 @@ import torch
 
 from worldclip.train.config import TrainConfig
 from worldclip.train.loss import contrastive_loss
-from worldclip.train.optim import create_optimizer
+from worldclip.train.train_state import create_optimizer
 
 
 def test_contrastive_loss_of_two_pairs_by_hand():

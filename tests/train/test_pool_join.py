@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import random
@@ -21,8 +22,8 @@ from worldclip.core import artifacts, shuffle
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
+from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import train_tokenizer
-from worldclip.train.augment import Augmentation
 from worldclip.train.loader import Loader
 from worldclip.train.pool_join import image_shards, join_images, places_path, read_places
 
@@ -116,16 +117,14 @@ def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
     run, recipe, _ = world
     join(run, recipe)
     tokenizer = train_tokenizer([f"a picture {n}" for n in range(NUM_KEYS)], vocab_size=60, context_length=12)
+    model = ModelConfig(preset="tiny", image_size=32)
+    config = dataclasses.replace(recipe.train, model=model, seed=1, shuffle_shards=2, crop_scale_min=1.0)
     loader = Loader(
         run,
         pool.shards(context(recipe, run)),
         tokenizer,
-        image_shards=image_shards(recipe.train),
-        image_size=32,
+        config,
         global_batch_size=11,
-        seed=1,
-        shuffle_shards=2,
-        augmentation=Augmentation(crop_scale_min=1.0),
     )
     kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]
     assert loader.epoch_length == len(kept) == 33

@@ -1,4 +1,4 @@
-"""The device that a rank trains on: which it is, its peak rate, its memory."""
+"""The device that a rank trains on: its peak rate, its memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-
-    from worldclip.train.distributed import World
 
 # Dense tensor-core rates in FLOP/s from NVIDIA's data sheets: (bfloat16, float32 as torch multiplies by default)
 PEAK_FLOPS = {
@@ -25,22 +23,6 @@ PEAK_FLOPS = {
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
-
-
-def pick_rank_device(name: str, world: World) -> torch.device:
-    """Return the device of this rank; on a machine with several GPUs, the one with its local rank.
-
-    Raises UserError for a device that this machine does not have.
-    """
-    import torch
-
-    from worldclip.model.clip import pick_device
-
-    device = pick_device(name)
-    if device.type == "cuda":
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    return device
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

@@ -9,14 +9,16 @@ B pairs, S image side, E embed_dim of the teacher.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from worldclip.core.layout import step_folder
+from worldclip.model.inference import Clip
+from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.train.checkpoint import CheckpointWriter, read_state
 from worldclip.train.config import TrainConfig
@@ -24,13 +26,7 @@ from worldclip.train.distributed import World
 from worldclip.train.dual_encoder import TEXT_CHUNKS
 from worldclip.train.loader import Batch
 from worldclip.train.step import Features, train_step
-from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state
-
-if TYPE_CHECKING:
-    from worldclip.model.inference import Clip
-
-WriteModel = Callable[[Path, TrainState, Tokenizer], object]
-"""Fills a folder with configuration, tokenizer and preprocessing."""
+from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state, write_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +40,6 @@ class Teacher:
     @classmethod
     def load(cls, config: TrainConfig, device: torch.device) -> Teacher | None:
         """Load train.distill.teacher; return None if it is unset."""
-        from worldclip.model.load import load
-
         if config.distill.teacher is None:
             return None
         return cls(load(config.distill.teacher, device=device.type), device, config.precision)
@@ -59,11 +53,10 @@ class Teacher:
         pixels = resize(batch.images.to(self.device), processor.crop_size["height"]).float() / 255
         mean = torch.tensor(processor.image_mean, device=self.device)[:, None, None]
         std = torch.tensor(processor.image_std, device=self.device)[:, None, None]
-        tokenizer = self.clip.tokenizer
-        assert tokenizer is not None
+        tokens = self.clip.require_tokenizer().encode(batch.texts)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             image_BE = self.clip.backend.encode_pixels((pixels - mean) / std)
-            text_BE = self.clip.backend.encode_tokens(tokenizer.encode(batch.texts), num_chunks=TEXT_CHUNKS)
+            text_BE = self.clip.backend.encode_tokens(tokens, num_chunks=TEXT_CHUNKS)
         return torch.from_numpy(image_BE).to(self.device), torch.from_numpy(text_BE).to(self.device)
 
 
@@ -81,7 +74,6 @@ class Student:
     state: TrainState
     tokenizer: Tokenizer
     writer: CheckpointWriter
-    write_model: WriteModel
     updates: int = 0
 
     def step(self, batch: Batch, lr: float, teacher_features: Features) -> None:
@@ -94,16 +86,13 @@ class Student:
 
     def save(self, step: int) -> None:
         """Write a checkpoint and wait until it is complete: it must exist before the run's own of the same step."""
-
-        def write_model(folder: Path) -> None:
-            self.write_model(folder, self.state, self.tokenizer)
-
+        write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
         self.writer.start(step, copy_to_cpu(self.state), {"updates": self.updates}, write_model)
         self.writer.wait()
 
 
 def create_students(
-    config: TrainConfig, train_dir: Path, world: World, device: torch.device, step: int, write_model: WriteModel
+    config: TrainConfig, train_dir: Path, world: World, device: torch.device, step: int
 ) -> list[Student]:
     """Create the further students from their checkpoints at `step`, that of the run's own checkpoint; 0: fresh."""
     students = []
@@ -119,14 +108,7 @@ def create_students(
                 state=create_train_state(own_config, tokenizer, world, device, checkpoint),
                 tokenizer=tokenizer,
                 writer=CheckpointWriter(folder, world, config.keep_last),
-                write_model=write_model,
                 updates=read_state(checkpoint)["updates"] if checkpoint else 0,
             )
         )
     return students
-
-
-def largest_image(config: TrainConfig) -> int:
-    """Return the side of the largest student's images.  The loader crops at this size; smaller ones are resized."""
-    models = [config.model, *(student.model for student in config.distill.students.values())]
-    return max(model.architecture().image_size for model in models)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
+
+from worldclip.model.clip import pick_device
 
 Record = TypeVar("Record")
 
@@ -35,26 +39,38 @@ class World:
         return self.rank == 0
 
 
-def world_from_environment() -> World:
-    """Read the variables that torchrun sets; without them, one rank."""
-    return World(
-        rank=int(os.environ.get("RANK", "0")),
-        size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+ALONE = World()
+
+
+@contextmanager
+def connected_ranks(device: str) -> Iterator[World]:
+    """Connect the ranks that torchrun's variables describe; after the work inside wait for all, and disconnect.
+
+    NCCL moves tensors on GPUs, gloo tensors on the CPU.
+    """
+    rank, size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
-
-
-def init_process_group(world: World, device: torch.device) -> None:
-    """Connect the ranks: NCCL for tensors on GPUs, gloo for tensors on the CPU."""
-    if world.size > 1 and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
-
-
-def destroy_process_group() -> None:
-    """Disconnect the ranks, if they are connected."""
-    if dist.is_initialized():
+    world = World(rank, size, local_rank)
+    backend = "cpu:gloo,cuda:nccl" if pick_rank_device(device, world).type == "cuda" else "gloo"
+    if size > 1:
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+    yield world
+    barrier(world)
+    if size > 1:
         dist.destroy_process_group()
+
+
+def pick_rank_device(name: str, world: World) -> torch.device:
+    """Return the device of this rank; on a machine with several GPUs, the one with its local rank.
+
+    Raises UserError for a device that this machine does not have.
+    """
+    device = pick_device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    return device
 
 
 def barrier(world: World) -> None:
@@ -97,7 +113,7 @@ def gather_records(record: Record, world: World) -> list[Record]:
     return records
 
 
-def broadcast_record(record: Record, world: World) -> Record:
+def broadcast_record(record: Any, world: World) -> Any:
     """Return rank 0's record on every rank."""
     if world.size == 1:
         return record

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worldclip.core import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.layout import BEST, step_folder
+from worldclip.evaluate import datasets, engine
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.model.load import load
 from worldclip.train.checkpoint import consolidate
-
-if TYPE_CHECKING:
-    from worldclip.evaluate.config import EvaluateConfig
-    from worldclip.train.config import TrainConfig
+from worldclip.train.config import TrainConfig
 
 MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
 
@@ -25,9 +24,6 @@ def evaluate_checkpoint(
     Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.  The records go to
     RUN/train/evaluate/step_<step>/results.jsonl.
     """
-    from worldclip.evaluate import datasets, engine
-    from worldclip.model.load import load
-
     train_dir = layout.train_dir(run_dir)
     folder = step_folder(train_dir, step)
     consolidate(folder)

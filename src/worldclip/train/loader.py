@@ -27,8 +27,11 @@ from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import read_member
 from worldclip.train import plan
 from worldclip.train.augment import Augmentation, crop_draws, kept_patches, random_resized_crop, warp
+from worldclip.train.config import TrainConfig
 from worldclip.train.decode import BadImage, decode
+from worldclip.train.distributed import ALONE, World
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
+from worldclip.train.pool_join import image_shards
 
 MAX_GAP_BYTES = 256 * 2**10  # between two images that one request to an object store reads
 MAX_REPLACEMENTS = 1_000  # draws of a replacement before the pool counts as broken
@@ -92,46 +95,39 @@ class Loader:
         run_dir: Path,
         shards: Sequence[Shard],
         tokenizer: Tokenizer,
+        config: TrainConfig,
         *,
-        image_size: int,
         global_batch_size: int,
-        seed: int,
-        shuffle_shards: int,
-        augmentation: Augmentation,
-        image_shards: Sequence[Shard] | None = None,
-        num_patches: int = 0,
-        patch_dropout: float = 0.0,
-        workers: int | None = None,
+        world: World = ALONE,
         num_streams: int = 0,
-        scaled_decode: bool = False,
         work: CurateWork | None = None,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         """Raises UserError if no kept pair has an image.
 
-        image_shards: tars of train.pool; None: the matched pool holds the images.  num_streams: 0 reads windows.
-        work: of online curation; None: offline.
+        shards: of the matched pool.  num_streams: 0 reads windows.  work: of online curation; None: offline.
         """
-        self.tokenizer = tokenizer
+        self.tokenizer, self.global_batch_size, self.world = tokenizer, global_batch_size, world
+        self.seed, self.patch_dropout = config.seed, config.patch_dropout
+        self.augmentation = Augmentation.named(config.augment, config.crop_scale_min)
+        sizes = config.model.architecture()
+        self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
+        students = [student.model.architecture() for student in config.distill.students.values()]
+        self.image_size = max(model.image_size for model in (sizes, *students))  # smaller students resize the crops
+        self._min_side = math.ceil(SCALED_MARGIN * self.image_size) if config.scaled_decode else None
         self.shards = sorted(shards, key=lambda shard: shard.name)
-        self._tars = image_shards or self.shards
-        self.image_size, self.augmentation = image_size, augmentation
-        self.global_batch_size, self.seed = global_batch_size, seed
-        self._min_side = math.ceil(SCALED_MARGIN * image_size) if scaled_decode else None
-        self.num_patches, self.patch_dropout = num_patches, patch_dropout
-        self.rank, self.world_size = rank, world_size
+        tars = image_shards(config)
+        self._tars = tars or self.shards
         names = [shard.name for shard in self.shards]
-        self.source = PairSource(run_dir, self.shards, image_shards, 2 * max(shuffle_shards, num_streams), work)
+        self.source = PairSource(run_dir, self.shards, tars, 2 * max(config.shuffle_shards, num_streams), work)
         self.order: plan.Order
         if num_streams:
-            self.order = plan.Streams(self.source, names, seed, num_streams)
+            self.order = plan.Streams(self.source, names, self.seed, num_streams)
         else:
-            self.order = plan.Windows(self.source, names, seed, shuffle_shards)
+            self.order = plan.Windows(self.source, names, self.seed, config.shuffle_shards)
         self._epoch_starts = [0]  # in the concatenation of epochs, for online curation
         self._cache: dict[tuple[int, int], torch.Tensor | BadImage] = {}
         self._cached_bytes = 0
-        self._threads = ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(config.decode_threads or usable_cores(), thread_name_prefix="decode")
         self.epoch_length = self.order.length(0)
         self.num_without_image = self.source.counts(0)[1]
         if self.epoch_length == 0:
@@ -166,11 +162,12 @@ class Loader:
 
     def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (epoch, position within it) of this rank's pairs of batch `step`."""
+        world = self.world
         if self.order.num_owners == 1:
-            return self._locate(plan.batch_positions(step, self.global_batch_size, self.rank, self.world_size))
+            return self._locate(plan.batch_positions(step, self.global_batch_size, world.rank, world.size))
         epochs, within = self._locate(plan.batch_positions(step, self.global_batch_size))
         owner = np.concatenate([self.order.owner(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)])
-        rows = np.sort(plan.split_by_owner(owner, self.order.num_owners, self.rank, self.world_size))
+        rows = np.sort(plan.split_by_owner(owner, self.order.num_owners, world.rank, world.size))
         return epochs[rows], within[rows]
 
     def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

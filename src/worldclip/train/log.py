@@ -6,11 +6,10 @@ A resumed run first removes the records after the step that it resumes from.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypedDict
+from typing import TextIO
 
 import torch
 from rich.console import Console
@@ -19,9 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worldclip.core.artifacts import write_text
 from worldclip.core.console import say
 from worldclip.core.errors import require
+from worldclip.core.job import Record, Report
 from worldclip.train.budget import flops_per_pair
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import peak_flops, peak_memory_bytes
+from worldclip.train.distributed import World
 from worldclip.train.schedule import Schedule
 
 LOG_EVERY_STEPS = 10
@@ -29,18 +30,6 @@ CURVES = (  # keys of a record that TensorBoard and Weights & Biases draw
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction"),
     *("flop_utilisation", "memory_bytes"),
 )
-
-
-class StepRecord(TypedDict):
-    """What the loop knows of a step.  The loss is the mean since the record before; None: not finite."""
-
-    step: int
-    samples_seen: int
-    epoch: float
-    loss: float | None
-    lr: float
-    logit_scale: float
-    grad_norm: float | None
 
 
 class Log:
@@ -53,12 +42,10 @@ class Log:
         schedule: Schedule,
         first_step: int,
         device: torch.device,
-        *,
-        num_devices: int,
-        is_silent: bool,
+        world: World,
     ) -> None:
         self.train_dir, self.config, self.schedule, self.first_step = train_dir, config, schedule, first_step
-        self.device, self.num_devices, self.is_silent = device, num_devices, is_silent
+        self.device, self.num_devices, self.is_silent = device, world.size, not world.is_first
         self._summary = ""
         self._reset_speed()
 
@@ -119,14 +106,14 @@ class Log:
         """Move the progress bar."""
         self._bar.update(self._task, completed=step)
 
-    def write_step(self, step_record: StepRecord, elapsed_s: float) -> None:
+    def write_step(self, step_record: Report, elapsed_s: float) -> None:
         """Write a record, with the speed and memory since the one before.  elapsed_s: of the whole run."""
         pairs = self._steps * self.schedule.global_batch_size
         mean_length = self._tokens * self.num_devices / pairs
         flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)
         peak = peak_flops(self.device, self.config.precision)
         wait_fraction = self._wait_s / self._elapsed_s
-        record: dict[str, Any] = {
+        record = {
             **step_record,
             "samples_per_s": pairs / self._elapsed_s,
             "data_wait_fraction": wait_fraction,
@@ -178,7 +165,7 @@ def _open_and_truncate(path: Path, step: int) -> TextIO:
     return open(path, "a", encoding="utf-8")
 
 
-def _append(file: TextIO, record: Mapping[str, Any]) -> None:
+def _append(file: TextIO, record: Record) -> None:
     file.write(json.dumps(record, ensure_ascii=False) + "\n")
     file.flush()
 
@@ -193,12 +180,7 @@ def _wandb_id(train_dir: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def finite_or_none(value: float) -> float | None:
-    """Return None for infinities and NaN, which JSON cannot represent."""
-    return value if math.isfinite(value) else None
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Report]:
     """Read the records of log.jsonl or seen.jsonl, without a last line that a kill has cut short."""
     if not path.exists():
         return []

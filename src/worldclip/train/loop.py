@@ -6,34 +6,42 @@ learning rate from the step, and no random generator is used.  All ranks run the
 
 from __future__ import annotations
 
+import functools
+import math
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
+from worldclip import pool
 from worldclip.core import layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.train.checkpoint import CheckpointWriter
-from worldclip.train.distill import Student, Teacher, resize
-from worldclip.train.distributed import World, barrier, gather_records
+from worldclip.core.job import Report, Run
+from worldclip.curate import online_work
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.model.clip import count_parameters
+from worldclip.model.tokenizer import Tokenizer
+from worldclip.train import budget
+from worldclip.train.checkpoint import CheckpointWriter, read_state
+from worldclip.train.config import TrainConfig
+from worldclip.train.device import device_memory_bytes, keep_freed_memory, peak_flops
+from worldclip.train.distill import Teacher, create_students, resize
+from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
+from worldclip.train.evaluation import MEAN, evaluate_checkpoint
 from worldclip.train.loader import BadImages, Batch, Loader
-from worldclip.train.log import Log, StepRecord, finite_or_none
+from worldclip.train.log import Log, read_log
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.step import StepResult, train_step
-from worldclip.train.train_state import TrainState, copy_to_cpu
-
-if TYPE_CHECKING:
-    from worldclip.evaluate.config import EvaluateConfig
+from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
@@ -62,12 +70,7 @@ class Progress:
     """Sum of the finite losses since the last log record."""
     loss_count: int = 0
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Progress:
-        """Return the progress that `to_record` has stored."""
-        return cls(**{**record, "seen": Counter(record["seen"]), "bad": Counter(record["bad"])})
-
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> Report:
         """Return a JSON record that later steps do not change."""
         return {**vars(self), "seen": dict(self.seen), "bad": dict(self.bad), "bad_keys": dict(self.bad_keys)}
 
@@ -111,23 +114,53 @@ class Trainer:
 
     def __init__(
         self,
-        run_dir: Path,
-        state: TrainState,
-        loader: Loader,
+        run: Run,
+        world: World,
         schedule: Schedule,
-        progress: Progress,
-        write_model: Callable[[Path], object],
-        evaluate_config: EvaluateConfig,
-        teacher: Teacher | None = None,
-        students: Sequence[Student] = (),
+        tokenizer: Tokenizer,
+        checkpoint: Path | None,
+        num_streams: int,
     ) -> None:
-        """write_model: fills a folder with configuration, tokenizer and preprocessing.  progress: kept up to date."""
-        self.run_dir, self.state, self.loader, self.schedule = run_dir, state, loader, schedule
-        self.progress, self.write_model, self.evaluate_config = progress, write_model, evaluate_config
-        self.teacher, self.students = teacher, students
-        self.config, self.world = state.config, state.world
-        self.writer = CheckpointWriter(layout.train_dir(run_dir), self.world, self.config.keep_last)
+        """Create loader and model, fresh or from `checkpoint`; rank 0 prints what the run needs and trains."""
+        self.config = config = run.section(TrainConfig)
+        self.run_dir, self.evaluate_config = run.dir, run.section(EvaluateConfig)
+        self.world, self.schedule, self.tokenizer = world, schedule, tokenizer
+        self.device = pick_rank_device(config.device, world)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.loader = Loader(
+            run.dir,
+            pool.shards(run),
+            tokenizer,
+            config,
+            global_batch_size=schedule.global_batch_size,
+            world=world,
+            num_streams=num_streams,
+            work=online_work(run) if config.curation == "online" else None,
+        )
+        if world.is_first:  # before training allocates memory
+            flops_per_s = config.hardware.flops_per_s or peak_flops(self.device, config.precision)
+            memory_bytes = device_memory_bytes(self.device)
+            for line in budget.to_lines(
+                config, tokenizer.vocab_size, schedule, world.size, memory_bytes=memory_bytes, flops_per_s=flops_per_s
+            ):
+                say("train", line)
+        self.state = create_train_state(config, tokenizer, world, self.device, checkpoint)
+        self.progress = _read_progress(checkpoint, world, self.device)
+        if world.is_first:
+            say("train", self._describe())
+        self.writer = CheckpointWriter(layout.train_dir(run.dir), world, config.keep_last)
         self.counts = RankCounts()
+
+    def _describe(self) -> str:
+        loader = self.loader
+        missing = f", {loader.num_without_image:,} kept pairs without an image" if loader.num_without_image else ""
+        processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
+        return (
+            f"{count_parameters(self.state.model.clip) / 1e6:.1f}M parameters, {self.tokenizer.vocab_size:,} tokens, "
+            f"{self.schedule.num_steps:,} steps on {processes}{self.device.type}; "
+            f"{loader.epoch_length:,} pairs per epoch{missing}"
+        )
 
     def run(self) -> None:
         """Train to the last step, with checkpoints in RUN/train.
@@ -135,16 +168,13 @@ class Trainer:
         Raises SystemExit after SIGTERM or SIGUSR1, once a checkpoint is written; UserError if the loss diverges.
         """
         progress, schedule = self.progress, self.schedule
+        if progress.step == schedule.num_steps:
+            return
+        train_dir = layout.train_dir(self.run_dir)
+        self.teacher = Teacher.load(self.config, self.device)
+        self.students = create_students(self.config, train_dir, self.world, self.device, progress.step)
         saved_at = time.monotonic()
-        log = Log(
-            layout.train_dir(self.run_dir),
-            self.config,
-            schedule,
-            progress.step,
-            self.state.device,
-            num_devices=self.world.size,
-            is_silent=not self.world.is_first,
-        )
+        log = Log(train_dir, self.config, schedule, progress.step, self.device, self.world)
         with closing(self.writer), _catch_signals() as exit_code_of_signal, log:
             started_at = time.perf_counter()
             for batch in self.loader.batches(progress.step, schedule.num_steps):
@@ -192,18 +222,17 @@ class Trainer:
             log.advance(progress.step)
             return
         samples = progress.step * self.schedule.global_batch_size
-        log.write_step(
-            StepRecord(
-                step=progress.step,
-                samples_seen=samples,
-                epoch=round(self.loader.epochs_of(samples), 4),
-                loss=progress.loss_sum / progress.loss_count if progress.loss_count else None,
-                lr=lr,
-                logit_scale=float(self.state.model.clip.logit_scale.detach().exp()),
-                grad_norm=finite_or_none(result.grad_norm),
-            ),
-            progress.elapsed_s,
-        )
+        record: Report = {
+            "step": progress.step,
+            "samples_seen": samples,
+            "epoch": round(self.loader.epochs_of(samples), 4),
+            # the mean since the record before; None: not finite
+            "loss": progress.loss_sum / progress.loss_count if progress.loss_count else None,
+            "lr": lr,
+            "logit_scale": float(self.state.model.clip.logit_scale.detach().exp()),
+            "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,  # JSON has no infinity or NaN
+        }
+        log.write_step(record, progress.elapsed_s)
         progress.loss_sum, progress.loss_count = 0.0, 0
 
     def _stop_if_diverged(self) -> None:
@@ -224,14 +253,13 @@ class Trainer:
         samples = progress.step * self.schedule.global_batch_size
         record = progress.to_record()
         record |= {"samples_seen": samples, "threads": torch.get_num_threads(), "world_size": self.world.size}
-        self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, self.write_model)
+        write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
+        self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
         log.write_seen(progress.step, samples, progress.seen)
         log.say_saved(progress.step, progress.elapsed_s)
 
     def _evaluate(self, log: Log) -> None:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
-        from worldclip.train.evaluation import MEAN, evaluate_checkpoint
-
         self.writer.wait()
         barrier(self.world)
         if self.world.is_first:
@@ -249,6 +277,48 @@ class Trainer:
             name = "SIGTERM" if exit_code == TERMINATED else "SIGUSR1"
             say("train", f"{name}: step {self.progress.step} is saved; run the same command again to resume")
         raise SystemExit(exit_code)
+
+    def report(self) -> Report:
+        """Return the content of RUN/train/report.json."""
+        progress, loader, train_dir = self.progress, self.loader, layout.train_dir(self.run_dir)
+        samples_seen = progress.step * self.schedule.global_batch_size
+        return {
+            "samples_seen": samples_seen,
+            "steps": progress.step,
+            "schedule": asdict(self.schedule),
+            "epochs": loader.epochs_of(samples_seen),
+            "pairs": loader.epoch_length,
+            "no_image": loader.num_without_image,
+            "skipped_steps": progress.step - progress.updates,
+            "seen": dict(sorted(progress.seen.items())),
+            "bad": dict(sorted(progress.bad.items())),
+            "bad_samples": progress.bad_keys,
+            "vocab_size": self.tokenizer.vocab_size,
+            "threads": torch.get_num_threads(),
+            "elapsed_s": progress.elapsed_s,
+            "samples_per_s": samples_seen / progress.elapsed_s if progress.elapsed_s else None,
+            "checkpoint": layout.checkpoints(train_dir)[-1].name,
+            "curve": read_log(train_dir / "log.jsonl"),
+        }
+
+
+def _read_progress(checkpoint: Path | None, world: World, device: torch.device) -> Progress:
+    """Return the progress at a checkpoint, and print where and how training resumes."""
+    if checkpoint is None:
+        return Progress()
+    record = read_state(checkpoint)
+    del record["samples_seen"]
+    before = (record.pop("world_size"), record.pop("threads"))
+    now = (world.size, torch.get_num_threads())
+    if world.is_first:
+        say("train", f"resumes from {checkpoint.name}")
+        if device.type == "cpu" and now != before:
+            say(
+                "train",
+                f"{now[0]} process(es) of {now[1]} thread(s), before {before[0]} of {before[1]}: the pairs are the "
+                "same, but weights agree only up to rounding",
+            )
+    return Progress(**{**record, "seen": Counter(record["seen"]), "bad": Counter(record["bad"])})
 
 
 def crosses(step: int, schedule: Schedule, every: int) -> bool:

@@ -16,9 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from worldclip.train.config import LOSS_CHUNK_ROWS
-from worldclip.train.distributed import World, gather_rows, reduce_scatter_rows
-
-ALONE = World()
+from worldclip.train.distributed import ALONE, World, gather_rows, reduce_scatter_rows
 
 ChunkLoss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 """(logits_CG, own_C: the matching column of each row, slice of the rows) -> sum of the rows' losses.  It replaces the

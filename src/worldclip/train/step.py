@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -18,11 +18,9 @@ from torch.distributed.tensor import DTensor
 from worldclip.model.clip import MAX_LOGIT_SCALE
 from worldclip.model.tokenizer import Tokens
 from worldclip.train.distributed import all_reduce
+from worldclip.train.loader import Batch
 from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
 from worldclip.train.train_state import TrainState
-
-if TYPE_CHECKING:
-    from worldclip.train.loader import Batch
 
 Features = tuple[torch.Tensor, torch.Tensor]
 """(B, D) float32 each: of images, of texts."""

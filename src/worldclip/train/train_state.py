@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,13 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from worldclip.core.errors import UserError
-from worldclip.model.clip import create_model, model_config
+from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader, LocalTensor
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, local_tensor, shard_rows
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
-from worldclip.train.optim import Ema, create_optimizer
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
@@ -26,6 +28,23 @@ if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Ema:
+    """Exponential moving average of the weights: ema = decay * ema + (1 - decay) * weights after each update.
+
+    It averages over about the last 1 / (1 - decay) updates.  Under FSDP each rank holds the EMA of its own shard.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self._weights = {name: local_tensor(parameter.detach()) for name, parameter in parameters.items()}
+        self.shadow = {name: weight.clone() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the EMA towards the present weights, all tensors in one kernel."""
+        torch._foreach_lerp_(list(self.shadow.values()), list(self._weights.values()), 1 - self.decay)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +110,30 @@ def create_train_state(
     return state
 
 
+def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW without weight decay for one-dimensional parameters and scalars.  Each step sets its groups' lr."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in trained)
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim == 1 or (p.ndim < 1 and not is_sharded)], "weight_decay": 0.0},
+    ]
+    if is_sharded:  # the scalars are plain tensors, and fused AdamW may not mix them with DTensors in one group
+        groups.append({"params": [p for p in trained if p.ndim < 1], "weight_decay": 0.0})
+    return torch.optim.AdamW(
+        groups,
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=trained[0].device.type != "mps",
+    )
+
+
 def load_initial_weights(model: MetaClip2Model, source: str) -> None:
     """Fill `model` with the weights of a run, a Hugging Face folder or a hub id.
 
     Raises UserError if shapes differ, or the heads or the activation, which shapes do not show.
     """
-    from worldclip.model.load import load
-
     other: Any = load(source, device="cpu").model
     weights, own_weights = other.state_dict(), model.state_dict()
     problems = []
@@ -145,6 +181,15 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
 
 
 # to and from a checkpoint
+
+
+def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
+    """Write everything of a Hugging Face folder but the weights: configuration, tokenizer, preprocessing."""
+    config = copy.deepcopy(state.model.clip.config)
+    config.architectures, config.dtype = ["MetaClip2Model"], "float32"
+    config.save_pretrained(folder)
+    tokenizer.save(folder)
+    image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
