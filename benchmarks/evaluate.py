@@ -29,10 +29,9 @@ from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import babel_imagenet
 from worldclip.evaluate.ranking import recalls, retrieval_ranks
 from worldclip.evaluate.tasks import Dataset
-from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
-from worldclip.model.inference import Clip
+from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).parents[1]

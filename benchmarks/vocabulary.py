@@ -24,10 +24,9 @@ import torch
 from transformers import MetaClip2Model, XLMRobertaTokenizer
 
 from worldclip.export import prune_vocabulary
-from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
-from worldclip.model.inference import Clip
+from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.published import XLM_V
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 

@@ -11,21 +11,20 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from worldclip.core import layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
-from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import count_parameters
 from worldclip.model.formats.huggingface_folder import build
-from worldclip.model.tokenizer import Tokenizer, require_transformers
+from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.tokenizer import Tokenizer, require_transformers, tokenizer_of
 from worldclip.model.weights import Json
-
-if TYPE_CHECKING:
-    from worldclip.model.inference import Clip
 
 BATCH_SIZE = 4096  # texts tokenised together
 NUM_EMBEDDED = 512  # texts whose embeddings are compared; token ids are compared for all texts
@@ -47,7 +46,10 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
     is_used = np.zeros(tokenizer.vocab_size, bool)
     for batch in _batches(corpus):
         is_used[tokenizer.encode(batch).ids] = True
-    is_used[_always_kept(tokenizer, spec)] = True
+    is_used[[token["id"] for token in spec["added_tokens"]]] = True
+    # Unigram derives the penalty of unknown characters from the piece of the lowest score
+    lowest = int(np.argmin([score for _, score in spec["model"]["vocab"]]))
+    is_used[[spec["model"]["unk_id"], lowest, tokenizer.eos_id, tokenizer.pad_id]] = True
     kept = np.flatnonzero(is_used)
     pruned = dataclasses.replace(
         clip,
@@ -97,24 +99,17 @@ def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str
             with open(path, encoding="utf-8") as file:
                 texts = (line.rstrip("\n") for line in file)
                 yield from (text for text in texts if text)
-        else:
-            yield from _read_parquet(path, languages)
-
-
-def _read_parquet(path: Path, languages: Sequence[str]) -> Iterator[str]:
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        columns = [name for name in ("text", "lang") if name in file.schema_arrow.names]
-        if "text" not in columns:
-            raise UserError(f"{path} has no column text; its columns are {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(columns=columns):
-            texts = batch.column("text")
-            if "lang" in columns:
-                langs = pc.cast(batch.column("lang"), "string")
-                texts = texts.filter(pc.is_in(langs, pc.cast(list(languages), "string")))
-            yield from (text for text in texts.to_pylist() if text)
+            continue
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in ("text", "lang") if name in file.schema_arrow.names]
+            if "text" not in columns:
+                raise UserError(f"{path} has no column text; its columns are {', '.join(file.schema_arrow.names)}")
+            for batch in file.iter_batches(columns=columns):
+                column = batch.column("text")
+                if "lang" in columns:
+                    langs = pc.cast(batch.column("lang"), "string")
+                    column = column.filter(pc.is_in(langs, pc.cast(list(languages), "string")))
+                yield from (text for text in column.to_pylist() if text)
 
 
 def run_corpus(run_dir: Path) -> list[Path]:
@@ -141,17 +136,9 @@ def _unigram_spec(tokenizer: Tokenizer) -> Json:
     return spec
 
 
-def _always_kept(tokenizer: Tokenizer, spec: Json) -> list[int]:
-    """Return special tokens, and the piece of the lowest score: Unigram derives the unknown penalty from it."""
-    scores = [score for _, score in spec["model"]["vocab"]]
-    added = [token["id"] for token in spec["added_tokens"]]
-    return [*added, spec["model"]["unk_id"], int(np.argmin(scores)), tokenizer.eos_id, tokenizer.pad_id]
-
-
 def _prune_tokenizer(tokenizer: Tokenizer, spec: Json, kept: np.ndarray) -> Tokenizer:
     """Return the same pipeline with the pieces `kept`, numbered in their old order."""
     from tokenizers import Tokenizer as Pipeline
-    from transformers import PreTrainedTokenizerFast
 
     new_ids = {int(old): new for new, old in enumerate(kept)}
     spec = json.loads(json.dumps(spec))  # a deep copy
@@ -163,16 +150,9 @@ def _prune_tokenizer(tokenizer: Tokenizer, spec: Json, kept: np.ndarray) -> Toke
         token["id"] = new_ids[token["id"]]
     if spec["post_processor"] is not None:
         _renumber(spec["post_processor"], new_ids)
-    specials = {f"{name}_token": getattr(tokenizer.hf, f"{name}_token", None) for name in _SPECIAL_NAMES}
-    renumbered = PreTrainedTokenizerFast(
-        tokenizer_object=Pipeline.from_str(json.dumps(spec)),
-        model_max_length=tokenizer.context_length,
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-        **{name: str(token) for name, token in specials.items() if token is not None},
-    )
-    return Tokenizer(renumbered, tokenizer.context_length)
+    tokens = {f"{name}_token": getattr(tokenizer.hf, f"{name}_token", None) for name in _SPECIAL_NAMES}
+    specials = {name: str(token) for name, token in tokens.items() if token is not None}
+    return tokenizer_of(Pipeline.from_str(json.dumps(spec)), tokenizer.context_length, specials)
 
 
 def _renumber(post_processor: Json, new_ids: dict[int, int]) -> None:

@@ -40,31 +40,28 @@ def open_images(images: Sequence[Any], *, allow_urls: bool = False) -> list[Imag
 
 
 def _open_or_reason(image: Any, allow_urls: bool) -> Image | str:
+    from PIL import ImageOps
+
     try:
-        return _open(image, allow_urls)
+        return ImageOps.exif_transpose(_open(image, allow_urls)).convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for corrupt files
         return str(error)
 
 
 def _open(image: Any, allow_urls: bool) -> Image:
     from PIL import Image as PillowImage
-    from PIL import ImageOps
 
     if isinstance(image, str) and image.startswith(URL_STARTS):
-        opened = _decode(io.BytesIO(_download(image, allow_urls)))
-    elif isinstance(image, np.ndarray):
+        return _decode(io.BytesIO(_download(image, allow_urls)))
+    if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8")
-        opened = PillowImage.fromarray(image)
-    elif isinstance(image, bytes):
-        opened = _decode(io.BytesIO(image))
-    elif isinstance(image, str | Path):
-        opened = _decode(Path(image))
-    elif isinstance(image, PillowImage.Image):
-        opened = image
-    else:
-        raise ValueError(f"has the type {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
-    return ImageOps.exif_transpose(opened).convert("RGB")
+        return PillowImage.fromarray(image)
+    if isinstance(image, str | Path | bytes):
+        return _decode(io.BytesIO(image) if isinstance(image, bytes) else Path(image))
+    if isinstance(image, PillowImage.Image):
+        return image
+    raise ValueError(f"has the type {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
 
 
 def _download(url: str, allow_urls: bool) -> bytes:

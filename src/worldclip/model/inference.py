@@ -3,28 +3,34 @@
     clip = worldclip.load("runs/emoji")
     clip.classify(["apple.png"], ["red apple", "赤いリンゴ", "تفاحة"])
 
-N images, M texts or labels, D embed_dim.
+The two towers run in torch here, in onnxruntime in model/formats/onnx_folder.py.
+
+N images, M texts or labels, B a batch of either, D embed_dim, S image side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from worldclip.core.errors import UserError
-from worldclip.model.backend import IMAGE_TOWER_ONLY, Backend, TorchBackend
+from worldclip.model.clip import image_features, text_features
 from worldclip.model.images import as_list, open_images
-from worldclip.model.tokenizer import Tokenizer
+from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.model.weights import read_json_config
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGE_BATCH = 64  # images per forward pass
 TEXT_BLOCK = 8192  # texts that are tokenised together and sorted by length
 TEXT_BATCH = 64  # texts of similar length per forward pass
+IMAGE_TOWER_ONLY = "the model is an image tower alone; load the whole model to embed texts or to classify"
 
 Templates: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 """Sentences around a label, each with one `{}`; or a mapping from language to the sentences of that language."""
@@ -32,7 +38,52 @@ Templates: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 Batch: TypeAlias = tuple[Any, list[int], dict[int, str]]
 """(pixels as the tower reads them, their rows, reasons of the unusable images by row); pixels None without any."""
 
-T = TypeVar("T")
+
+class Backend(Protocol):
+    """Turn normalised pixels or tokens into (B, D) float32 embeddings of unit length.
+
+    Texts run as num_chunks chunks of texts of similar length.  logit_scale is the factor of cosines in a softmax.
+    """
+
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def logit_scale(self) -> float: ...
+    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray: ...
+    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TorchBackend:
+    """A MetaClip2Model, or a MetaClip2VisionModelWithProjection, which has no text tower."""
+
+    model: Any
+
+    @property
+    def embed_dim(self) -> int:
+        return self.model.visual_projection.out_features
+
+    @property
+    def logit_scale(self) -> float:
+        self._require_text_tower()
+        return float(self.model.logit_scale.detach().exp().item())
+
+    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return image_features(self.model, pixels_B3SS.to(self.model.device)).cpu().numpy()
+
+    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
+        import torch
+
+        self._require_text_tower()
+        with torch.inference_mode():
+            return text_features(self.model, tokens, num_chunks).cpu().numpy()
+
+    def _require_text_tower(self) -> None:
+        if not hasattr(self.model, "text_model"):
+            raise UserError(IMAGE_TOWER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +124,8 @@ class Clip:
         images = as_list(images)
         features_ND, reasons = self.encode_each(images, allow_urls=allow_urls)
         if reasons:
-            raise UserError([f"{_name_of(images[row], row)}: {reason}" for row, reason in reasons.items()])
+            names = {row: str(image) for row, image in enumerate(images) if isinstance(image, str | Path)}
+            raise UserError([f"{names.get(row, f'image {row}')}: {reason}" for row, reason in reasons.items()])
         return features_ND
 
     def encode_each(self, images: Sequence[Any], *, allow_urls: bool = False) -> tuple[np.ndarray, dict[int, str]]:
@@ -98,7 +150,15 @@ class Clip:
             pixels = self.processor(images=list(usable.values()), return_tensors="pt")["pixel_values"]
             return pixels, list(usable), reasons
 
-        return _one_ahead(prepare, range(0, len(images), IMAGE_BATCH))
+        with ThreadPoolExecutor(1) as thread:
+            pending = None
+            for start in range(0, len(images), IMAGE_BATCH):
+                upcoming = thread.submit(prepare, start)
+                if pending is not None:
+                    yield pending.result()
+                pending = upcoming
+            if pending is not None:
+                yield pending.result()
 
     def encode_text(self, texts: Any) -> np.ndarray:
         """Return (M, D) embeddings of texts, which run sorted by length so that there is little padding.
@@ -176,64 +236,38 @@ def read_templates(path: Path) -> dict[str, list[str]]:
     return {lang.lower(): templates for lang, templates in record.items()}
 
 
-def _one_ahead(prepare: Callable[[int], T], starts: Sequence[int]) -> Iterator[T]:
-    """Yield prepare(start) for each start; a thread prepares the next one while the caller uses this one."""
-    with ThreadPoolExecutor(1) as thread:
-        pending = None
-        for start in starts:
-            upcoming = thread.submit(prepare, start)
-            if pending is not None:
-                yield pending.result()
-            pending = upcoming
-        if pending is not None:
-            yield pending.result()
-
-
-def _name_of(image: Any, row: int) -> str:
-    return str(image) if isinstance(image, str | Path) else f"image {row}"
-
-
 def _sentences(labels: Sequence[str], templates: Templates, langs: str | Sequence[str] | None) -> list[list[str]]:
     """Return the sentences of each label.  Raises UserError that names all problems."""
     by_lang = dict(templates) if isinstance(templates, Mapping) else {"": templates}
-    label_langs = [langs or ""] * len(labels) if langs is None or isinstance(langs, str) else list(langs)
-    problems = _problems_of_templates(by_lang)
+    problems = []
+    for lang, sentences in by_lang.items():
+        if not sentences:
+            where = f" for {lang}" if lang else ""
+            problems.append(f'templates is empty{where}; use ("{{}}",) for the label alone')
+        problems += [f"template {item!r} has no {{}} for the label" for item in sentences if "{}" not in item]
     if not labels:
         problems.append("labels is empty; give at least one")
-    problems += _problems_of_langs(label_langs, len(labels), by_lang, isinstance(templates, Mapping), langs)
+    label_langs = [langs or ""] * len(labels) if langs is None or isinstance(langs, str) else list(langs)
+    missing = sorted(set(label_langs) - set(by_lang))
+    if isinstance(templates, Mapping) and langs is None:
+        problems.append(
+            f"templates are by language; give langs, the languages of the labels, out of {', '.join(by_lang)}"
+        )
+    elif not isinstance(templates, Mapping) and langs is not None:
+        problems.append(
+            f"langs = {langs!r}: templates are not by language; give {{language: [template, ...]}}, or leave it out"
+        )
+    elif len(label_langs) != len(labels):
+        problems.append(
+            f"langs names {len(label_langs)} languages for {len(labels)} labels; give one, or one per label"
+        )
+    elif missing:
+        problems.append(
+            f"no templates for the languages {', '.join(missing)}; templates exist for {', '.join(by_lang)}"
+        )
     if problems:
         raise UserError(problems)
     return [
         [template.replace("{}", label) for template in by_lang[lang]]
         for label, lang in zip(labels, label_langs, strict=True)
     ]
-
-
-def _problems_of_templates(by_lang: Mapping[str, Sequence[str]]) -> list[str]:
-    problems = []
-    for lang, templates in by_lang.items():
-        if not templates:
-            where = f" for {lang}" if lang else ""
-            problems.append(f'templates is empty{where}; use ("{{}}",) for the label alone')
-        problems += [f"template {item!r} has no {{}} for the label" for item in templates if "{}" not in item]
-    return problems
-
-
-def _problems_of_langs(
-    label_langs: Sequence[str],
-    num_labels: int,
-    by_lang: Mapping[str, Sequence[str]],
-    is_by_language: bool,
-    langs: str | Sequence[str] | None,
-) -> list[str]:
-    if is_by_language and langs is None:
-        return [f"templates are by language; give langs, the languages of the labels, out of {', '.join(by_lang)}"]
-    if not is_by_language and langs is not None:
-        return [
-            f"langs = {langs!r}: templates are not by language; give {{language: [template, ...]}}, or leave it out"
-        ]
-    if len(label_langs) != num_labels:
-        return [f"langs names {len(label_langs)} languages for {num_labels} labels; give one, or one per label"]
-    if missing := sorted(set(label_langs) - set(by_lang)):
-        return [f"no templates for the languages {', '.join(missing)}; templates exist for {', '.join(by_lang)}"]
-    return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -116,14 +116,10 @@ class Tokenizer:
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
-        tokens = Tokens(ids, offsets, self.pad_id)
-        self._check(tokens)
-        return tokens
-
-    def _check(self, tokens: Tokens) -> None:
-        is_eos = tokens.ids == self.eos_id
-        assert is_eos[tokens.offsets[1:] - 1].all(), "a text does not end in the end token"
-        assert int(is_eos.sum()) == len(tokens), "a text holds more than one end token"
+        is_eos = ids == self.eos_id
+        assert is_eos[offsets[1:] - 1].all(), "a text does not end in the end token"
+        assert int(is_eos.sum()) == len(rows), "a text holds more than one end token"
+        return Tokens(ids, offsets, self.pad_id)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's Hugging Face files, with context_length as its maximum length."""
@@ -176,14 +172,40 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer with `vocab_size` pieces, or fewer where the texts do not hold so many.
 
-    Equal texts in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
+    The normalizer deletes the mark of specials, applies NFKC, and makes each run of whitespace one space.  Equal texts
+    in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
     the characters.
     """
-    normalizer = _normalizer()
+    from tokenizers import Regex, decoders, normalizers, processors
+    from tokenizers import Tokenizer as Pipeline
+
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    normalizer = normalizers.Sequence([normalizers.Replace(MARK, ""), normalizers.NFKC(), spaces, normalizers.Strip()])
     normalised = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
     train = _train_unigram if model == "unigram" else _train_bpe
-    pieces = train((text for text in normalised if text), vocab_size)
-    return Tokenizer(_to_hugging_face(pieces, normalizer, context_length), context_length)
+    pipeline = Pipeline(train((text for text in normalised if text), vocab_size))
+    pipeline.normalizer = normalizer
+    pipeline.pre_tokenizer = _pre_tokenizer()
+    pipeline.decoder = decoders.Metaspace()
+    eos = SPECIALS[EOS_ID]
+    pipeline.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, EOS_ID)])
+    names = ("bos_token", "pad_token", "eos_token", "unk_token")
+    return tokenizer_of(pipeline, context_length, dict(zip(names, SPECIALS, strict=True)))
+
+
+def tokenizer_of(pipeline: Any, context_length: int, specials: Mapping[str, str]) -> Tokenizer:
+    """Return a pipeline of the library `tokenizers` as our Tokenizer; specials: by transformers' names, `eos_token`."""
+    from transformers import PreTrainedTokenizerFast
+
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=pipeline,
+        model_max_length=context_length,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        **specials,
+    )
+    return Tokenizer(hf, context_length)
 
 
 def _train_unigram(texts: Iterable[str], vocab_size: int) -> Any:
@@ -274,43 +296,7 @@ def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[st
     return [(model.id_to_piece(i), model.get_score(i)) for i in range(len(model)) if not model.is_unknown(i)]
 
 
-def _normalizer() -> Any:
-    """Delete the mark of specials, apply NFKC, and make each run of whitespace one space."""
-    from tokenizers import Regex, normalizers
-
-    return normalizers.Sequence(
-        [
-            normalizers.Replace(MARK, ""),
-            normalizers.NFKC(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    )
-
-
 def _pre_tokenizer() -> Any:
     from tokenizers import pre_tokenizers
 
     return pre_tokenizers.Metaspace(replacement=WORD_START)
-
-
-def _to_hugging_face(model: Any, normalizer: Any, context_length: int) -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer as Pipeline
-    from tokenizers import decoders, processors
-    from transformers import PreTrainedTokenizerFast
-
-    pipeline = Pipeline(model)
-    pipeline.normalizer = normalizer
-    pipeline.pre_tokenizer = _pre_tokenizer()
-    pipeline.decoder = decoders.Metaspace()
-    eos = SPECIALS[EOS_ID]
-    pipeline.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, EOS_ID)])
-    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIALS, strict=True))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=pipeline,
-        model_max_length=context_length,
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-        **names,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*PICKLES, ".safetensors")
-_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's prefixes
 
 
 def read_json_config(path: Path) -> Any:
@@ -36,30 +37,20 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is not a checkpoint; worldclip reads files that end in {', '.join(SUFFIXES)}")
-    content = _read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        content = _read_pickle(path) if path.suffix in PICKLES else load_file(path)
+    except SafetensorError as error:
+        raise _corrupt(path, error) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise UserError(f"{path} holds no state dict (name -> tensor), neither bare nor as state_dict")
-    return {_without_prefixes(name): tensor for name, tensor in content.items()}
-
-
-def _without_prefixes(name: str) -> str:
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
-    return name
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise _corrupt(path, error) from error
+    return {_WRAPPERS.sub("", name): tensor for name, tensor in content.items()}
 
 
 def _read_pickle(path: Path) -> Any:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
-from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.inference import Clip
+from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, require_transformers
 
 if TYPE_CHECKING:

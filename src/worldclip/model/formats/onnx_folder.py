@@ -105,18 +105,14 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if pick_device(options.device).type != "cpu" and options.device != "auto":
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
     config, tokenizer, processor = read_parts(path, options)
-    backend = _read_encoders(path, options.precision or "fp32", getattr(config, "logit_scale", None))
-    return Clip(backend, tokenizer, processor)
-
-
-def _read_encoders(folder: Path, precision: str, logit_scale: float | None) -> OnnxBackend:
-    """Load both encoders.  Raises UserError where one is missing or does not load."""
-    available = [name for name in SUFFIXES if all(model_path(folder, tower, name).exists() for tower in (IMAGE, TEXT))]
+    precision = options.precision or "fp32"
+    available = [name for name in SUFFIXES if all(model_path(path, tower, name).exists() for tower in (IMAGE, TEXT))]
     if precision not in available:
         choice = f"choose a precision: {', '.join(available)}" if available else f"both {IMAGE} and {TEXT} are needed"
-        raise UserError(f"{folder / FOLDER} has no {precision} encoders; {choice}")
-    image, text = (_session(model_path(folder, tower, precision)) for tower in (IMAGE, TEXT))
-    return OnnxBackend(image, text, folder / "config.json", logit_scale)
+        raise UserError(f"{path / FOLDER} has no {precision} encoders; {choice}")
+    image, text = (_session(model_path(path, tower, precision)) for tower in (IMAGE, TEXT))
+    backend = OnnxBackend(image, text, path / "config.json", getattr(config, "logit_scale", None))
+    return Clip(backend, tokenizer, processor)
 
 
 def _session(path: Path) -> Any:
@@ -176,8 +172,7 @@ def _write_float32(model: Any, tower: str, path: Path) -> None:
         length = torch.export.Dim("sequence_length", max=model.config.text_config.max_position_embeddings)
         shapes = {name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")}
         output = "text_embeds"
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # torch prints its progress
-        warnings.simplefilter("ignore")
+    with _without_warnings(), contextlib.redirect_stdout(io.StringIO()):  # torch prints its progress
         program = torch.onnx.export(
             encoder.eval(),
             example,
@@ -227,12 +222,10 @@ def _write_float16(source: Path, path: Path) -> None:
     require("onnxruntime", extra="export")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numbers outside float16's range: the -inf of masks
+    with _without_warnings():  # of numbers outside float16's range: the -inf of masks
         half = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True)
     is_large = _external_data(source).exists()
-    location = _external_data(path).name if is_large else None
-    onnx.save(half, path, save_as_external_data=is_large, location=location)
+    onnx.save(half, path, save_as_external_data=is_large, location=_external_data(path).name if is_large else None)
 
 
 def _write_int8(source: Path, path: Path) -> None:

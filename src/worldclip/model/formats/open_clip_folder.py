@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
-from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import build_config, check_tokenizer, model_config, pick_device
 from worldclip.model.config import Architecture
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.inference import Clip
+from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.model.published import PublishedTokenizer
 from worldclip.model.tokenizer import require_transformers
 from worldclip.model.weights import Json
 
@@ -54,24 +52,26 @@ def missing(folder: Path) -> str | None:
 
 def read(path: Path, options: LoadOptions) -> Clip:
     """Load a folder, or a bare checkpoint file with what stands beside it."""
-    folder, file = (path.parent, path) if path.is_file() else (path, _weights_of(path))
+    folder, file = path.parent, path
+    if path.is_dir():
+        files = [path / name for name in WEIGHT_FILES if (path / name).exists()]
+        if not files:
+            raise UserError(f"{path} holds {CONFIG_FILE} and none of its weights: {', '.join(WEIGHT_FILES)}")
+        folder, file = path, files[0]
     state = weights.read_state(file)
     record = _find_config(folder, file, state, options.arch)
     text_cfg = record["model_cfg"]["text_cfg"]
-    source = options.tokenizer or _tokenizer_of(folder, file, text_cfg)
+    source = options.tokenizer or (folder if has_tokenizer(folder) else text_cfg.get("hf_tokenizer_name"))
+    if not source:
+        raise UserError(
+            f"{file} does not name its tokenizer, and none stands beside it; give tokenizer='FOLDER or hub id'"
+        )
     tokenizer = read_tokenizer(source, text_cfg.get("context_length", 77))
     config: Any = to_hugging_face_config(record["model_cfg"], str(file), tokenizer.pad_id)
     check_tokenizer(config, tokenizer)
     model: Any = _to_model(state, config, str(file))
     processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
-
-
-def _weights_of(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (folder / name).exists():
-            return folder / name
-    raise UserError(f"{folder} holds {CONFIG_FILE} and none of its weights: {', '.join(WEIGHT_FILES)}")
 
 
 def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Json:
@@ -139,14 +139,6 @@ def fitting_names(state: Mapping[str, torch.Tensor]) -> list[str]:
     return names
 
 
-def _tokenizer_of(folder: Path, file: Path, text_cfg: Json) -> str | Path:
-    if has_tokenizer(folder):
-        return folder
-    if name := text_cfg.get("hf_tokenizer_name"):
-        return name
-    raise UserError(f"{file} does not name its tokenizer, and none stands beside it; give tokenizer='FOLDER or hub id'")
-
-
 def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int = 1) -> MetaClip2Config:
     """Return the MetaClip2Config of an open_clip configuration.
 
@@ -175,7 +167,7 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
         embed_dim=model_cfg["embed_dim"],
         context_length=text["context_length"],
     )
-    tokens = PublishedTokenizer("", text["vocab_size"], bos_id=None, pad_id=pad_id, eos_id=text["eos_id"])
+    tokens = published.PublishedTokenizer("", text["vocab_size"], bos_id=None, pad_id=pad_id, eos_id=text["eos_id"])
     config: Any = build_config(sizes, "quick_gelu" if model_cfg.get("quick_gelu") else "gelu", tokens)
     config.vision_config.intermediate_size = _mlp_width(vision)
     config.text_config.intermediate_size = _mlp_width(text)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
-from worldclip.model.backend import TorchBackend
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import build, read_config_json
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.inference import Clip
+from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.tokenizer import require_transformers
 from worldclip.model.weights import Json
