@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from worldclip.core import artifacts, layout
+from worldclip.core.job import Record, Report
 from worldclip.core.settings import read_toml
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
@@ -69,7 +69,7 @@ class Card:
     body: Sequence[str] = field(default_factory=tuple)
 
 
-def render(card: Card, name: str, report: Mapping[str, Any]) -> str:
+def render(card: Card, name: str, report: Record) -> str:
     """Return README.md of the export `name` (a format, or `vision`); report: what its check measured."""
     lines = [
         "---",
@@ -92,7 +92,7 @@ def render(card: Card, name: str, report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _checked(name: str, report: Mapping[str, Any]) -> str:
+def _checked(name: str, report: Record) -> str:
     if name == "onnx":
         measured = ", ".join(
             f"{precision}: {'largest difference' if precision == 'fp32' else 'smallest cosine'} {value:.2g}"
@@ -166,7 +166,7 @@ def _licences(run_dir: Path) -> str:
     return to_markdown(Table(columns, rows))
 
 
-def _read_report(run_dir: Path, stage: str) -> dict[str, Any]:
+def _read_report(run_dir: Path, stage: str) -> Report:
     path = run_dir / stage / "report.json"
     return artifacts.read_json(path) if path.exists() else {}
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from worldclip.core import layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
+from worldclip.export.config import ExportConfig
 from worldclip.model.clip import count_parameters
 from worldclip.model.formats.huggingface_folder import build
 from worldclip.model.inference import Clip, TorchBackend
@@ -112,9 +113,10 @@ def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str
                 yield from (text for text in column.to_pylist() if text)
 
 
-def run_corpus(run_dir: Path) -> list[Path]:
-    """Return the files of a run's matched texts."""
-    paths = [layout.match_texts(run_dir, shard) for shard in layout.matched_shards(run_dir)]
+def corpus_of(config: ExportConfig, run_dir: Path) -> list[Path]:
+    """Return the files of export.corpus, by default those of a run's matched texts."""
+    paths = [Path(name) for name in config.corpus]
+    paths = paths or [layout.match_texts(run_dir, shard) for shard in layout.matched_shards(run_dir)]
     if not paths:
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
     return paths

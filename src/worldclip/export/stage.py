@@ -38,7 +38,7 @@ def _inputs(run: Run) -> Report:
         "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
     }
     if config.languages:
-        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_corpus(run.dir)
+        corpus = prune_vocabulary.corpus_of(config, run.dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     return inputs
 
@@ -47,9 +47,7 @@ def _export_run(run: Run, job: Job) -> Result:
     checkpoint = _checkpoint(run.dir)
     source = model_load.Source("huggingface", checkpoint)
     config = run.section(ExportConfig)
-    corpus = [Path(name) for name in config.corpus]
-    if config.languages and not corpus:
-        corpus = prune_vocabulary.run_corpus(run.dir)
+    corpus = prune_vocabulary.corpus_of(config, run.dir) if config.languages else []
     clip = model_load.read(source, LoadOptions(device="cpu"))
     card = cards.of_run(run.dir, checkpoint)
     written = _export(source, clip, job.folder, config, corpus, card, layout.recipe(run.dir))

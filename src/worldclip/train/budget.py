@@ -6,14 +6,16 @@ moment of a step; a GPU's context and the gaps of its allocator come on top, abo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from worldclip.core import layout
 from worldclip.core.errors import UserError
+from worldclip.core.job import Report
 from worldclip.model.config import Architecture, ModelConfig
 from worldclip.model.published import TOKENIZERS, activation
 from worldclip.train.config import LOSS_CHUNK_ROWS, TrainConfig
@@ -257,9 +259,9 @@ def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
         source = str(layout.tokenizer(run_dir))
     if source is None:
         return config.tokenizer.vocab_size
-    for row in TOKENIZERS:
-        if row.hub_id == source:
-            return row.vocab_size
+    published = {row.hub_id: row.vocab_size for row in TOKENIZERS}
+    if source in published:
+        return published[source]
     from worldclip.model.tokenizer import load_tokenizer
 
     try:
@@ -272,50 +274,44 @@ def planned_device(config: TrainConfig) -> tuple[int | None, float | None]:
     """Return (bytes of memory, peak FLOP/s) of train.hardware, else of this machine's device; None: unknown."""
     memory_gib, flops_per_s = config.hardware.memory_gib, config.hardware.flops_per_s
     memory = None if memory_gib is None else round(memory_gib * GIB)
-    if memory is not None and flops_per_s is not None:
-        return memory, flops_per_s
-    try:
-        from worldclip.model.clip import pick_device
+    if memory is None or flops_per_s is None:
+        with contextlib.suppress(ImportError, UserError):  # raised where the plan is for another machine
+            from worldclip.model.clip import pick_device
 
-        device = pick_device(config.device)
-    except (ImportError, UserError):  # a plan for another machine
-        return memory, flops_per_s
-    if memory is None:
-        memory = device_memory_bytes(device)
-    return memory, flops_per_s or peak_flops(device, config.precision)
+            device = pick_device(config.device)
+            memory = device_memory_bytes(device) if memory is None else memory
+            flops_per_s = flops_per_s or peak_flops(device, config.precision)
+    return memory, flops_per_s
 
 
 def changes_that_fit(
     config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int, memory_bytes: int
 ) -> list[str]:
     """Return each change of one key with which a run fits into memory; if there is none, all of them together."""
-    options: dict[str, Any] = {"activation_checkpointing": True, "token_table": "rows", "parallel": "fsdp"}
+    options: Report = {"activation_checkpointing": True, "token_table": "rows", "parallel": "fsdp"}
     pairs = schedule.global_batch_size // world_size
     divisors = [n for n in range(config.accum_steps + 1, pairs + 1) if pairs % n == 0]
     doubled = next((n for n in divisors if n >= 2 * config.accum_steps), None)
     if doubled is not None:
         options["accum_steps"] = doubled
 
-    def memory_with(changes: dict[str, Any]) -> int:
+    def memory_with(changes: Report) -> int:
         changed = dataclasses.replace(config, **changes)
         if changed.problems():
             return DOES_NOT_EXIST
         return estimate(changed, vocab_size, schedule, world_size).memory_bytes
 
-    fitting = []
-    for key, value in options.items():
-        size = memory_with({key: value})
-        if size <= memory_bytes:
-            fitting.append(f"train.{key} = {_toml(value)} ({_gib(size)})")
+    sizes = {key: memory_with({key: value}) for key, value in options.items()}
+    fitting = [key for key in options if sizes[key] <= memory_bytes]
     if fitting:
-        return fitting
-    together: dict[str, Any] = {}
+        return [f"train.{key} = {json.dumps(options[key])} ({_gib(sizes[key])})" for key in fitting]
+    together: Report = {}
     for key, value in options.items():
         if memory_with(together | {key: value}) < DOES_NOT_EXIST:
             together[key] = value
     together["accum_steps"] = divisors[-1] if divisors else config.accum_steps
     size = memory_with(together)
-    names = ", ".join(f"train.{key} = {_toml(value)}" for key, value in together.items())
+    names = ", ".join(f"train.{key} = {json.dumps(value)}" for key, value in together.items())
     return [f"all of {names} ({_gib(size)})"] if size <= memory_bytes else []
 
 
@@ -367,9 +363,3 @@ def _parameters_line(name: str, counts: Parameters) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:,.1f} GiB"
-
-
-def _toml(value: bool | int | str) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)

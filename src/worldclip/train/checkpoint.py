@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.job import Record, Report
 from worldclip.core.layout import best_of, checkpoints, step_folder
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class CheckpointWriter:
         self,
         step: int,
         tensors: Mapping[str, LocalTensor],
-        state: Mapping[str, Any],
+        state: Record,
         write_model: Callable[[Path], object],
     ) -> None:
         """Start to write step_<step>, after the checkpoint before it is complete.  Every rank must call this.
@@ -104,7 +105,26 @@ class CheckpointWriter:
             shutil.rmtree(partial, ignore_errors=True)
             (partial / _SHARDS).mkdir(parents=True)
         barrier(self.world)
-        self._running = self._thread.submit(self._write, partial, step, tensors, state, write_model)
+        is_sharded = any(local.first_row is not None for local in tensors.values())
+
+        def write() -> None:
+            if is_sharded:
+                _write_shard(partial / _SHARDS, tensors, self.world)
+            if not self.world.is_first:
+                return
+            if is_sharded:
+                _write_index(partial / _SHARDS, tensors, self.world)
+            else:
+                (partial / _SHARDS).rmdir()
+                _write_whole(partial, tensors)
+            write_model(partial)
+            write_json(partial / "trainer" / "state.json", {"step": step, **state})
+            _write_digests(partial)
+            os.replace(partial, step_folder(self.train_dir, step))
+            _fsync(self.train_dir)
+            remove_old(self.train_dir, self.keep_last)
+
+        self._running = self._thread.submit(write)
 
     def wait(self) -> None:
         """Wait until the checkpoint in progress is complete on disk.  Raises what went wrong in the thread."""
@@ -115,31 +135,6 @@ class CheckpointWriter:
     def close(self) -> None:
         """Wait for the thread, without raising its errors."""
         self._thread.shutdown(wait=True)
-
-    def _write(
-        self,
-        partial: Path,
-        step: int,
-        tensors: Mapping[str, LocalTensor],
-        state: Mapping[str, Any],
-        write_model: Callable[[Path], object],
-    ) -> None:
-        is_sharded = any(local.first_row is not None for local in tensors.values())
-        if is_sharded:
-            _write_shard(partial / _SHARDS, tensors, self.world)
-        if not self.world.is_first:
-            return
-        if is_sharded:
-            _write_index(partial / _SHARDS, tensors, self.world)
-        else:
-            (partial / _SHARDS).rmdir()
-            _write_whole(partial, tensors)
-        write_model(partial)
-        write_json(partial / "trainer" / "state.json", {"step": step, **state})
-        _write_digests(partial)
-        os.replace(partial, step_folder(self.train_dir, step))
-        _fsync(self.train_dir)
-        remove_old(self.train_dir, self.keep_last)
 
 
 def _is_model_tensor(name: str, has_ema: bool) -> bool:
@@ -324,7 +319,7 @@ def latest_valid_checkpoint(train_dir: Path) -> Path | None:
     return None
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> Report:
     """Read trainer/state.json: step, samples seen, counters."""
     return read_json(folder / "trainer" / "state.json")
 

@@ -6,6 +6,7 @@ A resumed run first removes the records after the step that it resumes from.
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,8 +76,11 @@ class Log:
         self._wandb = None
         if self.config.wandb is not None:
             wandb = require("wandb", extra="wandb")
+            id_file = self.train_dir / "wandb_id"  # the same for every resumed part, so that all log to one place
+            if not id_file.exists():
+                write_text(id_file, secrets.token_hex(8))
             self._wandb = wandb.init(
-                project=self.config.wandb, dir=str(self.train_dir), id=_wandb_id(self.train_dir), resume="allow"
+                project=self.config.wandb, dir=str(self.train_dir), id=id_file.read_text("utf-8"), resume="allow"
             )
         self._bar.start()
         return self
@@ -168,16 +172,6 @@ def _open_and_truncate(path: Path, step: int) -> TextIO:
 def _append(file: TextIO, record: Record) -> None:
     file.write(json.dumps(record, ensure_ascii=False) + "\n")
     file.flush()
-
-
-def _wandb_id(train_dir: Path) -> str:
-    """Return the run's id on Weights & Biases, the same for every resumed part, so that all log to one place."""
-    path = train_dir / "wandb_id"
-    if not path.exists():
-        from secrets import token_hex
-
-        write_text(path, token_hex(8))
-    return path.read_text(encoding="utf-8")
 
 
 def read_log(path: Path) -> list[Report]:

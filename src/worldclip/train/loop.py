@@ -22,21 +22,22 @@ import torch
 import torch.distributed as dist
 
 from worldclip import pool
-from worldclip.core import layout
+from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report, Run
 from worldclip.curate import online_work
+from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.clip import count_parameters
+from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
-from worldclip.train.checkpoint import CheckpointWriter, read_state
+from worldclip.train.checkpoint import CheckpointWriter, consolidate, read_state
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Teacher, create_students, resize
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
-from worldclip.train.evaluation import MEAN, evaluate_checkpoint
 from worldclip.train.loader import BadImages, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.schedule import Schedule, learning_rate
@@ -47,6 +48,7 @@ from worldclip.train.train_state import copy_to_cpu, create_train_state, write_f
 MAX_SKIPPED_IN_A_ROW = 10
 SIGNALS = {signal.SIGTERM: 143, signal.SIGUSR1: 138}  # save and exit, with a shell's exit code: 128 + number
 TERMINATED = SIGNALS[signal.SIGTERM]
+MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
 
 
 @dataclass(kw_only=True)
@@ -264,10 +266,38 @@ class Trainer:
         barrier(self.world)
         if self.world.is_first:
             step = self.progress.step
-            scores = evaluate_checkpoint(self.config, self.evaluate_config, self.run_dir, step)
+            scores = self._scores(layout.step_folder(layout.train_dir(self.run_dir), step))
             log.write_scores(step, scores)
             say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
         barrier(self.world)
+
+    def _scores(self, checkpoint: Path) -> dict[str, float]:
+        """Evaluate a checkpoint, loaded as anyone would, and update train/best.json; of equal means the earlier wins.
+
+        Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.  The records
+        go to RUN/train/evaluate/step_<step>/results.jsonl.
+        """
+        consolidate(checkpoint)
+        config, train_dir, step = self.evaluate_config, checkpoint.parent, self.progress.step
+        names = self.config.evaluate_datasets or config.dataset_names
+        records, _, _ = engine.evaluate(
+            load(checkpoint, device=self.config.device),
+            {"model": f"train/{checkpoint.name}", "model_digest": checkpoint.name},
+            [datasets.load(name, config, self.run_dir) for name in names],
+            config.languages,
+            train_dir / "evaluate" / checkpoint.name / "results.jsonl",
+            batch_size=config.batch_size,
+        )
+        first_metrics: dict[str, list[float]] = {}
+        for record in records:
+            first_metrics.setdefault(record["dataset"], []).append(next(iter(record["metrics"].values())))
+        scores = {name: sum(values) / len(values) for name, values in first_metrics.items()}
+        scores[MEAN] = sum(scores.values()) / len(scores)
+        # A resumed run evaluates steps again: the recorded best counts only if it is an earlier step that still exists.
+        best = artifacts.read_json(train_dir / layout.BEST) if layout.best_of(train_dir) else None
+        if best is None or best["step"] >= step or scores[MEAN] > best["value"]:
+            artifacts.write_json(train_dir / layout.BEST, {"step": step, "metric": MEAN, "value": scores[MEAN]})
+        return scores
 
     def _exit(self, exit_code: int) -> None:
         """Exit after a signal, as soon as the checkpoint is complete on disk."""

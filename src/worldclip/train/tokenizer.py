@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
 from worldclip.core.errors import UserError
+from worldclip.core.job import Report
 from worldclip.curate import read_curated
 from worldclip.model.config import TokenizerConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -38,7 +38,7 @@ def run_tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[str]) -> 
     return load_tokenizer(folder, context_length)
 
 
-def train_on_run(run_dir: Path, folder: Path, config: TokenizerConfig, context_length: int) -> dict[str, Any]:
+def train_on_run(run_dir: Path, folder: Path, config: TokenizerConfig, context_length: int) -> Report:
     """Train a tokenizer on the curated texts of a run and write it to `folder`.
 
     Returns {out, model, vocab_size, texts, languages: {lang: {texts, repeats}}}.  Raises UserError for an invalid
