@@ -71,6 +71,13 @@ class Card:
 
 def render(card: Card, name: str, report: Record) -> str:
     """Return README.md of the export `name` (a format, or `vision`); report: what its check measured."""
+    checked = f"Checked against the source model in {LIBRARIES[name]}: embeddings differ by at most "
+    if name == "onnx":
+        kinds = dict.fromkeys(report["checked"], "smallest cosine") | {"fp32": "largest difference"}
+        measured = ", ".join(f"{key}: {kinds[key]} {value:.2g}" for key, value in report["checked"].items())
+        checked = f"Checked against the source model in onnxruntime ({measured})."
+    else:
+        checked += f"{report['max_difference']:.1e} in any element."
     lines = [
         "---",
         f"library_name: {LIBRARIES[name]}",
@@ -86,23 +93,10 @@ def render(card: Card, name: str, report: Record) -> str:
         *USE[name],
         "```",
         "",
-        _checked(name, report),
+        checked,
         *card.body,
     ]
     return "\n".join([*lines, ""])
-
-
-def _checked(name: str, report: Record) -> str:
-    if name == "onnx":
-        measured = ", ".join(
-            f"{precision}: {'largest difference' if precision == 'fp32' else 'smallest cosine'} {value:.2g}"
-            for precision, value in report["checked"].items()
-        )
-        return f"Checked against the source model in onnxruntime ({measured})."
-    return (
-        f"Checked against the source model in {LIBRARIES[name]}: embeddings differ by at most "
-        f"{report['max_difference']:.1e} in any element."
-    )
 
 
 def of_run(run_dir: Path, checkpoint: Path) -> Card:

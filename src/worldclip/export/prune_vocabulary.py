@@ -25,7 +25,6 @@ from worldclip.model.clip import count_parameters
 from worldclip.model.formats.huggingface_folder import build
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import Tokenizer, require_transformers, tokenizer_of
-from worldclip.model.weights import Json
 
 BATCH_SIZE = 4096  # texts tokenised together
 NUM_EMBEDDED = 512  # texts whose embeddings are compared; token ids are compared for all texts
@@ -126,7 +125,7 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
 
 
-def _unigram_spec(tokenizer: Tokenizer) -> Json:
+def _unigram_spec(tokenizer: Tokenizer) -> Report:
     """Return tokenizer.json of a Unigram tokenizer.  Raises UserError for another kind."""
     backend = getattr(tokenizer.hf, "backend_tokenizer", None)
     spec = {} if backend is None else json.loads(backend.to_str())
@@ -138,7 +137,7 @@ def _unigram_spec(tokenizer: Tokenizer) -> Json:
     return spec
 
 
-def _prune_tokenizer(tokenizer: Tokenizer, spec: Json, kept: np.ndarray) -> Tokenizer:
+def _prune_tokenizer(tokenizer: Tokenizer, spec: Report, kept: np.ndarray) -> Tokenizer:
     """Return the same pipeline with the pieces `kept`, numbered in their old order."""
     from tokenizers import Tokenizer as Pipeline
 
@@ -157,7 +156,7 @@ def _prune_tokenizer(tokenizer: Tokenizer, spec: Json, kept: np.ndarray) -> Toke
     return tokenizer_of(Pipeline.from_str(json.dumps(spec)), tokenizer.context_length, specials)
 
 
-def _renumber(post_processor: Json, new_ids: dict[int, int]) -> None:
+def _renumber(post_processor: Report, new_ids: dict[int, int]) -> None:
     """Renumber special tokens in a post-processor: templates, BERT's and RoBERTa's pairs, sequences of these."""
     for inner in post_processor.get("processors", []):
         _renumber(inner, new_ids)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from worldclip.core.errors import UserError
+from worldclip.core.job import Report
 from worldclip.model.tokenizer import require_transformers
-from worldclip.model.weights import Json
 
 if TYPE_CHECKING:
     import torch
@@ -81,12 +81,12 @@ def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
     )
 
 
-def to_open_clip(facts: Preprocess) -> Json:
+def to_open_clip(facts: Preprocess) -> Report:
     """Return preprocess_cfg of open_clip_config.json."""
     return {"mean": list(facts.mean), "std": list(facts.std), "interpolation": "bicubic", "resize_mode": facts.mode}
 
 
-def to_timm(facts: Preprocess) -> Json:
+def to_timm(facts: Preprocess) -> Report:
     """Return the data keys of timm's pretrained_cfg."""
     return {
         "input_size": (3, facts.size, facts.size),

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.errors import UserError
+from worldclip.model.inference import Clip
 
 if TYPE_CHECKING:
     import torch
 
-    from worldclip.model.inference import Clip
-
-TOLERANCE = (
-    1e-5  # per element of float32 embeddings of unit length: rounding of another order of sums, not another model
-)
+TOLERANCE = 1e-5  # per element of unit-length float32 embeddings: sums in another order, not another model
 # five scripts, the empty text, and one that is truncated
 TEXTS = ("a red apple", "ein Hund", "赤いリンゴ", "قطة صغيرة", "แมว", "", "x " * 200)
 IMAGE_SIZES = ((48, 48), (100, 70), (70, 100), (300, 301))  # height, width: square, tall, wide, odd

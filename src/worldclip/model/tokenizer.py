@@ -176,7 +176,7 @@ def train_tokenizer(
     in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
     the characters.
     """
-    from tokenizers import Regex, decoders, normalizers, processors
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as Pipeline
 
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
@@ -185,7 +185,7 @@ def train_tokenizer(
     train = _train_unigram if model == "unigram" else _train_bpe
     pipeline = Pipeline(train((text for text in normalised if text), vocab_size))
     pipeline.normalizer = normalizer
-    pipeline.pre_tokenizer = _pre_tokenizer()
+    pipeline.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START)
     pipeline.decoder = decoders.Metaspace()
     eos = SPECIALS[EOS_ID]
     pipeline.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, EOS_ID)])
@@ -229,14 +229,14 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
     every process.  Rare characters get no piece and split the texts.
     """
     from tokenizers import Tokenizer as Pipeline
-    from tokenizers import models, trainers
+    from tokenizers import models, pre_tokenizers, trainers
 
     kept_texts = list(texts)
     alphabet = _frequent_characters(kept_texts)
     if len(alphabet) + len(SPECIALS) > vocab_size:
         raise _too_small(vocab_size, f"{len(alphabet):,} characters are in use")
     pipeline = Pipeline(models.BPE(unk_token=SPECIALS[UNK_ID], fuse_unk=True))
-    pipeline.pre_tokenizer = _pre_tokenizer()
+    pipeline.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIALS),
@@ -294,9 +294,3 @@ def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[st
         raise _too_small(vocab_size + len(SPECIALS) - 1, error) from error
     model = sentencepiece.SentencePieceProcessor(model_proto=model_file.getvalue())
     return [(model.id_to_piece(i), model.get_score(i)) for i in range(len(model)) if not model.is_unknown(i)]
-
-
-def _pre_tokenizer() -> Any:
-    from tokenizers import pre_tokenizers
-
-    return pre_tokenizers.Metaspace(replacement=WORD_START)

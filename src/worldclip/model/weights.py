@@ -14,7 +14,6 @@ from worldclip.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-Json = dict[str, Any]
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*PICKLES, ".safetensors")
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's prefixes

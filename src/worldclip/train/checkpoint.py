@@ -20,7 +20,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,29 +137,20 @@ class CheckpointWriter:
         self._thread.shutdown(wait=True)
 
 
-def _is_model_tensor(name: str, has_ema: bool) -> bool:
-    """Return whether model.safetensors holds this tensor: the EMA if there is one, and never SigLIP's bias."""
-    kind, _, parameter = name.partition(".")
-    return kind == ("ema" if has_ema else "weights") and parameter != "logit_bias"
-
-
-def _has_ema(names: Mapping[str, object]) -> bool:
-    return any(name.startswith("ema.") for name in names)
+def _names_in_model(names: Iterable[str]) -> dict[str, str]:
+    """Map each tensor of model.safetensors to its name there: the EMA if there is one, and never SigLIP's bias."""
+    kind = "ema." if any(name.startswith("ema.") for name in names) else "weights."
+    return {name: name.removeprefix(kind) for name in names if name.startswith(kind) and name != f"{kind}logit_bias"}
 
 
 def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
     """Write model.safetensors and trainer/optimizer.safetensors from whole tensors."""
     from safetensors.torch import save_file
 
-    has_ema = _has_ema(tensors)
-    model, optimizer = {}, {}
-    for name, local in tensors.items():
-        if _is_model_tensor(name, has_ema):
-            model[name.partition(".")[2]] = local.tensor
-        else:
-            optimizer[name] = local.tensor
+    model_names = _names_in_model(tensors)
+    model = {short: tensors[name].tensor for name, short in model_names.items()}
     save_file(model, folder / _MODEL, metadata={"format": "pt"})
-    save_file(optimizer, folder / _OPTIMIZER)
+    save_file({name: tensors[name].tensor for name in tensors if name not in model_names}, folder / _OPTIMIZER)
 
 
 def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
@@ -218,8 +209,7 @@ def consolidate(folder: Path) -> None:
     if (folder / _MODEL).exists():
         return
     reader = CheckpointReader(folder)
-    has_ema = _has_ema(reader.tensors)
-    model = {name.partition(".")[2]: reader.read(name) for name in reader.tensors if _is_model_tensor(name, has_ema)}
+    model = {short: reader.read(name) for name, short in _names_in_model(reader.tensors).items()}
     partial = folder / f".{_MODEL}.tmp"
     save_file(model, partial, metadata={"format": "pt"})
     os.replace(partial, folder / _MODEL)

@@ -36,16 +36,12 @@ def contrastive_loss(
     arXiv:2103.00020, figure 3.  A batch that fits into one chunk is computed by the plain formula.
     """
     if world.size == 1 and len(image_BD) <= chunk_rows:
-        return _full_matrix(image_BD, text_BD, logit_scale)
+        logits_BB = logit_scale * image_BD @ text_BD.T
+        target_B = torch.arange(len(logits_BB), device=logits_BB.device)
+        images = torch.nn.functional.cross_entropy(logits_BB, target_B)
+        texts = torch.nn.functional.cross_entropy(logits_BB.T, target_B)
+        return (images + texts) / 2
     return _Chunked.apply(image_BD, text_BD, logit_scale, None, [_softmax_chunk, _softmax_chunk], world, chunk_rows)
-
-
-def _full_matrix(image_BD: torch.Tensor, text_BD: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
-    logits_BB = logit_scale * image_BD @ text_BD.T
-    target_B = torch.arange(len(logits_BB), device=logits_BB.device)
-    images = torch.nn.functional.cross_entropy(logits_BB, target_B)
-    texts = torch.nn.functional.cross_entropy(logits_BB.T, target_B)
-    return (images + texts) / 2
 
 
 def siglip_loss(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,43 +74,34 @@ def _compute_loss(state: TrainState, features: Features, teacher_features: Featu
 def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> torch.Tensor:
     """Fill .grad and return this rank's loss, detached."""
     if state.config.accum_steps > 1:
-        return accumulate_gradients(
-            _micro_batches(batch, state.config.accum_steps),
-            lambda micro_batch: state.wrapped(*micro_batch),
-            lambda features: _compute_loss(state, features, teacher_features),
-            lambda is_last: _gradient_sync(state.wrapped, is_last),
-        )
+        return _accumulate_gradients(state, batch, teacher_features)
     loss = _compute_loss(state, state.wrapped(batch.images, batch.tokens, batch.patches), teacher_features)
     loss.backward()
     return loss.detach()
 
 
-def accumulate_gradients(
-    micro_batches: Sequence[MicroBatch],
-    forward: Callable[[MicroBatch], Features],
-    compute_loss: Callable[[Features], torch.Tensor],
-    gradient_sync: Callable[[bool], contextlib.AbstractContextManager[object]],
-) -> torch.Tensor:
-    """Add the gradient of the whole batch's loss to .grad, and return that loss, detached.
+def _accumulate_gradients(state: TrainState, batch: Batch, teacher_features: Features | None) -> torch.Tensor:
+    """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch, and return that loss, detached.
 
     Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
     others.  As in GradCache (arXiv:2101.06983) the features of all micro-batches are computed first, without a graph;
     the loss of the whole batch gives their gradients; then each micro-batch runs again and back-propagates its
-    features' gradients.  `forward` must return the same features both times, so the model has no dropout except patch
-    dropout, which the plan draws.  gradient_sync(is_last) is entered around each backward pass.
+    features' gradients.  The model must return the same features both times, so it has no dropout except patch
+    dropout, which the plan draws.
     """
+    micro_batches = _micro_batches(batch, state.config.accum_steps)
     with torch.no_grad():
-        cached = [forward(micro_batch) for micro_batch in micro_batches]
+        cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
     image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
-    loss = compute_loss((image_BD, text_BD))
+    loss = _compute_loss(state, (image_BD, text_BD), teacher_features)
     loss.backward()
     assert image_BD.grad is not None
     assert text_BD.grad is not None
     sizes = [len(image) for image, _ in cached]
     grads = zip(image_BD.grad.split(sizes), text_BD.grad.split(sizes), strict=True)
     for i, (micro_batch, feature_grads) in enumerate(zip(micro_batches, grads, strict=True)):
-        with gradient_sync(i == len(micro_batches) - 1):
-            torch.autograd.backward(forward(micro_batch), feature_grads)
+        with _gradient_sync(state.wrapped, is_last=i == len(micro_batches) - 1):
+            torch.autograd.backward(state.wrapped(*micro_batch), feature_grads)
     return loss.detach()
 
 
@@ -132,11 +123,8 @@ def _gradient_sync(wrapped: Any, is_last: bool) -> Iterator[None]:
     """Exchange gradients with other ranks only in the backward pass of the last micro-batch."""
     if hasattr(wrapped, "set_requires_gradient_sync"):  # FSDP
         wrapped.set_requires_gradient_sync(is_last)
-        yield
-    elif hasattr(wrapped, "no_sync") and not is_last:  # DDP
-        with wrapped.no_sync():
-            yield
-    else:
+    is_ddp = hasattr(wrapped, "no_sync")
+    with wrapped.no_sync() if is_ddp and not is_last else contextlib.nullcontext():
         yield
 
 

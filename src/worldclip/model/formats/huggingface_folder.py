@@ -33,7 +33,7 @@ def missing(folder: Path) -> str | None:
     return None
 
 
-def read_config_json(folder: Path) -> weights.Json:
+def read_config_json(folder: Path) -> Report:
     """Return the folder's config.json, which Hugging Face and timm both write; {} where there is none."""
     path = folder / "config.json"
     return weights.read_json_config(path) if path.exists() else {}

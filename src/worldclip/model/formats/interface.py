@@ -28,30 +28,25 @@ class LoadOptions:
 
 
 class Writer(Protocol):
-    """A module that writes folders of one kind."""
+    """A module that writes folders of one kind; precisions: of ONNX encoders, unused by the others."""
 
     def write(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
-        """Write the model into an existing, empty folder; precisions: of ONNX encoders, unused by the others."""
-        ...
+        """Write the model into an existing, empty folder."""
 
     def compare(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
-        """Load the folder in its own library and compare embeddings; returns what export/report.json records.
+        """Load the folder in its own library and return the differences of embeddings, for export/report.json.
 
         Raises UserError where they differ too much.
         """
-        ...
 
 
 class Format(Writer, Protocol):
-    """A module that also recognises and reads them."""
+    """A module that also recognises and reads them; OPTIONS: the fields of LoadOptions, device apart, that it reads."""
 
     OPTIONS: tuple[str, ...]
-    """The fields of LoadOptions that `read` uses besides the device."""
 
     def missing(self, folder: Path) -> str | None:
         """Return what the folder lacks to be in this layout, None where it is."""
-        ...
 
     def read(self, path: Path, options: LoadOptions) -> Clip:
         """Load the model.  Raises UserError for anything incomplete, corrupt or of another family."""
-        ...

@@ -19,9 +19,7 @@ from worldclip.model.config import Architecture
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
-from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.tokenizer import require_transformers
-from worldclip.model.weights import Json
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +72,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
 
 
-def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Json:
+def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Report:
     """Return the configuration that `arch` names, the one beside the file, or the only one that fits its tensors."""
     if arch is not None:
         return read_config(Path(arch)) if Path(arch).is_file() else named_config(arch)
@@ -94,14 +92,14 @@ def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], ar
     return named_config(names[0])
 
 
-def read_config(path: Path) -> Json:
+def read_config(path: Path) -> Report:
     """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them."""
     record = weights.read_json_config(path)
     record = record if "model_cfg" in record else {"model_cfg": record}
     return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
 
 
-def named_config(name: str) -> Json:
+def named_config(name: str) -> Report:
     """Return the configuration of a published model, with the preprocessing that open_clip gives its weights.
 
     open_clip's built-in one where it has one of that name, else ours.  Raises UserError for any other model.
@@ -144,8 +142,8 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
 
     Raises UserError for what a MetaClip2Model cannot do.
     """
-    vision: Json = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
-    text: Json = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
+    vision: Report = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
+    text: Report = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
     if text.get("hf_tokenizer_name") == "google/mt5-base":
         raise UserError(f"{where} is another model: {published.OTHER_MODELS['ViT-L-14-worldwide']}")
     problems = [f"vision_cfg.{key} is {vision[key]!r}" for key in vision if key not in _VISION_DEFAULTS]
@@ -178,7 +176,7 @@ def _mlp_width(tower: Mapping[str, Any]) -> int:
     return int(tower["width"] * tower["mlp_ratio"])  # open_clip truncates
 
 
-def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> Json:
+def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> Report:
     """Return open_clip's model_cfg, with the keys and the order of its own files.
 
     Raises UserError where the towers' activations differ, which open_clip cannot express.
@@ -234,9 +232,9 @@ def own_name(model_cfg: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _comparable(model_cfg: Mapping[str, Any]) -> Json:
+def _comparable(model_cfg: Mapping[str, Any]) -> Report:
     """Return a configuration by what it builds: with defaults, MLPs by width, without the tokenizer's name."""
-    comparable: Json = {**model_cfg, "quick_gelu": bool(model_cfg.get("quick_gelu"))}
+    comparable: Report = {**model_cfg, "quick_gelu": bool(model_cfg.get("quick_gelu"))}
     for key, defaults in (("vision_cfg", _VISION_DEFAULTS), ("text_cfg", _TEXT_DEFAULTS)):
         tower = {**defaults, **model_cfg[key]}
         tower["mlp_width"] = _mlp_width(tower)
@@ -263,7 +261,7 @@ def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where:
     return build(transformers.MetaClip2Model, config, tensor_names.to_ours(rules, state))
 
 
-def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> PerImage:
+def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preprocess.PerImage:
     """Return open_clip's own transform for evaluation."""
     require("open_clip", extra="export")
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -275,8 +273,8 @@ def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> PerImag
             f"preprocess_cfg has interpolation {config.interpolation!r} and resize_mode {config.resize_mode!r}; models "
             "of this family use 'bicubic' with 'shortest' or 'squash'"
         )
-    facts = Preprocess(image_size, config.resize_mode, tuple(config.mean), tuple(config.std))
-    return PerImage(image_transform_v2(config, is_train=False), facts)
+    facts = preprocess.Preprocess(image_size, config.resize_mode, tuple(config.mean), tuple(config.std))
+    return preprocess.PerImage(image_transform_v2(config, is_train=False), facts)
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
@@ -308,6 +306,7 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
 
 
 def _difference(clip: Clip, model: Any, tokens: Any) -> float:
+    """Return the largest difference of any embedding of the sample; model: open_clip's."""
     import torch
 
     pixels = sample_inputs.pixels(clip)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
@@ -16,13 +16,7 @@ from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import build, read_config_json
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
-from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.tokenizer import require_transformers
-from worldclip.model.weights import Json
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import MetaClip2VisionConfig
 
 OPTIONS: tuple[str, ...] = ("arch",)
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -58,15 +52,15 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if bias is not None and bool(bias.any()):
         raise UserError(f"{file}: head.bias is not zero; a CLIP's projection has no bias, so this is another model")
     ours = tensor_names.to_ours(tensor_names.timm_rules(config.num_hidden_layers), state)
-    tower: Any = build(require_transformers().MetaClip2VisionModelWithProjection, config, ours)
+    tower = build(require_transformers().MetaClip2VisionModelWithProjection, config, ours)
     data = timm.data.resolve_data_config(pretrained_cfg=record.get("pretrained_cfg", {}), model=model)
     size, crop_mode = data["input_size"][1], data["crop_mode"]
-    facts = Preprocess(size, "squash" if crop_mode == "squash" else "shortest", data["mean"], data["std"])
-    processor = PerImage(timm.data.create_transform(**data, is_training=False), facts)
+    facts = preprocess.Preprocess(size, "squash" if crop_mode == "squash" else "shortest", data["mean"], data["std"])
+    processor = preprocess.PerImage(timm.data.create_transform(**data, is_training=False), facts)
     return Clip(TorchBackend(tower.to(pick_device(options.device))), None, processor)
 
 
-def _create_model(record: Json, folder: Path, arch: str | None) -> torch.nn.Module:
+def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
     """Return timm's own model without weights; arch: another architecture than config.json says.
 
     Raises UserError for another architecture than a CLIP ViT, and where the activation is known to differ from
@@ -95,7 +89,7 @@ def _create_model(record: Json, folder: Path, arch: str | None) -> torch.nn.Modu
     return model
 
 
-def _to_hugging_face_config(model: Any, folder: Path) -> MetaClip2VisionConfig:
+def _to_hugging_face_config(model: Any, folder: Path) -> Any:
     if not model.num_classes:
         raise UserError(f"{folder}: the tower has no projection (num_classes is 0), so it has no CLIP embeddings")
     block = model.blocks[0]
@@ -112,11 +106,11 @@ def _to_hugging_face_config(model: Any, folder: Path) -> MetaClip2VisionConfig:
     )
 
 
-def architecture(config: Any) -> tuple[str, Json]:
+def architecture(config: Any) -> tuple[str, Report]:
     """Return timm's name of a tower and the arguments by which it differs from the model of that name."""
     sizes = (config.patch_size, config.hidden_size, config.num_hidden_layers)
     suffix = "_quickgelu" if config.hidden_act == "quick_gelu" else ""
-    arguments: Json = {"img_size": config.image_size, "num_classes": config.projection_dim}
+    arguments: Report = {"img_size": config.image_size, "num_classes": config.projection_dim}
     if sizes in _ARCHITECTURES:
         return _ARCHITECTURES[sizes].format(suffix), arguments
     arguments |= {
