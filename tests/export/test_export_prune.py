@@ -106,7 +106,7 @@ def test_invalid_corpora_and_tokenizers_are_refused(source, tmp_path):
         export_model(tmp_path / "mt5", tmp_path / "out", config)
     with pytest.raises(UserError, match=r"only a run has texts of its own"):
         export_model(source, tmp_path / "out", ExportConfig(languages=("en",)))
-    with pytest.raises(UserError, match=r"export.languages: 'xx'"):
+    with pytest.raises(UserError, match=r"export.languages: unknown language code 'xx'"):
         export_model(source, tmp_path / "out", ExportConfig(languages=("en", "xx"), corpus=(str(texts),)))
     with pytest.raises(UserError, match=r"does not exist"):
         export_model(source, tmp_path / "out", ExportConfig(languages=("en",), corpus=(str(tmp_path / "no.txt"),)))

@@ -71,13 +71,13 @@ class Card:
 
 def render(card: Card, name: str, report: Record) -> str:
     """Return README.md of the export `name` (a format, or `vision`); report: what its check measured."""
-    checked = f"Checked against the source model in {LIBRARIES[name]}: embeddings differ by at most "
+    checked = f"in {LIBRARIES[name]}"
     if name == "onnx":
         kinds = dict.fromkeys(report["checked"], "smallest cosine") | {"fp32": "largest difference"}
         measured = ", ".join(f"{key}: {kinds[key]} {value:.2g}" for key, value in report["checked"].items())
-        checked = f"Checked against the source model in onnxruntime ({measured})."
+        checked = f"in onnxruntime ({measured})"
     else:
-        checked += f"{report['max_difference']:.1e} in any element."
+        checked += f": embeddings differ by at most {report['max_difference']:.1e} in any element"
     lines = [
         "---",
         f"library_name: {LIBRARIES[name]}",
@@ -93,7 +93,7 @@ def render(card: Card, name: str, report: Record) -> str:
         *USE[name],
         "```",
         "",
-        checked,
+        f"Checked against the source model {checked}.",
         *card.body,
     ]
     return "\n".join([*lines, ""])

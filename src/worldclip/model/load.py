@@ -35,9 +35,6 @@ def load(
 ) -> Clip:
     """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, a timm or ONNX folder.
 
-    An open_clip checkpoint is a folder or one .pt or .safetensors file, also the MetaCLIP reference's; a timm folder
-    is an image tower alone.
-
     device: auto, cpu, cuda or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a bare
     file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip configuration.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or int8, of an ONNX folder.

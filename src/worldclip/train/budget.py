@@ -160,6 +160,10 @@ def _memory(
     gradients = FLOAT * trained // shards + 2 * FLOAT * touched_values
     if world_size == 1 and config.accum_steps == 1 and not config.distill.students:
         gradients = max(0, gradients - activations)  # they appear as the backward pass frees activations
+    # train/loss.py: all ranks' features and their gradients, this rank's, a chunk of logits and one of the teacher's
+    columns = (2 if world_size > 1 else 1) * schedule.global_batch_size
+    chunk = min(LOSS_CHUNK_ROWS, pairs) * schedule.global_batch_size
+    logit_matrices = 2 if config.distill.teacher else 1
     cast_weights = HALF * (dense - (0 if is_sparse else counts.token_table)) if is_bf16 and not is_fsdp else 0
     return {
         "weights": FLOAT * (dense // shards + row_values),
@@ -170,7 +174,7 @@ def _memory(
         "activations": activations,
         "bfloat16 weights": cast_weights,
         "images": micro_batch * 3 * sizes.image_size**2 * (1 + FLOAT + (HALF if is_bf16 else 0)),
-        "loss": _loss(config, sizes.embed_dim, pairs, schedule.global_batch_size),
+        "loss": FLOAT * sizes.embed_dim * (2 * columns + 4 * pairs) + 2 * FLOAT * chunk * logit_matrices,
     }
 
 
@@ -215,14 +219,6 @@ def _gathered_weights(config: TrainConfig, sizes: Architecture, dense: int) -> i
     # weights and gradients; bf16 gradients are copied to float32 for their reduction
     size = 2 * HALF + FLOAT if config.precision == "bf16" else 2 * FLOAT
     return (BLOCKS_AT_ONCE * max(image_block, text_block) + rest) * size
-
-
-def _loss(config: TrainConfig, embed_dim: int, pairs: int, batch: int) -> int:
-    """Return the bytes of the features, their gradients, and a chunk of logits (train/loss.py)."""
-    global_features = 2 * FLOAT * embed_dim * (2 * batch if batch > pairs else batch)
-    own_features = 2 * 2 * FLOAT * embed_dim * pairs
-    matrices = 2 if config.distill.teacher else 1  # a chunk of the student's logits and one of the teacher's
-    return global_features + own_features + 2 * FLOAT * min(LOSS_CHUNK_ROWS, pairs) * batch * matrices
 
 
 # the table
