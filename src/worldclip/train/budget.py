@@ -55,8 +55,6 @@ class Budget:
     students: dict[str, Parameters] = field(default_factory=dict)
     flops_per_pair: float
     samples_seen: int
-    global_batch_size: int
-    world_size: int
     memory: dict[str, int]
     """Bytes of a process, by what they hold."""
 
@@ -129,8 +127,6 @@ def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
         students=counts,
         flops_per_pair=sum(flops_per_pair(sizes, sizes.context_length) for sizes in architectures.values()),
         samples_seen=schedule.num_steps * schedule.global_batch_size,
-        global_batch_size=schedule.global_batch_size,
-        world_size=world_size,
         memory={part: size for part, size in memory.items() if size},
     )
 

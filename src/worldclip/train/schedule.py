@@ -13,7 +13,7 @@ from pathlib import Path
 from worldclip.core import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.train.config import ScaleConfig, TrainConfig
+from worldclip.train.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,8 @@ def learning_rate(step: int, num_steps: int, num_warmup_steps: int, peak: float)
 def plan_schedule(config: TrainConfig, run_dir: Path, world_size: int) -> Schedule:
     """Return the run's schedule: the recipe's numbers, or the scaling rule's under train.scale.
 
-    Raises UserError if the rule needs the share of English and the run has none.
+    The share of English is the recipe's, else that of the expected curated pairs.  Raises UserError if neither is
+    known.
     """
     rule = config.scale
     if not rule.is_set:
@@ -53,7 +54,16 @@ def plan_schedule(config: TrainConfig, run_dir: Path, world_size: int) -> Schedu
         )
     assert rule.english_samples_seen is not None
     assert rule.english_batch_size is not None
-    fraction = english_fraction(rule, run_dir)
+    fraction = rule.english_fraction
+    if fraction is None:
+        report = read_json(layout.report_json(run_dir / "curate"))
+        expected = {lang: row["expected_pairs"] for lang, row in report["languages"].items()}
+        if not expected.get("en"):
+            raise UserError(
+                "train.scale.english_fraction is unset and the curated pairs contain no English: set it, or set "
+                "train.samples_seen and train.global_batch_size instead of train.scale"
+            )
+        fraction = expected["en"] / sum(expected.values())
     factor, samples, batch, steps = scale(
         fraction, rule.english_samples_seen, rule.english_batch_size, multiple_of=world_size * config.accum_steps
     )
@@ -80,24 +90,6 @@ def scale(
     # 1e-6: a product such as 2.3 * 100 = 229.99999999999997 must not lose a whole pair
     batch = int(factor * english_batch_size + 1e-6) // multiple_of * multiple_of
     return factor, samples, batch, max(1, round(samples / max(1, batch)))
-
-
-def english_fraction(rule: ScaleConfig, run_dir: Path) -> float:
-    """Return the share of English: the recipe's, else that of the expected curated pairs.
-
-    Raises UserError if neither is there.
-    """
-    if rule.english_fraction is not None:
-        return rule.english_fraction
-    report = read_json(layout.report_json(run_dir / "curate"))
-    expected = {lang: row["expected_pairs"] for lang, row in report["languages"].items()}
-    english = expected.get("en", 0.0)
-    if not english:
-        raise UserError(
-            "train.scale.english_fraction is unset and the curated pairs contain no English: set it, or set "
-            "train.samples_seen and train.global_batch_size instead of train.scale"
-        )
-    return english / sum(expected.values())
 
 
 def check_batch(batch: int, world_size: int, accum_steps: int) -> None:
