@@ -1,16 +1,18 @@
-"""The JSON records that match, balance and curate write and that others read: one definition for writer and reader.
+"""JSON records that match, balance, curate and evaluate write and others read: one definition for both sides.
 
 Tables and arrays have their schemas in core/artifacts.  Counts per reason are named by core/reasons.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.core import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
+from worldclip.core.job import Record
 
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
 
@@ -204,3 +206,106 @@ class SizeCurve(TypedDict):
     total: list[float]
     languages: dict[str, list[float]]
     match: str  # digest of the matches that this is about
+
+
+# evaluate
+
+Metrics = dict[str, float]
+
+
+class Slice(TypedDict):
+    """The metrics of a part of a dataset: a country, an income, head or tail."""
+
+    n: int
+    metrics: Metrics
+
+
+class LanguageResult(TypedDict):
+    n: int
+    metrics: Metrics
+    chance: Metrics
+    interval_95: dict[str, list[float]]
+    slices: NotRequired[dict[str, Slice]]
+
+
+class Mean(TypedDict):
+    """Means over the languages named; metrics of a slice are called slice/metric."""
+
+    languages: list[str]
+    metrics: Metrics
+    chance: Metrics
+
+
+class Headline(TypedDict):
+    """One number that stands for a task."""
+
+    metric: str
+    value: float
+    languages: list[str]
+    interval_95: list[float] | None
+    chance: float | None
+    n: int | None
+
+
+class TaskResult(TypedDict):
+    mean: Mean
+    languages: dict[str, LanguageResult]
+    headlines: NotRequired[list[Headline]]
+    is_averaged: NotRequired[bool]
+    """Whether the mean over languages is a meaningful number (default: if there are several languages)."""
+    is_share: NotRequired[bool]
+    """Whether metrics are shares, shown in percent (default), and not distances."""
+    plotted: NotRequired[str]
+    """The metric that is plotted by language."""
+
+
+class DatasetResult(TypedDict):
+    num_images: int
+    num_bad_images: int
+    tasks: dict[str, TaskResult]
+
+
+class PublishedRow(TypedDict):
+    """Our number beside a published one, in percent; None where there is none."""
+
+    figure: NotRequired[str]
+    title: str
+    ours_pct: float | None
+    published_pct: float | None
+    difference_pct: float | None
+    differs: bool
+    """By more than evaluate.suites allows."""
+    languages: NotRequired[list[str]]
+    over: NotRequired[str]
+    """The languages in short."""
+    missing: NotRequired[list[str]]
+    """Datasets of a suite."""
+    source: str | None
+    is_secondary: bool
+    protocol: str
+
+
+class Names(TypedDict):
+    """The right name of an image and the model's best ones: name, score, is_right."""
+
+    truth: str
+    best: Sequence[Record]
+
+
+class GalleryImage(TypedDict):
+    dataset: str
+    key: str
+    image: str  # data: URI
+    names: dict[str, Names]
+
+
+class EvaluateReport(TypedDict):
+    """What the page shows of evaluate's report.json."""
+
+    model: str
+    datasets: dict[str, DatasetResult]
+    gallery: list[GalleryImage]
+    suite: NotRequired[Record]
+    """name, mean over its datasets (None if some are missing), missing."""
+    published: NotRequired[Record]
+    """against, rows: a list of PublishedRow."""

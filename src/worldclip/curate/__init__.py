@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from worldclip.curate.candidates import Candidates as Candidates
     from worldclip.curate.candidates import CurateWork as CurateWork
     from worldclip.curate.candidates import decide_on as decide_on
+    from worldclip.curate.candidates import read_curated as read_curated
     from worldclip.curate.curator import Curator as Curator
     from worldclip.curate.decide import keep_prob as keep_prob
     from worldclip.curate.stage import curate as curate
     from worldclip.curate.stage import online_work as online_work
-    from worldclip.curate.stage import read_curated as read_curated
 
 _HOMES = {
     "Candidates": "worldclip.curate.candidates",
@@ -26,7 +26,7 @@ _HOMES = {
     "decide_on": "worldclip.curate.candidates",
     "keep_prob": "worldclip.curate.decide",
     "online_work": "worldclip.curate.stage",
-    "read_curated": "worldclip.curate.stage",
+    "read_curated": "worldclip.curate.candidates",
     "uniform": "worldclip.core.coin",
 }
 __all__ = [

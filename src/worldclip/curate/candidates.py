@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from worldclip.core import artifacts, keys, layout
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.coin import hash_keys, uniform_of_hashes
+from worldclip.core.execute import Shard
 from worldclip.core.reasons import Reason
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, keep_prob_of_rows
@@ -166,3 +167,9 @@ def decide_on(
         coins = candidates.coins_T(config.seed, epoch)[rows]
         is_over[rows] = coins / keep_prob[rows] >= bound_of_lang[candidates.lang_T[rows]]
     return Decision(kept_T=kept & ~is_over, drawn_K=drawn, is_over_T=is_over)
+
+
+def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the kept pairs of a shard: key, text_idx, text, lang, keep_prob, in the pool's order."""
+    name = shard if isinstance(shard, str) else shard.name
+    return artifacts.read_table(layout.curated(run_dir, name), artifacts.CURATED, columns)

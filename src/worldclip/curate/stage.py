@@ -17,7 +17,7 @@ from worldclip.core.execute import Report, Shard, repeatable
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.records import CurateReport, read_accounting
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
-from worldclip.curate.candidates import CurateWork, decide_on
+from worldclip.curate.candidates import CurateWork, decide_on, read_curated
 from worldclip.curate.caps import find_bounds, read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.entry_curves import sampled_curves
@@ -130,12 +130,6 @@ def curate_work(run: Run, bounds: Mapping[str, float] | None = None) -> CurateWo
 def online_work(run: Run) -> CurateWork:
     """Return what the decision of later epochs needs: `curate_work` with the caps that the stage found."""
     return curate_work(run, read_bounds(run.dir, run.section(CurateConfig)))
-
-
-def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the kept pairs of a shard: key, text_idx, text, lang, keep_prob, in the pool's order."""
-    name = shard if isinstance(shard, str) else shard.name
-    return artifacts.read_table(layout.curated(run_dir, name), artifacts.CURATED, columns)
 
 
 def _check(run: Run) -> None:

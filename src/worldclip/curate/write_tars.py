@@ -25,8 +25,7 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.job import remove_stale
 from worldclip.core.keys import KeyTable
-from worldclip.curate.candidates import key_starts
-from worldclip.curate.stage import read_curated
+from worldclip.curate.candidates import key_starts, read_curated
 
 COUNTS = ("samples", "no_image", "cut_image")
 

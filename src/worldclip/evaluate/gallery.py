@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldclip.core.coin import sample_rows
+from worldclip.core.records import GalleryImage, Names
 from worldclip.evaluate import zeroshot
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.ranking import top
 from worldclip.evaluate.tasks import Classification, Dataset
-from worldclip.report.evaluate import GalleryImage, Names
 from worldclip.report.images import data_uri
 
 NUM_NAMES = 5

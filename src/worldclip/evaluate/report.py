@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from worldclip.core.records import Headline, TaskResult
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.tasks import LOCAL, Record
-from worldclip.report.evaluate import Headline, TaskResult
 
 TASK_METRICS = {  # the metrics that stand for a task, the first one in plots
     "zeroshot_classification": ("acc1", "acc5"),

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldclip.core.errors import UserError
+from worldclip.core.records import PublishedRow
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.evaluate.tasks import Record
-from worldclip.report.evaluate import PublishedRow
 
 AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flagged
 AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites with one number: the plain mean over datasets

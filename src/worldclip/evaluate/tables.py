@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import write_json
+from worldclip.core.records import PublishedRow
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.evaluate.tasks import LOCAL, Record
-from worldclip.report.evaluate import PublishedRow, bold_flagged, published_table
+from worldclip.report.evaluate import bold_flagged, published_table
 from worldclip.report.html import join
 from worldclip.report.page import Section, note, write_page
 from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_latex, to_markdown

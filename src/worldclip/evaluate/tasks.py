@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from worldclip.core.records import Slice
 from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
-from worldclip.report.evaluate import Slice
 
 LOCAL = "local"  # in place of a language: each question in the language it was written in
 NO_LANGUAGE = "und"  # of tasks without texts: probes of the images alone

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from worldclip.core.records import DatasetResult, LanguageResult
 from worldclip.language import table as languages
 from worldclip.language.table import Language
 from worldclip.report.chart import Dot, dot_chart
@@ -13,9 +13,6 @@ from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, interval, percent
 from worldclip.report.page import Bar, Section, bars, code, figure, folded, lang_name, legend
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
-
-if TYPE_CHECKING:
-    from worldclip.report.evaluate import DatasetResult, LanguageResult
 
 MIN_LANGUAGES = 3  # fewer make no plot
 LEVEL_COLOURS = {"high": "var(--s1)", "mid": "var(--s4)", "low": "var(--s2)"}

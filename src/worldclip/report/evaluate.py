@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from worldclip.core.job import Record
+from worldclip.core.records import DatasetResult, EvaluateReport, GalleryImage, Headline, PublishedRow, TaskResult
 from worldclip.report.by_language import languages_section
 from worldclip.report.html import Html, html, join, tag
 from worldclip.report.numbers import count, interval, percent
@@ -17,106 +18,6 @@ CLASSIFICATION = "zeroshot_classification"
 MAX_BARS = 40  # languages shown as bars; for more, the plot by language says the same in less room
 MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
 SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
-
-Metrics = dict[str, float]
-
-
-class Slice(TypedDict):
-    """The metrics of a part of a dataset: a country, an income, head or tail."""
-
-    n: int
-    metrics: Metrics
-
-
-class LanguageResult(TypedDict):
-    n: int
-    metrics: Metrics
-    chance: Metrics
-    interval_95: dict[str, list[float]]
-    slices: NotRequired[dict[str, Slice]]
-
-
-class Mean(TypedDict):
-    """Means over the languages named; metrics of a slice are called slice/metric."""
-
-    languages: list[str]
-    metrics: Metrics
-    chance: Metrics
-
-
-class Headline(TypedDict):
-    """One number that stands for a task."""
-
-    metric: str
-    value: float
-    languages: list[str]
-    interval_95: list[float] | None
-    chance: float | None
-    n: int | None
-
-
-class TaskResult(TypedDict):
-    mean: Mean
-    languages: dict[str, LanguageResult]
-    headlines: NotRequired[list[Headline]]
-    is_averaged: NotRequired[bool]
-    """Whether the mean over languages is a meaningful number (default: if there are several languages)."""
-    is_share: NotRequired[bool]
-    """Whether metrics are shares, shown in percent (default), and not distances."""
-    plotted: NotRequired[str]
-    """The metric that is plotted by language."""
-
-
-class DatasetResult(TypedDict):
-    num_images: int
-    num_bad_images: int
-    tasks: dict[str, TaskResult]
-
-
-class PublishedRow(TypedDict):
-    """Our number beside a published one, in percent; None where there is none."""
-
-    figure: NotRequired[str]
-    title: str
-    ours_pct: float | None
-    published_pct: float | None
-    difference_pct: float | None
-    differs: bool
-    """By more than evaluate.suites allows."""
-    languages: NotRequired[list[str]]
-    over: NotRequired[str]
-    """The languages in short."""
-    missing: NotRequired[list[str]]
-    """Datasets of a suite."""
-    source: str | None
-    is_secondary: bool
-    protocol: str
-
-
-class Names(TypedDict):
-    """The right name of an image and the model's best ones: name, score, is_right."""
-
-    truth: str
-    best: Sequence[Record]
-
-
-class GalleryImage(TypedDict):
-    dataset: str
-    key: str
-    image: str  # data: URI
-    names: dict[str, Names]
-
-
-class EvaluateReport(TypedDict):
-    """What the page shows of evaluate's report.json."""
-
-    model: str
-    datasets: dict[str, DatasetResult]
-    gallery: list[GalleryImage]
-    suite: NotRequired[Record]
-    """name, mean over its datasets (None if some are missing), missing."""
-    published: NotRequired[Record]
-    """against, rows: a list of PublishedRow."""
 
 
 def cards(report: EvaluateReport) -> list[Card]:
