@@ -67,12 +67,13 @@ class Job:
 
     def run(self, work: Callable[[], Result]) -> Report:
         """Do the work, remove stale files, write report.json, and the manifest last."""
+        inputs = self.inputs  # known before the work: what changes meanwhile runs it again
         (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
         result = work()
         if result.outputs is not None:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
-        write_manifest(self.folder, config=self.config, inputs=self.inputs, counts=result.counts, **result.manifest)
+        write_manifest(self.folder, config=self.config, inputs=inputs, counts=result.counts, **result.manifest)
         return dict(result.report)
 
     def run_once(self, work: Callable[[], Result]) -> Report:
