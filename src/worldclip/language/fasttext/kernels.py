@@ -4,6 +4,9 @@ A token's rows are the word's own (if the dictionary has it) and those of its ch
 Three things make this 5 to 13 times as fast as the library (benchmarks/results/lid.md): a cache of the summed rows of
 each token, since most tokens of a batch are repeated; a search of the label tree, most probable branch first; wide
 instructions for all sums.  arXiv:1607.01759, arXiv:1612.03651.
+
+`predict` is long on purpose: its last step as a function of its own cost 8% of the whole (ten arguments per text, six
+of them arrays, each of which numba passes as seven).
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from worldclip.kernels.llvm import (
     blank_mask,
     count_ones,
     dot_lanes,
-    inlined,
     inner,
     kernel,
     load_pair,
@@ -50,18 +52,13 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: cache slots, 2^k.
     """
     num_texts = len(is_null)
-    label_ids = np.full(num_texts, -1, np.int32)
-    probs = np.zeros(num_texts, np.float32)
-    longest = 0
-    for i in range(num_texts):
-        longest = max(longest, offsets[i + 1] - offsets[i])
+    label_ids, probs = np.full(num_texts, -1, np.int32), np.zeros(num_texts, np.float32)
+    longest = _longest(offsets)
     hidden = np.zeros((1, model.dim), np.float32)
     word = np.empty(longest + 2, np.uint8)
     hashes = np.empty(longest // 2 + 3, np.int32)
-    stack_nodes = np.empty(2 * model.num_labels, np.int32)
-    stack_probs = np.empty(2 * model.num_labels, np.float32)
-    tokens_2N = np.empty(2 * AHEAD, np.uint64)
-    keys_N = np.empty(AHEAD, np.uint64)
+    stack_nodes, stack_probs = np.empty(2 * model.num_labels, np.int32), np.empty(2 * model.num_labels, np.float32)
+    tokens_2N, keys_N = np.empty(2 * AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
     cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
     cache_sums = np.empty((num_cached + 1, model.dim), np.float32)  # the last one is for tokens that are not kept
     # numba counts a reference, an atomic operation, for every array taken from a tuple: once, not for each text.
@@ -74,17 +71,16 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     for i in range(num_texts):
         if is_null[i]:
             continue
-        at, end = offsets[i], offsets[i + 1]
+        at, end, has_token = offsets[i], offsets[i + 1], False
         num_rows = num_hashes = 0
-        has_token = False
         _clear(hidden, 0)
         mask, masked_at = _U0, at - _MASKED
         while at < end:
             num_tokens, at, mask, masked_at = _find_tokens(
                 data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, cache_sums
             )
-            has_token |= num_tokens > 0
             for t in range(num_tokens):
+                has_token = True
                 token_at, token_size = load_pair(tokens_2N, t)
                 first, size, key = np.int64(token_at), np.int64(token_size), keys_N[t]
                 slot = np.int64(key & np.uint64(num_cached - 1))
@@ -118,11 +114,26 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
                 hashes, num_hashes + 1, word_ngrams, bucket, num_words, prune, kept, kept_rows,
                 dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden,
             )  # fmt: skip
-        if num_rows > 0:
-            label_ids[i], probs[i] = _best(
-                output, loss, left, right, num_labels, hidden, num_rows, allowed, stack_nodes, stack_probs
-            )
+        if num_rows == 0:
+            continue
+        scale = np.float32(1.0) / np.float32(num_rows)
+        for d in range(hidden.shape[1]):
+            hidden[0, d] *= scale
+        if loss == LOSS_HS:
+            label, prob = _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs)
+        else:
+            label, prob = _best_label(output, loss, num_labels, hidden, allowed, stack_probs)
+        label_ids[i], probs[i] = label, min(max(prob, np.float32(0)), np.float32(1))
     return label_ids, probs
+
+
+@inner
+def _longest(offsets):
+    """Return the bytes of the longest text, 0 without texts."""
+    longest = 0
+    for i in range(len(offsets) - 1):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    return longest
 
 
 def cache_slots(dim: int, num_bytes: int) -> int:
@@ -311,19 +322,6 @@ def _add_word_ngrams(
 
 
 # --- labels -------------------------------------------------------------------------------------------
-
-
-@inlined
-def _best(output, loss, left, right, num_labels, hidden, num_rows, allowed, stack_nodes, stack_probs):
-    """Return the most probable allowed label of the summed rows `hidden`, and its probability, at most 1."""
-    scale = np.float32(1.0) / np.float32(num_rows)
-    for d in range(hidden.shape[1]):
-        hidden[0, d] *= scale
-    if loss == LOSS_HS:
-        label, prob = _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs)
-    else:
-        label, prob = _best_label(output, loss, num_labels, hidden, allowed, stack_probs)
-    return label, min(max(prob, np.float32(0)), np.float32(1))
 
 
 @inner
