@@ -65,7 +65,7 @@ def run(
 ) -> Path:
     """Run a recipe into the folder `out` and return that folder.  Finished and unchanged stages are skipped.
 
-    recipe: a TOML file, the folder of a run, or a Recipe.  from_stage: run this stage and all after it anew.  until:
+    recipe: a TOML file, the folder of a run, or a Recipe.  from_stage: rerun this stage and all after it.  until:
     the last stage to run.  Raises UserError for mistakes in the recipe and StageFailed if shards failed.
     """
     from worldclip.config import Recipe, load_recipe
@@ -73,9 +73,14 @@ def run(
 
     names = _select(from_stage, until)
     config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    anew = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
+    restarted = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
     return run_stages(
-        config, run_folder(recipe, out), names, anew=anew, executor=executor or LocalExecutor(), dry_run=dry_run
+        config,
+        run_folder(recipe, out),
+        names,
+        restarted=restarted,
+        executor=executor or LocalExecutor(),
+        dry_run=dry_run,
     ).dir
 
 
@@ -85,13 +90,13 @@ def run_stages(
     names: Sequence[str],
     *,
     executor: Executor,
-    anew: Sequence[str] = (),
+    restarted: Sequence[str] = (),
     part: slice | None = None,
     dry_run: bool = False,
 ) -> Run:
     """Walk `recipe` for some of its stages, under the lock of RUN; return the context with the stages' reports.
 
-    anew: stages whose results are taken back first.  part: work on these shards of one stage alone.
+    restarted: stages whose results are taken back first.  part: work on these shards of one stage alone.
     """
     from worldclip.core.artifacts import MANIFEST, describe_run, write_json, write_text
     from worldclip.core.job import Run, RunLock
@@ -104,7 +109,7 @@ def run_stages(
         sections=sections_of(config),
         executor=executor,
         only=frozenset(names),
-        anew=frozenset(anew),
+        restarted=frozenset(restarted),
         part=part,
         is_dry=dry_run,
         after_stage=write_report,
@@ -119,9 +124,9 @@ def run_stages(
     with RunLock(run_dir, is_shared=part is not None):
         write_text(layout.recipe(run_dir), to_toml(config))
         write_json(layout.run_record(run_dir), describe_run())
-        for stage in anew:
+        for stage in restarted:
             (run_dir / stage / MANIFEST).unlink(missing_ok=True)
-        for stage in {*anew[:1], "train"} & {*anew}:  # the stage asked for by name, and train, start in empty folders
+        for stage in {*restarted[:1], "train"} & {*restarted}:  # the first one and train start empty
             shutil.rmtree(run_dir / stage, ignore_errors=True)
         recipe(context)
     return context

@@ -205,7 +205,7 @@ def test_dry_run_names_changes_and_stages_asked_for(stages: Stages, capsys) -> N
     assert capsys.readouterr().err.count("is finished and unchanged") == 2
     stages.walk(is_dry=True, seed=1)
     assert "would run: first.seed was 0, is 1" in capsys.readouterr().err
-    stages.walk(is_dry=True, anew=frozenset({"second"}))
+    stages.walk(is_dry=True, restarted=frozenset({"second"}))
     said = capsys.readouterr().err
     assert "first  is finished and unchanged" in said
     assert "second  would run: asked for by --from" in said

@@ -78,7 +78,7 @@ def hash_units(
 
 
 def read_hashes(path: Path, kind: HashKind, columns: list[str] | None = None) -> pa.Table:
-    """Read a file of hashes.  Raises BadShard if it is none, UserError if its hashes are of another kind."""
+    """Read a file of hashes.  Raises BadShard for any other file, UserError for hashes of another kind."""
     table = read_table(path, IMAGE_HASHES, columns)
     kind_of_file = (pq.read_schema(path).metadata or {}).get(HASH_KIND, b"?").decode()
     if kind_of_file != kind.name:

@@ -121,7 +121,7 @@ def _rule_table(unit: str, removed: Mapping[str, int], total: int) -> Table:
 def _rejected_texts(texts: Texts) -> list[Section]:
     if not texts["rejected"]:
         return []
-    lead = 'A rejected text leaves the pool with its pair, or when write = "tars" writes the pool anew.'
+    lead = 'A rejected text leaves the pool with its pair, or when write = "tars" rewrites the pool.'
     body = to_html(_rule_table("texts", texts["rejected"], texts["read"]))
     return [Section("Rejected texts", lead, body)]
 

@@ -15,7 +15,7 @@ Strings: TypeAlias = Sequence[str] | np.ndarray | pa.Array | pa.ChunkedArray
 def seal(array: np.ndarray) -> np.ndarray:
     """Make `array` read-only and return it.
 
-    numba compiles a function anew for each mix of read-only and writable arguments, and Arrow's memory is read-only.
+    numba compiles a function again for each mix of read-only and writable arguments, and Arrow's memory is read-only.
     """
     array.flags.writeable = False
     return array

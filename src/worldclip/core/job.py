@@ -93,7 +93,7 @@ class Run:
     sections: Mapping[str, Any]  # section -> its config, or the raw table of a TOML file
     executor: Executor = field(default_factory=LocalExecutor)
     only: frozenset[str] | None = None  # stages to run; None: all
-    anew: frozenset[str] = frozenset()  # stages that a dry run reports as asked for
+    restarted: frozenset[str] = frozenset()  # stages that a dry run reports as asked for
     part: slice | None = None  # work on these shards of the stage alone and leave it unfinished
     is_dry: bool = False  # say what would run, and do nothing
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
@@ -168,7 +168,7 @@ class Run:
         return True
 
     def _say_plan(self, job: Job, plan: Callable[[Run], Iterable[str]] | None) -> None:
-        reason: str | None = "asked for by --from" if job.name in self.anew else None
+        reason: str | None = "asked for by --from" if job.name in self.restarted else None
         if reason is None:
             reason = "a stage above it runs" if self._is_stale else job.reason_to_run()
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")

@@ -1,4 +1,4 @@
-"""Online curation for any loader: the decision of the offline list, made anew in every epoch.  No torch."""
+"""Online curation for any loader: the decision of the offline list, drawn again in every epoch.  No torch."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class Retrieval:
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         # Drop images that do not decode, and texts whose images are all dropped: these would be unfair candidates.
-        # What is left is numbered anew, in its old order.
+        # What is left is renumbered in its old order.
         image_idx = self.image_idx[decoded(image_ND)[self.image_idx]]
         position = np.full(len(image_ND), -1)
         position[image_idx] = np.arange(len(image_idx))

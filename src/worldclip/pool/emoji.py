@@ -264,7 +264,7 @@ WebDataset tars: one sample an emoji, `<code points>.png` ({image_px} px) and `.
 {rows}
 
 `pairs/` is the pool. `tone/` and `base/` are held out: `tone/` has emoji with skin tones whose shape and whose tone
-occur in `pairs/`, but never together; `base/` has the emoji without a tone drawn anew, on another background,
+occur in `pairs/`, but never together; `base/` has the emoji without a tone, redrawn on another background,
 rotated by up to {MAX_ROTATION_DEG:g} degrees and scaled by {MIN_SCALE:g} to {MAX_SCALE:g}. `names.json` holds the
 names of all emoji.
 

@@ -26,7 +26,7 @@ NUM_PROBED = 100  # records at the head of a shard; a field that pool.key or poo
 
 
 def parse_record(content: bytes) -> Record:
-    """Return a JSON object, or why `content` is none."""
+    """Return a JSON object, or the reason why `content` is not one."""
     try:
         record = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError:

@@ -55,7 +55,7 @@ def shards(run: Run, part: slice = ALL_SHARDS) -> list[Shard]:
 
 
 def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
-    """Return the valid list and the deny lists of the recipe.  Raises UserError naming every file that is none."""
+    """Return the valid list and the deny lists of the recipe.  Raises UserError naming all other files."""
     config = run.section(PoolConfig)
     return keys.key_lists(config.valid_keys, config.deny_keys)
 

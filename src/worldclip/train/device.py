@@ -61,7 +61,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 def keep_freed_memory() -> bool:
     """Let glibc's malloc keep freed memory for the whole life of the process; return False with another C library.
 
-    By default each tensor above 32 MiB is mapped anew and unmapped when freed, so that every step pays a page fault
+    By default each tensor above 32 MiB is unmapped when freed, so that every step pays a page fault
     per 4 KiB of its gigabytes: a third of open_clip's CPU time (benchmarks/results/train_step.md).  Values stay the
     same.
     """

@@ -243,7 +243,7 @@ class Trainer:
             self.writer.wait()
             raise UserError(
                 f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a row, "
-                f"up to step {self.progress.step}; lower it and start training anew with --from train"
+                f"up to step {self.progress.step}; lower it and restart training with --from train"
             )
 
     def _save(self, log: Log) -> None:

@@ -130,13 +130,13 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
         changes += changed_keys(recorded["inputs"], job.inputs, "input")
         if changes and checkpoints(train_dir):
             remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
-            raise UserError([*changes, f"{remedy}; undo it, start anew with --from train, or choose another --out"])
+            raise UserError([*changes, f"{remedy}; undo it, restart with --from train, or choose another --out"])
         if not changes:
             schedule = Schedule(**recorded["schedule"])
             check_batch(schedule.global_batch_size, world_size, config.accum_steps)
             return schedule
     elif checkpoints(train_dir):
-        raise UserError(f"{path} is missing although there are checkpoints; restore it or start anew with --from train")
+        raise UserError(f"{path} is missing although there are checkpoints; restore it or restart with --from train")
     schedule = plan_schedule(config, run.dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
     shutil.rmtree(train_dir, ignore_errors=True)

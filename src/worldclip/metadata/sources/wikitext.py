@@ -195,7 +195,7 @@ def _entity(data, at, end):
 
 @inner
 def _number(data, start, end):
-    """Return the decimal or, after an x, hexadecimal number data[start:end]; -1 if it is none."""
+    """Return the decimal or, after an x, hexadecimal number data[start:end]; -1 if it is not a number."""
     is_hex = _lower(data[start]) == ord("x")
     base = 16 if is_hex else 10
     start = start + 1 if is_hex else start
