@@ -48,10 +48,8 @@ def _inputs(run: Run) -> Report:
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
-    for name in config.dataset_names:
-        if name not in HELD_OUT:
-            inputs[name] = datasets.load(name, config, run.dir).digest
-    return inputs
+    own_names = [name for name in config.dataset_names if name not in HELD_OUT]
+    return inputs | {dataset.name: dataset.digest for dataset in _load_all(own_names, config, run.dir)}
 
 
 def _evaluate(run: Run, job: Job) -> Result:
@@ -94,7 +92,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     config = sweep.config
     if config.suite == "paper":
         suites.of_model(config.against)  # an unknown name is an error before any work
-    loaded = _load_all(config, sweep.run_dir)
+    loaded = _load_all(config.dataset_names, config, sweep.run_dir)
     records: list[Record] = []
     summary: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
@@ -131,11 +129,11 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     return summary
 
 
-def _load_all(config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
-    """Return the datasets of `config`.  Raises UserError with the problems of all of them, before any work."""
+def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
+    """Return these datasets.  Raises UserError with the problems of all of them, before any work."""
     loaded: list[Dataset] = []
     problems: list[str] = []
-    for name in config.dataset_names:
+    for name in names:
         try:
             loaded.append(datasets.load(name, config, run_dir))
         except UserError as error:
