@@ -121,6 +121,7 @@ def run_stages(
         context.only = frozenset(names) & {"train"}
         recipe(context)
         return context
+    _preflight(context)
     with RunLock(run_dir, is_shared=part is not None):
         write_text(layout.recipe(run_dir), to_toml(config))
         write_json(layout.run_record(run_dir), describe_run())
@@ -130,6 +131,14 @@ def run_stages(
             shutil.rmtree(run_dir / stage, ignore_errors=True)
         recipe(context)
     return context
+
+
+def _preflight(context: Run) -> None:
+    """Raise UserError with all that would stop a stage later: packages, devices, datasets, columns, disk."""
+    check = dataclasses.replace(context, is_dry=True, preflight=[])
+    recipe(check)
+    if check.preflight:
+        raise UserError(list(dict.fromkeys(check.preflight)))
 
 
 def sections_of(config: Recipe) -> dict[str, object]:

@@ -24,6 +24,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.match.matcher import matcher
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import EntryList, build_entries, is_punctuation
+from worldclip.recipe import run
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 
@@ -179,8 +180,8 @@ def test_missing_package_is_named_before_any_work(
     loaded = recipe({}, metadata={"lists": {}, **sources, **wordnets}, languages={"codes": ["sv"]})
     for name in (package, f"{package}.lmf"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=rf"{package}.* is needed here: pip install 'worldclip\[metadata\]'"):
-        finish("metadata", loaded, tmp_path / "run", QUIET)
+    with pytest.raises(UserError, match=rf"metadata needs {package}: pip install 'worldclip\[metadata\]'"):
+        run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
     assert not (tmp_path / "run/metadata").exists()
 
 

@@ -65,6 +65,11 @@ class Job:
         changes = changed_keys(manifest["inputs"], self.inputs)
         return f"its inputs changed: {', '.join(changes[:3])}" if changes else None
 
+    def is_finished_under_config(self) -> bool:
+        """Return whether the folder is done under the present config, whatever became of its inputs."""
+        manifest = read_manifest(self.folder)
+        return manifest is not None and not changed_keys(manifest["config"], self.config)
+
     def run(self, work: Callable[[], Result]) -> Report:
         """Do the work, remove stale files, write report.json, and the manifest last."""
         inputs = self.inputs  # known before the work: what changes meanwhile runs it again
@@ -96,6 +101,7 @@ class Run:
     restarted: frozenset[str] = frozenset()  # stages that a dry run reports as asked for
     part: slice | None = None  # work on these shards of the stage alone and leave it unfinished
     is_dry: bool = False  # say what would run, and do nothing
+    preflight: list[str] | None = None  # not None: collect what would stop a stage, and do nothing
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
     reports: dict[str, Report] = field(default_factory=dict)  # reports of the stages that ran
     _is_stale: bool = False  # dry run: a stage above would run
@@ -135,16 +141,22 @@ class Run:
         inputs: Callable[[Run], Record],
         work: Callable[[Run, Job], Result],
         config: Record | None = None,
+        needs: Callable[[Run], Iterable[str]] | None = None,
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
-        config: overrides what `deciding` says.  work_on_part: for --shards.  plan: more lines for a dry run.
+        config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
+        packages, devices, datasets, disk.  work_on_part: for --shards.  plan: more lines for a dry run.
         """
         if self.only is not None and name not in self.only:
             return False
         job = Job(name, self.dir / name, self.deciding(name) if config is None else config, lambda: inputs(self))
+        if self.preflight is not None:
+            if needs is not None and not job.is_finished_under_config():
+                self.preflight += needs(self)
+            return False
         if self.is_dry:
             self._say_plan(job, plan)
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from worldclip.core.artifacts import digest, fingerprint, read_manifest, write_json, write_text
@@ -10,6 +10,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
+from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
@@ -17,6 +18,8 @@ from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset, Record
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
+from worldclip.model.clip import device_problems
+from worldclip.pool.config import PoolConfig
 
 GALLERY_LANGUAGES = 6
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -27,7 +30,18 @@ def evaluate(run: Run) -> None:
 
     evaluate.processes share the work, whatever the executor: each loads the model.
     """
-    run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run))
+    run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run), needs=_needs)
+
+
+def _needs(run: Run) -> Iterator[str]:
+    config = run.section(EvaluateConfig)
+    absent = list(missing_packages("evaluate", ("torch", "torchvision", "transformers"), extra="train"))
+    yield from absent or device_problems("evaluate", config.device)
+    builds_emoji = run.section(PoolConfig).build == "emoji"
+    for name in config.dataset_names:
+        if name in HELD_OUT and not builds_emoji:
+            yield f'evaluate.datasets names "{name}", a part of the pool that pool.build = "emoji" draws; remove it'
+    yield from problems_of(_load_all, [name for name in config.dataset_names if name not in HELD_OUT], config, run.dir)
 
 
 def _config(run: Run) -> Report:

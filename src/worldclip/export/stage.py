@@ -12,6 +12,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
+from worldclip.core.preflight import missing_packages
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
@@ -22,10 +23,22 @@ from worldclip.model.formats import WRITERS, Layout, huggingface_folder
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 
+PACKAGES = {
+    "huggingface": ("torch", "transformers"),
+    "open_clip": ("open_clip",),
+    "timm": ("timm",),
+    "onnx": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+}
+
 
 def export(run: Run) -> None:
     """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
-    run.stage("export", inputs=_inputs, work=_export_run)
+    run.stage("export", inputs=_inputs, work=_export_run, needs=_needs)
+
+
+def _needs(run: Run) -> Iterator[str]:
+    for name in run.section(ExportConfig).formats:
+        yield from missing_packages(f"export to {name}", PACKAGES[name], extra="export")
 
 
 def _inputs(run: Run) -> Report:

@@ -13,7 +13,7 @@ import functools
 import itertools
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 
 from worldclip.core import coin, layout
 from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_table
-from worldclip.core.errors import BadShard, UserError, require
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import to_dict
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import table as languages
@@ -75,7 +76,20 @@ class Work:
 
 def build(run: Run) -> None:
     """Build every entry list and compile its matchers; failed languages are listed, the others are finished."""
-    run.stage("metadata", inputs=_inputs, work=_build, config=_config(run))
+    run.stage("metadata", inputs=_inputs, work=_build, config=_config(run), needs=_needs)
+
+
+def _needs(run: Run) -> Iterator[str]:
+    try:
+        work = _plan(run)
+    except UserError as error:
+        yield from error.problems
+        return
+    built = work.built_codes()
+    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in built):
+        yield from missing_packages("metadata", ("wordfreq",), extra="metadata")
+    if any(is_lmf(wordnet) for lang in built for wordnet in work.config.wordnets_of(lang)):
+        yield from missing_packages("metadata", ("wn",), extra="metadata")
 
 
 def _config(run: Run) -> Record:
@@ -120,12 +134,6 @@ def _inputs(run: Run) -> Record:
 
 def _build(run: Run, job: Job) -> Result:
     folder, work = job.folder, _plan(run)
-    built = work.built_codes()
-    # A missing package is reported before any work, with the extra that has it.
-    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in built):
-        require("wordfreq", extra="metadata")
-    if any(is_lmf(wordnet) for lang in built for wordnet in work.config.wordnets_of(lang)):
-        require("wn.lmf", extra="metadata")
     uncounted = counting.count_files(work.sources, work.config, folder, run.executor)
     lists = _build_lists(run, work, uncounted)
     matchers = _compile_matchers(run, lists)

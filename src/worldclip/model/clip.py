@@ -188,6 +188,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_problems(section: str, name: str) -> list[str]:
+    """Return the problem of `section`.device, if the device is not available here.  torch is needed."""
+    try:
+        pick_device(name)
+    except UserError as error:
+        return [f"{section}.{problem}" for problem in error.problems]
+    return []
+
+
 def count_parameters(model: MetaClip2Model) -> int:
     """Return the number of parameters of both towers."""
     return sum(parameter.numel() for parameter in model.parameters())

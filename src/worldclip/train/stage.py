@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Job, Report, Result, Run, changed_keys
 from worldclip.core.layout import checkpoints
+from worldclip.core.preflight import missing_packages, missing_space
+from worldclip.model.clip import device_problems
 from worldclip.model.tokenizer import load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import is_remote
@@ -35,12 +38,28 @@ def train(run: Run) -> None:
     if is_helper_rank():
         _help_train(run)
         return
-    has_run = run.stage("train", inputs=_inputs, work=_train_once, config=_config(run), plan=_plan)
+    has_run = run.stage("train", inputs=_inputs, work=_train_once, config=_config(run), needs=_needs, plan=_plan)
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
 
         with connected_ranks(run.section(TrainConfig).device) as world:
             broadcast_record(None, world)  # there is nothing to train: the other ranks exit
+
+
+def _needs(run: Run) -> Iterator[str]:
+    config = run.section(TrainConfig)
+    absent = list(missing_packages("train", ("torch", "torchvision", "transformers"), extra="train"))
+    if config.wandb:
+        yield from missing_packages("train.wandb", ("wandb",), extra="wandb")
+    if absent:
+        yield from absent
+        return
+    yield from device_problems("train", config.device)
+    from worldclip.train.budget import checkpoint_bytes  # after the check: a budget may read the tokenizer
+
+    size = checkpoint_bytes(config, run.dir)
+    copies = config.keep_last + 1  # the new one is complete before the oldest goes
+    yield from missing_space(layout.train_dir(run.dir), size * copies, f"{copies} checkpoints")
 
 
 def _plan(run: Run) -> list[str]:

@@ -1,0 +1,75 @@
+"""Before the first stage, one report names what would stop any of the stages asked for."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from toy import ToyWorld
+from worldclip.config import load_recipe
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.recipe import run
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def problems_of(world: ToyWorld, run_dir: Path, *overrides: str, until: str | None = None) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        run(load_recipe(world.recipe, overrides), run_dir, until=until, executor=QUIET)
+    return caught.value.problems
+
+
+def test_all_stages_are_asked_before_the_first_one_runs(
+    toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    problems = problems_of(
+        toy_world,
+        tmp_path / "run",
+        'pool.texts=["caption"]',
+        "train.device=cuda",
+        "train.wandb=mine",
+        'evaluate.datasets=["emoji_base", "photos"]',
+        'evaluate.folders.photos="captions:/nowhere"',
+        'export.formats=["huggingface", "timm"]',
+    )
+    expected = (
+        "pool.texts: no column or field 'caption'",
+        "train.wandb needs wandb: pip install 'worldclip[wandb]'",
+        "train.device = 'cuda': not available",
+        'evaluate.datasets names "emoji_base"',
+        "dataset photos: evaluate.folders.photos",
+        "export to timm needs timm: pip install 'worldclip[export]'",
+    )
+    assert len(problems) == len(expected)
+    for problem, start in zip(problems, expected, strict=True):
+        assert problem.startswith(start)
+    assert not (tmp_path / "run").exists()
+
+
+def test_stages_that_are_not_asked_for_need_nothing(toy_world: ToyWorld, tmp_path: Path) -> None:
+    changed = load_recipe(toy_world.recipe, ["train.device=cuda", 'evaluate.datasets=["emoji_base"]'])
+    run(changed, tmp_path / "run", until="pool", executor=QUIET)
+    assert (tmp_path / "run/pool/manifest.json").exists()
+
+
+def test_finished_stage_needs_no_package(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_recipe(toy_world.recipe)
+    run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
+
+
+def test_disk_too_small_for_the_checkpoints_is_named_with_both_sizes(
+    toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    (problem,) = problems_of(toy_world, tmp_path / "run", until="train")
+    assert problem.startswith(f"{tmp_path / 'run/train'}: ")
+    assert "checkpoints need 0." in problem
+    assert "0.0 GiB are free" in problem
