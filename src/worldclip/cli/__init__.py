@@ -53,7 +53,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         print(to_text())
         return 0
     if command == "--version":
-        from worldclip.cli.version import version_text
+        from worldclip.tools.doctor import version_text
 
         print(version_text(as_json="--json" in rest))
         return 0

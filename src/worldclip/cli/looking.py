@@ -11,6 +11,8 @@ import tyro
 
 from worldclip.cli.command import Command, Flags
 from worldclip.core.errors import UserError
+from worldclip.recipe import stage_names
+from worldclip.tools import doctor, list_languages, status
 from worldclip.tools.embed import embed
 from worldclip.tools.search import build_index, search
 
@@ -78,7 +80,8 @@ def inspect(
 ) -> tuple[Any, str]:
     """Explain what a run, its metadata or a file holds.
 
-    path: folder of a run (with --key or --entry), its metadata folder (alone, or with --lang and --find), or a file.
+    path: folder of a run (alone, or with --key or --entry), its metadata folder (alone, or with --lang and --find), or
+        a file.
     key: key of a pair: why it was kept or dropped.
     entry: an entry, with --lang: how often it matched, and its probability.
     find: an entry of RUN/metadata, with --lang: why it is in the list, and its rank.
@@ -94,6 +97,9 @@ def inspect(
     if entry is not None:
         explained_entry = inspect_run.inspect_entry(path, entry, lang or "en")
         return explained_entry, inspect_run.entry_to_text(explained_entry)
+    if (path / "recipe.toml").is_file():
+        run_status = status.status(path, stage_names())
+        return run_status, status.to_text(run_status)
     record = inspect_run.inspect_path(path)
     return record, json.dumps(record, ensure_ascii=False, indent=1, default=str)
 
@@ -147,6 +153,8 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
 
 
 COMMANDS = {
+    "languages": Command(list_languages.list_languages, lambda rows, flags: list_languages.to_text(rows), ("run",)),
+    "doctor": Command(doctor.diagnose, lambda diagnosis, flags: doctor.to_text(diagnosis)),
     "estimate": Command(estimate),
     "inspect": Command(inspect),
     "compare": Command(compare),

@@ -28,6 +28,8 @@ class Group:
 GROUPS = (
     Group("Recipe (RECIPE is a .toml file or the folder of a run)", "stages", {
         "run": "Run a whole recipe; skip finished and unchanged stages",
+        "init": "Look at a pool and write a commented recipe for it",
+        "status": "Show what a run has done, what it kept, and whether it runs now",
     }),
     Group("Pools", "pools", {
         "pool emoji": "Draw the emoji pool: 3,944 images with names in 14 languages, and two held-out sets",
@@ -51,6 +53,8 @@ GROUPS = (
         "tokenizer compare": "Compare tokens per word and truncated captions by language",
     }),
     Group("Looking", "looking", {
+        "languages": "List the languages with their codes, labels and entry lists",
+        "doctor": "Check this installation: extras, devices, BLAS kernels, memory, disk",
         "estimate": "Estimate by language what other thresholds would keep; write nothing",
         "inspect": "Explain why a pair was kept or dropped and where an entry is from; show a file",
         "compare": "Compare two evaluations query by query, with confidence intervals",

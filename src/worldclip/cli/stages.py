@@ -18,6 +18,9 @@ from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
+from worldclip.tools import status
+from worldclip.tools.draft_recipe import default_path, init
+from worldclip.tools.draft_recipe import to_text as init_text
 from worldclip.train.launch import is_helper_rank
 
 
@@ -121,4 +124,16 @@ def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
     return load_recipe(arguments[0])
 
 
-COMMANDS = {"run": Command(run_recipe)}
+def show_status(run: Path) -> status.RunStatus:
+    """Show what a run has done.
+
+    run: folder of a run.
+    """
+    return status.status(run, stage_names())
+
+
+COMMANDS = {
+    "run": Command(run_recipe),
+    "init": Command(init, lambda drafted, flags: init_text(drafted, flags.out or default_path(flags.source))),
+    "status": Command(show_status, lambda record, flags: status.to_text(record)),
+}

@@ -1,0 +1,73 @@
+"""`worldclip init`: a recipe drafted from a pool runs as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toy import ToyWorld
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.core.errors import UserError
+from worldclip.tools.draft_recipe import draft, init
+
+CAPTIONS = {
+    "en": "a black dog runs over the green field near our house",
+    "de": "ein schwarzer Hund läuft über das grüne Feld hinter dem Haus",
+    "sw": "mbwa mweusi anakimbia kwenye shamba la kijani karibu na nyumba yetu",
+}
+
+
+def write_table(folder: Path, columns: dict[str, list[str]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "0.parquet")
+    return folder
+
+
+def test_recipe_of_tars_loads_and_names_pool_and_languages(toy_world: ToyWorld, tmp_path: Path) -> None:
+    drafted = init(str(toy_world.pool), out=tmp_path / "mine.toml")
+    recipe = load_recipe(tmp_path / "mine.toml")
+    assert recipe.pool.path == str(toy_world.pool)
+    assert {"en", "ar", "th", "zh"} <= set(recipe.languages.codes)
+    assert drafted["has_images"]
+    assert recipe.train.model.preset == "vit_b32"
+
+
+def test_columns_of_a_table_are_guessed_by_their_usual_names(tmp_path: Path) -> None:
+    texts = [text for text in CAPTIONS.values() for _ in range(10)]
+    folder = write_table(tmp_path / "pool", {"URL": [f"u{i}" for i in range(30)], "Caption": texts})
+    drafted = draft(str(folder))
+    assert (drafted["key"], drafted["texts"], drafted["has_images"]) == ("URL", ["Caption"], False)
+    assert drafted["languages"] == {"en": 10, "de": 10, "sw": 10}
+    assert drafted["without_words"] == ["sw"]
+    assert '# lists.sw = "sw.txt"' in drafted["recipe"]
+    assert "[train]" not in drafted["recipe"]
+
+
+def test_drafted_recipe_runs_to_curate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = [CAPTIONS["en"], CAPTIONS["de"]] * 10
+    write_table(tmp_path / "photos", {"uid": [f"u{i}" for i in range(20)], "text": texts})
+    assert main(["init", "photos"]) == 0
+    assert main(["run", "photos.toml", "--set", "metadata.wordfreq_top=500", "--until", "curate"]) == 0
+    assert json.loads((tmp_path / "runs/photos/curate/report.json").read_text())["total"]["pairs_out"] > 0
+
+
+def test_column_names_cannot_break_the_recipe(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "pool", {"url": ["u"], "text": ["a dog"], "x\n[train]\nlr = 9": ["-"]})
+    recipe = init(str(folder), out=tmp_path / "r.toml")
+    assert load_recipe(tmp_path / "r.toml").train.lr != 9
+    assert "\nlr = 9" not in recipe["recipe"]
+
+
+def test_existing_file_and_pool_without_texts_are_refused(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "pool", {"url": ["u"], "width": ["9"]})
+    with pytest.raises(UserError, match=r"pool\.texts is not set and there is no column"):
+        draft(str(folder))
+    (tmp_path / "r.toml").write_text("")
+    with pytest.raises(UserError, match=r"r\.toml exists; choose another file"):
+        init(str(folder), out=tmp_path / "r.toml")

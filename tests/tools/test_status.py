@@ -1,0 +1,73 @@
+"""`worldclip status`: what each stage of a run has done, read from the run alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from worldclip.cli import main
+from worldclip.core.errors import UserError
+from worldclip.core.job import RunLock
+from worldclip.recipe import stage_names
+from worldclip.tools.status import holder, status
+
+
+def test_finished_run_has_counts_and_no_next_command(toy_run: Path) -> None:
+    record = status(toy_run, stage_names())
+    assert [row["state"] for row in record["stages"]] == ["finished"] * 8
+    curated = json.loads((toy_run / "curate/manifest.json").read_text())["counts"]
+    assert record["stages"][4]["counts"] == curated
+    assert record["next"] is None
+    assert record["in_use_by"] is None
+
+
+def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(toy_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    for stage in ("match", "balance", "curate"):
+        (copy / stage / "manifest.json").unlink()
+    shutil.rmtree(copy / "balance")
+    record = status(copy, stage_names())
+    states = {row["stage"]: row["state"] for row in record["stages"]}
+    assert (states["match"], states["balance"], states["curate"]) == ("unfinished", "not started", "unfinished")
+    assert record["stages"][2]["counts"]["shards finished"] > 0
+    assert record["next"] == f"worldclip run {copy}"
+
+
+def test_interrupted_training_shows_its_step(toy_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    (copy / "train/manifest.json").unlink()
+    row = next(row for row in status(copy, stage_names())["stages"] if row["stage"] == "train")
+    assert row["state"] == "unfinished"
+    assert 0 < row["counts"]["step"] <= row["counts"]["steps"]
+
+
+def test_holder_is_the_live_process_that_locked_the_run(tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        assert holder(tmp_path) == f"process {os.getpid()}"
+    assert holder(tmp_path) is None
+
+
+def test_killed_process_does_not_hold_the_run(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (tmp_path / ".lock").write_text(f"process {child}")
+    assert holder(tmp_path) is None
+
+
+def test_other_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a run: it holds no recipe\.toml"):
+        status(tmp_path, stage_names())
+
+
+def test_inspect_of_a_run_shows_its_status(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(toy_run)]) == 0
+    inspected = capsys.readouterr().out
+    assert main(["status", str(toy_run)]) == 0
+    assert capsys.readouterr().out == inspected
+    assert "| curate   | finished |" in inspected
