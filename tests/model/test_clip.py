@@ -105,22 +105,115 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator
     assert not torch.equal(weights[0]["text_projection.weight"], weights[2]["text_projection.weight"])
 
 
-def test_initial_weights_have_the_scales_of_clip(model):
-    width, layers = 64, 2
-    block = model.vision_model.encoder.layers[0]
-    residual = width**-0.5 * (2 * layers) ** -0.5
-    scales = {
-        width**-0.5: (block.self_attn.q_proj.weight, block.self_attn.v_proj.weight, model.visual_projection.weight),
-        residual: (block.self_attn.out_proj.weight, block.mlp.fc2.weight),
-        (2 * width) ** -0.5: (block.mlp.fc1.weight,),
-        0.02: (model.text_model.embeddings.token_embedding.weight,),
-        0.01: (model.text_model.embeddings.position_embedding.weight,),
-    }
-    for std, weights in scales.items():
-        for weight in weights:
-            assert weight.std().item() == pytest.approx(std, rel=0.1)
-    assert not block.self_attn.q_proj.bias.any()
-    assert model.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
+# What each weight is drawn from: ("normal", std), ("uniform", bound) or a constant, stated once per tower.
+WIDTH, MLP, LAYERS, EMBED, PATCH_PIXELS = 64, 256, 2, 16, 3 * 8 * 8
+EQUAL_TOWERS = replace(SMALL, text_layers=LAYERS)
+SCALED_BLOCK = {
+    "self_attn.q_proj.weight": ("normal", WIDTH**-0.5),
+    "self_attn.k_proj.weight": ("normal", WIDTH**-0.5),
+    "self_attn.v_proj.weight": ("normal", WIDTH**-0.5),
+    "self_attn.out_proj.weight": ("normal", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
+    "mlp.fc1.weight": ("normal", (2 * WIDTH) ** -0.5),
+    "mlp.fc2.weight": ("normal", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
+}
+UNIFORM_BIASES = {"mlp.fc1.bias": ("uniform", WIDTH**-0.5), "mlp.fc2.bias": ("uniform", MLP**-0.5)}
+PYTORCH_BLOCK = {
+    "self_attn.q_proj.weight": ("uniform", (6 / (WIDTH + 3 * WIDTH)) ** 0.5),
+    "self_attn.k_proj.weight": ("uniform", (6 / (WIDTH + 3 * WIDTH)) ** 0.5),
+    "self_attn.v_proj.weight": ("uniform", (6 / (WIDTH + 3 * WIDTH)) ** 0.5),
+    "self_attn.out_proj.weight": ("uniform", WIDTH**-0.5),
+    "mlp.fc1.weight": ("uniform", WIDTH**-0.5),
+    "mlp.fc2.weight": ("uniform", MLP**-0.5),
+    **UNIFORM_BIASES,
+}
+OUTSIDE_BLOCKS = {
+    "text_model.embeddings.token_embedding.weight": ("normal", 0.02),
+    "text_model.embeddings.position_embedding.weight": ("normal", 0.01),
+    "vision_model.embeddings.class_embedding": ("normal", WIDTH**-0.5),
+    "vision_model.embeddings.position_embedding.weight": ("normal", WIDTH**-0.5),
+    "vision_model.embeddings.patch_embedding.weight": ("uniform", PATCH_PIXELS**-0.5),
+    "text_projection.weight": ("normal", WIDTH**-0.5),
+    "visual_projection.weight": ("normal", WIDTH**-0.5),
+    "logit_scale": math.log(1 / 0.07),
+}
+BLOCKS = {
+    "scaled": {"text_model": SCALED_BLOCK, "vision_model": SCALED_BLOCK},
+    "reference": {"text_model": SCALED_BLOCK | UNIFORM_BIASES, "vision_model": PYTORCH_BLOCK},
+}
+
+
+def expected_draw(name: str, init: str):
+    if name in OUTSIDE_BLOCKS:
+        return OUTSIDE_BLOCKS[name]
+    tower, _, rest = name.partition(".")
+    if "norm" in rest:
+        return 1.0 if rest.endswith("weight") else 0.0
+    in_block = rest.removeprefix("encoder.layers.").partition(".")[2]
+    return BLOCKS[init][tower].get(in_block, 0.0 if in_block.endswith("bias") else None)
+
+
+def distance_to_draw(values: np.ndarray, kind: str, scale: float) -> float:
+    """Return Kolmogorov's distance of a sample from a distribution, times the root of the sample's size."""
+    ordered = np.sort(values)
+    if kind == "normal":
+        below = np.array([0.5 * (1 + math.erf(value / scale / 2**0.5)) for value in ordered])
+    else:
+        below = np.clip((ordered / scale + 1) / 2, 0, 1)
+        assert np.abs(ordered).max() <= scale
+    seen = np.arange(len(ordered) + 1) / len(ordered)
+    distance = max(np.abs(seen[1:] - below).max(), np.abs(seen[:-1] - below).max())
+    return float(distance * len(ordered) ** 0.5)
+
+
+@pytest.mark.parametrize("init", ["scaled", "reference"])
+def test_each_initial_weight_has_its_stated_distribution(init):
+    model = create_model(model_config(EQUAL_TOWERS, small_tokenizer()), seed=3, init=init)
+    for name, weight in model.named_parameters():
+        expected = expected_draw(name, init)
+        values = weight.detach().double().numpy().ravel()
+        if isinstance(expected, float):
+            assert values == pytest.approx(expected), name
+        else:
+            assert distance_to_draw(values, *expected) < 2.3, name  # exceeded with probability 0.00005
+
+
+def test_reference_weights_are_distributed_as_open_clip_draws_them():
+    open_clip = pytest.importorskip("open_clip")
+    sizes = {"width": WIDTH, "layers": LAYERS}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = open_clip.CLIP(
+            EMBED,
+            vision_cfg={**sizes, "head_width": 32, "image_size": 32, "patch_size": 8},
+            text_cfg={**sizes, "heads": 2, "vocab_size": 50, "context_length": 32},
+        )
+    ours = create_model(model_config(EQUAL_TOWERS, small_tokenizer()), seed=3, init="reference")
+    for tower, blocks in (
+        (ours.text_model, theirs.transformer.resblocks),
+        (ours.vision_model, theirs.visual.transformer.resblocks),
+    ):
+        for block, their_block in zip(tower.encoder.layers, blocks, strict=True):
+            attention = block.self_attn
+            fused = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+            pairs = [
+                (fused, their_block.attn.in_proj_weight),
+                (attention.out_proj.weight, their_block.attn.out_proj.weight),
+                (attention.out_proj.bias, their_block.attn.out_proj.bias),
+                (block.mlp.fc1.weight, their_block.mlp.c_fc.weight),
+                (block.mlp.fc1.bias, their_block.mlp.c_fc.bias),
+                (block.mlp.fc2.weight, their_block.mlp.c_proj.weight),
+                (block.mlp.fc2.bias, their_block.mlp.c_proj.bias),
+            ]
+            for our_weight, their_weight in pairs:
+                assert two_sample_distance(our_weight, their_weight) < 2.3
+
+
+def two_sample_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return Kolmogorov's distance of two samples of one size, times the root of half their size."""
+    samples = [np.sort(weight.detach().numpy().ravel()) for weight in (first, second)]
+    at = np.concatenate(samples)
+    below = [np.searchsorted(sample, at, side="right") / len(sample) for sample in samples]
+    return float(np.abs(below[0] - below[1]).max() * (len(samples[0]) / 2) ** 0.5)
 
 
 def random_tokens(seed: int, num: int = 13) -> Tokens:

@@ -12,7 +12,7 @@ import numpy as np
 
 from worldclip.core.errors import UserError, require
 from worldclip.model import preprocess
-from worldclip.model.config import Architecture, ModelConfig
+from worldclip.model.config import Architecture, Init, ModelConfig
 from worldclip.model.published import PublishedTokenizer, activation
 from worldclip.model.tokenizer import Tokenizer, Tokens, require_transformers
 
@@ -95,23 +95,28 @@ def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer | PublishedTok
         raise UserError(problems)
 
 
-def create_model(config: MetaClip2Config, seed: int) -> MetaClip2Model:
-    """Return a model with initial weights, float32 on the CPU: a pure function of the configuration and `seed`."""
+def create_model(config: MetaClip2Config, seed: int, init: Init = "scaled") -> MetaClip2Model:
+    """Return a model with initial weights, float32 on the CPU: a pure function of the arguments.
+
+    init: see ModelConfig.init.
+    """
     torch = require("torch", extra="train")
     transformers = require_transformers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.MetaClip2Model(config)
         with torch.no_grad():
-            _initialise(model)
+            _initialise(model, init)
     return model
 
 
-def _initialise(model: MetaClip2Model) -> None:
-    """Draw the weights by OpenAI CLIP's scheme (arXiv:2103.00020; `initialize_parameters` in its model.py).
+def _initialise(model: MetaClip2Model, init: Init) -> None:
+    """Draw the weights, gains excepted: they are 1 already, and the biases 0.
 
-    transformers' own initialisation exchanges the scales of the attention's input and output projections.  Biases are
-    0 and gains 1 already.  The order of the draws is part of what a seed means.
+    transformers' own initialisation exchanges the scales of the attention's input and output projections.  Under
+    `reference`, blocks are as OpenAI's release leaves them (github.com/openai/CLIP, MIT: `initialize_parameters` of
+    model.py draws the text tower's weight matrices and nothing else), and as open_clip and Meta CLIP train.  The order
+    of the draws is part of what a seed means.
     """
     text, vision = model.text_model, model.vision_model
     text.embeddings.token_embedding.weight.normal_(std=0.02)
@@ -121,16 +126,36 @@ def _initialise(model: MetaClip2Model) -> None:
     vision.embeddings.position_embedding.weight.normal_(std=vision_width**-0.5)
     vision.embeddings.patch_embedding.reset_parameters()
     for tower in (text, vision):
-        width, layers = tower.config.hidden_size, tower.config.num_hidden_layers
-        residual_std = width**-0.5 * (2 * layers) ** -0.5  # two residual branches per block
         for block in tower.encoder.layers:
-            for name in ("q_proj", "k_proj", "v_proj"):
-                getattr(block.self_attn, name).weight.normal_(std=width**-0.5)
-            block.self_attn.out_proj.weight.normal_(std=residual_std)
-            block.mlp.fc1.weight.normal_(std=(2 * width) ** -0.5)
-            block.mlp.fc2.weight.normal_(std=residual_std)
+            if init == "reference":
+                _draw_as_pytorch(block)
+            if init == "scaled" or tower is text:
+                _draw_scaled(block, tower.config.hidden_size, tower.config.num_hidden_layers)
     model.text_projection.weight.normal_(std=text.config.hidden_size**-0.5)
     model.visual_projection.weight.normal_(std=vision_width**-0.5)
+
+
+def _draw_scaled(block: Any, width: int, layers: int) -> None:
+    """Draw a block's weight matrices by the scheme of CLIP's text tower: normal, scaled by width and depth."""
+    residual_std = width**-0.5 * (2 * layers) ** -0.5  # two residual branches per block
+    for name in ("q_proj", "k_proj", "v_proj"):
+        getattr(block.self_attn, name).weight.normal_(std=width**-0.5)
+    block.self_attn.out_proj.weight.normal_(std=residual_std)
+    block.mlp.fc1.weight.normal_(std=(2 * width) ** -0.5)
+    block.mlp.fc2.weight.normal_(std=residual_std)
+
+
+def _draw_as_pytorch(block: Any) -> None:
+    """Draw a block as PyTorch's `MultiheadAttention` and `Linear` draw themselves: uniform, the MLP's biases too."""
+    attention, mlp = block.self_attn, block.mlp
+    width = attention.q_proj.in_features
+    # MultiheadAttention draws query, key and value as one matrix of (3 width, width) by Glorot's rule.
+    bound = math.sqrt(6 / (width + 3 * width))
+    for name in ("q_proj", "k_proj", "v_proj"):
+        getattr(attention, name).weight.uniform_(-bound, bound)
+    for linear in (attention.out_proj, mlp.fc1, mlp.fc2):
+        linear.reset_parameters()
+    attention.out_proj.bias.zero_()
 
 
 def image_features(model: MetaClip2Model, pixels_B3SS: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from worldclip.core.settings import AtLeast, Between, Config, Problems
 
 PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
+Init = Literal["scaled", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +85,17 @@ class ModelConfig(Config):
     """Dimensions of an embedding."""
     context_length: Annotated[int | None, AtLeast(2, "tokens; a text and its end token need two")] = None
     """Tokens per text, end token included; longer texts are truncated."""
+    init: Init = "scaled"
+    """Initial weights. scaled: CLIP's scheme of the text tower (normal, scaled by width and depth; biases 0) in both
+    towers; reference: in the text tower only, and PyTorch's defaults elsewhere, as in CLIP, open_clip and Meta CLIP."""
 
     def architecture(self) -> Architecture:
         """Return the preset's architecture with the sizes that are set."""
         return dataclasses.replace(PRESETS[self.preset], **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
-        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "preset"}
+        keys = [field.name for field in dataclasses.fields(self) if field.name not in ("preset", "init")]
+        sizes = {key: getattr(self, key) for key in keys}
         return {name: size for name, size in sizes.items() if size is not None}
 
     def own_problems(self) -> Problems:

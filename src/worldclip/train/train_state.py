@@ -70,7 +70,7 @@ def create_train_state(
 
     Raises UserError if config.initial_weights is a model of another architecture.
     """
-    clip = create_model(model_config(config.model, tokenizer), config.seed)
+    clip = create_model(model_config(config.model, tokenizer), config.seed, config.model.init)
     if config.loss == "siglip":
         with torch.no_grad():
             clip.logit_scale.fill_(SIGLIP_SCALE)
