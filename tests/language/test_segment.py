@@ -39,6 +39,16 @@ def test_only_letters_marks_and_digits_make_words():
         assert classes[c] == (WORD if unicodedata.category(x)[0] in "LMN" else PART), f"U+{c:04X}"
 
 
+def test_reference_knows_no_punctuation_but_that_of_ascii():
+    classes = tokens.ascii_classes()
+    assert {classes[ord(x)] for x in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n"} == {BARRIER}
+    assert {classes[ord(x)] for x in "a9é»।±"} == {WORD}
+    assert {classes[ord(x)] for x in "猫，。—”།"} == {ALONE}
+    assert {classes[ord(x)] for x in " \u00a0\x1f"} == {JOINT}
+    assert scheme_of("sw", "ascii") is tokens.ASCII_SPACES
+    assert scheme_of("th", "ascii") == scheme_of("th"), "segmenters are not the reference's"
+
+
 def test_segmented_texts_split_only_at_cuts_and_punctuation():
     classes = tokens.segmented_classes()
     assert {classes[ord(x)] for x in "猫ねกກကកཀ"} == {WORD}

@@ -89,7 +89,7 @@ def test_order_is_unigrams_by_count_bigrams_by_pmi_titles_by_views(tmp_path: Pat
     # Of bigrams seen 5 times: c(ab) / (c(a) c(b)) is 6/84, 14/196, 6/84 and 8/126; equal ones by count.
     assert list(entries(tmp_path / "run", "sw", "bigram")) == ["ni mnyama", "Simba ni", "mnyama mkubwa", "Paka ni"]
     titles = entries(tmp_path / "run", "sw", "title")
-    assert list(titles.items()) == [("Duma", 9), ("Chui wa Bara", 3)]  # 76% of three are all; Paka is there already
+    assert list(titles.items()) == [("Duma", 9), ("Chui wa Bara", 3)]  # 76% of three are all; Paka is an entry already
 
 
 def test_shares_are_rounded_up_and_caps_count_only_new_entries(tmp_path: Path):
@@ -104,7 +104,7 @@ def test_shares_are_rounded_up_and_caps_count_only_new_entries(tmp_path: Path):
     assert list(entries(tmp_path / "cap", "sw", "unigram")) == ["mbwa", "simba", "a"]
     assert list(entries(tmp_path / "cap", "sw", "bigram")) == ["mbwa simba", "ni paka"]  # 0.4 x 3, rounded up
     finish("metadata", recipe("sw", **{**values, "unigram_top_fraction": 0.21}), tmp_path / "share", QUIET)
-    assert list(entries(tmp_path / "share", "sw", "unigram")) == ["mbwa"]  # 3 of 10: mbwa, ni, paka
+    assert list(entries(tmp_path / "share", "sw", "unigram")) == ["mbwa", "simba", "a"]  # 3 of 10, new ones
 
 
 def test_bigrams_that_are_entries_already_do_not_count_towards_cap(tmp_path: Path):
@@ -121,6 +121,19 @@ def test_bigrams_that_are_entries_already_do_not_count_towards_cap(tmp_path: Pat
     )
     finish("metadata", config, tmp_path / "run", QUIET)
     assert list(entries(tmp_path / "run", "sw", "bigram")) == names[250:257]
+
+
+def test_punctuation_of_reference_is_ascii_alone_and_another_rule_counts_again(tmp_path: Path):
+    dump = write_parquet(tmp_path / "a.parquet", ["jua — mwezi", "«jua» ni, mwezi"])
+    values = {"wikipedia": {"sw": str(dump)}, "sources": ["unigram", "bigram"], "bigram_min_count": 1}
+    expected = {
+        "unicode": (["mwezi", "jua", "ni", "«jua»"], ["«jua» ni"]),
+        "ascii": (["mwezi", "jua", "ni", "«jua»"], ["jua —", "«jua» ni"]),  # `—` is a word, and alone no entry
+    }
+    for punctuation, lists in expected.items():
+        config = recipe("sw", **values, punctuation=punctuation, bigram_fraction=0.5)
+        assert run_stage("metadata", config, tmp_path / "run", QUIET)
+        assert tuple(list(entries(tmp_path / "run", "sw", s)) for s in ("unigram", "bigram")) == lists
 
 
 def test_rule_pmi_takes_bigrams_above_threshold(tmp_path: Path):
@@ -143,6 +156,15 @@ def test_english_v1_uses_counts(tmp_path: Path):
     finish("metadata", recipe("en", **values, english_rule="as_others"), tmp_path / "others", QUIET)
     assert list(entries(tmp_path / "others", "en", "unigram")) == ["a"]
     assert entries(tmp_path / "others", "en", "title") == {"Cat": 168, "Dog": 100}
+
+
+def test_english_v1_drops_every_title_with_a_colon(tmp_path: Path):
+    write_dump(tmp_path / "dumps/en/a.xml.bz2", ["a b"], '<namespace key="6">File</namespace>')
+    write_views(tmp_path / "dumps/pageviews", "en Terminator_2:_Judgment_Day 90 0, en Cat 80 0")
+    for rule, expected in (("v1", ["Cat"]), ("as_others", ["Terminator 2: Judgment Day", "Cat"])):
+        config = recipe("en", dumps=str(tmp_path / "dumps"), english_rule=rule, english_min_unigram_count=1)
+        finish("metadata", config, tmp_path / rule, QUIET)
+        assert list(entries(tmp_path / rule, "en", "title")) == expected
 
 
 def test_wikipedias_of_one_language_are_joined_source_by_source(tmp_path: Path):

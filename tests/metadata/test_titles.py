@@ -11,7 +11,14 @@ import pytest
 
 from worldclip.core.errors import BadShard
 from worldclip.metadata.sources import titles
-from worldclip.metadata.sources.titles import count_views, decode_title, iter_titles, merge_views, read_namespaces
+from worldclip.metadata.sources.titles import (
+    count_views,
+    decode_title,
+    find_articles,
+    iter_titles,
+    merge_views,
+    read_namespaces,
+)
 
 LINES = [
     b"en Cat 60 0",
@@ -141,11 +148,11 @@ def test_titles_are_decoded():
 def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path: Path):
     count_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
     views = merge_views([tmp_path / "out" / "0"], "sw")
-    own = [title for title, _ in iter_titles(views, namespaces={"picha"})]
+    own = [title for title, _ in iter_titles(views, find_articles(views, {"picha"}))]
     assert own == ["-", "Simba (mnyama)", "Paka", "Terminator 2: Judgment Day", '"Nyama"']
-    assert [title for title, _ in iter_titles(views, namespaces=None)] == ["-", "Simba (mnyama)", "Paka", '"Nyama"']
-    assert list(iter_titles(views, namespaces=None, min_views=8)) == [("-", 8), ("Simba (mnyama)", 8)]
-    assert len(list(iter_titles(views, namespaces=None, top_fraction=0.26))) == 2  # 1.04 rounded up
+    articles = find_articles(views, None)
+    assert [title for title, _ in iter_titles(views, articles)] == ["-", "Simba (mnyama)", "Paka", '"Nyama"']
+    assert list(iter_titles(views, articles, min_views=8)) == [("-", 8), ("Simba (mnyama)", 8)]
 
 
 def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path):

@@ -19,6 +19,7 @@ import functools
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +72,19 @@ def spaced_classes() -> np.ndarray:
 
 
 @functools.cache
+def ascii_classes() -> np.ndarray:
+    """Return the classes for languages written with spaces if only the marks of ASCII are punctuation.
+
+    Every other token is a word then, `—` and `»` too: the reference has no other marks.
+    """
+    classes = spaced_classes().copy()
+    classes[classes == PART] = WORD
+    is_other_mark = (load_table().classes & SIMILAR_TO_CJK != 0) & (np.arange(classes.size) > 0x7F)
+    classes[is_other_mark & (classes == BARRIER)] = ALONE
+    return classes
+
+
+@functools.cache
 def segmented_classes() -> np.ndarray:
     """Return the classes for texts with CUT between words, which only punctuation and whitespace part otherwise."""
     classes = spaced_classes().copy()
@@ -89,6 +103,7 @@ def tsheg_classes() -> np.ndarray:
 
 
 SPACES = Scheme(name="space", joiner=" ", classes=spaced_classes)
+ASCII_SPACES = Scheme(name="space", joiner=" ", classes=ascii_classes)
 TSHEGS = Scheme(name="tsheg", joiner=TSHEG, classes=tsheg_classes)
 
 
@@ -100,9 +115,14 @@ def _icu(locale: str) -> Scheme:
 SCHEMES: dict[str, Callable[[str], Scheme]] = {"space": lambda _: SPACES, "tsheg": lambda _: TSHEGS, "icu": _icu}
 
 
-def scheme_of(wiki_lang: str) -> Scheme:
-    """Return the scheme of a Wikipedia, by its code (`zh_yue`)."""
-    return _scheme_of_code(languages.from_wikipedia(wiki_lang))
+def scheme_of(wiki_lang: str, punctuation: Literal["unicode", "ascii"] = "unicode") -> Scheme:
+    """Return the scheme of a Wikipedia, by its code (`zh_yue`).
+
+    punctuation: what ends a bigram in a language written with spaces: every token without letter, mark or digit, or
+    ASCII's marks only.
+    """
+    scheme = _scheme_of_code(languages.from_wikipedia(wiki_lang))
+    return ASCII_SPACES if scheme is SPACES and punctuation == "ascii" else scheme
 
 
 def _scheme_of_code(code: str) -> Scheme:

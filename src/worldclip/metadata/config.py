@@ -29,7 +29,7 @@ class WikipediaRules:
     """Which words, bigrams and titles of a Wikipedia become entries.  Caps are English's sizes in arXiv:2309.16671."""
 
     unigram_top_fraction: Annotated[float, Between(0, 1, "a share of the distinct words")] = 0.10
-    """Share of the distinct words, most frequent first."""
+    """Number of unigrams that are not entries yet, as a share of the distinct words; most frequent first."""
     max_unigrams: Annotated[int, AtLeast(0, "new entries")] = 251_465
     """Maximum number of unigrams that are not entries yet."""
     bigram_rule: Literal["ratio", "pmi"] = "ratio"
@@ -45,11 +45,17 @@ class WikipediaRules:
     title_rule: Literal["namespaces", "colon"] = "namespaces"
     """Titles to drop as no articles: those in a namespace of the site, or all with a colon."""
     title_top_fraction: Annotated[float, Between(0, 1, "a share of the titles")] = 0.76
-    """Share of the titles, most viewed first."""
+    """Number of titles that are not entries yet, as a share of the titles of articles; most viewed first."""
     max_titles: Annotated[int, AtLeast(0, "new entries")] = 61_235
     """Maximum number of titles that are not entries yet."""
+    share_rounding: Literal["up", "down"] = "up"
+    """How shares are rounded to whole entries."""
+    punctuation: Literal["unicode", "ascii"] = "unicode"
+    """Tokens that are no words and end a bigram, in languages written with spaces: unicode: those without a letter,
+    mark or digit; ascii: the 32 marks of ASCII alone."""
     english_rule: Literal["v1", "as_others"] = "v1"
-    """v1: English by counts, not shares, as in version 1 of the recipe; a small English corpus needs as_others."""
+    """v1: English by counts, not shares, and no title with a colon, as in version 1 of the recipe; a small English
+    corpus needs as_others."""
     english_min_unigram_count: int = 100
     """Minimum number of occurrences of an English word, under v1."""
     english_min_line_views: int = 50
@@ -60,7 +66,7 @@ class WikipediaRules:
 
 RULES = {
     "paper": WikipediaRules(),
-    "reference": WikipediaRules(bigram_rule="pmi", title_rule="colon"),
+    "reference": WikipediaRules(bigram_rule="pmi", title_rule="colon", share_rounding="down", punctuation="ascii"),
 }
 
 
@@ -91,7 +97,7 @@ class MetadataConfig(Config):
     """Hourly page-view files: a folder or a pattern.  Default: the folder `pageviews` in metadata.dumps."""
     rules: Literal["paper", "reference"] = "paper"
     """How much of a Wikipedia becomes entries: as the paper and its guide say, or as the reference code does (bigrams
-    with a PMI above 30, no title with a colon)."""
+    with a PMI above 30, no title with a colon, shares rounded down, only ASCII's marks as punctuation)."""
     overrides: dict[str, int | float | str] = field(default_factory=dict)
     """Single rules and caps in place of those of metadata.rules, e.g. `english_rule = "as_others"`; docs/1_metadata.md
     lists them."""

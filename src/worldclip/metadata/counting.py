@@ -16,8 +16,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import StageFailed, UserError
@@ -183,14 +184,16 @@ def fingerprint_wikipedias(lang: str, sources: Sources) -> Record:
 def count_files(sources: Sources, config: MetadataConfig, folder: Path, executor: Executor) -> dict[str, str]:
     """Count every file that is not counted yet.  Returns the reason for each Wikipedia that lacks counts."""
     texts = sources.text_shards()
+    rules = config.wikipedia_rules
     key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
+    if rules.punctuation == "ascii":
+        key["punctuation"] = "ascii"
     threads = max(1, usable_cores() // max(1, len(texts)))  # a single file is decompressed on all cores
-    count_words = functools.partial(count_text, folder=folder, threads=threads)
+    count_words = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, threads=threads)
     failures = _map(executor, count_words, texts, NGRAMS, folder / NGRAMS_DONE, key)
     uncounted = {name.partition("/")[0]: reason for name, reason in reversed(failures.items())}
     wikis = sorted({wiki for of_lang in sources.wikis.values() for wiki in of_lang})
-    rules = config.wikipedia_rules
-    min_line_views = {ENGLISH: rules.english_min_line_views} if rules.english_rule == "v1" else {}
+    min_line_views = {ENGLISH: rules.english_min_line_views} if is_v1(ENGLISH, rules) else {}
     count_views = functools.partial(count_page_views, folder=folder, wikis=wikis, min_line_views=min_line_views)
     key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     failures = _map(executor, count_views, sources.views, VIEWS, folder / VIEWS_DONE, key)
@@ -212,9 +215,11 @@ def _map(
     return {}
 
 
-def count_text(shard: Shard, *, folder: Path, threads: int = 1) -> Report:
+def count_text(
+    shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"] = "unicode", threads: int = 1
+) -> Report:
     """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>/."""
-    scheme = segment.scheme_of(shard.name.partition("/")[0])
+    scheme = segment.scheme_of(shard.name.partition("/")[0], punctuation)
     counter = ngrams.Counter(folder / NGRAMS / shard.name, scheme)
     num_articles = num_bytes = 0
     for batch in read_articles(Path(shard.path), threads=threads):
@@ -247,6 +252,11 @@ def counted_files(folder: Path, sources: Sources) -> list[Path]:
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 
+def is_v1(wiki: str, rules: WikipediaRules) -> bool:
+    """Return whether a Wikipedia follows version 1 of the recipe: counts, not shares, and no title with a colon."""
+    return wiki == ENGLISH and rules.english_rule == "v1"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WikipediaCounts:
     """The counts of one Wikipedia, and the rules for its candidates."""
@@ -256,24 +266,32 @@ class WikipediaCounts:
     counts: ngrams.Counts | None
     views: tuple[Path, ...]
     namespaces: frozenset[str] | None
-    """Names of the site's namespaces; None if unknown, or if the rule is `colon`."""
+    """Names of the site's namespaces; None if unknown, or if every title with a colon is dropped."""
 
     @property
     def is_v1(self) -> bool:
-        return self.wiki == ENGLISH and self.rules.english_rule == "v1"
+        return is_v1(self.wiki, self.rules)
 
-    def unigrams(self) -> Candidates:
+    def unigrams(self) -> tuple[Candidates, int]:
+        """Return words by falling count, and how many new entries to take of them."""
         if self.counts is None:
-            return iter(())
+            return iter(()), 0
         if self.is_v1:
-            return ngrams.iter_unigrams(self.counts, min_count=self.rules.english_min_unigram_count)
-        return ngrams.iter_unigrams(self.counts, top_fraction=self.rules.unigram_top_fraction)
+            least = self.rules.english_min_unigram_count
+            return ngrams.iter_unigrams(self.counts, min_count=least), self.rules.max_unigrams
+        num_wanted = self._share(self.rules.unigram_top_fraction, len(self.counts.words))
+        return ngrams.iter_unigrams(self.counts), min(num_wanted, self.rules.max_unigrams)
+
+    def _share(self, fraction: float, total: int) -> int:
+        """Return the share of a number of candidates, of the fraction as it is written: 0.07 of 100 are 7."""
+        exact = Fraction(str(fraction)) * total
+        return math.floor(exact) if self.rules.share_rounding == "down" else math.ceil(exact)
 
     def max_bigrams(self, num_unigrams: int) -> int:
-        """Return the cap, given the number of unigrams kept of this Wikipedia; shares are rounded up."""
+        """Return the cap, given the number of unigrams kept of this Wikipedia."""
         if self.is_v1 or self.rules.bigram_rule == "pmi":
             return self.rules.max_bigrams
-        return min(self.rules.max_bigrams, math.ceil(self.rules.bigram_fraction * num_unigrams))
+        return min(self.rules.max_bigrams, self._share(self.rules.bigram_fraction, num_unigrams))
 
     def bigrams(self, num_wanted: int, num_entries: int) -> Candidates:
         """Return bigrams by falling PMI: enough for `num_wanted` new ones if `num_entries` are entries already."""
@@ -287,12 +305,15 @@ class WikipediaCounts:
         joiner = segment.scheme_of(self.wiki).joiner
         return ngrams.iter_bigrams_by_pmi(self.counts, joiner, first=num_wanted + num_entries, **rule)
 
-    def titles(self) -> Candidates:
+    def titles(self) -> tuple[Candidates, int]:
+        """Return titles of articles by falling views, and how many new entries to take of them."""
         views = titles.merge_views(self.views, self.wiki)
+        articles = titles.find_articles(views, self.namespaces)
         if self.is_v1:
             least = self.rules.english_min_title_views
-            return titles.iter_titles(views, namespaces=self.namespaces, min_views=least)
-        return titles.iter_titles(views, namespaces=self.namespaces, top_fraction=self.rules.title_top_fraction)
+            return titles.iter_titles(views, articles, least), self.rules.max_titles
+        num_wanted = self._share(self.rules.title_top_fraction, len(articles))
+        return titles.iter_titles(views, articles), min(num_wanted, self.rules.max_titles)
 
 
 @contextlib.contextmanager
@@ -310,7 +331,8 @@ def _sum_counts(wiki: str, sources: Sources, config: MetadataConfig, folder: Pat
     rules = config.wikipedia_rules
     namespaces = None
     siteinfo = sources.siteinfo.get(wiki)
-    if siteinfo is not None and sources.views and rules.title_rule == "namespaces":
+    keeps_colons = rules.title_rule == "namespaces" and not is_v1(wiki, rules)
+    if siteinfo is not None and sources.views and keeps_colons:
         if ".xml" in siteinfo.name:
             namespaces = frozenset(name for key, name in read_xml_namespaces(siteinfo).items() if key)
         else:

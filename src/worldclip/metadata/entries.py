@@ -120,14 +120,15 @@ def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[Wikipe
     for wikipedia in with_text:
         # The cap on bigrams is a share of the unigrams kept; if unigrams are no source, of those that would be kept.
         target = built if "unigram" in config.sources else EntryList()
-        kept = target.add("unigram", wikipedia.unigrams(), config.max_chars, wikipedia.rules.max_unigrams)
-        num_unigrams[wikipedia.wiki] = kept
+        candidates, wanted = wikipedia.unigrams()
+        num_unigrams[wikipedia.wiki] = target.add("unigram", candidates, config.max_chars, wanted)
     for wikipedia in with_text if "bigram" in config.sources else ():
         wanted = wikipedia.max_bigrams(num_unigrams[wikipedia.wiki])
         built.add("bigram", wikipedia.bigrams(wanted, len(built.entries)), config.max_chars, wanted)
     for wikipedia in wikipedias if "title" in config.sources else ():
         if wikipedia.views:
-            built.add("title", wikipedia.titles(), config.max_chars, wikipedia.rules.max_titles)
+            candidates, wanted = wikipedia.titles()
+            built.add("title", candidates, config.max_chars, wanted)
     if "wordfreq" in config.sources and languages.get(lang).wordfreq:
         built.add("wordfreq", read_frequent_words(lang, config.wordfreq_top), config.max_chars)
     if path := config.list_of(lang):

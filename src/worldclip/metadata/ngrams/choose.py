@@ -11,15 +11,11 @@ from worldclip.metadata.ngrams.runs import Counts
 _U32, _LOW_32 = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
-def iter_unigrams(counts: Counts, *, top_fraction: float = 1.0, min_count: int = 1) -> Iterator[tuple[str, float]]:
-    """Yield (word, count) by falling count, equal ones in byte order.
-
-    top_fraction: the share of the distinct words that is yielded, rounded up.
-    """
+def iter_unigrams(counts: Counts, *, min_count: int = 1) -> Iterator[tuple[str, float]]:
+    """Yield (word, count) by falling count, equal ones in byte order."""
     words = counts.words
-    top = int(np.ceil(top_fraction * len(words)))
-    order_W = np.argsort(-words.counts.astype(np.int64), kind="stable")[:top]
-    for rank in order_W.tolist():
+    order_W = np.argsort(-words.counts.astype(np.int64), kind="stable")
+    for rank in order_W:  # not as a list: callers take a tenth of the words, and a list of all is 36 bytes per word
         if words.counts[rank] < min_count:
             return
         yield words.word(rank), float(words.counts[rank])

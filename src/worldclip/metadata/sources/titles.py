@@ -222,13 +222,11 @@ def read_namespaces(path: Path) -> set[str]:
     return names - {""}
 
 
-def iter_titles(
-    views: Words, *, namespaces: Collection[str] | None, top_fraction: float = 1.0, min_views: int = 1
-) -> Iterator[tuple[str, float]]:
-    """Yield (title, views) by falling views, equal ones in byte order: the top share (rounded up) of the articles.
+def find_articles(views: Words, namespaces: Collection[str] | None) -> np.ndarray:
+    """Return the ranks of the articles by falling views, equal ones in byte order: (articles,) int64.
 
-    namespaces: names whose pages are not articles, in addition to MediaWiki's own; None: skip every title with a `:`,
-    as the reference does.
+    namespaces: names whose pages are not articles, in addition to MediaWiki's own; None: no title with a `:` is one, as
+    in the reference.
     """
     titles = binary_array(views.data, views.offsets)
     has_colon = pc.match_substring(titles, b":").to_numpy(zero_copy_only=False)
@@ -238,9 +236,13 @@ def iter_titles(
         for rank in np.flatnonzero(has_colon).tolist():
             prefix = views.word(rank).partition(":")[0]
             is_article[rank] = bool(prefix.strip()) and _fold(prefix) not in all_namespaces
-    ranks = np.flatnonzero(is_article)
-    order = ranks[np.argsort(-views.counts[ranks].astype(np.int64), kind="stable")]
-    for rank in order[: int(np.ceil(top_fraction * len(order)))].tolist():
+    ranks: np.ndarray = np.flatnonzero(is_article)
+    return ranks[np.argsort(-views.counts[ranks].astype(np.int64), kind="stable")]
+
+
+def iter_titles(views: Words, ranks: np.ndarray, min_views: int = 1) -> Iterator[tuple[str, float]]:
+    """Yield (title, views) of the articles `ranks`, until one has fewer than `min_views`."""
+    for rank in ranks:
         if views.counts[rank] < min_views:
             return
         yield views.word(rank), float(views.counts[rank])
