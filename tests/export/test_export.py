@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import worldclip
 from stages import finish, job_of
 from toy import markdown_rows
-from worldclip import export
+from worldclip import cli, export
 from worldclip.config import load_recipe
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.artifacts import write_text
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
@@ -162,3 +163,42 @@ def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_di
     torch.testing.assert_close(hidden_states[-2], whole[-2], atol=1e-6, rtol=1e-5)
     with pytest.raises(UserError, match="MetaClip2VisionModel; it has no embeddings"):
         worldclip.load(run_dir / "export" / "vision")
+
+
+def write_pictures(folder: Path) -> Path:
+    """Write a dataset of two classes into `folder`."""
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), colour).save(folder / name / "0.png")
+    return folder
+
+
+def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe(formats=["open_clip"])))
+    assert cli.main(["export", str(run_dir), "--out", str(tmp_path / "first"), "--formats", "huggingface", "timm"]) == 0
+    exported = tmp_path / "first" / "huggingface"
+    assert "# my_run: a CLIP for 2 languages" in (exported / "README.md").read_text()
+    assert (exported / "recipe.toml").exists()
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "report.json", "timm"]
+
+    assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["open_clip", "report.json"]
+
+    pictures = write_pictures(tmp_path / "pictures")
+    for source in (run_dir, exported):
+        out = tmp_path / f"evaluated_{source.name}"
+        flags = ["--datasets", "mine", "--folders", "mine", f"folders:{pictures}", "--device", "cpu"]
+        assert cli.main(["evaluate", str(source), "--out", str(out), *flags]) == 0
+        assert (out / "results.jsonl").exists()
+        assert not (out / "recipe.toml").exists()
+    assert not (exported / ".lock").exists()
+
+
+def test_exported_model_is_no_run(run_dir, tmp_path):
+    finish("export", recipe(formats=["timm"]), run_dir, LocalExecutor())
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe()))
+    folder = run_dir / "export" / "timm"
+    shutil.copy(run_dir / "recipe.toml", folder)
+    assert (layout.is_run(run_dir), layout.is_run(folder)) == (True, False)
+    with pytest.raises(UserError, match=r"is an exported model, not a run; give .*recipe\.toml"):
+        load_recipe(folder)

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.cli.overview import find_group, refuse_misspelt, refuse_unknown, to_text
+from worldclip.core import layout
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.recipe import stage_names
 
 if TYPE_CHECKING:
     from worldclip.cli.command import Command
+    from worldclip.core.settings import Config
 
 RESUME = "rerun the same command to resume"
 
@@ -66,7 +68,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         if (group := find_group(name)) is not None:
             commands: dict[str, Command] = importlib.import_module(f"worldclip.cli.{group.module}").COMMANDS
             words = " ".join(arguments[:num_words])
-            return commands[name].run(words, f"{group.summaries[name]}.", arguments[num_words:])
+            config = _section_of_run(command, rest) if name.endswith(" MODEL") else None
+            return commands[name].run(words, f"{group.summaries[name]}.", arguments[num_words:], config=config)
     if command in stage_names():
         from worldclip.cli.stages import run_one_stage
 
@@ -75,10 +78,32 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _names_model(rest: Sequence[str]) -> bool:
-    """Return whether the first word is a model, not a flag, a recipe or a run."""
+    """Return whether the first word is a model: no flag, no recipe, and no run without an --out that is no run."""
     if not rest or rest[0].startswith("-") or rest[0].endswith(".toml"):
         return False
-    return not (Path(rest[0]) / "recipe.toml").exists()
+    source, out = Path(rest[0]), _out_of(rest)
+    if not layout.is_run(source):
+        return True
+    return out is not None and out.resolve() != source.resolve() and not layout.is_run(out)
+
+
+def _out_of(rest: Sequence[str]) -> Path | None:
+    """Return the value of --out."""
+    for word, following in zip(rest, [*rest[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--out":
+            return Path(value if equals else following)
+    return None
+
+
+def _section_of_run(stage: str, rest: Sequence[str]) -> Config | None:
+    """Return a stage's section of the run that the first word names, None for another model."""
+    if not rest or not layout.is_run(Path(rest[0])):
+        return None
+    from worldclip.config import load_recipe
+
+    section: Config = getattr(load_recipe(rest[0]), stage)
+    return section
 
 
 def _complain(problems: Sequence[str], code: int) -> int:

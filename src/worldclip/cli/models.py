@@ -63,7 +63,7 @@ def classify(
 
 
 def evaluate(model: str, out: Path, *, config: EvaluateConfig) -> tuple[Any, str]:
-    """Evaluate a model that no recipe of worldclip made.
+    """Evaluate any model on datasets; of a run, by default, those of its recipe.
 
     out: folder to write: results.jsonl, results.csv, table.md, table.tex, report.html.
     """
@@ -86,7 +86,7 @@ def export(
     push: PushFlag = None,
     dry_run: bool = False,
 ) -> tuple[Any, str]:
-    """Export a model that no run of worldclip made.
+    """Export any model to the formats of other libraries; of a run, by default, to those of its recipe.
 
     out: folder to write, with one folder per format.
     dry_run: with --push: print what would be uploaded, and upload nothing.

@@ -84,8 +84,13 @@ def to_text() -> str:
 
 def see_also(stage: str) -> str:
     """Return a paragraph of help with the commands that begin with a stage's name, "" if there are none."""
-    names = [name for group in GROUPS for name in group.summaries if name.startswith(f"{stage} ")]
-    return "\n\nSee also: " + ", ".join(f"worldclip {name}" for name in names) if names else ""
+    lines = [
+        f"worldclip {name}{' --out DIR' if name.endswith(' MODEL') else ''}: {summary}"
+        for group in GROUPS
+        for name, summary in group.summaries.items()
+        if name.startswith(f"{stage} ")
+    ]
+    return "".join(f"\n\nSee also: {line}." for line in lines)
 
 
 def refuse_misspelt(stage: str, rest: Sequence[str]) -> None:

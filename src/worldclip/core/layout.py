@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 BEST = "best.json"
+_MODEL_FILES = ("config.json", "open_clip_config.json", "onnx")  # a folder with one of them holds a model
 _STEP = re.compile(r"step_\d{9}")
 
 
@@ -58,6 +59,11 @@ train_log = _path("train/log.jsonl")  # one line per record
 
 results = _path("evaluate/results.jsonl")  # one line per record
 results_table = _path("evaluate/table.md")
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run: it has recipe.toml, and is no exported model, which has a copy of it."""
+    return recipe(path).is_file() and not any((path / name).exists() for name in _MODEL_FILES)
 
 
 def matcher(run_dir: Path, list_name: str, profile: str) -> Path:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from worldclip.core import layout
 from worldclip.core.errors import UserError
 
 Table = dict[str, Any]  # of TOML
@@ -159,7 +160,9 @@ def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Se
 
 def read_toml(path: Path) -> Table:
     """Read the tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
-    file = path / "recipe.toml" if path.is_dir() else path
+    file = layout.recipe(path) if path.is_dir() else path
+    if path.is_dir() and file.exists() and not layout.is_run(path):
+        raise UserError(f"{path} is an exported model, not a run; give {file}, or the run that it is from")
     if not file.exists():
         state = "holds no recipe.toml" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {state}; give a recipe (.toml) or the folder of a run")

@@ -101,7 +101,7 @@ def merge_samples(
 
 def _name_entries(run_dir: Path, samples: Sequence[CurateSample]) -> None:
     """Add each entry's name and matches to its id."""
-    for list_name in {sample["list"] for sample in samples}:
+    for list_name in sorted({sample["list"] for sample in samples}):
         path = layout.entries(run_dir, list_name)
         entries = artifacts.read_table(path, artifacts.METADATA, ["entry"])["entry"]
         counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)

@@ -80,7 +80,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
-    emoji sets are read from out/pool.  A model folder is identified by its files, a run by its best checkpoint, a hub
+    emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a run by its best checkpoint, a hub
     id by its name.  An interrupted call resumes.  Raises UserError with all problems of `config`.
     """
     if problems := config.problems():
@@ -88,12 +88,12 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
         raise UserError(f"{missing}no dataset to evaluate; set evaluate.datasets, or a suite that has data")
-    path = Path(source)
-    if (path / "train").is_dir():
-        path = checkpoint_folder(path)
+    path, pool_dir = Path(source), out
+    if (checkpoint := best_checkpoint(path)) is not None:
+        path, pool_dir = checkpoint, path
     source_digest = model_digest(path) if path.exists() else digest(str(source))
     model_id = {"model": str(source), "model_digest": source_digest}
-    return _measure(Sweep(source, model_id, config, out), out, lambda loaded: list(config.languages))
+    return _measure(Sweep(source, model_id, config, pool_dir), out, lambda loaded: list(config.languages))
 
 
 def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Report:

@@ -11,7 +11,8 @@ from pathlib import Path
 from worldclip.core import artifacts, layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Report, Result, Run
-from worldclip.core.layout import best_checkpoint
+from worldclip.core.layout import best_checkpoint, is_run
+from worldclip.core.layout import recipe as recipe_of
 from worldclip.core.preflight import missing_packages
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
@@ -78,12 +79,13 @@ def export_model(
 ) -> Report:
     """Export any model that `worldclip.load` takes to OUT/<format>; returns the report.
 
-    layout, arch, tokenizer as in worldclip.load.  Raises UserError where the configuration has problems, or what was
+    Of a run, the best checkpoint is exported, with the run's model card and recipe.  layout, arch, tokenizer as in worldclip.load.  Raises UserError where the configuration has problems, or what was
     written differs when loaded.
     """
     config = config or ExportConfig()
     problems = config.problems()
-    if config.languages and not config.corpus:
+    run_dir = Path(source) if is_run(Path(source)) else None
+    if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
     if problems:
         raise UserError(problems)
@@ -91,8 +93,11 @@ def export_model(
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     corpus = [Path(path) for path in config.corpus]
-    card = cards.of_model(str(source), recognised.layout)
-    report = {"source": str(source), **_export(recognised, clip, Path(out), config, corpus, card, None)}
+    card, copied_recipe = cards.of_model(str(source), recognised.layout), None
+    if run_dir is not None:
+        corpus = prune_vocabulary.corpus_of(config, run_dir) if config.languages else []
+        card, copied_recipe = cards.of_run(run_dir, recognised.path), recipe_of(run_dir)
+    report = {"source": str(source), **_export(recognised, clip, Path(out), config, corpus, card, copied_recipe)}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
 

@@ -28,7 +28,7 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     key: in place of its pool.key.  Raises UserError for problems with the section.
     """
     path = Path(source)
-    is_recipe = path.suffix == ".toml" or (path / "recipe.toml").exists()
+    is_recipe = path.suffix == ".toml" or layout.is_run(path)
     run = Run.open(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
     if key is None:
         return run

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from miniature import write_tar
 from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
@@ -122,3 +125,40 @@ def test_pages_are_what_docs_catalog_writes():
     assert all(f"| `{name}` |" in evaluate for name in SUITES)
     assert all(info.source and info.address and info.licence for info in CATALOG.values())
     assert all(info.by_hand for name, info in CATALOG.items() if name not in names_to_fetch())
+
+
+PRINT_DIGESTS = """
+import json, sys
+from pathlib import Path
+from worldclip.evaluate import datasets
+from worldclip.evaluate.config import EvaluateConfig
+data, names, folders = json.loads(sys.argv[1])
+config = EvaluateConfig(datasets=(*names, *folders), data=data, folders=folders)
+for name in config.datasets:
+    dataset = datasets.load(name, config, Path(data))
+    print(name, dataset.digest, dataset.images_digest)
+"""
+
+
+def test_digests_of_all_layouts_are_the_same_in_every_process(tmp_path):
+    """Python walks a set in an order that each process draws anew."""
+    names = [name for name in ONE_OF_EACH if CATALOG[name].classes != "imagenet"]  # dollar_street needs open_clip
+    for name in names:
+        write_miniature(name, tmp_path)
+    for path in ("cat/a.jpg", "cat/b.jpg", "dog/a.jpg"):
+        (tmp_path / "mine" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / path).write_bytes(path.encode())
+    for i in range(3):
+        write_tar(tmp_path / "pairs" / f"{i}.tar", {"0.jpg": b"cat", "0.txt": b"a cat", "1.jpg": b"dog", "1.txt": b"b"})
+    folders = {"mine": f"folders:{tmp_path / 'mine'}", "pairs": f"pool:{tmp_path / 'pairs'}"}
+    assert {CATALOG[name].layout for name in names} | {"folders", "pool", "dollar_street"} == {*NAMES}
+    arguments = json.dumps([str(tmp_path), names, folders])
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", PRINT_DIGESTS, arguments],
+            env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]  # fmt: skip
+    assert len(printed[0].splitlines()) == len(names) + 2
+    assert printed[0] == printed[1] == printed[2]
