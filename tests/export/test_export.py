@@ -87,8 +87,17 @@ def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
         assert text in body
     rows = markdown_rows(body)
     assert ("en", "100", "80", "1,200") in rows
-    assert ("Princeton WordNet", "WordNet licence", "en") in rows
-    assert ("wordfreq", "CC BY-SA 4.0", "zh") in rows
+    assert ("wordnet", "Princeton WordNet", "WordNet licence", "en") in rows
+    assert ("wordfreq", "", "CC BY-SA 4.0", "zh") in rows
+
+
+def test_model_card_of_a_run_with_a_pack_has_the_licences_in_the_pack(run_dir):
+    write_text(run_dir / "recipe.toml", to_toml(load_recipe({**RECIPE, "languages": {}})))
+    sources = {"sw": [{"source": "pack", "file": "lists.tar"}, {"source": "list", "licence": "CC BY 4.0"}]}
+    artifacts.write_manifest(run_dir / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
+    text = card.render(card.of_run(run_dir, run_dir / "train/step_000000009"), "huggingface", {"max_difference": 1e-7})
+    assert "# my_run: a CLIP for 2 languages" in text  # those with kept pairs
+    assert ("list", "", "CC BY 4.0", "sw") in markdown_rows(text)
 
 
 @pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])

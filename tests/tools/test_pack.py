@@ -19,6 +19,7 @@ import pytest
 import worldclip
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
 from stages import finish, run_stage
+from toy import markdown_rows
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
@@ -27,6 +28,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.metadata.sources.pack import open_pack
+from worldclip.report.sources import sources_table
 from worldclip.tools.pack import pack, unpack
 
 QUIET = LocalExecutor(workers=1, quiet=True)
@@ -112,6 +114,16 @@ def test_recipe_with_pack_finds_unpacked_stage_finished(
     assert metadata.load_matcher(run_dir, "sw", "unicode").match("Simba, simba!").tolist() == [100]
     assert main(["run", str(run_dir), "--until", "metadata"]) == 2  # what to match is still to be said
     assert "set exactly one of path, roots and build; now set: none" in capsys.readouterr().err
+
+
+def test_recipe_without_languages_takes_those_of_its_pack(packed: Path, tmp_path: Path) -> None:
+    finish("metadata", recipe(metadata={"pack": str(packed)}), tmp_path / "run", QUIET)
+    manifest = json.loads((tmp_path / "run/metadata/manifest.json").read_text())
+    assert sorted(manifest["counts"]) == ["sw", "th"]
+    rows = markdown_rows(sources_table(manifest))
+    assert ("pack", "lists.tar", "of its sources, in this table", "sw, th") in rows
+    assert ("list", "sw.txt", "CC BY 4.0", "sw") in rows
+    assert ("list", "th.txt", "not stated in the file", "th") in rows
 
 
 def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from worldclip.core import artifacts, layout
 from worldclip.core.settings import read_toml
+from worldclip.report.sources import sources_table
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
 _STAGES = ("pool", "metadata", "match", "balance")
@@ -27,17 +28,20 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     unit = "images, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
     total = report["total"]
     reasons = [name for name in total if name not in ("pairs_in", "pairs_out", "expected_pairs")]
+    recipe = read_toml(run_dir)
     parts = [
         "# Data card",
         f"{total['pairs_out']:,} of {total['pairs_in']:,} {unit}, kept by substring matching against entry lists "
         f"in {len(manifests['match']['languages'])} languages and by balancing over their entries (the recipe of "
-        "Meta CLIP 2, arXiv:2507.22062, as implemented by worldclip). No model saw an image or scored a text; a "
-        "language-identification model chose the entry list of each text. The list holds keys and texts, not images. "
-        "Rights in the images remain with their owners; requests for removal go into `pool.deny_keys`.",
+        f"Meta CLIP 2, arXiv:2507.22062, as implemented by worldclip). {_language_source(recipe)} "
+        f"{_contents(recipe)} Rights in the images remain with their owners; requests for removal go into "
+        "`pool.deny_keys`.",
+        "## Filters before matching",
+        _filters(recipe),
         "## Sources of the entries",
-        _sources(manifests["metadata"].get("sources", {})),
+        sources_table(manifests["metadata"]) or "Not recorded.",
         "## Settings",
-        _settings(run_dir),
+        _settings(recipe),
         "## Kept pairs by language",
         _languages(report, thresholds),
         f"Dropped, by the first reason that applies: {', '.join(f'{name} {total[name]:,}' for name in reasons)}.",
@@ -47,22 +51,51 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _sources(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    langs_by_source: dict[tuple[str, str, str], list[str]] = {}
-    for lang, rows in sorted(sources.items()):
-        for row in rows:
-            origin = " ".join(str(row[key]) for key in ("package", "version", "file", "path") if row.get(key))
-            source = (str(row["source"]), origin, str(row.get("licence") or "not stated"))
-            langs_by_source.setdefault(source, []).append(lang)
-    if not langs_by_source:
-        return "Not recorded."
-    columns = [text_column(title) for title in ("source", "from", "licence", "languages")]
-    cells = [[*source, " ".join(langs)] for source, langs in langs_by_source.items()]
-    return to_markdown(Table(columns, cells))
+def _language_source(recipe: Mapping[str, Any]) -> str:
+    """Say what decided the language, and thus the entry list, of each text."""
+    if place := recipe["pool"].get("lang"):
+        decided = f"The language of each text is the one that the pool states in `{place}`"
+    else:
+        decided = f"The language-identification model `{recipe['languages']['lid_model']}` chose each text's language"
+    isolate = recipe["match"]["isolate"]
+    return f"{decided}, and thus its entry list." if isolate == "language" else f"{decided}; all share one entry list."
 
 
-def _settings(run_dir: Path) -> str:
-    recipe = read_toml(run_dir)
+def _contents(recipe: Mapping[str, Any]) -> str:
+    if recipe["curate"]["write"] == "tars":
+        return "The tars hold the images with the kept texts; the list holds keys and texts."
+    return "The list holds keys and texts, not images."
+
+
+def _filters(recipe: Mapping[str, Any]) -> str:
+    """Say which lists of keys were applied, and what made them, as far as their folders record it."""
+    pool = recipe["pool"]
+    files = [("valid_keys", path) for path in filter(None, [pool.get("valid_keys")])]
+    files += [("deny_keys", path) for path in pool.get("deny_keys", [])]
+    lines = [f"- `pool.{key}` = `{path}`: {_maker(Path(path).parent)}" for key, path in files]
+    own = "Matching, balancing and curating read texts and keys; they decoded no image and scored none with a model."
+    before = "What the pool itself was filtered by before is not recorded here."
+    return "\n".join([f"{own} {before}", *(["", *lines] if lines else [])])
+
+
+def _maker(folder: Path) -> str:
+    """Return what a list of keys is from: `pool check` with its models and removals, `pool dedup`, or unknown."""
+    manifest = artifacts.read_manifest(folder)
+    config = manifest["config"] if manifest is not None else {}
+    if manifest is None or "check" not in config:
+        is_dedup = manifest is not None and "copies" in manifest["counts"]
+        return "copies that `worldclip pool dedup` found by their keys." if is_dedup else "its making is not recorded."
+    removed = artifacts.read_json(folder / "report.json")["counts"]["removed"]
+    counts = ", ".join(f"{rule} {count:,}" for rule, count in removed.items()) or "none"
+    check = config["check"]
+    models = [f"classifier {name} (`{rule['path']}`)" for name, rule in check["classifiers"].items()]
+    models += [f"faces (`{check['faces']['path']}`)"] if check["faces"]["path"] else []
+    models += [f"embeddings (`{check['embedding_model']}`)"] if check.get("embedding_model") else []
+    looked = f"models that looked at the images: {', '.join(models)}" if models else "no model looked at an image"
+    return f"`worldclip pool check`; pairs removed by rule: {counts}; {looked}."
+
+
+def _settings(recipe: Mapping[str, Any]) -> str:
     lines = []
     for name in _SETTINGS:
         section, key = name.split(".")

@@ -9,6 +9,7 @@ from pathlib import Path
 from worldclip.core import artifacts, layout
 from worldclip.core.job import Record, Report
 from worldclip.core.settings import read_toml
+from worldclip.report.sources import sources_table
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
 LIBRARIES = {
@@ -102,7 +103,7 @@ def render(card: Card, name: str, report: Record) -> str:
 def of_run(run_dir: Path, checkpoint: Path) -> Card:
     """Return the card of a run: recipe, training pairs by language, results, licences."""
     recipe = read_toml(run_dir)
-    train, codes = recipe["train"], recipe["languages"]["codes"]
+    train, codes = recipe["train"], _languages(run_dir) or recipe["languages"].get("codes", [])
     summary = (
         f"Checkpoint: {checkpoint.name}. Recipe: {train['samples_seen']:,} pairs seen, batch "
         f"{train['global_batch_size']:,}, preset {train['model']['preset']}; matching profile "
@@ -113,7 +114,7 @@ def of_run(run_dir: Path, checkpoint: Path) -> Card:
         "Recipe": summary,
         "Training pairs": _pairs(run_dir),
         "Results": _read_text(layout.results_table(run_dir)),
-        "Sources of the metadata": _licences(run_dir),
+        "Sources of the metadata": sources_table(artifacts.read_manifest(run_dir / "metadata") or {}),
         "Sources of the pool": _read_text(layout.attribution(run_dir)),
     }
     body = [line for heading, text in sections.items() if text for line in ("", f"## {heading}", "", text)]
@@ -129,6 +130,12 @@ def of_model(source: str, layout: str) -> Card:
     return Card(f"{Path(source).name}, converted", (), ["", "## Source", "", text])
 
 
+def _languages(run_dir: Path) -> list[str]:
+    """Return the languages that the run's pairs are kept in."""
+    curated = _read_report(run_dir, "curate").get("languages", {})
+    return sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
+
+
 def _pairs(run_dir: Path) -> str:
     """Return pairs in, kept and seen in training, by language."""
     seen = _read_report(run_dir, "train").get("seen", {})
@@ -140,23 +147,6 @@ def _pairs(run_dir: Path) -> str:
         [lang, row.get("pairs_in", 0), row.get("pairs_out", 0), seen.get(lang, 0)]
         for lang, row in sorted(curated.items())
     ]
-    return to_markdown(Table(columns, rows))
-
-
-def _licences(run_dir: Path) -> str:
-    """Return each metadata source with its licence and the languages that use it."""
-    manifest = artifacts.read_manifest(run_dir / "metadata") or {}
-    users: dict[tuple[str, str], set[str]] = {}
-    for lang, sources in manifest.get("sources", {}).items():
-        for source in sources:
-            name = source.get("name") or source["source"]
-            users.setdefault((name, source["licence"]), set()).add(lang)
-    for views in manifest.get("pageviews", []):
-        users.setdefault(("page views", views["licence"]), set()).add("all")
-    if not users:
-        return ""
-    columns = [text_column(title) for title in ("source", "licence", "languages")]
-    rows = [[name, licence, ", ".join(sorted(langs))] for (name, licence), langs in sorted(users.items())]
     return to_markdown(Table(columns, rows))
 
 

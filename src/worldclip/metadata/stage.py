@@ -117,8 +117,7 @@ def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
 
 def _plan(run: Run) -> Work:
     """Find the sources.  Raises UserError for an invalid pack, missing files, and languages without source of words."""
-    config, codes = run.section(MetadataConfig), _run_codes(run)
-    packed = open_pack(Path(config.pack)) if config.pack else None
+    config, codes, packed = run.section(MetadataConfig), _run_codes(run), _open_pack(run)
     built = [code for code in codes if packed is None or code not in packed.lists]
     sources = counting.find_sources(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
     work = Work(config=config, codes=codes, sources=sources, pack=packed)
@@ -190,9 +189,15 @@ def _compile_matchers(run: Run, lists: dict[str, Report]) -> dict[tuple[str, str
 
 
 def _run_codes(run: Run) -> tuple[str, ...]:
-    """Return the run's languages, and English if all texts are matched against its list."""
-    codes = set(run.section(LanguagesConfig).run_codes)
+    """Return the run's languages (default: the pack's, else all), and English if its list is the only one."""
+    config, pack = run.section(LanguagesConfig), _open_pack(run)
+    codes = set(pack.lists if pack is not None and not config.codes else config.run_codes)
     return tuple(sorted(codes | {"en"} if run.section(MatchConfig).isolate == "english" else codes))
+
+
+def _open_pack(run: Run) -> Pack | None:
+    path = run.section(MetadataConfig).pack
+    return open_pack(Path(path)) if path else None
 
 
 def _packed_and_built(work: Work) -> list[str]:

@@ -141,7 +141,8 @@ def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
     pack = run.section(MetadataConfig).pack
     languages_config = run.section(LanguagesConfig)
     packed = open_pack(Path(pack)).lists if pack else {}
-    codes = langs or [code for code in languages_config.run_codes if code not in packed]
+    own_codes = languages_config.codes if pack else languages_config.run_codes  # unset: the pack's languages are meant
+    codes = langs or [code for code in own_codes if code not in packed]
     scheme = label_scheme(languages_config.lid_model, codes)
     return sorted({wiki for code in codes for wiki in languages.wikipedias(code, scheme)})
 

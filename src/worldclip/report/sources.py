@@ -1,0 +1,36 @@
+"""The sources of the entries with their licences, as a table of the data card and of the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldclip.report.table import Table, text_column, to_markdown
+
+NOT_STATED = "not stated"
+
+
+def sources_table(manifest: Mapping[str, Any]) -> str:
+    """Return each source with its licence and the lists made from it, as Markdown; "" where none is recorded.
+
+    manifest: of the stage metadata.
+    """
+    lists: dict[tuple[str, str, str], list[str]] = {}
+    for name, sources in sorted(manifest.get("sources", {}).items()):
+        for source in sources:
+            lists.setdefault(_describe(source), []).append(name)
+    for views in manifest.get("pageviews", []):
+        lists[("page views", views.get("file", ""), views.get("licence") or NOT_STATED)] = ["all"]
+    if not lists:
+        return ""
+    columns = [text_column(title) for title in ("source", "from", "licence", "languages")]
+    rows: Sequence[Sequence[str]] = [[*source, ", ".join(names)] for source, names in sorted(lists.items())]
+    return to_markdown(Table(columns, rows))
+
+
+def _describe(source: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what a source is, where it is from, and its licence; a pack has the licences of the sources in it."""
+    names = [str(source[key]) for key in ("package", "version", "file", "path", "name") if source.get(key)]
+    origin = " ".join(dict.fromkeys(names))  # the path is often the file's name
+    licence = source.get("licence") or NOT_STATED
+    return str(source["source"]), origin, "of its sources, in this table" if source["source"] == "pack" else licence
