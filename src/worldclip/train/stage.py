@@ -48,6 +48,9 @@ def train(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(TrainConfig)
+    path = layout.train_dir(run.dir) / "config.json"
+    if "train" not in run.restarted and path.exists():
+        yield from _refused_changes(run.dir, changed_keys(artifacts.read_json(path)["config"], _config(run)))
     absent = list(missing_packages("train", ("torch", "torchvision", "transformers"), extra="train"))
     if config.wandb:
         yield from missing_packages("train.wandb", ("wandb",), extra="wandb")
@@ -121,6 +124,15 @@ def _train_once(run: Run, job: Job) -> Result:
     return Result(report=report, counts=counts)
 
 
+def _refused_changes(run_dir: Path, changes: list[str]) -> list[str]:
+    """Return the problems of going on with a training under another config or other inputs."""
+    train_dir = layout.train_dir(run_dir)
+    if not changes or not checkpoints(train_dir):
+        return []
+    remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
+    return [*changes, f"{remedy}; undo it, restart with --from train, or choose another --out"]
+
+
 def _help_train(run: Run) -> None:
     """Do what every rank but the first does: wait until there is something to train, and train."""
     from worldclip.train.distributed import broadcast_record, connected_ranks
@@ -147,9 +159,8 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
         recorded = artifacts.read_json(path)
         changes = changed_keys(recorded["config"], job.config)
         changes += changed_keys(recorded["inputs"], job.inputs, "input")
-        if changes and checkpoints(train_dir):
-            remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
-            raise UserError([*changes, f"{remedy}; undo it, restart with --from train, or choose another --out"])
+        if problems := _refused_changes(run.dir, changes):
+            raise UserError(problems)
         if not changes:
             schedule = Schedule(**recorded["schedule"])
             check_batch(schedule.global_batch_size, world_size, config.accum_steps)
