@@ -81,7 +81,8 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
     emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a
-    run by its best checkpoint, a hub id by its name.  An interrupted call resumes.  Raises UserError with all problems of `config`.
+    run by its best checkpoint, a hub id by its name.  An interrupted call resumes.  Raises UserError with all problems
+    of `config`.
     """
     if problems := config.problems():
         raise UserError(problems)
