@@ -145,10 +145,10 @@ def _recorded(config: Recipe, context: Run) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not context.reports and older is None:
+        if not context.reports:
             path.unlink()
-        elif not context.reports:
-            write_text(path, older)
+            if older is not None:
+                write_text(path, older)
         raise
 
 
