@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -61,8 +63,13 @@ CASES = {
     "a \n\n\n  b  c\t d \n": "a\nb c d",
     "cat ({{IPA|x}}) or ({{lang|de|Katze}}; ) end (kept)": "cat or end (kept)",
     "1 + 1 = 2\n": "1 + 1 = 2",
+    "== История {{x|=\nб}} ==\nКот": "История\nКот",
+    "== 历史 = {{{[[\n猫}}} ==\n猫": "历史\n猫",
+    "== A {{never closed ==\nb": "A never closed\nb",
     # Chinese variants
     "-{zh-hans:网络; zh-hant:網路}-和-{字}-，-{H|zh:x}-a-b": "网络和字，a-b",
+    "-{\n==}-": "==",
+    "a-{zh:b\n\n  c}-d": "a" + "b\n" + "cd",
     "": "",
 }
 
@@ -124,6 +131,63 @@ def test_random_marks_give_valid_text_no_longer_than_source(parts: list[str]):
     assert text == text.strip()
     assert "  " not in text or "<nowiki>" in source
     assert strip(source, source) == [text, text]
+
+
+SCRIPTS = {
+    "Latin": "Čeština",
+    "Cyrillic": "кошка",
+    "Greek": "γάτα",
+    "Arabic": "قطة",
+    "Hebrew": "חתול",
+    "Devanagari": "बिल्ली",
+    "Tamil": "பூனை",
+    "Thai": "แมว",
+    "Han": "猫咪",
+    "Hangul": "고양이",
+    "Georgian": "კატა",
+    "Ethiopic": "ድመት",
+    "emoji": "🐈‍⬛",
+}
+LINE_STARTS = ["==", "=", "===", "* ", "{|\n", "|}", "|", "----", "", ""]
+OPENING = ["{{", "{{{", "[[", "[[a|", "[[File:", "[http://a ", "-{", "<ref>", "<nowiki>", "<!--", "__", "ht", "("]
+CLOSING = ["}}", "}}}", "]]", "]", "}-", "</ref>", "</nowiki>", "-->", "__", "tp://", ")"]
+LINE_ENDS = [" ==\n", "=\n", "\n", "\n\n", " \n", ""]
+
+
+def random_page(draw: random.Random, word: str) -> str:
+    """Return a page whose lines begin and end like headings, tables and lists, and whose elements overlap."""
+    inner = [word, word[:1], " ", "=", "= ", "\n", "|", ":", "&eacute;", "&nbsp;", *OPENING, *CLOSING]
+    pieces = []
+    for _ in range(draw.randint(1, 4)):
+        pieces.append(draw.choice(LINE_STARTS))
+        pieces += draw.choices(inner, k=draw.randint(0, 8))
+        pieces.append(draw.choice(LINE_ENDS))
+    return "".join(pieces)
+
+
+def strip_random_pages(num_pages: int, seed: int) -> None:
+    """Strip random pages of each script; fail where a text is not UTF-8, longer than its page, or another one alone."""
+    draw = random.Random(seed)
+    for word in SCRIPTS.values():
+        pages = [random_page(draw, word) for _ in range(num_pages // len(SCRIPTS))]
+        texts = wikitext.strip(pa.array(pages, pa.large_string()), UNWANTED)
+        texts.validate(full=True)  # raises for what is not UTF-8
+        num_bytes = [len(text.encode()) for text in texts.to_pylist()]
+        assert all(size <= len(page.encode()) for size, page in zip(num_bytes, pages, strict=True))
+        alone = draw.randrange(len(pages))
+        assert strip(pages[alone]) == [texts[alone].as_py()]
+
+
+def test_no_character_is_cut_in_two_in_any_script():
+    strip_random_pages(13_000, seed=0)
+
+
+@pytest.mark.slow
+def test_no_character_is_cut_in_two_in_a_million_pages():
+    start = time.monotonic()
+    for seed in range(1, 11):
+        strip_random_pages(100_000, seed)
+    assert time.monotonic() - start < 600
 
 
 def plain_strip(source: str) -> str:

@@ -309,7 +309,7 @@ def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
             continue
         try:
             page = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadShard(f"{path}, line {number}: invalid JSON ({error}); download it again") from error
         if not isinstance(page, dict):
             raise BadShard(f"{path}, line {number}: {type(page).__name__}, not an object with title and text")

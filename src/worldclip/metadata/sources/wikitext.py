@@ -271,6 +271,20 @@ def _write_newline(out, n, floor, base):
 
 
 @inner
+def _write_literal(data, start, stop, out, n, floor, base):
+    """Copy data[start:stop], in which only line ends and blanks have a meaning."""
+    for k in range(start, stop):
+        if data[k] == _NEWLINE:
+            n = _write_newline(out, n, floor, base)
+        elif data[k] == _BLANK:
+            n = _write_blank(out, n, base)
+        else:
+            out[n] = data[k]
+            n += 1
+    return n
+
+
+@inner
 def _write_bracket(out, n, floor):
     """Write a closing bracket; a pair of brackets that has lost its contents is removed."""
     k = n
@@ -355,14 +369,7 @@ def _angle(data, at, end, out, n, floor, base, state):
         state[UNCLOSED] |= 1 << row
         return after, n
     if kind == _LITERAL:
-        for k in range(after, closing):
-            if data[k] == _NEWLINE:
-                n = _write_newline(out, n, floor, base)
-            elif data[k] == _BLANK:
-                n = _write_blank(out, n, base)
-            else:
-                out[n] = data[k]
-                n += 1
+        n = _write_literal(data, after, closing, out, n, floor, base)
     while closing < end and data[closing] != ord(">"):
         closing += 1
     return min(closing + 1, end), n
@@ -456,7 +463,7 @@ def _colon(data, at, end, out, n, floor):
 
 
 @inner
-def _hyphen(data, at, end, out, n):
+def _hyphen(data, at, end, out, n, floor, base):
     """`-{zh-hans:甲; zh-hant:乙}-` shows one of several variants: take the first; flags H and T hide all of them.
 
     https://www.mediawiki.org/wiki/Writing_systems/Syntax
@@ -483,10 +490,7 @@ def _hyphen(data, at, end, out, n):
         if data[k] == ord(":"):
             start = k + 1
             break
-    for k in range(start, stop):
-        out[n] = data[k]
-        n += 1
-    return close + 2, n
+    return close + 2, _write_literal(data, start, stop, out, n, floor, base)
 
 
 @inner
@@ -516,7 +520,11 @@ def _ampersand(data, at, end, out, n, base):
 
 @inner
 def _end_line(out, n, floor, base, open_D, state):
-    """End a line: links without a text yet end with it, and a heading loses its closing marks."""
+    """End a line: links without a text yet end with it, and a heading loses its closing marks.
+
+    Inside a template the heading goes on after it.  Nothing before the template is touched: its end restores that
+    length of the text, which would otherwise lie in the middle of a character written since.
+    """
     while state[DEPTH]:
         depth = state[DEPTH] - 1
         kind = open_D[depth, KIND]
@@ -527,11 +535,13 @@ def _end_line(out, n, floor, base, open_D, state):
     level = state[HEADING_LEVEL]
     if level:
         start = state[HEADING_AT]
-        while n > start and (out[n - 1] == _EQUALS or out[n - 1] == _BLANK):
+        floor = max(start, floor)
+        while n > floor and (out[n - 1] == _EQUALS or out[n - 1] == _BLANK):
             n -= 1
-        n = _write_newline(out, n, max(start, floor), base)
-        state[HEADING_LEVEL] = 0
-        state[LAST_LEVEL], state[LAST_AT], state[LAST_END] = level, start, n
+        n = _write_newline(out, n, floor, base)
+        if state[DEPTH] == 0:
+            state[HEADING_LEVEL] = 0
+            state[LAST_LEVEL], state[LAST_AT], state[LAST_END] = level, start, n
     else:
         n = _write_newline(out, n, floor, base)
     state[LINE_START] = 1
@@ -613,7 +623,7 @@ def _special(data, at, end, out, n, base, open_D, state, unwanted):
     if byte == ord(":"):
         return _colon(data, at, end, out, n, floor)
     if byte == ord("-"):
-        return _hyphen(data, at, end, out, n)
+        return _hyphen(data, at, end, out, n, floor, base)
     if byte == ord("_"):
         return _underscore(data, at, end, out, n)
     return at + 1, _write_bracket(out, n, floor)
