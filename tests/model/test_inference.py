@@ -96,7 +96,7 @@ def test_all_unusable_images_are_named(clip, pixels, tmp_path):
         clip.encode_image(images)
     said = caught.value.problems
     assert len(said) == 5
-    assert said[0].endswith("no.png: is not an image that Pillow can read")
+    assert said[0].endswith("no.png: is not an image that can be decoded (no known image format)")
     assert "float64" in said[1]
     assert "is a URL" in said[2]
     assert said[3].endswith("does not exist")
@@ -295,7 +295,7 @@ def test_urls_are_fetched_only_with_allow_urls(clip, address, pixels):
         clip.classify([f"{address}/none.png", f"{address}/b.txt"], ["a"], allow_urls=True)
     assert caught.value.problems == [
         f"{address}/none.png: the server answers 404 File not found",
-        f"{address}/b.txt: is not an image that Pillow can read",
+        f"{address}/b.txt: is not an image that can be decoded (no known image format)",
     ]
 
 
@@ -313,7 +313,7 @@ def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypa
         clip.encode_image(mixed)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["image 1", "image 5"]
     each, reasons = clip.encode_each(mixed)
-    assert reasons == dict.fromkeys((1, 5), "is not an image that Pillow can read")
+    assert reasons == dict.fromkeys((1, 5), "is not an image that can be decoded (no known image format)")
     np.testing.assert_array_equal(np.isnan(each).any(axis=1), [i in reasons for i in range(7)])
     np.testing.assert_allclose(each[[0, 2, 3, 4, 6]], features[:5], atol=1e-6)
 

@@ -105,7 +105,9 @@ def test_changed_shards_are_updated_and_another_model_starts_over(world, tmp_pat
 
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
     report = embed(world / "model", world / "photos", tmp_path, executor=quiet())
-    assert report["images"]["bad"] == [{"key": "bad.jpg", "reason": "is not an image that Pillow can read"}]
+    assert report["images"]["bad"] == [
+        {"key": "bad.jpg", "reason": "is not an image that can be decoded (no known image format)"}
+    ]
     rows = pq.read_table(tmp_path / "images" / "files_000000.parquet").to_pylist()
     assert [row["key"] for row in rows] == [f"sub/{i}.png" for i in range(4)]
     features = np.load(tmp_path / "images" / "files_000000.npy")

@@ -12,10 +12,10 @@ from stages import context
 from worldclip import pool
 from worldclip.core.errors import UserError
 from worldclip.model.config import ModelConfig
+from worldclip.model.decode import UNDECODABLE
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train.augment import Augmentation
 from worldclip.train.config import TrainConfig
-from worldclip.train.decode import UNDECODABLE
 from worldclip.train.distributed import World
 from worldclip.train.loader import Loader
 

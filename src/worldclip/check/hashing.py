@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import itertools
 import math
-import re
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +27,7 @@ from numba import njit
 from worldclip.check.config import CheckConfig
 from worldclip.core.artifacts import IMAGE_HASHES, digest, fingerprint
 from worldclip.core.errors import require
+from worldclip.model.decode import BadImage, image_faults, open_image, orientation_of, scale_16_bit, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,10 +121,11 @@ def scan_image(data: bytes) -> ImageFacts:
     sha256 = byte_hash(data)
     try:
         image = open_image(data)
-        width, height, num_frames = image.width, image.height, getattr(image, "n_frames", 1)
-        grey_YX = grey_square(image)
-    except UNDECODABLE as error:
-        return ImageFacts(sha256, error=_one_line(error))
+        with image_faults():
+            width, height, num_frames = image.width, image.height, getattr(image, "n_frames", 1)
+            grey_YX = grey_square(image)
+    except BadImage as error:
+        return ImageFacts(sha256, error=str(error))
     contrast = float(grey_YX.std())
     if contrast < MIN_CONTRAST:
         return ImageFacts(sha256, width, height, num_frames, contrast)
@@ -135,38 +134,23 @@ def scan_image(data: bytes) -> ImageFacts:
     return ImageFacts(sha256, width, height, num_frames, contrast, int(phash), int(mirrored_phash))
 
 
-# Pillow raises OSError for unknown formats and truncated files, SyntaxError for a broken PNG, and the others for broken
-# headers and frames.
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError, MemoryError)
-
-
-def open_image(data: bytes) -> Image:
-    """Return the image in `data`, with only its header read.  Raises one of UNDECODABLE, for a bomb as well."""
-    pillow: Any = require("PIL.Image", extra="pool")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns at half of the number of pixels that it refuses
-        try:
-            return pillow.open(io.BytesIO(data))
-        except pillow.DecompressionBombError as error:
-            raise ValueError(f"decompression bomb: {error}") from error
-
-
 def grey_square(image: Image) -> np.ndarray:
     """Return grey levels, (32, 32) uint8, upright according to EXIF; transparent parts are put on white."""
     if image.format == "JPEG":
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         image.draft("L", (JPEG_DRAFT_SIDE, JPEG_DRAFT_SIDE))
     else:
         image.load()
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    orientation = orientation_of(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = _on_white(image)
     elif image.mode == "P":
         image = image.convert("RGB")
-    elif image.mode.startswith("I;16"):
-        image = image.point(lambda level: level / 256)  # Pillow's own conversion to 8 bits clips instead
-    grey_YX = shrink(np.asarray(image if image.mode == "L" else image.convert("L")))
-    return _UPRIGHT.get(orientation, _unchanged)(grey_YX)
+    levels_YX = scale_16_bit(image)
+    if levels_YX is None:
+        levels_YX = np.asarray(image if image.mode == "L" else image.convert("L"))
+    # Scaling to a square treats both axes alike, so turning the small square gives the same result as turning the
+    # image, and is cheaper.
+    return upright(shrink(levels_YX), orientation)
 
 
 def shrink(grey_YX: np.ndarray) -> np.ndarray:
@@ -206,38 +190,11 @@ def _shrink_rows(grey_YX, first, weights, shift):
     return sums_YX >> np.int32(shift)
 
 
-_EXIF_ORIENTATION = 0x0112
-
-
-def _unchanged(a: np.ndarray) -> np.ndarray:
-    return a
-
-
-# The eight orientations of EXIF 2.3, tag 0x0112.  Scaling to a square treats both axes alike, so turning the small
-# square gives the same result as turning the image, and is cheaper.
-_UPRIGHT = {
-    1: _unchanged,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.T,
-    6: lambda a: a.T[:, ::-1],
-    7: lambda a: a.T[::-1, ::-1],
-    8: lambda a: a.T[::-1],
-}
-
-
 def _on_white(image: Image) -> Image:
     pillow: Any = require("PIL.Image", extra="pool")
     image = image.convert("RGBA")
     white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
     return pillow.alpha_composite(white, image)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the error in one line, without the memory addresses that Pillow puts into its messages."""
-    text = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}").replace("\n", " ")
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 # --- which hash -------------------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from worldclip.check.config import ClassifierRule, FaceRule
 from worldclip.check.context import CheckContext
-from worldclip.check.hashing import UNDECODABLE, open_image
 from worldclip.core.artifacts import FACES, SCORES, fingerprint, read_table, write_table, write_tables
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, Report, Shard
+from worldclip.model.decode import BadImage, image_faults, open_image
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.read import read_images
 
@@ -132,8 +132,9 @@ def _read_batches(
     images: list[np.ndarray] = []
     for key, content in zip(index["key"].to_pylist(), contents, strict=True):
         try:
-            pixels = model.preprocess(open_image(content), rule)
-        except UNDECODABLE:
+            with image_faults():
+                pixels = model.preprocess(open_image(content), rule)
+        except BadImage:
             continue
         keys.append(key)
         images.append(pixels)

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from worldclip.check.deny import REFUSALS
 from worldclip.check.duplicates import BYTE_DUPLICATE, DUPLICATE_RULES
-from worldclip.check.hashing import UNDECODABLE
 from worldclip.check.pair_rules import ELSEWHERE
 from worldclip.core.coin import sample_numbers
 from worldclip.core.errors import BadShard
+from worldclip.model.decode import BadImage
 from worldclip.pool.read import read_member
 from worldclip.report.html import Html, join, tag
 from worldclip.report.images import data_uri, shrink
@@ -371,5 +371,5 @@ def _thumbnail(content: bytes) -> Html:
     """Return the image; nothing if it cannot be decoded."""
     try:
         return tag("img", src=data_uri(shrink(content, THUMBNAIL_PX)), alt="")
-    except UNDECODABLE:
+    except BadImage:
         return Html()

@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from worldclip import pool as pools
 from worldclip.check.context import CheckContext
 from worldclip.check.duplicates import DUPLICATE_RULES
-from worldclip.check.hashing import open_image
 from worldclip.check.report import Counts, Written
 from worldclip.check.text_rules import mask_personal_data
 from worldclip.core import artifacts
@@ -31,6 +30,7 @@ from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.job import remove_stale
 from worldclip.core.reasons import Reason
+from worldclip.model.decode import open_image
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats import tar as webdataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 from worldclip.core.artifacts import versions
 from worldclip.core.download import Broken, Client
 from worldclip.core.execute import usable_cores
+from worldclip.model.decode import BOMB, UNDECODABLE, BadImage, decode, pixels_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ def as_list(images: Any) -> list[Any]:
 
 
 def open_images(images: Sequence[Any], *, allow_urls: bool = False) -> list[Image | str]:
-    """Return each image upright and in RGB, as transformers' load_image gives it, or the reason why it cannot be used.
+    """Return each image upright and in RGB, or the reason why it cannot be used.
 
     Runs on all cores: Pillow releases the GIL while it decodes.
     """
@@ -40,28 +40,47 @@ def open_images(images: Sequence[Any], *, allow_urls: bool = False) -> list[Imag
 
 
 def _open_or_reason(image: Any, allow_urls: bool) -> Image | str:
-    from PIL import ImageOps
+    from PIL import Image as PillowImage
 
     try:
-        return ImageOps.exif_transpose(_open(image, allow_urls)).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for corrupt files
+        return PillowImage.fromarray(_pixels(image, allow_urls))
+    except BadImage as error:
+        return f"{_MEANING[error.reason]} ({error.detail})"
+    except ValueError as error:
         return str(error)
 
 
-def _open(image: Any, allow_urls: bool) -> Image:
+_MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}
+
+
+def _pixels(image: Any, allow_urls: bool) -> np.ndarray:
+    """Return (height, width, 3) uint8.  Raises BadImage, and ValueError for what is no image file at all."""
     from PIL import Image as PillowImage
 
     if isinstance(image, str) and image.startswith(URL_STARTS):
-        return _decode(io.BytesIO(_download(image, allow_urls)))
+        return decode(_download(image, allow_urls))
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8")
-        return PillowImage.fromarray(image)
-    if isinstance(image, str | Path | bytes):
-        return _decode(io.BytesIO(image) if isinstance(image, bytes) else Path(image))
+        return pixels_of(PillowImage.fromarray(image))
+    if isinstance(image, bytes):
+        return decode(image)
+    if isinstance(image, str | Path):
+        return decode(_read(Path(image)))
     if isinstance(image, PillowImage.Image):
-        return image
+        return pixels_of(image)
     raise ValueError(f"has the type {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError("does not exist") from error
+    except IsADirectoryError as error:
+        raise ValueError("is a directory; name the image files in it") from error
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from error
 
 
 def _download(url: str, allow_urls: bool) -> bytes:
@@ -71,20 +90,3 @@ def _download(url: str, allow_urls: bool) -> bytes:
         return Client(user_agent=f"worldclip/{versions()['worldclip']}").read(url)
     except Broken as error:
         raise ValueError(str(error).removeprefix(f"{url}: ")) from error
-
-
-def _decode(file: Any) -> Image:
-    from PIL import Image as PillowImage
-
-    try:
-        with PillowImage.open(file) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise ValueError("does not exist") from error
-    except IsADirectoryError as error:
-        raise ValueError("is a directory; name the image files in it") from error
-    except PillowImage.UnidentifiedImageError as error:
-        raise ValueError("is not an image that Pillow can read") from error
-    except PillowImage.DecompressionBombError as error:
-        raise ValueError(f"is a decompression bomb ({error})") from error

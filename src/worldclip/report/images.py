@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 from worldclip.core.errors import require
+from worldclip.model.decode import open_image, pixels_of
 
 MAX_BYTES = 20_000  # smaller files are embedded as they are
 THUMBNAIL_PX = 192
@@ -16,7 +17,7 @@ _MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"), (b"GIF8
 def data_uri(content: bytes, max_px: int = THUMBNAIL_PX) -> str:
     """Return an image file as a data: URI, shrunk to `max_px` where it is larger than MAX_BYTES.
 
-    Raises what Pillow raises for a file that it cannot decode (OSError, SyntaxError, ValueError).
+    Raises BadImage (a ValueError) for a file that cannot be decoded.
     """
     content = shrink(content, max_px) if len(content) > MAX_BYTES else content
     kind = next((name for magic, name in _MAGIC if content.startswith(magic)), "octet-stream")
@@ -26,11 +27,9 @@ def data_uri(content: bytes, max_px: int = THUMBNAIL_PX) -> str:
 def shrink(content: bytes, max_px: int = THUMBNAIL_PX) -> bytes:
     """Return an image as a JPEG whose longer side is at most `max_px`.  Raises as data_uri."""
     pillow: Any = require("PIL.Image", extra="pool")
-    try:
-        with pillow.open(io.BytesIO(content)) as opened:
-            image = opened.convert("RGB")
-    except pillow.DecompressionBombError as error:
-        raise ValueError(f"decompression bomb: {error}") from error
+    opened = open_image(content)
+    opened.draft("RGB", (max_px, max_px))  # a JPEG at its smallest sufficient scale; nothing for other formats
+    image = pillow.fromarray(pixels_of(opened))
     image.thumbnail((max_px, max_px))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)

@@ -23,12 +23,12 @@ from worldclip.core.coin import sample_rows
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard, usable_cores
 from worldclip.curate import CurateWork
+from worldclip.model.decode import BadImage, decode
 from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import read_member
 from worldclip.train import plan
 from worldclip.train.augment import Augmentation, crop_draws, kept_patches, random_resized_crop, warp
 from worldclip.train.config import TrainConfig
-from worldclip.train.decode import BadImage, decode
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 from worldclip.train.pool_join import image_shards
@@ -242,9 +242,9 @@ class Loader:
         data = content or read_member(self._tars[shard].path, int(offset), int(size))
         image: torch.Tensor | BadImage
         try:
-            image = decode(bytes(data), self._min_side)
+            image = torch.from_numpy(decode(bytes(data), self._min_side)).permute(2, 0, 1)
         except BadImage as error:
-            image = error
+            image = BadImage(error.reason, error.detail)  # a caught one keeps the bytes alive by its traceback
         num_bytes = image.numel() if isinstance(image, torch.Tensor) else 0
         if num_bytes <= CACHED_IMAGE_BYTES and self._cached_bytes + num_bytes <= CACHE_BYTES:
             self._cache[place] = image

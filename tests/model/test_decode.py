@@ -1,0 +1,271 @@
+"""Decoding: every image becomes RGB, by any library the same; what cannot be used gives its reason and ends nothing."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from worldclip.check.hashing import scan_image
+from worldclip.model import decode as decoding
+from worldclip.model.decode import BOMB, ORIENTATION, UNDECODABLE, BadImage, decode, upright
+from worldclip.model.images import open_images
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((161, 125), Image.Resampling.BICUBIC).convert(mode)
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def oriented(orientation: int, kind: str = "JPEG") -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return encode(picture(), kind, exif=exif)
+
+
+def png(width: int, height: int, bits: int, colour_type: int, raw: bytes) -> bytes:
+    """Return a PNG of raw scan lines, each with its filter byte."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def animated(kind: str) -> bytes:
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "green", "blue")]
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+
+
+DEEP_GREY = encode(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "PNG")
+DEEP_RGB = png(1, 1, 16, 2, b"\0" + struct.pack(">3H", 40_000, 512, 0xFFFF))
+DEEP_RGBA = png(1, 1, 16, 6, b"\0" + struct.pack(">4H", 40_000, 512, 0xFFFF, 7))
+
+PICTURES = {
+    "jpeg": encode(picture(), "JPEG"),
+    "jpeg_progressive": encode(picture(), "JPEG", progressive=True),
+    "jpeg_444": encode(picture(), "JPEG", subsampling=0),
+    **{f"jpeg_{mode}": encode(picture(mode), "JPEG") for mode in ("L", "CMYK")},
+    **{f"jpeg_exif_{k}": oriented(k) for k in range(1, 9)},
+    **{f"png_{mode}": encode(picture(mode), "PNG") for mode in ("RGB", "RGBA", "P", "L", "LA", "1")},
+    "png_exif": oriented(6, "PNG"),
+    "png_transparent": encode(picture("P"), "PNG", transparency=0),
+    "png_grey_16": DEEP_GREY,
+    "png_rgb_16": DEEP_RGB,
+    "png_rgba_16": DEEP_RGBA,
+    "apng": animated("PNG"),
+    "webp": encode(picture(), "WEBP"),
+    "webp_lossless": encode(picture(), "WEBP", lossless=True),
+    "webp_rgba": encode(picture("RGBA"), "WEBP", lossless=True),
+    "webp_exif": oriented(8, "WEBP"),
+    "webp_animated": animated("WEBP"),
+    "gif": encode(picture(), "GIF"),
+    "gif_animated": animated("GIF"),
+    "bmp": encode(picture(), "BMP"),
+    "tiff": encode(picture(), "TIFF"),
+    "tiff_grey_16": encode(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "TIFF"),
+    "tiff_exif": oriented(3, "TIFF"),
+    "dds": encode(picture(), "DDS"),
+    **({"avif": encode(picture(), "AVIF")} if features.check("avif") else {}),
+}
+
+
+@pytest.fixture
+def without_torchvision(monkeypatch):
+    monkeypatch.setattr(decoding, "_torchvision", lambda: None)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_torchvision_and_pillow_decode_the_same_pixels(name, monkeypatch):
+    pixels = decode(PICTURES[name])
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2:] == (3,)
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+    (image,) = open_images([PICTURES[name]])
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+    monkeypatch.setattr(decoding, "_torchvision", lambda: None)
+    np.testing.assert_array_equal(decode(PICTURES[name]), pixels)
+    assert scan_image(PICTURES[name]).error is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("RGB", "WEBP")]
+)
+def test_images_of_any_mode_become_rgb(mode, kind):
+    image = Image.new("RGB", (20, 10), (200, 100, 50)).convert(mode)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    pixels = decode(encode(image, kind, **options))
+    assert pixels.shape == (10, 20, 3)
+    expected = np.array(image.convert("RGB"))[5, 5].astype(int)
+    assert np.abs(pixels[5, 5].astype(int) - expected).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["png_grey_16", "png_rgb_16", "png_rgba_16", "tiff_grey_16"])
+def test_16_bit_levels_keep_their_high_byte(name):
+    expected = [156, 2, 255] if "rgb" in name else [156] * 3
+    assert decode(PICTURES[name])[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_that_of_pillow(orientation):
+    from PIL import ImageOps
+
+    image = Image.open(io.BytesIO(oriented(orientation, "PNG")))
+    expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(upright(np.asarray(picture()), orientation), expected)
+    np.testing.assert_array_equal(decode(oriented(orientation, "PNG")), expected)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_its_first_frame(kind):
+    pixels = decode(animated(kind))
+    assert pixels.shape == (10, 20, 3)
+    assert pixels[5, 5].tolist() == [255, 0, 0]
+
+
+def test_exif_that_cannot_be_read_counts_as_none():
+    """A count that is text, an offset behind the end and a directory within itself: the pixels are good."""
+    plain = encode(picture(), "JPEG")
+    tiff = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI4s", ORIENTATION, 2, 6, b"six\0") + b"\0\0\0\0"
+    loop = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x8769, 4, 1, 8) + b"\x08\0\0\0"
+    for body in (tiff, loop, tiff[:12], b"II*\0\xff\xff\xff\xff", b"text"):
+        exif = b"Exif\0\0" + body
+        data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+        np.testing.assert_array_equal(decode(data), decode(plain))
+        assert decode(data, 40).shape == (63, 81, 3)
+        assert scan_image(data).hash == scan_image(plain).hash
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_bytes_that_are_not_an_image_are_undecodable(data):
+    with pytest.raises(BadImage) as caught:
+        decode(data)
+    assert caught.value.reason == UNDECODABLE
+    assert scan_image(data).error == str(caught.value)
+    (reason,) = open_images([data])
+    assert reason.startswith("is not an image that can be decoded")
+
+
+def test_postscript_never_starts_another_program(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    def fail(*_, **__):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", fail)
+    data = encode(picture(), "EPS")
+    with pytest.raises(BadImage, match="no known image format"):
+        decode(data)
+    assert scan_image(data).error is not None
+
+
+def test_a_truncated_image_is_undecodable():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), "PNG")
+    with pytest.raises(BadImage):
+        decode(data[: len(data) // 3])
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_000, 10_000), (20_000, 20_000), (60_000, 10)])
+def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(width, height):
+    bomb = png(width, height, 8, 2, b"\0" * 1000)
+    with pytest.raises(BadImage) as caught:
+        decode(bomb)
+    assert caught.value.reason == BOMB
+    assert scan_image(bomb).error == str(caught.value)
+    (reason,) = open_images([bomb])
+    assert reason.startswith("is a decompression bomb")
+
+
+def test_scaled_decode_is_smaller_and_similar():
+    gradient = np.add.outer(np.arange(400), np.arange(600)).astype(np.float32) * 255 / 1000
+    image = Image.fromarray(np.repeat(gradient[:, :, None], 3, axis=2).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = encode(image, "JPEG", quality=95, exif=exif)
+    whole, scaled = decode(data), decode(data, 100)
+    assert whole.shape == (600, 400, 3)
+    assert scaled.shape == (150, 100, 3)
+    resized = np.array(Image.fromarray(whole).resize((100, 150), Image.Resampling.BOX))
+    assert np.abs(resized.astype(int) - scaled.astype(int)).mean() < 2
+    assert decode(data, 300).shape == whole.shape  # too small to be scaled
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def damage(data: bytes, draw: random.Random) -> bytes:
+    """Return an image file with some bytes replaced, removed, repeated or cut off, more often in its first 256."""
+    content = bytearray(data)
+    for _ in range(draw.choice([1, 1, 1, 2, 4, 16])):
+        at = draw.randrange(min(len(content), 256) if draw.random() < 0.7 else len(content))
+        what = draw.randrange(6)
+        if what < 3:
+            content[at] = draw.choice([0, 1, 2, 127, 128, 255, draw.randrange(256)])
+        elif what == 3:
+            del content[at : at + draw.choice([1, 2, 4, 100])]
+        elif what == 4:
+            content[at:at] = content[at : at + draw.choice([1, 4, 64])]
+        else:
+            content[at : at + 4] = struct.pack(
+                draw.choice("<>") + "I", draw.choice([0, 1, 2**16, 2**31 - 1, 2**32 - 1])
+            )
+        if not content:
+            break
+    if draw.random() < 0.1:
+        del content[draw.randrange(len(content) + 1) :]
+    return bytes(content)
+
+
+def check_damaged(data: bytes) -> bool:
+    """Decode in every way; fail for anything but pixels or BadImage.  Returns whether it decodes."""
+    facts = scan_image(data)
+    assert facts.error is None or facts.error.startswith((UNDECODABLE, BOMB))
+    try:
+        decode(data, 40)
+        pixels = decode(data)
+    except BadImage:
+        return False
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+    assert pixels.shape[2] == 3
+    assert pixels.size <= 3 * decoding.MAX_PIXELS
+    return True
+
+
+# Damaged files that raised more than the decoders' lists held: (picture, seed of `damage`).
+SEEDS: list[tuple[str, int]] = []
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_damaged_images_give_pixels_or_a_reason(name):
+    seeds = [seed for picture_name, seed in SEEDS if picture_name == name]
+    for seed in [*range(40), *seeds]:
+        check_damaged(damage(PICTURES[name], random.Random(seed)))
+
+
+@pytest.mark.slow
+def test_many_damaged_images_stay_within_time_and_memory():
+    for name, data in PICTURES.items():
+        small = name.startswith(("png_", "webp", "gif", "jpeg"))
+        draw = random.Random(name)
+        start = time.monotonic()
+        for _ in range(2000 if small else 1000):
+            check_damaged(damage(data, draw))
+        assert time.monotonic() - start < 300, name
