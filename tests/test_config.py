@@ -141,7 +141,8 @@ def test_invalid_override_is_reported(override: str) -> None:
 
 
 def test_recipe_survives_toml(tmp_path: Path) -> None:
-    recipe = load_recipe(BASE, ['curate.include=["en", "sw"]', "balance.tail_fractions={sw = 0.5}"])
+    base = {**BASE, "pool": {"path": "/somewhere"}}
+    recipe = load_recipe(base, ['curate.include=["en", "sw"]', "balance.tail_fractions={sw = 0.5}"])
     (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     assert load_recipe(tmp_path) == recipe
     assert load_recipe(tmp_path / "recipe.toml") == recipe
@@ -175,3 +176,56 @@ def test_field_decides_its_own_stage_unless_marked() -> None:
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.toml")), ids=lambda p: p.stem)
 def test_bundled_recipe_is_valid(path: Path) -> None:
     assert load_recipe(path).problems() == []
+
+
+def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "recipes"
+    (folder / "teacher").mkdir(parents=True)
+    for name in ("words.txt", "a.tab", "b.tab", "names.json", "model.onnx"):
+        (folder / name).write_text("")
+    (folder / "mine.toml").write_text(
+        """
+        pool = { path = "../pool", deny_keys = ["deny.npy", "s3://bucket/deny.npy"] }
+        languages.codes = ["sw"]
+        metadata.sources = ["list", "wordnet"]
+        metadata.lists.sw = "words.txt"
+        metadata.wordnets.sw = ["a.tab", "b.tab"]
+        balance.tail_fraction = 0.06
+        train.distill.teacher = "teacher"
+        train.tokenizer.path = "facebook/xlm-v-base"
+        evaluate.folders.mine = "captions:photos"
+        evaluate.class_names.mine = "names.json"
+        export.corpus = ["/data/a.txt"]
+        export.languages = ["sw"]
+        """
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("recipes/mine.toml", ["pool.valid_keys=keys.npy"])
+    assert recipe.pool.path == str(tmp_path / "pool")
+    assert recipe.pool.deny_keys == (str(folder / "deny.npy"), "s3://bucket/deny.npy")
+    assert recipe.pool.valid_keys == "keys.npy"
+    assert recipe.metadata.lists == {"sw": str(folder / "words.txt")}
+    assert recipe.metadata.wordnets == {"sw": (str(folder / "a.tab"), str(folder / "b.tab"))}
+    assert recipe.train.distill.teacher == str(folder / "teacher")
+    assert recipe.train.tokenizer.path == "facebook/xlm-v-base"
+    assert recipe.evaluate.folders == {"mine": f"captions:{folder / 'photos'}"}
+    assert recipe.evaluate.class_names == {"mine": str(folder / "names.json")}
+    assert recipe.export.corpus == ("/data/a.txt",)
+    (folder / "check.toml").write_text('[classifiers.nsfw]\npath = "model.onnx"\n')
+    loaded = load_config(CheckConfig, folder / "check.toml")
+    assert loaded.classifiers["nsfw"].path == str(folder / "model.onnx")
+
+
+def test_recipe_that_a_run_wrote_holds_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text('pool.path = "pool"\nbalance.tail_fraction = 0.06\n')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.toml").write_text(to_toml(load_recipe(tmp_path / "mine.toml")))
+    monkeypatch.chdir("/")
+    assert load_recipe(tmp_path / "run").pool.path == str(tmp_path / "pool")
+
+
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf[pool]\npath = '/pool'\n[balance]\ntail_fraction = 0.06\n")
+    assert load_recipe(tmp_path / "mine.toml").pool.path == "/pool"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from worldclip.core.settings import AtLeast, Between, Config, Problems
+from worldclip.core.settings import AtLeast, Between, Config, Place, Problems
 
 _TAIL_FRACTION = Between(0, 1, "the paper uses 0.06")
 _THRESHOLD = AtLeast(1, "matches per entry")
@@ -35,7 +35,7 @@ class BalanceConfig(Config):
     """Share of matches on tail entries, the same in every list; p in arXiv:2507.22062, where it is 0.06."""
     tail_fractions: Annotated[dict[str, float], _TAIL_FRACTION] = field(default_factory=dict)
     """Tail fraction of single languages, under any rule."""
-    thresholds: Annotated[dict[str, int] | str | None, _THRESHOLD] = None
+    thresholds: Annotated[dict[str, int] | str | None, _THRESHOLD, Place()] = None
     """Under rule table: the threshold of each list, or the path of a thresholds.json."""
     min_threshold: Annotated[int, AtLeast(0, "matches per entry, 0 for no minimum")] = 0
     """Lower limit of every threshold; 0 as in the reference."""

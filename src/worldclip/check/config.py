@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from worldclip.core.settings import AtLeast, Between, Config, Problems
+from worldclip.core.settings import AtLeast, Between, Config, Place, Problems
 
 MAX_RADIUS = 16  # beyond it a quarter of all bits may differ, so that unrelated photographs match
 
@@ -60,11 +60,11 @@ class ImageRules(Config):
 class DenyRules(Config):
     """Opt-out and take-down.  Files hold one item per line; `#` begins a comment."""
 
-    keys: tuple[str, ...] = ()
+    keys: Annotated[tuple[str, ...], Place()] = ()
     """Files of keys: one per line, keys.npy, or Parquet with a column `key`."""
-    urls: tuple[str, ...] = ()
+    urls: Annotated[tuple[str, ...], Place()] = ()
     """Files of image addresses, compared without scheme, `www.` and fragment."""
-    hosts: tuple[str, ...] = ()
+    hosts: Annotated[tuple[str, ...], Place()] = ()
     """Files of hosts; `example.org` includes its subdomains."""
     url_field: str = "url"
     """Field of a sample's .json with the address of its image."""
@@ -76,7 +76,7 @@ class DenyRules(Config):
 class OnnxRule(Config):
     """An ONNX file and the images that it takes."""
 
-    path: str = ""
+    path: Annotated[str, Place()] = ""
     """The .onnx file: one image input (n, 3, h, w) or (n, h, w, 3)."""
     image_px: Annotated[int, AtLeast(1, "pixels")] = 224
     """Side of the input in pixels, where the model leaves it open."""
@@ -143,15 +143,15 @@ class CheckConfig(Config):
     """Treat an image and its mirror image as near duplicates, in decontamination as well."""
     hash: Literal["phash", "embedding"] = "phash"
     """What to compare: perceptual hashes, or the signs of a random projection of a model's image embeddings."""
-    embedding_model: str | None = None
+    embedding_model: Annotated[str | None, Place(or_name=True)] = None
     """For hash = "embedding": a run, a Hugging Face folder or a hub id."""
     merge_texts: bool = False
     """Give the texts of removed duplicates to the pair that stays: merged_texts.parquet, and write = "tars"."""
-    against: dict[str, str] = field(default_factory=dict)
+    against: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Decontamination: name = folder of images or tars, a .tar, or a file of `worldclip pool hash`."""
     against_datasets: tuple[str, ...] = ()
     """Decontamination: datasets of `evaluate` by name (docs/datasets.md), their evaluation images only."""
-    data: str = ""
+    data: Annotated[str, Place()] = ""
     """Folder of these datasets, DATA/<name> (default: evaluate.data of the recipe)."""
     against_radius: Annotated[int | None, _Radius] = None
     """Maximum number of differing bits between an image and an evaluation image (default: radius)."""

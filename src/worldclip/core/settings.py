@@ -3,7 +3,8 @@
 A config is a frozen dataclass, derived from Config, beside the code that uses it.  Marks in `Annotated` say more about
 a field.  Bounds limit its numbers: `Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the stages whose
 output it decides: `Annotated[int, Decides()]` decides none, `Annotated[str, Decides("pool", "match")]` those of two; a
-field without it decides its own stage's.  Imports the standard library only, so that a command's help stays fast.
+field without it decides its own stage's.  Place says that it holds paths.  Imports the standard library only, so that
+a command's help stays fast.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import difflib
 import functools
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -90,6 +92,35 @@ class NotEmpty:
         return None if value else f"must not be empty ({self.note})"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Mark of a config field: its strings are paths, relative to the TOML file that holds them.
+
+    prefix_until: a path begins after the first of this, as in `layout:path`.  or_name: it may be a name of another
+    kind, such as a hub id; it is a path only if that exists.
+    """
+
+    prefix_until: str = ""
+    or_name: bool = False
+
+    def resolve(self, value: Any, folder: Path) -> Any:
+        """Return a field's value with its relative paths made absolute; URLs and `~` stay."""
+        if isinstance(value, dict):
+            return {name: self.resolve(item, folder) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(item, folder) for item in value]
+        if not isinstance(value, str):
+            return value
+        prefix, path = "", value
+        if self.prefix_until:
+            head, separator, path = value.partition(self.prefix_until)
+            prefix = head + separator
+        if not path or "://" in path or path.startswith("~"):
+            return value
+        absolute = os.path.normpath((folder / path).absolute())
+        return value if self.or_name and not os.path.exists(absolute) else f"{prefix}{absolute}"
+
+
 class Config:
     """Base of all configs, frozen dataclasses: reports every problem of its values and of nested configs."""
 
@@ -144,11 +175,14 @@ def _fields(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
+    Relative paths in a TOML file are relative to its folder (Place); those of overrides to the working directory.
     Raises UserError with every problem.  Keys of one section that depend on each other are compared only where all
     of its keys are known and of the right type: a misspelled key is reported without its consequences.
     """
     values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
     loader = _Loader()
+    if not isinstance(source, Mapping) and Path(source).is_file():  # a run's own recipe holds absolute paths
+        _resolve_places(cls, values, Path(source).parent)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
     config = loader.build(cls, values, _prefix(cls))
@@ -167,9 +201,23 @@ def read_toml(path: Path) -> Table:
         state = "holds no recipe.toml" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {state}; give a recipe (.toml) or the folder of a run")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not valid TOML: {error}") from error
+
+
+def _resolve_places(cls: type, values: Table, folder: Path) -> None:
+    """Make the relative paths of a TOML file absolute, in place; values of a wrong type stay for the loader."""
+    for name, (hint, marks) in _fields(cls).items():
+        value = values.get(name)
+        configs = [option for option in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(option)]
+        if configs and isinstance(value, dict):
+            tables = [value] if hint in configs else [item for item in value.values() if isinstance(item, dict)]
+            for table in tables:
+                _resolve_places(typing.cast(type, configs[0]), table, folder)
+        for mark in marks:
+            if isinstance(mark, Place) and value is not None:
+                values[name] = mark.resolve(value, folder)
 
 
 def _has_only_sections(cls: type) -> bool:

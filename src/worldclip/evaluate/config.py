@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from worldclip.core.settings import AtLeast, Config, Decides, Problems
+from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
 from worldclip.evaluate.catalog import CATALOG, SUITES
 from worldclip.evaluate.layouts import NAMES as LAYOUTS
 
@@ -23,13 +23,13 @@ class EvaluateConfig(Config):
     (docs/datasets.md)."""
     suite: str = ""
     """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
-    data: Annotated[str, Decides()] = ""
+    data: Annotated[str, Decides(), Place()] = ""
     """Folder of the catalog's datasets, DATA/<name>; `worldclip fetch dataset` writes them."""
     allow_missing: Annotated[bool, Decides()] = False
     """Skip datasets of the suite that are not in evaluate.data; the table names them."""
-    folders: dict[str, str] = field(default_factory=dict)
+    folders: Annotated[dict[str, str], Place(prefix_until=":")] = field(default_factory=dict)
     """Datasets in folders, `name = "layout:path"`; docs/datasets.md describes the layouts."""
-    class_names: Annotated[dict[str, str], Decides()] = field(default_factory=dict)
+    class_names: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Class names and templates in other languages, dataset = JSON file."""
     captions: Literal["all_captions", "first_caption"] = "all_captions"
     """Captions per image that count in retrieval: all (as in the paper) or the first (as in CLIP_benchmark)."""
@@ -47,7 +47,7 @@ class EvaluateConfig(Config):
     """Number of processes that share images and languages; on CUDA, each uses the next device."""
     against: str = "ViT-H/14 worldwide 2.3x"
     """Published model, from published.csv, to compare with."""
-    clip_benchmark: str = ""
+    clip_benchmark: Annotated[str, Place()] = ""
     """Folder to write the records to as CLIP_benchmark's JSON files, for `clip_benchmark build`."""
     gallery_size: Annotated[int, AtLeast(0, "images per dataset")] = 12
     """Images per dataset shown in the report, half of them correct where possible; none for datasets with more than

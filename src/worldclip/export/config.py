@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from worldclip.core.settings import Config, NotEmpty, Problems
+from worldclip.core.settings import Config, NotEmpty, Place, Problems
 
 Format = Literal["huggingface", "open_clip", "timm", "onnx"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -23,7 +23,7 @@ class ExportConfig(Config):
     """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights."""
     languages: tuple[str, ...] = ()
     """Keep only the token rows that texts in these languages use (default: all rows)."""
-    corpus: tuple[str, ...] = ()
+    corpus: Annotated[tuple[str, ...], Place()] = ()
     """Texts that decide which rows are used: .txt (one per line) or .parquet (columns text and, for texts of several
     languages, lang).  Default: the run's own matched texts."""
 

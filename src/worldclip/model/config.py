@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from worldclip.core.settings import AtLeast, Between, Config, Problems
+from worldclip.core.settings import AtLeast, Between, Config, Place, Problems
 
 PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
 Init = Literal["scaled", "reference"]
@@ -121,7 +121,7 @@ class TokenizerConfig(Config):
 
     SECTION: ClassVar[str | None] = "train.tokenizer"
 
-    path: str | None = None
+    path: Annotated[str | None, Place(or_name=True)] = None
     """Hub id or folder of a tokenizer.  Unset: train one on the curated texts."""
     model: Literal["unigram", "bpe"] = "unigram"
     """Model of the tokenizer to train: unigram (most probable pieces) or bpe (merged pairs)."""

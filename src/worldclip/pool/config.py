@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from worldclip.core.settings import Config, Decides, Problems
+from worldclip.core.settings import Config, Decides, Place, Problems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolConfig(Config):
     """A pool of image-text pairs: WebDataset tars, Parquet or JSONL, or one that the run builds first."""
 
-    path: Annotated[str | None, Decides()] = None
+    path: Annotated[str | None, Decides(), Place()] = None
     """Folder or URL (s3://, gs://, https://, ...) of the pool, or a single file; every .tar in it is a shard."""
     build: Literal["emoji"] | None = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages."""
-    roots: Annotated[dict[str, str], Decides()] = field(default_factory=dict)
+    roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Several folders instead of one path, as name = folder.  The name is the first part of its pairs' keys."""
     format: Annotated[Literal["auto", "tar", "parquet", "jsonl"], Decides("pool", "match")] = "auto"
     """Format of the shards; auto: tars if there are any, else Parquet, else JSONL (.jsonl, .jsonl.gz)."""
@@ -30,9 +30,9 @@ class PoolConfig(Config):
     lang: Annotated[str | None, Decides("match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
-    valid_keys: Annotated[str | None, Decides("match", "curate")] = None
+    valid_keys: Annotated[str | None, Decides("match", "curate"), Place()] = None
     """File of the only keys to count and curate: keys.npy, or Parquet with a column `key`.  Unset: all keys."""
-    deny_keys: Annotated[tuple[str, ...], Decides("match", "curate")] = ()
+    deny_keys: Annotated[tuple[str, ...], Decides("match", "curate"), Place()] = ()
     """Files of keys to leave out of counts and curation, in the same formats."""
 
     def own_problems(self) -> Problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Problems
+from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Place, Problems
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.pool.config import PoolConfig
 
@@ -19,9 +19,9 @@ _DECAY = Between(0, 1, below=True)
 class TrainPoolConfig(Config):
     """Tars with the images of the kept pairs, joined by key, for a matched pool that has no images or other ones."""
 
-    path: str | None = None
+    path: Annotated[str | None, Place()] = None
     """Folder or URL of the tars.  Unset: those of the matched pool."""
-    roots: dict[str, str] = field(default_factory=dict)
+    roots: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Several folders instead, as name = folder, like pool.roots."""
     key: str = "member"
     """Where the matched pool's key is in these tars: `member`, or `json:FIELD` of a tar's .json."""
@@ -78,7 +78,7 @@ class StudentConfig(Config):
 class DistillConfig(Config):
     """A teacher whose softmax the model learns in addition to the pairs, with one or several students."""
 
-    teacher: str | None = None
+    teacher: Annotated[str | None, Place(or_name=True)] = None
     """Model to learn from: anything that worldclip.load takes.  Unset: no teacher."""
     weight: Annotated[float, Above(0)] = 1.0
     """Weight of the distillation loss relative to the contrastive loss."""
@@ -152,7 +152,7 @@ class TrainConfig(Config):
     """Maximum norm of the gradient; larger ones are scaled down to it.  0, as in the recipe: no clipping."""
     ema_decay: _Share = 0.0
     """Decay of an exponential moving average of the weights, which checkpoints then hold; 0: no average."""
-    initial_weights: str | None = None
+    initial_weights: Annotated[str | None, Place(or_name=True)] = None
     """Run, Hugging Face folder or hub id to start from.  Unset: random weights."""
     freeze: tuple[Literal["vision", "text"], ...] = ()
     """Towers whose weights stay fixed; their projections still learn."""
