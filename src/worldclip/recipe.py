@@ -59,6 +59,7 @@ def run(
     out: str | Path | None = None,
     *,
     from_stage: str | None = None,
+    from_run: str | Path | None = None,
     until: str | None = None,
     overrides: Sequence[str] = (),
     executor: Executor | None = None,
@@ -66,8 +67,9 @@ def run(
 ) -> Path:
     """Run a recipe into the folder `out` and return that folder.  Finished and unchanged stages are skipped.
 
-    recipe: a TOML file, the folder of a run, or a Recipe.  from_stage: rerun this stage and all after it.  until:
-    the last stage to run.  Raises UserError for mistakes in the recipe and StageFailed if shards failed.
+    recipe: a TOML file, the folder of a run, or a Recipe.  from_stage: rerun this stage and all after it.  from_run:
+    begin with the finished stages of this run, linked.  until: the last stage to run.  Raises UserError for mistakes
+    in the recipe and StageFailed if shards failed.
     """
     from worldclip.config import Recipe, load_recipe
     from worldclip.core.execute import LocalExecutor
@@ -75,9 +77,14 @@ def run(
     names = _select(from_stage, until)
     config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     restarted = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
+    run_dir = run_folder(recipe, out)
+    if from_run is not None:
+        if dry_run:
+            raise UserError("--dry-run links no stages of --from-run; leave out one of the two")
+        _branch(Path(from_run), run_dir, config)
     return run_stages(
         config,
-        run_folder(recipe, out),
+        run_dir,
         names,
         restarted=restarted,
         executor=executor or LocalExecutor(),
@@ -131,6 +138,22 @@ def run_stages(
         with _recorded(config, context):
             recipe(context)
     return context
+
+
+def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
+    """Link the stages of another run: up to curate, whose shards are reused one by one, and all if nothing differs.
+
+    Training is never linked under another config: its checkpoints would be refused.
+    """
+    from worldclip.config import load_recipe
+    from worldclip.core.console import say
+    from worldclip.tools.branch import branch
+
+    names = stage_names()
+    old, new = sections_of(load_recipe(source)), sections_of(config)
+    is_same = all(old[name] == new[name] for name in old if name not in names[names.index("train") + 1 :])
+    linked = branch(source, run_dir, names if is_same else names[: names.index("train")])
+    say("branch", f"linked from {source}: {', '.join(linked) or 'nothing new'}")
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def run_recipe(
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None,
     set: SetFlag = (),
     from_stage: Annotated[str | None, tyro.conf.arg(name="from", metavar="STAGE")] = None,
+    from_run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None,
     until: Annotated[str | None, tyro.conf.arg(metavar="STAGE")] = None,
     dry_run: bool = False,
     executor: Executor,
@@ -39,12 +40,13 @@ def run_recipe(
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
     from_stage: rerun this stage and all after it.
+    from_run: begin with the finished stages of this run, linked instead of copied; what the recipe changes runs again.
     until: last stage to run.
     dry_run: print what would run and why, and stop.
     """
     run_dir = run(
         load_recipe(recipe, set), run_folder(recipe, out),
-        from_stage=from_stage, until=until, executor=executor, dry_run=dry_run,
+        from_stage=from_stage, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
         return None, ""

@@ -1,0 +1,53 @@
+"""Begin a run with the finished stages of another one: files are linked, not copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from worldclip.core import layout
+from worldclip.core.artifacts import read_manifest
+from worldclip.core.errors import UserError
+from worldclip.core.job import RunLock
+
+APPENDED = (".jsonl",)  # grows in place when a stage resumes; every other file is replaced by a rename, never changed
+
+
+def branch(source: Path, run_dir: Path, stages: Sequence[str]) -> list[str]:
+    """Link the finished stages of the run `source` into `run_dir`; return the names of those that are new there.
+
+    Stages that `run_dir` has already stay.  Files are hard links, or copies on another file system.  Raises UserError
+    if `source` is no run, is in use, or is `run_dir` itself.
+    """
+    if not layout.recipe(source).is_file():
+        raise UserError(f"--from-run {source}: holds no recipe.toml; give the folder of a run")
+    if source.resolve() == run_dir.resolve():
+        raise UserError(f"--from-run {source}: is the run itself; choose another --out")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    linked = []
+    with RunLock(source, is_shared=True):
+        for stage in stages:
+            if read_manifest(source / stage) is not None and not (run_dir / stage).exists():
+                _link_folder(source / stage, run_dir / stage)
+                linked.append(stage)
+    return linked
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    """Fill a folder aside and rename it, so that an interrupted call leaves no half of a stage."""
+    aside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside, copy_function=_link)
+    os.replace(aside, target)
+
+
+def _link(source: str, target: str) -> None:
+    if source.endswith(APPENDED):
+        shutil.copy2(source, target)
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)

@@ -1,0 +1,88 @@
+"""`worldclip run --from-run`: a branch reuses finished stages and leaves the run that it came from alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from toy import ToyWorld
+from worldclip.config import load_recipe
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import RunLock
+from worldclip.recipe import run
+from worldclip.tools import branch as branch_module
+from worldclip.tools.branch import branch
+
+QUIET = LocalExecutor(quiet=True)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_branch_of_the_same_recipe_runs_nothing(toy_run: Path, tmp_path: Path) -> None:
+    before = digests(toy_run)
+    run(str(toy_run), tmp_path / "b", from_run=toy_run, executor=QUIET)
+    assert digests(toy_run) == before
+    assert {path: value for path, value in digests(tmp_path / "b").items() if "/" in path} == {
+        path: value for path, value in before.items() if "/" in path
+    }
+    shared = (tmp_path / "b/match/manifest.json", toy_run / "match/manifest.json")
+    assert os.path.samefile(*shared)
+
+
+def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(
+    toy_run: Path, toy_world: ToyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = digests(toy_run)
+    changed = load_recipe(toy_run, ["balance.tail_fraction=0.15"])
+    run(changed, tmp_path / "b", from_run=toy_run, until="curate", executor=QUIET)
+    assert digests(toy_run) == before
+    said = capsys.readouterr().err
+    for stage in ("pool", "metadata", "match"):
+        assert f"{stage}  is finished and unchanged" in said
+    assert "balance  starts (balance.tail_fraction was" in said
+    assert not (tmp_path / "b/train").exists()
+    alone = run(changed, tmp_path / "alone", until="curate", executor=QUIET)
+    curated = {path: value for path, value in digests(alone / "curate").items() if path.endswith(".parquet")}
+    assert curated.items() <= digests(tmp_path / "b/curate").items()
+
+
+def test_files_that_grow_are_copied(toy_run: Path, tmp_path: Path) -> None:
+    branch(toy_run, tmp_path / "b", ["train", "evaluate"])
+    for name in ("train/log.jsonl", "evaluate/results.jsonl"):
+        assert (tmp_path / "b" / name).read_bytes() == (toy_run / name).read_bytes()
+        assert not os.path.samefile(tmp_path / "b" / name, toy_run / name)
+
+
+def test_without_hard_links_files_are_copied(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(branch_module.os, "link", refuse)
+    assert branch(toy_run, tmp_path / "b", ["pool"]) == ["pool"]
+    assert digests(tmp_path / "b/pool") == digests(toy_run / "pool")
+
+
+def test_unfinished_stages_and_leftovers_of_a_killed_branch_are_not_taken(toy_run: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(toy_run, tmp_path / "source"))
+    (source / "match/manifest.json").unlink()
+    (tmp_path / "b/.pool.tmp").mkdir(parents=True)
+    (tmp_path / "b/.pool.tmp/half").write_text("")
+    assert branch(source, tmp_path / "b", ["pool", "match"]) == ["pool"]
+    assert not (tmp_path / "b/pool/half").exists()
+
+
+def test_wrong_sources_are_refused(toy_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no recipe\.toml"):
+        branch(tmp_path, tmp_path / "b", ["pool"])
+    with pytest.raises(UserError, match="is the run itself"):
+        branch(toy_run, toy_run, ["pool"])
+    with RunLock(toy_run), pytest.raises(UserError, match="is in use by process"):
+        branch(toy_run, tmp_path / "b", ["pool"])
