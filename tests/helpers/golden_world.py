@@ -68,5 +68,6 @@ def write_world(folder: Path, shared: Path) -> dict[str, Any]:
         "pageviews": str(folder / "views"),
         "wordnets": {lang: str(shared / f"data/omw/{name}.tab.gz") for lang, name in WORDNETS.items()},
         "sources": ["number", "wordnet", "unigram", "bigram", "title"],
+        "allow_missing": ["title"],  # the page views are of two languages
         "overrides": {"english_rule": "as_others", "bigram_min_count": 2},
     }

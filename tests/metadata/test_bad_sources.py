@@ -79,6 +79,7 @@ def recipe(folder: Path, kind: str, path: Path, **more: Any) -> Recipe:
     """Swahili from the bad source alone, German from a list and from dumps, where the source is a dump."""
     config: dict[str, Any] = {
         "sources": ["wordnet", "unigram", "bigram", "title", "list"],
+        "allow_missing": ["unigram", "bigram", "title"],
         "lists": {"de": str(folder / "de.txt")},
         "overrides": {"unigram_top_fraction": 1, "title_top_fraction": 1},
         **more,

@@ -67,7 +67,12 @@ def recipe(*codes: str, isolate: str = "language", **values: Any) -> Recipe:
             "balance": {"tail_fraction": 0.1},
             "match": {"isolate": isolate},
             "languages": {"codes": list(codes)},
-            "metadata": {"sources": ["unigram", "bigram", "title"], "overrides": overrides, **others},
+            "metadata": {
+                "sources": ["unigram", "bigram", "title"],
+                "allow_missing": ["unigram", "bigram", "title"],
+                "overrides": overrides,
+                **others,
+            },
         }
     )
 

@@ -151,23 +151,66 @@ def test_isolate_english_builds_english_list_for_all_texts(tmp_path: Path) -> No
     assert not (tmp_path / "metadata/de.matcher").exists()
 
 
+def problems_of(tmp_path: Path, **config: Any) -> list[str]:
+    """Return the problems of a run over English, French, Swahili and Yoruba, which does no work."""
+    values = {
+        "pool": {"path": "."},
+        "balance": {"tail_fraction": 0.1},
+        "languages": {"codes": ["en", "fr", "sw", "yo"]},
+    }
+    with pytest.raises(UserError) as caught:
+        finish("metadata", load_recipe({**values, "metadata": config}), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run/metadata").exists()
+    return caught.value.problems
+
+
 def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -> None:
-    loaded = load_recipe(
-        {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": ["en", "sw", "yo"]}}
+    (problem,) = problems_of(tmp_path, sources=["number", "wordfreq"])
+    assert re.search(r"wordfreq has no words of sw, yo,.*metadata\.lists\.sw", problem)
+    everything = ["wordnet", "unigram", "bigram", "title"]
+    (problem,) = problems_of(tmp_path, allow_missing=everything)
+    assert "no source has words of en, fr, sw, yo" in problem
+
+
+def test_default_sources_are_those_of_the_paper_and_none_is_left_out_in_silence(tmp_path: Path) -> None:
+    assert MetadataConfig().sources == ("number", "wordnet", "unigram", "bigram", "title", "list")
+    wordnet, text, views = problems_of(tmp_path)
+    assert 'metadata.sources has "wordnet", and there is no file for en, fr; set metadata.dumps' in wordnet
+    assert "worldclip fetch metadata RECIPE --langs en,fr; or set metadata.wordnets.en = FILE" in wordnet
+    assert 'To go on without: metadata.allow_missing = ["wordnet"]' in wordnet
+    assert 'has "unigram" and "bigram", and there is no file for en, fr, sw, yo;' in text
+    assert 'has "title", and there is no file for en, fr, sw, yo;' in views
+
+
+def test_wordnets_of_some_languages_do_not_hide_the_missing_ones(tmp_path: Path) -> None:
+    lists = files(tmp_path / "in", en=["cat"], fr=["chat"], sw=["simba"], yo=["ologbo"])
+    (tmp_path / "wn.tab").write_text("# X\teng\turl\tfree\n1-n\teng:lemma\tdog\n")
+    config = {"sources": ["wordnet", "list"], "lists": lists, "wordnets": {"en": str(tmp_path / "wn.tab")}}
+    (problem,) = problems_of(tmp_path, **config)
+    assert "there is no file for fr;" in problem
+    loaded = recipe(lists, metadata={**config, "allow_missing": ["wordnet"]})
+    report = finish("metadata", loaded, tmp_path / "run", QUIET)
+    assert report["notes"][0] == "no wordnet of fr: no file, which metadata.allow_missing allows"
+    assert entries_of(tmp_path / "run", "en") == ["dog", "cat"]
+
+
+def test_wordnets_of_the_dumps_folder_are_used_unless_the_recipe_names_others(tmp_path: Path) -> None:
+    for lang, code, names in (("fr", "fra", ("b", "a")), ("sw", "swh", ("c",))):
+        for name in names:
+            path = tmp_path / f"dumps/wordnets/{lang}/{name}.tab"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"# X\t{code}\turl\tfree\n1-n\t{code}:lemma\tin {name}\n")
+    (tmp_path / "dumps/wordnets/fr/a.tab.part").write_text("not whole")
+    (tmp_path / "own.tab").write_text("# X\tswh\turl\tfree\n1-n\tswh:lemma\tsimba\n")
+    config = {"sources": ["wordnet"], "dumps": str(tmp_path / "dumps"), "wordnets": {"sw": str(tmp_path / "own.tab")}}
+    finish(
+        "metadata",
+        recipe({}, metadata={"lists": {}, **config}, languages={"codes": ["fr", "sw"]}),
+        tmp_path / "run",
+        QUIET,
     )
-    with pytest.raises(UserError, match=r"wordfreq has no words of sw, yo,.*metadata\.lists\.sw") as caught:
-        finish("metadata", loaded, tmp_path, QUIET)
-    assert "worldclip fetch" not in str(caught.value)
-    (tmp_path / "dumps").mkdir()
-    values = {"metadata": {"dumps": str(tmp_path / "dumps")}, "languages": {"codes": ["en", "sw", "yo"]}}
-    with pytest.raises(UserError, match=r"worldclip fetch metadata RECIPE --langs sw,yo"):
-        finish(
-            "metadata",
-            load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, **values}),
-            tmp_path,
-            QUIET,
-        )
-    assert not (tmp_path / "metadata").exists()
+    assert entries_of(tmp_path / "run", "fr") == ["in a", "in b"]
+    assert entries_of(tmp_path / "run", "sw") == ["simba"]
 
 
 @pytest.mark.parametrize("package", ["wordfreq", "wn"])

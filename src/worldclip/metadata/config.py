@@ -14,6 +14,9 @@ from worldclip.core.settings import AtLeast, Between, Config, NotEmpty, Place, P
 from worldclip.language import table as languages
 
 Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list"]
+PAPER_SOURCES: tuple[Source, ...] = ("number", "wordnet", "unigram", "bigram", "title", "list")
+WORDNETS = "wordnets"  # folder in metadata.dumps
+WORDNET_ENDINGS = (".tab", ".tab.gz", ".xml", ".xml.gz")
 
 # How the package wn names a lexicon: its id and version.  A drive's name is one letter, so `C:words.tab` is a file.
 _LEXICON = re.compile(r"[A-Za-z][\w.+-]+:[\w.+-]+")
@@ -74,13 +77,18 @@ RULES = {
 class MetadataConfig(Config):
     """Sources of each language's entries."""
 
-    sources: Annotated[tuple[Source, ...], NotEmpty(", ".join(get_args(Source)))] = get_args(Source)
-    """Sources to use; entries are always listed in this order of sources."""
+    sources: Annotated[tuple[Source, ...], NotEmpty(", ".join(get_args(Source)))] = PAPER_SOURCES
+    """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, list.
+    Default: the paper's five, and the lists of metadata.lists."""
+    allow_missing: tuple[Source, ...] = ()
+    """Sources that may have nothing of a language that should have some, e.g. `["wordnet"]`.  The report names the
+    languages without a file."""
     pack: Annotated[str, Place()] = ""
     """File written by `worldclip pack`: take the lists of its languages from it unchanged, and build the others."""
     wordnets: Annotated[dict[str, str | tuple[str, ...]], Place(or_name=True)] = field(default_factory=dict)
     """WordNets of each language, one or several: an OMW file (.tab, .tab.gz), a WN-LMF file (.xml, .xml.gz), or a
-    lexicon installed in the package wn, e.g. `omw-fr:1.4`."""
+    lexicon installed in the package wn, e.g. `omw-fr:1.4`.  Default: the files in `wordnets/<language>` in
+    metadata.dumps."""
     wordfreq_top: Annotated[int, AtLeast(1, "words per language")] = 100_000
     """Number of most frequent words per language from the package wordfreq, each as it is and in title case."""
     lists: Annotated[dict[str, str], Place()] = field(default_factory=dict)
@@ -112,8 +120,13 @@ class MetadataConfig(Config):
         return dataclasses.replace(RULES[self.rules], **self.overrides)  # type: ignore[arg-type]
 
     def wordnets_of(self, lang: str) -> tuple[str, ...]:
-        """Return the wordnets to read for a language."""
-        return _paths(self.wordnets.get(lang, ())) if "wordnet" in self.sources else ()
+        """Return the wordnets to read for a language: the recipe's, else those that were fetched, by name."""
+        if "wordnet" not in self.sources:
+            return ()
+        if lang in self.wordnets or not self.dumps:
+            return _paths(self.wordnets.get(lang, ()))
+        fetched = (Path(self.dumps) / WORDNETS / lang).glob("*")
+        return tuple(sorted(str(path) for path in fetched if path.name.endswith(WORDNET_ENDINGS)))
 
     def list_of(self, lang: str) -> Path | None:
         """Return the plain list to read for a language."""

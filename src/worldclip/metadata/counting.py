@@ -305,10 +305,12 @@ class WikipediaCounts:
         joiner = segment.scheme_of(self.wiki).joiner
         return ngrams.iter_bigrams_by_pmi(self.counts, joiner, first=num_wanted + num_entries, **rule)
 
-    def titles(self) -> tuple[Candidates, int]:
-        """Return titles of articles by falling views, and how many new entries to take of them."""
+    def titles(self) -> tuple[Candidates, int] | None:
+        """Return titles of articles by falling views, and how many new entries to take; None if there is no article."""
         views = titles.merge_views(self.views, self.wiki)
         articles = titles.find_articles(views, self.namespaces)
+        if not len(articles):
+            return None
         if self.is_v1:
             least = self.rules.english_min_title_views
             return titles.iter_titles(views, articles, least), self.rules.max_titles

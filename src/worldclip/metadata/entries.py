@@ -126,8 +126,8 @@ def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[Wikipe
         wanted = wikipedia.max_bigrams(num_unigrams[wikipedia.wiki])
         built.add("bigram", wikipedia.bigrams(wanted, len(built.entries)), config.max_chars, wanted)
     for wikipedia in wikipedias if "title" in config.sources else ():
-        if wikipedia.views:
-            candidates, wanted = wikipedia.titles()
+        if titles := wikipedia.titles():
+            candidates, wanted = titles
             built.add("title", candidates, config.max_chars, wanted)
     if "wordfreq" in config.sources and languages.get(lang).wordfreq:
         built.add("wordfreq", read_frequent_words(lang, config.wordfreq_top), config.max_chars)

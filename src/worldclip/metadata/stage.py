@@ -13,7 +13,7 @@ import functools
 import itertools
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from worldclip.core import coin, layout
 from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_table
+from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
@@ -34,7 +35,8 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.metadata import counting
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.entries import build_entries, has_words
+from worldclip.metadata.coverage import find_gaps, gap_problems, name_all, wordless_problems
+from worldclip.metadata.entries import EntryList, build_entries
 from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.provenance import describe_file, describe_sources, fingerprint_sources
 from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
@@ -51,10 +53,10 @@ KNOWN_BY_SHARDS = frozenset(
     {"pack", "wordnets", "lists", "licences", "wikipedia", "text_licences", "dumps", "pageviews", "profiles"}
 )
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
-NOTES = (
-    "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title case",
-    "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry",
+WORDFREQ_NOTE = (
+    "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title case"
 )
+DEAD_NOTE = "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,12 +118,16 @@ def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
 
 
 def _plan(run: Run) -> Work:
-    """Find the sources.  Raises UserError for an invalid pack, missing files, and languages without source of words."""
+    """Find the sources.  Raises UserError for an invalid pack, missing files, and sources that leave languages out."""
     config, codes, packed = run.section(MetadataConfig), _run_codes(run), _open_pack(run)
     built = [code for code in codes if packed is None or code not in packed.lists]
     sources = counting.find_sources(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
     work = Work(config=config, codes=codes, sources=sources, pack=packed)
-    if problems := [*_packed_and_built(work), *_without_source(work)]:
+    gaps = find_gaps(built, config, sources)
+    reported = {lang for source, langs in gaps.items() if source not in config.allow_missing for lang in langs}
+    others = [lang for lang in built if lang not in reported]
+    problems = [*_packed_and_built(work), *gap_problems(gaps, config), *wordless_problems(others, config, sources)]
+    if problems:
         raise UserError(problems)
     return work
 
@@ -133,6 +139,9 @@ def _inputs(run: Run) -> Record:
 
 def _build(run: Run, job: Job) -> Result:
     folder, work = job.folder, _plan(run)
+    notes = _name_gaps(work)
+    for note in notes:
+        say(STAGE, note)
     uncounted = counting.count_files(work.sources, work.config, folder, run.executor)
     lists = _build_lists(run, work, uncounted)
     matchers = _compile_matchers(run, lists)
@@ -141,7 +150,7 @@ def _build(run: Run, job: Job) -> Result:
         outputs += [layout.entries(run.dir, name), folder / ENTRIES_DONE / f"{name}.json"]
     for name, matcher in matchers:
         outputs += [layout.matcher(run.dir, name, matcher), folder / MATCHERS_DONE / name / f"{matcher}.json"]
-    report = _report(lists, matchers)
+    report = _report(lists, matchers, notes)
     views = [describe_file(shard, counting.VIEWS_LICENCE) for shard in work.sources.views]
     return Result(
         report=report,
@@ -215,27 +224,6 @@ def _packed_and_built(work: Work) -> list[str]:
     ]
 
 
-def _without_source(work: Work) -> list[str]:
-    """Report all languages without a source of words, unless numbers are the only source."""
-    config = work.config
-    if set(config.sources) == {"number"}:
-        return []
-    missing = [lang for lang in work.built_codes() if not has_words(lang, config, work.sources.wikis[lang])]
-    if not missing:
-        return []
-    names = ", ".join(missing[:40]) + (f" and {len(missing) - 40} more" if len(missing) > 40 else "")
-    reason = "wordfreq has no words of" if "wordfreq" in config.sources else "no source has words of"
-    pack = f" (nor has {config.pack} a list)" if config.pack else ""
-    langs = f" --langs {','.join(missing)}" if len(missing) <= 40 else ""
-    fetch = f"fetch their Wikipedias (worldclip fetch metadata RECIPE{langs}), or " if config.dumps else ""
-    lang = missing[0]
-    return [
-        f"metadata.sources = {list(config.sources)}: {reason} {names}, and no file of them is set{pack}; {fetch}set a"
-        f" list (metadata.lists.{lang} = FILE) or a WordNet (metadata.wordnets.{lang} = FILE) of each, or remove them"
-        " from languages.codes"
-    ]
-
-
 def _language_shards(work: Work) -> list[Shard]:
     return [
         Shard(name=lang, path="", fingerprint=fingerprint_sources(lang, work.config, work.sources, work.pack))
@@ -253,10 +241,27 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
                 raise BadShard(uncounted[wiki])
         with counting.open_counts(lang, work.sources, work.config, run_dir / STAGE) as wikipedias:
             built = build_entries(lang, work.config, wikipedias)
+        _require_candidates(lang, work, built)
         table, rules = built.table(), built.rules
         write_table(path, table, METADATA)
     files = describe_sources(lang, shard.fingerprint, work.config, work.sources, work.pack)
     return {**_describe(table["entry"], rules), "examples": _examples(table), "files": files}
+
+
+def _require_candidates(lang: str, work: Work, built: EntryList) -> None:
+    """Raise BadShard for sources whose files hold nothing of the language."""
+    allowed = set(work.config.allow_missing)
+    empty = [
+        source
+        for source in ("unigram", "bigram", "title")
+        if source in work.config.sources and source not in built.rules and source not in allowed
+    ]
+    if empty:
+        names = ", ".join(f'"{source}"' for source in empty)
+        raise BadShard(
+            f"the files hold no {' and no '.join(empty)} of {lang}; fetch them again, or to go on without:"
+            f" metadata.allow_missing = [{names}]"
+        )
 
 
 def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Report:
@@ -306,8 +311,18 @@ def _compile_shard(shard: Shard, *, run_dir: Path) -> Report:
     return {"dead": matcher.num_dead, "bytes": sum(path.stat().st_size for path in final.iterdir())}
 
 
-def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report]) -> Report:
-    report: Report = {"lists": {}, "notes": list(NOTES)}
+def _name_gaps(work: Work) -> list[str]:
+    """Return a sentence per source without files for some languages, which metadata.allow_missing allows."""
+    gaps = find_gaps(work.built_codes(), work.config, work.sources)
+    return [
+        f"no {source} of {name_all(langs)}: no file, which metadata.allow_missing allows"
+        for source, langs in gaps.items()
+    ]
+
+
+def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report], notes: Sequence[str]) -> Report:
+    has_wordfreq = any("wordfreq" in entry_list["by_source"] for entry_list in lists.values())
+    report: Report = {"lists": {}, "notes": [*notes, *([WORDFREQ_NOTE] if has_wordfreq else []), DEAD_NOTE]}
     for name, entry_list in lists.items():
         compiled = {matcher: shard for (list_name, matcher), shard in matchers.items() if list_name == name}
         report["lists"][name] = {

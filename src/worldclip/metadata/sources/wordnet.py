@@ -30,6 +30,16 @@ from worldclip.metadata.sources.lists import iter_lines
 HEAD_BYTES = 2**16  # read at a time until the root element begins
 BCP47 = {"nb": "no"}  # codes in WordNets that are neither those of a Wikipedia nor ISO 639-3
 
+# Lexicons of the Open Multilingual Wordnet by our code, in the paper's 31 languages.  Its second Italian lexicon and
+# its other English ones are not the paper's.
+OMW_LEXICONS = {
+    "ar": "omw-arb", "bg": "omw-bg", "ca": "omw-ca", "da": "omw-da", "el": "omw-el", "en": "omw-en", "es": "omw-es",
+    "eu": "omw-eu", "fi": "omw-fi", "fr": "omw-fr", "gl": "omw-gl", "he": "omw-he", "hr": "omw-hr", "id": "omw-id",
+    "is": "omw-is", "it": "omw-it", "ja": "omw-ja", "lt": "omw-lt", "ms": "omw-zsm", "nl": "omw-nl", "nn": "omw-nn",
+    "no": "omw-nb", "pl": "omw-pl", "pt": "omw-pt", "ro": "omw-ro", "sk": "omw-sk", "sl": "omw-sl", "sq": "omw-sq",
+    "sv": "omw-sv", "th": "omw-th", "zh": "omw-cmn",
+}  # fmt: skip
+
 Lexicon = Mapping[str, Any]
 
 
