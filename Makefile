@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow clients clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -12,6 +12,10 @@ test: .venv/dev.stamp lint
 
 slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+# tests/clients: other software on what worldclip writes; each client has its own environment in .clients
+clients: .venv/dev.stamp .clients/transformers-4.56.stamp .clients/transformers-4.57.stamp .clients/node.stamp
+	$(BIN)/python -m pytest -m "slow or not slow" tests/clients
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -30,5 +34,17 @@ lint: .venv/dev.stamp
 	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,train,eval,export,dev]'
 	touch $@
 
+.clients/%.stamp: tests/clients/requirements-%.txt
+	$(PYTHON) -m venv .clients/$*
+	.clients/$*/bin/python -m pip install -q -r $<
+	touch $@
+
+# onnxruntime-node ships its CPU library and would download another one for GPUs
+.clients/node.stamp: tests/clients/package.json
+	mkdir -p .clients/node
+	cp $< .clients/node/
+	if command -v npm; then cd .clients/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit; fi
+	touch $@
+
 clean:
-	rm -rf .venv runs build dist *.egg-info src/*.egg-info
+	rm -rf .venv .clients runs build dist *.egg-info src/*.egg-info

@@ -140,6 +140,48 @@ def test_presets_at_full_size_equal_the_architectures_of_timm(row):
     assert {**shapes(ours), "head.bias": (config.projection_dim,)} == shapes(theirs.state_dict())
 
 
+@pytest.mark.parametrize("model_max_length", [512, int(1e30), 64])
+def test_published_folder_is_exported_with_the_context_of_the_model(model_max_length, tmp_path):
+    from transformers import AutoTokenizer
+
+    row = MT5 if model_max_length == 64 else B32
+    save_hugging_face(row, tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "tokenizer_config.json").read_text())
+    (tmp_path / "source" / "tokenizer_config.json").write_text(
+        json.dumps(config | {"model_max_length": model_max_length})
+    )
+    report = export_model(tmp_path / "source", tmp_path / "out")
+    assert report["formats"]["huggingface"]["max_difference"] <= TOLERANCE
+    folder = tmp_path / "out" / "huggingface"
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
+    name = "model.safetensors"
+    assert (folder / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
+
+
+def test_end_token_that_the_configuration_lacks_is_added_to_the_export(tmp_path):
+    save_hugging_face(B32, tmp_path / "source")
+    expected = worldclip.load(tmp_path / "source", device="cpu").encode_text(TEXTS)
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    del config["text_config"]["eos_token_id"]
+    config["text_config"]["pad_token_id"] = None
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    np.testing.assert_allclose(
+        worldclip.load(tmp_path / "source", device="cpu").encode_text(TEXTS), expected, atol=TOLERANCE
+    )
+    export_model(tmp_path / "source", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "huggingface" / "config.json").read_text())
+    assert written["text_config"]["eos_token_id"] == 2
+
+
+def test_tokenizer_from_elsewhere_goes_into_the_export(tmp_path):
+    save_hugging_face(B32, tmp_path / "source")
+    (tmp_path / "tokenizer").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "source" / name).rename(tmp_path / "tokenizer" / name)
+    export_model(tmp_path / "source", tmp_path / "out", tokenizer=tmp_path / "tokenizer")
+    assert worldclip.load(tmp_path / "out" / "huggingface", device="cpu").tokenizer.vocab_size == 73
+
+
 def test_activations_that_open_clip_cannot_express_are_refused(tmp_path):
     model = save_hugging_face(B32, tmp_path / "source")
     model.config.text_config.hidden_act = "quick_gelu"

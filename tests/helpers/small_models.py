@@ -15,7 +15,7 @@ from transformers import MetaClip2Config, MetaClip2Model
 from worldclip.model.clip import image_processor, model_config
 from worldclip.model.config import ModelConfig
 from worldclip.model.published import MT5, Published
-from worldclip.model.tokenizer import Tokenizer, load_tokenizer
+from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer
 
 TEXTS = ("a red apple", "ein Hund im Garten", "赤いリンゴ", "قطة صغيرة", "แมวสองตัว", "x " * 200, "")
 CORPUS = [text for text in TEXTS if text] + ["the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?"]
@@ -52,22 +52,29 @@ def sentencepiece_model(size: int = 200) -> bytes:
     return model_file.getvalue()
 
 
-def save_xlm_v(folder: Path) -> None:
-    """Write a tokenizer in XLM-V's format: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last."""
+def save_xlm_v(folder: Path, model_max_length: int = 512) -> None:
+    """Write a tokenizer in XLM-V's format: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last.
+
+    model_max_length: as published, which is not the model's context of 77 tokens.
+    """
     from transformers import XLMRobertaTokenizer
 
     vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces(), ("<mask>", 0.0)]
-    XLMRobertaTokenizer(vocab=vocab, model_max_length=77).save_pretrained(folder)
+    XLMRobertaTokenizer(vocab=vocab, model_max_length=model_max_length).save_pretrained(folder)
 
 
 def save_mt5(folder: Path) -> None:
-    """Write a tokenizer in the format of SigLIP's i18n models: mT5's pieces, the end token 1 is the padding too."""
+    """Write a tokenizer in the format of SigLIP's i18n models: mT5's pieces, the end token 1 is the padding too.
+
+    Its model_max_length is 64, as published.
+    """
     from transformers import SiglipTokenizer
 
     file = folder / "spiece_source.model"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_bytes(sentencepiece_model())
     SiglipTokenizer(str(file), do_lower_case=False).save_pretrained(folder)
+    adapt_tokenizer_config(folder, context_length=64)  # published by transformers 4
     file.unlink()
 
 

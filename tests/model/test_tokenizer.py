@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,26 @@ def test_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
     padded = plain(texts, padding=True)
     np.testing.assert_array_equal(padded["input_ids"], ours.encode(texts).padded())
     assert load_tokenizer(tmp_path, CONTEXT).vocab_size == ours.vocab_size
+
+
+def test_saved_tokenizer_has_the_keys_that_transformers_4_reads(ours, foreign, tmp_path):
+    """Check class name and extra special tokens, which version 5 writes in its own way."""
+    ours.save(tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    foreign.save(tmp_path / "source")
+    extended = load_tokenizer(tmp_path / "source", CONTEXT)
+    extended.hf.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+    extended.save(tmp_path / "foreign")
+    config = json.loads((tmp_path / "foreign" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert "extra_special_tokens" not in config
+    assert config["additional_special_tokens"] == ["<extra>"]
+    assert "<extra>" in load_tokenizer(tmp_path / "foreign", CONTEXT).hf.all_special_tokens
+
+
+def test_curly_quotes_are_read_as_straight_ones(ours):
+    curly, straight = ours.encode(["‘red’ “apple”"]), ours.encode(["'red' \"apple\""])
+    np.testing.assert_array_equal(curly.ids, straight.ids)
 
 
 def test_padding_reaches_the_longest_of_the_chosen_rows():

@@ -128,7 +128,7 @@ def _export(
         with _aside(out / name) as folder:
             # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay
             if name == source.layout == "huggingface" and not codes:
-                huggingface_folder.copy(source.path, folder)
+                huggingface_folder.copy(source.path, folder, clip)
             else:
                 WRITERS[name].write(clip, folder, config.onnx_precisions)
             checked = WRITERS[name].compare(clip, folder, config.onnx_precisions)

@@ -75,13 +75,17 @@ def build_config(sizes: Architecture, hidden_act: str, tokenizer: Tokenizer | Pu
 
 
 def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer | PublishedTokenizer) -> None:
-    """Raise UserError where the model reads other ids than the tokenizer writes, or fewer of them."""
+    """Raise UserError where the model reads other ids than the tokenizer writes, or fewer of them.
+
+    The padding decides nothing: the tower is causal and pools at the end token.
+    """
     text: Any = config.text_config
-    problems = [
-        f"the model's {name} is {getattr(text, name)}, the tokenizer's is {token_id}; use the model's own tokenizer"
-        for name, token_id in (("eos_token_id", tokenizer.eos_id), ("pad_token_id", tokenizer.pad_id))
-        if getattr(text, name) != token_id
-    ]
+    problems = []
+    if text.eos_token_id != tokenizer.eos_id:
+        problems.append(
+            f"the model's eos_token_id is {text.eos_token_id}, the tokenizer's is {tokenizer.eos_id}; use the model's "
+            "own tokenizer"
+        )
     if not 0 <= text.vocab_size - tokenizer.vocab_size <= MAX_SPARE_ROWS * text.vocab_size:
         problems.append(
             f"the model has {text.vocab_size} token rows, the tokenizer {tokenizer.vocab_size} ids; use the model's "

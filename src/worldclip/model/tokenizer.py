@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, require
+from worldclip.model.weights import read_json_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -123,8 +125,25 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's Hugging Face files, with context_length as its maximum length."""
-        self.hf.model_max_length = self.context_length
         self.hf.save_pretrained(folder)
+        adapt_tokenizer_config(folder, self.context_length)
+
+
+def adapt_tokenizer_config(folder: Path, context_length: int) -> None:
+    """State context_length in tokenizer_config.json, and write its other keys as transformers 4 reads them too.
+
+    Version 5 names a class that version 4 lacks, and lists extra special tokens where version 4 reads a mapping.
+    """
+    path = folder / "tokenizer_config.json"
+    config = read_json_config(path) if path.exists() else {}
+    config["model_max_length"] = context_length
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        tokens = config.pop("extra_special_tokens")
+        if tokens:
+            config["additional_special_tokens"] = tokens
+    write_json(path, config)
 
 
 def break_specials(text: str, specials: Sequence[str]) -> str:
@@ -172,15 +191,13 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer with `vocab_size` pieces, or fewer where the texts do not hold so many.
 
-    The normalizer deletes the mark of specials, applies NFKC, and makes each run of whitespace one space.  Equal texts
-    in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
+    Equal texts in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
     the characters.
     """
-    from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as Pipeline
+    from tokenizers import decoders, pre_tokenizers, processors
 
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    normalizer = normalizers.Sequence([normalizers.Replace(MARK, ""), normalizers.NFKC(), spaces, normalizers.Strip()])
+    normalizer = _normalizer()
     normalised = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
     train = _train_unigram if model == "unigram" else _train_bpe
     pipeline = Pipeline(train((text for text in normalised if text), vocab_size))
@@ -191,6 +208,26 @@ def train_tokenizer(
     pipeline.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, EOS_ID)])
     names = ("bos_token", "pad_token", "eos_token", "unk_token")
     return tokenizer_of(pipeline, context_length, dict(zip(names, SPECIALS, strict=True)))
+
+
+def _normalizer() -> Any:
+    """Return what a tokenizer of ours does to a text first.
+
+    It deletes the mark of specials, applies NFKC, reads curly quotes as straight ones, and makes each run of
+    whitespace one space.  open_clip's tokenizers straighten the same quotes (ftfy's uncurl_quotes).
+    """
+    from tokenizers import Regex, normalizers
+
+    return normalizers.Sequence(
+        [
+            normalizers.Replace(MARK, ""),
+            normalizers.NFKC(),
+            normalizers.Replace(Regex("[\u02bc\u2018-\u201b]"), "'"),
+            normalizers.Replace(Regex("[\u201c-\u201f]"), '"'),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
+    )
 
 
 def tokenizer_of(pipeline: Any, context_length: int, specials: Mapping[str, str]) -> Tokenizer:

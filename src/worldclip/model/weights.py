@@ -72,6 +72,22 @@ def _read_pickle(path: Path) -> Any:
         raise _corrupt(path, error) from error
 
 
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """Return the file `name`, or the shards that its index names; empty where there is neither.
+
+    Raises UserError where a shard is missing or stands outside the folder.
+    """
+    index = folder / f"{name}.index.json"
+    if not index.exists():
+        return [folder / name] if (folder / name).exists() else []
+    names = sorted({str(shard) for shard in read_json_config(index)["weight_map"].values()})
+    if outside := [shard for shard in names if Path(shard).name != shard]:
+        raise UserError(f"{index} names {', '.join(outside)}, which is not a file of this folder; it is refused")
+    if missing := [shard for shard in names if not (folder / shard).exists()]:
+        raise UserError(f"{folder} lacks {', '.join(missing)}, which its index names; copy the whole model again")
+    return [folder / shard for shard in names]
+
+
 def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     """Return the shapes of a Hugging Face folder's tensors, from the files' headers; None without safetensors.
 
@@ -79,15 +95,9 @@ def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     """
     from safetensors import SafetensorError, safe_open
 
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.exists():
-        files = [folder / name for name in sorted(set(read_json_config(index)["weight_map"].values()))]
-    elif single.exists():
-        files = [single]
-    else:
+    files = weight_files(folder, "model.safetensors")
+    if not files:
         return None
-    if missing := [file.name for file in files if not file.exists()]:
-        raise UserError(f"{folder} lacks {', '.join(missing)}, which its index names; copy the whole model again")
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:

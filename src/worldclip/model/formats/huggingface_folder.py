@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
-from worldclip.model.tokenizer import Tokenizer, load_tokenizer, require_transformers
+from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ def missing(folder: Path) -> str | None:
     """Return what the folder lacks to be a Hugging Face folder; weights may lack where there are no ONNX encoders."""
     if read_config_json(folder).get("model_type") is None:
         return "no config.json with a model_type"
-    has_weights = weights.safetensors_shapes(folder) is not None or (folder / PICKLE).exists()
+    has_weights = weights.safetensors_shapes(folder) is not None or bool(weights.weight_files(folder, PICKLE))
     if not has_weights and (folder / "onnx").is_dir():
         return "no model.safetensors beside the ONNX encoders"
     return None
@@ -49,6 +50,7 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
     """Return the configuration, tokenizer and image processor, which must fit together."""
     config = _read_config(folder)
     tokenizer = read_tokenizer(options.tokenizer or folder, config.text_config.max_position_embeddings)
+    _complete_special_ids(config, read_config_json(folder), tokenizer)
     check_tokenizer(config, tokenizer)
     return config, tokenizer, _read_processor(folder, config.vision_config.image_size)
 
@@ -67,6 +69,17 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
+def _complete_special_ids(config: Any, record: Report, tokenizer: Tokenizer) -> None:
+    """Set the special ids that config.json (record) lacks, or has as null, to the tokenizer's.
+
+    transformers would take OpenAI CLIP's end token (49407) for an absent one, and pool at an id that no text holds.
+    """
+    stated = record.get("text_config") or {}
+    for name in ("bos", "eos", "pad"):
+        if stated.get(f"{name}_token_id") is None:
+            setattr(config.text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_id"))
+
+
 def _read_model(folder: Path, config: Any) -> Any:
     import torch
 
@@ -77,10 +90,12 @@ def _read_model(folder: Path, config: Any) -> Any:
     shapes = weights.safetensors_shapes(folder)
     if shapes is not None:
         tensor_names.check_tensors(str(folder), shapes, expected, ignore)
-        return transformers.MetaClip2Model.from_pretrained(folder, dtype="float32")  # maps the file, reads it once
-    if not (folder / PICKLE).exists():
+        # maps the file, reads it once
+        return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32")
+    files = weights.weight_files(folder, PICKLE)
+    if not files:
         raise UserError(f"{folder} holds config.json and no weights (model.safetensors); copy or download it whole")
-    state = weights.read_state(folder / PICKLE)
+    state = {name: tensor for file in files for name, tensor in weights.read_state(file).items()}
     tensor_names.check_tensors(str(folder), tensor_names.shapes(state), expected, ignore)
     return build(transformers.MetaClip2Model, config, {name: state[name].float() for name in expected})
 
@@ -142,9 +157,23 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     write_tokenizer_and_processor(clip, folder)
 
 
-def copy(checkpoint: Path, folder: Path) -> None:
-    """Copy a checkpoint without the trainer's state, byte for byte."""
+def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
+    """Copy a checkpoint's weights byte for byte, without the trainer's state; clip: the checkpoint, loaded.
+
+    The tokenizer's maximum length becomes the model's context, since transformers truncates by it, and the end token
+    that config.json may lack is added.
+    """
     shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("trainer"), dirs_exist_ok=True)
+    tokenizer = clip.require_tokenizer()
+    if Path(tokenizer.hf.name_or_path) == checkpoint:
+        adapt_tokenizer_config(folder, tokenizer.context_length)
+    else:  # worldclip.load was given another tokenizer
+        tokenizer.save(folder)
+    record = read_config_json(folder)
+    text_config = record.setdefault("text_config", {})
+    if text_config.get("eos_token_id") is None:
+        text_config["eos_token_id"] = tokenizer.eos_id
+        write_json(folder / "config.json", record)
 
 
 def write_tokenizer_and_processor(clip: Clip, folder: Path) -> None:
@@ -157,7 +186,7 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
     import torch
 
     transformers = require_transformers()
-    model = transformers.AutoModel.from_pretrained(folder).eval()
+    model = transformers.AutoModel.from_pretrained(folder, dtype="float32").eval()
     processor = transformers.AutoProcessor.from_pretrained(folder)
     texts = list(sample_inputs.TEXTS)
     inputs = processor(text=texts, images=sample_inputs.images(), return_tensors="pt", padding=True, truncation=True)

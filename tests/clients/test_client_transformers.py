@@ -1,0 +1,115 @@
+"""transformers 4.56, 4.57 and 5 load our exports, and worldclip loads what each of them writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import worldclip
+from client_tools import run_python
+from small_models import TEXTS, random_pixels, save_hugging_face, save_xlm_v
+from worldclip.export import export_model
+from worldclip.model import published
+from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.config import ModelConfig
+from worldclip.model.tokenizer import train_tokenizer
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENTS = ("transformers-4.56", "transformers-4.57", None)
+TOLERANCE = 1e-5
+
+
+def write_ours(folder: Path) -> None:
+    """Write a checkpoint with a tokenizer of our own."""
+    sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
+    tokenizer = train_tokenizer(["a red apple", "红苹果"] * 3, vocab_size=60, context_length=32)
+    create_model(model_config(sizes, tokenizer), seed=0).save_pretrained(folder)
+    tokenizer.save(folder)
+    image_processor(32).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """Export a model of ours, and published ones with their tokenizers' own maximum lengths."""
+    place = tmp_path_factory.mktemp("exported")
+    write_ours(place / "ours_source")
+    for name, row in (("xlm_v_512", "b32"), ("xlm_v_1e30", "b32"), ("mt5_64", "mt5")):
+        row = published.find("metaclip-2-worldwide-b32" if row == "b32" else "metaclip-2-mt5-worldwide-s16")
+        save_hugging_face(row, place / f"{name}_source")
+    save_xlm_v(place / "xlm_v_1e30_source", model_max_length=int(1e30))
+    for source in sorted(place.glob("*_source")):
+        export_model(source, place / source.name.removesuffix("_source"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(place / "image.png")
+    (place / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+    return place
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("name", ["ours", "xlm_v_512", "xlm_v_1e30", "mt5_64"])
+def test_exports_embed_alike_in_each_version_of_transformers(name, environment, exported, tmp_path):
+    clip = worldclip.load(exported / f"{name}_source", device="cpu")
+    pixels = random_pixels(clip.model.config.vision_config.image_size)
+    np.save(tmp_path / "pixels.npy", pixels.numpy())
+    answer = run_python(
+        environment,
+        "transformers_embed.py",
+        exported / name / "huggingface",
+        exported / "texts.json",
+        tmp_path / "pixels.npy",
+        exported / "image.png",
+        tmp_path / "out.npz",
+    )
+    embeds = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(embeds["text"], clip.encode_text(TEXTS), atol=TOLERANCE)
+    np.testing.assert_allclose(embeds["image"], clip.backend.encode_pixels(pixels), atol=TOLERANCE)
+    expected = clip.classify(exported / "image.png", TEXTS[:3])[0]
+    scores = {label["label"]: label["score"] for label in answer["labels"]}
+    # version 4 resizes PIL images by default, version 5 tensors: pixels differ by a level
+    np.testing.assert_allclose([scores[text] for text in TEXTS[:3]], expected, atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory) -> Path:
+    """Write the family at reduced size."""
+    place = tmp_path_factory.mktemp("family")
+    for row in published.FAMILY:
+        save_hugging_face(row, place / row.name)
+    assert len(published.FAMILY) == 16
+    return place
+
+
+def change_ids(folder: Path, ids: str) -> None:
+    """Make the special ids of the text tower absent or null; `set` leaves them."""
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if ids == "absent":
+            record["text_config"].pop(name, None)
+        elif ids == "null":
+            record["text_config"][name] = None
+    (folder / "config.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_family_loads_as_each_version_of_transformers_writes_it(environment, family, tmp_path):
+    kinds = run_python(environment, "transformers_save.py", family, tmp_path)["kinds"]
+    for row in published.FAMILY:
+        clip = worldclip.load(family / row.name, device="cpu")
+        pixels = random_pixels(clip.model.config.vision_config.image_size)
+        images, texts = clip.backend.encode_pixels(pixels), clip.encode_text(TEXTS)
+        for kind in kinds:
+            folder = tmp_path / row.name / kind
+            for ids in ("set", "null", "absent") if kind == "fp32" else ("null",):
+                change_ids(folder, ids)
+                again = worldclip.load(folder, device="cpu")
+                if kind in ("bf16", "fp16"):
+                    assert (again.backend.encode_pixels(pixels) * images).sum(axis=1).min() > 0.99, (folder, ids)
+                    assert (again.encode_text(TEXTS) * texts).sum(axis=1).min() > 0.99, (folder, ids)
+                    continue
+                message = f"{folder} {ids}"
+                np.testing.assert_allclose(again.backend.encode_pixels(pixels), images, atol=TOLERANCE, err_msg=message)
+                np.testing.assert_allclose(again.encode_text(TEXTS), texts, atol=TOLERANCE, err_msg=message)
