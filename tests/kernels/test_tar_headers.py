@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldclip.kernels import tar_headers as tar
+from worldclip.kernels.read_at import window_of_bytes, window_of_file
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
@@ -26,13 +29,22 @@ def pack(members: list[tuple[str, bytes]], tar_format: int, **header_fields: obj
     return file.getvalue()
 
 
+def scan_bytes(content: bytes) -> tar.Members:
+    return tar.scan(window_of_bytes(np.frombuffer(content, np.uint8)))
+
+
 def scan(content: bytes) -> list[tuple[str, bytes]]:
-    data = np.frombuffer(content, np.uint8)
-    found = []
-    for prefix, prefix_size, name, name_size, at, size in tar.scan(data):
-        before = content[prefix : prefix + prefix_size] + b"/" if prefix_size else b""
-        found.append(((before + content[name : name + name_size]).decode(), content[at : at + size]))
-    return found
+    members = scan_bytes(content)
+    return list(zip(names_of(members), contents_of(members, content), strict=True))
+
+
+def names_of(members: tar.Members) -> list[str]:
+    names = members.names.tobytes()
+    return [names[start:end].decode() for start, end in pairwise(members.name_offsets)]
+
+
+def contents_of(members: tar.Members, content: bytes) -> list[bytes]:
+    return [content[start : start + size] for start, size in zip(members.starts, members.sizes, strict=True)]
 
 
 PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0", min_codepoint=33), min_size=1, max_size=60)
@@ -110,12 +122,12 @@ def test_any_bytes_are_a_tar_or_a_value_error(data) -> None:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))]
     try:
-        members = tar.scan(np.frombuffer(bytes(content), np.uint8))
+        members = scan_bytes(bytes(content))
     except ValueError:
         return
-    assert ((members >= 0) & (members <= len(content))).all()
-    assert (members[:, tar.AT] + members[:, tar.SIZE] <= len(content)).all()
-    assert (members[:, tar.NAME] + members[:, tar.NAME_SIZE] <= len(content)).all()
+    assert ((members.starts >= 0) & (members.sizes >= 0)).all()
+    assert (members.starts + members.sizes <= len(content)).all()
+    assert members.name_offsets[-1] == len(members.names)
 
 
 def test_every_truncation_raises() -> None:
@@ -129,6 +141,8 @@ def test_tar_of_photographs_agrees_with_tarfile(shared: Path) -> None:
     path = shared / "data/imagenet_samples/samples-000000.tar"
     with tarfile.open(path) as packed:
         expected = [(member.name, member.offset_data, member.size) for member in packed]
-    data = np.fromfile(path, np.uint8)
-    members = tar.scan(data)
-    assert [(data[a : a + n].tobytes().decode(), at, size) for _, _, a, n, at, size in members] == expected
+    fd = os.open(path, os.O_RDONLY)
+    members = tar.scan(window_of_file(fd, path.stat().st_size))
+    os.close(fd)
+    starts, sizes = members.starts.tolist(), members.sizes.tolist()
+    assert list(zip(names_of(members), starts, sizes, strict=True)) == expected

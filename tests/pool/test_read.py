@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -312,3 +314,35 @@ def test_real_pool_of_photographs_has_no_bad_text(shared: Path) -> None:
     texts = pool.read_texts(shard_of(path), config)
     assert len(texts.key) == 300
     assert (texts.reason == Reason.KEPT).all()
+
+
+def make_sparse_tar(folder: Path, tar_format: str) -> Path:
+    """Pack two samples with GNU tar; the image of the first has holes."""
+    files = folder / "files"
+    files.mkdir()
+    with open(files / "000.jpg", "wb") as file:
+        file.write(PNG)
+        file.truncate(1 << 20)
+        file.seek(0, 2)
+        file.write(PNG)
+    (files / "000.txt").write_text("zero", encoding="utf-8")
+    (files / "001.jpg").write_bytes(PNG + b"1")
+    (files / "001.txt").write_text("one", encoding="utf-8")
+    names = sorted(path.name for path in files.iterdir())
+    command = ["tar", f"--format={tar_format}", "--sparse", "-cf", str(folder / "0.tar"), "-C", str(files), *names]
+    subprocess.run(command, check=True)
+    return folder / "0.tar"
+
+
+@pytest.mark.skipif("GNU tar" not in os.popen("tar --version 2>&1").read(), reason="writes sparse files with GNU tar")
+@pytest.mark.parametrize("tar_format", ["gnu", "posix"])
+def test_sample_with_a_sparse_member_is_bad_and_says_so(tmp_path: Path, tar_format: str) -> None:
+    path = make_sparse_tar(tmp_path, tar_format)
+    if path.stat().st_size > 1 << 20:
+        pytest.skip("the file system does not say where holes are")
+    texts = pool.read_texts(shard_of(path), CONFIG)
+    assert rows(texts) == [("000", 0, None, "bad_pair"), ("001", 0, "one", "kept")]
+    assert "000.jpg is stored as a sparse file" in texts.bad[0]["reason"]
+    assert pool.index_of(shard_of(path), CONFIG)[0]["key"].to_pylist() == ["001"]
+    keys, num_without_key, _ = pool.read_keys(shard_of(path), CONFIG)
+    assert (keys.to_pylist(), num_without_key) == (["001"], 1)

@@ -32,7 +32,6 @@ from worldclip.core.job import remove_stale
 from worldclip.core.reasons import Reason
 from worldclip.model.decode import open_image
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import read_bytes
 from worldclip.pool.formats import tar as webdataset
 from worldclip.pool.records import DEFAULT_FIELDS
 
@@ -169,7 +168,7 @@ def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executo
 
 
 def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
-    samples = webdataset.read_samples(shard, read_bytes(shard.path))
+    samples = webdataset.read_samples(shard)
     keys = samples.keys(context.pool.key)[0].to_pylist()
     records = samples.read_records()
     verdicts = read_table(context.table_path("final", shard), REMOVED, ["key", "rule"])

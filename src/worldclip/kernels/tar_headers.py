@@ -1,48 +1,89 @@
-"""Find the members of a tar in one pass over its mapped bytes: only headers are read, never an image; compiled.
+"""Find the members of a tar in one pass: only headers are read, never an image; compiled.
 
-Reads all that tar writers write: v7, ustar (prefix), GNU (long names, large numbers) and pax (path, size).
-Formats: POSIX.1-2001 pax interchange format; GNU tar manual, "Basic Tar Format".
+Reads all that tar writers write: v7, ustar (prefix), GNU (long names, large numbers) and pax (path, size).  A member
+that is stored as a sparse file is found and marked: its content is not in one piece.
+Formats: POSIX.1-2001 pax interchange format; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
 """
 
 from __future__ import annotations
 
-import numba
+from typing import NamedTuple
+
 import numpy as np
 
-BLOCK = 512
-# Columns of a member: its name is data[PREFIX : PREFIX + PREFIX_SIZE], "/" where that is not empty, then
-# data[NAME : NAME + NAME_SIZE]; its content is data[AT : AT + SIZE].
-PREFIX, PREFIX_SIZE, NAME, NAME_SIZE, AT, SIZE = range(6)
+from worldclip.kernels.llvm import inner, kernel
+from worldclip.kernels.read_at import WINDOW_BYTES, Window, hold
 
-OK, CUT_HEADER, BAD_CHECKSUM, CUT_MEMBER, NO_END, DATA_AFTER_END, SPARSE, BAD_NUMBER, BAD_PAX = range(9)
+BLOCK = 512
+(OK, FULL, UNREADABLE, CUT_HEADER, BAD_CHECKSUM, CUT_MEMBER, NO_END, DATA_AFTER_END, BAD_NUMBER, BAD_EXTRA,
+ TWO_EXTRAS, LONG_EXTRA, GLOBAL_EXTRA) = range(13)  # fmt: skip
 _MEANING = {
     CUT_HEADER: "cut off in the header at byte {at:,}",
     BAD_CHECKSUM: "not a tar, or damaged: the header at byte {at:,} has a wrong checksum",
     CUT_MEMBER: "cut off: the member whose header is at byte {at:,} extends past the end of the file",
     NO_END: "cut off: ends at byte {at:,} without the end mark (two blocks of zeros)",
     DATA_AFTER_END: "has data after the end mark at byte {at:,}; if two tars were joined, split them",
-    SPARSE: "has a sparse member at byte {at:,}, which is not supported; rewrite the tar without --sparse",
     BAD_NUMBER: "damaged: the header at byte {at:,} has a size that is not a number",
-    BAD_PAX: "damaged: the pax header at byte {at:,} cannot be read",
+    BAD_EXTRA: "damaged: the pax or long-name header at byte {at:,} cannot be read",
+    TWO_EXTRAS: "damaged: the header at byte {at:,} names or sizes a member for the second time",
+    LONG_EXTRA: f"damaged: the pax or long-name header at byte {{at:,}} has more than {WINDOW_BYTES:,} bytes",
+    GLOBAL_EXTRA: "the global pax header at byte {at:,} names or sizes every member, which is not supported",
 }
+# State of a scan between calls: where the next header is, members and bytes of names so far, then what the extra
+# headers before it say of its member: bytes of its name in `extra` and its size (-1: unsaid), whether it is sparse.
+_POSITION, _COUNT, _NAME_BYTES, _LONG_BYTES, _LONG_SIZE, _SPARSE = range(6)
+_NAME_END, _START, _SIZE, _IS_SPARSE = range(4)  # columns of a member
 
 
-def scan(data: np.ndarray) -> np.ndarray:
-    """Return the positions of the regular members of the tar `data` (uint8), in order: (num_members, 6) int64.
+class Members(NamedTuple):
+    """The regular members of a tar, in order."""
 
-    Raises ValueError that says what is wrong and where.
-    """
-    if len(data) == 0:
+    names: np.ndarray
+    """(num_bytes,) uint8: the names, one after the other, without a leading `./`."""
+    name_offsets: np.ndarray
+    """(num_members + 1,) int64."""
+    starts: np.ndarray
+    """(num_members,) int64: where the content begins."""
+    sizes: np.ndarray
+    """(num_members,) int64: bytes of the content, as it is stored."""
+    is_sparse: np.ndarray
+    """(num_members,) bool: the content is stored without its holes."""
+
+
+def scan(window: Window) -> Members:
+    """Return the members of a tar.  Raises ValueError that says what is wrong and where; see `read_at` for `window`."""
+    if window.size == 0:
         raise ValueError("empty file")
-    members = np.empty((len(data) // BLOCK, 6), np.int64)  # as many as fit; pages never written take no memory
-    count, status, at = _scan(data, members)
+    members, names = np.empty((1024, 4), np.int64), np.empty(1 << 16, np.uint8)
+    state = np.array([0, 0, 0, -1, -1, 0], np.int64)
+    extra = np.empty(WINDOW_BYTES, np.uint8)
+    while (status := _scan(window, members, names, extra, state)) == FULL:
+        members = np.concatenate([members, np.empty_like(members)])
+        names = np.concatenate([names, np.empty(max(len(names), int(state[_LONG_BYTES])), np.uint8)])
+    if status == UNREADABLE:
+        raise Unreadable(int(state[_POSITION]))
     if status != OK:
-        raise ValueError(_MEANING[status].format(at=at))
-    return members[:count].copy()
+        raise ValueError(_MEANING[status].format(at=int(state[_POSITION])))
+    found = members[: state[_COUNT]]
+    return Members(
+        names=names[: state[_NAME_BYTES]].copy(),
+        name_offsets=np.concatenate([np.zeros(1, np.int64), found[:, _NAME_END]]),
+        starts=found[:, _START].copy(),
+        sizes=found[:, _SIZE].copy(),
+        is_sparse=found[:, _IS_SPARSE] != 0,
+    )
 
 
-@numba.njit(cache=True, nogil=True)
-def _number(data: np.ndarray, at: int, length: int) -> int:
+class Unreadable(ValueError):
+    """Bytes that the file had when it was opened could not be read; `at`: the first of them."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        super().__init__(f"cannot be read at byte {at:,}")
+
+
+@inner
+def _number(data, at, length):
     """Return a header's number: octal digits, or base 256 if the top bit is set (GNU).  -1 if it is neither."""
     if data[at] & 0x80:
         value = int(data[at]) & 0x7F
@@ -55,16 +96,16 @@ def _number(data: np.ndarray, at: int, length: int) -> int:
     position, end = at, at + length
     while position < end and data[position] == 32:
         position += 1
-    while position < end and data[position] != 0 and data[position] != 32:
-        if data[position] < 48 or data[position] > 55:
-            return -1
+    while position < end and 48 <= data[position] <= 55:
         value = value * 8 + int(data[position]) - 48
         position += 1
-    return value
+    while position < end and data[position] == 32:
+        position += 1
+    return value if position == end or data[position] == 0 else -1
 
 
-@numba.njit(cache=True, nogil=True)
-def _checksum_is_right(data: np.ndarray, at: int) -> bool:
+@inner
+def _checksum_is_right(data, at):
     """Return whether the checksum is the sum of the header's bytes, its own eight read as blanks.
 
     Some old writers summed signed bytes.
@@ -81,16 +122,30 @@ def _checksum_is_right(data: np.ndarray, at: int) -> bool:
     return stated in (unsigned, signed)
 
 
-@numba.njit(cache=True, nogil=True)
-def _is_zero(data: np.ndarray, start: int, end: int) -> bool:
+@inner
+def _is_zero(data, start, end):
     for position in range(start, end):  # noqa: SIM110  numba compiles no generators
         if data[position] != 0:
             return False
     return True
 
 
-@numba.njit(cache=True, nogil=True)
-def _length(data: np.ndarray, at: int, limit: int) -> int:
+@inner
+def _rest_is_zero(window, position):
+    """Return OK if the file holds only zeros from `position` on, DATA_AFTER_END or UNREADABLE."""
+    while position < window.size:
+        length = min(window.size - position, WINDOW_BYTES)
+        at = hold(window, position, length)
+        if at < 0:
+            return UNREADABLE
+        if not _is_zero(window.data, at, at + length):
+            return DATA_AFTER_END
+        position += length
+    return OK
+
+
+@inner
+def _length(data, at, limit):
     """Return the number of bytes before the first zero, at most `limit`."""
     length = 0
     while length < limit and data[at + length] != 0:
@@ -98,13 +153,33 @@ def _length(data: np.ndarray, at: int, limit: int) -> int:
     return length
 
 
-@numba.njit(cache=True, nogil=True)
-def _pax(data: np.ndarray, at: int, size: int) -> tuple[bool, int, int, int]:
-    """Return (is well formed, start of `path`, its length, `size`) of a pax header; -1 for what it does not have.
+@inner
+def _begins_with(data, at, end, key):
+    """Return whether data[at:end] begins with the bytes `key`."""
+    if end - at < len(key):
+        return False
+    for offset in range(len(key)):  # noqa: SIM110
+        if data[at + offset] != key[offset]:
+            return False
+    return True
 
-    Each record is "LENGTH KEY=VALUE\\n", and LENGTH counts all of it.
+
+@inner
+def _copy(data, at, length, extra):
+    for offset in range(length):
+        extra[offset] = data[at + offset]
+
+
+_PATH, _PAX_SIZE, _SPARSE_NAME, _GNU_SPARSE = b"path=", b"size=", b"GNU.sparse.name=", b"GNU.sparse."
+
+
+@inner
+def _read_pax(data, at, size, is_global, extra, state):
+    """Read a pax header into `extra` and `state`: OK, BAD_EXTRA, TWO_EXTRAS or GLOBAL_EXTRA.
+
+    Each record is "LENGTH KEY=VALUE\\n", and LENGTH counts all of it.  Of records with one key the last one counts.
     """
-    path_at, path_length, stated_size = -1, -1, -1
+    path_at, path_bytes, stated_size, has_sparse_name = -1, -1, -1, False
     position, end = at, at + size
     while position < end and data[position] != 0:
         start, length = position, 0
@@ -112,87 +187,172 @@ def _pax(data: np.ndarray, at: int, size: int) -> tuple[bool, int, int, int]:
             length = length * 10 + int(data[position]) - 48
             position += 1
         record_end = start + length
-        if position >= end or data[position] != 32 or record_end > end or record_end <= position + 1:
-            return False, -1, -1, -1
-        key = position + 1
-        is_named = record_end - 1 - key >= 5 and data[key + 4] == 61  # "="
-        first = data[key]
-        if is_named and first == 112 and data[key + 1] == 97 and data[key + 2] == 116 and data[key + 3] == 104:
-            path_at, path_length = key + 5, record_end - 1 - (key + 5)  # path=
-        if is_named and first == 115 and data[key + 1] == 105 and data[key + 2] == 122 and data[key + 3] == 101:
-            stated_size = 0  # size=
-            for digit in range(key + 5, record_end - 1):
+        if position == start or position >= end or data[position] != 32 or record_end > end:
+            return BAD_EXTRA
+        key, value_end = position + 1, record_end - 1
+        equals = key
+        while equals < value_end and data[equals] != 61:  # "="
+            equals += 1
+        if equals == key or equals >= value_end or data[value_end] != 10:  # "\n"
+            return BAD_EXTRA
+        if _begins_with(data, key, value_end, _GNU_SPARSE):
+            state[_SPARSE] = 1
+        if _begins_with(data, key, value_end, _SPARSE_NAME):  # `path` is then a stand-in with a process id
+            path_at, path_bytes, has_sparse_name = equals + 1, value_end - equals - 1, True
+        elif _begins_with(data, key, value_end, _PATH) and not has_sparse_name:
+            path_at, path_bytes = equals + 1, value_end - equals - 1
+        elif _begins_with(data, key, value_end, _PAX_SIZE):
+            stated_size = 0
+            for digit in range(equals + 1, value_end):
                 if data[digit] < 48 or data[digit] > 57 or stated_size > 1 << 58:
-                    return False, -1, -1, -1
+                    return BAD_EXTRA
                 stated_size = stated_size * 10 + int(data[digit]) - 48
         position = record_end
-    return True, path_at, path_length, stated_size
+    if is_global:
+        return GLOBAL_EXTRA if path_at >= 0 or stated_size >= 0 or state[_SPARSE] else OK
+    if (path_at >= 0 and state[_LONG_BYTES] >= 0) or (stated_size >= 0 and state[_LONG_SIZE] >= 0):
+        return TWO_EXTRAS
+    if path_at >= 0:
+        while path_bytes > 0 and data[path_at + path_bytes - 1] == 47:  # "/"
+            path_bytes -= 1
+        _copy(data, path_at, path_bytes, extra)
+        state[_LONG_BYTES] = path_bytes
+    if stated_size >= 0:
+        state[_LONG_SIZE] = stated_size
+    return OK
 
 
-@numba.njit(cache=True, nogil=True)
-def _scan(data: np.ndarray, members: np.ndarray) -> tuple[int, int, int]:
-    """Fill `members`; returns (their number, status, byte of the status)."""
-    count = 0
-    total = len(data)
-    position = 0
-    # A long name or a size from extra headers, which come before the header of the member that they describe.
-    long_at, long_size, pax_size = -1, -1, -1
+@inner
+def _read_extra(window, position, kind, at, size, extra, state):
+    """Read a header about the next member: "L" GNU's long name, "x", "X", "g" pax, "K" a link's target."""
+    if size > WINDOW_BYTES - BLOCK:
+        return LONG_EXTRA
+    padded = (size + BLOCK - 1) // BLOCK * BLOCK
+    if padded > window.size - at:
+        return CUT_MEMBER
+    found = hold(window, at, padded)
+    if found < 0:
+        return UNREADABLE
+    data = window.data
+    if not _is_zero(data, found + size, found + padded):
+        return BAD_EXTRA
+    if kind == 75:
+        return OK
+    if kind == 76:
+        if state[_LONG_BYTES] >= 0:
+            return TWO_EXTRAS
+        state[_LONG_BYTES] = _length(data, found, size)
+        _copy(data, found, state[_LONG_BYTES], extra)
+        return OK
+    return _read_pax(data, found, size, kind == 103, extra, state)
+
+
+@inner
+def _sparse_blocks(window, header, found):
+    """Return the number of blocks between the header of an old GNU sparse member and its content; -1: unreadable."""
+    blocks = 0
+    is_extended = window.data[found + 482]
+    while is_extended:
+        blocks += 1
+        at = hold(window, header + blocks * BLOCK, BLOCK)
+        if at < 0:
+            return -1
+        is_extended = window.data[at + 504]
+    return blocks
+
+
+@kernel
+def _scan(window, members, names, extra, state):
+    """Fill `members` and `names` until the end, a fault, or FULL.
+
+    At a fault state[_POSITION] is its byte.  FULL: no room for the next member; call again with more.
+    """
     while True:
-        if position >= total:
-            return count, NO_END, position
-        if position + BLOCK > total:
-            return count, CUT_HEADER, position
-        if data[position] == 0 and _is_zero(data, position, position + BLOCK):
-            return count, OK if _is_zero(data, position, total) else DATA_AFTER_END, position
-        if not _checksum_is_right(data, position):
-            return count, BAD_CHECKSUM, position
-        kind = data[position + 156]
-        size = _number(data, position + 124, 12)
-        at = position + BLOCK
-        is_regular = kind == 0 or kind == 48 or kind == 55  # v7, "0", contiguous "7"
-        if is_regular and pax_size >= 0:
-            size = pax_size
+        position = state[_POSITION]
+        if position >= window.size:
+            return NO_END
+        if position + BLOCK > window.size:
+            return CUT_HEADER
+        found = hold(window, position, BLOCK)
+        if found < 0:
+            return UNREADABLE
+        data = window.data
+        if data[found] == 0 and _is_zero(data, found, found + BLOCK):
+            return _rest_is_zero(window, position)
+        if not _checksum_is_right(data, found):
+            return BAD_CHECKSUM
+        kind = data[found + 156]
+        is_extra = kind == 75 or kind == 76 or kind == 88 or kind == 103 or kind == 120  # K L X g x
+        # v7 marks a folder by the last slash of its name.
+        is_folder = kind == 0 and _ends_with_slash(data, found)
+        has_content = not (49 <= kind <= 54 or is_folder)  # links, devices and folders have none
+        size = _number(data, found + 124, 12)
+        if has_content and not is_extra and state[_LONG_SIZE] >= 0:
+            size = state[_LONG_SIZE]
         if size < 0:
-            return count, BAD_NUMBER, position
-        if 49 <= kind <= 54:  # links, devices, folders have no content
+            return BAD_NUMBER
+        at = position + BLOCK
+        if not has_content:
             size = 0
-        if size > total - at:
-            return count, CUT_MEMBER, position
-        if kind == 83:  # "S"
-            return count, SPARSE, position
-        if kind == 76:  # "L": the next member's name
-            long_at, long_size = at, _length(data, at, size)
-        elif kind == 120:  # "x": pax, for the next member
-            is_right, path_at, path_size, pax_size = _pax(data, at, size)
-            if not is_right:
-                return count, BAD_PAX, position
-            if path_at >= 0:
-                long_at, long_size = path_at, path_size
-        elif kind != 75 and kind != 103:  # "K": a long link's target; "g": pax for all members, without names
+        if size > window.size - at:
+            return CUT_MEMBER
+        if is_extra:
+            status = _read_extra(window, position, kind, at, size, extra, state)
+            if status != OK:
+                return status
+        else:
+            is_regular = not is_folder and (kind == 0 or kind == 48 or kind == 55 or kind == 83)  # v7 0 7 S
             if is_regular:
-                _place_name(data, position, long_at, long_size, members[count])
-                members[count, 4], members[count, 5] = at, size
-                count += 1
-            long_at, long_size, pax_size = -1, -1, -1
-        position = at + (size + BLOCK - 1) // BLOCK * BLOCK
+                if state[_COUNT] == len(members) or state[_NAME_BYTES] + max(state[_LONG_BYTES], 256) > len(names):
+                    return FULL
+                end = _place_name(data, found, extra, names, state)
+                is_sparse = kind == 83 or state[_SPARSE] != 0
+                if kind == 83:
+                    blocks = _sparse_blocks(window, position, found)
+                    if blocks < 0:
+                        return CUT_MEMBER
+                    at += blocks * BLOCK
+                    if size > window.size - at:
+                        return CUT_MEMBER
+                member = members[state[_COUNT]]
+                member[_NAME_END], member[_START], member[_SIZE], member[_IS_SPARSE] = end, at, size, is_sparse
+                state[_NAME_BYTES] = end
+                state[_COUNT] += 1
+            state[_LONG_BYTES], state[_LONG_SIZE], state[_SPARSE] = -1, -1, 0
+        state[_POSITION] = at + (size + BLOCK - 1) // BLOCK * BLOCK
 
 
-@numba.njit(cache=True, nogil=True)
-def _place_name(data: np.ndarray, header: int, long_at: int, long_size: int, member: np.ndarray) -> None:
-    """Write the position of a member's name, without a leading `./`; with long_at >= 0 an extra header holds it."""
-    member[0] = 0
-    member[1] = 0
-    if long_at >= 0:
-        member[2] = long_at
-        member[3] = long_size
+@inner
+def _ends_with_slash(data, header):
+    length = _length(data, header, 100)
+    return length > 0 and data[header + length - 1] == 47
+
+
+@inner
+def _place_name(data, header, extra, names, state):
+    """Append a member's name to `names`, without a leading `./`; return where it ends.
+
+    An extra header's name replaces that of the header.
+    """
+    start = state[_NAME_BYTES]
+    end = start
+    if state[_LONG_BYTES] >= 0:
+        for offset in range(state[_LONG_BYTES]):
+            names[end + offset] = extra[offset]
+        end += state[_LONG_BYTES]
     else:
         is_posix = data[header + 257] == 117 and data[header + 262] == 0  # "ustar\0"; GNU's magic ends in a blank
-        if is_posix:
-            member[0] = header + 345
-            member[1] = _length(data, header + 345, 155)
-        member[2] = header
-        member[3] = _length(data, header, 100)
-    first = 0 if member[1] else 2  # column of the name's first part
-    while member[first + 1] > 2 and data[member[first]] == 46 and data[member[first] + 1] == 47:  # "./"
-        member[first] += 2
-        member[first + 1] -= 2
+        if is_posix and data[header + 345] != 0:
+            for offset in range(_length(data, header + 345, 155)):
+                names[end] = data[header + 345 + offset]
+                end += 1
+            names[end] = 47
+            end += 1
+        for offset in range(_length(data, header, 100)):
+            names[end] = data[header + offset]
+            end += 1
+    while end - start > 2 and names[start] == 46 and names[start + 1] == 47:  # "./"
+        for offset in range(start, end - 2):
+            names[offset] = names[offset + 2]
+        end -= 2
+    return end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
+from worldclip.kernels import read_at
 
 # What the backends of fsspec call a file's entity tag or modification time; the first that is there is taken.
 STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
@@ -90,18 +90,80 @@ def _fingerprint_local(path: str, size: int, mtime_ns: int) -> dict[str, Any]:
     return fingerprint(Path(path), Path(path).parent)
 
 
-def read_bytes(path: str) -> np.ndarray:
-    """Return the whole file as uint8, memory-mapped if it is local.  Raises BadShard if it cannot be read."""
+class FileBytes:
+    """The bytes of a file, read by position: a local one is never mapped, a remote one is read whole.
+
+    A file that is cut while it is read raises BadShard; a map of it would end the process.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open a local path or URL.  Raises BadShard if it cannot be read."""
+        self._fd = -1
+        try:
+            if is_remote(path):
+                files, place = fsspec.url_to_fs(path)
+                self.window = read_at.window_of_bytes(np.frombuffer(files.cat_file(place), np.uint8))
+            else:
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self.window = read_at.window_of_file(self._fd, os.fstat(self._fd).st_size)
+        except OSError as error:
+            raise unreadable(error) from error
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return `size` bytes from `start` on, which the file had when it was opened."""
+        if self._fd < 0:
+            return self.window.data[start : start + size].tobytes()
+        try:
+            content = os.pread(self._fd, size, start)
+        except OSError as error:
+            raise unreadable(error) from error
+        if len(content) < size:
+            raise self.cut(start + len(content))
+        return content
+
+    def gather(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (values uint8, offsets (n + 1,) int64) of the slices [start, end), best in ascending order."""
+        values, offsets, at = gather(self.window, starts, ends)
+        if at >= 0:
+            raise self.cut(at)
+        return values, offsets
+
+    def cut(self, at: int) -> BadShard:
+        """Return the error of a file that has no byte at `at` any more, or does not give it."""
+        try:
+            os.pread(self._fd, 1, at)
+        except OSError as error:
+            return unreadable(error)
+        size = os.fstat(self._fd).st_size
+        return BadShard(
+            f"cut off while it was read: {size:,} bytes are left of {self.window.size:,}; run again once it is whole"
+        )
+
+
+def gather(
+    window: read_at.Window, starts: np.ndarray, ends: np.ndarray, prefix: bytes = b""
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return (values, offsets, first position that could not be read or -1) of slices, each with `prefix` before it."""
+    before = np.frombuffer(prefix, np.uint8)
+    offsets = np.zeros(len(starts) + 1, np.int64)
+    np.cumsum(ends - starts + len(before), out=offsets[1:])
+    values = np.empty(offsets[-1], np.uint8)
+    return values, offsets, int(read_at.gather(window, starts, ends, before, offsets, values))
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the whole file.  Raises BadShard if it cannot be read."""
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
-            return np.frombuffer(files.cat_file(place), np.uint8)
-        with open(path, "rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                return np.empty(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return bytes(files.cat_file(place))
+        return Path(path).read_bytes()
     except OSError as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
 
 
 @contextmanager
@@ -114,7 +176,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         else:
             file = open(path, "rb")  # noqa: SIM115  closed below
     except OSError as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
     with file:
         yield file
 
@@ -130,8 +192,9 @@ def read_range(path: str, start: int, size: int) -> bytes:
         with open(path, "rb") as file:
             return os.pread(file.fileno(), size, start)
     except OSError as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
 
 
-def _unreadable(error: OSError) -> BadShard:
+def unreadable(error: OSError) -> BadShard:
+    """Return the error of a file that the system does not let us read."""
     return BadShard(f"cannot be read ({error.strerror or error})")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,29 +106,6 @@ def row_names(shard_name: str, num_rows: int) -> pa.StringArray:
 
 
 # --- Arrow's buffers: values uint8 (num_bytes,), offsets int64 (n + 1,) -----------------------------------------------
-
-
-def gather(
-    data: np.ndarray, starts: np.ndarray, ends: np.ndarray, prefix: bytes = b""
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (values, offsets) of the slices [start, end) of `data`, each with `prefix` before it."""
-    before = np.frombuffer(prefix, np.uint8)
-    offsets = np.zeros(len(starts) + 1, np.int64)
-    np.cumsum(ends - starts + len(before), out=offsets[1:])
-    values = np.empty(offsets[-1], np.uint8)
-    _fill(data, starts, before, offsets, values)
-    return values, offsets
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill(data: np.ndarray, starts: np.ndarray, prefix: np.ndarray, offsets: np.ndarray, values: np.ndarray) -> None:
-    for row in range(len(starts)):
-        at = offsets[row]
-        for position in range(len(prefix)):
-            values[at + position] = prefix[position]
-        at += len(prefix)
-        for position in range(offsets[row + 1] - at):
-            values[at + position] = data[starts[row] + position]
 
 
 def find_bad_utf8(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ JSONL = JsonlFormat()
 
 def read_lines(shard: Shard) -> list[records.Record]:
     """Return one record per line; lines of whitespace are skipped.  Raises BadShard for a cut or damaged .gz."""
-    content = read_bytes(shard.path).tobytes()
+    content = read_bytes(shard.path)
     if shard.name.endswith(".gz"):
         try:
             content = gzip.decompress(content)

@@ -18,10 +18,11 @@ import pyarrow as pa
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.kernels import tar_headers
+from worldclip.kernels.read_at import window_of_bytes
 from worldclip.pool import records, texts
 from worldclip.pool.columns import bare, check_fields
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import read_bytes
+from worldclip.pool.files import FileBytes, gather
 from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.texts import PairKeys, PoolTexts
 
@@ -35,7 +36,7 @@ class TarFormat(PoolFormat):
     has_images = True
 
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        samples = _open(shard)
+        samples = read_samples(shard)
         keys = samples.keys(config.key)
         if config.key == "member" and config.lang is None and _needs_no_json(samples, config.texts):
             return _texts_of_txt(samples, keys)
@@ -44,30 +45,30 @@ class TarFormat(PoolFormat):
         return records.texts_of_records(samples.read_records(), keys, fields, samples.read_txt, lang)
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
-        return _open(shard).keys(config.key)
+        return read_samples(shard).keys(config.key)
 
     def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> records.KeyedRecords:
-        samples = _open(shard)
+        samples = read_samples(shard)
         return samples.keys(config.key).keys.to_pylist(), samples.read_records()
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
-        samples = _open(shard)
+        samples = read_samples(shard)
         has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
         fields = [] if has_txt else [place for place in config.texts if place != "txt"]
         check_fields(records.field_names(samples.read_records(records.NUM_PROBED)), config, fields)
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         if config.key != "member":  # a stem needs no look into the tar
-            check_fields(records.field_names(_open(shard).read_records(records.NUM_PROBED)), config, texts=())
+            check_fields(records.field_names(read_samples(shard).read_records(records.NUM_PROBED)), config, texts=())
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        return _index(_open(shard), config)
+        return _index(read_samples(shard), config)
 
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
-        samples = _open(shard)
+        samples = read_samples(shard)
         index, _ = _index(samples, config)
         places = zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True)
-        return index, (samples.data[offset : offset + size].tobytes() for offset, size in places)
+        return index, (samples.file.read(offset, size) for offset, size in places)
 
 
 TAR = TarFormat()
@@ -77,18 +78,12 @@ TAR = TarFormat()
 class Samples:
     """The samples of one tar, in order."""
 
-    data: np.ndarray
-    """(num_bytes,) uint8: the tar."""
-    members: np.ndarray
-    """(num_members, 6) int64: columns of tar_headers.scan."""
-    member_names: np.ndarray
-    """(num_bytes,) uint8: the names of all members, one after the other."""
-    name_offsets: np.ndarray
-    """(num_members + 1,) int64."""
+    file: FileBytes
+    members: tar_headers.Members
     stem_keys: pa.StringArray
     """(num_samples,) key under `pool.key = "member"`: `<folder of the tar>/<stem>`."""
-    has_bad_name: np.ndarray
-    """(num_samples,) bool: the stem is not UTF-8; its key shows the bytes as escapes."""
+    problems: dict[int, str]
+    """Why a sample is no pair, by its position: its stem is not UTF-8 (the key shows escapes), a member is sparse."""
     image: np.ndarray
     """(num_samples,) int64, as txt and json: row of `members`, NO_MEMBER if the sample has none."""
     txt: np.ndarray
@@ -100,17 +95,25 @@ class Samples:
         return len(self.image)
 
     def content(self, member: int) -> bytes:
-        start = self.members[member, tar_headers.AT]
-        return self.data[start : start + self.members[member, tar_headers.SIZE]].tobytes()
+        return self.file.read(int(self.members.starts[member]), int(self.members.sizes[member]))
+
+    def contents(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (values uint8, offsets (n + 1,) int64) of the contents of members, empty for NO_MEMBER."""
+        starts = self.members.starts[members]  # NO_MEMBER is -1 and takes the last row, at size 0
+        return self.file.gather(starts, starts + np.where(members != NO_MEMBER, self.members.sizes[members], 0))
 
     def member_name(self, member: int) -> str:
-        start, end = self.name_offsets[member], self.name_offsets[member + 1]
-        return self.member_names[start:end].tobytes().decode("utf-8", "backslashreplace")
+        start, end = self.members.name_offsets[member : member + 2]
+        return self.members.names[start:end].tobytes().decode("utf-8", "backslashreplace")
 
     def read_records(self, limit: int | None = None) -> list[records.Record]:
         """Return the .json of each sample, or of the first `limit`."""
         members = self.json[:limit]
-        return [None if member == NO_MEMBER else records.parse_record(self.content(member)) for member in members]
+        values, offsets = self.contents(members)
+        return [
+            None if member == NO_MEMBER else records.parse_record(values[start:end].tobytes())
+            for member, start, end in zip(members, offsets[:-1], offsets[1:], strict=True)
+        ]
 
     def read_txt(self, sample: int) -> bytes | None:
         member = self.txt[sample]
@@ -118,39 +121,40 @@ class Samples:
 
     def keys(self, key: str) -> PairKeys:
         """Return the identity of each sample; key: `pool.key`."""
-        if key != "member":
-            return records.keys_of_records(self.read_records(), bare(key), self.stem_keys)
-        bad_names = np.flatnonzero(self.has_bad_name).tolist()
-        return PairKeys(
-            self.stem_keys, ~self.has_bad_name, dict.fromkeys(bad_names, "no key: its name in the tar is not UTF-8")
-        )
+        has_key = np.ones(len(self), bool)
+        has_key[list(self.problems)] = False
+        if key == "member":
+            return PairKeys(self.stem_keys, has_key, self.problems)
+        keys = records.keys_of_records(self.read_records(), bare(key), self.stem_keys)
+        return PairKeys(keys.keys, keys.has_key & has_key, dict(sorted((keys.problems | self.problems).items())))
 
 
-def read_samples(shard: Shard, data: np.ndarray) -> Samples:
-    """Group the members of the tar `data` (uint8).  Raises BadShard for a tar that is cut or damaged."""
+def read_samples(shard: Shard) -> Samples:
+    """Group the members of a tar.  Raises BadShard for a tar that is cut or damaged."""
+    file = FileBytes(shard.path)
     try:
-        members = tar_headers.scan(data)
+        members = tar_headers.scan(file.window)
+    except tar_headers.Unreadable as error:
+        raise file.cut(error.at) from error
     except ValueError as error:
         raise BadShard(str(error)) from error
-    has_prefix = members[:, tar_headers.PREFIX_SIZE] > 0  # joined to the name by a slash
-    name_sizes = members[:, tar_headers.PREFIX_SIZE] + has_prefix + members[:, tar_headers.NAME_SIZE]
-    name_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(name_sizes)])
-    names = np.empty(name_offsets[-1], np.uint8)
-    _copy_names(data, members, name_offsets, names)
-    groups = np.empty((len(members), 4), np.int64)
-    stem_ends = np.empty(len(members), np.int64)
+    names, name_offsets = members.names, members.name_offsets
+    groups = np.empty((len(members.starts), 4), np.int64)
+    stem_ends = np.empty(len(members.starts), np.int64)
     num_samples, num_ignored = _group(names, name_offsets, _IMAGE_CODES, _TXT, _JSON, groups, stem_ends)
     first, image, txt, record = groups[:num_samples].T
     folder = PurePosixPath(shard.name).parent.as_posix()
     prefix = "" if folder == "." else f"{folder}/"
-    values, offsets = texts.gather(names, name_offsets[first], stem_ends[first], prefix.encode())
+    values, offsets, _ = gather(window_of_bytes(names), name_offsets[first], stem_ends[first], prefix.encode())
     is_bad = texts.find_bad_utf8(values, offsets)
     keys = texts.readable(values, offsets, is_bad)
-    return Samples(data, members, names, name_offsets, keys, is_bad, image, txt, record, num_ignored)
-
-
-def _open(shard: Shard) -> Samples:
-    return read_samples(shard, read_bytes(shard.path))
+    problems = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "no key: its name in the tar is not UTF-8")
+    samples = Samples(file, members, keys, problems, image, txt, record, num_ignored)
+    for column in (image, txt, record):
+        for sample in np.flatnonzero((column != NO_MEMBER) & members.is_sparse[column]).tolist():
+            name = samples.member_name(column[sample])
+            problems.setdefault(sample, f"{name} is stored as a sparse file; pack the tar without --sparse")
+    return samples
 
 
 def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:
@@ -161,8 +165,8 @@ def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:
     index = {
         "key": keys.take(pa.array(chosen)),
         "member": pa.array([samples.member_name(member) for member in members], pa.string()),
-        "offset": samples.members[members, tar_headers.AT],
-        "size": samples.members[members, tar_headers.SIZE],
+        "offset": samples.members.starts[members],
+        "size": samples.members.sizes[members],
     }
     counts = {"pairs": len(samples), "images": len(chosen), "ignored_members": samples.num_ignored}
     return pa.table(index), counts
@@ -177,9 +181,7 @@ def _needs_no_json(samples: Samples, places: tuple[str, ...]) -> bool:
 def _texts_of_txt(samples: Samples, keys: PairKeys) -> PoolTexts:
     """Return one text per sample, its .txt, without a Python object per text."""
     has_txt = samples.txt != NO_MEMBER
-    starts = samples.members[samples.txt, tar_headers.AT]  # NO_MEMBER is -1 and takes the last row, at size 0
-    ends = starts + np.where(has_txt, samples.members[samples.txt, tar_headers.SIZE], 0)
-    values, offsets = texts.gather(samples.data, starts, ends)
+    values, offsets = samples.contents(samples.txt)
     is_bad = texts.find_bad_utf8(values, offsets)
     text = texts.large_strings(values, offsets, is_bad | ~has_txt)
     details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its .txt is not UTF-8") | keys.problems
@@ -198,21 +200,6 @@ _IMAGE_CODES = np.array([_suffix_code(suffix) for suffix in IMAGE_SUFFIXES], np.
 _TXT = np.uint64(_suffix_code("txt"))
 _JSON = np.uint64(_suffix_code("json"))
 _SLASH, _DOT = ord("/"), ord(".")
-
-
-@numba.njit(cache=True, nogil=True)
-def _copy_names(data: np.ndarray, members: np.ndarray, offsets: np.ndarray, names: np.ndarray) -> None:
-    for member in range(len(members)):
-        at = offsets[member]
-        prefix, prefix_size = members[member, 0], members[member, 1]
-        name, name_size = members[member, 2], members[member, 3]
-        for position in range(prefix_size):
-            names[at + position] = data[prefix + position]
-        if prefix_size:
-            names[at + prefix_size] = _SLASH
-            at += prefix_size + 1
-        for position in range(name_size):
-            names[at + position] = data[name + position]
 
 
 @numba.njit(cache=True, nogil=True)
