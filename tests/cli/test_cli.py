@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,13 @@ from worldclip.cli import main
 from worldclip.cli.command import SHARED, Command, described_parameters
 from worldclip.cli.overview import GROUPS
 from worldclip.config import Recipe
+from worldclip.curate.config import CurateConfig
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.match.config import MatchConfig
+from worldclip.metadata.config import MetadataConfig
+from worldclip.pool.config import PoolConfig
 from worldclip.recipe import stage_names
+from worldclip.train.config import TrainConfig, TrainPoolConfig
 
 COMMANDS = {name: group for group in GROUPS for name in group.summaries}
 
@@ -169,3 +176,36 @@ def test_described_parameters_of_a_function_become_flags(capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out) == {"result": 6}
     with pytest.raises(SystemExit):
         command.run("double", "Double a number", ["3", "--out", "x", "--names", "a"])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "flag", "expected"),
+    [
+        ("evaluate", "folders", "--folders b folders:/b", {"a": "folders:/a", "b": "folders:/b"}),
+        ("evaluate", "class_names", "--class-names a /new", {"a": "/new"}),
+        ("match", "merge_labels", "--merge-labels ms id zsm id", {"jv": "id", "ms": "id", "zsm": "id"}),
+        ("metadata", "lists", "--lists sw /sw", {"yo": "/yo", "sw": "/sw"}),
+        ("metadata", "wordnets", "--wordnets fr /fr", {"en": ("/en", "/more"), "fr": "/fr"}),
+        ("pool", "roots", "--roots b /b", {"a": "/a", "b": "/b"}),
+        ("curate", "max_pairs", "--max-pairs sw 3", {"en": 5, "sw": 3}),
+        ("curate", "max_pairs", "--max-pairs 7", 7),
+        ("train", "lr", "--lr 1.0", 1.0),
+    ],
+)
+def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section: str, key: str, flag: str, expected: object) -> None:
+    tables = Recipe(
+        evaluate=EvaluateConfig(folders={"a": "folders:/a"}, class_names={"a": "/old"}),
+        match=MatchConfig(merge_labels={"jv": "id"}),
+        metadata=MetadataConfig(lists={"yo": "/yo"}, wordnets={"en": ("/en", "/more")}),
+        pool=PoolConfig(roots={"a": "/a"}),
+        curate=CurateConfig(max_pairs={"en": 5}),
+        train=TrainConfig(pool=TrainPoolConfig(roots={"c": "/c"})),
+    )
+    seen: list[Any] = []
+
+    def remember(*, config: Any) -> None:
+        seen.append(config)
+
+    config = getattr(tables, section)
+    assert Command(remember, lambda result, flags: "").run("x", "Remember.", flag.split(), config=config) == 0
+    assert seen == [dataclasses.replace(config, **{key: expected})]

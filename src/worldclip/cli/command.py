@@ -109,6 +109,8 @@ class Command:
         flags = tyro.cli(flags_type, args=list(arguments), prog=f"worldclip {words}")
         parameters = inspect.signature(self.function).parameters
         values |= {name: getattr(flags, name) for name, *_ in fields if name in parameters}
+        if config is not None:
+            values["config"] = with_tables(values["config"], config)
         if "executor" in values:
             is_default = (flags.executor, flags.workers) == ("local", None)
             is_own = self.has_own_workers and is_default
@@ -142,9 +144,32 @@ class Command:
             fields += [("executor", ExecutorFlag, field(default="local")), ("workers", workers, field(default=None))]
         fields.append(("json", JsonFlag, field(default=False)))
         if has_config:
-            default = hints["config"]() if config is None else config
+            default = hints["config"]() if config is None else without_tables(config)
             fields.append(("config", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)))
         return fields
+
+
+def without_tables(config: Any) -> Any:
+    """Return a config with empty tables: of a table with items tyro makes a flag per item, and none for new items."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    changes = {name: without_tables(value) for name, value in values.items() if dataclasses.is_dataclass(value)}
+    return dataclasses.replace(config, **changes, **{name: {} for name, value in values.items() if _is_table(value)})
+
+
+def with_tables(flagged: Any, config: Any) -> Any:
+    """Return the config `flagged` with the items of the tables of `config` that no flag has set."""
+    changes: dict[str, Any] = {}
+    for field_ in dataclasses.fields(config):
+        value, flag = getattr(config, field_.name), getattr(flagged, field_.name)
+        if dataclasses.is_dataclass(value):
+            changes[field_.name] = with_tables(flag, value)
+        elif _is_table(value) and isinstance(flag, dict):
+            changes[field_.name] = {**value, **flag}
+    return dataclasses.replace(flagged, **changes)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) and not any(map(dataclasses.is_dataclass, value.values()))
 
 
 def described_parameters(function: Callable[..., Any]) -> dict[str, str]:
