@@ -9,12 +9,16 @@ Submodules, `run` and `load` resolve on first access, so that this import stays 
 from __future__ import annotations
 
 import importlib
+import sys
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldclip.model.load import load as load
     from worldclip.recipe import run as run
+
+if sys.platform == "win32":
+    raise ImportError("worldclip runs on Linux and macOS, not on Windows; install it in WSL, the Linux of Windows")
 
 __version__ = _version("worldclip")
 

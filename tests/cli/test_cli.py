@@ -209,3 +209,32 @@ def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section: str, key: str,
     config = getattr(tables, section)
     assert Command(remember, lambda result, flags: "").run("x", "Remember.", flag.split(), config=config) == 0
     assert seen == [dataclasses.replace(config, **{key: expected})]
+
+
+@pytest.mark.parametrize("source", ["recipes/emoji.toml", "some/model"])
+def test_invalid_repository_is_refused_before_the_export(
+    source: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", source, "--out", str(tmp_path / "out"), "--push", "noslash"]) == 2
+    assert capfd.readouterr().err == "worldclip: --push 'noslash': a repository of the hub is owner/name\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_closed_output_ends_a_command_without_a_message() -> None:
+    command = [sys.executable, "-m", "worldclip", "train", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate()
+    assert (process.returncode, said) == (1, b"")
+
+
+def test_windows_is_refused_with_a_remedy() -> None:
+    code = "import sys; sys.platform = 'win32'; import worldclip"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: worldclip runs on Linux and macOS, not on Windows; install it in WSL" in done.stderr
+
+
+def test_help_of_evaluate_offers_any_model(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(help_of("evaluate", capsys).split())
+    assert "worldclip evaluate MODEL --out DIR: Evaluate any model on datasets" in text

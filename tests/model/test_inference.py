@@ -103,6 +103,17 @@ def test_all_unusable_images_are_named(clip, pixels, tmp_path):
     assert "image 5: has the type int" in said[4]
 
 
+@pytest.mark.parametrize(("shape", "hint"), [((3, 48, 48), True), ((48, 48, 4), False), ((0, 4), False)])
+def test_array_of_another_shape_is_refused_with_its_shape(clip, shape, hint):
+    with pytest.raises(UserError, match=r"image 0: is an array .*give \(height, width\[, 3\]\) uint8") as caught:
+        clip.encode_image(np.zeros(shape, np.uint8))
+    assert ("transpose(1, 2, 0)" in str(caught.value)) == hint
+
+
+def test_array_of_four_dimensions_is_a_batch(clip, pixels):
+    np.testing.assert_allclose(clip.encode_image(np.stack([pixels] * 2)), clip.encode_image([pixels] * 2), atol=1e-6)
+
+
 def test_truncated_image_is_refused(clip, pixels):
     file = io.BytesIO()
     from PIL import Image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,24 @@ def test_errors_use_the_tensor_names_of_the_open_clip_file(checkpoint, tmp_path)
     said = load_error(tmp_path / "bad.pt", arch=str(checkpoint / open_clip.CONFIG_FILE), tokenizer=checkpoint)
     assert "tensor visual.proj has shape (160, 7), expected (160, 48)" in said
     assert "lacks 1 tensor(s): ln_final.bias" in said
+
+
+@pytest.mark.parametrize("name", ["visual.conv1.weight", "visual.positional_embedding", "token_embedding.weight"])
+def test_checkpoint_without_a_telling_tensor_is_refused(checkpoint, tmp_path, name):
+    state = torch.load(checkpoint / "model.pt", weights_only=True)
+    del state[name]
+    torch.save(state, tmp_path / "bad.pt")
+    assert f"is not an open_clip checkpoint of this family: it has no {name}" in load_error(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize(("package", "extra"), [("torch", "train"), ("transformers", "train"), ("onnxruntime", "export")])
+def test_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, package, extra):
+    for tower in ("vision", "text"):
+        (tmp_path / "onnx").mkdir(exist_ok=True)
+        (tmp_path / "onnx" / f"{tower}_model.onnx").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    said = load_error(tmp_path, layout="onnx")
+    assert said == f"a model in the layout 'onnx' needs {package}: pip install 'worldclip[{extra}]'"
 
 
 class Harmful:

@@ -16,6 +16,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.layout import latest_checkpoint
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
+from worldclip.export.push import check_repository
 from worldclip.model.formats.interface import Layout
 from worldclip.tools import compare_tokenizers
 from worldclip.tools.fetch_dataset import fetch_dataset
@@ -93,6 +94,8 @@ def export(
     """
     from worldclip.export import export_model
 
+    if push:
+        check_repository(push)
     report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():

@@ -17,6 +17,7 @@ from worldclip.core import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
+from worldclip.export.push import check_repository
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
 from worldclip.tools import status
 from worldclip.tools.draft_recipe import default_path, init
@@ -86,6 +87,8 @@ def run_stage(
     dry_run: train: print what would run, the model's size, memory and hours, and stop; export: with --push, print what
         would be uploaded, and upload nothing.
     """
+    if push:
+        check_repository(push)
     overridden = load_recipe(recipe, set)
     if config != getattr(base, stage):
         overridden = dataclasses.replace(overridden, **{stage: config})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.errors import UserError, require
+from worldclip.core.preflight import problems_of
 from worldclip.model.weights import PICKLES
 
 
@@ -28,14 +29,18 @@ class Upload:
         return [head, *(f"  {size:>14,}  {name}" for name, size in self.files)]
 
 
+def check_repository(name: str) -> None:
+    """Raise UserError unless a name is owner/name."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"--push {name!r}: a repository of the hub is owner/name")
+
+
 def plan(folders: Sequence[Path], repository: str) -> list[Upload]:
     """Return one upload per folder: the first to `repository`, others to `repository`-<their name>.
 
     Raises UserError for an invalid repository, a folder without a model card, and files that must not be published.
     """
-    problems = []
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        problems.append(f"--push = {repository!r}: a repository of the hub is owner/name")
+    problems = problems_of(check_repository, repository)
     uploads = []
     for i, folder in enumerate(folders):
         files = sorted(path for path in folder.rglob("*") if path.is_file())

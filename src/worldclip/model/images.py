@@ -22,10 +22,10 @@ URL_STARTS = ("http://", "https://")
 
 
 def as_list(images: Any) -> list[Any]:
-    """Return one image or many as a list; (height, width) and (height, width, 3) arrays are one image."""
+    """Return one image or many as a list; an array of two or three dimensions is one image, of four a batch."""
     if isinstance(images, str | Path | bytes) or not isinstance(images, Iterable):
         return [images]
-    if isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[-1] == 3)):
+    if isinstance(images, np.ndarray) and images.ndim < 4:
         return [images]
     return list(images)
 
@@ -60,8 +60,11 @@ def _pixels(image: Any, allow_urls: bool) -> np.ndarray:
     if isinstance(image, str) and image.startswith(URL_STARTS):
         return decode(_download(image, allow_urls))
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8")
+        is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype != np.uint8 or not is_image or image.size == 0:
+            is_planar = image.ndim == 3 and image.shape[0] in (1, 3)
+            hint = "; array.transpose(1, 2, 0) puts the channels last" if is_planar else ""
+            raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8{hint}")
         return pixels_of(PillowImage.fromarray(image))
     if isinstance(image, bytes):
         return decode(image)

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.core import artifacts
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, require
 from worldclip.core.layout import best_checkpoint
+from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.formats import FORMATS, Layout, huggingface_folder, onnx_folder, open_clip_folder, timm_folder
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
+
+
+PACKAGE_OF: dict[Layout, str] = {"open_clip": "open_clip", "timm": "timm", "onnx": "onnxruntime"}
 
 
 def load(
@@ -63,9 +67,12 @@ class Source:
 
 
 def read(source: Source, options: LoadOptions) -> Clip:
-    """Load a recognised source.  Raises UserError for options that its layout does not use."""
+    """Load a recognised source.  Raises UserError for missing packages and options that its layout does not use."""
     used = FORMATS[source.layout].OPTIONS
-    problems = []
+    name = f"a model in the layout {source.layout!r}"
+    problems = list(missing_packages(name, ("torch", "transformers", "PIL"), extra="train"))
+    if package := PACKAGE_OF.get(source.layout):
+        problems += missing_packages(name, (package,), extra="export")
     for name in ("arch", "tokenizer", "precision"):
         value = getattr(options, name)
         if value is not None and name not in used:
@@ -142,6 +149,7 @@ def _local_path(source: str | Path, precision: str | None) -> Path:
 
 def _download(hub_id: str, precision: str) -> Path:
     """Download the small files first, then the weights of the layout that they describe, and no others."""
+    require("huggingface_hub", extra="train")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -142,8 +142,8 @@ def _read_processor(folder: Path, image_size: int) -> Any:
         ) from error
     is_cropped = getattr(processor, "do_center_crop", False)
     size = dict((processor.crop_size if is_cropped else processor.size) or {})
-    sides = [side for side in (size.get("height"), size.get("width")) if side is not None]
-    if sides and set(sides) != {image_size}:
+    sides = sorted({side for side in (size.get("height"), size.get("width")) if side is not None})
+    if sides and sides != [image_size]:
         raise UserError(
             f"{folder}: preprocessor_config.json makes images of {' x '.join(map(str, sides))} px, the model reads "
             f"{image_size} px; they belong to different models"

@@ -39,6 +39,8 @@ WEIGHT_FILES = (
 # open_clip's defaults for keys that a configuration leaves out (model.py: CLIPVisionCfg, CLIPTextCfg)
 _VISION_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
 _TEXT_DEFAULTS = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+# Tensors whose shapes tell the published models apart, and their numbers of dimensions.
+_TELLING = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "token_embedding.weight": 2}
 # The keys of a model of this family.  Any other key changes what open_clip builds, so it is refused.
 _TOP_KEYS = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
 _TEXT_KEYS = (*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name")
@@ -78,8 +80,11 @@ def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], ar
         return read_config(Path(arch)) if Path(arch).is_file() else named_config(arch)
     if (folder / CONFIG_FILE).exists():
         return read_config(folder / CONFIG_FILE)
-    if "visual.conv1.weight" not in state:
-        raise UserError(f"{file} is not an open_clip checkpoint of this family: it has no visual.conv1.weight")
+    state = {name.removeprefix("text."): tensor for name, tensor in state.items()}  # open_clip's CustomTextCLIP
+    if absent := [name for name, ndim in _TELLING.items() if name not in state or state[name].ndim != ndim]:
+        raise UserError(
+            f"{file} is not an open_clip checkpoint of this family: it has no {', '.join(absent)}, or of another rank"
+        )
     names = fitting_names(state)
     if not names:
         raise UserError(
