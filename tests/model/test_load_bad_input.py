@@ -110,7 +110,9 @@ def test_checkpoint_without_a_telling_tensor_is_refused(checkpoint, tmp_path, na
     assert f"is not an open_clip checkpoint of this family: it has no {name}" in load_error(tmp_path / "bad.pt")
 
 
-@pytest.mark.parametrize(("package", "extra"), [("torch", "train"), ("transformers", "train"), ("onnxruntime", "export")])
+@pytest.mark.parametrize(
+    ("package", "extra"), [("torch", "train"), ("transformers", "train"), ("onnxruntime", "export")]
+)
 def test_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, package, extra):
     for tower in ("vision", "text"):
         (tmp_path / "onnx").mkdir(exist_ok=True)
