@@ -24,7 +24,6 @@ from worldclip.model.formats import FORMATS, Layout, huggingface_folder, onnx_fo
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 
-
 PACKAGE_OF: dict[Layout, str] = {"open_clip": "open_clip", "timm": "timm", "onnx": "onnxruntime"}
 
 
