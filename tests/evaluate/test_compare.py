@@ -1,4 +1,4 @@
-"""Two evaluations side by side, with made-up models of which one knows less."""
+"""Evaluations side by side, with made-up models of which one knows less."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from toy import markdown_rows
 from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
-from worldclip.evaluate.compare import compare, paired_interval
-from worldclip.evaluate.tables import comparison_text
+from worldclip.evaluate.compare import Arm, Comparison, arm_intervals, compare, find_arms, resampled_means
+from worldclip.evaluate.interval import quantiles
+from worldclip.evaluate.tables import comparison_text, write_comparison
 from worlds import WordModel, vector, word_dataset
 
 WORDS = [f"word{i}" for i in range(60)]
@@ -29,17 +30,19 @@ def evaluate(model, folder, words=WORDS):
 
 def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
     whole, forgetful = evaluate(WordModel(), tmp_path / "whole"), evaluate(Forgetful(), tmp_path / "forgetful")
-    rows = {(row["task"], row["metric"]): row for row in compare(forgetful, whole)}
+    rows = {(row["task"], row["metric"]): row for row in compare(forgetful, whole).rows}
     top1 = rows["zeroshot_classification", "acc1"]
     assert top1["languages"] == ["en", "de"]
-    assert top1["second"] == 1.0
-    assert top1["difference"] == pytest.approx(1.0 - top1["first"])
-    assert top1["interval_95"][0] < top1["difference"] < top1["interval_95"][1]
-    assert top1["is_significant"]
-    assert "interval_95" in rows["image_text_retrieval", "text_retrieval_recall@5"]
-    same = compare(whole, evaluate(WordModel(), tmp_path / "again"))
-    assert all(row["difference"] == 0 for row in same)
-    assert not any(row.get("is_significant") for row in same)
+    first, second = top1["values"]
+    assert second == 1.0
+    assert top1["differences"] == [pytest.approx(1.0 - first)]
+    ((low, high),) = top1["intervals"]
+    assert low < second - first < high
+    assert top1["is_significant"] == [True]
+    assert "intervals" in rows["image_text_retrieval", "text_retrieval_recall@5"]
+    same = compare(whole, evaluate(WordModel(), tmp_path / "again")).rows
+    assert all(row["differences"] == [0] for row in same)
+    assert not any(row["is_significant"][0] for row in same if "is_significant" in row)
 
 
 def test_table_marks_significant_differences(tmp_path):
@@ -47,7 +50,10 @@ def test_table_marks_significant_differences(tmp_path):
     table = comparison_text(compare(forgetful, whole))
     assert ("a", "zeroshot_classification", "acc1", "2") in {row[:4] for row in markdown_rows(table)}
     assert " * |" in table
-    assert table.endswith("Means over: en de.\n")
+    assert "Means over: en de.\n" in table
+    assert "a, zeroshot_classification, acc1:" in table
+    by_language = markdown_rows(table.partition("a, zeroshot_classification, acc1:")[2].strip().partition("\n\n")[0])
+    assert [row[0] for row in by_language] == ["language", "--------", "en", "de"]
 
 
 def test_results_on_different_data_are_not_compared(tmp_path):
@@ -62,36 +68,42 @@ def test_english_and_local_questions_are_compared_separately(tmp_path):
     words = word_dataset("a", WORDS, languages=("en", "local"))
     for name, model in (("whole", WordModel()), ("forgetful", Forgetful())):
         engine.evaluate(model, {"model": name}, [words], [], tmp_path / name / "results.jsonl")
-    rows = [row for row in compare(tmp_path / "forgetful", tmp_path / "whole") if row["metric"] == "acc1"]
+    comparison = compare(tmp_path / "forgetful", tmp_path / "whole")
+    rows = [row for row in comparison.rows if row["metric"] == "acc1"]
     assert [row["languages"] for row in rows] == [["en"], ["local"]]
-    assert all(row["is_significant"] for row in rows)
-    text = comparison_text(rows)
+    assert all(row["is_significant"] == [True] for row in rows)
+    text = comparison_text(Comparison(arms=comparison.arms, rows=rows, by_language=[]))
     assert [row[:4] for row in markdown_rows(text)[2:]] == [
         ("a", "zeroshot_classification", "acc1", lang) for lang in ("en", "local")
     ]
     assert "Means over" not in text
 
 
+def interval(gains):
+    """Of the mean over languages of each one's mean gain."""
+    return quantiles(resampled_means(gains))
+
+
 GAIN = np.array([1, 0, 0, -1, 1, 0, 1, 0] * 10)
 
 
 def width(gains):
-    low, high = paired_interval(gains)
+    low, high = interval(gains)
     return high - low
 
 
 def test_gains_of_the_same_images_are_drawn_together():
     images = np.arange(80)
-    alone = paired_interval([(GAIN, images)])
-    np.testing.assert_allclose(paired_interval([(GAIN, images)] * 5), alone)  # five that agree tell no more than one
+    alone = interval([(GAIN, images)])
+    np.testing.assert_allclose(interval([(GAIN, images)] * 5), alone)  # five that agree tell no more than one
     apart = [(GAIN, images + 80 * lang) for lang in range(5)]
     assert width(apart) < 0.6 * (alone[1] - alone[0])
 
 
 def test_captions_of_an_image_are_drawn_together():
     five = np.repeat(GAIN, 5)
-    together = paired_interval([(five, np.repeat(np.arange(80), 5))])
-    np.testing.assert_allclose(together, paired_interval([(GAIN, np.arange(80))]), atol=0.02)
+    together = interval([(five, np.repeat(np.arange(80), 5))])
+    np.testing.assert_allclose(together, interval([(GAIN, np.arange(80))]), atol=0.02)
     assert width([(five, np.arange(400))]) < 0.6 * (together[1] - together[0])
 
 
@@ -107,11 +119,73 @@ def test_paired_interval_agrees_with_plain_resampling():
             for gain, of_query in zip(gains, images, strict=True)
         ]
         means.append(np.mean([queries.mean() for queries in asked if len(queries)]))
-    found = paired_interval(list(zip(gains, images, strict=True)))
+    found = interval(list(zip(gains, images, strict=True)))
     np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=0.03)
 
 
 def test_distances_are_not_shown_in_percent():
-    row = {"dataset": "a", "task": "alignment_uniformity", "metric": "alignment", "languages": ["en"], "first": 1.5,
-           "second": 1.25, "difference": -0.25}  # fmt: skip
-    assert markdown_rows(comparison_text([row]))[-1][4:7] == ("1.500", "1.250", "-0.250")
+    row = {"dataset": "a", "task": "alignment_uniformity", "metric": "alignment", "languages": ["en"],
+           "values": [1.5, 1.25], "differences": [-0.25]}  # fmt: skip
+    arms = [Arm(name=name, folders=[]) for name in ("first", "second")]
+    text = comparison_text(Comparison(arms=arms, rows=[row], by_language=[]))
+    assert markdown_rows(text)[-1][4:7] == ("1.500", "1.250", "-0.250")
+
+
+def run_folder(root, name, seed, tail_fraction, model):
+    (root / name).mkdir(parents=True)
+    (root / name / "recipe.toml").write_text(
+        f"balance.tail_fraction = {tail_fraction}\ntrain.seed = {seed}\n[train.model]\npreset = 'tiny'\n"
+    )
+    evaluate(model, root / name / "evaluate")
+    return root / name
+
+
+def test_runs_that_differ_in_seeds_alone_are_one_arm(tmp_path):
+    paths = [
+        run_folder(tmp_path, "balanced_0", 0, 0.1, WordModel()),
+        run_folder(tmp_path, "raw_0", 0, 1.0, Forgetful()),
+        run_folder(tmp_path, "balanced_1", 1, 0.1, WordModel()),
+    ]
+    assert [(arm.name, len(arm.folders)) for arm in find_arms(paths)] == [("balanced_0 (2 seeds)", 2), ("raw_0", 1)]
+    comparison = compare(*paths)
+    row = next(row for row in comparison.rows if row["metric"] == "acc1")
+    assert row["values"][0] == 1.0
+    assert row["is_significant"] == [True]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_parents(tmp_path):
+    paths = [evaluate(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
+    assert [arm.name for arm in find_arms(paths)] == ["a/out", "b/out"]
+
+
+def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path):
+    paths = [
+        evaluate(model, tmp_path / name)
+        for name, model in (("one", WordModel()), ("two", Forgetful()), ("three", WordModel()))
+    ]
+    comparison = compare(*paths)
+    row = next(row for row in comparison.rows if row["metric"] == "acc1")
+    assert len(row["values"]) == 3
+    assert row["is_significant"] == [True, False]
+    assert row["differences"][1] == 0
+    assert markdown_rows(comparison_text(comparison))[0][7::2] == ("two - one", "three - one")
+    write_comparison(tmp_path / "page.html", comparison)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('class="curve"') == 3 * len({(row["dataset"], row["task"]) for row in comparison.by_language})
+
+
+def test_seeds_widen_the_interval_as_plain_resampling_does():
+    random = np.random.default_rng(2)
+    images = np.arange(40)
+    rates = [0.2, 0.9, 0.5, 0.4, 0.45, 0.5]  # three seeds each; those of the first arm disagree
+    answers = [[((random.random(40) < rate), images)] for rate in rates]
+    arm_of_run = np.repeat([0, 1], 3)
+    differences = []
+    for _ in range(4_000):
+        drawn = random.integers(0, 40, 40)
+        means = np.array([hits[drawn].mean() for ((hits, _),) in answers])
+        differences.append(means[3 + random.integers(0, 3, 3)].mean() - means[random.integers(0, 3, 3)].mean())
+    (bounds,) = arm_intervals(answers, arm_of_run)
+    np.testing.assert_allclose(bounds, np.quantile(differences, [0.025, 0.975]), atol=0.03)
+    alone = quantiles(resampled_means(answers[3]) - resampled_means(answers[0]))
+    assert bounds[1] - bounds[0] > alone[1] - alone[0]

@@ -21,7 +21,7 @@ def records(tmp_path):
 
 
 def test_csv_has_a_row_per_metric_and_part(records):
-    rows = list(csv.DictReader(io.StringIO(tables.csv_text(records))))
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text("mine", records))))
     first = rows[0]
     assert (first["dataset"], first["lang"], first["metric"], float(first["value"])) == ("a_b", "en", "acc1", 1.0)
     assert (float(first["low"]), float(first["high"]), first["n"]) == (1.0, 1.0, "2")

@@ -104,20 +104,26 @@ def inspect(
     return record, json.dumps(record, ensure_ascii=False, indent=1, default=str)
 
 
-def compare(first: Path, second: Path, *, out: Path | None = None) -> tuple[Any, str]:
-    """Compare two evaluations.
+def compare(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
+    """Compare two or more evaluations; the others with the first.
 
-    first: a run, or a folder that evaluate wrote.
-    second: another one.
+    runs: runs, or folders that evaluate wrote.  Runs that differ in seeds alone count as one, with several seeds.
     out: page to write (.html).
     """
     from worldclip.evaluate.compare import compare
     from worldclip.evaluate.tables import comparison_text, write_comparison
 
-    rows = compare(first, second)
+    if len(runs) < 2:
+        raise UserError("worldclip compare takes two or more runs")
+    comparison = compare(*runs)
     if out is not None:
-        write_comparison(out, rows, str(first), str(second))
-    return rows, comparison_text(rows)
+        write_comparison(out, comparison)
+    record = {
+        "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
+        "rows": comparison.rows,
+        "by_language": comparison.by_language,
+    }
+    return record, comparison_text(comparison)
 
 
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:

@@ -1,5 +1,6 @@
-"""Two evaluations side by side, query by query: is the difference more than the choice of images?
+"""Evaluations side by side, query by query: is a difference more than the choice of images and seeds?
 
+Runs whose recipes differ in seeds alone are one *arm*; each arm is compared with the first.
 L languages, I images, R resamples.
 """
 
@@ -7,11 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from worldclip.core import layout
+from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
+from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path, read_results
 from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, quantiles
 from worldclip.evaluate.tasks import LOCAL, Record
@@ -20,102 +26,200 @@ IDENTITY = ("dataset", "dataset_digest", "lang", "task", "protocol")  # equal in
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
-RecordPair = tuple[Record, Record]
-"""The records of both evaluations for one dataset, language and task."""
-
-Gain = tuple[np.ndarray, np.ndarray]
-"""-1, 0 or 1 for each query, and the image that it is about."""
+Answers = tuple[np.ndarray, np.ndarray]
+"""A number for each query of a language (hit or not, or a gain), and the image that the query is about."""
 
 
-def compare(first: Path, second: Path) -> list[Record]:
-    """Return a row for each metric of each dataset and task that both evaluations have, as means over shared languages.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """Evaluations of one setting, one per seed."""
 
-    first, second: runs, or folders that evaluate wrote.  A row has dataset, task, metric, languages, first, second,
-    difference (second - first), and if the metric is a share of queries interval_95 of the difference (a paired
-    bootstrap over images: both models and all languages answer the same resample) and is_significant (0 is outside).
-    Raises UserError if the evaluations have nothing in common.
+    name: str
+    folders: list[Path]
+    """With results.jsonl and ranks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What `compare` returns."""
+
+    arms: list[Arm]
+    rows: list[Record]
+    """One per metric of each dataset and task, means over languages: see `compare`."""
+    by_language: list[Record]
+    """One per language and metric: dataset, task, metric, lang, and `values` of the arms."""
+
+
+def compare(*paths: Path) -> Comparison:
+    """Compare evaluations on what all of them have, as means over shared languages.
+
+    paths: runs, or folders that evaluate wrote.  A row has dataset, task, metric, languages; `values`, a mean over
+    seeds per arm; `differences` of the other arms from the first; and if the metric is a share of queries `intervals`,
+    95% each, and `is_significant` (0 is outside).  A resample draws images, the same ones for all runs and languages,
+    and within each arm its seeds.  Raises UserError if the evaluations have nothing in common.
     """
-    folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in (first, second)]
-    of_first, of_second = map(_by_identity, folders, (first, second))
-    pairs = [(record, of_second[key]) for key, record in of_first.items() if key in of_second]
-    if not pairs:
+    arms = find_arms(paths)
+    folders = [folder for arm in arms for folder in arm.folders]
+    arm_of_run = np.repeat(np.arange(len(arms)), [len(arm.folders) for arm in arms])
+    of_runs = [_by_identity(folder) for folder in folders]
+    shared = [key for key in of_runs[0] if all(key in records for records in of_runs)]
+    if not shared:
         raise UserError(
-            f"{first} and {second} have no record in common (same dataset, language, task and protocol); "
-            "evaluate both on the same datasets"
+            f"{', '.join(map(str, paths))} have no record in common (same dataset, language, task and protocol); "
+            "evaluate all on the same datasets"
         )
     # English and local questions (CVQA) are not averaged.
-    with_local = {record["dataset"] for record in of_first.values() if record["lang"] == LOCAL}
-    groups: dict[tuple[str, str, str], list[RecordPair]] = {}
-    for pair in pairs:
-        name, task, lang = (pair[0][field] for field in ("dataset", "task", "lang"))
-        groups.setdefault((name, task, lang if name in with_local else ""), []).append(pair)
-    return [row for group in groups.values() for row in _compare_task(folders, group)]
+    with_local = {record["dataset"] for record in of_runs[0].values() if record["lang"] == LOCAL}
+    groups: dict[tuple[str, str, str], list[list[Record]]] = {}
+    for key in shared:
+        records = [of_run[key] for of_run in of_runs]
+        name, task, lang = (records[0][field] for field in ("dataset", "task", "lang"))
+        groups.setdefault((name, task, lang if name in with_local else ""), []).append(records)
+    rows: list[Record] = []
+    by_language: list[Record] = []
+    for group in groups.values():
+        for metric in group[0][0]["metrics"]:
+            if any(metric not in record["metrics"] for records in group for record in records):
+                continue
+            values_AL = _means_over_seeds(group, metric, arm_of_run)
+            rows.append(_row(group, metric, values_AL, folders, arm_of_run))
+            about = {key: group[0][0][key] for key in ("dataset", "task")} | {"metric": metric}
+            langs = [records[0]["lang"] for records in group]
+            by_language += [
+                {**about, "lang": lang, "values": values_A.tolist()}
+                for lang, values_A in zip(langs, values_AL.T, strict=True)
+            ]
+    return Comparison(arms=arms, rows=rows, by_language=by_language)
 
 
-def _by_identity(folder: Path, path: Path) -> dict[str, Record]:
-    results = folder / "results.jsonl"
-    if not results.exists():
-        raise UserError(f"{results} is missing; evaluate first: worldclip evaluate {path}")
-    return {repr([record[name] for name in IDENTITY]): record for record in read_results(results)}
+def find_arms(paths: Sequence[Path]) -> list[Arm]:
+    """Group runs whose recipes differ in seeds alone; any other folder is an arm of its own.
+
+    Raises UserError for a path without an evaluation.
+    """
+    folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
+    missing = [
+        f"{folder / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}"
+        for folder, path in zip(folders, paths, strict=True)
+        if not (folder / "results.jsonl").exists()
+    ]
+    if missing:
+        raise UserError(missing)
+    groups: dict[str, list[int]] = {}
+    for i, path in enumerate(paths):
+        setting = digest(_without_seeds(read_toml(path))) if layout.recipe(path).is_file() else f"folder {i}"
+        groups.setdefault(setting, []).append(i)
+    names = _short_names(paths)
+    return [
+        Arm(
+            name=names[runs[0]] + (f" ({len(runs)} seeds)" if len(runs) > 1 else ""), folders=[folders[i] for i in runs]
+        )
+        for runs in groups.values()
+    ]
 
 
-def _compare_task(folders: Sequence[Path], pairs: Sequence[RecordPair]) -> list[Record]:
-    rows = []
-    for metric in pairs[0][0]["metrics"]:
-        if any(metric not in record["metrics"] for pair in pairs for record in pair):
-            continue
-        first, second = (float(np.mean([pair[side]["metrics"][metric] for pair in pairs])) for side in (0, 1))
-        row: Record = {
-            "dataset": pairs[0][0]["dataset"],
-            "task": pairs[0][0]["task"],
-            "metric": metric,
-            "languages": [record["lang"] for record, _ in pairs],
-            "first": first,
-            "second": second,
-            "difference": second - first,
-        }
-        gains = _gains(folders, pairs, metric)
-        if gains is not None:
-            low, high = paired_interval(gains)
-            row |= {"interval_95": [low, high], "is_significant": low > 0 or high < 0}
-        rows.append(row)
-    return rows
+def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of a recipe without the keys called seed."""
+    return {
+        key: _without_seeds(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if key != "seed"
+    }
 
 
-def _gains(folders: Sequence[Path], pairs: Sequence[RecordPair], metric: str) -> list[Gain] | None:
-    """Return for each language the hits of the second evaluation minus those of the first, query by query.
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the last parts of paths, as many as it takes to tell them apart."""
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len({path.parts for path in paths}):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
-    None if the metric is not a share of queries, or if the two have different queries.
+
+def _by_identity(folder: Path) -> dict[str, Record]:
+    records = read_results(folder / "results.jsonl")
+    return {repr([record[name] for name in IDENTITY]): record for record in records}
+
+
+def _means_over_seeds(group: Sequence[Sequence[Record]], metric: str, arm_of_run: np.ndarray) -> np.ndarray:
+    """Return the mean over seeds of each arm in each language, (A, L)."""
+    values_LR = np.array([[record["metrics"][metric] for record in records] for records in group], float)
+    arms = range(arm_of_run.max() + 1)
+    return np.stack([values_LR[:, arm_of_run == arm].mean(axis=1) for arm in arms])
+
+
+def _row(
+    group: Sequence[Sequence[Record]],
+    metric: str,
+    values_AL: np.ndarray,
+    folders: Sequence[Path],
+    arm_of_run: np.ndarray,
+) -> Record:
+    values_A = values_AL.mean(axis=1)
+    row: Record = {
+        "dataset": group[0][0]["dataset"],
+        "task": group[0][0]["task"],
+        "metric": metric,
+        "languages": [records[0]["lang"] for records in group],
+        "values": values_A.tolist(),
+        "differences": (values_A[1:] - values_A[0]).tolist(),
+    }
+    answers = _hits(folders, group, metric) if len(values_A) > 1 else None
+    if answers is not None:
+        intervals = arm_intervals(answers, arm_of_run)
+        row |= {"intervals": intervals, "is_significant": [low > 0 or high < 0 for low, high in intervals]}
+    return row
+
+
+def _hits(folders: Sequence[Path], group: Sequence[Sequence[Record]], metric: str) -> list[list[Answers]] | None:
+    """Return for each run and language whether each query was answered rightly, and its image.
+
+    None if the metric is not a share of queries, or if the runs have different queries.
     """
     match = _AT_K.match(metric)
     kind, k = (match[1], int(match[2])) if match else (metric, 1)
-    gains = []
-    for pair in pairs:
-        rank_paths = [ranks_path(folder, record, kind) for folder, record in zip(folders, pair, strict=True)]
-        image_paths = [images_path(folder, record, kind) for folder, record in zip(folders, pair, strict=True)]
-        if not all(path.exists() for path in [*rank_paths, *image_paths]):
-            return None
-        first_hits, second_hits = (np.load(path, allow_pickle=False) < k for path in rank_paths)
-        first_images, second_images = (np.load(path, allow_pickle=False) for path in image_paths)
-        if not np.array_equal(first_images, second_images):  # only one of them could decode some image
-            return None
-        gains.append((second_hits.astype(np.int8) - first_hits.astype(np.int8), first_images))
-    return gains
+    of_runs: list[list[Answers]] = [[] for _ in folders]
+    for records in group:
+        first_images: np.ndarray | None = None
+        for run, (folder, record) in enumerate(zip(folders, records, strict=True)):
+            paths = ranks_path(folder, record, kind), images_path(folder, record, kind)
+            if not all(path.exists() for path in paths):
+                return None
+            ranks, images = (np.load(path, allow_pickle=False) for path in paths)
+            first_images = images if first_images is None else first_images
+            if not np.array_equal(first_images, images):  # only some of them could decode some image
+                return None
+            of_runs[run].append((ranks < k, images))
+    return of_runs
 
 
-def paired_interval(gains: Sequence[Gain]) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the mean over languages of each one's mean gain.
+def arm_intervals(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[tuple[float, float]]:
+    """Return the 95% interval of each arm's difference from the first one.
 
-    Images are drawn, and with an image all queries about it in all languages; a language without a query in a resample
-    does not count in it.
+    answers: for each run and language.  Images are drawn once for all runs, then as many seeds as each arm has.
     """
-    images, position = np.unique(np.concatenate([of_query for _, of_query in gains]), return_inverse=True)
-    starts = np.cumsum([0, *(len(of_query) for _, of_query in gains)])
-    sums_LI = np.zeros((len(gains), len(images)), np.float32)
-    sizes_LI = np.zeros((len(gains), len(images)), np.float32)
-    for i, (gain, _) in enumerate(gains):
+    means_RN = np.stack([resampled_means(of_run) for of_run in answers], axis=1)
+    random = np.random.default_rng(1)  # not the images' stream
+    arms = []
+    for arm in range(arm_of_run.max() + 1):
+        runs = np.flatnonzero(arm_of_run == arm)
+        drawn = runs[random.integers(0, len(runs), (NUM_RESAMPLES, len(runs)))]
+        arms.append(np.take_along_axis(means_RN, drawn, axis=1).mean(axis=1))
+    return [quantiles(arm - arms[0]) for arm in arms[1:]]
+
+
+def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
+    """Return the mean over languages of each one's mean answer, in NUM_RESAMPLES resamples of the images.
+
+    With an image all queries about it in all languages are drawn; a language without a query in a resample does not
+    count in it.  The draws depend on the number of images alone.
+    """
+    images, position = np.unique(np.concatenate([of_query for _, of_query in answers]), return_inverse=True)
+    starts = np.cumsum([0, *(len(of_query) for _, of_query in answers)])
+    sums_LI = np.zeros((len(answers), len(images)), np.float32)
+    sizes_LI = np.zeros((len(answers), len(images)), np.float32)
+    for i, (answer, _) in enumerate(answers):
         of_query = position[starts[i] : starts[i + 1]]
-        sums_LI[i] = np.bincount(of_query, weights=gain, minlength=len(images))
+        sums_LI[i] = np.bincount(of_query, weights=answer, minlength=len(images))
         sizes_LI[i] = np.bincount(of_query, minlength=len(images))
     random = np.random.default_rng(0)
     means = np.empty(NUM_RESAMPLES)
@@ -128,4 +232,4 @@ def paired_interval(gains: Sequence[Gain]) -> tuple[float, float]:
         sums_RL = times_RI @ sums_LI.T
         mean_RL = np.divide(sums_RL, num_queries_RL, out=np.zeros_like(num_queries_RL), where=has_query_RL)
         means[start : start + RESAMPLES_AT_ONCE] = mean_RL.sum(axis=1) / has_query_RL.sum(axis=1)
-    return quantiles(means)
+    return means

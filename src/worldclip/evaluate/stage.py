@@ -174,11 +174,17 @@ def _write_tables(folder: Path, records: Sequence[Record], config: EvaluateConfi
         parts.append(tables.beside_text(rows, config.against))
         fields["published"] = {"against": config.against, "rows": rows}
     write_text(folder / "table.md", "\n".join(parts))
-    write_text(folder / "results.csv", tables.csv_text(records))
+    write_text(folder / "results.csv", tables.csv_text(_run_name(folder), records))
     write_text(folder / "table.tex", tables.latex_text(records))
     if config.clip_benchmark:
         tables.write_clip_benchmark(Path(config.clip_benchmark).expanduser(), records)
     return fields
+
+
+def _run_name(folder: Path) -> str:
+    """Return the name of the run whose stage fills `folder`, else of the folder itself."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "evaluate" else folder.name
 
 
 def checkpoint_folder(run_dir: Path) -> Path:

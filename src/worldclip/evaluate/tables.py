@@ -9,12 +9,14 @@ from typing import Any
 from worldclip.core.artifacts import write_json
 from worldclip.core.records import PublishedRow
 from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.compare import Comparison
 from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.evaluate.tasks import LOCAL, Record
+from worldclip.report.chart import Line, line_chart
 from worldclip.report.evaluate import bold_flagged, published_table
-from worldclip.report.html import join
-from worldclip.report.page import Section, note, write_page
+from worldclip.report.html import Html, join
+from worldclip.report.page import Section, figure, legend, note, write_page
 from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_latex, to_markdown
 
 COLUMNS = (  # title, task, metric (of a slice: slice/metric)
@@ -51,7 +53,9 @@ COLUMNS = (  # title, task, metric (of a slice: slice/metric)
     ("linear probe (region)", "linear_probe_region", "acc1"),
 )
 UNITS = {"choice": "questions", "matching": "examples", "association": "cues"}  # what tasks count; others: images
-CSV_COLUMNS = ("model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
+CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
+MAX_LANGUAGES_IN_TEXT = 30  # of a comparison; the page and --json have all
+NUM_COLOURS = 6  # of a chart
 CLIP_BENCHMARK_TASKS = {  # our task -> the name that CLIP_benchmark gives it; others keep ours
     "image_text_retrieval": "zeroshot_retrieval",
     "multilabel_classification": "zeroshot_classification",
@@ -113,11 +117,14 @@ def _languages_of_means(means: dict[str, Record]) -> str:
     )
 
 
-def csv_text(records: Sequence[Record]) -> str:
-    """Return results.csv: one row per metric of a record and of each of its slices (`part`)."""
+def csv_text(run: str, records: Sequence[Record]) -> str:
+    """Return results.csv: one row per metric of a record and of each of its slices (`part`).
+
+    run: name of the folder, so that the files of several runs can be joined.
+    """
     rows: list[list[Any]] = []
     for record in records:
-        about = [record["model"], record["dataset"], record["lang"], record["task"]]
+        about = [run, record["model"], record["dataset"], record["lang"], record["task"]]
         for metric, value in record["metrics"].items():
             low, high = record["interval_95"].get(metric, (None, None))
             rows.append([*about, None, metric, value, low, high, record["chance"].get(metric), record["n"]])
@@ -176,47 +183,91 @@ def beside_text(rows: Sequence[PublishedRow], against: str) -> str:
 # --- two models -------------------------------------------------------------------------------------------------------
 
 
-def comparison_text(rows: Sequence[Record]) -> str:
-    """Return the rows of evaluate.compare in Markdown, in percent; a star marks significant differences."""
-    return "\n".join([to_markdown(_comparison(rows)), "", *_means_over(rows), ""])
+def comparison_text(comparison: Comparison) -> str:
+    """Return a comparison in Markdown, in percent; a star marks significant differences.
+
+    Results by language follow where there are several and a terminal has room for them.
+    """
+    parts = [to_markdown(_comparison(comparison)), "", *_means_over(comparison.rows)]
+    for title, table in _by_language(comparison):
+        if len(table.rows) <= MAX_LANGUAGES_IN_TEXT:
+            parts += ["", f"{title}:", "", to_markdown(table)]
+    return "\n".join([*parts, ""])
 
 
-def write_comparison(path: Path, rows: Sequence[Record], first: str, second: str) -> None:
-    """Write the rows of evaluate.compare as a page."""
-    section = Section(
-        "Two evaluations",
-        f"First: {first}. Second: {second}. A star marks differences whose interval excludes 0: a paired "
-        "bootstrap over images, with both models and all languages on the same resamples.",
-        join([to_html(_comparison(rows)), *map(note, _means_over(rows))]),
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """Write a comparison as a page: all metrics, then charts and tables by language."""
+    arms = comparison.arms
+    places = "; ".join(f"{arm.name}: {', '.join(str(folder) for folder in arm.folders)}" for arm in arms)
+    text = (
+        f"{places}. Differences are from {arms[0].name}. A star marks those whose 95% interval excludes 0: resamples "
+        "of the images, the same for all runs and languages, and of the seeds within each row of runs."
     )
-    write_page(path, "Comparison", "Made with worldclip.", [section])
-
-
-def _comparison(rows: Sequence[Record]) -> Table:
-    cells = []
-    for row in rows:
-        number, task, langs = number_of(row["task"]), row["task"], row["languages"]
-        bounds = row.get("interval_95")
-        difference = _signed(task, row["difference"])
-        cells.append(
-            [
-                row["dataset"],
-                task,
-                row["metric"],
-                langs[0] if len(langs) == 1 else len(langs),
-                number(row["first"]),
-                number(row["second"]),
-                f"{difference} *" if row.get("is_significant") else difference,
-                None if bounds is None else " to ".join(_signed(task, bound) for bound in bounds),
-            ]
-        )
-    columns = [
-        *map(text_column, ("dataset", "task", "metric")),
-        *columns_of(("languages", "first", "second")),
-        Column("difference", html=bold_flagged),
-        text_column("95% interval"),
+    body = [to_html(_comparison(comparison)), *map(note, _means_over(comparison.rows))]
+    sections = [Section("Evaluations", text, join(body))]
+    by_language = [
+        join([figure(title, "%", _language_chart(comparison, title)), to_html(table)])
+        for title, table in _by_language(comparison)
     ]
+    if by_language:
+        sections.append(Section("By language", "Sorted by the first one's result.", join(by_language)))
+    write_page(path, "Comparison", "Made with worldclip.", sections)
+
+
+def _comparison(comparison: Comparison) -> Table:
+    names = [arm.name for arm in comparison.arms]
+    cells: list[list[Any]] = []
+    for row in comparison.rows:
+        task, langs = row["task"], row["languages"]
+        number = number_of(task)
+        cell = [row["dataset"], task, row["metric"], langs[0] if len(langs) == 1 else len(langs)]
+        cell += [number(value) for value in row["values"]]
+        for i, difference in enumerate(row["differences"]):
+            bounds = row["intervals"][i] if "intervals" in row else None
+            is_significant = "intervals" in row and row["is_significant"][i]
+            cell.append(_signed(task, difference) + (" *" if is_significant else ""))
+            cell.append(None if bounds is None else " to ".join(_signed(task, bound) for bound in bounds))
+        cells.append(cell)
+    columns = [*map(text_column, ("dataset", "task", "metric")), *columns_of(("languages", *names))]
+    for name in names[1:]:
+        columns.append(Column("difference" if len(names) == 2 else f"{name} - {names[0]}", html=bold_flagged))
+        columns.append(text_column("95% interval"))
     return Table(columns, cells)
+
+
+def _plotted(comparison: Comparison) -> dict[str, list[Record]]:
+    """Return the rows by language of each task's first metric, best first, under `dataset, task, metric`."""
+    first = {(row["dataset"], row["task"]): row["metric"] for row in reversed(comparison.rows)}
+    groups: dict[str, list[Record]] = {}
+    for row in comparison.by_language:
+        if first[row["dataset"], row["task"]] == row["metric"]:
+            groups.setdefault(f"{row['dataset']}, {row['task']}, {row['metric']}", []).append(row)
+    return {title: sorted(rows, key=lambda row: -row["values"][0]) for title, rows in groups.items() if len(rows) > 1}
+
+
+def _by_language(comparison: Comparison) -> list[tuple[str, Table]]:
+    names = [arm.name for arm in comparison.arms]
+    tables = []
+    for title, rows in _plotted(comparison).items():
+        columns = [text_column("language"), *columns_of(names, number_of(rows[0]["task"]))]
+        tables.append((title, Table(columns, [[row["lang"], *row["values"]] for row in rows])))
+    return tables
+
+
+def _language_chart(comparison: Comparison, title: str) -> Html:
+    """Return a line per arm over the languages, in the order of the first arm."""
+    rows = _plotted(comparison)[title]
+    lines = [
+        Line(
+            name=arm.name,
+            x=range(1, len(rows) + 1),
+            y=[100 * row["values"][i] for row in rows],
+            colour=f"var(--s{1 + i % NUM_COLOURS})",
+        )
+        for i, arm in enumerate(comparison.arms)
+    ]
+    chart = line_chart(lines, x_label="languages, best first", y_label="%")
+    return legend((line.colour, line.name) for line in lines) + chart
 
 
 def _signed(task: str, difference: float) -> str:
