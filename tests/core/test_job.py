@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.artifacts import NOT_INSTALLED, read_json, read_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import Job, Result, Run, RunLock, changed_keys, remove_stale
+from worldclip.core.job import Job, Result, Run, RunLock, changed_inputs, changed_keys, remove_stale
 from worldclip.curate import CurateConfig
 
 
@@ -56,6 +56,27 @@ def test_reason_to_run_names_the_changed_key(tmp_path: Path) -> None:
 def test_reason_to_run_names_the_changed_input(tmp_path: Path) -> None:
     job_in(tmp_path).run(no_work)
     assert job_in(tmp_path, pool="b").reason_to_run() == "its inputs changed: pool was a, is b"
+
+
+def test_changed_inputs_are_named_by_file_stage_and_version() -> None:
+    def tar(name: str, content: str) -> Any:
+        return {"path": name, "size": 3, "sha256": content * 64}
+
+    old = {"match": "a" * 32, "shards": {"0.tar": tar("0.tar", "a"), "1.tar": tar("1.tar", "a")}, "sources": {"x": "1"},
+           "lists": [tar("a.txt", "a"), tar("b.txt", "a")], "gone": tar("old.npy", "a")}  # fmt: skip
+    new = {"match": "b" * 32, "shards": {"0.tar": tar("0.tar", "b"), "2.tar": tar("2.tar", "a")}, "sources": {"x": "2"},
+           "lists": [tar("a.txt", "a"), tar("b.txt", "b")], "gone": None}  # fmt: skip
+    assert changed_inputs(old, old) == []
+    assert changed_inputs(old, new) == [
+        "match", "0.tar", "1.tar (gone)", "2.tar (new)", "x was 1, is 2", "b.txt", "old.npy (gone)"
+    ]  # fmt: skip
+
+
+def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
+    Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": "2.14"}}).run(no_work)
+    assert Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": NOT_INSTALLED}}).reason_to_run() is None
+    newer = Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": "2.15"}})
+    assert newer.reason_to_run() == "its inputs changed: emoji was 2.14, is 2.15"
 
 
 def test_inputs_are_read_once(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     before = (tmp_path / "metadata/de.parquet").stat().st_mtime_ns
     files(tmp_path / "in", sw=["simba", "paka"])
     assert run_stage("metadata", recipe(lists), tmp_path, QUIET)
-    assert "inputs changed: sw.list" in capsys.readouterr().err
+    assert "its inputs changed: sw.txt" in capsys.readouterr().err
     assert (tmp_path / "metadata/de.parquet").stat().st_mtime_ns == before
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
 

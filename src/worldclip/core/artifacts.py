@@ -27,6 +27,7 @@ Json: TypeAlias = dict[str, Any]  # a record
 FORMAT_VERSION = 1
 HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are identified by size and mtime: hashing a pool would read all of it
 MANIFEST = "manifest.json"
+NOT_INSTALLED = "not installed"  # as the version of a package
 
 
 def _schema(name: str, /, **fields: pa.DataType) -> pa.Schema:
@@ -200,7 +201,7 @@ def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow"
         try:
             numbers[package] = version(package)
         except PackageNotFoundError:
-            numbers[package] = "not installed"
+            numbers[package] = NOT_INSTALLED
     return numbers
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from worldclip.core.artifacts import MANIFEST, Json, digest, read_json, read_manifest, write_json, write_manifest
+from worldclip.core.artifacts import (
+    MANIFEST,
+    NOT_INSTALLED,
+    Json,
+    digest,
+    read_json,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor
@@ -24,6 +34,9 @@ from worldclip.core.execute import Report as Report
 from worldclip.core.settings import deciding, load_config, read_toml, section_name
 
 ALL_SHARDS = slice(None)
+NUM_NAMED = 3  # changed inputs that a message names
+_DIGEST = re.compile(r"[0-9a-f]{32,}")
+_FINGERPRINT_KEYS = frozenset({"path", "size", "sha256", "mtime_ns", "etag"})
 Record: TypeAlias = Mapping[str, Any]  # JSON-able
 _Config = TypeVar("_Config")
 _ALWAYS_KEPT = (MANIFEST, "report.json", "report.html", ".lock")
@@ -62,8 +75,9 @@ class Job:
             return "not finished before" if self.folder.exists() else "new"
         if changes := changed_keys(manifest["config"], self.config):
             return "; ".join(changes)
-        changes = changed_keys(manifest["inputs"], self.inputs)
-        return f"its inputs changed: {', '.join(changes[:3])}" if changes else None
+        changes = changed_inputs(manifest["inputs"], self.inputs)
+        more = f" and {len(changes) - NUM_NAMED} more" if len(changes) > NUM_NAMED else ""
+        return f"its inputs changed: {', '.join(changes[:NUM_NAMED])}{more}" if changes else None
 
     def is_finished_under_config(self) -> bool:
         """Return whether the folder is done under the present config, whatever became of its inputs."""
@@ -204,6 +218,38 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
         return []
     short_old, short_new = (text if len(text) <= 60 else text[:57] + "..." for text in (str(old), str(new)))
     return [f"{prefix} was {short_old}, is {short_new}"]
+
+
+def changed_inputs(old: Any, new: Any, name: str = "") -> list[str]:
+    """Return the name of each changed input: a file's path, a stage, or a version with both values.
+
+    A package that is not installed now counts as unchanged: what it made is finished.
+    """
+    if digest(old) == digest(new) or new == NOT_INSTALLED:
+        return []
+    old_parts, new_parts = _parts(old, name), _parts(new, name)
+    if old_parts is not None and new_parts is not None:
+        keys = dict.fromkeys([*old_parts, *new_parts])
+        return [line for key in keys for line in changed_inputs(old_parts.get(key), new_parts.get(key), key)]
+    if old is None or new is None:
+        return [f"{name} ({'new' if old is None else 'gone'})"]
+    is_value = isinstance(old, str) and isinstance(new, str) and not _DIGEST.fullmatch(new)
+    return [f"{name} was {old}, is {new}" if is_value else name]
+
+
+def _parts(record: Any, name: str) -> dict[str, Any] | None:
+    """Return the inputs in a record by their names; None for one input: a fingerprint, a digest, a version."""
+    if record is None:
+        return {}
+    if isinstance(record, list):
+        return {_path_of(item, name if len(record) == 1 else f"{name} {i}"): item for i, item in enumerate(record)}
+    if not isinstance(record, Mapping) or not _FINGERPRINT_KEYS.isdisjoint(record):
+        return None
+    return {_path_of(value, str(key)): value for key, value in record.items()}
+
+
+def _path_of(record: Any, name: str) -> str:
+    return str(record.get("path", name)) if isinstance(record, Mapping) else name
 
 
 def remove_stale(folder: Path, keep: Iterable[Path]) -> None:

@@ -18,10 +18,12 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 from xml.parsers import expat
 
+from worldclip.core.artifacts import NOT_INSTALLED
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.language import table as languages
 from worldclip.metadata.config import is_lexicon
@@ -239,6 +241,8 @@ def _refuse_entities(path: Path, plain: Path) -> None:
 
 def fingerprint_installed(name: str) -> dict[str, str | bool]:
     """Return what identifies a lexicon without reading it.  Raises UserError if wn has not installed it."""
+    if find_spec("wn") is None:
+        return {"lexicon": name, "label": NOT_INSTALLED, "modified": NOT_INSTALLED}
     lexicon = _installed(name)
     return {"lexicon": name, "label": lexicon.label, "modified": bool(lexicon.modified())}
 
