@@ -31,6 +31,9 @@ class EvaluateConfig(Config):
     """Datasets in folders, `name = "layout:path"`; docs/datasets.md describes the layouts."""
     class_names: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Class names and templates in other languages, dataset = JSON file."""
+    classes: Literal["folder", "slip"] | None = None
+    """Names of the classes of SLIP-26's datasets: the folder's, or SLIP's own names and templates in a second task.
+    Unset: slip under suite = "paper", else folder."""
     captions: Literal["all_captions", "first_caption"] = "all_captions"
     """Captions per image that count in retrieval: all (as in the paper) or the first (as in CLIP_benchmark)."""
     prompts: Literal["none", "english", "nllb"] = "none"
@@ -60,6 +63,11 @@ class EvaluateConfig(Config):
         if self.allow_missing:
             of_suite = tuple(name for name in of_suite if name in self.folders or self._exists(name))
         return tuple(dict.fromkeys([*self.datasets, *of_suite]))
+
+    @property
+    def uses_slip_names(self) -> bool:
+        """Return whether SLIP-26's datasets are asked with SLIP's names too."""
+        return (self.classes or ("slip" if self.suite == "paper" else "folder")) == "slip"
 
     def folder_of(self, name: str) -> Path:
         """Return the folder of a dataset of the catalog."""

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from worldclip.core.records import Headline, TaskResult
-from worldclip.evaluate import suites
+from worldclip.evaluate import slip, suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.tasks import LOCAL, Record
 
 TASK_METRICS = {  # the metrics that stand for a task, the first one in plots
     "zeroshot_classification": ("acc1", "acc5"),
+    slip.TASK: ("acc1", "acc5"),
     "multilabel_classification": ("mean_average_precision",),
     "image_text_retrieval": ("text_retrieval_recall@1", "image_retrieval_recall@1"),
     "cross_lingual_consistency_classes": ("consistency@10",),

@@ -50,6 +50,7 @@ def _config(run: Run) -> Report:
     keys["evaluate"] |= {
         "datasets": list(config.dataset_names),
         "folders": {name: config.folders[name] for name in config.dataset_names if name in config.folders},
+        "classes": "slip" if config.uses_slip_names else "folder",
         "against": config.against if config.suite == "paper" else "",
     }
     return keys

@@ -22,10 +22,12 @@ import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.records import PublishedRow
+from worldclip.evaluate import slip
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.evaluate.tasks import Record
 
 AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flagged
+SLIP_NAMED = ("slip26", "paper")  # suites whose numbers are those with SLIP's names, see evaluate.classes
 AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites with one number: the plain mean over datasets
 
 
@@ -45,6 +47,7 @@ def suite_rows(suite: str, records: Sequence[Record]) -> list[Row]:
     A dataset that is published in English counts in English only, even if it was measured in more languages; CVQA has
     a row for `en` and one for `local`.
     """
+    records = _records_of_suite(suite, records)
     rows = []
     for name in SUITES[suite]:
         info = CATALOG[name]
@@ -52,6 +55,18 @@ def suite_rows(suite: str, records: Sequence[Record]) -> list[Row]:
         row_languages = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
         rows += [dataset_row(name, metric, records, langs) for langs in row_languages for metric in info.metrics]
     return rows
+
+
+def _records_of_suite(suite: str, records: Sequence[Record]) -> list[Record]:
+    """Drop the records whose class names are not those of `suite`.
+
+    SLIP-26, and the paper's table, take the records with SLIP's names where there are any; other suites never do.
+    """
+    with_slip = {record["dataset"] for record in records if record["task"] == slip.TASK}
+    if suite not in SLIP_NAMED:
+        with_slip = set()
+    dropped = [slip.FOLDERS_TASK if record["dataset"] in with_slip else slip.TASK for record in records]
+    return [record for record, task in zip(records, dropped, strict=True) if record["task"] != task]
 
 
 def dataset_row(dataset: str, metric: str, records: Sequence[Record], languages: Sequence[str] = ()) -> Row:

@@ -8,6 +8,7 @@ from typing import Any
 
 from worldclip.core.artifacts import write_json
 from worldclip.core.records import PublishedRow
+from worldclip.evaluate import slip
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.compare import Comparison
 from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
@@ -27,6 +28,9 @@ COLUMNS = (  # title, task, metric (of a slice: slice/metric)
     ("head top-5", "zeroshot_classification", "head/acc5"),
     ("middle top-5", "zeroshot_classification", "middle/acc5"),
     ("tail top-5", "zeroshot_classification", "tail/acc5"),
+    ("top-1 (SLIP's names)", slip.TASK, "acc1"),
+    ("top-5 (SLIP's names)", slip.TASK, "acc5"),
+    ("ROC AUC (SLIP's names)", slip.TASK, "roc_auc"),
     ("mAP", "multilabel_classification", "mean_average_precision"),
     ("text > image R@1", "image_text_retrieval", "image_retrieval_recall@1"),
     ("R@5", "image_text_retrieval", "image_retrieval_recall@5"),

@@ -10,6 +10,7 @@ from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.layouts import find_layout
 from worldclip.evaluate.measures import with_measures
+from worldclip.evaluate.slip import with_slip_names
 from worldclip.evaluate.tasks import Dataset
 
 
@@ -38,4 +39,5 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     if options["names_path"] is not None and "names_path" not in layout.options:
         raise UserError(f"evaluate.class_names.{name}: layout {layout_name} takes no class names; remove this entry")
     dataset = layout.load(name, folder, **{option: options[option] for option in layout.options})
-    return with_measures(dataset, config.also)
+    dataset = with_measures(dataset, config.also)
+    return with_slip_names(dataset) if config.uses_slip_names else dataset

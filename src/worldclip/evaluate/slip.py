@@ -1,0 +1,116 @@
+"""SLIP's own class names and templates (arXiv:2112.12750) for the datasets of its suite: evaluate.classes = "slip".
+
+They are a second English task of a dataset, beside that of the folder's names: the mean over SLIP-26 takes the former,
+the mean over DataComp's datasets the latter.  slip.toml holds them, with their source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldclip.core.artifacts import digest
+from worldclip.core.errors import UserError
+from worldclip.evaluate.tasks import Classification, Dataset, Task
+
+TASK = "zeroshot_classification_slip"
+FOLDERS_TASK = "zeroshot_classification"
+SOURCE = "facebookresearch/SLIP"
+REMEDY = (
+    "name the classes in classnames.txt as src/worldclip/evaluate/slip.toml does, in the order of the labels, or set "
+    'evaluate.classes = "folder"'
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlipNames:
+    """What SLIP calls the classes of a dataset, in SLIP's order, and its templates."""
+
+    classes: list[list[str]]
+    """The synonyms of each class."""
+    templates: list[str]
+    copies: list[str]
+    """The name of each class in copies of the dataset."""
+    is_by_position: bool
+    """Whether labels are in the order of `classes`, as folders have no names in common."""
+
+
+@functools.cache
+def names_by_dataset() -> dict[str, SlipNames]:
+    """Read slip.toml: {dataset: names}."""
+    text = Path(__file__).with_name("slip.toml").read_text(encoding="utf-8")
+    return {dataset: _slip_names(record) for dataset, record in tomllib.loads(text).items()}
+
+
+def _slip_names(record: dict[str, Any]) -> SlipNames:
+    classes = [[name] if isinstance(name, str) else name for name in record["classes"]]
+    return SlipNames(
+        classes=classes,
+        templates=record["templates"],
+        copies=record.get("copies", [synonyms[0] for synonyms in classes]),
+        is_by_position=record.get("by") == "position",
+    )
+
+
+def with_slip_names(dataset: Dataset) -> Dataset:
+    """Return `dataset` with a second English task, whose classes have SLIP's names; unchanged if SLIP has none for it.
+
+    Raises UserError if the classes of the dataset are not SLIP's.
+    """
+    names = names_by_dataset().get(dataset.name)
+    tasks = dataset.tasks("en") if "en" in dataset.languages else ()
+    of_folder = next((task for task in tasks if isinstance(task, Classification) and task.name == FOLDERS_TASK), None)
+    if names is None or of_folder is None:
+        return dataset
+    order = slip_order([synonyms[0] for synonyms in of_folder.class_names], names)
+    classes = [names.classes[row] for row in order]
+    protocol = {
+        "templates": len(names.templates),
+        "names": SOURCE,
+        "names_digest": digest([classes, names.templates]),
+    }
+    added = dataclasses.replace(of_folder, name=TASK, class_names=classes, templates=names.templates, protocol=protocol)
+
+    def with_added(lang: str) -> Sequence[Task]:
+        return [*dataset.tasks(lang), added] if lang == "en" else dataset.tasks(lang)
+
+    return dataclasses.replace(dataset, tasks=with_added)
+
+
+def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:
+    """Return the position among SLIP's classes of each class of a dataset, in the order of its labels.
+
+    Names are compared by their letters and digits alone.  Raises UserError unless each class has exactly one partner.
+    """
+    positions = range(len(names.classes))
+    if names.is_by_position:
+        if len(class_names) != len(positions):
+            raise UserError(f"the folder has {len(class_names)} classes, SLIP's dataset {len(positions)}; {REMEDY}")
+        return list(positions)
+    position_of = {letters(name): position for position, name in enumerate(names.copies)}
+    position_of |= {letters(synonyms[0]): position for position, synonyms in enumerate(names.classes)}
+    unknown = [name for name in class_names if letters(name) not in position_of]
+    order = [position_of[letters(name)] for name in class_names if letters(name) in position_of]
+    unused = [names.classes[position][0] for position in positions if position not in order]
+    if unknown or unused or len(order) != len(positions):
+        raise UserError(
+            f"{len(class_names)} classes in the folder, {len(positions)} of SLIP's. Only in the folder: "
+            f"{_some(unknown)}. Only in SLIP's: {_some(unused)}. {REMEDY[0].upper()}{REMEDY[1:]}"
+        )
+    return order
+
+
+def letters(name: str) -> str:
+    """Return the letters and digits of a name, in lower case."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def _some(class_names: Sequence[str]) -> str:
+    if len(class_names) > 5:
+        return f"{', '.join(class_names[:5])}, ... ({len(class_names)})"
+    return ", ".join(class_names) or "none"

@@ -1,0 +1,166 @@
+"""SLIP's class names and templates: what they are, and that each label gets its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from miniature import write_tar
+from worldclip.core.errors import UserError
+from worldclip.evaluate import datasets, engine, slip, suites
+from worldclip.evaluate.catalog import DATACOMP38, SLIP26
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.slip import names_by_dataset, slip_order
+from worlds import WordModel
+
+# The order of labels in CLIP_benchmark's copy (TensorFlow Datasets'), where cats and dogs alternate.
+PETS = [
+    "Abyssinian", "American Bulldog", "American Pit Bull Terrier", "Basset Hound", "Beagle", "Bengal", "Birman",
+    "Bombay", "Boxer", "British Shorthair", "Chihuahua", "Egyptian Mau", "English Cocker Spaniel", "English Setter",
+    "German Shorthaired", "Great Pyrenees", "Havanese", "Japanese Chin", "Keeshond", "Leonberger", "Maine Coon",
+    "Miniature Pinscher", "Newfoundland", "Persian", "Pomeranian", "Pug", "Ragdoll", "Russian Blue", "Saint Bernard",
+    "Samoyed", "Scottish Terrier", "Shiba Inu", "Siamese", "Sphynx", "Staffordshire Bull Terrier", "Wheaten Terrier",
+    "Yorkshire Terrier",
+]  # fmt: skip
+NUM_CLASSES = {
+    "food101": 101, "cifar10": 10, "cifar100": 100, "cub200": 200, "sun397": 397, "cars": 196, "fgvc_aircraft": 100,
+    "dtd": 47, "pets": 37, "caltech101": 102, "flowers": 102, "mnist": 10, "fer2013": 7, "stl10": 10, "eurosat": 10,
+    "resisc45": 45, "gtsrb": 43, "kitti": 4, "country211": 211, "pcam": 2, "ucf101": 101, "kinetics700": 700,
+    "clevr_count": 8, "hateful_memes": 2, "renderedsst2": 2,
+}  # fmt: skip
+
+
+def names_in_label_order(dataset: str, class_names: list[str]) -> list[list[str]]:
+    names = names_by_dataset()[dataset]
+    return [names.classes[position] for position in slip_order(class_names, names)]
+
+
+def write_pets(folder, class_names=PETS):
+    """Write a picture of each class, whose label is the class's place in `class_names`."""
+    members = {}
+    for label, name in enumerate(class_names):
+        members |= {f"s{label}.jpg": name.casefold().encode(), f"s{label}.cls": str(label).encode()}
+    write_tar(folder / "test/0.tar", members)
+    (folder / "test/nshards.txt").write_text("1")
+    (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in class_names))
+    (folder / "zeroshot_classification_templates.txt").write_text("an image of {c}\n")
+    return folder.parent
+
+
+def test_every_dataset_of_the_suite_but_imagenet_has_all_its_classes():
+    names = names_by_dataset()
+    assert set(names) == set(SLIP26) - {"imagenet1k"}
+    assert {dataset: len(of_dataset.classes) for dataset, of_dataset in names.items()} == NUM_CLASSES
+    for of_dataset in names.values():
+        assert all("{}" in template for template in of_dataset.templates)
+        assert len({slip.letters(synonyms[0]) for synonyms in of_dataset.classes}) == len(of_dataset.classes)
+    num_templates = {dataset: len(of_dataset.templates) for dataset, of_dataset in names.items()}
+    assert {dataset: num for dataset, num in num_templates.items() if num > 6} == {
+        "cifar10": 18, "cifar100": 18, "kinetics700": 28, "ucf101": 48, "resisc45": 18, "caltech101": 34, "dtd": 8,
+        "cars": 8,
+    }  # fmt: skip
+
+
+def test_synonyms_of_a_class_stand_together():
+    fer2013 = ["angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"]
+    assert names_in_label_order("fer2013", fer2013)[3:] == [
+        ["happy", "smiling"], ["neutral", "bored"], ["sad", "depressed"], ["surprised", "shocked", "spooked"],
+    ]  # fmt: skip
+
+
+def test_labels_find_their_names_in_another_order_than_slips():
+    ours = names_in_label_order("pets", PETS)
+    assert [name.casefold() for (name,) in ours] == [name.casefold() for name in PETS]
+    assert slip_order(PETS, names_by_dataset()["pets"]) != list(range(37))
+    clevr = ["three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    assert names_in_label_order("clevr_count", clevr) == [[str(number)] for number in range(3, 11)]
+    assert names_in_label_order("ucf101", [name.replace(" ", "") for (name,) in names_by_dataset()["ucf101"].classes])
+    assert names_in_label_order("hateful_memes", ["a", "b"]) == [["meme"], ["hatespeech meme"]]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "theirs"),
+    [
+        ("caltech101", "caltech101_vtab"),
+        ("clevr_count", "clevr_count_all"),
+        ("country211", "country211"),
+        ("eurosat", "eurosat"),
+        ("fer2013", "fer2013"),
+        ("flowers", "flowers"),
+        ("gtsrb", "gtsrb"),
+        ("kitti", "kitti_closest_vehicle_distance"),
+        ("mnist", "mnist"),
+        ("pcam", "pcam"),
+        ("pets", "pets"),
+    ],
+)
+def test_class_lists_of_clip_benchmark_map_to_slips(dataset, theirs):
+    clip_benchmark = pytest.importorskip("clip_benchmark")
+    listed = json.loads((Path(clip_benchmark.__file__).parent / "datasets/en_classnames.json").read_text())[theirs]
+    names = names_by_dataset()[dataset]
+    order = slip_order(listed, names)
+    assert sorted(order) == list(range(len(listed)))
+    if dataset == "pets":
+        assert listed == PETS
+
+
+def test_classes_that_slip_does_not_have_are_named_with_the_remedy():
+    with pytest.raises(UserError) as caught:
+        slip_order(["Abyssinian", "Otter", *PETS[2:]], names_by_dataset()["pets"])
+    message = str(caught.value)
+    assert "Only in the folder: Otter. Only in SLIP's: american bulldog." in message
+    assert 'evaluate.classes = "folder"' in message
+    with pytest.raises(UserError, match="38 classes in the folder, 37 of SLIP's"):
+        slip_order([*PETS, "pug"], names_by_dataset()["pets"])
+    with pytest.raises(UserError, match=r"Only in SLIP's: .*, \.\.\. \(36\)"):
+        slip_order(["pug"], names_by_dataset()["pets"])
+    with pytest.raises(UserError, match="the folder has 3 classes, SLIP's dataset 2"):
+        slip_order(["a", "b", "c"], names_by_dataset()["hateful_memes"])
+
+
+class CasefoldModel(WordModel):
+    """Finds the picture of a class by the class's name in a text."""
+
+    def encode_text(self, texts):
+        stripped = [text.removeprefix("a photo of a ").removesuffix(", a type of pet.") for text in texts]
+        return super().encode_text([text.removeprefix("an image of ").casefold() for text in stripped])
+
+
+def test_a_dataset_is_asked_with_both_names_and_the_record_says_which(tmp_path):
+    config = EvaluateConfig(datasets=("pets",), data=str(write_pets(tmp_path / "pets")), classes="slip")
+    dataset = datasets.load("pets", config, tmp_path)
+    slips = dataset.tasks("en")[1]
+    assert slips.templates == ["a photo of a {}, a type of pet."]
+    records, _, _ = engine.evaluate(CasefoldModel(), {"model": "m"}, [dataset], [], tmp_path / "out/results.jsonl")
+    by_task = {record["task"]: record for record in records}
+    assert list(by_task) == ["zeroshot_classification", "zeroshot_classification_slip"]
+    assert [record["metrics"]["acc1"] for record in records] == [1, 1]
+    assert by_task[slip.TASK]["protocol"]["names"] == "facebookresearch/SLIP"
+    assert by_task["zeroshot_classification"]["protocol"]["names"] == "given"
+    assert len(datasets.load("pets", replace(config, classes=None), tmp_path).tasks("en")) == 1
+
+
+def test_suite_paper_takes_slips_names_unless_told_otherwise():
+    assert EvaluateConfig(suite="paper").uses_slip_names
+    assert EvaluateConfig(classes="slip").uses_slip_names
+    assert not EvaluateConfig(suite="paper", classes="folder").uses_slip_names
+    assert not EvaluateConfig(suite="slip26").uses_slip_names
+
+
+def test_slip26_averages_slips_names_and_datacomp_the_folders():
+    shared = {"lang": "en", "slices": {}, "n": 1}
+
+    def record(dataset, task, value):
+        return {**shared, "dataset": dataset, "task": task, "metrics": {"mean_per_class_recall": value}}
+
+    records = [record("pets", slip.FOLDERS_TASK, 0.25), record("pets", slip.TASK, 0.75)]
+    assert "pets" in DATACOMP38
+
+    def number(suite, records):
+        return next(row.value for row in suites.suite_rows(suite, records) if row.dataset == "pets")
+
+    assert (number("slip26", records), number("paper", records), number("datacomp38", records)) == (0.75, 0.75, 0.25)
+    assert (number("slip26", records[:1]), number("datacomp38", records[1:])) == (0.25, None)
