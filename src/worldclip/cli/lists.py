@@ -15,11 +15,13 @@ from worldclip.tools.pack import default_folder, pack, unpack
 
 
 def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:
-    """Download the dumps and page views that a recipe needs."""
-    langs = tuple(code for word in config.langs for code in word.split(",") if code)
+    """Download the WordNets, dumps and page views that a recipe needs."""
+    langs, wordnets = (
+        tuple(name for word in words for name in word.split(",") if name) for words in (config.langs, config.wordnets)
+    )
     sections = load_recipe(recipe)
     run = Run.of(Path(), sections.metadata, sections.languages)
-    return fetch_metadata(run, dataclasses.replace(config, langs=langs))
+    return fetch_metadata(run, dataclasses.replace(config, langs=langs, wordnets=wordnets))
 
 
 def _pack_text(report: Mapping[str, Any], flags: Flags) -> str:

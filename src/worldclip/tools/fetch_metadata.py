@@ -1,6 +1,7 @@
-"""`worldclip fetch metadata`: download a recipe's dumps and page views from dumps.wikimedia.org or a mirror.
+"""`worldclip fetch metadata`: download a recipe's WordNets, dumps and page views.
 
-Dumps are checked against the SHA-1 sums published with them; page views, which have none, by decompressing them.
+Dumps are checked against the SHA-1 sums published with them, the Open Multilingual Wordnet against the SHA-256 of its
+release; page views and other WordNets, which have none, by decompressing them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.sources.pack import open_pack
+from worldclip.tools.fetch_wordnets import OMW, Project, plan_wordnets, unpack_project
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the only Wikipedia whose database is named after an older code
@@ -45,6 +47,11 @@ class FetchConfig:
     """Number of hours of each of these days; one hour of all Wikipedias is about 50 MB."""
     connections: int = 2
     """Number of files downloaded in parallel; Wikimedia asks for few."""
+    wordnets: tuple[str, ...] = (OMW,)
+    """WordNets to download, by their names in the index of the package wn: `omw:2.0` is the Open Multilingual Wordnet
+    of 31 languages, `odenet:1.4` a lexicon; several with commas.  `none`: none."""
+    wordnet_mirror: str = ""
+    """Server that has the archives of WordNets under their file names.  Default: the addresses in the index."""
     contact: str = ""
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
@@ -58,6 +65,8 @@ class FetchConfig:
             problems.append(f"--date {self.date!r}: must be YYYYMMDD or latest")
         if not self.base_url.startswith(("http://", "https://")):
             problems.append(f"--base-url {self.base_url!r}: must begin with http:// or https://")
+        if self.wordnet_mirror and not self.wordnet_mirror.startswith(("http://", "https://")):
+            problems.append(f"--wordnet-mirror {self.wordnet_mirror!r}: must begin with http:// or https://")
         if not 0 <= self.pageview_hours <= 24:
             problems.append(f"--pageview-hours {self.pageview_hours}: must be between 0 and 24")
         if self.pageview_days < 0:
@@ -68,7 +77,7 @@ class FetchConfig:
 
 
 def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], object] | None = None) -> dict[str, int]:
-    """Download the dumps and page views of the recipe's languages into `metadata.dumps`; returns files and bytes.
+    """Download WordNets, dumps and page views of the recipe's languages into `metadata.dumps`; returns files and bytes.
 
     Files that exist are skipped.  Raises UserError for invalid options, and at the end StageFailed naming the files
     that could not be downloaded.
@@ -82,10 +91,14 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     folder = Path(metadata.dumps)
     contact = f"; {config.contact}" if config.contact else ""
     client = Client(user_agent=f"worldclip/{versions()['worldclip']} (dumps for word lists{contact})", pause=pause)
+    names = [name for name in config.wordnets if name != "none"]
+    projects = plan_wordnets(names, config.wordnet_mirror, metadata, _codes(run, config.langs))
     downloads, failures = plan(client, folder, run, config)
+    downloads = [*(project.download for project in projects), *downloads]
     todo = [download for download in downloads if not download.path.exists()]
     say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
     fetched = _fetch_all(client, todo, config.connections, failures)
+    _unpack_all(projects, failures)
     if failures:
         raise StageFailed("fetch metadata", failures, "run the same command to retry only these")
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
@@ -113,6 +126,19 @@ def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failu
     return fetched
 
 
+def _unpack_all(projects: Sequence[Project], failures: dict[str, str]) -> None:
+    """Unpack the archives of WordNets that are downloaded and not unpacked; a failure is added to `failures`."""
+    for project in projects:
+        if project.is_unpacked or not project.download.path.exists():
+            continue
+        try:
+            lexicons = unpack_project(project)
+        except Broken as error:
+            failures[project.name] = str(error)
+        else:
+            say("fetch", f"{project.name}: WordNets of {', '.join(sorted(row['lang'] for row in lexicons))}")
+
+
 def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
     """Return the files that the recipe needs, and the reason for each Wikipedia whose list of files is missing."""
     metadata = run.section(MetadataConfig)
@@ -134,16 +160,21 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
     return downloads, failures
 
 
-def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
-    """Return the Wikipedias of `langs`, or of all languages of the recipe whose list is not in its pack."""
-    from worldclip.metadata.stage import label_scheme
-
+def _codes(run: Run, langs: Sequence[str]) -> Sequence[str]:
+    """Return `langs`, or all languages of the recipe whose list is not in its pack."""
     pack = run.section(MetadataConfig).pack
     languages_config = run.section(LanguagesConfig)
     packed = open_pack(Path(pack)).lists if pack else {}
     own_codes = languages_config.codes if pack else languages_config.run_codes  # unset: the pack's languages are meant
-    codes = langs or [code for code in own_codes if code not in packed]
-    scheme = label_scheme(languages_config.lid_model, codes)
+    return langs or [code for code in own_codes if code not in packed]
+
+
+def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
+    """Return the Wikipedias of the languages to fetch."""
+    from worldclip.metadata.stage import label_scheme
+
+    codes = _codes(run, langs)
+    scheme = label_scheme(run.section(LanguagesConfig).lid_model, codes)
     return sorted({wiki for code in codes for wiki in languages.wikipedias(code, scheme)})
 
 
