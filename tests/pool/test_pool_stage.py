@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.pool import stage
+from worldclip.pool.config import PoolConfig
 
 QUIET = LocalExecutor(quiet=True)
 
@@ -80,6 +84,7 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
         "samples": 2,
         "images": 2,
         "ignored_members": 0,
+        "skipped": {},
     }
 
 
@@ -104,6 +109,105 @@ def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path)
     assert list(failed.value.failures) == ["00001.tar"]
     assert "cut off" in failed.value.failures["00001.tar"]
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
+
+
+def names_and_skipped(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    stage._say_skipped.cache_clear()
+    shards = pool.list_shards(PoolConfig(path=str(path)))
+    return [shard.name for shard in shards], capsys.readouterr().err
+
+
+def test_linked_folders_are_followed_once_and_loops_are_said(folder: Path, tmp_path: Path, capsys) -> None:
+    write_tar(tmp_path / "elsewhere" / "deep" / "1.tar", sample("1", "one"))
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(folder / "sub")
+    (folder / "sub" / "up").symlink_to(folder)
+    (tmp_path / "elsewhere" / "deep" / "loop").symlink_to(tmp_path / "elsewhere")
+    names, said = names_and_skipped(folder, capsys)
+    assert names == ["00001.tar", "linked/deep/1.tar", "sub/00000.tar"]
+    assert "again/ (links to sub/, which is listed)" in said
+    assert "sub/up/ (links to a folder that holds the pool)" in said
+    assert "linked/deep/loop/ (links to linked/, which is listed)" in said
+
+
+def test_links_that_link_to_each_other_end(tmp_path: Path, capsys) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        write_tar(tmp_path / "pool" / name / "0.tar", sample("0", name))
+        (tmp_path / "pool" / name / "x").symlink_to(tmp_path / "pool" / other)
+    assert names_and_skipped(tmp_path / "pool", capsys)[0] == ["a/0.tar", "b/0.tar"]
+
+
+def test_hidden_folders_are_left_out_and_said(folder: Path, tmp_path: Path, capsys) -> None:
+    write_tar(folder / ".trash" / "0.tar", sample("0", "gone"))
+    write_tar(folder / ".hidden.tar", sample("0", "gone"))
+    names, said = names_and_skipped(folder, capsys)
+    assert names == ["00001.tar", "sub/00000.tar"]
+    assert ".hidden.tar (hidden: its name begins with a dot); .trash/ (hidden" in said
+    assert ".00002" not in said
+    run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+    assert list(read_json(tmp_path / "run/pool/report.json")["skipped"]) == [".hidden.tar", ".trash/"]
+
+
+def test_folder_that_may_not_be_entered_is_said(folder: Path, monkeypatch, capsys) -> None:
+    plain = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    names, said = names_and_skipped(folder, capsys)
+    assert names == ["00001.tar"]
+    assert "sub/ (cannot be entered (Permission denied))" in said
+
+
+def test_dangling_link_to_a_shard_fails_alone_and_another_is_said(folder: Path, tmp_path: Path, capsys) -> None:
+    (folder / "00002.tar").symlink_to(tmp_path / "gone.tar")
+    (folder / "part").symlink_to(tmp_path / "not mounted")
+    assert f"part (links to {tmp_path / 'not mounted'}, which does not exist)" in names_and_skipped(folder, capsys)[1]
+    with pytest.raises(StageFailed) as failed:
+        run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+    assert failed.value.failures == {"00002.tar": "cannot be read (No such file or directory)"}
+    assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
+
+
+def test_unreadable_shard_fails_alone(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    (folder / "00001.tar").chmod(0)
+    plain_open, plain_os_open = open, os.open
+
+    def refuse(path, plain, *args, **kwargs):
+        if str(path).endswith("00001.tar"):  # a superuser may read it all the same
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", lambda path, *args, **kwargs: refuse(path, plain_open, *args, **kwargs))
+    monkeypatch.setattr(os, "open", lambda path, *args, **kwargs: refuse(path, plain_os_open, *args, **kwargs))
+    with pytest.raises(StageFailed) as failed:
+        run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+    assert failed.value.failures == {"00001.tar": "cannot be read (Permission denied)"}
+    assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
+
+
+def test_tables_without_a_tar_of_their_name_are_said(folder: Path, capsys) -> None:
+    (folder / "other.parquet").write_bytes(b"beside")
+    names, said = names_and_skipped(folder, capsys)
+    assert names == ["00001.tar", "sub/00000.tar"]
+    assert "*.parquet (1 files: the pool is its .tar files; set pool.format or remove one kind)" in said
+
+
+def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys) -> None:
+    for name in ("00000/000000000.jpg", "00000/000000000.txt", "00000/000000000.json"):
+        (tmp_path / "pool" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pool" / name).touch()
+    with pytest.raises(
+        UserError, match=r"1 image files such as 00000/000000000\.jpg lie outside .* webdataset, or pack"
+    ):
+        pool.list_shards(PoolConfig(path=str(tmp_path / "pool")))
+    (tmp_path / "pool" / "00000.parquet").touch()  # img2dataset's metadata
+    names, said = names_and_skipped(tmp_path / "pool", capsys)
+    assert names == ["00000.parquet"]
+    assert "--output_format webdataset" in said
 
 
 def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:

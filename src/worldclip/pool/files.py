@@ -31,40 +31,6 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def list_files(path: str) -> list[PoolFile]:
-    """Return every file below `path`, without hidden ones; the path of a file gives that file.
-
-    Raises UserError for a path that is neither a folder nor a file.
-    """
-    if is_remote(path):
-        return _list_remote(path)
-    root = Path(path)
-    if root.is_file():
-        return [PoolFile(root.name, str(root))]
-    if not root.is_dir():
-        raise UserError(f"{str(root)!r}: no such folder or file; set it to the folder of the shards")
-    files = [item for item in root.rglob("*") if not item.name.startswith(".") and item.is_file()]
-    return [PoolFile(item.relative_to(root).as_posix(), str(item)) for item in files]
-
-
-def _list_remote(url: str) -> list[PoolFile]:
-    try:
-        files, root = fsspec.url_to_fs(url)
-        paths = files.find(root)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{url!r}: cannot be listed ({error}); check the URL, access, and fsspec's package") from error
-    if not paths:
-        raise UserError(f"{url!r}: no files; set it to the folder of the shards")
-    root = root.rstrip("/")
-    listed = []
-    for path in paths:
-        base = path.rsplit("/", 1)[-1]
-        name = path.removeprefix(root).lstrip("/") or base  # empty for the URL of a single file
-        if not base.startswith("."):
-            listed.append(PoolFile(name, files.unstrip_protocol(path)))
-    return listed
-
-
 def check_own(folder: Path) -> None:
     """Raise UserError if --out holds other files: a tool removes files there that it did not write."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
@@ -74,14 +40,20 @@ def check_own(folder: Path) -> None:
 
 
 def fingerprint_file(file: PoolFile) -> dict[str, Any]:
-    """Return a file's relative path and size, and its hash (small local files), modification time or entity tag."""
-    if is_remote(file.path):
-        files, place = fsspec.url_to_fs(file.path)
-        info = files.info(place)
-        stamps = [str(info[name]) for name in STAMPS if info.get(name)]
-        return {"path": file.name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
-    stat = os.stat(file.path)
-    return {**_fingerprint_local(file.path, stat.st_size, stat.st_mtime_ns), "path": file.name}
+    """Return a file's relative path and size, and its hash (small local files), modification time or entity tag.
+
+    Of a file that cannot be read, the reason: its shard then fails alone, when it is read.
+    """
+    try:
+        if is_remote(file.path):
+            files, place = fsspec.url_to_fs(file.path)
+            info = files.info(place)
+            stamps = [str(info[name]) for name in STAMPS if info.get(name)]
+            return {"path": file.name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
+        stat = os.stat(file.path)
+        return {**_fingerprint_local(file.path, stat.st_size, stat.st_mtime_ns), "path": file.name}
+    except OSError as error:
+        return {"path": file.name, "unreadable": error.strerror or str(error)}
 
 
 @functools.cache

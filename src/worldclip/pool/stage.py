@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldclip.core import keys, layout
+from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import PoolFile, fingerprint_file, is_remote, list_files
+from worldclip.pool.files import PoolFile, fingerprint_file, is_remote
 from worldclip.pool.formats import FORMATS, format_of
+from worldclip.pool.formats.tar import IMAGE_SUFFIXES
+from worldclip.pool.listing import list_files
 from worldclip.pool.read import write_index
 
+NUM_SAID = 5  # names of what is left out, in one message; the report has all
+LOOSE_IMAGES = (
+    "a pool with images is tars: run img2dataset with --output_format webdataset, or pack each folder with "
+    "tar --sort=name -cf 00000.tar -C 00000 ."
+)
+_IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BUILT_FOLDERS = ("pairs", "tone", "base", "names.json", "README.md", "done/compare", "done/draw")  # by pool/emoji.py
 
@@ -51,8 +61,13 @@ def shards(run: Run, part: slice = ALL_SHARDS) -> list[Shard]:
 
     Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
+    return list_shards(_located(run), part=part)
+
+
+def _located(run: Run) -> PoolConfig:
+    """Return [pool] with the path of a pool that the run builds."""
     config = run.section(PoolConfig)
-    return list_shards(config if config.roots else dataclasses.replace(config, path=root(run)), part=part)
+    return config if config.roots else dataclasses.replace(config, path=root(run))
 
 
 def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
@@ -62,44 +77,97 @@ def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
 
 
 def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARDS) -> list[Shard]:
-    """Return the shards of any pool, as `shards` does; setting: the section of the recipe that problems name."""
-    roots = {f"{name}/": path for name, path in pool.roots.items()} or {"": pool.path or ""}
-    problems: list[str] = []
-    files: dict[str, PoolFile] = {}
-    for prefix, path in roots.items():
-        key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
-        files |= {f"{prefix}{file.name}": file for file in _shard_files(key, path, pool.format, problems)}
-    if problems:
-        raise UserError(problems)
+    """Return the shards of any pool, as `shards` does; setting: the section of the recipe that problems name.
+
+    What is left out is said, once per process.
+    """
+    files, skipped = _list_pool(pool, setting)
+    if skipped:
+        _say_skipped(setting, tuple(skipped.items()))
     return [
         Shard(name=name, path=files[name].path, fingerprint=fingerprint_file(files[name]))
         for name in sorted(files)[part]
     ]
 
 
-def _shard_files(setting: str, path: str, wanted: str, problems: list[str]) -> list[PoolFile]:
-    """Return the files of the format `wanted`; under "auto", of the first of FORMATS that has any."""
+@functools.cache
+def _say_skipped(setting: str, skipped: tuple[tuple[str, str], ...]) -> None:
+    first = "; ".join(f"{name} ({reason})" for name, reason in skipped[:NUM_SAID])
+    more = f"; and {len(skipped) - NUM_SAID:,} more" if len(skipped) > NUM_SAID else ""
+    say(setting, f"{len(skipped):,} left out: {first}{more}")
+
+
+def _list_pool(pool: PoolConfig, setting: str) -> tuple[dict[str, PoolFile], dict[str, str]]:
+    """Return (shards by name, why the rest is left out, by name)."""
+    roots = {f"{name}/": path for name, path in pool.roots.items()} or {"": pool.path or ""}
+    problems: list[str] = []
+    files: dict[str, PoolFile] = {}
+    skipped: dict[str, str] = {}
+    for prefix, path in roots.items():
+        key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
+        shards, reasons = _shard_files(key, path, pool.format, problems)
+        files |= {f"{prefix}{file.name}": file for file in shards}
+        skipped |= {f"{prefix}{name}": reason for name, reason in reasons.items()}
+    if problems:
+        raise UserError(problems)
+    return files, dict(sorted(skipped.items()))
+
+
+def _shard_files(
+    setting: str, path: str, wanted: str, problems: list[str]
+) -> tuple[Sequence[PoolFile], dict[str, str]]:
+    """Return (the files of the format `wanted`, what is left out); under "auto", of the first of FORMATS that has any.
+
+    A link to nothing with the suffix of a shard is a shard, which fails when it is read.
+    """
+    candidates = [pool_format for pool_format in FORMATS if wanted in ("auto", pool_format.name)]
+    suffixes = tuple(suffix for pool_format in candidates for suffix in pool_format.suffixes)
     try:
-        files = list_files(path)
+        listing = list_files(path, suffixes)
     except UserError as error:
         problems.append(f"{setting} = {error}")
-        return []
+        return [], {}
+    files = [*listing.files, *(PoolFile(name, f"{path}/{name}") for name in listing.broken_links)]
     compressed = sorted(file.name for file in files if file.name.endswith(COMPRESSED))
     if compressed and wanted in ("auto", "tar"):
         # Images are read from the middle of a tar, which a compressed one does not allow.
         problems.append(
             f"{setting} = {path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar"
         )
-        return []
-    candidates = [pool_format for pool_format in FORMATS if wanted in ("auto", pool_format.name)]
+        return [], {}
+    images = [file.name for file in files if file.name.lower().endswith(_IMAGE_ENDS)]
+    loose = f"{len(images):,} image files such as {images[0]} lie outside of tars; {LOOSE_IMAGES}" if images else ""
     for pool_format in candidates:
         if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
-            return shards
+            left_out = {name: reason for name, reason in listing.broken_links.items() if not name.endswith(suffixes)}
+            left_out |= listing.skipped | _other_shards(files, shards, suffixes)
+            return shards, left_out | ({"images": loose} if loose else {})
     kinds = ", ".join(sorted({Path(file.name).suffix or file.name for file in files})[:5])
     contents = f"only {kinds} files" if files else "nothing"
-    suffixes = ", ".join(suffix for pool_format in candidates for suffix in pool_format.suffixes)
-    problems.append(f"{setting} = {path!r}: no {suffixes} files, {contents} in it; set it to the folder of the shards")
-    return []
+    left_out_names = "".join(
+        f"; left out: {name} ({reason})" for name, reason in list(listing.skipped.items())[:NUM_SAID]
+    )
+    remedy = loose or "set it to the folder of the shards"
+    problems.append(f"{setting} = {path!r}: no {', '.join(suffixes)} files, {contents} in it{left_out_names}; {remedy}")
+    return [], {}
+
+
+def _other_shards(files: Sequence[PoolFile], shards: Sequence[PoolFile], suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Return the shards of later formats by suffix; one beside a shard of the same stem is its metadata."""
+    chosen = {file.name for file in shards}
+    stems = {_stem(file.name) for file in shards}
+    others = [file.name for file in files if file.name.endswith(suffixes) and file.name not in chosen]
+    kinds = Counter(Path(name).suffix for name in others if _stem(name) not in stems)
+    taken = Path(shards[0].name).suffix
+    return {
+        f"*{suffix}": f"{count:,} files: the pool is its {taken} files; set pool.format or remove one kind"
+        for suffix, count in kinds.items()
+    }
+
+
+def _stem(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
 
 
 def index(run: Run) -> None:
@@ -131,6 +199,7 @@ def _index_pool(run: Run, job: Job) -> Result:
 
         report["built"] = build_emoji(job.folder, executor=run.executor)
     pool_shards = shards(run)
+    report["skipped"] = _list_pool(_located(run), "pool")[1]
     totals = add_counts(_index(pool_shards, config, job.folder, run.executor), ("pairs", "images", "ignored_members"))
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0:
