@@ -101,17 +101,8 @@ class Command:
         words: the command as typed.  without: parameters that are no flags here.  config: defaults of the flags that
         the parameter `config` makes.  values: further arguments of the function.  Exits with 2 for wrong flags.
         """
-        fields = [item for item in self._fields(config) if item[0] not in {*without, *values}]
-        flags_type: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
-        flags_type.__doc__ = summary
-        if {"-h", "--help"} & {*arguments}:
-            arguments = ["--help"]  # tyro omits positional arguments from the help once they have a value
-        flags = tyro.cli(flags_type, args=list(arguments), prog=f"worldclip {words}")
-        parameters = inspect.signature(self.function).parameters
-        values |= {name: getattr(flags, name) for name, *_ in fields if name in parameters}
-        if config is not None:
-            values["config"] = with_tables(values["config"], config)
-        if "executor" in values:
+        flags, values = self.parse(words, summary, arguments, without=without, config=config, **values)
+        if "executor" in inspect.signature(self.function).parameters:
             is_default = (flags.executor, flags.workers) == ("local", None)
             is_own = self.has_own_workers and is_default
             values["executor"] = None if is_own else create_executor(flags.executor, flags.workers)
@@ -122,6 +113,29 @@ class Command:
         elif text:
             print(text)
         return 0
+
+    def parse(
+        self,
+        words: str,
+        summary: str,
+        arguments: Sequence[str],
+        *,
+        without: Collection[str] = (),
+        config: Any = None,
+        **values: Any,
+    ) -> tuple[Flags, dict[str, Any]]:
+        """Return the flags, and the arguments of the function but its executor; parameters as of `run`."""
+        fields = [item for item in self._fields(config) if item[0] not in {*without, *values}]
+        flags_type: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
+        flags_type.__doc__ = summary
+        if {"-h", "--help"} & {*arguments}:
+            arguments = ["--help"]  # tyro omits positional arguments from the help once they have a value
+        flags = tyro.cli(flags_type, args=list(arguments), prog=f"worldclip {words}")
+        parameters = inspect.signature(self.function).parameters
+        values |= {name: getattr(flags, name) for name, *_ in fields if name in parameters}
+        if config is not None:
+            values["config"] = with_tables(values["config"], config)
+        return flags, values
 
     def _fields(self, config: Any) -> list[Field]:
         """Return the function's flags, then the shared ones, then those of its config."""
