@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from worldclip.core import arrow
 from worldclip.core.arrow import binary_array, byte_buffers, string_buffers
 
 
@@ -36,3 +37,14 @@ def test_string_buffers_refuse_nulls_and_lone_surrogates() -> None:
 def test_binary_array_is_the_inverse_of_byte_buffers() -> None:
     array = pa.array([b"a", b"", b"bcd"], pa.large_binary())
     assert binary_array(*byte_buffers(array)).equals(array)
+
+
+def test_large_strings_are_narrowed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "MAX_CHUNK_BYTES", 5)
+    texts = ["aa", "bbb", None, "", "cccccccc", "d", "ü", None]
+    column = pa.chunked_array([pa.array(texts, pa.large_string())[1:], pa.array([], pa.large_string())])
+    narrow = arrow.narrow_strings(column)
+    assert narrow.type == pa.string()
+    assert narrow.to_pylist() == texts[1:]
+    assert [len(chunk) for chunk in narrow.chunks] == [3, 1, 3]
+    narrow.validate(full=True)

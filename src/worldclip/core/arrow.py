@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+MAX_CHUNK_BYTES = 256 << 20
+
 Strings: TypeAlias = Sequence[str] | np.ndarray | pa.Array | pa.ChunkedArray
 
 
@@ -75,6 +77,24 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     elif pa.types.is_string(column.type) and column.nbytes >= 2**31:
         column = column.cast(pa.large_string())
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def narrow_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a large_string column as string, in chunks of at most MAX_CHUNK_BYTES (one text may have more).
+
+    The 32-bit offsets of a string array end at 2 GiB, which the keys of a shard, once per text, can exceed.
+    """
+    pieces = []
+    for chunk in column.chunks:
+        _, offsets = byte_buffers(chunk)
+        start = 0
+        while start < len(chunk):
+            stop = int(np.searchsorted(offsets, offsets[start] + MAX_CHUNK_BYTES, side="right")) - 1
+            stop = max(stop, start + 1)
+            # Concatenated, the slice has offsets of its own: a cast looks at the last offset, not at the difference.
+            pieces.append(pa.concat_arrays([chunk.slice(start, stop - start)]).cast(pa.string()))
+            start = stop
+    return pa.chunked_array(pieces, pa.string())
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from worldclip.core.arrow import narrow_strings
 from worldclip.core.errors import BadShard, UserError
 
 Json: TypeAlias = dict[str, Any]  # a record
@@ -131,7 +132,8 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
         column = table.column(field.name)
         if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
             column = column.cast(field.type.value_type).dictionary_encode()
-        columns.append(column.cast(field.type))
+        is_large = pa.types.is_large_string(column.type) and pa.types.is_string(field.type)
+        columns.append(narrow_strings(column) if is_large else column.cast(field.type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 

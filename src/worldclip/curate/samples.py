@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core import artifacts, coin, keys, layout
-from worldclip.core.arrow import codes_of, list_buffers
+from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.execute import Report
 from worldclip.core.reasons import Reason
 from worldclip.core.records import CurateSample, UnmatchedSample
@@ -43,7 +43,7 @@ def sample_shard(
         is_drawn[decision.drawn_K[decision.drawn_K >= 0]] = True
         reason[(reason == Reason.SAMPLED_OUT) & ~is_drawn] = -1  # nothing was decided on these texts
     coins = candidates.coins_T(config.seed)
-    keys_T = table.column("key").combine_chunks()
+    keys_T = one_array(table.column("key"))
     code, list_names = codes_of(table.column("entries_lang"))
     entry_ids, offsets = list_buffers(table.column("entry_ids"))
 

@@ -43,7 +43,7 @@ def field_names(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
 
 
-def keys_of_records(records: Sequence[Record], name: str, stand_ins: pa.StringArray) -> PairKeys:
+def keys_of_records(records: Sequence[Record], name: str, stand_ins: pa.LargeStringArray) -> PairKeys:
     """Return the key of each pair, from field `name`: a string, or an integer written as one.
 
     stand_ins: (num_pairs,) what is shown for a pair without a key.

@@ -23,7 +23,7 @@ BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "
 class PairKeys(NamedTuple):
     """The identity of each pair of a shard."""
 
-    keys: pa.StringArray
+    keys: pa.LargeStringArray
     """(num_pairs,) a readable stand-in where a pair has no key."""
     has_key: np.ndarray
     """(num_pairs,) bool."""
@@ -35,7 +35,7 @@ class PairKeys(NamedTuple):
 class PoolTexts:
     """The texts of one shard, one row per text; a pair without any text is one row, `no_text`."""
 
-    key: pa.StringArray
+    key: pa.LargeStringArray
     """Identity of the text's pair."""
     text_idx: pa.Int32Array
     """Position in the pair's stored list of texts, empty texts included."""
@@ -90,7 +90,7 @@ def pool_texts(
     )
 
 
-def find_duplicates(keys: pa.StringArray, has_key: np.ndarray) -> np.ndarray:
+def find_duplicates(keys: pa.LargeStringArray, has_key: np.ndarray) -> np.ndarray:
     """Return bool (num_pairs,): an earlier pair has the same key.  A pair without a key is no duplicate."""
     rows = np.flatnonzero(has_key)
     codes = keys.take(pa.array(rows)).dictionary_encode().indices.to_numpy(zero_copy_only=False)
@@ -100,9 +100,9 @@ def find_duplicates(keys: pa.StringArray, has_key: np.ndarray) -> np.ndarray:
     return is_duplicate
 
 
-def row_names(shard_name: str, num_rows: int) -> pa.StringArray:
+def row_names(shard_name: str, num_rows: int) -> pa.LargeStringArray:
     """Return what is shown for the rows of a table that have no key: `<shard>#<row>`."""
-    return pa.array([f"{shard_name}#{row}" for row in range(num_rows)], pa.string())
+    return pa.array([f"{shard_name}#{row}" for row in range(num_rows)], pa.large_string())
 
 
 # --- Arrow's buffers: values uint8 (num_bytes,), offsets int64 (n + 1,) -----------------------------------------------
@@ -133,9 +133,9 @@ def large_strings(values: np.ndarray, offsets: np.ndarray, is_null: np.ndarray) 
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(values), validity)
 
 
-def readable(values: np.ndarray, offsets: np.ndarray, is_bad: np.ndarray) -> pa.StringArray:
+def readable(values: np.ndarray, offsets: np.ndarray, is_bad: np.ndarray) -> pa.LargeStringArray:
     """Wrap buffers of texts as an array of strings; texts that are not UTF-8 show their bytes as escapes."""
-    whole = large_strings(values, offsets, is_bad).cast(pa.string())
+    whole = large_strings(values, offsets, is_bad)
     bad = np.flatnonzero(is_bad)
     shown = [values[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "backslashreplace") for row in bad]
     return replace_where(whole, is_bad, shown)

@@ -80,7 +80,7 @@ class Samples:
 
     file: FileBytes
     members: tar_headers.Members
-    stem_keys: pa.StringArray
+    stem_keys: pa.LargeStringArray
     """(num_samples,) key under `pool.key = "member"`: `<folder of the tar>/<stem>`."""
     problems: dict[int, str]
     """Why a sample is no pair, by its position: its stem is not UTF-8 (the key shows escapes), a member is sparse."""
