@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import inspect
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +105,7 @@ def run_stages(
 
     restarted: stages whose results are taken back first.  part: work on these shards of one stage alone.
     """
-    from worldclip.core.artifacts import MANIFEST, describe_run, write_json
+    from worldclip.core.artifacts import MANIFEST, describe_run, remove, write_json
     from worldclip.core.job import Run, RunLock
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
@@ -134,7 +133,7 @@ def run_stages(
         for stage in restarted:
             (run_dir / stage / MANIFEST).unlink(missing_ok=True)
         for stage in {*restarted[:1], "train"} & {*restarted}:  # the first one and train start empty
-            shutil.rmtree(run_dir / stage, ignore_errors=True)
+            remove(run_dir / stage)
         with _recorded(config, context):
             recipe(context)
     return context

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from worldclip.core import artifacts
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
+from worldclip.core.errors import BadShard, UserError, naming
 
 
 def test_failed_write_keeps_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
@@ -100,3 +101,49 @@ def test_manifest_digest_depends_only_on_config_and_inputs(tmp_path: Path) -> No
     assert one["digest"] == two["digest"] != other["digest"]
     with pytest.raises(UserError, match="run first: worldclip match"):
         artifacts.require_manifest(tmp_path, "match")
+
+
+def test_a_removed_folder_is_gone_at_once_even_if_the_removal_is_killed(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "parts" / "done").mkdir(parents=True)
+    (tmp_path / "parts" / "done" / "a.json").touch()
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            remove(tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
+    remove(tmp_path / "parts")
+    assert list(tmp_path.iterdir()) == []
+    remove(tmp_path / "never" / "there")
+
+
+def test_a_replaced_folder_holds_the_new_files_alone(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["old", "old/new"]
+
+
+def test_errors_of_a_full_disk_are_one_error_that_names_the_file(tmp_path: Path) -> None:
+    class SafetensorError(Exception):
+        pass
+
+    wrapped = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (wrapped, OSError(28, "Error writing bytes to file. Detail: [errno 28]"), OSError(30, "Read-only")):
+        with pytest.raises(OSError, match=str(tmp_path)) as caught, naming(tmp_path):
+            raise error
+        assert caught.value.errno in (28, 30)
+    with pytest.raises(ValueError, match="other"), naming(tmp_path):
+        raise ValueError("other")
+
+
+def test_an_array_of_parts_is_the_file_of_the_whole(tmp_path: Path) -> None:
+    array = np.arange(30, dtype=np.float32).reshape(10, 3)
+    write_array(tmp_path / "whole.npy", array)
+    write_array_parts(tmp_path / "parts.npy", array.shape, array.dtype, [array[:4], array[4:4], array[4:]])
+    assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    np.testing.assert_array_equal(np.load(tmp_path / "parts.npy"), array)

@@ -79,12 +79,12 @@ def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
     assert newer.reason_to_run() == "its inputs changed: emoji was 2.14, is 2.15"
 
 
-def test_inputs_are_read_once(tmp_path: Path) -> None:
+def test_inputs_are_read_before_and_after_the_work(tmp_path: Path) -> None:
     calls = []
     job = Job("demo", tmp_path, {}, lambda: {"pool": calls.append("read")})
     job.run(no_work)
     job.reason_to_run()
-    assert calls == ["read"]
+    assert calls == ["read", "read"]
 
 
 def test_stale_files_go_and_declared_outputs_stay(tmp_path: Path) -> None:
@@ -272,3 +272,14 @@ def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> Non
         RunLock(tmp_path).__enter__()
     with RunLock(tmp_path), pytest.raises(UserError, match="in use by process"):
         RunLock(tmp_path, is_shared=True).__enter__()
+
+
+def test_markers_of_stale_outputs_go_before_the_outputs(tmp_path: Path, monkeypatch) -> None:
+    """Killed in between, a marker would say that outputs are there which are gone."""
+    write_in(tmp_path, "texts/a.parquet", "done/texts/a.json", "done/texts/b.json", "zone/done/c.json", "zone/c.npy")
+    removed = []
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", lambda path, **options: (removed.append(Path(path).suffix), unlink(path)))
+    remove_stale(tmp_path, [])
+    assert removed[:3] == [".json"] * 3
+    assert list(tmp_path.iterdir()) == []

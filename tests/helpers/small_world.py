@@ -86,6 +86,16 @@ def write_world(
     return tars
 
 
+def write_shapes(folder: Path) -> dict[str, object]:
+    """Write an image of each colour and form below `folder`; return a section `evaluate` with them as `shapes`."""
+    for colour in COLOURS:
+        for form in FORMS:
+            place = folder / f"{colour}_{form}" / "1.png"
+            place.parent.mkdir(parents=True)
+            place.write_bytes(picture(colour, form))
+    return {"folders": {"shapes": f"folders:{folder}"}, "languages": ["en"], "device": "cpu"}
+
+
 TRAIN = {
     "samples_seen": 24 * 16,
     "global_batch_size": 16,

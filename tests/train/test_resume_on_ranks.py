@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from on_ranks import run_on_ranks, start_ranks
-from small_world import TRAIN, write_world
+from small_world import TRAIN, write_shapes, write_world
 from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.train.checkpoint import consolidate, read_state
 from worldclip.train.log import read_log
@@ -21,13 +21,21 @@ from worldclip.train.loop import SIGNALS
 
 STEPS = 400
 NUM_INTERRUPTIONS = 10
-SETTINGS = {"samples_seen": STEPS * 16, "checkpoint_every_samples": 2 * 16, "evaluate_every_samples": 0}
+EVALUATED = [step for step in range(1, STEPS + 1) if step % 40 == 0]
+SETTINGS = {
+    "samples_seen": STEPS * 16,
+    "checkpoint_every_samples": 2 * 16,
+    "evaluate_every_samples": 40 * 16,
+    "evaluate_datasets": ["shapes"],
+}
 
 
 def make_world(folder: Path, **train: object) -> Path:
     """Write what `on_ranks.py train` reads: the recipe and the curated pool of its run.  Return the run's folder."""
     tars = write_world(folder / "run", broken={4})
-    recipe = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "train": TRAIN | SETTINGS | train}
+    evaluate = write_shapes(folder / "shapes")
+    recipe = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "evaluate": evaluate}
+    recipe["train"] = TRAIN | SETTINGS | train
     (folder / "recipe.json").write_text(json.dumps(recipe))
     return folder / "run"
 
@@ -96,3 +104,8 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(tmp_path, parallel):
     )
     assert losses == expected_losses
     assert not [name for name in os.listdir(run_dir / "train") if name.startswith(".step")]
+    for file in ("best.json", *(f"evaluate/step_{step:09}/scores.json" for step in EVALUATED)):
+        found, expected = (json.loads((folder / "train" / file).read_text()) for folder in (run_dir, whole))
+        assert {**found, "model_digest": ""} == {**expected, "model_digest": ""}, file
+    kept = {folder.name for folder in checkpoints(run_dir / "train")}
+    assert f"step_{json.loads((run_dir / 'train/best.json').read_text())['step']:09}" in kept

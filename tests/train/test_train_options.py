@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import worldclip
-from small_world import COLOURS, FORMS, TRAIN, picture, write_world
+from small_world import TRAIN, write_shapes, write_world
 from stages import finish
 from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.layout import best_checkpoint, checkpoints, latest_checkpoint
+from worldclip.evaluate import engine
 from worldclip.train.log import read_log
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
@@ -36,12 +37,7 @@ def losses(run_dir):
 
 def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(tmp_path):
     tars = write_world(tmp_path / "run")
-    for colour in COLOURS:
-        for form in FORMS:
-            place = tmp_path / "shapes" / f"{colour}_{form}" / "1.png"
-            place.parent.mkdir(parents=True)
-            place.write_bytes(picture(colour, form))
-    evaluate = {"folders": {"shapes": f"folders:{tmp_path / 'shapes'}"}, "languages": ["en"], "device": "cpu"}
+    evaluate = write_shapes(tmp_path / "shapes")
     settings = {"evaluate_every_samples": 3 * 16, "evaluate_datasets": ["shapes"], "keep_last": 1}
     run(tmp_path / "run", tars, evaluate, **settings)
     results = sorted((tmp_path / "run" / "train" / "evaluate").glob("step_*/results.jsonl"))
@@ -55,6 +51,67 @@ def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(tmp_path):
     assert best_checkpoint(tmp_path / "run").name == f"step_{best['step']:09}"
     loaded, expected = (worldclip.load(path) for path in (tmp_path / "run", best_checkpoint(tmp_path / "run")))
     assert (loaded.encode_text(["a red bar"]) == expected.encode_text(["a red bar"])).all()
+
+
+SCORES = {3: 0.2, 6: 0.4, 9: 0.1, 12: 0.3}  # of steps
+EVALUATED = {"evaluate_every_samples": 3 * 16, "evaluate_datasets": ["shapes"], "keep_last": 1}
+
+
+def run_with_scores(run_dir, tars, evaluate):
+    """Train with a checkpoint at each step and the mean scores SCORES."""
+    plain = engine.evaluate
+
+    def evaluate_as_told(model, model_id, datasets, *arguments, **options):
+        records, features, texts = plain(model, model_id, datasets, *arguments, **options)
+        score = SCORES[int(model_id["model"][-9:])]
+        return [{**record, "metrics": {"acc1": score}} for record in records], features, texts
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine, "evaluate", evaluate_as_told)
+        run(run_dir, tars, evaluate, **EVALUATED, checkpoint_every_samples=16)
+
+
+@pytest.fixture(scope="module")
+def evaluated_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    tars = write_world(folder / "run")
+    run_with_scores(folder / "run", tars, write_shapes(folder / "shapes"))
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("step", "file"),
+    [
+        (6, "best.json"),
+        pytest.param(6, "results.jsonl", marks=pytest.mark.slow),
+        pytest.param(6, "scores.json", marks=pytest.mark.slow),
+        pytest.param(12, "results.jsonl", marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_path, evaluated_run, step, file):
+    """Killed before `file` is written.  The better checkpoint would be removed at the next save."""
+    evaluate = write_shapes(tmp_path / "shapes")
+    tars = write_world(tmp_path / "run")
+    train_dir = tmp_path / "run" / "train"
+    write = artifacts.write_text
+
+    def die_at_step(path, text):
+        if path.name == file and checkpoints(train_dir)[-1].name == f"step_{step:09}":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(artifacts, "write_text", die_at_step)
+        patched.setattr(engine, "write_text", die_at_step)
+        with pytest.raises(KeyboardInterrupt):
+            run_with_scores(tmp_path / "run", tars, evaluate)
+    run_with_scores(tmp_path / "run", tars, evaluate)
+    expected_dir = evaluated_run / "train"
+    for name in ("best.json", *(f"evaluate/step_{at:09}/scores.json" for at in SCORES)):
+        assert artifacts.read_json(train_dir / name) == artifacts.read_json(expected_dir / name), name
+    assert artifacts.read_json(train_dir / "best.json")["step"] == 6
+    names = [folder.name for folder in checkpoints(train_dir)]
+    assert names == [folder.name for folder in checkpoints(expected_dir)] == ["step_000000006", "step_000000012"]
 
 
 def test_the_checkpoint_folder_contains_the_ema(tmp_path):

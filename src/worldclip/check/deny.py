@@ -17,6 +17,7 @@ from worldclip.check.config import DenyRules
 from worldclip.check.text_rules import read_lines
 from worldclip.core.arrow import one_array
 from worldclip.core.execute import Shard
+from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.core.keys import KeyTable, read_keys
 from worldclip.pool.config import PoolConfig
 
@@ -48,9 +49,13 @@ class DenyLists:
         return None
 
 
-@functools.cache
 def read_deny_lists(rules: DenyRules) -> DenyLists:
-    """Read the lists, once per process.  Raises UserError for a list that cannot be read."""
+    """Read the lists, once per process while they stay the same.  Raises UserError for a list that cannot be read."""
+    return _read_deny_lists(rules, stamps_of([*rules.keys, *rules.urls, *rules.hosts]))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_deny_lists(rules: DenyRules, stamps: Sequence[Stamp]) -> DenyLists:
     keys = [_read_key_list(file) for file in rules.keys]
     return DenyLists(
         keys=KeyTable(pa.concat_arrays(keys)) if keys else None,

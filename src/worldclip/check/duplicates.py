@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +22,7 @@ from worldclip.check import neighbours
 from worldclip.check.context import CheckContext
 from worldclip.check.images import read_hashes
 from worldclip.check.neighbours import HASH_BITS, SearchPlan, all_roots, unite
-from worldclip.core.artifacts import REMOVED, read_table, write_array
+from worldclip.core.artifacts import REMOVED, read_table, remove, write_array
 from worldclip.core.execute import Executor, Report, Shard, are_done
 from worldclip.core.job import remove_stale
 
@@ -250,7 +249,7 @@ def search(
         search_unit = functools.partial(_search_unit, work=work, orders=orders)
         for report in executor.map(search_unit, units, label="search", done_dir=folder / "done", key=key):
             histogram += report["histogram"]
-        shutil.rmtree(work.sorted_folder(orders), ignore_errors=True)
+        remove(work.sorted_folder(orders))
         all_units += units
     paths = [work.edges_path(unit) for unit in all_units]
     markers = [folder / "done" / f"{unit.name}.json" for unit in all_units]

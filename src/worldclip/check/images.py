@@ -7,7 +7,6 @@ changed threshold decodes nothing again.
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -19,12 +18,12 @@ import pyarrow.parquet as pq
 from worldclip.check.config import CheckConfig
 from worldclip.check.context import CheckContext
 from worldclip.check.hashing import HASH_KIND, HashKind, ImageFacts, scan_images
-from worldclip.core.artifacts import IMAGE_HASHES, fingerprint, read_table, write_table, write_tables
+from worldclip.core.artifacts import IMAGE_HASHES, read_table, remove, write_table, write_tables
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
+from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import RunLock
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import is_remote
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.read import read_images
 
@@ -33,6 +32,7 @@ COUNTS = ("images", "undecodable", "nearly_blank")
 
 
 @repeatable
+@reads_input
 def scan_pool_shard(shard: Shard, *, context: CheckContext) -> Report:
     """Write images/<shard>.parquet, one row per image in the pool's index, named by the pair's key."""
     return _scan_tar(shard, context.pool, context.table_path("images", shard), context.kind)
@@ -73,7 +73,7 @@ def hash_units(
     )
     write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema)
     counts = add_counts(reports, COUNTS)
-    shutil.rmtree(parts)
+    remove(parts)
     return counts
 
 
@@ -95,15 +95,11 @@ def source_units(source: Path) -> list[Shard]:
     The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns], ...]}.
     """
     if source.is_file() and source.suffix == ".tar":
-        return [Shard(name=source.name, path=str(source), fingerprint=fingerprint(source, source.parent))]
+        return [Shard.of_file(source.name, str(source))]
     if not source.is_dir():
         raise UserError(f"{source} is neither a folder nor a .tar; give a folder of images or tars, or one .tar")
     paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
-    units = [
-        Shard(name=path.relative_to(source).as_posix(), path=str(path), fingerprint=fingerprint(path, source))
-        for path in paths
-        if path.suffix == ".tar"
-    ]
+    units = [Shard.of_file(path.relative_to(source).as_posix(), str(path)) for path in paths if path.suffix == ".tar"]
     files = [path for path in paths if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES]
     for start in range(0, len(files), FILES_AT_ONCE):
         group = [(path.relative_to(source).as_posix(), path.stat()) for path in files[start : start + FILES_AT_ONCE]]
@@ -116,6 +112,7 @@ def source_units(source: Path) -> list[Shard]:
     return units
 
 
+@reads_input
 def _scan_unit(unit: Shard, *, folder: Path, kind: HashKind) -> Report:
     out = folder / f"{unit.name}.parquet"
     if "files" not in unit.fingerprint:

@@ -19,7 +19,8 @@ from worldclip.check.config import ClassifierRule, FaceRule
 from worldclip.check.context import CheckContext
 from worldclip.core.artifacts import FACES, SCORES, fingerprint, read_table, write_table, write_tables
 from worldclip.core.errors import UserError, require
-from worldclip.core.execute import Executor, Report, Shard
+from worldclip.core.execute import Executor, Report, Shard, reads_input
+from worldclip.core.inputs import Stamp, stamp_of
 from worldclip.model.decode import BadImage, image_faults, open_image
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.read import read_images
@@ -85,9 +86,9 @@ class OnnxModel:
         return [output[: len(images)] for output in self.session.run(outputs, {self.input_name: batch})]
 
 
-@functools.cache
-def _load(path: str, image_px: int) -> OnnxModel:
-    """Load a model once per process."""
+@functools.lru_cache(maxsize=4)
+def _load(path: str, image_px: int, stamp: Stamp) -> OnnxModel:
+    """Load a model once per process; stamp: of its file, so that a changed one is loaded again."""
     return OnnxModel.load(path, image_px)
 
 
@@ -98,7 +99,7 @@ def run_models(context: CheckContext, shards: Sequence[Shard], executor: Executo
     if config.faces.path:
         rules["faces"] = config.faces
     for step, rule in rules.items():
-        _load(rule.path, rule.image_px)  # a wrong file is reported before any work
+        _load(rule.path, rule.image_px, stamp_of(rule.path))  # a wrong file is reported before any work
         # A classifier's threshold is applied to the stored scores; a detector's decides which boxes are stored.
         names = [name for name in rule.__slots__ if name != "above" or isinstance(rule, FaceRule)]
         key = {
@@ -110,10 +111,11 @@ def run_models(context: CheckContext, shards: Sequence[Shard], executor: Executo
         executor.map(run, shards, label=step, done_dir=context.folder / "done" / step, key=key)
 
 
+@reads_input
 def _run_on_shard(shard: Shard, *, rule: Rule, step: str, context: CheckContext) -> Report:
     keys: list[str] = []
     values: list[Any] = []
-    model = _load(rule.path, rule.image_px)
+    model = _load(rule.path, rule.image_px, stamp_of(rule.path))
     for batch_keys, images in _read_batches(shard, context.pool, model, rule):
         keys += batch_keys
         values += find_faces(model, images, rule) if isinstance(rule, FaceRule) else score(model, images, rule)

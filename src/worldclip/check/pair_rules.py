@@ -24,7 +24,7 @@ from worldclip.check.images import read_hashes
 from worldclip.check.neighbours import NearestIndex
 from worldclip.check.text_rules import UNKNOWN, languages_of, reject
 from worldclip.core.artifacts import REMOVED, REMOVED_TEXTS, SCORES, read_table, write_table
-from worldclip.core.execute import Report, Shard
+from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.reasons import Reason
 from worldclip.pool.texts import PoolTexts
 
@@ -84,6 +84,7 @@ class Verdicts:
         )
 
 
+@reads_input
 def apply_pair_rules(shard: Shard, *, rules: PairRules) -> Report:
     """Write judged/<shard>.parquet (REMOVED, one row per key, rule null if valid) and removed_texts/<shard>.parquet."""
     context = rules.context

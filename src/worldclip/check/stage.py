@@ -66,10 +66,10 @@ def check(
     pool: its config, or the context of a run or .toml with a [pool] section (pool.open_pool).  Raises UserError for
     mistakes in the config, StageFailed if shards failed.
     """
-    work = _plan(pool, Path(out), config, executor)
-    context = work.context
+    plan = functools.partial(_plan, pool, Path(out), config, executor)
+    context = plan().context
     record = {"pool": to_dict(context.pool), "lid_model": context.lid_model, "check": to_dict(context.config)}
-    return Job("check", context.folder, record, lambda: work.inputs).run_once(lambda: _check(work))
+    return Job("check", context.folder, record, lambda: plan().inputs).run_once(lambda: _check(plan()))
 
 
 def scan_shards(
@@ -271,6 +271,6 @@ def _remove_stale_tables(context: CheckContext, shards: Sequence[Shard]) -> None
     """
     scores = [f"scores/{name}" for name in context.config.classifiers]
     for step in ("images", "judged", "final", "removed_texts", "faces", *scores):
-        remove_stale(context.folder / step, [context.table_path(step, shard) for shard in shards])
-        markers = context.folder / "done" / step
+        markers = context.folder / "done" / step  # first: a marker says that its table is there
         remove_stale(markers, [markers / f"{shard.name}.json" for shard in shards])
+        remove_stale(context.folder / step, [context.table_path(step, shard) for shard in shards])

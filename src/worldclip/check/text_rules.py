@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from numba import njit
 from worldclip.check.config import TextRules
 from worldclip.core.arrow import string_buffers
 from worldclip.core.errors import UserError
+from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
 from worldclip.match import Matcher
@@ -124,9 +125,13 @@ def _longest_run(data, offsets, out):
                 out[i] = max(out[i], run)
 
 
-@functools.cache
 def phrase_matcher(files: tuple[str, ...]) -> tuple[list[str], Matcher]:
-    """Return the phrases of all files and their matcher, built once per process."""
+    """Return the phrases of all files and their matcher, built once per process while the files stay the same."""
+    return _phrase_matcher(files, stamps_of(files))
+
+
+@functools.lru_cache(maxsize=4)
+def _phrase_matcher(files: tuple[str, ...], stamps: Sequence[Stamp]) -> tuple[list[str], Matcher]:
     phrases = list(dict.fromkeys(phrase for file in files for phrase in read_lines(file)))
     return phrases, Matcher.build(phrases, "unicode", fold_case=True)
 

@@ -27,7 +27,7 @@ from worldclip.check.text_rules import mask_personal_data
 from worldclip.core import artifacts
 from worldclip.core.artifacts import FACES, MERGED_TEXTS, REMOVED, REMOVED_TEXTS, VALID_KEYS, read_table, write_tables
 from worldclip.core.errors import require
-from worldclip.core.execute import Executor, Report, Shard, add_counts
+from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
 from worldclip.core.job import remove_stale
 from worldclip.core.reasons import Reason
 from worldclip.model.decode import open_image
@@ -167,6 +167,7 @@ def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executo
     return {"pairs": counts["pairs"], "texts": counts["texts"], "blurred": counts["blurred"]}
 
 
+@reads_input
 def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
     samples = webdataset.read_samples(shard)
     keys = samples.keys(context.pool.key)[0].to_pylist()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from worldclip.cli.overview import find_group, refuse_misspelt, refuse_unknown, to_text
 from worldclip.core import layout
-from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.errors import StageFailed, UserError, disk_error
 from worldclip.recipe import stage_names
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from worldclip.core.settings import Config
 
 RESUME = "rerun the same command to resume"
+REMEDIES = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EROFS: "make it writable or choose another folder",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,12 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader is gone, as in `worldclip ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the flush at exit fails again
         return 1
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = f"; free disk space, then {RESUME}" if is_full else ""
-        return _complain([f"{error.filename or 'a file'}: {error.strerror or error}{remedy}"], 1)
     except KeyboardInterrupt:
         return _complain([f"interrupted; {RESUME}"], 130)
+    except Exception as error:
+        failure = disk_error(error, Path("a file")) or error
+        if not isinstance(failure, OSError):
+            raise
+        remedy = f"; {REMEDIES[failure.errno]}, then {RESUME}" if failure.errno in REMEDIES else ""
+        return _complain([f"{failure.filename or 'a file'}: {failure.strerror or failure}{remedy}"], 1)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

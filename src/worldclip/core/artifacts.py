@@ -6,8 +6,11 @@ records JSON.  A folder's `manifest.json` comes last and says that the folder is
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -22,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.arrow import narrow_strings
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, UserError, naming
 
 Json: TypeAlias = dict[str, Any]  # a record
 FORMAT_VERSION = 1
@@ -98,15 +101,41 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # many machines may share the folder
     try:
-        write(aside)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not say where the disk is full
-        raise
+        with naming(path):  # a failed write does not say where the disk is full
+            write(aside)
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, if it is there, all at once: under its name there is the whole folder or none.
+
+    A folder that is taken apart under its own name would, after a kill, hold markers of outputs that are gone.
+    """
+    _remove_retired(path)  # of a removal that was killed
+    _retire(path)
+    _remove_retired(path)
+
+
+def replace_folder(aside: Path, path: Path) -> None:
+    """Give the finished folder `aside` the name `path`; an older folder of that name is removed."""
+    _remove_retired(path)
+    _retire(path)
+    os.replace(aside, path)
+    _remove_retired(path)
+
+
+def _retire(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.removed"))
+
+
+def _remove_retired(path: Path) -> None:
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.removed"):
+        shutil.rmtree(folder, ignore_errors=True)  # what a file system still holds open goes with the next removal
 
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
@@ -155,12 +184,25 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
+    write_array_parts(path, array.shape, array.dtype, [array])
+
+
+def write_array_parts(path: Path, shape: tuple[int, ...], dtype: Any, parts: Iterable[np.ndarray]) -> None:
+    """Write an array of this shape from its parts along the first axis, with one part in memory at a time.
+
+    np.save does not say that a disk is full, and a write through a memory map ends the process on one.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+
     def write(aside: Path) -> None:
+        num_items = 0
         with open(aside, "wb") as file:
-            # As np.save does, whose own error for a full disk does not say that the disk is full.
-            plain = np.asarray(array, order="C")
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
-            file.write(plain.reshape(-1).view(np.uint8).data)
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                plain = np.asarray(part, dtype=dtype, order="C")
+                file.write(plain.reshape(-1).view(np.uint8).data)
+                num_items += plain.size
+        assert num_items == math.prod(shape)
 
     write_artifact(path, write)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
 
 
 class UserError(ValueError):
@@ -19,6 +25,10 @@ class BadShard(RuntimeError):
     """A shard that cannot be read (truncated tar, wrong schema); the others finish.  Exit code 1."""
 
 
+class InputChanged(BadShard):
+    """An input that is not the one that was listed; the work is done again (core/job.py)."""
+
+
 class StageFailed(RuntimeError):
     """Some shards of a stage failed; `failures` maps each shard's name to its reason.  Exit code 1."""
 
@@ -31,6 +41,35 @@ class StageFailed(RuntimeError):
         self.stage, self.failures = stage, failures
         lines = [f"  {shard}: {reason}" for shard, reason in sorted(failures.items())]
         super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *lines, remedy]))
+
+
+def disk_error(error: BaseException, path: Path) -> OSError | None:
+    """Return an error of a full or read-only disk as an OSError that names a file: its own, else `path`; else None.
+
+    Libraries raise it as an error of their own, whose text ends like "No space left on device (os error 28)".
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno not in DISK_ERRORS:
+            return None
+        return OSError(error.errno, os.strerror(error.errno), os.fspath(error.filename or path))
+    if isinstance(error, UserError | BadShard):
+        return None
+    for number in DISK_ERRORS:
+        if os.strerror(number) in str(error):
+            return OSError(number, os.strerror(number), str(path))
+    return None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise errors of a full or read-only disk, from whatever library, as an OSError that names a file."""
+    try:
+        yield
+    except Exception as error:
+        full = disk_error(error, path)
+        if full is None:
+            raise
+        raise full from error
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -28,12 +28,13 @@ from worldclip.core.artifacts import (
     write_manifest,
 )
 from worldclip.core.console import say
-from worldclip.core.errors import UserError
+from worldclip.core.errors import StageFailed, UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.settings import deciding, load_config, read_toml, section_name
 
 ALL_SHARDS = slice(None)
+MAX_TRIES = 3  # of work whose inputs change while it runs
 NUM_NAMED = 3  # changed inputs that a message names
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 _FINGERPRINT_KEYS = frozenset({"path", "size", "sha256", "mtime_ns", "etag"})
@@ -62,6 +63,7 @@ class Job:
     folder: Path
     config: Record
     read_inputs: Callable[[], Record]
+    is_redone: bool = True  # do the work again if its inputs changed meanwhile; False: the next call says so
 
     @cached_property
     def inputs(self) -> Record:
@@ -85,15 +87,47 @@ class Job:
         return manifest is not None and not changed_keys(manifest["config"], self.config)
 
     def run(self, work: Callable[[], Result]) -> Report:
-        """Do the work, remove stale files, write report.json, and the manifest last."""
-        inputs = self.inputs  # known before the work: what changes meanwhile runs it again
+        """Do the work, remove stale files, write report.json, and the manifest last.
+
+        Raises StageFailed if shards failed, or if the inputs do not stop changing.
+        """
+        self.inputs  # noqa: B018  known before the work
         (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
-        result = work()
+        result = self._settle(work)
         if result.outputs is not None:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
-        write_manifest(self.folder, config=self.config, inputs=inputs, counts=result.counts, **result.manifest)
+        write_manifest(self.folder, config=self.config, inputs=self.inputs, counts=result.counts, **result.manifest)
         return dict(result.report)
+
+    def _settle(self, work: Callable[[], Result]) -> Result:
+        """Do the work until its inputs are the same before and after; shards that did not change stay finished."""
+        changes: list[str] = []
+        for _ in range(MAX_TRIES):
+            result, failure = None, None
+            try:
+                with naming(self.folder):
+                    result = work()
+            except StageFailed as error:  # a shard may be unreadable only while it is replaced
+                failure = error
+            changes = self._changes_meanwhile() if self.is_redone else []
+            if not changes and failure is not None:
+                raise failure
+            if not changes:
+                assert result is not None
+                return result
+            say(self.name, f"its inputs changed while it ran: {', '.join(changes[:NUM_NAMED])}")
+        raise StageFailed(
+            self.name,
+            {change.partition(" was ")[0]: f"changed while {self.name} ran, {MAX_TRIES} times" for change in changes},
+            "wait until nothing writes to these files, then run the same command",
+        )
+
+    def _changes_meanwhile(self) -> list[str]:
+        """Read the inputs again; return what changed."""
+        before = self.inputs
+        del self.inputs
+        return changed_inputs(before, self.inputs)
 
     def run_once(self, work: Callable[[], Result]) -> Report:
         """Do the work under the folder's lock unless it is finished and unchanged; return the report."""
@@ -158,15 +192,18 @@ class Run:
         needs: Callable[[Run], Iterable[str]] | None = None,
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
+        is_redone: bool = True,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
         config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
-        packages, devices, datasets, disk.  work_on_part: for --shards.  plan: more lines for a dry run.
+        packages, devices, datasets, disk.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone: of
+        Job.
         """
         if self.only is not None and name not in self.only:
             return False
-        job = Job(name, self.dir / name, self.deciding(name) if config is None else config, lambda: inputs(self))
+        keys = self.deciding(name) if config is None else config
+        job = Job(name, self.dir / name, keys, lambda: inputs(self), is_redone)
         if self.preflight is not None:
             if needs is not None and not job.is_finished_under_config():
                 self.preflight += needs(self)
@@ -255,10 +292,13 @@ def _path_of(record: Any, name: str) -> str:
 def remove_stale(folder: Path, keep: Iterable[Path]) -> None:
     """Remove what is in `folder` and not in `keep`, so that it holds exactly what its manifest says.
 
-    keep: files, and folders that are kept whole.
+    keep: files, and folders that are kept whole.  Markers go first: a marker of outputs that are gone would say that
+    they are finished.
     """
     wanted = set(keep)
-    for path in sorted(folder.rglob("*"), reverse=True):
+    paths = sorted(folder.rglob("*"), reverse=True)  # a folder after what is in it
+    paths.sort(key=lambda path: "done" not in path.relative_to(folder).parts)
+    for path in paths:
         if path in wanted or not wanted.isdisjoint(path.parents):
             continue
         if path.is_file():

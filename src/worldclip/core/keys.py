@@ -14,7 +14,8 @@ from numba import njit
 
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings, string_buffers
-from worldclip.core.errors import UserError
+from worldclip.core.errors import InputChanged, UserError
+from worldclip.core.inputs import fingerprint_of
 from worldclip.kernels.byte_table import empty_slots, find_rows, insert_rows
 
 HEX_PAIR = np.dtype("u8,u8")  # a 128-bit key as DataComp's subset files hold it: high half, low half
@@ -137,7 +138,7 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str]) -> tuple[KeyList
         KeyList(
             setting=setting,
             path=path,
-            digest=artifacts.digest(artifacts.fingerprint(Path(path), Path(path).parent)),
+            digest=_digest_of(path),
             by_shard=not path.endswith(".npy") and "shard" in pq.read_schema(path).names,
         )
         for setting, path in named
@@ -149,9 +150,17 @@ def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
     return [{"setting": key_list.setting, "digest": key_list.digest} for key_list in key_lists]
 
 
-@functools.cache
-def _table(key_list: KeyList) -> KeyTable:
-    return KeyTable(read_keys(Path(key_list.path)))
+@functools.lru_cache(maxsize=16)
+def _table(key_list: KeyList, shard: str | None = None) -> KeyTable:
+    """Return the keys of a list.  Raises InputChanged if the file is not the one of its digest."""
+    table = KeyTable(read_keys(Path(key_list.path), shard))
+    if _digest_of(key_list.path) != key_list.digest:
+        raise InputChanged(f"{key_list.setting}: {key_list.path} changed after it was listed")
+    return table
+
+
+def _digest_of(path: str) -> str:
+    return artifacts.digest(fingerprint_of(path, Path(path).name))
 
 
 def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: str) -> np.ndarray:
@@ -161,7 +170,7 @@ def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: 
     """
     valid = np.ones(len(keys), np.bool_)
     for key_list in lists:
-        table = KeyTable(read_keys(Path(key_list.path), shard)) if key_list.by_shard else _table(key_list)
+        table = _table(key_list, shard if key_list.by_shard else None)
         is_listed = table.find(keys) >= 0
         valid &= is_listed if key_list.setting == "pool.valid_keys" else ~is_listed
     return valid

@@ -87,6 +87,11 @@ def step_folder(train_dir: Path, step: int) -> Path:
     return train_dir / f"step_{step:09}"
 
 
+def step_scores(checkpoint: Path) -> Path:
+    """Return the file that says that a checkpoint's evaluation during training has ended, with its scores."""
+    return checkpoint.parent / "evaluate" / checkpoint.name / "scores.json"
+
+
 def checkpoints(train_dir: Path) -> list[Path]:
     """Return the checkpoints of RUN/train, oldest first."""
     if not train_dir.is_dir():

@@ -42,7 +42,7 @@ def _curate(run: Run, job: Job) -> Result:
     config = run.section(CurateConfig)
     accounting = read_accounting(run.dir)
     _check(run)
-    shards = pool.shards(run)
+    shards = pool.indexed_shards(run)
     work, reports = _curate_shards(run, shards)
     settled: LanguageCounts = {}
     for shard_report in reports:
@@ -76,7 +76,7 @@ def _curate_part(run: Run, part: slice) -> Sequence[Report]:
     if run.section(CurateConfig).max_pairs is not None:
         raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
     _check(run)
-    return _curate_shards(run, pool.shards(run, part))[1]
+    return _curate_shards(run, pool.indexed_shards(run, part))[1]
 
 
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from worldclip.core import artifacts, layout
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint, is_run
 from worldclip.core.layout import recipe as recipe_of
@@ -164,9 +163,9 @@ def _aside(folder: Path) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        yield aside
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
+        with naming(folder):
+            yield aside
+        artifacts.replace_folder(aside, folder)
     except UserError as error:
         raise UserError([f"export to {folder}: {problem}" for problem in error.problems]) from error
     finally:

@@ -17,7 +17,7 @@ from worldclip import pool
 from worldclip.core import artifacts, keys, layout
 from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, repeatable
+from worldclip.core.execute import Report, Shard, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.language import identify as lid
 from worldclip.language.config import LanguagesConfig
@@ -43,7 +43,7 @@ def _inputs(run: Run) -> Record:
 
 
 def _match(run: Run, job: Job) -> Result:
-    shards, work = pool.shards(run), match_work(run)
+    shards, work = pool.indexed_shards(run), match_work(run)
     reports = _match_and_count(run, shards, work)
     report = sum_reports(reports)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
@@ -62,8 +62,7 @@ def _match(run: Run, job: Job) -> Result:
 
 def _match_part(run: Run, part: slice) -> Sequence[Report]:
     """Match and count some of the pool's shards alone; safe beside calls for other shards."""
-    artifacts.require_manifest(run.dir, "pool")
-    return _match_and_count(run, pool.shards(run, part), match_work(run))
+    return _match_and_count(run, pool.indexed_shards(run, part), match_work(run))
 
 
 def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
@@ -147,6 +146,7 @@ def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[Path]:
 
 
 @repeatable
+@reads_input
 def match_shard(shard: Shard, *, work: MatchWork) -> Report:
     """Write RUN/match/texts/<shard>.parquet, the texts with a match; return what became of every text."""
     pool_texts = pool.read_texts(shard, work.pool)

@@ -11,7 +11,6 @@ import functools
 import glob
 import math
 import re
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +19,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from worldclip.core.artifacts import digest, fingerprint
+from worldclip.core.artifacts import digest, remove
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import Executor, Report, Shard, usable_cores
+from worldclip.core.execute import Executor, Report, Shard, reads_input, usable_cores
+from worldclip.core.inputs import fingerprint_of
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language import table as languages
@@ -149,18 +149,11 @@ def _view_files(config: MetadataConfig) -> list[Path]:
 
 
 def _shard(name: str, path: Path) -> Shard:
-    return Shard(name=name, path=str(path), fingerprint=_fingerprint(path))
+    return Shard.of_file(name, str(path), path.name)
 
 
-def _fingerprint(path: Path) -> Record:
-    stat = path.stat()
-    return _fingerprint_cached(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4096)
-def _fingerprint_cached(path: Path, size: int, mtime_ns: int) -> Record:
-    """Hash a file once per process: a year's page views are a thousand files, and they are asked for several times."""
-    return fingerprint(path, path.parent)
+def _fingerprint_file(path: Path) -> Record:
+    return fingerprint_of(str(path), path.name)
 
 
 def fingerprint_wikipedias(lang: str, sources: Sources) -> Record:
@@ -173,7 +166,7 @@ def fingerprint_wikipedias(lang: str, sources: Sources) -> Record:
         fingerprints["title"] = {
             "files": len(sources.views),
             "digest": digest([shard.fingerprint for shard in sources.views]),
-            "siteinfo": [_fingerprint(sources.siteinfo[wiki]) for wiki in wikis if wiki in sources.siteinfo],
+            "siteinfo": [_fingerprint_file(sources.siteinfo[wiki]) for wiki in wikis if wiki in sources.siteinfo],
         }
     return fingerprints
 
@@ -215,6 +208,7 @@ def _map(
     return {}
 
 
+@reads_input
 def count_text(
     shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"] = "unicode", threads: int = 1
 ) -> Report:
@@ -230,10 +224,11 @@ def count_text(
     return {"pairs": num_articles, "bytes": num_bytes, "runs": len(counter.finish())}
 
 
+@reads_input
 def count_page_views(shard: Shard, *, folder: Path, wikis: Sequence[str], min_line_views: Mapping[str, int]) -> Report:
     """Sum the views of one page-view file into RUN/metadata/views/<file>/."""
     views_folder = folder / VIEWS / shard.name
-    shutil.rmtree(views_folder, ignore_errors=True)
+    remove(views_folder)
     return titles.count_views(Path(shard.path), views_folder, wikis, min_line_views=min_line_views)
 
 

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core import coin, layout
-from worldclip.core.artifacts import METADATA, read_table, require_manifest, write_table
+from worldclip.core.artifacts import METADATA, read_table, replace_folder, require_manifest, write_table
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, InputChanged, UserError, naming
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages
@@ -244,6 +244,8 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
         _require_candidates(lang, work, built)
         table, rules = built.table(), built.rules
         write_table(path, table, METADATA)
+    if fingerprint_sources(lang, work.config, work.sources, work.pack) != shard.fingerprint:
+        raise InputChanged("one of its files changed while it was read")
     files = describe_sources(lang, shard.fingerprint, work.config, work.sources, work.pack)
     return {**_describe(table["entry"], rules), "examples": _examples(table), "files": files}
 
@@ -303,9 +305,9 @@ def _compile_shard(shard: Shard, *, run_dir: Path) -> Report:
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        matcher.save(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
+        with naming(final):
+            matcher.save(aside)
+        replace_folder(aside, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return {"dead": matcher.num_dead, "bytes": sum(path.stat().st_size for path in final.iterdir())}

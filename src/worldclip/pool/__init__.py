@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.stage import index as index
+    from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import key_lists as key_lists
     from worldclip.pool.stage import list_shards as list_shards
     from worldclip.pool.stage import open_pool as open_pool
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts"),
-    "stage": ("index", "key_lists", "list_shards", "open_pool", "shards"),
+    "stage": ("index", "indexed_shards", "key_lists", "list_shards", "open_pool", "shards"),
     "texts": ("PoolTexts",),
 }
 _HOMES = {name: f"worldclip.pool.{module}" for module, names in _NAMES.items() for name in names}

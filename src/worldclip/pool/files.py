@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import fsspec
 import numpy as np
 
-from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.inputs import is_remote
 from worldclip.kernels import read_at
-
-# What the backends of fsspec call a file's entity tag or modification time; the first that is there is taken.
-STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
 
 
 class PoolFile(NamedTuple):
@@ -27,39 +23,12 @@ class PoolFile(NamedTuple):
     path: str
 
 
-def is_remote(path: str) -> bool:
-    return "://" in path
-
-
 def check_own(folder: Path) -> None:
     """Raise UserError if --out holds other files: a tool removes files there that it did not write."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
         raise UserError(
             f"--out {str(folder)!r} is not empty and was not written by worldclip; choose an empty directory"
         )
-
-
-def fingerprint_file(file: PoolFile) -> dict[str, Any]:
-    """Return a file's relative path and size, and its hash (small local files), modification time or entity tag.
-
-    Of a file that cannot be read, the reason: its shard then fails alone, when it is read.
-    """
-    try:
-        if is_remote(file.path):
-            files, place = fsspec.url_to_fs(file.path)
-            info = files.info(place)
-            stamps = [str(info[name]) for name in STAMPS if info.get(name)]
-            return {"path": file.name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
-        stat = os.stat(file.path)
-        return {**_fingerprint_local(file.path, stat.st_size, stat.st_mtime_ns), "path": file.name}
-    except OSError as error:
-        return {"path": file.name, "unreadable": error.strerror or str(error)}
-
-
-@functools.cache
-def _fingerprint_local(path: str, size: int, mtime_ns: int) -> dict[str, Any]:
-    """Hash the contents once per process; size and mtime are arguments so that a changed file is hashed again."""
-    return fingerprint(Path(path), Path(path).parent)
 
 
 class FileBytes:

@@ -10,7 +10,8 @@ from pathlib import Path
 import fsspec
 
 from worldclip.core.errors import UserError
-from worldclip.pool.files import PoolFile, is_remote
+from worldclip.core.inputs import is_remote
+from worldclip.pool.files import PoolFile
 
 HIDDEN = "hidden: its name begins with a dot"
 
@@ -117,6 +118,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 def _list_remote(url: str, suffixes: tuple[str, ...]) -> Listing:
     try:
         files, root = fsspec.url_to_fs(url)
+        files.invalidate_cache()  # else a file that changed since the last listing would look the same
         paths = files.find(root)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{url!r}: cannot be listed ({error}); check the URL, access, and fsspec's package") from error

@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worldclip.core import keys, layout
+from worldclip.core import artifacts, keys, layout
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report, Shard, add_counts, repeatable
+from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import PoolFile, fingerprint_file, is_remote
+from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import FORMATS, format_of
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.listing import list_files
@@ -70,6 +71,24 @@ def _located(run: Run) -> PoolConfig:
     return config if config.roots else dataclasses.replace(config, path=root(run))
 
 
+def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> list[Shard]:
+    """Return `shards` as the pool's index has them: what later stages read.
+
+    Raises UserError that names shards which changed after the index was written, and if there is no index.
+    """
+    found = shards(run, part)
+    indexed = artifacts.require_manifest(run.dir, "pool")["inputs"].get("shards")
+    if indexed is None:  # a pool that the run builds has only itself as input
+        return found
+    changed = [shard.name for shard in found if indexed.get(shard.name) != shard.fingerprint]
+    if part == ALL_SHARDS:
+        changed += sorted(indexed.keys() - {shard.name for shard in found})
+    if changed:
+        names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise UserError(f"pool.path: {names} changed after the pool was indexed; run: worldclip run {run.dir}")
+    return found
+
+
 def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
     """Return the valid list and the deny lists of the recipe.  Raises UserError naming all other files."""
     config = run.section(PoolConfig)
@@ -84,10 +103,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     files, skipped = _list_pool(pool, setting)
     if skipped:
         _say_skipped(setting, tuple(skipped.items()))
-    return [
-        Shard(name=name, path=files[name].path, fingerprint=fingerprint_file(files[name]))
-        for name in sorted(files)[part]
-    ]
+    return [Shard.of_file(name, files[name].path, files[name].name) for name in sorted(files)[part]]
 
 
 @functools.cache
@@ -248,5 +264,6 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
 
 
 @repeatable
+@reads_input
 def index_shard(config: PoolConfig, folder: Path, shard: Shard) -> Report:
     return write_index(shard, config, folder / f"{shard.name}.parquet")

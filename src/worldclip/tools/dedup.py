@@ -24,8 +24,8 @@ from worldclip import pool as pools
 from worldclip.core import shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import DUPLICATES, write_artifact
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, reads_input, repeatable
+from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
@@ -42,12 +42,15 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     """
     folder = Path(out)
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
-    config, shards = run.section(PoolConfig), pools.shards(run)
-    check_names(shards, config, is_key_only=True)
+    config = run.section(PoolConfig)
+    check_names(pools.shards(run), config, is_key_only=True)
     check_own(folder)
-    inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
-    job = Job("dedup", folder, {"pool": {"key": config.key}}, lambda: inputs)
-    return job.run_once(lambda: _dedup(config, folder, shards, executor or LocalExecutor()))
+
+    def inputs() -> Record:
+        return {"shards": {shard.name: shard.fingerprint for shard in pools.shards(run)}}
+
+    job = Job("dedup", folder, {"pool": {"key": config.key}}, inputs)
+    return job.run_once(lambda: _dedup(config, folder, pools.shards(run), executor or LocalExecutor()))
 
 
 def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor) -> Result:
@@ -86,6 +89,7 @@ def keys_path(folder: Path, shard: Shard) -> Path:
 
 
 @repeatable
+@reads_input
 def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
     """Write the shard's keys, each once, with their rows, for `find_copies` to read."""
     keys, num_without, num_repeated = pools.read_keys(shard, config)

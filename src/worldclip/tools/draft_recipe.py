@@ -16,12 +16,12 @@ from worldclip import pool
 from worldclip.core.artifacts import write_text
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
+from worldclip.core.inputs import is_remote
 from worldclip.core.reasons import Reason
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
 from worldclip.pool.columns import COMMON_KEYS
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import is_remote
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.read import index_of, read_texts

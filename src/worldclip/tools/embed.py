@@ -28,18 +28,19 @@ import pyarrow as pa
 
 from worldclip import pool as pools
 from worldclip.check.images import source_units
-from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, write_array, write_artifact, write_table
+from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, write_array, write_array_parts, write_table
 from worldclip.core.coin import sample_records
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, repeatable, usable_cores
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
+from worldclip.core.inputs import is_remote
+from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.reasons import Reason
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
 from worldclip.model.formats.interface import Layout, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import check_own, is_remote
+from worldclip.pool.files import check_own
 from worldclip.pool.formats import format_of
 from worldclip.pool.read import read_member
 from worldclip.pool.stage import check_names
@@ -91,18 +92,23 @@ def embed(
     source = model_load.find(model, layout, precision)
     run = pools.open_pool(pool, key)
     pool_config = run.section(PoolConfig)
-    units = _units(run, of)
+    kinds = _units(run, of)
     loading = {"arch": arch, "tokenizer": None if tokenizer is None else str(tokenizer), "precision": precision}
     loaded = Model(source, LoadOptions(device=device, **loading))
     # What search loads again: the path of the checkpoint itself, or the hub id.
     is_local = Path(str(model).removeprefix("local-dir:")).exists()
     name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
     model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
-    config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(units)}
-    inputs = {str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
+    config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(kinds)}
     _check_out(folder, pool_config)
 
+    def inputs() -> Record:
+        return {
+            str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in _units(run, of).items()
+        }
+
     def work() -> Result:
+        units = _units(run, of)
         workers = executor or LocalExecutor(workers=min(num_processes(device, source.path), _num_worthwhile(units)))
         threads = loaded.threads
         if isinstance(workers, LocalExecutor):
@@ -113,7 +119,7 @@ def embed(
         finally:
             _load.cache_clear()
 
-    return Job("embed", folder, config, lambda: inputs).run_once(work)
+    return Job("embed", folder, config, inputs).run_once(work)
 
 
 def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
@@ -213,6 +219,7 @@ def _sum(reports: Sequence[Report]) -> Report:
 
 
 @repeatable
+@reads_input
 def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -> Report:
     """Write the shard's .npy and .parquet; images that do not decode are left out and counted."""
     clip = _load(model)
@@ -255,6 +262,7 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
 
 
 @repeatable
+@reads_input
 def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -> Report:
     """Write the shard's .npy and .parquet; texts that are bad, repeated or empty are left out and counted."""
     clip = _load(model)
@@ -263,16 +271,13 @@ def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -
     columns = {"key": texts.key, "text_idx": texts.text_idx, "text": texts.text}
     rows = pa.table({name: column.take(kept) for name, column in columns.items()})
 
-    def write(aside: Path) -> None:
-        """Write through a memory map: a shard of a table may have more embeddings than memory holds."""
-        shape = (len(rows), clip.embed_dim)
-        features = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
-        for start in range(0, len(rows), TEXTS_AT_ONCE):
-            batch = rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist()
-            features[start : start + len(batch)] = clip.encode_text(batch)
-
+    # In parts: a shard of a table may have more embeddings than memory holds.
+    features = (
+        clip.encode_text(rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist())
+        for start in range(0, len(rows), TEXTS_AT_ONCE)
+    )
     write_table(folder / f"{shard.name}.parquet", rows, EMBEDDED_TEXTS)
-    write_artifact(folder / f"{shard.name}.npy", write)
+    write_array_parts(folder / f"{shard.name}.npy", (len(rows), clip.embed_dim), np.float32, features)
     unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT)
     dropped = {reason.label: int((texts.reason == reason).sum()) for reason in unusable}
     bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in texts.bad]

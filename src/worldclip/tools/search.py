@@ -239,7 +239,7 @@ def build_index(folder: str | Path, library: Library = "exact", of: Of | None = 
     path = _index_path(embedded)
     report: Report = {"of": embedded.of, "library": library, "rows": len(embedded)}
     if library == "exact":
-        for file in (path, path.with_suffix(".json")):
+        for file in (path.with_suffix(".json"), path):  # the record first: it says that the index is there
             file.unlink(missing_ok=True)
         return report
     faiss = require("faiss", extra="search")

@@ -27,10 +27,20 @@ import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, repeatable, usable_cores
+from worldclip.core.execute import (
+    Executor,
+    LocalExecutor,
+    Report,
+    Shard,
+    add_counts,
+    reads_input,
+    repeatable,
+    usable_cores,
+)
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, RunLock
 from worldclip.core.urls import key_of_url, resolve
-from worldclip.pool.files import PoolFile, check_own, fingerprint_file, is_remote, open_file
+from worldclip.pool.files import PoolFile, check_own, open_file
 from worldclip.pool.records import has_surrogate
 from worldclip.pool.texts import BLANKS
 from worldclip.tools.warc import iter_records
@@ -115,7 +125,7 @@ def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
     if problems:
         raise UserError(problems)
     pool_files = [PoolFile(name, by_name[name]) for name in [*known_names, *sorted(set(names) - set(known_names))]]
-    return [Shard(name=file.name, path=file.path, fingerprint=fingerprint_file(file)) for file in pool_files]
+    return [Shard.of_file(file.name, file.path) for file in pool_files]
 
 
 def _num_shards(wanted: int | None, recorded: int | None, num_links: int) -> int:
@@ -134,6 +144,7 @@ def links_path(out: Path, shard: Shard) -> Path:
 
 
 @repeatable
+@reads_input
 def extract_file(out: Path, shard: Shard) -> Report:
     """Write OUT/parts/<file>.links.  Report: records, bad records, and image links by REASONS."""
     counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))

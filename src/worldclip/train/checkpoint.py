@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.artifacts import read_json, remove, replace_folder, write_artifact, write_json
 from worldclip.core.console import say
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Record, Report
 from worldclip.core.layout import best_of, checkpoints, step_folder
 
@@ -107,22 +107,25 @@ class CheckpointWriter:
         barrier(self.world)
         is_sharded = any(local.first_row is not None for local in tensors.values())
 
+        folder = step_folder(self.train_dir, step)
+
         def write() -> None:
-            if is_sharded:
-                _write_shard(partial / _SHARDS, tensors, self.world)
-            if not self.world.is_first:
-                return
-            if is_sharded:
-                _write_index(partial / _SHARDS, tensors, self.world)
-            else:
-                (partial / _SHARDS).rmdir()
-                _write_whole(partial, tensors)
-            write_model(partial)
-            write_json(partial / "trainer" / "state.json", {"step": step, **state})
-            _write_digests(partial)
-            os.replace(partial, step_folder(self.train_dir, step))
-            _fsync(self.train_dir)
-            remove_old(self.train_dir, self.keep_last)
+            with naming(folder):
+                if is_sharded:
+                    _write_shard(partial / _SHARDS, tensors, self.world)
+                if not self.world.is_first:
+                    return
+                if is_sharded:
+                    _write_index(partial / _SHARDS, tensors, self.world)
+                else:
+                    (partial / _SHARDS).rmdir()
+                    _write_whole(partial, tensors)
+                write_model(partial)
+                write_json(partial / "trainer" / "state.json", {"step": step, **state})
+                _write_digests(partial)
+                os.replace(partial, folder)
+                _fsync(self.train_dir)
+                remove_old(self.train_dir, self.keep_last)
 
         self._running = self._thread.submit(write)
 
@@ -197,9 +200,7 @@ def remove_old(train_dir: Path, keep_last: int) -> None:
     best = best_of(train_dir)
     for old in checkpoints(train_dir)[:-keep_last]:
         if old != best:
-            removed = old.with_name(f".{old.name}.old")  # renamed first: no folder called step_* is ever partial
-            os.replace(old, removed)
-            shutil.rmtree(removed)
+            remove(old)  # no folder called step_* is ever partial
 
 
 def consolidate(folder: Path) -> None:
@@ -210,9 +211,7 @@ def consolidate(folder: Path) -> None:
         return
     reader = CheckpointReader(folder)
     model = {short: reader.read(name) for name, short in _names_in_model(reader.tensors).items()}
-    partial = folder / f".{_MODEL}.tmp"
-    save_file(model, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / _MODEL)
+    write_artifact(folder / _MODEL, lambda aside: save_file(model, aside, metadata={"format": "pt"}))
     _write_digests(folder)
 
 
@@ -300,8 +299,7 @@ def latest_valid_checkpoint(train_dir: Path) -> Path | None:
         if problem is None:
             return folder
         renamed = folder.with_name(f"{folder.name}.corrupt")
-        shutil.rmtree(renamed, ignore_errors=True)
-        os.replace(folder, renamed)
+        replace_folder(folder, renamed)
         corrupt.append(f"{folder}: {problem}")
         say("train", f"WARNING: {folder.name} is corrupt ({problem}); renamed to {renamed.name}, trying an older one")
     if corrupt:

@@ -29,6 +29,7 @@ from worldclip.core.job import Report, Run
 from worldclip.curate import online_work
 from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.stage import model_digest
 from worldclip.model.clip import count_parameters
 from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
@@ -170,7 +171,7 @@ class Trainer:
         Raises SystemExit after SIGTERM or SIGUSR1, once a checkpoint is written; UserError if the loss diverges.
         """
         progress, schedule = self.progress, self.schedule
-        if progress.step == schedule.num_steps:
+        if progress.step == schedule.num_steps and not self._lacks_scores():
             return
         train_dir = layout.train_dir(self.run_dir)
         self.teacher = Teacher.load(self.config, self.device)
@@ -178,6 +179,8 @@ class Trainer:
         saved_at = time.monotonic()
         log = Log(train_dir, self.config, schedule, progress.step, self.device, self.world)
         with closing(self.writer), _catch_signals() as exit_code_of_signal, log:
+            if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
+                self._evaluate(log)
             started_at = time.perf_counter()
             for batch in self.loader.batches(progress.step, schedule.num_steps):
                 loaded_at = time.perf_counter()
@@ -260,6 +263,15 @@ class Trainer:
         log.write_seen(progress.step, samples, progress.seen)
         log.say_saved(progress.step, progress.elapsed_s)
 
+    def _lacks_scores(self) -> bool:
+        """Return whether the checkpoint of this step is due for an evaluation that did not end."""
+        step = self.progress.step
+        if step == 0 or not crosses(step, self.schedule, self.config.evaluate_every_samples):
+            return False
+        checkpoint = layout.step_folder(layout.train_dir(self.run_dir), step)
+        marker = layout.step_scores(checkpoint)
+        return not marker.exists() or artifacts.read_json(marker)["model_digest"] != model_digest(checkpoint)
+
     def _evaluate(self, log: Log) -> None:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
         self.writer.wait()
@@ -275,17 +287,18 @@ class Trainer:
         """Evaluate a checkpoint, loaded as anyone would, and update train/best.json; of equal means the earlier wins.
 
         Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.  The records
-        go to RUN/train/evaluate/step_<step>/results.jsonl.
+        go to RUN/train/evaluate/step_<step>/results.jsonl; scores.json beside it comes last.
         """
         consolidate(checkpoint)
+        digest = model_digest(checkpoint)
         config, train_dir, step = self.evaluate_config, checkpoint.parent, self.progress.step
         names = self.config.evaluate_datasets or config.dataset_names
         records, _, _ = engine.evaluate(
             load(checkpoint, device=self.config.device),
-            {"model": f"train/{checkpoint.name}", "model_digest": checkpoint.name},
+            {"model": f"train/{checkpoint.name}", "model_digest": digest},
             [datasets.load(name, config, self.run_dir) for name in names],
             config.languages,
-            train_dir / "evaluate" / checkpoint.name / "results.jsonl",
+            layout.step_scores(checkpoint).with_name("results.jsonl"),
             batch_size=config.batch_size,
         )
         first_metrics: dict[str, list[float]] = {}
@@ -297,6 +310,7 @@ class Trainer:
         best = artifacts.read_json(train_dir / layout.BEST) if layout.best_of(train_dir) else None
         if best is None or best["step"] >= step or scores[MEAN] > best["value"]:
             artifacts.write_json(train_dir / layout.BEST, {"step": step, "metric": MEAN, "value": scores[MEAN]})
+        artifacts.write_json(layout.step_scores(checkpoint), {"model_digest": digest, "scores": scores})
         return scores
 
     def _exit(self, exit_code: int) -> None:

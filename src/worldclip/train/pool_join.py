@@ -24,7 +24,7 @@ from worldclip import pool
 from worldclip.core import artifacts, layout, shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, repeatable
+from worldclip.core.execute import Report, Shard, reads_input, repeatable
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.curate import read_curated
@@ -105,6 +105,7 @@ def _path(folder: Path, part: str, shard: Shard) -> Path:
 
 
 @repeatable
+@reads_input
 def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
     """Write the keys of a tar and where their images are."""
     table, _ = pool.index_of(tar, config)

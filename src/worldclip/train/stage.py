@@ -11,13 +11,13 @@ from worldclip import pool
 from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Report, Result, Run, changed_keys
 from worldclip.core.layout import checkpoints
 from worldclip.core.preflight import missing_packages, missing_space
 from worldclip.model.clip import device_problems
 from worldclip.model.tokenizer import load_tokenizer
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import is_remote
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
@@ -38,7 +38,15 @@ def train(run: Run) -> None:
     if is_helper_rank():
         _help_train(run)
         return
-    has_run = run.stage("train", inputs=_inputs, work=_train_once, config=_config(run), needs=_needs, plan=_plan)
+    has_run = run.stage(
+        "train",
+        inputs=_inputs,
+        work=_train_once,
+        config=_config(run),
+        needs=_needs,
+        plan=_plan,
+        is_redone=False,  # checkpoints are not trained again because a file changed since
+    )
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
 
@@ -107,7 +115,7 @@ def _train_once(run: Run, job: Job) -> Result:
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
-        shards, images = pool.shards(run), image_shards(config)
+        shards, images = pool.indexed_shards(run), image_shards(config)
         require_images(config, shards)
         if images is not None:
             join_images(run, shards, images)
@@ -169,7 +177,7 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
         raise UserError(f"{path} is missing although there are checkpoints; restore it or restart with --from train")
     schedule = plan_schedule(config, run.dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
-    shutil.rmtree(train_dir, ignore_errors=True)
+    artifacts.remove(train_dir)
     artifacts.write_json(path, {"config": job.config, "inputs": job.inputs, "schedule": asdict(schedule)})
     if config.scale.is_set:
         say(

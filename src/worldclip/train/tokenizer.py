@@ -14,7 +14,7 @@ import pyarrow as pa
 from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Report
 from worldclip.curate import read_curated
 from worldclip.model.config import TokenizerConfig
@@ -77,7 +77,8 @@ def _save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the folder under another name and rename it, so that it is never partial."""
     partial = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save(partial)
+    with naming(folder):
+        tokenizer.save(partial)
     os.replace(partial, folder)
 
 

@@ -28,7 +28,7 @@ from worldclip.core.execute.shards import (
     Reports,
     Shard,
     ShardWork,
-    is_repeatable,
+    is_marked,
     lost_worker,
     map_shards,
 )
@@ -106,7 +106,7 @@ class _Tasks:
 
     def __init__(self, ray: Any, work: ShardWork, place: _Place) -> None:
         self.running: dict[Any, _Task] = {}  # ObjectRef -> shard
-        self._ray, self._may_repeat = ray, is_repeatable(work.fn)
+        self._ray, self._may_repeat = ray, is_marked(work.fn, "is_repeatable")
         self._work = ray.put(work)  # sent once, not with each task
         self._place = place
         # a task that is lost is started again by RayExecutor: Ray itself would try for ever after a lack of memory

@@ -6,7 +6,6 @@ digest of the config that its outputs depend on, and the shard's report.
 
 from __future__ import annotations
 
-import errno
 import functools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +16,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worldclip.core import inputs
 from worldclip.core.artifacts import Json, digest, read_json, write_json
-from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
 
 Report: TypeAlias = Json
 MAX_TRIES = 3  # of a shard whose worker was killed, for example out of memory
@@ -32,6 +32,30 @@ class Shard:
     path: str  # path or URL of the input
     fingerprint: Json = field(default_factory=dict)
     """Identifies the input, see artifacts.fingerprint; a changed one re-runs this shard."""
+    stamp: inputs.Stamp = field(default=(), compare=False)
+    """The file's when `fingerprint` was taken: as long as it is the same, the contents are not hashed again."""
+
+    @classmethod
+    def of_file(cls, name: str, path: str, recorded_as: str | None = None) -> Shard:
+        """Return the shard of an input file as it is now; recorded_as: `path` of its fingerprint (default: name)."""
+        stamp = inputs.stamp_of(path)  # before the fingerprint: a change between the two is noticed
+        return cls(name=name, path=path, fingerprint=inputs.fingerprint_of(path, recorded_as or name), stamp=stamp)
+
+    def present_stamp(self) -> object:
+        """Return what the file system says of the input now; it moves with every change."""
+        if "files" in self.fingerprint:  # a group of files: their names, sizes and modification times
+            return [inputs.stamp_of(f"{self.path}/{name}") for name, *_ in self.fingerprint["files"]]
+        if inputs.is_remote(self.path):
+            inputs.forget_listing(self.path)
+            return self.present_fingerprint()
+        return inputs.stamp_of(self.path)
+
+    def present_fingerprint(self) -> Json:
+        """Return the fingerprint of the input as it is now."""
+        if "files" in self.fingerprint:
+            names = [name for name, *_ in self.fingerprint["files"]]
+            return {"files": [[name, *inputs.stamp_of(f"{self.path}/{name}")[2:4]] for name in names]}
+        return inputs.fingerprint_of(self.path, self.fingerprint["path"])
 
 
 class Executor(Protocol):
@@ -67,16 +91,15 @@ class ShardWork:
     key: str
 
     def run(self, shard: Shard) -> Outcome:
-        """Process a shard; raises only errors that would fail every shard (`is_fatal`)."""
+        """Process a shard; raises only an error that would fail every shard: a full or read-only disk."""
         try:
-            report = self.fn(shard)
+            report = read_unchanged(self.fn, shard) if is_marked(self.fn, "reads_input") else self.fn(shard)
             marker = {"fingerprint": shard.fingerprint, "key": self.key, "report": report}
             write_json(self.marker_path(shard), marker)
-        except OSError as error:
-            if is_fatal(error):
-                raise
-            return Failure(_reason(error))
-        except Exception as error:  # noqa: BLE001  only this shard fails; its reason is listed and the exit code is 1
+        except Exception as error:  # only this shard fails; its reason is listed and the exit code is 1
+            fatal = disk_error(error, self.done_dir.parent)
+            if fatal is not None:
+                raise fatal from error
             return Failure(_reason(error))
         return report
 
@@ -178,15 +201,37 @@ def repeatable(fn: _Fn) -> _Fn:
     return fn
 
 
-def is_repeatable(fn: Callable[[Shard], Report]) -> bool:
+def reads_input(fn: _Fn) -> _Fn:
+    """Mark `fn` as one that reads `shard.path`: its report counts only if the file did not change meanwhile."""
+    fn.reads_input = True  # type: ignore[attr-defined]
+    return fn
+
+
+def is_marked(fn: Callable[[Shard], Report], mark: str) -> bool:
+    """Return whether `fn`, or what a partial calls, is marked `is_repeatable` or `reads_input`."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return getattr(fn, "is_repeatable", False)
+    return getattr(fn, mark, False)
 
 
-def is_fatal(error: OSError) -> bool:
-    """Return whether an error would fail every shard: a full or read-only disk is reported once."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+def read_unchanged(fn: Callable[[Shard], Report], shard: Shard) -> Report:
+    """Return fn(shard) if the input is the one of the shard's fingerprint before, and untouched until after.
+
+    A file that is touched and stays the same is read again.  Raises InputChanged.
+    """
+    for _ in range(MAX_TRIES):
+        before = shard.present_stamp()
+        if before != shard.stamp and shard.present_fingerprint() != shard.fingerprint:
+            raise InputChanged("changed after it was listed")
+        try:
+            report = fn(shard)
+        except Exception as error:
+            if shard.present_stamp() == before:
+                raise
+            raise InputChanged("changed while it was read") from error
+        if shard.present_stamp() == before:
+            return report
+    raise InputChanged(f"changed while it was read, {MAX_TRIES} times")
 
 
 def lost_worker() -> Failure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core.arrow import binary_array, byte_buffers
+from worldclip.core.artifacts import remove
 from worldclip.language.segment import Scheme
 from worldclip.metadata.ngrams.kernels import WORDS, count_texts, refill, sort_bigrams, take_bigrams
 from worldclip.metadata.ngrams.runs import BigramWriter, write_words
@@ -42,7 +42,7 @@ class Counter:
         self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
         self.runs: list[Path] = []
         self.spans_N, self.keys_N = np.empty(0, np.int64), np.empty(0, np.uint64)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         folder.mkdir(parents=True)
         self._start()
 

@@ -1,0 +1,77 @@
+"""Identify input files, local or at a URL, and notice one that changes while it is read.
+
+A *fingerprint* is recorded in manifests and markers.  A *stamp* is not recorded: it is what the file system says of a
+file at this moment, and every write, rename and change of the modification time moves it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+from worldclip.core.artifacts import Json, fingerprint
+
+# What the backends of fsspec call a file's entity tag or modification time; the first that is there is taken.
+STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
+
+Stamp: TypeAlias = tuple[int, ...]
+"""Device, inode, size, and times of the last change of contents and of inode in ns."""
+
+
+def is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def stamp_of(path: str) -> Stamp:
+    """Return a file's stamp; () for a URL, and for a file that is not there."""
+    if is_remote(path):
+        return ()
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def stamps_of(paths: Iterable[str]) -> tuple[Stamp, ...]:
+    """Return the stamps of local files: an argument of a cached reader, so that changed files are read again."""
+    return tuple(stamp_of(path) for path in paths)
+
+
+def fingerprint_of(path: str, name: str) -> Json:
+    """Return a file's fingerprint: `name`, size, and its hash (small local files), modification time or entity tag.
+
+    Of a file that cannot be read, the reason: its shard then fails alone, when it is read.
+    """
+    try:
+        if is_remote(path):
+            return _fingerprint_remote(path, name)
+        return {**_fingerprint_local(path, stamp_of(path)), "path": name}
+    except OSError as error:
+        return {"path": name, "unreadable": error.strerror or str(error)}
+
+
+@functools.cache
+def _fingerprint_local(path: str, stamp: Stamp) -> Json:
+    """Hash the contents once per process; the stamp is an argument so that a changed file is hashed again."""
+    return fingerprint(Path(path), Path(path).parent)
+
+
+def _fingerprint_remote(url: str, name: str) -> Json:
+    import fsspec
+
+    files, place = fsspec.url_to_fs(url)
+    info = files.info(place)
+    stamps = [str(info[key]) for key in STAMPS if info.get(key)]
+    return {"path": name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
+
+
+def forget_listing(url: str) -> None:
+    """Let the next question about a remote file go to its server: fsspec answers from the last listing otherwise."""
+    import fsspec
+
+    files, place = fsspec.url_to_fs(url)
+    files.invalidate_cache(place)

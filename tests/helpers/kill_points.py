@@ -1,0 +1,271 @@
+"""Kill a command before and after each of its renames and removals; compare what the next call leaves.
+
+    python tests/helpers/kill_points.py --points 200 --seed 7 --seconds 40
+
+Every call that renames, links or removes a file of the scenario's folder is a point.  A child process runs the command
+and kills itself at one point, another child runs the command to its end, and the files are compared with those of a run
+without a kill.  Children are forked from this process, which has imported and compiled everything already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CALLS = ("rename", "replace", "link", "symlink", "unlink", "remove", "rmdir")
+CHILD_S = 120  # a child that takes longer hangs
+# Names of files and keys of JSON that say when and how fast, not what.
+VOLATILE_FILES = {".lock", "report.html", "run.json", "log.jsonl"}
+# sums/done: markers with the modification times of the files that were added up.
+VOLATILE_KEYS = {"elapsed_s", "samples_per_s", "curve", "trainer/state.json"}
+
+Point = tuple[int, str]
+"""Number of the call, from 1 on, and `before` or `after` it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A command, and the folder that it works in."""
+
+    name: str
+    start: Callable[[Path], object]
+    """Fills the empty folder with what is there before the command."""
+    call: Callable[[Path], object]
+    """Runs the command in the folder."""
+    again: Callable[[Path], object] | None = None
+    """The call after the kill, where it is not the same."""
+    is_light: bool = True
+    """Whether it takes part in the fast test: a call of a few ms."""
+
+
+@dataclass
+class Outcome:
+    """What a scenario's points came to."""
+
+    points: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+class Calls:
+    """Counts the calls of CALLS on files in `folder`, and kills this process at one of them."""
+
+    def __init__(self, folder: Path, point: Point | None) -> None:
+        self.folder, self.point = os.fspath(folder), point
+        self.count = 0
+        self.last = ""
+        self._lock = threading.Lock()
+        for name in CALLS:
+            setattr(os, name, self._counting(name, getattr(os, name)))
+
+    def _counting(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            is_inside = options.get("dir_fd") is not None or os.path.abspath(path).startswith(self.folder)
+            if not is_inside:
+                return plain(path, *arguments, **options)
+            with self._lock:
+                self.count += 1
+                number = self.count
+            if self.point == (number, "before"):
+                self._die(name, path)
+            result = plain(path, *arguments, **options)
+            if self.point == (number, "after"):
+                self._die(name, path)
+            return result
+
+        return call
+
+    def _die(self, name: str, path: Any) -> None:
+        os.write(2, f"killed at {name} {path}\n".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_in_child(call: Callable[[Path], object], folder: Path, log: Path, point: Point | None = None) -> int | None:
+    """Return the number of calls of a child that runs `call`, None if it was killed.
+
+    Raises RuntimeError with the child's output if it failed or hangs.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            calls = Calls(folder, point)
+            call(folder)
+            os.write(write_end, str(calls.count).encode())
+            code = 0
+        except BaseException:  # noqa: BLE001  reported by the parent
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    status = _wait(pid)
+    with os.fdopen(read_end) as answer:
+        count = answer.read()
+    if os.WIFSIGNALED(status) and point is not None:
+        return None
+    if status != 0:
+        raise RuntimeError(f"status {status}:\n{log.read_text(errors='replace')[-3000:]}")
+    return int(count)
+
+
+def _wait(pid: int) -> int:
+    end = time.monotonic() + CHILD_S
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGABRT)
+    return os.waitpid(pid, 0)[1]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the digest of every file that is not hidden, without what differs from call to call."""
+    return dict(_digests(folder))
+
+
+def _digests(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        parts = name.split("/")
+        is_hidden = any(part.startswith(".") for part in parts)
+        is_volatile = parts[-1] in VOLATILE_FILES or "tensorboard" in parts or "sums/done" in name
+        if is_hidden or path.is_dir() or is_volatile:
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".json":
+            data = json.dumps(_stable(json.loads(data)), sort_keys=True).encode()
+        yield name, hashlib.sha256(data).hexdigest()
+
+
+def _forget_files() -> None:
+    """Clear what functions of worldclip remember of files: a child must read its own."""
+    for item in gc.get_objects():
+        if isinstance(item, functools._lru_cache_wrapper) and item.__module__.startswith("worldclip"):
+            item.cache_clear()
+
+
+def _stable(record: Any) -> Any:
+    if isinstance(record, dict):
+        return {key: _stable(value) for key, value in record.items() if key not in VOLATILE_KEYS}
+    return [_stable(item) for item in record] if isinstance(record, list) else record
+
+
+class Harness:
+    """The scenarios with their folders below `root`."""
+
+    def __init__(self, root: Path, scenarios: Sequence[Scenario]) -> None:
+        self.root, self.scenarios = root, {scenario.name: scenario for scenario in scenarios}
+        self.expected: dict[str, dict[str, str]] = {}
+        self.points: dict[str, list[Point]] = {}
+        for scenario in scenarios:
+            self._prepare(scenario)
+
+    def _prepare(self, scenario: Scenario) -> None:
+        """Run a scenario without a kill, twice: in this process, which then has compiled all, and in a child."""
+        start = self.root / scenario.name / "start"
+        start.mkdir(parents=True)
+        with open(self.root / "log", "w") as log, contextlib.redirect_stderr(log):
+            scenario.start(start)
+            scenario.call(self._folder(scenario))
+        _forget_files()
+        folder = self._folder(scenario)
+        count = run_in_child(scenario.call, folder, self.root / "log")
+        assert count is not None
+        self.expected[scenario.name] = digests(folder)
+        self.points[scenario.name] = list(itertools.product(range(1, count + 1), ("before", "after")))
+
+    def _folder(self, scenario: Scenario) -> Path:
+        """Return the scenario's folder as it is before the command; always the same path, which files may record."""
+        folder = self.root / scenario.name / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.root / scenario.name / "start", folder, symlinks=True)
+        return folder
+
+    def try_point(self, name: str, point: Point) -> str | None:
+        """Kill at a point and call again; return how the files differ from those of a run without a kill, or None."""
+        scenario, log = self.scenarios[name], self.root / "log"
+        folder = self._folder(scenario)
+        try:
+            if run_in_child(scenario.call, folder, log, point) is not None:
+                return None  # threads made fewer calls this time
+            killed_at = log.read_text(errors="replace").strip().splitlines()[-1]
+            run_in_child(scenario.again or scenario.call, folder, log)
+        except RuntimeError as error:
+            return f"{name} {point}: {error}"
+        found, expected = digests(folder), self.expected[name]
+        if found == expected:
+            return None
+        changed = sorted(file for file in found.keys() | expected.keys() if found.get(file) != expected.get(file))
+        return f"{name} {point}, {killed_at}: {changed[:8]}"
+
+
+def run(
+    scenarios: Sequence[Scenario], num_points: int | None, seed: int, seconds: float
+) -> tuple[dict[str, Outcome], list[str]]:
+    """Try `num_points` points at random (None: all) until `seconds` have passed; return outcomes and differences."""
+    with tempfile.TemporaryDirectory(prefix="kill_points_") as root:
+        harness = Harness(Path(root), scenarios)
+        points = [(name, point) for name, of_name in harness.points.items() for point in of_name]
+        random.Random(seed).shuffle(points)
+        outcomes = {name: Outcome() for name in harness.points}
+        end = time.monotonic() + seconds
+        for name, point in points[:num_points]:
+            if time.monotonic() > end:
+                break
+            outcomes[name].points += 1
+            difference = harness.try_point(name, point)
+            if difference is not None:
+                outcomes[name].differences.append(difference)
+        return outcomes, [difference for outcome in outcomes.values() for difference in outcome.differences]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, help="number of points, at random (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--light", action="store_true", help="only scenarios whose calls take a few ms")
+    parser.add_argument("--only", default="", help="names of scenarios, separated by commas")
+    options = parser.parse_args()
+    from kill_scenarios import all_scenarios
+
+    with tempfile.TemporaryDirectory(prefix="kill_inputs_") as inputs:
+        started_at = time.monotonic()
+        scenarios = all_scenarios(Path(inputs), is_light=options.light, only=options.only)
+        outcomes, differences = run(scenarios, options.points, options.seed, options.seconds)
+        record = {
+            "seed": options.seed,
+            "seconds": round(time.monotonic() - started_at, 1),
+            "points": {name: outcome.points for name, outcome in outcomes.items()},
+            "kills": sum(outcome.points for outcome in outcomes.values()),
+            "differences": differences[:20],
+            "num_differences": len(differences),
+        }
+        print(json.dumps(record))
+    sys.exit(bool(differences))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""Files of the user that change while a stage reads them: the next call has the results of the new files."""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import gzip
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import worldclip
+from embedded_world import write_pool, write_world
+from killed import contents
+from small_world import make_recipe as small_recipe
+from small_world import write_world as write_small_world
+from stages import finish, run_stage
+from toy import draw_shape
+from worldclip import check
+from worldclip.balance import stage as balance_stage
+from worldclip.check.images import hash_images
+from worldclip.check.stage import load_config as load_check
+from worldclip.config import load_recipe
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.execute.shards import is_marked
+from worldclip.pool.config import PoolConfig
+from worldclip.tools.dedup import dedup
+from worldclip.tools.embed import embed
+from worldclip.tools.wat import build_wat
+
+QUIET = LocalExecutor(quiet=True)
+VOLATILE = ("run.json", "recipe.toml", ".lock", "report.html")  # say when and how, not what
+
+
+@dataclass(kw_only=True)
+class Meddler(LocalExecutor):
+    """Changes a file once, before or after a function of the map `label` works on its first shard."""
+
+    label: str
+    when: str
+    meddle: Callable[[], object]
+    quiet: bool = True
+    is_done: bool = False
+
+    def map(self, fn: Any, shards: Any, *, label: str, **options: Any) -> Any:
+        def meddled(shard: Any) -> Any:
+            is_first = not self.is_done
+            self.is_done = True
+            if is_first and self.when == "before":
+                self.meddle()
+            report = fn(shard)
+            if is_first and self.when == "after":
+                self.meddle()
+            return report
+
+        meddled.reads_input = is_marked(fn, "reads_input")  # type: ignore[attr-defined]
+        return super().map(meddled if label == self.label else fn, shards, label=label, **options)
+
+
+def assert_next_call_is_right(
+    call: Callable[[Path, LocalExecutor], object], label: str, when: str, meddle: Callable[[], object], folder: Path
+) -> None:
+    """Check that a call during which `meddle` runs, and another one, leave what a call after `meddle` leaves."""
+    meddler = Meddler(label=label, when=when, meddle=meddle)
+    try:
+        call(folder / "out", meddler)
+    except (StageFailed, UserError):
+        assert meddler.is_done  # it says that something changed, and the next call goes on
+    assert meddler.is_done, f"no shard is worked on by {label!r}"
+    call(folder / "out", QUIET)
+    call(folder / "fresh", QUIET)
+    found, expected = (without_volatile(folder / name) for name in ("out", "fresh"))
+    assert sorted(found) == sorted(expected)
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def without_volatile(path: Path) -> dict[str, bytes]:
+    if path.is_file():
+        return {"": path.read_bytes()}
+    return {name: data for name, data in contents(path).items() if name.rsplit("/", 1)[-1] not in VOLATILE}
+
+
+@pytest.fixture
+def world(toy_world, tmp_path) -> Path:
+    """A folder with a copy of the toy world: pool/, lists/, deny.parquet, thresholds.json, toy.toml that names them."""
+    folder = tmp_path / "world"
+    shutil.copytree(toy_world.folder, folder)
+    text = toy_world.recipe.read_text().replace(str(toy_world.folder), str(folder))
+    (folder / "toy.toml").write_text(text.replace("[pool]", f'[pool]\ndeny_keys = ["{folder}/deny.parquet"]'))
+    deny(folder, "00003")
+    return folder
+
+
+def deny(folder: Path, *keys: str) -> None:
+    pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), folder / "deny.parquet")
+
+
+def run_until(world: Path, stage: str) -> Callable[[Path, LocalExecutor], object]:
+    return lambda out, executor: worldclip.run(world / "toy.toml", out=out, until=stage, executor=executor)
+
+
+def replace_shard(world: Path) -> None:
+    """Give another tar the shard's name: other pairs, other offsets."""
+    copy = shutil.copy(world / "pool" / "00002.tar", world / "copy.tar")
+    os.replace(copy, world / "pool" / "00000.tar")
+
+
+def grow_in_place(world: Path) -> None:
+    """Append a pair and set the modification time back, as some copying tools do."""
+    path = world / "pool" / "00000.tar"
+    before = path.stat()
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo("99999.txt")
+        member.size = 23
+        tar.addfile(member, io.BytesIO(b"a photo of a red circle"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("meddle", [replace_shard, grow_in_place])
+@pytest.mark.parametrize(("stage", "label"), [("pool", "index"), ("match", "match"), ("curate", "curate")])
+def test_a_shard_that_changes_while_a_stage_runs(world, tmp_path, stage, label, meddle, when) -> None:
+    assert_next_call_is_right(run_until(world, stage), label, when, lambda: meddle(world), tmp_path)
+
+
+def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp_path, capfd) -> None:
+    meddler = Meddler(label="index", when="after", meddle=lambda: replace_shard(world))
+    run_until(world, "pool")(tmp_path / "out", meddler)
+    assert "its inputs changed while it ran: 00000.tar" in capfd.readouterr().err
+    run_until(world, "pool")(tmp_path / "fresh", QUIET)
+    assert without_volatile(tmp_path / "out") == without_volatile(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(("stage", "label"), [("match", "count"), ("curate", "curate")])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_deny_list_that_grows(world, tmp_path, stage, label, when) -> None:
+    grow = functools.partial(deny, world, "00003", "00004", "00030")
+    assert_next_call_is_right(run_until(world, stage), label, when, grow, tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_word_list_that_changes(world, tmp_path, when) -> None:
+    def add_word() -> None:
+        with open(world / "lists" / "en.txt", "a", encoding="utf-8") as file:
+            file.write("photo\n")
+
+    assert_next_call_is_right(run_until(world, "metadata"), "metadata", when, add_word, tmp_path)
+
+
+@pytest.mark.parametrize(("label", "file"), [("ngrams", "dump"), ("views", "views")])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_dump_or_page_views_that_change(tmp_path, label, file, when) -> None:
+    def write(text: str) -> None:
+        xml = f"<mediawiki><page><title>T</title><ns>0</ns><revision><text>{text}</text></revision></page></mediawiki>"
+        (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(xml.encode()))
+        (tmp_path / "views").mkdir(exist_ok=True)
+        (tmp_path / "views" / "hour.gz").write_bytes(gzip.compress(f"sw {text.split()[0]} 90 0\n".encode()))
+
+    write("paka mweusi " * 20)
+    recipe = tmp_path / "sw.toml"
+    recipe.write_text(
+        f"""
+[pool]
+path = "."
+[languages]
+codes = ["sw"]
+[metadata]
+sources = ["unigram", "bigram", "title"]
+wikipedia = {{ sw = "{tmp_path}/dump.xml.bz2" }}
+pageviews = "{tmp_path}/views"
+[balance]
+tail_fraction = 0.1
+"""
+    )
+
+    def call(out: Path, executor: LocalExecutor) -> None:
+        run_stage("metadata", load_recipe(recipe), out, executor)
+
+    assert_next_call_is_right(call, label, when, lambda: write("simba mkubwa sana " * 20), tmp_path)
+
+
+def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch) -> None:
+    table = world / "thresholds.json"
+    lists = ("en", "ar", "th", "zh")
+
+    def write(threshold: int) -> None:
+        table.write_text(json.dumps({"lists": {name: {"threshold": threshold} for name in lists}}))
+
+    write(5)
+    text = (world / "toy.toml").read_text()
+    text = text.replace("tail_fraction = 0.3", f'rule = "table"\nthresholds = "{table}"')
+    (world / "toy.toml").write_text(text)
+    plain = balance_stage.choose_thresholds
+
+    def meddled(*arguments: Any) -> Any:
+        chosen = plain(*arguments)
+        write(2)
+        return chosen
+
+    with monkeypatch.context() as patched:
+        patched.setattr(balance_stage, "choose_thresholds", meddled)
+        run_until(world, "balance")(tmp_path / "out", QUIET)
+    run_until(world, "balance")(tmp_path / "out", QUIET)
+    run_until(world, "balance")(tmp_path / "fresh", QUIET)
+    assert without_volatile(tmp_path / "out" / "balance") == without_volatile(tmp_path / "fresh" / "balance")
+
+
+def check_call(world: Path) -> Callable[[Path, LocalExecutor], object]:
+    rules = {"deny": {"keys": [str(world / "keys.txt")]}, "texts": {"deny_phrases": [str(world / "phrases.txt")]}}
+    (world / "keys.txt").write_text("00001\n")
+    (world / "phrases.txt").write_text("red circle\n")
+    config = load_check({**rules, "duplicates": "near"})
+    return lambda out, executor: check.check(PoolConfig(path=str(world / "pool")), out, config, executor=executor)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("label", ["images", "rules"])
+def test_a_shard_that_changes_while_a_pool_is_checked(world, tmp_path, label, when) -> None:
+    assert_next_call_is_right(check_call(world), label, when, lambda: replace_shard(world), tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("file", "lines"), [("keys.txt", "00001\n00004\n"), ("phrases.txt", "red circle\nstar\n")])
+def test_a_list_that_grows_while_a_pool_is_checked(world, tmp_path, file, lines, when) -> None:
+    call = check_call(world)
+    assert_next_call_is_right(call, "rules", when, lambda: (world / file).write_text(lines), tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_shard_that_changes_while_keys_are_compared(world, tmp_path, when) -> None:
+    def call(out: Path, executor: LocalExecutor) -> None:
+        dedup(PoolConfig(path=str(world / "pool")), out, executor=executor)
+
+    assert_next_call_is_right(call, "keys", when, lambda: replace_shard(world), tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_shard_that_changes_while_its_images_are_hashed(world, tmp_path, when) -> None:
+    def call(out: Path, executor: LocalExecutor) -> None:
+        hash_images(world / "pool", out, executor)
+
+    assert_next_call_is_right(call, "hash", when, lambda: replace_shard(world), tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_image_file_that_changes_while_it_is_hashed(tmp_path, when) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(draw_shape(n, np.array([220, 30, 30], np.uint8), 0))
+    other = draw_shape(4, np.array([15, 15, 15], np.uint8), 2)
+
+    def call(out: Path, executor: LocalExecutor) -> None:
+        hash_images(folder, out, executor)
+
+    assert_next_call_is_right(call, "hash", when, lambda: (folder / "1.png").write_bytes(other), tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_wat_file_that_changes(tmp_path, when) -> None:
+    def write(text: str) -> None:
+        links = [{"path": "IMG@/src", "url": "http://example.org/a.jpg", "alt": text}]
+        page = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}}}
+        body = json.dumps(page).encode()
+        head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        (tmp_path / "a.wat.gz").write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+
+    write("a cat")
+
+    def call(out: Path, executor: LocalExecutor) -> None:
+        build_wat([str(tmp_path / "a.wat.gz")], out, executor=executor)
+
+    assert_next_call_is_right(call, "wat", when, lambda: write("a black dog"), tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_shard_that_changes_while_its_texts_are_embedded(tmp_path, when) -> None:
+    write_world(tmp_path)
+
+    def meddle() -> None:
+        shutil.copy(tmp_path / "pool" / "00002.tar", tmp_path / "pool" / "00000.tar")
+
+    def call(out: Path, executor: LocalExecutor) -> None:
+        embed(tmp_path / "model", tmp_path / "pool", out, of=("images", "texts"), device="cpu", executor=executor)
+
+    for label in ("images", "texts"):
+        assert_next_call_is_right(call, label, when, meddle, tmp_path / label)
+        write_pool(tmp_path / "pool")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_tar_of_training_images_that_changes_while_it_is_joined(tmp_path, when) -> None:
+    """Only the join is redone: checkpoints of other images are not overwritten, and the next call says so."""
+    tars = write_small_world(tmp_path / "run")
+    images = Path(shutil.copytree(tars, tmp_path / "images"))
+    recipe = small_recipe(tars, samples_seen=64, pool={"path": str(images), "key": "member"})
+
+    def meddle() -> None:
+        shutil.copy(images / "001.tar", images / "000.tar")
+
+    meddler = Meddler(label="images", when=when, meddle=meddle)
+    with pytest.raises(StageFailed, match="changed"):
+        finish("train", recipe, tmp_path / "run", meddler)
+    assert not (tmp_path / "run" / "train" / "join" / "done" / "images" / "000.tar.json").exists()
