@@ -2,17 +2,83 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from worldclip.cli import main
 from worldclip.config import load_recipe
+from worldclip.core.settings import to_dict
+from worldclip.metadata.config import RULES
 from worldclip.train.budget import estimate, find_vocab_size, planned_device
 from worldclip.train.schedule import plan_schedule
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-AT_SCALE = sorted(path.stem for path in RECIPES.glob("*_worldwide.toml") if not path.stem.startswith("ablate"))
+AT_SCALE = sorted(
+    path.stem for pattern in ("vit_*", "commonpool_*", "b32_*") for path in RECIPES.glob(f"{pattern}.toml")
+)
+ARMS = ("english", "english_list", "merged", "same_t", "worldwide")
+TOKENIZERS = {"mt5": 250_000, "gemma": 256_000, "xlm_r": 250_002, "xlm_v": 901_629}
+
+# What the three recipes of the paper have in common, and what each has of its own.  Facts of arXiv:2507.22062 and of
+# the released code; the rest of a recipe are paths and what is said to be our choice.
+OF_THE_PAPER = {
+    "metadata.sources": ["number", "wordnet", "unigram", "bigram", "title", "list"],  # no list is set
+    "metadata.lists": {},
+    "metadata.allow_missing": [],
+    "metadata.rules": "paper",
+    "metadata.overrides": {},
+    "metadata.max_chars": 256,
+    "languages.codes": [],
+    "match.profile": "reference",
+    "match.fold_case": False,
+    "match.isolate": "language",
+    "match.min_lang_prob": 0.0,
+    "match.merge_labels": {},
+    "match.restrict_to_recipe_languages": False,
+    "balance.rule": "tail_fraction",
+    "balance.english_threshold": 170_000,
+    "balance.min_threshold": 0,
+    "curate.include": [],
+    "curate.exclude": [],
+    "curate.text_policy": "one",
+    "train.curation": "online",
+    "train.loss": "contrastive",
+    "train.warmup_samples": 2_000 * 32_768,
+    "train.beta1": 0.9,
+    "train.beta2": 0.95,
+    "train.eps": 1e-6,
+    "train.weight_decay": 0.1,
+    "train.max_grad_norm": 0.0,
+    "train.precision": "bf16",
+    "train.compile": True,
+    "train.augment": "crop",
+    "train.crop_scale_min": 0.9,
+    "train.patch_dropout": 0.0,
+    "train.model.init": "reference",
+    "train.tokenizer.path": "facebook/xlm-v-base",
+    "evaluate.suite": "paper",
+}
+SCALED = {
+    "train.lr": 4e-4,
+    "train.activation_checkpointing": True,
+    "train.scale.english_samples_seen": 12_800_000_000,
+    "train.scale.english_batch_size": 32_768,
+    "train.scale.english_fraction": 0.44,
+}
+OF_SIZE = {
+    "vit_h14": {**SCALED, "train.model.preset": "vit_h14", "train.token_table": "dense", "train.hardware.devices": 384},
+    "vit_l14": {**SCALED, "train.model.preset": "vit_l14"},
+    "vit_b32": {
+        "train.model.preset": "vit_b32",
+        "train.lr": 5e-4,
+        "train.samples_seen": 12_800_000_000,
+        "train.global_batch_size": 32_768,
+        "train.scale.english_samples_seen": None,
+    },
+}
 
 
 def load(name: str):
@@ -20,8 +86,78 @@ def load(name: str):
 
 
 def test_all_recipes_at_scale_exist():
-    sizes = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14")}
-    assert set(AT_SCALE) == sizes | {f"commonpool_{size}_worldwide" for size in ("small", "medium")}
+    names = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14")}
+    names |= {f"commonpool_{size}_worldwide" for size in ("small", "medium")}
+    names |= {f"b32_ablation_{arm}" for arm in ARMS} | {f"b32_tokenizer_{name}" for name in TOKENIZERS}
+    assert set(AT_SCALE) == names
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a recipe's values by dotted keys; a table is there too, for those that are one value."""
+    keys = {}
+    for key, value in values.items():
+        keys[f"{prefix}{key}"] = value
+        if isinstance(value, dict):
+            keys |= flat(value, f"{prefix}{key}.")
+    return keys
+
+
+def values_of(name: str) -> dict[str, Any]:
+    return flat(to_dict(load(name)))
+
+
+def differing_keys(*names: str) -> set[str]:
+    """Return the keys, tables aside, in which recipes differ."""
+    recipes = [values_of(name) for name in names]
+    keys = {key for recipe in recipes for key, value in recipe.items() if not isinstance(value, dict)}
+    return {key for key in keys if len({str(recipe.get(key)) for recipe in recipes}) > 1}
+
+
+@pytest.mark.parametrize("size", OF_SIZE)
+def test_recipes_of_the_paper_have_its_values_key_by_key(size: str):
+    values, expected = values_of(f"{size}_worldwide"), OF_THE_PAPER | OF_SIZE[size]
+    assert {key: values.get(key) for key in expected} == expected
+
+
+def test_paper_rules_are_those_of_the_guide_and_reference_rules_those_of_the_code():
+    shares = {"unigram_top_fraction": 0.1, "title_top_fraction": 0.76}
+    caps = {"max_unigrams": 251_465, "max_bigrams": 100_646, "max_titles": 61_235}
+    english = {
+        "english_rule": "v1",
+        "english_min_unigram_count": 100,
+        "english_min_line_views": 50,
+        "english_min_title_views": 70,
+    }
+    both = {**shares, **caps, **english, "bigram_min_pmi": 30.0}
+    rules = {name: dataclasses.asdict(rules) for name, rules in RULES.items()}
+    paper = {"bigram_rule": "ratio", "bigram_fraction": 0.4, "title_rule": "namespaces", "share_rounding": "up"}
+    reference = {"bigram_rule": "pmi", "title_rule": "colon", "share_rounding": "down", "punctuation": "ascii"}
+    for name, own in (("paper", paper), ("reference", reference)):
+        assert {key: rules[name][key] for key in both | own} == both | own
+
+
+def test_arms_at_the_papers_scale_differ_in_three_keys_and_are_those_of_the_emoji_pool():
+    about = {"match.isolate", "balance.rule", "curate.include"}
+    assert differing_keys(*(f"b32_ablation_{arm}" for arm in ARMS)) == about
+    for arm in ARMS:
+        small, large = values_of(f"ablate_{arm}"), values_of(f"b32_ablation_{arm}")
+        assert {key: small[key] for key in about} == {key: large[key] for key in about}
+    assert differing_keys("b32_ablation_worldwide", "vit_b32_worldwide") == {"train.tokenizer.path"}
+
+
+def test_recipes_of_the_tokenizer_ablation_differ_in_one_key(tmp_path):
+    names = [f"b32_tokenizer_{name}" for name in TOKENIZERS]
+    assert differing_keys(*names) == {"train.tokenizer.path"}
+    assert differing_keys("b32_tokenizer_mt5", "b32_ablation_worldwide") == set()
+    assert differing_keys("b32_tokenizer_xlm_v", "vit_b32_worldwide") == set()
+    sizes = {name: find_vocab_size(load(f"b32_tokenizer_{name}").train, tmp_path) for name in TOKENIZERS}
+    assert sizes == TOKENIZERS
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_wordfreq_is_used_only_where_a_recipe_names_it(path: Path):
+    sources = load_recipe(path).metadata.sources
+    assert ("wordfreq" in sources) == ("wordfreq" in path.read_text().partition("[metadata]")[2].partition("[")[2])
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(RECIPES.glob("*.toml"))])

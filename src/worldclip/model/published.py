@@ -16,7 +16,7 @@ Activation = Literal["quick_gelu", "gelu"]
 
 @dataclass(frozen=True, slots=True)
 class PublishedTokenizer:
-    """The tokenizer of a set of weights, in the numbers that a model depends on."""
+    """A tokenizer on the hub, in the numbers that a model depends on."""
 
     hub_id: str
     vocab_size: int
@@ -28,7 +28,9 @@ class PublishedTokenizer:
 
 XLM_V = PublishedTokenizer("facebook/xlm-v-base", 901_629, bos_id=0, pad_id=1, eos_id=2)
 MT5 = PublishedTokenizer("google/siglip-so400m-patch16-256-i18n", 250_000, bos_id=None, pad_id=1, eos_id=1)
-TOKENIZERS = (XLM_V, MT5)
+XLM_R = PublishedTokenizer("FacebookAI/xlm-roberta-base", 250_002, bos_id=0, pad_id=1, eos_id=2)
+GEMMA = PublishedTokenizer("google/gemma-2b", 256_000, bos_id=2, pad_id=0, eos_id=1)
+TOKENIZERS = (XLM_V, MT5, XLM_R, GEMMA)  # the four that the paper's ablation compares
 
 
 @dataclass(frozen=True, slots=True)
