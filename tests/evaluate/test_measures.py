@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine, measures
+from worldclip.evaluate import engine, measures, ranking
 from worldclip.evaluate.measures import Geometry, overlaps, potentials, squared_distances, uniformity, with_measures
 from worldclip.evaluate.probes import FewShot, LinearProbe, hashed_order
 from worldclip.evaluate.tasks import NO_LANGUAGE
@@ -57,9 +57,21 @@ def test_best_images_agree_with_sorting_for_any_block_size(monkeypatch):
     concepts, images = unit(random, 30), unit(random, 70)
     sorted_ids = np.argsort(-(concepts @ images.T), axis=1)[:, :10]
     for block_bytes in (1, 2_000, 10**6):
-        monkeypatch.setattr(measures, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(ranking, "BLOCK_BYTES", block_bytes)
         found = measures.best_images(concepts, images, 10)
         np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(sorted_ids, axis=1))
+
+
+@pytest.mark.parametrize("dim", [24, 768])
+def test_equal_images_are_chosen_in_their_order_and_equal_names_choose_the_same(dim):
+    random = np.random.default_rng(1)
+    images = unit(random, 97, dim)
+    images[[5, 40, 90]] = images[60]
+    concepts = np.concatenate([images[[60]], unit(random, 12, dim)])
+    assert set(measures.best_images(concepts, images, 2)[0]) == {5, 40}
+    other = np.concatenate([unit(random, 8, dim), concepts])
+    same = overlaps(np.concatenate([other[:8], concepts]), other, images, 10)
+    assert same.tolist() == [1.0] * 21
 
 
 def test_languages_are_compared_with_english_over_shared_concepts(tmp_path):

@@ -33,7 +33,7 @@ def test_accuracy_and_mean_per_class_recall_agree_with_scikit_learn(seed):
         peer = metrics.balanced_accuracy_score(target, scores.argmax(axis=1))
     assert zeroshot.mean_per_class_recall(found, target) == pytest.approx(peer, **EXACT)
     f1 = metrics.f1_score(target, scores.argmax(axis=1), average="macro")
-    assert zeroshot.f1_macro(zeroshot.predictions(images, classes), target) == pytest.approx(f1, **EXACT)
+    assert zeroshot.f1_macro(zeroshot.predictions(images, classes, target), target) == pytest.approx(f1, **EXACT)
 
 
 @pytest.mark.parametrize("num_levels", [1, 3, 1000])  # all scores equal, many ties, next to none

@@ -11,14 +11,17 @@ from hypothesis.extra.numpy import arrays
 from worldclip.evaluate import ranking
 
 
-def plain_ranks(queries, candidates, right):
-    """Six plain lines: of each query's right candidates take the best; count the wrong ones at least as good."""
+def plain_ranks(queries, candidates, right, ties="against"):
+    """Sort each query's candidates, of equal scores the wrong (against) or the earlier (first) ones before the others.
+
+    The rank is the number of wrong candidates before the first right one; -1 without a right one.
+    """
     found = []
     for q, query in enumerate(queries):
         scores = [float(np.dot(query, candidate)) for candidate in candidates]
-        own = [scores[c] for c in range(len(candidates)) if (q, c) in right]
-        wrong = [scores[c] for c in range(len(candidates)) if (q, c) not in right]
-        found.append(sum(score >= max(own) for score in wrong) if own else -1)
+        is_right = [(q, c) in right for c in range(len(candidates))]
+        order = sorted(range(len(candidates)), key=lambda c: (-scores[c], is_right[c] if ties == "against" else c))
+        found.append([is_right[c] for c in order].index(True) if any(is_right) else -1)
     return found
 
 
@@ -34,14 +37,14 @@ def worlds(draw):
 
 
 @settings(max_examples=200, deadline=None)
-@given(worlds(), st.integers(1, 300))
-def test_ranks_agree_with_a_plain_count_for_any_block_size(world, block_bytes):
+@given(worlds(), st.integers(1, 300), st.sampled_from(["against", "first"]))
+def test_ranks_agree_with_plain_sorting_for_any_block_size(world, block_bytes, ties):
     queries, candidates, right = world
     pairs = np.array(right, np.int64).reshape(-1, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "BLOCK_BYTES", block_bytes)
-        found = ranking.ranks(queries, candidates, pairs[:, 0], pairs[:, 1])
-    assert found.tolist() == plain_ranks(queries, candidates, set(right))
+        found = ranking.ranks(queries, candidates, pairs[:, 0], pairs[:, 1], ties)
+    assert found.tolist() == plain_ranks(queries, candidates, set(right), ties)
 
 
 @pytest.mark.parametrize(
@@ -56,20 +59,34 @@ def test_equal_candidates_tie_at_any_position(num_candidates, dim, block_bytes, 
     queries = candidates[source] + 0.1 * random.standard_normal((40, dim)).astype(np.float32)
     found = ranking.ranks(queries, candidates, np.arange(40), source)
     assert found.tolist() == [1] * 40  # its copy alone scores as high, to the last bit
+    found = ranking.ranks(queries, candidates, np.arange(40), source, ties="first")
+    assert found.tolist() == (copy < source).tolist()
+    ids, _ = ranking.top(queries, candidates, 2)
+    assert ids.tolist() == np.sort([source, copy], axis=0).T.tolist()
 
 
-def test_constant_features_score_zero():
+def test_constant_features_score_zero_or_as_a_constant_answer():
     same = np.ones((4, 8), np.float32)
     found = ranking.ranks(same, same, np.arange(4), np.arange(4))
     assert found.tolist() == [3, 3, 3, 3]
     assert ranking.share_within(found, 1) == 0.0
+    assert ranking.ranks(same, same, np.arange(4), np.arange(4), ties="first").tolist() == [0, 1, 2, 3]
+
+
+def test_distinct_rows_are_those_that_a_set_has():
+    rows = np.random.default_rng(0).integers(0, 2, (50, 4)).astype(np.float32)
+    first, row = ranking.distinct_rows(rows)
+    assert len(first) == len({tuple(values) for values in rows.tolist()})
+    np.testing.assert_array_equal(rows[first][row], rows)
+    assert all((rows[:i] != rows[i]).any(axis=1).all() for i in first)
 
 
 def test_nan_scores_rank_last():
     queries = np.array([[np.nan], [1.0]], np.float32)
     candidates = np.array([[1.0], [0.0], [-1.0]], np.float32)
-    assert ranking.ranks(queries, candidates, [0, 1], [0, 0]).tolist() == [2, 0]
-    assert ranking.ranks(queries[1:], np.array([[1.0], [np.nan]], np.float32), [0], [0]).tolist() == [1]
+    for ties in ("against", "first"):
+        assert ranking.ranks(queries, candidates, [0, 1], [0, 0], ties).tolist() == [2, 0]
+        assert ranking.ranks(queries[1:], np.array([[1.0], [np.nan]], np.float32), [0], [0], ties).tolist() == [1]
 
 
 def test_pair_out_of_range_is_an_error():

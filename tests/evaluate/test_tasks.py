@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -25,9 +27,13 @@ def test_choice_averages_over_questions_and_drops_undecodable_images():
     assert score.slices == {"farm": {"n": 2, "metrics": {"accuracy": 0.5}}}
 
 
-def test_equal_options_are_never_right():
-    task = Choice(options=[["cat", "cat"]], answer=np.array([0]), image_idx=np.array([0]))
-    assert task.score(vector("cat")[None], WordModel().encode_text).metrics["accuracy"] == 0.0
+@pytest.mark.parametrize("num_options", [2, 5])
+def test_equal_options_are_never_right_or_the_first_is(num_options):
+    images = np.stack([vector("cat"), vector("dog")])
+    options = [["cat"] * num_options, ["dog"] * num_options]
+    for ties, accuracy in (("against", 0.0), ("first", 0.5)):
+        task = Choice(options=options, answer=np.array([0, 1]), image_idx=np.arange(2), ties=ties)
+        assert task.score(images, WordModel().encode_text).metrics["accuracy"] == accuracy
 
 
 def test_captions_of_an_undecodable_image_are_no_candidates():
@@ -67,6 +73,33 @@ def test_association_chooses_as_many_images_as_are_right():
     score = task.score(images, lambda texts: np.array([rows[text] for text in texts], np.float32))
     assert score.metrics["jaccard"] == pytest.approx((1 / 3 + 0) / 2)
     assert score.slices == {"candidates 5-6": {"n": 2, "metrics": {"jaccard": pytest.approx(1 / 6)}}}
+    first = dataclasses.replace(task, ties="first")
+    score = first.score(images, lambda texts: np.array([rows[text] for text in texts], np.float32))
+    assert score.metrics["jaccard"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize("dim", [32, 768])
+def test_equal_images_and_texts_tie_in_every_task(dim):
+    random = np.random.default_rng(0)
+    images = random.standard_normal((60, dim)).astype(np.float32)
+    images[1::2] = images[::2]
+    rows = {f"t{i}": values for i, values in enumerate(random.standard_normal((9, dim)).astype(np.float32))}
+
+    def encode(texts):
+        return np.stack([rows[text] for text in texts])
+
+    pairs = np.arange(60).reshape(-1, 2)
+    every = np.arange(60)
+    matching = Matching(texts=[("t0", "t1")] * 30, image_idx=pairs)
+    assert matching.score(images, encode).metrics["image_acc"] == 0.0
+    association = Association(cues=["t0"] * 30, candidates=list(pairs), is_right=[np.array([True, False])] * 30)
+    assert association.score(images, encode).metrics["jaccard"] == 0.0
+    labels = MultiLabel(class_names=[["t0"], ["t1"]], is_there=np.stack([every % 2 == 0] * 2, 1), image_idx=every)
+    assert labels.score(images, encode).metrics["mean_average_precision"] == 0.5
+    task = Classification(class_names=[["t0"], ["t1"]], target=every % 2, image_idx=every)
+    assert task.score(images, encode).metrics["roc_auc"] == 0.5
+    same = Classification(class_names=[["t0"], ["t0"], ["t1"]], target=every % 2, image_idx=every)
+    assert same.score(images, encode).metrics["acc1"] == 0.0
 
 
 def test_any_of_several_right_classes_counts():

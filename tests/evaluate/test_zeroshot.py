@@ -18,6 +18,24 @@ def test_accuracy_of_a_worked_example():
     assert zeroshot.accuracies(found, num_classes=3) == {"acc1": pytest.approx(2 / 3)}
 
 
+def test_of_equal_classes_the_first_or_a_wrong_one_is_predicted():
+    images = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    classes = np.array([[0, 1], [1, 0], [1, 0]], np.float32)
+    target = np.array([1, 2, 0])
+    assert zeroshot.predictions(images, classes, target, "first").tolist() == [1, 1, 0]
+    assert zeroshot.predictions(images, classes, target, "against").tolist() == [2, 1, 0]
+    assert zeroshot.classification_ranks(images, classes, target, ties="first").tolist() == [0, 1, 0]
+
+
+def test_equal_names_give_equal_class_embeddings_at_any_position():
+    random = np.random.default_rng(0)
+    rows = {word: random.standard_normal(768).astype(np.float32) for word in "abcde"}
+    names = [[word, "e"] for word in "abcdabcddcba"]
+    found = zeroshot.class_embeddings(names, ["{}", "{}"], lambda texts: np.stack([rows[text] for text in texts]))
+    first, _ = np.unique([name for name, _ in names], return_index=True)
+    assert len(np.unique(found, axis=0)) == len(first) == 4
+
+
 def test_top_5_needs_more_than_five_classes():
     assert zeroshot.accuracies(np.array([0, 4, 5]), 6) == {"acc1": pytest.approx(1 / 3), "acc5": pytest.approx(2 / 3)}
     assert zeroshot.chance(3944) == {"acc1": 1 / 3944, "acc5": 5 / 3944}

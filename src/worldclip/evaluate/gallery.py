@@ -63,7 +63,8 @@ def _choose(
     decoded = np.flatnonzero(~np.isnan(features_ND).any(axis=1))
     keys = [dataset.image_keys[int(idx)] for idx in task.image_idx[decoded]]
     rows = decoded[sample_rows(keys, 0, len(keys))[0]]
-    is_right = (features_ND @ class_CD.T).argmax(axis=1)[rows] == task.target[rows]
+    best = top(features_ND[rows], class_CD, 1)[0][:, 0]
+    is_right = best == task.target[rows]
     num_wrong = min(size // 2, int((~is_right).sum()))
     num_right = min(int(is_right.sum()), size - num_wrong)
     return np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)

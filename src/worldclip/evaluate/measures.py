@@ -25,7 +25,7 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate import zeroshot
 from worldclip.evaluate.interval import statistic_interval, weighted_mean_interval
 from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough
-from worldclip.evaluate.ranking import BLOCK_BYTES
+from worldclip.evaluate.ranking import distinct_rows, score_blocks
 from worldclip.evaluate.tasks import (
     NO_LANGUAGE,
     Classification,
@@ -220,21 +220,26 @@ class Consistency:
 
 def overlaps(first_CD: np.ndarray, second_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
     """Return (C,) the share of the k best images of each concept that both embeddings of it have."""
-    first_Ck = best_images(first_CD, image_ND, k)
-    second_Ck = best_images(second_CD, image_ND, k)
+    both = np.concatenate([first_CD, second_CD])
+    distinct, row = distinct_rows(both)  # a name that is equal in both languages is ranked once
+    best = best_images(both[distinct], image_ND, k)[row]
+    first_Ck, second_Ck = best[: len(first_CD)], best[len(first_CD) :]
     return (first_Ck[:, :, None] == second_Ck[:, None, :]).any(axis=2).mean(axis=1)
 
 
 def best_images(concept_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:
-    """Return (C, k) positions of the k images that score highest for each concept, in no order.
+    """Return (C, k) positions, ascending, of the k images that score highest for each concept; of equal ones the first.
 
     Scores are computed in blocks of rows, so that memory stays bounded.
     """
-    num_rows = max(1, BLOCK_BYTES // (4 * len(image_ND)))
     blocks = [np.zeros((0, k), np.int64)]
-    for start in range(0, len(concept_CD), num_rows):
-        scores = concept_CD[start : start + num_rows] @ image_ND.T
-        blocks.append(np.argpartition(-scores, k - 1, axis=1)[:, :k])
+    for _, scores in score_blocks(concept_CD, image_ND):
+        last = np.partition(scores, -k, axis=1)[:, -k, None]
+        is_above = scores > last
+        is_level = scores == last
+        num_level = k - is_above.sum(axis=1, keepdims=True)
+        is_best = is_above | (is_level & (is_level.cumsum(axis=1) <= num_level))
+        blocks.append(np.nonzero(is_best)[1].reshape(-1, k))
     return np.concatenate(blocks)
 
 

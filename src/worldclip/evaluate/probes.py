@@ -21,6 +21,7 @@ from worldclip.evaluate.tasks import Encode, Record, Score, decoded
 SHOTS = (5, 10, 25)  # arXiv:2507.22062, few-shot geo-localisation
 NUM_SEEDS = 5
 RIDGE = 1.0  # weight of the squared norm in few-shot probes, beside squared errors of +-1 targets
+SCORE_DIGITS = 9  # of a ridge's scores, which are about 1; rounding errors of float64 stay far below
 PENALTIES = tuple(10.0**power for power in range(-2, 5))  # C of the logistic regression, the best on held-out images
 
 
@@ -172,7 +173,8 @@ def ridge_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndarray
     gram_nn = centred_nD @ centred_nD.T + RIDGE * np.eye(len(train_nD))
     weight_DC = centred_nD.T @ np.linalg.solve(gram_nn, target_nC - mean_C)
     score_mC = (test_mD - mean_D) @ weight_DC + mean_C
-    return distinct_C[score_mC.argmax(axis=1)]
+    # Of equal scores the first class wins.  Rounding makes them equal: the solver's last bits depend on the processor.
+    return distinct_C[score_mC.round(SCORE_DIGITS).argmax(axis=1)]
 
 
 def logistic_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndarray) -> np.ndarray:

@@ -1,52 +1,100 @@
 """The question behind every task: how many wrong candidates does the model rank before (or level with) a right one?
 
-Exact, in bounded memory, ties count against the model.  Protocols of retrieval, whose numbers do not compare:
-`all_captions` (the paper's: any caption of the image counts, and every caption is a query) and `first_caption`
-(CLIP_benchmark's: the others are left out).
+Exact, in bounded memory.  Equal candidates are scored once: the kernels of a BLAS give equal rows scores that differ in
+the last bit, depending on the processor and on the place of a row.
+
+Ties: `against` (ours: a wrong candidate that scores as high as the right one wins) or `first` (the paper's argmax: of
+equal scores the first candidate wins).  Protocols of retrieval, whose numbers do not compare: `all_captions` (the
+paper's: any caption of the image counts, and every caption is a query) and `first_caption` (the first of each image).
 
 Q queries, C candidates, N images, M texts, D embed_dim.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from typing import Literal
+
 import numpy as np
+
+Ties = Literal["against", "first"]
 
 RECALL_AT = (1, 5, 10)
 BLOCK_BYTES = 64 * 2**20  # of scores in memory at once; all of Q x C would be 40 GB at 100,000 x 100,000
 
 
 def ranks(
-    query_QD: np.ndarray, candidate_CD: np.ndarray, right_query: np.ndarray, right_candidate: np.ndarray
+    query_QD: np.ndarray,
+    candidate_CD: np.ndarray,
+    right_query: np.ndarray,
+    right_candidate: np.ndarray,
+    ties: Ties = "against",
 ) -> np.ndarray:
-    """Return the rank of each query's best right candidate: the number of wrong candidates that score at least as high.
+    """Return the rank of each query's best right candidate: the number of wrong candidates before it.
 
     query_QD, candidate_CD: (Q, D), (C, D) float32 features.  right_query, right_candidate: (num_right,) integer pairs
     (q, c): c is right for q.  Returns (Q,) int64: 0 = first; -1 if no candidate is right (such a query does not count).
     A score of NaN ranks its query last.  Raises ValueError for pairs out of range.
     """
     num_queries = len(query_QD)
-    num_candidates = len(candidate_CD)
     right_query = np.asarray(right_query, np.int64)
     right_candidate = np.asarray(right_candidate, np.int64)
     _check_range("query", right_query, num_queries)
-    _check_range("candidate", right_candidate, num_candidates)
+    _check_range("candidate", right_candidate, len(candidate_CD))
     # Sorted by query, the right pairs of a block of queries are one slice.
     order = np.argsort(right_query, kind="stable")
     right_query = right_query[order]
     right_candidate = right_candidate[order]
     rank_Q = np.full(num_queries, -1, np.int64)
-    num_rows = max(1, BLOCK_BYTES // (4 * max(1, num_candidates)))
-    for start in range(0, num_queries, num_rows):
-        scores = query_QD[start : start + num_rows] @ candidate_CD.T
+    for start, scores in score_blocks(query_QD, candidate_CD):
         stop = start + len(scores)
         first, last = np.searchsorted(right_query, (start, stop))
         is_right = np.zeros(scores.shape, bool)
         is_right[right_query[first:last] - start, right_candidate[first:last]] = True
-        best = np.where(is_right & ~np.isnan(scores), scores, -np.inf).max(axis=1, initial=-np.inf)
-        # Count what is not clearly after the best right candidate: this includes ties and NaN.
-        is_after = (scores < best[:, None]) | is_right
-        rank_Q[start:stop] = np.where(is_right.any(axis=1), (~is_after).sum(axis=1), -1)
+        rank_Q[start:stop] = rank_scores(scores, is_right, ties)
     return rank_Q
+
+
+def rank_scores(scores: np.ndarray, is_right: np.ndarray, ties: Ties) -> np.ndarray:
+    """Return (Q,) ranks, see `ranks`.  scores, is_right: (Q, C), of each candidate for each query."""
+    best = np.where(is_right & ~np.isnan(scores), scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    # Count what is not clearly after the best right candidate: this includes NaN, and with `against` ties.
+    is_after = (scores < best) | is_right
+    if ties == "first":
+        is_level = scores == best
+        first_right = (is_level & is_right).argmax(axis=1)[:, None]
+        is_after |= is_level & (np.arange(scores.shape[1]) > first_right)
+    return np.where(is_right.any(axis=1), (~is_after).sum(axis=1), -1)
+
+
+def score_blocks(query_QD: np.ndarray, candidate_CD: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the position of the first of some queries and their scores (q, C) float32, BLOCK_BYTES at a time.
+
+    Equal candidates score equal bits with every BLAS.
+    """
+    first, row = distinct_rows(candidate_CD)
+    has_repeats = len(first) < len(candidate_CD)
+    distinct_UD = candidate_CD[first] if has_repeats else candidate_CD
+    num_rows = max(1, BLOCK_BYTES // (4 * max(1, len(candidate_CD))))
+    for start in range(0, len(query_QD), num_rows):
+        scores = query_QD[start : start + num_rows] @ distinct_UD.T
+        yield start, scores[:, row] if has_repeats else scores
+
+
+def distinct_rows(features_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (U,) the position of the first of each distinct row, and (C,) which of these equals each row, to the bit.
+
+    The rows are compared by a hash of 128 bits: sorting them would take several times their memory.
+    """
+    seen: dict[bytes, int] = {}
+    row_C = np.empty(len(features_CD), np.int64)
+    first: list[int] = []
+    for i, features_D in enumerate(np.ascontiguousarray(features_CD)):
+        row_C[i] = seen.setdefault(hashlib.blake2b(features_D, digest_size=16).digest(), len(first))
+        if row_C[i] == len(first):
+            first.append(i)
+    return np.array(first, np.int64), row_C
 
 
 def _check_range(kind: str, idx: np.ndarray, num: int) -> None:
@@ -68,23 +116,26 @@ def share_within(rank_Q: np.ndarray, k: int) -> float:
 
 def top(query_QD: np.ndarray, candidate_CD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ids (Q, k) int64 and scores (Q, k) of each query's k best candidates, best first, equal scores by id."""
-    scores = query_QD @ candidate_CD.T
-    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return ids, np.take_along_axis(scores, ids, axis=1)
+    ids = [np.zeros((0, min(k, len(candidate_CD))), np.int64)]
+    scores = [np.zeros(ids[0].shape, np.float32)]
+    for _, block in score_blocks(query_QD, candidate_CD):
+        ids.append(np.argsort(-block, axis=1, kind="stable")[:, :k])
+        scores.append(np.take_along_axis(block, ids[-1], axis=1))
+    return np.concatenate(ids), np.concatenate(scores)
 
 
 # --- image-text retrieval
 
 
 def retrieval_ranks(
-    image_ND: np.ndarray, text_MD: np.ndarray, pair_image: np.ndarray, pair_text: np.ndarray
+    image_ND: np.ndarray, text_MD: np.ndarray, pair_image: np.ndarray, pair_text: np.ndarray, ties: Ties = "against"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ranks of text -> image (M,) and image -> text (N,), see ranking.ranks.
 
     pair_image, pair_text: (num_pairs,) which text belongs to which image; a text may belong to several images.
     """
-    text_to_image = ranks(text_MD, image_ND, pair_text, pair_image)
-    image_to_text = ranks(image_ND, text_MD, pair_image, pair_text)
+    text_to_image = ranks(text_MD, image_ND, pair_text, pair_image, ties)
+    image_to_text = ranks(image_ND, text_MD, pair_image, pair_text, ties)
     return text_to_image, image_to_text
 
 

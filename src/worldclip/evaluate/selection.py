@@ -1,5 +1,7 @@
 """Selection: which of a few texts belongs to the image, which of two to which, which images belong to a cue.
 
+Scores are computed by einsum rather than by a BLAS, so that equal texts and equal images score equal bits.
+
 N images of the dataset, n questions, K options, D embed_dim.
 """
 
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
-from worldclip.evaluate.ranking import ranks
+from worldclip.evaluate.ranking import Ties, rank_scores
 from worldclip.evaluate.tasks import Encode, Record, Score, decoded, score_slices
 
 
@@ -27,6 +29,7 @@ class Choice:
     """(n,) the image of each question."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     protocol: Record = field(default_factory=dict)
+    ties: Ties = "against"
     name: str = "choice"
 
     def texts_to_encode(self) -> list[str]:
@@ -35,14 +38,12 @@ class Choice:
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_options = len(self.options[0])
         is_good = decoded(image_ND)[self.image_idx]
-        questions = np.flatnonzero(is_good).tolist()
-        features = encode([text for idx in questions for text in self.options[idx]])
+        questions = np.flatnonzero(is_good)
+        features = encode([text for idx in questions.tolist() for text in self.options[idx]])
         option_nKD = features.reshape(len(questions), num_options, -1)
-        is_right = np.zeros(len(questions), bool)
-        for row, idx in enumerate(questions):
-            image = image_ND[self.image_idx[idx]][None]
-            rank = ranks(image, option_nKD[row], np.zeros(1, int), self.answer[idx : idx + 1])[0]
-            is_right[row] = rank == 0
+        score_nK = np.einsum("nd,nkd->nk", image_ND[self.image_idx[questions]], option_nKD)
+        is_answer = np.arange(num_options) == self.answer[questions, None]
+        is_right = rank_scores(score_nK, is_answer, self.ties) == 0
         return Score(
             n=len(questions),
             metrics={"accuracy": float(is_right.mean())},
@@ -77,7 +78,8 @@ class Matching:
         examples = np.flatnonzero(is_good)
         features = encode([text for row in examples.tolist() for text in self.texts[row]])
         text_n2D = features.reshape(len(examples), 2, -1)
-        score_nIT = image_ND[self.image_idx[examples]] @ text_n2D.transpose(0, 2, 1)  # I images, T texts
+        image_n2D = image_ND[self.image_idx[examples]]
+        score_nIT = np.einsum("nid,ntd->nit", image_n2D, text_n2D)  # I images, T texts
         own_n2 = np.diagonal(score_nIT, axis1=1, axis2=2)
         hits = {
             "text_acc": (own_n2 > score_nIT[:, [0, 1], [1, 0]]).all(axis=1),
@@ -103,7 +105,7 @@ class Matching:
 class Association:
     """Which images of a few belong to a cue, given how many do (WinoGAViL): Jaccard index of chosen and right images.
 
-    Among equal scores the wrong images are chosen first.
+    Ties `against`: among equal scores the wrong images are chosen first.
     """
 
     cues: Sequence[str]
@@ -112,6 +114,7 @@ class Association:
     is_right: Sequence[np.ndarray]
     """Which of them belong to it, bool."""
     protocol: Record = field(default_factory=dict)
+    ties: Ties = "against"
     name: str = "association"
 
     def texts_to_encode(self) -> Sequence[str]:
@@ -135,8 +138,9 @@ class Association:
 
     def _jaccard(self, row: int, image_ND: np.ndarray, cue_D: np.ndarray) -> float:
         is_right = self.is_right[row]
-        scores = image_ND[self.candidates[row]] @ cue_D
+        scores = np.einsum("cd,d->c", image_ND[self.candidates[row]], cue_D)
         num_right = int(is_right.sum())
-        best_first = np.lexsort((is_right, -scores))  # by score, then wrong before right
+        place = is_right if self.ties == "against" else np.arange(len(scores))  # of equal scores: wrong before right
+        best_first = np.lexsort((place, -scores))
         num_hits = int(is_right[best_first[:num_right]].sum())
         return num_hits / (2 * num_right - num_hits)

@@ -8,6 +8,7 @@ N images of the dataset, n images or questions of a task, C classes, M texts, D 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ import numpy as np
 from worldclip.core.records import Slice
 from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
+from worldclip.evaluate.ranking import Ties
 
 LOCAL = "local"  # in place of a language: each question in the language it was written in
 NO_LANGUAGE = "und"  # of tasks without texts: probes of the images alone
@@ -109,6 +111,7 @@ class Classification(_OfClasses):
     """Report `f1_macro` too."""
     concepts: dict[int, int] | None = None
     """{concept: class}, with equal concepts in all languages; None: all languages have the classes in one order."""
+    ties: Ties = "against"
     name: str = "zeroshot_classification"
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
@@ -122,7 +125,7 @@ class Classification(_OfClasses):
         further_idx, further_class = self.also_right
         is_kept = is_good[further_idx]
         also_right = (position[further_idx[is_kept]], further_class[is_kept])
-        ranks = zeroshot.classification_ranks(image_nD, class_CD, target, also_right)
+        ranks = zeroshot.classification_ranks(image_nD, class_CD, target, also_right, self.ties)
         metrics = zeroshot.accuracies(ranks, num_classes)
         interval = {name: mean_interval(ranks < int(name.removeprefix("acc"))) for name in metrics}
         chance = zeroshot.chance(num_classes)
@@ -151,10 +154,11 @@ class Classification(_OfClasses):
         """Return the metrics that no rank gives, each as a function of (n,) how often an image counts."""
         statistics: dict[str, Callable[[np.ndarray], float]] = {}
         if self.use_f1:
-            predicted = zeroshot.predictions(image_nD, class_CD)
+            predicted = zeroshot.predictions(image_nD, class_CD, target, self.ties)
             statistics["f1_macro"] = lambda times: zeroshot.f1_macro(predicted, target, times)
         if len(class_CD) == 2 and 0 < target.sum() < len(target):
-            margin = image_nD @ (class_CD[1] - class_CD[0])
+            _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
+            margin = margins[0]
             statistics["roc_auc"] = lambda times: zeroshot.roc_auc(margin, target == 1, times)
         return statistics
 
@@ -171,10 +175,12 @@ class MultiLabel(_OfClasses):
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]
         is_there = self.is_there[is_good]
-        score_nC = image_ND[self.image_idx[is_good]] @ class_CD.T
+        # The images are the candidates: those of equal features must score equal bits for a class.
+        image_nD = image_ND[self.image_idx[is_good]]
+        score_Cn = np.concatenate([scores for _, scores in ranking.score_blocks(class_CD, image_nD)])
 
         def mean_average_precision(times: np.ndarray | None = None) -> float:
-            columns = zip(score_nC.T, is_there.T, strict=True)
+            columns = zip(score_Cn, is_there.T, strict=True)
             return float(np.mean([zeroshot.average_precision(scores, right, times) for scores, right in columns]))
 
         return Score(
@@ -198,6 +204,7 @@ class Retrieval:
     image_idx: np.ndarray
     """(n,) the images that are ranked; some may have no text."""
     protocol: Record = field(default_factory=dict)
+    ties: Ties = "against"
     name: str = "image_text_retrieval"
 
     def texts_to_encode(self) -> Sequence[str]:
@@ -219,7 +226,9 @@ class Retrieval:
         text_idx, pair_text = np.unique(self.pair_text[is_kept], return_inverse=True)
 
         text_MD = encode([self.texts[idx] for idx in text_idx])
-        text_to_image, image_to_text = ranking.retrieval_ranks(image_ND[image_idx], text_MD, pair_image, pair_text)
+        text_to_image, image_to_text = ranking.retrieval_ranks(
+            image_ND[image_idx], text_MD, pair_image, pair_text, self.ties
+        )
 
         # Captions of one image are drawn together in the intervals: the image of each query is its cluster.
         images_with_text = np.flatnonzero(image_to_text >= 0)
@@ -240,6 +249,20 @@ class Retrieval:
             ranks={f"{direction}_recall@": ranks[direction] for direction in ranks},
             images={f"{direction}_recall@": image_idx[query_image[direction]] for direction in ranks},
         )
+
+
+def with_ties(dataset: Dataset, ties: Ties) -> Dataset:
+    """Return `dataset` with this rule in each task that has one, and in the protocol of its record."""
+
+    def tasks(lang: str) -> list[Task]:
+        return [
+            dataclasses.replace(task, ties=ties, protocol={**task.protocol, "ties": ties})  # type: ignore[type-var]
+            if hasattr(task, "ties")
+            else task
+            for task in dataset.tasks(lang)
+        ]
+
+    return dataclasses.replace(dataset, tasks=tasks)
 
 
 def decoded(image_ND: np.ndarray) -> np.ndarray:

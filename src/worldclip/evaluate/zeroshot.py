@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from worldclip.evaluate.ranking import BLOCK_BYTES, ranks, share_within
+from worldclip.evaluate.ranking import Ties, ranks, score_blocks, share_within
 
 NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -19,15 +19,16 @@ def classification_ranks(
     class_CD: np.ndarray,
     target_N: np.ndarray,
     also_right: tuple[np.ndarray, np.ndarray] = NO_PAIRS,
+    ties: Ties = "against",
 ) -> np.ndarray:
-    """Return (N,) int64: the number of wrong classes that score at least as high as the best right class of an image.
+    """Return (N,) int64: the number of wrong classes before the best right class of an image.
 
     target_N: the right class of each image.  also_right: (image, class) positions of further right classes.
     """
     images, classes = also_right
     right_image = np.concatenate([np.arange(len(target_N)), images])
     right_class = np.concatenate([target_N, classes])
-    return ranks(image_ND, class_CD, right_image, right_class)
+    return ranks(image_ND, class_CD, right_image, right_class, ties)
 
 
 def accuracies(rank_N: np.ndarray, num_classes: int) -> dict[str, float]:
@@ -70,11 +71,20 @@ def f1_macro(predicted: np.ndarray, target_N: np.ndarray, times: np.ndarray | No
     return float((2 * num_right[total > 0] / total[total > 0]).mean())
 
 
-def predictions(image_ND: np.ndarray, class_CD: np.ndarray) -> np.ndarray:
-    """Return (N,) int64: the best class of each image, the first one among equal scores."""
-    rows = max(1, BLOCK_BYTES // (4 * len(class_CD)))
-    starts = range(0, len(image_ND), rows)
-    return np.concatenate([(image_ND[start : start + rows] @ class_CD.T).argmax(axis=1) for start in starts])
+def predictions(image_ND: np.ndarray, class_CD: np.ndarray, target_N: np.ndarray, ties: Ties = "against") -> np.ndarray:
+    """Return (N,) int64: the best class of each image, of equal ones the first; with `against` the first wrong one."""
+    predicted = np.empty(len(image_ND), np.int64)
+    for start, scores in score_blocks(image_ND, class_CD):
+        rows = np.arange(len(scores))
+        best = scores.argmax(axis=1)
+        if ties == "against":
+            target = target_N[start : start + len(scores)]
+            own = scores[rows, target]
+            scores[rows, target] = -np.inf
+            wrong = scores.argmax(axis=1)
+            best = np.where(own > scores[rows, wrong], target, wrong)
+        predicted[start : start + len(scores)] = best
+    return predicted
 
 
 def roc_auc(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
