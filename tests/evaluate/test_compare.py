@@ -56,6 +56,17 @@ def test_table_marks_significant_differences(tmp_path):
     assert [row[0] for row in by_language] == ["language", "--------", "en", "de"]
 
 
+def test_models_of_different_preprocessing_are_compared_and_the_table_says_so(tmp_path):
+    first, second = WordModel(), WordModel()
+    common = {"resize": "8 x 8", "interpolation": "bicubic", "implementation": "Pillow", "exif": "applied"}
+    first.preprocess, second.preprocess = common | {"crop": "none"}, common | {"crop": "central 8 x 8"}
+    found = compare(evaluate(first, tmp_path / "first"), evaluate(second, tmp_path / "second"))
+    assert all(row["differences"] == [0] for row in found.rows)
+    text = comparison_text(found)
+    assert "first: resize 8 x 8, crop none, bicubic by Pillow, EXIF applied; second: resize 8 x 8, crop central" in text
+    assert "preprocessed differently" not in comparison_text(compare(tmp_path / "first", tmp_path / "first"))
+
+
 def test_results_on_different_data_are_not_compared(tmp_path):
     first, other = evaluate(WordModel(), tmp_path / "first"), evaluate(WordModel(), tmp_path / "other", WORDS[:9])
     with pytest.raises(UserError, match="no record in common"):

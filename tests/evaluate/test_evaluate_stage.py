@@ -13,6 +13,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.engine import read_results
 from worldclip.model import load as model_load
 from worlds import WordModel
 
@@ -27,7 +28,7 @@ def run_dir(tmp_path, monkeypatch):
     lines = [{"image/key": key, "en": {"caption": [key]}, "th": {"caption": [f"x/{key}"]}} for key in ("cat", "dog")]
     (folder / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     write_checkpoint(tmp_path / "run", 10)
-    monkeypatch.setattr(model_load, "load", lambda source, device: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
     return tmp_path / "run"
 
 
@@ -60,6 +61,47 @@ def test_stage_writes_records_table_and_report(run_dir):
     mean = report["datasets"]["mini"]["tasks"]["image_text_retrieval"]["mean"]
     assert mean["languages"] == ["en", "th"]
     assert mean["metrics"]["image_retrieval_recall@1"] == 1.0
+
+
+def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, monkeypatch):
+    loaded = []
+
+    class Described(WordModel):
+        def __init__(self, rule):
+            super().__init__()
+            sizes = {"resize": "shortest edge 8", "crop": "central 8 x 8", "interpolation": "bicubic"}
+            self.preprocess = sizes | {
+                "implementation": "Pillow",
+                "exif": {"reference": "ignored"}.get(rule, "applied"),
+            }
+            loaded.append(rule)
+
+    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: Described(preprocess))
+    run(recipe_of(run_dir), run_dir)
+    ours = read_results(run_dir / "evaluate" / "results.jsonl")
+    assert "evaluate.protocol" in why_run("evaluate", recipe_of(run_dir, protocol="paper"), run_dir)
+    run(recipe_of(run_dir, protocol="paper"), run_dir)
+    papers = read_results(run_dir / "evaluate" / "results.jsonl")
+    run(recipe_of(run_dir, protocol="paper", ties="against", preprocess="source"), run_dir)
+    assert read_results(run_dir / "evaluate" / "results.jsonl") == ours
+    assert loaded == ["source", "reference", "source"]
+    for record, ties, exif in ((ours[0], "against", "applied"), (papers[0], "first", "ignored")):
+        assert (record["protocol"]["ties"], record["protocol"]["preprocess"]["exif"]) == (ties, exif)
+    run(recipe_of(run_dir, protocol="paper"), run_dir)
+    table = (run_dir / "evaluate" / "table.md").read_text()
+    assert "Images: resize shortest edge 8, crop central 8 x 8, bicubic by Pillow, EXIF ignored." in table
+    assert "Ties (`first`): of equal scores the first candidate wins." in table
+
+
+def test_suite_paper_uses_the_papers_protocol():
+    rules = {suite: EvaluateConfig(suite=suite) for suite in ("", "multilingual", "paper")}
+    assert {suite: (config.tie_rule, config.preprocess_rule) for suite, config in rules.items()} == {
+        "": ("against", "source"),
+        "multilingual": ("against", "source"),
+        "paper": ("first", "reference"),
+    }
+    own = EvaluateConfig(suite="paper", protocol="own", preprocess="reference")
+    assert (own.tie_rule, own.preprocess_rule) == ("against", "reference")
 
 
 def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_dir):

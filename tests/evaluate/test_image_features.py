@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,21 @@ def test_chunks_give_equal_features_and_are_read_from_the_cache(tmp_path):
     second = encode_images(again, word_dataset("a", WORDS), 3, tmp_path / "key")
     np.testing.assert_array_equal(second.features_ND, plain.features_ND)
     assert (again.images, second.bad) == ([], plain.bad)
+
+
+def test_features_of_open_clips_models_are_found_by_another_process():
+    open_clip_transform = pytest.importorskip("open_clip.transform")
+    from worldclip.model.preprocess import PerImage, Preprocess
+
+    class Model(WordModel):
+        transform = open_clip_transform.image_transform_v2(open_clip_transform.PreprocessCfg(size=8), is_train=False)
+        processor = PerImage(transform, Preprocess(8, "shortest", (0.5,), (0.5,)))
+
+    folder = cache_folder(Path("root"), Model(), "digest", word_dataset("a", WORDS))
+    Model.processor = dataclasses.replace(Model.processor, transform=lambda image: image)  # of another address
+    assert cache_folder(Path("root"), Model(), "digest", word_dataset("a", WORDS)) == folder
+    Model.preprocess = {"exif": "ignored"}
+    assert cache_folder(Path("root"), Model(), "digest", word_dataset("a", WORDS)) != folder
 
 
 def test_interrupted_pass_resumes_at_the_next_chunk(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tarfile
 
@@ -23,6 +24,7 @@ from small_models import (
     save_xlm_v,
     write_open_clip_config,
 )
+from worldclip.core.errors import UserError
 from worldclip.model import preprocess, published
 
 NUM_IMAGES = 40
@@ -50,7 +52,7 @@ def our_pixels(folder, photographs) -> np.ndarray:
             seen.append(pixels.numpy())
             return np.zeros((len(pixels), 1), np.float32)
 
-    type(clip)(RecordingBackend(), clip.tokenizer, clip.processor).encode_image(photographs)
+    dataclasses.replace(clip, backend=RecordingBackend()).encode_image(photographs)
     return np.concatenate(seen)
 
 
@@ -99,13 +101,82 @@ def test_timm_folder_uses_the_transform_of_timm(size, crop_mode, photographs, tm
     np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
 
 
-def test_published_open_clip_models_at_378_px_squash_images():
+def test_a_bare_checkpoint_of_the_reference_is_cropped_at_every_size_as_open_clip_does_with_a_local_file():
     from worldclip.model.formats.open_clip_folder import named_config, preprocessing
 
     for row in published.FAMILY:
         if row.open_clip:
             facts = preprocessing(named_config(row.open_clip)["preprocess_cfg"], row.image_size).facts
-            assert (facts.size, facts.mode) == (row.image_size, "squash" if row.image_size == 378 else "shortest")
+            assert (facts.size, facts.mode, facts.mean) == (row.image_size, "shortest", CLIP_MEAN)
+    tag = open_clip.get_pretrained_cfg("ViT-H-14-worldwide-378", "metaclip2_worldwide")
+    assert tag["resize_mode"] == "squash", "the tag is of the hub's weights"
+
+
+def turned_photograph() -> bytes:
+    """Return a JPEG, 60 x 40, red above blue, whose EXIF orientation turns it by a quarter."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :, 0] = 255
+    pixels[20:, :, 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", exif=exif, quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def squashing_folder(tmp_path_factory):
+    """Return a Hugging Face folder whose processor squashes, as 15 of the 16 published ones do."""
+    folder = tmp_path_factory.mktemp("squashing")
+    row = published.find("metaclip-2-worldwide-huge-378")
+    config = reduced_config(row, save_tokenizer(row, folder))
+    random_model(config).save_pretrained(folder)
+    facts = preprocess.Preprocess(config.vision_config.image_size, "squash", CLIP_MEAN, CLIP_STD)
+    preprocess.to_hugging_face(facts).save_pretrained(folder)
+    return folder
+
+
+def test_reference_crops_and_ignores_exif_where_the_source_squashes_and_turns(squashing_folder):
+    source = worldclip.load(squashing_folder, device="cpu")
+    reference = worldclip.load(squashing_folder, device="cpu", preprocess="reference")
+    size = reference.processor.facts.size
+    assert source.preprocess["resize"] == f"{size} x {size}"
+    assert (source.preprocess["crop"], source.preprocess["exif"]) == ("none", "applied")
+    assert reference.preprocess == {
+        "resize": f"shortest edge {size}",
+        "crop": f"central {size} x {size}",
+        "interpolation": "bicubic",
+        "exif": "ignored",
+        "implementation": "Pillow",
+        "mean": [0.4815, 0.4578, 0.4082],
+        "std": [0.2686, 0.2613, 0.2758],
+    }
+    photograph = turned_photograph()
+    plain = Image.open(io.BytesIO(photograph)).convert("RGB")
+    expected = reference.backend.encode_pixels(reference.processor(images=[plain])["pixel_values"])
+    np.testing.assert_array_equal(reference.encode_image([photograph]), expected)
+    assert np.abs(source.encode_image([photograph]) - expected).max() > 1e-3
+
+
+def test_unknown_preprocess_is_refused(squashing_folder):
+    with pytest.raises(UserError, match="must be one of source, reference"):
+        worldclip.load(squashing_folder, preprocess="squash")
+
+
+@pytest.mark.parametrize("sides", [(500, 333), (333, 500), (100, 100), (378, 379), (900, 378), (64, 2000), (379, 377)])
+def test_reference_gives_the_pixels_of_open_clip_at_any_size(sides):
+    from transformers import CLIPImageProcessor
+
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    for size in (28, 224, 378):
+        config = open_clip.transform.PreprocessCfg(size=size)
+        theirs = open_clip.transform.image_transform_v2(config, is_train=False)(image)
+        squash = preprocess.Preprocess(size, "squash", CLIP_MEAN, CLIP_STD)
+        processor = CLIPImageProcessor(size={"shortest_edge": 2 * size}, crop_size={"height": size, "width": size})
+        for source in (processor, preprocess.PerImage(lambda image: None, squash)):
+            ours = preprocess.reference(source)(images=[image])["pixel_values"][0]
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])

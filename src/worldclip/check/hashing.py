@@ -2,7 +2,8 @@
 
 The perceptual hash is the DCT hash that ImageHash calls `phash` (Zauner, "Implementation and benchmarking of perceptual
 image hash functions", 2010): grey levels, 32 x 32 by Lanczos, two-dimensional DCT-II, and one bit for each of the 8 x 8
-lowest frequencies: whether it is above their median.  Ours uses integers, so every machine computes the same bits.
+lowest frequencies: whether it is above their median.  Ours uses integers, so every machine computes the same bits from
+the same pixels.
 
 A model's embedding can take the place of the perceptual hash (HashKind).
 

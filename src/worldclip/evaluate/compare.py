@@ -22,7 +22,7 @@ from worldclip.evaluate.engine import images_path, ranks_path, read_results
 from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, quantiles
 from worldclip.evaluate.tasks import LOCAL, Record
 
-IDENTITY = ("dataset", "dataset_digest", "lang", "task", "protocol")  # equal in records that are comparable
+IDENTITY = ("dataset", "dataset_digest", "lang", "task")  # equal in records that are comparable
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
@@ -54,9 +54,9 @@ def compare(*paths: Path) -> Comparison:
     """Compare evaluations on what all of them have, as means over shared languages.
 
     paths: runs, or folders that evaluate wrote.  A row has dataset, task, metric, languages; `values`, a mean over
-    seeds per arm; `differences` of the other arms from the first; and if the metric is a share of queries `intervals`,
-    95% each, and `is_significant` (0 is outside).  A resample draws images, the same ones for all runs and languages,
-    and within each arm its seeds.  Raises UserError if the evaluations have nothing in common.
+    seeds per arm; `differences` of the other arms from the first; `preprocess` of each arm; and if the metric is a share
+    of queries `intervals`, 95% each, and `is_significant` (0 is outside).  A resample draws images, the same ones for
+    all runs and languages, and within each arm its seeds.  Raises UserError if the evaluations have nothing in common.
     """
     arms = find_arms(paths)
     folders = [folder for arm in arms for folder in arm.folders]
@@ -137,7 +137,13 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 def _by_identity(folder: Path) -> dict[str, Record]:
     records = read_results(folder / "results.jsonl")
-    return {repr([record[name] for name in IDENTITY]): record for record in records}
+    return {repr(_comparable(record)): record for record in records}
+
+
+def _comparable(record: Record) -> list[Any]:
+    """Return what must be equal in two records: preprocessing is each model's own, and the table names differences."""
+    protocol = {name: value for name, value in record["protocol"].items() if name != "preprocess"}
+    return [*(record[name] for name in IDENTITY), protocol]
 
 
 def _means_over_seeds(group: Sequence[Sequence[Record]], metric: str, arm_of_run: np.ndarray) -> np.ndarray:
@@ -162,6 +168,10 @@ def _row(
         "languages": [records[0]["lang"] for records in group],
         "values": values_A.tolist(),
         "differences": (values_A[1:] - values_A[0]).tolist(),
+        "preprocess": [
+            group[0][int(np.argmax(arm_of_run == arm))]["protocol"].get("preprocess", {})
+            for arm in range(len(values_A))
+        ],
     }
     answers = _hits(folders, group, metric) if len(values_A) > 1 else None
     if answers is not None:

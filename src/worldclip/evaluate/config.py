@@ -33,11 +33,19 @@ class EvaluateConfig(Config):
     """Class names and templates in other languages, dataset = JSON file."""
     classes: Literal["folder", "slip"] | None = None
     """Names of the classes of SLIP-26's datasets: the folder's, or SLIP's own names and templates in a second task.
-    Unset: slip under suite = "paper", else folder."""
+    Unset: slip under the paper's protocol, else folder."""
     captions: Literal["all_captions", "first_caption"] = "all_captions"
-    """Captions per image that count in retrieval: all (as in the paper) or the first (as in CLIP_benchmark)."""
+    """Captions per image that count in retrieval: all (as in the paper) or the first (as CLIP_benchmark's XM3600)."""
     prompts: Literal["none", "english", "nllb"] = "none"
     """Templates around the labels of Babel-ImageNet: none, OpenAI's 80 in English, or their translations."""
+    protocol: Literal["auto", "own", "paper"] = "auto"
+    """What classes, ties and preprocess are by default: own, or the paper's (arXiv:2507.22062); auto: paper for suite
+    paper."""
+    ties: Literal["auto", "against", "first"] = "auto"
+    """Of equal scores: a wrong candidate wins (against, our own), or the first (the paper's); auto: by the protocol."""
+    preprocess: Literal["auto", "source", "reference"] = "auto"
+    """Images to pixels: as the model's folder states (source, our own), or reference (the paper's: bicubic, shortest
+    side, central square, EXIF ignored); auto: by the protocol."""
     also: tuple[Literal["alignment", "consistency", "few_shot", "linear_probe"], ...] = ()
     """Additional measures: alignment and uniformity, cross-lingual consistency, few-shot and linear probes."""
     languages: tuple[str, ...] = ()
@@ -65,9 +73,28 @@ class EvaluateConfig(Config):
         return tuple(dict.fromkeys([*self.datasets, *of_suite]))
 
     @property
+    def is_paper(self) -> bool:
+        """Return whether the paper's protocol is asked for."""
+        return self.protocol == "paper" or (self.protocol == "auto" and self.suite == "paper")
+
+    @property
+    def tie_rule(self) -> Literal["against", "first"]:
+        """Return `ties`, or what the protocol says."""
+        if self.ties != "auto":
+            return self.ties
+        return "first" if self.is_paper else "against"
+
+    @property
+    def preprocess_rule(self) -> Literal["source", "reference"]:
+        """Return `preprocess`, or what the protocol says."""
+        if self.preprocess != "auto":
+            return self.preprocess
+        return "reference" if self.is_paper else "source"
+
+    @property
     def uses_slip_names(self) -> bool:
         """Return whether SLIP-26's datasets are asked with SLIP's names too."""
-        return (self.classes or ("slip" if self.suite == "paper" else "folder")) == "slip"
+        return (self.classes or ("slip" if self.is_paper else "folder")) == "slip"
 
     def folder_of(self, name: str) -> Path:
         """Return the folder of a dataset of the catalog."""

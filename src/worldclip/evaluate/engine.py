@@ -13,10 +13,10 @@ import numpy as np
 
 from worldclip.core.artifacts import digest, write_array, write_text
 from worldclip.core.errors import UserError
-from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images
+from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, Record, Task
 
-PROTOCOL_VERSION = 3  # of the numbers; a record of another version is evaluated again
+PROTOCOL_VERSION = 4  # of the numbers; a record of another version is evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 
@@ -50,7 +50,7 @@ class TextFeatures:
 
 def evaluate(
     model: Model,
-    model_id: dict[str, str],
+    model_id: Record,
     datasets: Sequence[Dataset],
     languages: Sequence[str],
     results_path: Path,
@@ -66,6 +66,7 @@ def evaluate(
     is written after each (dataset, language), so that a sweep that was interrupted resumes there.
     """
     pairs = list_pairs(datasets, languages)
+    model_id = identify(model, model_id)
     records = by_digest(read_results(results_path))
     features = {}
     for dataset in datasets:
@@ -87,6 +88,11 @@ def evaluate(
         say(f"nothing to do: results.jsonl has all {len(records):,} records")
     write_results(results_path, records, datasets)
     return _in_order(records, datasets), features, encode_text
+
+
+def identify(model: Model, model_id: Record) -> Record:
+    """Return `model_id`, the model and model_digest of records, with what the model does to images."""
+    return {**model_id, "preprocess": preprocess_of(model)}
 
 
 def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pair]:
@@ -129,13 +135,13 @@ def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield group
 
 
-def has_records(model_id: dict[str, str], pair: Pair, records: Mapping[str, Record]) -> bool:
+def has_records(model_id: Record, pair: Pair, records: Mapping[str, Record]) -> bool:
     """Return whether `records` (by digest) has those of all tasks of a pair."""
     return all(digest(_identity(model_id, pair, task)) in records for task in tasks_of(pair))
 
 
 def score_language(
-    model_id: dict[str, str],
+    model_id: Record,
     pair: Pair,
     image_ND: np.ndarray,
     encode_text: TextFeatures,
@@ -164,16 +170,17 @@ def score_language(
     return scored
 
 
-def _identity(model_id: dict[str, str], pair: Pair, task: Task) -> Record:
-    """Return the fields of a record that say what was measured."""
+def _identity(model_id: Record, pair: Pair, task: Task) -> Record:
+    """Return the fields of a record that say what was measured.  model_id: of `identify`."""
     dataset, lang = pair
+    preprocess = model_id["preprocess"]
     return {
-        **model_id,
+        **{name: model_id[name] for name in model_id if name != "preprocess"},
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
         "lang": lang,
         "task": task.name,
-        "protocol": {"version": PROTOCOL_VERSION, **task.protocol},
+        "protocol": {"version": PROTOCOL_VERSION, **task.protocol, "preprocess": preprocess},
     }
 
 

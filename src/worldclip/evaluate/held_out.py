@@ -112,5 +112,6 @@ def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
         for row in table.to_pylist():
             if row["text"] in names:
                 counts = [max(1, entry_counts[row["entries_lang"], entry]) for entry in row["entry_ids"]]
-                name_counts[row["text"]] = float(np.exp(np.mean(np.log(counts))))
+                mean = np.exp(np.mean(np.log(counts)))
+                name_counts[row["text"]] = float(f"{mean:.9g}")  # the last digits depend on the processor
     return name_counts

@@ -42,8 +42,13 @@ class ImageFeatures:
 
 def cache_folder(root: Path, model: Any, model_digest: str, dataset: Dataset) -> Path:
     """Return the folder below `root` for the features of a dataset's images under a model."""
-    preprocessing = repr(getattr(model, "processor", None))
+    preprocessing = [repr(getattr(model, "processor", None)), preprocess_of(model)]
     return root / digest([model_digest, dataset.images_digest or dataset.digest, preprocessing, CHUNK_IMAGES])
+
+
+def preprocess_of(model: Any) -> dict[str, Any]:
+    """Return what a model does to an image, see Clip.preprocess; {} for a made-up model that reads no pixels."""
+    return getattr(model, "preprocess", {})
 
 
 def chunk_starts(dataset: Dataset) -> range:

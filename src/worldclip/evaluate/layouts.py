@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from worldclip.evaluate.tasks import Dataset
 
-OPTIONS = ("captions", "names_path", "prompts", "with_train")  # see datasets.load
+OPTIONS = ("captions", "names_path", "prompts", "ties", "with_train")  # see datasets.load
 
 NAMES = tuple(
     module.name

@@ -30,7 +30,8 @@ class Sweep:
     """A model on the datasets of a config."""
 
     source: str | Path
-    model_id: dict[str, str]
+    model_id: Record
+    """Of engine.identify."""
     config: EvaluateConfig
     run_dir: Path
     """The folder with the emoji pool."""
@@ -112,7 +113,7 @@ def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the driver handles it and ends them
     end_with_parent()
     _choose_device(device_numbers.get())
-    model = load(sweep.source, device=sweep.config.device)
+    model = load(sweep.source, device=sweep.config.device, preprocess=sweep.config.preprocess_rule)
     _worker = _Worker(
         sweep=sweep,
         folder=folder,

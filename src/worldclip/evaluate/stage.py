@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -113,10 +114,12 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     summary: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
         langs = languages_of(loaded)
+        model = load(sweep.source, device=config.device, preprocess=config.preprocess_rule)
         if config.processes > 1:
-            share(sweep, loaded, langs, folder)
+            identified = dataclasses.replace(sweep, model_id=engine.identify(model, sweep.model_id))
+            share(identified, loaded, langs, folder)
         records, features, encode_text = engine.evaluate(
-            load(sweep.source, device=config.device),
+            model,
             sweep.model_id,
             loaded,
             langs,
@@ -163,7 +166,7 @@ def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path) -> li
 
 def _write_tables(folder: Path, records: Sequence[Record], config: EvaluateConfig) -> Report:
     """Write table.md, results.csv, table.tex and CLIP_benchmark's files; return the report's fields about suites."""
-    parts = [tables.markdown_table(records)]
+    parts = [tables.markdown_table(records), tables.protocol_text(records)]
     fields: Report = {}
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))

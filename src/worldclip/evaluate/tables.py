@@ -56,6 +56,7 @@ COLUMNS = (  # title, task, metric (of a slice: slice/metric)
     ("linear probe (country)", "linear_probe_country", "acc1"),
     ("linear probe (region)", "linear_probe_region", "acc1"),
 )
+TIES = {"against": "a wrong candidate that scores as high wins", "first": "of equal scores the first candidate wins"}
 UNITS = {"choice": "questions", "matching": "examples", "association": "cues"}  # what tasks count; others: images
 CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
 MAX_LANGUAGES_IN_TEXT = 30  # of a comparison; the page and --json have all
@@ -192,7 +193,7 @@ def comparison_text(comparison: Comparison) -> str:
 
     Results by language follow where there are several and a terminal has room for them.
     """
-    parts = [to_markdown(_comparison(comparison)), "", *_means_over(comparison.rows)]
+    parts = [to_markdown(_comparison(comparison)), "", *_means_over(comparison.rows), *_preprocessing_of(comparison)]
     for title, table in _by_language(comparison):
         if len(table.rows) <= MAX_LANGUAGES_IN_TEXT:
             parts += ["", f"{title}:", "", to_markdown(table)]
@@ -207,7 +208,10 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
         f"{places}. Differences are from {arms[0].name}. A star marks those whose 95% interval excludes 0: resamples "
         "of the images, the same for all runs and languages, and of the seeds within each row of runs."
     )
-    body = [to_html(_comparison(comparison)), *map(note, _means_over(comparison.rows))]
+    body = [
+        to_html(_comparison(comparison)),
+        *map(note, [*_means_over(comparison.rows), *_preprocessing_of(comparison)]),
+    ]
     sections = [Section("Evaluations", text, join(body))]
     by_language = [
         join([figure(title, "%", _language_chart(comparison, title)), to_html(table)])
@@ -281,6 +285,36 @@ def _signed(task: str, difference: float) -> str:
 def _means_over(rows: Sequence[Record]) -> list[str]:
     langs = dict.fromkeys(" ".join(row["languages"]) for row in rows if len(row["languages"]) > 1)
     return [f"Means over: {names}." for names in langs]
+
+
+def _preprocessing_of(comparison: Comparison) -> list[str]:
+    """Return a sentence on how each arm turns images into pixels, where they differ."""
+    ways = dict.fromkeys(tuple(map(_image_text, row.get("preprocess", ()))) for row in comparison.rows)
+    names = [arm.name for arm in comparison.arms]
+    return [
+        f"Images are preprocessed differently. {'; '.join(map(': '.join, zip(names, texts, strict=True)))}."
+        for texts in ways
+        if len(set(texts)) > 1
+    ]
+
+
+def protocol_text(records: Sequence[Record]) -> str:
+    """Return how images became pixels and who wins a tie, for each such protocol among the records."""
+    protocols = [record["protocol"] for record in records]
+    images = dict.fromkeys(_image_text(protocol.get("preprocess", {})) for protocol in protocols)
+    ties = dict.fromkeys(protocol["ties"] for protocol in protocols if "ties" in protocol)
+    lines = [f"Images: {text}." for text in images if text]
+    lines += [f"Ties (`{rule}`): {TIES[rule]}." for rule in ties]
+    return " ".join(lines) + "\n" if lines else ""
+
+
+def _image_text(preprocess: Record) -> str:
+    if not preprocess:
+        return ""
+    return (
+        f"resize {preprocess['resize']}, crop {preprocess['crop']}, {preprocess['interpolation']} by "
+        f"{preprocess['implementation']}, EXIF {preprocess['exif']}"
+    )
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

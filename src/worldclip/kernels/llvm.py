@@ -252,10 +252,16 @@ def dot_lanes(typing_context, a, at, b, first):
             builder.load(_pointer(context, builder, signature.args[k], *arguments[k : k + 2], vector), align=1)
             for k in (0, 2)
         )
-        function_type = ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector])
-        total = builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.v{LANES}f32", (), function_type)
-        products = [ir.Constant(ir.FloatType(), -0.0), builder.fmul(left, right)]
-        # reassoc lets LLVM add the halves in wide instructions rather than one value after the other.
-        return builder.call(total, products, fastmath=("reassoc",))
+        # The upper half is added to the lower one until one value is left: wide instructions, in an order that no
+        # processor changes (LLVM's own reduction may choose another).
+        sums = builder.fmul(left, right)
+        for half in (8, 4, 2, 1):
+            lanes = ir.VectorType(_I32, half)
+            lower, upper = (
+                builder.shuffle_vector(sums, sums, ir.Constant(lanes, list(range(start, start + half))))
+                for start in (0, half)
+            )
+            sums = builder.fadd(lower, upper)
+        return builder.extract_element(sums, _I32(0))
 
     return types.float32(a, types.int64, b, types.int64), codegen

@@ -45,8 +45,10 @@ class BadImage(ValueError):
         super().__init__(f"{reason}: {detail}")
 
 
-def decode(data: bytes, min_side: int | None = None) -> np.ndarray:
+def decode(data: bytes, min_side: int | None = None, *, applies_exif: bool = True) -> np.ndarray:
     """Decode an image to (height, width, 3) uint8 RGB, upright and writable.  Raises BadImage.
+
+    applies_exif: False leaves the pixels as they are stored, as the paper's evaluation does.
 
     min_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its shorter side keeps
     this many pixels; None decodes at full size.
@@ -56,12 +58,12 @@ def decode(data: bytes, min_side: int | None = None) -> np.ndarray:
         if min_side is not None and image.format == "JPEG" and min(image.size) >= 2 * min_side:
             # libjpeg's scaled DCT averages blocks without a full-size image in between.
             image.draft("RGB", (min_side, min_side))
-            return pixels_of(image)
+            return pixels_of(image, applies_exif=applies_exif)
         if image.format in TORCHVISION_FORMATS and (torchvision_decode := _torchvision()):
-            pixels = torchvision_decode(data, image)
+            pixels = torchvision_decode(data, image, applies_exif)
             if pixels is not None:
                 return pixels
-        return pixels_of(image)
+        return pixels_of(image, applies_exif=applies_exif)
 
 
 @contextmanager
@@ -103,8 +105,8 @@ def _check_size(width: int, height: int) -> None:
         raise BadImage(BOMB, f"{width} x {height} pixels, one side more than {MAX_ASPECT} times the other")
 
 
-def pixels_of(image: Image) -> np.ndarray:
-    """Return the present frame of a Pillow image as (height, width, 3) uint8 RGB, upright.  Raises BadImage."""
+def pixels_of(image: Image, *, applies_exif: bool = True) -> np.ndarray:
+    """Return the present frame of a Pillow image as (height, width, 3) uint8 RGB; otherwise as `decode`."""
     with image_faults():
         image.load()
         _check_size(*image.size)
@@ -113,7 +115,7 @@ def pixels_of(image: Image) -> np.ndarray:
             pixels = np.array(image.convert("RGB"))
         else:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-        return np.ascontiguousarray(upright(pixels, orientation_of(image)))
+        return np.ascontiguousarray(upright(pixels, orientation_of(image) if applies_exif else 1))
 
 
 def scale_16_bit(image: Image) -> np.ndarray | None:
@@ -178,7 +180,7 @@ def _formats() -> tuple[str, ...]:
 
 
 @functools.cache
-def _torchvision() -> Callable[[bytes, Any], np.ndarray | None] | None:
+def _torchvision() -> Callable[[bytes, Any, bool], np.ndarray | None] | None:
     """Return the decoder of torchvision; None without it, and from 0.29 on, where its decoders are deprecated."""
     try:
         import torch
@@ -189,7 +191,7 @@ def _torchvision() -> Callable[[bytes, Any], np.ndarray | None] | None:
     if tuple(int(number) for number in torchvision.__version__.split(".")[:2]) >= (0, 29):
         return None
 
-    def decode_by_torchvision(data: bytes, image: Image) -> np.ndarray | None:
+    def decode_by_torchvision(data: bytes, image: Image, applies_exif: bool) -> np.ndarray | None:
         """Return the pixels; None where Pillow shall decide: damaged files, animations, 16 bits, EXIF anywhere."""
         if getattr(image, "is_animated", False) or any(mark in data for mark in PNG_MARKS if image.format == "PNG"):
             return None
@@ -200,6 +202,7 @@ def _torchvision() -> Callable[[bytes, Any], np.ndarray | None] | None:
             return None
         if pixels_3HW.dtype != torch.uint8 or pixels_3HW.shape[1:] != image.size[::-1]:
             return None
-        return np.ascontiguousarray(upright(pixels_3HW.permute(1, 2, 0).numpy(), orientation_of(image)))
+        orientation = orientation_of(image) if applies_exif else 1
+        return np.ascontiguousarray(upright(pixels_3HW.permute(1, 2, 0).numpy(), orientation))
 
     return decode_by_torchvision

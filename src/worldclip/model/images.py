@@ -1,4 +1,4 @@
-"""Open images of any kind as upright RGB PIL images: paths, PIL images, bytes of files, arrays, and URLs on request."""
+"""Open images of any kind as RGB PIL images: paths, PIL images, bytes of files, arrays, and URLs on request."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ def as_list(images: Any) -> list[Any]:
     return list(images)
 
 
-def open_images(images: Sequence[Any], *, allow_urls: bool = False) -> list[Image | str]:
-    """Return each image upright and in RGB, or the reason why it cannot be used.
+def open_images(images: Sequence[Any], *, allow_urls: bool = False, applies_exif: bool = True) -> list[Image | str]:
+    """Return each image in RGB, or the reason why it cannot be used.
 
+    applies_exif: turn images upright as their EXIF orientation says; False: leave them as they are stored.
     Runs on all cores: Pillow releases the GIL while it decodes.
     """
     with ThreadPoolExecutor(min(usable_cores(), max(1, len(images)))) as threads:
-        return list(threads.map(partial(_open_or_reason, allow_urls=allow_urls), images))
+        return list(threads.map(partial(_open_or_reason, allow_urls=allow_urls, applies_exif=applies_exif), images))
 
 
-def _open_or_reason(image: Any, allow_urls: bool) -> Image | str:
+def _open_or_reason(image: Any, allow_urls: bool, applies_exif: bool) -> Image | str:
     from PIL import Image as PillowImage
 
     try:
-        return PillowImage.fromarray(_pixels(image, allow_urls))
+        return PillowImage.fromarray(_pixels(image, allow_urls, applies_exif))
     except BadImage as error:
         return f"{_MEANING[error.reason]} ({error.detail})"
     except ValueError as error:
@@ -53,12 +54,12 @@ def _open_or_reason(image: Any, allow_urls: bool) -> Image | str:
 _MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}
 
 
-def _pixels(image: Any, allow_urls: bool) -> np.ndarray:
+def _pixels(image: Any, allow_urls: bool, applies_exif: bool) -> np.ndarray:
     """Return (height, width, 3) uint8.  Raises BadImage, and ValueError for what is no image file at all."""
     from PIL import Image as PillowImage
 
     if isinstance(image, str) and image.startswith(URL_STARTS):
-        return decode(_download(image, allow_urls))
+        return decode(_download(image, allow_urls), applies_exif=applies_exif)
     if isinstance(image, np.ndarray):
         is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if image.dtype != np.uint8 or not is_image or image.size == 0:
@@ -67,11 +68,11 @@ def _pixels(image: Any, allow_urls: bool) -> np.ndarray:
             raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8{hint}")
         return pixels_of(PillowImage.fromarray(image))
     if isinstance(image, bytes):
-        return decode(image)
+        return decode(image, applies_exif=applies_exif)
     if isinstance(image, str | Path):
-        return decode(_read(Path(image)))
+        return decode(_read(Path(image)), applies_exif=applies_exif)
     if isinstance(image, PillowImage.Image):
-        return pixels_of(image)
+        return pixels_of(image, applies_exif=applies_exif)
     raise ValueError(f"has the type {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
 
 

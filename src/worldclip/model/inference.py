@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from worldclip.core.errors import UserError
+from worldclip.core.job import Report
 from worldclip.model.clip import image_features, text_features
 from worldclip.model.images import as_list, open_images
+from worldclip.model.preprocess import describe
 from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.model.weights import read_json_config
 
@@ -94,7 +96,9 @@ class Clip:
     tokenizer: Tokenizer | None
     """None for an image tower alone (timm's)."""
     processor: Any
-    """The source's own preprocessing, called as Hugging Face's image processors are."""
+    """The source's own preprocessing or the reference's, called as Hugging Face's image processors are."""
+    applies_exif: bool = True
+    """Whether images are turned upright as their EXIF orientation says; the reference does not."""
 
     @property
     def model(self) -> Any:
@@ -108,6 +112,11 @@ class Clip:
     @property
     def embed_dim(self) -> int:
         return self.backend.embed_dim
+
+    @property
+    def preprocess(self) -> Report:
+        """What is done to an image, in words: resize, crop, interpolation, EXIF."""
+        return describe(self.processor, applies_exif=self.applies_exif)
 
     @property
     def logit_scale(self) -> np.float32:
@@ -142,7 +151,8 @@ class Clip:
         """Yield batches of preprocessed images; the next one is prepared while the caller runs the tower."""
 
         def prepare(start: int) -> Batch:
-            opened = dict(enumerate(open_images(images[start : start + IMAGE_BATCH], allow_urls=allow_urls), start))
+            batch = images[start : start + IMAGE_BATCH]
+            opened = dict(enumerate(open_images(batch, allow_urls=allow_urls, applies_exif=self.applies_exif), start))
             reasons = {row: image for row, image in opened.items() if isinstance(image, str)}
             usable = {row: image for row, image in opened.items() if row not in reasons}
             if not usable:

@@ -6,12 +6,14 @@
     timm          config.json with timm's `architecture`: an image tower
     onnx          onnx/vision_model*.onnx and onnx/text_model*.onnx
 
-The source decides on the preprocessing: a Hugging Face folder by its own processor, an open_clip checkpoint by
-open_clip's transform, timm's by timm's.
+The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
+open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
+local file, which is the reference's transform.  `reference` is the paper's, whatever the source states.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from worldclip.model import published, weights
 from worldclip.model.formats import FORMATS, Layout, huggingface_folder, onnx_folder, open_clip_folder, timm_folder
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
+from worldclip.model.preprocess import RULES, Rule, reference
 
 PACKAGE_OF: dict[Layout, str] = {"open_clip": "open_clip", "timm": "timm", "onnx": "onnxruntime"}
 
@@ -35,18 +38,26 @@ def load(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
+    preprocess: Rule = "source",
 ) -> Clip:
     """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, a timm or ONNX folder.
 
     device: auto, cpu, cuda or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a bare
     file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip configuration.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or int8, of an ONNX folder.
+    preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
+    orientation ignored).
 
     Raises UserError where the source holds no model, with the reason per layout, or several, with their names.
     """
+    if preprocess not in RULES:
+        raise UserError(f"preprocess = {preprocess!r}: must be one of {', '.join(RULES)}")
     name = None if tokenizer is None else str(tokenizer)
     options = LoadOptions(device=device, arch=arch, tokenizer=name, precision=precision)
-    return read(find(source, layout, precision), options)
+    clip = read(find(source, layout, precision), options)
+    if preprocess == "source":
+        return clip
+    return dataclasses.replace(clip, processor=reference(clip.processor), applies_exif=False)
 
 
 @dataclass(frozen=True, slots=True)

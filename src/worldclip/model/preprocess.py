@@ -1,5 +1,8 @@
 """Describe how an image becomes pixels in four facts, read from one library's settings and written in another's.
 
+`reference` is the paper's way, whatever a model's folder states: Pillow's bicubic resize of the short side, the central
+square, EXIF orientation ignored.
+
 The libraries do not do the same with the same facts.  Each rounds the crop's offset and the resized side in its own
 way, and Hugging Face resizes tensors where the others resize PIL images.  docs/7_export.md measures the effect.
 """
@@ -7,8 +10,11 @@ way, and Hugging Face resizes tensors where the others resize PIL images.  docs/
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
@@ -19,6 +25,11 @@ if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # of Pillow
+
+Rule = Literal["source", "reference"]
+"""What the model's source states, or the paper's."""
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,7 @@ class Preprocess:
 class PerImage:
     """A library's transform of one PIL image, called as Hugging Face's image processors are."""
 
-    transform: Callable[[Any], torch.Tensor]
+    transform: Callable[[Any], torch.Tensor] = field(repr=False)  # it shows addresses; keys of caches use the repr
     facts: Preprocess
 
     def __call__(self, images: list[Any], return_tensors: str = "pt") -> dict[str, torch.Tensor]:
@@ -66,6 +77,75 @@ def facts_of(processor: Any) -> Preprocess:
         f"the image processor resizes to {size}, crops to {crop}, resample {processor.resample}; only a bicubic resize "
         "to one size (shortest edge and central crop, or both sides) can be written for other libraries"
     )
+
+
+def describe(processor: Any, *, applies_exif: bool) -> Report:
+    """Return what a processor does to an image, in words, for the record of an evaluation."""
+    if isinstance(processor, PerImage):
+        size, is_shortest, crop = processor.facts.size, processor.facts.mode == "shortest", processor.facts.size
+        edges = {"shortest_edge": size} if is_shortest else {"height": size, "width": size}
+        cropped: Report = {"height": crop, "width": crop} if is_shortest else {}
+        resample, implementation = BICUBIC, "Pillow"
+        mean, std = processor.facts.mean, processor.facts.std
+    else:
+        edges = dict(processor.size or {}) if processor.do_resize else {}
+        cropped = _crop_of(processor)
+        resample, implementation = int(processor.resample), type(processor).__name__
+        mean, std = processor.image_mean, processor.image_std
+    return {
+        "resize": _in_words(edges),
+        "crop": f"central {_in_words(cropped)}" if cropped else "none",
+        "interpolation": _FILTERS[resample],
+        "exif": "applied" if applies_exif else "ignored",
+        "implementation": implementation,
+        "mean": [round(value, 4) for value in mean],
+        "std": [round(value, 4) for value in std],
+    }
+
+
+def _crop_of(processor: Any) -> Report:
+    """Return the central crop of a Hugging Face processor, {} where it crops nothing."""
+    return dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+
+
+def _in_words(edges: Report) -> str:
+    """Write a size as Hugging Face's processors hold it."""
+    if set(edges) == {"height", "width"}:
+        return f"{edges['height']} x {edges['width']}"
+    return ", ".join(f"{name.replace('_', ' ')} {side}" for name, side in edges.items()) or "none"
+
+
+def reference(processor: Any) -> PerImage:
+    """Return the paper's preprocessing for a model of any source, at its image size and with its mean and deviation.
+
+    It is open_clip's transform for `shortest`, pixel for pixel.  Raises UserError for a processor without a size.
+    """
+    if isinstance(processor, PerImage):
+        size, mean, std = processor.facts.size, processor.facts.mean, processor.facts.std
+    else:
+        edges = _crop_of(processor) or dict(processor.size or {})
+        sides = set(edges.values())
+        if len(sides) != 1:
+            raise UserError(f"the image processor makes images of {_in_words(edges)}; preprocess='reference' is square")
+        size, mean, std = sides.pop(), tuple(processor.image_mean), tuple(processor.image_std)
+    facts = Preprocess(size, "shortest", mean, std)
+    return PerImage(partial(_reference_pixels, facts), facts)
+
+
+def _reference_pixels(facts: Preprocess, image: Any) -> torch.Tensor:
+    """Map an RGB PIL image to (3, size, size) normalised pixels."""
+    import torch
+
+    size = facts.size
+    shortest = min(image.size)
+    # torchvision truncates the long side, and rounds the crop's offset to even.
+    width, height = (size if side == shortest else int(size * side / shortest) for side in image.size)
+    resized = image.resize((width, height), BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    square = resized.crop((left, top, left + size, top + size))
+    pixels_3SS = torch.from_numpy(np.array(square)).permute(2, 0, 1).float().div(255)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (facts.mean, facts.std))
+    return pixels_3SS.sub(mean).div(std)
 
 
 def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:

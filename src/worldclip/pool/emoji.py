@@ -6,8 +6,8 @@
     OUT/names.json             keys, names and split of all emoji
     OUT/README.md              sources and licences
 
-Every random choice is a SHA-256 of the emoji's key.  So all machines write the same bytes, and a newer list of emoji
-moves no emoji from one set to another.
+Every random choice is a SHA-256 of the emoji's key.  So all machines with the same Pillow write the same bytes, and a
+newer list of emoji moves no emoji from one set to another.
 """
 
 from __future__ import annotations

@@ -99,6 +99,7 @@ def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
 def nearest(parts: Sequence[np.ndarray], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the `top` rows with the largest products per query, best first, ties by row: (Q, k) int64 and float32.
 
+    For more than FEW_QUERIES queries the products of equal rows may differ in the last bit, as the BLAS rounds them.
     parts: (n, D) float32 each, memory-mapped or not; together N rows.  k is N where there are fewer than `top`.
     """
     is_few = len(query_QD) <= FEW_QUERIES

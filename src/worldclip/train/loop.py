@@ -294,7 +294,7 @@ class Trainer:
         config, train_dir, step = self.evaluate_config, checkpoint.parent, self.progress.step
         names = self.config.evaluate_datasets or config.dataset_names
         records, _, _ = engine.evaluate(
-            load(checkpoint, device=self.config.device),
+            load(checkpoint, device=self.config.device, preprocess=config.preprocess_rule),
             {"model": f"train/{checkpoint.name}", "model_digest": digest},
             [datasets.load(name, config, self.run_dir) for name in names],
             config.languages,

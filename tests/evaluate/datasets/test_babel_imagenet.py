@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from miniature import write_tar
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine
+from worldclip.evaluate import datasets, engine
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import babel_imagenet
 from worlds import WordModel
 
@@ -44,6 +46,20 @@ def test_image_takes_part_where_its_class_has_a_label(folder, tmp_path):
         (2, 1, 1.0),  # equal labels are one class
     ]
     assert found["en"]["protocol"]["prompts"] == "none"
+
+
+def test_equal_labels_stay_apart_under_the_papers_ties_and_the_first_is_taken(folder, tmp_path):
+    config = EvaluateConfig(datasets=("babel",), folders={"babel": f"babel_imagenet:{folder}"}, protocol="paper")
+    found = evaluate(datasets.load("babel", config, tmp_path), tmp_path)
+    assert {lang: (r["num_classes"], r["metrics"]["acc1"]) for lang, r in found.items()} == {
+        "en": (3, 1.0),
+        "zh_yue": (2, 1.0),
+        "de": (2, 0.5),  # a cat is called a dog: class 0 is the first of both
+    }
+    assert (found["de"]["protocol"]["ties"], found["de"]["protocol"]["equal_labels"]) == ("first", "apart")
+    ours = dataclasses.replace(config, protocol="auto")
+    found = evaluate(datasets.load("babel", ours, tmp_path), tmp_path)
+    assert (found["de"]["protocol"]["ties"], found["de"]["metrics"]["acc1"]) == ("against", 1.0)
 
 
 def test_only_languages_with_prompts_take_part(folder, tmp_path):

@@ -11,17 +11,18 @@ from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.layouts import find_layout
 from worldclip.evaluate.measures import with_measures
 from worldclip.evaluate.slip import with_slip_names
-from worldclip.evaluate.tasks import Dataset
+from worldclip.evaluate.tasks import Dataset, with_ties
 
 
 def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
-    """Return dataset `name` with the additional measures of `config`.
+    """Return dataset `name` with the additional measures and the ties of `config`.
 
     name: a held-out set of the run's emoji pool, a key of evaluate.folders, or a dataset of the catalog below
     evaluate.data.  Raises UserError if its folder is missing or not laid out as it must be.
     """
     if name in HELD_OUT:
-        return with_measures(held_out.load(name.removeprefix("emoji_"), run_dir), config.also)
+        dataset = held_out.load(name.removeprefix("emoji_"), run_dir)
+        return with_ties(with_measures(dataset, config.also), config.tie_rule)
     if name in config.folders:
         layout_name, _, path = config.folders[name].partition(":")
         folder = Path(path).expanduser()
@@ -34,10 +35,13 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
         "captions": config.captions,
         "names_path": Path(config.class_names[name]).expanduser() if name in config.class_names else None,
         "prompts": config.prompts,
+        "ties": config.tie_rule,
         "with_train": "linear_probe" in config.also,
     }
     if options["names_path"] is not None and "names_path" not in layout.options:
         raise UserError(f"evaluate.class_names.{name}: layout {layout_name} takes no class names; remove this entry")
     dataset = layout.load(name, folder, **{option: options[option] for option in layout.options})
     dataset = with_measures(dataset, config.also)
-    return with_slip_names(dataset) if config.uses_slip_names else dataset
+    if config.uses_slip_names:
+        dataset = with_slip_names(dataset)
+    return with_ties(dataset, config.tie_rule)

@@ -24,6 +24,7 @@ from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES,
 from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import parse_record, read_json_object
 from worldclip.evaluate.layouts import layout
+from worldclip.evaluate.ranking import Ties
 from worldclip.evaluate.tasks import Classification, Dataset
 
 Prompts = Literal["none", "english", "nllb"]
@@ -31,11 +32,17 @@ PROMPTS_FILE = "nllb_dist13b_prompts.json"
 
 
 @layout("babel_imagenet")
-def load(name: str, folder: Path, prompts: Prompts = "none", tars: Sequence[Path] | None = None) -> Dataset:
+def load(
+    name: str,
+    folder: Path,
+    prompts: Prompts = "none",
+    tars: Sequence[Path] | None = None,
+    ties: Ties = "against",
+) -> Dataset:
     """Return the dataset in `folder`.
 
-    tars: the images, if they are elsewhere.  Languages are the Wikipedia codes of the file in lower case, unmerged:
-    zh_yue has labels of its own.
+    tars: the images, if they are elsewhere.  ties: `first` keeps classes of equal labels apart, see _task.  Languages
+    are the Wikipedia codes of the file in lower case, unmerged: zh_yue has labels of its own.
     """
     by_size = sorted(folder.glob("babel_imagenet*.json"), key=lambda path: -path.stat().st_size)
     if not by_size:
@@ -49,14 +56,14 @@ def load(name: str, folder: Path, prompts: Prompts = "none", tars: Sequence[Path
     labels = {code.lower(): _labels(code, pair, labels_path) for code, pair in read_json_object(labels_path).items()}
     templates = _templates(folder, prompts, list(labels))
     tasks = {
-        lang: [_task(*labels[lang], class_of_image, templates[lang], prompts)]
+        lang: [_task(*labels[lang], class_of_image, templates[lang], prompts, ties)]
         for lang in labels
         if lang in templates and np.isin(class_of_image, labels[lang][0]).any()
     }
     if not tasks:
         raise UserError(f"{labels_path}: no language has both a label of an image's class and prompts {prompts!r}")
     images = Images(keys=[sample.key for sample in samples], read=reader(samples), fingerprints=fingerprints(tars))
-    contents = [fingerprint(labels_path, labels_path.parent), images.fingerprints, prompts, templates]
+    contents = [fingerprint(labels_path, labels_path.parent), images.fingerprints, prompts, templates, ties]
     return build_dataset(name, images, tasks, contents)
 
 
@@ -106,13 +113,22 @@ def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str
 
 
 def _task(
-    indices: np.ndarray, labels: list[str], class_of_image: np.ndarray, templates: list[str], prompts: Prompts
+    indices: np.ndarray,
+    labels: list[str],
+    class_of_image: np.ndarray,
+    templates: list[str],
+    prompts: Prompts,
+    ties: Ties,
 ) -> Classification:
-    """Return the classification among one language's labels.
+    """Return the classification among one language's labels; the record says what became of equal ones.
 
-    Equal labels are one class, as no model can tell them apart; the record says so.
+    They are one class, as no model can tell them apart.  Under `first` they stay apart, as in the paper, whose argmax
+    takes the first: images of the others are never right.
     """
-    names, class_of_label = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    if ties == "first":
+        names, class_of_label = np.array(labels, dtype=object), np.arange(len(labels))
+    else:
+        names, class_of_label = np.unique(np.array(labels, dtype=object), return_inverse=True)
     class_of_index = np.full(NUM_IMAGENET_CLASSES, -1)
     class_of_index[indices] = class_of_label
     image_idx = np.flatnonzero(class_of_index[class_of_image] >= 0)
@@ -122,5 +138,9 @@ def _task(
         target=class_of_index[class_of_image[image_idx]],
         image_idx=image_idx,
         concepts=dict(zip(indices.tolist(), class_of_label.tolist(), strict=True)),
-        protocol={"prompts": prompts, "templates": len(templates), "equal_labels": "one class"},
+        protocol={
+            "prompts": prompts,
+            "templates": len(templates),
+            "equal_labels": "apart" if ties == "first" else "one class",
+        },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -45,7 +46,8 @@ def best_bigrams(
             best = _keep_best(best, limit)
             least = best[0][-1] if limit else np.inf
     quotient, _, keys_B = _keep_best(best, limit)
-    pmi = np.log2(quotient * num_tokens)
+    # Not np.log2: its last bit depends on whether the processor has AVX-512.
+    pmi = np.array([math.log2(ratio) for ratio in (quotient * num_tokens).tolist()])
     is_good = pmi >= min_pmi
     word = counts.words.word
     return [

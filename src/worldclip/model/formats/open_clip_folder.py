@@ -105,9 +105,10 @@ def read_config(path: Path) -> Report:
 
 
 def named_config(name: str) -> Report:
-    """Return the configuration of a published model, with the preprocessing that open_clip gives its weights.
+    """Return the configuration of a published model: open_clip's where it has one of that name, else ours.
 
-    open_clip's built-in one where it has one of that name, else ours.  Raises UserError for any other model.
+    It states no preprocessing, so open_clip's default for a local file holds: the central square, as in the reference.
+    The squash of open_clip's tags at 378 px is for the hub's weights.  Raises UserError for any other model.
     """
     row = published.find(name)
     if row is not None and row.open_clip != name:
@@ -120,9 +121,7 @@ def named_config(name: str) -> Report:
     if model_cfg is None:
         known = ", ".join(row.open_clip for row in published.FAMILY if row.open_clip)
         raise UserError(f"open_clip has no configuration {name!r}; those of this family: {known}")
-    tag = open_clip.get_pretrained_cfg(name, "metaclip2_worldwide") or {}
-    keys = ("mean", "std", "interpolation", "resize_mode")
-    return {"model_cfg": model_cfg, "preprocess_cfg": {key: tag[key] for key in keys if key in tag}}
+    return {"model_cfg": model_cfg, "preprocess_cfg": {}}
 
 
 def fitting_names(state: Mapping[str, torch.Tensor]) -> list[str]:

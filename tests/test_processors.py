@@ -1,0 +1,103 @@
+"""Results that are promised on every processor: under each BLAS kernel, and without the wide instructions.
+
+docs/design.md, section 4.8, has the table of what is promised.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TESTS = Path(__file__).parent
+NUMERIC_TESTS = [f"evaluate/test_{name}.py" for name in ("ranking", "zeroshot", "tasks", "measures")]
+CURATION = ("pool", "metadata", "match", "balance", "curate")
+
+# What an x86 processor without AVX would take.  numba compiles anew for it, so that setting has a slow test of its own.
+OLD_MATH = {"OPENBLAS_CORETYPE": "Prescott", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-AVX,-FMA,-FMA4"}
+OLD_TORCH = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+OLD_NUMBA = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+
+BLAS_KERNEL = """
+import numpy, threadpoolctl
+print(*{pool["architecture"] for pool in threadpoolctl.threadpool_info() if pool["internal_api"] == "openblas"})
+"""
+CURATE = """
+import sys, worldclip
+from worldclip.core.execute import LocalExecutor
+worldclip.run(sys.argv[1], out=sys.argv[2], until="curate", executor=LocalExecutor(workers=1, quiet=True))
+"""
+IDENTIFY = """
+import sys, hashlib, worldclip
+texts = [f"{word} {i}" for i in range(400) for word in sys.stdin.read().split()]
+labels, probs = worldclip.match.identify(texts)
+print(hashlib.sha256("".join(labels).encode() + probs.tobytes()).hexdigest())
+"""
+
+
+def old_numpy() -> dict[str, str]:
+    """Return the setting under which numpy uses only the instructions that it was built for at least."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    return {"NPY_DISABLE_CPU_FEATURES": " ".join(found)}
+
+
+def python(code: str, *arguments: object, stdin: str = "", **settings: str) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(
+        command, env=os.environ | settings, input=stdin, capture_output=True, text=True, check=False, cwd=TESTS
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@functools.cache
+def blas_kernel(core: str = "") -> str:
+    """Return the kernel that numpy's OpenBLAS takes when told a type of core; it refuses those the CPU lacks."""
+    return python(BLAS_KERNEL, **({"OPENBLAS_CORETYPE": core} if core else {}))
+
+
+@pytest.mark.parametrize("core", ["Prescott", "Haswell", "Zen", "SkylakeX"])
+def test_numeric_tests_pass_under_each_blas_kernel(core):
+    pytest.importorskip("threadpoolctl")
+    if not blas_kernel():
+        pytest.skip("numpy has another BLAS than OpenBLAS")
+    if blas_kernel(core) == blas_kernel():
+        pytest.skip(f"told {core}, OpenBLAS takes {blas_kernel()}, as in all other tests")
+    if core == "Zen" and blas_kernel(core) == blas_kernel("Haswell"):
+        pytest.skip("Zen has Haswell's kernels in this OpenBLAS")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *NUMERIC_TESTS]
+    env = os.environ | {"OPENBLAS_CORETYPE": core}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=TESTS)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def digests(run_dir: Path) -> dict[str, str]:
+    """Return the digest of each table, array and threshold that curation leaves."""
+    return {
+        path.relative_to(run_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in CURATION
+        for path in sorted((run_dir / stage).rglob("*"))
+        if path.suffix in (".parquet", ".npy", ".json")
+    }
+
+
+def test_curation_leaves_the_same_bytes_without_wide_instructions(toy_world, toy_run, tmp_path):
+    python(CURATE, toy_world.recipe, tmp_path / "run", **OLD_MATH, **old_numpy(), **OLD_TORCH)
+    assert digests(tmp_path / "run") == digests(toy_run)
+
+
+@pytest.mark.slow  # numba compiles all kernels anew
+def test_compiled_kernels_leave_the_same_bytes_without_wide_instructions(toy_world, toy_run, tmp_path):
+    settings = OLD_MATH | old_numpy() | OLD_NUMBA | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    python(CURATE, toy_world.recipe, tmp_path / "run", **settings)
+    assert digests(tmp_path / "run") == digests(toy_run)
+    words = (
+        "a photo of the red circle صورة دائرة أحمر รูปวงกลมสีแดง 一张红色圆形的照片 ein rotes Haus über один красный дом"
+    )
+    assert python(IDENTIFY, stdin=words, **settings) == python(IDENTIFY, stdin=words)
