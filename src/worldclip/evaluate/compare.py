@@ -54,9 +54,10 @@ def compare(*paths: Path) -> Comparison:
     """Compare evaluations on what all of them have, as means over shared languages.
 
     paths: runs, or folders that evaluate wrote.  A row has dataset, task, metric, languages; `values`, a mean over
-    seeds per arm; `differences` of the other arms from the first; `preprocess` of each arm; and if the metric is a share
-    of queries `intervals`, 95% each, and `is_significant` (0 is outside).  A resample draws images, the same ones for
-    all runs and languages, and within each arm its seeds.  Raises UserError if the evaluations have nothing in common.
+    seeds per arm; `differences` of the other arms from the first; `preprocess` of each arm; and if the metric is a
+    share of queries `intervals`, 95% each, and `is_significant` (0 is outside).  A resample draws images, the same
+    ones for all runs and languages, and within each arm its seeds.  Raises UserError if the evaluations have nothing
+    in common.
     """
     arms = find_arms(paths)
     folders = [folder for arm in arms for folder in arm.folders]
