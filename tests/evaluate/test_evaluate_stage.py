@@ -91,6 +91,7 @@ def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, 
     table = (run_dir / "evaluate" / "table.md").read_text()
     assert "Images: resize shortest edge 8, crop central 8 x 8, bicubic by Pillow, EXIF ignored." in table
     assert "Ties (`first`): of equal scores the first candidate wins." in table
+    assert read_json(run_dir / "evaluate" / "report.json")["protocol"] in table
 
 
 def test_suite_paper_uses_the_papers_protocol():

@@ -130,6 +130,14 @@ def test_orientation_is_that_of_pillow(orientation):
     np.testing.assert_array_equal(decode(oriented(orientation, "PNG")), expected)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_pixels_stay_as_they_are_stored_where_exif_is_ignored(kind):
+    expected = np.asarray(Image.open(io.BytesIO(oriented(6, kind))).convert("RGB"))
+    found = decode(oriented(6, kind), applies_exif=False)
+    np.testing.assert_array_equal(found, expected)
+    assert decode(oriented(6, kind)).shape[:2] == expected.shape[1::-1]
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_an_animation_is_its_first_frame(kind):
     pixels = decode(animated(kind))

@@ -305,6 +305,8 @@ class EvaluateReport(TypedDict):
     model: str
     datasets: dict[str, DatasetResult]
     gallery: list[GalleryImage]
+    protocol: NotRequired[str]
+    """How images became pixels, and who wins a tie."""
     suite: NotRequired[Record]
     """name, mean over its datasets (None if some are missing), missing."""
     published: NotRequired[Record]

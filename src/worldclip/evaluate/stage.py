@@ -165,9 +165,10 @@ def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path) -> li
 
 
 def _write_tables(folder: Path, records: Sequence[Record], config: EvaluateConfig) -> Report:
-    """Write table.md, results.csv, table.tex and CLIP_benchmark's files; return the report's fields about suites."""
-    parts = [tables.markdown_table(records), tables.protocol_text(records)]
-    fields: Report = {}
+    """Write table.md, results.csv, table.tex and CLIP_benchmark's files; return the report's fields about them."""
+    protocol = tables.protocol_text(records)
+    parts = [tables.markdown_table(records), protocol]
+    fields: Report = {"protocol": protocol.strip()} if protocol else {}
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))
         if config.suite in suites.AVERAGED:

@@ -86,6 +86,8 @@ def results_section(report: EvaluateReport) -> Section | None:
         for name, result in report["datasets"].items()
         if result["num_bad_images"]
     ]
+    if "protocol" in report:
+        notes.append(note(report["protocol"]))
     return Section(
         "Results",
         "One row per number; a mean over languages where there are several, with its 95% interval where there "
