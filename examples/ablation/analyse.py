@@ -1,10 +1,10 @@
-"""Tables and plots of what run.py left: the spread over seeds, and what a bootstrap over the concepts leaves in doubt.
+"""Tables and plots of what run.py left: the spread over seeds, and intervals over seeds and concepts.
 
     python examples/ablation/analyse.py --out runs/ablation --docs docs/ablation
 
 A number of an arm is the mean over its seeds of top-1 among the 600 names, each concept with equal weight; `others` is
-the mean over the 13 languages beside English.  A difference of two arms is paired: the same seeds, the same pictures,
-the same resampled concepts.
+the mean over the 13 languages beside English.  A difference of two arms is paired: the same seeds, the same pictures;
+its interval is that of intervals.py.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 import arms
+import intervals
 import world as the_world
+from intervals import Group, label, table
 
 from worldclip.core.artifacts import read_json, write_text
-from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES
 from worldclip.pool.emoji import LANGS
 
 PARTS = ("head", "middle", "tail")
@@ -42,7 +43,6 @@ class Run:
     """(languages, concepts) float64: share of a concept's pictures whose name came first."""
 
 
-Group = tuple[str, int, str]  # arm, width, factor as in the run's name
 Groups = dict[Group, dict[int, Run]]
 """The finished runs by group and seed."""
 
@@ -95,20 +95,23 @@ def thirds(world: the_world.World, runs: dict[int, Run], langs: Sequence[str]) -
     return found
 
 
-def difference(first: dict[int, Run], second: dict[int, Run], measure: Measure) -> dict[str, Any]:
-    """second - first over the seeds that both have: mean, of each seed, and the 95% interval over concepts."""
+def difference(first: dict[int, Run], second: dict[int, Run], measure: Measure) -> intervals.Difference:
+    """second - first over the seeds that both have."""
     seeds = sorted(set(first) & set(second))
-    gains_SC = np.stack([measure(second[seed].hits_LC) - measure(first[seed].hits_LC) for seed in seeds])
-    by_concept = gains_SC.mean(axis=0)
-    random = np.random.default_rng(0)
-    chosen = random.integers(0, len(by_concept), (NUM_RESAMPLES, len(by_concept)))
-    low, high = np.quantile(by_concept[chosen].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {
-        "mean": float(by_concept.mean()),
-        "seeds": [float(gain) for gain in gains_SC.mean(axis=1)],
-        "low": float(low),
-        "high": float(high),
-    }
+    gains = [measure(second[seed].hits_LC) - measure(first[seed].hits_LC) for seed in seeds]
+    return intervals.difference(np.stack(gains))
+
+
+Found = list[tuple[intervals.Pair, str, intervals.Difference]]
+
+
+def differences(runs: Groups, pairs: Sequence[intervals.Pair]) -> Found:
+    """Each pair's difference in each measure."""
+    return [
+        ((first, second), name, difference(runs[first], runs[second], measure))
+        for first, second in pairs
+        for name, measure in MEASURES.items()
+    ]
 
 
 # Tables
@@ -122,17 +125,6 @@ def spread(values: np.ndarray) -> str:
     """Mean, and the seeds' least and most where there are several."""
     mean = percent(float(values.mean()))
     return mean if len(values) == 1 else f"{mean} ({percent(values.min())}-{percent(values.max())})"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def label(group: Group) -> str:
-    arm, width, factor = group
-    larger = {"1.0": "", "share": " 1/share x"}.get(factor, f" {factor}x")
-    return f"{arm}{larger}{'' if width == 64 else f', width {width}'}"
 
 
 def list_table(runs: Groups, groups: Sequence[Group]) -> str:
@@ -171,19 +163,6 @@ def result_table(world: the_world.World, runs: Groups, groups: Sequence[Group]) 
             parts = "/".join(percent(value) for value in thirds(world, of, langs).values())
             cells += [spread(by_seed(of, measure)), parts, percent(float(by_seed(of, measure, world.is_flag).mean()))]
         rows.append(cells)
-    return table(header, rows)
-
-
-def difference_table(runs: Groups, pairs: Sequence[tuple[Group, Group]]) -> str:
-    header = ["difference", "in", "points", "95% over concepts", "by seed"]
-    rows = []
-    for first, second in pairs:
-        for name, measure in MEASURES.items():
-            found = difference(runs[first], runs[second], measure)
-            by = ", ".join(f"{100 * gain:+.1f}" for gain in found["seeds"])
-            bounds = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
-            star = " *" if found["low"] > 0 or found["high"] < 0 else ""
-            rows.append([f"{label(second)} - {label(first)}", name, f"{100 * found['mean']:+.1f}{star}", bounds, by])
     return table(header, rows)
 
 
@@ -292,12 +271,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = asked.docs or asked.out / "report"
     world, runs = the_world.read_world(asked.out / "world"), read_runs(asked.out)
     lists = {arm.name: (arm.name, 64, "1.0") for arm in arms.ARMS}
+    everything: Found = []
     parts = [list_table(runs, [group for group in lists.values() if group in runs])]
     for name, title, groups, pairs, names in sections(runs):
         plot(folder / f"{name}.svg", title, runs, groups, names)
-        parts += [f"\n## {title}\n", result_table(world, runs, groups), difference_table(runs, pairs),
+        found = differences(runs, pairs)
+        everything += found
+        rows = [intervals.row(*of_pair) for of_pair in found]
+        parts += [f"\n## {title}\n", result_table(world, runs, groups), table(intervals.HEADER, rows),
                   language_table(runs, groups)]  # fmt: skip
     write_csv(folder / "results.csv", world, runs)
+    intervals.write_concept_intervals(folder / "concept_intervals.csv", everything)
     write_text(folder / "tables.md", "\n".join(parts))
     print("\n".join(parts))
 

@@ -133,13 +133,13 @@ def test_parts_share_runs_and_scaled_arms_grow_the_batch(tmp_path):
     assert abs(more.warmup_steps - one.warmup_steps) <= 1
 
 
-def test_the_bootstrap_is_paired():
+def test_differences_are_paired_by_seed_and_concept():
     chance = np.random.default_rng(0).random((2, 14, 600))
     first = {seed: analyse.Run(record={}, hits_LC=chance[seed]) for seed in (0, 1)}
     second = {seed: analyse.Run(record={}, hits_LC=chance[seed] + 0.01) for seed in (0, 1)}
     found = analyse.difference(first, second, analyse.english)
-    assert found["mean"] == pytest.approx(0.01)
-    assert found["low"] == pytest.approx(found["high"])  # what is the same for every concept leaves no doubt
+    assert found.gains_S == pytest.approx(np.full(2, 0.01))
+    assert found.interval == pytest.approx((0.01, 0.01))  # equal for every seed and concept: nothing is left in doubt
 
 
 @pytest.mark.slow  # half a minute: a whole small world, two arms
