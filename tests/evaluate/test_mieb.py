@@ -38,7 +38,7 @@ def miniature_task():
             dataset={"path": "none", "revision": "0"},
             type="ZeroShotClassification",
             category="i2t",
-            modalities=["image", "text"],
+            modalities=mteb.get_tasks(tasks=["CIFAR10ZeroShot"])[0].metadata.modalities,
             eval_splits=["test"],
             eval_langs=["eng-Latn"],
             main_score="accuracy",

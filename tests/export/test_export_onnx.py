@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -26,14 +27,14 @@ def exported(tmp_path_factory) -> Path:
     checked = report["formats"]["onnx"]["checked"]
     assert checked["fp32"] <= 1e-5
     assert checked["fp16"] >= 0.999
-    assert checked["int8"] >= 0.98
+    assert checked["int8"] >= 0.999
     return place
 
 
 def test_layout_is_that_of_the_onnx_community(exported):
     folder = exported / "out" / "onnx"
     names = {path.name for path in (folder / "onnx").iterdir()}
-    assert names == {f"{tower}_model{end}.onnx" for tower in ("vision", "text") for end in ("", "_fp16", "_quantized")}
+    assert names == {f"{tower}model{end}.onnx" for tower in ("vision_", "text_", "") for end in ("", "_fp16", "_quantized")}
     assert {"config.json", "preprocessor_config.json", "tokenizer.json", "README.md"} <= {
         p.name for p in folder.iterdir()
     }
@@ -46,7 +47,7 @@ def test_layout_is_that_of_the_onnx_community(exported):
         assert [(value.name, value.shape) for value in session.get_outputs()] == [(output, ["batch_size", 48])]
 
 
-@pytest.mark.parametrize(("precision", "min_cosine"), [("fp32", None), ("fp16", 0.999), ("int8", 0.98)])
+@pytest.mark.parametrize(("precision", "min_cosine"), [("fp32", None), ("fp16", 0.999), ("int8", 0.999)])
 def test_onnx_encoders_embed_like_the_model(exported, precision, min_cosine):
     clip = worldclip.load(exported / "source", device="cpu")
     encoders = worldclip.load(exported / "out" / "onnx", precision=precision)
@@ -67,6 +68,73 @@ def test_onnx_encoders_embed_like_the_model(exported, precision, min_cosine):
     assert encoders.embed_dim == 48
 
 
+@pytest.mark.parametrize(("suffix", "tolerance"), [("", 1e-5), ("_fp16", 0.01), ("_quantized", 0.03)])
+def test_joint_graph_gives_embeddings_and_logits_of_any_numbers_of_images_and_texts(exported, suffix, tolerance):
+    clip = worldclip.load(exported / "source", device="cpu")
+    session = onnxruntime.InferenceSession(exported / "out" / "onnx" / "onnx" / f"model{suffix}.onnx")
+    pixels, tokens = random_pixels(28, num=3), clip.tokenizer.encode(["a red apple", "", "ein Hund", "x " * 200])
+    ids = tokens.padded()
+    mask = (np.arange(ids.shape[1]) < tokens.lengths[:, None]).astype(np.int64)
+    outputs = session.run(None, {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels.numpy()})
+    by_name = dict(zip((value.name for value in session.get_outputs()), outputs, strict=True))
+    images, texts = clip.backend.encode_pixels(pixels), clip.backend.encode_tokens(tokens, 1)
+    np.testing.assert_allclose(by_name["image_embeds"], images, atol=tolerance)
+    np.testing.assert_allclose(by_name["text_embeds"], texts, atol=tolerance)
+    logits = clip.logit_scale * images @ texts.T
+    np.testing.assert_allclose(by_name["logits_per_image"], logits, atol=20 * tolerance)
+    np.testing.assert_array_equal(by_name["logits_per_text"], by_name["logits_per_image"].T)
+
+
+def test_text_that_was_cut_after_its_end_token_embeds_as_the_truncated_one(exported):
+    """transformers.js adds special tokens, then truncates."""
+    clip = worldclip.load(exported / "source", device="cpu")
+    session = onnxruntime.InferenceSession(exported / "out" / "onnx" / "onnx" / "text_model.onnx")
+    row = clip.tokenizer.hf("x " * 200)["input_ids"][:77]
+    assert clip.tokenizer.eos_id not in row
+    short = clip.tokenizer.hf("a red")["input_ids"]
+    ids = np.array([row, [*short, *[clip.tokenizer.pad_id] * (77 - len(short))]])
+    mask = np.array([[1] * 77, [1] * len(short) + [0] * (77 - len(short))])
+    embeds = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    np.testing.assert_allclose(embeds, clip.encode_text(["x " * 200, "a red"]), atol=1e-5)
+
+
+def test_every_written_graph_is_valid_onnx(exported):
+    files = sorted((exported / "out" / "onnx" / "onnx").glob("*.onnx"))
+    assert len(files) == 9
+    for file in files:
+        onnx.checker.check_model(str(file))
+
+
+def test_invalid_graph_is_not_exported(exported, tmp_path, monkeypatch):
+    from worldclip.model.formats import onnx_folder
+
+    def write_unsorted(source, path):
+        model = onnx.load(source)
+        nodes = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend(reversed(nodes))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(onnx_folder, "_write_float16", write_unsorted)
+    with pytest.raises(UserError, match=r"vision_model_fp16\.onnx is not valid ONNX"):
+        export_model(exported / "source", tmp_path, ExportConfig(formats=("onnx",), onnx_precisions=("fp16",)))
+
+
+def test_large_weights_are_shared_by_the_joint_graph(exported, tmp_path, monkeypatch):
+    from worldclip.model.formats import onnx_folder
+
+    monkeypatch.setattr(onnx_folder, "MAX_FILE_BYTES", 100_000)
+    config = ExportConfig(formats=("onnx",), onnx_precisions=("fp32",))
+    report = export_model(exported / "source", tmp_path, config)
+    names = {path.name for path in (tmp_path / "onnx" / "onnx").iterdir()}
+    assert names == {f"{name}.onnx" for name in ("model", "vision_model", "text_model")} | {
+        f"{name}.onnx_data" for name in ("vision_model", "text_model")
+    }
+    weights = sum(path.stat().st_size for path in (tmp_path / "onnx" / "onnx").glob("*.onnx_data"))
+    assert report["formats"]["onnx"]["joint_bytes"] < weights / 5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
 def test_each_published_model_embeds_alike_in_onnxruntime(row, tmp_path):
@@ -74,7 +142,7 @@ def test_each_published_model_embeds_alike_in_onnxruntime(row, tmp_path):
     report = export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("onnx",)))
     checked = report["formats"]["onnx"]["checked"]
     assert checked["fp32"] <= 1e-5
-    assert checked["int8"] >= 0.98
+    assert checked["int8"] >= 0.999
     clip, encoders = (worldclip.load(folder, device="cpu") for folder in (tmp_path / "source", tmp_path / "out/onnx"))
     pixels = random_pixels(clip.model.config.vision_config.image_size)
     np.testing.assert_allclose(encoders.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=1e-5)

@@ -19,8 +19,9 @@ def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") 
     clip: a model of worldclip.load.  name: organisation/model, the name of the results in mteb.
     """
     mteb = require("mteb", extra="dev")
+    cosine = mteb.models.model_meta.ScoringFunction.COSINE  # mteb compares by identity: a string is no function
     meta = mteb.models.ModelMeta.create_empty(
-        {"name": name, "revision": revision, "modalities": ["image", "text"], "similarity_fn_name": "cosine"}
+        {"name": name, "revision": revision, "modalities": ["image", "text"], "similarity_fn_name": cosine}
     )
 
     encode_text = TextFeatures(clip, TEXT_BATCH)  # each text once: equal texts get equal bits, so that they tie

@@ -76,7 +76,8 @@ def render(card: Card, name: str, report: Record) -> str:
     if name == "onnx":
         kinds = dict.fromkeys(report["checked"], "smallest cosine") | {"fp32": "largest difference"}
         measured = ", ".join(f"{key}: {kinds[key]} {value:.2g}" for key, value in report["checked"].items())
-        checked = f"in onnxruntime ({measured})"
+        checked = f"in onnxruntime ({measured}); `onnx/model*.onnx`, both encoders in one graph, take "
+        checked += f"{report['joint_bytes']:,} bytes"
     else:
         checked += f": embeddings differ by at most {report['max_difference']:.1e} in any element"
     lines = [
