@@ -34,7 +34,8 @@ def exported(tmp_path_factory) -> Path:
 def test_layout_is_that_of_the_onnx_community(exported):
     folder = exported / "out" / "onnx"
     names = {path.name for path in (folder / "onnx").iterdir()}
-    assert names == {f"{tower}model{end}.onnx" for tower in ("vision_", "text_", "") for end in ("", "_fp16", "_quantized")}
+    ends = ("model.onnx", "model_fp16.onnx", "model_quantized.onnx")
+    assert names == {tower + end for tower in ("vision_", "text_", "") for end in ends}
     assert {"config.json", "preprocessor_config.json", "tokenizer.json", "README.md"} <= {
         p.name for p in folder.iterdir()
     }

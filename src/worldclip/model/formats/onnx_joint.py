@@ -3,7 +3,7 @@
     input_ids, attention_mask (text_batch_size, sequence_length) int64, pixel_values (batch_size, 3, S, S) float32
     -> logits_per_image (images, texts), logits_per_text (texts, images), text_embeds, image_embeds of unit length
 
-Weights that the encoders keep in files of their own (above 1.5 GB) are shared with them; smaller ones are written again.
+Weights that the encoders keep in files of their own (above 1.5 GB) are shared with them; others are written again.
 """
 
 from __future__ import annotations
