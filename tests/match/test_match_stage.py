@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +230,25 @@ def test_an_empty_shard_has_an_empty_report():
     report = accounting.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
     assert report["pairs"] == report["num_keys"] == 0
     assert report["texts"] == report["keys"] == {}
+
+
+def test_kernel_in_the_cache_counts_as_compiled(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np; from worldclip.kernels.llvm import is_compiled; from worldclip.core.coin import xxh64;"
+        "print(is_compiled(xxh64)); xxh64(np.zeros(3, np.uint8), 0, 3); print(is_compiled(xxh64))"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_first_match_of_an_installation_compiles_once_and_says_so(
+    pool_folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("worldclip.match.stage.is_compiled", lambda kernel: False)
+    cold = run_stages(make_recipe(pool_folder), run, stages="pool match")["match"]
+    assert "compiles the matcher for this processor, once per installation" in capsys.readouterr().err
+    shutil.rmtree(run / "match")
+    monkeypatch.setattr("worldclip.match.stage.is_compiled", lambda kernel: True)
+    assert run_stages(make_recipe(pool_folder), run, stages="pool match")["match"] == cold
+    assert "compiles" not in capsys.readouterr().err

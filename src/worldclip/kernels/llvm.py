@@ -17,6 +17,18 @@ inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # called by other
 # Called for each text by other kernels: each array would be seven arguments of the call.
 inlined = njit(cache=True, nogil=True, no_cpython_wrapper=True, forceinline=True)
 
+
+def is_compiled(function) -> bool:
+    """Return whether numba's cache on disk holds a kernel as its source and this processor are now.
+
+    numba has no public call for it; where its internals differ, the answer is yes: then nothing is announced.
+    """
+    try:
+        return bool(function._cache._cache_file._load_index())
+    except (AttributeError, OSError):
+        return True
+
+
 _I1, _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
 RANKED = 16  # int32 that `count_smaller` ranks at once: one AVX-512 register, or two of AVX2
 LANES = 16  # float32 that are added or multiplied at once

@@ -6,8 +6,9 @@ the stage counts again and does not match again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,14 +16,17 @@ import pyarrow.parquet as pq
 
 from worldclip import pool
 from worldclip.core import artifacts, keys, layout
+from worldclip.core.console import say
 from worldclip.core.entry_counts import count_entries
-from worldclip.core.errors import UserError
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Report, Shard, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
+from worldclip.match.matcher.loop import match_texts
 from worldclip.match.profile_rates import compare_profiles
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.pool.config import PoolConfig
@@ -70,9 +74,10 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     folder = run.dir / "match"
     _check_merges(work)
     matched_by = _config_of_texts(run, work)
-    reports = run.executor.map(
-        functools.partial(match_shard, work=work), shards, label="match", done_dir=folder / "done/texts", key=matched_by
-    )
+    work_on_shard = functools.partial(match_shard, work=work)
+    if shards and not is_compiled(match_texts):
+        _compile(run, min(shards, key=lambda shard: shard.fingerprint.get("size", 0)), work_on_shard, matched_by)
+    reports = run.executor.map(work_on_shard, shards, label="match", done_dir=folder / "done/texts", key=matched_by)
     key_lists = pool.key_lists(run)
     run.executor.map(
         functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists),
@@ -82,6 +87,13 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
         key={"texts": matched_by, "key_lists": keys.digests(key_lists)},
     )
     return reports
+
+
+def _compile(run: Run, shard: Shard, work_on_shard: Callable[[Shard], Report], key: Record) -> None:
+    """Match one shard alone, which compiles the matcher; the workers then load it, and do not each compile it."""
+    say("match", "compiles the matcher for this processor, once per installation (10 to 20 s)")
+    with contextlib.suppress(StageFailed):  # a bad shard is reported with all others
+        run.executor.map(work_on_shard, [shard], label="compiling", done_dir=run.dir / "match/done/texts", key=key)
 
 
 def match_work(run: Run) -> MatchWork:

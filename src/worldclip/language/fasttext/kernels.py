@@ -98,7 +98,7 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
                     at = end
                     break
                 if count != _NO_WORD:
-                    _add(hidden, 0, cache_sums, slot)
+                    _add(hidden, np.int64(0), cache_sums, slot)
                     num_rows += count
                     if word_ngrams > 1:
                         hashes[num_hashes] = _fnv(data, first, first + size)
@@ -106,7 +106,7 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
         if not has_token:
             continue
         if eos >= 0:
-            _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, eos, hidden, 0)
+            _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, eos, hidden, np.int64(0))
             num_rows += 1
         if word_ngrams > 1 and prune != 0:
             hashes[num_hashes] = _END_HASH
@@ -316,7 +316,7 @@ def _add_word_ngrams(
             h = h * NGRAM_STEP + np.uint64(np.int64(hashes[k]))
             row = _ngram_row(np.int64(h % np.uint64(bucket)), num_words, prune, kept, kept_rows)
             if row >= 0:
-                _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, hidden, 0)
+                _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, hidden, np.int64(0))
                 count += 1
     return count
 

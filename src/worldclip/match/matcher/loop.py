@@ -42,10 +42,11 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     # numba counts a reference, an atomic operation, for every array looked up or assigned: none of that for each text.
     classes = unicode.classes
     has_nulls = validity.size > 0
-    total = 0
-    text = 0
+    # int64, not the literal 0, for which numba would compile all that it is passed to a second time.
+    total = np.int64(0)
+    text = np.int64(0)
     while text < num_texts:
-        num_tokens = 0
+        num_tokens = np.int64(0)
         first = text
         while text < num_texts and num_tokens < BLOCK_TOKENS and text - first < BLOCK_TEXTS:
             tokens = num_tokens

@@ -72,12 +72,12 @@ def put_normal_tokens(data, start, end, profile, unicode, text, tokens_2N, count
     """Append the tokens of NFC(text), with folding of NFC(fold(NFC(text))).  Returns the new number of tokens."""
     if profile == UNICODE_FOLD:
         data, end = _folded(data, start, end, unicode)
-        start = 0
+        start = np.int64(0)
     # The cut itself says whether the text may not be NFC, so nearly every text is cut once and not checked.
     total, is_doubtful = _cut_unicode(data, start, end, unicode.classes, text, tokens_2N, count)
     if is_doubtful and not is_nfc(data, start, end, unicode):
         data = nfc(data, start, end, unicode)
-        total, _ = _cut_unicode(data, 0, data.size, unicode.classes, text, tokens_2N, count)
+        total, _ = _cut_unicode(data, np.int64(0), data.size, unicode.classes, text, tokens_2N, count)
     return total
 
 
@@ -89,7 +89,7 @@ def _folded(data, start, end, unicode):
     if (seen & _DOUBTFUL or seen >> COMBINING_SHIFT) and not is_nfc(data, start, end, unicode):
         composed = nfc(data, start, end, unicode)
         out = np.empty(3 * composed.size + 8, np.uint8)
-        size, _ = fold(composed, 0, composed.size, unicode, out)
+        size, _ = fold(composed, np.int64(0), composed.size, unicode, out)
     return out, size
 
 
