@@ -190,7 +190,7 @@ def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
         "not in the layout 'onnx': no onnx/*_model*.onnx",
     ]
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(UserError, match="holds a 'clip' model"):
+    with pytest.raises(UserError, match="does not load as a clip model"):
         worldclip.load(tmp_path)
 
 

@@ -23,7 +23,7 @@ from worldclip.core.job import Report
 from worldclip.model.clip import image_features, text_features
 from worldclip.model.images import as_list, open_images
 from worldclip.model.preprocess import describe
-from worldclip.model.tokenizer import Tokenizer, Tokens
+from worldclip.model.tokenizer import Tokens
 from worldclip.model.weights import read_json_config
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class Clip:
     """A model with its own tokenizer and preprocessing; embeddings are float32 of unit length."""
 
     backend: Backend
-    tokenizer: Tokenizer | None
-    """None for an image tower alone (timm's)."""
+    tokenizer: Any
+    """A model.tokenizer.Tokenizer, or what encodes texts like one for another family; None for an image tower alone."""
     processor: Any
     """The source's own preprocessing or the reference's, called as Hugging Face's image processors are."""
     applies_exif: bool = True
@@ -102,10 +102,11 @@ class Clip:
 
     @property
     def model(self) -> Any:
-        """The torch model of transformers.  Raises UserError for an ONNX folder, which has none."""
+        """The MetaClip2Model.  Raises UserError for ONNX encoders and for CLIPs of other families, which have none."""
         if not isinstance(self.backend, TorchBackend):
             raise UserError(
-                "these are ONNX encoders, which have no torch model; load the model they were exported from"
+                "this needs a model of the Meta CLIP family in torch; ONNX encoders and CLIPs of other families embed, "
+                "classify and are evaluated, but are not exported or trained"
             )
         return self.backend.model
 
@@ -222,7 +223,7 @@ class Clip:
         odds_NM = np.exp(logits_NM - logits_NM.max(axis=1, keepdims=True))
         return odds_NM / odds_NM.sum(axis=1, keepdims=True)
 
-    def require_tokenizer(self) -> Tokenizer:
+    def require_tokenizer(self) -> Any:
         """Return the tokenizer.  Raises UserError for an image tower alone."""
         if self.tokenizer is None:
             raise UserError(IMAGE_TOWER_ONLY)

@@ -12,13 +12,13 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from worldclip.core.layout import step_folder
 from worldclip.model.inference import Clip
 from worldclip.model.load import load
+from worldclip.model.preprocess import facts_of
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.train.checkpoint import CheckpointWriter, read_state
 from worldclip.train.config import TrainConfig
@@ -49,10 +49,10 @@ class Teacher:
 
         Images are resized bicubically from the students' crop to the teacher's size, the whole crop.
         """
-        processor: Any = self.clip.processor
-        pixels = resize(batch.images.to(self.device), processor.crop_size["height"]).float() / 255
-        mean = torch.tensor(processor.image_mean, device=self.device)[:, None, None]
-        std = torch.tensor(processor.image_std, device=self.device)[:, None, None]
+        facts = facts_of(self.clip.processor)
+        pixels = resize(batch.images.to(self.device), facts.size).float() / 255
+        mean = torch.tensor(facts.mean, device=self.device)[:, None, None]
+        std = torch.tensor(facts.std, device=self.device)[:, None, None]
         tokens = self.clip.require_tokenizer().encode(batch.texts)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             image_BE = self.clip.backend.encode_pixels((pixels - mean) / std)

@@ -12,6 +12,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
+from worldclip.model.formats import other_clips
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
@@ -19,6 +20,7 @@ from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_to
 if TYPE_CHECKING:
     import torch
 
+FAMILY = "metaclip_2"
 OPTIONS: tuple[str, ...] = ("tokenizer",)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 PICKLE = "pytorch_model.bin"
@@ -41,6 +43,9 @@ def read_config_json(folder: Path) -> Report:
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
+    config = _read_config(path)
+    if config.model_type != FAMILY:
+        return other_clips.read_transformers(path, config, options)
     config, tokenizer, processor = read_parts(path, options)
     model = _read_model(path, config)
     return Clip(TorchBackend(model.to(pick_device(options.device)).eval()), tokenizer, processor)
@@ -49,6 +54,8 @@ def read(path: Path, options: LoadOptions) -> Clip:
 def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]:
     """Return the configuration, tokenizer and image processor, which must fit together."""
     config = _read_config(folder)
+    if config.model_type != FAMILY:
+        raise UserError(f"{folder} holds a {config.model_type!r} model; this needs a {FAMILY!r} one")
     tokenizer = read_tokenizer(options.tokenizer or folder, config.text_config.max_position_embeddings)
     _complete_special_ids(config, read_config_json(folder), tokenizer)
     check_tokenizer(config, tokenizer)
@@ -64,8 +71,6 @@ def _read_config(folder: Path) -> Any:
         raise UserError(f"{folder} does not load as a Hugging Face model ({error})") from error
     if config.model_type == "metaclip_2_vision_model":
         raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
-    if config.model_type != "metaclip_2":
-        raise UserError(f"{folder} holds a {config.model_type!r} model; worldclip loads 'metaclip_2' models")
     return config
 
 

@@ -16,6 +16,7 @@ from worldclip.core.job import Report
 from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
 from worldclip.model.clip import build_config, check_tokenizer, model_config, pick_device
 from worldclip.model.config import Architecture
+from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
@@ -60,6 +61,8 @@ def read(path: Path, options: LoadOptions) -> Clip:
         folder, file = path, files[0]
     state = weights.read_state(file)
     record = _find_config(folder, file, state, options.arch)
+    if foreign_keys(record["model_cfg"]):
+        return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, state, options)
     text_cfg = record["model_cfg"]["text_cfg"]
     source = options.tokenizer or (folder if has_tokenizer(folder) else text_cfg.get("hf_tokenizer_name"))
     if not source:
@@ -148,14 +151,7 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
     """
     vision: Report = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
     text: Report = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
-    if text.get("hf_tokenizer_name") == "google/mt5-base":
-        raise UserError(f"{where} is another model: {published.OTHER_MODELS['ViT-L-14-worldwide']}")
-    problems = [f"vision_cfg.{key} is {vision[key]!r}" for key in vision if key not in _VISION_DEFAULTS]
-    problems += [f"text_cfg.{key} is {text[key]!r}" for key in text if key not in _TEXT_KEYS]
-    problems += [f"{key} is {model_cfg[key]!r}" for key in model_cfg if key not in _TOP_KEYS]
-    if text.get("pool_type") != "eos" or "eos_id" not in text:
-        problems.append(f"text_cfg.pool_type is {text.get('pool_type')!r}; expected 'eos' with its eos_id")
-    if problems:
+    if problems := foreign_keys(model_cfg):
         raise UserError(f"{where} is not a model of this family: {'; '.join(problems)}; load it with open_clip")
     sizes = Architecture(
         image_size=vision["image_size"],
@@ -174,6 +170,17 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
     config.vision_config.intermediate_size = _mlp_width(vision)
     config.text_config.intermediate_size = _mlp_width(text)
     return config
+
+
+def foreign_keys(model_cfg: Mapping[str, Any]) -> list[str]:
+    """Return what a configuration has that no model of this family has; empty for one of the family."""
+    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    foreign = [f"vision_cfg.{key} is {vision[key]!r}" for key in vision if key not in _VISION_DEFAULTS]
+    foreign += [f"text_cfg.{key} is {text[key]!r}" for key in text if key not in _TEXT_KEYS]
+    foreign += [f"{key} is {model_cfg[key]!r}" for key in model_cfg if key not in _TOP_KEYS]
+    if text.get("pool_type") != "eos" or "eos_id" not in text:
+        foreign.append(f"text_cfg.pool_type is {text.get('pool_type')!r}; expected 'eos' with its eos_id")
+    return foreign
 
 
 def _mlp_width(tower: Mapping[str, Any]) -> int:

@@ -1,0 +1,200 @@
+"""Load CLIPs of other families: whatever transformers or open_clip builds with an image and a text tower.
+
+They embed, classify, search, are evaluated, filter pools and teach; they are not exported or trained further, since
+those need the family's own layout.  Nothing of a repository's own code runs.
+
+B a batch, D embed_dim, S image side, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldclip.core.errors import UserError, require
+from worldclip.model.clip import pick_device
+from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.inference import Clip
+from worldclip.model.preprocess import PerImage, Preprocess
+from worldclip.model.tokenizer import Tokens, break_specials, require_transformers
+
+if TYPE_CHECKING:
+    import torch
+
+# model_type -> the class of transformers.  SigLIP 2 with a fixed size is `siglip`; `siglip2` reads patches of any size.
+FAMILIES = {
+    "clip": "CLIPModel",
+    "siglip": "SiglipModel",
+    "altclip": "AltCLIPModel",
+    "chinese_clip": "ChineseCLIPModel",
+}
+OLD_BUFFER = "position_ids"  # that older transformers saved
+PADDED = ("siglip",)  # trained on texts that are padded to the whole context, without a mask
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTokenizer:
+    """A tokenizer of another family, with worldclip's rule that special strings in a text stay text."""
+
+    to_ids: Callable[[list[str]], list[list[int]]]
+    """Texts -> ids, truncated to the context, special tokens added."""
+    pad_id: int
+    context_length: int
+    specials: list[str]
+
+    def encode(self, texts: Any) -> Tokens:
+        """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
+        for text in texts:
+            text.encode("utf-8")  # UnicodeEncodeError is a ValueError
+        rows = self.to_ids([break_specials(text, self.specials) for text in texts]) if len(texts) else []
+        offsets = np.cumsum([0, *map(len, rows)])
+        ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
+        return Tokens(ids, offsets, self.pad_id)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherBackend:
+    """Two towers of another family, as functions of pixels and of padded ids with their mask."""
+
+    model: Any
+    image_tower: Callable[[torch.Tensor], torch.Tensor]
+    text_tower: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    embed_dim: int
+    padded_length: int | None
+    """Length to which every text is padded; None: that of its chunk."""
+
+    @property
+    def logit_scale(self) -> float:
+        return math.exp(float(self.model.logit_scale.detach()))
+
+    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
+        """Return (B, D) float32 of unit length."""
+        return self._unit(self.image_tower, pixels_B3SS)
+
+    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
+        """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
+        import torch
+
+        features_BD = np.zeros((len(tokens), self.embed_dim), np.float32)
+        for rows in tokens.chunks_by_length(num_chunks):
+            ids_BT = tokens.padded(rows)
+            width = max(ids_BT.shape[1], self.padded_length or 0)
+            ids_BT = np.pad(ids_BT, ((0, 0), (0, width - ids_BT.shape[1])), constant_values=tokens.pad_id)
+            mask_BT = np.arange(width) < tokens.lengths[rows][:, None]
+            features_BD[rows] = self._unit(self.text_tower, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
+        return features_BD
+
+    def _unit(self, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> np.ndarray:
+        import torch
+
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            features = tower(*(tensor.to(device) for tensor in inputs)).float()
+            return torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
+
+
+def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
+    """Load a Hugging Face folder of one of FAMILIES.  Raises UserError for any other, or for an incomplete folder."""
+    if config.model_type not in FAMILIES:
+        known = ", ".join(["metaclip_2", *FAMILIES])
+        raise UserError(f"{folder} holds a {config.model_type!r} model; worldclip loads {known}")
+    transformers = require_transformers()
+    try:
+        model = getattr(transformers, FAMILIES[config.model_type]).from_pretrained(folder, dtype="float32").eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        hf = transformers.AutoTokenizer.from_pretrained(options.tokenizer or folder)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{folder} does not load as a {config.model_type} model ({error}); copy or download it whole"
+        ) from error
+    context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
+    is_padded = config.model_type in PADDED
+
+    def to_ids(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = hf(texts, truncation=True, max_length=context_length)["input_ids"]
+        return ids
+
+    def text_tower(ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        mask = None if is_padded else mask_BT.long()
+        return _pooled(model.get_text_features(input_ids=ids_BT, attention_mask=mask))
+
+    backend = OtherBackend(
+        model.to(pick_device(options.device)),
+        lambda pixels_B3SS: _pooled(model.get_image_features(pixel_values=pixels_B3SS)),
+        text_tower,
+        _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1],
+        context_length if is_padded else None,
+    )
+    return Clip(backend, _tokenizer_of(hf, to_ids, context_length), processor)
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    """Return the features: transformers 5 wraps them in an output, version 4 does not."""
+    features: torch.Tensor = getattr(output, "pooler_output", output)
+    return features
+
+
+def _tokenizer_of(hf: Any, to_ids: Callable[[list[str]], list[list[int]]], context_length: int) -> OtherTokenizer:
+    pad_id = hf.pad_token_id
+    if pad_id is None:
+        raise UserError("the tokenizer has no pad token; set one in its tokenizer_config.json")
+    return OtherTokenizer(to_ids, pad_id, context_length, _longest_first(hf.all_special_tokens))
+
+
+def _longest_first(specials: Iterable[Any]) -> list[str]:
+    """Return special strings in the order in which they are broken: one may contain a shorter one."""
+    return sorted(map(str, specials), key=lambda text: (-len(text), text))
+
+
+def read_open_clip(source: str | Path, state: Mapping[str, torch.Tensor], options: LoadOptions) -> Clip:
+    """Load an open_clip model of any architecture.
+
+    source: the name of one of its configurations, or the path of a configuration file.  state: its tensors.  Raises
+    UserError where they are not those of the configuration.
+    """
+    import torch
+
+    open_clip = require("open_clip", extra="export")
+    name = _register(open_clip, Path(source)) if Path(source).is_file() else str(source)
+    try:
+        model = open_clip.create_model(name, load_weights=False, pretrained_text=False).eval()
+        known = model.state_dict().keys()
+        model.load_state_dict({key: state[key] for key in state if key in known or not key.endswith(OLD_BUFFER)})
+        tokenizer = _open_clip_tokenizer(open_clip, name, options.tokenizer)
+        settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{source} does not load as an open_clip model ({error}); do its weights and its configuration match?"
+        ) from error
+    facts = Preprocess(max(settings.size), settings.resize_mode, settings.mean, settings.std)
+    backend = OtherBackend(
+        model.to(pick_device(options.device)),
+        model.encode_image,
+        lambda ids_BT, mask_BT: model.encode_text(ids_BT),
+        model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1],
+        tokenizer.context_length,
+    )
+    return Clip(backend, tokenizer, PerImage(open_clip.transform.image_transform_v2(settings, is_train=False), facts))
+
+
+def _register(open_clip: Any, config: Path) -> str:
+    """Return the name by which open_clip builds the model of a configuration file."""
+    if config.name == "open_clip_config.json":
+        return f"local-dir:{config.parent}"
+    open_clip.add_model_config(config)
+    return config.stem
+
+
+def _open_clip_tokenizer(open_clip: Any, source: str, name: str | None) -> OtherTokenizer:
+    """Return open_clip's tokenizer of a model, or the Hugging Face one that `name` means."""
+    own = open_clip.get_tokenizer(source)
+    if name is not None:
+        own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length)
+    hf = getattr(own, "tokenizer", None)
+    specials = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
+    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, _longest_first(specials))

@@ -1,0 +1,164 @@
+"""CLIPs of other families, small and random, in the layouts of transformers and open_clip: their own numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+import worldclip
+from worldclip.core.errors import UserError
+from worldclip.model.sample_inputs import images as sample_images
+
+TEXTS = ["a red apple", "apple", "a long text of many words " * 30, "</s> apple", ""]
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "red", "apple", "long", "text", "of", "many", "words"]
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {**TOWER, "image_size": 32, "patch_size": 8}
+
+
+def save_tokenizer(folder: Path, max_length: int) -> Any:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **special)
+    fast.save_pretrained(folder)
+    return fast
+
+
+def small_model(family: str) -> tuple[Any, Any, int]:
+    """Return (model, image processor, context length)."""
+    torch.manual_seed(0)
+    if family == "siglip":
+        text = {**TOWER, "vocab_size": 12, "max_position_embeddings": 16, "pad_token_id": 1, "eos_token_id": 2}
+        config = transformers.SiglipConfig(text_config=text, vision_config=VISION)
+        processor = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+        return transformers.SiglipModel(config), processor, 16
+    crop = {"height": 32, "width": 32}
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop)
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    if family == "clip":
+        text = {**TOWER, "vocab_size": 12, "max_position_embeddings": 16, **ids}
+        config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
+        return transformers.CLIPModel(config), processor, 16
+    if family == "altclip":
+        text = {**TOWER, "vocab_size": 12, "max_position_embeddings": 18, "project_dim": 24, **ids}
+        config = transformers.AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
+        return transformers.AltCLIPModel(config), processor, 16
+    text = {**TOWER, "vocab_size": 12, "max_position_embeddings": 16, **ids}
+    config = transformers.ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
+    return transformers.ChineseCLIPModel(config), processor, 16
+
+
+@pytest.fixture(params=["clip", "siglip", "altclip", "chinese_clip"])
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any, Any, Any]:
+    model, processor, context_length = small_model(request.param)
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return tmp_path, model, processor, save_tokenizer(tmp_path, context_length)
+
+
+def unit(features: Any) -> np.ndarray:
+    features = getattr(features, "pooler_output", features)
+    return torch.nn.functional.normalize(features, dim=-1).detach().numpy()
+
+
+def test_embeddings_are_those_of_transformers(saved: tuple[Path, Any, Any, Any]) -> None:
+    folder, model, processor, tokenizer = saved
+    clip = worldclip.load(folder, device="cpu")
+    pictures = sample_images()
+    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+    expected = unit(model.get_image_features(pixel_values=pixels))
+    np.testing.assert_allclose(clip.encode_image(pictures), expected, atol=2e-6)
+    is_siglip = model.config.model_type == "siglip"
+    for text in TEXTS[:3]:
+        inputs = tokenizer(
+            text, return_tensors="pt", truncation=True, max_length=16, padding="max_length" if is_siglip else False
+        )
+        if is_siglip:
+            inputs.pop("attention_mask")
+        np.testing.assert_allclose(clip.encode_text([text]), unit(model.get_text_features(**inputs)), atol=2e-6)
+    one_by_one = np.concatenate([clip.encode_text([text]) for text in TEXTS])
+    np.testing.assert_allclose(clip.encode_text(TEXTS), one_by_one, atol=2e-6)
+    assert clip.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
+    assert clip.embed_dim == expected.shape[1]
+    probabilities = clip.classify(pictures, ["apple", "text"])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_special_strings_in_a_text_stay_text(saved: tuple[Path, Any, Any, Any]) -> None:
+    clip = worldclip.load(saved[0], device="cpu")
+    ids = clip.tokenizer.encode(["apple </s> apple"]).ids.tolist()
+    assert ids.count(2) == 1
+    with pytest.raises(ValueError, match="surrogate"):
+        clip.encode_text(["\ud800"])
+
+
+def test_other_families_are_not_exported(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:
+    from worldclip.export import export_model
+    from worldclip.export.config import ExportConfig
+
+    with pytest.raises(UserError, match="needs a model of the Meta CLIP family"):
+        export_model(saved[0], tmp_path / "out", ExportConfig(formats=("onnx",)))
+
+
+def test_unknown_family_and_missing_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/config.json").write_text('{"model_type": "blip"}')
+    with pytest.raises(UserError, match="holds a 'blip' model; worldclip loads metaclip_2, clip, siglip"):
+        worldclip.load(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    small_model("clip")[0].config.save_pretrained(tmp_path / "b")
+    with pytest.raises(UserError, match="does not load as a clip model"):
+        worldclip.load(tmp_path / "b")
+
+
+OPEN_CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def save_open_clip(folder: Path) -> Any:
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**OPEN_CLIP).eval()
+    record = {"model_cfg": OPEN_CLIP, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(record))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return model
+
+
+def test_open_clip_models_of_other_families_load_with_their_own_tokenizer_and_transform(tmp_path: Path) -> None:
+    import open_clip
+
+    model = save_open_clip(tmp_path)
+    clip = worldclip.load(tmp_path, device="cpu")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS[:3])
+    np.testing.assert_allclose(clip.encode_text(TEXTS[:3]), unit(model.encode_text(tokens)), atol=2e-6)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    settings = open_clip.transform.PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    pixels = open_clip.transform.image_transform_v2(settings, is_train=False)(picture)[None]
+    np.testing.assert_allclose(clip.encode_image([picture]), unit(model.encode_image(pixels)), atol=2e-6)
+    with_special = clip.tokenizer.encode(["apple <end_of_text> apple"]).ids.tolist()
+    assert with_special.count(49407) == 1
+
+
+def test_open_clip_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    save_open_clip(tmp_path)
+    record = json.loads((tmp_path / "open_clip_config.json").read_text())
+    record["model_cfg"]["embed_dim"] = 16
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="does not load as an open_clip model"):
+        worldclip.load(tmp_path)
