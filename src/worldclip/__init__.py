@@ -16,23 +16,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worldclip.model.load import load as load
     from worldclip.recipe import run as run
+    from worldclip.tools.embed import embed as embed
+    from worldclip.tools.search import search as search
 
 if sys.platform == "win32":
     raise ImportError("worldclip runs on Linux and macOS, not on Windows; install it in WSL, the Linux of Windows")
 
 __version__ = _version("worldclip")
 
-_CALLS = {"run": "worldclip.recipe", "load": "worldclip.model.load"}
+_CALLS = {
+    "run": "worldclip.recipe",
+    "load": "worldclip.model.load",
+    "embed": "worldclip.tools.embed",
+    "search": "worldclip.tools.search",
+}
 _SUBMODULES = {
     **{name: f"worldclip.{name}" for name in ("balance", "check", "config", "core", "curate", "evaluate", "export")},
     **{name: f"worldclip.{name}" for name in ("language", "match", "metadata", "model", "pool", "recipe", "report")},
     **{name: f"worldclip.{name}" for name in ("tools", "train")},
     "languages": "worldclip.language.table",
-    "embed": "worldclip.tools.embed",
-    "search": "worldclip.tools.search",
 }
 
-__all__ = ["__version__", "load", "run"]
+__all__ = ["__version__", "embed", "load", "run", "search"]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,4 +49,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_CALLS, *_SUBMODULES])
+    return sorted(["__doc__", "__version__", *_CALLS, *_SUBMODULES])

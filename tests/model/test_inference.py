@@ -357,7 +357,53 @@ def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_
         ([*prompts, "--templates", "{}"], "--templates and --prompts are both set"),
         (["--prompts", str(tmp_path / "none.json")], "none.json does not exist"),
         (["--prompts", str(image)], "a.png is not JSON"),
-        (["--precision", "int8"], "precision = 'int8': not used for the layout 'huggingface'"),
+        (["--precision", "int8"], "precision = 'int8': this model runs in torch"),
     ):
         assert main([*command, *more]) == 2, more
         assert said in capfd.readouterr().err.replace("\n", " "), more
+
+
+def test_batch_size_and_progress_change_no_embedding(clip, pixels, capsys):
+    images = [pixels] * 5
+    np.testing.assert_allclose(
+        clip.encode_image(images, batch_size=2, progress=True), clip.encode_image(images), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        clip.encode_text(LABELS, batch_size=2, progress=True), clip.encode_text(LABELS), atol=1e-6
+    )
+    said = capsys.readouterr().err
+    assert "5/5" in said
+    assert f"{len(LABELS)}/{len(LABELS)}" in said
+
+
+def test_repr_is_one_line_of_facts(clip):
+    text = repr(clip)
+    assert text.startswith("Clip(MetaClip2Model, 16 dimensions, 32 tokens, ")
+    assert text.endswith("float32 on cpu)")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_near_float32(folder, clip, pixels, precision):
+    half = worldclip.load(folder, device="cpu", precision=precision)
+    assert str(half.model.dtype).endswith("float16")
+    features = half.encode_image([pixels]), half.encode_text(LABELS)
+    expected = clip.encode_image([pixels]), clip.encode_text(LABELS)
+    for actual, wanted in zip(features, expected, strict=True):
+        assert actual.dtype == np.float32
+        assert (actual * wanted).sum(axis=1).min() > 0.999
+
+
+def test_precision_without_torch_weights_and_absent_gpu_are_refused(folder):
+    with pytest.raises(UserError, match="this model runs in torch, in one of fp32, fp16, bf16"):
+        worldclip.load(folder, device="cpu", precision="int8")
+    with pytest.raises(UserError, match="device = 'cuda:99': not available"):
+        worldclip.load(folder, device="cuda:99")
+
+
+def test_top_level_names_are_the_public_ones():
+    names = [name for name in dir(worldclip) if not name.startswith("__")]
+    assert {"run", "load", "embed", "search", "curate", "languages"} <= set(names)
+    assert not {"sys", "importlib", "annotations", "Any", "TYPE_CHECKING"} & set(names)
+    assert callable(worldclip.embed)
+    assert callable(worldclip.search)

@@ -34,7 +34,7 @@ def classify(
     layout: Layout | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
-    precision: Literal["fp32", "fp16", "int8"] | None = None,
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
     """Return the probabilities of labels for images.
@@ -50,6 +50,8 @@ def classify(
 
     if prompts is not None and templates:
         raise UserError("--templates and --prompts are both set; set one of them")
+    if len(labels) == 1 and "," in labels[0]:
+        note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
     used = templates or ("{}",) if prompts is None else read_templates(Path(prompts))
     clip = load(model, device, layout=layout, arch=arch, tokenizer=tokenizer, precision=precision)
     codes = langs[0] if len(langs) == 1 else langs or None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -9,3 +12,22 @@ from rich.markup import escape
 def say(stage: str, message: str) -> None:
     """Print one line about a stage."""
     Console(stderr=True, highlight=False).print(f"[bold]{stage:>9}[/bold]  {escape(message)}", soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(label: str, total: int, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error; yields what advances it by a number of items."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True), disable=not is_shown) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda number: bar.advance(task, number)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from worldclip.core.console import progress_bar
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.model.clip import image_features, text_features
@@ -74,7 +75,8 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode():
-            return image_features(self.model, pixels_B3SS.to(self.model.device)).cpu().numpy()
+            pixels = pixels_B3SS.to(self.model.device, self.model.dtype)
+            return image_features(self.model, pixels).cpu().numpy()
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         import torch
@@ -124,35 +126,58 @@ class Clip:
         """The factor of cosines in a softmax."""
         return np.float32(self.backend.logit_scale)
 
-    def encode_image(self, images: Any, *, allow_urls: bool = False) -> np.ndarray:
+    def __repr__(self) -> str:
+        """Return one line: sizes, tokens, device and precision, as far as the model has them."""
+        model = getattr(self.backend, "model", None)
+        facts = [f"{self.embed_dim} dimensions"]
+        if self.tokenizer is not None:
+            facts.append(f"{self.tokenizer.context_length} tokens")
+        if model is not None:
+            weights = next(model.parameters())
+            facts.append(f"{sum(p.numel() for p in model.parameters()) / 1e6:,.1f}M parameters")
+            facts.append(f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}")
+        return f"Clip({type(model or self.backend).__name__}, {', '.join(facts)})"
+
+    def encode_image(
+        self, images: Any, *, allow_urls: bool = False, batch_size: int = IMAGE_BATCH, progress: bool = False
+    ) -> np.ndarray:
         """Return (N, D) embeddings of images.
 
         images: paths, PIL images, bytes of image files and (height, width[, 3]) uint8 arrays, in any mix.
-        allow_urls: also http and https URLs, which are refused otherwise.  Raises UserError that names every image
-        that cannot be used.
+        allow_urls: also http and https URLs, which are refused otherwise.  batch_size: images per forward pass.
+        progress: show a bar.  Raises UserError that names every image that cannot be used.
         """
         images = as_list(images)
-        features_ND, reasons = self.encode_each(images, allow_urls=allow_urls)
+        features_ND, reasons = self.encode_each(images, allow_urls=allow_urls, batch_size=batch_size, progress=progress)
         if reasons:
             names = {row: str(image) for row, image in enumerate(images) if isinstance(image, str | Path)}
             raise UserError([f"{names.get(row, f'image {row}')}: {reason}" for row, reason in reasons.items()])
         return features_ND
 
-    def encode_each(self, images: Sequence[Any], *, allow_urls: bool = False) -> tuple[np.ndarray, dict[int, str]]:
+    def encode_each(
+        self,
+        images: Sequence[Any],
+        *,
+        allow_urls: bool = False,
+        batch_size: int = IMAGE_BATCH,
+        progress: bool = False,
+    ) -> tuple[np.ndarray, dict[int, str]]:
         """Return (N, D) embeddings, NaN in the rows of images that cannot be used, and the reasons by row."""
         features_ND = np.full((len(images), self.embed_dim), np.nan, np.float32)
         all_reasons: dict[int, str] = {}
-        for pixels, rows, reasons in self._batches(images, allow_urls):
-            all_reasons |= reasons
-            if pixels is not None:
-                features_ND[rows] = self.backend.encode_pixels(pixels)
+        with progress_bar("images", len(images), is_shown=progress) as advance:
+            for pixels, rows, reasons in self._batches(images, allow_urls, batch_size):
+                all_reasons |= reasons
+                if pixels is not None:
+                    features_ND[rows] = self.backend.encode_pixels(pixels)
+                advance(len(rows) + len(reasons))
         return features_ND, all_reasons
 
-    def _batches(self, images: Sequence[Any], allow_urls: bool) -> Iterator[Batch]:
+    def _batches(self, images: Sequence[Any], allow_urls: bool, batch_size: int) -> Iterator[Batch]:
         """Yield batches of preprocessed images; the next one is prepared while the caller runs the tower."""
 
         def prepare(start: int) -> Batch:
-            batch = images[start : start + IMAGE_BATCH]
+            batch = images[start : start + batch_size]
             opened = dict(enumerate(open_images(batch, allow_urls=allow_urls, applies_exif=self.applies_exif), start))
             reasons = {row: image for row, image in opened.items() if isinstance(image, str)}
             usable = {row: image for row, image in opened.items() if row not in reasons}
@@ -163,7 +188,7 @@ class Clip:
 
         with ThreadPoolExecutor(1) as thread:
             pending = None
-            for start in range(0, len(images), IMAGE_BATCH):
+            for start in range(0, len(images), batch_size):
                 upcoming = thread.submit(prepare, start)
                 if pending is not None:
                     yield pending.result()
@@ -171,17 +196,20 @@ class Clip:
             if pending is not None:
                 yield pending.result()
 
-    def encode_text(self, texts: Any) -> np.ndarray:
+    def encode_text(self, texts: Any, *, batch_size: int = TEXT_BATCH, progress: bool = False) -> np.ndarray:
         """Return (M, D) embeddings of texts, which run sorted by length so that there is little padding.
 
-        Special strings stay text; texts longer than the context are truncated.  Raises ValueError for a lone surrogate.
+        batch_size: texts per forward pass.  progress: show a bar.  Special strings stay text; texts longer than the
+        context are truncated.  Raises ValueError for a lone surrogate.
         """
         tokenizer = self.require_tokenizer()
         texts = [texts] if isinstance(texts, str) else list(texts)
         features = [np.zeros((0, self.embed_dim), np.float32)]
-        for start in range(0, len(texts), TEXT_BLOCK):
-            tokens = tokenizer.encode(texts[start : start + TEXT_BLOCK])
-            features.append(self.backend.encode_tokens(tokens, num_chunks=-(-len(tokens) // TEXT_BATCH)))
+        with progress_bar("texts", len(texts), is_shown=progress) as advance:
+            for start in range(0, len(texts), TEXT_BLOCK):
+                tokens = tokenizer.encode(texts[start : start + TEXT_BLOCK])
+                features.append(self.backend.encode_tokens(tokens, num_chunks=-(-len(tokens) // batch_size)))
+                advance(len(tokens))
         return np.concatenate(features)
 
     def encode_labels(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, require
@@ -24,8 +25,12 @@ from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.formats import FORMATS, Layout, huggingface_folder, onnx_folder, open_clip_folder, timm_folder
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.inference import Clip
+from worldclip.model.formats.other_clips import OtherBackend
+from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.preprocess import RULES, Rule, reference
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE_OF: dict[Layout, str] = {"open_clip": "open_clip", "timm": "timm", "onnx": "onnxruntime"}
 
@@ -42,9 +47,10 @@ def load(
 ) -> Clip:
     """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, a timm or ONNX folder.
 
-    device: auto, cpu, cuda or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a bare
-    file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip configuration.
-    tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or int8, of an ONNX folder.
+    device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
+    bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
+    tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; of an ONNX folder
+    one that it has (fp32, fp16, int8).
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 
@@ -55,9 +61,21 @@ def load(
     name = None if tokenizer is None else str(tokenizer)
     options = LoadOptions(device=device, arch=arch, tokenizer=name, precision=precision)
     clip = read(find(source, layout, precision), options)
+    if precision is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
+        clip.backend.model.to(torch_dtype(precision))
     if preprocess == "source":
         return clip
     return dataclasses.replace(clip, processor=reference(clip.processor), applies_exif=False)
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """Return the dtype of a precision.  Raises UserError for one that torch has no weights for."""
+    import torch
+
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if precision not in dtypes:
+        raise UserError(f"precision = {precision!r}: this model runs in torch, in one of {', '.join(dtypes)}")
+    return dtypes[precision]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def embed(
     layout: Layout | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
-    precision: Literal["fp32", "fp16", "int8"] | None = None,
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None,
     device: str = "auto",
     executor: Executor | None = None,
 ) -> Report:

@@ -1,6 +1,6 @@
 """Search the embeddings that `worldclip embed` wrote for the nearest images or texts: exactly, or by a faiss index.
 
-    results = worldclip.search.search("embeddings", ["一只猫"], top=20)
+    results = worldclip.search("embeddings", ["一只猫"], top=20)
 
 Exact search reads the memory-mapped embeddings block by block.  `worldclip index DIR --library faiss` builds a graph
 (HNSW, arXiv:1603.09320) for millions of rows.  Its candidates are scored exactly, so the index can only miss results,

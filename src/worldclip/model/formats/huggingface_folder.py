@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 FAMILY = "metaclip_2"
-OPTIONS: tuple[str, ...] = ("tokenizer",)
+OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 PICKLE = "pytorch_model.bin"
 

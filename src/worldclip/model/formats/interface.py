@@ -24,7 +24,7 @@ class LoadOptions:
     tokenizer: str | None = None
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
-    """fp32, fp16 or int8."""
+    """fp32, fp16, bf16 (torch) or int8 (ONNX)."""
 
 
 class Writer(Protocol):

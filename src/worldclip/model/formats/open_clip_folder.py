@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config, MetaClip2Model
 
-OPTIONS: tuple[str, ...] = ("arch", "tokenizer")
+OPTIONS: tuple[str, ...] = ("arch", "tokenizer", "precision")
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 # in the order in which open_clip looks for weights in a folder

@@ -92,9 +92,10 @@ class OtherBackend:
     def _unit(self, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> np.ndarray:
         import torch
 
-        device = next(self.model.parameters()).device
+        weights = next(self.model.parameters())
+        moved = (tensor.to(weights.device, weights.dtype if tensor.is_floating_point() else None) for tensor in inputs)
         with torch.inference_mode():
-            features = tower(*(tensor.to(device) for tensor in inputs)).float()
+            features = tower(*moved).float()
             return torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
 
 

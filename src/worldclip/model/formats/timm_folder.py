@@ -18,7 +18,7 @@ from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import require_transformers
 
-OPTIONS: tuple[str, ...] = ("arch",)
+OPTIONS: tuple[str, ...] = ("arch", "precision")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # timm's names of CLIP towers by patch size, width and depth (vision_transformer.py); {} is "_quickgelu" or nothing
 _ARCHITECTURES = {
