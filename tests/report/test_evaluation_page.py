@@ -34,7 +34,7 @@ class Weak(WordModel):
 def evaluate(tmp_path, monkeypatch):
     def run(model, name, **values):
         words = [f"word{i}" for i in range(12)]
-        monkeypatch.setattr(model_load, "load", lambda source, device: model)
+        monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
         monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words, LANGUAGES))
         evaluate_model("me/model", EvaluateConfig(datasets=("emoji_base",), **values), tmp_path / name)
         return tmp_path / name
@@ -160,7 +160,7 @@ def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeyp
     from worldclip.cli import main
 
     words = [f"word{i}" for i in range(6)]
-    monkeypatch.setattr(model_load, "load", lambda source, device: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
     monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words))
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--datasets", "emoji_base"]
     assert main([*arguments, "--clip-benchmark", str(tmp_path / "json")]) == 0
@@ -194,7 +194,7 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
         (xm / "images" / f"{word}.jpg").write_bytes(word.encode())
         lines.append(json.dumps({"image/key": word, "en": {"caption": [word]}, "sw": {"caption": [f"x/{word}"]}}))
     (xm / "captions.jsonl").write_text("\n".join(lines))
-    monkeypatch.setattr(model_load, "load", lambda source, device: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
     arguments += ["--classes", "folder"]  # SLIP's names need all 37 breeds
     assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0

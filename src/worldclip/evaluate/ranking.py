@@ -50,22 +50,27 @@ def ranks(
     for start, scores in score_blocks(query_QD, candidate_CD):
         stop = start + len(scores)
         first, last = np.searchsorted(right_query, (start, stop))
-        is_right = np.zeros(scores.shape, bool)
-        is_right[right_query[first:last] - start, right_candidate[first:last]] = True
-        rank_Q[start:stop] = rank_scores(scores, is_right, ties)
+        rank_Q[start:stop] = rank_scores(scores, right_query[first:last] - start, right_candidate[first:last], ties)
     return rank_Q
 
 
-def rank_scores(scores: np.ndarray, is_right: np.ndarray, ties: Ties) -> np.ndarray:
-    """Return (Q,) ranks, see `ranks`.  scores, is_right: (Q, C), of each candidate for each query."""
-    best = np.where(is_right & ~np.isnan(scores), scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+def rank_scores(scores: np.ndarray, right_query: np.ndarray, right_candidate: np.ndarray, ties: Ties) -> np.ndarray:
+    """Return (Q,) ranks, see `ranks`.  scores: (Q, C), of each candidate for each query."""
+    num_queries, num_candidates = scores.shape
+    own = scores[right_query, right_candidate]
+    best = np.full(num_queries, -np.inf, scores.dtype)
+    np.fmax.at(best, right_query, own)  # which ignores NaN
     # Count what is not clearly after the best right candidate: this includes NaN, and with `against` ties.
-    is_after = (scores < best) | is_right
+    is_after = scores < best[:, None]
     if ties == "first":
-        is_level = scores == best
-        first_right = (is_level & is_right).argmax(axis=1)[:, None]
-        is_after |= is_level & (np.arange(scores.shape[1]) > first_right)
-    return np.where(is_right.any(axis=1), (~is_after).sum(axis=1), -1)
+        is_best = own == best[right_query]
+        first_best = np.full(num_queries, num_candidates)
+        np.minimum.at(first_best, right_query[is_best], right_candidate[is_best])
+        is_after |= (scores == best[:, None]) & (np.arange(num_candidates) > first_best[:, None])
+    is_after[right_query, right_candidate] = True
+    has_right = np.zeros(num_queries, bool)
+    has_right[right_query] = True
+    return np.where(has_right, num_candidates - np.count_nonzero(is_after, axis=1), -1)
 
 
 def score_blocks(query_QD: np.ndarray, candidate_CD: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -79,7 +84,7 @@ def score_blocks(query_QD: np.ndarray, candidate_CD: np.ndarray) -> Iterator[tup
     num_rows = max(1, BLOCK_BYTES // (4 * max(1, len(candidate_CD))))
     for start in range(0, len(query_QD), num_rows):
         scores = query_QD[start : start + num_rows] @ distinct_UD.T
-        yield start, scores[:, row] if has_repeats else scores
+        yield start, np.take(scores, row, axis=1) if has_repeats else scores
 
 
 def distinct_rows(features_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,13 +93,9 @@ def distinct_rows(features_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The rows are compared by a hash of 128 bits: sorting them would take several times their memory.
     """
     seen: dict[bytes, int] = {}
-    row_C = np.empty(len(features_CD), np.int64)
-    first: list[int] = []
-    for i, features_D in enumerate(np.ascontiguousarray(features_CD)):
-        row_C[i] = seen.setdefault(hashlib.blake2b(features_D, digest_size=16).digest(), len(first))
-        if row_C[i] == len(first):
-            first.append(i)
-    return np.array(first, np.int64), row_C
+    hashes = (hashlib.blake2b(row_D, digest_size=16).digest() for row_D in np.ascontiguousarray(features_CD))
+    row_C = np.fromiter((seen.setdefault(row_hash, len(seen)) for row_hash in hashes), np.int64, len(features_CD))
+    return np.unique(row_C, return_index=True)[1], row_C
 
 
 def _check_range(kind: str, idx: np.ndarray, num: int) -> None:

@@ -42,8 +42,7 @@ class Choice:
         features = encode([text for idx in questions.tolist() for text in self.options[idx]])
         option_nKD = features.reshape(len(questions), num_options, -1)
         score_nK = np.einsum("nd,nkd->nk", image_ND[self.image_idx[questions]], option_nKD)
-        is_answer = np.arange(num_options) == self.answer[questions, None]
-        is_right = rank_scores(score_nK, is_answer, self.ties) == 0
+        is_right = rank_scores(score_nK, np.arange(len(questions)), self.answer[questions], self.ties) == 0
         return Score(
             n=len(questions),
             metrics={"accuracy": float(is_right.mean())},
