@@ -28,6 +28,44 @@ class Kind:
     has_eos: bool = True
 
 
+WORDS = ["the", "cat", "и", "est", "猫", "ein", "__label__x", "a"]
+LABELS = {"en": 900, "de": 500, "ja": 400, "fr": 399, "ru": 20, "sw": 7, "tr": 3}
+TEXTS = [
+    "the cat",
+    "a cat est ein Haus",
+    "猫がいます",
+    "кот и пёс",
+    "x",
+    "",
+    " \t ",
+    "line\nbreak\rand\ttab\vand\fmore\0zero",
+    "the </s> rest is not read",
+    "</s>",
+    "__label__en __label__x __label__zz the",
+    "ünï cödé 🐈‍⬛ " * 5,
+    "w" * 300,
+]
+
+KINDS = {
+    "softmax": Kind(),
+    "hierarchical": Kind(loss=HS),
+    "negative sampling": Kind(loss=NS),
+    "one against all": Kind(loss=OVA),
+    "without character n-grams": Kind(minn=0, maxn=0),
+    "single characters": Kind(minn=1, maxn=3),
+    "word bigrams": Kind(word_ngrams=2),
+    "word trigrams, no character n-grams": Kind(word_ngrams=3, minn=0, maxn=0, loss=HS),
+    "version 11": Kind(version=11),
+    "quantized": Kind(quantized=True),
+    "quantized without norms": Kind(quantized=True, has_norms=False),
+    "quantized, last part shorter": Kind(quantized=True, dim=7, sub_dim=2, loss=HS),
+    "quantized and pruned": Kind(quantized=True, pruned=120, word_ngrams=2),
+    "quantized and pruned to words": Kind(quantized=True, pruned=0),
+    "quantized output": Kind(quantized=True, quantized_output=True),
+    "no end of sentence": Kind(has_eos=False),
+}
+
+
 def write_model(path: Path, kind: Kind, words: list[str], labels: dict[str, int], seed: int = 0) -> None:
     """words: the dictionary, falling in frequency; labels: name -> count, falling."""
     rng = np.random.default_rng(seed)

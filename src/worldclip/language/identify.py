@@ -113,6 +113,8 @@ class _LibraryModel:
             raise UserError(f"languages.lid_model is {path}, which is not a fastText model ({error})") from error
         labels, _ = self._model.predict("", k=-1, threshold=-1.0)
         self.labels = sorted(label.removeprefix(_PREFIX) for label in labels)
+        if not self.labels:
+            raise UserError(f"languages.lid_model is {path}, which gives no label to an empty text; download it again")
 
     def predict(self, texts: pa.Array, is_allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         label_ids, probs = np.full(len(texts), -1, np.int32), np.zeros(len(texts), np.float32)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldclip.core.errors import UserError
 from worldclip.kernels.byte_table import empty_slots, find_row, hash_bytes, insert_rows
 from worldclip.kernels.llvm import inner, kernel, load_8
 from worldclip.kernels.utf8 import LOW_BYTES, word_at
@@ -18,6 +19,11 @@ from worldclip.kernels.utf8 import LOW_BYTES, word_at
 MAGIC = 793712314
 LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA = 1, 2, 3, 4
 SUPERVISED = 3
+# Bounds of what the file's length does not bound.  Published models have 16 to 300 dimensions, 2 million buckets and
+# n-grams of up to 6; a longest n-gram of 2^31 would read every token from each of its characters to the end.
+MAX_DIM, MAX_BUCKET, MAX_NGRAM = 2**14, 2**27, 64
+ENTRY_BYTES = 10  # of the dictionary, beside the string: a zero, the count (8) and the kind (1)
+UNBUILT = 10**15  # fastText's "infinite" count of nodes of the label tree that are not yet built
 DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows that take less than this when unpacked are unpacked at load
 
 LABEL_PREFIX = b"__label__"
@@ -27,7 +33,7 @@ _END = np.uint64(int.from_bytes(b"</s>", "little"))
 
 
 class UnsupportedModel(ValueError):
-    """A fastText file that this module cannot read; the library may."""
+    """A fastText file of a version that this module cannot read, its sizes checked; the library may."""
 
 
 class Quantized(NamedTuple):
@@ -73,75 +79,82 @@ class Model(NamedTuple):
 def read_model(path: Path) -> tuple[Model, list[str]]:
     """Return the model of `path`, its matrices memory-mapped, and its labels without `__label__`.
 
-    Raises UnsupportedModel for an unknown version or kind, and for a file that is cut short.
+    Models come from the net, and the kernels check no bounds: every size is compared with the file first.  Raises
+    UserError for a file whose sizes contradict each other or its length, UnsupportedModel for an unknown version.
     """
-    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array over the mapping, for numba
-    reader = _Reader(data)
+    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r")) if path.stat().st_size else np.empty(0, np.uint8)
+    reader = _Reader(data)  # over a plain array, for numba
     try:
-        magic, version = reader.unpack("<2i")
-        if magic != MAGIC or version not in (11, 12):
-            raise UnsupportedModel(f"{path} is not a fastText model of version 11 or 12")
-        dim, _, _, _, _, word_ngrams, loss, kind, bucket, minn, maxn, _, _ = reader.unpack("<12id")
-        if kind != SUPERVISED or loss not in (LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA):
-            raise UnsupportedModel(f"{path} is not a supervised fastText model")
-        if version == 11:
-            maxn = 0  # supervised models of that version used no character n-grams
-        size, num_words, num_labels, _, pruned = reader.unpack("<3i2q")
-        starts, ends, counts, length = scan_dictionary(data[reader.at :], size)
-        if length < 0:
-            raise UnsupportedModel(f"{path}: its dictionary is cut short")
-        dictionary = np.array(data[reader.at : reader.at + length])
-        reader.at += length
-        index = reader.array(np.int32, max(pruned, 0) * 2).reshape(-1, 2)
+        head = _read_head(reader)
+        words = _read_dictionary(reader)
+        _require(
+            words.pruned <= 0 or words.pruned <= head.bucket,
+            f"keeps {words.pruned} of {head.bucket} buckets of n-grams",
+        )
+        index = reader.array(np.int32, max(words.pruned, 0) * 2).reshape(-1, 2)
         is_quantized = reader.unpack("<?")[0]
-        rows = _read_quantized(reader) if is_quantized else _read_dense(reader)
-        is_output_quantized = reader.unpack("<?")[0]
-        output = unpack_rows(_read_quantized(reader)) if is_quantized and is_output_quantized else _read_dense(reader)
+        rows = _read_quantized(reader, head.dim) if is_quantized else _read_dense(reader, head.dim)
+        is_output_quantized = reader.unpack("<?")[0] and is_quantized
+        output = (
+            unpack_rows(_read_quantized(reader, head.dim)) if is_output_quantized else _read_dense(reader, head.dim)
+        )
+        _check_rows(head, words, index, rows, output)
     except (struct.error, IndexError) as error:
-        raise UnsupportedModel(f"{path} is cut short") from error
-    kept, kept_rows, order = _kept_buckets(index, bucket, num_words)
-    if pruned > 0:  # rows of kept n-grams by rising bucket; the file's order is another
-        places = np.concatenate([np.arange(num_words), num_words + order.astype(np.int64)])
+        raise UserError(f"languages.lid_model is {path}, which is cut short; download it again") from error
+    except _Damaged as error:
+        raise UserError(f"languages.lid_model is {path}, which is not a fastText model to use ({error})") from error
+    if head.version not in (11, 12):
+        raise UnsupportedModel(f"{path} is a fastText model of version {head.version}, not 11 or 12")
+    kept, kept_rows, order = _kept_buckets(index, head.bucket, words.num_words)
+    if words.pruned > 0:  # rows of kept n-grams by rising bucket; the file's order is another
+        places = np.concatenate([np.arange(words.num_words), words.num_words + order.astype(np.int64)])
         if isinstance(rows, Quantized):
             rows = rows._replace(codes=rows.codes[places], norms=rows.norms[places])
         else:
             rows = rows[places]
-    left, right = _label_tree(counts[num_words:]) if loss == LOSS_HS else (np.empty(0, np.int32), np.empty(0, np.int32))
-    slots = empty_slots(size)
-    insert_rows(dictionary, starts, ends, slots)
-    dense = np.empty((0, dim), np.float32)
-    packed = Quantized(np.empty((0, 0), np.uint8), np.empty(0, np.float32), np.empty(0, np.float32), 1, 1)
-    if not isinstance(rows, Quantized):
-        dense = rows
-    elif len(rows.codes) * dim * 4 < DENSE_BELOW_BYTES:
-        dense = unpack_rows(rows)
-    else:
-        packed = rows
+    slots = empty_slots(len(words.starts))
+    insert_rows(words.strings, words.starts, words.ends, slots)
+    dense, packed = _choose_dense(rows, head.dim)
+    left, right = np.empty(0, np.int32), np.empty(0, np.int32)
+    if head.loss == LOSS_HS:
+        left, right = _label_tree(words.counts[words.num_words :])
     model = Model(
-        dim=dim,
-        loss=loss,
-        num_words=num_words,
-        num_labels=num_labels,
-        bucket=bucket,
-        minn=minn,
-        maxn=maxn,
-        word_ngrams=word_ngrams,
+        dim=head.dim,
+        loss=head.loss,
+        num_words=words.num_words,
+        num_labels=words.num_labels,
+        bucket=head.bucket,
+        minn=head.minn,
+        maxn=head.maxn,
+        word_ngrams=head.word_ngrams,
         dense=dense,
         **packed._asdict(),
         output=np.ascontiguousarray(output, dtype=np.float32),
-        dictionary=dictionary,
-        starts=starts,
-        ends=ends,
+        dictionary=words.strings,
+        starts=words.starts,
+        ends=words.ends,
         slots=slots,
-        prune=-1 if pruned < 0 else int(pruned > 0),
+        prune=-1 if words.pruned < 0 else int(words.pruned > 0),
         kept=kept,
         kept_rows=kept_rows,
         left=left,
         right=right,
-        eos=find_end(dictionary, starts, ends, slots),
+        eos=find_end(words.strings, words.starts, words.ends, slots),
     )
-    names = [bytes(dictionary[starts[i] : ends[i]]) for i in range(num_words, size)]
+    names = [bytes(words.strings[words.starts[i] : words.ends[i]]) for i in range(words.num_words, len(words.starts))]
     return model, [name.removeprefix(LABEL_PREFIX).decode("utf-8", "replace") for name in names]
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+class _Damaged(ValueError):
+    """A number of the file that cannot be right."""
+
+
+def _require(is_right: bool, problem: str) -> None:
+    if not is_right:
+        raise _Damaged(problem)
 
 
 class _Reader:
@@ -157,6 +170,8 @@ class _Reader:
         return values
 
     def array(self, dtype: type, count: int) -> np.ndarray:
+        """Return a view of the next `count` numbers."""
+        _require(count >= 0, f"says that {count} numbers follow")
         num_bytes = count * np.dtype(dtype).itemsize
         raw = self.data[self.at : self.at + num_bytes]
         if len(raw) < num_bytes:
@@ -165,25 +180,132 @@ class _Reader:
         return raw.view(dtype)
 
 
-def _read_dense(reader: _Reader) -> np.ndarray:
-    num_rows, dim = reader.unpack("<2q")
+class _Head(NamedTuple):
+    """Version and options, see Model."""
+
+    version: int
+    dim: int
+    word_ngrams: int
+    loss: int
+    bucket: int
+    minn: int
+    maxn: int
+
+
+def _read_head(reader: _Reader) -> _Head:
+    magic, version = reader.unpack("<2i")
+    _require(magic == MAGIC, "it begins with other bytes")
+    dim, _, _, _, _, word_ngrams, loss, kind, bucket, minn, maxn, _, _ = reader.unpack("<12id")
+    _require(1 <= dim <= MAX_DIM, f"dim = {dim}: must be between 1 and {MAX_DIM}")
+    _require(kind == SUPERVISED, "it is not supervised: it has word vectors but no labels")
+    _require(loss in (LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA), f"loss = {loss}: unknown")
+    _require(0 <= bucket <= MAX_BUCKET, f"bucket = {bucket}: must be between 0 and {MAX_BUCKET}")
+    for name, length in (("minn", minn), ("maxn", maxn), ("wordNgrams", word_ngrams)):
+        _require(0 <= length <= MAX_NGRAM, f"{name} = {length}: must be between 0 and {MAX_NGRAM}")
+    if version == 11:
+        maxn = 0  # supervised models of that version used no character n-grams
+    return _Head(version, dim, word_ngrams, loss, bucket, minn, maxn)
+
+
+class _Dictionary(NamedTuple):
+    """The words, then the labels; arrays as in Model, counts (num_entries,) int64."""
+
+    strings: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    counts: np.ndarray
+    num_words: int
+    num_labels: int
+    pruned: int
+    """Number of n-grams kept; negative: all."""
+
+
+def _read_dictionary(reader: _Reader) -> _Dictionary:
+    size, num_words, num_labels, _, pruned = reader.unpack("<3i2q")
+    _require(
+        num_words >= 0 and num_labels >= 1 and num_words + num_labels == size,
+        f"its dictionary has {size} entries, {num_words} words and {num_labels} labels",
+    )
+    rest = reader.data[reader.at :]
+    if size * ENTRY_BYTES > len(rest):
+        raise IndexError
+    starts, ends, counts, length = scan_dictionary(rest, size)
+    if length < 0:
+        raise IndexError
+    strings = np.array(rest[:length])
+    is_label = strings[ends + ENTRY_BYTES - 1]  # the last byte of an entry
+    _require(bool((is_label[:num_words] == 0).all() and (is_label[num_words:] == 1).all()), "its words follow labels")
+    counts_of_labels = counts[num_words:]
+    # The tree's builder takes 10^15 for a node that is not yet built.
+    is_countable = counts_of_labels.min() >= 0 and float(counts_of_labels.astype(np.float64).sum()) < UNBUILT
+    _require(is_countable, "the counts of its labels are not counts")
+    reader.at += length
+    return _Dictionary(strings, starts, ends, counts, num_words, num_labels, pruned)
+
+
+def _check_rows(
+    head: _Head, words: _Dictionary, index: np.ndarray, rows: np.ndarray | Quantized, output: np.ndarray
+) -> None:
+    """Raise _Damaged unless there is a row for each word, each n-gram that a text can have, and each label."""
+    num_rows = len(rows.codes) if isinstance(rows, Quantized) else len(rows)
+    num_ngrams = max(words.pruned, 0)
+    if words.pruned < 0 and (head.maxn > 0 or head.word_ngrams > 1):
+        _require(head.bucket > 0, "it has n-grams but bucket = 0")
+        num_ngrams = head.bucket
+    _require(
+        num_rows >= words.num_words + num_ngrams,
+        f"it has {num_rows} rows for {words.num_words} words and {num_ngrams} n-grams",
+    )
+    _require(len(output) == words.num_labels, f"it has {len(output)} rows for {words.num_labels} labels")
+    buckets = np.sort(index[:, 0])
+    is_index = bool((np.sort(index[:, 1]) == np.arange(len(index))).all() and (buckets[1:] > buckets[:-1]).all())
+    is_inside = not len(buckets) or (buckets[0] >= 0 and buckets[-1] < head.bucket)
+    _require(is_index and is_inside, "the list of its kept n-grams contradicts itself")
+
+
+def _read_dense(reader: _Reader, dim: int) -> np.ndarray:
+    num_rows, width = reader.unpack("<2q")
+    _require(num_rows >= 0 and width == dim, f"it has a matrix of {num_rows} x {width} where dim = {dim}")
     return reader.array(np.float32, num_rows * dim).reshape(num_rows, dim)
 
 
-def _read_quantized(reader: _Reader) -> Quantized:
-    has_norms, num_rows, _, num_codes = reader.unpack("<?2qi")
-    codes = np.array(reader.array(np.uint8, num_codes)).reshape(num_rows, -1)
-    centroids, sub_dim, last_sub_dim = _read_centroids(reader)
+def _read_quantized(reader: _Reader, dim: int) -> Quantized:
+    has_norms, num_rows, width, num_codes = reader.unpack("<?2qi")
+    _require(num_rows >= 0 and width == dim, f"it has a matrix of {num_rows} x {width} where dim = {dim}")
+    codes = np.array(reader.array(np.uint8, num_codes))
+    centroids, num_parts, sub_dim, last_sub_dim = _read_centroids(reader, dim)
+    _require(num_codes == num_rows * num_parts, f"it has {num_codes} codes for {num_rows} rows of {num_parts} parts")
     norms = np.ones(num_rows, np.float32)
     if has_norms:
         norm_codes = np.array(reader.array(np.uint8, num_rows))
-        norms = _read_centroids(reader)[0][norm_codes]
-    return Quantized(codes, norms, centroids, sub_dim, last_sub_dim)
+        norms = _read_centroids(reader, 1)[0][norm_codes]
+    return Quantized(codes.reshape(num_rows, num_parts), norms, centroids, sub_dim, last_sub_dim)
 
 
-def _read_centroids(reader: _Reader) -> tuple[np.ndarray, int, int]:
-    dim, _, sub_dim, last_sub_dim = reader.unpack("<4i")
-    return np.array(reader.array(np.float32, dim * 256)), sub_dim, last_sub_dim
+def _read_centroids(reader: _Reader, dim: int) -> tuple[np.ndarray, int, int, int]:
+    """Return (centroids (dim * 256,) float32, number of parts of a row, width of a part, width of the last part)."""
+    width, num_parts, sub_dim, last_sub_dim = reader.unpack("<4i")
+    is_whole = (
+        width == dim
+        and 1 <= sub_dim <= dim
+        and num_parts == -(-dim // sub_dim)
+        and last_sub_dim == dim - sub_dim * (num_parts - 1)
+    )
+    _require(
+        is_whole, f"it cuts {width} of dim = {dim} into {num_parts} parts of {sub_dim}, the last of {last_sub_dim}"
+    )
+    return np.array(reader.array(np.float32, dim * 256)), num_parts, sub_dim, last_sub_dim
+
+
+def _choose_dense(rows: np.ndarray | Quantized, dim: int) -> tuple[np.ndarray, Quantized]:
+    """Return (rows as float32, none quantised), or (none, the quantised rows) where the former take much memory."""
+    no_rows = np.empty((0, dim), np.float32)
+    no_packed = Quantized(np.empty((0, 0), np.uint8), np.empty(0, np.float32), np.empty(0, np.float32), 1, 1)
+    if not isinstance(rows, Quantized):
+        return rows, no_packed
+    if len(rows.codes) * dim * 4 < DENSE_BELOW_BYTES:
+        return unpack_rows(rows), no_packed
+    return no_rows, rows
 
 
 def unpack_rows(packed: Quantized) -> np.ndarray:
@@ -195,7 +317,8 @@ def unpack_rows(packed: Quantized) -> np.ndarray:
         start = q * 256 * packed.sub_dim
         table = packed.centroids[start : start + 256 * width].reshape(256, width)
         parts.append(table[packed.codes[:, q]])
-    return np.concatenate(parts, axis=1) * packed.norms[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):  # wrong weights are no wrong sizes
+        return np.concatenate(parts, axis=1) * packed.norms[:, None]
 
 
 def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -214,7 +337,7 @@ def _label_tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Leaves come first, by falling counts, and the root last; -1 where a node has no children.
     """
     num = len(counts)
-    weights = np.full(2 * num - 1, 10**15, np.int64)  # fastText's "infinite" count of nodes not yet built
+    weights = np.full(2 * num - 1, UNBUILT, np.int64)
     weights[:num] = counts
     left, right = np.full(2 * num - 1, -1, np.int32), np.full(2 * num - 1, -1, np.int32)
     leaf, inner = num - 1, num
@@ -273,11 +396,11 @@ def scan_dictionary(data, size):
         while at < len(data) and data[at] != 0:
             at += 1
         ends[i] = at
-        if at + 10 > len(data):
+        if at + ENTRY_BYTES > len(data):
             return starts, ends, counts, -1
         for byte in range(8):
             counts[i] |= np.int64(data[at + 1 + byte]) << (8 * byte)
-        at += 10  # the zero, the count (8) and the kind (1)
+        at += ENTRY_BYTES
     return starts, ends, counts, at
 
 
