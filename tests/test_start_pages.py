@@ -1,0 +1,70 @@
+"""The commands of docs/start_*.md, in order, as they stand, on a small pool in img2dataset's format."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toy import draw_shape, write_tar
+from worldclip.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+WORDS = {
+    "en": ("a photo of a {} {} on white paper", ["red", "green", "blue", "yellow"], ["circle", "square", "triangle"]),
+    "de": (
+        "ein Bild mit einem {} {} auf Papier",
+        ["roten", "grünen", "blauen", "gelben"],
+        ["Kreis", "Quadrat", "Dreieck"],
+    ),
+}
+RGB = np.array([(220, 30, 30), (30, 160, 60), (40, 60, 220), (235, 205, 30)], np.uint8)
+
+
+def write_pool(folder: Path, first: int, num_samples: int) -> None:
+    members: list[tuple[str, bytes]] = []
+    for n in range(first, first + num_samples):
+        template, colours, shapes = WORDS["en" if n % 2 else "de"]
+        caption = template.format(colours[n % 4], shapes[n // 4 % 3])
+        record = {"url": f"https://example.org/{n}.png", "caption": caption, "status": "success"}
+        stem = f"{n:09}"
+        members += [
+            (f"{stem}.png", draw_shape(n // 4 % 3, RGB[n % 4], n % 7 - 3)),
+            (f"{stem}.txt", caption.encode()),
+            (f"{stem}.json", json.dumps(record).encode()),
+        ]
+    write_tar(folder / f"{first:05}.tar", members)
+
+
+def run_page(name: str) -> None:
+    text = (DOCS / name).read_text(encoding="utf-8")
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "worldclip"
+            assert main(arguments) == 0, line
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(compile(block, name, "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_three_start_pages_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pool(tmp_path / "my_images", 0, 240)
+    write_pool(tmp_path / "held_out", 240, 24)
+    (tmp_path / "photo.png").write_bytes(draw_shape(0, RGB[0], 0))
+    run_page("start_curate.md")
+    assert "000000003 in 00000.tar: " in capsys.readouterr().out
+    run_page("start_train.md")
+    compared = capsys.readouterr().out
+    assert "held_out" in compared
+    assert "(2 seeds)" in compared
+    run_page("start_use.md")
+    assert (tmp_path / "hits.html").exists()
+    assert (tmp_path / "runs/my_images/export/huggingface/model.safetensors").exists()
