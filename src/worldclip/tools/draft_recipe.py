@@ -161,7 +161,8 @@ def _to_toml(drafted: Draft, path: str, codes: Sequence[str]) -> str:
         'sources = ["number", "wordfreq"] # a start; WordNets and Wikipedia give better lists (docs/1_metadata.md)',
     ]
     if absent := drafted["without_words"]:
-        lines += _comment(f"wordfreq has no list of {', '.join(absent)}: set a file of each, or a Wikipedia dump.")
+        names = ", ".join(absent)
+        lines += _comment(f'wordfreq has no list of {names}: add "list" to sources and set a file of each.')
         lines += [f'# lists.{code} = "{code}.txt"' for code in absent]
     lines += [
         "",
