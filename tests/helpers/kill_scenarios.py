@@ -76,12 +76,17 @@ def _curation(inputs: Path) -> list[Scenario]:
         scenarios.append(Scenario(name=f"{stage} of a changed pool", start=after_change(before), call=run(new, stage)))
     words = _wikipedia(inputs)
     from_match = run(new, from_stage="match")
+
+    def branch(folder: Path) -> None:
+        worldclip.run(new, out=folder / "branch", from_run=folder / "run", until="curate", executor=QUIET)
+
     return [
         *scenarios,
         Scenario(name="run", start=nothing, call=run(new), is_light=False),
         Scenario(name="run of a changed pool", start=run(old), call=run(new), is_light=False),
         Scenario(name="--from match", start=run(new), call=from_match),
         Scenario(name="--from match, then run", start=run(new), call=from_match, again=run(new)),
+        Scenario(name="--from-run", start=run(new), call=branch),
         Scenario(name="metadata of dumps", start=nothing, call=words["new"]),
         Scenario(name="metadata of other dumps", start=words["old"], call=words["new"]),
     ]

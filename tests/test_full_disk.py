@@ -1,0 +1,140 @@
+"""A full or read-only disk: one error that names a file, whatever wrote to it; the next call goes on."""
+
+from __future__ import annotations
+
+import errno
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import worldclip
+from embedded_world import write_world
+from killed import contents
+from worldclip.cli import main
+from worldclip.core.execute import LocalExecutor
+from worldclip.export.stage import export_model
+from worldclip.model.config import TokenizerConfig
+from worldclip.tools.embed import embed
+from worldclip.train.checkpoint import CheckpointWriter, LocalTensor
+from worldclip.train.distributed import World
+from worldclip.train.tokenizer import train_on_run
+
+SOURCES = Path(worldclip.__file__).parent
+QUIET = LocalExecutor(quiet=True)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A function that mounts a small file system, or changes how it is mounted; skips where only root may."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            pytest.skip(f"no command mount ({error})")
+        if done.returncode:
+            pytest.skip(f"cannot mount a file system: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    # Lazily: caches of this process may still map files of it.
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_world(root)
+    return root
+
+
+def assert_names_a_file(error: OSError, folder: Path, number: int = errno.ENOSPC) -> None:
+    assert error.errno == number
+    assert str(error.filename).startswith(str(folder))
+
+
+def fill(disk: Path, left: int) -> Path:
+    """Fill the disk but for `left` bytes."""
+    path = disk / "filler"
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            file.truncate(max(0, file.tell() - left))
+    return path
+
+
+def test_embedding_stops_at_a_full_disk_and_resumes(world: Path, mount: Callable[..., Path]) -> None:
+    disk = mount("size=256k")
+    filler = fill(disk, 40_000)
+    with pytest.raises(OSError, match="No space left") as caught:
+        embed(world / "model", world / "pool", disk / "out", of=("texts",), device="cpu", executor=QUIET)
+    assert_names_a_file(caught.value, disk)
+    filler.unlink()
+    mount("remount", "size=64m")
+    report = embed(world / "model", world / "pool", disk / "out", of=("texts",), device="cpu", executor=QUIET)
+    assert report["texts"]["embedded"] == 36
+
+
+def test_a_checkpoint_that_does_not_fit_names_its_folder(mount: Callable[..., Path]) -> None:
+    disk = mount("size=1m")
+    writer = CheckpointWriter(disk, World(), keep_last=1)
+    tensors = {"weights.a": LocalTensor(torch.zeros(10**6), (10**6,), None)}
+    writer.start(3, tensors, {}, lambda folder: None)
+    with pytest.raises(OSError, match="No space left") as caught:
+        writer.wait()
+    assert_names_a_file(caught.value, disk / "step_000000003")
+
+
+def test_an_export_that_does_not_fit_leaves_nothing(world: Path, mount: Callable[..., Path]) -> None:
+    disk = mount("size=1m")
+    with pytest.raises(OSError, match="No space left") as caught:
+        export_model(world / "model", disk / "out")
+    assert_names_a_file(caught.value, disk)
+    assert contents(disk) == {}
+
+
+def test_a_run_names_a_file_of_a_full_or_read_only_disk_and_resumes(
+    toy_world, tmp_path, mount: Callable[..., Path], capfd
+) -> None:
+    disk = mount("size=512k")
+    filler = fill(disk, 60_000)
+    command = ["run", str(toy_world.recipe), "--out", str(disk / "run"), "--until", "curate", "--workers", "1"]
+    assert main(command) == 1
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert re.search(rf"{disk}/run/\S+: No space left on device; free disk space, then rerun the same command", message)
+    filler.unlink()
+    mount("remount", "size=64m")
+    assert main([*command[:-4], "--until", "match", "--workers", "1"]) == 0
+    mount("remount", "ro")
+    capfd.readouterr()
+    assert main(command) != 0
+    assert str(disk) in capfd.readouterr().err
+    mount("remount", "rw")
+    assert main(command) == 0
+
+
+def test_a_tokenizer_that_does_not_fit_names_its_folder(toy_world, tmp_path, mount: Callable[..., Path]) -> None:
+    run_dir = worldclip.run(toy_world.recipe, out=tmp_path / "run", until="curate", executor=QUIET)
+    disk = mount("size=4k")
+    with pytest.raises(OSError, match="No space left") as caught:
+        train_on_run(run_dir, disk / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
+    assert_names_a_file(caught.value, disk)
+
+
+def test_nothing_is_written_through_a_memory_map() -> None:
+    """A write to a map of a file ends the process where the disk is full."""
+    found = [
+        path.relative_to(SOURCES).as_posix()
+        for path in SOURCES.rglob("*.py")
+        if re.search(r"open_memmap|mode=\"(r\+|w\+)\"|ACCESS_WRITE|ACCESS_COPY", path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
