@@ -232,6 +232,9 @@ def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
     assert valid_keys(tmp_path) == []
     assert report["counts"]["removed"] == {"min_chars": 1, "removed_elsewhere": 1}
     assert report["keys_in_several_shards"] == 1
+    (tmp_path / "pool" / "0.tar").unlink()
+    check(PoolConfig(path=str(tmp_path / "pool"), key="json:uid"), tmp_path / "out", settings, executor=QUIET)
+    assert valid_keys(tmp_path) == ["k"], "what removed it is gone"
 
 
 def test_image_rules_remove_pairs(tmp_path: Path) -> None:

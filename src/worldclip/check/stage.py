@@ -44,6 +44,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 
 UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
+NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key from its own shard alone
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckConfig:
@@ -240,26 +241,31 @@ def _apply_pair_rules(work: _Work, has_images: bool) -> Texts:
 def _remove_elsewhere(context: CheckContext, shards: Sequence[Shard]) -> int:
     """Remove a key from every shard if a rule removes it in one, because a list of valid keys does not name shards.
 
-    Runs before the search for duplicates.  Return the number of keys that several shards have.
+    Runs before the search for duplicates.  Return the number of keys that several shards have.  What an earlier check
+    removed for this reason is decided anew: the other shard may have changed, or be gone.
     """
-    hashes, is_removed = [], []
+    hashes, is_removed, has_elsewhere = [], [], []
     for shard in shards:
         verdicts = read_table(context.table_path("judged", shard), REMOVED, ["key", "rule"])
         rule = verdicts["rule"].cast(pa.string())
         hashes.append(hash_keys(verdicts["key"]))
-        is_removed.append(pc.is_valid(rule).to_numpy() & ~pc.is_in(rule, pa.array(UNUSABLE)).to_numpy())
+        is_removed.append(pc.is_valid(rule).to_numpy() & ~pc.is_in(rule, pa.array(NOT_ELSEWHERE)).to_numpy())
+        has_elsewhere.append(pc.any(pc.equal(rule, ELSEWHERE)).as_py())
     all_hashes = np.concatenate(hashes)
     values, counts = np.unique(all_hashes, return_counts=True)
     repeated = values[counts > 1]
     removed = np.intersect1d(repeated, all_hashes[np.concatenate(is_removed)])
-    for shard, shard_hashes in zip(shards, hashes, strict=True):
+    for shard, shard_hashes, is_old in zip(shards, hashes, has_elsewhere, strict=True):
         mask = np.isin(shard_hashes, removed)
-        if mask.any():
-            path = context.table_path("judged", shard)
-            verdicts = read_table(path, REMOVED)
-            mask &= pc.is_null(verdicts["rule"]).to_numpy()
-            rule = pc.if_else(pa.array(mask), ELSEWHERE, verdicts["rule"].cast(pa.string()))
-            write_table(path, verdicts.set_column(2, "rule", rule), REMOVED)
+        if not (mask.any() or is_old):
+            continue
+        path = context.table_path("judged", shard)
+        verdicts = read_table(path, REMOVED)
+        before = verdicts["rule"].cast(pa.string()).combine_chunks()
+        own = pc.if_else(pc.fill_null(pc.equal(before, ELSEWHERE), False), None, before)
+        mask &= pc.is_null(own).to_numpy(zero_copy_only=False)
+        rule = pc.if_else(pa.array(mask), ELSEWHERE, own)
+        write_table(path, verdicts.set_column(2, "rule", rule), REMOVED)
     return len(repeated)
 
 

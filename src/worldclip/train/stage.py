@@ -18,7 +18,7 @@ from worldclip.core.preflight import missing_packages, missing_space
 from worldclip.model.clip import device_problems
 from worldclip.model.tokenizer import load_tokenizer
 from worldclip.pool.config import PoolConfig
-from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint
+from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
@@ -126,6 +126,8 @@ def _train_once(run: Run, job: Job) -> Result:
         broadcast_record((schedule, checkpoint), world)
         trainer = Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run))
         trainer.run()
+        for folder in (train_dir, *train_dir.glob("students/*")):
+            remove_old(folder, config.keep_last)  # what a kill, or a best step that was found since, left
         consolidate(checkpoints(train_dir)[-1])
         report = trainer.report()
     counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
