@@ -92,7 +92,7 @@ def test_removing_a_cap_removes_its_files(world) -> None:
     report = run_stages(recipe_of(folder, policy), run, stages="curate")["curate"]
     assert report["caps"] == {}
     assert read_all(run) == free
-    assert not (run / "curate" / "caps").exists()
+    assert not (run / "curate" / ".work" / "caps").exists()
 
 
 def test_online_curation_applies_caps(world) -> None:

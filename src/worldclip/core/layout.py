@@ -48,7 +48,9 @@ entry_counts = _path_of("balance/counts/{}.npy")  # matches of a list's entries 
 
 curated = _path_of("curate/{}.parquet")  # kept pairs of a shard
 curated_keys = _path("curate/keys.npy")  # kept keys as DataComp's sorted u8,u8
-curated_counts = _path_of("curate/counts/{}.parquet")  # matches per entry among the kept texts of a shard
+curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
+curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
+curate_readme = _path("curate/README.md")  # which files are the list, for `datasets`
 curated_tars = _path("curate/tars")  # folder of the kept pairs as tars
 data_card = _path("curate/DATA_CARD.md")  # of the kept pairs
 

@@ -51,6 +51,12 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def dataset_readme(data_files: str, card: str) -> str:
+    """Return a README.md by which `datasets.load_dataset` takes these files of its folder alone; card: its path."""
+    lines = ["---", "configs:", "- config_name: default", f'  data_files: "{data_files}"', "---"]
+    return "\n".join([*lines, f"What these files hold: [{card}]({card}).", ""])
+
+
 def _language_source(recipe: Mapping[str, Any]) -> str:
     """Say what decided the language, and thus the entry list, of each text."""
     if place := recipe["pool"].get("lang"):

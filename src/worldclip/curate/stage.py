@@ -37,7 +37,7 @@ def _inputs(run: Run) -> Record:
 
 
 def _curate(run: Run, job: Job) -> Result:
-    from worldclip.curate.data_card import data_card
+    from worldclip.curate.data_card import data_card, dataset_readme
 
     config = run.section(CurateConfig)
     accounting = read_accounting(run.dir)
@@ -64,6 +64,7 @@ def _curate(run: Run, job: Job) -> Result:
         list_digest = artifacts.digest([_decides_list(run), job.inputs])
         report["tars"] = write_tars(run.dir, shards, run.executor, config.samples_per_tar, list_digest)
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
+    artifacts.write_text(layout.curate_readme(run.dir), dataset_readme("**/*.parquet", "DATA_CARD.md"))
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
@@ -80,7 +81,7 @@ def _curate_part(run: Run, part: slice) -> Sequence[Report]:
 
 
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
-    folder = run.dir / "curate"
+    folder = layout.curate_work(run.dir)
     work = curate_work(run)
     key = {"config": _decides_list(run), "inputs": _inputs(run)}
     if work.config.max_pairs is not None:
@@ -97,13 +98,14 @@ def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Seque
 
 def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[Path]:
     folder = run_dir / "curate"
-    outputs = [layout.curated_keys(run_dir), layout.data_card(run_dir), folder / "sums"]
-    outputs += [folder / "done" / f"{shard.name}.json" for shard in shards]
+    hidden = layout.curate_work(run_dir)
+    outputs = [layout.curated_keys(run_dir), layout.data_card(run_dir), layout.curate_readme(run_dir), folder / "sums"]
+    outputs += [hidden / "done" / f"{shard.name}.json" for shard in shards]
     for path_of in (layout.curated, layout.curated_counts):
         outputs += [path_of(run_dir, shard.name) for shard in shards]
     if config.max_pairs is not None:
-        outputs += [folder / "caps" / "done" / f"{shard.name}.json" for shard in shards]
-        outputs += [folder / "caps" / f"{shard.name}.parquet" for shard in shards]
+        outputs += [hidden / "caps" / "done" / f"{shard.name}.json" for shard in shards]
+        outputs += [hidden / "caps" / f"{shard.name}.parquet" for shard in shards]
     if config.write == "tars":
         outputs.append(layout.curated_tars(run_dir))
     return outputs

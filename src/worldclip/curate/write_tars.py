@@ -26,6 +26,7 @@ from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.job import remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import key_starts, read_curated
+from worldclip.curate.data_card import dataset_readme
 
 COUNTS = ("samples", "no_image", "cut_image")
 
@@ -51,15 +52,18 @@ def write_tars(
     folder = layout.curated_tars(run_dir)
     plan = plan_tars(run_dir, shards, samples_per_tar)
     outputs = [Shard(name=f"{i:06}.tar", path="") for i in range(len(plan))]
-    markers = [folder / "done" / f"{output.name}.json" for output in outputs]
-    remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
+    done = folder / ".work" / "done"  # hidden from tools that read all files of the folder
+    markers = [done / f"{output.name}.json" for output in outputs]
+    readme = folder / "README.md"
+    remove_stale(folder, [*(folder / output.name for output in outputs), *markers, readme])
     reports = executor.map(
         functools.partial(_write_tar, run_dir=run_dir, plan=plan),
         outputs,
         label="tars",
-        done_dir=folder / "done",
+        done_dir=done,
         key={"curate": curate_digest, "samples_per_tar": samples_per_tar},
     )
+    artifacts.write_text(readme, dataset_readme("*.tar", "../DATA_CARD.md"))
     return add_counts(reports, COUNTS)
 
 
