@@ -336,6 +336,58 @@ def test_kept_key_without_an_image_is_counted(tmp_path_factory, run):
     assert not (run / "curate" / "tars").exists()
 
 
+def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("fields")
+    text = "the old green tree on the mountain by the water"
+    others = {"url": "http://x/a.jpg", "sha256": "ab", "width": 3, "alt": "\ud800"}
+    record = {**others, "caption": "", "texts": [text, "zzz"]}
+    write_tar(folder / "0.tar", [("a.json", json.dumps(record).encode()), ("a.jpg", b"A")])
+    run_stages(make_recipe(folder, curate={"write": "tars"}, balance={"tail_fraction": 1.0}), run)
+    with tarfile.open(run / "curate/tars/000000.tar") as tar:
+        written = json.loads(tar.extractfile("000000000.json").read())
+    assert written == {**others, "key": "a", "texts": [text], "text_idx": [0], "lang": ["en"]}
+
+
+def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("rows")
+    text = "the old green tree on the mountain by the water"
+    rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": text if i % 3 else "zzz", "n": i} for i in range(30)]
+    rows.append({**rows[1], "n": 99})  # a repeated key: the first is the pair
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, folder / "part.parquet", row_group_size=7)
+    pool_config = {"key": "uid", "texts": ["text"]}
+    recipe = make_recipe(folder, pool=pool_config, curate={"write": "parquet"}, balance={"tail_fraction": 1.0})
+    report = run_stages(recipe, run)["curate"]
+    written = pq.read_table(run / "curate/parquet/part.parquet")
+    assert written.column_names == [*table.column_names, "kept_text", "kept_texts", "kept_text_idx", "kept_lang"]
+    expected = [row for row in rows[:30] if row["n"] % 3]
+    assert written.select(table.column_names).to_pylist() == expected
+    assert report["parquet"] == {"rows": len(expected)} == {"rows": report["total"]["pairs_out"]}
+    assert set(written["kept_text"].to_pylist()) == {text}
+    assert written["kept_texts"].to_pylist()[0] == [text]
+    run_stages(make_recipe(folder, pool=pool_config, balance={"tail_fraction": 1.0}), run, stages="curate")
+    assert not (run / "curate" / "parquet").exists()
+
+
+def test_rows_of_a_pool_of_tars_are_refused(pool_folder, run):
+    with pytest.raises(UserError, match=r'curate\.write = "parquet": .*\.tar is no Parquet file'):
+        run_stages(make_recipe(pool_folder, curate={"write": "parquet"}), run)
+
+
+def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path_factory, run, capsys):
+    folder = tmp_path_factory.mktemp("nothing")
+    write_tar(folder / "0.tar", [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe9")])
+    with pytest.raises(UserError) as caught:
+        run_stages(make_recipe(folder), run)
+    (problem,) = caught.value.problems
+    assert problem.startswith("0 of 3 texts matched; 2 without text; 1 unreadable; set pool.texts to where")
+    (folder / "0.tar").unlink()
+    write_tar(folder / "1.tar", [("a.jpg", b"A"), ("a.txt", b"the old green tree on the mountain by the water")])
+    with pytest.raises(UserError, match=r"0 of 1 images kept; 1 excluded; see curate\.include"):
+        run_stages(make_recipe(folder, curate={"exclude": ["en"]}), run)
+    assert "1 of 1 texts matched" in capsys.readouterr().err
+
+
 def test_data_card_states_counts_settings_and_digests(pool_folder, run):
     report = run_stages(make_recipe(pool_folder, curate={"text_policy": "all"}), run)["curate"]
     card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
@@ -414,11 +466,8 @@ def test_the_curator_needs_a_balanced_run(pool_folder, run):
         curate.Curator(run)
 
 
-def test_a_run_without_any_match_keeps_nothing(tmp_path_factory, run):
-    folder = tmp_path_factory.mktemp("nothing")
+def test_run_without_any_match_is_an_error(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("no_match")
     write_pool(folder, {"0.tar": [("a", ["unmatched words everywhere without any listed thing"])]})
-    report = run_stages(make_recipe(folder), run)
-    assert report["curate"]["total"]["pairs_out"] == 0
-    assert report["balance"]["lists"]["en"]["threshold"] is None
-    key_idx, text_idx = curate.Curator(run).keep(["a", "b"])
-    assert len(key_idx) == len(text_idx) == 0
+    with pytest.raises(UserError, match=r"0 of 1 texts matched; 1 without a match; compare the lists with the texts"):
+        run_stages(make_recipe(folder), run)

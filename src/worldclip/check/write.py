@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,9 +31,8 @@ from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_in
 from worldclip.core.job import remove_stale
 from worldclip.core.reasons import Reason
 from worldclip.model.decode import open_image
-from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import tar as webdataset
-from worldclip.pool.records import DEFAULT_FIELDS
+from worldclip.pool.records import without_texts
 
 # Faces are blurred as in "A Study of Face Obfuscation in ImageNet" (arXiv:2103.06191): each box grows by a tenth of its
 # diagonal, and the Gaussian's sigma is a tenth of the longest diagonal in the image.
@@ -189,7 +188,7 @@ def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
                 if faces.get(key):
                     image, name = _blur_faces(image, faces[key], name)
                     counts["blurred"] += 1
-                record = {**_without_texts(records[sample], context.pool), "texts": texts[key]}
+                record = {**without_texts(records[sample], context.pool), "texts": texts[key]}
                 json_name = str(name.parent / f"{name.name.split('.')[0]}.json")
                 _add_member(tar, str(name), image)
                 _add_member(tar, json_name, json.dumps(record, ensure_ascii=False).encode())
@@ -198,13 +197,6 @@ def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
 
     artifacts.write_artifact(context.folder / "pairs" / shard.name, write)
     return counts
-
-
-def _without_texts(record: Any, pool: PoolConfig) -> Mapping[str, Any]:
-    """Return the record without the fields that texts come from, where rejected or unmasked texts would survive."""
-    fields = {place.removeprefix("json:") for place in pool.texts} or set(DEFAULT_FIELDS)
-    items = record.items() if isinstance(record, Mapping) else ()
-    return {name: value for name, value in items if name not in fields}
 
 
 def _texts_to_write(shard: Shard, context: CheckContext) -> dict[str, list[str]]:

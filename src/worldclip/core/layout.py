@@ -51,6 +51,7 @@ curated_keys = _path("curate/keys.npy")  # kept keys as DataComp's sorted u8,u8
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
 curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
 curate_readme = _path("curate/README.md")  # which files are the list, for `datasets`
+curated_tables = _path("curate/parquet")  # folder of the kept rows of a pool of tables, with all their columns
 curated_tars = _path("curate/tars")  # folder of the kept pairs as tars
 data_card = _path("curate/DATA_CARD.md")  # of the kept pairs
 

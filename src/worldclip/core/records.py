@@ -192,6 +192,7 @@ class CurateReport(TypedDict):
     effect: dict[str, SampledCurve]  # {list: matches before and after sampling}
     samples: dict[str, list[CurateSample] | list[UnmatchedSample]]
     tars: NotRequired[dict[str, int]]  # {samples, no_image, cut_image}
+    parquet: NotRequired[dict[str, int]]  # {rows}
 
 
 # estimate

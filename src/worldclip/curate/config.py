@@ -25,8 +25,9 @@ class CurateConfig(Config):
     ] = None
     """Maximum number of pairs kept per language: one number, or a table of language = pairs.  The hash chooses them, so
     that a language is thinned evenly.  Unset: no maximum."""
-    write: Literal["list", "tars"] = "list"
-    """list: write the kept pairs as Parquet; tars: also write them as new tars in RUN/curate/tars."""
+    write: Literal["list", "tars", "parquet"] = "list"
+    """list: write keys and texts of the kept pairs; tars: also write the samples as new tars in RUN/curate/tars;
+    parquet: also write the rows of a Parquet pool, with all columns, to RUN/curate/parquet, for img2dataset."""
     samples_per_tar: Annotated[int, AtLeast(1, "images per tar")] = 10_000
     """Images per new tar."""
 

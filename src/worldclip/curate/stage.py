@@ -5,23 +5,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
 from worldclip.core import artifacts, keys, layout
+from worldclip.core.console import say
 from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
 from worldclip.core.job import Job, Record, Result, Run
-from worldclip.core.records import CurateReport, read_accounting
+from worldclip.core.records import CurateReport, PairCounts, read_accounting
+from worldclip.core.summary import WORDS, refuse_nothing, what_became
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
 from worldclip.curate.candidates import CurateWork, decide_on, read_curated
 from worldclip.curate.caps import find_bounds, read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.entry_curves import sampled_curves
 from worldclip.curate.samples import merge_samples, sample_shard
+from worldclip.pool.config import PoolConfig
 
 
 def curate(run: Run) -> None:
@@ -48,6 +52,7 @@ def _curate(run: Run, job: Job) -> Result:
     for shard_report in reports:
         add_counts(settled, shard_report["languages"])
     languages, total = account_for_all(accounting, settled, config)
+    _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
     report: CurateReport = {
         "text_policy": config.text_policy,
@@ -62,7 +67,13 @@ def _curate(run: Run, job: Job) -> Result:
         from worldclip.curate.write_tars import write_tars
 
         list_digest = artifacts.digest([_decides_list(run), job.inputs])
-        report["tars"] = write_tars(run.dir, shards, run.executor, config.samples_per_tar, list_digest)
+        report["tars"] = write_tars(run, shards, config.samples_per_tar, list_digest)
+    if config.write == "parquet":
+        from worldclip.curate.write_parquet import write_parquet
+
+        list_digest = artifacts.digest([_decides_list(run), job.inputs])
+        report["parquet"] = write_parquet(run.dir, run.section(PoolConfig), shards, run.executor, list_digest)
+        say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
     artifacts.write_text(layout.curate_readme(run.dir), dataset_readme("**/*.parquet", "DATA_CARD.md"))
     return Result(
@@ -70,6 +81,15 @@ def _curate(run: Run, job: Job) -> Result:
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
         outputs=_outputs(run.dir, config, shards),
     )
+
+
+def _say_what_became(total: PairCounts, unit: str) -> None:
+    """Print what became of the pairs.  Raises UserError if none is kept."""
+    counts = cast(Mapping[str, int], total)
+    dropped = {reason: counts[reason.column] for reason in WORDS if counts[reason.column]}
+    line = what_became("kept", total["pairs_out"], total["pairs_in"], unit, dropped)
+    refuse_nothing(total["pairs_out"], line, dropped)
+    say("curate", f"{line} (why: worldclip inspect RUN --key KEY)")
 
 
 def _curate_part(run: Run, part: slice) -> Sequence[Report]:
@@ -108,6 +128,8 @@ def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> li
         outputs += [hidden / "caps" / f"{shard.name}.parquet" for shard in shards]
     if config.write == "tars":
         outputs.append(layout.curated_tars(run_dir))
+    if config.write == "parquet":
+        outputs += [layout.curated_tables(run_dir), hidden / "parquet"]
     return outputs
 
 
@@ -151,6 +173,9 @@ def _check(run: Run) -> None:
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
             "tars that were downloaded from it"
         )
+    others = [shard.name for shard in pool.shards(run) if not shard.name.endswith(".parquet")]
+    if config.write == "parquet" and others:
+        problems.append(f'curate.write = "parquet": {others[0]} is no Parquet file; set "list", or "tars" for tars')
     if problems:
         raise UserError(problems)
 

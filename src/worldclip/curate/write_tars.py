@@ -1,7 +1,8 @@
 """The kept samples as new WebDataset tars: images copied byte by byte, with the texts that were kept.
 
-A sample is `<9 digits>.<image suffix>`, `.txt` (its first kept text) and `.json` (key, texts, text_idx, lang).  Its
-number is its position in the whole list, so the tars are the same for any number of workers.
+A sample is `<9 digits>.<image suffix>`, `.txt` (its first kept text) and `.json`: the fields of the pool's .json that
+hold no texts (url, sha256, ...), then key, texts, text_idx and lang of what was kept.  Its number is its position in
+the whole list, so the tars are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from worldclip.core import artifacts, layout
 from worldclip.core.arrow import one_array
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Executor, Report, Shard, add_counts
-from worldclip.core.job import remove_stale
+from worldclip.core.execute import Report, Shard, add_counts
+from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import key_starts, read_curated
 from worldclip.curate.data_card import dataset_readme
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.records import without_texts
 
 COUNTS = ("samples", "no_image", "cut_image")
 
@@ -41,27 +44,25 @@ class Piece:
     first_number: int
 
 
-def write_tars(
-    run_dir: Path, shards: Sequence[Shard], executor: Executor, samples_per_tar: int, curate_digest: str
-) -> dict[str, int]:
+def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_digest: str) -> dict[str, int]:
     """Write RUN/curate/tars/<6 digits>.tar with the kept keys in the order of the list; return COUNTS.
 
     A kept key is left out, and keeps its number, if the pool's index has no image of it (no_image) or if its image is
     cut off (cut_image).
     """
-    folder = layout.curated_tars(run_dir)
-    plan = plan_tars(run_dir, shards, samples_per_tar)
+    folder = layout.curated_tars(run.dir)
+    plan = plan_tars(run.dir, shards, samples_per_tar)
     outputs = [Shard(name=f"{i:06}.tar", path="") for i in range(len(plan))]
     done = folder / ".work" / "done"  # hidden from tools that read all files of the folder
     markers = [done / f"{output.name}.json" for output in outputs]
     readme = folder / "README.md"
     remove_stale(folder, [*(folder / output.name for output in outputs), *markers, readme])
-    reports = executor.map(
-        functools.partial(_write_tar, run_dir=run_dir, plan=plan),
+    reports = run.executor.map(
+        functools.partial(_write_tar, run_dir=run.dir, pool_config=run.section(PoolConfig), plan=plan),
         outputs,
         label="tars",
         done_dir=done,
-        key={"curate": curate_digest, "samples_per_tar": samples_per_tar},
+        key={"curate": curate_digest, "samples_per_tar": samples_per_tar, "fields": "all"},
     )
     artifacts.write_text(readme, dataset_readme("*.tar", "../DATA_CARD.md"))
     return add_counts(reports, COUNTS)
@@ -85,20 +86,31 @@ def plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> l
     return plan
 
 
-def _write_tar(output: Shard, *, run_dir: Path, plan: Sequence[Sequence[Piece]]) -> Report:
+def _write_tar(output: Shard, *, run_dir: Path, pool_config: PoolConfig, plan: Sequence[Sequence[Piece]]) -> Report:
     counts = Counter(dict.fromkeys(COUNTS, 0))
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
             for piece in plan[int(Path(output.name).stem)]:
-                _add_piece(tar, run_dir, piece, counts)
+                _add_piece(tar, run_dir, piece, _other_fields(piece.shard, pool_config), counts)
 
     artifacts.write_artifact(layout.curated_tars(run_dir) / output.name, write)
     return {"pairs": counts["samples"], **counts}
 
 
-def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Piece, counts: Counter[str]) -> None:
-    """Add the samples of a piece to the tar, and count them."""
+def _other_fields(shard: Shard, config: PoolConfig) -> dict[str, Json]:
+    """Return, per key, the fields of the pool's .json that hold no texts."""
+    keys, records = pool.read_records(shard, config, ())
+    fields: dict[str, Json] = {}
+    for key, record in zip(keys, records, strict=True):
+        fields.setdefault(key, without_texts(record, config))  # the first of a repeated key is the pair
+    return fields
+
+
+def _add_piece(
+    tar: tarfile.TarFile, run_dir: Path, piece: Piece, fields: Mapping[str, Json], counts: Counter[str]
+) -> None:
+    """Add the samples of a piece to the tar, and count them.  fields: of the pool, per key."""
     table = read_curated(run_dir, piece.shard)
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)[piece.start : piece.stop + 1]
@@ -115,19 +127,30 @@ def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Piece, counts: Counte
             counts["cut_image"] += 1
             continue
         texts = table.slice(starts[k], starts[k + 1] - starts[k]).to_pylist()
-        _add_sample(tar, f"{piece.first_number + k:09}", Path(member).suffix, image, texts)
+        record = fields.get(texts[0]["key"], {})
+        _add_sample(tar, f"{piece.first_number + k:09}", Path(member).suffix, image, texts, record)
         counts["samples"] += 1
 
 
-def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json]) -> None:
+def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json], fields: Json) -> None:
     record = {
+        **fields,
         "key": texts[0]["key"],
         "texts": [row["text"] for row in texts],
         "text_idx": [row["text_idx"] for row in texts],
         "lang": [row["lang"] for row in texts],
     }
-    body = json.dumps(record, ensure_ascii=False).encode()
+    body = json.dumps(record, ensure_ascii=_has_surrogates(record)).encode()
     for extension, data in ((suffix, image), (".txt", texts[0]["text"].encode()), (".json", body)):
         info = tarfile.TarInfo(name + extension)  # time 0, owner 0: the same bytes on every machine
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
+
+
+def _has_surrogates(record: Json) -> bool:
+    """Return whether a field of the pool holds a lone surrogate, which UTF-8 cannot express and an escape can."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

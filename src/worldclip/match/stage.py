@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Report, Shard, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.reasons import MATCHED, Reason
+from worldclip.core.records import MatchReport
+from worldclip.core.summary import refuse_nothing, what_became
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language.config import LanguagesConfig
@@ -50,6 +54,7 @@ def _match(run: Run, job: Job) -> Result:
     shards, work = pool.indexed_shards(run), match_work(run)
     reports = _match_and_count(run, shards, work)
     report = sum_reports(reports)
+    _say_what_became(report)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
@@ -62,6 +67,17 @@ def _match(run: Run, job: Job) -> Result:
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.languages},
     )
+
+
+def _say_what_became(report: MatchReport) -> None:
+    """Print what became of the texts.  Raises UserError if none has a match."""
+    dropped: Counter[Reason] = Counter()
+    for counts in report["texts"].values():
+        dropped.update({Reason[name.upper()]: number for name, number in counts.items() if name != MATCHED})
+    matched = report["num_matched_texts"]
+    line = what_became("matched", matched, report["pairs"], "texts", dropped, report["labels_without_language"])
+    refuse_nothing(matched, line, dropped)
+    say("match", line)
 
 
 def _match_part(run: Run, part: slice) -> Sequence[Report]:

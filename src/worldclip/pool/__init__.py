@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_member as read_member
     from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
+    from worldclip.pool.read import rows_of_keys as rows_of_keys
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import key_lists as key_lists
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
 _NAMES = {
-    "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts"),
+    "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts", "rows_of_keys"),
     "stage": ("index", "indexed_shards", "key_lists", "list_shards", "open_pool", "shards"),
     "texts": ("PoolTexts",),
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from worldclip.core import layout
 from worldclip.core.artifacts import POOL_INDEX, read_table, write_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
+from worldclip.core.keys import KeyTable
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_range
 from worldclip.pool.formats import format_of
@@ -37,6 +39,17 @@ def read_keys(shard: Shard, config: PoolConfig) -> tuple[pa.Array, int, int]:
     is_repeated = find_duplicates(keys, has_key)
     first = keys.filter(pa.array(has_key & ~is_repeated))
     return first, int((~has_key).sum()), int(is_repeated.sum())
+
+
+def rows_of_keys(shard: Shard, config: PoolConfig, keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return (K,) int64: the position of the first pair of the shard with each of these keys, which it must have."""
+    all_keys, has_key, _ = format_of(shard.name).read_keys(shard, config)
+    is_first = has_key & ~find_duplicates(all_keys, has_key)
+    rows = np.flatnonzero(is_first)
+    found = KeyTable(all_keys.filter(pa.array(is_first))).find(keys)
+    if (found < 0).any():
+        raise BadShard(f"{shard.path}: lacks keys that were matched; the file changed meanwhile, run match again")
+    return rows[found]
 
 
 def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:

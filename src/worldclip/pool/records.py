@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from worldclip.pool.config import PoolConfig
 from worldclip.pool.texts import PairKeys, PoolTexts, pool_texts, replace_where
 
 Record = dict[str, Any] | str | None
@@ -23,6 +24,12 @@ DEFAULT_FIELDS = ("texts", "text", "caption", "TEXT")  # img2dataset writes `cap
 TRUTH_FIELD = "lang_truth"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 NUM_PROBED = 100  # records at the head of a shard; a field that pool.key or pool.texts names must occur in one of them
+
+
+def without_texts(record: Record, config: PoolConfig) -> dict[str, Any]:
+    """Return a record without the fields that texts come from, where dropped texts would survive."""
+    fields = {place.removeprefix("json:") for place in config.texts} or set(DEFAULT_FIELDS)
+    return {name: value for name, value in record.items() if name not in fields} if isinstance(record, dict) else {}
 
 
 def parse_record(content: bytes) -> Record:

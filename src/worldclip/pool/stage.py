@@ -222,6 +222,10 @@ def _index_pool(run: Run, job: Job) -> Result:
         raise UserError(
             f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"
         )
+    without = counts["samples"] - totals["images"]
+    has_images = any(shard.name.endswith(".tar") for shard in pool_shards)
+    note = f", {without:,} without an image" if has_images and without else ""
+    say("pool", f"{counts['samples']:,} pairs in {len(pool_shards):,} shards{note}")
     indexes = [job.folder / "index" / f"{shard.name}.parquet" for shard in pool_shards]
     markers = [job.folder / "done" / "index" / f"{shard.name}.json" for shard in pool_shards]
     built = [job.folder / name for name in BUILT_FOLDERS] if config.build else []

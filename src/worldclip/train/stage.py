@@ -130,6 +130,7 @@ def _train_once(run: Run, job: Job) -> Result:
             remove_old(folder, config.keep_last)  # what a kill, or a best step that was found since, left
         consolidate(checkpoints(train_dir)[-1])
         report = trainer.report()
+    _say_what_became(report)
     counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
     return Result(report=report, counts=counts)
 
@@ -141,6 +142,22 @@ def _refused_changes(run_dir: Path, changes: list[str]) -> list[str]:
         return []
     remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
     return [*changes, f"{remedy}; undo it, restart with --from train, or choose another --out"]
+
+
+def _say_what_became(report: Report) -> None:
+    """Print how many samples training saw, and how many images it could not use."""
+    say("train", f"{report['samples_seen']:,} samples seen of {report['pairs']:,} pairs, {report['epochs']:.1f} epochs")
+    if report["no_image"]:
+        say("train", f"{report['no_image']:,} kept pairs have no image and are not trained on")
+    num_bad = sum(report["bad"].values())
+    if num_bad:
+        share = num_bad / max(1, report["samples_seen"])
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report["bad"].items())
+        say(
+            "train",
+            f"{num_bad:,} images, {share:.1%} of the samples, could not be used and were replaced by others "
+            f"({reasons}); worldclip pool check lists them",
+        )
 
 
 def _help_train(run: Run) -> None:
