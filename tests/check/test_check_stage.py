@@ -391,3 +391,16 @@ def test_unloadable_model_is_reported_before_any_work(pool: Path, monkeypatch: p
     config = CheckConfig(hash="embedding", embedding_model="some/model")
     with pytest.raises(UserError, match="some/model does not exist"):
         hash_images(pool / "pool", pool / "set.parquet", QUIET, config=config)
+
+
+def test_check_says_which_texts_many_duplicates_take_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = encode(photograph(0))
+    members = [part for lang in ("en", "de", "sw") for part in sample(lang, image, [f"a cat, in {lang}"])]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    run(tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 3 images are duplicates and go with all their texts, those in other languages included" in said
+    run(tmp_path, merge_texts=True)
+    assert "go with all their texts" not in capsys.readouterr().err

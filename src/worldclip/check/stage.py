@@ -56,6 +56,9 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     return config
 
 
+MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their texts is worth a warning
+
+
 def check(
     pool: PoolConfig | Run, out: str | Path, config: CheckConfig | None = None, *, executor: Executor | None = None
 ) -> Report:
@@ -187,6 +190,7 @@ def _check(work: _Work) -> Result:
     duplicates, histogram = near.DUPLICATES.empty_table(), list[int]()
     if has_images and config.duplicates != "keep":
         duplicates, histogram = near.find_duplicates(context, shards, executor)
+    _warn_of_lost_texts(config, len(duplicates), image_counts["images"])
     counts = write.write_lists(context, shards, duplicates)
     if has_images and config.faces.path:
         models.write_faces(context, shards)
@@ -207,6 +211,18 @@ def _check(work: _Work) -> Result:
     }
     write_report(context.folder, report, work.sets.readers())
     return Result(report=report, counts=counts)
+
+
+def _warn_of_lost_texts(config: CheckConfig, num_duplicates: int, num_images: int) -> None:
+    """Say what many duplicates take with them: pools often hold an image once per language."""
+    if config.merge_texts or num_duplicates <= MANY_DUPLICATES * num_images:
+        return
+    say(
+        "check",
+        f"{num_duplicates:,} of {num_images:,} images are duplicates and go with all their texts, those in other "
+        'languages included. To keep the texts: merge_texts = true with write = "tars"; to keep the pairs: '
+        'duplicates = "keep"',
+    )
 
 
 def _scan(work: _Work) -> dict[str, int]:
