@@ -198,3 +198,16 @@ def test_two_processes_write_the_same_embeddings(world, tmp_path):
     for shard in range(SHARDS):
         one, two = (np.load(tmp_path / name / f"images/{shard:05}.tar.npy") for name in ("one", "two"))
         np.testing.assert_allclose(two, one, atol=1e-6)
+
+
+def test_vectors_stand_in_the_table_where_asked_for_and_search_still_works(world, tmp_path):
+    from worldclip.tools.search import search
+
+    kinds = ("images", "texts")
+    embed(world / "model", world / "pool", tmp_path, of=kinds, vectors_in_table=True, executor=quiet())
+    for kind in kinds:
+        place = tmp_path / kind / "00000.tar"
+        table = pq.read_table(f"{place}.parquet")
+        vectors = np.stack(table["vector"].to_numpy())
+        np.testing.assert_array_equal(vectors, np.load(f"{place}.npy"))
+    assert "vector" not in search(tmp_path, ["a red circle"], top=1)[0]["hits"][0]

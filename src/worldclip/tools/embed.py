@@ -4,6 +4,7 @@
     DIR/images/<shard>.parquet   key, file, offset, size: where each image is
     DIR/texts/<shard>.npy        (N, D) float32 of unit length, one row per text
     DIR/texts/<shard>.parquet    key, text_idx, text
+    both .parquet also have vector, the row of .npy, under --vectors-in-table
     DIR/probe.npy                embeddings of a fixed image and fixed texts, which identify the model
     DIR/manifest.json            the model, the pool's shards, counts; written last
 
@@ -28,7 +29,14 @@ import pyarrow as pa
 
 from worldclip import pool as pools
 from worldclip.check.images import source_units
-from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, write_array, write_array_parts, write_table
+from worldclip.core.artifacts import (
+    EMBEDDED_TEXTS,
+    IMAGE_PLACES,
+    write_array,
+    write_array_parts,
+    write_table,
+    write_tables,
+)
 from worldclip.core.coin import sample_records
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
@@ -48,6 +56,7 @@ from worldclip.pool.stage import check_names
 Of = Literal["images", "texts"]
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
+VECTOR = "vector"  # column of the embeddings in a .parquet; LanceDB's default name for one
 NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 # Starting a process and loading the model takes as long as embedding about this many bytes on a CPU.  A process with
 # less work than that does not pay.
@@ -73,8 +82,9 @@ def embed(
     layout: Layout | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
-    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None,
+    precision: str | None = None,
     device: str = "auto",
+    vectors_in_table: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
@@ -85,6 +95,7 @@ def embed(
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
     out: folder to write: embeddings as .npy and the places of their images or texts as .parquet, one of each per shard.
     of: what to embed (default: images of tars and of folders of image files, texts of tables).
+    vectors_in_table: write the embeddings into the .parquet files too, as the column `vector`.
 
     Raises UserError for the user's mistakes, StageFailed where shards failed.
     """
@@ -101,6 +112,9 @@ def embed(
     model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
     config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(kinds)}
     _check_out(folder, pool_config)
+
+    if vectors_in_table:
+        config["vectors_in_table"] = True
 
     def inputs() -> Record:
         return {
@@ -186,7 +200,8 @@ def _embed(
     model: Model, config: Report, pool: PoolConfig, folder: Path, units: dict[Of, list[Shard]], executor: Executor
 ) -> Result:
     report: Report = {}
-    key = {name: config[name] for name in ("model", "pool")}
+    has_vectors = config.get("vectors_in_table", False)
+    key = {name: config[name] for name in ("model", "pool", "vectors_in_table") if name in config}
     outputs = [folder / "probe.npy"]
     work = {"images": embed_images, "texts": embed_texts}
     # before any worker starts: a model that does not load fails once, not once per shard
@@ -194,7 +209,7 @@ def _embed(
     if not isinstance(executor, LocalExecutor) or executor.workers > 1:
         _load.cache_clear()  # frees this process's copy; the workers load their own
     for kind, shards in units.items():
-        fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind)
+        fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind, has_vectors=has_vectors)
         reports = executor.map(fn, shards, label=kind, done_dir=folder / "done" / kind, key=key)
         report[kind] = _sum(reports)
         for shard in shards:
@@ -220,7 +235,7 @@ def _sum(reports: Sequence[Report]) -> Report:
 
 @repeatable
 @reads_input
-def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -> Report:
+def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path, has_vectors: bool = False) -> Report:
     """Write the shard's .npy and .parquet; images that do not decode are left out and counted."""
     clip = _load(model)
     places, num_pairs = _image_places(shard, pool)
@@ -233,8 +248,8 @@ def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) 
         features.append(np.delete(embeds, list(reasons), axis=0))
         is_usable[[start + i for i in reasons]] = False
         bad += [{"key": rows[i]["key"], "reason": reason} for i, reason in reasons.items()]
-    write_table(folder / f"{shard.name}.parquet", places.filter(pa.array(is_usable)), IMAGE_PLACES)
     write_array(folder / f"{shard.name}.npy", np.concatenate(features))
+    _write_rows(folder, shard.name, places.filter(pa.array(is_usable)), IMAGE_PLACES, has_vectors)
     return {
         "pairs": num_pairs,
         "embedded": int(is_usable.sum()),
@@ -263,7 +278,7 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
 
 @repeatable
 @reads_input
-def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -> Report:
+def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path, has_vectors: bool = False) -> Report:
     """Write the shard's .npy and .parquet; texts that are bad, repeated or empty are left out and counted."""
     clip = _load(model)
     texts = pools.read_texts(shard, pool)
@@ -276,12 +291,30 @@ def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path) -
         clip.encode_text(rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist())
         for start in range(0, len(rows), TEXTS_AT_ONCE)
     )
-    write_table(folder / f"{shard.name}.parquet", rows, EMBEDDED_TEXTS)
     write_array_parts(folder / f"{shard.name}.npy", (len(rows), clip.embed_dim), np.float32, features)
+    _write_rows(folder, shard.name, rows, EMBEDDED_TEXTS, has_vectors)
     unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT)
     dropped = {reason.label: int((texts.reason == reason).sum()) for reason in unusable}
     bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in texts.bad]
     return {"pairs": len(texts.reason), "embedded": len(rows), **dropped, "bad": bad}
+
+
+def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_vectors: bool) -> None:
+    """Write a shard's .parquet; has_vectors: with its .npy as the column `vector`, a part of the rows at a time."""
+    path = folder / f"{name}.parquet"
+    if not has_vectors:
+        write_table(path, rows, schema)
+        return
+    vectors_ND = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    dim = vectors_ND.shape[1]
+
+    def part(start: int) -> pa.Table:
+        values = pa.array(np.ravel(vectors_ND[start : start + TEXTS_AT_ONCE]))
+        column = pa.FixedSizeListArray.from_arrays(values, dim)
+        return rows.slice(start, TEXTS_AT_ONCE).append_column(VECTOR, column)
+
+    parts = (part(start) for start in range(0, len(rows), TEXTS_AT_ONCE))
+    write_tables(path, parts, schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim))))
 
 
 def embed_sample_inputs(clip: Clip) -> np.ndarray:

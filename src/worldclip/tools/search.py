@@ -27,7 +27,7 @@ from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.tools.embed import Of, embed_sample_inputs
+from worldclip.tools.embed import VECTOR, Of, embed_sample_inputs
 
 Library = Literal["exact", "faiss"]
 BLOCK_BYTES = 64 * 2**20  # scores held at once
@@ -73,7 +73,9 @@ class Embedded:
         by_id: dict[int, Report] = {}
         for s in np.unique(shard):
             name, in_shard = self.shards[s], ids[shard == s]
-            table = pq.read_table(self.folder / self.of / f"{name}.parquet").take(in_shard - self.first[s])
+            path = self.folder / self.of / f"{name}.parquet"
+            columns = [column for column in pq.read_schema(path).names if column != VECTOR]
+            table = pq.read_table(path, columns=columns).take(in_shard - self.first[s])
             by_id |= {i: {"shard": name, **row} for i, row in zip(in_shard.tolist(), table.to_pylist(), strict=True)}
         return [by_id[i] for i in ids.tolist()]
 
