@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -205,8 +206,11 @@ def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
 def test_missing_precision_is_refused_with_the_available_ones(exported, tmp_path):
     folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
     (folder / "onnx" / "text_model.onnx").unlink()
-    with pytest.raises(UserError, match="has no fp32 encoders; choose a precision: fp16, int8"):
+    (folder / "onnx" / "model.onnx").unlink()
+    with pytest.raises(UserError, match="has no fp32 graphs; choose a precision: fp16, quantized"):
         worldclip.load(folder)
+    with pytest.raises(UserError, match="has no int4 graphs; choose a precision: fp16, quantized"):
+        worldclip.load(folder, precision="int4")
     (folder / "onnx" / "vision_model_fp16.onnx").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"vision_model_fp16\.onnx does not load in onnxruntime"):
         worldclip.load(folder, precision="fp16")
@@ -214,3 +218,84 @@ def test_missing_precision_is_refused_with_the_available_ones(exported, tmp_path
         _ = worldclip.load(folder, precision="int8").model
     with pytest.raises(UserError, match="precision = 'fp16': not used for the layout 'huggingface'"):
         worldclip.load(exported / "source", precision="fp16")
+
+
+def copy_graphs(source: Path, folder: Path, names: dict[str, str]) -> Path:
+    """Copy an ONNX folder with only these graphs, under new names relative to the folder."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.onnx"))
+    for name, place in names.items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        shutil.copy(source / "onnx" / name, folder / place)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"vision_model.onnx": "vision_model.onnx", "text_model.onnx": "text_model.onnx"},
+        {"model.onnx": "model.onnx"},
+        {"model.onnx": "onnx/model.onnx"},
+    ],
+    ids=["split_beside_config", "joint_beside_config", "joint_in_onnx"],
+)
+def test_graphs_load_from_each_place_where_others_put_them(names, exported, tmp_path):
+    folder = copy_graphs(exported / "out" / "onnx", tmp_path / "other", names)
+    clip, encoders = worldclip.load(exported / "source", device="cpu"), worldclip.load(folder)
+    pixels = random_pixels(28)
+    np.testing.assert_allclose(encoders.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=1e-5)
+    np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
+    assert encoders.embed_dim == 48
+
+
+def test_every_precision_that_is_there_loads_by_its_name(exported, tmp_path):
+    precisions = ("int8", "uint8", "q4", "q4f16", "bnb4")
+    names = [f"{tower}_model" for tower in ("vision", "text")]
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "other"))
+    for precision in precisions:
+        for name in names:
+            shutil.copy(folder / "onnx" / f"{name}_quantized.onnx", folder / "onnx" / f"{name}_{precision}.onnx")
+    for name in names:  # int8 is not quantized where both are there
+        shutil.copy(folder / "onnx" / f"{name}.onnx", folder / "onnx" / f"{name}_int8.onnx")
+    texts = worldclip.load(folder).encode_text(TEXTS)
+    np.testing.assert_array_equal(worldclip.load(folder, precision="int8").encode_text(TEXTS), texts)
+    quantized = worldclip.load(folder, precision="quantized").encode_text(TEXTS)
+    assert np.abs(quantized - texts).max() > 1e-4
+    for precision in precisions[1:]:
+        np.testing.assert_array_equal(worldclip.load(folder, precision=precision).encode_text(TEXTS), quantized)
+
+
+def test_encoder_without_an_attention_mask_gets_none(exported, tmp_path):
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "other"))
+    model = onnx.load(folder / "onnx" / "text_model.onnx")
+    mask = next(value for value in model.graph.input if value.name == "attention_mask")
+    model.graph.input.remove(mask)
+    nodes = [
+        onnx.helper.make_node("Shape", ["input_ids"], ["ids_shape"]),
+        onnx.helper.make_node(
+            "ConstantOfShape", ["ids_shape"], ["attention_mask"], value=onnx.helper.make_tensor("one", 7, [1], [1])
+        ),
+    ]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+    onnx.save(model, folder / "onnx" / "text_model.onnx")
+    encoders, clip = worldclip.load(folder), worldclip.load(exported / "source", device="cpu")
+    np.testing.assert_allclose(encoders.encode_text(["a red apple"]), clip.encode_text(["a red apple"]), atol=1e-5)
+
+
+def test_published_repository_without_a_logit_scale_takes_the_published_one_and_says_so(exported, tmp_path, caplog):
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "metaclip-2-worldwide-huge-378-ONNX"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["logit_scale"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert worldclip.load(folder).logit_scale == 100
+    assert "that of the published metaclip-2-worldwide-huge-378 is used: 100" in caplog.text
+    folder = folder.rename(tmp_path / "mine")
+    with pytest.raises(UserError, match="has no logit_scale"):
+        _ = worldclip.load(folder).logit_scale
+
+
+def test_reasons_name_what_an_onnx_folder_lacks_and_not_what_it_has(exported, tmp_path):
+    folder = copy_graphs(exported / "out" / "onnx", tmp_path / "other", {"vision_model.onnx": "onnx/vision_model.onnx"})
+    with pytest.raises(UserError, match=r"vision_model\.onnx without its other half") as caught:
+        worldclip.load(folder)
+    assert "no config.json" not in str(caught.value)

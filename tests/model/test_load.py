@@ -91,6 +91,30 @@ def test_open_clip_checkpoint_embeds_like_open_clip(name, suffix, tokenizer_fold
     assert clip.logit_scale == pytest.approx(theirs.logit_scale.exp().item())
 
 
+REFERENCE_NAMES = [
+    "ViT-H-14-quickgelu-worldwide",
+    "ViT-H-14-378-worldwide",
+    "ViT-bigG-14-worldwide",
+    "ViT-bigG-14-378-worldwide",
+    *(f"ViT-{size}-worldwide" for size in ("S-16", "M-16", "B-32", "B-16")),
+    *(f"ViT-{size}-384-worldwide" for size in ("S-16", "M-16", "B-32", "B-16")),
+    "ViT-L-14-worldwide",
+    *(f"ViT-{size}-mT5-worldwide" for size in ("S-16", "M-16", "B-32")),
+]
+
+
+@pytest.mark.parametrize(("name", "row"), list(zip(REFERENCE_NAMES, published.FAMILY, strict=True)))
+def test_names_of_the_reference_are_architectures(name, row):
+    from worldclip.model.clip import model_config
+    from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
+
+    config = to_hugging_face_config(named_config(name, row.tokenizer.vocab_size)["model_cfg"], name)
+    expected = model_config(row.model_config(), row.tokenizer)
+    assert config.vision_config.to_dict() == expected.vision_config.to_dict()
+    actual = config.text_config.to_dict()
+    assert actual | {"bos_token_id": 0} == expected.text_config.to_dict() | {"bos_token_id": 0}
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("is_bare", [True, False])
 def test_checkpoints_of_the_reference_load_with_any_wrapper_prefix(prefix, is_bare, tokenizer_folder, tmp_path):

@@ -34,7 +34,7 @@ def classify(
     layout: Layout | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
-    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None,
+    precision: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
     """Return the probabilities of labels for images.

@@ -4,7 +4,7 @@
     huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
     timm          config.json with timm's `architecture`: an image tower
-    onnx          onnx/vision_model*.onnx and onnx/text_model*.onnx
+    onnx          vision_model*.onnx and text_model*.onnx, or model*.onnx, in onnx/ or beside config.json
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
 open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
@@ -50,7 +50,7 @@ def load(
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; of an ONNX folder
-    one that it has (fp32, fp16, int8).
+    as its files are named (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 

@@ -26,11 +26,24 @@ class PublishedTokenizer:
     context_length: int = 77
 
 
+LOGIT_SCALE = 100.0  # of all published weights: training clamps at ln 100 (arXiv:2507.22062), where they end
+
 XLM_V = PublishedTokenizer("facebook/xlm-v-base", 901_629, bos_id=0, pad_id=1, eos_id=2)
 MT5 = PublishedTokenizer("google/siglip-so400m-patch16-256-i18n", 250_000, bos_id=None, pad_id=1, eos_id=1)
 XLM_R = PublishedTokenizer("FacebookAI/xlm-roberta-base", 250_002, bos_id=0, pad_id=1, eos_id=2)
 GEMMA = PublishedTokenizer("google/gemma-2b", 256_000, bos_id=2, pad_id=0, eos_id=1)
 TOKENIZERS = (XLM_V, MT5, XLM_R, GEMMA)  # the four that the paper's ablation compares
+
+
+_REFERENCE_SIZES: dict[str, str] = {
+    "vit_s16": "ViT-S-16",
+    "vit_m16": "ViT-M-16",
+    "vit_b32": "ViT-B-32",
+    "vit_b16": "ViT-B-16",
+    "vit_l14": "ViT-L-14",
+    "vit_h14": "ViT-H-14",
+    "vit_bigg14": "ViT-bigG-14",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,15 @@ class Published:
     @property
     def name(self) -> str:
         return self.hub_id.rpartition("/")[2]
+
+    @property
+    def reference(self) -> str:
+        """The name in the MetaCLIP reference's mini_clip/model_configs."""
+        parts = [_REFERENCE_SIZES[self.preset]]
+        parts += ["quickgelu"] if self.activation == "quick_gelu" else []
+        parts += ["mT5"] if self.tokenizer is MT5 else []
+        parts += [str(self.image_size)] if self.image_size != 224 else []
+        return "-".join([*parts, "worldwide"])
 
     def model_config(self) -> ModelConfig:
         return ModelConfig(preset=self.preset, image_size=self.image_size)
@@ -89,8 +111,10 @@ _MT5_BASE = (
     "its tokenizer is mT5-base with 250,100 ids, after lower-casing and removing marks; no published weights of "
     "Meta CLIP 2 have that shape"
 )
-# open_clip's configurations with similar names that build another model
+# open_clip's configurations with similar names that build another model; the reference's model of the first name is
+# told apart by its token table
 OTHER_MODELS = {"ViT-L-14-worldwide": _MT5_BASE, "ViT-L-14-worldwide-quickgelu": _MT5_BASE}
+MT5_BASE_IDS = 250_100
 
 
 def activation(preset: str, image_size: int) -> Activation:
@@ -99,5 +123,6 @@ def activation(preset: str, image_size: int) -> Activation:
 
 
 def find(name: str) -> Published | None:
-    """Return the row with this hub id, last part of a hub id, or name in open_clip or timm; None for any other."""
-    return next((row for row in FAMILY if name in (row.hub_id, row.name, row.open_clip, row.timm)), None)
+    """Return the row with this hub id, its last part, or name in open_clip, timm or the reference; else None."""
+    names = ((row.hub_id, row.name, row.open_clip, row.timm, row.reference) for row in FAMILY)
+    return next((row for row, of_row in zip(FAMILY, names, strict=True) if name in of_row), None)

@@ -24,7 +24,7 @@ class LoadOptions:
     tokenizer: str | None = None
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
-    """fp32, fp16, bf16 (torch) or int8 (ONNX)."""
+    """fp32, fp16, bf16 (torch), or of an ONNX folder as its files are named: fp16, int8, uint8, quantized, q4, bnb4."""
 
 
 class Writer(Protocol):

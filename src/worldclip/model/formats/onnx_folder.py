@@ -26,9 +26,13 @@ import numpy as np
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
-from worldclip.model import sample_inputs
+from worldclip.model import published, sample_inputs
 from worldclip.model.clip import pick_device
-from worldclip.model.formats.huggingface_folder import read_parts, write_tokenizer_and_processor
+from worldclip.model.formats.huggingface_folder import (
+    read_config_json,
+    read_parts,
+    write_tokenizer_and_processor,
+)
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.onnx_joint import write_joint
 from worldclip.model.inference import Clip
@@ -37,6 +41,7 @@ from worldclip.model.tokenizer import Tokens
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 FOLDER = "onnx"
 IMAGE, TEXT, JOINT = "vision_model", "text_model", "model"
@@ -54,23 +59,62 @@ def model_path(folder: Path, tower: str, precision: str) -> Path:
 
 def file_patterns(precision: str) -> list[str]:
     """Return glob patterns of the two encoders and their external data."""
-    suffix = SUFFIXES.get(precision, "")  # an unknown precision is refused when the folder is read
-    return [f"{FOLDER}/{tower}{suffix}.onnx*" for tower in (IMAGE, TEXT)]
+    suffixes = _suffixes_of(precision)
+    return [f"{FOLDER}/{tower}{suffix}.onnx*" for tower in (IMAGE, TEXT) for suffix in suffixes]
+
+
+def _suffixes_of(precision: str) -> list[str]:
+    """Return the suffixes of a precision's files, the first that is there counts; `_quantized` is our own int8."""
+    if precision == "fp32":
+        return [""]
+    return ["_int8", "_quantized"] if precision == "int8" else [f"_{precision}"]
 
 
 def missing(folder: Path) -> str | None:
-    return None if any((folder / FOLDER).glob("*_model*.onnx")) else f"no {FOLDER}/*_model*.onnx"
+    return (
+        None if _graphs(folder) else f"no {IMAGE}*.onnx with {TEXT}*.onnx, and no {JOINT}*.onnx, there or in {FOLDER}"
+    )
+
+
+def _graphs(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each precision by the suffix of its files: (image, text) encoders, or one joint graph.
+
+    Encoders count before a joint graph, FOLDER/onnx before FOLDER.
+    """
+    graphs: dict[str, tuple[Path, ...]] = {}
+    for place in (folder / FOLDER, folder):
+        for image in sorted(place.glob(f"{IMAGE}*.onnx")):
+            text = image.with_name(image.name.replace(IMAGE, TEXT, 1))
+            if text.exists():
+                graphs.setdefault(image.stem.removeprefix(IMAGE), (image, text))
+    for place in (folder / FOLDER, folder):
+        for joint in sorted(place.glob(f"{JOINT}*.onnx")):
+            graphs.setdefault(joint.stem.removeprefix(JOINT), (joint,))
+    return graphs
+
+
+def _find_graphs(folder: Path, precision: str) -> tuple[Path, ...]:
+    """Return the files of a precision.  Raises UserError that names the precisions that are there."""
+    graphs = _graphs(folder)
+    for suffix in _suffixes_of(precision):
+        if suffix in graphs:
+            return graphs[suffix]
+    available = ", ".join("fp32" if not suffix else suffix.removeprefix("_") for suffix in graphs)
+    choice = f"choose a precision: {available}" if graphs else f"both {IMAGE} and {TEXT}, or {JOINT}, are needed"
+    raise UserError(f"{folder} has no {precision} graphs; {choice}")
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxBackend:
-    """Both encoders in onnxruntime."""
+    """Both encoders in onnxruntime: two sessions, or one of a joint graph twice."""
 
     image: Any
     text: Any
     config_path: Path
     stored_logit_scale: float | None
-    """logit_scale of config.json, None where it has none; the encoders do not hold it."""
+    """logit_scale of config.json or of the published model, None where it is unknown; the encoders do not hold it."""
+    image_size: int
+    eos_id: int
 
     @property
     def logit_scale(self) -> float:
@@ -83,18 +127,41 @@ class OnnxBackend:
 
     @property
     def embed_dim(self) -> int:
-        return self.image.get_outputs()[0].shape[1]
+        return next(output.shape[1] for output in self.image.get_outputs() if output.name == "image_embeds")
 
     def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        return _unit(self.image.run(["image_embeds"], {"pixel_values": pixels_B3SS.numpy()})[0])
+        return _unit(self._run(self.image, "image_embeds", {"pixel_values": pixels_B3SS.numpy()}))
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         features_BD = np.zeros((len(tokens), self.embed_dim), np.float32)
         for rows in tokens.chunks_by_length(num_chunks):
             ids = tokens.padded(rows)
             inputs = {"input_ids": ids, "attention_mask": _mask(tokens.lengths[rows])}
-            features_BD[rows] = _unit(self.text.run(["text_embeds"], inputs)[0])
+            features_BD[rows] = _unit(self._run(self.text, "text_embeds", inputs))
         return features_BD
+
+    def _run(self, session: Any, output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Return an output, with only the inputs that the session has; a joint graph gets one unused row of the others.
+
+        Inputs take the type that the session states (int32 ids, float16 pixels).
+        """
+        size = self.image_size
+        unused = {
+            "pixel_values": np.zeros((1, 3, size, size), np.float32),
+            "input_ids": np.full((1, 2), self.eos_id),
+            "attention_mask": np.ones((1, 2), np.int64),
+        }
+        every = unused | inputs
+        fed = {value.name: every[value.name].astype(_TYPES[value.type]) for value in session.get_inputs()}
+        return session.run([output], fed)[0]
+
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
 
 
 def _mask(lengths_B: np.ndarray) -> np.ndarray:
@@ -112,14 +179,34 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if pick_device(options.device).type != "cpu" and options.device != "auto":
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
     config, tokenizer, processor = read_parts(path, options)
-    precision = options.precision or "fp32"
-    available = [name for name in SUFFIXES if all(model_path(path, tower, name).exists() for tower in (IMAGE, TEXT))]
-    if precision not in available:
-        choice = f"choose a precision: {', '.join(available)}" if available else f"both {IMAGE} and {TEXT} are needed"
-        raise UserError(f"{path / FOLDER} has no {precision} encoders; {choice}")
-    image, text = (_session(model_path(path, tower, precision)) for tower in (IMAGE, TEXT))
-    backend = OnnxBackend(image, text, path / "config.json", getattr(config, "logit_scale", None))
+    sessions = [_session(file) for file in _find_graphs(path, options.precision or "fp32")]
+    backend = OnnxBackend(
+        sessions[0],
+        sessions[-1],
+        path / "config.json",
+        _logit_scale(path, config),
+        config.vision_config.image_size,
+        tokenizer.eos_id,
+    )
     return Clip(backend, tokenizer, processor)
+
+
+def _logit_scale(folder: Path, config: Any) -> float | None:
+    """Return the factor of cosines of config.json, else of the published weights that the folder or origin names."""
+    stored = getattr(config, "logit_scale", None)
+    if stored is not None:
+        return float(stored)
+    cached = [part.rpartition("--")[2] for part in folder.parts if part.startswith("models--")]
+    origin = str(read_config_json(folder).get("_name_or_path", ""))
+    for name in (origin, folder.name, *cached):
+        row = published.find(name.removesuffix("-ONNX"))
+        if row is not None:
+            logger.warning(
+                f"{folder / 'config.json'} has no logit_scale; that of the published {row.name} is used: "
+                f"{published.LOGIT_SCALE:g}"
+            )
+            return published.LOGIT_SCALE
+    return None
 
 
 def _session(path: Path) -> Any:

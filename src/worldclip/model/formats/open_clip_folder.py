@@ -79,8 +79,11 @@ def read(path: Path, options: LoadOptions) -> Clip:
 
 def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Report:
     """Return the configuration that `arch` names, the one beside the file, or the only one that fits its tensors."""
+    if arch is not None and Path(arch).is_file():
+        return read_config(Path(arch))
     if arch is not None:
-        return read_config(Path(arch)) if Path(arch).is_file() else named_config(arch)
+        table = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
+        return named_config(arch, None if table is None else len(table))
     if (folder / CONFIG_FILE).exists():
         return read_config(folder / CONFIG_FILE)
     state = {name.removeprefix("text."): tensor for name, tensor in state.items()}  # open_clip's CustomTextCLIP
@@ -107,13 +110,18 @@ def read_config(path: Path) -> Report:
     return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
 
 
-def named_config(name: str) -> Report:
+def named_config(name: str, num_ids: int | None = None) -> Report:
     """Return the configuration of a published model: open_clip's where it has one of that name, else ours.
+
+    name: in open_clip, the reference, or on the hub.  num_ids: rows of the token table, which tell the reference's
+    ViT-L-14-worldwide from open_clip's model of that name.
 
     It states no preprocessing, so open_clip's default for a local file holds: the central square, as in the reference.
     The squash of open_clip's tags at 378 px is for the hub's weights.  Raises UserError for any other model.
     """
     row = published.find(name)
+    if name in published.OTHER_MODELS and num_ids == published.MT5_BASE_IDS:
+        raise UserError(f"open_clip's {name} is another model: {published.OTHER_MODELS[name]}")
     if row is not None and row.open_clip != name:
         config = model_config(row.model_config(), row.tokenizer)
         return {"model_cfg": from_hugging_face_config(config, row.tokenizer.hub_id), "preprocess_cfg": {}}
@@ -122,8 +130,8 @@ def named_config(name: str) -> Report:
     open_clip = require("open_clip", extra="export")
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
-        known = ", ".join(row.open_clip for row in published.FAMILY if row.open_clip)
-        raise UserError(f"open_clip has no configuration {name!r}; those of this family: {known}")
+        known = ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
+        raise UserError(f"unknown architecture {name!r}; those of this family: {known}")
     return {"model_cfg": model_cfg, "preprocess_cfg": {}}
 
 
