@@ -64,7 +64,7 @@ SHARED = {
     "layout": "Layout to read from a folder that holds a model in two layouts.",
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
-    "precision": "Precision: fp32, fp16, bf16 in torch; of an ONNX folder as its files are named (int8, quantized, q4 ...).",
+    "precision": "Precision: fp32, fp16, bf16 in torch; of an ONNX folder as its files are named (int8, q4, ...).",
     "device": "auto, cpu, cuda, cuda:N or mps.",
     "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
