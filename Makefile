@@ -14,7 +14,8 @@ slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow
 
 # tests/clients: other software on what worldclip writes; each client has its own environment in .clients
-clients: .venv/dev.stamp .clients/transformers-4.56.stamp .clients/transformers-4.57.stamp .clients/node.stamp
+CLIENTS = transformers-4.56 transformers-4.57 search node
+clients: .venv/dev.stamp $(CLIENTS:%=.clients/%.stamp)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/clients
 
 lint: .venv/dev.stamp
