@@ -214,7 +214,7 @@ def test_missing_precision_is_refused_with_the_available_ones(exported, tmp_path
     (folder / "onnx" / "vision_model_fp16.onnx").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"vision_model_fp16\.onnx does not load in onnxruntime"):
         worldclip.load(folder, precision="fp16")
-    with pytest.raises(UserError, match="ONNX encoders, which have no torch model"):
+    with pytest.raises(UserError, match="this needs a model of the Meta CLIP family in torch"):
         _ = worldclip.load(folder, precision="int8").model
     with pytest.raises(UserError, match="precision = 'int8': this model runs in torch"):
         worldclip.load(exported / "source", precision="int8")

@@ -71,9 +71,12 @@ def _suffixes_of(precision: str) -> list[str]:
 
 
 def missing(folder: Path) -> str | None:
-    return (
-        None if _graphs(folder) else f"no {IMAGE}*.onnx with {TEXT}*.onnx, and no {JOINT}*.onnx, there or in {FOLDER}"
-    )
+    if _graphs(folder):
+        return None
+    files = sorted(path.name for place in (folder, folder / FOLDER) for path in place.glob("*.onnx"))
+    if files:
+        return f"{', '.join(files[:3])} without its other half: {IMAGE}*.onnx and {TEXT}*.onnx belong together"
+    return f"no {IMAGE}*.onnx with {TEXT}*.onnx, and no {JOINT}*.onnx, there or in {FOLDER}"
 
 
 def _graphs(folder: Path) -> dict[str, tuple[Path, ...]]:
