@@ -34,7 +34,9 @@ _BASE_ARCHITECTURE = "vit_base_patch16_clip{}_224"  # for other sizes, which ove
 def missing(folder: Path) -> str | None:
     config = read_config_json(folder)
     is_timm = "architecture" in config and "model_type" not in config
-    return None if is_timm else "no config.json with timm's architecture"
+    if is_timm:
+        return None
+    return "a config.json that is not timm's" if config else "no config.json with timm's architecture"
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
