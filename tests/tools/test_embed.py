@@ -158,7 +158,7 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
         ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
         ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
         ([model, pool, "--out", out, "--device", "tpu"], "device = 'tpu'"),
-        ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8': not used"),
+        ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8': this model runs in torch"),
     ):
         assert main(["embed", *arguments]) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments

@@ -61,8 +61,6 @@ def load(
     name = None if tokenizer is None else str(tokenizer)
     options = LoadOptions(device=device, arch=arch, tokenizer=name, precision=precision)
     clip = read(find(source, layout, precision), options)
-    if precision is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
-        clip.backend.model.to(torch_dtype(precision))
     if preprocess == "source":
         return clip
     return dataclasses.replace(clip, processor=reference(clip.processor), applies_exif=False)
@@ -110,7 +108,11 @@ def read(source: Source, options: LoadOptions) -> Clip:
             )
     if problems:
         raise UserError(problems)
-    return FORMATS[source.layout].read(source.path, options)
+    dtype = None if options.precision is None or source.layout == "onnx" else torch_dtype(options.precision)
+    clip = FORMATS[source.layout].read(source.path, options)
+    if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
+        clip.backend.model.to(dtype)
+    return clip
 
 
 def find(source: str | Path, layout: Layout | None = None, precision: str | None = None) -> Source:
