@@ -7,7 +7,7 @@ import pytest
 
 from toy import markdown_rows
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine
+from worldclip.evaluate import engine, tables
 from worldclip.evaluate.compare import Arm, Comparison, arm_intervals, compare, find_arms, resampled_means
 from worldclip.evaluate.interval import quantiles
 from worldclip.evaluate.tables import comparison_text, write_comparison
@@ -169,7 +169,7 @@ def test_folders_of_one_name_are_told_apart_by_their_parents(tmp_path):
     assert [arm.name for arm in find_arms(paths)] == ["a/out", "b/out"]
 
 
-def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path):
+def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path, monkeypatch):
     paths = [
         evaluate(model, tmp_path / name)
         for name, model in (("one", WordModel()), ("two", Forgetful()), ("three", WordModel()))
@@ -180,6 +180,11 @@ def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path):
     assert row["is_significant"] == [True, False]
     assert row["differences"][1] == 0
     assert markdown_rows(comparison_text(comparison))[0][7::2] == ("two - one", "three - one")
+    write_comparison(tmp_path / "page.html", comparison)
+    page = (tmp_path / "page.html").read_text()
+    plotted = {(row["dataset"], row["task"], row["lang"]) for row in comparison.by_language}
+    assert page.count('<span class="b">') == 3 * len(plotted), "a bar per language and run"
+    monkeypatch.setattr(tables, "MAX_BARS", 1)
     write_comparison(tmp_path / "page.html", comparison)
     page = (tmp_path / "page.html").read_text()
     assert page.count('class="curve"') == 3 * len({(row["dataset"], row["task"]) for row in comparison.by_language})

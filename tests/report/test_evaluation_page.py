@@ -14,9 +14,9 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.report import task_result
 from worldclip.evaluate.stage import evaluate_model
 from worldclip.model import load as model_load
-from worldclip.report import write_evaluation
+from worldclip.report import by_language, write_evaluation
 from worldclip.report.by_language import find_language, known_languages, languages_section
-from worldclip.report.evaluate import accuracy_section, published_section, results_section
+from worldclip.report.evaluate import published_section, results_section
 from worlds import WordModel, word_dataset
 
 LANGUAGES = ("en", "de", "sw", "zh_yue", "tha_Thai", "klingon")
@@ -44,15 +44,24 @@ def evaluate(tmp_path, monkeypatch):
 
 def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate):
     page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
-    order = re.findall(r"<code>(\w+)</code>", page[page.index("Languages in this order") :])
+    order = re.findall(r"<code>(\w+)</code>", page[page.index('id="by-language"') :])
     assert order[0] == "en"
     assert set(order[:6]) == set(LANGUAGES)
     for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
         assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
     assert re.search(r"high <small>\(\d languages\)</small>", page)
-    assert page.count("<circle") == 2 * len(LANGUAGES), "a dot for each language of two tasks"
-    assert re.search(r"<title>Swahili sw: \d+\.\d%, \d+\.\d% to \d+\.\d%; 12 queries</title>", page)
+    hover = r"Swahili sw: [\w -]+ \d+\.\d%, \d+\.\d% to \d+\.\d%, chance \d+\.\d%; 12 queries"
+    assert re.search(f'title="{hover}"', page)
     assert "http://" not in page
+    assert "<circle" not in page
+
+
+def test_more_languages_than_bars_are_dots_with_turned_labels(evaluate, monkeypatch):
+    monkeypatch.setattr(by_language, "MAX_BARS", len(LANGUAGES) - 1)
+    page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
+    assert page.count("<circle") == 2 * len(LANGUAGES), "a dot for each language of two tasks"
+    assert len(re.findall(r'<text [^>]*transform="rotate', page)) == 2 * len(LANGUAGES)
+    assert "<title>Swahili sw: " in page
 
 
 def test_language_codes_of_datasets_are_resolved():
@@ -61,11 +70,13 @@ def test_language_codes_of_datasets_are_resolved():
     assert [language.script for language, _ in known_languages({"th": 0.5, "klingon": 0.4})] == ["Thai"]
 
 
-def test_few_languages_make_no_plot_and_no_published_numbers_no_section():
+def test_few_languages_make_no_means_by_family_and_no_published_numbers_no_section():
     record = {"metrics": {"acc1": 0.5}, "chance": {}, "interval_95": {}, "n": 1}
-    task = {"mean": {"chance": {}}, "languages": {"en": record, "de": record}, "plotted": "acc1"}
-    report = {"datasets": {"a": {"tasks": {"zeroshot_classification": task}}}}
-    assert languages_section(report["datasets"]) is None
+    mean = {"languages": ["en", "de"], "metrics": {"acc1": 0.5}, "chance": {}}
+    task = {"mean": mean, "languages": {"en": record, "de": record}, "plotted": "acc1"}
+    report = {"datasets": {"a": {"num_images": 1, "tasks": {"zeroshot_classification": task}}}}
+    assert "by family" not in languages_section(report["datasets"]).body
+    assert languages_section({}) is None
     assert published_section(report) is None
 
 
@@ -73,7 +84,7 @@ def sections_of(task, records, name="set"):
     """Return the HTML of the results and of the numbers by language of a dataset with one task."""
     result = task_result(name, task, {record["lang"]: record for record in records})
     datasets = {name: {"num_images": 4, "num_bad_images": 1, "tasks": {task: result}}}
-    return results_section({"datasets": datasets}).body, accuracy_section(datasets).body
+    return results_section({"datasets": datasets}).body, languages_section(datasets).body
 
 
 def cells(body):
@@ -111,7 +122,7 @@ def test_metrics_that_a_part_lacks_are_absent_and_distances_are_not_percentages(
         "slices": {"region Asia": {"n": 2, "metrics": {"acc1": 1.0}}}
     }  # fmt: skip
     _, parts = sections_of("zeroshot_classification", [part])
-    assert ["part", "acc1", "queries"] in cells(parts)
+    assert ["part", "top-1", "queries"] in cells(parts)
     assert ["region Asia", "100.0%", "2"] in cells(parts)
 
 
@@ -121,7 +132,7 @@ def test_a_metric_that_the_catalog_derives_is_the_headline():
         "slices": {"region 0": {"n": 2, "metrics": {"acc1": 0.75}}, "region 1": {"n": 2, "metrics": {"acc1": 0.25}}}
     }  # fmt: skip
     results, _ = sections_of("zeroshot_classification", [record], "geode_datacomp")
-    assert cells(results)[1][:4] == ["geode_datacomp", "zeroshot classification", "worst region/acc1", "25.0%"]
+    assert cells(results)[1][:4] == ["geode_datacomp", "zero-shot classification", "worst region top-1", "25.0%"]
 
 
 def test_a_suite_has_its_mean_or_says_what_is_missing():

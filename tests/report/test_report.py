@@ -13,6 +13,7 @@ import pytest
 from made_up_run import LANGS, NAMES, write_made_up_run
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.report import write_report
+from worldclip.report.evaluate import in_turn
 
 VOID = {"meta", "img"}
 HEADINGS = {
@@ -21,7 +22,7 @@ HEADINGS = {
     "balance": ["Balance", "Size against threshold", "Head entries"],
     "curate": ["What was kept", "Languages before and after", "Entries before and after", "Examples"],
     "train": ["Training"],
-    "evaluate": ["Results", "Languages, families, scripts", "Accuracy by language", "Gallery"],
+    "evaluate": ["Gallery", "Results", "By language"],
 }
 
 
@@ -66,8 +67,9 @@ def read_page(run_dir: Path) -> Page:
 
 def test_page_shows_every_stage_and_every_language(run_dir):
     page = read_page(run_dir)
-    assert page.headings[0] == "Summary"
-    assert sorted(page.headings[1:]) == sorted(heading for stage in HEADINGS.values() for heading in stage)
+    assert page.headings[:2] == ["Summary", "Gallery"]
+    assert page.headings[-1] == "What next"
+    assert sorted(page.headings[1:-1]) == sorted(heading for stage in HEADINGS.values() for heading in stage)
     text = " ".join(page.text)
     for lang in LANGS:
         assert re.search(rf"\b{lang}\b", text)
@@ -93,13 +95,14 @@ def test_stage_that_has_not_run_is_left_out(run_dir, tmp_path, stage):
     left = [heading for name, headings in HEADINGS.items() if name != stage for heading in headings]
     if stage == "match":  # sizes are estimated from matches
         left.remove("Size against threshold")
-    assert sorted(read_page(partial).headings[1:]) == sorted(left)
+    assert sorted(read_page(partial).headings[1:-1]) == sorted(left)
 
 
 def test_each_stage_has_a_page_of_its_own(run_dir):
     write_report(run_dir)
     for stage, headings in HEADINGS.items():
-        assert Page((run_dir / stage / "report.html").read_text(encoding="utf-8")).headings == headings
+        head = ["Summary"] if stage == "evaluate" else []
+        assert Page((run_dir / stage / "report.html").read_text(encoding="utf-8")).headings == [*head, *headings]
 
 
 def test_empty_run_still_has_a_page(tmp_path):
@@ -190,3 +193,42 @@ def test_sizes_estimated_from_other_matches_are_not_shown(run_dir, tmp_path):
     shutil.copytree(run_dir, partial)
     write_json(partial / "match" / "manifest.json", {"format_version": 1, "digest": "another"})
     assert "Size against threshold" not in read_page(partial).headings
+
+
+def test_page_says_what_the_held_out_sets_are(run_dir, tmp_path):
+    partial = tmp_path / "run"
+    shutil.copytree(run_dir, partial)
+    report = read_json(partial / "evaluate" / "report.json")
+    report["datasets"]["emoji_tone"]["about"] = "Emoji <with> a tone."
+    write_json(partial / "evaluate" / "report.json", report)
+    html = write_report(partial).read_text(encoding="utf-8")
+    assert html.count("<dt>emoji_tone</dt><dd>Emoji &lt;with&gt; a tone.</dd>") == 1
+    assert html.index("<dt>emoji_tone") < html.index('id="gallery"')
+
+
+def test_no_table_has_an_empty_column(run_dir):
+    html = write_report(run_dir).read_text(encoding="utf-8")
+    for table in re.findall(r"<table>(.*?)</table>", html):
+        rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", table)[1:]]
+        assert all(any(cells) for cells in zip(*rows, strict=True)), table[:200]
+
+
+def test_page_has_one_set_of_metric_words(run_dir):
+    text = " ".join(read_page(run_dir).text)
+    assert "top-5" in text
+    assert not re.search(r"\bacc[15]\b|retrieval recall", text)
+
+
+def test_charts_are_not_enlarged_beyond_their_text(run_dir):
+    html = write_report(run_dir).read_text(encoding="utf-8")
+    for width, widest in re.findall(r'<svg viewBox="0 0 (\d+) \d+"[^>]*max-width:(\d+)px', html):
+        assert int(width) <= 400, "a telephone shows 400 pixels: wider charts have tiny text"
+        assert int(widest) <= 1.5 * int(width)
+
+
+def test_gallery_shows_right_and_wrong_images_in_turn():
+    def image(key, is_right):
+        return {"key": key, "names": {"en": {"best": [{"is_right": is_right}]}}}
+
+    images = [image(key, key.startswith("r")) for key in ("r1", "r2", "r3", "w1")]
+    assert [image["key"] for image in in_turn(images)] == ["r1", "w1", "r2", "r3"]

@@ -261,6 +261,8 @@ class TaskResult(TypedDict):
 
 
 class DatasetResult(TypedDict):
+    about: NotRequired[str]
+    """What the dataset holds, in a sentence."""
     num_images: int
     num_bad_images: int
     tasks: dict[str, TaskResult]

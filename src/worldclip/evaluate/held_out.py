@@ -23,6 +23,14 @@ from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 THIRDS = ("head", "middle", "tail")
 
 
+ABOUT = {  # of the two sets, for readers of the report
+    "emoji_tone": "Emoji with a skin tone that training never saw; their shape and their tone both occur in training, "
+    "never together.",
+    "emoji_base": "Every emoji without a skin tone, on another background, rotated and scaled; their names occur in "
+    "training.",
+}
+
+
 def load(part: str, run_dir: Path) -> Dataset:
     """Return `tone` or `base` of RUN/pool; base has head, middle and tail thirds if the run has matched its texts."""
     folder = run_dir / "pool" / part

@@ -12,7 +12,8 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages, problems_of
-from worldclip.evaluate import datasets, engine, report, suites, tables
+from worldclip.evaluate import datasets, engine, held_out, report, suites, tables
+from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
@@ -133,6 +134,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
             images = features[dataset.name]
             tasks = grouped.get(dataset.name, {})
             summary["datasets"][dataset.name] = {
+                **_about(dataset.name),
                 "num_images": len(dataset.image_keys),
                 "num_bad_images": len(images.bad),
                 "bad_images": images.bad[:20],
@@ -146,6 +148,17 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     summary |= _write_tables(folder, records, config)
     write_json(folder / "report.json", summary)
     return summary
+
+
+def _about(name: str) -> Report:
+    """Return `about` of a held-out set or of a dataset of the catalog; nothing of a folder's."""
+    if name in held_out.ABOUT:
+        return {"about": held_out.ABOUT[name]}
+    info = CATALOG.get(name)
+    if info is None:
+        return {}
+    origin = f" ({info.source})" if info.source else ""
+    return {"about": f"{info.title or name}{origin}."}
 
 
 def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path) -> list[Dataset]:

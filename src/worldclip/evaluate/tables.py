@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,23 @@ from worldclip.core.artifacts import write_json
 from worldclip.core.records import PublishedRow
 from worldclip.evaluate import slip
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.compare import Comparison
-from worldclip.evaluate.report import DISTANCE_TASKS, by_dataset, flat_metrics, mean_over_languages, to_average
+from worldclip.evaluate.compare import Arm, Comparison
+from worldclip.evaluate.report import (
+    DISTANCE_TASKS,
+    TASK_METRICS,
+    by_dataset,
+    flat_metrics,
+    mean_over_languages,
+    to_average,
+)
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.evaluate.tasks import LOCAL, Record
+from worldclip.report.by_language import MAX_BARS
 from worldclip.report.chart import Line, line_chart
 from worldclip.report.evaluate import bold_flagged, published_table
-from worldclip.report.html import Html, join
-from worldclip.report.page import Section, figure, legend, note, write_page
+from worldclip.report.html import Html, join, tag
+from worldclip.report.metric_names import metric_name, task_name
+from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend, note, write_page
 from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_latex, to_markdown
 
 COLUMNS = (  # title, task, metric (of a slice: slice/metric)
@@ -201,25 +211,72 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
-    """Write a comparison as a page: all metrics, then charts and tables by language."""
+    """Write a comparison as a page: who is compared, the main metrics, results by language, all metrics."""
     arms = comparison.arms
-    places = "; ".join(f"{arm.name}: {', '.join(str(folder) for folder in arm.folders)}" for arm in arms)
-    text = (
-        f"{places}. Differences are from {arms[0].name}. A star marks those whose 95% interval excludes 0: resamples "
-        "of the images, the same for all runs and languages, and of the seeds within each row of runs."
+    names = [
+        tag("dt", tag("i", style=f"background:{_colour(i)}"), arm.name) + tag("dd", ", ".join(map(str, arm.folders)))
+        for i, arm in enumerate(arms)
+    ]
+    main_rows = [row for row in comparison.rows if _is_main(row)]
+    notes = map(note, [*_means_over(comparison.rows), *_preprocessing_of(comparison)])
+    results = [tag("dl", *names, class_="about"), to_html(_readable(comparison, main_rows)), *notes]
+    if len(main_rows) < len(comparison.rows):
+        all_metrics = to_html(_readable(comparison, comparison.rows))
+        results.append(folded(f"All {len(comparison.rows)} metrics", all_metrics))
+    lead = (
+        f"In percent; differences are from {arms[0].name}. A star marks differences whose 95% interval excludes 0: "
+        "resamples of the images, the same for all runs and languages, and of the seeds within each row of runs."
     )
-    body = [
-        to_html(_comparison(comparison)),
-        *map(note, [*_means_over(comparison.rows), *_preprocessing_of(comparison)]),
-    ]
-    sections = [Section("Evaluations", text, join(body))]
-    by_language = [
-        join([figure(title, "%", _language_chart(comparison, title)), to_html(table)])
-        for title, table in _by_language(comparison)
-    ]
+    sections = [Section("Results", lead, join(results))]
+    by_language = [_languages_part(comparison, rows) for rows in _plotted(comparison).values()]
     if by_language:
-        sections.append(Section("By language", "Sorted by the first one's result.", join(by_language)))
-    write_page(path, "Comparison", "Made with worldclip.", sections)
+        lead = f"Sorted by the result of {arms[0].name}; in percent."
+        sections.append(Section("By language", lead, join(by_language)))
+    title = f"Comparison of {' and '.join(arm.name for arm in arms)}" if len(arms) == 2 else "Comparison"
+    write_page(path, title, "Made with worldclip.", sections)
+
+
+def _colour(arm: int) -> str:
+    return f"var(--s{1 + arm % NUM_COLOURS})"
+
+
+def _is_main(row: Record) -> bool:
+    """Return whether a row's metric stands for its task; tasks without such metrics show all."""
+    return row["metric"] in TASK_METRICS.get(row["task"], (row["metric"],))
+
+
+def _readable(comparison: Comparison, rows: Sequence[Record]) -> Table:
+    """Return the comparison's table in the words of the report; a dataset and a task are named once."""
+    table = _comparison(dataclasses.replace(comparison, rows=list(rows)))
+    cells, last = [], ("", "")
+    for dataset, task, metric, *others in table.rows:
+        is_new = (dataset != last[0], (dataset, task) != last)
+        cells.append([dataset if is_new[0] else None, task_name(task) if is_new[1] else None,
+                      metric_name(metric), *others])  # fmt: skip
+        last = (dataset, task)
+    return Table(table.columns, cells)
+
+
+def _languages_part(comparison: Comparison, rows: Sequence[Record]) -> Html:
+    """Return one task by language: a bar per language and arm, or lines where there are many; all numbers."""
+    first, arms = rows[0], comparison.arms
+    remark = f"{task_name(first['task'])}, {metric_name(first['metric'])}"
+    heading = tag("h3", first["dataset"], " ", tag("small", remark))
+    colours = legend((_colour(i), arm.name) for i, arm in enumerate(arms))
+    is_share = first["task"] not in DISTANCE_TASKS
+    if is_share and len(rows) <= MAX_BARS:
+        return join([heading, colours, bars(bar for row in rows for bar in _language_bars(arms, row))])
+    columns = [text_column("language", lang_name), *columns_of((arm.name for arm in arms), number_of(first["task"]))]
+    numbers = to_html(Table(columns, [[row["lang"], *row["values"]] for row in rows]))
+    chart = figure(remark, "%" if is_share else "", _language_chart(comparison, rows))
+    return join([heading, colours, chart, folded(f"{len(rows)} languages in numbers", numbers)])
+
+
+def _language_bars(arms: Sequence[Arm], row: Record) -> Iterator[Bar]:
+    number = number_of(row["task"])
+    for i, (arm, value) in enumerate(zip(arms, row["values"], strict=True)):
+        hover = f"{arm.name}: {number(value)}%"
+        yield Bar(label="" if i else lang_name(row["lang"]), parts=[(value, _colour(i), hover)], note=number(value))
 
 
 def _comparison(comparison: Comparison) -> Table:
@@ -262,20 +319,19 @@ def _by_language(comparison: Comparison) -> list[tuple[str, Table]]:
     return tables
 
 
-def _language_chart(comparison: Comparison, title: str) -> Html:
+def _language_chart(comparison: Comparison, rows: Sequence[Record]) -> Html:
     """Return a line per arm over the languages, in the order of the first arm."""
-    rows = _plotted(comparison)[title]
+    scale = 1 if rows[0]["task"] in DISTANCE_TASKS else 100
     lines = [
         Line(
             name=arm.name,
             x=range(1, len(rows) + 1),
-            y=[100 * row["values"][i] for row in rows],
-            colour=f"var(--s{1 + i % NUM_COLOURS})",
+            y=[scale * row["values"][i] for row in rows],
+            colour=_colour(i),
         )
         for i, arm in enumerate(comparison.arms)
     ]
-    chart = line_chart(lines, x_label="languages, best first", y_label="%")
-    return legend((line.colour, line.name) for line in lines) + chart
+    return line_chart(lines, x_label="languages, best first", y_label=metric_name(rows[0]["metric"]))
 
 
 def _signed(task: str, difference: float) -> str:

@@ -10,7 +10,7 @@ from worldclip.core import layout
 from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.job import Record
 from worldclip.core.records import SizeCurve
-from worldclip.report import balance, curate, evaluate, match, metadata, train
+from worldclip.report import balance, curate, evaluate, match, metadata, next_steps, train
 from worldclip.report.page import Card, Section, cards, write_page
 
 STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")  # those with a part of the page
@@ -28,15 +28,17 @@ def write_report(run_dir: Path) -> Path:
     title, subtitle = f"Run {run_dir.resolve().name}", _subtitle(run_dir)
     for stage, sections in by_stage.items():
         if sections and (run_dir / stage).is_dir():
-            write_page(run_dir / stage / "report.html", f"{title}: {stage}", subtitle, sections)
+            head = [evaluate.summary_section(reports[stage])] if stage == "evaluate" else []
+            write_page(run_dir / stage / "report.html", f"{title}: {stage}", subtitle, [*head, *sections])
     all_sections = [section for sections in by_stage.values() for section in sections]
-    return write_page(layout.report_html(run_dir), title, subtitle, [_summary(reports, log), *all_sections])
+    pages = [_summary(reports, log), *all_sections, *next_steps.sections(run_dir, reports)]
+    return write_page(layout.report_html(run_dir), title, subtitle, pages)
 
 
 def write_evaluation(folder: Path) -> Path:
     """Write FOLDER/report.html of an evaluation outside a run, from FOLDER/report.json; return its path."""
     report = read_json(folder / "report.json")
-    sections = evaluate.sections(report)
+    sections = [evaluate.summary_section(report), *evaluate.sections(report)]
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
 
 
@@ -66,8 +68,6 @@ def _read_sizes(run_dir: Path) -> SizeCurve | None:
 def _summary(reports: Mapping[str, Any], log: Sequence[Record]) -> Section:
     """Return the run in a handful of figures."""
     figures: list[Card] = []
-    if "evaluate" in reports:
-        figures += evaluate.cards(reports["evaluate"])
     if "curate" in reports:
         figures += curate.cards(reports["curate"])
     elif "match" in reports:
@@ -76,7 +76,8 @@ def _summary(reports: Mapping[str, Any], log: Sequence[Record]) -> Section:
         figures += metadata.cards(reports["metadata"])
     figures += train.cards(log)
     finished = ", ".join(stage for stage in STAGES if stage in reports) or "no stage yet"
-    return Section("Summary", f"Finished: {finished}.", cards(figures))
+    body = evaluate.cards_and_datasets(reports["evaluate"], figures) if "evaluate" in reports else cards(figures)
+    return Section("Summary", f"Finished: {finished}.", body)
 
 
 def _subtitle(run_dir: Path) -> str:

@@ -15,7 +15,8 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ht
 NUM_CURVES = 12  # lists with a curve of their own; the table has them all
 CURVE_PX = (290, 200)  # width, height
 OPEN_LISTS, HEAD_ENTRIES = 4, 10  # lists whose head entries are in sight, the others are folded; entries of each
-SIZE_CHART_PX = (640, 320)
+SIZE_CHART_PX = (640, 320)  # of the file
+SIZE_ON_PAGE_PX = (400, 240)  # legible on a telephone too
 LANG_COLOURS = ("var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)", "var(--s7)")  # largest languages
 
 
@@ -66,7 +67,7 @@ def _size_section(sizes: SizeCurve) -> Section:
     return Section(
         "Size against threshold",
         join([f"Expected {unit(sizes['text_policy'])} at other values of ", code(f"balance.{sizes['key']}"), "."]),
-        join([legend((line.colour, line.name) for line in _size_lines(sizes)), _size_chart(sizes)])
+        join([legend((line.colour, line.name) for line in _size_lines(sizes)), _size_chart(sizes, SIZE_ON_PAGE_PX)])
     )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def size_svg(sizes: SizeCurve) -> str:
     """Return size against threshold as an .svg file of its own."""
     names = [(line.colour, line.name) for line in _size_lines(sizes)]
     title = f"Expected {unit(sizes['text_policy'])} by balance.{sizes['key']}"
-    return svg_file(_size_chart(sizes), title, names, size_px=SIZE_CHART_PX)
+    return svg_file(_size_chart(sizes, SIZE_CHART_PX), title, names, size_px=SIZE_CHART_PX)
 
 
 def _size_lines(sizes: SizeCurve) -> list[Line]:
@@ -86,9 +87,9 @@ def _size_lines(sizes: SizeCurve) -> list[Line]:
     return lines
 
 
-def _size_chart(sizes: SizeCurve) -> Html:
+def _size_chart(sizes: SizeCurve, size_px: tuple[int, int]) -> Html:
     x_label, y_label = sizes["key"].replace("_", " "), f"expected {unit(sizes['text_policy'])}"
-    return line_chart(_size_lines(sizes), x_label=x_label, y_label=y_label, log=True, size_px=SIZE_CHART_PX)
+    return line_chart(_size_lines(sizes), x_label=x_label, y_label=y_label, log=True, size_px=size_px)
 
 
 def _head_entries(report: BalanceReport) -> Section:

@@ -1,20 +1,26 @@
-"""Results over many languages: a sorted plot, means by family and script, and by resource level."""
+"""Results by language: bars or a sorted plot, means by family, script and resource level, and every number."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from worldclip.core.records import DatasetResult, LanguageResult
+from worldclip.core.records import DatasetResult, LanguageResult, TaskResult
 from worldclip.language import table as languages
 from worldclip.language.table import Language
 from worldclip.report.chart import Dot, dot_chart
 from worldclip.report.html import Html, join, tag
+from worldclip.report.metric_names import metric_name, task_name
 from worldclip.report.numbers import count, interval, percent
-from worldclip.report.page import Bar, Section, bars, code, figure, folded, lang_name, legend
+from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
-MIN_LANGUAGES = 3  # fewer make no plot
+CLASSIFICATION = "zeroshot_classification"
+MIN_LANGUAGES = 3  # fewer make no means by family
+MAX_BARS = 40  # languages shown as bars; more are dots of one chart
+MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
+SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
 LEVEL_COLOURS = {"high": "var(--s1)", "mid": "var(--s4)", "low": "var(--s2)"}
 NO_LEVEL_COLOUR = "var(--s7)"  # of codes that are not in the table of languages
 MAX_SCRIPTS, MAX_FAMILIES = 6, 14  # of the grid; the others are taken together
@@ -24,74 +30,171 @@ ALL = "all"
 
 
 def languages_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
-    """Return the results of tasks with several languages; None if there are none."""
-    parts = []
-    for dataset, result in datasets.items():
-        for task, task_result in result["tasks"].items():
-            metric = task_result.get("plotted", "")
-            records = {lang: record for lang, record in task_result["languages"].items() if metric in record["metrics"]}
-            if len(records) >= MIN_LANGUAGES:
-                parts.append(_task(dataset, task, metric, records))
-    if not parts:
+    """Return each dataset by language beside chance; None if nothing was measured."""
+    if not datasets:
         return None
+    colours = [
+        (SCORE_COLOURS["acc1"], "top-1, or the metric named"),
+        (SCORE_COLOURS["acc5"], "top-5"),
+        ("var(--ink)", "95% interval"),
+        ("var(--s2)", "chance"),
+    ]
     return Section(
-        "Languages, families, scripts",
-        "Languages sorted by result, each with its 95% interval and, as a short rule, chance; then means by "
-        "family and script, and by how much text a language has. Languages without data are absent. The grid leaves "
-        "out codes that are not in the table of languages.",
-        join(parts),
+        "By language",
+        "Languages sorted by result. Each task asks in one language at a time: classification among the class names of "
+        "that language, retrieval among its texts.",
+        join([legend(colours), *(_dataset(name, result) for name, result in datasets.items())]),
     )
 
 
-def _task(dataset: str, task: str, metric: str, records: Mapping[str, LanguageResult]) -> Html:
-    values = {lang: record["metrics"][metric] for lang, record in records.items()}
-    langs = sorted(values, key=lambda lang: -values[lang])
-    dots = [_dot(lang, metric, records[lang]) for lang in langs]
+def _dataset(name: str, result: DatasetResult) -> Html:
+    parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")), *_means_over(result)]
+    for task, task_result in result["tasks"].items():
+        parts += [_by_language(task, task_result), _slices(task_result)]
+        parts.append(folded(f"All metrics of {task_name(task)}", to_html(_metrics_table(task_result))))
+    return join(parts)
+
+
+def _means_over(result: DatasetResult) -> list[Html]:
+    """Return a line on the languages of the means, once for all tasks with the same languages."""
+    means = [task["mean"]["languages"] for task in result["tasks"].values() if _is_averaged(task)]
+    texts = dict.fromkeys(f"Mean over {len(langs)} languages: {' '.join(langs)}." for langs in means)
+    return [tag("p", text, class_="lead") for text in texts]
+
+
+def top_metric(metrics: Mapping[str, float]) -> str:
+    """Return the metric that stands for zero-shot classification."""
+    return "acc5" if "acc5" in metrics else "acc1"
+
+
+def number_of(task: TaskResult) -> Callable[[float], str]:
+    """Return how the metrics of a task are written: shares in percent, distances as they are."""
+    return percent if task.get("is_share", True) else "{:.3f}".format
+
+
+def _is_averaged(task: TaskResult) -> bool:
+    return task.get("is_averaged", len(task["languages"]) > 1)
+
+
+def _by_language(task: str, result: TaskResult) -> Html:
+    """Return a task's main metric: bars of languages, or a plot of many; then means over groups of languages."""
+    is_classification = task == CLASSIFICATION
+    metric = top_metric(result["mean"]["metrics"]) if is_classification else result.get("plotted", "")
+    records = {lang: record for lang, record in result["languages"].items() if metric in record["metrics"]}
+    if not records:
+        return Html()
+    by_value = sorted(records.items(), key=lambda item: -item[1]["metrics"][metric])
+    known = known_languages({lang: record["metrics"][metric] for lang, record in by_value})
+    shown = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
+    parts = [tag("h4", task_name(task), " ", tag("small", shown))]
+    parts.append(_bars(metric, by_value) if len(records) <= MAX_BARS else _plot(metric, by_value))
+    if len(known) >= MIN_LANGUAGES:
+        parts.append(folded(f"{metric_name(metric)} by family, script and resource level",
+                            to_html(_grid(known)), _level_bars(known)))  # fmt: skip
+    return join(parts)
+
+
+def _bars(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
+    """Return a bar per language: top-1 and, if `metric` is acc5, top-5 behind it; else the metric."""
+    rows = []
+    for lang, record in records:
+        value = record["metrics"][metric]
+        first = record["metrics"]["acc1"] if metric == "acc5" else value
+        hover = _hover(lang, metric, record)
+        rows.append(
+            Bar(
+                label=lang_name(lang),
+                parts=[(first, SCORE_COLOURS["acc1"], hover), (value - first, SCORE_COLOURS["acc5"], hover)],
+                note=f"{percent(first)} · {percent(value)}" if metric == "acc5" else percent(value),
+                interval=record["interval_95"].get(metric),
+                mark=record["chance"].get(metric),
+            )
+        )
+    return bars(rows)
+
+
+def _hover(lang: str, metric: str, record: LanguageResult) -> str:
+    """Return language, value, interval, chance and number of queries."""
+    language = find_language(lang)
+    name = f"{language.name} {lang}" if language else lang
+    bounds, chance = record["interval_95"].get(metric), record["chance"].get(metric)
+    between = f", {interval(bounds)}" if bounds else ""
+    beside = "" if chance is None else f", chance {percent(chance)}"
+    value = f"{metric_name(metric)} {percent(record['metrics'][metric])}"
+    return f"{name}: {value}{between}{beside}; {count(record['n'])} queries"
+
+
+def _plot(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
+    """Return a dot per language, coloured by resource level."""
+    dots = [_dot(lang, metric, record) for lang, record in records]
     used = {dot.colour for dot in dots}
     levels = [(colour, f"{level} resource") for level, colour in LEVEL_COLOURS.items()]
     levels.append((NO_LEVEL_COLOUR, "unknown level"))
-    title = metric.replace("_", " ")
+    title = metric_name(metric)
     chart = dot_chart(dots, y_label=f"{title}, %", x_label="languages, best first")
-    remark = f"%, mean {percent(sum(values.values()) / len(values))} over {len(values)} languages"
-    rows = []
-    for lang in langs:
-        record = records[lang]
-        bounds, chance = record["interval_95"].get(metric), record["chance"].get(metric)
-        rows.append([lang, values[lang], interval(bounds), chance, record["n"]])
-    columns = [
-        text_column("language", lang_name),
-        Column(title, percent),
-        Column("95% interval"),
-        Column("chance", percent),
-        Column("queries", count),
-    ]
-    in_table = known_languages(values)
-    task_name = task.removeprefix("cross_lingual_").replace("_", " ")
-    return join(
-        [
-            tag("h3", dataset, " ", tag("small", code(task_name))),
-            figure(title, remark, legend(level for level in levels if level[0] in used) + chart),
-            folded("Languages in this order", to_html(Table(columns, rows))),
-            to_html(_grid(in_table)) if in_table else "",
-            _level_bars(in_table),
-        ]
-    )
+    remark = f"%, {len(records)} languages; a short rule is chance"
+    return figure(title, remark, legend(level for level in levels if level[0] in used) + chart)
 
 
 def _dot(lang: str, metric: str, record: LanguageResult) -> Dot:
     language = find_language(lang)
     bounds, chance = record["interval_95"].get(metric), record["chance"].get(metric)
-    value = record["metrics"][metric]
-    name = f"{language.name} {lang}" if language else lang
-    between = f", {interval(bounds)}" if bounds else ""
     return Dot(
         label=lang,
-        hover=f"{name}: {percent(value)}{between}; {count(record['n'])} queries",
-        y=100 * value,
+        hover=_hover(lang, metric, record),
+        y=100 * record["metrics"][metric],
         interval=(100 * bounds[0], 100 * bounds[1]) if bounds else None,
         chance=None if chance is None else 100 * chance,
         colour=LEVEL_COLOURS[language.resource_level] if language else NO_LEVEL_COLOUR,
     )
+
+
+def _slices(task: TaskResult) -> Html:
+    """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
+    slices = {lang: record.get("slices", {}) for lang, record in task["languages"].items()}
+    names = list(dict.fromkeys(name for of_lang in slices.values() for name in of_lang))
+    if not names:
+        return Html()
+    metrics = list(next(iter(next(iter(slices.values())).values()))["metrics"])
+    means = task["mean"]["metrics"]
+    if _is_averaged(task) or len(slices) == 1:
+        titles = [metric_name(metric) for metric in metrics]
+        values = {name: [means.get(f"{name}/{metric}") for metric in metrics] for name in names}
+    else:
+        titles = [f"{lang} {metric_name(metric)}" for lang in slices for metric in metrics]
+        values = {
+            name: [
+                of_lang[name]["metrics"].get(metric) if name in of_lang else None
+                for of_lang in slices.values()
+                for metric in metrics
+            ]
+            for name in names
+        }
+    rows = [
+        [name, *values[name], max(of_lang[name]["n"] for of_lang in slices.values() if name in of_lang)]
+        for name in names
+    ]
+    part = text_column("part (mean over languages)" if _is_averaged(task) else "part")
+    columns = [part, *columns_of(titles, percent), Column("queries", count)]
+    drawn = to_html(Table(columns, rows))
+    return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
+
+
+def _metrics_table(task: TaskResult) -> Table:
+    """Return every metric by language, with chance and the mean."""
+    mean, records = task["mean"], task["languages"]
+    metrics = [name for name in mean["metrics"] if "/" not in name]
+    numbers = columns_of(map(metric_name, metrics), number_of(task))
+    columns = [text_column("language", lang_name), *numbers, Column("queries", count)]
+    rows: list[list[Any]] = [
+        [lang, *(record["metrics"][name] for name in metrics), record["n"]] for lang, record in records.items()
+    ]
+    if any(name in mean["chance"] for name in metrics):
+        rows.append([Html("chance"), *map(mean["chance"].get, metrics), None])
+    if not _is_averaged(task):
+        return Table(columns, rows)
+    rows.append([Html(f"mean over {len(mean['languages'])}"), *(mean["metrics"][name] for name in metrics), None])
+    return Table(columns, rows, totals=[len(rows) - 1])
 
 
 def known_languages(values: Mapping[str, float]) -> list[tuple[Language, float]]:

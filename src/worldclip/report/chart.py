@@ -18,6 +18,7 @@ MAX_LABELS = 45  # of a dot chart; more would run into each other
 NUM_INTERVALS = 5  # between ticks of a linear axis, about
 MAX_DECADES = 5  # between ticks of a logarithmic axis
 LEGEND_ROW, LEGEND_COLUMN = 18, 150  # pixels of an entry in a chart's own file
+MAX_SCALE = 1.4  # by which a page enlarges a chart; its text grows with it
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 
@@ -127,7 +128,8 @@ class _Frame:
             grid.append(tag("text", tick(value), **place, text_anchor="end"))
         x_name = tag("text", x_label, x=self.right, y=self.height - 3, text_anchor="end")
         box = f"0 0 {self.width} {self.height}"
-        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label, class_=class_)
+        widest = f"max-width:{MAX_SCALE * self.width:.0f}px"
+        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label, class_=class_, style=widest)
 
 
 def line_chart(
@@ -137,7 +139,7 @@ def line_chart(
     y_label: str,
     log: bool = False,
     rules: Sequence[tuple[float, str]] = (),
-    size_px: tuple[int, int] = (460, 240),
+    size_px: tuple[int, int] = (340, 210),
 ) -> Html:
     """Draw curves on shared axes.
 
@@ -189,7 +191,7 @@ def dot_chart(dots: Sequence[Dot], *, y_label: str, x_label: str) -> Html:
         parts = [tag("title", dot.hover), *_dot_marks(frame, dot, x, step)]
         if is_labelled:
             y = frame.bottom + 14
-            parts.append(tag("text", dot.label, x=f"{x:.1f}", y=y, text_transform=f"rotate(-50 {x:.1f} {y})"))
+            parts.append(tag("text", dot.label, x=f"{x:.1f}", y=y, transform=f"rotate(-50 {x:.1f} {y})"))
         marks.append(tag("g", *parts))
     return frame.svg(f"{y_label} by {x_label}", x_label, marks, class_="wide")
 

@@ -1,23 +1,32 @@
-"""Results of an evaluation: every number in one table, accuracy by language, published numbers, a gallery."""
+"""Results of an evaluation: a gallery, every headline number in one table, published numbers, results by language."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from worldclip.core.job import Record
-from worldclip.core.records import DatasetResult, EvaluateReport, GalleryImage, Headline, PublishedRow, TaskResult
-from worldclip.report.by_language import languages_section
+from worldclip.core.records import EvaluateReport, GalleryImage, Headline, PublishedRow, TaskResult
+from worldclip.report.by_language import CLASSIFICATION, languages_section, number_of, top_metric
 from worldclip.report.html import Html, html, join, tag
+from worldclip.report.metric_names import metric_name, task_name
 from worldclip.report.numbers import count, interval, percent
-from worldclip.report.page import Bar, Card, Section, bars, code, folded, lang_name, legend, note, small_bar, words
+from worldclip.report.page import Bar, Card, Section, code, first_and_more, folded, note, small_bar, words
 from worldclip.report.page import cards as card_row
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
-CLASSIFICATION = "zeroshot_classification"
-MAX_BARS = 40  # languages shown as bars; for more, the plot by language says the same in less room
-MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
-SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
+MAX_SHOTS = 3  # images of a dataset in sight, the others are folded
+
+
+def summary_section(report: EvaluateReport) -> Section:
+    """Return the mean accuracies, and what the datasets are: the head of an evaluation's own page."""
+    return Section("Summary", f"Model: {report['model']}.", cards_and_datasets(report))
+
+
+def cards_and_datasets(report: EvaluateReport, others: Sequence[Card] = ()) -> Html:
+    """Return large figures, those of the evaluation first, and what its datasets are."""
+    return card_row([*cards(report), *others]) + dataset_legend(report)
 
 
 def cards(report: EvaluateReport) -> list[Card]:
@@ -26,42 +35,31 @@ def cards(report: EvaluateReport) -> list[Card]:
     for name, result in report["datasets"].items():
         if CLASSIFICATION in result["tasks"]:
             mean = result["tasks"][CLASSIFICATION]["mean"]
-            metric, label = _top(mean["metrics"])
+            metric = top_metric(mean["metrics"])
             remark = f"mean over {len(mean['languages'])} languages; chance {percent(mean['chance'][metric])}"
             if metric != "acc1":
                 remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
-            drawn.append(Card(percent(mean["metrics"][metric]), f"{label} on {name}", remark))
+            drawn.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
     return drawn
+
+
+def dataset_legend(report: EvaluateReport) -> Html:
+    """Return what each dataset holds, where the report says it."""
+    lines = [
+        tag("dt", name) + tag("dd", result["about"]) for name, result in report["datasets"].items() if "about" in result
+    ]
+    return tag("dl", *lines, class_="about") if lines else Html()
 
 
 def sections(report: EvaluateReport) -> list[Section]:
     """Return the parts that the evaluation has."""
     parts = [
+        gallery_section(report["gallery"]),
         results_section(report),
         published_section(report),
         languages_section(report["datasets"]),
-        accuracy_section(report["datasets"]),
-        gallery_section(report["gallery"]),
     ]
     return [section for section in parts if section is not None]
-
-
-def _top(metrics: Mapping[str, float]) -> tuple[str, str]:
-    """Return the metric that stands for zero-shot classification, and what it is called."""
-    return ("acc5", "top-5") if "acc5" in metrics else ("acc1", "top-1")
-
-
-def _number(task: TaskResult) -> Callable[[float], str]:
-    return percent if task.get("is_share", True) else "{:.3f}".format
-
-
-def _is_averaged(task: TaskResult) -> bool:
-    return task.get("is_averaged", len(task["languages"]) > 1)
-
-
-def readable(name: str) -> str:
-    """Return the name of a task or a metric for headings."""
-    return name.removeprefix("cross_lingual_").replace("_", " ")
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -75,12 +73,12 @@ def results_section(report: EvaluateReport) -> Section | None:
         for task, task_result in result["tasks"].items():
             for i, headline in enumerate(task_result.get("headlines", [])):
                 name = names.pop() if names else None
-                rows.append([name, None if i else readable(task), *_headline_cells(task_result, headline)])
+                rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline)])
     if not rows:
         return None
     labels = map(text_column, ("dataset", "task", "metric"))
     numbers = [Column("value"), text_column(""), *columns_of(("languages", "95% interval")), Column("queries", count)]
-    results = Table([*labels, *numbers], rows).without_empty_columns()
+    results = Table([*labels, *numbers], rows)
     notes = [
         note(f"{name}: {count(result['num_bad_images'])} images could not be decoded and are left out.")
         for name, result in report["datasets"].items()
@@ -98,10 +96,10 @@ def results_section(report: EvaluateReport) -> Section | None:
 
 def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
     """Return metric, value, bar, languages, interval, number of queries."""
-    number, value, bounds, langs = _number(task), headline["value"], headline["interval_95"], headline["languages"]
+    number, value, bounds, langs = number_of(task), headline["value"], headline["interval_95"], headline["languages"]
     bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
     return [
-        readable(headline["metric"]),
+        metric_name(headline["metric"]),
         number(value),
         small_bar(bar) if task.get("is_share", True) else None,
         langs[0] if len(langs) == 1 else len(langs),
@@ -148,119 +146,6 @@ def bold_flagged(text: str) -> Html:
     return tag("b", text) if text.endswith(("!", "*")) else html(text)
 
 
-# --- accuracy by language ---------------------------------------------------------------------------------------------
-
-
-def accuracy_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
-    """Return each dataset by language beside chance; None if nothing was measured."""
-    if not datasets:
-        return None
-    scores = [(SCORE_COLOURS["acc1"], "top-1"), (SCORE_COLOURS["acc5"], "top-5")]
-    colours = [*scores, ("var(--ink)", "95% interval"), ("var(--s2)", "chance")]
-    return Section(
-        "Accuracy by language",
-        "Zero-shot classification of images among the class names of one language. The numbers of all tasks are "
-        "folded below.",
-        join([legend(colours), *(_dataset(name, result) for name, result in datasets.items())]),
-    )
-
-
-def _dataset(name: str, result: DatasetResult) -> Html:
-    images = tag("small", code(f"{count(result['num_images'])} images"))
-    parts = [tag("h3", name, " ", images)]
-    for task, task_result in result["tasks"].items():
-        if task == CLASSIFICATION:
-            parts.append(_accuracy_bars(task_result))
-        parts.append(_slices(task_result))
-        parts.append(folded(f"{task.replace('_', ' ')} in numbers", to_html(_metrics_table(task_result))))
-    return join(parts)
-
-
-def _accuracy_bars(task: TaskResult) -> Html:
-    mean, records = task["mean"], task["languages"]
-    metric, _ = _top(mean["metrics"])
-    rows = [
-        _accuracy_bar(lang_name(lang), record["metrics"], record["chance"], metric, record["interval_95"][metric])
-        for lang, record in sorted(records.items(), key=lambda item: -item[1]["metrics"][metric])
-    ]
-    if len(records) == 1:
-        return bars(rows)
-    mean_row = _accuracy_bar(tag("b", "mean"), mean["metrics"], mean["chance"], metric)
-    langs = mean["languages"]
-    over = tag("p", f"Mean over {len(langs)} languages: {' '.join(langs)}.", class_="lead")
-    if len(rows) <= MAX_BARS:
-        return bars([mean_row, *rows]) + over
-    return bars([mean_row]) + folded(f"All {len(rows)} languages", bars(rows), over)
-
-
-def _accuracy_bar(
-    label: str,
-    metrics: Mapping[str, float],
-    chance: Mapping[str, float],
-    metric: str,
-    bounds: Sequence[float] | None = None,
-) -> Bar:
-    """Return a bar of top-1 and, if `metric` is acc5, top-5 behind it."""
-    first, best = metrics["acc1"], metrics[metric]
-    hover = f"top-1 {percent(first)}, top-5 {percent(best)}" if metric == "acc5" else f"top-1 {percent(first)}"
-    hover += f", chance {percent(chance[metric])}"
-    return Bar(
-        label=label,
-        parts=[(first, SCORE_COLOURS["acc1"], hover), (best - first, SCORE_COLOURS["acc5"], hover)],
-        note=f"{percent(first)} · {percent(best)}" if metric == "acc5" else percent(first),
-        interval=bounds,
-        mark=chance[metric],
-    )
-
-
-def _slices(task: TaskResult) -> Html:
-    """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
-    slices = {lang: record.get("slices", {}) for lang, record in task["languages"].items()}
-    names = list(dict.fromkeys(name for of_lang in slices.values() for name in of_lang))
-    if not names:
-        return Html()
-    metrics = list(next(iter(next(iter(slices.values())).values()))["metrics"])
-    means = task["mean"]["metrics"]
-    if _is_averaged(task) or len(slices) == 1:
-        titles = [readable(metric) for metric in metrics]
-        values = {name: [means.get(f"{name}/{metric}") for metric in metrics] for name in names}
-    else:
-        titles = [f"{lang} {readable(metric)}" for lang in slices for metric in metrics]
-        values = {
-            name: [
-                of_lang[name]["metrics"].get(metric) if name in of_lang else None
-                for of_lang in slices.values()
-                for metric in metrics
-            ]
-            for name in names
-        }
-    rows = [
-        [name, *values[name], max(of_lang[name]["n"] for of_lang in slices.values() if name in of_lang)]
-        for name in names
-    ]
-    part = text_column("part (mean over languages)" if _is_averaged(task) else "part")
-    columns = [part, *columns_of(titles, percent), Column("queries", count)]
-    drawn = to_html(Table(columns, rows))
-    return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
-
-
-def _metrics_table(task: TaskResult) -> Table:
-    """Return every metric by language, with chance and the mean."""
-    mean, records = task["mean"], task["languages"]
-    metrics = [name for name in mean["metrics"] if "/" not in name]
-    numbers = columns_of(map(readable, metrics), _number(task))
-    columns = [text_column("language", lang_name), *numbers, Column("queries", count)]
-    rows: list[list[Any]] = [
-        [lang, *(record["metrics"][name] for name in metrics), record["n"]] for lang, record in records.items()
-    ]
-    if any(name in mean["chance"] for name in metrics):
-        rows.append([Html("chance"), *map(mean["chance"].get, metrics), None])
-    if not _is_averaged(task):
-        return Table(columns, rows)
-    rows.append([Html(f"mean over {len(mean['languages'])}"), *(mean["metrics"][name] for name in metrics), None])
-    return Table(columns, rows, totals=[len(rows) - 1])
-
-
 # --- gallery ----------------------------------------------------------------------------------------------------------
 
 
@@ -270,8 +155,10 @@ def gallery_section(gallery: Sequence[GalleryImage]) -> Section | None:
         return None
     parts = []
     for dataset in dict.fromkeys(image["dataset"] for image in gallery):
-        shots = [_shot(image) for image in gallery if image["dataset"] == dataset]
-        parts += [tag("h3", dataset), tag("div", *shots, class_="shots")]
+        images = in_turn([image for image in gallery if image["dataset"] == dataset])
+        shots = [_shot(image) for image in images]
+        parts.append(tag("h3", dataset))
+        parts.append(first_and_more(shots, MAX_SHOTS, "more images", lambda some: tag("div", *some, class_="shots")))
     return Section(
         "Gallery",
         "Images and the model's best names for them in several languages. Chosen by hash; half are right in the "
@@ -280,9 +167,21 @@ def gallery_section(gallery: Sequence[GalleryImage]) -> Section | None:
     )
 
 
+def in_turn(images: Sequence[GalleryImage]) -> list[GalleryImage]:
+    """Return images that are right in their first language and wrong ones in turn, so that the first few show both."""
+    right = [image for image in images if _is_right(image)]
+    wrong = [image for image in images if not _is_right(image)]
+    return [image for pair in zip_longest(right, wrong) for image in pair if image is not None]
+
+
+def _is_right(image: GalleryImage) -> bool:
+    first = next(iter(image["names"].values()))
+    return bool(first["best"][0]["is_right"])
+
+
 def _shot(image: GalleryImage) -> Html:
     first_lang, first = next(iter(image["names"].items()))
-    is_right = first["best"][0]["is_right"]
+    is_right = _is_right(image)
     verdict = tag("span", "right" if is_right else "wrong", class_=f"tag {'ok' if is_right else 'no'}")
     title = [words(first["truth"], first_lang), tag("small", code(image["key"])), verdict]
     answers = [_answers(lang, names["best"]) for lang, names in image["names"].items()]

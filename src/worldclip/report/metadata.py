@@ -59,7 +59,7 @@ def sections(report: Record) -> list[Section]:
             legend((COLOURS[source], source) for source in sources),
             _list_bars(per_language, sources),
             tag("h3", "Sources"),
-            to_html(_source_table(per_language, sources).without_empty_columns()),
+            to_html(_source_table(per_language, sources)),
             _scripts(per_language),
             folded(f"All {len(lists)} lists", to_html(_list_table(lists, sources))),
             *map(note, report["notes"]),

@@ -64,13 +64,15 @@ class Table:
 
     def without_empty_columns(self) -> Table:
         """Return the table without columns in which every cell is None."""
-        used = [i for i in range(len(self.columns)) if any(row[i] is not None for row in self.rows)]
+        columns = zip(self.columns, *self.rows, strict=True)
+        used = [i for i, (_, *cells) in enumerate(columns) if any(cell is not None for cell in cells)]
         rows = [[row[i] for i in used] for row in self.rows]
         return Table([self.columns[i] for i in used], rows, self.totals)
 
 
 def to_html(table: Table) -> Html:
-    """Return a <table> that scrolls sideways on its own."""
+    """Return a <table> that scrolls sideways on its own, without its empty columns."""
+    table = table.without_empty_columns() if table.rows else table
     head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
     body = [
         tag(
