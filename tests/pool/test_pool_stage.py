@@ -222,7 +222,7 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
         ({}, "now set: none"),
         ({"path": "a", "build": "emoji"}, "now set: path, build"),
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
-        ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a password"),
+        ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
         ({"path": "a", "format": "csv"}, r'pool\.format = "csv": must be one of "auto", "tar"'),
         ({"roots": {"a/b": "x"}}, r'pool\.roots: the name "a/b"'),
         ({"build": "emoji", "image_px": 64}, r"unknown key pool\.image_px"),

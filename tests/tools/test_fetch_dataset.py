@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from served import Server, server, tar_of
+from worldclip.core.download import Broken, Client
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.evaluate.datasets import captions, webdataset
 from worldclip.tools import fetch_dataset as fetch
@@ -116,6 +117,35 @@ def test_gz_is_one_file_and_members_outside_the_folder_are_refused(server, tmp_p
         run(server, "xm3600", tmp_path)
     assert set(caught.value.failures) == {"captions.zip", "images.tgz"}
     assert not (tmp_path / "evil.jpg").exists()
+
+
+@pytest.mark.parametrize("path", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..", "a\0b"])
+def test_listing_that_names_files_outside_of_the_folder_is_refused(server, tmp_path, path):
+    put_cars(server)
+    listing = json.loads(server.files[TREE])
+    server.files[TREE] = json.dumps([*listing, {"type": "file", "path": path, "oid": "0" * 40}]).encode()
+    with pytest.raises(StageFailed, match="is not a path below"):
+        run(server, "cars", tmp_path / "data")
+    assert not list(tmp_path.rglob("*evil*"))
+    assert [name for name, _ in server.requests] == [TREE]
+
+
+@pytest.mark.parametrize("listing", [b"", b"nul", b"{}", b'[{"path": 3}]', b'["x"]', b"[" * 100_000, b'[{"type": 1}]'])
+def test_answer_that_is_no_listing_is_refused(server, tmp_path, listing):
+    server.files[TREE] = listing
+    if listing == b"{}":
+        assert run(server, "cars", tmp_path)["files"] == 0
+        return
+    with pytest.raises(StageFailed, match="is not a list of files"):
+        run(server, "cars", tmp_path)
+
+
+def test_only_the_web_is_fetched(tmp_path):
+    (tmp_path / "secret.json").write_text("[]")
+    client = Client(user_agent="test", pause=lambda seconds: None)
+    for url in (f"file://{tmp_path}/secret.json", "ftp://127.0.0.1:9/x", "data:,x"):
+        with pytest.raises(Broken, match="only http:// and https:// are fetched"):
+            client.read(url)
 
 
 def test_babel_imagenet_labels_have_a_checksum(server, tmp_path):

@@ -183,6 +183,15 @@ def test_dump_in_parts_and_old_database_name(server: Server, tmp_path: Path):
     assert [path.name for path in (tmp_path / "be").iterdir()] == ["bewiki-20240101-pages-articles.xml.bz2"]
 
 
+def test_names_of_sums_outside_of_the_folder_are_left_out(server: Server, tmp_path: Path):
+    evil = "../../evil-siteinfo-namespaces.json.gz"
+    server.add_wiki("swwiki", {"swwiki-20240101-pages-articles.xml.bz2": DUMP, evil: SITE,
+                               "/tmp/swwiki-20240101-siteinfo-namespaces.json.gz": SITE})  # fmt: skip
+    assert run(server, tmp_path / "a/b")["files"] == 3
+    assert not list(tmp_path.glob("*evil*"))
+    assert [path.name for path in (tmp_path / "a/b/sw").iterdir()] == ["swwiki-20240101-pages-articles.xml.bz2"]
+
+
 def test_broken_connection_is_resumed(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["break"] * 12  # more than MAX_TRIES, but each brings something
     pauses = Pauses()

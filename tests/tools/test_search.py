@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import importlib.util
 import json
+import os
+import pickle
 import re
+import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +21,7 @@ from hypothesis import strategies as st
 import worldclip
 from embedded_world import PER_SHARD, SHARDS, key_of, picture, write_world
 from worldclip.cli import main
+from worldclip.core.artifacts import IMAGE_PLACES, read_table, write_array, write_manifest, write_table
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.tools import search as of_search
@@ -180,12 +187,114 @@ def test_contact_sheet_embeds_its_pictures_and_escapes_texts(world, tmp_path, ca
     assert "a red apple" in page.read_text(encoding="utf-8")
 
 
-def test_contact_sheet_names_unreadable_pictures(world, tmp_path):
-    from worldclip.tools.contact_sheet import write_contact_sheet
+def sheet_of(world: Path, folder: Path) -> str:
+    """Return the contact sheet of all images of an embedded folder, as text."""
+    search(folder, ["a dog"], top=50, model=world / "model", html=folder.parent / "sheet.html")
+    return (folder.parent / "sheet.html").read_text(encoding="utf-8")
 
-    hit = {"score": 0.5, "key": "k", "file": str(tmp_path / "gone.tar"), "offset": 0, "size": 5}
-    write_contact_sheet(tmp_path / "sheet.html", [{"query": "a", "hits": [hit]}], "embedded")
-    assert "cannot be read (No such file or directory)" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
+
+def test_contact_sheet_names_unreadable_pictures(world, tmp_path):
+    pool = shutil.copytree(world / "pool", tmp_path / "pool")
+    embed(world / "model", pool, tmp_path / "embedded", executor=LocalExecutor(quiet=True))
+    (pool / "00001.tar").unlink()
+    text = sheet_of(world, tmp_path / "embedded")
+    assert "cannot be read (No such file or directory)" in text
+    assert text.count("data:image/png;base64,") == (SHARDS - 1) * (PER_SHARD - 1)
+
+
+@pytest.fixture
+def foreign(world, tmp_path) -> Path:
+    """Return a copy of the embedded folder, as somebody else might send it."""
+    return Path(shutil.copytree(world / "embedded", tmp_path / "embedded"))
+
+
+def change_places(folder: Path, **values) -> None:
+    """Set columns of images/00000.tar.parquet to one value each."""
+    (path,) = (folder / "images").glob("00000*.parquet")
+    table = read_table(path, IMAGE_PLACES)
+    columns = {name: [values.get(name, old)] * len(table) if name in values else old
+               for name, old in zip(table.column_names, table.columns, strict=True)}  # fmt: skip
+    write_table(path, pa.table(columns), IMAGE_PLACES)
+
+
+def test_contact_sheet_shows_no_file_outside_of_the_pool(world, foreign, tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    (tmp_path / "secret.txt").write_text("hunter2")
+    size = (tmp_path / "secret.png").stat().st_size
+    names = (
+        tmp_path / "secret.png",
+        tmp_path / "secret.txt",
+        world / "pool/../pool/00000.tar",
+        world / "pool/00001.tar",
+    )
+    for name in names:
+        change_places(foreign, file=str(name), offset=0, size=size)
+        text = sheet_of(world, foreign)
+        assert text.count("does not lie in the pool that the folder names") == PER_SHARD - 1
+        assert "hunter2" not in text
+        assert base64.b64encode(picture(1)).decode()[:100] not in text
+
+
+def test_contact_sheet_fetches_nothing(world, foreign, monkeypatch):
+    import fsspec
+
+    def fail(*arguments, **_):
+        raise AssertionError(f"fetched {arguments}")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", fail)
+    change_places(foreign, file="http://127.0.0.1:9/00000.tar", offset=0, size=10)
+    assert "does not lie in the pool" in sheet_of(world, foreign)
+    manifest = json.loads((foreign / "manifest.json").read_text())
+    for roots, said in (({"": "http://127.0.0.1:9"}, "images are not fetched"), ({}, "does not say where its pool is")):
+        (foreign / "manifest.json").write_text(json.dumps(manifest | {"pool_roots": roots}))
+        assert said in sheet_of(world, foreign)
+
+
+def test_contact_sheet_injects_no_markup(world, foreign):
+    markup = '"><script>alert(1)</script>'
+    change_places(foreign, key=markup, file=markup)
+    text = sheet_of(world, foreign)
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_shards_of_the_manifest_outside_of_the_folder_are_refused(foreign):
+    manifest = json.loads((foreign / "manifest.json").read_text())
+    manifest["inputs"]["images"] = {"../../x": {"path": "../../x", "size": 1}}
+    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="is not a path below"):
+        open_embedded(foreign)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", pickle.dumps([1])])
+def test_damaged_embeddings_are_named(foreign, content):
+    (path,) = (foreign / "images").glob("00000*.npy")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="embed the pool again"):
+        open_embedded(foreign)
+
+
+def test_more_shards_than_open_files_can_be_searched_and_indexed(world, tmp_path):
+    folder, num_shards, dim = tmp_path / "embedded", 300, 48
+    rows = np.eye(dim, dtype=np.float32)[:2]
+    places = {"key": ["a", "b"], "file": ["f", "f"], "offset": [0, 1], "size": [1, 1]}
+    names = [f"{i:05}.tar" for i in range(num_shards)]
+    for name in names:
+        write_array(folder / "images" / f"{name}.npy", rows)
+        write_table(folder / "images" / f"{name}.parquet", pa.table(places), IMAGE_PLACES)
+    write_manifest(folder, config={"of": ["images"]}, inputs={"images": {name: {} for name in names}}, counts={})
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, limit[1]))
+    try:
+        embedded = open_embedded(folder)
+        ids, _ = nearest(embedded.parts, rows[1:], 3)
+        assert ids.tolist() == [[1, 3, 5]]
+        assert embedded.take(np.arange(0, 600, 7)).shape == (86, dim)
+        assert [row["shard"] for row in embedded.rows(ids[0])] == names[:3]
+        if importlib.util.find_spec("faiss") is not None:
+            assert build_index(folder, "faiss")["rows"] == 2 * num_shards
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 def test_user_errors_of_a_search(world, tmp_path, capfd):

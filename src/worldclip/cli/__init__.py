@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from worldclip.cli.overview import find_group, refuse_misspelt, refuse_unknown, to_text
 from worldclip.core import layout
 from worldclip.core.errors import StageFailed, UserError, disk_error
+from worldclip.core.redact import redact
 from worldclip.recipe import stage_names
 
 if TYPE_CHECKING:
@@ -119,5 +120,5 @@ def _complain(problems: Sequence[str], code: int) -> int:
 
     console = Console(stderr=True, highlight=False)
     for problem in problems:
-        console.print(f"[bold red]worldclip:[/bold red] {escape(problem)}", soft_wrap=True)
+        console.print(f"[bold red]worldclip:[/bold red] {escape(redact(problem))}", soft_wrap=True)
     return code

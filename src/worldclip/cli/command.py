@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
+from worldclip.core.redact import redact
 
 Flags = Any  # the parsed flags: a dataclass with a field per flag
 Field = tuple[str, Any, Any]  # name, annotated type, dataclass field: what make_dataclass takes
@@ -109,9 +110,9 @@ class Command:
         result = self.function(**values)
         result, text = result if self.to_text is None else (result, self.to_text(result, flags))
         if flags.json and result is not None:
-            print(json.dumps(result, ensure_ascii=False, default=str))
+            print(redact(json.dumps(result, ensure_ascii=False, default=str)))
         elif text:
-            print(text)
+            print(redact(text))
         return 0
 
     def parse(
@@ -245,4 +246,4 @@ def read_slice(text: str) -> slice:
 
 def note(text: str) -> None:
     """Print a line to standard error."""
-    Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
+    Console(stderr=True, highlight=False).print(escape(redact(text)), soft_wrap=True)

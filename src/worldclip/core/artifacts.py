@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core.arrow import narrow_strings
 from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.redact import redact, redact_record
 
 Json: TypeAlias = dict[str, Any]  # a record
 FORMAT_VERSION = 1
@@ -208,12 +209,13 @@ def write_array_parts(path: Path, shape: tuple[int, ...], dtype: Any, parts: Ite
 
 
 def write_text(path: Path, text: str) -> None:
-    write_artifact(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    """Write a page, a card or a recipe, without the credentials in its addresses."""
+    write_artifact(path, lambda aside: aside.write_text(redact(text), encoding="utf-8"))
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write a small record: keys in their order, non-ASCII characters as they are, a final line end."""
-    write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    """Write a small record: keys in their order, non-ASCII characters as they are, a final line end, no credential."""
+    write_text(path, json.dumps(redact_record(record), ensure_ascii=False, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:

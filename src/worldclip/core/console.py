@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from worldclip.core.redact import redact
+
 
 def say(stage: str, message: str) -> None:
-    """Print one line about a stage."""
-    Console(stderr=True, highlight=False).print(f"[bold]{stage:>9}[/bold]  {escape(message)}", soft_wrap=True)
+    """Print one line about a stage, without the credentials in its addresses."""
+    text = f"[bold]{stage:>9}[/bold]  {escape(redact(message))}"
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ class Client:
         raise Broken(f"{download.url}: {problem}, {MAX_COPIES} times; try again later, or another mirror")
 
     def _open(self, url: str, start: int) -> http.client.HTTPResponse:
+        if not url.startswith(("http://", "https://")):  # urllib opens file: too, and a listing may name it
+            raise Broken(f"{url}: not an address of the web; only http:// and https:// are fetched")
         headers = {"User-Agent": self.user_agent} | ({"Range": f"bytes={start}-"} if start else {})
         answer: http.client.HTTPResponse = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S

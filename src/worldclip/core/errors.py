@@ -1,4 +1,4 @@
-"""The three ways in which work can fail, and the exit code of each (set in cli/)."""
+"""The three ways in which work can fail, and the exit code of each (set in cli/); no message holds a credential."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from worldclip.core.redact import redact
+
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
 
 
@@ -17,12 +19,15 @@ class UserError(ValueError):
     """A mistake of the user: all problems at once, each with key, value, meaning and remedy.  Exit code 2."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [redact(text) for text in ([problems] if isinstance(problems, str) else problems)]
         super().__init__("\n".join(self.problems))
 
 
 class BadShard(RuntimeError):
     """A shard that cannot be read (truncated tar, wrong schema); the others finish.  Exit code 1."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(redact(reason))
 
 
 class InputChanged(BadShard):
@@ -38,8 +43,9 @@ class StageFailed(RuntimeError):
         failures: dict[str, str],
         remedy: str = "repair or remove these files, then run the same command: only they are tried again",
     ) -> None:
-        self.stage, self.failures = stage, failures
-        lines = [f"  {shard}: {reason}" for shard, reason in sorted(failures.items())]
+        self.stage = stage
+        self.failures = {redact(shard): redact(reason) for shard, reason in failures.items()}
+        lines = [f"  {shard}: {reason}" for shard, reason in sorted(self.failures.items())]
         super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *lines, remedy]))
 
 

@@ -26,6 +26,8 @@ from typing import Any, ClassVar, Literal
 
 from worldclip.core import layout
 from worldclip.core.errors import UserError
+from worldclip.core.redact import has_credential
+from worldclip.core.safe_path import is_safe_name
 
 Table = dict[str, Any]  # of TOML
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
@@ -319,11 +321,22 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
+_CREDENTIAL = (
+    "holds a credential (a user and password, a token, a signature), which the run would record; use fsspec's "
+    "environment or config file"
+)
+_UNSAFE = "must not be empty, begin with / or contain .."
+
+
 def _iter_problems(config: Any, prefix: str, broken: Set[str]) -> Iterator[str]:
     """Yield violated bounds, then the config's own problems unless it, or a config in it, is `broken`."""
     are_choices_valid = True
     for name, (hint, marks) in _fields(config.__class__).items():
         value = getattr(config, name)
+        if has_credential(value):
+            yield f"{prefix}{name}: {_CREDENTIAL}"
+        if isinstance(value, dict):
+            yield from (f'{prefix}{name}: the name "{item}" {_UNSAFE}' for item in value if not is_safe_name(item))
         items = {f"{name}.{item}": value[item] for item in value} if isinstance(value, dict) else {name: value}
         for key, item in items.items():
             if isinstance(item, Config):

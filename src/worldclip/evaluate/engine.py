@@ -13,6 +13,7 @@ import numpy as np
 
 from worldclip.core.artifacts import digest, write_array, write_text
 from worldclip.core.errors import UserError
+from worldclip.core.safe_path import safe_join
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, Record, Task
 
@@ -186,7 +187,7 @@ def _identity(model_id: Record, pair: Pair, task: Task) -> Record:
 
 def ranks_path(folder: Path, record: Record, kind: str) -> Path:
     """Return the path of a record's ranks.  kind: of query, `acc` for acc1 and acc5, `image_retrieval_recall@`, ..."""
-    return folder / "ranks" / record["dataset"] / record["lang"] / f"{record['task']}.{kind.rstrip('@')}.npy"
+    return safe_join(folder / "ranks", record["dataset"], record["lang"], f"{record['task']}.{kind.rstrip('@')}.npy")
 
 
 def images_path(folder: Path, record: Record, kind: str) -> Path:

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from worldclip.core.errors import UserError
 from worldclip.core.records import Slice
+from worldclip.core.safe_path import is_safe_name
 from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
 from worldclip.evaluate.ranking import Ties
@@ -80,6 +82,12 @@ class Dataset:
     """A label of each image, e.g. its country or class, "" where it is unknown: what probes predict."""
     is_train: np.ndarray | None = None
     """(N,) bool: the images that only probes may learn from; None: there is no train split."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for languages of the dataset's own files that are no plain names: they name folders."""
+        if unsafe := [lang for lang in self.languages if not is_safe_name(lang) or "/" in lang]:
+            named = ", ".join(repr(lang) for lang in unsafe[:5])
+            raise UserError(f"dataset {self.name} has the languages {named}; a language must be a plain name")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

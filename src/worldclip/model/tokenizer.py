@@ -179,8 +179,8 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer as transformers has it, by folder or hub id.  Raises UserError where there is none."""
     transformers = require_transformers()
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+        return transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"
         ) from error

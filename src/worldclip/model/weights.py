@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ def read_json_config(path: Path) -> Any:
     """Return the JSON of a configuration.  Raises UserError where the file is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error})") from error
 
 
@@ -72,6 +72,50 @@ def _read_pickle(path: Path) -> Any:
         raise _corrupt(path, error) from error
 
 
+# What in a folder's records would make transformers fetch or run something else than its own model.
+_FOREIGN = {
+    "quantization_config": "starts a quantizer, whose package decides what runs",
+    "attn_implementation": "names an attention kernel, which is code from the net",
+    "_attn_implementation": "names an attention kernel, which is code from the net",
+    "experts_implementation": "names a kernel, which is code from the net",
+}
+MAX_LAYERS = 512  # of a tower that is built before its tensors are compared with the files
+_ADAPTER = "adapter_config.json"
+
+
+def refuse_foreign_code(folder: Path) -> None:
+    """Raise UserError for a folder whose records name other code or another model.
+
+    Code that `auto_map` names is never run: trust_remote_code is False wherever transformers reads a folder.
+    """
+    problems = []
+    if (folder / _ADAPTER).exists():
+        problems.append(
+            f"{folder / _ADAPTER}: is an adapter, whose base model would be loaded from elsewhere; merge it into the "
+            "model and save that"
+        )
+    for path in sorted(folder.glob("*config.json")):
+        record = read_json_config(path)
+        problems += [
+            f"{path}: {key} = {value!r:.100} {_FOREIGN[key]}; remove it"
+            for key, value in _iter_items(record)
+            if key in _FOREIGN and value not in (None, "eager", "sdpa", "flex_attention", "flash_attention_2")
+        ]
+    if problems:
+        raise UserError(problems)
+
+
+def _iter_items(record: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of a record and of all records in it."""
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            yield str(key), value
+            yield from _iter_items(value)
+    elif isinstance(record, list):
+        for item in record:
+            yield from _iter_items(item)
+
+
 def weight_files(folder: Path, name: str) -> list[Path]:
     """Return the file `name`, or the shards that its index names; empty where there is neither.
 
@@ -80,7 +124,11 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     index = folder / f"{name}.index.json"
     if not index.exists():
         return [folder / name] if (folder / name).exists() else []
-    names = sorted({str(shard) for shard in read_json_config(index)["weight_map"].values()})
+    record = read_json_config(index)
+    weight_map = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{index} has no weight_map; copy the whole model again")
+    names = sorted({str(shard) for shard in weight_map.values()})
     if outside := [shard for shard in names if Path(shard).name != shard]:
         raise UserError(f"{index} names {', '.join(outside)}, which is not a file of this folder; it is refused")
     if missing := [shard for shard in names if not (folder / shard).exists()]:

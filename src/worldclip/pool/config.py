@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from worldclip.core.settings import Config, Decides, Place, Problems
 
@@ -36,7 +35,7 @@ class PoolConfig(Config):
     """Files of keys to leave out of counts and curation, in the same formats."""
 
     def own_problems(self) -> Problems:
-        """Yield a pool that is not defined exactly once, malformed places, and passwords."""
+        """Yield a pool that is not defined exactly once, and malformed places."""
         sources = {"path": self.path, "roots": self.roots, "build": self.build}
         keys = [key for key, value in sources.items() if value]
         if len(keys) != 1:
@@ -45,12 +44,6 @@ class PoolConfig(Config):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
         if self.lang is not None and not self.lang.removeprefix("json:"):
             yield "lang", 'must be "json:FIELD" or the name of a column'
-        for key, path in {
-            "path": self.path or "",
-            **{f"roots.{name}": path for name, path in self.roots.items()},
-        }.items():
-            if "://" in path and urlsplit(path).password:
-                yield key, "holds a password, which the run would record; use fsspec's environment or config file"
         for name in self.roots:
             if not name or "/" in name:
                 yield "roots", f'the name "{name}" begins keys; it must not be empty or contain /'

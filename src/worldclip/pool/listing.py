@@ -11,6 +11,7 @@ import fsspec
 
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import is_remote
+from worldclip.core.safe_path import is_safe_name
 from worldclip.pool.files import PoolFile
 
 HIDDEN = "hidden: its name begins with a dot"
@@ -129,7 +130,7 @@ def _list_remote(url: str, suffixes: tuple[str, ...]) -> Listing:
     for path in paths:
         base = path.rsplit("/", 1)[-1]
         name = path.removeprefix(root).lstrip("/") or base  # empty for the URL of a single file
-        if not any(part.startswith(".") for part in name.split("/")):
+        if is_safe_name(name) and not any(part.startswith(".") for part in name.split("/")):
             listing.files.append(PoolFile(name, files.unstrip_protocol(path)))
         elif base.endswith(suffixes):
             listing.skipped[name] = HIDDEN

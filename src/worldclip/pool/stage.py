@@ -41,9 +41,10 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     path = Path(source)
     is_recipe = path.suffix == ".toml" or layout.is_run(path)
     run = Run.open(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
-    if key is None:
+    if key is None and is_recipe:
         return run
-    config = dataclasses.replace(run.section(PoolConfig), key=key)
+    config = run.section(PoolConfig)
+    config = dataclasses.replace(config, key=config.key if key is None else key)
     if problems := config.problems():
         raise UserError(problems)
     return dataclasses.replace(run, sections={**run.sections, "pool": config})

@@ -6,7 +6,7 @@
     DIR/texts/<shard>.parquet    key, text_idx, text
     both .parquet also have vector, the row of .npy, under --vectors-in-table
     DIR/probe.npy                embeddings of a fixed image and fixed texts, which identify the model
-    DIR/manifest.json            the model, the pool's shards, counts; written last
+    DIR/manifest.json            the model, the pool and its shards, counts; written last
 
 A shard is a unit of work: an interrupted call resumes with the missing shards.
 """
@@ -52,6 +52,7 @@ from worldclip.pool.files import check_own
 from worldclip.pool.formats import format_of
 from worldclip.pool.read import read_member
 from worldclip.pool.stage import check_names
+from worldclip.pool.stage import root as pool_root
 
 Of = Literal["images", "texts"]
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -112,6 +113,8 @@ def embed(
     model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
     config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(kinds)}
     _check_out(folder, pool_config)
+    roots = pool_config.roots or {"": pool_root(run)}
+    pool_roots = {name: path if is_remote(path) else str(Path(path).resolve()) for name, path in roots.items()}
 
     if vectors_in_table:
         config["vectors_in_table"] = True
@@ -129,7 +132,8 @@ def embed(
             num_parallel = min(workers.workers, max(map(len, units.values())))
             threads = max(1, usable_cores() // num_parallel)
         try:
-            return _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
+            result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
+            return dataclasses.replace(result, manifest={"pool_roots": pool_roots})
         finally:
             _load.cache_clear()
 

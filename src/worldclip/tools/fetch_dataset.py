@@ -23,6 +23,7 @@ from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Report
+from worldclip.core.safe_path import UnsafeName, safe_join
 from worldclip.evaluate.catalog import CATALOG, read_csv
 
 HUB = "https://huggingface.co"
@@ -58,17 +59,19 @@ def fetch_dataset(
     """
     if name not in CATALOG:
         raise UserError(f"unknown dataset {name!r}; the catalog has {', '.join(CATALOG)}")
-    folder = out / name
+    folder = safe_join(out, name)
     client = Client(user_agent=f"worldclip/{versions()['worldclip']}", pause=pause)
     try:
         sources = list_sources(name, client, mirror, with_train)
-    except Broken as error:
+        for source in sources:
+            safe_join(folder, source.path)  # the listing of a server: refused before anything is fetched
+    except (Broken, UnsafeName) as error:
         raise StageFailed("fetch dataset", {name: str(error)}) from error
     record: Report = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     counts = {"files": 0, "bytes": 0, "there_already": 0}
     failures: dict[str, str] = {}
     for source in sources:
-        if source.path in record and (source.unpack is not None or (folder / source.path).exists()):
+        if source.path in record and (source.unpack is not None or safe_join(folder, source.path).exists()):
             counts["there_already"] += 1
             continue
         try:
@@ -115,11 +118,11 @@ def _hub_files(repository: str, client: Client, mirror: str) -> Iterator[Source]
     url = f"{HUB}/api/datasets/{repository}/tree/main?recursive=true"
     while url:
         listing, link = client.read_page(_mirrored(mirror, url))
-        for item in json.loads(listing):
+        for item in _read_listing(listing, url):
             path = item["path"]
             if item["type"] != "file" or Path(path).name.startswith((".", "README")):
                 continue
-            sha256 = item.get("lfs", {}).get("oid", "")
+            sha256 = (item.get("lfs") or {}).get("oid", "")
             yield Source(
                 url=f"{HUB}/datasets/{repository}/resolve/main/{urllib.parse.quote(path)}",
                 path=path,
@@ -127,6 +130,18 @@ def _hub_files(repository: str, client: Client, mirror: str) -> Iterator[Source]
                 git_oid="" if sha256 else item["oid"],
             )
         url = link.partition("<")[2].partition(">")[0] if 'rel="next"' in link else ""
+
+
+def _read_listing(listing: bytes, url: str) -> list[Report]:
+    """Return the entries of a page of a repository's listing.  Raises Broken for anything else."""
+    try:
+        items = json.loads(listing)
+        is_listing = all(isinstance(item["path"], str) and (item["type"] != "file" or "oid" in item) for item in items)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        is_listing = False
+    if not is_listing:
+        raise Broken(f"{url}: the answer is not a list of files; try again later, or another mirror")
+    return list(items)
 
 
 def _mirrored(mirror: str, url: str) -> str:
@@ -140,12 +155,12 @@ def _mirrored(mirror: str, url: str) -> str:
 
 def _fetch(source: Source, folder: Path, client: Client) -> Report:
     """Fetch a file, unpack it if it is an archive, and return its entry in fetched.json."""
-    path = folder / source.path
+    path = safe_join(folder, source.path)
     checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
     size = client.fetch(Download(url=source.url, path=path, **checksums))
     entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
     if source.unpack is not None:
-        _unpack(path, folder / source.unpack)
+        _unpack(path, safe_join(folder, source.unpack) if source.unpack else folder)
         path.unlink()
     return entry
 
@@ -160,5 +175,5 @@ def _unpack(archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as file:
             file.extractall(folder, filter="data")
     else:
-        with gzip.open(archive) as packed, open(folder / archive.name.removesuffix(".gz"), "wb") as plain:
+        with gzip.open(archive) as packed, open(safe_join(folder, archive.name.removesuffix(".gz")), "wb") as plain:
             shutil.copyfileobj(packed, plain)

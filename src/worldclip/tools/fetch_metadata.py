@@ -18,6 +18,7 @@ from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Run
+from worldclip.core.safe_path import safe_join
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.metadata.config import MetadataConfig
@@ -148,7 +149,7 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
     days: list[str] = []
     for wiki in _wikis(run, config.langs) if wants_text or wants_titles else ():
         try:
-            articles, names, day = _plan_wiki(client, folder / wiki, wiki, config)
+            articles, names, day = _plan_wiki(client, safe_join(folder, wiki), wiki, config)
         except Broken as error:
             failures[f"{wiki}wiki"] = str(error)
             continue
@@ -195,9 +196,9 @@ def _plan_wiki(
     day = names[0].split("-")[1]
 
     def downloads(names: Sequence[str]) -> list[Download]:
-        return [Download(url=f"{base}/{day}/{name}", path=folder / name, sha1=sums[name]) for name in names]
+        return [Download(url=f"{base}/{day}/{name}", path=safe_join(folder, name), sha1=sums[name]) for name in names]
 
-    siteinfo = [name for name in sums if name.endswith("-siteinfo-namespaces.json.gz")]
+    siteinfo = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-siteinfo-namespaces\.json\.gz", name)]
     return downloads(names), downloads(siteinfo), day
 
 
@@ -210,5 +211,5 @@ def plan_pageviews(folder: Path, dump_day: str, config: FetchConfig) -> list[Dow
         for n in range(config.pageview_hours):
             name = f"pageviews-{day:%Y%m%d}-{24 * n // config.pageview_hours:02}0000.gz"
             url = f"{config.base_url.rstrip('/')}/other/pageviews/{day:%Y}/{day:%Y-%m}/{name}"
-            downloads.append(Download(url=url, path=folder / name))
+            downloads.append(Download(url=url, path=safe_join(folder, name)))
     return downloads

@@ -25,6 +25,7 @@ from worldclip.core.download import Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report
 from worldclip.core.job import Run, RunLock
+from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.settings import read_toml, to_toml
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
@@ -168,7 +169,8 @@ def fetch_pack(source: str, out: Path) -> Path:
         if not Path(source).is_file():
             raise UserError(f"{source!r}: no such file; name a file that worldclip pack wrote, or its URL")
         return Path(source)
-    path = out / (PurePosixPath(urlsplit(source).path).name or "lists.tar")
+    name = PurePosixPath(urlsplit(source).path).name
+    path = safe_join(out, name if is_safe_name(name) else "lists.tar")
     if path.is_file():
         say("unpack", f"{path} exists already")
         return path

@@ -18,16 +18,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from worldclip.core.artifacts import read_json, read_manifest, write_artifact, write_json
+from worldclip.core.artifacts import (
+    EMBEDDED_TEXTS,
+    IMAGE_PLACES,
+    read_json,
+    read_manifest,
+    read_table,
+    write_artifact,
+    write_json,
+)
 from worldclip.core.console import say
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
+from worldclip.core.safe_path import safe_join
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.tools.embed import VECTOR, Of, embed_sample_inputs
+from worldclip.pool.files import is_remote
+from worldclip.tools.embed import Of, embed_sample_inputs
 
 Library = Literal["exact", "faiss"]
 BLOCK_BYTES = 64 * 2**20  # scores held at once
@@ -40,21 +50,83 @@ NUM_RECALL_QUERIES = 100  # rows by which an index's recall is measured
 MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
 
 
+class ShardRows:
+    """The (rows, D) float32 array of a .npy file, mapped only while rows are read.
+
+    A folder may have more shards than a process may have open files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the shape.  Raises UserError for a file that is no such array."""
+        self.path = path
+        array = self._map()
+        if array.ndim != 2 or array.dtype != np.float32:
+            raise UserError(f"{path} holds {array.dtype} of {array.shape}, not embeddings; embed the pool again")
+        self.shape: tuple[int, ...] = array.shape
+
+    def _map(self) -> np.ndarray:
+        try:
+            array: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{self.path} is cut or no array ({error}); embed the pool again") from error
+        return array
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self._map()[rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A folder of embeddings, memory-mapped: row i of the whole is row i - first[s] of shard s."""
+    """A folder of embeddings: row i of the whole is row i - first[s] of shard s."""
 
     folder: Path
     of: Of
     manifest: Report
     shards: list[str]
-    parts: list[np.ndarray]
-    """One (rows, D) float32 array per shard."""
+    parts: list[ShardRows]
+    """The (rows, D) float32 embeddings of each shard."""
     first: np.ndarray
     """(num_shards + 1,) int64."""
 
     def __len__(self) -> int:
         return int(self.first[-1])
+
+    def image_file(self, row: Report) -> Path:
+        """Return the local file of a row's image, as the manifest's pool has it.
+
+        The Parquet of somebody else's folder may name any file or address: what it says must be what the manifest's
+        pool and shards give.  Raises UserError where it is not, and for a pool at an address: nothing is fetched.
+        """
+        roots = self.manifest.get("pool_roots", {})
+        is_image_file = "files" in self.manifest["inputs"][self.of][row["shard"]]
+        name = row["key"] if is_image_file else row["shard"]
+        root_name = "" if "" in roots else name.partition("/")[0]
+        root = roots.get(root_name)
+        if not isinstance(root, str):
+            raise UserError("the folder does not say where its pool is; embed it again to see its images")
+        if is_remote(root):
+            raise UserError(f"in {root}, whose images are not fetched")
+        folder = Path(root).parent if Path(root).is_file() else Path(root)
+        file = safe_join(folder, name.removeprefix(f"{root_name}/") if root_name else name).resolve()
+        if str(file) != row["file"]:
+            raise UserError(f"{row['file']}: does not lie in the pool that the folder names, {root}")
+        return file
+
+    def _read_rows(self, s: int) -> pa.Table:
+        """Return the table of shard s.  Raises UserError for one that does not fit its embeddings."""
+        path = safe_join(self.folder / self.of, f"{self.shards[s]}.parquet")
+        schema = IMAGE_PLACES if self.of == "images" else EMBEDDED_TEXTS
+        try:
+            table = read_table(path, schema, schema.names)  # not the column of vectors
+        except BadShard as error:
+            raise UserError(f"{error}; embed the pool again") from error
+        has_null = any(column.null_count for column in table.columns)
+        if len(table) != len(self.parts[s]) or has_null or table.schema.types != schema.types:
+            raise UserError(f"{path} does not fit the .npy beside it; embed the pool again")
+        return table
 
     def _shard_of(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
         return np.searchsorted(self.first, ids, side="right") - 1
@@ -73,9 +145,7 @@ class Embedded:
         by_id: dict[int, Report] = {}
         for s in np.unique(shard):
             name, in_shard = self.shards[s], ids[shard == s]
-            path = self.folder / self.of / f"{name}.parquet"
-            columns = [column for column in pq.read_schema(path).names if column != VECTOR]
-            table = pq.read_table(path, columns=columns).take(in_shard - self.first[s])
+            table = self._read_rows(s).take(in_shard - self.first[s])
             by_id |= {i: {"shard": name, **row} for i, row in zip(in_shard.tolist(), table.to_pylist(), strict=True)}
         return [by_id[i] for i in ids.tolist()]
 
@@ -93,12 +163,14 @@ def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
     if of not in kinds:
         raise UserError(f"{folder} holds no {of}, only {' and '.join(kinds)}: embed the pool with --of {of}")
     shards = sorted(manifest["inputs"][of])
-    parts = [np.load(folder / of / f"{name}.npy", mmap_mode="r") for name in shards]
+    parts = [ShardRows(safe_join(folder / of, f"{name}.npy")) for name in shards]
+    if len({part.shape[1] for part in parts}) != 1:
+        raise UserError(f"{folder}: its shards have embeddings of different sizes; embed the pool again")
     first = np.cumsum([0, *map(len, parts)])
     return Embedded(folder, of, manifest, shards, parts, first)
 
 
-def nearest(parts: Sequence[np.ndarray], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(parts: Sequence[np.ndarray | ShardRows], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the `top` rows with the largest products per query, best first, ties by row: (Q, k) int64 and float32.
 
     For more than FEW_QUERIES queries the products of equal rows may differ in the last bit, as the BLAS rounds them.
@@ -108,14 +180,14 @@ def nearest(parts: Sequence[np.ndarray], query_QD: np.ndarray, top: int) -> tupl
     size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, len(query_QD)))))
     starts = np.cumsum([0, *map(len, parts)])
     blocks = [
-        (int(first) + start, part[start : start + size])
+        (int(first) + start, part, slice(start, start + size))
         for first, part in zip(starts, parts, strict=False)
         for start in range(0, len(part), size)
     ]
     best = [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in query_QD]
     with ThreadPoolExecutor(usable_cores() if is_few else 1) as threads:
-        products = threads.map(lambda block: _products(query_QD, block[1], is_few), blocks)
-        for (first, _), scores_QB in zip(blocks, products, strict=True):
+        products = threads.map(lambda block: _products(query_QD, block[1][block[2]], is_few), blocks)
+        for (first, *_), scores_QB in zip(blocks, products, strict=True):
             best = [_merge(*pair, first, scores, top) for pair, scores in zip(best, scores_QB, strict=True)]
     ids, scores = zip(*best, strict=True)
     return np.stack(ids), np.stack(scores)
@@ -203,7 +275,7 @@ def search(
         rows = zip(row_scores.tolist(), embedded.rows(row_ids), strict=True)
         results.append({"query": name, "hits": [{"score": score, **row} for score, row in rows]})
     if html is not None:
-        write_contact_sheet(Path(html), results, folder)
+        write_contact_sheet(Path(html), results, embedded)
         say("search", f"contact sheet: {html}")
     return results
 

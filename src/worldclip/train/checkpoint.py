@@ -31,6 +31,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Record, Report
 from worldclip.core.layout import best_of, checkpoints, step_folder
+from worldclip.core.safe_path import is_safe_name, safe_join
 
 if TYPE_CHECKING:
     import torch
@@ -265,7 +266,7 @@ class CheckpointReader:
     def _open(self, file: str) -> Any:
         from safetensors import safe_open
 
-        return safe_open(self.folder / file, framework="pt")
+        return safe_open(safe_join(self.folder, file), framework="pt")
 
     def _read_rows(self, file: str, name: str, rows: tuple[int, int] | None) -> torch.Tensor:
         opened = self._open(file)
@@ -279,7 +280,9 @@ def find_corruption(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{FILES} cannot be read ({error})"
     for name, expected in files.items():
-        path = folder / name
+        if not is_safe_name(name):
+            return f"{FILES} names {name!r}"
+        path = safe_join(folder, name)
         if not path.exists():
             return f"{name} is missing"
         if _size_and_digest(path) != expected:

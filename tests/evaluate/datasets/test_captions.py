@@ -53,6 +53,13 @@ def test_image_without_a_caption_is_a_candidate_and_no_query(folder, tmp_path):
     assert record["metrics"]["text_retrieval_recall@1"] == 1.0
 
 
+@pytest.mark.parametrize("lang", ["../../../evil", "/tmp/evil", "..", "a/b", "."])
+def test_a_language_that_names_another_folder_is_refused(folder, tmp_path, lang):
+    write_lines(folder, [json.dumps({**line, lang: {"caption": ["x/cat"]}}) for line in LINES])
+    with pytest.raises(UserError, match="a language must be a plain name"):
+        captions.load("xm", folder)
+
+
 def test_first_caption_keeps_one_caption_and_is_recorded(folder, tmp_path):
     record = evaluate(captions.load("xm", folder, "first_caption"), tmp_path)["en"]
     assert record["num_texts"] == 3

@@ -65,12 +65,19 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
 def _read_config(folder: Path) -> Any:
     from huggingface_hub.errors import StrictDataclassError
 
+    weights.refuse_foreign_code(folder)
+    for name in ("model.safetensors", PICKLE):
+        weights.weight_files(folder, name)  # refuses an index that names tensors elsewhere
     try:
-        config = require_transformers().AutoConfig.from_pretrained(folder)
+        config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"{folder} does not load as a Hugging Face model ({error})") from error
     if config.model_type == "metaclip_2_vision_model":
         raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
+    for tower in (getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        layers = getattr(tower, "num_hidden_layers", 1)
+        if not isinstance(layers, int) or not 1 <= layers <= weights.MAX_LAYERS:
+            raise UserError(f"{folder}: a tower has {layers} layers; at most {weights.MAX_LAYERS}")
     return config
 
 
@@ -96,7 +103,7 @@ def _read_model(folder: Path, config: Any) -> Any:
     if shapes is not None:
         tensor_names.check_tensors(str(folder), shapes, expected, ignore)
         # maps the file, reads it once
-        return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32")
+        return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     files = weights.weight_files(folder, PICKLE)
     if not files:
         raise UserError(f"{folder} holds config.json and no weights (model.safetensors); copy or download it whole")
@@ -139,7 +146,7 @@ def read_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
 def _read_processor(folder: Path, image_size: int) -> Any:
     """Load the image processor.  Raises UserError where there is none, or it makes images of another size."""
     try:
-        processor = require_transformers().AutoImageProcessor.from_pretrained(folder)
+        processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{folder} does not say how images become pixels: preprocessor_config.json is missing or invalid "

@@ -107,8 +107,8 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     transformers = require_transformers()
     try:
         model = getattr(transformers, FAMILIES[config.model_type]).from_pretrained(folder, dtype="float32").eval()
-        processor = transformers.AutoImageProcessor.from_pretrained(folder)
-        hf = transformers.AutoTokenizer.from_pretrained(options.tokenizer or folder)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        hf = transformers.AutoTokenizer.from_pretrained(options.tokenizer or folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder} does not load as a {config.model_type} model ({error}); copy or download it whole"

@@ -28,6 +28,11 @@ _ARCHITECTURES = {
     (16, 768, 12): "vit_base_patch16_clip{}_224",
     (32, 768, 12): "vit_base_patch32_clip{}_224",
 }
+# Arguments of a model that a config.json may set; others load files (checkpoint_path) or fetch (pretrained_cfg).
+MODEL_ARGUMENTS = (
+    *("img_size", "num_classes", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "global_pool"),
+    *("act_layer", "norm_layer", "class_token", "pre_norm", "qkv_bias", "init_values", "no_embed_class", "in_chans"),
+)
 _BASE_ARCHITECTURE = "vit_base_patch16_clip{}_224"  # for other sizes, which override it
 
 
@@ -68,6 +73,8 @@ def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
     Raises UserError for another architecture than a CLIP ViT, and where the activation is known to differ from
     config.json: timm says so for the 224 px ViT-H/14 in a note alone (vision_transformer.py: `natively QuickGELU`).
     """
+    import torch
+
     timm = require("timm", extra="export")
     name, tag = record["architecture"], record.get("pretrained_cfg", {}).get("tag", "")
     row = published.find(f"timm/{name}.{tag}")
@@ -76,10 +83,19 @@ def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
             f"{folder}: config.json says {name}, which has gelu, and these weights were trained with quick_gelu; say "
             f"arch={name.replace('clip_', 'clip_quickgelu_')!r} (as trained) or arch={name!r} (as timm loads it)"
         )
+    if not (isinstance(name, str) and timm.is_model(name)):  # "hf-hub:..." would be fetched
+        raise UserError(f"{folder}: config.json says architecture = {name!r:.100}, which timm does not have")
     arguments = {"num_classes": record["num_classes"]} if "num_classes" in record else {}
     arguments |= record.get("model_args", {})
+    if refused := [key for key in arguments if key not in MODEL_ARGUMENTS]:  # checkpoint_path would be unpickled
+        raise UserError(
+            f"{folder}: config.json has model_args {', '.join(refused)}; known: {', '.join(MODEL_ARGUMENTS)}"
+        )
+    if not 1 <= arguments.get("depth", 1) <= weights.MAX_LAYERS:
+        raise UserError(f"{folder}: config.json has depth = {arguments['depth']}: at most {weights.MAX_LAYERS}")
     try:
-        model = timm.create_model(arch or name, pretrained=False, **arguments)
+        with torch.device("meta"):  # only shapes are compared: sizes of others take no memory
+            model = timm.create_model(arch or name, pretrained=False, **arguments)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder}: timm cannot create the model ({error})") from error
     # CLIP towers differ from timm's other ViTs by the norm before the blocks and by pooling the class token

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.evaluate.tasks import Record
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -53,8 +54,11 @@ def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys
     source: the file that lists them.  keys: names of the images (default: their paths).  Raises UserError with the
     paths of missing images.
     """
-    _check_missing([path for path in paths if not (root / path).exists()], root, source)
-    return _images_in_files([root / path for path in paths], list(keys or paths), folder)
+    if unsafe := [path for path in paths if not is_safe_name(path)]:
+        raise UserError(f"{source} lists {', '.join(map(repr, unsafe[:5]))}: not a path below {root}; it is refused")
+    files = [safe_join(root, path) for path in paths]
+    _check_missing([path for path, file in zip(paths, files, strict=True) if not file.exists()], root, source)
+    return _images_in_files(files, list(keys or paths), folder)
 
 
 def _images_in_files(paths: list[Path], keys: list[str], folder: Path) -> Images:

@@ -1,0 +1,31 @@
+"""Join names that others wrote: listings, archives, manifests, language codes and index files come from the net.
+
+`safe_join` is the only way to make a path of such a name; tests/test_foreign_names.py finds joins made otherwise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldclip.core.errors import UserError
+
+
+class UnsafeName(UserError):
+    """A name that leads out of the folder that it is joined to."""
+
+
+def is_safe_name(name: object) -> bool:
+    """Return whether `name` is a relative path, with `/`, that stays below the folder that it is joined to."""
+    if not isinstance(name, str) or "\0" in name or name.startswith("/"):
+        return False
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return bool(parts) and ".." not in parts
+
+
+def safe_join(folder: Path, *names: str) -> Path:
+    """Return folder / name / ... for names that others wrote.  Raises UnsafeName unless each stays below its folder."""
+    for name in names:
+        if not is_safe_name(name):
+            raise UnsafeName(f"{name!r} is not a path below {folder}")
+        folder = folder / name
+    return folder

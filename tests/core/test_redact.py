@@ -1,0 +1,100 @@
+"""No credential is written or said: in addresses of any kind, in storage options, in messages and files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from worldclip.core import artifacts
+from worldclip.core.console import say
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.redact import has_credential, redact, redact_record
+
+SECRET = "hunter2hunter2"
+WITH_SECRET = [
+    f"https://user:{SECRET}@host/x",
+    f"https://{SECRET}@host/x",
+    f"s3://AKIA123:{SECRET}@bucket/x",
+    f"s3://AKIA123:ab/{SECRET}@bucket/x",
+    f"s3://{SECRET}@bucket/x",
+    f"sftp://me:{SECRET}@host/x",
+    f"simplecache::https://user:{SECRET}@host/x",
+    f"zip://a.zip::s3://AKIA123:{SECRET}@bucket/a.zip",
+    f"filecache::simplecache::https://{SECRET}@host/x",
+    f"https://host/x.tar?X-Amz-Credential={SECRET}&X-Amz-Signature={SECRET}&x=1",
+    f"https://host/x.tar?x-amz-security-token={SECRET}",
+    f"https://host/x.tar?X-Goog-Signature={SECRET}",
+    f"https://account.blob.core.windows.net/c/x?sv=2022&sig={SECRET}&se=2030",
+    f"https://host/x?Expires=1&Signature={SECRET}&Key-Pair-Id={SECRET}",
+    f"https://host/x?access_token={SECRET}",
+    f"https://host/x?token={SECRET}#part",
+    f"https://host/x?api_key={SECRET}",
+    f"zip://a.tar::https://host/a.zip?sig={SECRET}",
+]
+WITHOUT = [
+    "s3://bucket/pool",
+    "hf://datasets/OWNER/NAME@main/data",
+    "sftp://me@host/pool",
+    "abfs://container@account.dfs.core.windows.net/pool",
+    "https://host:8080/@user/x?page=2&lang=sw",
+    "write to a@b.c, see https://example.org",
+    "zip://a.tar::https://host/a.zip",
+    "/data/pool@2024",
+]
+
+
+@pytest.mark.parametrize("address", WITH_SECRET)
+def test_credentials_of_an_address_are_replaced(address):
+    for text in (address, f"cannot read '{address}' (404); <{address}>"):
+        assert SECRET not in redact(text)
+        assert "***" in redact(text)
+        assert redact(redact(text)) == redact(text)
+    assert has_credential({"roots": {"a": [address]}})
+    assert address.split("://")[0] in redact(address)
+
+
+@pytest.mark.parametrize("address", WITHOUT)
+def test_other_addresses_stay_as_they_are(address):
+    assert redact(address) == address
+    assert not has_credential(address)
+
+
+def test_storage_options_in_a_record_are_replaced():
+    record = {"client_kwargs": {"secret": SECRET, "password": SECRET}, "key": "a pair", "token": 3, "n": [1, 2.5, None]}
+    assert redact_record(record) == {
+        "client_kwargs": {"secret": "***", "password": "***"},
+        "key": "a pair",
+        "token": 3,
+        "n": [1, 2.5, None],
+    }
+
+
+def test_files_and_messages_hold_no_credential(tmp_path, capsys):
+    address = WITH_SECRET[0]
+    artifacts.write_json(tmp_path / "run.json", {"pool": address, address: {"secret": SECRET}})
+    artifacts.write_text(tmp_path / "README.md", f"trained on {address}")
+    artifacts.write_manifest(tmp_path, config={"path": address}, inputs=[], counts={})
+    say("pool", f"reads {address}")
+    errors = [
+        UserError([f"pool.path = {address}"]),
+        BadShard(address),
+        StageFailed("pool", {address: f"404 {address}"}),
+    ]
+    written = [path.read_text() for path in tmp_path.iterdir()] + [capsys.readouterr().err, *map(str, errors)]
+    assert len(written) == 7
+    for text in written:
+        assert SECRET not in text
+        assert "https://***@host/x" in text
+    assert json.loads((tmp_path / "run.json").read_text())["https://***@host/x"] == {"secret": "***"}
+
+
+def test_redaction_takes_linear_time():
+    for text in (
+        "a://" * 50_000,
+        "x" * 10**6 + "://",
+        "://" + "a" * 10**6,
+        "?sig=" * 50_000 + "://",
+        "a" * 10**6 + "@",
+    ):
+        assert isinstance(redact(text), str)
