@@ -26,6 +26,7 @@ from xml.parsers import expat
 from worldclip.core.artifacts import Json, read_json, write_json
 from worldclip.core.download import CHUNK_BYTES, Broken, Download, file_digest
 from worldclip.core.errors import UserError, require
+from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.sources.wordnet import OMW_LEXICONS, our_code
 
@@ -61,7 +62,7 @@ class Project:
         if not self.record.exists():
             return False
         folder = self.record.parent
-        return all((folder / lexicon["file"]).exists() for lexicon in read_json(self.record)["lexicons"])
+        return all(safe_join(folder, lexicon["file"]).exists() for lexicon in read_json(self.record)["lexicons"])
 
 
 def plan_wordnets(names: Sequence[str], mirror: str, config: MetadataConfig, langs: Collection[str]) -> list[Project]:
@@ -95,9 +96,9 @@ def _project(name: str, mirror: str, folder: Path) -> Project:
     file_name = url.rpartition("/")[2]
     if not file_name.endswith(_ENDINGS):
         raise UserError(f"--wordnets {name}: its archive {url} is none of {', '.join(_ENDINGS)}")
-    path = folder / file_name
+    path = safe_join(folder, file_name)
     url = f"{mirror.rstrip('/')}/{file_name}" if mirror else url
-    record = folder / f"{name.replace(':', '-')}.json"
+    record = safe_join(folder, f"{name.replace(':', '-')}.json")
     return Project(name=name, download=Download(url=url, path=path, sha256=sha256), record=record)
 
 
@@ -186,16 +187,18 @@ def _store(file: IO[bytes], folder: Path, wanted: Mapping[str, str] | None) -> l
     lang = our_code(lexicon.get("language", ""))
     if lang is None or (wanted is not None and wanted.get(lang) != lexicon["id"]):
         return []
-    name = Path(lang) / f"{lexicon['id']}-{lexicon['version']}.xml.gz"
-    (folder / lang).mkdir(parents=True, exist_ok=True)
+    file_name = f"{lexicon['id']}-{lexicon['version']}.xml.gz"
+    if not is_safe_name(file_name) or "/" in file_name:
+        raise Broken(f"has a lexicon of the name {file_name!r}, which is no file name")
+    safe_join(folder, lang).mkdir(parents=True, exist_ok=True)
     aside = folder / f".lexicon.{os.getpid()}.tmp"
     try:
         _compress(head, file, aside)
-        os.replace(aside, folder / name)
+        os.replace(aside, safe_join(folder, lang, file_name))
     finally:
         aside.unlink(missing_ok=True)
     origin = {key: lexicon.get(key, "") for key in ("id", "version", "label", "license")}
-    return [{"lang": lang, **origin, "file": str(name)}]
+    return [{"lang": lang, **origin, "file": f"{lang}/{file_name}"}]
 
 
 def _compress(head: bytes, file: IO[bytes], path: Path) -> None:
