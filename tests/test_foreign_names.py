@@ -57,7 +57,11 @@ OWN_NAMES = {
     },
     "cli/models.py": {"flags.name": USER, "name": "a format of model/formats"},
     "cli/stages.py": {"stage": STAGE},
-    "core/artifacts.py": {"stage": STAGE, "f'.{path.name}.{platform.node()}.{os.getpid()}.tmp'": OWN, "f'.{path.name}.{platform.node()}.{os.getpid()}.removed'": OWN},
+    "core/artifacts.py": {
+        "stage": STAGE,
+        "f'.{path.name}.{platform.node()}.{os.getpid()}.tmp'": OWN,
+        "f'.{path.name}.{platform.node()}.{os.getpid()}.removed'": OWN,
+    },
     "core/download.py": {"f'{download.path.name}.part'": OWN},
     "core/entry_counts.py": {
         "f'{group.name}.json'": OWN,
