@@ -144,6 +144,7 @@ OWN_NAMES = {
         "f'{shard.name}.npy'": SHARD,
         "name": LISTED,
     },
+    "tools/fetch_dataset.py": {"source.unpack": "a folder of sources.csv, which is part of this package"},
     "tools/fetch_wordnets.py": {"f'.lexicon.{os.getpid()}.tmp'": NUMBER},
     "tools/inspect_run.py": {"f'{shard.name}.parquet'": SHARD},
     "tools/pack.py": {"Path(source).stem": "the name of the file that the user gave"},

@@ -84,7 +84,6 @@ def whole_recipe() -> bytes:
             "pool": {"roots": {"a": "s3://bucket/a", "b": "/data/b"}},
             "balance": {"english_threshold": 20_000, "tail_fractions": {"sw": 0.1}},
             "languages": {"codes": ["en", "sw", "th"]},
-            "metadata": {"lists": {"sw": "/data/sw.txt"}},
         }
     )
     return to_toml(recipe).encode()

@@ -119,7 +119,7 @@ def test_gz_is_one_file_and_members_outside_the_folder_are_refused(server, tmp_p
     assert not (tmp_path / "evil.jpg").exists()
 
 
-@pytest.mark.parametrize("path", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..", "a\0b"])
+@pytest.mark.parametrize("path", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "a\0b"])
 def test_listing_that_names_files_outside_of_the_folder_is_refused(server, tmp_path, path):
     put_cars(server)
     listing = json.loads(server.files[TREE])

@@ -23,9 +23,11 @@ _SECRET_OPTION = re.compile(
     r"account_key|connection_string|api_key|password|passwd|authorization",
     re.IGNORECASE,
 )
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20})?(://)([^\s/?#\"'<>]+)@")
-# Secret keys hold slashes, and buckets no ports.
-_BUCKET_USER = re.compile(r"\b(s3a?|s3n|gs|gcs|oss|cos|r2)(://)[^\s?#\"'<>@:]+:[^\s?#\"'<>]+@", re.IGNORECASE)
+# Each begins with its letters: a page of megabytes is searched for them alone.
+_USER = re.compile(r"://([^\s/?#\"'<>]{1,4000})@")
+_KEY_AND_SECRET = re.compile(r"://([^\s?#\"'<>@:/]{1,200}:[^\s?#\"'<>]{1,200})@")  # secret keys hold slashes
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
+_BUCKET_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "oss", "cos", "r2")  # their addresses have no port
 _PARAMETER = re.compile(rf"([?&;](?:{_SECRET_PARAMETERS})=)[^&;\s\"'<>#]+", re.IGNORECASE)
 
 
@@ -33,16 +35,23 @@ def redact(text: str) -> str:
     """Return `text` with the credentials in its addresses replaced: users, passwords, signatures, tokens."""
     if "://" not in text:
         return text
-    text = _BUCKET_USER.sub(rf"\1\2{HIDDEN}@", text)
-    return _PARAMETER.sub(rf"\1{HIDDEN}", _USER.sub(_hide_user, text))
+    return _PARAMETER.sub(rf"\1{HIDDEN}", _USER.sub(_hide_user, _KEY_AND_SECRET.sub(_hide_secret, text)))
+
+
+def _scheme_before(match: re.Match[str]) -> str:
+    found = _SCHEME.search(match.string[max(0, match.start() - 24) : match.start()])
+    return found[0].lower() if found else ""
+
+
+def _hide_secret(match: re.Match[str]) -> str:
+    return f"://{HIDDEN}@" if _scheme_before(match) in _BUCKET_SCHEMES else match[0]
 
 
 def _hide_user(match: re.Match[str]) -> str:
-    scheme, slashes, user = match[1] or "", match[2], match[3]
-    name, colon, _ = user.partition(":")
-    if scheme.lower() in _USER_SCHEMES:
-        return f"{scheme}{slashes}{name}{colon and f':{HIDDEN}'}@"
-    return f"{scheme}{slashes}{HIDDEN}@"
+    name, colon, _ = match[1].partition(":")
+    if _scheme_before(match) in _USER_SCHEMES:
+        return f"://{name}{colon and f':{HIDDEN}'}@"
+    return f"://{HIDDEN}@"
 
 
 def redact_record(record: Any) -> Any:

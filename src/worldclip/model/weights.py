@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError
+from worldclip.core.safe_path import is_safe_name
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ def _read_pickle(path: Path) -> Any:
             f"{path} holds more than tensors ({reason}); such a file can run code when it is loaded, and is refused. "
             "Save its state_dict alone, best as .safetensors"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:  # damaged bytes make torch raise nearly anything
         if "TorchScript" in str(error):
             raise UserError(
                 f"{path} is a TorchScript archive, which is a program, and is refused; save its state_dict"
@@ -129,7 +130,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if not isinstance(weight_map, dict):
         raise UserError(f"{index} has no weight_map; copy the whole model again")
     names = sorted({str(shard) for shard in weight_map.values()})
-    if outside := [shard for shard in names if Path(shard).name != shard]:
+    if outside := [shard for shard in names if not is_safe_name(shard) or "/" in shard]:
         raise UserError(f"{index} names {', '.join(outside)}, which is not a file of this folder; it is refused")
     if missing := [shard for shard in names if not (folder / shard).exists()]:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which its index names; copy the whole model again")

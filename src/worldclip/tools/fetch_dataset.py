@@ -160,7 +160,7 @@ def _fetch(source: Source, folder: Path, client: Client) -> Report:
     size = client.fetch(Download(url=source.url, path=path, **checksums))
     entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
     if source.unpack is not None:
-        _unpack(path, safe_join(folder, source.unpack) if source.unpack else folder)
+        _unpack(path, folder / source.unpack)
         path.unlink()
     return entry
 

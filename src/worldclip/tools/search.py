@@ -66,7 +66,7 @@ class ShardRows:
 
     def _map(self) -> np.ndarray:
         try:
-            array: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
         except (ValueError, EOFError) as error:
             raise UserError(f"{self.path} is cut or no array ({error}); embed the pool again") from error
         return array
