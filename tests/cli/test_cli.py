@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -8,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import worldclip
 from worldclip import cli
 from worldclip.cli import main
 from worldclip.cli.command import SHARED, Command, described_parameters
+from worldclip.cli.flags import LISTS_OF_NAMES, split_lists
 from worldclip.cli.overview import GROUPS
 from worldclip.config import Recipe
+from worldclip.core.errors import UserError
 from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.match.config import MatchConfig
@@ -56,6 +60,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(stage, capsys)
     assert "--workers" in text
+    assert not re.search(r"\bSTR\b|\[\[|\{None", text)
     assert "--base" not in text  # an argument of the function that is no flag
     for field in dataclasses.fields(getattr(Recipe(), stage)):
         assert f"--{field.name.replace('_', '-')}" in text
@@ -66,6 +71,7 @@ def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.Cap
     text = help_of(command, capsys)
     assert COMMANDS[command].summaries[command] in text
     assert "--json" in text
+    assert not re.search(r"\bSTR\b|\[\[|\{None", text)
     function = importlib.import_module(f"worldclip.cli.{COMMANDS[command].module}").COMMANDS[command].function
     flags = {*inspect.signature(function).parameters} - {"executor", "pause", "config"}
     assert flags <= {*SHARED, "shards", *described_parameters(function)}
@@ -142,10 +148,65 @@ def test_errors_have_an_exit_code_and_a_remedy(
 
 
 def test_wrong_flag_exits_with_2_and_names_it(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["pack", "runs/mine", "--out", "lists.tar", "--jsn"])
-    assert exit_.value.code == 2
-    assert "--jsn" in capfd.readouterr().err
+    assert main(["pack", "runs/mine", "--out", "lists.tar", "--jsn"]) == 2
+    assert capfd.readouterr().err == "worldclip: unknown flag '--jsn'; did you mean --json?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("consolidate", "CHECKPOINT is missing: "),
+        ("pack runs/mine", "--out FILE is missing: File to write"),
+        ("pack runs/mine --out", "--out has no value; give one"),
+        ("embed m p --out x --workers two", "--workers 'two': must be a whole number"),
+        ("tokenizer train r --lang-exponent much", "--lang-exponent 'much': must be a number"),
+        ("export m --out x --formats onnx,zip", "--formats 'zip': must be one of huggingface, open_clip, timm, onnx"),
+        ("pack runs/mine more --out x", "unknown argument 'more'"),
+    ],
+)
+def test_wrong_flag_values_are_named_in_words(arguments: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"worldclip: {message}")
+    assert "--help lists the flags" in error
+    assert "│" not in error
+
+
+@pytest.mark.parametrize("words", [["en,de"], ["en", "de"], ["en,", "de"], ["en,de,"]])
+@pytest.mark.parametrize("flag", ["--langs", "--include", "--languages.codes"])
+def test_lists_of_names_take_commas_or_blanks(flag: str, words: list[str]) -> None:
+    assert split_lists([flag, *words, "--json"]) == [flag, "en", "de", "--json"]
+    assert split_lists([f"{flag}={words[0]}"]) == [flag, *[name for name in words[0].split(",") if name]]
+
+
+def test_lists_of_texts_and_paths_keep_their_commas() -> None:
+    arguments = ["classify", "m", "a,b.png", "--labels", "red, round", "--templates", "a, {}", "--deny-keys=a,b"]
+    assert split_lists(arguments) == arguments
+
+
+def list_flags(config: type, names: list[str]) -> list[str]:
+    for name, hint in typing.get_type_hints(config).items():
+        if typing.get_origin(hint) is tuple:
+            names.append(name)
+        elif dataclasses.is_dataclass(hint):
+            list_flags(hint, names)
+    return names
+
+
+def test_every_list_of_a_recipe_is_one_of_names_or_of_texts_and_paths() -> None:
+    names = {
+        name for section in dataclasses.fields(Recipe) for name in list_flags(type(getattr(Recipe(), section.name)), [])
+    }
+    assert names - LISTS_OF_NAMES == {"texts", "deny_keys", "corpus"}
+
+
+@pytest.mark.parametrize("first", ["fetch", "tokenizer", "pool"])
+def test_help_of_a_first_word_lists_its_commands(first: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):  # of a stage's help
+        main([first, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for command in (command for command in COMMANDS if command.startswith(f"{first} ")):
+        assert any(line.startswith(f"  {command} ") for line in lines)
 
 
 def test_described_parameters_of_a_function_become_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +235,7 @@ def test_described_parameters_of_a_function_become_flags(capsys: pytest.CaptureF
     assert capsys.readouterr().out == "6!\n"
     assert command.run("double", "Double a number", ["3", "--out", "x", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"result": 6}
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="unknown flag '--names'"):
         command.run("double", "Double a number", ["3", "--out", "x", "--names", "a"])
 
 
@@ -237,4 +298,4 @@ def test_windows_is_refused_with_a_remedy() -> None:
 
 def test_help_of_evaluate_offers_any_model(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(help_of("evaluate", capsys).split())
-    assert "worldclip evaluate MODEL --out DIR: Evaluate any model on datasets" in text
+    assert "evaluate MODEL --out DIR Evaluate any model on datasets" in text

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.cli.overview import find_group, refuse_misspelt, refuse_unknown, to_text
+from worldclip.cli.overview import commands_of, find_group, refuse_misspelt, refuse_unknown, to_text
 from worldclip.core import layout
 from worldclip.core.errors import StageFailed, UserError, disk_error
 from worldclip.core.redact import redact
@@ -82,6 +82,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from worldclip.cli.stages import run_one_stage
 
         return run_one_stage(command, rest)
+    if rest and rest[0] in ("-h", "--help") and (lines := commands_of(command)):
+        print("\n".join([f"usage: worldclip {command} COMMAND ...", "", *lines]))
+        return 0
     refuse_unknown(arguments)
 
 

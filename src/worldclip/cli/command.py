@@ -13,21 +13,20 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from worldclip.cli.flags import METAVARS, Field, parse_flags
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
 from worldclip.core.redact import redact
 
-Flags = Any  # the parsed flags: a dataclass with a field per flag
-Field = tuple[str, Any, Any]  # name, annotated type, dataclass field: what make_dataclass takes
+Flags = Any  # the parsed flags: an object with an attribute per flag
 
 JsonFlag = Annotated[
     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.", help_behavior_hint="")
@@ -100,7 +99,7 @@ class Command:
         """Parse the arguments, call the function, and print its result; return exit code 0.
 
         words: the command as typed.  without: parameters that are no flags here.  config: defaults of the flags that
-        the parameter `config` makes.  values: further arguments of the function.  Exits with 2 for wrong flags.
+        the parameter `config` makes.  values: further arguments of the function.  Raises UserError for wrong flags.
         """
         flags, values = self.parse(words, summary, arguments, without=without, config=config, **values)
         if "executor" in inspect.signature(self.function).parameters:
@@ -127,11 +126,7 @@ class Command:
     ) -> tuple[Flags, dict[str, Any]]:
         """Return the flags, and the arguments of the function but its executor; parameters as of `run`."""
         fields = [item for item in self._fields(config) if item[0] not in {*without, *values}]
-        flags_type: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
-        flags_type.__doc__ = summary
-        if {"-h", "--help"} & {*arguments}:
-            arguments = ["--help"]  # tyro omits positional arguments from the help once they have a value
-        flags = tyro.cli(flags_type, args=list(arguments), prog=f"worldclip {words}")
+        flags = parse_flags(fields, summary, arguments, f"worldclip {words}")
         parameters = inspect.signature(self.function).parameters
         values |= {name: getattr(flags, name) for name, *_ in fields if name in parameters}
         if config is not None:
@@ -152,7 +147,9 @@ class Command:
             is_required = parameter.default is parameter.empty
             is_named = name == "out" or parameter.kind is parameter.KEYWORD_ONLY
             is_positional = name in self.positional or (is_required and not is_named)
-            flag = flag_type(hints[name], descriptions.get(name), name.upper() if is_positional else None)
+            flag = flag_type(
+                hints[name], name, descriptions.get(name), METAVARS.get(name, name.upper()) if is_positional else None
+            )
             fields.append((name, flag, field() if is_required else field(default=parameter.default)))
         if "executor" in parameters:
             workers = OwnWorkersFlag if self.has_own_workers else WorkersFlag
@@ -195,7 +192,7 @@ def described_parameters(function: Callable[..., Any]) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in sections if name in parameters}
 
 
-def flag_type(hint: Any, description: str | None = None, positional: str | None = None) -> Any:
+def flag_type(hint: Any, name: str, description: str | None = None, positional: str | None = None) -> Any:
     """Return the annotated type of a flag from a parameter's.
 
     positional: name of a positional argument.  A union with str, and Any, is given as text.
@@ -210,14 +207,13 @@ def flag_type(hint: Any, description: str | None = None, positional: str | None 
     if positional is not None:
         marks.append(tyro.conf.Positional)
         options["metavar"] = f"{positional} [...]" if typing.get_origin(plain) is tuple else positional
-    elif is_optional and plain in _METAVARS:
-        options["metavar"] = _METAVARS[plain]
+    elif name == "out" and re.match("file|page", (description or "").lower()):
+        options["metavar"] = "FILE"
+    elif name in METAVARS and typing.get_origin(plain) is not Literal:
+        options["metavar"] = f"{METAVARS[name]} ..." if typing.get_origin(plain) is tuple else METAVARS[name]
     if plain is bool:
         marks.append(tyro.conf.FlagCreatePairsOff)
     return Annotated[(plain | None if is_optional else plain, tyro.conf.arg(**options), *marks)]
-
-
-_METAVARS: Mapping[Any, str] = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH"}
 
 
 def _command_line_type(hint: Any) -> tuple[Any, bool, list[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,9 @@ from worldclip.tools.pack import default_folder, pack, unpack
 
 def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:
     """Download the WordNets, dumps and page views that a recipe needs."""
-    langs, wordnets = (
-        tuple(name for word in words for name in word.split(",") if name) for words in (config.langs, config.wordnets)
-    )
     sections = load_recipe(recipe)
     run = Run.of(Path(), sections.metadata, sections.languages)
-    return fetch_metadata(run, dataclasses.replace(config, langs=langs, wordnets=wordnets))
+    return fetch_metadata(run, config)
 
 
 def _pack_text(report: Mapping[str, Any], flags: Flags) -> str:

@@ -84,13 +84,22 @@ def to_text() -> str:
 
 def see_also(stage: str) -> str:
     """Return a paragraph of help with the commands that begin with a stage's name, "" if there are none."""
-    lines = [
-        f"worldclip {name}{' --out DIR' if name.endswith(' MODEL') else ''}: {summary}"
+    lines = commands_of(stage)
+    return (
+        "\n\n" + "\n".join([f"Commands that begin with {stage} (worldclip COMMAND --help):", *lines]) if lines else ""
+    )
+
+
+def commands_of(first: str) -> list[str]:
+    """Return a line per command that begins with the word `first`, in aligned columns."""
+    rows = {
+        f"{name}{' --out DIR' if name.endswith(' MODEL') else ''}": summary
         for group in GROUPS
         for name, summary in group.summaries.items()
-        if name.startswith(f"{stage} ")
-    ]
-    return "".join(f"\n\nSee also: {line}." for line in lines)
+        if name.startswith(f"{first} ")
+    }
+    width = max(map(len, rows), default=0)
+    return [f"  {name:<{width}}  {summary}" for name, summary in rows.items()]
 
 
 def refuse_misspelt(stage: str, rest: Sequence[str]) -> None:

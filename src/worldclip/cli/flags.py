@@ -1,0 +1,245 @@
+"""Parse flags by tyro: names of values in the help, lists with commas or blanks, and problems in our own words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from worldclip.core.errors import UserError
+
+Field = tuple[str, Any, Any]  # name, annotated type, dataclass field: what make_dataclass takes
+
+METAVARS: Mapping[str, str] = {
+    "arch": "ARCH",
+    "checkpoint": "CHECKPOINT",
+    "context_length": "N",
+    "device": "DEVICE",
+    "entry": "ENTRY",
+    "files": "FILE",
+    "find": "WORD",
+    "html": "FILE",
+    "images": "IMAGE",
+    "key": "KEY",
+    "labels": "LABEL",
+    "lang": "LANG",
+    "lang_exponent": "NUMBER",
+    "langs": "LANG",
+    "model": "MODEL",
+    "out": "DIR",
+    "pool": "POOL",
+    "recipe": "RECIPE",
+    "run": "RUN",
+    "run_dir": "RUN",
+    "runs": "RUN",
+    "tail_fraction": "FRACTION",
+    "templates": "TEMPLATE",
+    "texts": "QUERY",
+    "threshold": "N",
+    "tokenizer": "TOKENIZER",
+    "tokenizers": "TOKENIZER",
+    "top": "N",
+    "vocab_size": "N",
+}
+"""Name of a function's parameter -> what the help calls its value."""
+
+LISTS_OF_NAMES = frozenset({
+    "against_datasets", "allow_missing", "also", "codes", "datasets", "evaluate_datasets", "exclude", "formats",
+    "freeze", "include", "langs", "languages", "of", "onnx_precisions", "profiles", "sources", "tail_fraction",
+    "threshold", "wordnets",
+})  # fmt: skip
+"""Lists of codes and names: their flags take commas or blanks.  Texts and paths may hold commas themselves."""
+
+_METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
+_WORDS = {int: "a whole number", float: "a number"}
+_REGISTRY = ConstructorRegistry()
+_NONE = ("none", "None")
+
+
+def parse_flags(fields: Sequence[Field], summary: str, arguments: Sequence[str], prog: str) -> Any:
+    """Return a dataclass with the fields.
+
+    Prints the help and raises SystemExit for -h or --help.  Raises UserError with each wrong flag and its remedy.
+    """
+    flags_type: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
+    flags_type.__doc__ = summary
+    with _REGISTRY:
+        if {"-h", "--help"} & {*arguments}:  # alone: tyro omits positional arguments that have a value
+            return tyro.cli(flags_type, args=["--help"], prog=prog)
+        flags, unknown = _parse(flags_type, split_lists(arguments), prog)
+    if unknown:
+        raise UserError(_unknown_problems(unknown, flags, prog))
+    return flags
+
+
+def split_lists(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--langs en,de` as `--langs en de`, for each flag of LISTS_OF_NAMES."""
+    words: list[str] = []
+    in_list = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            in_list = flag.rpartition(".")[2].lstrip("-").replace("-", "_") in LISTS_OF_NAMES
+            if not in_list or not equals:
+                words.append(argument)
+                continue
+            words.append(flag)
+            argument = value
+        words += [name for name in argument.split(",") if name] if in_list else [argument]
+    return words
+
+
+@_REGISTRY.primitive_rule
+def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Return how texts, numbers, paths and choices are read, and lists and tables of them; None for another type."""
+    options = typing.get_args(info.type) if _is_union(info.type) else (info.type,)
+    kinds = [option for option in options if option is not type(None)]
+    if tyro.conf.UseAppendAction in info.markers or not all(_metavar(kind) for kind in kinds):
+        return None
+    is_many = any(typing.get_origin(kind) in (tuple, dict) for kind in kinds)
+
+    def read(words: list[str]) -> Any:
+        if len(kinds) < len(options) and len(words) == 1 and words[0] in _NONE:
+            return None
+        problems = []
+        for kind in kinds:
+            try:
+                return _read(words, kind)
+            except ValueError as error:
+                problems.append(str(error))
+        raise ValueError("; or ".join(problems))
+
+    return PrimitiveConstructorSpec(
+        nargs="*" if is_many else 1,
+        metavar="|".join(map(_metavar, kinds)),
+        instance_from_str=read,
+        is_instance=lambda value: True,
+        str_from_instance=_to_words,
+    )
+
+
+def _metavar(kind: Any) -> str:
+    """Return what the help calls the values of a type, "" for one that is not read here."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "{" + ",".join(map(str, arguments)) + "}"
+    if origin is tuple and arguments[1:] == (Ellipsis,):
+        return f"{item} ..." if (item := _metavar(arguments[0])) else ""
+    if origin is dict and arguments[1] in _METAVARS:
+        return f"NAME {_METAVARS[arguments[1]]} ..."
+    return _METAVARS.get(kind, "")
+
+
+def _read(words: Sequence[str], kind: Any) -> Any:
+    """Return the words of a flag as a value of a type.  Raises ValueError with the remedy."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(_read_value(word, typing.get_args(kind)[0]) for word in words)
+    if typing.get_origin(kind) is dict:
+        return _read_table(words, typing.get_args(kind)[1])
+    if len(words) != 1:
+        raise ValueError(f"{' '.join(words)!r}: must be one value")
+    return _read_value(words[0], kind)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _to_words(value: Any) -> list[str]:
+    """Return how the help writes a default."""
+    if value in (None, (), {}):
+        return ["none"]
+    if isinstance(value, dict):
+        return [str(word) for item in value.items() for word in item]
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+
+
+def _read_table(words: Sequence[str], kind: Any) -> dict[str, Any]:
+    """Return `NAME VALUE NAME VALUE` as a table.  Raises ValueError with the remedy."""
+    if len(words) % 2:
+        raise ValueError(f"{words[-1]!r}: a name without a value; give pairs, NAME VALUE")
+    return {name: _read_value(word, kind) for name, word in zip(words[::2], words[1::2], strict=True)}
+
+
+def _read_value(word: str, kind: Any) -> Any:
+    """Return a word of the command line as str, int, float, Path or choice.  Raises ValueError with the remedy."""
+    if typing.get_origin(kind) is Literal:
+        choices = {str(choice): choice for choice in typing.get_args(kind)}
+        if word not in choices:
+            raise ValueError(f"{word!r}: must be one of {', '.join(choices)}")
+        return choices[word]
+    try:
+        return kind(word)
+    except ValueError as error:
+        raise ValueError(f"{word!r}: must be {_WORDS[kind]}") from error
+
+
+def _parse(flags_type: Any, arguments: Sequence[str], prog: str) -> tuple[Any, list[str]]:
+    """Return the flags and the unknown words.  Raises UserError instead of tyro's boxed message and exit."""
+    with contextlib.redirect_stderr(io.StringIO()) as box, _wide_terminal():
+        try:
+            flags, unknown = tyro.cli(flags_type, args=list(arguments), prog=prog, return_unknown_args=True)
+            return flags, unknown
+        except SystemExit:
+            pass
+    lines = [line.strip("│| ") for line in box.getvalue().splitlines() if line[:1] in ("│", "|")]
+    raise UserError([f"{problem}; {prog} --help lists the flags" for problem in _boxed_problems(lines)])
+
+
+@contextlib.contextmanager
+def _wide_terminal() -> Iterator[None]:
+    """Let tyro write each sentence on one line."""
+    with mock.patch.dict(os.environ, {"COLUMNS": "100000"}):
+        yield
+
+
+def _boxed_problems(lines: Sequence[str]) -> list[str]:
+    """Return the problems that tyro's box states."""
+    missing = [
+        f"{name} is missing: {description.removesuffix('(required)').rstrip(' .')}"
+        for name, description in itertools.pairwise(lines)
+        if description.endswith("(required)")
+    ]
+    first = lines[0] if lines else "wrong flags"
+    if first.startswith("Error parsing "):
+        return [re.sub(r"^Error parsing (.+?): ", r"\1 ", first)]
+    if match := re.match(r"Missing value for argument '([^']+)'", first):
+        return [f"{match[1]} has no value; give one"]
+    return missing or [first]
+
+
+def _unknown_problems(unknown: Sequence[str], flags: Any, prog: str) -> list[str]:
+    """Return a problem for each unknown word, with the nearest flag."""
+    known = list(_flag_names(flags, ""))
+    problems = []
+    for word in unknown:
+        flag = word.partition("=")[0]
+        near = difflib.get_close_matches(flag, known, n=1)
+        kind = "flag" if word.startswith("-") else "argument"
+        remedy = f"did you mean {near[0]}?" if near else f"{prog} --help lists the flags"
+        problems.append(f"unknown {kind} {word!r}; {remedy}")
+    return problems
+
+
+def _flag_names(flags: Any, prefix: str) -> Iterator[str]:
+    """Yield the flags of a dataclass and of those in it; the fields of `config` have no prefix."""
+    for field in dataclasses.fields(flags):
+        value = getattr(flags, field.name)
+        name = "" if not prefix and field.name == "config" else f"{prefix}{field.name.replace('_', '-')}."
+        if dataclasses.is_dataclass(value):
+            yield from _flag_names(value, name)
+        else:
+            yield f"--{name.removesuffix('.')}"
