@@ -225,7 +225,9 @@ def _unknown_problems(unknown: Sequence[str], flags: Any, prog: str) -> list[str
     """Return a problem for each unknown word, with the nearest flag."""
     known = list(_flag_names(flags, ""))
     problems = []
-    for word in unknown:
+    for previous, word in itertools.pairwise(["", *unknown]):
+        if previous.startswith("--") and not word.startswith("-"):
+            continue  # the value of an unknown flag
         flag = word.partition("=")[0]
         near = difflib.get_close_matches(flag, known, n=1)
         kind = "flag" if word.startswith("-") else "argument"
