@@ -41,7 +41,7 @@ from worldclip.tools.embed import embed
 from worldclip.tools.wat import build_wat
 
 QUIET = LocalExecutor(quiet=True)
-VOLATILE = ("run.json", "recipe.toml", ".lock", "report.html")  # say when and how, not what
+VOLATILE = ("run.json", "log.txt", "recipe.toml", ".lock", "report.html")  # say when and how, not what
 
 
 @dataclass(kw_only=True)

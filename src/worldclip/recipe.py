@@ -106,6 +106,7 @@ def run_stages(
     restarted: stages whose results are taken back first.  part: work on these shards of one stage alone.
     """
     from worldclip.core.artifacts import MANIFEST, describe_run, remove, write_json
+    from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
@@ -128,7 +129,7 @@ def run_stages(
         recipe(context)
         return context
     _preflight(context)
-    with RunLock(run_dir, is_shared=part is not None):
+    with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
         for stage in restarted:
             (run_dir / stage / MANIFEST).unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from typing import Any
 CALLS = ("rename", "replace", "link", "symlink", "unlink", "remove", "rmdir")
 CHILD_S = 120  # a child that takes longer hangs
 # Names of files and keys of JSON that say when and how fast, not what.
-VOLATILE_FILES = {".lock", "report.html", "run.json", "log.jsonl"}
+VOLATILE_FILES = {".lock", "report.html", "run.json", "log.txt", "log.jsonl"}
 # sums/done: markers with the modification times of the files that were added up.
 VOLATILE_KEYS = {"elapsed_s", "samples_per_s", "curve", "trainer/state.json"}
 

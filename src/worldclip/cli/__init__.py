@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from worldclip.cli.overview import commands_of, find_group, refuse_misspelt, refuse_unknown, to_text
 from worldclip.core import layout
+from worldclip.core.console import set_level
 from worldclip.core.errors import StageFailed, UserError, disk_error
 from worldclip.core.redact import redact
 from worldclip.recipe import stage_names
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        return _dispatch(_choose_level(arguments))
     except UserError as error:
         return _complain(error.problems, 2)
     except StageFailed as error:
@@ -55,6 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = f"; {REMEDIES[failure.errno]}, then {RESUME}" if failure.errno in REMEDIES else ""
         return _complain([f"{failure.filename or 'a file'}: {failure.strerror or failure}{remedy}"], 1)
+
+
+def _choose_level(arguments: Sequence[str]) -> list[str]:
+    """Set what standard error shows by --quiet and --verbose, of any command; return the other arguments."""
+    levels = {"--quiet": logging.WARNING, "--verbose": logging.DEBUG}
+    named = [argument for argument in arguments if argument in levels]
+    if len(set(named)) > 1:
+        raise UserError("--quiet and --verbose exclude each other; leave out one")
+    set_level(levels[named[0]] if named else logging.INFO)
+    return [argument for argument in arguments if argument not in levels]
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

@@ -75,7 +75,12 @@ def to_text() -> str:
     rows = {group.title: dict(group.summaries) for group in GROUPS}
     rows[GROUPS[0].title] |= {step.stage: step.help for step in steps()}
     width = max(len(name) for summaries in rows.values() for name in summaries)
-    lines = ["usage: worldclip COMMAND ...", "", "worldclip COMMAND --help lists the flags of a command."]
+    lines = [
+        "usage: worldclip COMMAND ...",
+        "",
+        "worldclip COMMAND --help lists the flags of a command.",
+        "--quiet shows errors alone, --verbose each shard too; a run keeps all lines in RUN/log.txt.",
+    ]
     for title, summaries in rows.items():
         lines += ["", f"{title}:"]
         lines += [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]

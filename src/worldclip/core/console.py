@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.markup import escape
+from pathlib import Path
 
 from worldclip.core.redact import redact
+
+LOGGER = logging.getLogger("worldclip")
+LOG_FORMAT = "%(asctime)s  %(stage)9s  %(message)s"
+
+
+class _ToTerminal(logging.Handler):
+    """Print records on standard error, as it is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.console import Console  # not at the top: `worldclip --help` needs the level alone
+        from rich.markup import escape
+
+        text = f"[bold]{record.__dict__['stage']:>9}[/bold]  {escape(record.getMessage())}"
+        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+_TERMINAL = _ToTerminal(logging.INFO)
+LOGGER.addHandler(_TERMINAL)
+LOGGER.setLevel(logging.DEBUG)
+LOGGER.propagate = False
+
+
+def set_level(level: int) -> None:
+    """Choose what standard error shows: logging.WARNING for nothing, INFO, or DEBUG for each shard too."""
+    _TERMINAL.setLevel(level)
+
+
+def is_quiet() -> bool:
+    """Return whether standard error shows neither lines nor bars."""
+    return _TERMINAL.level > logging.INFO
 
 
 def say(stage: str, message: str) -> None:
     """Print one line about a stage, without the credentials in its addresses."""
-    text = f"[bold]{stage:>9}[/bold]  {escape(redact(message))}"
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+    LOGGER.info("%s", redact(message), extra={"stage": stage})
+
+
+def say_detail(stage: str, message: str) -> None:
+    """Print one line that only --verbose shows; a run's log file has it too."""
+    LOGGER.debug("%s", redact(message), extra={"stage": stage})
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Append all lines, with their time, to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager
 def progress_bar(label: str, total: int, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error; yields what advances it by a number of items."""
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -31,6 +78,6 @@ def progress_bar(label: str, total: int, *, is_shown: bool) -> Iterator[Callable
 
     columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True), disable=not is_shown) as bar:
+    with Progress(*columns, *times, console=Console(stderr=True), disable=not is_shown or is_quiet()) as bar:
         task = bar.add_task(label, total=total)
         yield lambda number: bar.advance(task, number)

@@ -26,6 +26,7 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
 
 
 recipe = _path("recipe.toml")  # loadable as it is
+run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
 run_record = _path("run.json")  # what made the run: versions and git revision
 report_json = _path("report.json")  # of RUN/<stage>, or of any job's folder
 report_html = _path("report.html")  # of RUN, of RUN/<stage>, or of any job's folder

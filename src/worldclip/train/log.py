@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worldclip.core.artifacts import write_text
-from worldclip.core.console import say
+from worldclip.core.console import is_quiet, say
 from worldclip.core.errors import require
 from worldclip.core.job import Record, Report
 from worldclip.train.budget import flops_per_pair
@@ -63,7 +63,7 @@ class Log:
             TextColumn("{task.fields[summary]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=self.is_silent or not console.is_terminal,
+            disable=self.is_silent or is_quiet() or not console.is_terminal,
         )
         self._task = self._bar.add_task("train", total=self.schedule.num_steps, completed=self.first_step, summary="")
         if self.is_silent:

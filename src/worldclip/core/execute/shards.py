@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldclip.core import inputs
 from worldclip.core.artifacts import Json, digest, read_json, write_json
+from worldclip.core.console import is_quiet, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
 
 Report: TypeAlias = Json
@@ -165,7 +166,9 @@ def map_shards(
         for name, outcome in run(work, todo) if todo else ():
             if isinstance(outcome, Failure):
                 failures[name] = outcome.reason
+                say_detail(label, f"{name}: {outcome.reason}")
             else:
+                say_detail(label, f"{name} is done")
                 pairs += int(outcome.get("pairs", 0))
             elapsed_s = bar.tasks[0].elapsed or 0.0
             bar.update(task, advance=1, rate=f"{pairs / elapsed_s:,.0f} pairs/s" if pairs and elapsed_s else "")
@@ -255,5 +258,5 @@ def _progress(label: str, total: int, quiet: bool) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=quiet or not console.is_terminal or total == 0,
+        disable=quiet or is_quiet() or not console.is_terminal or total == 0,
     )
