@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
-from stages import context
+from stages import context, run_stage
 from toy import markdown_rows, write_tar
 from worldclip import curate, pool
 from worldclip.core import artifacts, coin
@@ -471,3 +471,9 @@ def test_run_without_any_match_is_an_error(tmp_path_factory, run):
     write_pool(folder, {"0.tar": [("a", ["unmatched words everywhere without any listed thing"])]})
     with pytest.raises(UserError, match=r"0 of 1 texts matched; 1 without a match; compare the lists with the texts"):
         run_stages(make_recipe(folder), run)
+
+
+def test_curate_before_match_names_the_stage_to_run_first(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, balance={"tail_fraction": 0.1})
+    with pytest.raises(UserError, match=rf"{tmp_path}/match is not finished; run first: worldclip match {tmp_path}"):
+        run_stage("curate", recipe, tmp_path)

@@ -227,7 +227,7 @@ def test_index_holds_first_image_of_each_key(tmp_path: Path) -> None:
     index = pool.read_index(tmp_path / "run", shard).to_pylist()
     assert [(row["key"], row["member"]) for row in index] == [("sub/0", "0.webp"), ("sub/1", "1.jpg")]
     assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [b"zero", PNG + b"1"]
-    assert report == {"pairs": 4, "images": 2, "ignored_members": 0}
+    assert report == {"pairs": 4, "images": 2, "ignored_members": 0, "left_out": 0}
 
 
 def test_tar_that_shrank_after_indexing_is_bad_shard(tmp_path: Path) -> None:

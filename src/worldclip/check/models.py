@@ -105,7 +105,7 @@ def run_models(context: CheckContext, shards: Sequence[Shard], executor: Executo
         key = {
             "rule": {name: getattr(rule, name) for name in names},
             "model": fingerprint(Path(rule.path), Path(rule.path).parent),
-            "key": context.pool.key,
+            "key": context.pool.identity,
         }
         run = functools.partial(_run_on_shard, rule=rule, step=step, context=context)
         executor.map(run, shards, label=step, done_dir=context.folder / "done" / step, key=key)

@@ -230,7 +230,7 @@ def _scan(work: _Work) -> dict[str, int]:
     context = work.context
     context.kind.require_model()
     scan = functools.partial(images.scan_pool_shard, context=context)
-    key = {"key": context.pool.key, "hash": context.kind.name}
+    key = {**context.pool.identity, "hash": context.kind.name}
     reports = work.executor.map(scan, work.shards, label="images", done_dir=context.folder / "done/images", key=key)
     return add_counts(reports, images.COUNTS)
 

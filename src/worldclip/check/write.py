@@ -151,7 +151,7 @@ def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executo
     config, folder = context.config, context.folder
     lists = [folder / f"{name}.parquet" for name in ("valid_keys", "removed_texts", "merged_texts")]
     key = {
-        "pool": [context.pool.key, *context.pool.texts],
+        "pool": [context.pool.identity, *context.pool.texts],
         "lists": [artifacts.fingerprint(path, folder) for path in lists if path.exists()],
         "merge": config.merge_texts,
         "mask": config.texts.personal_data,
@@ -168,7 +168,7 @@ def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executo
 
 @reads_input
 def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
-    samples = webdataset.read_samples(shard)
+    samples = webdataset.open_samples(shard, context.pool)
     keys = samples.keys(context.pool.key)[0].to_pylist()
     records = samples.read_records()
     verdicts = read_table(context.table_path("final", shard), REMOVED, ["key", "rule"])

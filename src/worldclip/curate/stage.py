@@ -34,6 +34,7 @@ def curate(run: Run) -> None:
 
 
 def _inputs(run: Run) -> Record:
+    artifacts.require_manifest(run.dir, "match")  # named first where both are missing
     return {
         "balance": artifacts.require_manifest(run.dir, "balance")["digest"],
         "key_lists": keys.digests(pool.key_lists(run)),

@@ -33,6 +33,7 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
     problems += [_missing("pool.texts", name, names) for name in columns if name not in names]
     if config.lang is not None and bare(config.lang) not in names:
         problems.append(_missing("pool.lang", bare(config.lang), names))
+    problems += where_problems(names, config)
     if not columns:
         columns = tuple(name for name in DEFAULT_FIELDS if name in names)[:1]
         if not columns:
@@ -53,6 +54,7 @@ def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str])
     if not names:
         return
     problems = [] if config.key == "member" else key_problems(names, bare(config.key))
+    problems += where_problems(names, config)
     if texts and not any(bare(name) in names for name in texts):
         problems += [_missing("pool.texts", bare(name), names) for name in texts]
     if problems:
@@ -65,6 +67,11 @@ def key_problems(names: Sequence[str], key: str) -> list[str]:
         common = [name for name in COMMON_KEYS if name in names]
         return [f'pool.key = "member" is for tars only; set it to the column of the key: {_join(common or names)}']
     return [] if key in names else [_missing("pool.key", key, names)]
+
+
+def where_problems(names: Sequence[str], config: PoolConfig) -> list[str]:
+    """Return which columns of pool.where a shard with the columns `names` lacks."""
+    return [_missing("pool.where", bare(name), names) for name in config.where or {} if bare(name) not in names]
 
 
 def _missing(setting: str, name: str, names: Sequence[str]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from worldclip.core.settings import Config, Decides, Place, Problems
+
+_Operand = str | bool | int | float
+_Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
+COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +22,11 @@ class PoolConfig(Config):
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages."""
     roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Several folders instead of one path, as name = folder.  The name is the first part of its pairs' keys."""
-    format: Annotated[Literal["auto", "tar", "parquet", "jsonl"], Decides("pool", "match")] = "auto"
-    """Format of the shards; auto: tars if there are any, else Parquet, else JSONL (.jsonl, .jsonl.gz)."""
+    format: Annotated[Literal["auto", "tar", "parquet", "jsonl", "csv", "tsv"], Decides("pool", "match")] = "auto"
+    """Format of the shards; auto: the first of tar, parquet, jsonl, csv and tsv (the last three also as .gz) that there
+    is."""
+    columns: Annotated[tuple[str, ...], Decides("pool", "match")] = ()
+    """Names of the columns of CSV and TSV files without a header.  Unset: their first line has the names."""
     key: Annotated[str, Decides("pool", "match")] = "member"
     """Where the key of a pair is: `member` (folder of the tar and stem of the member), `json:FIELD` of a tar's .json,
     or a column."""
@@ -29,10 +36,19 @@ class PoolConfig(Config):
     lang: Annotated[str | None, Decides("match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
+    where: Annotated[dict[str, _Condition] | None, Decides("pool", "match")] = None
+    """Which rows are pairs: column (or `json:FIELD`) = value, list of values, or comparisons such as {">=" = 200}; all
+    must hold.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
     valid_keys: Annotated[str | None, Decides("match", "curate"), Place()] = None
     """File of the only keys to count and curate: keys.npy, or Parquet with a column `key`.  Unset: all keys."""
     deny_keys: Annotated[tuple[str, ...], Decides("match", "curate"), Place()] = ()
     """Files of keys to leave out of counts and curation, in the same formats."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides which pairs there are and what their keys are, for the keys of jobs."""
+        chosen = {"key": self.key, "columns": self.columns, "where": self.where}
+        return {name: value for name, value in chosen.items() if value not in ((), None)}
 
     def own_problems(self) -> Problems:
         """Yield a pool that is not defined exactly once, and malformed places."""
@@ -42,6 +58,12 @@ class PoolConfig(Config):
             yield "", f"set exactly one of path, roots and build; now set: {', '.join(keys) or 'none'}"
         if not self.key.removeprefix("json:"):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
+        for name, condition in (self.where or {}).items():
+            for compare, operand in condition.items() if isinstance(condition, dict) else ():
+                if compare not in COMPARISONS:
+                    yield f"where.{name}", f'unknown comparison "{compare}"; known: {", ".join(COMPARISONS)}'
+                elif compare[0] in "<>" and (isinstance(operand, str | bool)):
+                    yield f"where.{name}", f'"{compare}" compares numbers'
         if self.lang is not None and not self.lang.removeprefix("json:"):
             yield "lang", 'must be "json:FIELD" or the name of a column'
         for name in self.roots:

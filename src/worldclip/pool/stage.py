@@ -19,6 +19,8 @@ from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import FORMATS, format_of
+from worldclip.pool.formats.base import INDEX_COUNTS
+from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.listing import list_files
 from worldclip.pool.read import write_index
@@ -27,6 +29,10 @@ NUM_SAID = 5  # names of what is left out, in one message; the report has all
 LOOSE_IMAGES = (
     "a pool with images is tars: run img2dataset with --output_format webdataset, or pack each folder with "
     "tar --sort=name -cf 00000.tar -C 00000 ."
+)
+IMAGES_INSIDE = (
+    "match, balance and curate work on its texts. To train, download the kept pairs as tars (img2dataset "
+    "--output_format webdataset) and name them in train.pool"
 )
 _IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -217,7 +223,10 @@ def _index_pool(run: Run, job: Job) -> Result:
         report["built"] = build_emoji(job.folder, executor=run.executor)
     pool_shards = shards(run)
     report["skipped"] = _list_pool(_located(run), "pool")[1]
-    totals = add_counts(_index(pool_shards, config, job.folder, run.executor), ("pairs", "images", "ignored_members"))
+    if column := _image_column(pool_shards):
+        report["images_inside"] = column
+        say("pool", f"column {column!r} holds images, which are not read; {IMAGES_INSIDE}")
+    totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0:
         raise UserError(
@@ -233,6 +242,18 @@ def _index_pool(run: Run, job: Job) -> Result:
     return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
 
 
+def _image_column(shards: Sequence[Shard]) -> str | None:
+    """Return the column of the first readable Parquet shard that holds images."""
+    for shard in shards:
+        if not shard.name.endswith(PARQUET.suffixes):
+            return None
+        try:
+            return PARQUET.image_column(shard)
+        except BadShard:  # reported when the shard is indexed
+            continue
+    return None
+
+
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
     """Index some shards.  Raises UserError for a pool that the run builds, which is no list of shards."""
     config = run.section(PoolConfig)
@@ -244,7 +265,8 @@ def _index_part(run: Run, part: slice) -> Sequence[Report]:
 def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:
     check_names(shards, pool)
     index = functools.partial(index_shard, pool, folder / "index")
-    return executor.map(index, shards, label="index", done_dir=folder / "done" / "index", key={"key": pool.key})
+    key = {**pool.identity, "counts": INDEX_COUNTS}
+    return executor.map(index, shards, label="index", done_dir=folder / "done" / "index", key=key)
 
 
 def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -100,9 +100,9 @@ def find_duplicates(keys: pa.LargeStringArray, has_key: np.ndarray) -> np.ndarra
     return is_duplicate
 
 
-def row_names(shard_name: str, num_rows: int) -> pa.LargeStringArray:
+def row_names(shard_name: str, numbers: Iterable[int]) -> pa.LargeStringArray:
     """Return what is shown for the rows of a table that have no key: `<shard>#<row>`."""
-    return pa.array([f"{shard_name}#{row}" for row in range(num_rows)], pa.large_string())
+    return pa.array([f"{shard_name}#{number}" for number in numbers], pa.large_string())
 
 
 # --- Arrow's buffers: values uint8 (num_bytes,), offsets int64 (n + 1,) -----------------------------------------------

@@ -49,7 +49,7 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     def inputs() -> Record:
         return {"shards": {shard.name: shard.fingerprint for shard in pools.shards(run)}}
 
-    job = Job("dedup", folder, {"pool": {"key": config.key}}, inputs)
+    job = Job("dedup", folder, {"pool": config.identity}, inputs)
     return job.run_once(lambda: _dedup(config, folder, pools.shards(run), executor or LocalExecutor()))
 
 
@@ -60,7 +60,7 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
         shards,
         label="keys",
         done_dir=folder / "done" / "keys",
-        key={"key": config.key},
+        key=config.identity,
     )
     totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
     num_keys = totals.pop("keys")
@@ -72,7 +72,7 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
         ranges,
         label="copies",
         done_dir=folder / "done" / "ranges",
-        key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.key, "of": num_ranges},
+        key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.identity, "of": num_ranges},
     )
     range_paths = [Path(shard.path) for shard in ranges]
     write_list(folder / "duplicates.parquet", [shard.name for shard in shards], range_paths)

@@ -80,7 +80,7 @@ def draft(source: str) -> Draft:
     columns: list[str] = []
     pool_format = format_of(shards[0].name)
     if isinstance(pool_format, TableFormat):
-        columns = pool_format.field_names(shards[0])
+        columns = pool_format.field_names(shards[0], config)
         config = dataclasses.replace(config, key=_key_column(columns), texts=_text_columns(columns))
     texts, problems = _sample_texts(shards, config)
     if not texts:

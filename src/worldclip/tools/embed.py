@@ -111,7 +111,7 @@ def embed(
     is_local = Path(str(model).removeprefix("local-dir:")).exists()
     name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
     model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
-    config = {"model": model_id, "pool": {"key": pool_config.key, "texts": list(pool_config.texts)}, "of": list(kinds)}
+    config = {"model": model_id, "pool": {**pool_config.identity, "texts": list(pool_config.texts)}, "of": list(kinds)}
     _check_out(folder, pool_config)
     roots = pool_config.roots or {"": pool_root(run)}
     pool_roots = {name: path if is_remote(path) else str(Path(path).resolve()) for name, path in roots.items()}

@@ -6,13 +6,14 @@ A new format subclasses `PoolFormat` (`TableFormat` without images) in a module 
 from __future__ import annotations
 
 from worldclip.pool.formats.base import PoolFormat
+from worldclip.pool.formats.delimited import CSV, TSV
 from worldclip.pool.formats.jsonl import JSONL
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import TAR
 
 # The order in which `pool.format = "auto"` looks for shards.  img2dataset writes a Parquet file beside each tar, which
 # holds the same pairs without their images, so tars come first.
-FORMATS: tuple[PoolFormat, ...] = (TAR, PARQUET, JSONL)
+FORMATS: tuple[PoolFormat, ...] = (TAR, PARQUET, JSONL, CSV, TSV)
 
 
 def format_of(name: str) -> PoolFormat:
@@ -20,4 +21,6 @@ def format_of(name: str) -> PoolFormat:
     for pool_format in FORMATS:
         if name.endswith(pool_format.suffixes):
             return pool_format
-    raise ValueError(f"{name!r} is not a shard of a pool (.tar, .parquet, .jsonl, .jsonl.gz)")
+    raise ValueError(
+        f"{name!r} is not a shard of a pool (.tar, .parquet, .jsonl, .csv, .tsv, or .gz of the last three)"
+    )

@@ -14,6 +14,9 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts
 
+# pairs; images; members of a tar that belong to no sample; rows that pool.where leaves out
+INDEX_COUNTS = ("pairs", "images", "ignored_members", "left_out")
+
 
 class PoolFormat(ABC):
     """How shards of one kind are read; every method raises BadShard for a shard that is damaged or unreadable."""
@@ -45,7 +48,7 @@ class PoolFormat(ABC):
 
     @abstractmethod
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        """Return where the first image of each pair is (schema POOL_INDEX), and pairs, images, ignored_members."""
+        """Return where the first image of each pair is (schema POOL_INDEX), and INDEX_COUNTS."""
 
     @abstractmethod
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
@@ -58,20 +61,17 @@ class TableFormat(PoolFormat):
     has_images = False
 
     @abstractmethod
-    def field_names(self, shard: Shard) -> list[str]:
+    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         """Return the columns of a table, or the fields of the first records."""
 
     @abstractmethod
-    def count_rows(self, shard: Shard) -> int:
-        """Return the number of rows, each of which is a pair."""
+    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
+        """Return the number of rows, each of which is a pair unless pool.where leaves it out."""
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
-        names = self.field_names(shard)
+        names = self.field_names(shard, config)
         if names and (problems := key_problems(names, bare(config.key))):
             raise WrongColumns(problems)
-
-    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        return POOL_INDEX.empty_table(), {"pairs": self.count_rows(shard), "images": 0, "ignored_members": 0}
 
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
         return POOL_INDEX.empty_table(), iter(())

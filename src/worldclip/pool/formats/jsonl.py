@@ -6,10 +6,14 @@ import gzip
 import zlib
 from collections.abc import Sequence
 
+import pyarrow as pa
+
+from worldclip.core.artifacts import POOL_INDEX
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Shard
+from worldclip.core.execute import Report, Shard
 from worldclip.pool import records
 from worldclip.pool.columns import bare, check_fields, choose_columns
+from worldclip.pool.conditions import conditions, fulfils
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import TableFormat
@@ -21,28 +25,33 @@ class JsonlFormat(TableFormat):
     suffixes = (".jsonl", ".jsonl.gz")
 
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        rows = read_lines(shard)
+        rows, _ = _pairs(shard, config)
         keys = _keys(shard, rows, config)
         fields = tuple(bare(name) for name in config.texts)
         lang = None if config.lang is None else bare(config.lang)
         return records.texts_of_records(rows, keys, fields, lambda pair: None, lang)  # a line has no .txt
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
-        return _keys(shard, read_lines(shard), config)
+        return _keys(shard, _pairs(shard, config)[0], config)
 
     def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> records.KeyedRecords:
-        rows = read_lines(shard)
+        rows, _ = _pairs(shard, config)
         key = bare(config.key)
         return [str(row.get(key)) if isinstance(row, dict) else "" for row in rows], rows
 
-    def field_names(self, shard: Shard) -> list[str]:
+    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         return records.field_names(read_lines(shard)[: records.NUM_PROBED])
 
-    def count_rows(self, shard: Shard) -> int:
+    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
         return len(read_lines(shard))
 
+    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
+        rows, num_left_out = _pairs(shard, config)
+        counts = {"pairs": len(rows), "images": 0, "ignored_members": 0, "left_out": num_left_out}
+        return POOL_INDEX.empty_table(), counts
+
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
-        names = self.field_names(shard)
+        names = self.field_names(shard, config)
         if config.key == "member":
             choose_columns(names, config)  # fails, and says which keys there are
         check_fields(names, config, config.texts)
@@ -62,5 +71,13 @@ def read_lines(shard: Shard) -> list[records.Record]:
     return [records.parse_record(line) for line in content.split(b"\n") if line.strip()]
 
 
+def _pairs(shard: Shard, config: PoolConfig) -> tuple[list[records.Record], int]:
+    """Return (the records that are pairs, how many pool.where leaves out); an unreadable line is a bad pair."""
+    lines = read_lines(shard)
+    wanted = conditions(config)
+    rows = [row for row in lines if isinstance(row, str) or fulfils(row, wanted)]
+    return rows, len(lines) - len(rows)
+
+
 def _keys(shard: Shard, rows: Sequence[records.Record], config: PoolConfig) -> PairKeys:
-    return records.keys_of_records(rows, bare(config.key), row_names(shard.name, len(rows)))
+    return records.keys_of_records(rows, bare(config.key), row_names(shard.name, range(len(rows))))

@@ -1,185 +1,55 @@
-"""Parquet shards: one row is one pair, under any column names, with one text or a list of texts per row.
-
-Texts stay in Arrow buffers: no Python object is made per text.
-"""
+"""Parquet shards: one row is one pair, under any column names, with one text or a list of texts per row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
-from worldclip.pool import texts as pool_texts
-from worldclip.pool.columns import WrongColumns, bare, choose_columns, key_problems
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file
-from worldclip.pool.formats.base import TableFormat
-from worldclip.pool.records import TRUTH_FIELD, KeyedRecords
-from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
+from worldclip.pool.formats.columns_format import ColumnsFormat
 
 T = TypeVar("T")
 
 
-class ParquetFormat(TableFormat):
+class ParquetFormat(ColumnsFormat):
     name = "parquet"
     suffixes = (".parquet",)
 
-    def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        names = self.field_names(shard)
-        key, columns = choose_columns(names, config)
-        lang = None if config.lang is None else bare(config.lang)
-        more = [name for name in (TRUTH_FIELD, lang) if name is not None and name in names]
-        table = _read_columns(shard, [*dict.fromkeys((key, *columns, *more))])
-        keys = _keys_of_column(shard, key, table.column(key))
-        pair_of_text, texts = _flatten(table, columns, keys.has_key)
-        values, offsets = _buffers(texts)
-        is_null = _is_null(texts)
-        is_bad = find_bad_utf8(values, offsets) & ~is_null
-        details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its text is not UTF-8")
-        first_text = np.searchsorted(pair_of_text, list(keys.problems))
-        details |= dict(zip(first_text.tolist(), keys.problems.values(), strict=True))
-        truth = None
-        if TRUTH_FIELD in names and pa.types.is_string(table.column(TRUTH_FIELD).type):  # one code per row
-            truth = table.column(TRUTH_FIELD).take(pa.array(pair_of_text)).combine_chunks()
-        return pool_texts.pool_texts(
-            keys,
-            pair_of_text,
-            pool_texts.large_strings(values, offsets, is_bad | is_null),
-            details,
-            truth=truth,
-            lang=None if lang is None else _languages(lang, table.column(lang), keys.has_key, pair_of_text),
-        )
+    def read_columns(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> tuple[pa.Table, list[str]]:
+        return _read(shard, lambda file: file.read(columns=list(names))), []
 
-    def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
-        key = bare(config.key)
-        if problems := key_problems(self.field_names(shard), key):
-            raise WrongColumns(problems)
-        return _keys_of_column(shard, key, _read_columns(shard, [key]).column(key))
-
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
-        key = bare(config.key)
-        names = self.field_names(shard)
-        records = _read_columns(shard, [name for name in (key, *fields) if name in names]).to_pylist()
-        return [str(record[key]) for record in records], records
-
-    def field_names(self, shard: Shard) -> list[str]:
+    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         return list(_read(shard, lambda file: file.schema_arrow.names))
 
-    def count_rows(self, shard: Shard) -> int:
+    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
         return int(_read(shard, lambda file: file.metadata.num_rows))
 
-    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
-        choose_columns(self.field_names(shard), config)
+    def image_column(self, shard: Shard) -> str | None:
+        """Return the column of images, as img2dataset (`jpg`) or datasets (`image`) write them, or None."""
+        schema = _read(shard, lambda file: file.schema_arrow)
+        return next((field.name for field in schema if _holds_images(field)), None)
 
 
 PARQUET = ParquetFormat()
+_IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
+
+
+def _holds_images(field: pa.Field) -> bool:
+    kind = field.type
+    is_struct = pa.types.is_struct(kind) and {"bytes", "path"} <= {inner.name for inner in kind}
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_struct or (is_bytes and field.name.lower() in _IMAGE_COLUMNS)
 
 
 def _read(shard: Shard, read: Callable[[pq.ParquetFile], T]) -> T:
     with open_file(shard.path) as file:
         try:
             return read(pq.ParquetFile(file))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
             raise BadShard(f"not a Parquet file, or damaged ({error})") from error
-
-
-def _read_columns(shard: Shard, names: Sequence[str]) -> pa.Table:
-    return _read(shard, lambda file: file.read(columns=list(names)))
-
-
-def _keys_of_column(shard: Shard, name: str, column: pa.ChunkedArray) -> PairKeys:
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.string())
-    values, offsets = _buffers(_as_binary(name, column))
-    is_null = _is_null(column)
-    is_bad = find_bad_utf8(values, offsets)
-    is_empty = (np.diff(offsets) == 0) & ~is_null
-    problems = {
-        **dict.fromkeys(np.flatnonzero(is_null).tolist(), f"no key: {name} is null"),
-        **dict.fromkeys(np.flatnonzero(is_empty).tolist(), f"no key: {name} is empty"),
-        **dict.fromkeys(np.flatnonzero(is_bad).tolist(), f"no key: {name} is not UTF-8"),
-    }
-    has_key = ~(is_bad | is_null | is_empty)
-    keys = pool_texts.readable(values, offsets, is_bad)
-    if problems:
-        names = row_names(shard.name, len(keys)).filter(pa.array(~has_key))
-        keys = pool_texts.replace_where(keys, ~has_key, names.to_pylist())
-    return PairKeys(keys, has_key, dict(sorted(problems.items())))
-
-
-def _flatten(table: pa.Table, columns: Sequence[str], has_key: np.ndarray) -> tuple[np.ndarray, pa.Array]:
-    """Return (row of each text ascending, texts large_binary): the columns of a row in order.
-
-    A row without any text is one null.  A null in place of a list is one null text, an empty list is no text.  A row
-    without a key is one null.
-    """
-    num_rows = table.num_rows
-    rows, texts = [], []
-    for name in columns:
-        row_of_text, texts_of_column = _texts_of_column(name, table.column(name))
-        kept = np.flatnonzero(has_key[row_of_text])
-        rows.append(row_of_text[kept])
-        texts.append(texts_of_column.take(pa.array(kept)))
-    num_texts = np.bincount(np.concatenate(rows), minlength=num_rows) if rows else np.zeros(num_rows, np.int64)
-    without_text = np.flatnonzero(num_texts == 0)
-    row = np.concatenate([*rows, without_text])
-    all_texts = pa.concat_arrays([*texts, pa.nulls(len(without_text), pa.large_binary())])
-    order = np.argsort(row, kind="stable")  # stable: the columns of a row stay in order
-    return row[order], all_texts.take(pa.array(order))
-
-
-def _texts_of_column(name: str, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Return (row of each text, texts large_binary) of a column of texts or of lists of texts."""
-    kind = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list:
-        return np.arange(len(column)), _as_binary(name, column)
-    lists = one_array(column)
-    texts = _as_binary(name, pa.chunked_array([pc.list_flatten(lists)]))
-    null_rows = np.flatnonzero(_is_null(column))  # list_flatten skips them
-    row = np.concatenate([pc.list_parent_indices(lists).to_numpy(zero_copy_only=False), null_rows])
-    all_texts = pa.concat_arrays([texts, pa.nulls(len(null_rows), pa.large_binary())])
-    order = np.argsort(row, kind="stable")
-    return row[order], all_texts.take(pa.array(order))
-
-
-def _as_binary(name: str, column: pa.ChunkedArray) -> pa.Array:
-    """Return a column of texts as large_binary, which may hold bytes that are not UTF-8."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    if not any(is_kind(kind) for is_kind in (*is_text, *is_bytes)):
-        raise BadShard(f"column {name} is {column.type}; it must hold texts or lists of texts")
-    plain = column.cast(kind) if pa.types.is_dictionary(column.type) else column
-    return one_array(plain.cast(pa.large_binary()))
-
-
-def _is_null(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(pc.is_null(column))
-
-
-def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return (values uint8, offsets int64 from 0) of a large_binary array; null is empty."""
-    data, offsets = byte_buffers(texts, fill_nulls=True)
-    return data[offsets[0] : offsets[-1]], offsets - offsets[0]
-
-
-def _languages(name: str, column: pa.ChunkedArray, has_key: np.ndarray, pair_of_text: np.ndarray) -> pa.StringArray:
-    """Return the label of each text: the row's label, or the one at the text's position in the row's list."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        return one_array(column.cast(pa.string()).take(pa.array(pair_of_text)))
-    row_of_label, labels = _flatten(pa.table({name: column}), (name,), has_key)
-    if not np.array_equal(row_of_label, pair_of_text):
-        raise BadShard(f"column {name} (pool.lang) must hold one label per row, or lists as long as those of the texts")
-    try:
-        return labels.cast(pa.string())
-    except pa.ArrowInvalid as error:
-        raise BadShard(f"column {name} (pool.lang) is not UTF-8") from error

@@ -1,0 +1,223 @@
+"""Formats whose shards are read as Arrow tables: one row is one pair, with one text or a list of texts.
+
+Texts stay in Arrow buffers: no Python object is made per text.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip.core.arrow import byte_buffers, one_array
+from worldclip.core.artifacts import POOL_INDEX
+from worldclip.core.errors import BadShard
+from worldclip.core.execute import Report, Shard
+from worldclip.pool import texts as pool_texts
+from worldclip.pool.columns import WrongColumns, bare, choose_columns, key_problems
+from worldclip.pool.conditions import conditions, rows_of
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.records import TRUTH_FIELD, KeyedRecords
+from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
+
+
+class Rows(NamedTuple):
+    """The pairs of a table."""
+
+    table: pa.Table
+    numbers: np.ndarray
+    """(num_rows,) int64: the row's number in the shard."""
+    bad: list[str]
+    """Why the last rows of the table, all null, cannot be read."""
+    num_left_out: int
+    """Rows that pool.where leaves out."""
+
+
+class ColumnsFormat(TableFormat):
+    """A format that gives a table of columns."""
+
+    @abstractmethod
+    def read_columns(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> tuple[pa.Table, list[str]]:
+        """Return (the columns `names`, why each of the rows that are missing from them cannot be read)."""
+
+    def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
+        names = self.field_names(shard, config)
+        key, columns = choose_columns(names, config)
+        lang = None if config.lang is None else bare(config.lang)
+        more = [name for name in (TRUTH_FIELD, lang) if name is not None and name in names]
+        rows = self._rows(shard, config, (key, *columns, *more))
+        table = rows.table
+        keys = _keys_of_column(shard, key, rows)
+        pair_of_text, texts = _flatten(table, columns, keys.has_key)
+        values, offsets = _buffers(texts)
+        is_null = _is_null(texts)
+        is_bad = find_bad_utf8(values, offsets) & ~is_null
+        details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its text is not UTF-8")
+        first_text = np.searchsorted(pair_of_text, list(keys.problems))
+        details |= dict(zip(first_text.tolist(), keys.problems.values(), strict=True))
+        truth = None
+        if TRUTH_FIELD in names and pa.types.is_string(table.column(TRUTH_FIELD).type):  # one code per row
+            truth = table.column(TRUTH_FIELD).take(pa.array(pair_of_text)).combine_chunks()
+        return pool_texts.pool_texts(
+            keys,
+            pair_of_text,
+            pool_texts.large_strings(values, offsets, is_bad | is_null),
+            details,
+            truth=truth,
+            lang=None if lang is None else _languages(lang, table.column(lang), keys.has_key, pair_of_text),
+        )
+
+    def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
+        key = bare(config.key)
+        if problems := key_problems(self.field_names(shard, config), key):
+            raise WrongColumns(problems)
+        return _keys_of_column(shard, key, self._rows(shard, config, [key]))
+
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
+        key = bare(config.key)
+        names = self.field_names(shard, config)
+        rows = self._rows(shard, config, [name for name in (key, *fields) if name in names])
+        records = [{name: _shown(value) for name, value in row.items()} for row in rows.table.to_pylist()]
+        return _keys_of_column(shard, key, rows).keys.to_pylist(), records
+
+    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
+        choose_columns(self.field_names(shard, config), config)
+
+    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
+        names = self.field_names(shard, config)
+        num_left_out = 0
+        if wanted := conditions(config, names):
+            rows = self._rows(shard, config, [wanted[0].field])
+            num_pairs, num_left_out = rows.table.num_rows, rows.num_left_out
+        else:
+            num_pairs = self.count_rows(shard, config)
+        counts = {"pairs": num_pairs, "images": 0, "ignored_members": 0, "left_out": num_left_out}
+        return POOL_INDEX.empty_table(), counts
+
+    def _rows(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> Rows:
+        """Return the pairs with the columns `names`: rows that pool.where keeps, and rows that cannot be read."""
+        all_names = self.field_names(shard, config)
+        if repeated := sorted({name for name in names if list(all_names).count(name) > 1}):
+            raise BadShard(f"has several columns of one name: {', '.join(repeated)}")
+        wanted = conditions(config, all_names)
+        missing = [one.field for one in wanted if one.field not in all_names]
+        if missing:
+            raise WrongColumns([f"pool.where: no column {name!r}" for name in missing])
+        table, bad = self.read_columns(shard, config, list(dict.fromkeys([*names, *(one.field for one in wanted)])))
+        numbers = np.arange(table.num_rows + len(bad))
+        if wanted:
+            kept = rows_of(table, wanted)
+            numbers = np.concatenate([kept, numbers[table.num_rows :]])
+            num_left_out = table.num_rows - len(kept)
+            table = table.take(pa.array(kept))
+        else:
+            num_left_out = 0
+        table = table.select(list(dict.fromkeys(names)))
+        if bad:
+            nulls = [pa.nulls(len(bad), kind) for kind in table.schema.types]
+            table = pa.concat_tables([table, pa.table(nulls, schema=table.schema)])
+        return Rows(table, numbers, bad, num_left_out)
+
+
+def _shown(value: Any) -> Any:
+    """Return bytes as text: CSV and TSV have no other values."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def _keys_of_column(shard: Shard, name: str, rows: Rows) -> PairKeys:
+    column = rows.table.column(name)
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    values, offsets = _buffers(_as_binary(name, column))
+    is_null = _is_null(column)
+    is_bad = find_bad_utf8(values, offsets)
+    is_empty = (np.diff(offsets) == 0) & ~is_null
+    problems = {
+        **dict.fromkeys(np.flatnonzero(is_null).tolist(), f"no key: {name} is null"),
+        **dict.fromkeys(np.flatnonzero(is_empty).tolist(), f"no key: {name} is empty"),
+        **dict.fromkeys(np.flatnonzero(is_bad).tolist(), f"no key: {name} is not UTF-8"),
+    }
+    has_key = ~(is_bad | is_null | is_empty)
+    first_bad = rows.table.num_rows - len(rows.bad)
+    problems |= {first_bad + number: reason for number, reason in enumerate(rows.bad)}
+    keys = pool_texts.readable(values, offsets, is_bad)
+    if problems:
+        names = row_names(shard.name, rows.numbers[~has_key])
+        keys = pool_texts.replace_where(keys, ~has_key, names.to_pylist())
+    return PairKeys(keys, has_key, dict(sorted(problems.items())))
+
+
+def _flatten(table: pa.Table, columns: Sequence[str], has_key: np.ndarray) -> tuple[np.ndarray, pa.Array]:
+    """Return (row of each text ascending, texts large_binary): the columns of a row in order.
+
+    A row without any text is one null.  A null in place of a list is one null text, an empty list is no text.  A row
+    without a key is one null.
+    """
+    num_rows = table.num_rows
+    rows, texts = [], []
+    for name in columns:
+        row_of_text, texts_of_column = _texts_of_column(name, table.column(name))
+        kept = np.flatnonzero(has_key[row_of_text])
+        rows.append(row_of_text[kept])
+        texts.append(texts_of_column.take(pa.array(kept)))
+    num_texts = np.bincount(np.concatenate(rows), minlength=num_rows) if rows else np.zeros(num_rows, np.int64)
+    without_text = np.flatnonzero(num_texts == 0)
+    row = np.concatenate([*rows, without_text])
+    all_texts = pa.concat_arrays([*texts, pa.nulls(len(without_text), pa.large_binary())])
+    order = np.argsort(row, kind="stable")  # stable: the columns of a row stay in order
+    return row[order], all_texts.take(pa.array(order))
+
+
+def _texts_of_column(name: str, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Return (row of each text, texts large_binary) of a column of texts or of lists of texts."""
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list:
+        return np.arange(len(column)), _as_binary(name, column)
+    lists = one_array(column)
+    texts = _as_binary(name, pa.chunked_array([pc.list_flatten(lists)]))
+    null_rows = np.flatnonzero(_is_null(column))  # list_flatten skips them
+    row = np.concatenate([pc.list_parent_indices(lists).to_numpy(zero_copy_only=False), null_rows])
+    all_texts = pa.concat_arrays([texts, pa.nulls(len(null_rows), pa.large_binary())])
+    order = np.argsort(row, kind="stable")
+    return row[order], all_texts.take(pa.array(order))
+
+
+def _as_binary(name: str, column: pa.ChunkedArray) -> pa.Array:
+    """Return a column of texts as large_binary, which may hold bytes that are not UTF-8."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    if not any(is_kind(kind) for is_kind in (*is_text, *is_bytes)):
+        raise BadShard(f"column {name} is {column.type}; it must hold texts or lists of texts")
+    plain = column.cast(kind) if pa.types.is_dictionary(column.type) else column
+    return one_array(plain.cast(pa.large_binary()))
+
+
+def _is_null(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.is_null(column))
+
+
+def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return (values uint8, offsets int64 from 0) of a large_binary array; null is empty."""
+    data, offsets = byte_buffers(texts, fill_nulls=True)
+    return data[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+
+def _languages(name: str, column: pa.ChunkedArray, has_key: np.ndarray, pair_of_text: np.ndarray) -> pa.StringArray:
+    """Return the label of each text: the row's label, or the one at the text's position in the row's list."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        return one_array(column.cast(pa.string()).take(pa.array(pair_of_text)))
+    row_of_label, labels = _flatten(pa.table({name: column}), (name,), has_key)
+    if not np.array_equal(row_of_label, pair_of_text):
+        raise BadShard(f"column {name} (pool.lang) must hold one label per row, or lists as long as those of the texts")
+    try:
+        return labels.cast(pa.string())
+    except pa.ArrowInvalid as error:
+        raise BadShard(f"column {name} (pool.lang) is not UTF-8") from error

@@ -1,0 +1,87 @@
+"""CSV and TSV pools: with and without a header, quotes, rows of another length, packed ones."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tars import shard_of
+from worldclip import pool
+from worldclip.core.errors import BadShard
+from worldclip.core.reasons import Reason
+from worldclip.pool.config import PoolConfig
+
+URLS = PoolConfig(path="pool", key="url", texts=("caption",))
+BARE = PoolConfig(path="pool", key="url", texts=("caption",), columns=("url", "caption"))
+
+
+def read(path: Path, content: bytes, config: PoolConfig = URLS) -> list[tuple[str, str | None, str]]:
+    path.write_bytes(content)
+    texts = pool.read_texts(shard_of(path), config)
+    counts = pool.index_of(shard_of(path), config)[1]
+    assert counts["pairs"] == len(texts.key)
+    reasons = [Reason(code).label for code in texts.reason]
+    return list(zip(texts.key.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
+
+
+def test_tsv_like_cc12m_without_a_header(tmp_path: Path) -> None:
+    content = 'http://a/1.jpg\ta "red" apple\nhttp://a/2.jpg\t"unbalanced\nhttp://a/3.jpg\tتفاحة\n'.encode()
+    assert read(tmp_path / "cc12m.tsv", content, BARE) == [
+        ("http://a/1.jpg", 'a "red" apple', "kept"),
+        ("http://a/2.jpg", '"unbalanced', "kept"),
+        ("http://a/3.jpg", "تفاحة", "kept"),
+    ]
+
+
+def test_csv_with_a_header_quotes_and_line_ends_in_fields(tmp_path: Path) -> None:
+    content = b'\xef\xbb\xbfcaption,url\r\n"a ""red"", apple\nand more",u1\r\n,u2\r\nplain,u1\r\n'
+    assert read(tmp_path / "0.csv", content) == [
+        ("u1", 'a "red", apple\nand more', "kept"),
+        ("u2", None, "no_text"),
+        ("u1", None, "duplicate"),
+    ]
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", b","), ("tsv", b"\t")])
+def test_bad_rows_are_bad_pairs_that_say_why(tmp_path: Path, suffix: str, delimiter: bytes) -> None:
+    lines = [b"url|caption", b"u1|one", b"u2|two|more", b"u3", b"|four", b"u5|\xff", b"u6|six"]
+    content = b"\n".join(lines).replace(b"|", delimiter)
+    assert read(tmp_path / f"0.{suffix}", content) == [
+        ("u1", "one", "kept"),
+        (f"0.{suffix}#1", None, "bad_pair"),
+        ("u5", None, "bad_pair"),
+        ("u6", "six", "kept"),
+        (f"0.{suffix}#4", None, "bad_pair"),
+        (f"0.{suffix}#5", None, "bad_pair"),
+    ]
+    reasons = [bad["reason"] for bad in pool.read_texts(shard_of(tmp_path / f"0.{suffix}"), URLS).bad]
+    assert sorted(reasons) == [
+        "its text is not UTF-8",
+        "line 3 has 3 fields, not 2",
+        "line 4 has 1 fields, not 2",
+        "no key: url is empty",
+    ]
+
+
+def test_packed_file_reads_like_the_plain_one_and_a_cut_one_fails(tmp_path: Path) -> None:
+    content = b"url\tcaption\n" + b"".join(b"u%d\ttext %d\n" % (number, number) for number in range(5000))
+    plain = read(tmp_path / "0.tsv", content)
+    packed = gzip.compress(content[:30]) + gzip.compress(content[30:])
+    assert [row[:2] for row in read(tmp_path / "1.tsv.gz", packed)] == [row[:2] for row in plain]
+    (tmp_path / "1.tsv.gz").write_bytes(packed[:-20])
+    with pytest.raises(BadShard, match="cut off or damaged"):
+        pool.read_texts(shard_of(tmp_path / "1.tsv.gz"), URLS)
+
+
+def test_file_without_a_header_says_how_to_name_columns(tmp_path: Path) -> None:
+    (tmp_path / "0.tsv").write_bytes(b"http://a/1.jpg\tone\n")
+    with pytest.raises(BadShard, match=r'name the 2 columns in pool\.columns, such as \["url", "caption"\]'):
+        pool.read_texts(shard_of(tmp_path / "0.tsv"), URLS)
+    with pytest.raises(BadShard, match="is empty"):
+        read(tmp_path / "0.csv", b"")
+
+
+def test_header_that_pool_columns_repeats_is_no_pair(tmp_path: Path) -> None:
+    assert read(tmp_path / "0.tsv", b"url\tcaption\nu\tone\n", BARE) == [("u", "one", "kept")]

@@ -1,0 +1,149 @@
+"""Conditions on columns: which rows are pairs, the same in every format."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages import run_stage
+from tars import sample, shard_of, write_tar
+from worldclip import pool
+from worldclip.config import load_recipe
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.pool.config import PoolConfig
+
+ROWS: list[dict[str, Any]] = [
+    {"uid": "a", "text": "one", "status": "success", "width": 300, "score": 0.5},
+    {"uid": "b", "text": "two", "status": "failed", "width": 400, "score": 0.25},
+    {"uid": "c", "text": "three", "status": "success", "width": 100, "score": None},
+    {"uid": "d", "text": "four", "status": None, "width": 350, "score": -1.5},
+    {"uid": "e", "text": "five", "status": "10", "width": None, "score": 1e3},
+]
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({}, "abcde"),
+    ({"status": "success"}, "ac"),
+    ({"status": ("success", "failed")}, "abc"),
+    ({"status": {"!=": "success"}}, "be"),
+    ({"width": {">=": 300, "<": 400}}, "ad"),
+    ({"width": 100}, "c"),
+    ({"score": {">": 0}}, "abe"),
+    ({"score": {"<=": -1.5}}, "d"),
+    ({"status": "success", "width": {">": 200}}, "a"),
+    ({"status": {">": 9}}, "e"),
+]
+
+
+def write_parquet(folder: Path) -> Path:
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "0.parquet")
+    return folder / "0.parquet"
+
+
+def write_jsonl(folder: Path) -> Path:
+    (folder / "0.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return folder / "0.jsonl"
+
+
+def write_csv(folder: Path) -> Path:
+    with open(folder / "0.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]))
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return folder / "0.csv"
+
+
+def write_tar_of_json(folder: Path) -> Path:
+    members = [member for number, row in enumerate(ROWS) for member in sample(f"{number}", None, row)]
+    return write_tar(folder / "0.tar", members)
+
+
+WRITERS = [write_parquet, write_jsonl, write_csv, write_tar_of_json]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(("where", "expected"), CASES)
+def test_conditions_choose_the_same_rows_in_every_format(tmp_path: Path, write, where, expected: str) -> None:
+    if write is write_csv and where == {"status": {"!=": "success"}}:
+        expected = "bde"  # an empty field is a text
+    shard = shard_of(write(tmp_path))
+    is_tar = write is write_tar_of_json
+    fields = {f"json:{name}" if is_tar else name: condition for name, condition in where.items()}
+    config = PoolConfig(
+        path=str(tmp_path),
+        key="json:uid" if is_tar else "uid",
+        texts=("json:text",) if is_tar else ("text",),
+        where=fields,
+    )
+    assert "".join(pool.read_texts(shard, config).key.to_pylist()) == expected
+    assert "".join(pool.read_keys(shard, config)[0].to_pylist()) == expected
+    assert "".join(pool.read_records(shard, config, ["text"])[0]) == expected
+    counts = pool.index_of(shard, config)[1]
+    assert (counts["pairs"], counts["left_out"]) == (len(expected), len(ROWS) - len(expected))
+    assert counts["images"] == (len(expected) if is_tar else 0)
+
+
+def test_bad_lines_are_bad_pairs_and_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "0.jsonl").write_text('{"uid": "a", "text": "x", "w": 1}\nbroken\n{"uid": "b", "text": "y"}\n')
+    config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where={"w": 1})
+    texts = pool.read_texts(shard_of(tmp_path / "0.jsonl"), config)
+    assert texts.key.to_pylist() == ["a", "0.jsonl#1"]
+    members = [*sample("0", "kept", {"w": 1}), ("1.jpg", b"x"), ("1.json", b"{"), ("1.txt", b"t"), *sample("2", "out")]
+    write_tar(tmp_path / "0.tar", members)
+    config = PoolConfig(path=str(tmp_path), where={"json:w": 1})
+    texts = pool.read_texts(shard_of(tmp_path / "0.tar"), config)
+    assert list(zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True)) == [("0", "kept"), ("1", None)]
+    assert pool.index_of(shard_of(tmp_path / "0.tar"), config)[0]["key"].to_pylist() == ["0"]
+
+
+def write_img2dataset(folder: Path) -> Path:
+    """Write a table as img2dataset --output_format parquet does: also the downloads that failed."""
+    statuses = ["success", "failed_to_download", "success", "failed_to_resize"]
+    errors = [None, "HTTP Error 404", None, "error"]
+    folder.mkdir()
+    table = pa.table(
+        {
+            "url": [f"https://e.org/{number}.jpg" for number in range(4)],
+            "caption": [f"text {number}" for number in range(4)],
+            "key": [f"{number:09}" for number in range(4)],
+            "status": statuses,
+            "error_message": pa.array(errors, pa.string()),
+            "jpg": pa.array([b"x", None, b"y", None], pa.binary()),
+        }
+    )
+    pq.write_table(table, folder / "00000.parquet")
+    return folder
+
+
+def test_failed_downloads_of_img2dataset_are_no_pairs(tmp_path: Path, capsys) -> None:
+    folder = write_img2dataset(tmp_path / "pool")
+    settings = {"path": str(folder), "key": "key", "texts": ["caption"]}
+    recipe = load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
+    run_stage("pool", recipe, tmp_path / "run", LocalExecutor(quiet=True))
+    report = read_json(tmp_path / "run/pool/report.json")
+    assert (report["samples"], report["left_out"], report["images_inside"]) == (2, 2, "jpg")
+    said = capsys.readouterr().err
+    assert "column 'jpg' holds images, which are not read; match, balance and curate work on its texts" in said
+    everything = PoolConfig(path=str(folder), key="key", texts=("caption",), where={})
+    assert len(pool.read_texts(shard_of(folder / "00000.parquet"), everything).key) == 4
+
+
+def test_unknown_column_and_wrong_kind_are_mistakes_of_the_recipe(tmp_path: Path) -> None:
+    folder = write_img2dataset(tmp_path / "pool")
+    for where, problem in (
+        ({"statsu": "success"}, r"pool\.where: no column or field 'statsu'; did you mean 'status'\?"),
+        ({"jpg": True}, r"pool\.where\.jpg: the column is binary, compared with True"),
+    ):
+        config = PoolConfig(path=str(folder), key="key", texts=("caption",), where=where)
+        with pytest.raises(Exception, match=problem):
+            pool.read_texts(shard_of(folder / "00000.parquet"), config)
+    settings = {"path": str(folder), "key": "key", "texts": ["caption"], "where": {"statsu": "success"}}
+    recipe = load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
+    with pytest.raises(UserError, match="did you mean 'status'"):
+        run_stage("pool", recipe, tmp_path / "run", LocalExecutor(quiet=True))
