@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
@@ -24,7 +24,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file
 from worldclip.pool.formats.columns_format import ColumnsFormat
 
-BLOCK_BYTES = 16 << 20  # read at once; a row has fewer
+MAX_FIELD_CHARS = 1 << 30
 HEADER_BYTES = 1 << 16
 
 
@@ -38,35 +38,41 @@ class DelimitedFormat(ColumnsFormat):
 
     def read_columns(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> tuple[pa.Table, list[str]]:
         columns = self.field_names(shard, config)
+        places = [columns.index(name) for name in names]
+        values: list[list[bytes]] = [[] for _ in names]
         bad: list[str] = []
-
-        def note(row: pa_csv.InvalidRow) -> str:
-            bad.append(f"line {row.number} has {row.actual_columns} fields, not {row.expected_columns}")
-            return "skip"
-
-        reading = pa_csv.ReadOptions(
-            use_threads=False,  # rows have numbers only then
-            block_size=BLOCK_BYTES,
-            column_names=columns,
-            skip_rows=0 if self._first_line(shard) != columns else 1,
-        )
-        parsing = pa_csv.ParseOptions(
-            delimiter=self.delimiter,
-            quote_char='"' if self.is_quoted else False,
-            newlines_in_values=self.is_quoted,
-            invalid_row_handler=note,
-        )
-        converting = pa_csv.ConvertOptions(
-            check_utf8=False,  # the texts are checked one by one
-            include_columns=list(names),
-            column_types={name: pa.large_binary() for name in columns},
-            strings_can_be_null=False,
-        )
         with _open(shard) as file:
-            try:
-                return pa_csv.read_csv(file, reading, parsing, converting), bad
-            except (pa.ArrowException, ValueError, KeyError) as error:
-                raise BadShard(f"cannot be read as {self.name.upper()} ({error})") from error
+            rows = self._split(file.read())
+        for number, (line, row) in enumerate(rows):
+            if number == 0 and (not config.columns or row == [name.encode() for name in columns]):
+                continue  # the names of the columns
+            if len(row) != len(columns):
+                bad.append(f"line {line} has {len(row)} fields, not {len(columns)}")
+                continue
+            for column, place in zip(values, places, strict=True):
+                column.append(row[place])
+        arrays = [pa.array(column, pa.large_binary()) for column in values]
+        return pa.Table.from_arrays(arrays, names=list(names)), bad
+
+    def _split(self, content: bytes) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield (line, fields) of each row that is not empty.
+
+        By Python's reader: Arrow's fails a file for one row that has another number of fields and is not UTF-8.
+        """
+        content = content.removeprefix(b"\xef\xbb\xbf")
+        if not self.is_quoted:
+            for number, line in enumerate(content.split(b"\n"), 1):
+                if line := line.removesuffix(b"\r"):
+                    yield number, line.split(self.delimiter.encode())
+            return
+        csv.field_size_limit(MAX_FIELD_CHARS)
+        reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
+        try:
+            for row in reader:
+                if row:
+                    yield reader.line_num, [field.encode("utf-8", "surrogateescape") for field in row]
+        except csv.Error as error:
+            raise BadShard(f"cannot be read as CSV at line {reader.line_num:,} ({error})") from error
 
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         if config.columns:
@@ -80,23 +86,15 @@ class DelimitedFormat(ColumnsFormat):
         return names
 
     def count_rows(self, shard: Shard, config: PoolConfig) -> int:
-        names = self.field_names(shard, config)
-        table, bad = self.read_columns(shard, config, names[:1])
+        table, bad = self.read_columns(shard, config, self.field_names(shard, config)[:1])
         return table.num_rows + len(bad)
 
     def _first_line(self, shard: Shard) -> list[str]:
         with _open(shard) as file:
-            head = file.read(HEADER_BYTES)
-        line = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
-        text = line.decode("utf-8", "backslashreplace")
-        if not text:
-            raise BadShard("is empty; its first line has the names of the columns")
-        if not self.is_quoted:
-            return text.split(self.delimiter)
-        try:
-            return next(csv.reader([text], delimiter=self.delimiter))
-        except csv.Error as error:
-            raise BadShard(f"its first line cannot be read ({error})") from error
+            rows = self._split(file.read(HEADER_BYTES))
+        for _, row in rows:
+            return [name.decode("utf-8", "backslashreplace") for name in row]
+        raise BadShard("is empty; its first line has the names of the columns")
 
 
 CSV = DelimitedFormat("csv", ",", is_quoted=True)
