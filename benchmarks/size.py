@@ -51,7 +51,8 @@ def write_pool(folder: Path, texts: list[str], num_rows: int) -> None:
 
 def run_stage(name: str, run_dir: Path) -> None:
     """Run a stage in this process; print its CPU seconds and the peak of resident memory in bytes."""
-    context = Run.open(run_dir, executor=LocalExecutor(quiet=True))
+    sections = sections_of(load_recipe(run_dir))
+    context = Run(dir=run_dir, sections=sections, executor=LocalExecutor(quiet=True))
     started_at = time.process_time()
     if name == "dedup":
         dedup(context, run_dir / "dedup", executor=LocalExecutor(quiet=True))
