@@ -152,7 +152,7 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
         ([str(tmp_path / "none"), pool, "--out", out], "does not exist; give a run"),
         ([model, str(tmp_path / "none"), "--out", out], "no such folder or file"),
         ([model, str(tmp_path / "empty"), "--out", out], "holds no tar and no image"),
-        ([model, str(world / "photos"), "--out", out, "--of", "texts"], "no .tar, .parquet, .jsonl, .jsonl.gz files"),
+        ([model, str(world / "photos"), "--out", out, "--of", "texts"], "no .tar, .parquet, .jsonl, .jsonl.gz, .csv, "),
         ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
         ([model, str(table), "--out", out], "set it to the column of the key: uid"),
         ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
