@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +111,11 @@ def embed(
     is_local = Path(str(model).removeprefix("local-dir:")).exists()
     name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
     model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
-    config = {"model": model_id, "pool": {**pool_config.identity, "texts": list(pool_config.texts)}, "of": list(kinds)}
+    config: dict[str, Any] = {
+        "model": model_id,
+        "pool": {**pool_config.identity, "texts": list(pool_config.texts)},
+        "of": list(kinds),
+    }
     _check_out(folder, pool_config)
     roots = pool_config.roots or {"": pool_root(run)}
     pool_roots = {name: path if is_remote(path) else str(Path(path).resolve()) for name, path in roots.items()}
