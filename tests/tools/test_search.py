@@ -179,12 +179,36 @@ def test_contact_sheet_embeds_its_pictures_and_escapes_texts(world, tmp_path, ca
     assert "<b>一只猫" not in text
     assert "&lt;b&gt;一只猫" in text
     assert len(re.findall(r'<img [^>]*src="data:image/png;base64,', text)) == 8
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+    assert not re.findall(r'(?:src|href)="(?!data:|#|file:///)', text)
+    assert 'class="caption"' in text, "the folder holds the images' texts too"
     for result in results:
         for hit in result["hits"]:
             assert hit["key"] in text
     assert main([*arguments, "--of", "texts"]) == 0
     assert "a red apple" in page.read_text(encoding="utf-8")
+
+
+def test_contact_sheet_shows_the_picture_that_was_searched_for(world, tmp_path):
+    page, query = tmp_path / "sheet.html", tmp_path / "query.png"
+    query.write_bytes(picture(3))
+    assert main(["search", str(world / "embedded"), "--images", str(query), "--top", "2", "--html", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img ") == 3
+    assert text.index('class="query"') < text.index('class="hit"')
+    assert len(re.findall(r'href="file:///[^"]*\.tar"', text)) == 2
+
+
+@pytest.mark.parametrize("word", ["javascript:alert(1)", "<script>alert(1)</script>", '/gone/"x" onload="1'])
+def test_contact_sheet_takes_no_markup_and_no_link_from_the_pool(world, tmp_path, word):
+    from worldclip.tools.contact_sheet import write_contact_sheet
+
+    embedded = open_embedded(world / "embedded")
+    hit = {"score": 0.5, "shard": embedded.shards[0], "key": word, "text": word, "file": word, "offset": 0, "size": 5}
+    write_contact_sheet(tmp_path / "sheet.html", [{"query": word, "hits": [hit]}], embedded, {word: tmp_path})
+    text = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert not re.findall(r'href="(?!#)', text)
+    assert not re.findall(r'<[^>]*"x"', text)
 
 
 def sheet_of(world: Path, folder: Path) -> str:

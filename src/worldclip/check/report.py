@@ -22,12 +22,29 @@ from worldclip.pool.read import read_member
 from worldclip.report.html import Html, join, tag
 from worldclip.report.images import data_uri, shrink
 from worldclip.report.numbers import count
-from worldclip.report.page import Bar, Card, Section, bars, cards, figure, grid, lang_name, write_page
+from worldclip.report.page import (
+    Bar,
+    Card,
+    Section,
+    bars,
+    cards,
+    figure,
+    first_and_more,
+    folded,
+    grid,
+    lang_name,
+    legend,
+    note,
+    write_page,
+)
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 SAMPLES_PER_RULE = 24  # removals of a rule, and groups of duplicates, in the gallery, chosen by hash
 COPIES_PER_GROUP = 11  # shown beside the pair that stays
 THUMBNAIL_PX = 112
+MAX_FIGURES = 6  # groups, and removals of a rule, in sight; the others are folded
+MAX_LANGUAGES = 15  # with a bar in sight
+RULE_COLOURS = ("var(--s2)", "var(--s4)", "var(--s3)", "var(--s6)", "var(--s5)", "var(--s7)")
 NUM_DISTANCES = 65  # 0 to 64 bits
 REFUSED = (*REFUSALS, ELSEWHERE)  # rules whose images nobody wants to see; a key removed elsewhere may be one of them
 
@@ -86,27 +103,37 @@ def write_report(folder: Path, report: CheckReport, readers: Mapping[str, ReadIm
     images = _Images.locate(folder, removed, report["against"], readers)
     sections = [
         _summary(report),
-        *_rejected_texts(report["texts"]),
-        _languages(report["counts"]["by_language"]),
-        *_distances(report, removed),
-        *_decontamination(folder, report, removed),
         *_groups(report, removed, images),
+        _languages(report["counts"]["by_language"]),
+        *_rejected_texts(report["texts"]),
+        *_decontamination(folder, report, removed),
         *_gallery(report["counts"]["removed"], removed, images),
+        *_distances(report, removed),
     ]
     write_page(folder / "report.html", "Pool check", "Made with worldclip.", sections)
 
 
 def _summary(report: CheckReport) -> Section:
     counts, images = report["counts"], report["images"]
+    pairs_in = counts["pairs_in"]
     figures = [
-        Card(count(counts["pairs_in"]), "pairs"),
-        Card(count(counts["valid"]), "valid", _share(counts["valid"], counts["pairs_in"])),
-        Card(count(images["images"]), "images"),
-        Card(count(images["undecodable"]), "undecodable"),
-        Card(count(images["nearly_blank"]), "nearly blank", "compared by their bytes only"),
+        Card(count(counts["valid"]), "valid pairs", f"{_share(counts['valid'], pairs_in)} of {count(pairs_in)}"),
+        Card(count(pairs_in - counts["valid"]), "removed pairs", "by the first rule that applies"),
+        Card(count(images["images"]), "images", f"{count(images['undecodable'])} undecodable"),
     ]
-    body = join([cards(figures), to_html(_rule_table("pairs", counts["removed"], counts["pairs_in"]))])
-    return Section("Removals by rule", "The first rule that applies counts.", body)
+    if images["nearly_blank"]:
+        figures.append(Card(count(images["nearly_blank"]), "nearly blank images", "compared by their bytes only"))
+    rules = [
+        Bar(label=rule, parts=[(number / pairs_in, _colour(i), f"{rule}: {count(number)}")],
+            note=f"{count(number)} · {_share(number, pairs_in)}")
+        for i, (rule, number) in enumerate(sorted(counts["removed"].items()))
+    ]  # fmt: skip
+    lead = "Removed pairs by rule, as shares of all pairs. removed.parquet lists them, valid_keys.parquet the others."
+    return Section("Summary", lead, join([cards(figures), bars(rules)]))
+
+
+def _colour(rule: int) -> str:
+    return RULE_COLOURS[rule % len(RULE_COLOURS)]
 
 
 def _share(part: int, whole: int) -> str:
@@ -127,31 +154,44 @@ def _rejected_texts(texts: Texts) -> list[Section]:
 
 
 def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:
+    """Return what became of the pairs of each language, the largest first."""
     rules = sorted({rule for counts in by_language.values() for rule in counts} - {"valid"})
     langs = sorted(by_language, key=lambda lang: (-sum(by_language[lang].values()), lang))
-    rows = []
+    ends = {"valid": "var(--s1)", **{rule: _colour(i) for i, rule in enumerate(rules)}}
+    rows = [_language_bar(lang, by_language[lang], ends) for lang in langs]
+    numbers = []
     for lang in langs:
         counts = by_language[lang]
-        rows.append([lang, sum(counts.values()), *(counts.get(rule) for rule in ("valid", *rules))])
-    titles = ("pairs", "valid", *rules)
-    columns = [text_column("language", lang_name), *columns_of(titles, count)]
-    body = to_html(Table(columns, rows))
-    return Section("By language", "Pairs by language and rule.", body)
+        numbers.append([lang, sum(counts.values()), *(counts.get(end) for end in ends)])
+    columns = [text_column("language", lang_name), *columns_of(("pairs", *ends), count)]
+    body = [
+        legend((colour, end) for end, colour in ends.items()),
+        first_and_more(rows, MAX_LANGUAGES, "more languages", bars),
+        folded("In numbers", to_html(Table(columns, numbers))),
+    ]
+    return Section("By language", "What became of the pairs; bars show shares within a language.", join(body))
+
+
+def _language_bar(lang: str, counts: Mapping[str, int], ends: Mapping[str, str]) -> Bar:
+    total = sum(counts.values())
+    parts = [
+        (counts[end] / total, colour, f"{count(counts[end])} {end}") for end, colour in ends.items() if counts.get(end)
+    ]
+    return Bar(label=lang_name(lang), parts=parts, note=f"{count(counts.get('valid', 0))} of {count(total)}")
 
 
 def _distances(report: CheckReport, removed: _Removed) -> list[Section]:
     """Return how near pairs of images are, and removed images to what they copy."""
-    sections = []
+    parts = []
     if any(report["pairs_by_distance"]):
-        lead = f"Pairs of images with different hashes, by Hamming distance in bits (radius {report['radius']})."
-        body = _distance_bars(report["pairs_by_distance"])
-        sections.append(Section("Distances", lead, body))
+        heading = f"Pairs of images with different hashes, within {report['radius']} bits"
+        parts.append(tag("h3", heading) + _distance_bars(report["pairs_by_distance"]))
     for rule, counts in sorted(removed.distances.items()):
         if rule != BYTE_DUPLICATE:
-            body = _distance_bars(np.trim_zeros(counts, "b").tolist())
-            lead = "Removed images by Hamming distance to the image that stays, in bits."
-            sections.append(Section(f"Distances: {rule}", lead, body))
-    return sections
+            heading = f"{rule}: removed images, and the image that stays"
+            parts.append(tag("h3", heading) + _distance_bars(np.trim_zeros(counts, "b").tolist()))
+    lead = "Images by Hamming distance of their hashes, in bits; distances without images are left out."
+    return [Section("Distances", lead, join(parts))] if parts else []
 
 
 def _distance_bars(counts: Sequence[int]) -> Html:
@@ -159,6 +199,7 @@ def _distance_bars(counts: Sequence[int]) -> Html:
     return bars(
         Bar(label=str(distance), parts=[(number / largest, "var(--s1)", f"distance {distance}")], note=count(number))
         for distance, number in enumerate(counts)
+        if number
     )
 
 
@@ -189,25 +230,29 @@ def _groups(report: CheckReport, removed: _Removed, images: _Images) -> list[Sec
         num_hidden = group.num_rows - len(keys)
         more = f" and {num_hidden:,} more" if num_hidden else ""
         pictures = join(images.of_pair(key) for key in (stays, *keys))
-        figures.append(figure(f"{stays} stays; removed for it: {', '.join(keys)}{more}", "", pictures))
-    heading = f"Groups of duplicates: {len(figures)} of {report['duplicate_groups']:,}"
-    lead = "Chosen by hash. The pair that stays comes first."
-    return [Section(heading, lead, tag("div", *figures, class_="pictures"))]
+        names = folded(f"{group.num_rows:,} removed for it", tag("p", f"{', '.join(keys)}{more}"))
+        figures.append(figure(f"{stays} stays", "", join([pictures, names])))
+    lead = f"{len(figures)} of {report['duplicate_groups']:,}, chosen by hash. The pair that stays comes first."
+    return [Section("Groups of duplicates", lead, _pictures(figures))]
 
 
 def _gallery(counts: Mapping[str, int], removed: _Removed, images: _Images) -> list[Section]:
     """Return sampled removals per rule, beside the image that stays or the image of the evaluation set."""
-    sections = []
+    parts = []
     for rule, sample in sorted(removed.samples.items()):
         figures = [_removal(rule, row, images) for row in sample.to_pylist()]
-        heading = f"{rule}: {sample.num_rows} of {counts[rule]:,}"
-        body = tag("div", grid(figures, "mid"), class_="pictures")
-        sections.append(Section(heading, "Chosen by hash.", body))
+        of_all = tag("small", f"{sample.num_rows} of {counts[rule]:,}")
+        parts += [tag("h3", rule, " ", of_all), _pictures(figures)]
     refused = [rule for rule in counts if rule in REFUSED]
     if refused:
-        lead = f"Denied or opted out, so never shown: {', '.join(refused)}."
-        sections.append(Section("Not shown", lead, Html()))
-    return sections
+        parts.append(note(f"Denied or opted out, so never shown: {', '.join(refused)}."))
+    lead = "By rule, chosen by hash: the removed image, then what it copies."
+    return [Section("Removed pairs", lead, join(parts))] if parts else []
+
+
+def _pictures(figures: Sequence[Html]) -> Html:
+    """Return figures side by side, the first few in sight."""
+    return first_and_more(figures, MAX_FIGURES, "more", lambda some: tag("div", grid(some, "mid"), class_="pictures"))
 
 
 def _removal(rule: str, row: Mapping[str, str | int | None], images: _Images) -> Html:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from worldclip.core.artifacts import (
     EMBEDDED_TEXTS,
@@ -127,6 +128,25 @@ class Embedded:
         if len(table) != len(self.parts[s]) or has_null or table.schema.types != schema.types:
             raise UserError(f"{path} does not fit the .npy beside it; embed the pool again")
         return table
+
+    def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], str]:
+        """Return {(shard, key): first text} of images, where the folder holds the texts of their shards too.
+
+        Raises UserError for texts that cannot be read.
+        """
+        if self.of == "texts" or "texts" not in self.manifest["config"]["of"]:
+            return {}
+        captions: dict[tuple[str, str], str] = {}
+        for shard in {row["shard"] for row in rows} & set(self.manifest["inputs"]["texts"]):
+            keys = pa.array(sorted({row["key"] for row in rows if row["shard"] == shard}), pa.string())
+            path = safe_join(self.folder / "texts", f"{shard}.parquet")
+            try:
+                table = read_table(path, EMBEDDED_TEXTS, ["key", "text"])
+            except BadShard as error:
+                raise UserError(f"{error}; embed the pool again") from error
+            for row in table.filter(pc.is_in(table["key"], keys)).to_pylist():
+                captions.setdefault((shard, row["key"]), row["text"])
+        return captions
 
     def _shard_of(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
         return np.searchsorted(self.first, ids, side="right") - 1
@@ -275,7 +295,8 @@ def search(
         rows = zip(row_scores.tolist(), embedded.rows(row_ids), strict=True)
         results.append({"query": name, "hits": [{"score": score, **row} for score, row in rows]})
     if html is not None:
-        write_contact_sheet(Path(html), results, embedded)
+        pictures = dict(zip(names[len(texts) :], images, strict=True))
+        write_contact_sheet(Path(html), results, embedded, pictures)
         say("search", f"contact sheet: {html}")
     return results
 
