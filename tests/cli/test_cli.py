@@ -60,7 +60,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(stage, capsys)
     assert "--workers" in text
-    assert not re.search(r"\bSTR\b|\[\[|\{None", text)
+    assert not re.search(r"\bSTR\b|\[\[|\{None|TEXT TEXT|\[TEXT", text)
     assert "--base" not in text  # an argument of the function that is no flag
     for field in dataclasses.fields(getattr(Recipe(), stage)):
         assert f"--{field.name.replace('_', '-')}" in text
@@ -75,6 +75,20 @@ def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.Cap
     function = importlib.import_module(f"worldclip.cli.{COMMANDS[command].module}").COMMANDS[command].function
     flags = {*inspect.signature(function).parameters} - {"executor", "pause", "config"}
     assert flags <= {*SHARED, "shards", *described_parameters(function)}
+
+
+def test_help_of_train_has_every_key_in_one_group(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [key for keys in TrainConfig.TOPICS.values() for key in keys]
+    nested = {
+        field.name for field in dataclasses.fields(TrainConfig()) if dataclasses.is_dataclass(field.default_factory)
+    }
+    assert len(keys) == len(set(keys))
+    assert set(keys) | nested == {field.name for field in dataclasses.fields(TrainConfig)}
+    text = help_of("train", capsys)
+    for group in ("options", *(f"{name} options" for name in (*TrainConfig.TOPICS, *nested))):
+        assert f" {group} " in text
+    assert "--model.preset" in text
+    assert "--initial-weights PATH" in text
 
 
 def test_modules_of_commands_have_exactly_those_of_the_overview() -> None:

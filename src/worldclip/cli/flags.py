@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import io
 import itertools
 import os
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from unittest import mock
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from worldclip.core.errors import UserError
+from worldclip.core.settings import Place, section_name
 
 Field = tuple[str, Any, Any]  # name, annotated type, dataclass field: what make_dataclass takes
 
@@ -59,7 +63,7 @@ METAVARS: Mapping[str, str] = {
 LISTS_OF_NAMES = frozenset({
     "against_datasets", "allow_missing", "also", "codes", "datasets", "evaluate_datasets", "exclude", "formats",
     "freeze", "include", "langs", "languages", "of", "onnx_precisions", "profiles", "sources", "tail_fraction",
-    "threshold", "wordnets",
+    "threshold",
 })  # fmt: skip
 """Lists of codes and names: their flags take commas or blanks.  Texts and paths may hold commas themselves."""
 
@@ -74,15 +78,78 @@ def parse_flags(fields: Sequence[Field], summary: str, arguments: Sequence[str],
 
     Prints the help and raises SystemExit for -h or --help.  Raises UserError with each wrong flag and its remedy.
     """
-    flags_type: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
-    flags_type.__doc__ = summary
     with _REGISTRY:
         if {"-h", "--help"} & {*arguments}:  # alone: tyro omits positional arguments that have a value
-            return tyro.cli(flags_type, args=["--help"], prog=prog)
+            return tyro.cli(_make("Flags", _grouped(fields), summary), args=["--help"], prog=prog)
+        flags_type = _make("Flags", fields, summary)
         flags, unknown = _parse(flags_type, split_lists(arguments), prog)
     if unknown:
         raise UserError(_unknown_problems(unknown, flags, prog))
     return flags
+
+
+def _make(name: str, fields: Sequence[Field], text: str) -> Any:
+    made = dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
+    made.__doc__ = text
+    return made
+
+
+def _grouped(fields: Sequence[Field]) -> list[Field]:
+    """Return the fields for the help: those of a config by topic, then its nested configs, each a group of its own."""
+    configs = [default.default for *_, default in fields if dataclasses.is_dataclass(default.default)]
+    grouped: list[Field] = [item for item in fields if item[2].default not in configs]
+    for config in configs:
+        hints = typing.get_type_hints(type(config), include_extras=True)
+        texts = _attribute_docstrings(type(config))
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        nested = {name for name, value in values.items() if dataclasses.is_dataclass(value)}
+        plain = tuple(name for name in values if name not in nested)
+        topics: Mapping[str, tuple[str, ...]] = getattr(config, "TOPICS", {section_name(type(config)): plain})
+        for topic, names in topics.items():
+            flags = [
+                (name, _documented(hints[name], texts[name], values[name]), _default(values[name])) for name in names
+            ]
+            marks = (tyro.conf.arg(name=topic), tyro.conf.OmitArgPrefixes)
+            grouped.append((f"of_{topic}", _marked(_make(topic, flags, ""), *marks), dataclasses.field()))
+        for name in sorted(nested, key=list(values).index):
+            mark = tyro.conf.arg(name=name.replace("_", "-"))
+            grouped.append((f"section_{name}", _marked(type(values[name]), mark), _default(values[name])))
+    return grouped
+
+
+def _marked(hint: Any, *marks: Any) -> Any:
+    return Annotated[(hint, *marks)]
+
+
+def _default(value: Any) -> Any:
+    return dataclasses.field(default_factory=lambda: value)
+
+
+def _documented(hint: Any, text: str, value: Any) -> Any:
+    """Return the type of a config's field with its description, and PATH for its paths."""
+    marks = getattr(hint, "__metadata__", ())
+    plain = typing.get_args(hint)[0] if marks else hint
+    options: dict[str, Any] = {"help": text}
+    if value in (None, (), {}, ""):
+        options["help_behavior_hint"] = ""  # the description says what an unset key means
+    if any(isinstance(mark, Place) for mark in marks):
+        kinds = [kind for kind in (typing.get_args(plain) if _is_union(plain) else (plain,)) if kind is not type(None)]
+        metavars = "|".join(map(_metavar, kinds)).replace("TEXT", "PATH")
+        options |= {"metavar": metavars} if metavars else {}
+    if typing.get_origin(plain) is dict and not _metavar(plain):
+        options["metavar"] = "NAME VALUE ..."
+    return _marked(plain, tyro.conf.arg(**options))
+
+
+def _attribute_docstrings(cls: type) -> dict[str, str]:
+    """Return field -> the string that follows it in the source of a class."""
+    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
+    return {
+        node.target.id: " ".join(after.value.value.split())
+        for node, after in itertools.pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+    }
 
 
 def split_lists(arguments: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from worldclip.tools.pack import default_folder, pack, unpack
 
 def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:
     """Download the WordNets, dumps and page views that a recipe needs."""
+    wordnets = tuple(name for word in config.wordnets for name in word.split(",") if name)
     sections = load_recipe(recipe)
     run = Run.of(Path(), sections.metadata, sections.languages)
-    return fetch_metadata(run, config)
+    return fetch_metadata(run, dataclasses.replace(config, wordnets=wordnets))
 
 
 def _pack_text(report: Mapping[str, Any], flags: Flags) -> str:

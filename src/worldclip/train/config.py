@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Place, Problems
 from worldclip.model.config import ModelConfig, TokenizerConfig
@@ -114,6 +115,24 @@ class HardwareConfig(Config):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Config):
     """The training loop; durations are in samples seen."""
+
+    TOPICS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),
+        "optimizer": (
+            *("lr", "warmup_samples", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm", "ema_decay"),
+            *("initial_weights", "freeze", "token_table"),
+        ),
+        "data": (
+            *("seed", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards", "num_streams"),
+            *("scaled_decode", "decode_threads"),
+        ),
+        "device": ("device", "precision", "parallel", "activation_checkpointing", "compile"),
+        "checkpoint": (
+            *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
+            *("evaluate_every_samples", "evaluate_datasets", "wandb"),
+        ),
+    }
+    """Groups of the help -> their keys."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The two towers."""
