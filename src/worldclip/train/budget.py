@@ -347,9 +347,9 @@ def to_lines(
         changes = " or with ".join(changes_that_fit(config, vocab_size, schedule, world_size, memory_bytes))
         remedy = f"fits with {changes}" if changes else "no key changes that; use more devices or a smaller model"
         lines.append(f"device      {_gib(memory_bytes)}: WILL NOT FIT; {remedy}")
-    if flops_per_s is None:
+    if flops_per_s is None and config.hardware.devices is not None:
         lines.append("hours       unknown; set train.hardware.flops_per_s to a device's peak")
-    else:
+    if flops_per_s is not None:  # unknown for the CPU of this machine: the first steps show the speed
         hours = budget.device_hours(flops_per_s, config.hardware.utilisation)
         lines.append(
             f"hours       {hours:,.1f} device hours, {hours / world_size:,.1f} per device, at "
