@@ -71,3 +71,11 @@ def test_a_chart_of_its_own_is_an_svg_file_with_title_legend_and_colours():
     assert "Size & <more>" in texts
     assert texts[-5:] == [f"line {i}" for i in range(5)]
     assert "--s1:#" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(0.00025, "2.5e-4"), (0.001, "1e-3"), (0.00075, "7.5e-4"), (0.5, "0.5"), (5000, "5k"), (0, "0")],
+)
+def test_tick_labels_fit_the_margin(value, label):
+    assert tick(value) == label

@@ -24,8 +24,8 @@ THIRDS = ("head", "middle", "tail")
 
 
 ABOUT = {  # of the two sets, for readers of the report
-    "emoji_tone": "Emoji with a skin tone that training never saw; their shape and their tone both occur in training, "
-    "never together.",
+    "emoji_tone": "Emoji with a skin tone, held out of training: their shape and their tone both occur there, never "
+    "together.",
     "emoji_base": "Every emoji without a skin tone, on another background, rotated and scaled; their names occur in "
     "training.",
 }

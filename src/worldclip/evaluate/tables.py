@@ -71,6 +71,7 @@ UNITS = {"choice": "questions", "matching": "examples", "association": "cues"}  
 CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
 MAX_LANGUAGES_IN_TEXT = 30  # of a comparison; the page and --json have all
 NUM_COLOURS = 6  # of a chart
+LANGUAGES_COLUMN = 3  # of a comparison
 CLIP_BENCHMARK_TASKS = {  # our task -> the name that CLIP_benchmark gives it; others keep ours
     "image_text_retrieval": "zeroshot_retrieval",
     "multilabel_classification": "zeroshot_classification",
@@ -246,7 +247,10 @@ def _is_main(row: Record) -> bool:
 
 
 def _readable(comparison: Comparison, rows: Sequence[Record]) -> Table:
-    """Return the comparison's table in the words of the report; a dataset and a task are named once."""
+    """Return the comparison's table in the words of the report; a dataset and a task are named once.
+
+    Without the column of languages where all rows are over the same ones, which the page names below.
+    """
     table = _comparison(dataclasses.replace(comparison, rows=list(rows)))
     cells, last = [], ("", "")
     for dataset, task, metric, *others in table.rows:
@@ -254,6 +258,9 @@ def _readable(comparison: Comparison, rows: Sequence[Record]) -> Table:
         cells.append([dataset if is_new[0] else None, task_name(task) if is_new[1] else None,
                       metric_name(metric), *others])  # fmt: skip
         last = (dataset, task)
+    if len({tuple(row["languages"]) for row in comparison.rows}) == 1 and len(comparison.rows[0]["languages"]) > 1:
+        for row in cells:
+            row[LANGUAGES_COLUMN] = None  # an empty column is not drawn
     return Table(table.columns, cells)
 
 

@@ -29,7 +29,9 @@ def unit(text_policy: str) -> str:
 
 
 def tick(value: float) -> str:
-    """Label an axis tick: 0.5, 20, 5k, 1.2M."""
+    """Label an axis tick: 2.5e-4, 0.5, 20, 5k, 1.2M.  No label is wider than a chart's margin."""
+    if 0 < abs(value) < 0.01:
+        return f"{value:.2e}".replace("e-0", "e-").replace(".00e", "e").replace("0e", "e")
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:g}{unit}"
