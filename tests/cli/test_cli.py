@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,20 @@ def test_lists_of_names_take_commas_or_blanks(flag: str, words: list[str]) -> No
 def test_lists_of_texts_and_paths_keep_their_commas() -> None:
     arguments = ["classify", "m", "a,b.png", "--labels", "red, round", "--templates", "a, {}", "--deny-keys=a,b"]
     assert split_lists(arguments) == arguments
+
+
+def test_query_after_a_flag_with_one_value_keeps_its_comma() -> None:
+    def find(folder: str, texts: Sequence[str] = (), *, of: str | None = None) -> tuple[Any, str]:
+        """Find texts.
+
+        folder: a folder.
+        texts: texts.
+        of: kind.
+        """
+        return None, ""
+
+    flags, _ = Command(find, positional=("texts",)).parse("search", "", ["x", "--of", "images", "red, round"])
+    assert flags.texts == ("red, round",)
 
 
 def list_flags(config: type, names: list[str]) -> list[str]:

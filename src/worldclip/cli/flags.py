@@ -14,7 +14,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unittest import mock
@@ -82,7 +82,8 @@ def parse_flags(fields: Sequence[Field], summary: str, arguments: Sequence[str],
         if {"-h", "--help"} & {*arguments}:  # alone: tyro omits positional arguments that have a value
             return tyro.cli(_make("Flags", _grouped(fields), summary), args=["--help"], prog=prog)
         flags_type = _make("Flags", fields, summary)
-        flags, unknown = _parse(flags_type, split_lists(arguments), prog)
+        single = {name for name, hint, _ in fields if typing.get_origin(typing.get_args(hint)[0]) is not tuple}
+        flags, unknown = _parse(flags_type, split_lists(arguments, LISTS_OF_NAMES - single), prog)
     if unknown:
         raise UserError(_unknown_problems(unknown, flags, prog))
     return flags
@@ -152,14 +153,14 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
     }
 
 
-def split_lists(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `--langs en,de` as `--langs en de`, for each flag of LISTS_OF_NAMES."""
+def split_lists(arguments: Sequence[str], lists: Set[str] = LISTS_OF_NAMES) -> list[str]:
+    """Return the arguments with `--langs en,de` as `--langs en de`, for each flag of `lists`."""
     words: list[str] = []
     in_list = False
     for argument in arguments:
         if argument.startswith("--"):
             flag, equals, value = argument.partition("=")
-            in_list = flag.rpartition(".")[2].lstrip("-").replace("-", "_") in LISTS_OF_NAMES
+            in_list = flag.rpartition(".")[2].lstrip("-").replace("-", "_") in lists
             if not in_list or not equals:
                 words.append(argument)
                 continue
