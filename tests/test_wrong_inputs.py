@@ -72,7 +72,7 @@ WRONG: list[tuple[str, str]] = [
     ("match R --min-lang-prob 2", "match.min_lang_prob = 2"),
     ("match R --compare-profiles -1", "match.compare_profiles"),
     ("match R --merge-labels ms", "give pairs"),
-    ("pool R --format csv", "must be one of auto, tar, parquet, jsonl"),
+    ("pool R --format zip", "must be one of auto, tar, parquet, jsonl"),
     ("pool R --path N", "no such folder or file"),
     ("pool R --key json:", "pool.key"),
     ("balance R --tail-fraction 2", "balance.tail_fraction"),
@@ -163,7 +163,7 @@ WRONG: list[tuple[str, str]] = [
     ("pool R --out O --path B/cut", "cut off in the header"),
     ("pool R --out O --path B/table.parquet --key id", "did you mean 'uid'?"),
     ("balance R --out O", "run first: worldclip match"),
-    ("curate R --out O", "run first: worldclip balance"),
+    ("curate R --out O", "is not finished; run first"),
     ("report N", "did you mean export?"),
 ]
 

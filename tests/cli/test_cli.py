@@ -226,7 +226,7 @@ def test_every_list_of_a_recipe_is_one_of_names_or_of_texts_and_paths() -> None:
     names = {
         name for section in dataclasses.fields(Recipe) for name in list_flags(type(getattr(Recipe(), section.name)), [])
     }
-    assert names - LISTS_OF_NAMES == {"texts", "deny_keys", "corpus"}
+    assert names - LISTS_OF_NAMES == {"deny_keys", "corpus"}
 
 
 @pytest.mark.parametrize("first", ["fetch", "tokenizer", "pool"])

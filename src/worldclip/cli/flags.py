@@ -61,9 +61,9 @@ METAVARS: Mapping[str, str] = {
 """Name of a function's parameter -> what the help calls its value."""
 
 LISTS_OF_NAMES = frozenset({
-    "against_datasets", "allow_missing", "also", "codes", "datasets", "evaluate_datasets", "exclude", "formats",
-    "freeze", "include", "langs", "languages", "of", "onnx_precisions", "profiles", "sources", "tail_fraction",
-    "threshold",
+    "against_datasets", "allow_missing", "also", "codes", "columns", "datasets", "evaluate_datasets", "exclude",
+    "formats", "freeze", "include", "langs", "languages", "of", "onnx_precisions", "profiles", "sources",
+    "tail_fraction", "texts", "threshold",
 })  # fmt: skip
 """Lists of codes and names: their flags take commas or blanks.  Texts and paths may hold commas themselves."""
 
@@ -133,12 +133,11 @@ def _documented(hint: Any, text: str, value: Any) -> Any:
     options: dict[str, Any] = {"help": text}
     if value in (None, (), {}, ""):
         options["help_behavior_hint"] = ""  # the description says what an unset key means
-    if any(isinstance(mark, Place) for mark in marks):
-        kinds = [kind for kind in (typing.get_args(plain) if _is_union(plain) else (plain,)) if kind is not type(None)]
-        metavars = "|".join(map(_metavar, kinds)).replace("TEXT", "PATH")
-        options |= {"metavar": metavars} if metavars else {}
-    if typing.get_origin(plain) is dict and not _metavar(plain):
-        options["metavar"] = "NAME VALUE ..."
+    kinds = [kind for kind in (typing.get_args(plain) if _is_union(plain) else (plain,)) if kind is not type(None)]
+    metavars = [_metavar(kind) or ("NAME VALUE ..." if typing.get_origin(kind) is dict else "") for kind in kinds]
+    if all(metavars):
+        is_path = any(isinstance(mark, Place) for mark in marks)
+        options["metavar"] = "|".join(metavars).replace("TEXT", "PATH" if is_path else "TEXT")
     return _marked(plain, tyro.conf.arg(**options))
 
 
