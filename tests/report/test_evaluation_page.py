@@ -54,6 +54,7 @@ def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate):
     assert re.search(f'title="{hover}"', page)
     assert "http://" not in page
     assert "<circle" not in page
+    assert "<dt>emoji_base</dt><dd>Every emoji without a skin tone" in page
 
 
 def test_more_languages_than_bars_are_dots_with_turned_labels(evaluate, monkeypatch):
