@@ -281,6 +281,8 @@ def _boxed_problems(lines: Sequence[str]) -> list[str]:
         if description.endswith("(required)")
     ]
     first = lines[0] if lines else "wrong flags"
+    if match := re.match(r"Error parsing (.+?): (no type matching|Failed to parse key-value)", first):
+        return [f"{match[1]}: must be pairs, NAME VALUE"]
     if first.startswith("Error parsing "):
         return [re.sub(r"^Error parsing (.+?): ", r"\1 ", first)]
     if match := re.match(r"Missing value for argument '([^']+)'", first):
