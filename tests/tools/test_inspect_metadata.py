@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "sources": ["number", "wordnet", "list"],
                 "lists": {lang: str(place / f"{lang}.txt") for lang in ("sw", "th")},
                 "wordnets": {"sw": str(place / "wn.tab")},
+                "allow_missing": ["wordnet"],
                 "profiles": ["unicode_fold"],
             },
         }

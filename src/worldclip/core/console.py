@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worldclip.core.redact import redact
 
-LOGGER = logging.getLogger("worldclip")
+LOGGER = logging.getLogger("worldclip.console")
 LOG_FORMAT = "%(asctime)s  %(stage)9s  %(message)s"
 
 
