@@ -138,6 +138,7 @@ OWN_NAMES = {
     "pool/emoji.py": {"name": OWN, "f'{number:06}.tar'": NUMBER, "item.drawing": "a file of an installed package"},
     "pool/stage.py": {"f'{shard.name}.parquet'": SHARD, "f'{shard.name}.json'": SHARD, "name": OWN},
     "recipe.py": {"path.stem": "the name of the user's own recipe", "stage": STAGE},
+    "report/next_steps.py": {"f'{run_dir.resolve().name}_seed_1'": "of the user's own folder"},
     "report/__init__.py": {"stage": STAGE},
     "tools/branch.py": {"stage": STAGE, "f'.{target.name}.tmp'": OWN},
     "tools/dedup.py": {"f'{name}.json'": SHARD, "f'{shard.name}.arrow'": SHARD, "name": NUMBER},

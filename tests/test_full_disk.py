@@ -135,6 +135,9 @@ def test_nothing_is_written_through_a_memory_map() -> None:
     found = [
         path.relative_to(SOURCES).as_posix()
         for path in SOURCES.rglob("*.py")
-        if re.search(r"open_memmap|mode=\"(r\+|w\+)\"|ACCESS_WRITE|ACCESS_COPY", path.read_text(encoding="utf-8"))
+        if re.search(
+            r"open_memmap(?!\([^)]*mode=\"r\"\))|mode=\"(r\+|w\+)\"|ACCESS_WRITE|ACCESS_COPY",
+            path.read_text(encoding="utf-8"),
+        )
     ]
     assert found == []

@@ -101,7 +101,8 @@ def _progress(run_dir: Path, stage: str) -> Mapping[str, Any]:
         record = json.loads(lines[-1])
         schedule = read_json(layout.train_dir(run_dir) / "config.json")["schedule"]
         return {"step": record["step"], "steps": schedule["num_steps"], "loss": round(record["loss"], 3)}
-    markers = sum(1 for _ in (run_dir / stage / "done").rglob("*.json"))
+    folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
+    markers = sum(1 for _ in (folder / "done").rglob("*.json"))
     return {"shards finished": markers} if markers else {}
 
 
