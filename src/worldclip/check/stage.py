@@ -257,8 +257,8 @@ def _apply_pair_rules(work: _Work, has_images: bool) -> Texts:
 def _remove_elsewhere(context: CheckContext, shards: Sequence[Shard]) -> int:
     """Remove a key from every shard if a rule removes it in one, because a list of valid keys does not name shards.
 
-    Runs before the search for duplicates.  Return the number of keys that several shards have.  What an earlier check
-    removed for this reason is decided anew: the other shard may have changed, or be gone.
+    Runs before the search for duplicates.  Return the number of keys that several shards have.  Decide again on keys
+    that an earlier check removed for this reason: the other shard may have changed, or be gone.
     """
     hashes, is_removed, has_elsewhere = [], [], []
     for shard in shards:

@@ -269,7 +269,7 @@ class DatasetResult(TypedDict):
 
 
 class PublishedRow(TypedDict):
-    """Our number beside a published one, in percent; None where there is none."""
+    """Our number beside a published one, in percent; None for a missing one."""
 
     figure: NotRequired[str]
     title: str

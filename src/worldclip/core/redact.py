@@ -39,8 +39,8 @@ def redact(text: str) -> str:
 
 
 def _scheme_before(match: re.Match[str]) -> str:
-    found = _SCHEME.search(match.string[max(0, match.start() - 24) : match.start()])
-    return found[0].lower() if found else ""
+    scheme = _SCHEME.search(match.string[max(0, match.start() - 24) : match.start()])
+    return scheme[0].lower() if scheme else ""
 
 
 def _hide_secret(match: re.Match[str]) -> str:

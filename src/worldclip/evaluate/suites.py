@@ -176,7 +176,7 @@ def of_model(model: str) -> dict[str, Published]:
 def beside(records: Sequence[Record], against: str) -> list[PublishedRow]:
     """Return a row for each figure that was measured or that `against` has published.
 
-    Values are in percent, None where there is none.  Raises UserError for an unknown model.
+    Values are in percent, None where the model has none.  Raises UserError for an unknown model.
     """
     theirs = of_model(against)
     rows: list[PublishedRow] = []

@@ -95,11 +95,11 @@ def gather(window, starts, ends, prefix, offsets, values):
         position, end = starts[row], ends[row]
         while position < end:
             length = min(end - position, WINDOW_BYTES)
-            found = hold(window, position, length)
-            if found < 0:
+            offset = hold(window, position, length)
+            if offset < 0:
                 return position
             for byte in range(length):
-                values[at + byte] = window.data[found + byte]
+                values[at + byte] = window.data[offset + byte]
             at += length
             position += length
     return -1

@@ -64,13 +64,13 @@ def scan(window: Window) -> Members:
         raise Unreadable(int(state[_POSITION]))
     if status != OK:
         raise ValueError(_MEANING[status].format(at=int(state[_POSITION])))
-    found = members[: state[_COUNT]]
+    used = members[: state[_COUNT]]
     return Members(
         names=names[: state[_NAME_BYTES]].copy(),
-        name_offsets=np.concatenate([np.zeros(1, np.int64), found[:, _NAME_END]]),
-        starts=found[:, _START].copy(),
-        sizes=found[:, _SIZE].copy(),
-        is_sparse=found[:, _IS_SPARSE] != 0,
+        name_offsets=np.concatenate([np.zeros(1, np.int64), used[:, _NAME_END]]),
+        starts=used[:, _START].copy(),
+        sizes=used[:, _SIZE].copy(),
+        is_sparse=used[:, _IS_SPARSE] != 0,
     )
 
 
@@ -230,28 +230,28 @@ def _read_extra(window, position, kind, at, size, extra, state):
     padded = (size + BLOCK - 1) // BLOCK * BLOCK
     if padded > window.size - at:
         return CUT_MEMBER
-    found = hold(window, at, padded)
-    if found < 0:
+    offset = hold(window, at, padded)
+    if offset < 0:
         return UNREADABLE
     data = window.data
-    if not _is_zero(data, found + size, found + padded):
+    if not _is_zero(data, offset + size, offset + padded):
         return BAD_EXTRA
     if kind == 75:
         return OK
     if kind == 76:
         if state[_LONG_BYTES] >= 0:
             return TWO_EXTRAS
-        state[_LONG_BYTES] = _length(data, found, size)
-        _copy(data, found, state[_LONG_BYTES], extra)
+        state[_LONG_BYTES] = _length(data, offset, size)
+        _copy(data, offset, state[_LONG_BYTES], extra)
         return OK
-    return _read_pax(data, found, size, kind == 103, extra, state)
+    return _read_pax(data, offset, size, kind == 103, extra, state)
 
 
 @inner
-def _sparse_blocks(window, header, found):
+def _sparse_blocks(window, header, offset):
     """Return the number of blocks between the header of an old GNU sparse member and its content; -1: unreadable."""
     blocks = 0
-    is_extended = window.data[found + 482]
+    is_extended = window.data[offset + 482]
     while is_extended:
         blocks += 1
         at = hold(window, header + blocks * BLOCK, BLOCK)
@@ -273,20 +273,20 @@ def _scan(window, members, names, extra, state):
             return NO_END
         if position + BLOCK > window.size:
             return CUT_HEADER
-        found = hold(window, position, BLOCK)
-        if found < 0:
+        offset = hold(window, position, BLOCK)
+        if offset < 0:
             return UNREADABLE
         data = window.data
-        if data[found] == 0 and _is_zero(data, found, found + BLOCK):
+        if data[offset] == 0 and _is_zero(data, offset, offset + BLOCK):
             return _rest_is_zero(window, position)
-        if not _checksum_is_right(data, found):
+        if not _checksum_is_right(data, offset):
             return BAD_CHECKSUM
-        kind = data[found + 156]
+        kind = data[offset + 156]
         is_extra = kind == 75 or kind == 76 or kind == 88 or kind == 103 or kind == 120  # K L X g x
         # v7 marks a folder by the last slash of its name.
-        is_folder = kind == 0 and _ends_with_slash(data, found)
+        is_folder = kind == 0 and _ends_with_slash(data, offset)
         has_content = not (49 <= kind <= 54 or is_folder)  # links, devices and folders have none
-        size = _number(data, found + 124, 12)
+        size = _number(data, offset + 124, 12)
         if has_content and not is_extra and state[_LONG_SIZE] >= 0:
             size = state[_LONG_SIZE]
         if size < 0:
@@ -305,10 +305,10 @@ def _scan(window, members, names, extra, state):
             if is_regular:
                 if state[_COUNT] == len(members) or state[_NAME_BYTES] + max(state[_LONG_BYTES], 256) > len(names):
                     return FULL
-                end = _place_name(data, found, extra, names, state)
+                end = _place_name(data, offset, extra, names, state)
                 is_sparse = kind == 83 or state[_SPARSE] != 0
                 if kind == 83:
-                    blocks = _sparse_blocks(window, position, found)
+                    blocks = _sparse_blocks(window, position, offset)
                     if blocks < 0:
                         return CUT_MEMBER
                     at += blocks * BLOCK
