@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -80,20 +82,55 @@ def test_shards_of_a_killed_worker_are_retried(tmp_path: Path) -> None:
     assert [report["number"] for report in reports] == list(range(6))
 
 
-def die_always(out: Path, shard: Shard) -> dict:
+def die_always(out: Path, how: signal.Signals | int, shard: Shard) -> dict:
+    """Fail as the kernel ends a process, or exit."""
+    if shard.name == "002.tar" and isinstance(how, signal.Signals):
+        os.kill(os.getpid(), how)
     if shard.name == "002.tar":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(how)
     time.sleep(0.05)  # others are worked on beside it
     return write_number(out, shard)
 
 
-def test_shard_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
+def read_cut_map(out: Path, shard: Shard) -> dict:
+    """Read a file through memory that is cut meanwhile."""
+    if shard.name == "002.tar":
+        path = out / "mapped"
+        path.write_bytes(bytes(2**20))
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+            file.truncate(0)
+            content[2**19]  # SIGBUS
+    return write_number(out, shard)
+
+
+def assert_fails_alone(work: Callable[[Shard], dict], out: Path) -> str:
+    """Check that 002.tar of 20 shards fails, by name, and every other one is done; return the reason."""
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(20)]
-    executor = LocalExecutor(workers=2, quiet=True)
     with pytest.raises(StageFailed) as failed:
-        executor.map(partial(die_always, tmp_path), many, label="x", done_dir=tmp_path / "done", key={})
-    assert failed.value.failures == {"002.tar": "its worker process died 3 times (out of memory?); try fewer workers"}
-    assert set(calls(tmp_path)) == {shard.name for shard in many} - {"002.tar"}
+        LocalExecutor(workers=2, quiet=True).map(work, many, label="x", done_dir=out / "done", key={})
+    assert list(failed.value.failures) == ["002.tar"]
+    assert set(calls(out)) == {shard.name for shard in many} - {"002.tar"}
+    return failed.value.failures["002.tar"]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (signal.SIGKILL, "by SIGKILL: the system ends processes so when memory runs out; try fewer workers"),
+        (signal.SIGSEGV, "by SIGSEGV: a library crashed on its contents"),
+        (signal.SIGTERM, "by SIGTERM: another process sent it"),
+        (3, "with exit code 3"),
+    ],
+)
+def test_shard_that_loses_its_workers_fails_alone_and_says_how(tmp_path: Path, how: int, words: str) -> None:
+    reason = assert_fails_alone(partial(die_always, tmp_path, how), tmp_path)
+    assert reason.startswith(f"its worker process was lost 3 times, {words}")
+
+
+def test_shard_whose_file_is_cut_below_a_map_fails_alone_and_says_so(tmp_path: Path) -> None:
+    reason = assert_fails_alone(partial(read_cut_map, tmp_path), tmp_path)
+    assert "by SIGBUS: a file became shorter" in reason
+    assert "memory runs out" not in reason
 
 
 def test_reports_are_read_on_access(tmp_path: Path) -> None:

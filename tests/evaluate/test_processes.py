@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
 
 import pytest
 
 from toy import draw_shape, write_tar
-from worldclip.core.errors import UserError
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.evaluate import processes
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
@@ -77,6 +79,17 @@ def test_two_processes_give_the_records_of_one_and_a_second_call_does_nothing(mo
     assert CHUNK_IMAGES > 13
     assert (tmp_path / "one/results.csv").exists()
     assert (tmp_path / "one/table.tex").exists()
+
+
+def test_a_lost_process_is_reported_with_its_signal(model_folder, shapes, tmp_path):
+    def kill_one():
+        multiprocessing.active_children()[0].kill()
+
+    killer = threading.Timer(0.5, kill_one)
+    killer.start()
+    with pytest.raises(StageFailed, match=r"by SIGKILL: .* memory runs out; try fewer evaluate\.processes"):
+        evaluate.evaluate_model(model_folder, config(shapes, processes=2), tmp_path)
+    killer.join()
 
 
 def test_each_process_takes_the_next_device_in_turn(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,15 +64,31 @@ def test_quantized_rows_read_in_place_agree_with_rows_unpacked(tmp_path: Path, m
     agree(path, TEXTS)
 
 
-def test_matrices_of_a_dense_model_stay_memory_mapped(tmp_path: Path) -> None:
+def test_matrices_of_a_dense_model_are_views_of_one_read(tmp_path: Path) -> None:
     write_model(tmp_path / "m.bin", Kind(dim=16, loss=HS), WORDS, LABELS)
     model, _ = fasttext_model.read_model(tmp_path / "m.bin")
+    size = (tmp_path / "m.bin").stat().st_size
     for matrix in (model.dense, model.output):
-        assert not matrix.flags.owndata
         assert not matrix.flags.writeable
-        while not isinstance(matrix, np.memmap):
+        while matrix.base is not None:
+            assert not isinstance(matrix, np.memmap)
             matrix = matrix.base
-        assert matrix.filename == tmp_path / "m.bin"
+        assert (matrix.dtype, len(matrix)) == (np.uint8, size)
+
+
+def test_a_model_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.bin"
+    write_model(path, Kind(), WORDS, LABELS)
+    plain = np.fromfile
+
+    def read_then_cut(*arguments):
+        content = plain(*arguments)
+        os.truncate(path, len(content) // 2)
+        return content
+
+    monkeypatch.setattr(fasttext_model.np, "fromfile", read_then_cut)
+    with pytest.raises(UserError, match="changed while it was read"):
+        Identifier(path)
 
 
 @pytest.mark.parametrize("dim", [7, 16, 33])

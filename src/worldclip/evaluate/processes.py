@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.local import end_with_parent
+from worldclip.core.execute.shards import cause_of_death
 from worldclip.evaluate import datasets, engine, image_features
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.tasks import Dataset, Record
@@ -84,19 +86,24 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
     for number in range(sweep.config.processes):
         device_numbers.put(number)
     initializer = partial(_start, sweep, folder, device_numbers)
+    workers: set[BaseProcess] = set()
     with ProcessPoolExecutor(sweep.config.processes, mp_context=context, initializer=initializer) as pool:
         try:
-            encoding = as_completed([pool.submit(_encode, *chunk) for chunk in chunks])
-            for num_done, future in enumerate(encoding, 1):
+            encoding = [pool.submit(_encode, *chunk) for chunk in chunks]
+            workers.update(multiprocessing.active_children())
+            for num_done, future in enumerate(as_completed(encoding), 1):
                 future.result()
                 say("evaluate", f"{num_done:,} of {len(chunks):,} chunks of images encoded")
-            for scores in as_completed([pool.submit(_score, group) for group in groups]):
+            scoring = [pool.submit(_score, group) for group in groups]
+            workers.update(multiprocessing.active_children())
+            for scores in as_completed(scoring):
                 records |= engine.by_digest(scores.result())
                 engine.write_results(results_path, records, loaded)
                 say("evaluate", f"{len(records):,} records")
         except BrokenProcessPool as error:
-            reason = "it was killed (out of memory?); try fewer evaluate.processes"
-            raise StageFailed("evaluate", {"a process": reason}) from error
+            pool.shutdown(wait=True)  # the exit codes are known then
+            cause = cause_of_death((worker.exitcode for worker in workers), setting="evaluate.processes")
+            raise StageFailed("evaluate", {"a process": f"was lost {cause}"}) from error
         except BaseException:  # Ctrl-C included: do not wait for the work in progress
             for process in multiprocessing.active_children():
                 process.terminate()

@@ -10,12 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
-from worldclip.core.execute.shards import MAX_TRIES, Outcome, Report, Reports, Shard, ShardWork, lost_worker, map_shards
+from worldclip.core.execute.shards import (
+    MAX_TRIES,
+    Outcome,
+    Report,
+    Reports,
+    Shard,
+    ShardWork,
+    cause_of_death,
+    lost_worker,
+    map_shards,
+)
 
 QUEUED_PER_WORKER = 2  # one shard runs and one waits, so that no worker waits for this process
 
@@ -54,6 +65,8 @@ class LocalExecutor:
         num_workers = min(self.workers, len(queue))
         is_broken = False
         running: dict[Future[Outcome], Shard] = {}
+        lost: list[str] = []
+        workers: set[BaseProcess] = set()
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
         try:
@@ -68,6 +81,7 @@ class LocalExecutor:
                         is_broken = True
                     else:
                         tries[queue.popleft().name] += 1
+                workers.update(multiprocessing.active_children())
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     shard = running.pop(future)
@@ -78,9 +92,12 @@ class LocalExecutor:
                     if tries[shard.name] < MAX_TRIES:
                         queue.append(shard)
                     else:
-                        yield shard.name, lost_worker()
+                        lost.append(shard.name)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+        # A shard that lost a worker before runs alone, so that the exit code, known after shutdown, is its worker's.
+        for name in lost:
+            yield name, lost_worker(cause_of_death(worker.exitcode for worker in workers))
 
 
 def end_with_parent() -> None:

@@ -88,17 +88,23 @@ class RayExecutor:
             if not queue and len(tasks.running) < min(cpus, max_tasks):
                 tasks.copy_late_tasks()
             for shard, outcome in tasks.wait():
-                if outcome is not None:
+                if not isinstance(outcome, LostTask):
                     yield shard.name, outcome
                 elif tries[shard.name] < MAX_TRIES:
                     queue.append(shard)
                 else:
-                    yield shard.name, lost_worker()
+                    yield shard.name, lost_worker(outcome.cause)
 
 
 class _Task(NamedTuple):
     shard: Shard
     started_at: float
+
+
+class LostTask(NamedTuple):
+    """A task whose worker or node was lost, and why, see lost_worker."""
+
+    cause: str
 
 
 class _Tasks:
@@ -128,11 +134,8 @@ class _Tasks:
             if copies[task.shard.name] == 1 and now - task.started_at > late_s:
                 self.start(task.shard)
 
-    def wait(self) -> list[tuple[Shard, Outcome | None]]:
-        """Wait until a task ends, at most POLL_S; returns the shards that ended with their outcome.
-
-        The outcome is None if the worker or its node was lost.
-        """
+    def wait(self) -> list[tuple[Shard, Outcome | LostTask]]:
+        """Wait until a task ends, at most POLL_S; returns the shards that ended with their outcome."""
         ready, _ = self._ray.wait(list(self.running), num_returns=1, timeout=POLL_S)
         ready, _ = self._ray.wait(list(self.running), num_returns=len(self.running), timeout=0) if ready else ([], [])
         ended = []
@@ -151,13 +154,16 @@ class _Tasks:
             ended.append((task.shard, outcome))
         return ended
 
-    def _outcome(self, ref: Any) -> Outcome | None:
+    def _outcome(self, ref: Any) -> Outcome | LostTask:
         errors = self._ray.exceptions
-        lost = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError, errors.ObjectLostError)
         try:
             outcome: Outcome = self._ray.get(ref)
-        except lost:
-            return None
+        except errors.OutOfMemoryError:
+            return LostTask("ended by Ray because the node's memory ran out; use fewer --workers")
+        except (errors.NodeDiedError, errors.ObjectLostError):
+            return LostTask("with its node; see the node's logs")
+        except errors.WorkerCrashedError:  # Ray's error does not say by which signal
+            return LostTask("by a signal: a crash of a library on its contents, or memory that ran out; see Ray's logs")
         except errors.RayTaskError as error:  # fatal: every shard would fail in the same way
             raise error.cause from error
         return outcome

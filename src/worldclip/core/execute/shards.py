@@ -7,6 +7,7 @@ digest of the config that its outputs depend on, and the shard's report.
 from __future__ import annotations
 
 import functools
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from worldclip.core.console import is_quiet, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
 
 Report: TypeAlias = Json
-MAX_TRIES = 3  # of a shard whose worker was killed, for example out of memory
+MAX_TRIES = 3  # of a shard whose worker was lost, for example out of memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,8 +238,37 @@ def read_unchanged(fn: Callable[[Shard], Report], shard: Shard) -> Report:
     raise InputChanged(f"changed while it was read, {MAX_TRIES} times")
 
 
-def lost_worker() -> Failure:
-    return Failure(f"its worker process died {MAX_TRIES} times (out of memory?); try fewer workers")
+def lost_worker(cause: str) -> Failure:
+    """Return the failure of a shard whose worker died at each try; cause: of the last time, as `cause_of_death`."""
+    return Failure(f"its worker process was lost {MAX_TRIES} times, {cause}")
+
+
+def cause_of_death(exit_codes: Iterable[int | None], setting: str = "workers") -> str:
+    """Return why worker processes were lost, with the remedy.
+
+    exit_codes: of all workers of the pool; -N for signal N.  When one worker dies, the pool ends the others by SIGTERM.
+    setting: what decides how many there are.
+    """
+    codes = sorted((code for code in exit_codes if code), key=lambda code: code == -signal.SIGTERM)
+    if not codes:
+        return "for an unknown reason; see the system's log"
+    if codes[0] > 0:
+        return f"with exit code {codes[0]}; see the messages above"
+    number = -codes[0]
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if name == "SIGKILL":
+        return f"by SIGKILL: the system ends processes so when memory runs out; try fewer {setting}"
+    return f"by {name}: {_SIGNALS.get(name, 'another process sent it')}"
+
+
+_SIGNALS = {
+    "SIGBUS": "a file became shorter, or its disk failed or is full, while it was read or written through memory; "
+    "look at the disk and at what else writes to these files",
+    "SIGSEGV": "a library crashed on its contents; take the shard out of the pool, and report the crash with it",
+    "SIGILL": "a library uses instructions that this processor does not have; install one built for it",
+    "SIGABRT": "a library gave up; its message stands above",
+}
+"""What signals mean that end a worker because of what it works on."""
 
 
 def _reason(error: BaseException) -> str:

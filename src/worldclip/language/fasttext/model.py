@@ -1,6 +1,7 @@
 """Read fastText's supervised models as arrays: `.bin` and `.ftz`, dense and quantised, of every loss.
 
-The file's layout is that of fastText 0.9.2.  Matrices of a `.bin` stay memory-mapped; kernels.py computes with them.
+The file's layout is that of fastText 0.9.2.  It is read, not mapped: a map of a file that another program replaces in
+place or cuts would give other numbers or end the process.  Each process holds the matrices (lid.176.bin: 126 MB).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldclip.core.errors import UserError
+from worldclip.core.inputs import stamp_of
 from worldclip.kernels.byte_table import empty_slots, find_row, hash_bytes, insert_rows
 from worldclip.kernels.llvm import inner, kernel, load_8
 from worldclip.kernels.utf8 import LOW_BYTES, word_at
@@ -77,13 +79,18 @@ class Model(NamedTuple):
 
 
 def read_model(path: Path) -> tuple[Model, list[str]]:
-    """Return the model of `path`, its matrices memory-mapped, and its labels without `__label__`.
+    """Return the model of `path` and its labels without `__label__`.
 
     Models come from the net, and the kernels check no bounds: every size is compared with the file first.  Raises
-    UserError for a file whose sizes contradict each other or its length, UnsupportedModel for an unknown version.
+    UserError for a file whose sizes contradict each other or its length, or that changes while it is read,
+    UnsupportedModel for an unknown version.
     """
-    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r")) if path.stat().st_size else np.empty(0, np.uint8)
-    reader = _Reader(data)  # over a plain array, for numba
+    before = stamp_of(str(path))
+    data = np.fromfile(path, np.uint8)
+    data.flags.writeable = False
+    if stamp_of(str(path)) != before:
+        raise UserError(f"languages.lid_model is {path}, which changed while it was read; run again once it is whole")
+    reader = _Reader(data)
     try:
         head = _read_head(reader)
         words = _read_dictionary(reader)
