@@ -154,6 +154,10 @@ def test_published_folder_is_exported_with_the_context_of_the_model(model_max_le
     assert report["formats"]["huggingface"]["max_difference"] <= TOLERANCE
     folder = tmp_path / "out" / "huggingface"
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
+    assert [module["type"].rpartition(".")[2] for module in json.loads((folder / "modules.json").read_text())] == [
+        "CLIPModel",
+        "Normalize",
+    ]
     name = "model.safetensors"
     assert (folder / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
 

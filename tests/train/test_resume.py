@@ -34,7 +34,7 @@ def run(run_dir: Path, tars: Path, **changes):
 def result_bytes(run_dir: Path) -> dict[str, bytes]:
     """Return the files that training is for, and the optimizer's."""
     folder = latest_checkpoint(run_dir)
-    files = ("model.safetensors", "config.json", "tokenizer.json", "trainer/optimizer.safetensors")
+    files = ("model.safetensors", "config.json", "tokenizer.json", "modules.json", "trainer/optimizer.safetensors")
     return {name: (folder / name).read_bytes() for name in files}
 
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.core.errors import UserError
 from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader, LocalTensor
@@ -190,6 +191,7 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
     config.save_pretrained(folder)
     tokenizer.save(folder)
     image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
+    write_sentence_modules(folder)
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:

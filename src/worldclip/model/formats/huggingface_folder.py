@@ -24,6 +24,10 @@ FAMILY = "metaclip_2"
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 PICKLE = "pytorch_model.bin"
+# the class that reads the towers' outputs of transformers 4 and 5 alike; older versions of the library lack this path:
+# they refuse the folder, where their own CLIPModel would build OpenAI's model around these weights
+_SENTENCE_TRANSFORMERS = "sentence_transformers.sentence_transformer.modules"
+SENTENCE_MODULES = (("", f"{_SENTENCE_TRANSFORMERS}.CLIPModel"), ("1_Normalize", f"{_SENTENCE_TRANSFORMERS}.Normalize"))
 
 
 def missing(folder: Path) -> str | None:
@@ -167,6 +171,7 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     """Write a model of any source as a Hugging Face folder."""
     clip.model.save_pretrained(folder)
     write_tokenizer_and_processor(clip, folder)
+    write_sentence_modules(folder)
 
 
 def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
@@ -186,6 +191,16 @@ def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
     if text_config.get("eos_token_id") is None:
         text_config["eos_token_id"] = tokenizer.eos_id
         write_json(folder / "config.json", record)
+    if not (folder / "modules.json").exists():
+        write_sentence_modules(folder)
+
+
+def write_sentence_modules(folder: Path) -> None:
+    """Write modules.json: Sentence Transformers (5.4 and later) then gives normalised embeddings of both modalities."""
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": module} for i, (path, module) in enumerate(SENTENCE_MODULES)
+    ]
+    write_json(folder / "modules.json", modules)
 
 
 def write_tokenizer_and_processor(clip: Clip, folder: Path) -> None:
