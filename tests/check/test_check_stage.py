@@ -151,6 +151,45 @@ def test_decontamination_by_hash_file_equals_that_by_images(pool: Path) -> None:
     assert with_tar["c"] == ("against:tar", "bird", 0)
 
 
+def num_pictures(folder: Path) -> int:
+    return (folder / "out" / "report.html").read_text(encoding="utf-8").count("data:image")
+
+
+def change_places(path: Path, **values: Any) -> None:
+    """Set columns of a file of hashes to one value each, as somebody else may have written them."""
+    table = pq.read_table(path)
+    for name, value in values.items():
+        column = pa.array([value] * len(table), table.schema.field(name).type)
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
+    pq.write_table(table, path)
+
+
+def test_report_shows_images_of_a_hash_file_only_where_the_file_says_that_they_are(pool: Path) -> None:
+    hashes, secret = pool / "eval.parquet", pool / "secret.png"
+    (pool / "eval").mkdir()
+    (pool / "eval" / "bird.png").write_bytes(encode(photograph(2)))
+    write_tar(pool / "eval" / "more.tar", [("blank.png", encode(photograph(2, (121, 90))))])
+    secret.write_bytes(encode(photograph(50)))
+    hash_images(pool / "eval", hashes, QUIET)
+    whole = hashes.read_bytes()
+    run(pool, against={"birds": str(hashes)})
+    num_own = num_pictures(pool)
+    size = secret.stat().st_size
+    inside = f"{pool}/eval/../secret.png"
+    for file in (str(secret), inside, "http://127.0.0.1:9/a.png", "/dev/zero", str(pool / "eval")):
+        hashes.write_bytes(whole)
+        change_places(hashes, file=file, offset=0, size=size)
+        run(pool, against={"birds": str(hashes)})
+        assert num_pictures(pool) == num_own - 1, file
+    for place in ({"offset": None}, {"size": -1}, {"size": 10**15}, {"offset": -5}):
+        hashes.write_bytes(whole)
+        change_places(hashes, **place)
+        run(pool, against={"birds": str(hashes)})
+    hash_images(pool / "eval" / "more.tar", hashes, QUIET)
+    run(pool, against={"birds": str(hashes)})
+    assert num_pictures(pool) == num_own
+
+
 def test_mirrored_finds_mirrored_evaluation_images(pool: Path) -> None:
     (pool / "eval").mkdir()
     mirrored = photograph(2).transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -46,6 +46,7 @@ FRACTION_BITS = 4
 # Below this standard deviation of the 32 x 32 grey levels the frequencies are noise, so the image gets no hash.
 MIN_CONTRAST = 2.0
 EMBEDDED_AT_ONCE = 256  # images per batch of an embedding model
+IMAGES_AT = b"worldclip.images"  # key in a file's metadata: the folder or tar of its images
 HASH_KIND = b"worldclip.hash"  # key in a file's metadata: hashes of different kinds cannot be compared
 
 # DCT-II basis in fixed point must fit int64: pixels of 8 bits and two sums of 32 terms with 20-bit factors stay below
@@ -229,6 +230,11 @@ class HashKind:
     def schema(self) -> pa.Schema:
         """IMAGE_HASHES with the kind in its metadata."""
         return IMAGE_HASHES.with_metadata({**IMAGE_HASHES.metadata, HASH_KIND: self.name.encode()})
+
+    def schema_of(self, images_at: str | None) -> pa.Schema:
+        """Return `schema` with the folder or tar of the images, if there is one."""
+        place = {IMAGES_AT: images_at.encode()} if images_at else {}
+        return self.schema.with_metadata({**self.schema.metadata, **place})
 
 
 def scan_images(contents: Iterable[bytes], kind: HashKind) -> Iterator[ImageFacts]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from worldclip.check.config import CheckConfig
 from worldclip.check.context import CheckContext
-from worldclip.check.hashing import HASH_KIND, HashKind, ImageFacts, scan_images
+from worldclip.check.hashing import HASH_KIND, IMAGES_AT, HashKind, ImageFacts, scan_images
 from worldclip.core.artifacts import IMAGE_HASHES, read_table, remove, write_table, write_tables
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
@@ -51,7 +51,8 @@ def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckCon
     kind.require_model()
     with RunLock(_parts_folder(out)):
         scan = functools.partial(_scan_unit, kind=kind)
-        return hash_units(units, scan, out, executor, key={"source": str(source.resolve())}, kind=kind)
+        place = str(source.resolve())
+        return hash_units(units, scan, out, executor, key={"source": place}, kind=kind, images_at=place)
 
 
 def _parts_folder(out: Path) -> Path:
@@ -60,9 +61,19 @@ def _parts_folder(out: Path) -> Path:
 
 
 def hash_units(
-    units: Sequence[Shard], scan: Callable[..., Report], out: Path, executor: Executor, *, key: Any, kind: HashKind
+    units: Sequence[Shard],
+    scan: Callable[..., Report],
+    out: Path,
+    executor: Executor,
+    *,
+    key: Any,
+    kind: HashKind,
+    images_at: str = "",
 ) -> dict[str, int]:
-    """Call scan(unit, folder=...) for each unit, then write the rows of all units as one file; return COUNTS."""
+    """Call scan(unit, folder=...) for each unit, then write the rows of all units as one file; return COUNTS.
+
+    images_at: folder or tar of the images, which the file records; empty for images that are found by their names.
+    """
     parts = _parts_folder(out)
     reports = executor.map(
         functools.partial(scan, folder=parts),
@@ -71,7 +82,7 @@ def hash_units(
         done_dir=parts / "done",
         key={"key": key, "hash": kind.name},
     )
-    write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema)
+    write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema_of(images_at))
     counts = add_counts(reports, COUNTS)
     remove(parts)
     return counts
@@ -87,6 +98,12 @@ def read_hashes(path: Path, kind: HashKind, columns: list[str] | None = None) ->
             "with the same hash and embedding_model"
         )
     return table
+
+
+def images_at(path: Path) -> str | None:
+    """Return where the images of a file of hashes are, as the file says; None where it does not."""
+    place = (pq.read_schema(path).metadata or {}).get(IMAGES_AT)
+    return place.decode("utf-8", "replace") if place else None
 
 
 def source_units(source: Path) -> list[Shard]:

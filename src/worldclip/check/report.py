@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import pyarrow.parquet as pq
 
 from worldclip.check.deny import REFUSALS
 from worldclip.check.duplicates import BYTE_DUPLICATE, DUPLICATE_RULES
+from worldclip.check.images import images_at
 from worldclip.check.pair_rules import ELSEWHERE
 from worldclip.core.coin import sample_numbers
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, UserError
 from worldclip.model.decode import BadImage
+from worldclip.pool.files import file_in_pool
 from worldclip.pool.read import read_member
 from worldclip.report.html import Html, join, tag
 from worldclip.report.images import data_uri, shrink
@@ -376,7 +379,7 @@ class _Images:
         """Look up where the images are that the page shows."""
         pairs, names_by_set = removed.shown_names()
         references = {
-            name: _places([folder / "against" / f"{name}.parquet"], names_by_set.get(name, set()))
+            name: _own_places(folder / "against" / f"{name}.parquet", names_by_set.get(name, set()))
             for name in against
             if name not in readers
         }
@@ -402,13 +405,28 @@ def _places(files: Sequence[Path], names: set[str]) -> dict[str, Place]:
     return places
 
 
+def _own_places(file: Path, names: set[str]) -> dict[str, Place]:
+    """Return where the images of an evaluation set are, of those that lie where its file says that its images are.
+
+    Somebody else may have written the file: it may name any file or address, and would put them into the page.
+    """
+    root = images_at(file)
+    places = {}
+    for name, (path, offset, size) in _places([file], names).items():
+        name_in_root = str(path).removeprefix(f"{root}/")
+        with contextlib.suppress(UserError):
+            own = file_in_pool(root, Path(root or "").name if path == root else name_in_root, str(path))
+            places[name] = (str(own), offset, size)
+    return places
+
+
 def _read_thumbnail(place: Place | None) -> Html:
     """Return the image; nothing if its file is gone: hash files outlive images, and the caption has the name."""
     if place is None:
         return Html()
     try:
         return _thumbnail(read_member(*place))
-    except (OSError, BadShard):
+    except (OSError, BadShard, ValueError, TypeError):  # the latter: sizes in the file of somebody else
         return Html()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import is_remote
+from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
 
 
@@ -29,6 +30,23 @@ def check_own(folder: Path) -> None:
         raise UserError(
             f"--out {str(folder)!r} is not empty and was not written by worldclip; choose an empty directory"
         )
+
+
+def file_in_pool(root: object, name: str, file: str) -> Path:
+    """Return the local file of an image in a table that somebody else may have written, where the pool `root` has it.
+
+    root: folder or file of the pool, as the table's manifest or metadata says.  name: of the file in that folder.
+    file: what the table says; any other than that of the pool is refused, and nothing is fetched.  Raises UserError.
+    """
+    if not isinstance(root, str):
+        raise UserError("the folder does not say where its pool is; embed it again to see its images")
+    if is_remote(root):
+        raise UserError(f"in {root}, whose images are not fetched")
+    folder = Path(root).parent if Path(root).is_file() else Path(root)
+    own = safe_join(folder, name).resolve()
+    if str(own) != file or (own.exists() and not own.is_file()):
+        raise UserError(f"{file}: does not lie in the pool that the folder names, {root}")
+    return own
 
 
 class FileBytes:
@@ -131,7 +149,8 @@ def read_range(path: str, start: int, size: int) -> bytes:
             # A server that does not support ranges sends the whole file.
             return content[start : start + size] if len(content) > size else content
         with open(path, "rb") as file:
-            return os.pread(file.fileno(), size, start)
+            left = os.fstat(file.fileno()).st_size - start
+            return os.pread(file.fileno(), max(0, min(size, left)), start)
     except OSError as error:
         raise unreadable(error) from error
 

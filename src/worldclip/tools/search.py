@@ -37,7 +37,7 @@ from worldclip.core.job import Report
 from worldclip.core.safe_path import safe_join
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.pool.files import is_remote
+from worldclip.pool.files import file_in_pool
 from worldclip.tools.embed import Of, embed_sample_inputs
 
 Library = Literal["exact", "faiss"]
@@ -96,25 +96,13 @@ class Embedded:
         return int(self.first[-1])
 
     def image_file(self, row: Report) -> Path:
-        """Return the local file of a row's image, as the manifest's pool has it.
-
-        The Parquet of somebody else's folder may name any file or address: what it says must be what the manifest's
-        pool and shards give.  Raises UserError where it is not, and for a pool at an address: nothing is fetched.
-        """
+        """Return the local file of a row's image, as the manifest's pool and shards have it, see file_in_pool."""
         roots = self.manifest.get("pool_roots", {})
         is_image_file = "files" in self.manifest["inputs"][self.of][row["shard"]]
         name = row["key"] if is_image_file else row["shard"]
         root_name = "" if "" in roots else name.partition("/")[0]
-        root = roots.get(root_name)
-        if not isinstance(root, str):
-            raise UserError("the folder does not say where its pool is; embed it again to see its images")
-        if is_remote(root):
-            raise UserError(f"in {root}, whose images are not fetched")
-        folder = Path(root).parent if Path(root).is_file() else Path(root)
-        file = safe_join(folder, name.removeprefix(f"{root_name}/") if root_name else name).resolve()
-        if str(file) != row["file"]:
-            raise UserError(f"{row['file']}: does not lie in the pool that the folder names, {root}")
-        return file
+        own_name = name.removeprefix(f"{root_name}/") if root_name else name
+        return file_in_pool(roots.get(root_name), own_name, row["file"])
 
     def _read_rows(self, s: int) -> pa.Table:
         """Return the table of shard s.  Raises UserError for one that does not fit its embeddings."""
