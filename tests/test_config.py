@@ -92,7 +92,7 @@ def test_unknown_section_suggests_the_nearest_one() -> None:
 
 def test_key_that_resembles_none_lists_the_known_keys() -> None:
     (problem,) = problems_of({**BASE, "languages": {"qqq": 1}})
-    assert problem == "unknown key languages.qqq; known: codes, lid_model"
+    assert problem == "unknown key languages.qqq; known: codes, lid_model, add"
 
 
 def test_bool_is_not_a_number_and_number_is_not_a_bool() -> None:

@@ -36,6 +36,10 @@ class Recipe(Config):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
+    def take_effect(self) -> None:
+        """Make the languages that the recipe adds known to all sections."""
+        self.languages.take_effect()
+
 
 SECTIONS = tuple(section.name for section in dataclasses.fields(Recipe))
 

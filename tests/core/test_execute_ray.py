@@ -27,6 +27,8 @@ from worldclip.cli import main
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard, create_executor, repeatable
 from worldclip.core.execute import ray as ray_executor
+from worldclip.language import table as languages
+from worldclip.language.config import AddedLanguage
 
 pytest.importorskip("ray")
 
@@ -56,6 +58,18 @@ def test_only_the_failed_shard_is_retried(run_map, tmp_path: Path) -> None:
     assert len(calls(tmp_path)) == 5
     run_map(partial(write_number, tmp_path))
     assert calls(tmp_path)[5:] == ["002.tar"]
+
+
+def name_of_kea(shard: Shard) -> dict:
+    return {"name": languages.get("kea").name}
+
+
+def test_nodes_know_the_languages_that_the_recipe_adds(run_map) -> None:
+    languages.use_added([AddedLanguage(name="Kabuverdianu", script="Latn").row("kea")])
+    try:
+        assert {report["name"] for report in run_map(name_of_kea)} == {"Kabuverdianu"}
+    finally:
+        languages.use_added(())
 
 
 def divide(out: Path, shard: Shard) -> dict:

@@ -1,7 +1,8 @@
-"""examples/add_a_language: its row, its recipe and its commands, on a copy of the package."""
+"""examples/add_a_language: its recipe, its commands, and its row in the table."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -9,30 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from worldclip.config import load_recipe
+from worldclip.language import table as languages
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "add_a_language"
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's folder beside a copy of the package that has the row at its place."""
-    folder = tmp_path_factory.mktemp("add_a_language")
-    shutil.copytree(REPOSITORY / "src/worldclip", folder / "src/worldclip")  # with numba's cache, by times of files
-    table = folder / "src/worldclip/language/table.csv"
-    head, *rows = table.read_text(encoding="utf-8").splitlines()
-    row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
-    table.write_text("\n".join([head, *sorted([*rows, row])]) + "\n", encoding="utf-8")
-    shutil.copytree(EXAMPLE, folder / "example", ignore=shutil.ignore_patterns("run"))
-    return folder
-
-
-def run(place: Path, *arguments: str) -> str:
+def run(place: Path, *arguments: str, source: Path = REPOSITORY / "src") -> str:
     answer = subprocess.run(
         [sys.executable, *arguments],
-        cwd=place / "example",
-        env={**os.environ, "PYTHONPATH": str(place / "src")},
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(source)},
         capture_output=True,
         text=True,
         check=False,
@@ -41,18 +30,47 @@ def run(place: Path, *arguments: str) -> str:
     return answer.stdout
 
 
-def test_row_and_commands_of_readme_work(place: Path) -> None:
-    answer = run(
-        place, "-c", "from worldclip import languages as l; print(l.from_lid('kea_Latn', 'openlid'), l.get('kea').code)"
-    )
-    assert answer.split() == ["kea", "kea"]
+def test_recipe_and_commands_of_readme_work(tmp_path: Path) -> None:
+    place = tmp_path / "example"
+    shutil.copytree(EXAMPLE, place, ignore=shutil.ignore_patterns("run"))
     run(place, "-m", "worldclip", "metadata", "recipe.toml", "--out", "run", "--workers", "1")
     assert "Kabuverdianu" in run(place, "-m", "worldclip", "inspect", "run/metadata")
+    listed = run(place, "-m", "worldclip", "languages", "run", "--find", "kea")
+    assert all(cell in listed for cell in ("Kabuverdianu", " 150 ", "your own list"))
     record = json.loads(
         run(place, "-m", "worldclip", "inspect", "run/metadata", "--lang", "kea", "--find", "piskador", "--json")
     )
     assert (record["source"], record["score"], record["holding"]) == ("list", 6.0, ["piskador na mar"])
     assert "CC0 1.0: kea" in run(place, "-m", "worldclip", "pack", "run", "--out", "kea.tar")
+
+
+def test_row_in_the_table_adds_it_for_all_recipes(tmp_path: Path) -> None:
+    package = tmp_path / "src/worldclip"
+    (package / "language").mkdir(parents=True)
+    for name in ("__init__.py", "language/__init__.py", "language/table.py", "core"):
+        source = REPOSITORY / "src/worldclip" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, package / name)
+    head, *rows = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()
+    row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
+    table = "\n".join([head, *sorted([*rows, row])]) + "\n"
+    (package / "language/table.csv").write_text(table, encoding="utf-8")
+    code = "from worldclip import languages as l; print(l.from_lid('kea_Latn', 'openlid'), l.get('kea').code)"
+    assert run(tmp_path, "-c", code, source=tmp_path / "src").split() == ["kea", "kea"]
+
+
+def test_row_of_the_table_is_the_one_of_the_recipe() -> None:
+    table = EXAMPLE / "language.csv"
+    columns = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
+    (row,) = csv.DictReader([columns, table.read_text(encoding="utf-8")])
+    added = load_recipe(EXAMPLE / "recipe.toml", ["pool.path=."]).languages.add["kea"].row("kea")
+    languages.use_added(())
+    assert (row["code"], row["name"], row["script"], row["family"]) == (
+        added.code,
+        added.name,
+        added.script,
+        added.family,
+    )
+    assert (tuple(row["iso639_3"].split()), row["words"]) == (added.iso639_3, added.words)
 
 
 def test_readme_shows_the_row_and_words_are_one_list() -> None:

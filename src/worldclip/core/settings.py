@@ -137,6 +137,9 @@ class Config:
         """Yield the problems that no mark states: keys that contradict each other, files that do not exist."""
         return iter(())
 
+    def take_effect(self) -> None:
+        """Set what all checks and stages read from the process: called after loading, before the checks."""
+
 
 def section_name(cls: type) -> str:
     """Return the section of the recipe that a config class describes: BalanceConfig -> balance."""
@@ -187,7 +190,8 @@ def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Se
         _resolve_places(cls, values, Path(source).parent)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
-    config = loader.build(cls, values, _prefix(cls))
+    config: Config = loader.build(cls, values, _prefix(cls))
+    config.take_effect()
     problems = [*loader.problems, *_iter_problems(config, _prefix(cls), loader.broken)]
     if problems:
         raise UserError(problems)
@@ -394,6 +398,8 @@ def _describe(hint: Any) -> str:
         return f"a list, each {_describe(args[0])}"
     if origin is dict:
         return f"a table of name = {_describe(args[1])}"
+    if dataclasses.is_dataclass(hint):
+        return f"a table of {', '.join(_fields(hint))}"
     return _WORDS.get(hint, str(hint))
 
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 from worldclip.core import artifacts, layout
 from worldclip.core.arrow import Strings
 from worldclip.core.coin import hash_keys, uniform_of_hashes
-from worldclip.core.job import Run
 from worldclip.core.keys import KeyTable
 from worldclip.curate.decide import decide
 from worldclip.curate.stage import online_work
+from worldclip.language.config import open_run
 
 
 class Curator:
@@ -33,7 +33,7 @@ class Curator:
     def __init__(self, run: str | Path, seed: int = 0) -> None:
         """Read RUN/match/texts and RUN/balance once.  Memory: about 60 bytes and the key itself per key."""
         run_dir = Path(run)
-        context = Run.open(run_dir)
+        context = open_run(run_dir)
         artifacts.require_manifest(run_dir, "match")
         work = online_work(context)
         self.text_policy = work.config.text_policy

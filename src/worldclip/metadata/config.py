@@ -141,7 +141,7 @@ class MetadataConfig(Config):
         yield from self._file_problems("lists", "list", self.lists)
         for wiki, pattern in self.wikipedia.items():
             if wiki not in languages.by_wikipedia():
-                yield f"wikipedia.{wiki}", "unknown Wikipedia; language/table.csv lists the known ones"
+                yield f"wikipedia.{wiki}", "unknown Wikipedia; worldclip languages lists the known ones"
             if not glob.glob(pattern):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
         if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
@@ -162,7 +162,7 @@ class MetadataConfig(Config):
         remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)" if key == "wordnets" else "set a file"
         for lang, paths in files.items():
             if lang not in languages.by_code():
-                yield f"{key}.{lang}", "unknown language; language/table.csv lists the known ones"
+                yield f"{key}.{lang}", f"unknown language; {languages.how_to_know(lang)}"
             if not paths:
                 yield f"{key}.{lang}", f"must not be empty; {remedy}, or remove {lang}"
                 continue

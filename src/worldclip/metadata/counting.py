@@ -183,7 +183,14 @@ def count_files(sources: Sources, config: MetadataConfig, folder: Path, executor
         key["punctuation"] = "ascii"
     threads = max(1, usable_cores() // max(1, len(texts)))  # a single file is decompressed on all cores
     count_words = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, threads=threads)
-    failures = _map(executor, count_words, texts, NGRAMS, folder / NGRAMS_DONE, key)
+    words_of_added = {wiki: language.words for language in languages.added() for wiki in language.wikipedia}
+    by_words: dict[str, list[Shard]] = {}
+    for shard in texts:
+        by_words.setdefault(words_of_added.get(shard.name.partition("/")[0], ""), []).append(shard)
+    failures: dict[str, str] = {}
+    for words, shards in by_words.items():
+        own_key = key | ({"words": words} if words else {})  # a recipe may change how it finds the words
+        failures |= _map(executor, count_words, shards, NGRAMS, folder / NGRAMS_DONE, own_key)
     uncounted = {name.partition("/")[0]: reason for name, reason in reversed(failures.items())}
     wikis = sorted({wiki for of_lang in sources.wikis.values() for wiki in of_lang})
     min_line_views = {ENGLISH: rules.english_min_line_views} if is_v1(ENGLISH, rules) else {}

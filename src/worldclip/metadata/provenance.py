@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ def fingerprint_sources(lang: str, config: MetadataConfig, sources: Sources, pac
         packed_list = pack.lists[lang]
         return {"pack": {"size": packed_list["size"], "sha256": packed_list["sha256"]}}
     fingerprints = fingerprint_wikipedias(lang, sources)
+    if lang not in languages.installed():  # how its words are found, and what its sources call it
+        fingerprints["language"] = dataclasses.asdict(languages.get(lang))
     if licences := {wiki: config.text_licences[wiki] for wiki in sources.wikis[lang] if wiki in config.text_licences}:
         fingerprints["wikipedia"]["licences"] = licences
     if wordnets := config.wordnets_of(lang):
@@ -69,6 +72,8 @@ def describe_sources(
                 if str(path) not in texts:
                     site = {**_describe_path(path), **_fingerprint(path), "licence": VIEWS_LICENCE}
                     records.append({"source": "siteinfo", **site})
+        elif source == "language":
+            continue  # no source: how the recipe describes it
         elif source == "wordfreq":
             records.append({"source": source, "package": source, "version": known, "licence": WORDFREQ_LICENCE})
         elif source == "wordnet":

@@ -200,7 +200,7 @@ def _compile_matchers(run: Run, lists: dict[str, Report]) -> dict[tuple[str, str
 def _run_codes(run: Run) -> tuple[str, ...]:
     """Return the run's languages (default: the pack's, else all), and English if its list is the only one."""
     config, pack = run.section(LanguagesConfig), _open_pack(run)
-    codes = set(pack.lists if pack is not None and not config.codes else config.run_codes)
+    codes = set(config.run_codes if pack is None or config.codes else [*pack.lists, *config.add])
     return tuple(sorted(codes | {"en"} if run.section(MatchConfig).isolate == "english" else codes))
 
 

@@ -15,6 +15,7 @@ from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_in
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
+from worldclip.language.config import open_run
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
@@ -46,7 +47,7 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     """
     path = Path(source)
     is_recipe = path.suffix == ".toml" or layout.is_run(path)
-    run = Run.open(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
+    run = open_run(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
     if key is None and is_recipe:
         return run
     config = run.section(PoolConfig)

@@ -19,11 +19,11 @@ from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.core import artifacts, keys, layout
 from worldclip.core.entry_counts import sum_counts
 from worldclip.core.errors import UserError
-from worldclip.core.job import Run
 from worldclip.core.records import PairCounts, SizeCurve, read_accounting
 from worldclip.curate import accounting
 from worldclip.curate.candidates import DECIDING_COLUMNS, decide_on, find_candidates, text_probs
 from worldclip.curate.config import CurateConfig
+from worldclip.language.config import open_run
 from worldclip.match.config import EntryLists, MatchConfig
 from worldclip.pool.config import PoolConfig
 from worldclip.report.balance import size_svg
@@ -112,7 +112,7 @@ class _MatchedRun:
 
     @classmethod
     def open(cls, run_dir: Path) -> _MatchedRun:
-        run = Run.open(run_dir)
+        run = open_run(run_dir)
         entry_lists = run.section(MatchConfig).entry_lists
         manifest = artifacts.require_manifest(run_dir, "match")
         return cls(

@@ -58,7 +58,7 @@ class FetchConfig:
 
     def problems(self) -> list[str]:
         problems = [
-            f"--langs has {lang!r}: unknown language; language/table.csv lists them all"
+            f"--langs has {lang!r}: unknown language; {languages.how_to_know(lang)}"
             for lang in self.langs
             if lang not in languages.by_code()
         ]
@@ -176,7 +176,10 @@ def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
 
     codes = _codes(run, langs)
     scheme = label_scheme(run.section(LanguagesConfig).lid_model, codes)
-    return sorted({wiki for code in codes for wiki in languages.wikipedias(code, scheme)})
+    wikis = {wiki for code in codes for wiki in languages.wikipedias(code, scheme)}
+    corpora = {wiki for language in languages.added() for wiki in language.wikipedia}
+    corpora &= set(run.section(MetadataConfig).wikipedia)  # files of your own, which Wikimedia does not have
+    return sorted(wikis - corpora)
 
 
 def _plan_wiki(

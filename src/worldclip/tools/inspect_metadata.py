@@ -17,6 +17,7 @@ from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report
 from worldclip.language import table as languages
+from worldclip.language.config import open_run
 from worldclip.language.profiles import normalise
 from worldclip.metadata.stage import MERGED, STAGE, load_matcher, read_entries
 
@@ -47,6 +48,8 @@ def is_metadata(path: Path) -> bool:
 
 def inspect(folder: Path, lang: str | None = None, entry: str | None = None) -> tuple[Any, str]:
     """Return the lists of RUN/metadata, or why `entry` is in the list of `lang`, as a record and as text."""
+    if layout.is_run(folder.parent):
+        open_run(folder.parent)  # its recipe may add languages
     if (lang is None) != (entry is None):
         raise UserError("--find and --lang go together here: worldclip inspect RUN/metadata --lang sw --find simba")
     if lang is None or entry is None:

@@ -24,6 +24,7 @@ from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import keep_prob
 from worldclip.curate.stage import curate_work
+from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
 from worldclip.pool.config import PoolConfig
@@ -87,7 +88,7 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
 
     Reads and matches the key's shard again.  Raises UserError if the pool lacks the key.
     """
-    context = Run.open(Path(run))
+    context = open_run(Path(run))
     artifacts.require_manifest(context.dir, "balance")
     config = context.section(CurateConfig)
     bounds = read_bounds(context.dir, config)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from worldclip.core import layout
 from worldclip.core.artifacts import require_manifest
 from worldclip.core.errors import UserError
 from worldclip.language import table
+from worldclip.language.config import open_run
 from worldclip.report.table import Column, Table, text_column, to_markdown
 
 
 class LanguageRow(TypedDict):
-    """A language of language/table.csv."""
+    """A language of language/table.csv, or of the run's recipe."""
 
     code: str
     name: str
@@ -32,11 +34,13 @@ class LanguageRow(TypedDict):
 def list_languages(run: Path | None = None, *, find: str | None = None) -> list[LanguageRow]:
     """List the languages that worldclip knows.
 
-    run: a run: also show how many entries its list of each language has.
+    run: a run: also show the languages that its recipe adds, and how many entries its list of each language has.
     find: show only languages with this in their name, or with this code or label.
 
     Raises UserError if nothing matches, or the run has no finished metadata.
     """
+    if run is not None and layout.is_run(run):
+        open_run(run)
     counts = None if run is None else require_manifest(run, "metadata")["counts"]
     rows = [_row(language) for language in table.all_languages()]
     if counts is not None:
@@ -78,7 +82,7 @@ def to_text(rows: Sequence[LanguageRow]) -> str:
             row["script"],
             " ".join(dict.fromkeys([*row["lid176"], *row["glotlid"]])),
             " ".join(row["wikipedia"]),
-            ", ".join(row["sources"]) or "Wikipedia only",
+            ", ".join(row["sources"]) or ("Wikipedia only" if row["wikipedia"] else "your own list"),
         ]
         for row in rows
     ]

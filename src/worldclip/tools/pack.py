@@ -26,8 +26,8 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report
 from worldclip.core.job import Run, RunLock
 from worldclip.core.safe_path import is_safe_name, safe_join
-from worldclip.core.settings import read_toml, to_toml
-from worldclip.language.config import LanguagesConfig
+from worldclip.core.settings import load_config, read_toml, to_dict, to_toml
+from worldclip.language.config import LanguagesConfig, open_run
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import entries_digest
 from worldclip.metadata.config import MetadataConfig
@@ -59,6 +59,9 @@ def pack(run_dir: Path, out: Path) -> Report:
         pageviews=manifest["pageviews"],
         licences={"file": LICENCES, "size": len(page), "sha256": hashlib.sha256(page).hexdigest()},
     )
+    config = open_run(run_dir).section(LanguagesConfig)
+    if added := {code: to_dict(language) for code, language in config.add.items() if code in lists}:
+        record["languages"] = added
     record["digest"] = digest(record)
     head = (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
 
@@ -136,7 +139,9 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
     (the others are done).
     """
     out = out or default_folder(source)
-    packed = packs.open_pack(fetch_pack(source, out))
+    path = fetch_pack(source, out)
+    added = load_config(LanguagesConfig, {"add": packs.read_added_languages(path)}).add
+    packed = packs.open_pack(path)
     if layout.recipe(out).exists():
         other = read_toml(out).get("metadata", {}).get("pack", "")
         if other != str(packed.path):
@@ -144,7 +149,7 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
             raise UserError(f"{out} holds a run with {lists}; unpack into another folder (--out DIR)")
     match = packed.record["match"]
     configs = (
-        LanguagesConfig(codes=tuple(packed.lists)),
+        LanguagesConfig(codes=tuple(packed.lists), add=added),
         MetadataConfig(pack=str(packed.path)),
         MatchConfig(profile=match["profile"], fold_case=match["fold_case"]),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from worldclip.core import inputs
+from worldclip.core import inputs, process_values
 from worldclip.core.artifacts import Json, digest, read_json, write_json
 from worldclip.core.console import is_quiet, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
@@ -86,14 +86,17 @@ Outcome: TypeAlias = Report | Failure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardWork:
-    """The work of one map on a shard: call the function, then write the marker."""
+    """The work of one map on a shard, in any process: call the function, then write the marker."""
 
     fn: Callable[[Shard], Report]
     done_dir: Path
     key: str
+    values: Mapping[str, Any] = field(default_factory=process_values.all_values)
+    """Of the process that starts the map, for the one that works on a shard."""
 
     def run(self, shard: Shard) -> Outcome:
         """Process a shard; raises only an error that would fail every shard: a full or read-only disk."""
+        process_values.replace_values(self.values)
         try:
             report = read_unchanged(self.fn, shard) if is_marked(self.fn, "reads_input") else self.fn(shard)
             marker = {"fingerprint": shard.fingerprint, "key": self.key, "report": report}

@@ -50,6 +50,8 @@ class PackRecord(TypedDict, total=False):
     match: dict[str, Any]
     lists: dict[str, PackedList]
     pageviews: list[dict[str, Any]]
+    languages: dict[str, dict[str, Any]]
+    """Languages of the lists that language/table.csv lacks, as [languages.add] describes them."""
     licences: dict[str, Any]
     """file, size, sha256 of the page of licences."""
     digest: str
@@ -83,11 +85,17 @@ def open_pack(path: Path) -> Pack:
     return Pack(path=path, record=record)
 
 
-def _read_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
+def _load_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
+    """Return the first member as JSON, unchecked."""
     first = tar.next()
     if first is None or first.name != RECORD or not first.isreg() or first.size > MAX_RECORD_BYTES:
         raise UserError(f"{path}: not a pack of lists, its first member is not {RECORD}; make one: worldclip pack RUN")
     record: PackRecord = json.loads(_read(tar, first))
+    return record
+
+
+def _read_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
+    record = _load_record(path, tar)
     if record.get("format") != FORMAT:
         raise UserError(f"{path}: not a pack of lists, its format is {record.get('format')!r}, not {FORMAT!r}")
     if record["version"] > VERSION:
@@ -95,7 +103,10 @@ def _read_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
     if digest({key: value for key, value in record.items() if key != "digest"}) != record["digest"]:
         raise UserError(f"{path}: {RECORD} does not have the digest that it states; {_REMEDY}")
     if unknown := sorted(set(record["lists"]) - set(languages.by_code())):
-        raise UserError(f"{path}: lists of unknown languages {', '.join(unknown)}; upgrade worldclip")
+        are_described = set(unknown) <= set(record.get("languages", {}))
+        remedy = f"add them to the recipe ([languages.add.{unknown[0]}]), as {RECORD} in it says"
+        remedy = remedy if are_described else "upgrade worldclip"
+        raise UserError(f"{path}: lists of unknown languages {', '.join(unknown)}; {remedy}")
     missing = [key for key in ("match", "lists", "pageviews", "licences") if key not in record]
     for name, packed_list in record["lists"].items():
         keys = ("size", "sha256", "entries", "digest", "rules", "sources")
@@ -103,6 +114,16 @@ def _read_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
     if missing:
         raise UserError(f"{path}: {RECORD} lacks {', '.join(missing[:5])}; {_REMEDY}")
     return record
+
+
+def read_added_languages(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the languages that a pack describes, as a recipe adds them, unchecked; none where it is no pack."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            added = _load_record(path, tar).get("languages", {})
+    except (OSError, tarfile.TarError, EOFError, ValueError, TypeError, AttributeError, UserError):
+        return {}  # open_pack says what is wrong
+    return added if isinstance(added, dict) else {}
 
 
 def _check_members(path: Path, tar: tarfile.TarFile, record: PackRecord) -> None:

@@ -285,7 +285,8 @@ def read_xml_namespaces(path: Path) -> dict[int, str]:
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
     """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
     local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
-    other_wikis = [wiki.replace("_", "-") for language in languages.all_languages() for wiki in language.wikipedia]
+    wikis = [wiki for language in languages.installed().values() for wiki in language.wikipedia]
+    other_wikis = [wiki.replace("_", "-") for wiki in wikis]
     return [*ENGLISH_PREFIXES, *local, *other_wikis]
 
 

@@ -1,0 +1,183 @@
+"""Languages that a recipe adds: checked, known in every process of the run, and unknown to the next recipe."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import worldclip
+from stages import finish, why_run
+from toy import write_tar
+from worldclip.config import Recipe, load_recipe
+from worldclip.core import layout
+from worldclip.core.artifacts import read_json, require_manifest
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.language import segment
+from worldclip.language import table as languages
+from worldclip.tools import inspect_metadata
+from worldclip.tools.list_languages import list_languages
+from worldclip.tools.pack import pack, unpack
+
+KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
+QUIET = LocalExecutor(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def no_added_languages():
+    """Begin and end with the installed languages alone."""
+    languages.use_added(())
+    yield
+    languages.use_added(())
+
+
+def sections(folder: Path, **added: Any) -> dict[str, Any]:
+    return {
+        "pool": {"path": str(folder / "pool"), "lang": "json:language"},
+        "languages": {"codes": ["en", "kea"], "add": added or {"kea": KEA}},
+        "metadata": {
+            "sources": ["list"],
+            "lists": {lang: str(folder / f"{lang}.txt") for lang in ("en", "kea")},
+        },
+        "balance": {"tail_fraction": 0.5},
+    }
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A pool of two tars whose records state English and Kabuverdianu, and a list of each."""
+    (tmp_path / "en.txt").write_text("fish\nboat\n", encoding="utf-8")
+    (tmp_path / "kea.txt").write_text("pexe\nbarku\n", encoding="utf-8")
+    for shard in range(2):
+        members = []
+        for n in range(10 * shard, 10 * shard + 10):
+            record = {"texts": ["a fish", "un pexe na mar"], "language": ["eng_Latn", "kea_Latn"]}
+            members += [(f"{n:03}.json", json.dumps(record).encode()), (f"{n:03}.png", b"image")]
+        write_tar(tmp_path / "pool" / f"{shard}.tar", members)
+    return tmp_path
+
+
+def test_added_language_goes_from_metadata_to_the_report_in_two_processes(world: Path) -> None:
+    recipe, run = load_recipe(sections(world)), world / "run"
+    two_processes = LocalExecutor(workers=2, quiet=True)
+    for until, executor in {"pool": QUIET, "match": two_processes, "curate": QUIET}.items():
+        worldclip.run(recipe, run, until=until, executor=executor)
+    languages.use_added(())  # as a new process finds the run
+    matched = read_json(layout.report_json(run / "match"))["texts"]
+    assert matched["kea"]["matched"] == matched["en"]["matched"] == 20
+    assert require_manifest(run, "match")["lists"] == {"en": 2, "kea": 2}
+    assert read_json(layout.thresholds(run))["lists"]["kea"]["num_matches"] == 20
+    assert "Kabuverdianu" in layout.report_html(run).read_text(encoding="utf-8")
+    assert load_recipe(run).languages.add["kea"].row("kea") == languages.get("kea")
+
+
+def test_commands_on_a_run_know_its_languages(world: Path) -> None:
+    worldclip.run(load_recipe(sections(world)), world / "run", until="metadata", executor=QUIET)
+    languages.use_added(())
+    _, text = inspect_metadata.inspect(world / "run/metadata", "kea", "pexe")
+    assert "Kabuverdianu" in text
+    languages.use_added(())
+    rows = list_languages(world / "run", find="kea")
+    assert [(row["name"], row["entries"]) for row in rows] == [("Kabuverdianu", 2)]
+    languages.use_added(())
+    with pytest.raises(UserError, match="no such name"):
+        list_languages(find="kea")
+
+
+def test_another_recipe_forgets_the_language(world: Path) -> None:
+    values = sections(world)
+    load_recipe(values)
+    assert languages.from_lid("kea_Latn", "glotlid") == "kea"
+    values["languages"] = {"codes": ["kea"]}
+    with pytest.raises(UserError, match=r'unknown language "kea"; .*\[languages.add.kea\]') as refused:
+        load_recipe(values)
+    assert len(refused.value.problems) == 2  # languages.codes and metadata.lists
+    assert languages.from_lid("kea_Latn", "glotlid") == languages.OTHER
+
+
+def test_all_mistakes_of_added_languages_are_named_at_once(world: Path) -> None:
+    wrong = {
+        "sw": KEA | {"iso639_3": []},
+        "merged": KEA | {"iso639_3": []},
+        "Kea-CV": {"name": "", "script": "latin"},
+        "kea": KEA | {"iso639_3": ["kea", "por", "__label__kea_Latn"], "wikipedia": ["pt"]},
+        "krio": KEA | {"lid176": ["pt"]},
+    }
+    with pytest.raises(UserError) as refused:
+        load_recipe(sections(world, **wrong))
+    text = "\n".join(refused.value.problems)
+    for words in (
+        "languages.add.sw: is an installed language (Swahili)",
+        "languages.add.merged: is not a code",
+        "languages.add.Kea-CV: is not a code",
+        'languages.add.Kea-CV.name = "": must be the English name',
+        'languages.add.Kea-CV.script = "latin": must be the ISO 15924 code',
+        'languages.add.kea.iso639_3: "por" belongs to pt',
+        'languages.add.kea.iso639_3: "kea" belongs to krio',
+        'languages.add.krio.iso639_3: "kea" belongs to kea',
+        'languages.add.kea.iso639_3: "__label__kea_Latn" is not a code or label',
+        'languages.add.kea.wikipedia: "pt" belongs to pt',
+        'languages.add.krio.lid176: "pt" belongs to pt',
+    ):
+        assert words in text, f"{words} is not in\n{text}"
+    with pytest.raises(UserError, match=r"unknown key languages.add.kea.skript; did you mean script\?"):
+        load_recipe(sections(world, kea={"name": "x", "skript": "Latn"}))
+    with pytest.raises(UserError, match=r"languages.add.kea = 3: must be a section, \[languages.add.kea\]"):
+        load_recipe(sections(world, kea=3))
+
+
+def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
+    def recipe(words: str) -> Recipe:
+        return load_recipe(sections(world, kea=KEA | {"words": words}))
+
+    finish("metadata", recipe("space"), world / "run", QUIET)
+    assert why_run("metadata", recipe("space"), world / "run") is None
+    assert why_run("metadata", recipe("icu"), world / "run") == "languages.add.kea.words was space, is icu"
+    times = {lang: (world / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("en", "kea")}
+    finish("metadata", recipe("icu"), world / "run", QUIET)
+    changed = [lang for lang in times if (world / f"run/metadata/{lang}.parquet").stat().st_mtime_ns != times[lang]]
+    assert changed == ["kea"]
+
+
+def test_corpus_of_an_added_language_is_counted_by_its_words(world: Path) -> None:
+    (world / "corpus.jsonl").write_text(
+        "".join(json.dumps({"text": f"pexe fresku na mar {n}"}) + "\n" for n in range(9)), encoding="utf-8"
+    )
+    values = sections(world, kea=KEA | {"wikipedia": ["kea"]})
+    values["languages"]["codes"] = ["kea"]
+    values["metadata"] = {
+        "sources": ["unigram", "list"],
+        "lists": {"kea": str(world / "kea.txt")},
+        "wikipedia": {"kea": str(world / "corpus.jsonl")},
+        "overrides": {"unigram_top_fraction": 1.0},
+    }
+    report = finish("metadata", load_recipe(values), world / "run", LocalExecutor(workers=2, quiet=True))
+    assert report["lists"]["kea"]["by_source"]["unigram"] == 13
+    assert segment.count_words("pexe na mar", "kea") == 3
+
+
+def test_pack_describes_its_added_languages(world: Path) -> None:
+    worldclip.run(load_recipe(sections(world)), world / "run", until="metadata", executor=QUIET)
+    pack(world / "run", world / "lists.tar")
+    languages.use_added(())
+    unpack(str(world / "lists.tar"), world / "mine", QUIET)
+    assert load_recipe(world / "mine", ["pool.path=.", "balance.tail_fraction=0.1"]).languages.add["kea"].name
+    values = sections(world)
+    values["languages"], values["metadata"] = {}, {"pack": str(world / "lists.tar")}
+    with pytest.raises(UserError, match=r"unknown languages kea; add them to the recipe \(\[languages.add.kea\]\)"):
+        worldclip.run(load_recipe(values), world / "other", until="metadata", executor=QUIET)
+
+
+def name_of_kea(shard: Shard) -> dict[str, Any]:
+    return {"name": languages.get("kea").name}
+
+
+def test_workers_get_the_languages_of_the_process_that_starts_them(tmp_path: Path) -> None:
+    load_recipe(sections(tmp_path) | {"metadata": {}})
+    shards = [Shard(name=f"{n}", path="") for n in range(2)]
+    run_map = partial(LocalExecutor(workers=2, quiet=True).map, label="x", done_dir=tmp_path / "done", key={})
+    assert [report["name"] for report in run_map(name_of_kea, shards)] == ["Kabuverdianu"] * 2
