@@ -399,7 +399,7 @@ def _describe(hint: Any) -> str:
     if origin is dict:
         return f"a table of name = {_describe(args[1])}"
     if dataclasses.is_dataclass(hint):
-        return f"a table of {', '.join(_fields(hint))}"
+        return f"a table of {', '.join(field.name for field in dataclasses.fields(hint))}"
     return _WORDS.get(hint, str(hint))
 
 
