@@ -101,7 +101,7 @@ def test_kept_keys_without_an_image_are_counted_and_left_out(tmp_path, tokenizer
 
 def test_an_undecodable_image_is_replaced_and_counted(tmp_path, tokenizer):
     loader = make_loader(tmp_path / "run", write_world(tmp_path / "run", broken={5}), tokenizer)
-    whole = make_loader(tmp_path / "run", write_world(tmp_path / "run"), tokenizer)
+    whole = make_loader(tmp_path / "whole/run", write_world(tmp_path / "whole/run"), tokenizer)
     bad: Counter[str] = Counter()
     num_changed = 0
     for step in range(7):
@@ -133,7 +133,7 @@ def test_a_replacement_is_the_first_drawn_pair_that_decodes(tmp_path, tokenizer)
 
 def test_a_pool_of_broken_images_is_an_error(tmp_path, tokenizer):
     loader = make_loader(tmp_path / "run", write_world(tmp_path / "run", broken=range(24)), tokenizer)
-    with pytest.raises(UserError, match="none of the 1000 images drawn to replace position 0 decodes"):
+    with pytest.raises(UserError, match="none of the 1000 images drawn to replace position 0 can be used"):
         next(iter(loader.batches(0, 1)))
 
 

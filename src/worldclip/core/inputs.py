@@ -30,9 +30,12 @@ def stamp_of(path: str) -> Stamp:
     if is_remote(path):
         return ()
     try:
-        stat = os.stat(path)
+        return stamp_of_stat(os.stat(path))
     except OSError:
         return ()
+
+
+def stamp_of_stat(stat: os.stat_result) -> Stamp:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 

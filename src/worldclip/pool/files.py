@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.inputs import is_remote
+from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
 from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
 
@@ -142,15 +142,21 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read."""
+    return read_stamped(path, start, size)[0]
+
+
+def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
+    """Return what `read_range` does, and the stamp after the read of the very file that was read; () for a URL."""
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
             content = bytes(files.cat_file(place, start=start, end=start + size))
             # A server that does not support ranges sends the whole file.
-            return content[start : start + size] if len(content) > size else content
+            return content[start : start + size] if len(content) > size else content, ()
         with open(path, "rb") as file:
             left = os.fstat(file.fileno()).st_size - start
-            return os.pread(file.fileno(), max(0, min(size, left)), start)
+            content = os.pread(file.fileno(), max(0, min(size, left)), start)
+            return content, stamp_of_stat(os.fstat(file.fileno()))
     except OSError as error:
         raise unreadable(error) from error
 

@@ -20,20 +20,21 @@ import numpy as np
 import torch
 
 from worldclip.core.coin import sample_rows
-from worldclip.core.errors import UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard, usable_cores
 from worldclip.curate import CurateWork
 from worldclip.model.decode import BadImage, decode
 from worldclip.model.tokenizer import Tokenizer, Tokens
-from worldclip.pool import read_member
 from worldclip.train import plan
 from worldclip.train.augment import Augmentation, crop_draws, kept_patches, random_resized_crop, warp
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World
+from worldclip.train.image_files import ImageFiles
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
-from worldclip.train.pool_join import image_shards
+from worldclip.train.pool_join import joined_shards
 
 MAX_GAP_BYTES = 256 * 2**10  # between two images that one request to an object store reads
+UNREADABLE = "unreadable"  # reason of an image whose file cannot be read any more, or is another
 MAX_REPLACEMENTS = 1_000  # draws of a replacement before the pool counts as broken
 CACHE_BYTES = 512 * 2**20  # decoded images kept in memory, first come, first kept
 CACHED_IMAGE_BYTES = 64 * 2**10  # larger images (148 x 148 pixels) are decoded each time
@@ -115,8 +116,8 @@ class Loader:
         self.image_size = max(model.image_size for model in (sizes, *students))  # smaller students resize the crops
         self._min_side = math.ceil(SCALED_MARGIN * self.image_size) if config.scaled_decode else None
         self.shards = sorted(shards, key=lambda shard: shard.name)
-        tars = image_shards(config)
-        self._tars = tars or self.shards
+        tars = joined_shards(config, run_dir)
+        self._files = ImageFiles(tars or self.shards)
         names = [shard.name for shard in self.shards]
         self.source = PairSource(run_dir, self.shards, tars, 2 * max(config.shuffle_shards, num_streams), work)
         self.order: plan.Order
@@ -149,7 +150,9 @@ class Loader:
         bad = BadImages()
         images: list[torch.Tensor] = []
         replacements: dict[int, Pairs] = {}
-        content = self._read_merged(pairs) if self.order.num_owners > 1 else [None] * len(pairs)
+        content: Sequence[memoryview | BadImage | None] = [None] * len(pairs)
+        if self.order.num_owners > 1:
+            content = self._read_merged(pairs)
         for i, image in enumerate(self._threads.map(self._image, pairs.shard, pairs.offset, pairs.size, content)):
             if isinstance(image, BadImage):
                 bad.add(pairs.keys[i].as_py(), image)
@@ -217,29 +220,38 @@ class Loader:
                 return image, pair
             bad.add(pair.keys[0].as_py(), image)
         raise UserError(
-            f"none of the {MAX_REPLACEMENTS} images drawn to replace position {position} decodes; check the pool's "
-            f"images, for example {', '.join(bad.samples)}"
+            f"none of the {MAX_REPLACEMENTS} images drawn to replace position {position} can be used; check the pool's "
+            f"images, for example {': '.join(next(iter(bad.samples.items())))}"
         )
 
-    def _read_merged(self, pairs: Pairs) -> list[memoryview]:
+    def _read_merged(self, pairs: Pairs) -> list[memoryview | BadImage]:
         """Return the bytes of the pairs' images.  Pairs of a stream are neighbours in a tar and share a read."""
         reads, read_of = plan.merge_ranges(pairs.shard, pairs.offset, pairs.size, MAX_GAP_BYTES)
-        paths = [self._tars[int(shard)].path for shard in reads[:, 0]]
         starts, sizes = reads[:, 1], reads[:, 2] - reads[:, 1]
-        content = list(self._threads.map(read_member, paths, starts.tolist(), sizes.tolist()))
+        content = list(self._threads.map(self._read, reads[:, 0].tolist(), starts.tolist(), sizes.tolist()))
         offsets = pairs.offset - starts[read_of]
         return [
-            memoryview(content[read])[offset : offset + size]
+            _part(content[read], offset, size)
             for read, offset, size in zip(read_of.tolist(), offsets.tolist(), pairs.size.tolist(), strict=True)
         ]
 
-    def _image(self, shard: int, offset: int, size: int, content: memoryview | None = None) -> torch.Tensor | BadImage:
+    def _read(self, shard: int, offset: int, size: int) -> bytes | BadImage:
+        try:
+            return self._files.read(shard, offset, size)
+        except BadShard as error:
+            return BadImage(UNREADABLE, str(error))
+
+    def _image(
+        self, shard: int, offset: int, size: int, content: memoryview | BadImage | None = None
+    ) -> torch.Tensor | BadImage:
         """Return the decoded image of a tar's member, or why it cannot be decoded.  Small images are cached."""
         place = (int(shard), int(offset))
         cached = self._cache.get(place)
         if cached is not None:
             return cached
-        data = content or read_member(self._tars[shard].path, int(offset), int(size))
+        data = content or self._read(int(shard), int(offset), int(size))
+        if isinstance(data, BadImage):
+            return data
         image: torch.Tensor | BadImage
         try:
             image = torch.from_numpy(decode(bytes(data), self._min_side)).permute(2, 0, 1)
@@ -265,3 +277,7 @@ class Loader:
             finally:  # the loop stopped early: make no further batch
                 for future in ahead:
                     future.cancel()
+
+
+def _part(content: bytes | BadImage, start: int, size: int) -> memoryview | BadImage:
+    return content if isinstance(content, BadImage) else memoryview(content)[start : start + size]

@@ -133,7 +133,7 @@ class Trainer:
             keep_freed_memory()
         self.loader = Loader(
             run.dir,
-            pool.shards(run),
+            pool.indexed_shards(run),
             tokenizer,
             config,
             global_batch_size=schedule.global_batch_size,

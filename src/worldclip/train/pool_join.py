@@ -41,6 +41,20 @@ def image_shards(config: TrainConfig) -> list[Shard] | None:
     return None if images is None else pool.list_shards(images, setting="train.pool")
 
 
+def joined_shards(config: TrainConfig, run_dir: Path) -> list[Shard] | None:
+    """Return `image_shards` as they were joined.  Raises UserError that names those that changed meanwhile."""
+    images = image_shards(config)
+    done = layout.train_dir(run_dir) / "join" / "done" / "images"
+    changed = [
+        tar.name
+        for tar in images or ()
+        if artifacts.read_json(done / f"{tar.name}.json")["fingerprint"] != tar.fingerprint
+    ]
+    if changed:
+        raise UserError(f"train.pool: {', '.join(changed[:5])} changed while it was joined; run the same command again")
+    return images
+
+
 def require_images(config: TrainConfig, shards: Sequence[Shard]) -> None:
     """Raises UserError where the matched pool is of tables, which hold no images, and train.pool is unset."""
     if config.pool.as_pool() is None and not any(shard.name.endswith(".tar") for shard in shards):

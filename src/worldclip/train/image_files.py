@@ -1,0 +1,73 @@
+"""The files that hold the images of the plan: a training of weeks reads them, and they may change or go meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from worldclip.core.console import say
+from worldclip.core.errors import BadShard
+from worldclip.core.execute import Shard
+from worldclip.core.inputs import Stamp, is_remote
+from worldclip.pool.files import read_stamped
+
+READ_TRIES = 3
+WAIT_S = 0.5  # before the second read of a file that cannot be read; doubled before each further one
+REMOTE_CHECK_S = 60.0  # the server of an object store is asked so often whether a file is still the same
+
+
+class ImageFiles:
+    """Reads images of files that were listed before, as long as the files are those: the index says where images are.
+
+    A local file is compared after each read, through the handle that was read: 1 us.  Safe to call from threads.
+    """
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = shards
+        self._stamps = {i: shard.stamp for i, shard in enumerate(shards)}  # of files that are what was listed
+        self._checked_at = dict.fromkeys(range(len(shards)), time.monotonic())
+        self._lost: set[int] = set()  # files that could not be read
+
+    def read(self, i: int, offset: int, size: int) -> bytes:
+        """Return `size` bytes of file i.  Raises BadShard, which names it, if it cannot be read or is another now."""
+        shard = self.shards[i]
+        try:
+            content, stamp = self._read(i, offset, size)
+            self.check(i, stamp)
+            if len(content) < size:
+                raise BadShard(f"ends before byte {offset + size:,}; it changed after it was indexed")
+        except BadShard as error:
+            if i not in self._lost:
+                self._lost.add(i)
+                say("train", f"{shard.name}: {error}; its pairs are replaced by others")
+            raise BadShard(f"{shard.name}: {error}") from error
+        self._lost.discard(i)
+        return content
+
+    def _read(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:
+        """Read with some patience, as long as the file was readable the last time."""
+        for wait_s in () if i in self._lost else [WAIT_S * 2**n for n in range(READ_TRIES - 1)]:
+            try:
+                return read_stamped(self.shards[i].path, offset, size)
+            except BadShard:
+                time.sleep(wait_s)
+        return read_stamped(self.shards[i].path, offset, size)
+
+    def check(self, i: int, stamp: Stamp) -> None:
+        """Raise BadShard unless file i, which had this stamp after a read, is the one that was listed.
+
+        A file that was touched and has the same contents (by its fingerprint) is the same.
+        """
+        shard = self.shards[i]
+        if is_remote(shard.path):
+            if time.monotonic() - self._checked_at[i] < REMOTE_CHECK_S:
+                return
+            is_same = shard.present_stamp() == shard.fingerprint
+            self._checked_at[i] = time.monotonic()
+        else:
+            is_same = stamp == self._stamps[i]
+            if not is_same and shard.present_fingerprint() == shard.fingerprint and shard.present_stamp() == stamp:
+                self._stamps[i] = stamp
+                is_same = True
+        if not is_same:
+            raise BadShard("changed after it was indexed; curate and train again, or put the old file back")
