@@ -14,7 +14,7 @@ slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow
 
 # tests/clients: other software on what worldclip writes; each client has its own environment in .clients
-CLIENTS = transformers-4.56 transformers-4.57 search node
+CLIENTS = transformers-4.56 transformers-4.57 optimum openvino search node
 clients: .venv/dev.stamp $(CLIENTS:%=.clients/%.stamp)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/clients
 

@@ -17,5 +17,5 @@ texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
 pictures = [Image.open(path) for path in sorted(Path(images).glob("*.png"))]
 model = SentenceTransformer(folder, device="cpu")
 np.savez(out, text=model.encode(texts), image=model.encode(pictures))
-names = ("sentence-transformers", "transformers")
-print(json.dumps({"versions": [" with ".join(f"{name} {version(name)}" for name in names)]}))
+others = ", ".join(f"{name} {version(name)}" for name in ("transformers",))
+print(json.dumps({"versions": [f"sentence-transformers {version('sentence-transformers')} ({others})"]}))
