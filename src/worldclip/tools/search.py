@@ -11,9 +11,10 @@ Q queries, N embedded images or texts, D embed_dim, k results per query.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,14 +118,14 @@ class Embedded:
             raise UserError(f"{path} does not fit the .npy beside it; embed the pool again")
         return table
 
-    def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], str]:
-        """Return {(shard, key): first text} of images, where the folder holds the texts of their shards too.
+    def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], list[str]]:
+        """Return {(shard, key): texts} of images, where the folder holds the texts of their shards too.
 
         Raises UserError for texts that cannot be read.
         """
         if self.of == "texts" or "texts" not in self.manifest["config"]["of"]:
             return {}
-        captions: dict[tuple[str, str], str] = {}
+        captions: dict[tuple[str, str], list[str]] = {}
         for shard in {row["shard"] for row in rows} & set(self.manifest["inputs"]["texts"]):
             keys = pa.array(sorted({row["key"] for row in rows if row["shard"] == shard}), pa.string())
             path = safe_join(self.folder / "texts", f"{shard}.parquet")
@@ -133,7 +134,7 @@ class Embedded:
             except BadShard as error:
                 raise UserError(f"{error}; embed the pool again") from error
             for row in table.filter(pc.is_in(table["key"], keys)).to_pylist():
-                captions.setdefault((shard, row["key"]), row["text"])
+                captions.setdefault((shard, row["key"]), []).append(row["text"])
         return captions
 
     def _shard_of(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -267,16 +268,12 @@ def search(
     if problems:
         raise UserError(problems)
     embedded = open_embedded(folder, of)
-    index = None if exact else _open_index(embedded)
+    rank = open_ranking(embedded, exact=exact)
     clip = load_model(embedded, model, device)
     features = [clip.encode_text(texts)] if texts else []
     if images:
         features.append(clip.encode_image(images, allow_urls=allow_urls))
-    query_QD = np.concatenate(features)
-    if index is None:
-        ids, scores = nearest(embedded.parts, query_QD, top)
-    else:
-        ids, scores = _approximate(embedded, index, query_QD, top)
+    ids, scores = rank(np.concatenate(features), top)
     names = [*texts, *(str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images))]
     results = []
     for name, row_ids, row_scores in zip(names, ids, scores, strict=True):
@@ -289,6 +286,16 @@ def search(
     return results
 
 
+Ranking = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""(query_QD, top) -> (ids, scores), as `nearest` returns them."""
+
+
+def open_ranking(embedded: Embedded, *, exact: bool = False) -> Ranking:
+    """Return how a folder is searched: by its index, or exactly.  Raises UserError for an index of older embeddings."""
+    index = None if exact else _open_index(embedded)
+    return partial(nearest, embedded.parts) if index is None else partial(_approximate, embedded, index)
+
+
 def load_model(embedded: Embedded, model: str | Path | None = None, device: str = "auto") -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]
@@ -299,14 +306,19 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
         is_moved = model is None and not Path(record["source"]).exists()
         hint = [f"{embedded.folder} was embedded with it; if it moved, give its path as --model"] if is_moved else []
         raise UserError([*error.problems, *hint]) from error
+    check_model(embedded, clip, str(model or record["source"]), "give that one as --model")
+    return clip
+
+
+def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
+    """Raise UserError where `clip` does not embed as the model did that embedded the folder."""
     expected = np.load(embedded.folder / "probe.npy", allow_pickle=False)
     actual = embed_sample_inputs(clip)
     if actual.shape != expected.shape or (actual * expected).sum(axis=1).min() < MIN_MODEL_COSINE:
         raise UserError(
-            f"{model or record['source']} is not the model that embedded {embedded.folder}, or has changed since; give "
-            "that one as --model, or embed the pool again"
+            f"{name} is not the model that embedded {embedded.folder}, or has changed since; {remedy}, or embed the "
+            "pool again"
         )
-    return clip
 
 
 def build_index(folder: str | Path, library: Library = "exact", of: Of | None = None) -> Report:

@@ -1,0 +1,16 @@
+"""The command that serves: its module needs the extra `serve`, which no other command does."""
+
+from __future__ import annotations
+
+from worldclip.cli.command import Command
+from worldclip.core.errors import UserError
+from worldclip.core.preflight import missing_packages
+
+if problems := list(
+    missing_packages("serve", ("starlette", "uvicorn", "prometheus_client", "torch"), extra="serve,train")
+):
+    raise UserError(problems)
+
+from worldclip.web.server.serve import serve  # after the check, which names the extra
+
+COMMANDS = {"serve": Command(serve, lambda nothing, flags: "")}

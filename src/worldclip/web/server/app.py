@@ -1,0 +1,365 @@
+"""The routes of the server: a search page, /v1 in OpenAI's shape, pictures, health and metrics.
+
+GET  /                      the search page            GET /static/NAME
+POST /v1/embeddings         {"input": ...}             texts and pictures -> embeddings
+POST /v1/classify           {"input": pictures, "labels": [...], "templates": [...]}
+POST /v1/search             {"input": ..., "top": 20, "of": "images", "combine": false}
+GET  /v1/models             the model's name           GET /v1/pairs/OF/ROW   a pair with all its texts
+GET  /pictures/ROW          a picture; ?px=480 at most that large
+GET  /healthz /metrics
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worldclip.core.console import say
+from worldclip.core.execute import usable_cores
+from worldclip.model.decode import BadImage, open_image
+from worldclip.report.images import MAX_BYTES, shrink
+from worldclip.report.page import style
+from worldclip.web.server.errors import ApiError, too_busy
+from worldclip.web.server.metrics import Metrics
+from worldclip.web.server.read_request import Fetch, Limits, Picture, read_inputs, read_text, require_known
+from worldclip.web.server.service import Service, mean_vector, sentences_of
+
+OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
+BUSY_RETRY_S = 2  # where the bytes of other requests fill the memory
+MAX_THUMBNAIL_PX = 1024
+STATIC = {"search.js": "text/javascript", "search.css": "text/css"}
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+
+Work = Callable[[Any], Awaitable[Response]]
+"""The parsed body of a request -> its answer."""
+
+
+def create_app(
+    service: Service,
+    limits: Limits,
+    metrics: Metrics,
+    *,
+    api_key: str | None = None,
+    fetch: Fetch | None = None,
+    hosts: frozenset[str] | None = None,
+) -> Starlette:
+    """Return the application.
+
+    api_key: what clients send as a bearer token.  fetch: how addresses are fetched, None: not at all.  hosts: names
+    under which a browser may ask for it (None: any); a page elsewhere whose name resolves to this machine has another.
+    """
+    api = _Api(service, limits, fetch)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.close)
+
+    routes = [
+        Route("/", api.page),
+        Route("/static/{name}", api.static),
+        Route("/healthz", api.health),
+        Route("/metrics", lambda request: Response(metrics.text(), media_type="text/plain; version=0.0.4")),
+        Route("/v1/models", api.models),
+        Route("/v1/embeddings", api.post(api.embeddings), methods=["POST"]),
+        Route("/v1/classify", api.post(api.classify), methods=["POST"]),
+        Route("/v1/search", api.post(api.search), methods=["POST"]),
+        Route("/v1/pairs/{of}/{row:int}", api.pair),
+        Route("/pictures/{row:int}", api.picture),
+    ]
+    handlers: dict[Any, Any] = {
+        ApiError: lambda request, error: error.response(),
+        HTTPException: lambda request, error: ApiError(error.status_code, error.detail).response(),
+        Exception: _unexpected,
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app.add_middleware(_Guard, metrics=metrics, api_key=api_key, hosts=hosts)
+    return app
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    say("serve", f"{request.url.path}: {type(error).__name__}: {error}")
+    return ApiError(500, "the server failed on this request; its log says why").response()
+
+
+class _Guard:
+    """Count requests, refuse foreign host names and wrong keys, add the headers that keep a page to itself."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, hosts: frozenset[str] | None) -> None:
+        self._app, self._metrics, self._api_key, self._hosts = app, metrics, api_key, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        start = time.perf_counter()
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        refused = self._refusal(Request(scope))
+        try:
+            await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")  # as routed: no client can make up counters
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
+        return None
+
+    def _refusal(self, request: Request) -> ApiError | None:
+        """Return why a request is refused, None for one that is not."""
+        host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+        if self._hosts is not None and host not in self._hosts:
+            return ApiError(400, f"the host {host!r} is not this server's; use one of {', '.join(sorted(self._hosts))}")
+        path = request.url.path
+        if self._api_key is None or path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(sent.encode(), self._api_key.encode()):
+            return None
+        message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
+        return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class _Budget:
+    """The bytes that requests under way may hold together."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._free = num_bytes
+
+    @contextlib.contextmanager
+    def take(self, num_bytes: int) -> Iterator[None]:
+        """Hold that many bytes.  Raises ApiError where others hold them."""
+        if num_bytes > self._free:
+            raise too_busy(BUSY_RETRY_S)
+        self._free -= num_bytes
+        try:
+            yield
+        finally:
+            self._free += num_bytes
+
+
+class _Api:
+    """The handlers of all routes."""
+
+    def __init__(self, service: Service, limits: Limits, fetch: Fetch | None) -> None:
+        self._service, self._limits, self._fetch = service, limits, fetch
+        self._budget = _Budget(limits.bytes_in_flight)
+        self._decoding = asyncio.Semaphore(usable_cores())  # bounds the pixels of pictures that are being shrunk
+
+    # --- the API ------------------------------------------------------------------------------------------------------
+
+    def post(self, work: Work) -> Callable[[Request], Awaitable[Response]]:
+        """Return the handler that reads a JSON body within the limits and answers with `work`."""
+
+        async def handle(request: Request) -> Response:
+            if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                raise ApiError(415, "send JSON: Content-Type: application/json")
+            length = request.headers.get("content-length", "")
+            size = int(length) if length.isdigit() else self._limits.body_bytes
+            if size > self._limits.body_bytes:
+                raise self._too_large()
+            fetched = self._limits.body_bytes if self._fetch else 0  # what a small body may have us download
+            with self._budget.take(size + fetched):
+                return await work(await self._read_json(request))
+
+        return handle
+
+    async def _read_json(self, request: Request) -> Any:
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > self._limits.body_bytes:
+                        raise self._too_large()
+                    chunks.append(chunk)
+        except TimeoutError as error:
+            raise ApiError(408, f"the body took longer than {self._limits.body_seconds:g} s to arrive") from error
+        try:
+            return await run_in_threadpool(json.loads, b"".join(chunks))
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, f"the body is not valid JSON ({error})") from error
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body is too large; at most {self._limits.body_bytes:,} bytes are allowed")
+
+    async def _read_inputs(self, value: Any) -> list[str | Picture]:
+        return await run_in_threadpool(read_inputs, value, self._limits, self._fetch)
+
+    async def embeddings(self, body: Any) -> Response:
+        """Answer POST /v1/embeddings."""
+        body = require_known(body, ("input", "model", "encoding_format", "dimensions", "user"))
+        self._check_model(body)
+        dimensions = body.get("dimensions")
+        if dimensions not in (None, self._service.clip.embed_dim):
+            message = f"dimensions = {dimensions!r}: this model has {self._service.clip.embed_dim}; leave it out"
+            raise ApiError(400, message, param="dimensions")
+        form = body.get("encoding_format", "float")
+        if form not in ("float", "base64"):
+            raise ApiError(400, f"encoding_format = {form!r}: must be float or base64", param="encoding_format")
+        items = await self._read_inputs(body.get("input"))
+        rows = await self._service.embed(items)
+
+        def answer() -> Response:
+            texts = [item for item in items if isinstance(item, str)]
+            tokens = len(self._service.clip.require_tokenizer().encode(texts).ids) if texts else 0
+            data = [
+                {"object": "embedding", "index": i, "embedding": _base64(row) if form == "base64" else row.tolist()}
+                for i, row in enumerate(rows)
+            ]
+            usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+            return JSONResponse({"object": "list", "data": data, "model": self._service.name, "usage": usage})
+
+        return await run_in_threadpool(answer)
+
+    async def classify(self, body: Any) -> Response:
+        """Answer POST /v1/classify."""
+        body = require_known(body, ("input", "labels", "templates", "model"))
+        self._check_model(body)
+        labels = self._strings(body, "labels", None)
+        sentences = sentences_of(labels, self._strings(body, "templates", ["{}"]))
+        if (num_sentences := sum(map(len, sentences))) > self._limits.inputs:
+            message = f"labels times templates are {num_sentences:,} sentences; at most {self._limits.inputs:,}"
+            raise ApiError(400, message, param="labels")
+        pictures = await self._read_inputs(body.get("input"))
+        if any(isinstance(item, str) for item in pictures):
+            raise ApiError(400, "input must be pictures: data URLs", param="input")
+        data = []
+        for i, row in enumerate(await self._service.classify(pictures, labels, sentences)):
+            scores = [{"label": labels[m], "score": float(row[m])} for m in np.argsort(-row, kind="stable")]
+            data.append({"object": "classification", "index": i, "scores": scores})
+        return JSONResponse({"object": "list", "data": data, "model": self._service.name})
+
+    def _strings(self, body: Any, param: str, default: list[str] | None) -> list[str]:
+        values = body.get(param, default)
+        if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+            raise ApiError(400, f"{param} must be a list of texts, with at least one", param=param)
+        if len(values) > self._limits.inputs:
+            raise ApiError(400, f"{param}: at most {self._limits.inputs:,} texts are allowed", param=param)
+        try:
+            return [read_text(value, self._limits) for value in values]
+        except ValueError as error:
+            raise ApiError(400, f"{param}: {error}", param=param) from error
+
+    async def search(self, body: Any) -> Response:
+        """Answer POST /v1/search."""
+        body = require_known(body, ("input", "top", "of", "combine", "model"))
+        self._check_model(body)
+        of = self._collection(body.get("of"))
+        top, combine = body.get("top", 20), body.get("combine", False)
+        if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= self._limits.top:
+            raise ApiError(400, f"top = {top!r}: must be between 1 and {self._limits.top}", param="top")
+        if not isinstance(combine, bool):
+            raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
+        query_QD = await self._service.embed(await self._read_inputs(body.get("input")))
+        if combine:
+            query_QD = mean_vector(query_QD)
+        hits = await self._service.search(of, query_QD, top)
+        data = [{"object": "search", "index": i, "hits": rows} for i, rows in enumerate(hits)]
+        return JSONResponse({"object": "list", "of": of, "data": data, "model": self._service.name})
+
+    def _collection(self, of: Any) -> str:
+        names = list(self._service.collections)
+        if not names:
+            raise ApiError(404, "nothing to search: start the server with an embedded folder")
+        of = names[0] if of is None else of
+        if of not in names:
+            raise ApiError(400, f"of = {of!r}: must be one of {', '.join(names)}", param="of")
+        return str(of)
+
+    def _check_model(self, body: Any) -> None:
+        if body.get("model", self._service.name) != self._service.name:
+            message = f"model = {body['model']!r} is not served here; this server has {self._service.name!r}"
+            raise ApiError(404, message, param="model")
+
+    async def models(self, request: Request) -> Response:
+        """Answer GET /v1/models."""
+        model = {"id": self._service.name, "object": "model", "created": 0, "owned_by": "worldclip"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def pair(self, request: Request) -> Response:
+        """Answer GET /v1/pairs/OF/ROW."""
+        of, row = request.path_params["of"], request.path_params["row"]
+        return JSONResponse(await run_in_threadpool(self._service.pair, of, row))
+
+    # --- the page -----------------------------------------------------------------------------------------------------
+
+    async def page(self, request: Request) -> Response:
+        """Answer GET /."""
+        return Response(_read_static("index.html"), media_type="text/html")
+
+    async def static(self, request: Request) -> Response:
+        """Answer GET /static/NAME."""
+        name = request.path_params["name"]
+        if name == "page.css":
+            return Response(style(), media_type="text/css")
+        if name == "facts.json":
+            return JSONResponse(self._facts())
+        if name not in STATIC:
+            raise ApiError(404, f"no file {name!r} here")
+        return Response(_read_static(name), media_type=STATIC[name])
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what the page says of the server; nothing of the pictures themselves."""
+        counts = {of: len(collection.embedded) for of, collection in self._service.collections.items()}
+        return {"model": self._service.name, "counts": counts, "body_bytes": self._limits.body_bytes}
+
+    async def picture(self, request: Request) -> Response:
+        """Answer GET /pictures/ROW: the file as it is, or at most ?px= large."""
+        px = request.query_params.get("px")
+        if px is not None and not (px.isdigit() and 1 <= int(px) <= MAX_THUMBNAIL_PX):
+            raise ApiError(400, f"px = {px!r}: must be between 1 and {MAX_THUMBNAIL_PX}", param="px")
+        async with self._decoding:
+            content, media_type = await run_in_threadpool(self._read_picture, request.path_params["row"], px)
+        return Response(content, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
+
+    def _read_picture(self, row: int, px: str | None) -> tuple[bytes, str]:
+        content = self._service.picture(row)
+        try:
+            media_type = MEDIA_TYPES.get(str(open_image(content).format))  # nothing but an image leaves the server
+            if media_type is None or (px is not None and len(content) > MAX_BYTES):
+                return shrink(content, int(px or MAX_THUMBNAIL_PX)), "image/jpeg"
+        except BadImage as error:
+            raise ApiError(404, f"the picture of row {row} cannot be shown ({error.detail})") from error
+        return content, media_type
+
+    async def health(self, request: Request) -> Response:
+        """Answer GET /healthz."""
+        return JSONResponse({"status": "ok", "model": self._service.name})
+
+
+def _read_static(name: str) -> str:
+    return resources.files("worldclip.web.server").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _base64(row: np.ndarray) -> str:
+    """Return float32 little-endian, as OpenAI's clients ask for by default."""
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()

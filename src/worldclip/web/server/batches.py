@@ -1,0 +1,129 @@
+"""Shared batches: requests that come while the model is busy run together in its next batch, on one thread.
+
+No request waits for others to come: an idle thread takes what is there.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+Work = Callable[[Sequence[Item]], Sequence[Answer]]
+SMOOTHING = 0.1  # share of the newest batch in the moving average of seconds per item
+MAX_RETRY_AFTER_S = 60
+
+
+class Busy(RuntimeError):
+    """Too much is waiting; `retry_after` is the number of seconds in which about that much gets done."""
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"too many requests are waiting; try again in {retry_after} s")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[Item, Answer]):
+    """The items of one request."""
+
+    items: Sequence[Item]
+    future: Future[list[Answer]] = field(default_factory=Future)
+
+
+class SharedBatches(Generic[Item, Answer]):
+    """One thread that does the work of many requests, as many items at once as fit a batch.
+
+    work: returns one answer per item.  max_batch: items of a batch; a larger request is a batch of its own.
+    max_waiting: items that may wait.  on_batch: is told the number of items of each batch.
+    """
+
+    def __init__(
+        self,
+        work: Work[Item, Answer],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        on_batch: Callable[[int], object] = lambda size: None,
+    ) -> None:
+        self._work, self._max_batch, self._max_waiting, self._on_batch = work, max_batch, max_waiting, on_batch
+        self._jobs: deque[_Job[Item, Answer]] = deque()
+        self._num_waiting = 0
+        self._seconds_per_item = 0.0
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="worldclip-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of items that wait."""
+        return self._num_waiting
+
+    def submit(self, items: Sequence[Item]) -> Future[list[Answer]]:
+        """Return the future answers to the items of one request.  Raises Busy where too many items wait already."""
+        job: _Job[Item, Answer] = _Job(items)
+        with self._changed:
+            is_full = self._jobs and self._num_waiting + len(items) > self._max_waiting
+            if is_full or self._is_closed:
+                seconds = math.ceil(self._num_waiting * self._seconds_per_item)
+                raise Busy(min(MAX_RETRY_AFTER_S, max(1, seconds)))
+            self._jobs.append(job)
+            self._num_waiting += len(items)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Finish what is waiting, then end the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while jobs := self._next_jobs():
+            size = sum(len(job.items) for job in jobs)
+            self._on_batch(size)
+            start = time.perf_counter()
+            self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
+            seconds = (time.perf_counter() - start) / max(1, size)
+            self._seconds_per_item += SMOOTHING * (seconds - self._seconds_per_item)
+
+    def _next_jobs(self) -> list[_Job[Item, Answer]]:
+        """Return the jobs of the next batch, oldest first; waits for one; empty once closed and done."""
+        with self._changed:
+            while not self._jobs and not self._is_closed:
+                self._changed.wait()
+            jobs: list[_Job[Item, Answer]] = []
+            size = 0
+            while self._jobs and (not jobs or size + len(self._jobs[0].items) <= self._max_batch):
+                jobs.append(self._jobs.popleft())
+                size += len(jobs[-1].items)
+            self._num_waiting -= size
+        return jobs
+
+    def _answer(self, jobs: Sequence[_Job[Item, Answer]]) -> None:
+        """Work on all jobs at once; where that fails, on each alone, so that one request's error stays its own."""
+        if not jobs:
+            return
+        try:
+            answers = self._work([item for job in jobs for item in job.items])
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the answer, and the thread goes on
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+                return
+            for job in jobs:
+                self._answer([job])
+            return
+        start = 0
+        for job in jobs:
+            end = start + len(job.items)
+            job.future.set_result(list(answers[start:end]))
+            start = end

@@ -1,0 +1,233 @@
+"""What the server does, without HTTP: embed, classify, search and show pairs, over one loaded model.
+
+D embed_dim, Q queries, N images, M labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worldclip.core.job import Record
+from worldclip.language import table as languages
+from worldclip.language.identify import Identifier
+from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
+from worldclip.pool.read import read_member
+from worldclip.report.page import NO_LANGUAGE_NAMES
+from worldclip.tools.search import FEW_QUERIES, Embedded, Ranking
+from worldclip.web.server.batches import Answer, Busy, Item, SharedBatches
+from worldclip.web.server.errors import ApiError, too_busy
+from worldclip.web.server.metrics import Metrics
+from worldclip.web.server.read_request import Limits, Picture
+
+MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
+PIXELS_AT_ONCE = 100_000_000  # decoded together: 300 MB as 24-bit RGB
+UNREADABLE = "is not a picture that can be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search for the `top` rows nearest to a (D,) vector."""
+
+    vector: np.ndarray
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """The images or the texts of an embedded folder, and how they are searched."""
+
+    embedded: Embedded
+    ranking: Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The nearest rows of one query, best first."""
+
+    ids: np.ndarray
+    scores: np.ndarray
+
+
+class Service:
+    """One model, and the folders that it embedded, by `images` and `texts`."""
+
+    def __init__(
+        self, clip: Clip, name: str, collections: dict[str, Collection], limits: Limits, metrics: Metrics
+    ) -> None:
+        self.clip, self.name, self.collections = clip, name, collections
+        self._identifier = Identifier()
+        self._encoding: SharedBatches[str | Picture, np.ndarray | str] = SharedBatches(
+            functools.partial(encode, clip),
+            max_batch=MAX_BATCH,
+            max_waiting=limits.waiting,
+            on_batch=metrics.batch_items.observe,
+        )
+        self._searches = {
+            of: SharedBatches(functools.partial(_search, collection), max_batch=FEW_QUERIES, max_waiting=limits.waiting)
+            for of, collection in collections.items()
+        }
+        metrics.waiting.set_function(lambda: self._encoding.num_waiting)
+
+    def close(self) -> None:
+        """Finish what is waiting and end the threads."""
+        self._encoding.close()
+        for searches in self._searches.values():
+            searches.close()
+
+    async def embed(self, items: Sequence[str | Picture], param: str = "input") -> np.ndarray:
+        """Return (len(items), D) float32 embeddings of unit length.  Raises ApiError that names unusable pictures."""
+        rows = await _answers(self._encoding, items)
+        problems = [f"{param}[{i}]: {row}" for i, row in enumerate(rows) if isinstance(row, str)]
+        if problems:
+            raise ApiError(400, problems, param=param)
+        return np.stack([row for row in rows if isinstance(row, np.ndarray)])
+
+    async def classify(
+        self, pictures: Sequence[str | Picture], labels: Sequence[str], sentences: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        """Return (N, M) float32 probabilities of the labels, each described by its sentences, for each picture."""
+        texts = [text for group in sentences for text in group]
+        features = await self.embed([*pictures, *texts])
+        image_ND, text_SD = features[: len(pictures)], features[len(pictures) :]
+        return probabilities(image_ND, label_features(text_SD, sentences), self.clip.logit_scale)
+
+    async def search(self, of: str, query_QD: np.ndarray, top: int) -> list[list[Record]]:
+        """Return the hits of each query, best first."""
+        queries = [Query(vector, top) for vector in query_QD]
+        all_hits: list[Hits] = await _answers(self._searches[of], queries)
+        return await asyncio.to_thread(self._describe, self.collections[of].embedded, all_hits)
+
+    def _describe(self, embedded: Embedded, all_hits: Sequence[Hits]) -> list[list[Record]]:
+        """Return what the rows of hits are, with a caption where the folder holds texts, and its language."""
+        rows = embedded.rows(np.concatenate([hits.ids for hits in all_hits]))
+        captions = embedded.captions(rows)
+        texts = [row["text"] if "text" in row else captions.get((row["shard"], row["key"]), [""])[0] for row in rows]
+        described = []
+        for row, caption in zip(rows, self.with_language(texts), strict=True):
+            described.append({"shard": row["shard"], "key": row["key"], **caption})
+        answers: list[list[Record]] = []
+        start = 0
+        for hits in all_hits:
+            end = start + len(hits.ids)
+            facts = zip(hits.ids.tolist(), hits.scores.tolist(), described[start:end], strict=True)
+            answers.append([{"id": row_id, "score": score, **pair} for row_id, score, pair in facts])
+            start = end
+        return answers
+
+    def with_language(self, texts: Sequence[str]) -> list[Record]:
+        """Return {"text", "lang", "lang_name"} of each text, by language identification; lang is "" for no text."""
+        labels, _ = self._identifier.predict(list(texts))
+        return [
+            {"text": text, "lang": code, "lang_name": _language_name(code)}
+            for text, code in zip(texts, map(self._code, labels), strict=True)
+        ]
+
+    def _code(self, label: str) -> str:
+        return "" if label == "und" else languages.from_lid(label, self._identifier.scheme)
+
+    def pair(self, of: str, row_id: int) -> Record:
+        """Return {"id", "shard", "key", "texts"} of one row.  Raises ApiError for a row that does not exist."""
+        embedded, row = self._row(of, row_id)
+        texts = [row["text"]] if "text" in row else embedded.captions([row]).get((row["shard"], row["key"]), [])
+        return {"id": row_id, "shard": row["shard"], "key": row["key"], "texts": self.with_language(texts)}
+
+    def vector(self, of: str, row_id: int) -> np.ndarray:
+        """Return the (D,) embedding of one row.  Raises ApiError for a row that does not exist."""
+        embedded, _ = self._row(of, row_id)
+        vector: np.ndarray = embedded.take(np.array([row_id]))[0]
+        return vector
+
+    def picture(self, row_id: int) -> bytes:
+        """Return the image file of one row.  Raises ApiError where it cannot be read."""
+        embedded, row = self._row("images", row_id)
+        try:
+            return read_member(embedded.image_file(dict(row)), row["offset"], row["size"])
+        except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
+            raise ApiError(404, f"the picture of row {row_id} cannot be read") from error
+
+    def _row(self, of: str, row_id: int) -> tuple[Embedded, dict[str, Any]]:
+        embedded = self.collections[of].embedded if of in self.collections else None
+        if embedded is None or not 0 <= row_id < len(embedded):
+            raise ApiError(404, f"no row {row_id} of {of} here")
+        return embedded, embedded.rows(np.array([row_id]))[0]
+
+
+async def _answers(batches: SharedBatches[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+    """Return the answers to one request.  Raises ApiError where the server has enough to do."""
+    try:
+        future: Future[list[Answer]] = batches.submit(items)
+    except Busy as error:
+        raise too_busy(error.retry_after) from error
+    return await asyncio.wrap_future(future)
+
+
+def encode(clip: Clip, items: Sequence[str | Picture]) -> list[np.ndarray | str]:
+    """Return the (D,) embedding of each text and picture, or the reason why a picture cannot be used.
+
+    Equal texts run once.  Pictures are decoded PIXELS_AT_ONCE pixels at a time.
+    """
+    answers: list[np.ndarray | str] = [UNREADABLE] * len(items)
+    texts = list(dict.fromkeys(item for item in items if isinstance(item, str)))
+    by_text = dict(zip(texts, clip.encode_text(texts), strict=True)) if texts else {}
+    for i, item in enumerate(items):
+        if isinstance(item, str):
+            answers[i] = by_text[item]
+    pictures = [(i, item) for i, item in enumerate(items) if isinstance(item, Picture)]
+    for group in _groups(pictures):
+        features, reasons = clip.encode_each([picture.content for _, picture in group])
+        for row, (i, _) in enumerate(group):
+            answers[i] = reasons.get(row, features[row])
+    return answers
+
+
+def _groups(pictures: Sequence[tuple[int, Picture]]) -> Iterator[list[tuple[int, Picture]]]:
+    """Yield pictures in groups of at most MAX_BATCH pictures and PIXELS_AT_ONCE pixels, or of a single larger one."""
+    group: list[tuple[int, Picture]] = []
+    pixels = 0
+    for i, picture in pictures:
+        if group and (len(group) == MAX_BATCH or pixels + picture.num_pixels > PIXELS_AT_ONCE):
+            yield group
+            group, pixels = [], 0
+        group.append((i, picture))
+        pixels += picture.num_pixels
+    if group:
+        yield group
+
+
+def _search(collection: Collection, queries: Sequence[Query]) -> list[Hits]:
+    """Search for all queries in one pass over the rows; each gets as many results as it asked for."""
+    most = max(query.top for query in queries)
+    ids, scores = collection.ranking(np.stack([query.vector for query in queries]), most)
+    return [Hits(ids[i, : query.top], scores[i, : query.top]) for i, query in enumerate(queries)]
+
+
+def mean_vector(query_QD: np.ndarray) -> np.ndarray:
+    """Return (1, D) of unit length: the mean of several queries.  Raises ApiError where they cancel out."""
+    total = query_QD.sum(axis=0, keepdims=True)
+    norm = np.linalg.norm(total)
+    if norm < 1e-6:
+        raise ApiError(400, "the queries cancel each other out; search for them one by one", param="input")
+    mean: np.ndarray = total / norm
+    return mean
+
+
+def _language_name(code: str) -> str:
+    if not code or code in NO_LANGUAGE_NAMES or code == languages.OTHER:
+        return ""
+    return languages.get(code).name
+
+
+def sentences_of(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Return the sentences of each label.  Raises ApiError for templates without a place for the label."""
+    try:
+        return label_sentences(labels, tuple(templates))
+    except ValueError as error:
+        problems = getattr(error, "problems", [str(error)])
+        raise ApiError(400, problems, param="templates") from error

@@ -1,0 +1,245 @@
+// The search page.  Captions, keys and names are text of others: they enter the page as text nodes, never as markup.
+const byId = (id) => document.getElementById(id);
+const TOP = 60;
+const queries = []; // {text} or {image, name}; image is a data URL
+let facts = { counts: {}, model: "", body_bytes: 0 };
+let of = "images";
+let latest = 0; // number of the newest search: answers to older ones are dropped
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function words(text) {
+  return element("bdi", { dir: "auto" }, text);
+}
+
+// --- requests -------------------------------------------------------------------------------------------------------
+
+function headers() {
+  const key = sessionStorage.getItem("key");
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+async function ask(path, options = {}) {
+  const answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  if (answer.status === 401) {
+    const key = prompt("API key of this server");
+    if (key) {
+      sessionStorage.setItem("key", key);
+      return ask(path, options);
+    }
+  }
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  return answer;
+}
+
+async function showPicture(img, row, px) {
+  const path = `pictures/${row}${px ? `?px=${px}` : ""}`;
+  if (!sessionStorage.getItem("key")) {
+    img.src = path;
+    return;
+  }
+  const blob = await (await ask(path)).blob(); // an <img> cannot send the key
+  img.src = URL.createObjectURL(blob);
+}
+
+// --- queries --------------------------------------------------------------------------------------------------------
+
+function drawQueries() {
+  byId("queries").replaceChildren(
+    ...queries.map((query, i) => {
+      const shown = query.image ? element("img", { src: query.image, alt: query.name }) : words(query.text);
+      const remove = element("button", { type: "button", ariaLabel: `Remove ${query.text ?? query.name}` }, "×");
+      remove.addEventListener("click", () => {
+        queries.splice(i, 1);
+        drawQueries();
+        search();
+        byId("text").focus();
+      });
+      return element("li", {}, shown, remove);
+    }),
+  );
+}
+
+function takeText() {
+  const text = byId("text").value.trim();
+  if (text) queries.push({ text });
+  byId("text").value = "";
+  drawQueries();
+}
+
+function readFile(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+async function takeFiles(files) {
+  for (const file of files) {
+    const image = await readFile(file);
+    if (image.length > facts.body_bytes) {
+      say(`${file.name} is too large; at most ${facts.body_bytes.toLocaleString("en")} bytes are allowed`, true);
+      continue;
+    }
+    queries.push({ image, name: file.name });
+  }
+  drawQueries();
+  search();
+}
+
+// --- results --------------------------------------------------------------------------------------------------------
+
+function say(text, isBad = false) {
+  byId("state").textContent = text;
+  byId("state").className = isBad ? "lead bad" : "lead";
+}
+
+async function search() {
+  const number = ++latest;
+  const typed = byId("text").value.trim();
+  const input = queries.map((query) => query.image ?? { text: query.text });
+  if (typed) input.push({ text: typed });
+  const texts = [...queries.flatMap((query) => query.text ?? []), ...(typed ? [typed] : [])];
+  history.replaceState(null, "", texts.length ? `?${new URLSearchParams(texts.map((text) => ["q", text]))}` : ".");
+  if (!input.length) {
+    byId("hits").replaceChildren();
+    say("");
+    return;
+  }
+  say("Searching …");
+  const start = performance.now();
+  try {
+    const body = JSON.stringify({ input, top: TOP, of, combine: true });
+    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body };
+    const { data } = await (await ask("v1/search", options)).json();
+    if (number !== latest) return;
+    const ms = Math.round(performance.now() - start);
+    byId("hits").replaceChildren(...data[0].hits.map(hitElement));
+    const combined = input.length > 1 ? `${input.length} queries combined. ` : "";
+    say(`${combined}The ${data[0].hits.length} nearest by cosine similarity, in ${ms} ms.`);
+  } catch (error) {
+    if (number === latest) say(error.message, true);
+  }
+}
+
+function hitElement(hit) {
+  const parts = [element("p", {}, element("b", {}, hit.score.toFixed(3)), element("span", { title: hit.lang_name }, hit.lang))];
+  if (hit.text) parts.push(element("p", { className: "caption", lang: hit.lang }, words(hit.text)));
+  const link = element("a", { href: `#${of}-${hit.id}`, ariaLabel: `Pair ${hit.key}` });
+  if (of === "images") {
+    const img = element("img", { alt: hit.text, loading: "lazy" });
+    showPicture(img, hit.id, 480);
+    link.append(img);
+  } else {
+    link.append(element("code", {}, hit.key));
+  }
+  return element("article", { className: "hit" }, link, ...parts);
+}
+
+async function showPair() {
+  const [kind, row] = location.hash.slice(1).split("-");
+  if (!/^\d+$/.test(row ?? "") || !(kind in facts.counts)) return;
+  try {
+    const pair = await (await ask(`v1/pairs/${kind}/${row}`)).json();
+    const body = byId("pair-body");
+    body.replaceChildren();
+    if (kind === "images") {
+      const img = element("img", { alt: pair.texts[0]?.text ?? pair.key });
+      showPicture(img, pair.id);
+      body.append(img);
+    }
+    const texts = pair.texts.map((text) =>
+      element("li", { lang: text.lang }, words(text.text), element("small", {}, text.lang_name || text.lang)),
+    );
+    if (texts.length) body.append(element("ul", {}, ...texts));
+    body.append(element("p", {}, `Key ${pair.key}, shard ${pair.shard}`));
+    if (!byId("pair").open) byId("pair").showModal();
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+// --- start ----------------------------------------------------------------------------------------------------------
+
+function drawKinds() {
+  const kinds = Object.keys(facts.counts);
+  byId("kinds").hidden = kinds.length < 2;
+  byId("kinds").replaceChildren(
+    ...kinds.map((kind) => {
+      const name = kind === "images" ? "Pictures" : "Texts";
+      const button = element("button", { type: "button", ariaPressed: String(kind === of) }, name);
+      button.addEventListener("click", () => {
+        of = kind;
+        drawKinds();
+        search();
+      });
+      return button;
+    }),
+  );
+}
+
+function drawFacts() {
+  const counts = Object.entries(facts.counts).map(
+    ([kind, count]) => `${count.toLocaleString("en")} ${kind === "images" ? "pictures" : "texts"}`,
+  );
+  byId("facts").textContent = counts.length ? `${counts.join(" and ")}, model ${facts.model}` : `Model ${facts.model}`;
+  if (counts.length) return;
+  byId("search").hidden = true;
+  byId("search").style.display = "none";
+  byId("hits").className = "api";
+  byId("hits").replaceChildren(
+    element("p", {}, "No pictures to search. Embed some, and name the folder:"),
+    element("code", {}, "worldclip embed MODEL PHOTOS --out embedded\nworldclip serve MODEL embedded"),
+    element("p", {}, "The API answers at:"),
+    element("code", {}, "POST /v1/embeddings\nPOST /v1/classify\nGET /v1/models\nGET /healthz\nGET /metrics"),
+  );
+}
+
+async function start() {
+  facts = await (await fetch("static/facts.json")).json();
+  of = Object.keys(facts.counts)[0] ?? "images";
+  drawFacts();
+  drawKinds();
+  for (const text of new URLSearchParams(location.search).getAll("q")) queries.push({ text });
+  drawQueries();
+  if (queries.length) search();
+  showPair();
+}
+
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  search();
+});
+byId("add").addEventListener("click", () => {
+  takeText();
+  search();
+});
+byId("text").addEventListener("keydown", (event) => {
+  if (event.key === "Backspace" && !event.target.value && queries.length) {
+    queries.pop();
+    drawQueries();
+    search();
+  }
+});
+byId("file").addEventListener("change", (event) => {
+  takeFiles(event.target.files);
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("over", name === "dragover");
+    if (name === "drop") takeFiles(event.dataTransfer.files);
+  });
+}
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) takeFiles(event.clipboardData.files);
+});
+window.addEventListener("hashchange", showPair);
+byId("pair").addEventListener("close", () => history.replaceState(null, "", location.pathname + location.search));
+start();

@@ -1,0 +1,52 @@
+"""Serve a small random model and the pool that it embedded, in this process."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+import worldclip
+from embedded_world import write_world
+from worldclip.core.execute import LocalExecutor
+from worldclip.tools.embed import embed
+from worldclip.web.server.app import create_app
+from worldclip.web.server.metrics import Metrics
+from worldclip.web.server.read_request import Limits
+from worldclip.web.server.serve import open_collections
+from worldclip.web.server.service import Service
+
+
+def write_embedded_world(root: Path) -> None:
+    """Write ROOT/model, ROOT/pool and ROOT/embedded with its images and texts."""
+    write_world(root)
+    embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=LocalExecutor(quiet=True))
+
+
+@contextlib.contextmanager
+def serving(root: Path, clip: Any = None, limits: Limits | None = None, **options: Any) -> Iterator[str]:
+    """Serve ROOT/model with ROOT/embedded; yields the address."""
+    clip = clip or worldclip.load(root / "model", device="cpu")
+    limits, metrics = limits or Limits(), Metrics()
+    collections = open_collections(root / "embedded", clip, "model")
+    app = create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def data_url(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,67 @@
+"""The search page in headless Chromium: texts, dropped pictures, combined queries, and captions that are no markup."""
+
+from __future__ import annotations
+
+import pytest
+
+from chromium import open_page
+from embedded_world import key_of, picture
+from serving import data_url, serving, write_embedded_world
+
+DROP = """(async () => {
+  const blob = await (await fetch("%s")).blob();
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([blob], "a.png", {type: "image/png"}));
+  document.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+})()"""
+HITS = "[...document.querySelectorAll('.hit a')].map(a => a.getAttribute('aria-label'))"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    write_embedded_world(root)
+    return root
+
+
+def test_a_person_searches_by_text_by_picture_and_by_both(world):
+    with serving(world) as address, open_page() as page:
+        page.open(f"{address}/", "document.querySelector('#facts')?.textContent.includes('pictures')")
+        page.run("document.querySelector('#text').focus()")
+        page.type("赤いリンゴ")
+        page.press("Enter", 13, "\r")
+        page.wait("document.querySelectorAll('.hit').length > 20")
+        assert page.run("document.querySelector('.hit .caption').textContent").startswith("a red apple")
+        assert "q=" in page.run("location.search")
+
+        page.run("document.querySelector('#text').value = ''")
+        page.run(DROP % data_url(picture(3)))
+        page.wait(f"({HITS})[0] === 'Pair {key_of(0, 3)}'")
+        assert page.run("Number(document.querySelector('.hit b').textContent)") == pytest.approx(1, abs=0.002)
+
+        page.run("document.querySelector('#text').focus()")
+        page.type("a red apple")
+        page.press("Enter", 13, "\r")
+        page.wait("document.querySelector('#state').textContent.startsWith('2 queries combined')")
+
+        page.run("document.querySelector('.hit a').click()")
+        page.wait("document.querySelector('#pair').open && document.querySelector('#pair img').naturalWidth > 0")
+        assert "a red apple" in page.run("document.querySelector('#pair li').textContent")
+        assert page.errors == []
+        assert all(url.startswith((address, "data:", "blob:")) for url in page.requests)
+
+
+def test_captions_and_queries_are_text_and_never_markup(world, monkeypatch):
+    from worldclip.web.server.service import Service
+
+    evil = "<img src=x onerror=\"document.title='evil'\"><script>document.title='evil'</script>"
+    monkeypatch.setattr(
+        Service, "with_language", lambda self, texts: [{"text": evil, "lang": "en", "lang_name": evil} for _ in texts]
+    )
+    with serving(world) as address, open_page() as page:
+        page.open(f"{address}/?q=%3Cscript%3Ex%3C/script%3E", "document.querySelectorAll('.hit').length > 20")
+        assert page.run("document.querySelector('.hit .caption').textContent") == evil
+        page.run("document.querySelector('.hit a').click()")
+        page.wait("document.querySelector('#pair').open")
+        assert page.run("document.title") == "Search"
+        assert page.run("document.querySelectorAll('main script, #pair script, .hit img[src=x]').length") == 0
