@@ -8,10 +8,10 @@ from chromium import open_page
 from embedded_world import key_of, picture
 from serving import data_url, serving, write_embedded_world
 
-DROP = """(async () => {
-  const blob = await (await fetch("%s")).blob();
+DROP = """(() => {
+  const bytes = Uint8Array.from(atob("%s".split(",")[1]), (char) => char.charCodeAt(0));
   const transfer = new DataTransfer();
-  transfer.items.add(new File([blob], "a.png", {type: "image/png"}));
+  transfer.items.add(new File([bytes], "a.png", {type: "image/png"}));
   document.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
 })()"""
 HITS = "[...document.querySelectorAll('.hit a')].map(a => a.getAttribute('aria-label'))"

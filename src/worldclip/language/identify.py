@@ -16,7 +16,7 @@ from worldclip.core.errors import UserError
 from worldclip.language.fasttext import kernels as fasttext_kernels
 from worldclip.language.fasttext import model as fasttext_model
 from worldclip.language.fasttext.model import LABEL_PREFIX, UnsupportedModel
-from worldclip.language.table import Scheme, scheme_of
+from worldclip.language.table import Scheme, from_lid, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null
 _PREFIX = LABEL_PREFIX.decode()
@@ -46,6 +46,13 @@ def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray,
     float32 in [0, 1].
     """
     return Identifier(model).predict(texts)
+
+
+def identify_codes(texts: Texts) -> list[str]:
+    """Return our code of each text's language; `other` for one without a list of its own, "" for a blank text."""
+    labels, _ = identify(texts)
+    codes = {label: "" if label == NO_LABEL else from_lid(label) for label in set(labels.tolist())}
+    return [codes[label] for label in labels.tolist()]
 
 
 class Identifier:

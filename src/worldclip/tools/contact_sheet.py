@@ -15,7 +15,7 @@ from worldclip.report.images import data_uri
 from worldclip.report.page import Section, code, words, write_page
 
 if TYPE_CHECKING:
-    from worldclip.tools.search import Embedded
+    from worldclip.pool.embedded import Embedded
 
 MAX_KEY_CHARS = 60  # in sight; the end of a key tells more than its beginning
 THUMBNAIL_PX = 480  # of the longer side: sharp at twice the density of a sheet's column

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,17 +44,16 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.reasons import Reason
 from worldclip.model import load as model_load
-from worldclip.model import sample_inputs
 from worldclip.model.formats.interface import Layout, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own
 from worldclip.pool.formats import format_of
 from worldclip.pool.read import read_member
 from worldclip.pool.stage import check_names
 from worldclip.pool.stage import root as pool_root
 
-Of = Literal["images", "texts"]
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
 VECTOR = "vector"  # column of the embeddings in a .parquet; LanceDB's default name for one
@@ -323,12 +322,6 @@ def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_
 
     parts = (part(start) for start in range(0, len(rows), TEXTS_AT_ONCE))
     write_tables(path, parts, schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim))))
-
-
-def embed_sample_inputs(clip: Clip) -> np.ndarray:
-    """Return (1 + texts, D) embeddings of a fixed image and, where there is a text tower, fixed texts."""
-    texts = [] if clip.tokenizer is None else [clip.encode_text([text for text in sample_inputs.TEXTS if text])]
-    return np.concatenate([clip.encode_image(sample_inputs.images()[:1]), *texts])
 
 
 @functools.lru_cache(maxsize=1)

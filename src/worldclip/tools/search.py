@@ -13,33 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from worldclip.core.artifacts import (
-    EMBEDDED_TEXTS,
-    IMAGE_PLACES,
     read_json,
-    read_manifest,
-    read_table,
     write_artifact,
     write_json,
 )
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, UserError, require
+from worldclip.core.errors import UserError, require
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
-from worldclip.core.safe_path import safe_join
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.pool.files import file_in_pool
-from worldclip.tools.embed import Of, embed_sample_inputs
+from worldclip.pool.embedded import Embedded, Of, ShardRows, check_model, open_embedded
 
 Library = Literal["exact", "faiss"]
 BLOCK_BYTES = 64 * 2**20  # scores held at once
@@ -49,134 +40,6 @@ FEW_QUERIES = 8  # up to here, reading the rows takes longer than multiplying th
 LINKS, BUILD_WIDTH, SEARCH_WIDTH = 32, 200, 128
 CANDIDATES = 4  # an index returns this many times `top` rows, which are then scored exactly
 NUM_RECALL_QUERIES = 100  # rows by which an index's recall is measured
-MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
-
-
-class ShardRows:
-    """The (rows, D) float32 array of a .npy file, mapped only while rows are read.
-
-    A folder may have more shards than a process may have open files.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Read the shape.  Raises UserError for a file that is no such array."""
-        self.path = path
-        array = self._map()
-        if array.ndim != 2 or array.dtype != np.float32:
-            raise UserError(f"{path} holds {array.dtype} of {array.shape}, not embeddings; embed the pool again")
-        self.shape: tuple[int, ...] = array.shape
-
-    def _map(self) -> np.ndarray:
-        try:
-            array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
-        except (ValueError, EOFError) as error:
-            raise UserError(f"{self.path} is cut or no array ({error}); embed the pool again") from error
-        return array
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self._map()[rows]
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """A folder of embeddings: row i of the whole is row i - first[s] of shard s."""
-
-    folder: Path
-    of: Of
-    manifest: Report
-    shards: list[str]
-    parts: list[ShardRows]
-    """The (rows, D) float32 embeddings of each shard."""
-    first: np.ndarray
-    """(num_shards + 1,) int64."""
-
-    def __len__(self) -> int:
-        return int(self.first[-1])
-
-    def image_file(self, row: Report) -> Path:
-        """Return the local file of a row's image, as the manifest's pool and shards have it, see file_in_pool."""
-        roots = self.manifest.get("pool_roots", {})
-        is_image_file = "files" in self.manifest["inputs"][self.of][row["shard"]]
-        name = row["key"] if is_image_file else row["shard"]
-        root_name = "" if "" in roots else name.partition("/")[0]
-        own_name = name.removeprefix(f"{root_name}/") if root_name else name
-        return file_in_pool(roots.get(root_name), own_name, row["file"])
-
-    def _read_rows(self, s: int) -> pa.Table:
-        """Return the table of shard s.  Raises UserError for one that does not fit its embeddings."""
-        path = safe_join(self.folder / self.of, f"{self.shards[s]}.parquet")
-        schema = IMAGE_PLACES if self.of == "images" else EMBEDDED_TEXTS
-        try:
-            table = read_table(path, schema, schema.names)  # not the column of vectors
-        except BadShard as error:
-            raise UserError(f"{error}; embed the pool again") from error
-        has_null = any(column.null_count for column in table.columns)
-        if len(table) != len(self.parts[s]) or has_null or table.schema.types != schema.types:
-            raise UserError(f"{path} does not fit the .npy beside it; embed the pool again")
-        return table
-
-    def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], list[str]]:
-        """Return {(shard, key): texts} of images, where the folder holds the texts of their shards too.
-
-        Raises UserError for texts that cannot be read.
-        """
-        if self.of == "texts" or "texts" not in self.manifest["config"]["of"]:
-            return {}
-        captions: dict[tuple[str, str], list[str]] = {}
-        for shard in {row["shard"] for row in rows} & set(self.manifest["inputs"]["texts"]):
-            keys = pa.array(sorted({row["key"] for row in rows if row["shard"] == shard}), pa.string())
-            path = safe_join(self.folder / "texts", f"{shard}.parquet")
-            try:
-                table = read_table(path, EMBEDDED_TEXTS, ["key", "text"])
-            except BadShard as error:
-                raise UserError(f"{error}; embed the pool again") from error
-            for row in table.filter(pc.is_in(table["key"], keys)).to_pylist():
-                captions.setdefault((shard, row["key"]), []).append(row["text"])
-        return captions
-
-    def _shard_of(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
-        return np.searchsorted(self.first, ids, side="right") - 1
-
-    def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return (n, D) embeddings."""
-        shard = self._shard_of(ids)
-        rows_nD = np.empty((len(ids), self.parts[0].shape[1]), np.float32)
-        for s in np.unique(shard):
-            rows_nD[shard == s] = self.parts[s][ids[shard == s] - self.first[s]]
-        return rows_nD
-
-    def rows(self, ids: np.ndarray) -> list[Report]:
-        """Return what the rows are: shard, key, and file, offset, size of an image, or text_idx, text."""
-        shard = self._shard_of(ids)
-        by_id: dict[int, Report] = {}
-        for s in np.unique(shard):
-            name, in_shard = self.shards[s], ids[shard == s]
-            table = self._read_rows(s).take(in_shard - self.first[s])
-            by_id |= {i: {"shard": name, **row} for i, row in zip(in_shard.tolist(), table.to_pylist(), strict=True)}
-        return [by_id[i] for i in ids.tolist()]
-
-
-def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
-    """Open the images of a folder that embed wrote, or its texts where it holds no images.  Raises UserError."""
-    folder = Path(folder)
-    manifest = read_manifest(folder) if folder.is_dir() else None
-    if manifest is None or "of" not in manifest["config"]:
-        is_unfinished = (folder / "done").is_dir()
-        state = "is unfinished: run its command again" if is_unfinished else "holds no embeddings"
-        raise UserError(f"{folder} {state}; give a folder that `worldclip embed MODEL POOL --out DIR` wrote")
-    kinds = manifest["config"]["of"]
-    of = of or kinds[0]
-    if of not in kinds:
-        raise UserError(f"{folder} holds no {of}, only {' and '.join(kinds)}: embed the pool with --of {of}")
-    shards = sorted(manifest["inputs"][of])
-    parts = [ShardRows(safe_join(folder / of, f"{name}.npy")) for name in shards]
-    if len({part.shape[1] for part in parts}) != 1:
-        raise UserError(f"{folder}: its shards have embeddings of different sizes; embed the pool again")
-    first = np.cumsum([0, *map(len, parts)])
-    return Embedded(folder, of, manifest, shards, parts, first)
 
 
 def nearest(parts: Sequence[np.ndarray | ShardRows], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -308,17 +171,6 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
         raise UserError([*error.problems, *hint]) from error
     check_model(embedded, clip, str(model or record["source"]), "give that one as --model")
     return clip
-
-
-def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
-    """Raise UserError where `clip` does not embed as the model did that embedded the folder."""
-    expected = np.load(embedded.folder / "probe.npy", allow_pickle=False)
-    actual = embed_sample_inputs(clip)
-    if actual.shape != expected.shape or (actual * expected).sum(axis=1).min() < MIN_MODEL_COSINE:
-        raise UserError(
-            f"{name} is not the model that embedded {embedded.folder}, or has changed since; {remedy}, or embed the "
-            "pool again"
-        )
 
 
 def build_index(folder: str | Path, library: Library = "exact", of: Of | None = None) -> Report:

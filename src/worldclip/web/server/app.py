@@ -39,11 +39,11 @@ from worldclip.web.server.errors import ApiError, too_busy
 from worldclip.web.server.metrics import Metrics
 from worldclip.web.server.read_request import Fetch, Limits, Picture, read_inputs, read_text, require_known
 from worldclip.web.server.service import Service, mean_vector, sentences_of
+from worldclip.web.style import search_style
 
 OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
 BUSY_RETRY_S = 2  # where the bytes of other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
-STATIC = {"search.js": "text/javascript", "search.css": "text/css"}
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -320,12 +320,12 @@ class _Api:
         """Answer GET /static/NAME."""
         name = request.path_params["name"]
         if name == "page.css":
-            return Response(style(), media_type="text/css")
+            return Response(style() + search_style(), media_type="text/css")
+        if name == "search.js":
+            return Response(_read_static(name), media_type="text/javascript")
         if name == "facts.json":
             return JSONResponse(self._facts())
-        if name not in STATIC:
-            raise ApiError(404, f"no file {name!r} here")
-        return Response(_read_static(name), media_type=STATIC[name])
+        raise ApiError(404, f"no file {name!r} here")
 
     def _facts(self) -> dict[str, Any]:
         """Return what the page says of the server; nothing of the pictures themselves."""

@@ -19,7 +19,8 @@ from worldclip.core.errors import UserError
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import Layout
 from worldclip.model.inference import Clip
-from worldclip.tools.search import check_model, open_embedded, open_ranking
+from worldclip.pool.embedded import check_model, open_embedded
+from worldclip.tools.search import open_ranking
 from worldclip.web.server.app import create_app
 from worldclip.web.server.fetch_picture import fetch_picture
 from worldclip.web.server.metrics import Metrics

@@ -16,11 +16,11 @@ import numpy as np
 
 from worldclip.core.job import Record
 from worldclip.language import table as languages
-from worldclip.language.identify import Identifier
+from worldclip.language.identify import identify_codes
 from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
+from worldclip.pool.embedded import Embedded
 from worldclip.pool.read import read_member
-from worldclip.report.page import NO_LANGUAGE_NAMES
-from worldclip.tools.search import FEW_QUERIES, Embedded, Ranking
+from worldclip.tools.search import FEW_QUERIES, Ranking
 from worldclip.web.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.web.server.errors import ApiError, too_busy
 from worldclip.web.server.metrics import Metrics
@@ -62,7 +62,6 @@ class Service:
         self, clip: Clip, name: str, collections: dict[str, Collection], limits: Limits, metrics: Metrics
     ) -> None:
         self.clip, self.name, self.collections = clip, name, collections
-        self._identifier = Identifier()
         self._encoding: SharedBatches[str | Picture, np.ndarray | str] = SharedBatches(
             functools.partial(encode, clip),
             max_batch=MAX_BATCH,
@@ -123,14 +122,9 @@ class Service:
 
     def with_language(self, texts: Sequence[str]) -> list[Record]:
         """Return {"text", "lang", "lang_name"} of each text, by language identification; lang is "" for no text."""
-        labels, _ = self._identifier.predict(list(texts))
-        return [
-            {"text": text, "lang": code, "lang_name": _language_name(code)}
-            for text, code in zip(texts, map(self._code, labels), strict=True)
-        ]
-
-    def _code(self, label: str) -> str:
-        return "" if label == "und" else languages.from_lid(label, self._identifier.scheme)
+        codes = identify_codes(list(texts))
+        facts = zip(texts, codes, strict=True)
+        return [{"text": text, "lang": code, "lang_name": _language_name(code)} for text, code in facts]
 
     def pair(self, of: str, row_id: int) -> Record:
         """Return {"id", "shard", "key", "texts"} of one row.  Raises ApiError for a row that does not exist."""
@@ -219,9 +213,7 @@ def mean_vector(query_QD: np.ndarray) -> np.ndarray:
 
 
 def _language_name(code: str) -> str:
-    if not code or code in NO_LANGUAGE_NAMES or code == languages.OTHER:
-        return ""
-    return languages.get(code).name
+    return languages.get(code).name if code in languages.by_code() else ""
 
 
 def sentences_of(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
