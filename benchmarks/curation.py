@@ -158,7 +158,7 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
 
     for shard in pool.shards(context):
         texts = timed("read and decode", pool.read_texts, shard, work.pool)
-        lang, *_ = timed("language", match_texts.find_languages, texts, work)
+        lang, *_ = timed("language", work.language_rules.find, texts.text, texts.lang)
         timed("entries", match_texts.match_texts, texts.text, lang, work)
         matched = match_texts.match_pool_texts(texts, work)
         table = timed("write", match_texts.matched_table, texts, matched, work)

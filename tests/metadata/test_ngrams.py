@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from worldclip.language.segment import SPACES, TSHEGS, Scheme, scheme_of, segment
 from worldclip.metadata import ngrams
-from worldclip.metadata.ngrams import Counter, best_bigrams, iter_unigrams, merge
+from worldclip.metadata.ngrams import Counter, PartCounter, best_bigrams, iter_unigrams, merge, runs
 from worldclip.metadata.ngrams.kernels import sort_bigrams
 
 CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3400, 0x4DBF)]
@@ -102,6 +102,36 @@ def test_counts_do_not_depend_on_the_memory_limits(
     runs = counter.finish()
     assert len(runs) > (10 if slots == 1 else 0)
     assert as_tallies(merge(runs, tmp_path_factory.mktemp("merged"), fan_in=3)) == plain_counts(texts, SPACES)
+
+
+def test_parts_of_one_file_count_as_runs_in_folders(tmp_path: Path):
+    texts = [[f"w{n % 7} w{n % 5} x{n % 11}" for n in range(40 * (k + 1))] for k in range(9)]
+    with open(tmp_path / "counts", "wb") as file:
+        parts = []
+        for of_count in texts:
+            counter = PartCounter(tmp_path / "counts", file, SPACES)
+            counter.add(of_count)
+            parts += counter.finish()
+    assert len(parts) == len(texts)
+    for part, of_count in zip(parts, texts, strict=True):
+        assert as_tallies(merge([part], tmp_path / "merged")) == plain_counts(of_count, SPACES)
+    whole = plain_counts([text for of_count in texts for text in of_count], SPACES)
+    assert as_tallies(merge(parts, tmp_path / "merged", fan_in=2)) == whole
+    assert not (tmp_path / "merged").exists()  # small parts are merged all at once
+
+
+def test_many_large_parts_are_merged_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs, "FEW_WORDS", 5)
+    with open(tmp_path / "counts", "wb") as file:
+        counter = PartCounter(tmp_path / "counts", file, SPACES, max_words=2)
+        texts = [f"a{n} b{n % 3} c" for n in range(12)]
+        for text in texts:
+            counter.add([text])
+        parts = counter.finish()
+    assert len(parts) > 8
+    counts = merge(parts, tmp_path / "merged", fan_in=3)
+    assert len(counts.runs) < len(parts)
+    assert as_tallies(counts) == plain_counts(texts, SPACES)
 
 
 def test_full_arena_spills(tmp_path: Path):

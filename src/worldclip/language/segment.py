@@ -121,11 +121,11 @@ def scheme_of(wiki_lang: str, punctuation: Literal["unicode", "ascii"] = "unicod
     punctuation: what ends a bigram in a language written with spaces: every token without letter, mark or digit, or
     ASCII's marks only.
     """
-    scheme = _scheme_of_code(languages.from_wikipedia(wiki_lang))
+    scheme = scheme_of_code(languages.from_wikipedia(wiki_lang))
     return ASCII_SPACES if scheme is SPACES and punctuation == "ascii" else scheme
 
 
-def _scheme_of_code(code: str) -> Scheme:
+def scheme_of_code(code: str) -> Scheme:
     return SCHEMES[languages.get(code).words](code)
 
 
@@ -151,7 +151,7 @@ def count_words(text: str, lang: str) -> int:
 
     Unlike a token of n-grams, a word keeps the punctuation inside it: "dog's" is one word.
     """
-    scheme = _scheme_of_code(lang) if lang in languages.by_code() else _icu("und")
+    scheme = scheme_of_code(lang) if lang in languages.by_code() else _icu("und")
     is_word = _is_word()
     return sum(any(is_word[ord(character)] for character in part) for part in _parts(text, scheme))
 

@@ -12,7 +12,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.coin import sample_rows
 from worldclip.core.execute import Shard
 from worldclip.match.matcher.matcher import Matcher
-from worldclip.match.texts import MatchWork, find_languages
+from worldclip.match.texts import MatchWork
 
 PROFILES = ("reference", "unicode", "unicode_fold")
 
@@ -52,7 +52,7 @@ def _sample(work: MatchWork, shards: Sequence[Shard], num_texts: int) -> Iterato
         if remaining <= 0:
             return
         pool_texts = pool.read_texts(shards[position], work.pool)
-        lang, _, _ = find_languages(pool_texts, work)
+        lang, _, _ = work.language_rules.find(pool_texts.text, pool_texts.lang)
         lang[pool_texts.text.is_null().to_numpy(zero_copy_only=False)] = -1
         for code, name in enumerate(work.languages):
             rows = np.flatnonzero(lang == code)

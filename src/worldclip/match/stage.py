@@ -45,7 +45,7 @@ def _inputs(run: Run) -> Record:
     return {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "metadata": artifacts.require_manifest(run.dir, "metadata")["digest"],
-        "lid_model": _lid_digest(run.section(LanguagesConfig).lid_model),
+        "lid_model": lid.model_digest(run.section(LanguagesConfig).lid_model),
         "key_lists": keys.digests(pool.key_lists(run)),
     }
 
@@ -126,7 +126,7 @@ def match_work(run: Run) -> MatchWork:
         lid_model=lid_model,
         languages=langs,
         list_digests=tuple((name, digests[name]) for name in config.entry_lists.names(langs)),
-        lid_digest=_lid_digest(lid_model),
+        lid_digest=lid.model_digest(lid_model),
     )
 
 
@@ -146,15 +146,6 @@ def _check_merges(work: MatchWork) -> None:
             )
     if problems:
         raise UserError(problems)
-
-
-def _lid_digest(lid_model: str) -> str:
-    path = lid.model_path(lid_model)
-    if not path.is_file():
-        raise UserError(
-            f"languages.lid_model = {lid_model!r}: not a file; give `lid176` or the path of a .bin or .ftz file"
-        )
-    return artifacts.digest(artifacts.fingerprint(path, path.parent))
 
 
 def _config_of_texts(run: Run, work: MatchWork) -> Record:

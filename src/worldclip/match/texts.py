@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from worldclip.core import layout
 from worldclip.core.arrow import names_of
 from worldclip.core.reasons import Reason
-from worldclip.language import identify as lid
-from worldclip.language import table as languages
+from worldclip.language.assign import LanguageRules
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.pool import PoolTexts
@@ -42,47 +40,22 @@ class MatchWork:
         """Return the compiled matcher of a list, memory-mapped once per process."""
         return _load_matcher(self.run_dir, list_name, self.match.matcher_name, dict(self.list_digests)[list_name])
 
-    def identifier(self) -> tuple[lid.Identifier, np.ndarray]:
-        """Return the language identifier, and each label's position in `languages`: (labels + 1,) int32, -1 for none.
-
-        The last position, -1, is that of a text without a label.  Under restrict_to_recipe_languages the identifier
-        chooses only among labels of the run's languages.
-        """
-        merges = tuple(sorted(self.match.merge_labels.items()))
-        is_restricted = self.match.restrict_to_recipe_languages
-        return _load_identifier(
-            self.lid_model, self.lid_digest, self.languages, merges, is_restricted, languages.added()
+    @property
+    def language_rules(self) -> LanguageRules:
+        """How a text gets its language."""
+        return LanguageRules(
+            languages=self.languages,
+            lid_model=self.lid_model,
+            lid_digest=self.lid_digest,
+            merge_labels=tuple(sorted(self.match.merge_labels.items())),
+            min_prob=self.match.min_lang_prob,
+            is_restricted=self.match.restrict_to_recipe_languages,
         )
 
 
 @functools.cache
 def _load_matcher(run_dir: Path, list_name: str, matcher_name: str, digest: str) -> Matcher:
     return Matcher.load(layout.matcher(run_dir, list_name, matcher_name), digest)
-
-
-@functools.cache
-def _load_identifier(
-    lid_model: str,
-    digest: str,
-    langs: tuple[str, ...],
-    merges: tuple[tuple[str, str], ...],
-    is_restricted: bool,
-    added: tuple[languages.Language, ...],
-) -> tuple[lid.Identifier, np.ndarray]:
-    """Load the identifier once per process for each set of arguments.
-
-    digest: of the model's file, so that a changed file is loaded again.  added: the recipe's own languages, which
-    decide what labels mean.
-    """
-    identifier = lid.Identifier(lid_model)
-    merged = dict(merges)
-    position = {lang: i for i, lang in enumerate(langs)}
-    names = [merged.get(label) or languages.from_lid(label, scheme=identifier.scheme) for label in identifier.labels]
-    lang_of_label = np.array([*(position.get(name, -1) for name in names), -1], np.int32)
-    if is_restricted:
-        allowed = [label for label, lang in zip(identifier.labels, lang_of_label[:-1], strict=True) if lang >= 0]
-        identifier = lid.Identifier(lid_model, allowed)
-    return identifier, lang_of_label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,46 +73,12 @@ class Matched:
 def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
     """Return language and entries of each text; a text that the pool's reader dropped (null) has neither."""
     reason = pool_texts.reason.copy()
-    lang, prob, labels = find_languages(pool_texts, work)
+    lang, prob, labels = work.language_rules.find(pool_texts.text, pool_texts.lang)
     lang[reason != Reason.KEPT] = -1
     entry_ids, offsets = match_texts(pool_texts.text, lang, work)
     reason[(reason == Reason.KEPT) & (lang < 0)] = Reason.NO_LANGUAGE
     reason[(reason == Reason.KEPT) & (np.diff(offsets) == 0)] = Reason.NO_MATCH
     return Matched(reason=reason, lang=lang, lang_prob=prob, labels=labels, entry_ids=entry_ids, offsets=offsets)
-
-
-def find_languages(pool_texts: PoolTexts, work: MatchWork) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each text's (position in work.languages (T,) int32, probability (T,) float32, label (T,) str).
-
-    The position is -1 for no_language.  A pool that states languages (pool.lang) decides them with probability 1;
-    otherwise the language-identification model does.
-    """
-    if pool_texts.lang is not None:
-        return _stated_languages(pool_texts.lang, work)
-    identifier, lang_of_label = work.identifier()
-    label_ids, prob = identifier.predict_ids(pool_texts.text)
-    lang = lang_of_label[label_ids]
-    lang[prob < work.match.min_lang_prob] = -1
-    return lang, prob, np.array([*identifier.labels, lid.NO_LABEL])[label_ids]
-
-
-def _stated_languages(stated: pa.Array, work: MatchWork) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    position = {lang: i for i, lang in enumerate(work.languages)}
-    encoded = stated.dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    lang_of_name = np.array([*(position.get(_code_of(name, work), -1) for name in names), -1], np.int32)
-    codes = pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False)
-    labels = np.array([*names, lid.NO_LABEL], dtype=object)[codes]
-    return lang_of_name[codes], np.ones(len(codes), np.float32), labels.astype(str)
-
-
-def _code_of(label: str, work: MatchWork) -> str:
-    """Return our code of a label that the pool states: merged as the recipe says, our own, or from a LID scheme."""
-    if label in work.match.merge_labels:
-        return work.match.merge_labels[label]
-    if label in work.languages:
-        return label
-    return languages.from_lid(label, scheme=languages.scheme_of(label))
 
 
 def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.ndarray, np.ndarray]:

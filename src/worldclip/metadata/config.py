@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from worldclip.core.settings import AtLeast, Between, Config, NotEmpty, Place, Problems, value_problem
 from worldclip.language import table as languages
 
-Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list"]
+Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list", "pool"]
 PAPER_SOURCES: tuple[Source, ...] = ("number", "wordnet", "unigram", "bigram", "title", "list")
 WORDNETS = "wordnets"  # folder in metadata.dumps
 WORDNET_ENDINGS = (".tab", ".tab.gz", ".xml", ".xml.gz")
@@ -66,6 +68,11 @@ class WikipediaRules:
     english_min_title_views: int = 70
     """Minimum number of views of an English title, under v1."""
 
+    def share(self, fraction: float, total: int) -> int:
+        """Return the share of a number of candidates, of the fraction as it is written: 0.07 of 100 are 7."""
+        exact = Fraction(str(fraction)) * total
+        return math.floor(exact) if self.share_rounding == "down" else math.ceil(exact)
+
 
 RULES = {
     "paper": WikipediaRules(),
@@ -78,7 +85,7 @@ class MetadataConfig(Config):
     """Sources of each language's entries."""
 
     sources: Annotated[tuple[Source, ...], NotEmpty(", ".join(get_args(Source)))] = PAPER_SOURCES
-    """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, list.
+    """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, list, pool.
     Default: the paper's five, and the lists of metadata.lists."""
     allow_missing: tuple[Source, ...] = ()
     """Sources that may have nothing of a language that should have some, e.g. `["wordnet"]`.  The report names the
@@ -91,6 +98,12 @@ class MetadataConfig(Config):
     metadata.dumps."""
     wordfreq_top: Annotated[int, AtLeast(1, "words per language")] = 100_000
     """Number of most frequent words per language from the package wordfreq, each as it is and in title case."""
+    pool_min_count: Annotated[int, AtLeast(1, "occurrences")] = 5
+    """Minimum number of occurrences of a word, and of a pair of words, among the pool's texts of its language (source
+    `pool`)."""
+    max_pool_unigrams: Annotated[int, AtLeast(1, "new entries")] = 100_000
+    """Maximum number of words of the pool per language that are not entries yet; bigram_fraction of metadata.rules says
+    how many pairs of words come with them."""
     lists: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Entry list of each language: one entry per line, optionally a tab and a score; or a JSON array (.json)."""
     licences: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -281,19 +280,14 @@ class WikipediaCounts:
         if self.is_v1:
             least = self.rules.english_min_unigram_count
             return ngrams.iter_unigrams(self.counts, min_count=least), self.rules.max_unigrams
-        num_wanted = self._share(self.rules.unigram_top_fraction, len(self.counts.words))
+        num_wanted = self.rules.share(self.rules.unigram_top_fraction, len(self.counts.words))
         return ngrams.iter_unigrams(self.counts), min(num_wanted, self.rules.max_unigrams)
-
-    def _share(self, fraction: float, total: int) -> int:
-        """Return the share of a number of candidates, of the fraction as it is written: 0.07 of 100 are 7."""
-        exact = Fraction(str(fraction)) * total
-        return math.floor(exact) if self.rules.share_rounding == "down" else math.ceil(exact)
 
     def max_bigrams(self, num_unigrams: int) -> int:
         """Return the cap, given the number of unigrams kept of this Wikipedia."""
         if self.is_v1 or self.rules.bigram_rule == "pmi":
             return self.rules.max_bigrams
-        return min(self.rules.max_bigrams, self._share(self.rules.bigram_fraction, num_unigrams))
+        return min(self.rules.max_bigrams, self.rules.share(self.rules.bigram_fraction, num_unigrams))
 
     def bigrams(self, num_wanted: int, num_entries: int) -> Candidates:
         """Return bigrams by falling PMI: enough for `num_wanted` new ones if `num_entries` are entries already."""
@@ -316,7 +310,7 @@ class WikipediaCounts:
         if self.is_v1:
             least = self.rules.english_min_title_views
             return titles.iter_titles(views, articles, least), self.rules.max_titles
-        num_wanted = self._share(self.rules.title_top_fraction, len(articles))
+        num_wanted = self.rules.share(self.rules.title_top_fraction, len(articles))
         return titles.iter_titles(views, articles), min(num_wanted, self.rules.max_titles)
 
 

@@ -16,6 +16,7 @@ from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, WikipediaCounts
 from worldclip.metadata.sources.lists import read_frequent_words, read_list
+from worldclip.metadata.sources.pool import PoolCounts
 from worldclip.metadata.sources.wordnet import read_wordnet
 
 NUM_NUMBERS = 100  # "0" to "99" in every language, first
@@ -95,7 +96,15 @@ def is_punctuation(entry: str) -> bool:
 
 
 def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> bool:
-    """Return whether a language has any source besides numbers; wikipedias: those of it that have files."""
+    """Return whether a language has any source besides numbers; wikipedias: those of it that have files.
+
+    Whether the pool has words of a language is not known before they are counted; here it counts as a source.
+    """
+    return "pool" in config.sources or has_own_words(lang, config, wikipedias)
+
+
+def has_own_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> bool:
+    """Return whether a language has any source besides numbers and the pool."""
     return bool(
         wikipedias
         or config.wordnets_of(lang)
@@ -104,11 +113,16 @@ def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> b
     )
 
 
-def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[WikipediaCounts] = ()) -> EntryList:
-    """Return the list of one language: numbers, WordNets, unigrams, bigrams, titles, wordfreq, plain list.
+def build_entries(
+    lang: str,
+    config: MetadataConfig,
+    wikipedias: Sequence[WikipediaCounts] = (),
+    pool_counts: PoolCounts | None = None,
+) -> EntryList:
+    """Return the list of one language: numbers, WordNets, unigrams, bigrams, titles, wordfreq, plain list, the pool.
 
     wikipedias: counts of the Wikipedias of this language; their lists are joined source by source, each with its own
-    caps.
+    caps.  pool_counts: of the pool's texts in this language, if the pool is a source.
     """
     built = EntryList()
     if "number" in config.sources:
@@ -133,6 +147,30 @@ def build_entries(lang: str, config: MetadataConfig, wikipedias: Sequence[Wikipe
         built.add("wordfreq", read_frequent_words(lang, config.wordfreq_top), config.max_chars)
     if path := config.list_of(lang):
         built.add("list", read_list(path), config.max_chars)
+    if pool_counts is not None:
+        _add_pool(built, config, pool_counts)
+        if not has_own_words(lang, config, [wikipedia.wiki for wikipedia in wikipedias]):
+            _require_pool_words(lang, config, built)
     if not built.entries:
         raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; set metadata.lists.{lang}")
     return built
+
+
+def _add_pool(built: EntryList, config: MetadataConfig, pool_counts: PoolCounts) -> None:
+    """Append the pool's words, and a share of them as pairs of words."""
+    num_unigrams = built.add("pool", pool_counts.unigrams(config), config.max_chars, config.max_pool_unigrams)
+    rules = config.wikipedia_rules
+    num_wanted = rules.share(rules.bigram_fraction, num_unigrams)
+    bigrams = pool_counts.bigrams(config, num_wanted, len(built.entries))
+    built.add("pool", bigrams, config.max_chars, num_wanted)
+
+
+def _require_pool_words(lang: str, config: MetadataConfig, built: EntryList) -> None:
+    """Raise BadShard if the pool gave no word of a language, unless metadata.allow_missing allows it."""
+    if built.rules["pool"]["in"] or "pool" in config.allow_missing:
+        return
+    raise BadShard(
+        f"the pool has no word of {lang} that reaches metadata.pool_min_count = {config.pool_min_count}, and no other"
+        f" source has words of it; remove {lang} from languages.codes, or to go on without: metadata.allow_missing ="
+        ' ["pool"]'
+    )

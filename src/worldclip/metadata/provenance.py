@@ -15,6 +15,7 @@ from worldclip.metadata.config import MetadataConfig, is_lexicon
 from worldclip.metadata.counting import TEXT_LICENCE, VIEWS_LICENCE, Record, Sources, fingerprint_wikipedias
 from worldclip.metadata.sources.lists import WORDFREQ_LICENCE
 from worldclip.metadata.sources.pack import Pack
+from worldclip.metadata.sources.pool import POOL, POOL_LICENCE
 from worldclip.metadata.sources.wordnet import fingerprint_installed, read_headers
 
 NOT_STATED = "not stated in the file"
@@ -76,6 +77,8 @@ def describe_sources(
             continue  # no source: how the recipe describes it
         elif source == "wordfreq":
             records.append({"source": source, "package": source, "version": known, "licence": WORDFREQ_LICENCE})
+        elif source == POOL:
+            records.append({"source": source, **known, "licence": POOL_LICENCE})
         elif source == "wordnet":
             for wordnet, known_wordnet in zip(config.wordnets_of(lang), known, strict=True):
                 place = {} if is_lexicon(wordnet) else _describe_path(Path(wordnet))

@@ -2,6 +2,7 @@
 
 shard                 builds       what
 a dump, page views    counts       words and bigrams of the text, views of titles (counting.py)
+a shard of the pool   counts       words and bigrams of its texts by language, for the source `pool` (sources/pool.py)
 a language            entries      candidates of all sources in order, filtered, the first of equal ones kept
 (match.isolate)       merged       all lists in sorted code order, the first of equal entries kept
 a list and profile    matcher      bound to the digest of the entries
@@ -9,6 +10,8 @@ a list and profile    matcher      bound to the digest of the entries
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -16,13 +19,14 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip import pool
 from worldclip.core import coin, layout
-from worldclip.core.artifacts import METADATA, read_table, replace_folder, require_manifest, write_table
+from worldclip.core.artifacts import METADATA, digest, read_table, replace_folder, require_manifest, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError, naming
 from worldclip.core.execute import Report, Shard
@@ -30,7 +34,10 @@ from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import to_dict
 from worldclip.kernels.unicode_table import UNICODE_VERSION
+from worldclip.language import identify as lid
+from worldclip.language import segment
 from worldclip.language import table as languages
+from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.metadata import counting
@@ -40,7 +47,9 @@ from worldclip.metadata.entries import EntryList, build_entries
 from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.provenance import describe_file, describe_sources, fingerprint_sources
 from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
+from worldclip.metadata.sources.pool import POOL, POOL_DONE, PoolWork, count_shard, open_pool_counts, pool_files
 from worldclip.metadata.sources.wordnet import is_lmf
+from worldclip.pool.config import PoolConfig
 
 if TYPE_CHECKING:
     from worldclip.match.matcher.matcher import Matcher
@@ -52,6 +61,8 @@ ENTRIES_DONE, MATCHERS_DONE = "done/entries", "done/matchers"
 KNOWN_BY_SHARDS = frozenset(
     {"pack", "wordnets", "lists", "licences", "wikipedia", "text_licences", "dumps", "pageviews", "profiles"}
 )
+POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # decide nothing unless the pool is a source
+KEYS_OF_TEXTS = frozenset({"key", "columns", "where", "texts", "lang"})  # of [pool]; they decide which texts there are
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 WORDFREQ_NOTE = (
     "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title case"
@@ -67,6 +78,8 @@ class Work:
     codes: tuple[str, ...]
     sources: counting.Sources
     pack: Pack | None
+    pool_digest: str | None = None  # of the pool's texts and their languages; None: the pool is no source
+    pool_shards: tuple[str, ...] = ()
 
     def is_packed(self, lang: str) -> bool:
         return self.pack is not None and lang in self.pack.lists
@@ -74,6 +87,13 @@ class Work:
     def built_codes(self) -> list[str]:
         """Return the languages whose lists are built, not taken from the pack."""
         return [lang for lang in self.codes if not self.is_packed(lang)]
+
+    def fingerprint(self, lang: str) -> Record:
+        """Return fingerprints of everything that the list of `lang` is built from, by source."""
+        fingerprints = fingerprint_sources(lang, self.config, self.sources, self.pack)
+        if self.pool_digest is not None and not self.is_packed(lang):
+            fingerprints[POOL] = {"digest": self.pool_digest}
+        return fingerprints
 
 
 def build(run: Run) -> None:
@@ -96,9 +116,30 @@ def _needs(run: Run) -> Iterator[str]:
 
 def _config(run: Run) -> Record:
     config = run.deciding("metadata") | {"matchers": _matchers_version()}
+    config["metadata"] = _deciding_keys(run.section(MetadataConfig))
+    if POOL in run.section(MetadataConfig).sources:
+        config[POOL] = _config_of_pool(run)
     if languages.OTHER in _run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
     return config
+
+
+def _deciding_keys(config: MetadataConfig) -> dict[str, Any]:
+    """Return the section's keys, without those of the source `pool` where it is not used."""
+    unused = frozenset() if POOL in config.sources else POOL_KEYS
+    return {key: value for key, value in to_dict(config).items() if key not in unused}
+
+
+def _config_of_pool(run: Run) -> Record:
+    """Return what decides, besides the pool, which texts are counted and as which language: as in match."""
+    match = run.section(MatchConfig)
+    return {
+        **{key: value for key, value in run.deciding("match")["pool"].items() if key in KEYS_OF_TEXTS},
+        "lid_model": run.section(LanguagesConfig).lid_model,
+        "merge_labels": match.merge_labels,
+        "min_lang_prob": match.min_lang_prob,
+        "restrict_to_recipe_languages": match.restrict_to_recipe_languages,
+    }
 
 
 def _matchers_version() -> Record:
@@ -133,8 +174,17 @@ def _plan(run: Run) -> Work:
 
 
 def _inputs(run: Run) -> Record:
-    """Return the fingerprints of the files, and wordfreq's version where it is used."""
-    return {shard.name: shard.fingerprint for shard in _language_shards(_plan(run))}
+    """Return the fingerprints of the files, wordfreq's version where it is used, and the pool if it is a source."""
+    work = _plan(run)
+    return {shard.name: shard.fingerprint for shard in _language_shards(work)} | _pool_inputs(run)
+
+
+def _pool_inputs(run: Run) -> Record:
+    """Return what the counts of the pool's texts depend on; nothing if the pool is no source."""
+    if POOL not in run.section(MetadataConfig).sources:
+        return {}
+    lid_model = run.section(LanguagesConfig).lid_model
+    return {POOL: require_manifest(run.dir, POOL)["digest"], "lid_model": lid.model_digest(lid_model)}
 
 
 def _build(run: Run, job: Job) -> Result:
@@ -143,9 +193,16 @@ def _build(run: Run, job: Job) -> Result:
     for note in notes:
         say(STAGE, note)
     uncounted = counting.count_files(work.sources, work.config, folder, run.executor)
+    if POOL in work.config.sources:
+        work = _count_pool(run, work)
     lists = _build_lists(run, work, uncounted)
+    for note in _name_absent(work, lists):
+        say(STAGE, note)
+        notes.append(note)
     matchers = _compile_matchers(run, lists)
     outputs = counting.counted_files(folder, work.sources)
+    for name in work.pool_shards:
+        outputs += [*pool_files(folder, name), folder / POOL_DONE / f"{name}.json"]
     for name in lists:
         outputs += [layout.entries(run.dir, name), folder / ENTRIES_DONE / f"{name}.json"]
     for name, matcher in matchers:
@@ -166,10 +223,50 @@ def _build(run: Run, job: Job) -> Result:
     )
 
 
+def _count_pool(run: Run, work: Work) -> Work:
+    """Count the pool's texts by language, each shard once; return the work with the counted shards.
+
+    Raises StageFailed if a shard fails, after all others are counted.
+    """
+    key = {**_config_of_pool(run), **_pool_inputs(run), "languages": work.built_codes(), "codes": list(work.codes)}
+    key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
+    # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
+    shard_key = {name: value for name, value in key.items() if name != POOL}
+    shards = pool.indexed_shards(run)
+    match = run.section(MatchConfig)
+    pool_work = PoolWork(
+        folder=run.dir / STAGE,
+        pool=run.section(PoolConfig),
+        rules=LanguageRules(
+            languages=work.codes,
+            lid_model=run.section(LanguagesConfig).lid_model,
+            lid_digest=str(key["lid_model"]),
+            merge_labels=tuple(sorted(match.merge_labels.items())),
+            min_prob=match.min_lang_prob,
+            is_restricted=match.restrict_to_recipe_languages,
+        ),
+        codes=frozenset(work.built_codes()),
+    )
+    count = functools.partial(count_shard, work=pool_work)
+    run.executor.map(count, shards, label="pool texts", done_dir=run.dir / STAGE / POOL_DONE, key=shard_key)
+    names = tuple(shard.name for shard in shards)
+    return dataclasses.replace(work, pool_digest=digest(key), pool_shards=names)
+
+
+def _name_absent(work: Work, lists: Mapping[str, Report]) -> list[str]:
+    """Return a sentence that names the languages of which the pool gave no entry."""
+    if POOL not in work.config.sources:
+        return []
+    absent = [lang for lang in work.built_codes() if not lists[lang]["by_source"].get(POOL)]
+    least = work.config.pool_min_count
+    text = f"no entry from the pool for {name_all(absent)}: no other word reaches metadata.pool_min_count = {least}"
+    return [text] if absent else []
+
+
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
     shards = _language_shards(work)
-    key = {name: value for name, value in to_dict(work.config).items() if name not in KNOWN_BY_SHARDS}
+    key = {name: value for name, value in _deciding_keys(work.config).items() if name not in KNOWN_BY_SHARDS}
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
     done_dir = run.dir / STAGE / ENTRIES_DONE
     reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=done_dir, key=key)
@@ -225,10 +322,7 @@ def _packed_and_built(work: Work) -> list[str]:
 
 
 def _language_shards(work: Work) -> list[Shard]:
-    return [
-        Shard(name=lang, path="", fingerprint=fingerprint_sources(lang, work.config, work.sources, work.pack))
-        for lang in work.codes
-    ]
+    return [Shard(name=lang, path="", fingerprint=work.fingerprint(lang)) for lang in work.codes]
 
 
 def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[str, str]) -> Report:
@@ -239,15 +333,25 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
         for wiki in work.sources.wikis[lang]:
             if wiki in uncounted:
                 raise BadShard(uncounted[wiki])
-        with counting.open_counts(lang, work.sources, work.config, run_dir / STAGE) as wikipedias:
-            built = build_entries(lang, work.config, wikipedias)
-        _require_candidates(lang, work, built)
+        built = _build_from_sources(lang, run_dir / STAGE, work)
         table, rules = built.table(), built.rules
         write_table(path, table, METADATA)
-    if fingerprint_sources(lang, work.config, work.sources, work.pack) != shard.fingerprint:
+    if work.fingerprint(lang) != shard.fingerprint:
         raise InputChanged("one of its files changed while it was read")
     files = describe_sources(lang, shard.fingerprint, work.config, work.sources, work.pack)
     return {**_describe(table["entry"], rules), "examples": _examples(table), "files": files}
+
+
+def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
+    """Return the list of a language that no pack has.  Raises BadShard if its sources hold nothing of it."""
+    with contextlib.ExitStack() as stack:
+        wikipedias = stack.enter_context(counting.open_counts(lang, work.sources, work.config, folder))
+        pool_counts = None
+        if work.pool_digest is not None:
+            pool_counts = stack.enter_context(open_pool_counts(lang, work.pool_shards, folder))
+        built = build_entries(lang, work.config, wikipedias, pool_counts)
+    _require_candidates(lang, work, built)
+    return built
 
 
 def _require_candidates(lang: str, work: Work, built: EntryList) -> None:

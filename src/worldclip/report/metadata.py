@@ -25,6 +25,7 @@ COLOURS = {
     "title": "var(--s5)",
     "wordfreq": "var(--s4)",
     "list": "var(--s6)",
+    "pool": "var(--s7)",
 }
 DROP_RULES = {
     "duplicate": "duplicate",

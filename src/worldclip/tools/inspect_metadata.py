@@ -29,6 +29,7 @@ SCORES = {
     "title": "views of the page",
     "wordfreq": "share of all words",
     "list": "score in the list",
+    "pool": "occurrences in the pool; of a pair, the pointwise mutual information of its words, log2",
 }
 SOURCES = {  # in the order of the lists
     "number": "every language has the numbers 0 to 99",
@@ -38,6 +39,7 @@ SOURCES = {  # in the order of the lists
     "title": "one of the Wikipedia's most viewed pages",
     "wordfreq": "one of the most frequent words of the package wordfreq, as it is or in title case",
     "list": "in the list that the recipe names",
+    "pool": "one of the most frequent words, or pairs of words, of the pool's own texts in this language",
 }
 
 

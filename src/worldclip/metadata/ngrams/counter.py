@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from worldclip.core.arrow import binary_array, byte_buffers
 from worldclip.core.artifacts import remove
 from worldclip.language.segment import Scheme
 from worldclip.metadata.ngrams.kernels import WORDS, count_texts, refill, sort_bigrams, take_bigrams
-from worldclip.metadata.ngrams.runs import BigramWriter, write_words
+from worldclip.metadata.ngrams.runs import BigramWriter, Part, write_part, write_words
 
 # Tables of 2^24 bigrams x 16 bytes and 2^22 words keep a process near 1 GiB, sorting of a full table included.
 MAX_BIGRAM_SLOTS = 2**24
@@ -22,29 +24,32 @@ MAX_ARENA_BYTES = 2**27
 BATCH_BYTES = 2**15  # a batch and its tokens fit into the cache
 
 
-class Counter:
-    """Counts texts; what does not fit into memory goes to runs under `folder`.
+_Run = TypeVar("_Run", Path, Part)
 
-    `add` batches of texts, then `finish` for the runs.  The folder is emptied first, so an interrupted count starts
-    over.
+
+class Tables(ABC, Generic[_Run]):
+    """Counts texts; full tables are stored as sorted runs.
+
+    `add` batches of texts, then `finish` for the runs.
     """
 
     def __init__(
         self,
-        folder: Path,
         scheme: Scheme,
         *,
         max_bigram_slots: int = MAX_BIGRAM_SLOTS,
         max_words: int = MAX_WORDS,
         max_arena_bytes: int = MAX_ARENA_BYTES,
     ) -> None:
-        self.folder, self.classes = folder, scheme.classes()
+        self.classes = scheme.classes()
         self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
-        self.runs: list[Path] = []
+        self.runs: list[_Run] = []
         self.spans_N, self.keys_N = np.empty(0, np.int64), np.empty(0, np.uint64)
-        remove(folder)
-        folder.mkdir(parents=True)
         self._start()
+
+    @abstractmethod
+    def store(self, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray) -> _Run:
+        """Write a run: words in byte order, their counts, and pairs (two ranks as a key, count) by rising key."""
 
     def _start(self) -> None:
         """Begin with small empty tables; see kernels.py for their layout."""
@@ -107,32 +112,57 @@ class Counter:
             self.table_2S = _refilled(self.table_2S, 3 * (num_bigrams + new) // 2, self.max_bigram_slots, True)
 
     def spill(self) -> None:
-        """Write the tables as a sorted run and empty them."""
+        """Store the tables as a sorted run and empty them."""
         num_words, num_arena, num_bigrams = (int(n) for n in self.state)
-        run = self.folder / f"run_{len(self.runs):05}"
         words = binary_array(self.arena[:num_arena], self.starts_W[1 : num_words + 2])
         # From malloc, which returns large blocks at once; Arrow's own pool keeps hundreds of MB for later.
         malloc = pa.system_memory_pool()
         order_W = pc.sort_indices(words, memory_pool=malloc).to_numpy()
         ranks_W = np.empty(num_words + 1, np.uint32)
         ranks_W[order_W + 1] = np.arange(num_words, dtype=np.uint32)
-        ordered = pc.take(words, pa.array(order_W), memory_pool=malloc)
-        write_words(run, ordered, self.counts_W[1 : num_words + 1][order_W])
-        del words, order_W, ordered
         num_moved, largest = take_bigrams(self.table_2S, ranks_W)
         assert num_moved == num_bigrams
         pairs_B2 = self.table_2S[: 2 * num_bigrams].reshape(-1, 2)
         sort_bigrams(pairs_B2, num_words, int(largest))
-        with BigramWriter(run) as writer:
-            writer.add(pairs_B2)
-        self.runs.append(run)
+        ordered = pc.take(words, pa.array(order_W), memory_pool=malloc)
+        counts_W = self.counts_W[1 : num_words + 1][order_W]
+        self.runs.append(self.store(ordered, counts_W, pairs_B2))
         self._start()
 
-    def finish(self) -> list[Path]:
-        """Write what is left; returns the runs that together hold all counts (none where no text had a word)."""
+    def finish(self) -> list[_Run]:
+        """Store what is left; returns the runs that together hold all counts (none where no text had a word)."""
         if self.state[WORDS]:
             self.spill()
         return self.runs
+
+
+class Counter(Tables[Path]):
+    """Stores each run in a folder under `folder`, which is emptied first: an interrupted count starts over."""
+
+    def __init__(self, folder: Path, scheme: Scheme, **limits: int) -> None:
+        super().__init__(scheme, **limits)
+        self.folder = folder
+        remove(folder)
+        folder.mkdir(parents=True)
+
+    def store(self, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray) -> Path:
+        run = self.folder / f"run_{len(self.runs):05}"
+        write_words(run, words, counts_W)
+        with BigramWriter(run) as writer:
+            writer.add(pairs_B2)
+        return run
+
+
+class PartCounter(Tables[Part]):
+    """Appends each run to a file that many counts share."""
+
+    def __init__(self, path: Path, file: BinaryIO, scheme: Scheme, **limits: int) -> None:
+        """path: under which the runs will be read; file: where they are written to, at its end."""
+        super().__init__(scheme, **limits)
+        self.path, self.file = path, file
+
+    def store(self, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray) -> Part:
+        return write_part(self.path, self.file, words, counts_W, pairs_B2)
 
 
 def _power_of_two(at_least: int) -> int:

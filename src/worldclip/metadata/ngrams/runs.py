@@ -1,4 +1,7 @@
-"""Write, read and merge sorted runs: the words of a count in byte order, its bigrams by the ranks of their words."""
+"""Write, read and merge sorted runs: the words of a count in byte order, its bigrams by the ranks of their words.
+
+A run is a folder of its own (`Path`), or a part of a file (`Part`) where there are many small ones.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +21,9 @@ from worldclip.core.arrow import binary_array, byte_buffers
 from worldclip.kernels.llvm import inner, kernel
 
 FAN_IN = 16  # runs merged at once: a merge holds the words twice and 4 bytes for each word of each run
+# Parts of files are mostly small: more of them are merged at once, as long as they have few words and files are open.
+FAN_IN_OF_PARTS = 256
+FEW_WORDS = 2**20
 MERGED_AT_ONCE = 2**20  # bigrams in memory during a merge, of all runs together
 
 _U0, _U32, _LOW_32 = np.uint64(0), np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -40,6 +47,47 @@ class Words:
 NO_WORDS = Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
 
 
+class Part(NamedTuple):
+    """A run inside a file, from byte `start` on: offsets, counts, bigrams, then the bytes of the words.
+
+    offsets (num_words + 1,) int64, counts (num_words,) uint64, bigrams (num_bigrams, 2) uint64; all little-endian.
+    """
+
+    path: Path
+    start: int
+    num_words: int
+    num_bigrams: int
+    num_bytes: int
+
+    @property
+    def bigrams_start(self) -> int:
+        return self.start + 16 * self.num_words + 8
+
+
+Run: TypeAlias = Path | Part
+
+
+def write_part(
+    path: Path, file: BinaryIO, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray
+) -> Part:
+    """Append a run to `file`, which will be read as `path`."""
+    data, offsets_W = byte_buffers(words)
+    part = Part(path, file.tell(), len(counts_W), len(pairs_B2), int(offsets_W[-1]))
+    for array, dtype in ((offsets_W, "<i8"), (counts_W, "<u8"), (pairs_B2, "<u8")):
+        file.write(np.ascontiguousarray(array, dtype).data)
+    file.write(np.ascontiguousarray(data[: part.num_bytes]).data)
+    return part
+
+
+def _read_part(part: Part) -> Words:
+    with open(part.path, "rb") as file:
+        file.seek(part.start)
+        offsets = np.fromfile(file, "<i8", part.num_words + 1)
+        counts = np.fromfile(file, "<u8", part.num_words)
+        file.seek(16 * part.num_bigrams, os.SEEK_CUR)
+        return Words(np.fromfile(file, np.uint8, part.num_bytes), offsets, counts)
+
+
 def write_words(run: Path, words: pa.LargeBinaryArray, counts_W: np.ndarray) -> None:
     """Write words, in byte order, and their counts."""
     data, offsets_W = byte_buffers(words)
@@ -48,7 +96,9 @@ def write_words(run: Path, words: pa.LargeBinaryArray, counts_W: np.ndarray) -> 
     artifacts.write_array(run / "word_counts.npy", counts_W)
 
 
-def read_words(run: Path) -> Words:
+def read_words(run: Run) -> Words:
+    if isinstance(run, Part):
+        return _read_part(run)
     return Words(*(np.load(run / f"word_{name}.npy") for name in ("bytes", "offsets", "counts")))
 
 
@@ -82,11 +132,14 @@ class BigramWriter:
             raise
 
 
-def iter_bigrams(run: Path, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def iter_bigrams(run: Run, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (keys uint64, counts uint64) of a run in rising order, `chunk` at a time, read rather than mapped."""
-    with open(run / "bigrams", "rb") as file:
-        while data := file.read(16 * chunk):
-            pairs = np.frombuffer(data, "<u8").reshape(-1, 2)
+    path, start = (run.path, run.bigrams_start) if isinstance(run, Part) else (run / "bigrams", 0)
+    num_bigrams = run.num_bigrams if isinstance(run, Part) else path.stat().st_size // 16
+    with open(path, "rb") as file:
+        file.seek(start)
+        for done in range(0, num_bigrams, chunk):
+            pairs = np.frombuffer(file.read(16 * min(chunk, num_bigrams - done)), "<u8").reshape(-1, 2)
             yield pairs[:, 0], pairs[:, 1]
 
 
@@ -177,7 +230,7 @@ def merge_words(lists: Iterable[Words]) -> tuple[Words, list[np.ndarray]]:
 class _Head:
     """The unread front of a run's bigrams, renumbered."""
 
-    def __init__(self, run: Path, ranks_W: np.ndarray, chunk: int) -> None:
+    def __init__(self, run: Run, ranks_W: np.ndarray, chunk: int) -> None:
         self.chunks, self.ranks_W = iter_bigrams(run, chunk), ranks_W
         self.keys, self.counts = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
         self.is_done = False
@@ -205,7 +258,7 @@ class _Head:
 
 
 def _merge_bigrams(
-    runs: Sequence[Path], ranks: Sequence[np.ndarray], at_once: int
+    runs: Sequence[Run], ranks: Sequence[np.ndarray], at_once: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield sorted (keys, counts) of all runs, equal keys summed; about `at_once` of them are in memory."""
     chunk = max(1, at_once // max(1, len(runs)))
@@ -228,7 +281,7 @@ class Counts:
     """All of a corpus: its words with their counts, and the runs that hold its bigrams."""
 
     words: Words
-    runs: tuple[Path, ...]
+    runs: tuple[Run, ...]
     ranks: tuple[np.ndarray, ...]
 
     @property
@@ -240,11 +293,11 @@ class Counts:
         return _merge_bigrams(self.runs, self.ranks, at_once)
 
 
-def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
+def merge(runs: Sequence[Run], scratch: Path, fan_in: int = FAN_IN) -> Counts:
     """Return the sum of any number of runs.  More than `fan_in` are first merged in groups, into `scratch`."""
     runs, num_merged = list(runs), 0
-    while len(runs) > fan_in:
-        group, runs = runs[:fan_in], runs[fan_in:]
+    while (group_size := _merged_at_once(runs, fan_in)) < len(runs):
+        group, runs = runs[:group_size], runs[group_size:]
         words, ranks = merge_words(map(read_words, group))
         merged = scratch / f"merged_{num_merged:05}"
         write_words(merged, binary_array(words.data, words.offsets), words.counts)
@@ -252,7 +305,7 @@ def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
             for keys_B, counts_B in _merge_bigrams(group, ranks, MERGED_AT_ONCE):
                 writer.add(np.stack([keys_B, counts_B], axis=1))
         for run in group:
-            if run.parent == scratch:
+            if isinstance(run, Path) and run.parent == scratch:
                 shutil.rmtree(run)
         runs.append(merged)
         num_merged += 1
@@ -260,3 +313,13 @@ def merge(runs: Sequence[Path], scratch: Path, fan_in: int = FAN_IN) -> Counts:
         return Counts(NO_WORDS, (), ())
     words, ranks = merge_words(map(read_words, runs))
     return Counts(words, tuple(runs), tuple(ranks))
+
+
+def _merged_at_once(runs: Sequence[Run], fan_in: int) -> int:
+    """Return how many of the first runs are merged at once: `fan_in`, or more parts that have few words together."""
+    num_words = 0
+    for position, run in enumerate(runs[:FAN_IN_OF_PARTS]):
+        num_words += run.num_words if isinstance(run, Part) else FEW_WORDS + 1
+        if position >= fan_in and num_words > FEW_WORDS:
+            return position
+    return min(len(runs), FAN_IN_OF_PARTS)

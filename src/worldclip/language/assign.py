@@ -1,0 +1,78 @@
+"""Give each text a language of the run: by the pool's own label, or by the language-identification model.
+
+Legend: T texts.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip.language import identify as lid
+from worldclip.language import table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageRules:
+    """All that decides a text's language besides the text."""
+
+    languages: tuple[str, ...]  # of the run, sorted
+    lid_model: str
+    lid_digest: str  # of the model's file, so that a changed file is loaded again
+    merge_labels: tuple[tuple[str, str], ...]  # (label, language it is sent to), sorted
+    min_prob: float
+    is_restricted: bool  # choose only among labels of the run's languages
+
+    def find(self, texts: pa.Array, stated: pa.Array | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each text's (position in `languages` (T,) int32, probability (T,) float32, label (T,) str).
+
+        The position is -1 for a text without a language of the run.  stated: labels of the pool (pool.lang), which
+        decide with probability 1; None: the language-identification model decides.
+        """
+        if stated is not None:
+            return self._read_stated(stated)
+        identifier, lang_of_label = _load_identifier(self, table.added())
+        label_ids, prob = identifier.predict_ids(texts)
+        lang = lang_of_label[label_ids]
+        lang[prob < self.min_prob] = -1
+        return lang, prob, np.array([*identifier.labels, lid.NO_LABEL])[label_ids]
+
+    def _read_stated(self, stated: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        position = {lang: i for i, lang in enumerate(self.languages)}
+        encoded = stated.dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        lang_of_name = np.array([*(position.get(self._code_of(name), -1) for name in names), -1], np.int32)
+        codes = pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False)
+        labels = np.array([*names, lid.NO_LABEL], dtype=object)[codes]
+        return lang_of_name[codes], np.ones(len(codes), np.float32), labels.astype(str)
+
+    def _code_of(self, label: str) -> str:
+        """Return our code of a label that the pool states: merged, our own, or from a LID scheme."""
+        merged = dict(self.merge_labels)
+        if label in merged:
+            return merged[label]
+        return label if label in self.languages else table.from_lid(label, scheme=table.scheme_of(label))
+
+
+@functools.cache
+def _load_identifier(
+    rules: LanguageRules, added: tuple[table.Language, ...]
+) -> tuple[lid.Identifier, np.ndarray]:
+    """Load the identifier once per process, with each label's position in `languages`: (labels + 1,) int32.
+
+    The last position, -1, is that of a text without a label.  added: the recipe's own languages, which decide what
+    labels mean.
+    """
+    identifier = lid.Identifier(rules.lid_model)
+    merged = dict(rules.merge_labels)
+    position = {lang: i for i, lang in enumerate(rules.languages)}
+    names = [merged.get(label) or table.from_lid(label, scheme=identifier.scheme) for label in identifier.labels]
+    lang_of_label = np.array([*(position.get(name, -1) for name in names), -1], np.int32)
+    if rules.is_restricted:
+        allowed = [label for label, lang in zip(identifier.labels, lang_of_label[:-1], strict=True) if lang >= 0]
+        identifier = lid.Identifier(rules.lid_model, allowed)
+    return identifier, lang_of_label

@@ -1,0 +1,233 @@
+"""The source `pool`: words and pairs of words of the pool's own texts, by language."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import finish, job_of, run_stage, why_run
+from worldclip import metadata
+from worldclip.config import Recipe, load_recipe
+from worldclip.core.artifacts import MATCH_TEXTS, read_table
+from worldclip.core.errors import StageFailed
+from worldclip.core.execute import LocalExecutor
+from worldclip.recipe import run, stage_names
+
+QUIET = LocalExecutor(workers=1, quiet=True)
+ADYGHE = ["мэзахэ цIыкIу", "чIыгу мэзахэ", "мэзахэ цIыкIу дахэ"]  # lid.176 does not know it, wordfreq neither
+SWAHILI = ["simba mkubwa sana", "simba mkubwa", "paka, simba mkubwa! simba"]
+
+Texts = Sequence[tuple[str | None, str | None]]  # (language that the pool states, text)
+
+
+def write_shard(folder: Path, name: str, texts: Texts) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = name.partition(".")[0]
+    rows = [{"uid": f"{stem}_{n}", "text": text, "lang": lang} for n, (lang, text) in enumerate(texts)]
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def recipe(folder: Path, codes: Sequence[str], **sections: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "pool": {"path": str(folder / "pool"), "key": "uid", "lang": "lang"},
+        "languages": {"codes": list(codes)},
+        "metadata": {"sources": ["number", "pool"], "pool_min_count": 1},
+        "balance": {"tail_fraction": 0.1},
+    }
+    for section, keys in sections.items():
+        values[section] = {**values.get(section, {}), **keys}
+    return load_recipe(values)
+
+
+def build(loaded: Recipe, folder: Path, executor: LocalExecutor = QUIET) -> dict[str, Any]:
+    run_stage("pool", loaded, folder / "run", executor)
+    return finish("metadata", loaded, folder / "run", executor)
+
+
+def entries_of(folder: Path, lang: str) -> dict[str, float]:
+    """Return the entries that the pool gave, in order, with their scores."""
+    rows = metadata.read_entries(folder / "run", lang).to_pylist()
+    return {row["entry"]: row["score"] for row in rows if row["source"] == "pool"}
+
+
+def plain_entries(texts: Sequence[str], min_count: int, max_unigrams: int) -> dict[str, float]:
+    """Return what the source should give: numbers are entries already, and do not count."""
+    groups = [group.split() for text in texts for group in text.replace("!", ",").split(",")]
+    words = Counter(word for group in groups for word in group)
+    pairs = Counter(pair for group in groups for pair in pairwise(group))
+    numbers = {str(number) for number in range(100)}
+    order = sorted(words, key=lambda word: (-words[word], word.encode()))
+    unigrams = [word for word in order if words[word] >= min_count and word not in numbers][:max_unigrams]
+    ratio = {(a, b): n / (words[a] * words[b]) for (a, b), n in pairs.items() if n >= min_count}
+    best = sorted(ratio, key=lambda pair: (-ratio[pair], -pairs[pair], [word.encode() for word in pair]))
+    total = sum(words.values())
+    bigrams = {" ".join(pair): math.log2(ratio[pair] * total) for pair in best[: math.ceil(0.4 * len(unigrams))]}
+    return {word: float(words[word]) for word in unigrams} | bigrams
+
+
+@pytest.mark.parametrize(("min_count", "max_unigrams"), [(1, 100), (2, 100), (3, 4), (1, 1)])
+def test_entries_agree_with_counting_each_language_plainly(min_count: int, max_unigrams: int, tmp_path: Path) -> None:
+    generator = [(7 * n * n + 3 * n) % 23 for n in range(60)]
+    texts = {
+        lang: [" ".join(f"{lang}{word % size}" for word in generator[n : n + 5]) + f" {n % 4}, end" for n in range(40)]
+        for lang, size in (("sw", 11), ("yo", 7))
+    }
+    for shard in range(3):
+        rows = [(lang, text) for lang in texts for text in texts[lang][shard::3]]
+        write_shard(tmp_path / "pool", f"{shard}.jsonl", rows)
+    config = {"pool_min_count": min_count, "max_pool_unigrams": max_unigrams}
+    build(recipe(tmp_path, ["sw", "yo"], metadata=config), tmp_path)
+    for lang, of_lang in texts.items():
+        expected = plain_entries(of_lang, min_count, max_unigrams)
+        found = entries_of(tmp_path, lang)
+        assert list(found) == list(expected)
+        assert list(found.values()) == pytest.approx(list(expected.values()))
+
+
+def test_language_that_no_list_covers_is_matched_and_balanced(tmp_path: Path) -> None:
+    write_shard(tmp_path / "pool", "a.jsonl", [("ady", text) for text in ADYGHE])
+    loaded = recipe(tmp_path, ["ady"], metadata={"pool_min_count": 2})
+    run(loaded, tmp_path / "run", until="curate", executor=QUIET)
+    pmi = pytest.approx(math.log2(2 * 7 / (3 * 2)))
+    assert entries_of(tmp_path, "ady") == {"мэзахэ": 3.0, "цIыкIу": 2.0, "мэзахэ цIыкIу": pmi}
+    matched = read_table(tmp_path / "run/match/texts/a.jsonl.parquet", MATCH_TEXTS)
+    assert matched["text"].to_pylist() == ADYGHE
+    record = json.loads((tmp_path / "run/metadata/manifest.json").read_text())["sources"]["ady"][0]
+    assert (record["source"], record["licence"]) == ("pool", "that of the pool's texts")
+
+
+def test_texts_have_the_languages_that_match_gives_them(tmp_path: Path) -> None:
+    texts = ["the cat sits on the table", "die Katze sitzt auf dem Tisch", "le chat est sur la table", "", "12 34"]
+    write_shard(tmp_path / "pool", "a.jsonl", [(None, text) for text in texts * 2])
+    sections = {"pool": {"lang": None}, "match": {"merge_labels": {"fr": "en"}, "min_lang_prob": 0.2}}
+    loaded = recipe(tmp_path, ["de", "en"], metadata={"sources": ["pool"]}, **sections)
+    run(loaded, tmp_path / "run", until="match", executor=QUIET)
+    places = json.loads((tmp_path / "run/metadata/pool/a.jsonl.json").read_text())
+    counts = json.loads((tmp_path / "run/match/report.json").read_text())["texts"]
+    matched = {lang: counts[lang]["matched"] for lang in ("de", "en")}
+    assert matched == {lang: place["texts"] for lang, place in places.items()} == {"de": 2, "en": 4}
+    assert {"chat", "cat"} < set(entries_of(tmp_path, "en"))
+
+
+def test_texts_that_match_drops_are_not_counted(tmp_path: Path) -> None:
+    write_shard(
+        tmp_path / "pool", "a.jsonl", [("sw", "simba"), ("sw", "  "), ("sw", None), ("xx", "paka"), (None, "a")]
+    )
+    rows = (
+        '{"uid": "b", "text": "simba", "lang": "sw"}\n{"uid": "b", "text": "mbwa", "lang": "sw"}\n{"text": "tembo"}\n'
+    )
+    (tmp_path / "pool/b.jsonl").write_text(rows)
+    build(recipe(tmp_path, ["sw"]), tmp_path)
+    assert entries_of(tmp_path, "sw") == {"simba": 2.0}
+
+
+def test_languages_without_spaces_are_segmented(tmp_path: Path) -> None:
+    write_shard(tmp_path / "pool", "a.jsonl", [("zh", "我喜欢北京大学"), ("zh", "我喜欢北京")])
+    build(recipe(tmp_path, ["zh"], metadata={"overrides": {"bigram_fraction": 1}}), tmp_path)
+    assert {"喜欢": 2.0, "北京": 2.0}.items() <= entries_of(tmp_path, "zh").items()
+    assert "北京大学" in entries_of(tmp_path, "zh")
+
+
+def test_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
+    for shard in range(4):
+        rows = [(lang, f"{lang}{n % (shard + 2)} word{n % 5}") for n in range(30) for lang in ("sw", "yo", "ady")]
+        write_shard(tmp_path / "pool", f"{shard}.jsonl", rows)
+    loaded = recipe(tmp_path, ["ady", "sw", "yo"])
+    bytes_of = []
+    for workers in (1, 3):
+        folder = tmp_path / f"workers_{workers}"
+        executor = LocalExecutor(workers=workers, quiet=True)
+        run_stage("pool", loaded, folder / "run", executor)
+        finish("metadata", loaded, folder / "run", executor)
+        files = sorted(path for path in (folder / "run/metadata").rglob("*") if path.is_file())
+        bytes_of.append({path.relative_to(folder): path.read_bytes() for path in files if path.name != "report.html"})
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_changed_pool_recounts_its_shard_and_rebuilds_lists(tmp_path: Path) -> None:
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", text) for text in SWAHILI])
+    write_shard(tmp_path / "pool", "b.jsonl", [("sw", "paka mweusi")])
+    loaded = recipe(tmp_path, ["sw"])
+    build(loaded, tmp_path)
+    assert not run_stage("metadata", loaded, tmp_path / "run", QUIET)
+    counted = tmp_path / "run/metadata/pool/a.jsonl.counts"
+    before = counted.stat().st_mtime_ns
+    write_shard(tmp_path / "pool", "b.jsonl", [("sw", "tembo")])
+    run_stage("pool", loaded, tmp_path / "run", QUIET)
+    assert why_run("metadata", loaded, tmp_path / "run") == "its inputs changed: pool"
+    assert run_stage("metadata", loaded, tmp_path / "run", QUIET)
+    assert {"tembo", "simba mkubwa"} < set(entries_of(tmp_path, "sw"))
+    assert "mweusi" not in entries_of(tmp_path, "sw")
+    assert counted.stat().st_mtime_ns == before
+    (tmp_path / "pool/b.jsonl").unlink()
+    run_stage("pool", loaded, tmp_path / "run", QUIET)
+    assert run_stage("metadata", loaded, tmp_path / "run", QUIET)
+    assert "tembo" not in entries_of(tmp_path, "sw")
+    assert not list((tmp_path / "run/metadata").rglob("b.jsonl*"))
+
+
+def test_changed_pool_leaves_metadata_alone_where_it_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "sw.txt").write_text("simba\n")
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba")])
+    loaded = recipe(tmp_path, ["sw"], metadata={"sources": ["list"], "lists": {"sw": str(tmp_path / "sw.txt")}})
+    build(loaded, tmp_path)
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba na paka")])
+    run_stage("pool", loaded, tmp_path / "run", QUIET)
+    assert why_run("metadata", loaded, tmp_path / "run") is None
+    job = job_of("metadata", loaded, tmp_path / "run")
+    assert "pool" not in job.config  # nor do its keys decide anything
+    assert "pool_min_count" not in job.config["metadata"]
+
+
+def test_how_languages_are_found_decides_the_lists(tmp_path: Path) -> None:
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba"), ("swa", "paka")])
+    build(recipe(tmp_path, ["sw"]), tmp_path)
+    assert set(entries_of(tmp_path, "sw")) == {"simba"}
+    merged = recipe(tmp_path, ["sw"], match={"merge_labels": {"swa": "sw"}})
+    assert "merge_labels" in str(why_run("metadata", merged, tmp_path / "run"))
+    build(merged, tmp_path)
+    assert set(entries_of(tmp_path, "sw")) == {"paka", "simba"}
+    frequent = recipe(tmp_path, ["sw"], match={"merge_labels": {"swa": "sw"}}, metadata={"pool_min_count": 2})
+    assert why_run("metadata", frequent, tmp_path / "run") == "metadata.pool_min_count was 1, is 2"
+
+
+def test_language_without_texts_fails_alone_and_may_be_allowed(tmp_path: Path) -> None:
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba simba")])
+    with pytest.raises(StageFailed, match=r"no word of yo that reaches metadata\.pool_min_count = 1") as caught:
+        build(recipe(tmp_path, ["sw", "yo"]), tmp_path)
+    assert list(caught.value.failures) == ["yo"]
+    report = build(recipe(tmp_path, ["sw", "yo"], metadata={"allow_missing": ["pool"]}), tmp_path)
+    assert report["lists"]["yo"]["by_source"] == {"number": 100, "pool": 0}
+    assert [note for note in report["notes"] if note.startswith("no entry from the pool for yo:")]
+    (tmp_path / "yo.txt").write_text("ajá\n", encoding="utf-8")
+    listed = {"sources": ["pool", "list"], "lists": {"yo": str(tmp_path / "yo.txt")}}
+    report = build(recipe(tmp_path, ["sw", "yo"], metadata=listed), tmp_path)  # it has words of its own
+    assert report["lists"]["yo"]["by_source"] == {"list": 1, "pool": 0}
+
+
+def test_pool_comes_first_and_is_required(tmp_path: Path) -> None:
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba")])
+    with pytest.raises(Exception, match="run first: worldclip pool"):
+        run_stage("metadata", recipe(tmp_path, ["sw"]), tmp_path / "run", QUIET)
+    assert stage_names().index("pool") < stage_names().index("metadata")
+
+
+def test_languages_of_a_pack_are_not_counted(tmp_path: Path) -> None:
+    from worldclip.tools.pack import pack
+
+    (tmp_path / "sw.txt").write_text("simba\n")
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "paka"), ("yo", "ajá")])
+    lists = recipe(tmp_path, ["sw"], metadata={"sources": ["list"], "lists": {"sw": str(tmp_path / "sw.txt")}})
+    finish("metadata", lists, tmp_path / "packed", QUIET)
+    pack(tmp_path / "packed", tmp_path / "lists.tar")
+    build(recipe(tmp_path, ["sw", "yo"], metadata={"sources": ["pool"], "pack": str(tmp_path / "lists.tar")}), tmp_path)
+    assert entries_of(tmp_path, "sw") == {}
+    assert entries_of(tmp_path, "yo") == {"ajá": 1.0}
+    assert list(json.loads((tmp_path / "run/metadata/pool/a.jsonl.json").read_text())) == ["yo"]
