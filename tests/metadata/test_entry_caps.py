@@ -125,8 +125,6 @@ def test_ten_percent_of_thousand_words_are_hundred_new_unigrams(rules: str, tmp_
 def test_shares_are_of_the_fraction_as_written() -> None:
     """0.07 and 0.29 are no binary fractions: in floating point 0.07 x 100 is above 7, and 0.29 x 100 below 29."""
     for rounding in ("up", "down"):
-        counts = counting.WikipediaCounts(
-            wiki="sw", rules=WikipediaRules(share_rounding=rounding), counts=None, views=(), namespaces=None
-        )
-        assert [counts._share(fraction, 100) for fraction in (0.07, 0.29, 0.1, 0.76)] == [7, 29, 10, 76]
-        assert counts._share(0.1, 15) == (2 if rounding == "up" else 1)
+        rules = WikipediaRules(share_rounding=rounding)
+        assert [rules.share(fraction, 100) for fraction in (0.07, 0.29, 0.1, 0.76)] == [7, 29, 10, 76]
+        assert rules.share(0.1, 15) == (2 if rounding == "up" else 1)
