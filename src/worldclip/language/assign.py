@@ -59,9 +59,7 @@ class LanguageRules:
 
 
 @functools.cache
-def _load_identifier(
-    rules: LanguageRules, added: tuple[table.Language, ...]
-) -> tuple[lid.Identifier, np.ndarray]:
+def _load_identifier(rules: LanguageRules, added: tuple[table.Language, ...]) -> tuple[lid.Identifier, np.ndarray]:
     """Load the identifier once per process, with each label's position in `languages`: (labels + 1,) int32.
 
     The last position, -1, is that of a text without a label.  added: the recipe's own languages, which decide what

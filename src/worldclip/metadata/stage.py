@@ -228,7 +228,8 @@ def _count_pool(run: Run, work: Work) -> Work:
 
     Raises StageFailed if a shard fails, after all others are counted.
     """
-    key = {**_config_of_pool(run), **_pool_inputs(run), "languages": work.built_codes(), "codes": list(work.codes)}
+    key = {**_config_of_pool(run), **_pool_inputs(run), "languages": run.deciding("metadata")["languages"]}
+    key |= {"codes": list(work.codes), "built": work.built_codes()}
     key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
