@@ -88,7 +88,7 @@ class Work:
         """Return the languages whose lists are built, not taken from the pack."""
         return [lang for lang in self.codes if not self.is_packed(lang)]
 
-    def fingerprint(self, lang: str) -> Record:
+    def fingerprint(self, lang: str) -> dict[str, Any]:
         """Return fingerprints of everything that the list of `lang` is built from, by source."""
         fingerprints = fingerprint_sources(lang, self.config, self.sources, self.pack)
         if self.pool_digest is not None and not self.is_packed(lang):
@@ -176,7 +176,7 @@ def _plan(run: Run) -> Work:
 def _inputs(run: Run) -> Record:
     """Return the fingerprints of the files, wordfreq's version where it is used, and the pool if it is a source."""
     work = _plan(run)
-    return {shard.name: shard.fingerprint for shard in _language_shards(work)} | _pool_inputs(run)
+    return {**{shard.name: shard.fingerprint for shard in _language_shards(work)}, **_pool_inputs(run)}
 
 
 def _pool_inputs(run: Run) -> Record:
