@@ -415,7 +415,7 @@ def test_write_tars_of_tables_raises_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     pq.write_table(pa.table({"uid": ["a"], "text": ["a red cat"]}), tmp_path / "pool" / "0.parquet")
     pool = PoolConfig(path=str(tmp_path / "pool"), key="uid")
-    with pytest.raises(UserError, match="only tars hold images"):
+    with pytest.raises(UserError, match="it holds no images"):
         check(pool, tmp_path / "out", CheckConfig(write="tars"), executor=QUIET)
     assert not (tmp_path / "out").exists()
     assert check(pool, tmp_path / "out", CheckConfig(), executor=QUIET)["counts"]["valid"] == 1

@@ -16,6 +16,7 @@ import pytest
 import killed
 from small_world import COLOURS, FORMS, TRAIN, picture
 from stages import context, finish
+from tables import write_parquet
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts, shuffle
@@ -96,6 +97,32 @@ def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
             places[row["key"]] = (row["file"], pool.read_member(tars[row["file"]], row["offset"], row["size"]))
     assert places == first
     assert len(places) == NUM_KEYS - 2
+
+
+def test_images_in_parquet_files_join_like_those_in_tars(world, tmp_path) -> None:
+    run, recipe, images = world
+    join(run, recipe)
+    shards = pool.shards(context(recipe, run))
+    expected = {row["key"] for shard in shards for row in read_places(run, shard).to_pylist()}
+    for name in dict.fromkeys(name for name, _, _ in images):
+        rows = [{"uid": key, "image": image, "name": "0.png", "text": "a"} for tar, key, image in images if tar == name]
+        write_parquet(tmp_path / "files" / name.replace(".tar", ".parquet"), rows)
+    settings = dataclasses.replace(recipe.train.pool, path=str(tmp_path / "files"), key="uid")
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, pool=settings))
+    join(run, recipe)
+    files = {file.name: file.path for file in image_shards(recipe.train)}
+    places = [row for shard in shards for row in read_places(run, shard).to_pylist()]
+    assert {row["key"] for row in places} == expected
+    for row in places:
+        content = pool.read_member(files[row["file"]], row["offset"], row["size"])
+        assert content == image_bytes(int(row["key"].removeprefix("u")))
+
+
+def test_training_pool_without_images_is_a_mistake(world, tmp_path) -> None:
+    _, recipe, _ = world
+    settings = dataclasses.replace(recipe.train.pool, path=str(tmp_path / "tables"), key="uid")
+    with pytest.raises(UserError, match=r"train\.pool: 000\.parquet holds no images"):
+        image_shards(dataclasses.replace(recipe.train, pool=settings))
 
 
 @pytest.mark.parametrize(("workers", "rows_per_range"), [(2, 4_000_000), (1, 3)])

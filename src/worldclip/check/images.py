@@ -24,10 +24,12 @@ from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_in
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import RunLock
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
-from worldclip.pool.read import read_images
+from worldclip.pool.read import is_table, read_images
 
 FILES_AT_ONCE = 1000  # image files per unit of work
+BY_ROW = PoolConfig(key="row")  # of tables outside of a pool
 COUNTS = ("images", "undecodable", "nearly_blank")
 
 
@@ -39,7 +41,8 @@ def scan_pool_shard(shard: Shard, *, context: CheckContext) -> Report:
 
 
 def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckConfig | None = None) -> dict[str, int]:
-    """Write a Parquet file `out` with a row per image of `source`, a folder of image files or tars, or one .tar.
+    """Write a Parquet file `out` with a row per image of `source`: a .tar, a .parquet, or a folder of image files, tars
+    or Parquet files.
 
     Return the counts images, undecodable, nearly_blank.  Raises UserError if there is no image or `out` cannot be
     written, StageFailed if tars are damaged.  An interrupted call resumes.
@@ -107,16 +110,20 @@ def images_at(path: Path) -> str | None:
 
 
 def source_units(source: Path) -> list[Shard]:
-    """Return one unit per tar, and one per FILES_AT_ONCE image files, by name.  Raises UserError if there is neither.
+    """Return one unit per tar or Parquet file with images, and one per FILES_AT_ONCE image files, by name.
 
-    The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns], ...]}.
+    The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns], ...]}.  Raises UserError if there is
+    none of them.
     """
-    if source.is_file() and source.suffix == ".tar":
+    if source.is_file() and source.suffix in (".tar", ".parquet"):
         return [Shard.of_file(source.name, str(source))]
     if not source.is_dir():
-        raise UserError(f"{source} is neither a folder nor a .tar; give a folder of images or tars, or one .tar")
+        raise UserError(
+            f"{source} is no folder, .tar or .parquet; give a folder of images, tars or Parquet files, or one of these"
+        )
     paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
-    units = [Shard.of_file(path.relative_to(source).as_posix(), str(path)) for path in paths if path.suffix == ".tar"]
+    archives = [path for path in paths if path.suffix == ".tar" or _is_table_of_images(path)]
+    units = [Shard.of_file(path.relative_to(source).as_posix(), str(path)) for path in archives]
     files = [path for path in paths if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES]
     for start in range(0, len(files), FILES_AT_ONCE):
         group = [(path.relative_to(source).as_posix(), path.stat()) for path in files[start : start + FILES_AT_ONCE]]
@@ -129,11 +136,22 @@ def source_units(source: Path) -> list[Shard]:
     return units
 
 
+def _is_table_of_images(path: Path) -> bool:
+    """Return whether a Parquet file holds images; a damaged one counts, and is reported when it is read."""
+    if not is_table(str(path)):
+        return False
+    shard = Shard(name=path.name, path=str(path))
+    try:
+        return PARQUET.holds_images(shard, BY_ROW)
+    except BadShard:
+        return True
+
+
 @reads_input
 def _scan_unit(unit: Shard, *, folder: Path, kind: HashKind) -> Report:
     out = folder / f"{unit.name}.parquet"
     if "files" not in unit.fingerprint:
-        return _scan_tar(unit, PoolConfig(), out, kind)
+        return _scan_tar(unit, BY_ROW if is_table(unit.name) else PoolConfig(), out, kind)
     names, sizes, _ = zip(*unit.fingerprint["files"], strict=True)
     paths = [Path(unit.path) / name for name in names]
     places = {

@@ -41,7 +41,6 @@ from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats import format_of
 
 UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
 NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key from its own shard alone
@@ -124,9 +123,8 @@ def _plan(
     _refuse_mistakes(rules, sets)
     kind = HashKind.of(rules)
     shards = pools.shards(run, part)
-    tables = [shard.name for shard in shards if not format_of(shard.name).has_images]
-    if tables and rules.write == "tars":
-        raise UserError(f'write = "tars" with {tables[0]}: only tars hold images; use write = "keys"')
+    if rules.write == "tars" and not pools.holds_images(shards, run.section(PoolConfig)):
+        raise UserError(f'write = "tars" with {shards[0].name}: it holds no images; use write = "keys"')
     context = CheckContext(
         pool=run.section(PoolConfig),
         lid_model=run.section(LanguagesConfig).lid_model,

@@ -161,41 +161,45 @@ def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executo
     }
     write = functools.partial(_write_tar, context=context)
     reports = executor.map(write, shards, label="write", done_dir=folder / "done/pairs", key=key)
-    remove_stale(folder / "pairs", [folder / "pairs" / shard.name for shard in shards])
+    remove_stale(folder / "pairs", [folder / "pairs" / _tar_name(shard) for shard in shards])
     counts = add_counts(reports, ("pairs", "texts", "blurred"))
     return {"pairs": counts["pairs"], "texts": counts["texts"], "blurred": counts["blurred"]}
 
 
+def _tar_name(shard: Shard) -> str:
+    return f"{shard.name.removesuffix('.parquet')}.tar" if pools.is_table(shard.name) else shard.name
+
+
 @reads_input
 def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
-    samples = webdataset.open_samples(shard, context.pool)
-    keys = samples.keys(context.pool.key)[0].to_pylist()
-    records = samples.read_records()
+    index, images = pools.read_images(shard, context.pool)
+    records = dict(zip(*(column[::-1] for column in pools.read_records(shard, context.pool, None)), strict=True))
     verdicts = read_table(context.table_path("final", shard), REMOVED, ["key", "rule"])
     remaining = set(verdicts.filter(pc.is_null(verdicts["rule"]))["key"].to_pylist())
     texts = _texts_to_write(shard, context)
     faces = _read_faces(context, shard) if context.config.faces.path else {}
     counts = {"pairs": 0, "texts": 0, "blurred": 0}
+    index_columns = [index[name].to_pylist() for name in ("key", "member")]
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
-            for sample, key in enumerate(keys):
-                if key not in remaining or samples.image[sample] == webdataset.NO_MEMBER:
+            for number, (key, member, image) in enumerate(zip(*index_columns, images, strict=True)):
+                if key not in remaining:
                     continue
-                remaining.discard(key)  # of repeated keys the first is written
-                name = PurePosixPath(samples.member_name(samples.image[sample]))
-                image = samples.content(samples.image[sample])
+                name = PurePosixPath(member)
+                if pools.is_table(shard.name):  # the names of its images are anyone's, and may repeat
+                    name = PurePosixPath(f"{number:09}{webdataset.image_suffix(member, image)}")
                 if faces.get(key):
                     image, name = _blur_faces(image, faces[key], name)
                     counts["blurred"] += 1
-                record = {**without_texts(records[sample], context.pool), "texts": texts[key]}
+                record = {**without_texts(records[key], context.pool), "texts": texts[key]}
                 json_name = str(name.parent / f"{name.name.split('.')[0]}.json")
                 _add_member(tar, str(name), image)
-                _add_member(tar, json_name, json.dumps(record, ensure_ascii=False).encode())
+                _add_member(tar, json_name, json.dumps(record, ensure_ascii=False, default=str).encode())
                 counts["pairs"] += 1
                 counts["texts"] += sum(bool(text) for text in texts[key])
 
-    artifacts.write_artifact(context.folder / "pairs" / shard.name, write)
+    artifacts.write_artifact(context.folder / "pairs" / _tar_name(shard), write)
     return counts
 
 

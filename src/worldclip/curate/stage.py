@@ -169,7 +169,7 @@ def _check(run: Run) -> None:
         for lang in langs
         if lang not in languages
     ]
-    if config.write == "tars" and not any(shard.name.endswith(".tar") for shard in pool.shards(run)):
+    if config.write == "tars" and not pool.holds_images(pool.shards(run), run.section(PoolConfig)):
         problems.append(
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
             "tars that were downloaded from it"

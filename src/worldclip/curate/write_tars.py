@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
@@ -29,6 +30,7 @@ from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import key_starts, read_curated
 from worldclip.curate.data_card import dataset_readme
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats.tar import image_suffix
 from worldclip.pool.records import without_texts
 
 COUNTS = ("samples", "no_image", "cut_image")
@@ -47,8 +49,8 @@ class Piece:
 def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_digest: str) -> dict[str, int]:
     """Write RUN/curate/tars/<6 digits>.tar with the kept keys in the order of the list; return COUNTS.
 
-    A kept key is left out, and keeps its number, if the pool's index has no image of it (no_image) or if its image is
-    cut off (cut_image).
+    A kept key is left out, and keeps its number, if the pool's index has no image of it (no_image) or if its image
+    cannot be read (cut_image).
     """
     folder = layout.curated_tars(run.dir)
     plan = plan_tars(run.dir, shards, samples_per_tar)
@@ -99,8 +101,8 @@ def _write_tar(output: Shard, *, run_dir: Path, pool_config: PoolConfig, plan: S
 
 
 def _other_fields(shard: Shard, config: PoolConfig) -> dict[str, Json]:
-    """Return, per key, the fields of the pool's .json that hold no texts."""
-    keys, records = pool.read_records(shard, config, ())
+    """Return, per key, the fields or columns of the pool that hold no texts and no images."""
+    keys, records = pool.read_records(shard, config, None)
     fields: dict[str, Json] = {}
     for key, record in zip(keys, records, strict=True):
         fields.setdefault(key, without_texts(record, config))  # the first of a repeated key is the pair
@@ -116,19 +118,18 @@ def _add_piece(
     starts = key_starts(key_column)[piece.start : piece.stop + 1]
     index = pool.read_index(run_dir, piece.shard)
     index_rows = KeyTable(index.column("key")).find(key_column.take(pa.array(starts[:-1])))
-    for k, index_row in enumerate(index_rows):
-        if index_row < 0:
-            counts["no_image"] += 1
-            continue
-        member, offset, size = (index.column(name)[int(index_row)].as_py() for name in ("member", "offset", "size"))
-        try:
-            image = pool.read_member(piece.shard.path, offset, size)
-        except BadShard:
+    with_image = np.flatnonzero(index_rows >= 0)
+    counts["no_image"] += len(index_rows) - len(with_image)
+    rows = index_rows[with_image]
+    members = index.column("member").take(pa.array(rows)).to_pylist()
+    images = pool.read_members(piece.shard.path, *(index.column(name).to_numpy()[rows] for name in ("offset", "size")))
+    for k, member, image in zip(with_image.tolist(), members, images, strict=True):
+        if isinstance(image, BadShard):
             counts["cut_image"] += 1
             continue
         texts = table.slice(starts[k], starts[k + 1] - starts[k]).to_pylist()
         record = fields.get(texts[0]["key"], {})
-        _add_sample(tar, f"{piece.first_number + k:09}", Path(member).suffix, image, texts, record)
+        _add_sample(tar, f"{piece.first_number + k:09}", image_suffix(member, image), image, texts, record)
         counts["samples"] += 1
 
 
@@ -140,7 +141,7 @@ def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, text
         "text_idx": [row["text_idx"] for row in texts],
         "lang": [row["lang"] for row in texts],
     }
-    body = json.dumps(record, ensure_ascii=_has_surrogates(record)).encode()
+    body = json.dumps(record, ensure_ascii=_has_surrogates(record), default=str).encode()
     for extension, data in ((suffix, image), (".txt", texts[0]["text"].encode()), (".json", body)):
         info = tarfile.TarInfo(name + extension)  # time 0, owner 0: the same bytes on every machine
         info.size = len(data)
@@ -150,7 +151,7 @@ def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, text
 def _has_surrogates(record: Json) -> bool:
     """Return whether a field of the pool holds a lone surrogate, which UTF-8 cannot express and an escape can."""
     try:
-        json.dumps(record, ensure_ascii=False).encode()
+        json.dumps(record, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
         return True
     return False

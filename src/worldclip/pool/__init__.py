@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from worldclip.pool.read import holds_images as holds_images
     from worldclip.pool.read import index_of as index_of
+    from worldclip.pool.read import is_table as is_table
+    from worldclip.pool.read import read_images as read_images
     from worldclip.pool.read import read_index as read_index
     from worldclip.pool.read import read_keys as read_keys
     from worldclip.pool.read import read_member as read_member
+    from worldclip.pool.read import read_members as read_members
     from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.read import rows_of_keys as rows_of_keys
@@ -27,7 +31,19 @@ if TYPE_CHECKING:
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
 _NAMES = {
-    "read": ("index_of", "read_index", "read_keys", "read_member", "read_records", "read_texts", "rows_of_keys"),
+    "read": (
+        "holds_images",
+        "index_of",
+        "is_table",
+        "read_images",
+        "read_index",
+        "read_keys",
+        "read_member",
+        "read_members",
+        "read_records",
+        "read_texts",
+        "rows_of_keys",
+    ),
     "stage": ("index", "indexed_shards", "key_lists", "list_shards", "open_pool", "shards"),
     "texts": ("PoolTexts",),
 }

@@ -9,6 +9,7 @@ from worldclip.core.errors import BadShard
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import DEFAULT_FIELDS
 
+ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 
 
@@ -30,9 +31,9 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
     key = bare(config.key)
     problems = key_problems(names, key)
     columns = tuple(bare(name) for name in config.texts)
-    problems += [_missing("pool.texts", name, names) for name in columns if name not in names]
+    problems += [missing_column("pool.texts", name, names) for name in columns if name not in names]
     if config.lang is not None and bare(config.lang) not in names:
-        problems.append(_missing("pool.lang", bare(config.lang), names))
+        problems.append(missing_column("pool.lang", bare(config.lang), names))
     problems += where_problems(names, config)
     if not columns:
         columns = tuple(name for name in DEFAULT_FIELDS if name in names)[:1]
@@ -53,28 +54,32 @@ def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str])
     """
     if not names:
         return
-    problems = [] if config.key == "member" else key_problems(names, bare(config.key))
+    problems = [] if config.key == "member" else key_problems(names, bare(config.key), has_rows=False)
     problems += where_problems(names, config)
     if texts and not any(bare(name) in names for name in texts):
-        problems += [_missing("pool.texts", bare(name), names) for name in texts]
+        problems += [missing_column("pool.texts", bare(name), names) for name in texts]
     if problems:
         raise WrongColumns(problems)
 
 
-def key_problems(names: Sequence[str], key: str) -> list[str]:
-    """Return what is wrong with pool.key for a shard with the columns `names`; empty if nothing is."""
+def key_problems(names: Sequence[str], key: str, *, has_rows: bool = True) -> list[str]:
+    """Return what is wrong with pool.key for a shard with the columns `names`; empty if nothing is.
+
+    has_rows: a table, whose rows have numbers.
+    """
     if key == "member":
         common = [name for name in COMMON_KEYS if name in names]
         return [f'pool.key = "member" is for tars only; set it to the column of the key: {_join(common or names)}']
-    return [] if key in names else [_missing("pool.key", key, names)]
+    return [] if key in names or (key == ROW and has_rows) else [missing_column("pool.key", key, names)]
 
 
 def where_problems(names: Sequence[str], config: PoolConfig) -> list[str]:
     """Return which columns of pool.where a shard with the columns `names` lacks."""
-    return [_missing("pool.where", bare(name), names) for name in config.where or {} if bare(name) not in names]
+    return [missing_column("pool.where", bare(name), names) for name in config.where or {} if bare(name) not in names]
 
 
-def _missing(setting: str, name: str, names: Sequence[str]) -> str:
+def missing_column(setting: str, name: str, names: Sequence[str]) -> str:
+    """Say that a table lacks the column that a key of the recipe names, and which name is near."""
     lower = {other.lower(): other for other in reversed(names)}  # of names that differ in case only, the first
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     remedy = f"did you mean {lower[near[0]]!r}?" if near else f"there is: {_join(names)}"

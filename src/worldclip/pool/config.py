@@ -29,13 +29,15 @@ class PoolConfig(Config):
     """Names of the columns of CSV and TSV files without a header.  Unset: their first line has the names."""
     key: Annotated[str, Decides("pool", "match")] = "member"
     """Where the key of a pair is: `member` (folder of the tar and stem of the member), `json:FIELD` of a tar's .json,
-    or a column."""
+    a column, or `row` (file and number of the row of a table)."""
     texts: Annotated[tuple[str, ...], Decides("match")] = ()
     """Where the texts of a pair are, in this order: `txt` or `json:FIELD` in tars, or columns; each holds a text or a
     list of texts.  Default: the first that exists of txt, texts, text, caption, TEXT."""
     lang: Annotated[str | None, Decides("match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
+    image_field: Annotated[str | None, Decides("pool", "curate")] = None
+    """Column of a Parquet pool that holds the images, needed if several do: binary, or a struct with `bytes`."""
     where: Annotated[dict[str, _Condition] | None, Decides("pool", "match")] = None
     """Which rows are pairs: column (or `json:FIELD`) = value, list of values, or comparisons such as {">=" = 200}; all
     must hold.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
@@ -47,7 +49,7 @@ class PoolConfig(Config):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides which pairs there are and what their keys are, for the keys of jobs."""
-        chosen = {"key": self.key, "columns": self.columns, "where": self.where}
+        chosen = {"key": self.key, "columns": self.columns, "where": self.where, "image_field": self.image_field}
         return {name: value for name, value in chosen.items() if value not in ((), None)}
 
     def own_problems(self) -> Problems:

@@ -126,12 +126,15 @@ def read_bytes(path: str) -> bytes:
 
 
 @contextmanager
-def open_file(path: str) -> Iterator[BinaryIO]:
-    """Open a file for reads at any position.  Raises BadShard if it cannot be read."""
+def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for reads at any position.  Raises BadShard if it cannot be read.
+
+    reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.
+    """
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
-            file = files.open(place, "rb")
+            file = files.open(place, "rb", **({} if reads_ahead else {"cache_type": "none"}))
         else:
             file = open(path, "rb")  # noqa: SIM115  closed below
     except OSError as error:

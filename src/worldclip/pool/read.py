@@ -13,9 +13,11 @@ from worldclip.core.artifacts import POOL_INDEX, read_table, write_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.core.keys import KeyTable
+from worldclip.pool import row_groups
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_range
 from worldclip.pool.formats import format_of
+from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PoolTexts, find_duplicates
 
@@ -25,9 +27,19 @@ def read_texts(shard: Shard, config: PoolConfig) -> PoolTexts:
     return format_of(shard.name).read_texts(shard, config)
 
 
-def read_records(shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
-    """Return the key and the record of each pair; a record holds at least the `fields` that the pair has."""
+def read_records(shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> KeyedRecords:
+    """Return the key and the record of each pair; a record holds at least those `fields` of it (None: all)."""
     return format_of(shard.name).read_records(shard, config, fields)
+
+
+def holds_images(shards: Sequence[Shard], config: PoolConfig) -> bool:
+    """Return whether the first shard that can be read holds images."""
+    for shard in shards:
+        try:
+            return format_of(shard.name).holds_images(shard, config)
+        except BadShard:  # reported when it is read
+            continue
+    return False
 
 
 def read_keys(shard: Shard, config: PoolConfig) -> tuple[pa.Array, int, int]:
@@ -74,8 +86,34 @@ def read_index(run_dir: Path, shard: Shard) -> pa.Table:
     return read_table(layout.pool_index(run_dir, shard.name), POOL_INDEX)
 
 
+def read_members(path: str, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[bytes | BadShard]:
+    """Yield the images at ascending places of a shard, or why one cannot be read; row groups are read once."""
+    if is_table(path):
+        yield from row_groups.read_rows(path, offsets)
+        return
+    for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
+        try:
+            yield read_member(path, offset, size)
+        except BadShard as error:
+            yield error
+
+
+def is_table(path: str) -> bool:
+    """Return whether places in the file are rows of a table, not bytes of a tar."""
+    return path.endswith(PARQUET.suffixes)
+
+
 def read_member(path: str | Path, offset: int, size: int) -> bytes:
-    """Return `size` bytes of a tar (local path or URL) from `offset` on.  Raises BadShard if the file ends before."""
+    """Return the image at a place of a shard (local path or URL).
+
+    Raises BadShard if the file ends before.  For many images of a Parquet file `read_members` is the fast way: each
+    call reads a row group.
+    """
+    if is_table(str(path)):
+        image = next(row_groups.read_rows(str(path), np.array([offset], np.int64)))
+        if isinstance(image, BadShard):
+            raise image
+        return image
     content = read_range(str(path), offset, size)
     if len(content) != size:
         raise BadShard(f"{path}: member at byte {offset:,} is cut off; the tar changed after it was indexed")

@@ -24,16 +24,12 @@ from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.listing import list_files
-from worldclip.pool.read import write_index
+from worldclip.pool.read import holds_images, write_index
 
 NUM_SAID = 5  # names of what is left out, in one message; the report has all
 LOOSE_IMAGES = (
     "a pool with images is tars: run img2dataset with --output_format webdataset, or pack each folder with "
     "tar --sort=name -cf 00000.tar -C 00000 ."
-)
-IMAGES_INSIDE = (
-    "match, balance and curate work on its texts. To train, download the kept pairs as tars (img2dataset "
-    "--output_format webdataset) and name them in train.pool"
 )
 _IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -224,9 +220,7 @@ def _index_pool(run: Run, job: Job) -> Result:
         report["built"] = build_emoji(job.folder, executor=run.executor)
     pool_shards = shards(run)
     report["skipped"] = _list_pool(_located(run), "pool")[1]
-    if column := _image_column(pool_shards):
-        report["images_inside"] = column
-        say("pool", f"column {column!r} holds images, which are not read; {IMAGES_INSIDE}")
+    has_images = holds_images(pool_shards, config)
     totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0:
@@ -234,25 +228,14 @@ def _index_pool(run: Run, job: Job) -> Result:
             f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"
         )
     without = counts["samples"] - totals["images"]
-    has_images = any(shard.name.endswith(".tar") for shard in pool_shards)
     note = f", {without:,} without an image" if has_images and without else ""
     say("pool", f"{counts['samples']:,} pairs in {len(pool_shards):,} shards{note}")
+    if has_images and not totals["images"]:
+        say("pool", "no pair has an image: the pool's samples have no image members, or its image column no bytes")
     indexes = [job.folder / "index" / f"{shard.name}.parquet" for shard in pool_shards]
     markers = [job.folder / "done" / "index" / f"{shard.name}.json" for shard in pool_shards]
     built = [job.folder / name for name in BUILT_FOLDERS] if config.build else []
     return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
-
-
-def _image_column(shards: Sequence[Shard]) -> str | None:
-    """Return the column of the first readable Parquet shard that holds images."""
-    for shard in shards:
-        if not shard.name.endswith(PARQUET.suffixes):
-            return None
-        try:
-            return PARQUET.image_column(shard)
-        except BadShard:  # reported when the shard is indexed
-            continue
-    return None
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
@@ -275,6 +258,8 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
 
     is_key_only: check pool.key alone.  Stops at the first shard that has it, so it opens one shard of a right recipe.
     """
+    if pool.image_field is not None and not any(shard.name.endswith(PARQUET.suffixes) for shard in shards):
+        raise UserError("pool.image_field: only Parquet files have columns of images; remove it")
     first: WrongColumns | None = None
     for shard in shards:
         pool_format = format_of(shard.name)

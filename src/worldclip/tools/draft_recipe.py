@@ -24,7 +24,7 @@ from worldclip.pool.columns import COMMON_KEYS
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import TableFormat
-from worldclip.pool.read import index_of, read_texts
+from worldclip.pool.read import holds_images, index_of, read_texts
 from worldclip.pool.records import DEFAULT_FIELDS
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
@@ -92,7 +92,7 @@ def draft(source: str) -> Draft:
         "recipe": "",
         "format": pool_format.name,
         "shards": len(shards),
-        "has_images": pool_format.has_images and index_of(shards[0], config)[1]["images"] > 0,
+        "has_images": holds_images(shards, config) and index_of(shards[0], config)[1]["images"] > 0,
         "key": config.key,
         "texts": list(config.texts),
         "columns": columns,

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from worldclip.core.artifacts import (
     write_tables,
 )
 from worldclip.core.coin import sample_records
-from worldclip.core.errors import UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
@@ -49,8 +50,6 @@ from worldclip.model.inference import Clip
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own
-from worldclip.pool.formats import format_of
-from worldclip.pool.read import read_member
 from worldclip.pool.stage import check_names
 from worldclip.pool.stage import root as pool_root
 
@@ -154,19 +153,21 @@ def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
         if not is_folder or "texts" in of:
             raise
         return {"images": source_units(Path(path))}  # a folder of image files is not a pool of shards
-    tars = [shard for shard in shards if format_of(shard.name).has_images]
+    with_images = pools.holds_images(shards, config)
     units: dict[Of, list[Shard]] = {}
-    for kind in dict.fromkeys(of or (("images",) if tars else ("texts",))):
+    for kind in dict.fromkeys(of or (("images",) if with_images else ("texts",))):
         if kind == "texts":
             units["texts"] = shards
             check_names(shards, config)
-        elif tars:
-            units["images"] = tars
-            check_names(tars, config, is_key_only=True)
+        elif with_images:
+            units["images"] = shards
+            check_names(shards, config, is_key_only=True)
         elif is_folder:
             units["images"] = source_units(Path(path))
         else:
-            raise UserError(f"of = images: {path} holds tables of texts; give tars or a folder of images")
+            raise UserError(
+                f"of = images: {path} holds tables of texts; give tars, Parquet files of images, or a folder of images"
+            )
     return units
 
 
@@ -249,9 +250,10 @@ def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path, 
     features = [np.zeros((0, clip.embed_dim), np.float32)]
     bad: list[dict[str, str]] = []
     is_usable = np.ones(len(places), bool)
+    contents = _contents(shard, places)
     for start in range(0, len(places), IMAGES_AT_ONCE):
         rows = places.slice(start, IMAGES_AT_ONCE).to_pylist()
-        embeds, reasons = clip.encode_each([read_member(row["file"], row["offset"], row["size"]) for row in rows])
+        embeds, reasons = clip.encode_each(list(itertools.islice(contents, len(rows))))
         features.append(np.delete(embeds, list(reasons), axis=0))
         is_usable[[start + i for i in reasons]] = False
         bad += [{"key": rows[i]["key"], "reason": reason} for i, reason in reasons.items()]
@@ -264,6 +266,18 @@ def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path, 
         "no_image": num_pairs - len(places),
         "bad": sample_records(bad, NUM_BAD_SAMPLES),
     }
+
+
+def _contents(shard: Shard, places: pa.Table) -> Iterator[bytes]:
+    """Yield the images at places, in order.  Raises BadShard for one that cannot be read."""
+    files, offsets, sizes = places["file"].to_pylist(), places["offset"].to_numpy(), places["size"].to_numpy()
+    if "files" in shard.fingerprint:
+        yield from map(pools.read_member, files, offsets.tolist(), sizes.tolist())
+        return
+    for image in pools.read_members(shard.path, offsets, sizes):
+        if isinstance(image, BadShard):
+            raise image
+        yield image
 
 
 def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:

@@ -18,23 +18,25 @@ _DECAY = Between(0, 1, below=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainPoolConfig(Config):
-    """Tars with the images of the kept pairs, joined by key, for a matched pool that has no images or other ones."""
+    """Tars or Parquet files with the images of the kept pairs, joined by key; else those of the matched pool."""
 
     path: Annotated[str | None, Place()] = None
-    """Folder or URL of the tars.  Unset: those of the matched pool."""
+    """Folder or URL of the files.  Unset: those of the matched pool."""
     roots: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Several folders instead, as name = folder, like pool.roots."""
     key: str = "member"
-    """Where the matched pool's key is in these tars: `member`, or `json:FIELD` of a tar's .json."""
+    """Where the matched pool's key is in these files: `member`, `json:FIELD` of a tar's .json, or a column."""
+    image_field: str | None = None
+    """Column of Parquet files that holds the images, needed if several do."""
 
     def as_pool(self) -> PoolConfig | None:
-        """Return the pool of these tars; None if it is not set."""
+        """Return the pool of these files; None if it is not set."""
         if self.path is None and not self.roots:
             return None
-        return PoolConfig(path=self.path, roots=self.roots, key=self.key, format="tar")
+        return PoolConfig(path=self.path, roots=self.roots, key=self.key, image_field=self.image_field)
 
     def own_problems(self) -> Problems:
-        """Yield the problems of these tars as a pool."""
+        """Yield the problems of these files as a pool."""
         if self.path and self.roots:
             yield "", "set path or roots, not both"
         elif pool := self.as_pool():

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
-from worldclip.core.inputs import Stamp, is_remote
+from worldclip.core.inputs import Stamp, is_remote, stamp_of
 from worldclip.pool.files import read_stamped
+from worldclip.pool.row_groups import RowGroups
 
 READ_TRIES = 3
 WAIT_S = 0.5  # before the second read of a file that cannot be read; doubled before each further one
+ROW_GROUP_BYTES = 512 * 2**20  # encoded images of Parquet files kept in memory, by whole row groups
 REMOTE_CHECK_S = 60.0  # the server of an object store is asked so often whether a file is still the same
 
 
@@ -26,6 +30,7 @@ class ImageFiles:
         self.shards = shards
         self._stamps = {i: shard.stamp for i, shard in enumerate(shards)}  # of files that are what was listed
         self._checked_at = dict.fromkeys(range(len(shards)), time.monotonic())
+        self._row_groups = RowGroups(ROW_GROUP_BYTES)
         self._lost: set[int] = set()  # files that could not be read
 
     def read(self, i: int, offset: int, size: int) -> bytes:
@@ -44,9 +49,32 @@ class ImageFiles:
         self._lost.discard(i)
         return content
 
+    def _waits(self, i: int) -> list[float]:
+        """Return the seconds to wait before each further try, none for a file that could not be read the last time."""
+        return [] if i in self._lost else [WAIT_S * 2**n for n in range(READ_TRIES - 1)]
+
+    def read_rows(self, i: int, offsets: np.ndarray) -> list[bytes | BadShard]:
+        """Return the images of Parquet file i at ascending offsets, or why each cannot be read, naming the file."""
+        shard = self.shards[i]
+        images = self._row_groups.read(shard.path, offsets)
+        for wait_s in self._waits(i):
+            if any(isinstance(image, bytes) for image in images):
+                break
+            time.sleep(wait_s)
+            images = self._row_groups.read(shard.path, offsets)
+        try:
+            self.check(i, stamp_of(shard.path))
+        except BadShard as error:
+            images = [error] * len(offsets)
+        faults = [image for image in images if isinstance(image, BadShard)]
+        if faults and i not in self._lost:
+            self._lost.add(i)
+            say("train", f"{shard.name}: {faults[0]}; its pairs are replaced by others")
+        return [BadShard(f"{shard.name}: {image}") if isinstance(image, BadShard) else image for image in images]
+
     def _read(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:
         """Read with some patience, as long as the file was readable the last time."""
-        for wait_s in () if i in self._lost else [WAIT_S * 2**n for n in range(READ_TRIES - 1)]:
+        for wait_s in self._waits(i):
             try:
                 return read_stamped(self.shards[i].path, offset, size)
             except BadShard:

@@ -33,12 +33,17 @@ from worldclip.train.config import TrainConfig
 
 
 def image_shards(config: TrainConfig) -> list[Shard] | None:
-    """The tars of train.pool, sorted by name; None where it is unset and the matched pool holds the images.
+    """Return the files of train.pool, sorted by name; None where it is unset and the matched pool holds the images.
 
-    Raises UserError where it holds no tar.
+    Raises UserError where none of them holds images.
     """
     images = config.pool.as_pool()
-    return None if images is None else pool.list_shards(images, setting="train.pool")
+    if images is None:
+        return None
+    shards = pool.list_shards(images, setting="train.pool")
+    if not pool.holds_images(shards, images):
+        raise UserError(f"train.pool: {shards[0].name} holds no images; name tars, or Parquet files with images")
+    return shards
 
 
 def joined_shards(config: TrainConfig, run_dir: Path) -> list[Shard] | None:
@@ -55,11 +60,11 @@ def joined_shards(config: TrainConfig, run_dir: Path) -> list[Shard] | None:
     return images
 
 
-def require_images(config: TrainConfig, shards: Sequence[Shard]) -> None:
-    """Raises UserError where the matched pool is of tables, which hold no images, and train.pool is unset."""
-    if config.pool.as_pool() is None and not any(shard.name.endswith(".tar") for shard in shards):
+def require_images(config: TrainConfig, matched: PoolConfig, shards: Sequence[Shard]) -> None:
+    """Raise UserError where the matched pool is of tables without images, and train.pool is unset."""
+    if config.pool.as_pool() is None and not pool.holds_images(shards, matched):
         raise UserError(
-            "train.pool is unset, and the matched pool is of tables, which hold no images; name the tars that were "
+            "train.pool is unset, and the matched pool is of tables without images; name the tars that were "
             'downloaded from it: train.pool.path = "FOLDER", train.pool.key = "json:uid"'
         )
 
@@ -77,7 +82,7 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
     write_images = functools.partial(_write_images, config=config, folder=folder)
     write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder)
     reports = [
-        *map_units(write_images, images, "images", {"key": config.key}),
+        *map_units(write_images, images, "images", config.identity),
         *map_units(write_kept, shards, "kept", {"curate": curated}),
     ]
     num_ranges = shuffle.num_ranges(sum(report["pairs"] for report in reports))
@@ -96,7 +101,7 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
         folder=folder,
     )
     tars = {tar.name: tar.fingerprint for tar in images}
-    inputs = {"curate": curated, "images": tars, "key": config.key, "of": num_ranges}
+    inputs = {"curate": curated, "images": tars, "of": num_ranges, **config.identity}
     map_units(find_places, ranges, "ranges", inputs)
     map_units(write_places, shards, "places", inputs)
     places = [places_path(run_dir, shard) for shard in shards]

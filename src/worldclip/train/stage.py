@@ -81,7 +81,9 @@ def _plan(run: Run) -> list[str]:
 
 def _config(run: Run) -> Report:
     config = run.deciding("train")["train"] | {"num_streams": streams_of(run)}
-    return {"train": config | {"pool": {"key": run.section(TrainConfig).pool.key}}}  # its tars are inputs
+    pool = run.section(TrainConfig).pool
+    identity = {"key": pool.key} | ({"image_field": pool.image_field} if pool.image_field else {})
+    return {"train": config | {"pool": identity}}  # its files are inputs
 
 
 def streams_of(run: Run) -> int:
@@ -116,7 +118,7 @@ def _train_once(run: Run, job: Job) -> Result:
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
         shards, images = pool.indexed_shards(run), image_shards(config)
-        require_images(config, shards)
+        require_images(config, run.section(PoolConfig), shards)
         if images is not None:
             join_images(run, shards, images)
         tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])

@@ -24,7 +24,10 @@ class PoolFormat(ABC):
     name: str
     """Value of `pool.format`."""
     suffixes: tuple[str, ...]
-    has_images: bool
+
+    @abstractmethod
+    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
+        """Return whether shards like this one hold images; not every pair must have one."""
 
     @abstractmethod
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
@@ -35,8 +38,11 @@ class PoolFormat(ABC):
         """Return the identity of each pair in order, repeated ones included."""
 
     @abstractmethod
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
-        """Return the identity and the record of each pair; a record holds at least the `fields` that the pair has."""
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> KeyedRecords:
+        """Return the identity and the record of each pair; a record holds at least the `fields` that the pair has.
+
+        fields: None reads all that JSON can hold.
+        """
 
     @abstractmethod
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
@@ -56,9 +62,10 @@ class PoolFormat(ABC):
 
 
 class TableFormat(PoolFormat):
-    """A format of rows without images."""
+    """A format of rows, without images unless it overrides the methods that read them."""
 
-    has_images = False
+    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
+        return False
 
     @abstractmethod
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:

@@ -18,7 +18,7 @@ from worldclip.core.artifacts import POOL_INDEX
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.pool import texts as pool_texts
-from worldclip.pool.columns import WrongColumns, bare, choose_columns, key_problems
+from worldclip.pool.columns import ROW, WrongColumns, bare, choose_columns, key_problems
 from worldclip.pool.conditions import conditions, rows_of
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.base import TableFormat
@@ -52,7 +52,7 @@ class ColumnsFormat(TableFormat):
         more = [name for name in (TRUTH_FIELD, lang) if name is not None and name in names]
         rows = self._rows(shard, config, (key, *columns, *more))
         table = rows.table
-        keys = _keys_of_column(shard, key, rows)
+        keys = _keys_of(shard, key, rows)
         pair_of_text, texts = _flatten(table, columns, keys.has_key)
         values, offsets = _buffers(texts)
         is_null = _is_null(texts)
@@ -73,20 +73,22 @@ class ColumnsFormat(TableFormat):
         )
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
-        key = bare(config.key)
-        if problems := key_problems(self.field_names(shard, config), key):
-            raise WrongColumns(problems)
-        return _keys_of_column(shard, key, self._rows(shard, config, [key]))
+        return self.pairs_of(shard, config)[0]
 
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> KeyedRecords:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> KeyedRecords:
         key = bare(config.key)
         names = self.field_names(shard, config)
+        fields = self.plain_columns(shard, config) if fields is None else fields
         rows = self._rows(shard, config, [name for name in (key, *fields) if name in names])
         records = [{name: _shown(value) for name, value in row.items()} for row in rows.table.to_pylist()]
-        return _keys_of_column(shard, key, rows).keys.to_pylist(), records
+        return _keys_of(shard, key, rows).keys.to_pylist(), records
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
         choose_columns(self.field_names(shard, config), config)
+
+    def plain_columns(self, shard: Shard, config: PoolConfig) -> Sequence[str]:
+        """Return the columns whose values JSON can hold."""
+        return self.field_names(shard, config)
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         names = self.field_names(shard, config)
@@ -99,9 +101,20 @@ class ColumnsFormat(TableFormat):
         counts = {"pairs": num_pairs, "images": 0, "ignored_members": 0, "left_out": num_left_out}
         return POOL_INDEX.empty_table(), counts
 
+    def pairs_of(self, shard: Shard, config: PoolConfig) -> tuple[PairKeys, Rows]:
+        """Return the identity of each pair, and the pairs with one column."""
+        key = bare(config.key)
+        names = self.field_names(shard, config)
+        if problems := key_problems(names, key):
+            raise WrongColumns(problems)
+        column = key if key in names else next(iter(self.plain_columns(shard, config)), names[0])
+        rows = self._rows(shard, config, [column])
+        return _keys_of(shard, key, rows), rows
+
     def _rows(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> Rows:
         """Return the pairs with the columns `names`: rows that pool.where keeps, and rows that cannot be read."""
         all_names = self.field_names(shard, config)
+        names = [name for name in names if name != ROW or name in all_names]
         if repeated := sorted({name for name in names if list(all_names).count(name) > 1}):
             raise BadShard(f"has several columns of one name: {', '.join(repeated)}")
         wanted = conditions(config, all_names)
@@ -129,7 +142,13 @@ def _shown(value: Any) -> Any:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
-def _keys_of_column(shard: Shard, name: str, rows: Rows) -> PairKeys:
+def _keys_of(shard: Shard, name: str, rows: Rows) -> PairKeys:
+    """Return the identity of each pair; name: the column of the key, or ROW."""
+    first_bad = rows.table.num_rows - len(rows.bad)
+    unreadable = {first_bad + number: reason for number, reason in enumerate(rows.bad)}
+    if name == ROW and name not in rows.table.column_names:
+        has_key = np.arange(rows.table.num_rows) < first_bad
+        return PairKeys(row_names(shard.name, rows.numbers), has_key, unreadable)
     column = rows.table.column(name)
     if pa.types.is_integer(column.type):
         column = column.cast(pa.string())
@@ -143,8 +162,7 @@ def _keys_of_column(shard: Shard, name: str, rows: Rows) -> PairKeys:
         **dict.fromkeys(np.flatnonzero(is_bad).tolist(), f"no key: {name} is not UTF-8"),
     }
     has_key = ~(is_bad | is_null | is_empty)
-    first_bad = rows.table.num_rows - len(rows.bad)
-    problems |= {first_bad + number: reason for number, reason in enumerate(rows.bad)}
+    problems |= unreadable
     keys = pool_texts.readable(values, offsets, is_bad)
     if problems:
         names = row_names(shard.name, rows.numbers[~has_key])

@@ -34,7 +34,7 @@ class JsonlFormat(TableFormat):
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return _keys(shard, _pairs(shard, config)[0], config)
 
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> records.KeyedRecords:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> records.KeyedRecords:
         rows, _ = _pairs(shard, config)
         key = bare(config.key)
         return [str(row.get(key)) if isinstance(row, dict) else "" for row in rows], rows

@@ -30,12 +30,33 @@ from worldclip.pool.texts import PairKeys, PoolTexts
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "tiff")
 NO_MEMBER = -1
+_FIRST_BYTES = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
+_FIRST_BYTES |= {b"RIFF": ".webp"}
+
+
+def image_suffix(name: str, content: bytes) -> str:
+    """Return the suffix of an image in a tar: its name's, else what its first bytes say."""
+    suffix = PurePosixPath(name).suffix
+    if suffix.lower()[1:] in IMAGE_SUFFIXES:
+        return suffix
+    if content[4:12] == b"ftypavif":
+        return ".avif"
+    return next((kind for start, kind in _FIRST_BYTES.items() if content.startswith(start)), ".jpg")
 
 
 class TarFormat(PoolFormat):
     name = "tar"
     suffixes = (".tar",)
-    has_images = True
+
+    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
+        return True
 
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
         samples = open_samples(shard, config)
@@ -49,7 +70,7 @@ class TarFormat(PoolFormat):
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return open_samples(shard, config).keys(config.key)
 
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str]) -> records.KeyedRecords:
+    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> records.KeyedRecords:
         samples = open_samples(shard, config)
         return samples.keys(config.key).keys.to_pylist(), samples.read_records()
 

@@ -1,0 +1,176 @@
+"""Images inside Parquet files, read by place: `offset` of a pool's index is a leaf column and a row.
+
+A row cannot be read alone: pages are compressed, and only row groups have known places.  So readers ask for many rows
+at once, and each row group is read once per call, as a stream of batches of bounded size.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from worldclip.core.errors import BadShard
+from worldclip.core.inputs import Stamp, stamp_of
+from worldclip.pool.files import open_file
+
+ROW_BITS = 40  # of `offset`; the column stands above them
+UNKNOWN_SIZE = -1  # `size` of an image: the footer does not have it
+BATCH_BYTES = 32 * 2**20  # of images that are decoded at once
+READ_BYTES = 16 * 2**20  # of a column that are read at once
+FOOTERS_KEPT = 1024
+FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)  # what pyarrow raises
+
+Image = bytes | BadShard
+"""The bytes of an image, or why its row group cannot be read."""
+
+
+def pack_places(column: int, rows: np.ndarray) -> np.ndarray:
+    """Return the offsets (n,) int64 of rows of a leaf column."""
+    return (column << ROW_BITS) + rows.astype(np.int64)
+
+
+@contextmanager
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Open a file whose columns are read by range.  Raises BadShard for another file, and for damage that is met."""
+    with open_file(path, reads_ahead=False) as file:
+        try:
+            yield pq.ParquetFile(file, metadata=read_footer(path, stamp_of(path)), buffer_size=READ_BYTES)
+        except FAULTS as error:
+            raise damaged(error) from error
+
+
+def damaged(error: Exception) -> BadShard:
+    """Return the error of a file that pyarrow cannot read."""
+    return BadShard(f"not a Parquet file, or damaged ({error})")
+
+
+@functools.lru_cache(maxsize=FOOTERS_KEPT)
+def read_footer(path: str, stamp: Stamp) -> pq.FileMetaData:
+    """Read a footer once per process; the stamp is an argument so that a changed file is read again."""
+    with open_file(path, reads_ahead=False) as file:
+        try:
+            return pq.read_metadata(file)
+        except FAULTS as error:
+            raise damaged(error) from error
+
+
+def read_rows(path: str, offsets: np.ndarray) -> Iterator[Image]:
+    """Yield the image at each of the ascending `offsets`, in that order.  Raises BadShard for a file without a footer.
+
+    A damaged page spoils the rest of its row group and nothing else.
+    """
+    with open_parquet(path) as file:
+        for column, group, rows in _by_group(path, file.metadata, offsets):
+            yield from read_group(file, column, group, rows)
+
+
+class RowGroups:
+    """Decoded row groups that stay in memory: a shuffled order comes back to them in the next batches.
+
+    Safe to call from several threads.  Two calls at once for one file read its row groups twice.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        """max_bytes: of all images that are kept.  A row group above a quarter of that is streamed and not kept."""
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._groups: OrderedDict[tuple[str, Stamp, int, int], dict[int, Image]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: str, offsets: np.ndarray) -> list[Image]:
+        """Return the image at each of the ascending `offsets`, or why it cannot be read."""
+        images: list[Image] = []
+        try:
+            stamp = stamp_of(path)
+            footer = read_footer(path, stamp)
+            with ExitStack() as opened:
+                file: pq.ParquetFile | None = None  # opened only where a row group is missing
+                for column, group, rows in _by_group(path, footer, offsets):
+                    key = (path, stamp, column, group)
+                    kept = self._take(key)
+                    if kept is None:
+                        file = file or opened.enter_context(open_parquet(path))
+                        kept = self._read_group(file, key, rows)
+                    images += [kept[row] for row in rows.tolist()]
+        except BadShard as error:
+            return [error] * len(offsets)
+        return images
+
+    def _take(self, key: tuple[str, Stamp, int, int]) -> dict[int, Image] | None:
+        with self._lock:
+            if key in self._groups:
+                self._groups.move_to_end(key)
+            return self._groups.get(key)
+
+    def _read_group(self, file: pq.ParquetFile, key: tuple[str, Stamp, int, int], rows: np.ndarray) -> dict[int, Image]:
+        """Return images by row: of the whole row group if it is small enough to keep, else of `rows`."""
+        _, _, column, group = key
+        facts = file.metadata.row_group(group)
+        is_kept = facts.column(column).total_uncompressed_size <= self._max_bytes // 4
+        read = np.arange(facts.num_rows) if is_kept else np.unique(rows)
+        images = dict(zip(read.tolist(), read_group(file, column, group, read), strict=True))
+        if is_kept:
+            with self._lock:
+                self._num_bytes += _num_bytes(images) if key not in self._groups else 0
+                self._groups[key] = images
+                while self._num_bytes > self._max_bytes:
+                    self._num_bytes -= _num_bytes(self._groups.popitem(last=False)[1])
+        return images
+
+
+def _num_bytes(images: dict[int, Image]) -> int:
+    return sum(len(image) for image in images.values() if isinstance(image, bytes))
+
+
+def _by_group(path: str, footer: pq.FileMetaData, offsets: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (leaf column, row group, (n,) rows within it) of ascending offsets.  Raises BadShard for other places."""
+    starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
+    columns, rows = offsets >> ROW_BITS, offsets & ((1 << ROW_BITS) - 1)
+    if len(offsets) and (columns.max() >= footer.num_columns or rows.max() >= starts[-1]):
+        raise BadShard(f"{path}: lacks rows of images; the file changed after it was indexed")
+    groups = np.searchsorted(starts, rows, side="right") - 1
+    cuts = np.flatnonzero((np.diff(groups) != 0) | (np.diff(columns) != 0)) + 1
+    for part in np.split(np.arange(len(offsets)), cuts) if len(offsets) else ():
+        column, group = int(columns[part[0]]), int(groups[part[0]])
+        yield column, group, rows[part] - starts[group]
+
+
+def read_group(file: pq.ParquetFile, column: int, group: int, rows: np.ndarray) -> Iterator[Image]:
+    """Yield the images in ascending `rows` of a row group; a null, or a row behind damage, is a BadShard."""
+    place, start = 0, 0
+    try:
+        for leaf in leaf_batches(file, column, group):
+            while place < len(rows) and rows[place] < start + len(leaf):
+                image = leaf[int(rows[place]) - start].as_py()
+                place += 1
+                yield (
+                    BadShard("no image in this row; the file changed after it was indexed") if image is None else image
+                )
+            start += len(leaf)
+            if place == len(rows):
+                return  # the pages behind are not read
+        fault: Exception = ValueError("it has fewer rows than its footer says")
+    except FAULTS as error:
+        fault = error
+    for _ in range(len(rows) - place):
+        yield BadShard(f"row group {group}, column {file.metadata.schema.column(column).path}: damaged ({fault})")
+
+
+def leaf_batches(file: pq.ParquetFile, column: int, group: int) -> Iterator[pa.Array]:
+    """Yield the values of a leaf column of a row group, BATCH_BYTES at a time."""
+    facts = file.metadata.row_group(group)
+    bytes_per_row = facts.column(column).total_uncompressed_size / max(1, facts.num_rows)
+    batch_size = int(np.clip(BATCH_BYTES / max(1, bytes_per_row), 1, 4096))
+    name = file.metadata.schema.column(column).path
+    for batch in file.iter_batches(batch_size, row_groups=[group], columns=[name]):
+        values = batch.column(0)
+        while pa.types.is_struct(values.type):
+            values = pc.struct_field(values, [0])
+        yield values

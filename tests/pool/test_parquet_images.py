@@ -1,0 +1,396 @@
+"""Pools of Parquet with the images inside: the same pairs give the same artifacts as from tars."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedded_world import write_world
+from stages import context, run_stage
+from tables import IMAGE, rows_of_tar, write_parquet, write_parquet_pool
+from tars import shard_of
+from worldclip import pool
+from worldclip.check import CheckConfig, check
+from worldclip.check.images import hash_images
+from worldclip.config import Recipe, load_recipe
+from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, read_json, read_table
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.curate import read_curated
+from worldclip.pool import row_groups
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.row_groups import RowGroups, read_rows
+from worldclip.tools.embed import embed
+
+QUIET = LocalExecutor(workers=1, quiet=True)
+KEYED = PoolConfig(path="pool", key="key")
+IMAGES = [b"\xff\xd8\xff0", b"\x89PNG1", b"RIFF2", b"3"]
+
+
+def table_of(path: Path, images: pa.Array, row_group_size: int = 2, **columns: object) -> Path:
+    numbers = [str(number) for number in range(len(images))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"key": numbers, "text": numbers, "image": images, **columns})
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return path
+
+
+def structs(images: list[bytes | None], paths: list[str | None] | None = None) -> pa.Array:
+    paths = paths or [f"{number}.png" for number in range(len(images))]
+    return pa.array([{"bytes": image, "path": path} for image, path in zip(images, paths, strict=True)], IMAGE)
+
+
+def read_all(path: Path, config: PoolConfig = KEYED) -> dict[str, bytes]:
+    index, images = pool.read_images(shard_of(path), config)
+    return dict(zip(index["key"].to_pylist(), images, strict=True))
+
+
+# --- the same artifacts -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def curated(toy_world, tmp_path_factory) -> dict[str, tuple[Recipe, Path]]:
+    """Return (recipe, run after curate) of the toy world as tars and as Parquet with both kinds of columns."""
+    root = tmp_path_factory.mktemp("parquet")
+    runs = {}
+    for kind in ("tar", "struct", "binary"):
+        recipe = load_recipe(toy_world.recipe)
+        settings = recipe.pool
+        if kind != "tar":
+            folder = write_parquet_pool(toy_world.pool, root / "pools" / kind, kind, row_group_size=7)
+            settings = dataclasses.replace(recipe.pool, path=str(folder), key="key")
+        curate = dataclasses.replace(recipe.curate, write="tars", samples_per_tar=20)
+        recipe = dataclasses.replace(recipe, pool=settings, curate=curate)
+        for stage in ("pool", "metadata", "match", "balance", "curate"):
+            run_stage(stage, recipe, root / kind, QUIET)
+        runs[kind] = (recipe, root / kind)
+    return runs
+
+
+@pytest.mark.parametrize("kind", ["struct", "binary"])
+def test_kept_pairs_and_written_tars_equal_those_of_tars(curated, kind) -> None:
+    (_, run), (_, plain) = curated[kind], curated["tar"]
+    assert (run / "balance/thresholds.json").read_bytes() == (plain / "balance/thresholds.json").read_bytes()
+    shards, tars = (pool.shards(context(one, folder)) for one, folder in (curated[kind], curated["tar"]))
+    for shard, tar in zip(shards, tars, strict=True):
+        assert read_curated(run, shard).equals(read_curated(plain, tar))
+    for written in sorted((plain / "curate/tars").glob("*.tar")):
+        expected = [{name: value for name, value in row.items() if name != "key"} for row in rows_of_tar(written)]
+        actual = rows_of_tar(run / "curate/tars" / written.name)
+        assert [{name: value for name, value in row.items() if name != "key"} for row in actual] == expected
+    assert read_json(run / "curate/report.json")["tars"] == read_json(plain / "curate/report.json")["tars"]
+
+
+@pytest.mark.parametrize("kind", ["struct", "binary"])
+@pytest.mark.parametrize("num_streams", [0, 2])
+def test_training_batches_equal_those_of_tars(curated, kind, num_streams) -> None:
+    from worldclip.model.config import ModelConfig
+    from worldclip.model.tokenizer import train_tokenizer
+    from worldclip.train.loader import Loader
+
+    tokenizer = train_tokenizer(["a photo of a red circle"], vocab_size=60, context_length=12)
+    loaders = []
+    for recipe, run in (curated[kind], curated["tar"]):
+        train = dataclasses.replace(recipe.train, model=ModelConfig(preset="tiny", image_size=32))
+        shards = [dataclasses.replace(shard) for shard in pool.shards(context(recipe, run))]
+        loaders.append(Loader(run, shards, tokenizer, train, global_batch_size=12, num_streams=num_streams))
+    ours, plain = loaders
+    if num_streams:  # the order of shards is a hash of their names
+        names = [shard.name.replace(".tar", ".parquet") for shard in plain.shards]
+        plain.order.names = names
+    for step in (0, 3, 40):
+        one, other = ours.batch(step), plain.batch(step)
+        assert (one.keys, one.texts, one.bad.counts) == (other.keys, other.texts, Counter())
+        assert one.images.equal(other.images)
+        assert np.array_equal(one.tokens.ids, other.tokens.ids)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Return a folder with `model`, `pool` of tars, one bad picture in each, and `tables` of the same pairs."""
+    root = tmp_path_factory.mktemp("pictures")
+    write_world(root)
+    write_parquet_pool(root / "pool", root / "tables")
+    return root
+
+
+def test_embeddings_equal_those_of_tars(pictures, tmp_path) -> None:
+    reports = {}
+    for kind, settings in (("pool", ""), ("tables", 'key = "key"\ntexts = ["texts"]')):
+        recipe = tmp_path / f"{kind}.toml"
+        recipe.write_text(f'[pool]\npath = "{pictures / kind}"\n{settings}\n')
+        out = tmp_path / kind
+        reports[kind] = embed(pictures / "model", recipe, out, of=("images", "texts"), executor=QUIET)
+    assert reports["pool"]["images"] == reports["tables"]["images"] | {"bad": reports["pool"]["images"]["bad"]}
+    assert reports["tables"]["images"]["undecodable"] == 3
+    for of, schema in (("images", IMAGE_PLACES), ("texts", EMBEDDED_TEXTS)):
+        for number in range(3):
+            here, there = (tmp_path / kind / of / f"{number:05}" for kind in ("tables", "pool"))
+            vectors = [np.load(f"{path}.{end}.npy") for path, end in ((here, "parquet"), (there, "tar"))]
+            assert np.array_equal(*vectors)
+            rows = [
+                read_table(Path(f"{path}.{end}.parquet"), schema) for path, end in ((here, "parquet"), (there, "tar"))
+            ]
+            assert rows[0]["key"].equals(rows[1]["key"])
+
+
+def test_check_and_hashes_equal_those_of_tars(pictures, tmp_path) -> None:
+    facts = ["sha256", "hash", "mirrored_hash", "width", "height", "num_frames", "contrast", "error"]
+    tables, valid = [], []
+    for kind, settings in (("pool", {}), ("tables", {"key": "key", "texts": ("texts",)})):
+        config = PoolConfig(path=str(pictures / kind), **settings)
+        check(config, tmp_path / kind, CheckConfig(write="tars"), executor=QUIET)
+        valid.append(pq.read_table(tmp_path / kind / "valid_keys.parquet")["key"].to_pylist())
+        tables.append([pq.read_table(path, columns=["name", *facts]) for path in images_of(tmp_path / kind)])
+        hash_images(pictures / kind, tmp_path / f"{kind}.parquet", QUIET)
+    assert valid[0] == valid[1]
+    assert len(valid[0]) == 33
+    assert all(one.equals(other) for one, other in zip(*tables, strict=True))
+    hashes = [pq.read_table(tmp_path / f"{kind}.parquet", columns=facts) for kind in ("pool", "tables")]
+    assert hashes[0].equals(hashes[1])
+    for number in range(3):
+        rows = [rows_of_tar(tmp_path / kind / "pairs" / f"{number:05}.tar") for kind in ("pool", "tables")]
+        assert [(row["image"], row["texts"]) for row in rows[0]] == [(row["image"], row["texts"]) for row in rows[1]]
+
+
+def images_of(folder: Path) -> list[Path]:
+    return sorted((folder / "images").rglob("*.parquet"))
+
+
+# --- which column, which rows -----------------------------------------------------------------------------------------
+
+
+def test_column_of_images_is_found_by_its_type_or_by_what_datasets_says(tmp_path: Path) -> None:
+    assert read_all(table_of(tmp_path / "a.parquet", structs(IMAGES)))["1"] == IMAGES[1]
+    assert read_all(table_of(tmp_path / "b.parquet", pa.array(IMAGES, pa.large_binary())))["2"] == IMAGES[2]
+    sound = {"sound": structs(IMAGES), "image": structs(IMAGES)}
+    table = pa.table({"key": list("0123"), "text": list("0123"), **sound})
+    features = {"sound": {"_type": "Audio"}, "image": {"_type": "Image"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "c.parquet")
+    assert read_all(tmp_path / "c.parquet")["3"] == IMAGES[3]
+    pq.write_table(table.replace_schema_metadata({"huggingface": "{broken"}), tmp_path / "d.parquet")
+    with pytest.raises(BadShard, match="set it to one of: sound, image"):
+        read_all(tmp_path / "d.parquet")
+
+
+def test_one_of_several_columns_is_named(tmp_path: Path) -> None:
+    other = structs([image + b"other" for image in IMAGES])
+    table_of(tmp_path / "pool/0.parquet", structs(IMAGES), thumbnail=other, size=[1] * 4)
+    settings = {"path": str(tmp_path / "pool"), "key": "key"}
+
+    def index(run: str, **more: object) -> Path:
+        recipe = load_recipe({"pool": settings | more, "balance": {"tail_fraction": 0.1}})
+        run_stage("pool", recipe, tmp_path / run, QUIET)
+        return tmp_path / run / "pool/report.json"
+
+    with pytest.raises(
+        UserError, match="image_field is not set and several columns hold images; set it to one of: image, thumbnail"
+    ):
+        index("unset")
+    with pytest.raises(UserError, match="no column or field 'thumbnial'; did you mean 'thumbnail'"):
+        index("typo", image_field="thumbnial")
+    with pytest.raises(UserError, match="column 'size' is int64; images are binary, or a struct with `bytes`"):
+        index("wrong", image_field="size", texts=["txet"])
+    with pytest.raises(UserError, match="column 'text' is string"):
+        index("text", image_field="text")
+    assert read_json(index("named", image_field="thumbnail"))["images"] == 4
+    chosen = dataclasses.replace(KEYED, image_field="thumbnail")
+    assert read_all(tmp_path / "pool/0.parquet", chosen)["0"] == IMAGES[0] + b"other"
+
+
+def test_column_of_images_in_a_pool_of_tars_is_a_mistake(toy_world, tmp_path) -> None:
+    recipe = load_recipe(
+        {"pool": {"path": str(toy_world.pool), "image_field": "jpg"}, "balance": {"tail_fraction": 0.1}}
+    )
+    with pytest.raises(UserError, match="only Parquet files have columns of images"):
+        run_stage("pool", recipe, tmp_path / "run", QUIET)
+
+
+def test_null_images_and_paths_without_bytes_are_pairs_without_an_image(tmp_path: Path) -> None:
+    some = structs([IMAGES[0], None, IMAGES[2], None, IMAGES[1], b""])
+    whole = pa.array([*some.to_pylist()[:5], None], IMAGE)
+    for name, images in (("some", some), ("whole", whole)):
+        path = table_of(tmp_path / f"{name}.parquet", images)
+        index, counts = pool.index_of(shard_of(path), KEYED)
+        expected = ["0", "2", "4", "5"][: 4 if name == "some" else 3]
+        assert index["key"].to_pylist() == expected
+        assert (counts["pairs"], counts["images"]) == (6, len(expected))
+        assert list(read_all(path)) == expected
+    for statistics in (True, False):
+        pq.write_table(pq.read_table(path), path, row_group_size=2, write_statistics=statistics)
+        assert pool.index_of(shard_of(path), KEYED)[0]["key"].to_pylist() == ["0", "2", "4"]
+
+
+def test_pool_without_any_bytes_is_said(tmp_path: Path, capsys) -> None:
+    table_of(tmp_path / "pool/0.parquet", structs([None, None]))
+    recipe = load_recipe({"pool": {"path": str(tmp_path / "pool"), "key": "key"}, "balance": {"tail_fraction": 0.1}})
+    run_stage("pool", recipe, tmp_path / "run", LocalExecutor(workers=1))
+    assert "no pair has an image: " in capsys.readouterr().err
+
+
+def test_rows_are_keys_where_a_table_has_none(tmp_path: Path) -> None:
+    path = table_of(tmp_path / "sub.parquet", structs(IMAGES), lang=["en", "de", "en", "de"])
+    config = PoolConfig(path="pool", key="row", where={"lang": "de"})
+    texts = pool.read_texts(shard_of(path, "a/0.parquet"), config)
+    assert texts.key.to_pylist() == ["a/0.parquet#1", "a/0.parquet#3"]
+    index, images = pool.read_images(shard_of(path, "a/0.parquet"), config)
+    assert dict(zip(index["key"].to_pylist(), images, strict=True)) == {
+        "a/0.parquet#1": IMAGES[1],
+        "a/0.parquet#3": b"3",
+    }
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines/0.jsonl").write_text('{"text": "a"}\n')
+    settings = {"path": str(tmp_path / "lines"), "key": "row"}
+    with pytest.raises(UserError, match="no column or field 'row'"):
+        run_stage("pool", load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}}), tmp_path / "run", QUIET)
+
+
+def test_names_of_images_decide_only_the_suffix(tmp_path: Path) -> None:
+    from worldclip.pool.formats.tar import image_suffix
+
+    names = ["../../etc/passwd", "x.JPG", None, "a.tar.gz/\ud7ff.exe"]
+    path = table_of(tmp_path / "0.parquet", structs(IMAGES, names))
+    index, images = pool.read_images(shard_of(path), KEYED)
+    suffixes = [image_suffix(*one) for one in zip(index["member"].to_pylist(), images, strict=True)]
+    assert suffixes == [".jpg", ".JPG", ".webp", ".jpg"]
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def damage_page(path: Path, group: int) -> None:
+    """Overwrite the compressed images of a row group."""
+    facts = pq.read_metadata(path).row_group(group)
+    columns = [facts.column(leaf) for leaf in range(facts.num_columns)]
+    column = next(column for column in columns if column.path_in_schema == "image.bytes")
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)
+
+
+def test_damaged_page_spoils_its_row_group_alone(tmp_path: Path, curated) -> None:
+    path = table_of(tmp_path / "0.parquet", structs(IMAGES * 2))
+    places = pool.index_of(shard_of(path), KEYED)[0]["offset"].to_numpy()
+    damage_page(path, 1)
+    images = list(read_rows(str(path), places))
+    assert [image for image in images if isinstance(image, bytes)] == [*IMAGES[:2], *IMAGES]
+    assert all("row group 1, column image.bytes: damaged" in str(image) for image in images[2:4])
+    with pytest.raises(BadShard, match="row group 1"):
+        read_all(path)
+    assert pool.read_member(path, int(places[7]), -1) == IMAGES[3]
+    with pytest.raises(BadShard, match="row group 1"):
+        pool.read_member(path, int(places[3]), -1)
+
+
+def test_check_reports_the_damaged_file_and_finishes_the_others(tmp_path: Path) -> None:
+    for number in range(3):
+        table_of(tmp_path / f"pool/{number}.parquet", structs(IMAGES))
+    damage_page(tmp_path / "pool/1.parquet", 0)
+    with pytest.raises(StageFailed) as error:
+        check(PoolConfig(path=str(tmp_path / "pool"), key="key"), tmp_path / "out", CheckConfig(), executor=QUIET)
+    assert list(error.value.failures) == ["1.parquet"]
+    assert [path.name for path in images_of(tmp_path / "out")] == ["0.parquet.parquet", "2.parquet.parquet"]
+
+
+def test_training_replaces_images_of_a_damaged_page(curated, tmp_path) -> None:
+    from worldclip.model.config import ModelConfig
+    from worldclip.model.tokenizer import train_tokenizer
+    from worldclip.train.loader import UNREADABLE, Loader
+
+    recipe, run = curated["struct"]
+    shards = []
+    for shard in pool.shards(context(recipe, run)):
+        path = tmp_path / shard.name
+        path.write_bytes(Path(shard.path).read_bytes())
+        if not shards:
+            damage_page(path, 0)
+        shards.append(Shard.of_file(shard.name, str(path)))
+    tokenizer = train_tokenizer(["a photo of a red circle"], vocab_size=60, context_length=12)
+    train = dataclasses.replace(recipe.train, model=ModelConfig(preset="tiny", image_size=32))
+    loader = Loader(run, shards, tokenizer, train, global_batch_size=64)
+    bad = Counter()
+    for step in range(loader.epoch_length // 64 + 1):
+        batch = loader.batch(step)
+        assert len(batch.keys) == 64
+        bad.update(batch.bad.counts)
+    assert set(bad) == {UNREADABLE}
+    assert not set(batch.keys) & {f"{number:05}" for number in range(7)}  # the damaged row group
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+def test_row_group_is_decoded_once_per_batch_and_kept_for_the_next(tmp_path, monkeypatch) -> None:
+    path = str(table_of(tmp_path / "0.parquet", structs([bytes([n]) * 1000 for n in range(100)]), row_group_size=10))
+    places = pool.index_of(shard_of(Path(path)), KEYED)[0]["offset"].to_numpy()
+    decoded, opened = Counter(), Counter()
+    plain_batches, plain_open = row_groups.leaf_batches, row_groups.open_file
+
+    def count_batches(file, column, group):
+        decoded[group] += 1
+        return plain_batches(file, column, group)
+
+    def count_open(path, **options):
+        opened[path] += 1
+        return plain_open(path, **options)
+
+    monkeypatch.setattr(row_groups, "leaf_batches", count_batches)
+    monkeypatch.setattr(row_groups, "open_file", count_open)
+    for max_bytes, expected in ((10**6, 1), (50_000, 3), (30_000, 3)):  # all kept; 5 of 10 kept; each too large
+        decoded.clear()
+        opened.clear()
+        groups = RowGroups(max_bytes)
+        for seed in range(3):
+            rows = np.sort(np.random.default_rng(seed).choice(100, 50, replace=False))
+            assert groups.read(path, places[rows]) == [bytes([n]) * 1000 for n in rows.tolist()]
+        assert set(decoded.values()) == {expected}
+        assert opened[path] == expected
+        assert groups._num_bytes <= max_bytes
+
+
+def test_row_groups_of_a_remote_file_are_read_by_range(tmp_path, monkeypatch) -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFile
+
+    rng = np.random.default_rng(0)
+    path = table_of(tmp_path / "0.parquet", structs([rng.bytes(50_000) for _ in range(40)]), row_group_size=4)
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/parquet/0.parquet", path.read_bytes())
+    sizes = []
+    plain_read = MemoryFile.read
+
+    def count_read(self, *size):
+        content = plain_read(self, *size)
+        sizes.append(len(content))
+        return content
+
+    monkeypatch.setattr(MemoryFile, "read", count_read)
+    url = "memory://parquet/0.parquet"
+    places = row_groups.pack_places(2, np.array([5, 6, 30]))
+    assert len([image for image in read_rows(url, places) if len(image) == 50_000]) == 3
+    assert sum(sizes) < 2 * 4 * 50_000 + 2**16 + 1_000  # two row groups and the footer
+    files.rm("/parquet", recursive=True)
+
+
+def test_row_group_larger_than_a_batch_is_streamed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(row_groups, "BATCH_BYTES", 5_000)
+    path = table_of(tmp_path / "0.parquet", structs([bytes([n]) * 1000 for n in range(100)]), row_group_size=100)
+    with row_groups.open_parquet(str(path)) as file:
+        assert max(map(len, row_groups.leaf_batches(file, 2, 0))) <= 5
+    assert list(read_all(path).values()) == [bytes([n]) * 1000 for n in range(100)]
+
+
+def test_rows_beyond_the_file_say_that_it_changed(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "0.parquet", [{"key": "0", "texts": ["a"], "image": b"1", "name": "0.png"}])
+    for place in (row_groups.pack_places(2, np.array([1])), row_groups.pack_places(99, np.array([0]))):
+        with pytest.raises(BadShard, match="the file changed after it was indexed"):
+            pool.read_member(path, int(place[0]), -1)
