@@ -108,11 +108,13 @@ def test_names_of_the_reference_are_architectures(name, row):
     from worldclip.model.clip import model_config
     from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
 
-    config = to_hugging_face_config(named_config(name, row.tokenizer.vocab_size)["model_cfg"], name)
     expected = model_config(row.model_config(), row.tokenizer)
-    assert config.vision_config.to_dict() == expected.vision_config.to_dict()
-    actual = config.text_config.to_dict()
-    assert actual | {"bos_token_id": 0} == expected.text_config.to_dict() | {"bos_token_id": 0}
+    text_encoder = "mT5WorldWideCLIP" if "mT5" in name else "WorldWideCLIP"
+    for arch in (name, f"{name}@{text_encoder}"):  # a configuration's file, and the README's model_name
+        config = to_hugging_face_config(named_config(arch, row.tokenizer.vocab_size)["model_cfg"], arch)
+        assert config.vision_config.to_dict() == expected.vision_config.to_dict()
+        actual = config.text_config.to_dict()
+        assert actual | {"bos_token_id": 0} == expected.text_config.to_dict() | {"bos_token_id": 0}
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])

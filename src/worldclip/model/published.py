@@ -1,7 +1,8 @@
 """List the published Meta CLIP 2 weights: their names in each library, and what their tensors alone do not say.
 
 Sources: arXiv:2507.22062; the model pages of huggingface.co/facebook; open_clip's model_configs/*worldwide*.json and
-pretrained.py; timm's vision_transformer.py (tags `metaclip2_worldwide`).
+pretrained.py; timm's vision_transformer.py (tags `metaclip2_worldwide`).  The reference's names: the two tables of Meta
+CLIP 2 in the README of facebookresearch/MetaCLIP of 2025-11-21; at 384 px, the names of its configuration files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class PublishedTokenizer:
     context_length: int = 77
 
 
-LOGIT_SCALE = 100.0  # of all published weights: training clamps at ln 100 (arXiv:2507.22062), where they end
+# the factor of cosines in the README of facebookresearch/MetaCLIP (ViT-H-14-quickgelu-worldwide, read 2026-11-25), and
+# the most that CLIP's training allows (arXiv:2103.00020, section 2.5)
+LOGIT_SCALE = 100.0
 
 XLM_V = PublishedTokenizer("facebook/xlm-v-base", 901_629, bos_id=0, pad_id=1, eos_id=2)
 MT5 = PublishedTokenizer("google/siglip-so400m-patch16-256-i18n", 250_000, bos_id=None, pad_id=1, eos_id=1)
@@ -72,6 +75,11 @@ class Published:
         parts += ["mT5"] if self.tokenizer is MT5 else []
         parts += [str(self.image_size)] if self.image_size != 224 else []
         return "-".join([*parts, "worldwide"])
+
+    @property
+    def reference_model(self) -> str:
+        """The `model_name` in the reference's README: the name above @ the class of the text encoder."""
+        return f"{self.reference}@{'mT5' if self.tokenizer is MT5 else ''}WorldWideCLIP"
 
     def model_config(self) -> ModelConfig:
         return ModelConfig(preset=self.preset, image_size=self.image_size)
@@ -124,5 +132,7 @@ def activation(preset: str, image_size: int) -> Activation:
 
 def find(name: str) -> Published | None:
     """Return the row with this hub id, its last part, or name in open_clip, timm or the reference; else None."""
-    names = ((row.hub_id, row.name, row.open_clip, row.timm, row.reference) for row in FAMILY)
-    return next((row for row, of_row in zip(FAMILY, names, strict=True) if name in of_row), None)
+    for row in FAMILY:
+        if name in (row.hub_id, row.name, row.open_clip, row.timm, row.reference, row.reference_model):
+            return row
+    return None

@@ -205,8 +205,8 @@ def _logit_scale(folder: Path, config: Any) -> float | None:
         row = published.find(name.removesuffix("-ONNX"))
         if row is not None:
             logger.warning(
-                f"{folder / 'config.json'} has no logit_scale; that of the published {row.name} is used: "
-                f"{published.LOGIT_SCALE:g}"
+                f"{folder / 'config.json'} has no logit_scale; {published.LOGIT_SCALE:g} is used, the factor of "
+                f"cosines in Meta CLIP 2's README ({row.name} is one of its models)"
             )
             return published.LOGIT_SCALE
     return None
