@@ -6,6 +6,7 @@ BIN = .venv/bin
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
+	$(BIN)/worldclip explore runs/emoji --out runs/emoji_explorer
 
 test: .venv/dev.stamp lint
 	$(BIN)/python -m pytest

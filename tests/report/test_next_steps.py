@@ -43,9 +43,9 @@ def test_commands_fit_the_finished_stages():
     assert next_steps(Path("runs/a"), {}) == []
     assert verbs("metadata") == ["run"]
     assert verbs("match") == ["run", "estimate"]
-    assert verbs("curate") == ["run", "estimate", "inspect"]
-    assert verbs("train") == ["run", "inspect", "classify", "embed", "search", "export"]
-    assert verbs("evaluate") == ["inspect", "classify", "embed", "search", "export", "run", "compare"]
+    assert verbs("curate") == ["run", "estimate", "explore", "inspect"]
+    assert verbs("train") == ["run", "explore", "inspect", "classify", "embed", "search", "export"]
+    assert verbs("evaluate") == ["explore", "inspect", "classify", "embed", "search", "export", "run", "compare"]
 
 
 def test_key_of_a_pair_is_one_quoted_word_and_no_markup():

@@ -1,4 +1,4 @@
-"""Commands that look: estimate, inspect, compare, and search."""
+"""Commands that look: explore, estimate, inspect, compare, and search."""
 
 from __future__ import annotations
 
@@ -104,6 +104,18 @@ def inspect(
     return record, json.dumps(record, ensure_ascii=False, indent=1, default=str)
 
 
+def explore(run: Path, *, out: Path) -> tuple[Any, str]:
+    """Write a folder of pages that shows every decision of a run.
+
+    run: folder of a run whose stage curate is finished.
+    out: folder to write; an older explorer there is replaced.
+    """
+    from worldclip.web.explorer import explore
+
+    explored = explore.explore(run, out)
+    return explored, explore.to_text(explored)
+
+
 def compare(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
     """Compare two or more evaluations; the others with the first.
 
@@ -163,6 +175,7 @@ COMMANDS = {
     "doctor": Command(doctor.diagnose, lambda diagnosis, flags: doctor.to_text(diagnosis)),
     "estimate": Command(estimate),
     "inspect": Command(inspect),
+    "explore": Command(explore),
     "compare": Command(compare),
     "embed": Command(embed, _embedded_text, has_own_workers=True),
     "index": Command(build_index, _index_text),

@@ -57,6 +57,7 @@ GROUPS = (
         "doctor": "Check this installation: extras, devices, BLAS kernels, memory, disk",
         "estimate": "Estimate by language what other thresholds would keep; write nothing",
         "inspect": "Explain why a pair was kept or dropped and where an entry is from; show a file",
+        "explore": "Write pages that show every decision, and what another threshold would keep",
         "compare": "Compare evaluations query by query, with confidence intervals over images and seeds",
         "embed": "Embed the images or texts of a pool into a folder to search",
         "index": "Choose how embeddings are searched: exactly, or by an index for millions",

@@ -20,8 +20,23 @@ def data_uri(content: bytes, max_px: int = THUMBNAIL_PX) -> str:
     Raises BadImage (a ValueError) for a file that cannot be decoded.
     """
     content = shrink(content, max_px) if len(content) > MAX_BYTES else content
-    kind = next((name for magic, name in _MAGIC if content.startswith(magic)), "octet-stream")
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:image/{_kind_of(content) or 'octet-stream'};base64,{base64.b64encode(content).decode()}"
+
+
+def thumbnail(content: bytes, max_px: int = THUMBNAIL_PX) -> tuple[bytes, str]:
+    """Return an image file that browsers show, and its suffix: the file itself where it is small, else a JPEG.
+
+    Raises BadImage (a ValueError) for a file that cannot be decoded.
+    """
+    open_image(content)
+    kind = _kind_of(content)
+    if kind is None or len(content) > MAX_BYTES:
+        return shrink(content, max_px), "jpeg"
+    return content, kind
+
+
+def _kind_of(content: bytes) -> str | None:
+    return next((name for magic, name in _MAGIC if content.startswith(magic)), None)
 
 
 def shrink(content: bytes, max_px: int = THUMBNAIL_PX) -> bytes:

@@ -40,6 +40,10 @@ def next_steps(run_dir: Path, reports: Mapping[str, Any]) -> list[Step]:
     if "match" in reports and "train" not in reports:
         steps.append(Step("See by language what other thresholds would keep.", f"worldclip estimate {run}"))
     if "curate" in reports:
+        pages = shlex.quote(str(run_dir.with_name(f"{run_dir.resolve().name}_explorer")))
+        steps.append(
+            Step("See every decision, and what another threshold would keep.", f"worldclip explore {run} --out {pages}")
+        )
         why = f"worldclip inspect {run} --key {_example_key(reports['curate'])}"
         steps.append(Step("Ask why a pair was kept or dropped.", why))
     if "train" in reports:

@@ -156,12 +156,17 @@ def code(text: str) -> Html:
     return tag("code", text)
 
 
+def language_name(lang: str) -> str:
+    """Return a language's English name, "" for a code outside the table of languages."""
+    try:
+        return languages.get(lang).name
+    except KeyError:
+        return NO_LANGUAGE_NAMES.get(lang, "")
+
+
 def lang_name(lang: str) -> Html:
     """Return a language's English name with its code; a code outside the table of languages stands alone."""
-    try:
-        name = languages.get(lang).name
-    except KeyError:
-        name = NO_LANGUAGE_NAMES.get(lang, "")
+    name = language_name(lang)
     return join([name, code(lang)], " ") if name else code(lang)
 
 

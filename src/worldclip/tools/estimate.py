@@ -72,7 +72,7 @@ def estimate(
     the recipe sets (english_threshold or tail_fraction).  Without any of the three, estimate the recipe itself.
     Raises UserError for values out of range.
     """
-    matched = _MatchedRun.open(Path(run))
+    matched = MatchedRun.open(Path(run))
     configs = [
         *(_with(matched.balance, english_threshold=int(threshold)) for threshold in thresholds),
         *(_with(matched.balance, tail_fraction=float(fraction)) for fraction in tail_fractions),
@@ -99,7 +99,7 @@ def _with(config: BalanceConfig, **values: Any) -> BalanceConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _MatchedRun:
+class MatchedRun:
     """A run after match: its recipe and the summed counts."""
 
     run_dir: Path
@@ -111,7 +111,7 @@ class _MatchedRun:
     list_of_lang: Mapping[str, str]
 
     @classmethod
-    def open(cls, run_dir: Path) -> _MatchedRun:
+    def open(cls, run_dir: Path) -> MatchedRun:
         run = open_run(run_dir)
         entry_lists = run.section(MatchConfig).entry_lists
         manifest = artifacts.require_manifest(run_dir, "match")
@@ -135,9 +135,17 @@ class _MatchedRun:
         """Matches of the most frequent entry, at least 1: a threshold above it keeps all."""
         return max((int(counts.max(initial=0)) for counts in self.counts.values()), default=0) or 1
 
+    def values_over_range(self, num_values: int) -> np.ndarray:
+        """Return up to `num_values` values of `key` over its whole range, ascending."""
+        if self.key == "english_threshold":
+            return _whole_numbers(1.0, self.largest_count + 1, num_values)
+        return np.geomspace(0.001, 1.0, num_values).round(6)
+
     def estimate_values(self, values: np.ndarray) -> list[Candidate]:
-        """Estimate these values of `key`, in one pass over the match files."""
-        return self.estimate([_with(self.balance, **{self.key: value}) for value in values.tolist()])
+        """Estimate these values of `key`, GRID of them in each pass over the match files."""
+        configs = [_with(self.balance, **{self.key: value}) for value in values.tolist()]
+        passes = [self.estimate(configs[start : start + GRID]) for start in range(0, len(configs), GRID)]
+        return [candidate for candidates in passes for candidate in candidates]
 
     def estimate(self, configs: Sequence[BalanceConfig]) -> list[Candidate]:
         """Return one candidate per config, in one pass over the match files."""
@@ -188,7 +196,7 @@ def _columns(row: PairCounts) -> LanguageEstimate:
     }
 
 
-def _solve(matched: _MatchedRun, pairs: float) -> Candidate:
+def _solve(matched: MatchedRun, pairs: float) -> Candidate:
     """Return the candidate whose expected pairs are nearest to `pairs`, by a grid that narrows with each pass."""
     by_threshold = matched.key == "english_threshold"
     low, high = (1.0, float(matched.largest_count + 1)) if by_threshold else (0.0, 1.0)
@@ -221,14 +229,9 @@ def _whole_numbers(low: float, high: float, num: int) -> np.ndarray:
 
 def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> SizeCurve:
     """Return the expected pairs over the whole range of the key that the recipe sets, for a plot."""
-    matched = _MatchedRun.open(Path(run))
-    if matched.key == "english_threshold":
-        values = _whole_numbers(1.0, matched.largest_count + 1, num_values)
-    else:
-        values = np.geomspace(0.001, 1.0, num_values).round(6)
-    candidates = []
-    for start in range(0, len(values), GRID):
-        candidates += matched.estimate_values(values[start : start + GRID])
+    matched = MatchedRun.open(Path(run))
+    values = matched.values_over_range(num_values)
+    candidates = matched.estimate_values(values)
     languages = candidates[0]["languages"]
     return {
         "text_policy": matched.curate.text_policy,

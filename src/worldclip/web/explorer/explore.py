@@ -1,0 +1,247 @@
+"""Write the explorer of a run into a folder that opens from disk and from any web server."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip import pool
+from worldclip.balance.config import BalanceConfig
+from worldclip.core import artifacts, layout
+from worldclip.core.console import say
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.job import Run
+from worldclip.core.reasons import Reason
+from worldclip.core.records import CurateReport, MatchReport, Thresholds
+from worldclip.curate.config import CurateConfig
+from worldclip.curate.stage import online_work
+from worldclip.match.config import MatchConfig
+from worldclip.pool.config import PoolConfig
+from worldclip.report.page import language_name, style
+from worldclip.web.explorer.chunks import Chunks
+from worldclip.web.explorer.examples import MAX_CHARS, TOP_ENTRIES, choose_examples
+from worldclip.web.explorer.lists import SOURCES, max_entries_per_list, profile_record, write_list
+from worldclip.web.explorer.pairs import read_pairs, write_pairs
+from worldclip.web.explorer.pictures import write_pictures
+from worldclip.web.explorer.slider import slider_record
+
+PAGE = Path(__file__).parent / "page"
+TOOL = "explore"  # in the folder's manifest: the folder is ours to replace
+MAX_SHOWN_ENTRIES = 60  # of an example's text
+NUM_CONFUSED = 6  # languages named beside a true language or a rule
+NUM_LABELS = 100  # labels without a list
+
+
+class Explored(TypedDict):
+    """What was written."""
+
+    out: str
+    files: int
+    bytes: int
+    languages: int
+    entries: int
+    examples: int
+    keys: int
+
+
+def explore(run: str | Path, out: str | Path) -> Explored:
+    """Write the explorer of a run whose stage curate is finished to the folder `out`.
+
+    An older one of another curation or page is replaced; one that is up to date stays.  Raises UserError for an
+    unfinished run, and for a folder that holds other files.
+    """
+    context, out = Run.open(Path(run)), Path(out)
+    inputs = {
+        "curate": artifacts.require_manifest(context.dir, "curate")["digest"],
+        "page": artifacts.digest([path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())]),
+    }
+    older = _check_own(out)
+    if older and older["inputs"] == inputs and older["versions"] == artifacts.versions():
+        return cast(Explored, {**older["counts"], "out": str(out)})
+    aside = out.with_name(f".{out.name}.{platform.node()}.tmp")
+    artifacts.remove(aside)
+    try:
+        explored = _write(context, Chunks(aside), str(out))
+        artifacts.write_manifest(aside, config={}, inputs=inputs, counts=explored, tool=TOOL)
+        artifacts.replace_folder(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return explored
+
+
+def to_text(explored: Explored) -> str:
+    """Return what was written as lines of text."""
+    return (
+        f"{explored['languages']:,} languages, {explored['entries']:,} entries, {explored['examples']:,} examples, "
+        f"{explored['keys']:,} keys: {explored['files']:,} files, {explored['bytes'] / 2**20:,.1f} MiB\n"
+        f"open in a browser: {Path(explored['out']) / 'index.html'}"
+    )
+
+
+def _check_own(out: Path) -> artifacts.Json | None:
+    """Return the manifest of an older explorer, None for an empty or new folder.  Raises UserError for other files."""
+    manifest = artifacts.read_manifest(out) if out.is_dir() else None
+    if manifest and manifest.get("tool") == TOOL:
+        return manifest
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"--out {str(out)!r} is not empty and holds no explorer; choose an empty directory")
+    return None
+
+
+def _write(run: Run, chunks: Chunks, out: str) -> Explored:
+    """Write all files; small ones that the first view needs come first."""
+    report: CurateReport = artifacts.read_json(layout.report_json(run.dir / "curate"))
+    thresholds: Thresholds = artifacts.read_json(layout.thresholds(run.dir))
+    languages, lists = list(report["languages"]), list(thresholds["lists"])
+    _write_page(chunks)
+    chunks.write("run", _run_record(run, report, thresholds))
+    chunks.write("labels", _labels_record(run.dir))
+    chunks.write("checked", _checked_record(run))
+    say(TOOL, "what other thresholds would keep")
+    chunks.write("slider", slider_record(run.dir, languages, lists))
+    say(TOOL, f"entries of {len(lists):,} lists")
+    profile = run.section(MatchConfig).matcher_name
+    chunks.write("profile", profile_record(profile))
+    max_entries = max_entries_per_list({name: row["num_entries"] for name, row in thresholds["lists"].items()})
+    for number, name in enumerate(lists):
+        threshold = thresholds["lists"][name]["threshold"]
+        write_list(chunks, number, run.dir, name, threshold=threshold, profile=profile, max_entries=max_entries)
+    say(TOOL, "examples")
+    num_examples, num_keys = _write_texts(run, chunks, languages, lists)
+    return {
+        "out": out,
+        "files": chunks.num_files,
+        "bytes": chunks.num_bytes,
+        "languages": len(languages),
+        "entries": sum(min(max_entries, row["num_entries"]) for row in thresholds["lists"].values()),
+        "examples": num_examples,
+        "keys": num_keys,
+    }
+
+
+def _write_page(chunks: Chunks) -> None:
+    for path in sorted(PAGE.iterdir()):
+        chunks.write_file(path.name, path.read_bytes())
+    chunks.write_file("style.css", style().encode())
+
+
+def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[str, Any]:
+    """Return what the first view shows: languages with what became of their pairs, lists, and the recipe's choices."""
+    match: MatchReport = artifacts.read_json(layout.report_json(run.dir / "match"))
+    curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
+    lists = list(thresholds["lists"])
+    recall = match.get("lid_recall", {})
+    return {
+        "name": run.dir.resolve().name,
+        "run": str(run.dir),
+        "text_policy": curate.text_policy,
+        "seed": str(curate.seed),
+        "rule": run.section(BalanceConfig).rule,
+        "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
+        "sources": SOURCES,
+        "languages": [
+            {
+                "code": lang,
+                "name": language_name(lang),
+                "list": lists.index(entry_lists.list_of(lang)) if entry_lists.list_of(lang) in lists else -1,
+                "counts": [row[reason.column] for reason in Reason],  # type: ignore[literal-required]
+                "recall": recall.get(lang),
+            }
+            for lang, row in report["languages"].items()
+        ],
+        "lists": [{"name": name, **row} for name, row in thresholds["lists"].items()],
+    }
+
+
+def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str]) -> tuple[int, int]:
+    """Write examples, pairs by key and their pictures; return the numbers of examples and of keys."""
+    work = online_work(run)
+    examples = choose_examples(work, {name: _top_entries(run.dir, name) for name in lists})
+    places = list(zip(examples["shard"].to_pylist(), examples["key"].to_pylist(), strict=True))
+    try:
+        shards = pool.indexed_shards(run)
+        pairs = read_pairs(run, work, shards, languages)
+    except (BadShard, UserError) as error:
+        say(TOOL, f"the pool cannot be read, so the page has no pictures and no keys beyond its examples: {error}")
+        shards, pairs = [], None
+    places += [] if pairs is None else [(shard, key) for key, shard in pairs.shard_of_key.items()]
+    pictures = write_pictures(chunks, run, shards, places)
+    for number, lang in enumerate(languages):
+        of_lang = examples.filter(pc.equal(examples["lang"].cast(pa.string()), lang))
+        chunks.write(f"examples/{number}", _examples_record(run.dir, of_lang, lists, pictures))
+    if pairs is not None:
+        write_pairs(chunks, pairs, pictures)
+    return len(examples), 0 if pairs is None else len(pairs.by_key)
+
+
+def _top_entries(run_dir: Path, name: str) -> np.ndarray:
+    counts = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
+    order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
+    return np.sort(order[counts[order] > 0]).astype(np.int32)
+
+
+def _examples_record(
+    run_dir: Path, examples: pa.Table, lists: Sequence[str], pictures: dict[tuple[str, str], str]
+) -> dict[str, Any]:
+    """Return the examples of one language; an entry is a position among `entries`."""
+    rows = examples.to_pylist()
+    if not rows:
+        return {"entries": [], "examples": []}
+    list_name = rows[0]["entries_lang"]
+    ids = np.unique(np.concatenate([row["entry_ids"][:MAX_SHOWN_ENTRIES] for row in rows]))
+    names = artifacts.read_table(layout.entries(run_dir, list_name), artifacts.METADATA, ["entry", "source"])
+    counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
+    named = names.take(pa.array(ids)).to_pylist()
+    return {
+        "entries": [
+            [row["entry"], SOURCES.index(row["source"]), int(counts[i])] for row, i in zip(named, ids, strict=True)
+        ],
+        "examples": [
+            [
+                row["key"],
+                row["text_idx"],
+                row["text"][:MAX_CHARS],
+                round(row["lang_prob"], 4),
+                row["reason"],
+                row["keep_prob"],
+                row["coin"],
+                np.searchsorted(ids, row["entry_ids"][:MAX_SHOWN_ENTRIES]).tolist(),
+                len(row["entry_ids"]),
+                pictures.get((row["shard"], row["key"])),
+            ]
+            for row in rows
+        ],
+    }
+
+
+def _labels_record(run_dir: Path) -> dict[str, Any]:
+    """Return how language identification did: per true language what it was taken for, and labels without a list."""
+    report: MatchReport = artifacts.read_json(layout.report_json(run_dir / "match"))
+    truth = []
+    for lang, found in report.get("truth", {}).items():
+        others = sorted(((name, number) for name, number in found.items() if name != lang), key=lambda row: -row[1])
+        truth.append([lang, sum(found.values()), found.get(lang, 0), others[:NUM_CONFUSED]])
+    without = sorted(report["labels_without_language"].items(), key=lambda row: -row[1])
+    return {"truth": sorted(truth, key=lambda row: -row[1]), "without": without[:NUM_LABELS]}
+
+
+def _checked_record(run: Run) -> dict[str, Any]:
+    """Return what the check that wrote pool.valid_keys removed: rule, pairs, and the languages with most of them."""
+    valid_keys = run.section(PoolConfig).valid_keys
+    path = Path(valid_keys).with_name("removed.parquet") if valid_keys else None
+    if path is None or not path.is_file():
+        return {"path": "", "rules": []}
+    removed = artifacts.read_table(path, artifacts.REMOVED, ["rule", "lang"])
+    by_rule: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in removed.group_by(["rule", "lang"]).aggregate([([], "count_all")]).to_pylist():
+        by_rule[str(row["rule"])][row["lang"] or "und"] += row["count_all"]
+    rows = [[rule, counts.total(), counts.most_common(NUM_CONFUSED)] for rule, counts in by_rule.items()]
+    return {"path": str(path), "rules": sorted(rows, key=lambda row: -row[1])}

@@ -1,0 +1,107 @@
+"""The entries of each list: the most frequent ones, and all of them in sorted chunks for search and matching."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip.balance.stage import head_tail_curve
+from worldclip.core import artifacts, layout
+from worldclip.kernels.unicode_table import MARK, SIMILAR_TO_CJK, SPACE, SPACED, load_table
+from worldclip.language.profiles import normalise
+from worldclip.metadata.config import Source
+from worldclip.web.explorer.chunks import Chunks
+
+NUM_TOP = 500  # most frequent entries of a list that its page shows without a search
+CHUNK_ENTRIES = 4096
+SOURCES = get_args(Source)  # an entry's source is a digit, its position here
+MAX_ENTRIES = 30_000_000  # of all lists together, about 20 bytes each
+
+
+def max_entries_per_list(num_entries: Mapping[str, int], max_total: int = MAX_ENTRIES) -> int:
+    """Return the largest number of entries per list with which all lists together hold at most `max_total`."""
+    largest = max(num_entries.values(), default=0)
+
+    def total(limit: int) -> int:
+        return sum(min(limit, number) for number in num_entries.values())
+
+    return bisect.bisect_right(range(largest + 1), max_total, key=total) - 1
+
+
+def write_list(
+    chunks: Chunks, number: int, run_dir: Path, name: str, *, threshold: int | None, profile: str, max_entries: int
+) -> None:
+    """Write the chunks of one list: lists/NUMBER.js and entries/NUMBER/<chunk>.js.
+
+    Of a larger list the `max_entries` with the most matches are written.
+    """
+    table = artifacts.read_table(layout.entries(run_dir, name), artifacts.METADATA, ["entry", "source"])
+    counts: np.ndarray = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
+    sources = np.array([SOURCES.index(source) for source in table["source"].combine_chunks().to_pylist()])
+    order = np.argsort(-counts.astype(np.int64), kind="stable")
+    top = order[:NUM_TOP][counts[order[:NUM_TOP]] > 0]
+    rows = np.sort(order[:max_entries])
+    entries = table["entry"].take(pa.array(rows)).to_pylist()
+    spelt = [normalise(entry, profile) for entry in entries] if profile != "reference" else entries
+    in_order = sorted_unique(spelt)
+    firsts = []
+    for start in range(0, len(in_order), CHUNK_ENTRIES):
+        part = in_order[start : start + CHUNK_ENTRIES]
+        chunk = _chunk([spelt[i] for i in part], [entries[i] for i in part], counts[rows[part]], sources[rows[part]])
+        chunks.write(f"entries/{number}/{len(firsts)}", chunk)
+        firsts.append(chunk["entries"][0])
+    curve = head_tail_curve(np.asarray(counts), threshold)
+    chunks.write(
+        f"lists/{number}",
+        {
+            "top": [[table["entry"][i].as_py(), int(sources[i]), int(counts[i])] for i in top],
+            "rank": curve["rank"],
+            "matches": curve["matches"],
+            "firsts": firsts,
+            "longest": max(map(len, spelt), default=0),
+            "held": len(rows),
+        },
+    )
+
+
+def sorted_unique(spelt: list[str]) -> np.ndarray:
+    """Return the positions of the entries in code point order; of equal ones the first, and no empty one."""
+    column = pa.array(spelt, pa.large_string())
+    order = pc.sort_indices(column).to_numpy()  # stable, by UTF-8 bytes
+    in_order = column.take(pa.array(order))
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
+    is_new &= pc.not_equal(in_order, "").to_numpy(zero_copy_only=False)
+    positions: np.ndarray = order[is_new].astype(np.int64)
+    return positions
+
+
+def _chunk(spelt: list[str], entries: list[str], counts: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
+    """Return parallel columns; most entries have no match and are spelt in the list as they are searched for."""
+    counted = np.flatnonzero(counts)
+    respelt = [[i, entry] for i, entry in enumerate(entries) if entry != spelt[i]]
+    return {
+        "entries": spelt,
+        "sources": "".join(map(str, sources.tolist())),
+        "counted": counted.tolist(),
+        "counts": counts[counted].tolist(),
+        "respelt": respelt,
+    }
+
+
+def profile_record(profile: str) -> dict[str, Any]:
+    """Return what the page needs to cut texts as this profile does: classes of characters as runs, and foldings."""
+    table = load_table()
+    bits = table.classes & (SPACED | MARK | SPACE | SIMILAR_TO_CJK)
+    starts = np.flatnonzero(np.diff(bits.astype(np.int32), prepend=-1))
+    record: dict[str, Any] = {"profile": profile, "starts": starts.tolist(), "classes": bits[starts].tolist()}
+    if profile == "unicode_fold":
+        folded = ["".join(map(chr, part)) for part in np.split(table.folded, table.fold_index[1:-1])]
+        record["fold_from"], record["folded"] = table.fold_from.tolist(), folded
+    return record

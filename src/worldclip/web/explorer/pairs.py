@@ -1,0 +1,109 @@
+"""What was decided on each text of a key: of all pairs of a small pool, of some shards of a large one.
+
+Keys that are denied or not in the valid list are left out: nothing of them stands in any file after match.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from worldclip import pool
+from worldclip.core import coin, keys
+from worldclip.core.execute import Shard
+from worldclip.core.job import Run
+from worldclip.core.reasons import Reason
+from worldclip.curate.candidates import CurateWork, decide_on, find_candidates, text_probs
+from worldclip.match.stage import match_work
+from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
+from worldclip.web.explorer.chunks import Chunks
+from worldclip.web.explorer.examples import MAX_CHARS, reasons_of
+
+MAX_TEXTS = 100_000
+CHUNK_KEYS = 256
+NOT_DRAWN = -1  # the code of no reason: another text of the key was drawn
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pairs:
+    """The keys of some shards with their texts."""
+
+    by_key: dict[str, list[list[Any]]]
+    """key -> rows of text_idx, text, label, lang_prob, lang (position, -1 for none), reason, keep_prob or None."""
+    shard_of_key: dict[str, str]
+    num_shards: int
+    of_shards: int
+
+
+def read_pairs(run: Run, work: CurateWork, shards: list[Shard], languages: list[str]) -> Pairs:
+    """Match shards again, in the order of a hash, until they hold MAX_TEXTS texts."""
+    order, _ = coin.sample_rows([shard.name for shard in shards], 0, len(shards))
+    matching = match_work(run)
+    by_key: dict[str, list[list[Any]]] = {}
+    shard_of_key: dict[str, str] = {}
+    num_texts = num_shards = 0
+    for i in order.tolist():
+        if num_texts >= MAX_TEXTS:
+            break
+        for key, row in _rows_of_shard(shards[i], work, matching, languages):
+            if shard_of_key.setdefault(key, shards[i].name) == shards[i].name:
+                by_key.setdefault(key, []).append(row)
+                num_texts += 1
+        num_shards += 1
+    return Pairs(by_key, shard_of_key, num_shards, len(shards))
+
+
+def _rows_of_shard(
+    shard: Shard, work: CurateWork, matching: MatchWork, languages: list[str]
+) -> Iterator[tuple[str, list[Any]]]:
+    pool_texts = pool.read_texts(shard, matching.pool)
+    matched = match_pool_texts(pool_texts, matching)
+    table = matched_table(pool_texts, matched, matching)
+    for name in ("lang", "entries_lang"):  # as the artifact holds them
+        table = table.set_column(table.column_names.index(name), name, table.column(name).dictionary_encode())
+    candidates = find_candidates(table, work.config, work.key_lists, shard.name)
+    probs = text_probs(table, work.entry_probs)
+    decision = decide_on(candidates, probs, work.config, work.bounds)
+    rows = np.flatnonzero(matched.reason == Reason.KEPT)
+    reason = matched.reason.copy()
+    reason[rows] = reasons_of(candidates, decision, work.config.text_policy)
+    keep_prob = np.full(len(reason), np.nan)
+    keep_prob[rows] = probs
+    has_key = pc.is_valid(pool_texts.key).to_numpy(zero_copy_only=False)
+    shown = np.flatnonzero(has_key)
+    is_valid = keys.is_valid(pool_texts.key.take(pa.array(shown)), work.key_lists, shard.name)
+    position = np.array([*(languages.index(lang) for lang in matching.languages), -1])
+    for i in shown[is_valid].tolist():
+        text = pool_texts.text[i].as_py()
+        yield (
+            pool_texts.key[i].as_py(),
+            [
+                pool_texts.text_idx[i].as_py(),
+                None if text is None else text[:MAX_CHARS],
+                str(matched.labels[i]),
+                round(float(matched.lang_prob[i]), 4),
+                int(position[matched.lang[i]]),
+                int(reason[i]),
+                None if np.isnan(keep_prob[i]) else float(keep_prob[i]),
+            ],
+        )
+
+
+def write_pairs(chunks: Chunks, pairs: Pairs, pictures: dict[tuple[str, str], str]) -> None:
+    """Write pairs.js, with the first key of each chunk, and pairs/<chunk>.js."""
+    in_order = sorted(pairs.by_key, key=lambda key: key.encode("utf-8", "surrogatepass"))
+    firsts = []
+    for start in range(0, len(in_order), CHUNK_KEYS):
+        part = in_order[start : start + CHUNK_KEYS]
+        rows = [[key, pictures.get((pairs.shard_of_key[key], key)), pairs.by_key[key]] for key in part]
+        chunks.write(f"pairs/{len(firsts)}", rows)
+        firsts.append(part[0])
+    chunks.write(
+        "pairs",
+        {"firsts": firsts, "keys": len(in_order), "shards": pairs.num_shards, "of_shards": pairs.of_shards},
+    )

@@ -1,0 +1,64 @@
+"""What 41 values of the balance key would keep: the numbers that `worldclip estimate` gives for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldclip.core.entry_counts import effective_entries
+from worldclip.tools.estimate import MatchedRun
+
+NUM_VALUES = 41
+
+
+def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str]) -> dict[str, Any]:
+    """Return, for each value: expected pairs in total and by language; threshold and effective entries by list.
+
+    The recipe's own value is one of them, at position `own`, unless its thresholds are a table.
+    """
+    matched = MatchedRun.open(run_dir)
+    own_value = getattr(matched.balance, matched.key)
+    values = slider_values(matched, own_value)
+    candidates = matched.estimate_values(values)
+    none = {"expected_pairs": 0.0, "threshold": None, "tail_fraction": 0.0}
+    list_of_lang = matched.list_of_lang
+    thresholds = {
+        list_of_lang[lang]: [candidate["languages"].get(lang, none).get("threshold") for candidate in candidates]
+        for lang in languages
+        if lang in list_of_lang
+    }
+    no_thresholds: list[int | None] = [None] * len(values)
+    return {
+        "key": matched.key,
+        "values": values.tolist(),
+        "own": int(np.searchsorted(values, own_value)) if own_value else None,
+        "total": [candidate["total"]["expected_pairs"] for candidate in candidates],
+        "expected": [
+            [candidate["languages"].get(lang, none)["expected_pairs"] for candidate in candidates] for lang in languages
+        ],
+        "thresholds": [thresholds.get(name, no_thresholds) for name in lists],
+        "effective": [
+            _effective(matched.counts[name], thresholds.get(name, no_thresholds)) for name in lists
+        ],
+        "effective_in_pool": [effective_entries(matched.counts[name]) for name in lists],
+    }  # fmt: skip
+
+
+def slider_values(matched: MatchedRun, own_value: float | None) -> np.ndarray:
+    """Return NUM_VALUES values of the key, ascending (fewer in a very small pool); the nearest one is the recipe's."""
+    values = matched.values_over_range(NUM_VALUES)
+    if own_value:  # a tail fraction of 0 has no place on a logarithmic slider
+        values[np.argmin(np.abs(values - own_value))] = own_value
+    return np.sort(values)
+
+
+def _effective(counts: np.ndarray, thresholds: Sequence[int | None]) -> list[float]:
+    """Return the effective entries of a list after balancing, per threshold."""
+    positive = counts[counts > 0]
+    return [
+        effective_entries(np.minimum(positive, np.uint64(threshold)) if threshold else positive)
+        for threshold in thresholds
+    ]
