@@ -41,9 +41,7 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Explored:
     for n, text in enumerate(PLANTED):
         members.append((f"<i>{n}.png", picture if n else b"this is no picture"))
         members.append((f"<i>{n}.json", json.dumps({"texts": [text], "lang_truth": ["en"]}).encode()))
-    frequent = [
-        json.dumps({"texts": [f"one photo, number {n}"]}) for n in range(20)
-    ]
+    frequent = [json.dumps({"texts": [f"one photo, number {n}"]}) for n in range(20)]
     members += [(f"plain{n}.json", record.encode()) for n, record in enumerate(frequent)]
     members.append(("broken.png", picture))
     members.append(("broken.json", b'{"texts": ["a photo of \xff\xfe red"]}'))

@@ -23,6 +23,7 @@ from worldclip.core.reasons import Reason
 from worldclip.core.records import CurateReport, MatchReport, Thresholds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
+from worldclip.language.config import open_run
 from worldclip.match.config import MatchConfig
 from worldclip.pool.config import PoolConfig
 from worldclip.report.page import language_name, style
@@ -58,7 +59,7 @@ def explore(run: str | Path, out: str | Path) -> Explored:
     An older one of another curation or page is replaced; one that is up to date stays.  Raises UserError for an
     unfinished run, and for a folder that holds other files.
     """
-    context, out = Run.open(Path(run)), Path(out)
+    context, out = open_run(Path(run)), Path(out)
     inputs = {
         "curate": artifacts.require_manifest(context.dir, "curate")["digest"],
         "page": artifacts.digest([path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())]),
