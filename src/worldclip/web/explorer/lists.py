@@ -50,7 +50,7 @@ def write_list(
     entries = table["entry"].take(pa.array(rows)).to_pylist()
     spelt = [normalise(entry, profile) for entry in entries] if profile != "reference" else entries
     in_order = sorted_unique(spelt)
-    firsts = []
+    firsts: list[str] = []
     for start in range(0, len(in_order), CHUNK_ENTRIES):
         part = in_order[start : start + CHUNK_ENTRIES]
         chunk = _chunk([spelt[i] for i in part], [entries[i] for i in part], counts[rows[part]], sources[rows[part]])

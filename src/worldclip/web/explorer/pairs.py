@@ -97,7 +97,7 @@ def _rows_of_shard(
 def write_pairs(chunks: Chunks, pairs: Pairs, pictures: dict[tuple[str, str], str]) -> None:
     """Write pairs.js, with the first key of each chunk, and pairs/<chunk>.js."""
     in_order = sorted(pairs.by_key, key=lambda key: key.encode("utf-8", "surrogatepass"))
-    firsts = []
+    firsts: list[str] = []
     for start in range(0, len(in_order), CHUNK_KEYS):
         part = in_order[start : start + CHUNK_KEYS]
         rows = [[key, pictures.get((pairs.shard_of_key[key], key)), pairs.by_key[key]] for key in part]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.core.entry_counts import effective_entries
-from worldclip.tools.estimate import MatchedRun
+from worldclip.tools.estimate import LanguageEstimate, MatchedRun
 
 NUM_VALUES = 41
 
@@ -23,9 +23,9 @@ def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str])
     own_value = getattr(matched.balance, matched.key)
     values = slider_values(matched, own_value)
     candidates = matched.estimate_values(values)
-    none = {"expected_pairs": 0.0, "threshold": None, "tail_fraction": 0.0}
+    none: LanguageEstimate = {"pairs_in": 0, "pairs_matched": 0, "expected_pairs": 0.0}
     list_of_lang = matched.list_of_lang
-    thresholds = {
+    thresholds: dict[str, list[int | None]] = {
         list_of_lang[lang]: [candidate["languages"].get(lang, none).get("threshold") for candidate in candidates]
         for lang in languages
         if lang in list_of_lang
