@@ -21,6 +21,7 @@ from worldclip.language import segment
 from worldclip.language import table as languages
 from worldclip.tools import inspect_metadata
 from worldclip.tools.list_languages import list_languages
+from worldclip.tools.list_languages import to_text as list_to_text
 from worldclip.tools.pack import pack, unpack
 
 KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
@@ -82,6 +83,7 @@ def test_commands_on_a_run_know_its_languages(world: Path) -> None:
     assert "Kabuverdianu" in text
     languages.use_added(())
     rows = list_languages(world / "run", find="kea")
+    assert "your own list" in list_to_text(rows)
     assert [(row["name"], row["entries"]) for row in rows] == [("Kabuverdianu", 2)]
     languages.use_added(())
     with pytest.raises(UserError, match="no such name"):

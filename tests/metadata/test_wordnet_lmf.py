@@ -235,3 +235,15 @@ def test_real_wordnets_give_same_list_in_both_forms(theirs: str, lang: str, shar
     ]
     assert lists[0] == lists[1]
     assert len(lists[0]) > 1000
+
+
+def test_installed_lexicons_are_read_where_the_recipe_names_none(
+    tmp_path: Path, database: Callable[[str], None]
+) -> None:
+    database(lmf(lexicon("da", {"1-n": ["hund"]})))
+    tab = write(tmp_path / "sv.tab", "# SALDO\tswe\thttp://x\tcc-by\n1-n\tlemma\thund\n")
+    config = MetadataConfig(installed_wordnets=True, wordnets={"sv": str(tab)})
+    assert config.wordnets_of("da") == ("made-up:1.0",)
+    assert config.wordnets_of("sv") == (str(tab),)
+    assert config.wordnets_of("fi") == ()
+    assert MetadataConfig().wordnets_of("da") == ()

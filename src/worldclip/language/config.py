@@ -40,6 +40,8 @@ class AddedLanguage(Config):
     """Codes of its Open Multilingual Wordnets."""
     wordfreq: str | None = None
     """Code in the package wordfreq."""
+    cldr: tuple[str, ...] = ()
+    """Locales of CLDR, which the package babel carries, e.g. `kea`."""
     words: Literal["space", "icu", "tsheg"] = "space"
     """How words are found: between spaces, by ICU's dictionaries, or at the Tibetan mark."""
     resource_level: Literal["high", "mid", "low"] = "low"

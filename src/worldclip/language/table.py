@@ -8,6 +8,7 @@ language/table.csv has one row per metadata language:
                     member of a macrolanguage without a list of its own belongs to the macrolanguage's list
     wordnet         codes of the Open Multilingual Wordnet.  Its `als` is Tosk Albanian and belongs to sq
     wordfreq        code in the package wordfreq
+    cldr            locales of CLDR (package babel) that name things in it, of languages with 100 names or more
     script          ISO 15924, of the Wikipedia's own text
     words           how words are found: `space`, `icu` (dictionaries of ICU) or `tsheg` (the Tibetan mark)
     resource_level  by wordfreq's lists: `high` a large one (words to 1e-8), `mid` a small one (to 1e-6), `low` none
@@ -45,10 +46,16 @@ class Language:
     iso639_3: tuple[str, ...]
     wordnet: tuple[str, ...]
     wordfreq: str | None
+    cldr: tuple[str, ...]
     script: str
     words: Literal["space", "icu", "tsheg"]
     resource_level: Literal["high", "mid", "low"]
     family: str
+
+    @property
+    def in_packages(self) -> tuple[str, ...]:
+        """Return the sources of entries that have its words in a Python package, without a download."""
+        return tuple(name for name in ("wordfreq", "cldr") if getattr(self, name))
 
 
 def get(code: str) -> Language:
@@ -164,6 +171,6 @@ def installed() -> dict[str, Language]:
     text = resources.files("worldclip").joinpath("language/table.csv").read_text(encoding="utf-8")
     languages = {}
     for row in csv.DictReader(text.splitlines()):
-        several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet")}
+        several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet", "cldr")}
         languages[row["code"]] = Language(**{**row, **several, "wordfreq": row["wordfreq"] or None})  # type: ignore[arg-type]
     return languages

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from worldclip.core.records import MatchReport
 from worldclip.core.summary import refuse_nothing, what_became
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
+from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
@@ -34,6 +35,8 @@ from worldclip.match.matcher.loop import match_texts
 from worldclip.match.profile_rates import compare_profiles
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.pool.config import PoolConfig
+
+NUM_MISSING_NAMED = 8  # languages without a list that a line names
 
 
 def match(run: Run) -> None:
@@ -54,7 +57,7 @@ def _match(run: Run, job: Job) -> Result:
     shards, work = pool.indexed_shards(run), match_work(run)
     reports = _match_and_count(run, shards, work)
     report = sum_reports(reports)
-    _say_what_became(report)
+    _say_what_became(report, work.languages)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
@@ -69,7 +72,7 @@ def _match(run: Run, job: Job) -> Result:
     )
 
 
-def _say_what_became(report: MatchReport) -> None:
+def _say_what_became(report: MatchReport, langs: Sequence[str]) -> None:
     """Print what became of the texts.  Raises UserError if none has a match."""
     dropped: Counter[Reason] = Counter()
     for counts in report["texts"].values():
@@ -78,6 +81,28 @@ def _say_what_became(report: MatchReport) -> None:
     line = what_became("matched", matched, report["pairs"], "texts", dropped, report["labels_without_language"])
     refuse_nothing(matched, line, dropped)
     say("match", line)
+    if missing := missing_lists(report["labels_without_language"], langs):
+        say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
+
+
+def missing_lists(labels: Mapping[str, int], langs: Sequence[str]) -> str:
+    """Return the languages of labels without a list as text, most texts first, each with where a list is to be had.
+
+    labels: number of texts of each label.  langs: the run's languages, whose labels are here if
+    match.min_lang_prob drops texts.
+    """
+    texts: Counter[str] = Counter()
+    for label, number in labels.items():
+        code = languages.from_lid(label, languages.scheme_of(label))
+        if code not in langs:
+            texts[code] += number
+    parts = []
+    for code, number in texts.most_common(NUM_MISSING_NAMED):
+        sources = " and ".join(languages.get(code).in_packages)
+        remedy = f"metadata.sources: {sources}" if sources else f"metadata.lists.{code} = FILE"
+        parts.append(f"{code} {number:,} ({remedy})")
+    more = len(texts) - NUM_MISSING_NAMED
+    return ", ".join([*parts, f"{more} more"] if more > 0 else parts)
 
 
 def _match_part(run: Run, part: slice) -> Sequence[Report]:

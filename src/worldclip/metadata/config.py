@@ -15,7 +15,9 @@ from typing import Annotated, Literal, get_args
 from worldclip.core.settings import AtLeast, Between, Config, NotEmpty, Place, Problems, value_problem
 from worldclip.language import table as languages
 
-Source = Literal["number", "wordnet", "unigram", "bigram", "title", "wordfreq", "list", "pool"]
+Source = Literal[
+    "number", "wordnet", "unigram", "bigram", "title", "wordfreq", "cldr", "emoji", "list", "pool",
+]  # fmt: skip
 PAPER_SOURCES: tuple[Source, ...] = ("number", "wordnet", "unigram", "bigram", "title", "list")
 WORDNETS = "wordnets"  # folder in metadata.dumps
 WORDNET_ENDINGS = (".tab", ".tab.gz", ".xml", ".xml.gz")
@@ -85,7 +87,8 @@ class MetadataConfig(Config):
     """Sources of each language's entries."""
 
     sources: Annotated[tuple[Source, ...], NotEmpty(", ".join(get_args(Source)))] = PAPER_SOURCES
-    """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, list, pool.
+    """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, cldr,
+    emoji, list, pool.
     Default: the paper's five, and the lists of metadata.lists."""
     allow_missing: tuple[Source, ...] = ()
     """Sources that may have nothing of a language that should have some, e.g. `["wordnet"]`.  The report names the
@@ -96,6 +99,9 @@ class MetadataConfig(Config):
     """WordNets of each language, one or several: an OMW file (.tab, .tab.gz), a WN-LMF file (.xml, .xml.gz), or a
     lexicon installed in the package wn, e.g. `omw-fr:1.4`.  Default: the files in `wordnets/<language>` in
     metadata.dumps."""
+    installed_wordnets: bool = False
+    """Read also what the package wn has installed, of languages without WordNets of their own in the recipe or in
+    metadata.dumps.  A lexicon that `python -m wn download` adds later builds the list again."""
     wordfreq_top: Annotated[int, AtLeast(1, "words per language")] = 100_000
     """Number of most frequent words per language from the package wordfreq, each as it is and in title case."""
     pool_min_count: Annotated[int, AtLeast(1, "occurrences")] = 5
@@ -136,10 +142,15 @@ class MetadataConfig(Config):
         """Return the wordnets to read for a language: the recipe's, else those that were fetched, by name."""
         if "wordnet" not in self.sources:
             return ()
-        if lang in self.wordnets or not self.dumps:
-            return _paths(self.wordnets.get(lang, ()))
-        fetched = (Path(self.dumps) / WORDNETS / lang).glob("*")
-        return tuple(sorted(str(path) for path in fetched if path.name.endswith(WORDNET_ENDINGS)))
+        if lang in self.wordnets:
+            return _paths(self.wordnets[lang])
+        fetched = (Path(self.dumps) / WORDNETS / lang).glob("*") if self.dumps else ()
+        files = sorted(str(path) for path in fetched if path.name.endswith(WORDNET_ENDINGS))
+        if files or not self.installed_wordnets:
+            return tuple(files)
+        from worldclip.metadata.sources.wordnet import installed_lexicons
+
+        return installed_lexicons(lang)
 
     def list_of(self, lang: str) -> Path | None:
         """Return the plain list to read for a language."""

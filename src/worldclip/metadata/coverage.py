@@ -8,6 +8,7 @@ from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig, Source
 from worldclip.metadata.counting import Sources
 from worldclip.metadata.entries import has_words
+from worldclip.metadata.sources.packages import PACKAGED
 from worldclip.metadata.sources.wordnet import OMW_LEXICONS
 
 MAX_NAMED = 40  # languages in a message
@@ -64,7 +65,9 @@ def wordless_problems(langs: Sequence[str], config: MetadataConfig, sources: Sou
     missing = [lang for lang in langs if not has_words(lang, config, sources.wikis[lang])]
     if not missing:
         return []
-    reason = "wordfreq has no words of" if "wordfreq" in config.sources else "no source has words of"
+    packaged = [source for source in PACKAGED if source in config.sources]
+    reason = f"{' and '.join(packaged)} ha{'s' if len(packaged) == 1 else 've'} no words of"
+    reason = reason if packaged else "no source has words of"
     pack = f" (nor has {config.pack} a list)" if config.pack else ""
     lang = missing[0]
     return [

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.errors import BadShard
-from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, WikipediaCounts
-from worldclip.metadata.sources.lists import read_frequent_words, read_list
+from worldclip.metadata.sources.lists import read_list
+from worldclip.metadata.sources.packages import PACKAGED, packaged_sources
 from worldclip.metadata.sources.pool import PoolCounts
 from worldclip.metadata.sources.wordnet import read_wordnet
 
@@ -105,12 +105,7 @@ def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> b
 
 def has_own_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> bool:
     """Return whether a language has any source besides numbers and the pool."""
-    return bool(
-        wikipedias
-        or config.wordnets_of(lang)
-        or config.list_of(lang)
-        or ("wordfreq" in config.sources and languages.get(lang).wordfreq)
-    )
+    return bool(wikipedias or config.wordnets_of(lang) or config.list_of(lang) or packaged_sources(lang, config))
 
 
 def build_entries(
@@ -119,7 +114,7 @@ def build_entries(
     wikipedias: Sequence[WikipediaCounts] = (),
     pool_counts: PoolCounts | None = None,
 ) -> EntryList:
-    """Return the list of one language: numbers, WordNets, unigrams, bigrams, titles, wordfreq, plain list, the pool.
+    """Return the list of one language: numbers, WordNets, unigrams, bigrams, titles, packages, plain list, the pool.
 
     wikipedias: counts of the Wikipedias of this language; their lists are joined source by source, each with its own
     caps.  pool_counts: of the pool's texts in this language, if the pool is a source.
@@ -143,8 +138,8 @@ def build_entries(
         if titles := wikipedia.titles():
             candidates, wanted = titles
             built.add("title", candidates, config.max_chars, wanted)
-    if "wordfreq" in config.sources and languages.get(lang).wordfreq:
-        built.add("wordfreq", read_frequent_words(lang, config.wordfreq_top), config.max_chars)
+    for source in packaged_sources(lang, config):
+        built.add(source, PACKAGED[source].read(lang, config), config.max_chars)
     if path := config.list_of(lang):
         built.add("list", read_list(path), config.max_chars)
     if pool_counts is not None:

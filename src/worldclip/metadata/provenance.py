@@ -13,8 +13,8 @@ from worldclip.core.execute import Shard
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig, is_lexicon
 from worldclip.metadata.counting import TEXT_LICENCE, VIEWS_LICENCE, Record, Sources, fingerprint_wikipedias
-from worldclip.metadata.sources.lists import WORDFREQ_LICENCE
 from worldclip.metadata.sources.pack import Pack
+from worldclip.metadata.sources.packages import PACKAGED, packaged_sources
 from worldclip.metadata.sources.pool import POOL, POOL_LICENCE
 from worldclip.metadata.sources.wordnet import fingerprint_installed, read_headers
 
@@ -39,8 +39,9 @@ def fingerprint_sources(lang: str, config: MetadataConfig, sources: Sources, pac
     if path := config.list_of(lang):
         licence = {"licence": config.licences[lang]} if lang in config.licences else {}
         fingerprints["list"] = _fingerprint(path) | licence
-    if "wordfreq" in config.sources and languages.get(lang).wordfreq:
-        fingerprints["wordfreq"] = versions(["wordfreq"])["wordfreq"]
+    for packaged in packaged_sources(lang, config):
+        package = PACKAGED[packaged].package
+        fingerprints[packaged] = versions([package])[package]
     return fingerprints
 
 
@@ -75,8 +76,10 @@ def describe_sources(
                     records.append({"source": "siteinfo", **site})
         elif source == "language":
             continue  # no source: how the recipe describes it
-        elif source == "wordfreq":
-            records.append({"source": source, "package": source, "version": known, "licence": WORDFREQ_LICENCE})
+        elif source in PACKAGED:
+            packaged = PACKAGED[source]
+            origin = {"package": packaged.package, "version": known, "licence": packaged.licence}
+            records.append({"source": source, **origin})
         elif source == POOL:
             records.append({"source": source, **known, "licence": POOL_LICENCE})
         elif source == "wordnet":

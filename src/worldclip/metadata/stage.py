@@ -47,6 +47,7 @@ from worldclip.metadata.entries import EntryList, build_entries
 from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.provenance import describe_file, describe_sources, fingerprint_sources
 from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
+from worldclip.metadata.sources.packages import PACKAGED, packaged_sources
 from worldclip.metadata.sources.pool import POOL, POOL_DONE, PoolWork, count_shard, open_pool_counts, pool_files
 from worldclip.metadata.sources.wordnet import is_lmf
 from worldclip.pool.config import PoolConfig
@@ -108,8 +109,8 @@ def _needs(run: Run) -> Iterator[str]:
         yield from error.problems
         return
     built = work.built_codes()
-    if "wordfreq" in work.config.sources and any(languages.get(lang).wordfreq for lang in built):
-        yield from missing_packages("metadata", ("wordfreq",), extra="metadata")
+    packages = {PACKAGED[source].package: None for lang in built for source in packaged_sources(lang, work.config)}
+    yield from missing_packages("metadata", tuple(packages), extra="metadata")
     if any(is_lmf(wordnet) for lang in built for wordnet in work.config.wordnets_of(lang)):
         yield from missing_packages("metadata", ("wn",), extra="metadata")
 

@@ -24,6 +24,8 @@ COLOURS = {
     "bigram": "var(--s2)",
     "title": "var(--s5)",
     "wordfreq": "var(--s4)",
+    "cldr": "var(--s9)",
+    "emoji": "var(--s7)",
     "list": "var(--s6)",
     "pool": "var(--s7)",
 }

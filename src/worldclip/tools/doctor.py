@@ -17,7 +17,7 @@ from worldclip.core.execute import usable_cores
 GIB = 2**30
 PACKAGES = ("worldclip", "numpy", "numba", "pyarrow", "torch", "torchvision", "transformers", "ray", "onnxruntime")
 EXTRAS = {
-    "metadata": ("wordfreq", "wn"),
+    "metadata": ("wordfreq", "wn", "babel", "emoji"),
     "pool": ("PIL", "onnxruntime"),
     "ray": ("ray",),
     "train": ("torch", "torchvision", "transformers"),

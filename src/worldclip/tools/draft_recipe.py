@@ -49,7 +49,7 @@ class Draft(TypedDict):
     languages: dict[str, int]
     """Number of these texts by language, most frequent first."""
     without_words: list[str]
-    """Languages of the recipe for which the package wordfreq has no list."""
+    """Languages of the recipe for which the package wordfreq has no list; CLDR may have names in them."""
 
 
 def init(source: str, *, out: Path | None = None) -> Draft:
@@ -158,11 +158,14 @@ def _to_toml(drafted: Draft, path: str, codes: Sequence[str]) -> str:
         f"codes = {json.dumps(list(codes))}",
         "",
         "[metadata]",
-        'sources = ["number", "wordfreq"] # a start; WordNets and Wikipedia give better lists (docs/1_metadata.md)',
+        "# a start, from packages; WordNets and Wikipedia give better lists (docs/1_metadata.md)",
+        'sources = ["number", "wordfreq", "cldr", "emoji"]',
     ]
     if absent := drafted["without_words"]:
         names = ", ".join(absent)
-        lines += _comment(f'wordfreq has no list of {names}: add "list" to sources and set a file of each.')
+        lines += _comment(
+            f'wordfreq has no words of {names}, CLDR at most names: add "list" to sources and set a file of each.'
+        )
         lines += [f'# lists.{code} = "{code}.txt"' for code in absent]
     lines += [
         "",
@@ -206,7 +209,7 @@ def to_text(drafted: Draft, path: Path) -> str:
     ]
     if drafted["without_words"]:
         lines.append(
-            f"missing: lists of {', '.join(drafted['without_words'])}; set metadata.lists in {path}, or remove these "
+            f"missing: lists of words of {', '.join(drafted['without_words'])}; set metadata.lists in {path}, or remove these "
             "languages from languages.codes"
         )
     lines += [f"wrote {path}", f"next: worldclip run {path} --until curate"]

@@ -38,6 +38,8 @@ SOURCES = {  # in the order of the lists
     "bigram": "two words that follow each other in the Wikipedia more often than by chance",
     "title": "one of the Wikipedia's most viewed pages",
     "wordfreq": "one of the most frequent words of the package wordfreq, as it is or in title case",
+    "cldr": "a name in CLDR: of a territory, city, language, script, currency, unit, month or day",
+    "emoji": "the name of an emoji",
     "list": "in the list that the recipe names",
     "pool": "one of the most frequent words, or pairs of words, of the pool's own texts in this language",
 }

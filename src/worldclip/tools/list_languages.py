@@ -26,7 +26,7 @@ class LanguageRow(TypedDict):
     glotlid: list[str]
     wikipedia: list[str]
     sources: list[str]
-    """What can be had without a dump: wordfreq, wordnet."""
+    """What can be had without a dump: wordfreq, cldr, wordnet."""
     entries: NotRequired[int | None]
     """Entries in the run's list; None where it has no list."""
 
@@ -63,7 +63,7 @@ def _row(language: table.Language) -> LanguageRow:
         "lid176": list(language.lid176),
         "glotlid": list(language.iso639_3),
         "wikipedia": list(language.wikipedia),
-        "sources": [name for name in ("wordfreq", "wordnet") if getattr(language, name)],
+        "sources": [*language.in_packages, *(["wordnet"] if language.wordnet else [])],
     }
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from worldclip.core.errors import BadShard, require
 from worldclip.language import table as languages
 
-WORDFREQ_LICENCE = "CC BY-SA 4.0"
 # wordfreq counts all numbers with the same number of digits as one, written with zeros: 1984 as 0000.  Such a word
 # occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
 _MERGED_NUMBER = re.compile(r"\d.*\d")

@@ -258,12 +258,28 @@ def _read_installed(name: str, lang: str) -> Iterator[str]:
     return (word.lemma() for word in wordnet.words())
 
 
-def _installed(name: str) -> Any:
+def installed_lexicons(lang: str) -> tuple[str, ...]:
+    """Return the names of the lexicons of a language that wn has installed, sorted.
+
+    Of English one alone: the paper's, else the first; several would repeat its synsets.
+    """
+    names = sorted(name for name, lexicon in _all_installed().items() if our_code(lexicon.language) == lang)
+    if lang == "en":
+        names = [name for name in names if name.startswith(OMW_LEXICONS["en"])][-1:] or names[:1]
+    return tuple(names)
+
+
+def _all_installed() -> dict[str, Any]:
+    """Return the lexicons of wn by their names.  Raises UserError if wn or its database cannot be used."""
     wn = require("wn", extra="metadata")
     try:
-        installed = {lexicon.specifier(): lexicon for lexicon in wn.lexicons()}
+        return {lexicon.specifier(): lexicon for lexicon in wn.lexicons()}
     except (wn.Error, sqlite3.Error, OSError) as error:
         raise UserError(f"database of the package wn, {wn.config.database_path}: cannot be read ({error})") from error
+
+
+def _installed(name: str) -> Any:
+    installed = _all_installed()
     if name not in installed:
         raise UserError(
             f"metadata.wordnets: {name!r} is neither a file nor an installed lexicon (installed:"
