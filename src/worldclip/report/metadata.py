@@ -25,7 +25,7 @@ COLOURS = {
     "title": "var(--s5)",
     "wordfreq": "var(--s4)",
     "cldr": "var(--s9)",
-    "emoji": "var(--s7)",
+    "emoji": "var(--s10)",
     "list": "var(--s6)",
     "pool": "var(--s7)",
 }

@@ -209,8 +209,8 @@ def to_text(drafted: Draft, path: Path) -> str:
     ]
     if drafted["without_words"]:
         lines.append(
-            f"missing: lists of words of {', '.join(drafted['without_words'])}; set metadata.lists in {path}, or remove these "
-            "languages from languages.codes"
+            f"missing: lists of words of {', '.join(drafted['without_words'])}; set metadata.lists in {path}, or "
+            "remove these languages from languages.codes"
         )
     lines += [f"wrote {path}", f"next: worldclip run {path} --until curate"]
     return "\n".join(lines)
