@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint slow clients clean
+.PHONY: demo test lint slow clients web clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -11,13 +11,26 @@ demo: .venv/demo.stamp
 test: .venv/dev.stamp lint
 	$(BIN)/python -m pytest
 
-slow: .venv/dev.stamp
+slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(BIN)/python -m pytest -m slow
 
 # tests/clients: other software on what worldclip writes; each client has its own environment in .clients
 CLIENTS = transformers-4.56 transformers-4.57 optimum openvino search node
 clients: .venv/dev.stamp $(CLIENTS:%=.clients/%.stamp)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/clients
+
+# transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
+JS = src/worldclip/web/browser/js
+web: $(JS)/LICENSE.onnxruntime
+$(JS)/LICENSE.onnxruntime: web/package-lock.json
+	@command -v npm >/dev/null || { echo "make web needs npm, which comes with Node.js"; exit 1; }
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	mkdir -p $(JS)
+	cp web/node_modules/@huggingface/transformers/dist/transformers.web.min.js $(JS)/
+	cp web/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs $(JS)/
+	cp web/node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm $(JS)/
+	cp web/node_modules/@huggingface/transformers/LICENSE $(JS)/LICENSE.transformers.js
+	cp web/LICENSE.onnxruntime $(JS)/
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -42,7 +55,7 @@ lint: .venv/dev.stamp
 	touch $@
 
 # onnxruntime-node ships its CPU library and would download another one for GPUs
-.clients/node.stamp: tests/clients/package.json
+.clients/node.stamp: web/package.json
 	mkdir -p .clients/node
 	cp $< .clients/node/
 	if command -v npm; then cd .clients/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit; fi

@@ -135,6 +135,8 @@ OWN_NAMES = {
     "model/formats/timm_folder.py": {"name": OWN},
     "model/load.py": {"checkpoints[0]": LISTED},
     "model/weights.py": {"name": OWN, "f'{name}.index.json'": OWN, "shard": "refused just above unless a plain name"},
+    "export/web_folder.py": {"name": OWN},
+    "pool/embedded.py": {"of": OWN, "self.of": OWN},
     "pool/emoji.py": {"name": OWN, "f'{number:06}.tar'": NUMBER, "item.drawing": "a file of an installed package"},
     "pool/stage.py": {"f'{shard.name}.parquet'": SHARD, "f'{shard.name}.json'": SHARD, "name": OWN},
     "recipe.py": {"path.stem": "the name of the user's own recipe", "stage": STAGE},
@@ -155,7 +157,7 @@ OWN_NAMES = {
     "tools/fetch_wordnets.py": {"f'.lexicon.{os.getpid()}.tmp'": NUMBER},
     "tools/inspect_run.py": {"f'{shard.name}.parquet'": SHARD},
     "tools/pack.py": {"Path(source).stem": "the name of the file that the user gave"},
-    "tools/search.py": {"of": OWN, "self.of": OWN, "f'{embedded.of}.faiss'": OWN},
+    "tools/search.py": {"f'{embedded.of}.faiss'": OWN},
     "tools/status.py": {"stage": STAGE},
     "tools/wat.py": {"f'{name}.json'": SHARD, "f'{shard.name}.links'": SHARD, "f'{number:05}.parquet'": NUMBER},
     "train/checkpoint.py": {
@@ -174,6 +176,7 @@ OWN_NAMES = {
         "f'{shard.name}.arrow'": SHARD,
     },
     "train/tokenizer.py": {"f'.{folder.name}.tmp'": OWN},
+    "web/server/app.py": {"name": OWN},
 }  # fmt: skip
 
 

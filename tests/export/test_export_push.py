@@ -54,6 +54,27 @@ def test_each_folder_is_uploaded_to_its_repository(folders):
     ]
 
 
+def test_a_page_is_uploaded_as_a_static_space(folders, tmp_path):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "README.md").write_text("card")
+    calls = []
+    hub = SimpleNamespace(
+        create_repo=lambda name, **options: calls.append((name, options)),
+        upload_folder=lambda repo_id, folder_path, commit_message, **options: (
+            calls.append((repo_id, options)) or repo_id
+        ),
+    )
+    uploads = plan([folders[0], tmp_path / "web"], "me/clip")
+    assert uploads[1].lines()[0].endswith("-> static Space me/clip-web: 1 files, 4 bytes")
+    push(uploads, hub)
+    assert calls == [
+        ("me/clip", {"exist_ok": True}),
+        ("me/clip", {}),
+        ("me/clip-web", {"exist_ok": True, "repo_type": "space", "space_sdk": "static"}),
+        ("me/clip-web", {"repo_type": "space"}),
+    ]
+
+
 def test_dry_run_uploads_nothing(tmp_path, capsys, monkeypatch):
     import huggingface_hub
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from worldclip.core.settings import Config, NotEmpty, Place, Problems
 
-Format = Literal["huggingface", "open_clip", "timm", "onnx"]
+Format = Literal["huggingface", "open_clip", "timm", "onnx", "web"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -15,12 +15,14 @@ Precision = Literal["fp32", "fp16", "int8"]
 class ExportConfig(Config):
     """Formats of the exported model, and which of its tokens to keep."""
 
-    formats: Annotated[tuple[Format, ...], NotEmpty("huggingface, open_clip, timm, onnx")] = ("huggingface",)
-    """Formats to write, each into RUN/export/<format>; timm takes the image tower alone."""
+    formats: Annotated[tuple[Format, ...], NotEmpty("huggingface, open_clip, timm, onnx, web")] = ("huggingface",)
+    """Formats to write, each into RUN/export/<format>; timm takes the image tower alone, web is a page for browsers."""
     tower: Literal["both", "vision"] = "both"
     """vision: write only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel (MLLMs load it)."""
     onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")
-    """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights."""
+    """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights.  web takes the smallest."""
+    embedded: Annotated[str, Place()] = ""
+    """Folder that `worldclip embed` wrote with this model: the page of format web searches it."""
     languages: tuple[str, ...] = ()
     """Keep only the token rows that texts in these languages use (default: all rows)."""
     corpus: Annotated[tuple[str, ...], Place()] = ()
@@ -28,7 +30,9 @@ class ExportConfig(Config):
     languages, lang).  Default: the run's own matched texts."""
 
     def own_problems(self) -> Problems:
-        """Yield a corpus that is of no use, and files of an unknown kind."""
+        """Yield a corpus and an embedded folder that are of no use, and files of an unknown kind."""
+        if self.embedded and "web" not in self.formats:
+            yield "embedded", "has no effect without the format web; add web to export.formats, or leave it out"
         if self.corpus and not self.languages:
             yield "corpus", "has no effect without export.languages; set the languages to keep"
         for name in self.corpus:

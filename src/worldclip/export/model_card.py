@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ LIBRARIES = {
     "open_clip": "open_clip",
     "timm": "timm",
     "onnx": "transformers.js",
+    "web": "transformers.js",
     "vision": "transformers",
 }
 TASKS = {"timm": "image-feature-extraction", "vision": "image-feature-extraction"}
@@ -24,6 +26,8 @@ _OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe
 WHAT = {
     "huggingface": "A CLIP that embeds images and texts of all its languages in one space, " + _OURS,
     "timm": "The image encoder of a CLIP, with its projection as the head, " + _OURS,
+    "web": "A page that runs a CLIP in the browser: texts in its languages find pictures, a picture finds names; "
+    "nothing is sent anywhere. " + _OURS.capitalize(),
     "vision": "The image encoder of a CLIP without its projection, for the patch features of multimodal LLMs, " + _OURS,
 }
 USE = {
@@ -52,6 +56,12 @@ USE = {
         'clip = worldclip.load("THIS FOLDER", precision="int8")',
         'clip.classify("apple.png", ["red apple", "赤いリンゴ"])',
     ],
+    "web": [
+        "import functools, http.server",
+        "",
+        'handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="THIS FOLDER")',
+        'http.server.ThreadingHTTPServer(("127.0.0.1", 8000), handler).serve_forever()  # http://127.0.0.1:8000',
+    ],
     "vision": [
         "from transformers import MetaClip2VisionModel",
         "",
@@ -78,14 +88,21 @@ def render(card: Card, name: str, report: Record) -> str:
         measured = ", ".join(f"{key}: {kinds[key]} {value:.2g}" for key, value in report["checked"].items())
         checked = f"in onnxruntime ({measured}); `onnx/model*.onnx`, both encoders in one graph, take "
         checked += f"{report['joint_bytes']:,} bytes"
+    elif name == "web":
+        measured = ", ".join(f"{key}: {value:.2g}" for key, value in report["checked"].items())
+        checked = f"in onnxruntime ({measured}); the first search loads {report['page_bytes']['first search']:,} bytes"
     else:
         checked += f": embeddings differ by at most {report['max_difference']:.1e} in any element"
-    lines = [
-        "---",
+    about_model = [
         f"library_name: {LIBRARIES[name]}",
         f"pipeline_tag: {TASKS.get(name, 'zero-shot-image-classification')}",
+    ]
+    about_space = [f"title: {json.dumps(card.title)}", "sdk: static", "app_file: index.html"]
+    lines = [
+        "---",
+        *(about_space if name == "web" else about_model),
         "tags: [clip, metaclip_2, multilingual, worldclip]",
-        *(["language:", *(f"- {code}" for code in card.languages)] if card.languages else []),
+        *(["language:", *(f"- {code}" for code in card.languages)] if card.languages and name != "web" else []),
         "---",
         f"# {card.title}",
         "",

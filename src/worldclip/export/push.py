@@ -21,11 +21,14 @@ class Upload:
     repository: str
     files: tuple[tuple[str, int], ...]
     """Relative path and size in bytes of each file."""
+    is_space: bool = False
+    """Whether it is a page, which the hub serves as a static Space, and no model."""
 
     def lines(self) -> list[str]:
         """Return the upload as lines of text: a head, then one line per file."""
         total = sum(size for _, size in self.files)
-        head = f"{self.folder} -> {self.repository}: {len(self.files)} files, {total:,} bytes"
+        kind = "static Space " if self.is_space else ""
+        head = f"{self.folder} -> {kind}{self.repository}: {len(self.files)} files, {total:,} bytes"
         return [head, *(f"  {size:>14,}  {name}" for name, size in self.files)]
 
 
@@ -48,7 +51,8 @@ def plan(folders: Sequence[Path], repository: str) -> list[Upload]:
             problems.append(f"{folder} holds no model card (README.md); export it again")
         problems += [f"{path} is a pickle, which is never published" for path in files if path.suffix in PICKLES]
         sizes = tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
-        uploads.append(Upload(folder, repository if i == 0 else f"{repository}-{folder.name}", sizes))
+        target = repository if i == 0 else f"{repository}-{folder.name}"
+        uploads.append(Upload(folder, target, sizes, is_space=folder.name == "web"))
     if problems:
         raise UserError(problems)
     return uploads
@@ -65,9 +69,11 @@ def push(uploads: Sequence[Upload], hub: Any = None) -> list[str]:
     addresses = []
     for upload in uploads:
         try:
-            hub.create_repo(upload.repository, exist_ok=True)
+            kind = {"repo_type": "space"} if upload.is_space else {}
+            sdk = {"space_sdk": "static"} if upload.is_space else {}
+            hub.create_repo(upload.repository, exist_ok=True, **kind, **sdk)
             address = hub.upload_folder(
-                repo_id=upload.repository, folder_path=upload.folder, commit_message="Export of worldclip"
+                repo_id=upload.repository, folder_path=upload.folder, commit_message="Export of worldclip", **kind
             )
         except errors as error:
             raise UserError(

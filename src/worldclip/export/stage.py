@@ -16,18 +16,21 @@ from worldclip.core.preflight import missing_packages
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
+from worldclip.export.web_folder import WebFolder, library_problems, open_pool
 from worldclip.language import table as languages
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
 from worldclip.model.formats import WRITERS, Layout, huggingface_folder
-from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.interface import LoadOptions, Writer
 from worldclip.model.inference import Clip
+from worldclip.pool.embedded import open_embedded
 
 PACKAGES = {
     "huggingface": ("torch", "transformers"),
     "open_clip": ("open_clip",),
     "timm": ("timm",),
     "onnx": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    "web": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
 }
 
 
@@ -39,6 +42,8 @@ def export(run: Run) -> None:
 def _needs(run: Run) -> Iterator[str]:
     for name in run.section(ExportConfig).formats:
         yield from missing_packages(f"export to {name}", PACKAGES[name], extra="export")
+        if name == "web":
+            yield from library_problems()
 
 
 def _inputs(run: Run) -> Report:
@@ -53,6 +58,8 @@ def _inputs(run: Run) -> Report:
     if config.languages:
         corpus = prune_vocabulary.corpus_of(config, run.dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
+    if config.embedded:
+        inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
     return inputs
 
 
@@ -82,7 +89,7 @@ def export_model(
     worldclip.load.  Raises UserError where the configuration has problems, or what was written differs when loaded.
     """
     config = config or ExportConfig()
-    problems = config.problems()
+    problems = [*config.problems(), *(library_problems() if "web" in config.formats else ())]
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
@@ -111,6 +118,8 @@ def _export(
     recipe: Path | None,
 ) -> Report:
     report: Report = {"formats": {}}
+    pool = open_pool(config.embedded, clip) if config.embedded else {}
+    writers: dict[str, Writer] = {**WRITERS, "web": WebFolder(pool)}
     if codes := _codes(config):
         whole = clip
         clip, vocabulary = prune_vocabulary.prune(whole, prune_vocabulary.read_corpus(corpus, codes))
@@ -129,8 +138,8 @@ def _export(
             if name == source.layout == "huggingface" and not codes:
                 huggingface_folder.copy(source.path, folder, clip)
             else:
-                WRITERS[name].write(clip, folder, config.onnx_precisions)
-            checked = WRITERS[name].compare(clip, folder, config.onnx_precisions)
+                writers[name].write(clip, folder, config.onnx_precisions)
+            checked = writers[name].compare(clip, folder, config.onnx_precisions)
             artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
             if recipe is not None and recipe.exists():
                 shutil.copy(recipe, folder / "recipe.toml")

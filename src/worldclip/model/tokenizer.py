@@ -94,6 +94,11 @@ class Tokenizer:
         self._specials = sorted({*added, *map(str, hf.all_special_tokens)}, key=lambda text: (-len(text), text))
         self._adds_eos = hf("a", add_special_tokens=True)["input_ids"][-1:] == [self.eos_id]
 
+    @property
+    def special_strings(self) -> list[str]:
+        """What `clean` takes out of texts, longest first: our mark is deleted, other strings are broken."""
+        return [MARK] if self._is_ours else self._specials
+
     def clean(self, text: str) -> str:
         """Return `text` without anything that would become a special token."""
         if self._is_ours:

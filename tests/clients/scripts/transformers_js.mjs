@@ -1,6 +1,6 @@
 // Classify and embed with transformers.js: NODE_MODULES FOLDER IMAGE TEXTS.json DTYPE
-// Prints {versions, labels, text: rows of text_model.onnx}.
-import { readFileSync } from "node:fs";
+// Prints {versions, labels, text: rows of text_model.onnx, image: rows of vision_model.onnx}.
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, basename } from "node:path";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -13,12 +13,19 @@ js.env.localModelPath = dirname(folder) + "/";
 const name = basename(folder);
 const texts = JSON.parse(readFileSync(textsFile, "utf8"));
 
-const classify = await js.pipeline("zero-shot-image-classification", name, { dtype });
-const labels = await classify(image, texts.slice(0, 3), { hypothesis_template: "{}" });
+let labels = null; // of the joint graph, which a web folder has not
+if (existsSync(`${folder}/onnx/model.onnx`)) {
+  const classify = await js.pipeline("zero-shot-image-classification", name, { dtype });
+  labels = await classify(image, texts.slice(0, 3), { hypothesis_template: "{}" });
+}
 
 const tokenizer = await js.AutoTokenizer.from_pretrained(name);
 const encoder = await js.CLIPTextModelWithProjection.from_pretrained(name, { dtype });
 const inputs = tokenizer(texts, { padding: true, truncation: true });
 const { text_embeds } = await encoder(inputs);
 const rows = text_embeds.tolist();
-console.log(JSON.stringify({ versions: [`transformers.js ${js.env.version} in Node.js ${process.version}`], labels, text: rows }));
+const processor = await js.AutoProcessor.from_pretrained(name);
+const imageEncoder = await js.CLIPVisionModelWithProjection.from_pretrained(name, { dtype });
+const { image_embeds } = await imageEncoder(await processor(await js.RawImage.read(image)));
+const versions = [`transformers.js ${js.env.version} in Node.js ${process.version}`];
+console.log(JSON.stringify({ versions, labels, text: rows, image: image_embeds.tolist() }));

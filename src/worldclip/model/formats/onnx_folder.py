@@ -226,8 +226,11 @@ def _session(path: Path) -> Any:
         ) from error
 
 
-def write(clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
-    """Write the encoders in these precisions, and config.json with logit_scale, which the encoders do not hold."""
+def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> None:
+    """Write the encoders in these precisions, and config.json with logit_scale, which the encoders do not hold.
+
+    has_joint: write the joint graphs too.
+    """
     clip.model.config.save_pretrained(folder)
     config_path = folder / "config.json"
     write_json(config_path, {**read_json(config_path), "logit_scale": clip.backend.logit_scale})
@@ -235,7 +238,7 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
     (folder / FOLDER).mkdir()
     for tower in (IMAGE, TEXT):
         write_encoder(clip.model, tower, folder, precisions)
-    for precision in precisions:
+    for precision in precisions if has_joint else ():
         image, text, joint = (model_path(folder, name, precision) for name in (IMAGE, TEXT, JOINT))
         write_joint(image, text, joint, clip.backend.logit_scale, MAX_FILE_BYTES)
 
@@ -372,23 +375,25 @@ def _without_warnings() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def compare(clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
+def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> Report:
     """Compare in onnxruntime: the largest difference in float32, the smallest cosine in the other precisions.
 
-    Raises UserError also for files that are not valid ONNX, which some runtimes load all the same.  `joint_bytes` is
-    the size of the joint graphs, which hold small models' weights a second time.
+    has_joint: compare the joint graphs too.  `joint_bytes` is their size; they hold small weights a second time.
+    Raises UserError also for files that are not valid ONNX, which some runtimes load all the same.
     """
     tokens = clip.require_tokenizer().encode(sample_inputs.TEXTS)
     pixels = sample_inputs.pixels(clip)
     expected = (clip.backend.encode_pixels(pixels), clip.encode_text(list(sample_inputs.TEXTS)))
     checked: dict[str, float] = {}
     for precision in precisions:
-        for name in (IMAGE, TEXT, JOINT):
+        for name in (IMAGE, TEXT, JOINT) if has_joint else (IMAGE, TEXT):
             _check_file(model_path(folder, name, precision))
         encoders = read(folder, LoadOptions(device="cpu", precision=precision)).backend
         embeds = (encoders.encode_pixels(pixels), encoders.encode_tokens(tokens, num_chunks=len(tokens)))
-        joint = _run_joint(model_path(folder, JOINT, precision), pixels.numpy(), tokens)
-        pairs = [*zip(embeds, expected, strict=True), *zip(joint, expected, strict=True)]
+        pairs = list(zip(embeds, expected, strict=True))
+        if has_joint:
+            joint = _run_joint(model_path(folder, JOINT, precision), pixels.numpy(), tokens)
+            pairs += zip(joint, expected, strict=True)
         if precision == "fp32":
             difference = max(sample_inputs.max_difference(*pair) for pair in pairs)
             checked[precision] = sample_inputs.require_close(difference, "onnxruntime")

@@ -1,0 +1,194 @@
+"""Write a page that runs the model in a browser tab: any static host serves the folder as it is.
+
+    FOLDER/index.html, page.css, search.js     the page
+    FOLDER/facts.json                          what it needs to know: dimensions, precision, counts, special strings
+    FOLDER/js/                                 transformers.js and its WebAssembly runtime (`make web` brings them)
+    FOLDER/model/                              the ONNX encoders in one precision, tokenizer, processor
+    FOLDER/pictures.json, pictures.bin         [key, caption, language] and vector of each picture of an embedded folder
+    FOLDER/pictures/<thousands>/<row>.<jpg>    their thumbnails
+    FOLDER/names.json, names.bin               [text, language] and vector of the folder's texts, each once
+
+Vectors are float32 beside float32 encoders, else int8: N float32 scales, then (N, D) int8.
+
+N pictures or names, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldclip.core.artifacts import write_text
+from worldclip.core.console import say
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.job import Report
+from worldclip.language.identify import identify_codes
+from worldclip.model.decode import BadImage, open_image
+from worldclip.model.formats import onnx_folder
+from worldclip.model.inference import Clip
+from worldclip.pool.embedded import Embedded, check_model, open_embedded
+from worldclip.pool.read import read_member
+from worldclip.report.images import MAX_BYTES, shrink
+from worldclip.report.page import style
+
+MODEL = "model"
+MAX_PICTURES, MAX_NAMES = 10_000, 20_000  # spread over the folder where it holds more
+PER_FOLDER = 1000  # hosts limit the files of one folder
+LIBRARIES = ("transformers.web.min.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # transformers.js' names
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
+
+
+def library_problems() -> Iterator[str]:
+    """Yield a problem where transformers.js is not in this installation."""
+    missing = [name for name in LIBRARIES if not (library_folder() / name).is_file()]
+    if missing:
+        yield (
+            f"export to web needs {', '.join(missing)}: run `make web` in a clone of worldclip (it needs npm), or "
+            "install a wheel that was built after it"
+        )
+
+
+def library_folder() -> Path:
+    """Return where `make web` puts transformers.js."""
+    return Path(str(resources.files("worldclip"))) / "web" / "browser" / "js"
+
+
+def precision_of(precisions: Sequence[str]) -> str:
+    """Return the precision of the page's encoders: the smallest of those to write."""
+    return next(name for name in ("int8", "fp16", "fp32") if name in precisions)
+
+
+def open_pool(folder: str, clip: Clip) -> dict[str, Embedded]:
+    """Return the images and texts of an embedded folder.  Raises UserError where another model embedded it."""
+    kinds = open_embedded(folder).manifest["config"]["of"]
+    opened = {of: open_embedded(folder, of) for of in ("images", "texts") if of in kinds}
+    check_model(next(iter(opened.values())), clip, "the exported model", "give the folder of this model")
+    return {str(of): embedded for of, embedded in opened.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class WebFolder:
+    """Write and compare pages, as the modules of model/formats do for their libraries; pool: what pages search."""
+
+    pool: dict[str, Embedded]
+
+    def write(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
+        """Write the page into an existing, empty folder.  Raises UserError where transformers.js is missing."""
+        if problems := list(library_problems()):
+            raise UserError(problems)
+        precision = precision_of(precisions)
+        (folder / MODEL).mkdir()
+        onnx_folder.write(clip, folder / MODEL, [precision], has_joint=False)
+        counts = {}
+        if "images" in self.pool:
+            counts["pictures"] = _write_pictures(folder, self.pool["images"], precision)
+        if "texts" in self.pool:
+            counts["names"] = _write_names(folder, self.pool["texts"], precision)
+        shutil.copytree(library_folder(), folder / "js")
+        page = resources.files("worldclip.web")
+        for name in ("index.html", "search.js"):
+            write_text(folder / name, page.joinpath("browser", "static", name).read_text(encoding="utf-8"))
+        write_text(folder / "page.css", style() + page.joinpath("search.css").read_text(encoding="utf-8"))
+        specials = clip.require_tokenizer().special_strings
+        facts = {"dtype": DTYPES[precision], "counts": counts, "specials": specials, "page_bytes": page_bytes(folder)}
+        _write_json(folder / "facts.json", facts)
+
+    def compare(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
+        """Compare the encoders in onnxruntime, as the format onnx does; `page_bytes`: see there."""
+        checked = onnx_folder.compare(clip, folder / MODEL, [precision_of(precisions)], has_joint=False)
+        sizes = page_bytes(folder)
+        say("export", f"the page: {', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in sizes.items())}")
+        return {"checked": checked["checked"], "page_bytes": sizes}
+
+
+def page_bytes(folder: Path) -> dict[str, int]:
+    """Return the bytes of what the page loads: before the first search by text, and more for a dropped picture."""
+
+    def size(*patterns: str) -> int:
+        return sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
+
+    sizes = {
+        "page": size("*.html", "*.css", "*.js"),
+        "runtime": size("js/*.js", "js/*.mjs", "js/*.wasm"),
+        "tokenizer": size("model/tokenizer*.json"),
+        "text encoder": size("model/onnx/text_model*"),
+        "vectors": size("pictures.*", "names.*"),
+    }
+    return {**sizes, "first search": sum(sizes.values()), "dropped picture": size("model/onnx/vision_model*")}
+
+
+def _spread(number: int, most: int) -> np.ndarray:
+    """Return at most `most` rows of `number`, evenly spread."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
+
+
+def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
+    """Write vectors, captions and thumbnails; returns the number of pictures.  Unreadable ones are left out."""
+    ids = _spread(len(embedded), MAX_PICTURES)
+    rows = embedded.rows(ids)
+    captions = embedded.captions(rows)
+    is_shown = np.zeros(len(rows), bool)
+    records: list[list[str]] = []
+    for i, row in enumerate(rows):
+        thumbnail = _thumbnail(embedded, dict(row))
+        if thumbnail is None:
+            continue
+        content, extension = thumbnail
+        is_shown[i] = True
+        name = f"{len(records) // PER_FOLDER:03}/{len(records):06}.{extension}"
+        path = folder / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        records.append([name, row["key"], captions.get((row["shard"], row["key"]), [""])[0]])
+    if not records:
+        raise UserError(f"none of the pictures of {embedded.folder} can be read; embed the pool again")
+    langs = identify_codes([caption for *_, caption in records])
+    _write_json(folder / "pictures.json", [[*record, lang] for record, lang in zip(records, langs, strict=True)])
+    _write_vectors(folder / "pictures.bin", embedded.take(ids[is_shown]), precision)
+    return len(records)
+
+
+def _thumbnail(embedded: Embedded, row: dict[str, Any]) -> tuple[bytes, str] | None:
+    """Return a small picture and its extension; None for one that is gone or cannot be decoded."""
+    try:
+        content = read_member(embedded.image_file(row), row["offset"], row["size"])
+        extension = EXTENSIONS.get(str(open_image(content).format))
+        if extension is None or len(content) > MAX_BYTES:
+            return shrink(content), "jpg"
+    except (BadShard, BadImage, UserError, OSError):
+        return None
+    return content, extension
+
+
+def _write_names(folder: Path, embedded: Embedded, precision: str) -> int:
+    """Write the texts, each once, with language and vector; returns their number."""
+    ids = _spread(len(embedded), len(embedded))
+    texts = [row["text"] for row in embedded.rows(ids)]
+    first = {text: i for i, text in reversed(list(enumerate(texts)))}
+    chosen = np.sort(np.fromiter(first.values(), np.int64))
+    chosen = chosen[_spread(len(chosen), MAX_NAMES)]
+    names = [texts[i] for i in chosen]
+    _write_json(folder / "names.json", list(map(list, zip(names, identify_codes(names), strict=True))))
+    _write_vectors(folder / "names.bin", embedded.take(ids[chosen]), precision)
+    return len(names)
+
+
+def _write_vectors(path: Path, rows_ND: np.ndarray, precision: str) -> None:
+    """Write float32, or one float32 scale per row and then int8."""
+    if precision == "fp32":
+        path.write_bytes(rows_ND.astype("<f4").tobytes())
+        return
+    scales_N = np.abs(rows_ND).max(axis=1, initial=1e-12) / 127
+    path.write_bytes(scales_N.astype("<f4").tobytes() + np.rint(rows_ND / scales_N[:, None]).astype(np.int8).tobytes())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")))

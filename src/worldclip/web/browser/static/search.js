@@ -1,0 +1,220 @@
+// Search pictures by text, and names by picture, with the model in this tab.  Captions, keys and names are text of
+// others: they enter the page as text nodes, never as markup.
+import {
+  AutoProcessor,
+  AutoTokenizer,
+  CLIPTextModelWithProjection,
+  CLIPVisionModelWithProjection,
+  RawImage,
+  env,
+} from "@huggingface/transformers";
+
+const MODEL = "model";
+const TOP = 40;
+const byId = (id) => document.getElementById(id);
+let facts;
+let latest = 0; // number of the newest search: answers to older ones are dropped
+
+env.allowRemoteModels = false; // everything lies beside this page
+env.allowLocalModels = true;
+env.localModelPath = "./";
+env.backends.onnx.wasm.wasmPaths = { wasm: new URL("js/ort-wasm-simd-threaded.wasm", location.href).href };
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function say(text, isBad = false) {
+  byId("state").textContent = text;
+  byId("state").className = isBad ? "lead bad" : "lead";
+}
+
+function once(load) {
+  let pending;
+  return () => (pending ??= load());
+}
+
+// --- the model and the vectors ----------------------------------------------------------------------------------------
+
+const textTower = once(async () => {
+  const options = { dtype: facts.dtype, device: "wasm" };
+  return Promise.all([AutoTokenizer.from_pretrained(MODEL), CLIPTextModelWithProjection.from_pretrained(MODEL, options)]);
+});
+const imageTower = once(async () => {
+  const options = { dtype: facts.dtype, device: "wasm" };
+  return Promise.all([AutoProcessor.from_pretrained(MODEL), CLIPVisionModelWithProjection.from_pretrained(MODEL, options)]);
+});
+const pictures = once(() => collection("pictures"));
+const names = once(() => collection("names"));
+
+// Return {rows, scales, vectors}: vectors are float32, or int8 with a scale per row.
+async function collection(name) {
+  const [rows, buffer] = await Promise.all([
+    fetch(`${name}.json`).then((answer) => answer.json()),
+    fetch(`${name}.bin`).then((answer) => answer.arrayBuffer()),
+  ]);
+  if (facts.dtype === "fp32") return { rows, scales: null, vectors: new Float32Array(buffer) };
+  return { rows, scales: new Float32Array(buffer, 0, rows.length), vectors: new Int8Array(buffer, 4 * rows.length) };
+}
+
+// Take special strings out of a text, as worldclip does: no text becomes a special token.
+function clean(text) {
+  for (;;) {
+    const special = facts.specials.find((string) => text.includes(string));
+    if (special === undefined) return text;
+    text = text.replaceAll(special, special.length > 1 ? `${special[0]} ${special.slice(1)}` : "");
+  }
+}
+
+function unit(vector) {
+  const norm = Math.hypot(...vector);
+  return Float32Array.from(vector, (value) => value / norm);
+}
+
+async function encodeText(text) {
+  const [tokenizer, model] = await textTower();
+  const { text_embeds } = await model(tokenizer([clean(text)], { padding: true, truncation: true }));
+  return unit(text_embeds.data);
+}
+
+async function encodePicture(blob) {
+  const [processor, model] = await imageTower();
+  const image = (await RawImage.fromBlob(blob)).rgb();
+  const { image_embeds } = await model(await processor(image));
+  return unit(image_embeds.data);
+}
+
+// Return [[row, score], ...] of the rows nearest to a vector, best first, ties by row.
+function nearest({ rows, scales, vectors }, query, top) {
+  const dim = query.length;
+  const scores = new Float32Array(rows.length);
+  for (let row = 0; row < rows.length; row++) {
+    let sum = 0;
+    for (let d = 0, at = row * dim; d < dim; d++, at++) sum += vectors[at] * query[d];
+    scores[row] = scales ? sum * scales[row] : sum;
+  }
+  const order = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a] || a - b);
+  return order.slice(0, top).map((row) => [row, scores[row]]);
+}
+
+// --- the page -----------------------------------------------------------------------------------------------------------
+
+const languageNames = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
+
+function languageName(code) {
+  try {
+    return code ? languageNames.of(code) : "";
+  } catch {
+    return code; // not a code that browsers know
+  }
+}
+
+function hitElement(picture, score) {
+  const [file, key, caption, lang] = picture;
+  const img = element("img", { src: `pictures/${file}`, alt: caption || key, loading: "lazy" });
+  const shown = element("p", {}, element("b", {}, score.toFixed(3)), element("span", { title: languageName(lang) }, lang));
+  const parts = caption ? [element("p", { className: "caption", lang }, element("bdi", { dir: "auto" }, caption))] : [];
+  const hit = element("article", { className: "hit", title: key }, img, shown, ...parts);
+  hit.dataset.key = key;
+  return hit;
+}
+
+// The best name in each language, best language first.
+function nameElements(table, query) {
+  const best = new Map();
+  for (const [row, score] of nearest(table, query, table.rows.length)) {
+    const [text, lang] = table.rows[row];
+    if (lang && !best.has(lang)) best.set(lang, [text, score]);
+  }
+  const lines = [...best].map(([lang, [text, score]]) =>
+    element(
+      "li",
+      { lang },
+      element("b", {}, score.toFixed(3)),
+      element("bdi", { dir: "auto" }, text),
+      element("small", {}, languageName(lang)),
+    ),
+  );
+  return lines.length ? [element("h2", {}, "Names"), element("ul", { className: "names" }, ...lines)] : [];
+}
+
+async function search(encode, describe) {
+  const number = ++latest;
+  say("Searching …");
+  byId("names").replaceChildren();
+  try {
+    const start = performance.now();
+    const query = await encode();
+    const encoded = performance.now();
+    const table = facts.counts.pictures ? await pictures() : { rows: [], vectors: [] };
+    const compared = performance.now();
+    const hits = nearest(table, query, TOP);
+    const end = performance.now();
+    if (number !== latest) return;
+    byId("hits").replaceChildren(...hits.map(([row, score]) => hitElement(table.rows[row], score)));
+    const milliseconds = `encoded in ${Math.round(encoded - start)} ms, compared in ${(end - compared).toFixed(1)} ms`;
+    say(`${hits.length ? `The ${hits.length} nearest by cosine similarity: ` : ""}${milliseconds}.`);
+    await describe?.(query, number);
+    document.body.dataset.searches = number;
+  } catch (error) {
+    if (number === latest) say(error.message, true);
+  }
+}
+
+function searchText() {
+  const text = byId("text").value.trim();
+  if (!text) return;
+  byId("queries").replaceChildren();
+  search(() => encodeText(text));
+}
+
+function searchPicture(file) {
+  if (!file) return;
+  const img = element("img", { src: URL.createObjectURL(file), alt: file.name });
+  byId("queries").replaceChildren(element("li", {}, img));
+  byId("text").value = "";
+  search(
+    () => encodePicture(file),
+    async (query, number) => {
+      if (!facts.counts.names) return;
+      const table = await names();
+      if (number === latest) byId("names").replaceChildren(...nameElements(table, query));
+    },
+  );
+}
+
+async function start() {
+  facts = await (await fetch("facts.json")).json();
+  const counts = Object.entries(facts.counts).map(([name, count]) => `${count.toLocaleString("en")} ${name}`);
+  const kept = "The model runs here: no text and no picture leaves this browser.";
+  byId("facts").textContent = counts.length ? `${counts.join(" and ")}. ${kept}` : kept;
+  const megabytes = (facts.page_bytes["first search"] / 1e6).toFixed(0);
+  say(`Loading the model, ${megabytes} MB once …`);
+  try {
+    await textTower();
+  } catch (error) {
+    say(error.message, true);
+    return;
+  }
+  say("Ready.");
+  document.body.dataset.ready = "yes";
+}
+
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  searchText();
+});
+byId("file").addEventListener("change", (event) => searchPicture(event.target.files[0]));
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("over", name === "dragover");
+    if (name === "drop") searchPicture(event.dataTransfer.files[0]);
+  });
+}
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) searchPicture(event.clipboardData.files[0]);
+});
+start();

@@ -1,0 +1,132 @@
+"""The exported page runs the model in headless Chromium, offline, and finds what `worldclip search` finds."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_search_page import DROP
+
+import worldclip
+from chromium import open_page
+from client_tools import run_node
+from embedded_world import picture
+from serving import data_url, write_embedded_world
+from worldclip.core.errors import UserError
+from worldclip.export import ExportConfig, export_model, web_folder
+from worldclip.pool.embedded import open_embedded
+from worldclip.tools.search import search
+
+QUERIES = ("a red apple", "красное яблоко", "赤いリンゴ", "قطة صغيرة", "แมวสองตัว")
+KEYS = "[...document.querySelectorAll('.hit')].slice(0, 10).map((hit) => hit.dataset.key)"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("exported")
+    write_embedded_world(root)
+    return root
+
+
+@functools.cache
+def export_web(world, precision):
+    if list(web_folder.library_problems()):
+        pytest.skip("transformers.js is not there; run: make web")
+    config = ExportConfig(formats=("web",), onnx_precisions=(precision,), embedded=str(world / "embedded"))
+    out = world / precision
+    return out / "web", export_model(world / "model", out, config)["formats"]["web"]
+
+
+def static_host(folder):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    return server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "num_alike"), [("fp32", 10), ("int8", 9)])
+def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alike, world):
+    folder, report = export_web(world, precision)
+    expected = search(world / "embedded", QUERIES, top=10)
+    with static_host(folder) as server, open_page() as page:
+        address = f"http://127.0.0.1:{server.server_port}"
+        page.open(f"{address}/index.html", "document.body?.dataset.ready || document.querySelector('#state.bad')")
+        for number, (query, result) in enumerate(zip(QUERIES, expected, strict=True), 1):
+            page.run("document.querySelector('#text').value = ''; document.querySelector('#text').focus()")
+            page.type(query)
+            page.press("Enter", 13, "\r")
+            page.wait(f"document.body.dataset.searches === '{number}'")
+            keys = [hit["key"] for hit in result["hits"]]
+            if num_alike == 10:
+                assert page.run(KEYS) == keys
+            assert len(set(page.run(KEYS)) & set(keys)) >= num_alike, query
+            assert "encoded in" in page.run("document.querySelector('#state').textContent")
+        page.run(DROP % data_url(picture(3)))
+        page.wait("document.querySelectorAll('.names li').length > 0")
+        assert "a red apple" in page.run("document.querySelector('.names').textContent")
+        assert page.errors == []
+        assert [url for url in page.requests if not url.startswith((address, "data:", "blob:"))] == []
+        server.shutdown()
+    assert report["page_bytes"]["first search"] > report["page_bytes"]["text encoder"] > 0
+
+
+@pytest.mark.slow
+def test_transformers_js_in_node_embeds_with_the_page_s_encoders_alike(world, tmp_path):
+    folder, _ = export_web(world, "fp32")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # the model's size: none resizes
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    (tmp_path / "texts.json").write_text(json.dumps(QUERIES), encoding="utf-8")
+    answer = run_node("transformers_js.mjs", folder / "model", tmp_path / "image.png", tmp_path / "texts.json", "fp32")
+    clip = worldclip.load(world / "model", device="cpu")
+    for rows, expected in ((answer["text"], clip.encode_text(QUERIES)), (answer["image"], clip.encode_image([pixels]))):
+        rows = np.array(rows, np.float32)
+        np.testing.assert_allclose(rows / np.linalg.norm(rows, axis=1, keepdims=True), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_vectors_and_captions_are_those_of_the_pool(world):
+    folder, _ = export_web(world, "int8")
+    pictures = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
+    names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+    embedded = open_embedded(world / "embedded", "images")
+    assert [row[1] for row in pictures] == [row["key"] for row in embedded.rows(np.arange(len(embedded)))]
+    assert all((folder / "pictures" / row[0]).stat().st_size > 0 for row in pictures)
+    data = (folder / "pictures.bin").read_bytes()
+    scales = np.frombuffer(data, "<f4", len(pictures))
+    vectors = np.frombuffer(data, np.int8, offset=4 * len(pictures)).reshape(len(pictures), -1) * scales[:, None]
+    cosines = (vectors * embedded.take(np.arange(len(embedded)))).sum(axis=1)
+    assert cosines.min() > 0.999
+    assert len({name for name, _ in names}) == len(names)
+    assert all(path.suffix not in (".py", ".pt") for path in folder.rglob("*"))
+    assert "sdk: static" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_without_transformers_js_the_export_says_how_to_get_it(world, monkeypatch, tmp_path):
+    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path)
+    with pytest.raises(UserError, match=r"transformers\.web\.min\.js.*run `make web`.*npm"):
+        export_model(world / "model", tmp_path / "out", ExportConfig(formats=("web",)))
+    assert not (tmp_path / "out" / "web").exists()
+
+
+def test_a_folder_of_another_model_is_refused(world, tmp_path):
+    shutil.copytree(world / "embedded", tmp_path / "embedded")
+    probe = np.load(world / "embedded" / "probe.npy")
+    np.save(tmp_path / "embedded" / "probe.npy", -probe)
+    clip = worldclip.load(world / "model", device="cpu")
+    assert set(web_folder.open_pool(str(world / "embedded"), clip)) == {"images", "texts"}
+    with pytest.raises(UserError, match="the exported model is not the model that embedded"):
+        web_folder.open_pool(str(tmp_path / "embedded"), clip)
+
+
+def test_an_embedded_folder_without_the_page_is_a_mistake():
+    assert any("has no effect without the format web" in problem for problem in ExportConfig(embedded="x").problems())
