@@ -96,7 +96,7 @@ class WebFolder:
         page = resources.files("worldclip.web")
         for name in ("index.html", "search.js"):
             write_text(folder / name, page.joinpath("browser", "static", name).read_text(encoding="utf-8"))
-        write_text(folder / "page.css", style() + page.joinpath("search.css").read_text(encoding="utf-8"))
+        write_text(folder / "page.css", f"{style()}{page.joinpath('search.css').read_text(encoding='utf-8')}")
         specials = clip.require_tokenizer().special_strings
         facts = {"dtype": DTYPES[precision], "counts": counts, "specials": specials, "page_bytes": page_bytes(folder)}
         _write_json(folder / "facts.json", facts)

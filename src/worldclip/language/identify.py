@@ -17,9 +17,10 @@ from worldclip.core.errors import UserError
 from worldclip.language.fasttext import kernels as fasttext_kernels
 from worldclip.language.fasttext import model as fasttext_model
 from worldclip.language.fasttext.model import LABEL_PREFIX, UnsupportedModel
-from worldclip.language.table import Scheme, from_lid, scheme_of
+from worldclip.language.table import OTHER, Scheme, from_lid, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null
+MIN_SHOWN_PROB = 0.5  # of two words, the likeliest label is often another language's
 _PREFIX = LABEL_PREFIX.decode()
 _BLANKS = str.maketrans("\n\r\t\v\f\0", "      ")  # blanks to fastText, and two that would end its line
 
@@ -60,10 +61,11 @@ def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray,
 
 
 def identify_codes(texts: Texts) -> list[str]:
-    """Return our code of each text's language; `other` for one without a list of its own, "" for a blank text."""
-    labels, _ = identify(texts)
-    codes = {label: "" if label == NO_LABEL else from_lid(label) for label in set(labels.tolist())}
-    return [codes[label] for label in labels.tolist()]
+    """Return our code of each text's language, to show it; "" where it is less than MIN_SHOWN_PROB probable."""
+    labels, probs = identify(texts)
+    codes = {label: from_lid(label) for label in {*labels.tolist()}}
+    is_shown = (probs >= MIN_SHOWN_PROB) & np.array([codes[label] != OTHER for label in labels.tolist()], bool)
+    return [codes[label] if shown else "" for label, shown in zip(labels.tolist(), is_shown, strict=True)]
 
 
 class Identifier:

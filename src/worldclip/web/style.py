@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from worldclip.report.html import Html
 
-def search_style() -> str:
+
+def search_style() -> Html:
     """Return the style sheet."""
-    return (Path(__file__).parent / "search.css").read_text(encoding="utf-8")
+    return Html((Path(__file__).parent / "search.css").read_text(encoding="utf-8"))

@@ -103,9 +103,13 @@ function nearest({ rows, scales, vectors }, query, top) {
 
 const languageNames = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
 
+function tag(code) {
+  return code.replaceAll("_", "-"); // our codes as BCP 47: cbk_zam
+}
+
 function languageName(code) {
   try {
-    return code ? languageNames.of(code) : "";
+    return code ? languageNames.of(tag(code)) : "";
   } catch {
     return code; // not a code that browsers know
   }
@@ -115,7 +119,7 @@ function hitElement(picture, score) {
   const [file, key, caption, lang] = picture;
   const img = element("img", { src: `pictures/${file}`, alt: caption || key, loading: "lazy" });
   const shown = element("p", {}, element("b", {}, score.toFixed(3)), element("span", { title: languageName(lang) }, lang));
-  const parts = caption ? [element("p", { className: "caption", lang }, element("bdi", { dir: "auto" }, caption))] : [];
+  const parts = caption ? [element("p", { className: "caption", lang: tag(lang), dir: "auto" }, caption)] : [];
   const hit = element("article", { className: "hit", title: key }, img, shown, ...parts);
   hit.dataset.key = key;
   return hit;
@@ -131,9 +135,9 @@ function nameElements(table, query) {
   const lines = [...best].map(([lang, [text, score]]) =>
     element(
       "li",
-      { lang },
+      {},
       element("b", {}, score.toFixed(3)),
-      element("bdi", { dir: "auto" }, text),
+      element("span", { lang: tag(lang), dir: "auto" }, text),
       element("small", {}, languageName(lang)),
     ),
   );

@@ -12,6 +12,10 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
+function tag(code) {
+  return code.replaceAll("_", "-"); // our codes as BCP 47: cbk_zam
+}
+
 function words(text) {
   return element("bdi", { dir: "auto" }, text);
 }
@@ -130,7 +134,7 @@ async function search() {
 
 function hitElement(hit) {
   const parts = [element("p", {}, element("b", {}, hit.score.toFixed(3)), element("span", { title: hit.lang_name }, hit.lang))];
-  if (hit.text) parts.push(element("p", { className: "caption", lang: hit.lang }, words(hit.text)));
+  if (hit.text) parts.push(element("p", { className: "caption", lang: tag(hit.lang), dir: "auto" }, hit.text));
   const link = element("a", { href: `#${of}-${hit.id}`, ariaLabel: `Pair ${hit.key}` });
   if (of === "images") {
     const img = element("img", { alt: hit.text, loading: "lazy" });
@@ -155,7 +159,7 @@ async function showPair() {
       body.append(img);
     }
     const texts = pair.texts.map((text) =>
-      element("li", { lang: text.lang }, words(text.text), element("small", {}, text.lang_name || text.lang)),
+      element("li", {}, element("span", { lang: tag(text.lang), dir: "auto" }, text.text), element("small", {}, text.lang_name)),
     );
     if (texts.length) body.append(element("ul", {}, ...texts));
     body.append(element("p", {}, `Key ${pair.key}, shard ${pair.shard}`));
@@ -171,6 +175,7 @@ function drawKinds() {
   const kinds = Object.keys(facts.counts);
   byId("kinds").hidden = kinds.length < 2;
   byId("kinds").replaceChildren(
+    "Search in",
     ...kinds.map((kind) => {
       const name = kind === "images" ? "Pictures" : "Texts";
       const button = element("button", { type: "button", ariaPressed: String(kind === of) }, name);
