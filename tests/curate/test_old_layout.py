@@ -1,0 +1,70 @@
+"""A run of before markers, counts and caps moved to `.work` stays finished, or is resumed to the bytes of a new run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from stages import run_stage, why_run
+from worldclip.core.execute import LocalExecutor
+
+CURATE = {"max_pairs": 7, "write": "tars", "samples_per_tar": 5}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Path]:
+    """(pool, run) of a finished run."""
+    place = tmp_path_factory.mktemp("whole")
+    write_pool(place / "pool", make_shards(seed=4, num_shards=3, num_samples=10))
+    write_metadata(place / "run", LISTS)
+    run_stages(make_recipe(place / "pool", curate=CURATE), place / "run", LocalExecutor(workers=1, quiet=True))
+    return place / "pool", place / "run"
+
+
+def copy_in_old_layout(run: Path, target: Path) -> Path:
+    """Copy a run, with markers, counts and caps where they were beside the lists and tars, and without README.md."""
+    shutil.copytree(run, target)
+    for folder in (target / "curate", target / "curate" / "tars"):
+        for path in (folder / ".work").iterdir():
+            path.rename(folder / path.name)
+        (folder / ".work").rmdir()
+        (folder / "README.md").unlink()
+    return target
+
+
+def read_bytes(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "README.md"
+    }
+
+
+def test_finished_run_stays_finished(whole, tmp_path):
+    pool, run = whole
+    old = copy_in_old_layout(run, tmp_path / "old")
+    before = read_bytes(old)
+    recipe = make_recipe(pool, curate=CURATE)
+    assert why_run("curate", recipe, old) is None
+    assert not run_stage("curate", recipe, old)
+    assert read_bytes(old) == before
+
+
+INTERRUPTED = ("manifest.json", "part1/00001.tar.parquet", "done/part1/00001.tar.json", "tars/000001.tar")
+
+
+@pytest.mark.parametrize("absent", [(), ("manifest.json",), INTERRUPTED])
+def test_run_is_resumed_to_the_bytes_of_a_new_one(absent, whole, tmp_path):
+    """absent: files that an interrupted run lacks; none: a finished run whose recipe changed."""
+    pool, run = whole
+    old = copy_in_old_layout(run, tmp_path / "old")
+    for name in absent:
+        (old / "curate" / name).unlink()
+    if not absent:
+        run_stage("curate", make_recipe(pool, curate=CURATE | {"max_pairs": 5}), old)
+    run_stage("curate", make_recipe(pool, curate=CURATE), old, LocalExecutor(workers=1, quiet=True))
+    assert read_bytes(old / "curate") == read_bytes(run / "curate")
+    assert (old / "curate" / "README.md").exists()
