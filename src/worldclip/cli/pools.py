@@ -14,6 +14,7 @@ from worldclip.cli.command import Command, Flags, SetFlag, ShardsFlag, read_slic
 from worldclip.core.execute import Executor
 from worldclip.pool import open_pool
 from worldclip.pool.emoji import build_emoji
+from worldclip.pool.world import build_world
 from worldclip.tools.dedup import dedup
 from worldclip.tools.wat import build_wat
 
@@ -75,8 +76,49 @@ def hash_images(source: Path, out: Path, *, set: SetFlag = (), executor: Executo
     return {"out": str(out), **counts}, f"{out}: {numbers}"
 
 
+def draw_world(
+    out: Path,
+    *,
+    cldr: Path | None = None,
+    fluent: Path | None = None,
+    train_on_stamps: bool = False,
+    image_px: int = 64,
+    samples_per_shard: int = 500,
+    executor: Executor,
+) -> Mapping[str, Any]:
+    """Draw the world pool.
+
+    out: folder to write.
+    cldr: folder with CLDR's annotations, as XML or JSON: names and keywords of the emoji in 142 languages.
+    fluent: folder of the npm package @iconify-json/fluent-emoji-flat: second drawings.
+    train_on_stamps: put stamps and photographs into the pool instead of holding them out.
+    image_px: side of a picture in pixels.
+    samples_per_shard: samples per tar.
+    """
+    parts = {"cldr": cldr, "fluent": fluent}
+    return build_world(
+        out,
+        {name: folder for name, folder in parts.items() if folder is not None},
+        train_on_stamps=train_on_stamps,
+        image_px=image_px,
+        samples_per_shard=samples_per_shard,
+        executor=executor,
+    )
+
+
+def _world_text(report: Mapping[str, Any], flags: Flags) -> str:
+    languages = report["languages"]
+    many = sum(count >= 1000 for count in languages.values())
+    pairs = report["pairs"]
+    return (
+        f"{pairs['samples']:,} pictures, {pairs['texts']:,} texts in {len(languages):,} languages, "
+        f"{many:,} of them with at least 1,000: {flags.out}"
+    )
+
+
 COMMANDS = {
     "pool emoji": Command(build_emoji, lambda report, flags: str(flags.out)),
+    "pool world": Command(draw_world, _world_text),
     "pool wat": Command(build_wat, lambda report, flags: json.dumps(report, ensure_ascii=False, indent=1)),
     "pool check": Command(check_pool),
     "pool hash": Command(hash_images),

