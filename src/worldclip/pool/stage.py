@@ -257,21 +257,8 @@ def _index_pool(run: Run, job: Job) -> Result:
     built = [job.folder / name for name in BUILT_FOLDERS] if config.build else []
     return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
 
-
     """Return the folders of the world pool's parts."""
     return {name: Path(path).expanduser() for name, path in config.parts.items()}
-
-
-def _image_column(shards: Sequence[Shard]) -> str | None:
-    """Return the column of the first readable Parquet shard that holds images."""
-    for shard in shards:
-        if not shard.name.endswith(PARQUET.suffixes):
-            return None
-        try:
-            return PARQUET.image_column(shard)
-        except BadShard:  # reported when the shard is indexed
-            continue
-    return None
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:

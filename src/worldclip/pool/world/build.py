@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -50,6 +51,7 @@ PACKAGES = {
 }
 """Modules that the pool needs, and the names of their packages."""
 SETS = ("pairs", "tone", "base", "flags", "stamps", "photos")
+RECORDS = "done/records"  # texts of the tars to draw; written again by a call that resumes
 VARIED = ("base", "flags")
 PICTURES_PER_UNIT = 250  # pictures compared in one unit of work
 Folders = dict[str, Path]
@@ -89,6 +91,7 @@ def build_world(
     reports = executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=config)
     for name in SETS:
         remove_stale(out / name, [out / shard.name for shard in shards if shard.name.startswith(f"{name}/")])
+    shutil.rmtree(out / RECORDS)
     undrawable = {key: reason for report in reports for key, reason in report["undrawable"].items()}
     _say_undrawable(undrawable)
     kept = [picture for picture in pictures if picture.key not in undrawable]
@@ -239,7 +242,7 @@ def _all_names(picture: Picture, table: Table) -> tuple[list[str], list[str]]:
 
 def records_path(out: Path, shard_name: str) -> Path:
     """Return the file of samples that a tar is drawn from."""
-    return out / "done" / "records" / f"{shard_name}.jsonl"
+    return out / RECORDS / f"{shard_name}.jsonl"
 
 
 def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -> Report:
