@@ -261,6 +261,11 @@ def _index_pool(run: Run, job: Job) -> Result:
     return {name: Path(path).expanduser() for name, path in config.parts.items()}
 
 
+def _part_folders(config: PoolConfig) -> dict[str, Path]:
+    """Return the folders of the world pool's parts."""
+    return {name: Path(path).expanduser() for name, path in config.parts.items()}
+
+
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
     """Index some shards.  Raises UserError for a pool that the run builds, which is no list of shards."""
     config = run.section(PoolConfig)
