@@ -17,8 +17,8 @@ from worldclip.core.errors import BadShard, require
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig, Source
 from worldclip.metadata.sources.lists import read_frequent_words
+from worldclip.pool.drawings import TONES
 from worldclip.pool.emoji import LANGS as EMOJI_LANGS
-from worldclip.pool.emoji import TONES
 
 # Tables of a locale's data in babel, what pictures show first; each maps codes to names.
 _NAME_TABLES = ("territories", "languages", "currency_names", "scripts")
