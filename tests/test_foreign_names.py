@@ -98,7 +98,7 @@ OWN_NAMES = {
     "evaluate/held_out.py": {"part": OWN},
     "evaluate/image_features.py": {
         "f'{start:09}.npy'": NUMBER,
-        "digest([model_digest, dataset.images_digest or dataset.digest, preprocessing, CHUNK_IMAGES])": "a digest",
+        "digest([model_digest, images, preprocessing, CHUNK_IMAGES])": "a digest",
     },
     "evaluate/layouts.py": {"'datasets'": OWN},
     "evaluate/slip.py": {"'slip.toml'": OWN},
@@ -174,6 +174,7 @@ OWN_NAMES = {
         "label": OWN,
         "part": OWN,
         "f'{unit.name}.json'": SHARD,
+        "f'{tar.name}.json'": SHARD,
         "f'{shard.name}.parquet'": SHARD,
         "f'{shard.name}.arrow'": SHARD,
     },

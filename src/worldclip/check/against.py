@@ -25,6 +25,7 @@ from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
 from worldclip.evaluate.datasets import load
 from worldclip.evaluate.tasks import Dataset
+from worldclip.model import decode
 
 IMAGES_PER_UNIT = 5000  # images of a dataset in one unit of work
 READ_AT_ONCE = 100  # images of a dataset in memory
@@ -106,7 +107,7 @@ def hash_sets(sets: EvaluationSets, fingerprints: Record, kind: HashKind, folder
     for name, set_fingerprint in fingerprints.items():
         out = folder / f"{name}.parquet"
         marker = out.with_suffix(".json")
-        record = [set_fingerprint, kind.name]
+        record = [set_fingerprint, kind.name, decode.VERSION]
         if out.exists() and marker.exists() and read_json(marker) == record:
             continue
         path = Path(sets.config.against.get(name, ""))

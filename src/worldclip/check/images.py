@@ -23,6 +23,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import RunLock
+from worldclip.model import decode
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
@@ -83,7 +84,7 @@ def hash_units(
         units,
         label="hash",
         done_dir=parts / "done",
-        key={"key": key, "hash": kind.name},
+        key={"key": key, "hash": kind.name, "decoder": decode.VERSION},
     )
     write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema_of(images_at))
     counts = add_counts(reports, COUNTS)

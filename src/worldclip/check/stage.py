@@ -40,6 +40,7 @@ from worldclip.core.reasons import Reason
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
+from worldclip.model import decode
 from worldclip.pool.config import PoolConfig
 
 UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
@@ -228,7 +229,7 @@ def _scan(work: _Work) -> dict[str, int]:
     context = work.context
     context.kind.require_model()
     scan = functools.partial(images.scan_pool_shard, context=context)
-    key = {**context.pool.identity, "hash": context.kind.name}
+    key = {**context.pool.identity, "hash": context.kind.name, "decoder": decode.VERSION}
     reports = work.executor.map(scan, work.shards, label="images", done_dir=context.folder / "done/images", key=key)
     return add_counts(reports, images.COUNTS)
 

@@ -16,6 +16,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, Record, Task
+from worldclip.model import decode
 
 PROTOCOL_VERSION = 4  # of the numbers; a record of another version is evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
@@ -181,7 +182,12 @@ def _identity(model_id: Record, pair: Pair, task: Task) -> Record:
         "dataset_digest": dataset.digest,
         "lang": lang,
         "task": task.name,
-        "protocol": {"version": PROTOCOL_VERSION, **task.protocol, "preprocess": preprocess},
+        "protocol": {
+            "version": PROTOCOL_VERSION,
+            "decoder": decode.VERSION,
+            **task.protocol,
+            "preprocess": preprocess,
+        },
     }
 
 

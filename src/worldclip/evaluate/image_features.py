@@ -1,8 +1,8 @@
 """Images -> features: each image is encoded once, in chunks that are cached on disk.
 
-The cache's key is (digest of the model, digest of the images, preprocessing).  In its folder is a file per CHUNK_IMAGES
-images, so that an interrupted pass resumes at the next chunk and several processes share the work.  Languages, prompts
-and tasks are no part of the key: they never encode an image again.
+The cache's key is (digest of the model, digest of the images, preprocessing, version of the decoder).  In its folder is
+a file per CHUNK_IMAGES images, so that an interrupted pass resumes at the next chunk and several processes share the
+work.  Languages, prompts and tasks are no part of the key: they never encode an image again.
 
 N images of a dataset, D embed_dim.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from worldclip.core.artifacts import digest, read_json, write_array, write_json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.tasks import Dataset
+from worldclip.model import decode
 
 CHUNK_IMAGES = 4096  # a file of 16 MiB at 1,024 dimensions
 
@@ -43,7 +44,8 @@ class ImageFeatures:
 def cache_folder(root: Path, model: Any, model_digest: str, dataset: Dataset) -> Path:
     """Return the folder below `root` for the features of a dataset's images under a model."""
     preprocessing = [repr(getattr(model, "processor", None)), preprocess_of(model)]
-    return root / digest([model_digest, dataset.images_digest or dataset.digest, preprocessing, CHUNK_IMAGES])
+    images = [dataset.images_digest or dataset.digest, decode.VERSION]
+    return root / digest([model_digest, images, preprocessing, CHUNK_IMAGES])
 
 
 def preprocess_of(model: Any) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from worldclip.core.artifacts import digest, fingerprint, read_manifest, write_json, write_text
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages, problems_of
@@ -101,6 +102,17 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Rep
     return _measure(Sweep(source, model_id, config, pool_dir), out, lambda loaded: list(config.languages))
 
 
+@contextmanager
+def _naming_bad_images() -> Iterator[None]:
+    """Raise StageFailed for images that cannot be read or changed: the bracket (core/job.py) tries again."""
+    try:
+        yield
+    except BadShard as error:
+        remedy = "wait until nothing writes to the datasets, then run the same command"
+        raise StageFailed("evaluate", {"images of a dataset": str(error)}, remedy) from error
+
+
+@_naming_bad_images()
 def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Report:
     """Write records, tables and report of a sweep into `folder`, and return the report.
 

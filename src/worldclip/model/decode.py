@@ -26,6 +26,7 @@ from worldclip.core.errors import require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+VERSION = 2  # of the pixels; 2: 16-bit levels keep their high byte.  What was computed from others is computed again
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as 24-bit RGB: Pillow's limit for decompression bombs
 MAX_ASPECT = 1000  # longer side / shorter side: a line of 1 x 65,535 pixels would be resized to 224 x 14,679,840
 UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"

@@ -44,6 +44,7 @@ from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.reasons import Reason
+from worldclip.model import decode, sample_inputs
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import Layout, LoadOptions
 from worldclip.model.inference import Clip
@@ -120,6 +121,8 @@ def embed(
 
     if vectors_in_table:
         config["vectors_in_table"] = True
+    if "images" in kinds:
+        config["decoder"] = decode.VERSION
 
     def inputs() -> Record:
         return {
@@ -218,7 +221,8 @@ def _embed(
         _load.cache_clear()  # frees this process's copy; the workers load their own
     for kind, shards in units.items():
         fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind, has_vectors=has_vectors)
-        reports = executor.map(fn, shards, label=kind, done_dir=folder / "done" / kind, key=key)
+        decoder = {"decoder": decode.VERSION} if kind == "images" else {}
+        reports = executor.map(fn, shards, label=kind, done_dir=folder / "done" / kind, key=key | decoder)
         report[kind] = _sum(reports)
         for shard in shards:
             outputs += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]

@@ -27,9 +27,10 @@ import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.inputs import stamp_of
 from worldclip.evaluate.datasets.common import text_files
 from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
-from worldclip.evaluate.datasets.common.images import Images, ReadImages, fingerprints, images_by_stem
+from worldclip.evaluate.datasets.common.images import Images, ReadImages, changed, fingerprints, images_by_stem
 from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import LOCAL, Dataset, Record
@@ -148,6 +149,7 @@ def _language_and_country(text: str, where: str) -> tuple[str, str]:
 def _image_reader(files: Sequence[Path], keys: Sequence[str]) -> ReadImages:
     """Return a function that reads the images of `keys` by position, each from the first row that has it."""
     places: dict[str, tuple[Path, int, int]] = {}
+    stamps = {path: stamp_of(str(path)) for path in files}
     for path in files:
         file = _open(path)
         for group in range(file.num_row_groups):
@@ -163,6 +165,8 @@ def _image_reader(files: Sequence[Path], keys: Sequence[str]) -> ReadImages:
             if (path, group) not in latest:
                 latest.clear()
                 latest[path, group] = _open(path).read_row_group(group, columns=["image"])
+                if stamp_of(str(path)) != stamps[path]:
+                    raise changed(path)
             images.append(latest[path, group]["image"][row].as_py()["bytes"])
         return images
 

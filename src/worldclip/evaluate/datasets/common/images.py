@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from worldclip.core.artifacts import fingerprint
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, InputChanged, UserError
+from worldclip.core.inputs import Stamp, stamp_of, stamp_of_stat
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.evaluate.tasks import Record
 
@@ -62,11 +64,36 @@ def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys
 
 
 def _images_in_files(paths: list[Path], keys: list[str], folder: Path) -> Images:
+    stamps = [stamp_of(str(path)) for path in paths]  # before the fingerprints: a change between the two is noticed
     return Images(
         keys=keys,
-        read=lambda start, stop: [path.read_bytes() for path in paths[start:stop]],
+        read=lambda start, stop: [
+            read_same(paths[i], stamps[i]) for i in range(*slice(start, stop).indices(len(paths)))
+        ],
         fingerprints=fingerprints(paths, folder),
     )
+
+
+def read_same(path: Path, stamp: Stamp, offset: int = 0, size: int = -1) -> bytes:
+    """Return `size` bytes (-1: all) of a file of a dataset.
+
+    Raises InputChanged unless the file is the one that had this stamp when the dataset was listed: images are cached
+    under the fingerprint of that one.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+            present = stamp_of_stat(os.fstat(file.fileno()))
+    except OSError as error:
+        raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
+    if present != stamp:
+        raise changed(path)
+    return content
+
+
+def changed(path: Path) -> InputChanged:
+    return InputChanged(f"{path} changed while its images were read; run the same command again")
 
 
 def _check_missing(missing: Sequence[str], root: Path, source: Path) -> None:
@@ -85,6 +112,8 @@ class Sample:
     tar: Path
     offset: int
     size: int
+    stamp: Stamp = ()
+    """The tar's, before it was listed."""
     others: dict[str, bytes] = field(default_factory=dict)
     """Contents by extension without its dot, e.g. cls, json, txt."""
 
@@ -105,6 +134,7 @@ def read_samples(tars: Sequence[Path]) -> list[Sample]:
 def _samples_of(path: Path) -> list[Sample]:
     images: dict[str, tuple[int, int]] = {}
     others: dict[str, dict[str, bytes]] = {}
+    stamp = stamp_of(str(path))
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -127,7 +157,7 @@ def _samples_of(path: Path) -> list[Sample]:
         examples = ", ".join(without_image[:5])
         raise UserError(f"{path} holds {len(without_image)} labels or captions without an image: {examples}")
     return [
-        Sample(key=stem, tar=path, offset=offset, size=size, others=others.get(stem, {}))
+        Sample(key=stem, tar=path, offset=offset, size=size, stamp=stamp, others=others.get(stem, {}))
         for stem, (offset, size) in images.items()
     ]
 
@@ -136,11 +166,6 @@ def reader(samples: Sequence[Sample]) -> ReadImages:
     """Return a function that reads the images of `samples` by position."""
 
     def read(start: int, stop: int) -> list[bytes]:
-        images = []
-        for sample in samples[start:stop]:
-            with open(sample.tar, "rb") as file:
-                file.seek(sample.offset)
-                images.append(file.read(sample.size))
-        return images
+        return [read_same(sample.tar, sample.stamp, sample.offset, sample.size) for sample in samples[start:stop]]
 
     return read

@@ -1,0 +1,152 @@
+"""A dataset that changes while it is evaluated: the results are of the new files, and nothing is kept of a mixture."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages import finish
+from toy import write_tar
+from worldclip.config import load_recipe
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.evaluate import image_features
+from worldclip.evaluate import stage as evaluate
+from worldclip.evaluate.image_features import cache_folder
+from worldclip.model import decode
+from worldclip.model import load as model_load
+from worlds import WordModel, word_dataset
+
+WORDS = ("cat", "dog", "elk", "owl")
+FILES = ("evaluate/results.jsonl", "evaluate/results.csv", "evaluate/table.md", "evaluate/report.json")
+
+
+class MeddlingModel(WordModel):
+    """Calls `meddle` after its first batch of images."""
+
+    def __init__(self, meddle=lambda: None):
+        super().__init__()
+        self.meddle = meddle
+
+    def encode_image(self, images):
+        features = super().encode_image(images)
+        meddle, self.meddle = self.meddle, lambda: None
+        meddle()
+        return features
+
+
+def write_captions(folder: Path, words=WORDS) -> None:
+    """Crossmodal-3600's layout: a file per image."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for key, word in zip(WORDS, words, strict=True):
+        (folder / "images" / f"{key}.png").write_bytes(word.encode())
+    lines = [{"image/key": key, "en": {"caption": [key]}, "th": {"caption": [f"x/{key}"]}} for key in WORDS]
+    (folder / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def write_webdataset(folder: Path, words=WORDS) -> None:
+    """CLIP_benchmark's layout: a tar, written aside and renamed."""
+    members = [("classnames.txt", "\n".join(WORDS)), ("zeroshot_classification_templates.txt", "{c}\n")]
+    (folder / "test").mkdir(parents=True, exist_ok=True)
+    for name, text in members:
+        (folder / name).write_text(text)
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    pairs = [
+        member
+        for i, word in enumerate(words)
+        for member in ((f"{i}.png", word.encode()), (f"{i}.cls", str(i).encode()))
+    ]
+    write_tar(folder / "test" / "aside.tar", pairs)
+    os.replace(folder / "test" / "aside.tar", folder / "test" / "0.tar")
+
+
+LAYOUTS = {"captions": write_captions, "webdataset": write_webdataset}
+
+
+@pytest.fixture(params=LAYOUTS)
+def world(request, tmp_path, monkeypatch):
+    """(function that writes the dataset with these words, function that evaluates into a run with a model)."""
+    monkeypatch.setattr(image_features, "CHUNK_IMAGES", 2)
+    folder = tmp_path / "mini"
+    write = LAYOUTS[request.param]
+    write(folder)
+    recipe = load_recipe(
+        {
+            "pool": {"path": str(tmp_path)},
+            "balance": {"tail_fraction": 0.1},
+            "evaluate": {"datasets": ["mini"], "folders": {"mini": f"{request.param}:{folder}"}, "batch_size": 1},
+        }
+    )
+
+    def call(name: str, model: WordModel) -> list[bytes]:
+        run_dir = tmp_path / name / "run"
+        checkpoint = run_dir / "train" / "step_000000010"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "model.safetensors").write_bytes(b"10")
+        monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
+        finish("evaluate", recipe, run_dir, LocalExecutor(quiet=True))
+        return [(run_dir / name).read_bytes() for name in FILES]
+
+    return lambda *words: write(folder, *words), call
+
+
+def test_a_dataset_that_is_replaced_meanwhile_is_evaluated_again(world, capfd):
+    write, call = world
+    before = call("before", WordModel())
+    other = (WORDS[::-1],)
+    found = call("out", MeddlingModel(lambda: write(*other)))
+    assert "its inputs changed while it ran: mini" in capfd.readouterr().err
+    assert found == call("fresh", WordModel()) != before
+    write()
+    assert call("out", WordModel()) == before, "no feature of the new images is cached under the old ones"
+
+
+def test_a_dataset_that_goes_away_ends_the_evaluation_in_words(world, tmp_path):
+    write, call = world
+    with pytest.raises((StageFailed, UserError), match="mini"):
+        call("gone", MeddlingModel(lambda: shutil.rmtree(tmp_path / "mini")))
+    write()
+    assert call("gone", WordModel()) == call("fresh", WordModel())
+
+
+def test_a_tar_that_is_cut_ends_the_evaluation_in_words(world, tmp_path):
+    write, call = world
+    for tar in (tmp_path / "mini").rglob("*.tar"):
+        with pytest.raises(UserError, match="dataset mini: .*not a readable tar"):
+            call("cut", MeddlingModel(lambda tar=tar: os.truncate(tar, 600)))
+        write()
+        assert call("cut", WordModel()) == call("fresh", WordModel())
+
+
+def test_a_model_of_the_hub_fails_on_a_dataset_that_changes_and_caches_nothing_of_it(world, tmp_path, monkeypatch):
+    write, call = world
+    expected = call("fresh", WordModel())
+    config = load_recipe(tmp_path / "fresh" / "run" / "recipe.toml").evaluate
+    model = MeddlingModel(lambda: write(WORDS[::-1]))
+    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
+    with pytest.raises(StageFailed, match="changed while its images were read"):
+        evaluate.evaluate_model("someone/model", config, tmp_path / "hub")
+    write()
+    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
+    evaluate.evaluate_model("someone/model", config, tmp_path / "hub")
+    accuracy = [record["metrics"] for record in map(json.loads, expected[0].splitlines())]
+    found = (tmp_path / "hub" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["metrics"] for line in found] == accuracy
+
+
+def test_features_and_records_of_another_decoder_are_measured_anew(world, monkeypatch):
+    _, call = world
+    folder = cache_folder(Path(), WordModel(), "model", word_dataset("a", ["cat"]))
+    first = WordModel()
+    call("run", first)
+    again = WordModel()
+    call("run", again)
+    monkeypatch.setattr(decode, "VERSION", decode.VERSION + 1)
+    assert cache_folder(Path(), WordModel(), "model", word_dataset("a", ["cat"])) != folder
+    newer = WordModel()
+    call("fresh", newer)
+    assert len(newer.images) == len(first.images) > len(again.images)
