@@ -116,7 +116,7 @@ def test_a_dataset_that_goes_away_ends_the_evaluation_in_words(world, tmp_path):
 def test_a_tar_that_is_cut_ends_the_evaluation_in_words(world, tmp_path):
     write, call = world
     for tar in (tmp_path / "mini").rglob("*.tar"):
-        with pytest.raises(UserError, match="dataset mini: .*not a readable tar"):
+        with pytest.raises(UserError, match=r"dataset mini: .*not a readable tar"):
             call("cut", MeddlingModel(lambda tar=tar: os.truncate(tar, 600)))
         write()
         assert call("cut", WordModel()) == call("fresh", WordModel())

@@ -44,7 +44,7 @@ from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.reasons import Reason
-from worldclip.model import decode, sample_inputs
+from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import Layout, LoadOptions
 from worldclip.model.inference import Clip
