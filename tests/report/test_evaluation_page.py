@@ -12,7 +12,7 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.report import task_result
-from worldclip.evaluate.stage import evaluate_model
+from worldclip.evaluate.stage import _gallery_languages, evaluate_model
 from worldclip.model import load as model_load
 from worldclip.report import by_language, write_evaluation
 from worldclip.report.by_language import find_language, known_languages, languages_section
@@ -49,7 +49,7 @@ def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate):
     assert set(order[:6]) == set(LANGUAGES)
     for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
         assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
-    assert re.search(r"high <small>\(\d languages\)</small>", page)
+    assert re.search(r"high <small>\(\d\)</small>", page)
     hover = r"Swahili sw: [\w -]+ \d+\.\d%, \d+\.\d% to \d+\.\d%, chance \d+\.\d%; 12 queries"
     assert re.search(f'title="{hover}"', page)
     assert "http://" not in page
@@ -220,3 +220,14 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
     assert ("XM3600 image > text R@1", "100.0", "64.3", "+35.7 !", "2 of 36", "abstract and README") in rows
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "Published numbers" in page
+
+
+def test_gallery_shows_a_language_of_each_script_english_first() -> None:
+    codes = ["ab", "am", "ar", "bg", "de", "el", "en", "hi", "ka", "ko", "ru", "sw", "th", "ti", "yo", "zh", "xx_Xxxx"]
+    chosen = _gallery_languages(codes)
+    assert chosen[0] == "en"
+    assert len(chosen) == 10
+    scripts = [find_language(code).script for code in chosen]
+    assert len(set(scripts)) == 10
+    assert chosen[1] in ("bg", "ru")  # of Cyrillic, which three of them use, one with many resources
+    assert _gallery_languages([]) == []

@@ -227,6 +227,7 @@ class LanguageResult(TypedDict):
     chance: Metrics
     interval_95: dict[str, list[float]]
     slices: NotRequired[dict[str, Slice]]
+    num_classes: NotRequired[int]
 
 
 class Mean(TypedDict):
@@ -248,6 +249,35 @@ class Headline(TypedDict):
     n: int | None
 
 
+class LanguageGroup(TypedDict):
+    """The plain mean of one metric over languages with something in common."""
+
+    name: str
+    languages: list[str]
+    value: float
+    interval_95: list[float]
+    """Languages are drawn, and the queries within each."""
+    chance: float | None
+
+
+class SharedQueries(TypedDict):
+    """One language of two datasets, where the second asks for a part of the first one's pictures."""
+
+    seen: LanguageResult
+    held: LanguageResult
+
+
+class HeldOut(TypedDict):
+    """Pictures whose name in a language was held out of training, beside those whose name was in it."""
+
+    dataset: str
+    held: str
+    """Name of the dataset that asks for the held-out ones only."""
+    languages: dict[str, SharedQueries]
+    means: dict[str, list[LanguageGroup]]
+    """{metric: [mean over languages of the seen ones, of the held-out ones]}."""
+
+
 class TaskResult(TypedDict):
     mean: Mean
     languages: dict[str, LanguageResult]
@@ -258,6 +288,8 @@ class TaskResult(TypedDict):
     """Whether metrics are shares, shown in percent (default), and not distances."""
     plotted: NotRequired[str]
     """The metric that is plotted by language."""
+    groups: NotRequired[dict[str, list[LanguageGroup]]]
+    """{what the languages have in common: means of the plotted metric}; only for tasks that are averaged."""
 
 
 class DatasetResult(TypedDict):
@@ -312,5 +344,6 @@ class EvaluateReport(TypedDict):
     """How images became pixels, and who wins a tie."""
     suite: NotRequired[Record]
     """name, mean over its datasets (None if some are missing), missing."""
+    held_out: NotRequired[list[HeldOut]]
     published: NotRequired[Record]
     """against, rows: a list of PublishedRow."""

@@ -84,6 +84,18 @@ def seeds_interval(hits: Sequence[np.ndarray]) -> Interval:
     return quantiles((random.binomial(sizes[seeds], means[seeds]) / sizes[seeds]).mean(axis=1))
 
 
+def languages_interval(values: Sequence[float], num_queries: Sequence[int]) -> Interval:
+    """Return the interval of the mean over languages of a share: languages are drawn, and the queries within each.
+
+    values: each language's share of hits; num_queries: how many it is of.  Queries count as independent, though
+    languages share images.
+    """
+    random = np.random.default_rng(0)
+    shares, sizes = np.asarray(values, float), np.asarray(num_queries, np.int64)
+    drawn = random.integers(0, len(shares), (NUM_RESAMPLES, len(shares)))
+    return quantiles((random.binomial(sizes[drawn], shares[drawn]) / sizes[drawn]).mean(axis=1))
+
+
 def draw_with_replacement(random: np.random.Generator, num: int) -> np.ndarray:
     """Return (num,) how often each of `num` things is among `num` draws with replacement."""
     return np.bincount(random.integers(0, num, num), minlength=num)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,10 @@ from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems
 from worldclip.pool.config import PoolConfig
+from worldclip.report.by_language import CLASSIFICATION
 
-GALLERY_LANGUAGES = 6
+GALLERY_LANGUAGES = 10
+LEVELS = ("high", "mid", "low")  # of resources, the best first
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -153,8 +156,11 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
                 "bad_images": images.bad[:20],
                 "tasks": {task: report.task_result(dataset.name, task, by_lang) for task, by_lang in tasks.items()},
             }
-            shown_langs = _gallery_languages(langs or dataset.languages)
+            shown_langs = _gallery_languages([lang for lang in dataset.languages if not langs or lang in langs])
             summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs, config.gallery_size)
+        by_lang_of = {name: tasks[CLASSIFICATION] for name, tasks in grouped.items() if CLASSIFICATION in tasks}
+        if combinations := report.held_out_combinations(by_lang_of):
+            summary["held_out"] = combinations
     else:
         say("evaluate", "evaluate.datasets is empty: nothing to evaluate")
         write_text(folder / "results.jsonl", "")
@@ -249,11 +255,17 @@ def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Da
 
 
 def _gallery_languages(codes: Sequence[str]) -> list[str]:
-    """Return English, if it is in `codes`, then one language per script, so that the gallery shows every script."""
+    """Return English, if it is in `codes`, then one language per script, so that the gallery shows many scripts.
+
+    Scripts come in the order of the languages that use them, most first; of a script, the language with most resources.
+    """
+    rows = [languages.by_code()[code] for code in codes if code in languages.by_code()]  # datasets have own codes too
+    in_script = Counter(row.script for row in rows)
+
+    def place(row: languages.Language) -> tuple[bool, int, int, str]:
+        return row.code != "en", -in_script[row.script], LEVELS.index(row.resource_level), row.code
+
     lang_of_script: dict[str, str] = {}
-    for code in sorted(codes, key=lambda code: code != "en"):
-        try:
-            lang_of_script.setdefault(languages.get(code).script, code)
-        except KeyError:
-            continue  # a dataset's own code, which our table lacks
+    for row in sorted(rows, key=place):
+        lang_of_script.setdefault(row.script, row.code)
     return list(lang_of_script.values())[:GALLERY_LANGUAGES]

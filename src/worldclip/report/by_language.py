@@ -6,19 +6,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from worldclip.core.records import DatasetResult, LanguageResult, TaskResult
+from worldclip.core.records import DatasetResult, LanguageResult, Mean, TaskResult
 from worldclip.language import table as languages
 from worldclip.language.table import Language
 from worldclip.report.chart import Dot, dot_chart
 from worldclip.report.html import Html, join, tag
+from worldclip.report.language_map import group_bars, language_map
 from worldclip.report.metric_names import metric_name, task_name
-from worldclip.report.numbers import count, interval, percent
+from worldclip.report.numbers import count, interval, percent, times
 from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 CLASSIFICATION = "zeroshot_classification"
 MIN_LANGUAGES = 3  # fewer make no means by family
 MAX_BARS = 40  # languages shown as bars; more are dots of one chart
+MAX_NAMED_LANGUAGES = 30  # languages of a mean that are named in sight
 MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
 SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
 LEVEL_COLOURS = {"high": "var(--s1)", "mid": "var(--s4)", "low": "var(--s2)"}
@@ -51,15 +53,26 @@ def _dataset(name: str, result: DatasetResult) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")), *_means_over(result)]
     for task, task_result in result["tasks"].items():
         parts += [_by_language(task, task_result), _slices(task_result)]
-        parts.append(folded(f"All metrics of {task_name(task)}", to_html(_metrics_table(task_result))))
+        parts.append(
+            folded(
+                f"All metrics of {task_name(task)}",
+                to_html(_metrics_table(task_result, main_metric(task, task_result))),
+            )
+        )
     return join(parts)
 
 
 def _means_over(result: DatasetResult) -> list[Html]:
     """Return a line on the languages of the means, once for all tasks with the same languages."""
     means = [task["mean"]["languages"] for task in result["tasks"].values() if _is_averaged(task)]
-    texts = dict.fromkeys(f"Mean over {len(langs)} languages: {' '.join(langs)}." for langs in means)
-    return [tag("p", text, class_="lead") for text in texts]
+    return [_named(langs) for langs in dict.fromkeys(map(tuple, means))]
+
+
+def _named(langs: Sequence[str]) -> Html:
+    text, names = f"Mean over {len(langs)} languages", " ".join(langs)
+    if len(langs) <= MAX_NAMED_LANGUAGES:
+        return tag("p", f"{text}: {names}.", class_="lead")
+    return folded(f"{text}, by their codes", tag("p", names, class_="lead"))
 
 
 def top_metric(metrics: Mapping[str, float]) -> str:
@@ -76,10 +89,14 @@ def _is_averaged(task: TaskResult) -> bool:
     return task.get("is_averaged", len(task["languages"]) > 1)
 
 
+def main_metric(task: str, result: TaskResult) -> str:
+    """Return the metric that is plotted by language; empty if none is."""
+    return top_metric(result["mean"]["metrics"]) if task == CLASSIFICATION else result.get("plotted", "")
+
+
 def _by_language(task: str, result: TaskResult) -> Html:
     """Return a task's main metric: bars of languages, or a plot of many; then means over groups of languages."""
-    is_classification = task == CLASSIFICATION
-    metric = top_metric(result["mean"]["metrics"]) if is_classification else result.get("plotted", "")
+    metric = main_metric(task, result)
     records = {lang: record for lang, record in result["languages"].items() if metric in record["metrics"]}
     if not records:
         return Html()
@@ -87,10 +104,19 @@ def _by_language(task: str, result: TaskResult) -> Html:
     known = known_languages({lang: record["metrics"][metric] for lang, record in by_value})
     shown = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
     parts = [tag("h4", task_name(task), " ", tag("small", shown))]
-    parts.append(_bars(metric, by_value) if len(records) <= MAX_BARS else _plot(metric, by_value))
+    groups = result.get("groups", {})
+    if len(records) <= MAX_BARS:
+        parts.append(_bars(metric, by_value))
+        summary = f"{metric_name(metric)} by family, script and resource level"
+        in_groups = [group_bars(groups)] if groups else []
+    else:
+        hovers = {lang: _hover(lang, metric, record) for lang, record in by_value}
+        families = {lang: language.family for lang in records if (language := find_language(lang)) is not None}
+        parts += [language_map(dict(by_value), metric, families, hovers), group_bars(groups), _plot(metric, by_value)]
+        summary = f"{metric_name(metric)} by family and script"
+        in_groups = []
     if len(known) >= MIN_LANGUAGES:
-        parts.append(folded(f"{metric_name(metric)} by family, script and resource level",
-                            to_html(_grid(known)), _level_bars(known)))  # fmt: skip
+        parts.append(folded(summary, to_html(_grid(known)), *in_groups))
     return join(parts)
 
 
@@ -180,21 +206,34 @@ def _slices(task: TaskResult) -> Html:
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
 
-def _metrics_table(task: TaskResult) -> Table:
-    """Return every metric by language, with chance and the mean."""
-    mean, records = task["mean"], task["languages"]
+def _metrics_table(task: TaskResult, main: str) -> Table:
+    """Return every metric by language, with the interval, chance and multiple of chance of `main`, and the mean."""
+    mean, records, number = task["mean"], task["languages"], number_of(task)
     metrics = [name for name in mean["metrics"] if "/" not in name]
-    numbers = columns_of(map(metric_name, metrics), number_of(task))
-    columns = [text_column("language", lang_name), *numbers, Column("queries", count)]
-    rows: list[list[Any]] = [
-        [lang, *(record["metrics"][name] for name in metrics), record["n"]] for lang, record in records.items()
-    ]
-    if any(name in mean["chance"] for name in metrics):
-        rows.append([Html("chance"), *map(mean["chance"].get, metrics), None])
+    chance_column = Column(f"chance of {metric_name(main)}", number)
+    beside = [Column("95% interval", _interval_of(number)), chance_column, Column("times chance", times)]
+    columns = [text_column("language", lang_name), *columns_of(map(metric_name, metrics), number), *beside]
+    columns.append(Column("queries", count))
+    rows: list[list[Any]] = []
+    for lang, record in records.items():
+        values = [record["metrics"][name] for name in metrics]
+        rows.append([lang, *values, record["interval_95"].get(main), *_beside_chance(record, main), record["n"]])
     if not _is_averaged(task):
         return Table(columns, rows)
-    rows.append([Html(f"mean over {len(mean['languages'])}"), *(mean["metrics"][name] for name in metrics), None])
+    means = [mean["metrics"][name] for name in metrics]
+    rows.append([Html(f"mean over {len(mean['languages'])}"), *means, None, *_beside_chance(mean, main), None])
     return Table(columns, rows, totals=[len(rows) - 1])
+
+
+def _interval_of(number: Callable[[float], str]) -> Callable[[Sequence[float]], str]:
+    return lambda bounds: interval(bounds, number) or ""
+
+
+def _beside_chance(record: LanguageResult | Mean, metric: str) -> list[float | None]:
+    """Return chance and the multiple of it that is reached; None where the task knows no chance."""
+    chance = record["chance"].get(metric)
+    value = record["metrics"].get(metric)
+    return [chance, value / chance if chance and value is not None else None]
 
 
 def known_languages(values: Mapping[str, float]) -> list[tuple[Language, float]]:
@@ -248,14 +287,3 @@ def _grid_cell(values: Sequence[tuple[str, float]] | None) -> Html | None:
     shade = f"background:color-mix(in srgb,var(--s1) {SHADE_PCT * mean:.0f}%,transparent)"
     number = tag("small", f"({len(values)})")
     return tag("span", percent(mean), " ", number, class_="shade", style=shade, title=hover)
-
-
-def _level_bars(rows: Sequence[tuple[Language, float]]) -> Html:
-    drawn = []
-    for level, colour in LEVEL_COLOURS.items():
-        values = [value for language, value in rows if language.resource_level == level]
-        if values:
-            mean = sum(values) / len(values)
-            label = join([level, tag("small", f"({len(values)} languages)")], " ")
-            drawn.append(Bar(label=label, parts=[(mean, colour, f"{level}: {percent(mean)}")], note=percent(mean)))
-    return bars(drawn) if drawn else Html()

@@ -7,15 +7,38 @@ from itertools import zip_longest
 from typing import Any
 
 from worldclip.core.job import Record
-from worldclip.core.records import EvaluateReport, GalleryImage, Headline, PublishedRow, TaskResult
+from worldclip.core.records import (
+    EvaluateReport,
+    GalleryImage,
+    Headline,
+    HeldOut,
+    PublishedRow,
+    SharedQueries,
+    TaskResult,
+)
 from worldclip.report.by_language import CLASSIFICATION, languages_section, number_of, top_metric
 from worldclip.report.html import Html, html, join, tag
+from worldclip.report.language_map import group_bar
 from worldclip.report.metric_names import metric_name, task_name
 from worldclip.report.numbers import count, interval, percent
-from worldclip.report.page import Bar, Card, Section, code, first_and_more, folded, note, small_bar, words
+from worldclip.report.page import (
+    Bar,
+    Card,
+    Section,
+    bars,
+    code,
+    first_and_more,
+    folded,
+    lang_name,
+    note,
+    small_bar,
+    words,
+)
 from worldclip.report.page import cards as card_row
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
+MAX_HELD_ROWS = 40  # languages of held-out combinations in sight
+MAX_OPEN_SETS = 2  # datasets whose images are in sight
 MAX_SHOTS = 3  # images of a dataset in sight, the others are folded
 
 
@@ -56,6 +79,7 @@ def sections(report: EvaluateReport) -> list[Section]:
     parts = [
         gallery_section(report["gallery"]),
         results_section(report),
+        held_out_section(report),
         published_section(report),
         languages_section(report["datasets"]),
     ]
@@ -117,6 +141,45 @@ def _suite(suite: Record | None) -> Html:
     return card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")])
 
 
+def held_out_section(report: EvaluateReport) -> Section | None:
+    """Return pictures whose name was held out of training beside others, by language; None if no dataset has them."""
+    parts = [_held_out(result) for result in report.get("held_out", [])]
+    lead = (
+        "Pictures whose name in this language no training pair has, while their names in other languages occur: does "
+        "the model carry a concept across languages? Beside them, in the same languages and among the same names, "
+        "the pictures whose name is in training."
+    )
+    return Section("Held-out combinations", lead, join(parts)) if parts else None
+
+
+def _held_out(result: HeldOut) -> Html:
+    """Return the means over languages as bars and every language as a row."""
+    metric = top_metric(result["means"])
+    groups = result["means"][metric]
+    largest = max(group["interval_95"][1] for group in groups) or 1.0
+    name, second = metric_name(metric), "top-1" if metric != "acc1" else None
+    columns = [text_column("language", lang_name)]
+    for part in ("seen", "held out"):
+        columns += [Column(f"{part} {name}", percent), Column("95% interval")]
+    columns += columns_of((f"seen {second}", f"held out {second}") if second else (), percent)
+    columns += [Column(f"chance of {name}", percent), *columns_of(("seen", "held out"), count)]
+    rows = [_held_out_cells(lang, pair, metric) for lang, pair in result["languages"].items()]
+    rows.sort(key=lambda row: -row[3])
+    table = Table(columns, rows)
+    heading = tag("h3", result["dataset"], " ", tag("small", f"{metric_name(metric)}, {len(rows)} languages"))
+    numbers = to_html(table) if len(rows) <= MAX_HELD_ROWS else folded("In numbers", to_html(table))
+    return join([heading, bars(group_bar(group, largest) for group in groups), numbers])
+
+
+def _held_out_cells(lang: str, pair: SharedQueries, metric: str) -> list[Any]:
+    cells: list[Any] = [lang]
+    for record in (pair["seen"], pair["held"]):
+        cells += [record["metrics"][metric], interval(record["interval_95"].get(metric))]
+    if metric != "acc1":
+        cells += [pair["seen"]["metrics"]["acc1"], pair["held"]["metrics"]["acc1"]]
+    return [*cells, pair["held"]["chance"][metric], pair["seen"]["n"], pair["held"]["n"]]
+
+
 def published_section(report: EvaluateReport) -> Section | None:
     """Return our numbers beside published ones; None if the evaluation did not ask for them."""
     if "published" not in report:
@@ -154,17 +217,24 @@ def gallery_section(gallery: Sequence[GalleryImage]) -> Section | None:
     if not gallery:
         return None
     parts = []
-    for dataset in dict.fromkeys(image["dataset"] for image in gallery):
+    for number, dataset in enumerate(dict.fromkeys(image["dataset"] for image in gallery)):
         images = in_turn([image for image in gallery if image["dataset"] == dataset])
         shots = [_shot(image) for image in images]
-        parts.append(tag("h3", dataset))
-        parts.append(first_and_more(shots, MAX_SHOTS, "more images", lambda some: tag("div", *some, class_="shots")))
+        if number < MAX_OPEN_SETS:
+            parts.append(tag("h3", dataset))
+            parts.append(first_and_more(shots, MAX_SHOTS, "more images", _side_by_side))
+        else:
+            parts.append(folded(f"{dataset}: {len(shots)} images", _side_by_side(shots)))
     return Section(
         "Gallery",
         "Images and the model's best names for them in several languages. Chosen by hash; half are right in the "
         "first language, where there are enough.",
         join(parts),
     )
+
+
+def _side_by_side(shots: Sequence[Html]) -> Html:
+    return tag("div", *shots, class_="shots")
 
 
 def in_turn(images: Sequence[GalleryImage]) -> list[GalleryImage]:

@@ -15,6 +15,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.{2 if 0 < value < 0.01 else 1}f}%"
 
 
+def times(ratio: float) -> str:
+    """Write a multiple: 0.4×, 7.3×, 45×, 1,200×."""
+    return f"{ratio:,.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+
+
 def short(value: float) -> str:
     """55,216 or 2.3M or 29.4B"""
     for limit, unit in ((1e9, "B"), (1e6, "M")):

@@ -1,0 +1,131 @@
+"""Many languages on a page: the map of times chance, groups with intervals, held-out combinations."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from made_up_world import CLASSIFICATION, made_up_world
+from worldclip.core.artifacts import write_json
+from worldclip.evaluate.interval import languages_interval, mean_interval
+from worldclip.evaluate.report import group_languages, held_out_combinations
+from worldclip.report import write_evaluation
+from worldclip.report.language_map import group_bars, language_map, step_of
+
+
+def record(value, chance=0.01, n=100, num_classes=500, low=None):
+    metrics = {"acc1": value / 2, "acc5": value}
+    bounds = [value - 0.05 if low is None else low, value + 0.05]
+    return {"n": n, "metrics": metrics, "chance": {"acc1": chance / 5, "acc5": chance}, "num_classes": num_classes,
+            "interval_95": {"acc5": bounds, "acc1": bounds}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    write_json(folder / "report.json", made_up_world())
+    return write_evaluation(folder).read_text(encoding="utf-8")
+
+
+def test_cells_are_sorted_and_coloured_by_times_chance():
+    values = {"sw": 0.02, "yo": 0.4, "zu": 2.0, "ig": 0.2, "sn": 0.07, "en": 0.3}
+    records = {lang: record(value) for lang, value in values.items()}
+    families = {**dict.fromkeys(values, "Atlantic-Congo"), "en": "Indo-European"}
+    drawn = language_map(records, "acc5", families, {lang: f"<{lang}>" for lang in values})
+    cells = re.findall(r'<span class="c ([\w-]+)" title="&lt;(\w+)&gt;"><b>\2</b><small>([\d.,]+×)</small>', drawn)
+    assert cells == [
+        ("step4", "zu", "200×"), ("step3", "yo", "40×"), ("step2", "ig", "20×"), ("step1", "sn", "7.0×"),
+        ("at-chance", "sw", "2.0×"), ("step3", "en", "30×"),
+    ]  # fmt: skip
+    assert "Atlantic-Congo <small>5</small>" in drawn
+    assert "other families <small>1</small>" in drawn  # a family of one has no heading
+
+
+def test_language_without_chance_or_family_has_no_cell():
+    records = {"sw": record(0.5), "klingon": record(0.5), "yo": {**record(0.5), "chance": {}}}
+    drawn = language_map(records, "acc5", {"sw": "Atlantic-Congo", "yo": "Atlantic-Congo"}, dict.fromkeys(records, ""))
+    assert re.findall(r"<b>(\w+)</b>", drawn) == ["sw"]
+    assert language_map({}, "acc5", {}, {}) == ""
+
+
+@pytest.mark.parametrize(("ratio", "step"), [(0.0, 0), (2.9, 0), (3.0, 1), (29.9, 2), (30.0, 3), (100.0, 4)])
+def test_steps_begin_at_their_bounds(ratio, step):
+    assert step_of(ratio) == step
+
+
+def test_groups_are_plain_means_with_chance_and_an_interval_over_languages():
+    records = {"en": record(0.6, n=50, num_classes=4000), "ru": record(0.4, chance=0.03), "sw": record(0.1)}
+    groups = group_languages(records, "acc5")
+    assert [group["name"] for group in groups["number of names"]] == ["3,000 names or more", "200 to 1,000 names"]
+    assert [(group["name"], group["languages"]) for group in groups["script"]] == [
+        ("Latn", ["en", "sw"]),
+        ("Cyrl", ["ru"]),
+    ]
+    (everything,) = groups["all"]
+    assert everything["value"] == pytest.approx(1.1 / 3)
+    assert everything["chance"] == pytest.approx(0.05 / 3)
+    assert everything["interval_95"] == list(languages_interval([0.6, 0.4, 0.1], [50, 100, 100]))
+    assert groups["resource level"][0]["name"] == "high"
+    assert group_languages({"en": record(0.5), "sw": record(0.5)}, "acc5") == {}
+
+
+def test_interval_over_languages_is_that_of_drawing_languages_and_queries():
+    shares, sizes = [0.2, 0.8, 0.5], [40, 10, 200]
+    random = np.random.default_rng(7)
+    means = []
+    for _ in range(4000):
+        drawn = random.integers(0, 3, 3)
+        means.append(np.mean([(random.random(sizes[i]) < shares[i]).mean() for i in drawn]))
+    assert languages_interval(shares, sizes) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
+    assert languages_interval([1.0, 1.0], [5, 5]) == (1.0, 1.0)
+
+
+def test_bars_of_groups_are_on_one_scale_with_times_chance():
+    groups = group_languages({"en": record(0.6), "ru": record(0.4), "sw": record(0.2)}, "acc5")
+    drawn = group_bars(groups)
+    assert "40.0% · 40×" in drawn  # all languages
+    assert "by resource level" in drawn
+    assert "by family" in drawn
+    assert "by number of names" not in drawn  # one group says what all say
+    assert float(max(re.findall(r"width:([\d.]+)%;background", drawn), key=float)) <= 100
+
+
+def test_held_out_pictures_are_beside_the_others():
+    random = np.random.default_rng(0)
+    hits, is_held = random.random(250) < 0.4, np.arange(250) % 10 == 0
+    chance = {"acc1": 1 / 250}
+
+    def of(mask):
+        rows = hits[mask]
+        return {"n": len(rows), "metrics": {"acc1": float(rows.mean())}, "chance": chance,
+                "interval_95": {"acc1": list(mean_interval(rows))}}  # fmt: skip
+
+    whole, held = of(np.ones(250, bool)), of(is_held)
+    other = {**held, "chance": {"acc1": 0.5}}  # among other names: not comparable
+    (result,) = held_out_combinations({"flags": {"sw": whole, "yo": whole}, "flags_held": {"sw": held, "yo": other}})
+    assert list(result["languages"]) == ["sw"]
+    seen = result["languages"]["sw"]["seen"]
+    expected = of(~is_held)
+    assert (seen["n"], seen["metrics"]) == (225, pytest.approx(expected["metrics"]))
+    assert seen["interval_95"]["acc1"] == pytest.approx(expected["interval_95"]["acc1"])
+    assert [group["value"] for group in result["means"]["acc1"]] == [seen["metrics"]["acc1"], held["metrics"]["acc1"]]
+    assert held_out_combinations({"flags": {"sw": whole}}) == []
+
+
+def test_page_of_all_languages_has_map_groups_and_held_out_table(page):
+    codes = {lang for _, lang in re.findall(r'class="c ([\w-]+)"[^>]*><b>(\w+)</b>', page)}
+    assert len(codes) > 300
+    assert 'id="held-out-combinations"' in page
+    assert re.search(r"Mean over \d+ languages, by their codes", page)
+    assert '<th class="n">times chance</th>' in page
+    assert len(page) < 2_000_000
+    for forbidden in ("<script", "http://"):
+        assert forbidden not in page
+
+
+def test_made_up_datasets_are_those_of_the_world_pool():
+    report = made_up_world(num_gallery=1)
+    assert list(report["datasets"]) == list(dict.fromkeys(image["dataset"] for image in report["gallery"]))
+    assert all(CLASSIFICATION in result["tasks"] for result in report["datasets"].values())
