@@ -6,6 +6,7 @@ Means over languages are computed here only, with the list of languages that the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -119,7 +120,7 @@ def _headlines(dataset: str, task: str, records: Sequence[Record]) -> list[Headl
 # --- groups of languages ----------------------------------------------------------------------------------------------
 
 
-def group_languages(records: Mapping[str, LanguageResult], metric: str) -> dict[str, list[LanguageGroup]]:
+def group_languages(records: Mapping[str, Record], metric: str) -> dict[str, list[LanguageGroup]]:
     """Return {what they have in common: [group]} of the languages with `metric` that are in the table of languages.
 
     Empty if there are fewer than MIN_LANGUAGES of them.  Groups are in the order of their sizes; levels of resources
@@ -144,12 +145,12 @@ def group_languages(records: Mapping[str, LanguageResult], metric: str) -> dict[
     return groups
 
 
-def _size(record: LanguageResult) -> str:
+def _size(record: Record) -> str:
     return next(name for least, name in NUM_NAMES if record["num_classes"] >= least)
 
 
 def _group(
-    records: Mapping[str, LanguageResult],
+    records: Mapping[str, Record],
     metric: str,
     group_of: Mapping[str, str],
     order: Callable[[str], int] | None = None,
@@ -158,11 +159,12 @@ def _group(
     members: dict[str, list[str]] = {}
     for lang, name in group_of.items():
         members.setdefault(name, []).append(lang)
-    names = sorted(members, key=order or (lambda name: (-len(members[name]), name)))
+    by_size = sorted(members, key=lambda name: (-len(members[name]), name))
+    names = sorted(by_size, key=order) if order is not None else by_size
     return [_mean_of(name, {lang: records[lang] for lang in members[name]}, metric) for name in names]
 
 
-def _mean_of(name: str, records: Mapping[str, LanguageResult], metric: str) -> LanguageGroup:
+def _mean_of(name: str, records: Mapping[str, Record], metric: str) -> LanguageGroup:
     values = [record["metrics"][metric] for record in records.values()]
     chances = [record["chance"][metric] for record in records.values() if metric in record["chance"]]
     return {
@@ -177,7 +179,7 @@ def _mean_of(name: str, records: Mapping[str, LanguageResult], metric: str) -> L
 # --- combinations held out of training --------------------------------------------------------------------------------
 
 
-def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, LanguageResult]]) -> list[HeldOut]:
+def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, Record]]) -> list[HeldOut]:
     """Return, for each dataset NAME with another NAME_held, both kinds of pictures beside each other.
 
     by_lang_of: {dataset: {language: record of zero-shot classification}}.  NAME_held asks for a part of the pictures of
@@ -186,7 +188,7 @@ def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, LanguageResult]]
     results: list[HeldOut] = []
     for held, records in by_lang_of.items():
         whole = by_lang_of.get(held.removesuffix(HELD), {}) if held.endswith(HELD) else {}
-        langs = {
+        langs: dict[str, Any] = {
             lang: {"seen": _without(whole[lang], record), "held": record}
             for lang, record in records.items()
             if lang in whole and whole[lang]["chance"] == record["chance"] and whole[lang]["n"] > record["n"]
@@ -198,12 +200,12 @@ def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, LanguageResult]]
 
 
 def _means(langs: Mapping[str, SharedQueries], metric: str) -> list[LanguageGroup]:
-    seen = {lang: pair["seen"] for lang, pair in langs.items()}
-    held = {lang: pair["held"] for lang, pair in langs.items()}
+    seen = {lang: dict(pair["seen"]) for lang, pair in langs.items()}
+    held = {lang: dict(pair["held"]) for lang, pair in langs.items()}
     return [_mean_of("seen", seen, metric), _mean_of("held out", held, metric)]
 
 
-def _without(whole: LanguageResult, part: LanguageResult) -> LanguageResult:
+def _without(whole: Record, part: Record) -> LanguageResult:
     """Return the record of the queries of `whole` that are not among those of `part`."""
     n = whole["n"] - part["n"]
     metrics, interval_95 = {}, {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from worldclip.core.records import DatasetResult, LanguageResult, Mean, TaskResult
@@ -75,7 +75,7 @@ def _named(langs: Sequence[str]) -> Html:
     return folded(f"{text}, by their codes", tag("p", names, class_="lead"))
 
 
-def top_metric(metrics: Mapping[str, float]) -> str:
+def top_metric(metrics: Collection[str]) -> str:
     """Return the metric that stands for zero-shot classification."""
     return "acc5" if "acc5" in metrics else "acc1"
 
