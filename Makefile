@@ -7,6 +7,8 @@ BIN = .venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
 	$(BIN)/worldclip explore runs/emoji --out runs/emoji_explorer
+	$(BIN)/worldclip embed runs/emoji runs/emoji --of images texts --out runs/emoji_embedded
+	@echo 'search page: $(BIN)/worldclip serve runs/emoji runs/emoji_embedded'
 
 test: .venv/dev.stamp lint
 	$(BIN)/python -m pytest
@@ -42,7 +44,7 @@ lint: .venv/dev.stamp
 	$(PYTHON) -m venv .venv
 
 .venv/demo.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[demo,train]'
+	$(BIN)/python -m pip install -q -e '.[demo,train,serve]'
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml

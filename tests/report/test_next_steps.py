@@ -44,8 +44,9 @@ def test_commands_fit_the_finished_stages():
     assert verbs("metadata") == ["run"]
     assert verbs("match") == ["run", "estimate"]
     assert verbs("curate") == ["run", "estimate", "explore", "inspect"]
-    assert verbs("train") == ["run", "explore", "inspect", "classify", "embed", "search", "export"]
-    assert verbs("evaluate") == ["explore", "inspect", "classify", "embed", "search", "export", "run", "compare"]
+    uses = ["classify", "embed", "search", "serve", "export"]
+    assert verbs("train") == ["run", "explore", "inspect", *uses]
+    assert verbs("evaluate") == ["explore", "inspect", *uses, "run", "compare"]
 
 
 def test_key_of_a_pair_is_one_quoted_word_and_no_markup():

@@ -63,6 +63,7 @@ def _uses_of_a_model(run: str) -> list[Step]:
         Step("Classify a picture by words of any language.", f"worldclip classify {run} PHOTO.jpg --labels {labels}"),
         Step("Embed your pictures.", f"worldclip embed {run} POOL --out embedded"),
         Step("Then search them.", 'worldclip search embedded "一只猫" --html hits.html'),
+        Step("Or search them in your browser.", f"worldclip serve {run} embedded"),
         Step("Write the model for other libraries.", f"worldclip export {run} --formats huggingface open_clip onnx"),
     ]
 
