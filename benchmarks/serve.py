@@ -1,8 +1,8 @@
 """Requests a second and latency of the server at 1, 8 and 64 clients, beside the same model one request at a time.
 
-    python benchmarks/serve.py MODEL [--infinity PYTHON] [--write]      --write renews benchmarks/results/serve.md
+    python benchmarks/serve.py MODEL [--infinity COMMAND] [--write]      --write renews benchmarks/results/serve.md
 
-MODEL: anything worldclip.load takes.  --infinity: the Python of an environment with infinity-emb, which then serves the
+MODEL: anything worldclip.load takes.  --infinity: the command infinity_emb of another environment, which then serves the
 same folder, if it can.  Each request is one text, different from all others, or one photograph of 320 x 240 pixels.
 Servers run as processes of their own, one after the other; clients are one process with that many connections, each of
 which sends its next request when it has the answer to the last.  "one at a time": our server with batches of one.
@@ -33,7 +33,7 @@ from PIL import Image
 
 RESULTS = Path(__file__).parent / "results" / "serve.md"
 CLIENTS = (1, 8, 64)
-SECONDS, WARM_UP = 6.0, 16
+SECONDS, WARM_UP = 5.0, 8
 OURS = """
 import sys
 from worldclip.cli import main
@@ -66,8 +66,8 @@ def running(command: Sequence[str], port: int, health: str) -> Iterator[str]:
         process.wait()
 
 
-def bodies(kind: str, model: str) -> Iterator[dict[str, Any]]:
-    """Yield the bodies of requests without end."""
+def bodies(kind: str, model: str, names_modality: bool) -> Iterator[dict[str, Any]]:
+    """Yield the bodies of requests without end; infinity's say `modality`."""
     rng = np.random.default_rng(0)
     words = ["red", "apple", "кошка", "赤い", "リンゴ", "تفاحة", "garden", "Hund", "แมว", "bicycle"]
     photographs = []
@@ -80,6 +80,8 @@ def bodies(kind: str, model: str) -> Iterator[dict[str, Any]]:
     while True:
         text = f"{number} {' '.join(rng.choice(words, 6))}"
         body: dict[str, Any] = {"model": model, "encoding_format": "base64"}
+        if names_modality:
+            body["modality"] = "image" if kind == "picture" else "text"
         yield body | {"input": [photographs[number % 16] if kind == "picture" else text]}
         number += 1
 
@@ -115,7 +117,9 @@ def rows_of(name: str, command: Sequence[str], port: int, health: str, path: str
         with running(command, port, health) as address:
             for kind in ("text", "picture"):
                 for clients in CLIENTS:
-                    rate, seconds = asyncio.run(measure(address, path, clients, bodies(kind, model)))
+                    rate, seconds = asyncio.run(
+                        measure(address, path, clients, bodies(kind, model, path == "/embeddings"))
+                    )
                     p50, p99 = np.percentile(seconds, [50, 99]) * 1000
                     rows.append(f"| {name} | {kind} | {clients} | {rate:.1f} | {p50:.0f} | {p99:.0f} |")
                     print(rows[-1], flush=True)
@@ -129,7 +133,7 @@ def rows_of(name: str, command: Sequence[str], port: int, health: str, path: str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--infinity", metavar="PYTHON")
+    parser.add_argument("--infinity", metavar="COMMAND")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     folder = Path(arguments.model)
@@ -142,7 +146,7 @@ def main() -> None:
     if arguments.infinity:
         port = free_port()
         flags = {"model-id": arguments.model, "served-model-name": name, "port": str(port), "device": "cpu"}
-        command = [arguments.infinity, "-m", "infinity_emb", "v2", "--engine", "torch", "--no-bettertransformer"]
+        command = [arguments.infinity, "v2", "--engine", "torch", "--no-bettertransformer"]
         command += [word for flag, value in flags.items() for word in (f"--{flag}", value)]
         rows += rows_of("infinity-emb", command, port, "/health", "/embeddings", name)
     if arguments.write:

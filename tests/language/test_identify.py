@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fasttext_files import HS, KINDS, LABELS, NS, TEXTS, WORDS, Kind, write_model
 from worldclip.core.errors import UserError
 from worldclip.language.fasttext import model as fasttext_model
-from worldclip.language.identify import Identifier, _LibraryModel, model_path, read_labels
+from worldclip.language.identify import Identifier, _LibraryModel, identify_codes, model_path, read_labels
 from worldclip.match import identify
 
 ONE_LINE = str.maketrans("\n\r\t\v\f\0", "      ")
@@ -235,3 +235,11 @@ def test_shipped_model_has_the_176_published_labels(shared: Path) -> None:
     published = (shared / "facts/lid176_labels.txt").read_text().split()
     assert sorted(read_labels()) == sorted(published)
     assert len(read_labels()) == 176
+
+
+def test_a_language_is_shown_only_where_it_is_likely_and_of_the_texts_script():
+    texts = ["a photograph of a red apple on the table", "красное яблоко на столе", "血液", "鹰", "", "12", "qq"]
+    codes = identify_codes(texts)
+    assert codes[:2] == ["en", "ru"]
+    assert not {"en", "fy"} & set(codes[2:4])
+    assert codes[4:6] == ["", ""]

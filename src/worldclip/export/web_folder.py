@@ -182,12 +182,13 @@ def _write_names(folder: Path, embedded: Embedded, precision: str) -> int:
 
 
 def _write_vectors(path: Path, rows_ND: np.ndarray, precision: str) -> None:
-    """Write float32, or one float32 scale per row and then int8."""
+    """Write float32, or one float32 scale per row and then int8; scaled rows are of unit length."""
     if precision == "fp32":
         path.write_bytes(rows_ND.astype("<f4").tobytes())
         return
-    scales_N = np.abs(rows_ND).max(axis=1, initial=1e-12) / 127
-    path.write_bytes(scales_N.astype("<f4").tobytes() + np.rint(rows_ND / scales_N[:, None]).astype(np.int8).tobytes())
+    levels_ND = np.rint(rows_ND * (127 / np.abs(rows_ND).max(axis=1, keepdims=True)))
+    scales_N = 1 / np.linalg.norm(levels_ND, axis=1)
+    path.write_bytes(scales_N.astype("<f4").tobytes() + levels_ND.astype(np.int8).tobytes())
 
 
 def _write_json(path: Path, value: Any) -> None:

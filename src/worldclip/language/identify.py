@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,10 +18,24 @@ from worldclip.core.errors import UserError
 from worldclip.language.fasttext import kernels as fasttext_kernels
 from worldclip.language.fasttext import model as fasttext_model
 from worldclip.language.fasttext.model import LABEL_PREFIX, UnsupportedModel
-from worldclip.language.table import OTHER, Scheme, from_lid, scheme_of
+from worldclip.language.table import OTHER, Scheme, from_lid, get, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null
-MIN_SHOWN_PROB = 0.5  # of two words, the likeliest label is often another language's
+MIN_SHOWN_PROB = 0.5
+# How Unicode's names of letters begin, by ISO 15924 script
+_SCRIPT_NAMES = {
+    "Latn": ("LATIN",),
+    "Cyrl": ("CYRILLIC",),
+    "Arab": ("ARABIC",),
+    "Hebr": ("HEBREW",),
+    "Grek": ("GREEK",),
+    "Deva": ("DEVANAGARI",),
+    "Thai": ("THAI",),
+    "Kore": ("HANGUL", "CJK"),
+    "Jpan": ("HIRAGANA", "KATAKANA", "CJK"),
+    "Hans": ("CJK",),
+    "Hant": ("CJK",),
+}
 _PREFIX = LABEL_PREFIX.decode()
 _BLANKS = str.maketrans("\n\r\t\v\f\0", "      ")  # blanks to fastText, and two that would end its line
 
@@ -61,11 +76,25 @@ def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray,
 
 
 def identify_codes(texts: Texts) -> list[str]:
-    """Return our code of each text's language, to show it; "" where it is less than MIN_SHOWN_PROB probable."""
+    """Return our code of each text's language, to show it beside the text.
+
+    It is "" where the language is less than MIN_SHOWN_PROB probable or written in another script: of a single word the
+    likeliest label is often wrong.
+    """
     labels, probs = identify(texts)
-    codes = {label: from_lid(label) for label in {*labels.tolist()}}
-    is_shown = (probs >= MIN_SHOWN_PROB) & np.array([codes[label] != OTHER for label in labels.tolist()], bool)
-    return [codes[label] if shown else "" for label, shown in zip(labels.tolist(), is_shown, strict=True)]
+    codes = []
+    for text, label, prob in zip(texts, labels.tolist(), probs.tolist(), strict=True):
+        code = from_lid(label)
+        is_shown = prob >= MIN_SHOWN_PROB and code != OTHER and _is_written_in(str(text), get(code).script)
+        codes.append(code if is_shown else "")
+    return codes
+
+
+def _is_written_in(text: str, script: str) -> bool:
+    """Return whether the first letter of a text may be of a script; true for a script that is not checked."""
+    letter = next((char for char in text if char.isalpha()), "")
+    names = _SCRIPT_NAMES.get(script)
+    return names is None or unicodedata.name(letter or " ", "").startswith(names)
 
 
 class Identifier:

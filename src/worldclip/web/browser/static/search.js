@@ -11,6 +11,7 @@ import {
 
 const MODEL = "model";
 const TOP = 40;
+const NUM_NAMES = 24; // in sight
 const byId = (id) => document.getElementById(id);
 let facts;
 let latest = 0; // number of the newest search: answers to older ones are dropped
@@ -141,7 +142,11 @@ function nameElements(table, query) {
       element("small", {}, languageName(lang)),
     ),
   );
-  return lines.length ? [element("h2", {}, "Names"), element("ul", { className: "names" }, ...lines)] : [];
+  if (!lines.length) return [];
+  const list = (items) => element("ul", { className: "names" }, ...items);
+  const rest = lines.slice(NUM_NAMES);
+  const folded = element("details", {}, element("summary", {}, `${rest.length} more languages`), list(rest));
+  return [element("h2", {}, "Names"), list(lines.slice(0, NUM_NAMES)), ...(rest.length ? [folded] : [])];
 }
 
 async function search(encode, describe) {
