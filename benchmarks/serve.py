@@ -2,7 +2,7 @@
 
     python benchmarks/serve.py MODEL [--infinity COMMAND] [--write]      --write renews benchmarks/results/serve.md
 
-MODEL: anything worldclip.load takes.  --infinity: the command infinity_emb of another environment, which then serves the
+MODEL: anything worldclip.load takes.  --infinity: the command infinity_emb of another environment, which serves the
 same folder, if it can.  Each request is one text, different from all others, or one photograph of 320 x 240 pixels.
 Servers run as processes of their own, one after the other; clients are one process with that many connections, each of
 which sends its next request when it has the answer to the last.  "one at a time": our server with batches of one.

@@ -28,7 +28,7 @@ from worldclip.tools.search import search
 from worldclip.web.server.app import create_app
 from worldclip.web.server.metrics import Metrics
 from worldclip.web.server.read_request import Limits, Picture
-from worldclip.web.server.serve import _Server, open_collections, serve
+from worldclip.web.server.serve import LOCAL_NAMES, _Server, open_collections, serve
 from worldclip.web.server.service import Service, encode
 
 NUM_CLIENTS = 200
@@ -173,6 +173,7 @@ def test_texts_are_searched_where_the_folder_holds_them(address):
         ("classify", {"input": data_url(picture(0)), "labels": ["a"], "templates": ["b"]}, "has no {}"),
         ("classify", {"input": "x", "labels": ["a"] * 1000, "templates": ["{}"] * 3}, "3,000 sentences"),
         ("search", {"input": "x", "top": 0}, "top = 0"),
+        ("search", {"input": ["x"] * 60, "top": 200}, "more than 10,000 hits"),
         ("search", {"input": "x", "of": "sounds"}, "of = 'sounds'"),
         ("search", {"input": "x", "combine": 1}, "combine = 1"),
     ],
@@ -227,8 +228,9 @@ def test_a_key_guards_everything_but_the_page_and_the_health(world, clip):
 
 
 def test_a_local_server_refuses_foreign_host_names(world, clip):
-    with serving(world, clip, hosts=frozenset({"localhost", "127.0.0.1"})) as address:
-        assert httpx.get(f"{address}/healthz").status_code == 200
+    with serving(world, clip, hosts=LOCAL_NAMES) as address:
+        for host in ("localhost", "localhost:8000", "127.0.0.1:1", "[::1]", "[::1]:80"):
+            assert httpx.get(f"{address}/healthz", headers={"Host": host}).status_code == 200
         answer = httpx.get(f"{address}/healthz", headers={"Host": "evil.example:80"})
         assert answer.status_code == 400
         assert "evil.example" in error_of(answer)
@@ -245,13 +247,14 @@ def test_bodies_and_pixels_beyond_the_limits_are_refused(world, clip):
 
 
 def test_a_full_memory_budget_is_429_with_retry_after(world, clip):
-    with serving(world, clip, Limits(bytes_in_flight=100)) as address:
-        answer = post(address, "embeddings", {"input": "x" * 200})
+    with serving(world, clip, Limits(bytes_in_flight=5000)) as address:
+        answer = post(address, "embeddings", {"input": "x" * 6000})
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
         retrying = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
         with pytest.raises(openai.RateLimitError):
-            retrying.embeddings.create(model="model", input="x" * 200)
+            retrying.embeddings.create(model="model", input="x" * 6000)
+        assert post(address, "embeddings", {"input": ["x"] * 2}).status_code == 429  # its answer would be too large
         assert post(address, "embeddings", {"input": "x"}).status_code == 200
 
 

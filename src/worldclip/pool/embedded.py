@@ -5,6 +5,7 @@ N embedded images or texts, D embed_dim.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from worldclip.model.inference import Clip
 
 Of = Literal["images", "texts"]
+CACHED_TABLES = 256  # of shards: a server asks the same ones again, and reading one takes milliseconds
 MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
 
 
@@ -85,10 +87,7 @@ class Embedded:
         """Return the table of shard s.  Raises UserError for one that does not fit its embeddings."""
         path = safe_join(self.folder / self.of, f"{self.shards[s]}.parquet")
         schema = IMAGE_PLACES if self.of == "images" else EMBEDDED_TEXTS
-        try:
-            table = read_table(path, schema, schema.names)  # not the column of vectors
-        except BadShard as error:
-            raise UserError(f"{error}; embed the pool again") from error
+        table = _read_columns(path, schema)
         has_null = any(column.null_count for column in table.columns)
         if len(table) != len(self.parts[s]) or has_null or table.schema.types != schema.types:
             raise UserError(f"{path} does not fit the .npy beside it; embed the pool again")
@@ -105,10 +104,7 @@ class Embedded:
         for shard in {row["shard"] for row in rows} & set(self.manifest["inputs"]["texts"]):
             keys = pa.array(sorted({row["key"] for row in rows if row["shard"] == shard}), pa.string())
             path = safe_join(self.folder / "texts", f"{shard}.parquet")
-            try:
-                table = read_table(path, EMBEDDED_TEXTS, ["key", "text"])
-            except BadShard as error:
-                raise UserError(f"{error}; embed the pool again") from error
+            table = _read_columns(path, EMBEDDED_TEXTS).select(["key", "text"])
             for row in table.filter(pc.is_in(table["key"], keys)).to_pylist():
                 captions.setdefault((shard, row["key"]), []).append(row["text"])
         return captions
@@ -133,6 +129,20 @@ class Embedded:
             table = self._read_rows(s).take(in_shard - self.first[s])
             by_id |= {i: {"shard": name, **row} for i, row in zip(in_shard.tolist(), table.to_pylist(), strict=True)}
         return [by_id[i] for i in ids.tolist()]
+
+
+def _read_columns(path: Path, schema: pa.Schema) -> pa.Table:
+    """Return the columns of a schema, without those of vectors.  Raises UserError for a file that cannot be read."""
+    try:
+        stat = path.stat()
+        return _read_version(path, schema, stat.st_mtime_ns, stat.st_size)
+    except (BadShard, OSError) as error:
+        raise UserError(f"{error}; embed the pool again") from error
+
+
+@functools.lru_cache(maxsize=CACHED_TABLES)
+def _read_version(path: Path, schema: pa.Schema, mtime_ns: int, size: int) -> pa.Table:
+    return read_table(path, schema, schema.names)
 
 
 def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:

@@ -16,6 +16,7 @@ import base64
 import contextlib
 import hmac
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import resources
@@ -42,6 +43,7 @@ from worldclip.web.server.service import Service, mean_vector, sentences_of
 from worldclip.web.style import search_style
 
 OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
+BYTES_PER_NUMBER = 64  # of an embedding on its way into JSON: array, list, text, bytes
 BUSY_RETRY_S = 2  # where the bytes of other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
 SECURITY_HEADERS = {
@@ -134,7 +136,7 @@ class _Guard:
 
     def _refusal(self, request: Request) -> ApiError | None:
         """Return why a request is refused, None for one that is not."""
-        host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+        host = re.sub(r":\d*$", "", request.headers.get("host", ""))
         if self._hosts is not None and host not in self._hosts:
             return ApiError(400, f"the host {host!r} is not this server's; use one of {', '.join(sorted(self._hosts))}")
         path = request.url.path
@@ -226,9 +228,8 @@ class _Api:
         if form not in ("float", "base64"):
             raise ApiError(400, f"encoding_format = {form!r}: must be float or base64", param="encoding_format")
         items = await self._read_inputs(body.get("input"))
-        rows = await self._service.embed(items)
 
-        def answer() -> Response:
+        def answer(rows: np.ndarray) -> Response:
             texts = [item for item in items if isinstance(item, str)]
             tokens = len(self._service.clip.require_tokenizer().encode(texts).ids) if texts else 0
             data = [
@@ -238,7 +239,8 @@ class _Api:
             usage = {"prompt_tokens": tokens, "total_tokens": tokens}
             return JSONResponse({"object": "list", "data": data, "model": self._service.name, "usage": usage})
 
-        return await run_in_threadpool(answer)
+        with self._budget.take(len(items) * self._service.clip.embed_dim * BYTES_PER_NUMBER):
+            return await run_in_threadpool(answer, await self._service.embed(items))
 
     async def classify(self, body: Any) -> Response:
         """Answer POST /v1/classify."""
@@ -279,7 +281,11 @@ class _Api:
             raise ApiError(400, f"top = {top!r}: must be between 1 and {self._limits.top}", param="top")
         if not isinstance(combine, bool):
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
-        query_QD = await self._service.embed(await self._read_inputs(body.get("input")))
+        items = await self._read_inputs(body.get("input"))
+        if not combine and len(items) * top > self._limits.hits:
+            message = f"{len(items):,} inputs with top = {top} give more than {self._limits.hits:,} hits; send fewer"
+            raise ApiError(400, message, param="top")
+        query_QD = await self._service.embed(items)
         if combine:
             query_QD = mean_vector(query_QD)
         hits = await self._service.search(of, query_QD, top)

@@ -39,7 +39,9 @@ class Limits:
     text_chars: int = 20_000
     """Of one text; the model reads its first tokens alone."""
     top: int = 200
-    """Results of one search."""
+    """Results of one query."""
+    hits: int = 10_000
+    """Results of all queries of a request."""
     waiting: int = 4096
     """Texts and pictures that wait for the model."""
 
