@@ -4,7 +4,7 @@
 
 MODEL: anything worldclip.load takes.  --infinity: the command infinity_emb of another environment, which serves the
 same folder, if it can.  Each request is one text, different from all others, or one photograph of 320 x 240 pixels.
-Servers run as processes of their own, one after the other; clients are one process with that many connections, each of
+Servers run as processes of their own and take turns; clients are one process with that many connections, each of
 which sends its next request when it has the answer to the last.  "one at a time": our server with batches of one.
 """
 
@@ -15,13 +15,16 @@ import asyncio
 import base64
 import contextlib
 import io
+import itertools
 import os
 import platform
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +36,8 @@ from PIL import Image
 
 RESULTS = Path(__file__).parent / "results" / "serve.md"
 CLIENTS = (1, 8, 64)
-SECONDS, WARM_UP = 5.0, 8
+KINDS = ("text", "picture")
+SECONDS = 3.0
 OURS = """
 import sys
 from worldclip.cli import main
@@ -47,13 +51,15 @@ sys.exit(main(["serve", {model!r}, "--port", "{port}", "--device", "cpu"]))
 @contextlib.contextmanager
 def running(command: Sequence[str], port: int, health: str) -> Iterator[str]:
     """Start a server; yields its address once it answers."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tempfile.TemporaryFile(mode="w+")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 180
         while True:
             if process.poll() is not None:
-                raise RuntimeError((process.stderr.read() if process.stderr else "").strip()[-500:] or "ended")
+                log.seek(0)
+                raise RuntimeError(log.read().strip()[-500:] or "ended")
             if time.monotonic() > deadline:
                 raise RuntimeError("no answer within 180 s")
             with contextlib.suppress(httpx.HTTPError):
@@ -64,6 +70,7 @@ def running(command: Sequence[str], port: int, health: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+        log.close()
 
 
 def bodies(kind: str, model: str, names_modality: bool) -> Iterator[dict[str, Any]]:
@@ -87,7 +94,7 @@ def bodies(kind: str, model: str, names_modality: bool) -> Iterator[dict[str, An
 
 
 async def measure(address: str, path: str, clients: int, source: Iterator[dict[str, Any]]) -> tuple[float, list[float]]:
-    """Return (requests a second, seconds of each request)."""
+    """Return (seconds in all, seconds of each request)."""
     seconds: list[float] = []
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=address, limits=limits, timeout=120) as client:
@@ -98,11 +105,9 @@ async def measure(address: str, path: str, clients: int, source: Iterator[dict[s
                 (await client.post(path, json=next(source))).raise_for_status()
                 seconds.append(time.perf_counter() - start)
 
-        for _ in range(WARM_UP):
-            (await client.post(path, json=next(source))).raise_for_status()
         start = time.perf_counter()
         await asyncio.gather(*(ask_until(start + SECONDS) for _ in range(clients)))
-        return len(seconds) / (time.perf_counter() - start), seconds
+        return time.perf_counter() - start, seconds
 
 
 def free_port() -> int:
@@ -110,24 +115,41 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def rows_of(name: str, command: Sequence[str], port: int, health: str, path: str, model: str) -> list[str]:
-    """Return the table's rows of one server; a server that does not start is a row that says so."""
-    rows = []
-    try:
-        with running(command, port, health) as address:
-            for kind in ("text", "picture"):
-                for clients in CLIENTS:
-                    rate, seconds = asyncio.run(
-                        measure(address, path, clients, bodies(kind, model, path == "/embeddings"))
-                    )
-                    p50, p99 = np.percentile(seconds, [50, 99]) * 1000
-                    rows.append(f"| {name} | {kind} | {clients} | {rate:.1f} | {p50:.0f} | {p99:.0f} |")
-                    print(rows[-1], flush=True)
-    except (RuntimeError, httpx.HTTPError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        rows.append(f"| {name} | does not serve this model: {lines[-1][:160]} | | | | |")
-        print(rows[-1], flush=True)
-    return rows
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server; path: where it embeds."""
+
+    name: str
+    address: str
+    path: str
+
+
+@contextlib.contextmanager
+def all_running(model: str, name: str, infinity: str | None) -> Iterator[tuple[list[Server], list[str]]]:
+    """Start all servers; yields those that serve the model, and a line for each that does not."""
+    commands: list[tuple[str, Sequence[str], int, str, str]] = []
+    for title, batch in (("worldclip", 64), ("worldclip, one request at a time", 1)):
+        port = free_port()
+        command = [sys.executable, "-c", OURS.format(batch=batch, model=model, port=port)]
+        commands.append((title, command, port, "/healthz", "/v1/embeddings"))
+    if infinity:
+        port = free_port()
+        flags = {"model-id": model, "served-model-name": name, "port": str(port), "device": "cpu"}
+        command = [infinity, "v2", "--engine", "torch", "--no-bettertransformer"]
+        command += [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+        commands.append(("infinity-emb", command, port, "/health", "/embeddings"))
+    servers, problems = [], []
+    with contextlib.ExitStack() as stack:
+        for title, command, port, health, path in commands:
+            try:
+                address = stack.enter_context(running(command, port, health))
+                for kind in KINDS:
+                    body = next(bodies(kind, name, path == "/embeddings"))
+                    httpx.post(f"{address}{path}", json=body, timeout=120).raise_for_status()
+                servers.append(Server(title, address, path))
+            except (RuntimeError, httpx.HTTPError) as error:
+                problems.append(f"{title} does not serve this model: {(str(error).splitlines() or ['?'])[-1][:200]}")
+        yield servers, problems
 
 
 def main() -> None:
@@ -139,31 +161,39 @@ def main() -> None:
     folder = Path(arguments.model)
     name = folder.resolve().name if folder.exists() else arguments.model
     rows = []
-    for title, batch in (("worldclip", 64), ("worldclip, one request at a time", 1)):
-        port = free_port()
-        command = [sys.executable, "-c", OURS.format(batch=batch, model=arguments.model, port=port)]
-        rows += rows_of(title, command, port, "/healthz", "/v1/embeddings", name)
-    if arguments.infinity:
-        port = free_port()
-        flags = {"model-id": arguments.model, "served-model-name": name, "port": str(port), "device": "cpu"}
-        command = [arguments.infinity, "v2", "--engine", "torch", "--no-bettertransformer"]
-        command += [word for flag, value in flags.items() for word in (f"--{flag}", value)]
-        rows += rows_of("infinity-emb", command, port, "/health", "/embeddings", name)
+    with all_running(arguments.model, name, arguments.infinity) as (servers, problems):
+        for kind, clients in itertools.product(KINDS, CLIENTS):
+            totals = {server.name: [0.0, []] for server in servers}
+            for server in [*servers, *reversed(servers)]:
+                source = bodies(kind, name, server.path == "/embeddings")
+                elapsed, seconds = asyncio.run(measure(server.address, server.path, clients, source))
+                totals[server.name][0] += elapsed
+                totals[server.name][1] += seconds
+            first = None
+            for title, (elapsed, seconds) in totals.items():
+                rate = len(seconds) / elapsed
+                first = first or rate
+                p50, p99 = np.percentile(seconds, [50, 99]) * 1000
+                figures = f"{rate:.1f} | {rate / first:.2f} | {p50:.0f} | {p99:.0f}"
+                rows.append(f"| {kind} | {clients} | {title} | {figures} |")
+                print(rows[-1], flush=True)
+    print("\n".join(problems))
     if arguments.write:
-        RESULTS.write_text("\n".join([*head(arguments.model), *rows, ""]), encoding="utf-8")
+        RESULTS.write_text("\n".join([*head(), *rows, *problems, ""]), encoding="utf-8")
 
 
-def head(model: str) -> list[str]:
+def head() -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "starlette", "uvicorn", "httpx"))
     return [
         "# Server",
         "",
         f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores that the clients use too; {versions}. "
-        f"`worldclip serve` of {Path(model).name}; one input per request, {SECONDS:g} s each. Written by "
-        "`benchmarks/serve.py`.",
+        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32, one thread per server; one input "
+        f"per request; all servers are up and take turns twice, {SECONDS:g} s each. Written by `benchmarks/serve.py`; "
+        "others used the machine.",
         "",
-        "| server | input | clients | requests / s | p50, ms | p99, ms |",
-        "|---|---|---:|---:|---:|---:|",
+        "| input | clients | server | requests / s | of worldclip | p50, ms | p99, ms |",
+        "|---|---:|---|---:|---:|---:|---:|",
     ]
 
 

@@ -122,14 +122,20 @@ def test_search_gives_the_hits_of_worldclip_with_captions_and_their_language(add
     best = data[1]["hits"][0]
     assert best["key"] == key_of(0, 3)
     assert best["text"] == text_of(0, 3)
-    assert best["lang"]
-    assert best["lang_name"]
+    assert set(best) == {"id", "score", "shard", "key", "text", "lang", "lang_name"}
     pair = httpx.get(f"{address}/v1/pairs/images/{best['id']}").json()
     assert (pair["key"], pair["shard"]) == (key_of(0, 3), "00000.tar")
     assert [text["text"] for text in pair["texts"]] == [text_of(0, 3)]
     shown = httpx.get(f"{address}/pictures/{best['id']}")
     assert shown.content == picture(3)
     assert shown.headers["content-type"] == "image/png"
+
+
+def test_a_caption_has_its_language_where_that_is_clear(clip):
+    service = Service(clip, "model", {}, Limits(), Metrics())
+    captions = service.with_language(["a photograph of a red apple on the table", "красное яблоко на столе", "鹰", ""])
+    assert [caption["lang_name"] for caption in captions] == ["English", "Russian", "", ""]
+    service.close()
 
 
 def test_combined_queries_are_one_search_for_their_mean(address, world, clip):

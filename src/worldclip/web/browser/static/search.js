@@ -126,12 +126,12 @@ function hitElement(picture, score) {
   return hit;
 }
 
-// The best name in each language, best language first.
+// The best name in each language, and the best whose language is not known; best first.
 function nameElements(table, query) {
   const best = new Map();
   for (const [row, score] of nearest(table, query, table.rows.length)) {
     const [text, lang] = table.rows[row];
-    if (lang && !best.has(lang)) best.set(lang, [text, score]);
+    if (!best.has(lang)) best.set(lang, [text, score]);
   }
   const lines = [...best].map(([lang, [text, score]]) =>
     element(
