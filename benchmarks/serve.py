@@ -18,6 +18,7 @@ import io
 import itertools
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -51,15 +52,15 @@ sys.exit(main(["serve", {model!r}, "--port", "{port}", "--device", "cpu"]))
 @contextlib.contextmanager
 def running(command: Sequence[str], port: int, health: str) -> Iterator[str]:
     """Start a server; yields its address once it answers."""
-    log = tempfile.TemporaryFile(mode="w+")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+    log = Path(tempfile.mkdtemp()) / "log.txt"
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 180
         while True:
             if process.poll() is not None:
-                log.seek(0)
-                raise RuntimeError(log.read().strip()[-500:] or "ended")
+                raise RuntimeError(log.read_text().strip()[-500:] or "ended")
             if time.monotonic() > deadline:
                 raise RuntimeError("no answer within 180 s")
             with contextlib.suppress(httpx.HTTPError):
@@ -70,7 +71,7 @@ def running(command: Sequence[str], port: int, health: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-        log.close()
+        shutil.rmtree(log.parent)
 
 
 def bodies(kind: str, model: str, names_modality: bool) -> Iterator[dict[str, Any]]:
@@ -188,8 +189,8 @@ def head() -> list[str]:
         "# Server",
         "",
         f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores that the clients use too; {versions}. "
-        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32, one thread per server; one input "
-        f"per request; all servers are up and take turns twice, {SECONDS:g} s each. Written by `benchmarks/serve.py`; "
+        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32, one thread per server; one "
+        f"input per request; all servers are up and take turns twice, {SECONDS:g} s each. Written by `benchmarks/serve.py`; "
         "others used the machine.",
         "",
         "| input | clients | server | requests / s | of worldclip | p50, ms | p99, ms |",
