@@ -16,6 +16,7 @@ import uvicorn
 
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import Layout
 from worldclip.model.inference import Clip
@@ -61,6 +62,7 @@ def serve(
         clip = model_load.load(model, device, layout=layout, arch=arch, tokenizer=tokenizer, precision=precision)
         clip.require_tokenizer()
         collections = open_collections(embedded, clip, model)
+        identify_codes(["loads the model that tells the language of captions"])
         limits, metrics = Limits(), Metrics()
         key = api_key or os.environ.get(KEY_VARIABLE) or None
         is_local = _is_local(host)
