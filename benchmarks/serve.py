@@ -189,8 +189,8 @@ def head() -> list[str]:
         "# Server",
         "",
         f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores that the clients use too; {versions}. "
-        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32, one thread per server. One input "
-        f"per request; all servers are up and take turns twice, {SECONDS:g} s each. "
+        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32, one thread per server. "
+        f"One input per request; all servers are up and take turns twice, {SECONDS:g} s each. "
         "Written by `benchmarks/serve.py`; others used the machine.",
         "",
         "| input | clients | server | requests / s | of worldclip | p50, ms | p99, ms |",
