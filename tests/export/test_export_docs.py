@@ -40,7 +40,7 @@ tail_fraction = 0.1
 
 
 def commands(page: str) -> list[list[str]]:
-    """Return the words of each `worldclip ...` line in a page's bash blocks."""
+    """Return the words of each `worldclip ...` line in a page's bash blocks; a block that needs npm is marked sh."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.M | re.S)
     return [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line.startswith("worldclip ")]
 
