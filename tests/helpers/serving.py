@@ -30,11 +30,13 @@ def write_embedded_world(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def serving(root: Path, clip: Any = None, limits: Limits | None = None, **options: Any) -> Iterator[str]:
-    """Serve ROOT/model with ROOT/embedded; yields the address."""
+def serving(
+    root: Path, clip: Any = None, limits: Limits | None = None, *, has_folder: bool = True, **options: Any
+) -> Iterator[str]:
+    """Serve ROOT/model with ROOT/embedded, unless has_folder is False; yields the address."""
     clip = clip or worldclip.load(root / "model", device="cpu")
     limits, metrics = limits or Limits(), Metrics()
-    collections = open_collections(root / "embedded", clip, "model")
+    collections = open_collections(root / "embedded" if has_folder else None, clip, "model")
     app = create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)

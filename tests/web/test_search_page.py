@@ -51,6 +51,14 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
         assert all(url.startswith((address, "data:", "blob:")) for url in page.requests)
 
 
+def test_without_an_embedded_folder_the_page_says_how_to_make_one(world):
+    with serving(world, has_folder=False) as address, open_page() as page:
+        page.open(f"{address}/", "document.querySelector('#hits code')")
+        assert "worldclip embed MODEL PHOTOS" in page.run("document.querySelector('#hits').textContent")
+        assert not page.run("document.querySelector('#search').checkVisibility()")
+        assert page.errors == []
+
+
 def test_captions_and_queries_are_text_and_never_markup(world, monkeypatch):
     from worldclip.web.server.service import Service
 

@@ -132,12 +132,6 @@ class Service:
         texts = [row["text"]] if "text" in row else embedded.captions([row]).get((row["shard"], row["key"]), [])
         return {"id": row_id, "shard": row["shard"], "key": row["key"], "texts": self.with_language(texts)}
 
-    def vector(self, of: str, row_id: int) -> np.ndarray:
-        """Return the (D,) embedding of one row.  Raises ApiError for a row that does not exist."""
-        embedded, _ = self._row(of, row_id)
-        vector: np.ndarray = embedded.take(np.array([row_id]))[0]
-        return vector
-
     def picture(self, row_id: int) -> bytes:
         """Return the image file of one row.  Raises ApiError where it cannot be read."""
         embedded, row = self._row("images", row_id)
