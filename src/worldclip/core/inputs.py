@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
 from worldclip.core.artifacts import Json, fingerprint
+from worldclip.core.hub_errors import explain
 
-# What the backends of fsspec call a file's entity tag or modification time; the first that is there is taken.
-STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
+# What the backends of fsspec call a file's hash, entity tag or modification time; the first that is there is taken.
+STAMPS = ("blob_id", "xet_hash", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
 
 Stamp: TypeAlias = tuple[int, ...]
 """Device, inode, size, and times of the last change of contents and of inode in ns."""
 
 
+_PINNED = re.compile(r"hf://(datasets|spaces)?/?[^/@]+/[^/@]+@[0-9a-f]{40}/")
+
+
 def is_remote(path: str) -> bool:
     return "://" in path
+
+
+def is_pinned(path: str) -> bool:
+    """Return whether a URL names a file of the hub at a commit, which never changes."""
+    return _PINNED.match(path) is not None
 
 
 def stamp_of(path: str) -> Stamp:
@@ -54,7 +64,7 @@ def fingerprint_of(path: str, name: str) -> Json:
             return _fingerprint_remote(path, name)
         return {**_fingerprint_local(path, stamp_of(path)), "path": name}
     except OSError as error:
-        return {"path": name, "unreadable": error.strerror or str(error)}
+        return {"path": name, "unreadable": error.strerror or explain(error)}
 
 
 @functools.cache

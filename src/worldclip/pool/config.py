@@ -19,7 +19,12 @@ class PoolConfig(Config):
     """A pool of image-text pairs: WebDataset tars, Parquet or JSONL, or one that the run builds first."""
 
     path: Annotated[str | None, Decides(), Place()] = None
-    """Folder or URL (s3://, gs://, https://, ...) of the pool, or a single file; every .tar in it is a shard."""
+    """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file; each .tar is a
+    shard."""
+    config: Annotated[str | None, Decides()] = None
+    """Config (subset) of a dataset of the hub.  Unset: its default, or the only one."""
+    split: Annotated[str | None, Decides()] = None
+    """Split of a dataset of the hub.  Unset: `train`, or the only one."""
     build: Literal["emoji", "world"] | None = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
@@ -70,6 +75,9 @@ class PoolConfig(Config):
         for name in self.parts:
             if name not in PARTS:
                 yield f"parts.{name}", f"is no part of the world pool; its parts are {', '.join(PARTS)}"
+        paths = [self.path or "", *self.roots.values()]
+        if (self.config or self.split) and not any(path.startswith("hf://datasets/") for path in paths):
+            yield "config" if self.config else "split", "is for datasets of the hub: path = hf://datasets/OWNER/NAME"
         if not self.key.removeprefix("json:"):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
         for name, condition in (self.where or {}).items():

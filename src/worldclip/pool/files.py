@@ -12,7 +12,8 @@ import fsspec
 import numpy as np
 
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
+from worldclip.core.hub_errors import explain
+from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of_stat
 from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
 
@@ -134,7 +135,8 @@ def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
-            file = files.open(place, "rb", **({} if reads_ahead else {"cache_type": "none"}))
+            is_exact = not reads_ahead and not path.startswith("http")  # of its servers some know no ranges
+            file = files.open(place, "rb", **({"cache_type": "none"} if is_exact else {}))
         else:
             file = open(path, "rb")  # noqa: SIM115  closed below
     except OSError as error:
@@ -153,7 +155,8 @@ def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
     try:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
-            content = bytes(files.cat_file(place, start=start, end=start + size))
+            exactly = {"cache_type": "none"} if is_pinned(path) else {}  # else the hub's reader reads 5 MiB ahead
+            content = bytes(files.cat_file(place, start=start, end=start + size, **exactly))
             # A server that does not support ranges sends the whole file.
             return content[start : start + size] if len(content) > size else content, ()
         with open(path, "rb") as file:
@@ -166,4 +169,4 @@ def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
 
 def unreadable(error: OSError) -> BadShard:
     """Return the error of a file that the system does not let us read."""
-    return BadShard(f"cannot be read ({error.strerror or error})")
+    return BadShard(f"cannot be read ({error.strerror or explain(error)})")

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard
-from worldclip.core.inputs import Stamp, stamp_of
+from worldclip.core.hub_errors import explain, find_answer
+from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of
 from worldclip.pool.files import open_file
 
 ROW_BITS = 40  # of `offset`; the column stands above them
@@ -42,13 +43,17 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """Open a file whose columns are read by range.  Raises BadShard for another file, and for damage that is met."""
     with open_file(path, reads_ahead=False) as file:
         try:
-            yield pq.ParquetFile(file, metadata=read_footer(path, stamp_of(path)), buffer_size=READ_BYTES)
+            is_fixed = is_pinned(path) or not is_remote(path)  # a remote file has no stamp that says it changed
+            footer = read_footer(path, stamp_of(path)) if is_fixed else None
+            yield pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
         except FAULTS as error:
             raise damaged(error) from error
 
 
 def damaged(error: Exception) -> BadShard:
     """Return the error of a file that pyarrow cannot read."""
+    if find_answer(error) is not None:
+        return BadShard(f"cannot be read ({explain(error)})")
     return BadShard(f"not a Parquet file, or damaged ({error})")
 
 

@@ -16,6 +16,7 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.language.config import open_run
+from worldclip.pool import hub
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
@@ -129,7 +130,7 @@ def _list_pool(pool: PoolConfig, setting: str) -> tuple[dict[str, PoolFile], dic
     skipped: dict[str, str] = {}
     for prefix, path in roots.items():
         key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
-        shards, reasons = _shard_files(key, path, pool.format, problems)
+        shards, reasons = _shard_files(key, path, pool, problems)
         files |= {f"{prefix}{file.name}": file for file in shards}
         skipped |= {f"{prefix}{name}": reason for name, reason in reasons.items()}
     if problems:
@@ -138,16 +139,20 @@ def _list_pool(pool: PoolConfig, setting: str) -> tuple[dict[str, PoolFile], dic
 
 
 def _shard_files(
-    setting: str, path: str, wanted: str, problems: list[str]
+    setting: str, path: str, pool: PoolConfig, problems: list[str]
 ) -> tuple[Sequence[PoolFile], dict[str, str]]:
-    """Return (the files of the format `wanted`, what is left out); under "auto", of the first of FORMATS that has any.
+    """Return (the files of pool.format, what is left out); under "auto", of the first of FORMATS that has any.
 
     A link to nothing with the suffix of a shard is a shard, which fails when it is read.
     """
+    wanted = pool.format
     candidates = [pool_format for pool_format in FORMATS if wanted in ("auto", pool_format.name)]
     suffixes = tuple(suffix for pool_format in candidates for suffix in pool_format.suffixes)
     try:
-        listing = list_files(path, suffixes)
+        if hub.is_dataset(path):
+            listing = hub.list_dataset(path, suffixes, pool.config, pool.split)
+        else:
+            listing = list_files(path, suffixes)
     except UserError as error:
         problems.append(f"{setting} = {error}")
         return [], {}

@@ -20,6 +20,7 @@ EXTRAS = {
     "metadata": ("wordfreq", "wn", "babel", "emoji"),
     "pool": ("PIL", "onnxruntime"),
     "ray": ("ray",),
+    "hub": ("huggingface_hub",),
     "train": ("torch", "torchvision", "transformers"),
     "eval": ("open_clip", "sklearn"),
     "export": ("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),

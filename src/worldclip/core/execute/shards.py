@@ -47,6 +47,8 @@ class Shard:
         """Return what the file system says of the input now; it moves with every change."""
         if "files" in self.fingerprint:  # a group of files: their names, sizes and modification times
             return [inputs.stamp_of(f"{self.path}/{name}") for name, *_ in self.fingerprint["files"]]
+        if inputs.is_pinned(self.path):
+            return self.fingerprint
         if inputs.is_remote(self.path):
             inputs.forget_listing(self.path)
             return self.present_fingerprint()
@@ -57,6 +59,8 @@ class Shard:
         if "files" in self.fingerprint:
             names = [name for name, *_ in self.fingerprint["files"]]
             return {"files": [[name, *inputs.stamp_of(f"{self.path}/{name}")[2:4]] for name in names]}
+        if inputs.is_pinned(self.path):
+            return self.fingerprint
         return inputs.fingerprint_of(self.path, self.fingerprint["path"])
 
 

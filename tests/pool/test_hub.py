@@ -1,0 +1,216 @@
+"""Datasets of the hub as pools: the real client against a local server that answers as the hub does."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fake_hub import FakeHub, serve_hub
+from stages import run_stage
+from tables import IMAGE
+from tars import sample, write_tar
+from worldclip import pool
+from worldclip.config import Recipe, load_recipe
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.hub import DatasetUrl, parse
+
+pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+
+QUIET = LocalExecutor(workers=1, quiet=True)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with serve_hub() as served:
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": served.url, "token": "hf_of_the_test"})
+        yield served
+
+
+def parquet(texts: list[str], images: int = 50) -> bytes:
+    pictures = [{"bytes": bytes([number]) * images, "path": f"{number}.png"} for number in range(len(texts))]
+    table = pa.table({"id": texts, "text": texts, "image": pa.array(pictures, IMAGE)})
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=2)
+    return file.getvalue()
+
+
+FILES = {
+    "README.md": b"---\n---\n",
+    "data/train-00000.parquet": parquet(["a", "b", "c"]),
+    "data/train-00001.parquet": parquet(["d", "e"]),
+    "data/test-00000.parquet": parquet(["f"]),
+}
+TRAIN = ["data/train-00000.parquet", "data/train-00001.parquet"]
+
+
+def names(path: str, **settings: str) -> list[str]:
+    return [shard.name for shard in pool.list_shards(PoolConfig(path=path, key="id", **settings))]
+
+
+def recipe_of(path: str) -> Recipe:
+    return load_recipe({"pool": {"path": path, "key": "id"}, "balance": {"tail_fraction": 0.1}})
+
+
+# --- which files ------------------------------------------------------------------------------------------------------
+
+
+def test_address_has_a_name_a_revision_and_a_path() -> None:
+    assert parse("hf://datasets/o/n") == DatasetUrl("o/n", None, "")
+    assert parse("hf://datasets/o/n@v1.0/data/*.parquet") == DatasetUrl("o/n", "v1.0", "data/*.parquet")
+    assert parse("hf://datasets/o/n@refs/pr/1/de/train") == DatasetUrl("o/n", "refs/pr/1", "de/train")
+    assert parse("hf://datasets/o/n@a%2Fb/") == DatasetUrl("o/n", "a/b", "")
+    with pytest.raises(UserError, match="is hf://datasets/OWNER/NAME"):
+        parse("hf://datasets/squad")
+
+
+def test_split_is_found_by_the_words_of_paths(hub: FakeHub) -> None:
+    hub.commit("o/n", FILES)
+    assert names("hf://datasets/o/n") == TRAIN
+    assert names("hf://datasets/o/n", split="test") == ["data/test-00000.parquet"]
+    with pytest.raises(UserError, match=r"no split 'dev'; pool.split is one of train, test"):
+        names("hf://datasets/o/n", split="dev")
+    with pytest.raises(UserError, match=r"no config 'de'; pool.config is one of default"):
+        names("hf://datasets/o/n", config="de")
+
+
+def test_files_without_words_of_splits_are_all_of_the_dataset(hub: FakeHub) -> None:
+    hub.commit("o/n", {"0.parquet": FILES[TRAIN[0]], "sub/1.parquet": FILES[TRAIN[1]], ".hidden/2.parquet": b""})
+    assert names("hf://datasets/o/n") == ["0.parquet", "sub/1.parquet"]
+
+
+def test_card_says_the_files_of_configs_and_splits(hub: FakeHub) -> None:
+    splits = [{"split": "train", "path": "de/*.parquet"}, {"split": "gold", "path": ["gold/de.parquet", "no/such"]}]
+    configs = [
+        {"config_name": "de", "data_files": splits},
+        {"config_name": "fr", "data_dir": "fr"},
+        {"config_name": "all", "data_files": "**/*.parquet"},
+        {"config_name": 7},
+        "broken",
+    ]
+    files = dict.fromkeys(("de/0.parquet", "de/sub/1.parquet", "gold/de.parquet", "fr/0.parquet", "fr/x.csv"), b"")
+    hub.commit("o/n", files, {"configs": configs})
+    with pytest.raises(UserError, match=r"has 3 configs; set pool.config to one of de, fr, all"):
+        names("hf://datasets/o/n")
+    assert names("hf://datasets/o/n", config="de") == ["de/0.parquet"]
+    assert names("hf://datasets/o/n", config="de", split="gold") == ["gold/de.parquet"]
+    assert names("hf://datasets/o/n", config="fr") == ["fr/0.parquet"]
+    assert len(names("hf://datasets/o/n", config="all")) == 4
+    hub.commit("o/n", files, {"configs": [*configs[:2], {**configs[2], "default": True}]})
+    assert len(names("hf://datasets/o/n")) == 4
+    hub.commit("o/n", files, {"configs": [{"config_name": "one", "data_files": splits[1:]}]})
+    assert names("hf://datasets/o/n") == ["gold/de.parquet"]
+
+
+def test_folder_file_and_pattern_name_files_themselves(hub: FakeHub) -> None:
+    hub.commit("o/n", FILES)
+    assert names("hf://datasets/o/n/data") == ["test-00000.parquet", "train-00000.parquet", "train-00001.parquet"]
+    assert names("hf://datasets/o/n/data/test-00000.parquet") == ["test-00000.parquet"]
+    assert names("hf://datasets/o/n/**/*-00000.parquet") == ["data/test-00000.parquet", "data/train-00000.parquet"]
+    with pytest.raises(UserError, match=r"names files, so that pool.config"):
+        names("hf://datasets/o/n/data", split="train")
+    with pytest.raises(UserError, match=r"pool.split.*is for datasets of the hub"):
+        load_recipe({"pool": {"path": "here", "split": "train"}, "balance": {"tail_fraction": 0.1}})
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_pool_of_the_hub_is_read_like_a_local_one(hub: FakeHub, tmp_path: Path) -> None:
+    hub.commit("o/n", FILES)
+    for name in TRAIN:
+        (tmp_path / "pool" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pool" / name).write_bytes(FILES[name])
+    here, there = (
+        pool.list_shards(PoolConfig(path=path, key="id")) for path in (str(tmp_path / "pool"), "hf://datasets/o/n")
+    )
+    for one, other in zip(here, there, strict=True):
+        texts = [pool.read_texts(shard, PoolConfig(path="pool", key="id")) for shard in (one, other)]
+        assert texts[0].text.equals(texts[1].text)
+        images = [list(pool.read_images(shard, PoolConfig(path="pool", key="id"))[1]) for shard in (one, other)]
+        assert images[0] == images[1]
+    assert hub.tokens == {"Bearer hf_of_the_test"}
+
+
+def test_tars_of_the_hub_are_read_by_range(hub: FakeHub, tmp_path: Path) -> None:
+    members = [*sample("000", "zero"), ("001.jpg", bytes(10**6)), ("001.txt", b"one")]
+    hub.commit("o/n", {"train-0.tar": write_tar(tmp_path / "0.tar", members).read_bytes()})
+    (shard,) = pool.list_shards(PoolConfig(path="hf://datasets/o/n"))
+    index, _ = pool.index_of(shard, PoolConfig(path="pool"))
+    hub.bytes_sent = 0
+    row = index.to_pylist()[0]
+    assert pool.read_member(shard.path, row["offset"], row["size"]).endswith(b"000")
+    assert hub.bytes_sent < 1_000
+
+
+def test_files_are_listed_once_and_never_asked_for_again(hub: FakeHub, tmp_path: Path) -> None:
+    first = hub.commit("o/n", FILES)
+    run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    assert hub.asked["tree"] == 1
+    assert hub.asked["paths-info"] == 0
+    shards = read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"]
+    assert [shard["path"] for shard in shards.values()] == TRAIN
+    assert all(len(shard["stamp"]) == 40 for shard in shards.values())
+    hub.asked.clear()
+    assert not run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    assert hub.asked.total() == hub.asked["info"] == 1
+
+    hub.commit("o/n", FILES | {TRAIN[1]: parquet(["d", "x"])})
+    assert run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    changed = read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"]
+    assert [name for name in TRAIN if shards[name] != changed[name]] == [TRAIN[1]]
+    assert run_stage("pool", recipe_of(f"hf://datasets/o/n@{first}"), tmp_path / "run", QUIET)
+    assert read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"] == shards
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "message"),
+    [
+        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "token is invalid or has expired"),
+        (401, {"X-Error-Message": "Repository not found"}, r"no such repository, or it is private \(401\)"),
+        (403, {"X-Error-Code": "GatedRepo"}, r"access is gated \(403\); accept its terms"),
+        (403, {"X-Error-Message": "Forbidden"}, r"the token lacks the permission \(403\)"),
+        (404, {"X-Error-Code": "RepoNotFound"}, r"no such repository, or the token may not read it \(404\)"),
+        (404, {"X-Error-Code": "RevisionNotFound"}, r"no such revision \(404\)"),
+        (429, {"Retry-After": "7"}, r"too many requests \(429, retry after 7 s\); use fewer workers"),
+        (500, {}, r"the hub answered 500"),
+    ],
+)
+def test_refusal_says_what_to_do(hub: FakeHub, monkeypatch, status: int, headers: dict, message: str) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.commit("o/n", FILES)
+    hub.refusals["o/n"] = (status, headers)
+    with pytest.raises(UserError, match=f"pool.path = 'hf://datasets/o/n': .*{message}") as error:
+        names("hf://datasets/o/n")
+    assert "http://" not in str(error.value)
+
+
+def test_unknown_dataset_and_revision_are_named(hub: FakeHub) -> None:
+    with pytest.raises(UserError, match="no such repository, or it is private"):
+        names("hf://datasets/o/none")
+    hub.commit("o/n", FILES)
+    with pytest.raises(UserError, match="no such revision"):
+        names("hf://datasets/o/n@v9")
+
+
+def test_refused_file_fails_alone(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.commit("o/n", FILES)
+    hub.refusals[f"o/n/{TRAIN[1]}"] = (403, {"X-Error-Code": "GatedRepo"})
+    with pytest.raises(StageFailed, match="access is gated") as error:
+        run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    assert list(error.value.failures) == [TRAIN[1]]
+    hub.refusals.clear()
+    assert run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
