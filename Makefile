@@ -17,7 +17,7 @@ slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(BIN)/python -m pytest -m slow
 
 # tests/clients: other software on what worldclip writes; each client has its own environment in .clients
-CLIENTS = transformers-4.56 transformers-4.57 optimum openvino search node
+CLIENTS = transformers-4.56 transformers-4.57 optimum openvino img2dataset search node
 clients: .venv/dev.stamp $(CLIENTS:%=.clients/%.stamp)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/clients
 

@@ -11,6 +11,7 @@ from PIL import Image
 import worldclip
 from client_tools import run_node, run_python
 from small_models import TEXTS, random_pixels, save_hugging_face
+from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
 from worldclip.model import published
 
@@ -84,6 +85,12 @@ def test_optimum_embeds_and_classifies_alike(precision, exported, clip, tmp_path
         check_cosines(rows[name], text_BD, MIN_COSINE[precision])
     check_cosines(rows["joint_image"], clip.encode_image([exported / "image.png"]), MIN_COSINE[precision])
     check_labels(answer["labels"], clip, exported, precision)
+
+
+def test_export_of_optimum_holds_its_example_as_constants_and_is_refused(exported, tmp_path):
+    run_python("optimum", "optimum_export.py", exported / "source", tmp_path / "theirs")
+    with pytest.raises(UserError, match="was traced for 2 rows of text_embeds"):
+        worldclip.load(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("precision", SUFFIXES)

@@ -294,6 +294,15 @@ def test_encoder_without_an_attention_mask_gets_none(exported, tmp_path):
     np.testing.assert_allclose(encoders.encode_text(["a red apple"]), clip.encode_text(["a red apple"]), atol=1e-5)
 
 
+def test_graph_traced_for_a_number_of_texts_is_refused(exported, tmp_path):
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "other"))
+    model = onnx.load(folder / "onnx" / "text_model.onnx")
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, folder / "onnx" / "text_model.onnx")
+    with pytest.raises(UserError, match=r"text_model\.onnx was traced for 2 rows of text_embeds"):
+        worldclip.load(folder)
+
+
 def test_published_repository_without_a_logit_scale_takes_the_published_one_and_says_so(exported, tmp_path, caplog):
     folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "metaclip-2-worldwide-huge-378-ONNX"))
     config = json.loads((folder / "config.json").read_text())

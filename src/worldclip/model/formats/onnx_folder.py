@@ -219,11 +219,27 @@ def _session(path: Path) -> Any:
     if "OMP_NUM_THREADS" in os.environ:  # onnxruntime has its own thread pool, which does not read the variable
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
         raise UserError(
             f"{path} does not load in onnxruntime ({str(error).splitlines()[0]}); export it again"
         ) from error
+    _check_batch(path, session)
+    return session
+
+
+def _check_batch(path: Path, session: Any) -> None:
+    """Raise UserError if a graph holds the number of its rows as a constant.
+
+    optimum-onnx 0.1 traces MetaClip2's text tower so, and the number of tokens with it: other lengths would pool at a
+    wrong token.
+    """
+    for output in session.get_outputs():
+        if output.name in ("image_embeds", "text_embeds") and isinstance(output.shape[0], int):
+            raise UserError(
+                f"{path} was traced for {output.shape[0]} rows of {output.name} and is wrong for others; export the "
+                "model's Hugging Face folder with: worldclip export FOLDER --formats onnx"
+            )
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> None:
