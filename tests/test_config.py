@@ -135,6 +135,32 @@ def test_overrides_set_nested_keys_and_none_resets_them() -> None:
     assert BASE["balance"] == {"tail_fraction": 0.06}, "the caller's dict is not changed"
 
 
+def test_lists_in_overrides_take_commas_as_list_flags_do() -> None:
+    recipe = load_recipe(
+        BASE,
+        ["languages.codes=en,sw", "metadata.sources=number, wordfreq", "curate.include=en", "pool.texts=txt,json:a"],
+    )
+    assert recipe.languages.codes == ("en", "sw")
+    assert recipe.metadata.sources == ("number", "wordfreq")
+    assert recipe.curate.include == ("en",)
+    assert recipe.pool.texts == ("txt", "json:a")
+    assert {type(item) for item in (*recipe.languages.codes, *recipe.metadata.sources)} == {str}
+    same = load_recipe(BASE, ['languages.codes=["en", "sw"]'])
+    assert same.languages == recipe.languages
+    recipe = load_recipe(BASE, ["evaluate.datasets=emoji_base,emoji_tone"])
+    assert recipe.evaluate.datasets == ("emoji_base", "emoji_tone")
+    (problem,) = problems_of(BASE, ("languages.codes=en,swa",))
+    assert 'unknown language "swa"' in problem
+    (problem,) = problems_of(BASE, ("metadata.sources=number,wordfrek",))
+    assert "metadata.sources" in problem
+
+
+def test_paths_in_overrides_keep_their_commas(tmp_path: Path) -> None:
+    keys = tmp_path / "a,b.txt"
+    keys.write_text("k\n", encoding="utf-8")
+    assert load_recipe(BASE, [f"pool.deny_keys={keys}"]).pool.deny_keys == (str(keys),)
+
+
 @pytest.mark.parametrize("override", ["x", "x=1", "pool.path.deeper=1"])
 def test_invalid_override_is_reported(override: str) -> None:
     assert any(override.split("=")[0] in line for line in problems_of(BASE, (override,)))

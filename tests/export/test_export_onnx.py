@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,14 @@ import onnxruntime
 import pytest
 
 import worldclip
-from small_models import TEXTS, random_pixels, save_hugging_face
+from small_models import TEXTS, random_pixels, save_hugging_face, save_mt5, save_xlm_v
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
-from worldclip.model import published
+from worldclip.model import published, sample_inputs
+from worldclip.model.clip import IMAGE_STD
+from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.onnx_parts import PlainTokenizer, are_plain
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 HUGE_378 = published.find("metaclip-2-worldwide-huge-378")
 
@@ -68,6 +74,120 @@ def test_onnx_encoders_embed_like_the_model(exported, precision, min_cosine):
             assert (actual * expected).sum(axis=1).min() >= min_cosine
     assert encoders.logit_scale == pytest.approx(clip.logit_scale)
     assert encoders.embed_dim == 48
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocked:
+    names = {"torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "open_clip", "timm", "onnx"}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+from pathlib import Path
+import numpy as np
+import worldclip
+from worldclip.cli import main
+
+if __name__ == "__main__":
+    folder, place, texts = sys.argv[1], sys.argv[2], sys.argv[3:]
+    clip = worldclip.load(folder)
+    images = sorted(str(path) for path in Path(place, "photos").iterdir())
+    np.savez(
+        f"{place}/result.npz",
+        text=clip.encode_text(texts),
+        image=clip.encode_image(images),
+        classify=clip.classify(images, ["a", "b"], templates=("a photo of {}",)),
+        reference=worldclip.load(folder, preprocess="reference").encode_image(images),
+    )
+    codes = [
+        main(["classify", folder, images[0], "--labels", "cat", "dog"]),
+        main(["embed", folder, f"{place}/photos", "--out", f"{place}/embedded"]),
+        main(["search", f"{place}/embedded", "a red apple"]),
+        main(["search", f"{place}/embedded", images[1]]),
+    ]
+    print(codes, "torch" in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def without_torch(exported) -> tuple[dict[str, np.ndarray], str]:
+    """What the exported folder gives in a process that cannot import torch, and what that process printed."""
+    photos = exported / "photos"
+    photos.mkdir()
+    for number, picture in enumerate(sample_inputs.images()):
+        picture.save(photos / f"{number}.png")
+    folder = exported / "out" / "onnx"
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), str(exported), *TEXTS]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return dict(np.load(exported / "result.npz")), answer.stdout
+
+
+def test_exported_folder_runs_without_torch(exported, without_torch):
+    result, output = without_torch
+    assert output.splitlines()[-1] == "[0, 0, 0, 0] False"
+    clip = worldclip.load(exported / "source", device="cpu")
+    photos = sorted((exported / "photos").iterdir())
+    labels = clip.classify(photos, ["a", "b"], templates=("a photo of {}",))
+    assert sample_inputs.min_cosine(result["text"], clip.encode_text(TEXTS)) > 0.99999
+    assert sample_inputs.min_cosine(result["image"], clip.encode_image(photos)) > 0.99999
+    np.testing.assert_allclose(result["classify"], labels, atol=1e-3)
+    reference = worldclip.load(exported / "source", device="cpu", preprocess="reference").encode_image(photos)
+    assert sample_inputs.max_difference(result["reference"], reference) <= sample_inputs.TOLERANCE
+    with_torch = worldclip.load(exported / "out" / "onnx").encode_image(photos)
+    assert sample_inputs.max_difference(with_torch, result["image"]) <= sample_inputs.TOLERANCE
+
+
+def test_pixels_without_torch_are_those_of_transformers_but_for_two_levels(exported):
+    images = sample_inputs.images()
+    ours = worldclip.load(exported / "out" / "onnx").processor(images=images)["pixel_values"]
+    theirs = worldclip.load(exported / "source", device="cpu").processor(images=images, return_tensors="pt")
+    levels = np.abs(ours - theirs["pixel_values"].numpy()) * 255 * np.array(IMAGE_STD).reshape(3, 1, 1)
+    print(f"{(levels > 0.5).mean():.2%} of the pixels differ, by at most {levels.max():.2f} levels")
+    assert levels.max() < 2.01
+    assert (levels > 0.5).mean() < 0.2
+
+
+def test_tokens_without_transformers_are_those_of_transformers(tmp_path):
+    save_xlm_v(tmp_path)
+    texts = [*TEXTS, "</s> <pad>", "a  b\n\tc", "“curly” ‘quotes’", "x" * 500, "ﬁ ligature ½", "👩‍🚒 \ue000"]
+    expected = load_tokenizer(tmp_path, 20).encode(texts)
+    actual = Tokenizer(PlainTokenizer(tmp_path), 20).encode(texts)
+    np.testing.assert_array_equal(actual.ids, expected.ids)
+    np.testing.assert_array_equal(actual.offsets, expected.offsets)
+    assert actual.pad_id == expected.pad_id
+
+
+def test_folder_with_a_sentencepiece_file_alone_needs_transformers(tmp_path):
+    save_mt5(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")
+    assert not are_plain(tmp_path, LoadOptions())
+
+
+def test_tokens_of_our_tokenizers_need_no_transformers(tmp_path):
+    trained = train_tokenizer([text for text in TEXTS if text] * 5, vocab_size=60, context_length=12)
+    trained.save(tmp_path)
+    plain = Tokenizer(PlainTokenizer(tmp_path), 12)
+    np.testing.assert_array_equal(plain.encode(TEXTS).ids, trained.encode(TEXTS).ids)
+    assert (plain.vocab_size, plain.eos_id, plain.bos_id) == (trained.vocab_size, trained.eos_id, trained.bos_id)
+
+
+def test_corrupt_parts_of_an_onnx_folder_are_named(exported, tmp_path):
+    folder = tmp_path / "onnx"
+    shutil.copytree(exported / "out" / "onnx", folder)
+    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json does not load as a tokenizer"):
+        worldclip.load(folder)
+    with pytest.raises(UserError, match="ONNX folders run on the CPU"):
+        worldclip.load(folder, device="cuda")
+    shutil.copy(exported / "out" / "onnx" / "tokenizer.json", folder)
+    record = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(record | {"crop_size": 30, "size": 30}))
+    with pytest.raises(UserError, match="makes images of 30 px, the model reads 28 px"):
+        worldclip.load(folder)
 
 
 @pytest.mark.slow
@@ -211,8 +331,9 @@ def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
     embed(exported / "out" / "onnx", tmp_path / "photos", tmp_path / "embedded", precision="fp32")
     actual = np.load(tmp_path / "embedded" / "images" / "files_000000.npy")
+    np.testing.assert_allclose(actual, worldclip.load(exported / "out" / "onnx").encode_image(list(pixels)), atol=1e-6)
     expected = worldclip.load(exported / "source", device="cpu").encode_image(list(pixels))
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert sample_inputs.min_cosine(actual, expected) > 0.99999  # Pillow resizes here, torchvision there
 
 
 def test_missing_precision_is_refused_with_the_available_ones(exported, tmp_path):

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
 from worldclip.check.config import CheckConfig
 from worldclip.core.artifacts import IMAGE_HASHES, digest, fingerprint
+from worldclip.core.compiled import compiled
 from worldclip.core.errors import require
 from worldclip.model.decode import BadImage, image_faults, open_image, orientation_of, scale_16_bit, upright
 
@@ -60,7 +60,7 @@ _BASIS_FX = np.array(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def perceptual_hashes(grey_nYX):
     """Return the hashes, (n,) uint64, of grey images, (n, 32, 32) uint8; lowest frequency in the highest bit.
 
@@ -180,7 +180,7 @@ def _lanczos(size: int) -> tuple[np.ndarray, np.ndarray]:
     return first, np.rint(weights * (1 << WEIGHT_BITS)).astype(np.int32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shrink_rows(grey_YX, first, weights, shift):
     sums_YX = np.full((len(first), grey_YX.shape[1]), 1 << (shift - 1), np.int32)  # a half, to round
     for y in range(len(first)):

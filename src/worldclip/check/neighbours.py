@@ -27,6 +27,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from worldclip.check.config import MAX_RADIUS
+from worldclip.core.compiled import compiled
 
 HASH_BITS = 64
 PAIRS_AT_ONCE = 1 << 20  # pairs that a scan holds before it hands them over
@@ -184,7 +185,7 @@ def _move_one(value, tables):
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _move(values, tables):
     out = np.empty(len(values), np.uint64)
     for i in range(len(values)):
@@ -204,7 +205,7 @@ def sort_leading(moved: np.ndarray, bits: int) -> np.ndarray:
     return moved
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sort_digit(values, low, digit_bits):
     mask = np.uint64((1 << digit_bits) - 1)
     place = np.zeros((1 << digit_bits) + 1, np.int64)
@@ -237,7 +238,7 @@ def _popcount(typing_context, value):
 popcount: Any = intrinsic(_popcount)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hamming(a, b):
     """Return the number of differing bits, (n,) uint8, of a and b, (n,) uint64."""
     out = np.empty(len(a), np.uint8)
@@ -246,7 +247,7 @@ def hamming(a, b):
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _is_first_meeting(difference, bands, chosen):
     """Return whether the first len(chosen) bands in which the pair is equal are `chosen`."""
     at = 0
@@ -260,7 +261,7 @@ def _is_first_meeting(difference, bands, chosen):
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scan(moved, shift, radius, bands, chosen, back, start, first, second, distance):
     """Compare from the pair `start` until all are done or the buffers are full; return (next a, next b, num_pairs)."""
     a, b = start
@@ -283,7 +284,7 @@ def _scan(moved, shift, radius, bands, chosen, back, start, first, second, dista
 # --- clusters (union-find) --------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_root(parent, i):
     """Return the root of i, halving the path on the way (Tarjan, van Leeuwen, 1984)."""
     while parent[i] != i:
@@ -292,7 +293,7 @@ def find_root(parent, i):
     return i
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unite(parent, a, b):
     """Unite a[k] with b[k] for all k.
 
@@ -306,7 +307,7 @@ def unite(parent, a, b):
             parent[root_a] = root_b
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def all_roots(parent):
     """Return the smallest member of each item's cluster, (n,) int64."""
     out = np.empty(len(parent), np.int64)
@@ -351,7 +352,7 @@ class NearestIndex:
         return distance, nearest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _nearest(hashes, moved, shift, radius, forth, back, distance, nearest):
     for i in range(len(hashes)):
         value = _move_one(hashes[i], forth)

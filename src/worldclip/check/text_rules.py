@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
 from worldclip.check.config import TextRules
 from worldclip.core.arrow import string_buffers
+from worldclip.core.compiled import compiled
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.language import table as languages
@@ -107,7 +107,7 @@ def longest_run(texts: pa.Array) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _longest_run(data, offsets, out):
     for i in range(len(out)):
         last, run = np.uint32(0), 0

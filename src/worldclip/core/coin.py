@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from worldclip.core.arrow import Strings, string_buffers
+from worldclip.core.compiled import compiled
 
 KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: the decision that a number is drawn for
 
@@ -47,7 +48,7 @@ def _round(acc, word):
     return _rotl(acc + word * _P2, 31) * _P1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def xxh64(data, start, stop):
     """Return XXH64 with seed 0 of the bytes data[start:stop] (uint8) as uint64."""
     i = start
@@ -93,7 +94,7 @@ def splitmix64(x):
 _mix = njit(cache=True, nogil=True, inline="always")(splitmix64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def uniform_of_hash(key_hash, text_idx, seed, epoch, stream):
     """Return `uniform` of a key with XXH64 `key_hash` (all arguments uint64) as float64 in [0, 1)."""
     h = _mix(key_hash + text_idx)
@@ -103,13 +104,13 @@ def uniform_of_hash(key_hash, text_idx, seed, epoch, stream):
     return np.float64(h >> np.uint64(11)) * 2.0**-53
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hash_keys(data, offsets, hashes):
     for i in range(len(hashes)):
         hashes[i] = xxh64(data, offsets[i], offsets[i + 1])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _uniform_of_hashes(hashes, text_idx, seed, epoch, stream, out):
     for i in range(len(out)):
         out[i] = uniform_of_hash(hashes[i], np.uint64(text_idx[i]), seed, epoch, stream)

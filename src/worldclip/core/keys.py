@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numba import njit
 
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings, string_buffers
+from worldclip.core.compiled import compiled
 from worldclip.core.errors import InputChanged, UserError
 from worldclip.core.inputs import fingerprint_of
 from worldclip.kernels.byte_table import empty_slots, find_rows, insert_rows
@@ -42,7 +42,7 @@ class KeyTable:
         return rows
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _parse_hex(data, offsets, pairs, is_hex):
     for i in range(len(is_hex)):
         is_hex[i] = offsets[i + 1] - offsets[i] == _HEX_CHARS

@@ -235,10 +235,7 @@ def _apply_override(values: Table, override: str, problems: list[str], in_sectio
     if not separator or (in_sections and "." not in name):
         problems.append(f"--set {override!r}: expected section.key=value, for example balance.tail_fraction=0.06")
         return
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string: --set match.profile=unicode
+    value = _toml_value(text)
     *sections, key = name.strip().split(".")
     table = values
     for section in sections:
@@ -250,6 +247,29 @@ def _apply_override(values: Table, override: str, problems: list[str], in_sectio
         table.pop(key, None)  # TOML has no null: `none` resets a key to its default
     else:
         table[key] = value
+
+
+def _toml_value(text: str) -> Any:
+    """Return the value that `text` is in TOML, else a bare word: --set match.profile=unicode."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return _Bare(text)
+
+
+def _is_list(hint: Any) -> bool:
+    """Return whether a field is a list, and no plain string either."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return any(typing.get_origin(option) is tuple for option in options) and str not in options
+
+
+class _Bare(str):
+    """The text of an override that is not TOML: a string, or the items of a list with commas between them."""
+
+    __slots__ = ()
+
+    def items(self) -> list[str]:
+        return [item.strip() for item in self.split(",") if item.strip()]
 
 
 class _Loader:
@@ -272,7 +292,10 @@ class _Loader:
                 self._report(prefix, f"unknown {kind} {prefix}{key}; {_suggest(key, _fields(cls))}")
                 self.broken.update(f"{prefix}{name}." for name in _nearest(key, _fields(cls)))  # the section meant
                 continue
-            hint, _ = _fields(cls)[key]
+            hint, marks = _fields(cls)[key]
+            if isinstance(value, _Bare) and _is_list(hint):
+                has_paths = any(isinstance(mark, Place) for mark in marks)  # which may hold commas
+                value = [str(value)] if has_paths else [_toml_value(item) for item in value.items()]
             try:
                 arguments[key] = self.convert(value, hint, f"{prefix}{key}")
             except TypeError:
@@ -295,7 +318,7 @@ class _Loader:
                     continue
         elif origin is Literal:
             if value in args and not isinstance(value, bool):
-                return value
+                return args[args.index(value)]  # a plain string, whatever `value` is
         elif origin is tuple:
             if isinstance(value, list | tuple):
                 return tuple(self.convert(item, args[0], key) for item in value)
@@ -305,7 +328,7 @@ class _Loader:
         elif hint is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-            return value
+            return str(value) if isinstance(value, _Bare) else value
         raise TypeError(value)
 
     def _report(self, prefix: str, problem: str) -> None:

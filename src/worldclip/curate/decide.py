@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from worldclip.core.coin import KEEP, TEXT_DRAW, uniform_of_hash
+from worldclip.core.compiled import compiled
 
 _KEEP, _TEXT_DRAW, _ZERO = np.uint64(KEEP), np.uint64(TEXT_DRAW), np.uint64(0)
 
@@ -38,7 +38,7 @@ def keep_prob(entry_ids: npt.ArrayLike, offsets: npt.ArrayLike, entry_probs: npt
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def keep_prob_of_rows(entry_ids, offsets, rows, entry_probs, out):
     """Set out[row] to the keep probability of each of `rows`, texts of one list."""
     for row in rows:
@@ -48,7 +48,7 @@ def keep_prob_of_rows(entry_ids, offsets, rows, entry_probs, out):
         out[row] = 1.0 - product
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def keep_all(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, kept):
     """Decide under text_policy all: a drawable text is kept if its coin is below its keep_prob."""
     for k in range(len(starts) - 1):
@@ -57,7 +57,7 @@ def keep_all(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, kept):
             kept[t] = drawable[t] and coin < keep_prob[t]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw_one(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, drawn, kept):
     """Decide under text_policy one: draw one drawable text per key (drawn[k] = its row, or -1), then toss its coin."""
     for k in range(len(starts) - 1):

@@ -12,10 +12,13 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-kernel = njit(cache=True, nogil=True)
-inner = njit(cache=True, nogil=True, no_cpython_wrapper=True)  # called by other kernels only
+from worldclip.core.compiled import compiled
+
+kernel = compiled
+_INNER = {"cache": True, "nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner = njit(**_INNER)  # called by other kernels only
 # Called for each text by other kernels: each array would be seven arguments of the call.
-inlined = njit(cache=True, nogil=True, no_cpython_wrapper=True, forceinline=True)
+inlined = njit(**_INNER, forceinline=True)
 
 
 def is_compiled(function) -> bool:

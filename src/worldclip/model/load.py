@@ -23,7 +23,15 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
-from worldclip.model.formats import FORMATS, Layout, huggingface_folder, onnx_folder, open_clip_folder, timm_folder
+from worldclip.model.formats import (
+    FORMATS,
+    Layout,
+    huggingface_folder,
+    onnx_folder,
+    onnx_parts,
+    open_clip_folder,
+    timm_folder,
+)
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
@@ -63,7 +71,8 @@ def load(
     clip = read(find(source, layout, precision), options)
     if preprocess == "source":
         return clip
-    return dataclasses.replace(clip, processor=reference(clip.processor), applies_exif=False)
+    is_numpy = isinstance(clip.backend, onnx_folder.OnnxBackend)
+    return dataclasses.replace(clip, processor=reference(clip.processor, is_numpy=is_numpy), applies_exif=False)
 
 
 def torch_dtype(precision: str) -> torch.dtype:
@@ -96,7 +105,10 @@ def read(source: Source, options: LoadOptions) -> Clip:
     """Load a recognised source.  Raises UserError for missing packages and options that its layout does not use."""
     used = FORMATS[source.layout].OPTIONS
     name = f"a model in the layout {source.layout!r}"
-    problems = list(missing_packages(name, ("torch", "transformers", "PIL"), extra="train"))
+    if source.layout == "onnx" and onnx_parts.are_plain(source.path, options):
+        problems = list(missing_packages(name, ("onnxruntime", "tokenizers", "PIL"), extra="onnx"))
+    else:
+        problems = list(missing_packages(name, ("torch", "transformers", "PIL"), extra="train"))
     if package := PACKAGE_OF.get(source.layout):
         problems += missing_packages(name, (package,), extra="export")
     for name in ("arch", "tokenizer", "precision"):

@@ -45,15 +45,21 @@ class Preprocess:
 
 @dataclass(frozen=True, slots=True)
 class PerImage:
-    """A library's transform of one PIL image, called as Hugging Face's image processors are."""
+    """A transform of one PIL image, called as Hugging Face's image processors are.
 
-    transform: Callable[[Any], torch.Tensor] = field(repr=False)  # it shows addresses; keys of caches use the repr
+    It returns tensors of the library that the transform is of: torch, or numpy.
+    """
+
+    transform: Callable[[Any], Any] = field(repr=False)  # it shows addresses; keys of caches use the repr
     facts: Preprocess
 
-    def __call__(self, images: list[Any], return_tensors: str = "pt") -> dict[str, torch.Tensor]:
+    def __call__(self, images: list[Any], return_tensors: str = "pt") -> dict[str, Any]:
+        pixels = [self.transform(image) for image in images]
+        if isinstance(pixels[0], np.ndarray):
+            return {"pixel_values": np.stack(pixels)}
         import torch
 
-        return {"pixel_values": torch.stack([self.transform(image) for image in images])}
+        return {"pixel_values": torch.stack(pixels)}
 
 
 def facts_of(processor: Any) -> Preprocess:
@@ -115,10 +121,11 @@ def _in_words(edges: Report) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {side}" for name, side in edges.items()) or "none"
 
 
-def reference(processor: Any) -> PerImage:
+def reference(processor: Any, *, is_numpy: bool = False) -> PerImage:
     """Return the paper's preprocessing for a model of any source, at its image size and with its mean and deviation.
 
-    It is open_clip's transform for `shortest`, pixel for pixel.  Raises UserError for a processor without a size.
+    It is open_clip's transform for `shortest`, pixel for pixel.  is_numpy: pixels are numpy arrays, for a model that
+    does not run in torch.  Raises UserError for a processor without a size.
     """
     if isinstance(processor, PerImage):
         size, mean, std = processor.facts.size, processor.facts.mean, processor.facts.std
@@ -129,23 +136,33 @@ def reference(processor: Any) -> PerImage:
             raise UserError(f"the image processor makes images of {_in_words(edges)}; preprocess='reference' is square")
         size, mean, std = sides.pop(), tuple(processor.image_mean), tuple(processor.image_std)
     facts = Preprocess(size, "shortest", mean, std)
-    return PerImage(partial(_reference_pixels, facts), facts)
+    pixels = partial(pillow_pixels, facts, round_offset=round)
+    return PerImage(pixels if is_numpy else partial(_in_torch, pixels), facts)
 
 
-def _reference_pixels(facts: Preprocess, image: Any) -> torch.Tensor:
-    """Map an RGB PIL image to (3, size, size) normalised pixels."""
-    import torch
+def pillow_pixels(facts: Preprocess, image: Any, *, round_offset: Callable[[float], int] = int) -> np.ndarray:
+    """Map an RGB PIL image to (3, size, size) float32 normalised pixels with Pillow and numpy alone.
 
+    round_offset: of the crop.  transformers truncates it; torchvision, and thus the reference, rounds it to even.
+    """
     size = facts.size
     shortest = min(image.size)
-    # torchvision truncates the long side, and rounds the crop's offset to even.
-    width, height = (size if side == shortest else int(size * side / shortest) for side in image.size)
+    if facts.mode == "squash":
+        width = height = size
+    else:  # both libraries truncate the long side
+        width, height = (size if side == shortest else int(size * side / shortest) for side in image.size)
     resized = image.resize((width, height), BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = round_offset((width - size) / 2), round_offset((height - size) / 2)
     square = resized.crop((left, top, left + size, top + size))
-    pixels_3SS = torch.from_numpy(np.array(square)).permute(2, 0, 1).float().div(255)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (facts.mean, facts.std))
-    return pixels_3SS.sub(mean).div(std)
+    pixels_3SS = np.array(square).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (facts.mean, facts.std))
+    return np.ascontiguousarray((pixels_3SS - mean) / std)
+
+
+def _in_torch(pixels: Callable[[Any], np.ndarray], image: Any) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(pixels(image))
 
 
 def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:

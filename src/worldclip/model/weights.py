@@ -142,11 +142,11 @@ def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
     Raises UserError where a file is missing or cut.
     """
-    from safetensors import SafetensorError, safe_open
-
     files = weight_files(folder, "model.safetensors")
     if not files:
-        return None
+        return None  # also where the package safetensors is not installed: ONNX encoders do not need it
+    from safetensors import SafetensorError, safe_open
+
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:

@@ -30,6 +30,8 @@ _LATEX_SPECIAL = str.maketrans(
     }
 )
 
+STACKED_COLUMNS = range(5, 13)  # fewer fit on a narrow screen; page.css has titles of so many
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -71,7 +73,11 @@ class Table:
 
 
 def to_html(table: Table) -> Html:
-    """Return a <table> that scrolls sideways on its own, without its empty columns."""
+    """Return a <table> that scrolls sideways on its own, without its empty columns.
+
+    On narrow screens each row of a table with many columns becomes a block of lines, title and value (page.css), for
+    which the table carries its titles as --c1, --c2, ...
+    """
     table = table.without_empty_columns() if table.rows else table
     head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
     body = [
@@ -82,7 +88,16 @@ def to_html(table: Table) -> Html:
         )
         for number, row in enumerate(table.rows)
     ]
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
+    attributes = {}
+    if len(table.columns) in STACKED_COLUMNS:
+        titles = (f"--c{i}:'{_css_text(column.title)}'" for i, column in enumerate(table.columns, 1))
+        attributes = {"class_": "stack", "style": ";".join(titles)}
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), **attributes), class_="scroll")
+
+
+def _css_text(text: str) -> str:
+    """Return text for a string of CSS in single quotes."""
+    return re.sub(r"[^\w %.,()*-]", lambda match: f"\\{ord(match[0]):x} ", text)
 
 
 def to_markdown(table: Table) -> str:

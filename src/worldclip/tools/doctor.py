@@ -23,6 +23,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "train": ("torch", "torchvision", "transformers"),
     "eval": ("open_clip", "sklearn"),
+    "onnx": ("onnxruntime", "tokenizers", "PIL"),
     "export": ("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),
     "search": ("faiss",),
     "serve": ("starlette", "uvicorn", "prometheus_client"),

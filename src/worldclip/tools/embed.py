@@ -131,7 +131,7 @@ def embed(
 
     def work() -> Result:
         units = _units(run, of)
-        workers = executor or LocalExecutor(workers=min(num_processes(device, source.path), _num_worthwhile(units)))
+        workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
         threads = loaded.threads
         if isinstance(workers, LocalExecutor):
             num_parallel = min(workers.workers, max(map(len, units.values())))
@@ -182,18 +182,29 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 
-def num_processes(device: str, model: Path) -> int:
-    """Return one process per CUDA device, else one per core while half of the memory holds the weights."""
-    from worldclip.model.clip import pick_device
+def num_processes(device: str, source: model_load.Source) -> int:
+    """Return one process per CUDA device, else one per core while half of the memory holds the weights.
 
-    if pick_device(device).type == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
+    ONNX encoders run on the CPU.
+    """
+    if source.layout != "onnx" and (num_devices := _num_cuda_devices(device)):
+        return num_devices
+    model = source.path
     files = [model] if model.is_file() else [path for path in model.rglob("*") if path.is_file()]
     weights = max(1, sum(file.stat().st_size for file in files if file.suffix not in (".json", ".md")))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(usable_cores(), memory // 2 // weights))
+
+
+def _num_cuda_devices(device: str) -> int:
+    """Return the number of CUDA devices, 0 if the model runs elsewhere.  Raises UserError for an unavailable device."""
+    from worldclip.model.clip import pick_device
+
+    if pick_device(device).type != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _num_worthwhile(units: dict[Of, list[Shard]]) -> int:
@@ -345,13 +356,19 @@ def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_
 @functools.lru_cache(maxsize=1)
 def _load(model: Model) -> Clip:
     """Load this process's model: a worker uses its own CUDA device, or its share of the cores."""
-    import torch
-
     if multiprocessing.parent_process() is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(model.threads))  # onnxruntime's sessions read it
-        torch.set_num_threads(min(model.threads, torch.get_num_threads()))
-        if torch.cuda.is_available():
-            # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
-            number = re.search(r"\d+$", multiprocessing.current_process().name)
-            torch.cuda.set_device((int(number[0]) if number else 0) % torch.cuda.device_count())
+        if model.source.layout != "onnx":
+            _limit_torch(model.threads)
     return model_load.read(model.source, model.options)
+
+
+def _limit_torch(threads: int) -> None:
+    """Give this worker its threads, and its own CUDA device where there are any."""
+    import torch
+
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
+    if torch.cuda.is_available():
+        # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
+        number = re.search(r"\d+$", multiprocessing.current_process().name)
+        torch.cuda.set_device((int(number[0]) if number else 0) % torch.cuda.device_count())

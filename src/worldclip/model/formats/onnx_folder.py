@@ -27,7 +27,6 @@ from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import published, sample_inputs
-from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import (
     read_config_json,
     read_parts,
@@ -35,6 +34,7 @@ from worldclip.model.formats.huggingface_folder import (
 )
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.onnx_joint import write_joint
+from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
 
@@ -132,8 +132,8 @@ class OnnxBackend:
     def embed_dim(self) -> int:
         return next(output.shape[1] for output in self.image.get_outputs() if output.name == "image_embeds")
 
-    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        return _unit(self._run(self.image, "image_embeds", {"pixel_values": pixels_B3SS.numpy()}))
+    def encode_pixels(self, pixels_B3SS: torch.Tensor | np.ndarray) -> np.ndarray:
+        return _unit(self._run(self.image, "image_embeds", {"pixel_values": np.asarray(pixels_B3SS)}))
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         features_BD = np.zeros((len(tokens), self.embed_dim), np.float32)
@@ -178,10 +178,11 @@ def _unit(embeds_BD: np.ndarray) -> np.ndarray:
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
-    """Load the encoders of one precision, float32 by default."""
-    if pick_device(options.device).type != "cpu" and options.device != "auto":
+    """Load the encoders of one precision, float32 by default; torch is not imported if are_plain."""
+    if options.device not in ("auto", "cpu"):
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
-    config, tokenizer, processor = read_parts(path, options)
+    read = read_plain_parts if are_plain(path, options) else read_parts
+    config, tokenizer, processor = read(path, options)
     sessions = [_session(file) for file in _find_graphs(path, options.precision or "fp32")]
     backend = OnnxBackend(
         sessions[0],

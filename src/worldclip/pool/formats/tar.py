@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import numba
 import numpy as np
 import pyarrow as pa
 
+from worldclip.core.compiled import compiled
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.kernels import tar_headers
@@ -251,7 +251,7 @@ _JSON = np.uint64(_suffix_code("json"))
 _SLASH, _DOT = ord("/"), ord(".")
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _equal(names: np.ndarray, a: int, a_end: int, b: int, b_end: int) -> bool:
     if a_end - a != b_end - b:
         return False
@@ -261,7 +261,7 @@ def _equal(names: np.ndarray, a: int, a_end: int, b: int, b_end: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _split(names: np.ndarray, start: int, end: int) -> tuple[int, np.uint64]:
     """Return (end of the stem, _suffix_code of the suffix in lower case); (-1, 0) without a stem or a suffix.
 
@@ -286,7 +286,7 @@ def _split(names: np.ndarray, start: int, end: int) -> tuple[int, np.uint64]:
     return dot, code
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _group(
     names: np.ndarray,
     offsets: np.ndarray,
