@@ -5,4 +5,4 @@ from __future__ import annotations
 from numba import njit
 
 # No entry for C: numba would compile each function into it a second time, a third of all compile time.
-compiled = njit(cache=True, nogil=True, no_cfunc_wrapper=True)
+compiled = njit(cache=True, nogil=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]

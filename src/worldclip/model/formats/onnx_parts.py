@@ -53,7 +53,8 @@ def read_plain_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer
     """
     weights.refuse_foreign_code(folder)
     config = _read_config(folder)
-    tokenizer = Tokenizer(PlainTokenizer(Path(options.tokenizer or folder)), config.text_config.max_position_embeddings)
+    plain: Any = PlainTokenizer(Path(options.tokenizer or folder))
+    tokenizer = Tokenizer(plain, config.text_config.max_position_embeddings)
     for name in ("bos", "eos", "pad"):
         if getattr(config.text_config, f"{name}_token_id", None) is None:
             setattr(config.text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_id"))
@@ -61,7 +62,7 @@ def read_plain_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer
     return config, tokenizer, _read_processor(folder / PROCESSOR, config.vision_config.image_size)
 
 
-def _read_config(folder: Path) -> SimpleNamespace:
+def _read_config(folder: Path) -> Any:
     record = weights.read_json_config(folder / "config.json")
     if record.get("model_type") != FAMILY:
         raise UserError(f"{folder} holds a {record.get('model_type')!r} model; this needs a {FAMILY!r} one")
