@@ -12,7 +12,7 @@ from worldclip.core.artifacts import write_json
 from worldclip.evaluate.interval import languages_interval, mean_interval
 from worldclip.evaluate.report import group_languages, held_out_combinations
 from worldclip.report import write_evaluation
-from worldclip.report.language_map import group_bars, language_map, step_of
+from worldclip.report.language_map import STEPS, group_bars, language_map, step_of
 
 
 def record(value, chance=0.01, n=100, num_classes=500, low=None):
@@ -52,7 +52,7 @@ def test_language_without_chance_or_family_has_no_cell():
 
 @pytest.mark.parametrize(("ratio", "step"), [(0.0, 0), (2.9, 0), (3.0, 1), (29.9, 2), (30.0, 3), (100.0, 4)])
 def test_steps_begin_at_their_bounds(ratio, step):
-    assert step_of(ratio) == step
+    assert step_of(ratio, STEPS) == step
 
 
 def test_groups_are_plain_means_with_chance_and_an_interval_over_languages():

@@ -6,6 +6,7 @@ N images of a dataset, D embed_dim.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from worldclip.model import decode
 PROTOCOL_VERSION = 4  # of the numbers; a record of another version is evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
+
+WRITE_EVERY_S = 10.0  # results.jsonl is written whole; after each record, hundreds of languages would mostly write
 
 Pair = tuple[Dataset, str]
 """A dataset and one of its languages."""
@@ -65,7 +68,8 @@ def evaluate(
 
     languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
     folder of image features.  Records that `results_path` has of this model and these data are not computed again; it
-    is written after each (dataset, language), so that a sweep that was interrupted resumes there.
+    is written after each group of texts, and in a group every WRITE_EVERY_S seconds, so that a sweep that was
+    interrupted resumes there.
     """
     pairs = list_pairs(datasets, languages)
     model_id = identify(model, model_id)
@@ -76,6 +80,7 @@ def evaluate(
         features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
+    written_at = time.monotonic()
     for group in grouped(todo):
         encode_text.encode(texts_of(group))
         for dataset, lang in group:
@@ -83,7 +88,10 @@ def evaluate(
             scored = score_language(model_id, (dataset, lang), image_ND, encode_text, results_path.parent, records)
             records |= by_digest(scored)
             say(f"{dataset.name} in {lang}")
-            write_results(results_path, records, datasets)
+            if time.monotonic() - written_at > WRITE_EVERY_S:
+                write_results(results_path, records, datasets)
+                written_at = time.monotonic()
+        write_results(results_path, records, datasets)
     digests = [digest(_identity(model_id, pair, task)) for pair in pairs for task in tasks_of(pair)]
     records = by_digest(records[key] for key in digests)  # without those of another model or other data
     if not todo:

@@ -6,6 +6,7 @@ Legend: T texts.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,13 @@ class LanguageRules:
         lang = lang_of_label[label_ids]
         lang[prob < self.min_prob] = -1
         return lang, prob, np.array([*identifier.labels, lid.NO_LABEL])[label_ids]
+
+    def without_label(self, langs: Iterable[str]) -> list[str]:
+        """Return those of the languages that no label of the language-identification model means."""
+        labels = lid.read_labels(self.lid_model)
+        scheme, merged = table.scheme_of(labels[0]), dict(self.merge_labels)
+        labelled = {merged.get(label) or table.from_lid(label, scheme=scheme) for label in labels}
+        return [lang for lang in langs if lang not in labelled]
 
     def _read_stated(self, stated: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         position = {lang: i for i, lang in enumerate(self.languages)}

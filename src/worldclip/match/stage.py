@@ -61,6 +61,8 @@ def _match(run: Run, job: Job) -> Result:
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
+    if "truth" in report and work.pool.lang is None:
+        report["lid_unknown"] = work.language_rules.without_label(report["truth"])
     if work.match.compare_profiles:
         report["profiles"] = compare_profiles(work, shards, work.match.compare_profiles)
     return Result(

@@ -9,11 +9,13 @@ from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, unit
-from worldclip.report.page import Section, code, figure, first_and_more, grid, lang_name, legend, note, words
+from worldclip.report.page import Section, code, figure, first_and_more, folded, grid, lang_name, legend, note, words
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 NUM_CURVES = 12  # lists with a curve of their own; the table has them all
+MAX_ROWS = 40  # thresholds in sight
 CURVE_PX = (290, 200)  # width, height
+MAX_HEADS = 40  # lists with a table of head entries
 OPEN_LISTS, HEAD_ENTRIES = 4, 10  # lists whose head entries are in sight, the others are folded; entries of each
 SIZE_CHART_PX = (640, 320)  # of the file
 SIZE_ON_PAGE_PX = (400, 240)  # legible on a telephone too
@@ -45,7 +47,14 @@ def _thresholds(report: BalanceReport) -> Section:
         "Balance",
         "Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails "
         "stay whole. Effective entries: the number of equally frequent entries of the same diversity.",
-        join([*map(note, report["warnings"]), legend(colours), grid(curves), to_html(Table(columns, rows))]),
+        join(
+            [
+                *map(note, report["warnings"]),
+                legend(colours),
+                grid(curves),
+                first_and_more(rows, MAX_ROWS, "lists with fewer matches", lambda some: to_html(Table(columns, some))),
+            ]
+        ),
     )
 
 
@@ -97,11 +106,27 @@ def _head_entries(report: BalanceReport) -> Section:
     by_size = sorted(lists, key=lambda name: (name != "en", -report["lists"][name]["num_matches"]))
     columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
     tables = []
-    for name in by_size:
+    for name in by_size[:MAX_HEADS]:
         rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in lists[name][:HEAD_ENTRIES]]
         tables.append(tag("div", tag("h3", lang_name(name)), to_html(Table(columns, rows))))
     return Section(
         "Head entries",
         "The most frequent entries of each list, and the probability that a match of the entry alone keeps a pair.",
-        first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid")),
+        join(
+            [
+                first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid")),
+                _first_entries(lists, by_size[MAX_HEADS:]),
+            ]
+        ),
     )
+
+
+def _first_entries(lists: Mapping[str, Sequence[Record]], names: Sequence[str]) -> Html:
+    """Return one table for the lists that have none of their own: the most frequent entry of each."""
+    if not names:
+        return Html()
+    heads = {name: lists[name][0] for name in names}
+    rows = [[name, words(top["entry"], name), top["matches"], top["prob"]] for name, top in heads.items()]
+    columns = [text_column("list", lang_name), text_column("most frequent entry"), Column("matches", count)]
+    table = to_html(Table([*columns, Column("keep probability", percent)], rows))
+    return folded(f"The most frequent entry of {len(names)} smaller lists", table)

@@ -12,9 +12,23 @@ from worldclip.report.balance import NUM_CURVES, rank_chart
 from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short, unit
-from worldclip.report.page import Bar, Card, Section, bars, code, figure, folded, grid, lang_name, legend, words
+from worldclip.report.page import (
+    Bar,
+    Card,
+    Section,
+    bars,
+    code,
+    figure,
+    first_and_more,
+    folded,
+    grid,
+    lang_name,
+    legend,
+    words,
+)
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
+MAX_BARS = 40  # rows of "what was kept" in sight
 NUM_SHARES = 15  # largest languages in "before and after"
 
 # Where a pair can end: column -> (colour, meaning).  The last reason that can apply comes first, as in a bar.
@@ -67,7 +81,13 @@ def _fates(report: CurateReport) -> Section:
         "What was kept",
         f"Each of the {count(total['pairs_in'])} {counted} ends in exactly one way. Bars show shares within a "
         "language.",
-        join([legend(ENDS[end] for end in ends), bars(bar_rows), folded("In numbers", to_html(numbers))]),
+        join(
+            [
+                legend(ENDS[end] for end in ends),
+                first_and_more(bar_rows, MAX_BARS, "languages with fewer pairs", bars),
+                folded("In numbers", to_html(numbers)),
+            ]
+        ),
     )
 
 

@@ -61,19 +61,28 @@ def _cell(lang: str, record: LanguageResult, metric: str, hover: str) -> Html:
     ratio = record["metrics"][metric] / chance
     bounds = record["interval_95"].get(metric)
     is_chance = bounds is not None and bounds[0] <= chance
-    class_ = "c at-chance" if is_chance else f"c step{step_of(ratio)}"
-    return tag("span", tag("b", lang), tag("small", times(ratio)), class_=class_, title=hover)
+    return cell(lang, times(ratio), "at-chance" if is_chance else f"step{step_of(ratio, STEPS)}", hover)
 
 
-def step_of(ratio: float) -> int:
-    """Return which of STEP_NAMES a multiple of chance belongs to."""
-    return sum(ratio >= step for step in STEPS)
+def cell(lang: str, number: str, class_: str, hover: str) -> Html:
+    """Return a small cell with a language's code and a number.  class_: `step0` to `step4`, or `at-chance`."""
+    return tag("span", tag("b", lang), tag("small", number), class_=f"c {class_}", title=hover)
+
+
+def step_of(value: float, steps: Sequence[float]) -> int:
+    """Return the step of a value: how many of the rising bounds `steps` it reaches."""
+    return sum(value >= step for step in steps)
 
 
 def _legend() -> Html:
-    items = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(STEP_NAMES)]
-    items.append(tag("span", tag("i", class_="at-chance"), "the 95% interval holds chance"))
-    return tag("p", "times chance: ", *items, class_="legend map-legend")
+    return step_legend("times chance:", STEP_NAMES, "the 95% interval holds chance")
+
+
+def step_legend(title: str, names: Sequence[str], dashed: str) -> Html:
+    """Explain the colours of cells: names of the steps, and of the cells with a dashed border."""
+    items = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(names)]
+    items.append(tag("span", tag("i", class_="at-chance"), dashed))
+    return tag("p", tag("span", title), *items, class_="legend map-legend")
 
 
 def group_bars(groups: Mapping[str, Sequence[LanguageGroup]]) -> Html:

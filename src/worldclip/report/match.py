@@ -7,13 +7,22 @@ from collections.abc import Mapping, Sequence
 from worldclip.core.reasons import MATCHED, Reason
 from worldclip.core.records import MatchReport
 from worldclip.language import table as languages
-from worldclip.report.html import join
+from worldclip.report.html import Html, join, tag
+from worldclip.report.language_map import cell, step_legend, step_of
 from worldclip.report.numbers import count, percent, short
-from worldclip.report.page import Bar, Card, Section, bars, first_and_more, folded, lang_name
+from worldclip.report.page import Bar, Card, Section, bars, first_and_more, folded, lang_name, language_label, note
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_ROWS = 15  # languages in sight; the others are folded
+NO_LANGUAGE = Reason.NO_LANGUAGE.label
+MAX_RECALL_BARS = 40  # languages with a bar of recall; more are cells
+RECALL_STEPS = (0.1, 0.5, 0.8, 0.95)
+RECALL_STEP_NAMES = ("below 10%", "10 to 50%", "50 to 80%", "80 to 95%", "95% or more")
 NUM_CONFUSIONS = 3  # languages that texts are most often taken for
+
+
+Truth = Mapping[str, Mapping[str, int]]
+"""{true language: {language found, or no_language: texts}}."""
 
 
 def cards(report: MatchReport) -> list[Card]:
@@ -31,7 +40,7 @@ def sections(report: MatchReport) -> list[Section]:
         if total:
             texts[lang] = (total, matched)
     parts = [_rates(texts, report.get("profiles", {}))] if texts else []
-    return parts + ([_lid_recall(report["truth"], report["lid_recall"])] if "truth" in report else [])
+    return parts + ([_lid_recall(report)] if "truth" in report else [])
 
 
 def _rates(texts: Mapping[str, tuple[int, int]], compared: Mapping[str, Mapping[str, int]]) -> Section:
@@ -76,27 +85,76 @@ def _script(lang: str) -> str:
         return ""
 
 
-def _lid_recall(truth: Mapping[str, Mapping[str, int]], recalls: Mapping[str, float]) -> Section:
+def _lid_recall(report: MatchReport) -> Section:
+    """Return how much of each language's texts identification finds, and where the others go."""
+    truth, recalls = report["truth"], report["lid_recall"]
+    unknown = report.get("lid_unknown", [])
+    mean = sum(recalls.values()) / len(recalls)
+    best_first = sorted(recalls, key=lambda lang: (-recalls[lang], lang))
+    drawn = (
+        _recall_bars(best_first, recalls) if len(recalls) <= MAX_RECALL_BARS else _recall_cells(truth, recalls, unknown)
+    )
+    return Section(
+        "Language identification",
+        f"Share of each language's texts that are identified as that language; mean over {len(recalls)} languages "
+        f"{percent(mean)}. This pool states the language of its texts; only this page uses it.",
+        join(
+            [
+                drawn,
+                _unknown_note(truth, unknown),
+                folded("Lost by language, and confusions", to_html(_loss_table(truth, recalls))),
+            ]
+        ),
+    )
+
+
+def _recall_bars(langs: Sequence[str], recalls: Mapping[str, float]) -> Html:
+    return bars(
+        Bar(
+            label=lang_name(lang),
+            parts=[(recalls[lang], "var(--s1)", f"recall {percent(recalls[lang])}")],
+            note=percent(recalls[lang]),
+        )
+        for lang in langs
+    )
+
+
+def _recall_cells(truth: Truth, recalls: Mapping[str, float], unknown: Sequence[str]) -> Html:
+    """Return a cell per language, the worst first; those that the model has no label for have a dashed border."""
+    cells = []
+    for lang in sorted(recalls, key=lambda lang: (recalls[lang], lang)):
+        class_ = "at-chance" if lang in unknown else f"step{step_of(recalls[lang], RECALL_STEPS)}"
+        hover = f"{language_label(lang)}: {percent(recalls[lang])} of {count(sum(truth[lang].values()))} texts"
+        cells.append(cell(lang, percent(recalls[lang]), class_, hover))
+    steps = step_legend("texts found:", RECALL_STEP_NAMES, "no label in the model")
+    return steps + tag("div", tag("div", *cells, class_="cells"), class_="languages")
+
+
+def _unknown_note(truth: Truth, unknown: Sequence[str]) -> Html | None:
+    if not unknown:
+        return None
+    num_texts = sum(sum(truth[lang].values()) for lang in unknown)
+    names = ", ".join(language_label(lang) for lang in unknown)
+    text = f"The model has no label for {len(unknown)} of these languages, with {count(num_texts)} texts: {names}."
+    return note(f"{text} Another model may have (languages.lid_model), or the pool states them (pool.lang).")
+
+
+def _loss_table(truth: Truth, recalls: Mapping[str, float]) -> Table:
+    """Return texts of each language: found, taken for another, without a language; the worst first."""
     rows = []
-    for lang in sorted(truth, key=recalls.__getitem__):
+    for lang in sorted(truth, key=lambda lang: (recalls[lang], lang)):
         total = sum(truth[lang].values())
-        others = sorted(((n, other) for other, n in truth[lang].items() if other != lang), reverse=True)
+        without = truth[lang].get(NO_LANGUAGE, 0)
+        others = sorted(
+            ((n, other) for other, n in truth[lang].items() if other not in (lang, NO_LANGUAGE)), reverse=True
+        )
         confusions = [join([lang_name(other), percent(n / total)], " ") for n, other in others[:NUM_CONFUSIONS]]
-        rows.append([lang, total, recalls[lang], join(confusions, ", ")])
+        wrong = 1 - recalls[lang] - without / total
+        rows.append([lang, total, recalls[lang], max(0.0, wrong), without / total, join(confusions, ", ")])
     columns = [
         text_column("true language", lang_name),
         Column("texts", count),
-        Column("recall", percent),
+        *columns_of(("recall", "taken for another", "no language"), percent),
         text_column("most often taken for"),
     ]
-    bar_rows = [
-        Bar(label=lang_name(lang), parts=[(recall, "var(--s1)", f"recall {percent(recall)}")], note=percent(recall))
-        for lang, recall in sorted(recalls.items(), key=lambda item: -item[1])
-    ]
-    mean = sum(recalls.values()) / len(recalls)
-    return Section(
-        "Language identification",
-        f"Share of each language's texts that are identified as that language; mean over {len(rows)} languages "
-        f"{percent(mean)}. This pool states the language of its texts; only this page uses it.",
-        join([bars(bar_rows), folded("Confusions", to_html(Table(columns, rows)))]),
-    )
+    return Table(columns, rows)

@@ -164,6 +164,12 @@ def language_name(lang: str) -> str:
         return NO_LANGUAGE_NAMES.get(lang, "")
 
 
+def language_label(lang: str) -> str:
+    """Return a language's English name and its code as plain text, for hover texts and sentences."""
+    row = languages.by_code().get(lang)
+    return f"{row.name} {lang}" if row else lang
+
+
 def lang_name(lang: str) -> Html:
     """Return a language's English name with its code; a code outside the table of languages stands alone."""
     name = language_name(lang)
