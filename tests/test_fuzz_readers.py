@@ -77,8 +77,7 @@ def read_many(folder: Path, name: str, whole: bytes, read: Callable[[Path], obje
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def whole_recipe() -> bytes:
+def whole_recipe(folder: Path) -> bytes:
     recipe = load_recipe(
         {
             "pool": {"roots": {"a": "s3://bucket/a", "b": "/data/b"}},
@@ -89,9 +88,7 @@ def whole_recipe() -> bytes:
     return to_toml(recipe).encode()
 
 
-@pytest.fixture(scope="module")
-def whole_pack(tmp_path_factory) -> bytes:
-    folder = tmp_path_factory.mktemp("pack")
+def whole_pack(folder: Path) -> bytes:
     (folder / "sw.txt").write_text("simba\t3\npaka\t2\n", encoding="utf-8")
     recipe = load_recipe(
         {
@@ -106,23 +103,23 @@ def whole_pack(tmp_path_factory) -> bytes:
     return (folder / "lists.tar").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def whole_weights(tmp_path_factory) -> bytes:
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+def whole_weights(folder: Path) -> bytes:
+    path = folder / "model.safetensors"
     save_file({"a": torch.zeros(3, 4), "b.weight": torch.ones(5, dtype=torch.float16)}, path, {"format": "pt"})
     return path.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def whole_pickle(tmp_path_factory) -> bytes:
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
+def whole_pickle(folder: Path) -> bytes:
+    path = folder / "model.pt"
     torch.save({"state_dict": {"a": torch.zeros(3, 4), "b.weight": torch.ones(5)}}, path)
     return path.read_bytes()
 
 
-WHOLE_INDEX = json.dumps(
-    {"metadata": {"total_size": 10}, "weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}
-).encode()
+def whole_index(folder: Path) -> bytes:
+    files = {"a": "m-1.safetensors", "b": "m-2.safetensors"}
+    for name in files.values():
+        (folder / name).touch()
+    return json.dumps({"metadata": {"total_size": 10}, "weight_map": files}).encode()
 
 
 def read_pack(path: Path) -> None:
@@ -137,26 +134,25 @@ def read_index(path: Path) -> None:
         assert file.parent == path.parent
 
 
-READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "recipe": ("recipe.toml", load_recipe),
-    "pack": ("lists.tar", read_pack),
-    "weights": ("model.safetensors", lambda path: (weights.safetensors_shapes(path.parent), weights.read_state(path))),
-    "pickle": ("model.pt", weights.read_state),
-    "index": ("model.safetensors.index.json", read_index),
+def read_weights(path: Path) -> None:
+    weights.safetensors_shapes(path.parent)
+    weights.read_state(path)
+
+
+READERS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], object]]] = {
+    "recipe": ("recipe.toml", whole_recipe, load_recipe),
+    "pack": ("lists.tar", whole_pack, read_pack),
+    "weights": ("model.safetensors", whole_weights, read_weights),
+    "pickle": ("model.pt", whole_pickle, weights.read_state),
+    "index": ("model.safetensors.index.json", whole_index, read_index),
 }
-
-
-def whole_of(kind: str, request: pytest.FixtureRequest) -> bytes:
-    return WHOLE_INDEX if kind == "index" else request.getfixturevalue(f"whole_{kind}")
+"""Name of the file, the function that makes it, given a folder, and the one that reads it."""
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_damaged_files_are_refused_in_words(kind, tmp_path, request):
-    name, read = READERS[kind]
-    if kind == "index":
-        for number in (1, 2):
-            (tmp_path / f"m-{number}.safetensors").touch()
-    whole = whole_of(kind, request)
+def test_damaged_files_are_refused_in_words(kind, tmp_path):
+    name, make, read = READERS[kind]
+    whole = make(tmp_path)
     (tmp_path / name).write_bytes(whole)
     read(tmp_path / name)
     read_many(tmp_path, name, whole, read, SEEDS)
@@ -164,10 +160,10 @@ def test_damaged_files_are_refused_in_words(kind, tmp_path, request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
-def test_many_damaged_files_are_refused_in_words(kind, tmp_path, request):
-    name, read = READERS[kind]
+def test_many_damaged_files_are_refused_in_words(kind, tmp_path):
+    name, make, read = READERS[kind]
     start = time.monotonic()
-    read_many(tmp_path, name, whole_of(kind, request), read, range(100, 20_100 if kind != "pack" else 5_100))
+    read_many(tmp_path, name, make(tmp_path), read, range(100, 20_100 if kind != "pack" else 5_100))
     assert time.monotonic() - start < 900
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
 
