@@ -142,8 +142,8 @@ def write_page(rows: list[str]) -> None:
     text = f"""# Damaged inputs
 
 {machine}; {known}. Each reader in a
-process of {MEMORY_BYTES >> 30} GiB of address space. No reader crashed, hung, raised an error of another kind, or gave a
-pair that its plain counterpart does not. Written by `benchmarks/fuzz.py`.
+process of {MEMORY_BYTES >> 30} GiB of address space. No reader crashed, hung, raised an error of another kind, or gave
+a pair that its plain counterpart does not. Written by `benchmarks/fuzz.py`.
 
 | reader | inputs | number | CPU s | MiB |
 |---|---|---|---|---|
