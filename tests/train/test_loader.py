@@ -17,7 +17,8 @@ from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train.augment import Augmentation
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
-from worldclip.train.loader import Loader
+from worldclip.train.loader import NEAR_REPLACEMENTS, Loader
+from worldclip.train.plan import replacement
 
 
 @pytest.fixture(scope="module")
@@ -115,19 +116,45 @@ def test_an_undecodable_image_is_replaced_and_counted(tmp_path, tokenizer):
     assert bad[UNDECODABLE] >= num_changed > 0
 
 
-def test_a_replacement_is_the_first_drawn_pair_that_decodes(tmp_path, tokenizer):
-    from worldclip.train.plan import replacement
-
+def test_a_replacement_is_the_first_drawn_pair_of_its_window_that_decodes(tmp_path, tokenizer):
     tars = write_world(tmp_path / "run")
     whole = [pair for step in range(8) for pair in pairs_of(make_loader(tmp_path / "run", tars, tokenizer).batch(step))]
     broken = {n for n in range(24) if n % 2}
     loader = make_loader(tmp_path / "run", write_world(tmp_path / "run", broken=broken), tokenizer)
     read = [pair for step in range(7) for pair in pairs_of(loader.batch(step))]
     for position, pair in enumerate(read):
+        start, length = (0, 48) if position < 48 else (48, 24)  # windows of two shards and of one
         expected, draw = whole[position], 0
         while int(expected[0]) in broken:
             draw += 1
-            expected = whole[replacement(position, draw, 72, 1, 0)]
+            expected = whole[start + replacement(position, draw, length, 1, 0)]
+        assert pair == expected
+
+
+def test_one_bad_image_reads_no_further_window(tmp_path, tokenizer, monkeypatch):
+    loader = make_loader(
+        tmp_path / "run", write_world(tmp_path / "run", broken={5, 13, 21}), tokenizer, shuffle_shards=1
+    )
+    read = []
+    read_shard = loader.source.read_shard
+    monkeypatch.setattr(
+        loader.source, "read_shard", lambda shard, epoch: read.append(shard) or read_shard(shard, epoch)
+    )
+    for step in range(7):
+        loader.batch(step)
+    assert sorted(read) == [0, 1, 2]
+
+
+def test_a_window_without_any_image_is_replaced_from_the_whole_epoch(tmp_path, tokenizer):
+    whole = make_loader(tmp_path / "whole/run", write_world(tmp_path / "whole/run"), tokenizer, shuffle_shards=1)
+    loader = make_loader(tmp_path / "run", write_world(tmp_path / "run", broken=range(8)), tokenizer, shuffle_shards=1)
+    planned = [pair for step in range(8) for pair in pairs_of(whole.batch(step))]
+    read = [pair for step in range(7) for pair in pairs_of(loader.batch(step))]
+    for position, pair in enumerate(read):
+        expected, draw = planned[position], NEAR_REPLACEMENTS
+        while int(expected[0]) < 8:
+            draw += 1
+            expected = planned[replacement(position, draw, 72, 1, 0)]
         assert pair == expected
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import numpy as np
@@ -22,6 +24,7 @@ from worldclip.train import plan
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
 from worldclip.train.loader import Loader
+from worldclip.train.pairs import PairSource
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +161,32 @@ def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path, tokenizer):
             np.testing.assert_array_equal(local.images.numpy(), remote.images.numpy())
     finally:
         memory.rm("/streams", recursive=True)
+
+
+def test_loop_and_loader_thread_find_the_same_epochs(matched_run, tokenizer, monkeypatch):
+    """Both sum up the epochs' starts as far as they need them."""
+    run_dir, recipe = matched_run
+    work = curate_work(context(recipe, run_dir))
+    expected = make_loader(run_dir, recipe, tokenizer, work=work)
+    loader = make_loader(run_dir, recipe, tokenizer, work=work)
+    length = loader.order.length
+
+    def slow_length(epoch: int) -> int:
+        time.sleep(0.01)
+        return length(epoch)
+
+    monkeypatch.setattr(loader.order, "length", slow_length)
+    positions = [np.array([n]) for n in (300, 500, 400, 450)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(loader._locate, positions))
+    assert found == [expected._locate(n) for n in positions]
+
+
+def test_an_epoch_of_pools_beyond_memory_is_counted_by_keys_alone(matched_run, tokenizer):
+    run_dir, recipe = matched_run
+    shards = pool.shards(context(recipe, run_dir))
+    for work in (None, curate_work(context(recipe, run_dir))):
+        for epoch in range(3):
+            large, small = (PairSource(run_dir, shards, None, num_cached, work) for num_cached in (1, 10))
+            assert np.array_equal(large.counts(epoch)[0], small.counts(epoch)[0])
+            assert large.counts(epoch)[1] == small.counts(epoch)[1]

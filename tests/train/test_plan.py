@@ -63,7 +63,7 @@ def test_batches_read_each_position_of_each_epoch_exactly_once(epoch_length, bat
     assert within.tolist() == list(range(epoch_length)) * batch
 
 
-def test_a_replacement_is_drawn_from_the_same_epoch_by_hash():
+def test_a_replacement_is_drawn_by_hash():
     assert plan.replacement(7, 3, 100, 1, 2) == math.floor(uniform("7", 3, 1, 2, ORDER) * 100)
     assert {0 <= plan.replacement(7, draw, 10, 0, 0) < 10 for draw in range(1, 50)} == {True}
 

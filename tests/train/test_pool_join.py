@@ -26,7 +26,7 @@ from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train.loader import Loader
-from worldclip.train.pool_join import image_shards, join_images, places_path, read_places
+from worldclip.train.pool_join import image_shards, join_images, joined_shards, places_path, read_places
 
 QUIET = LocalExecutor(quiet=True)
 NUM_KEYS = 24
@@ -152,6 +152,7 @@ def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
         tokenizer,
         config,
         global_batch_size=11,
+        images=joined_shards(config, run),
     )
     kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]
     assert loader.epoch_length == len(kept) == 33

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,10 +33,10 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.image_files import ImageFiles
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
-from worldclip.train.pool_join import joined_shards
 
 MAX_GAP_BYTES = 256 * 2**10  # between two images that one request to an object store reads
 UNREADABLE = "unreadable"  # reason of an image whose file or page cannot be read any more, or is another
+NEAR_REPLACEMENTS = 16  # draws among pairs that are read already, before those of the whole epoch: a shard may be lost
 MAX_REPLACEMENTS = 1_000  # draws of a replacement before the pool counts as broken
 CACHE_BYTES = 512 * 2**20  # decoded images kept in memory, first come, first kept
 CACHED_IMAGE_BYTES = 64 * 2**10  # larger images (148 x 148 pixels) are decoded each time
@@ -103,10 +104,14 @@ class Loader:
         world: World = ALONE,
         num_streams: int = 0,
         work: CurateWork | None = None,
+        images: Sequence[Shard] | None = None,
+        epochs_dir: Path | None = None,
     ) -> None:
         """Raises UserError if no kept pair has an image.
 
-        shards: of the matched pool.  num_streams: 0 reads windows.  work: of online curation; None: offline.
+        shards: of the matched pool.  images: the joined files of train.pool; None: the matched pool holds the images.
+        epochs_dir: where the ranks count the pairs of epochs together, see EpochCounts.
+        num_streams: 0 reads windows.  work: of online curation; None: offline.
         """
         self.tokenizer, self.global_batch_size, self.world = tokenizer, global_batch_size, world
         self.seed, self.patch_dropout = config.seed, config.patch_dropout
@@ -117,16 +122,17 @@ class Loader:
         self.image_size = max(model.image_size for model in (sizes, *students))  # smaller students resize the crops
         self._min_side = math.ceil(SCALED_MARGIN * self.image_size) if config.scaled_decode else None
         self.shards = sorted(shards, key=lambda shard: shard.name)
-        tars = joined_shards(config, run_dir)
-        self._files = ImageFiles(tars or self.shards)
+        self._files = ImageFiles(images or self.shards)
         names = [shard.name for shard in self.shards]
-        self.source = PairSource(run_dir, self.shards, tars, 2 * max(config.shuffle_shards, num_streams), work)
+        num_cached = 2 * max(config.shuffle_shards, num_streams)
+        self.source = PairSource(run_dir, self.shards, images, num_cached, work, world, epochs_dir)
         self.order: plan.Order
         if num_streams:
             self.order = plan.Streams(self.source, names, self.seed, num_streams)
         else:
             self.order = plan.Windows(self.source, names, self.seed, config.shuffle_shards)
         self._epoch_starts = [0]  # in the concatenation of epochs, for online curation
+        self._epoch_starts_lock = threading.Lock()  # the loop asks `epochs_of` while a thread makes batches
         self._cache: dict[tuple[int, int], torch.Tensor | BadImage] = {}
         self._cached_bytes = 0
         self._threads = ThreadPoolExecutor(config.decode_threads or usable_cores(), thread_name_prefix="decode")
@@ -179,11 +185,16 @@ class Loader:
         """
         if not self.source.is_online:
             return plan.locate(positions, self.epoch_length)
-        while self._epoch_starts[-1] <= positions.max():
-            last_epoch = len(self._epoch_starts) - 1
-            self._epoch_starts.append(self._epoch_starts[-1] + self.order.length(last_epoch))
-        epochs = np.searchsorted(self._epoch_starts, positions, side="right") - 1
-        return epochs, positions - np.array(self._epoch_starts)[epochs]
+        last = positions.max()
+        with self._epoch_starts_lock:
+            while self._epoch_starts[-1] <= last:
+                last_epoch = len(self._epoch_starts) - 1
+                self._epoch_starts.append(self._epoch_starts[-1] + self.order.length(last_epoch))
+            starts = np.array(self._epoch_starts)
+        if 2 * last > starts[-2] + starts[-1]:  # the latest epoch is half over
+            self.source.count_ahead(len(starts) - 1)
+        epochs = np.searchsorted(starts, positions, side="right") - 1
+        return epochs, positions - starts[epochs]
 
     def _augment_and_tokenize(
         self, pairs: Pairs, epochs: np.ndarray, images: list[torch.Tensor], bad: BadImages
@@ -210,10 +221,17 @@ class Loader:
         )
 
     def _replace(self, epoch: int, position: int, bad: BadImages) -> tuple[torch.Tensor, Pairs]:
-        """Return the first replacement of a position whose image decodes, in the order of plan.replacement."""
+        """Return the first replacement of a position whose image decodes, in the order of plan.replacement.
+
+        The first draws are among the pairs that are read already: one bad image must not cost a window of shards.
+        """
+        near = self.order.neighbours(epoch, position)
         for draw in range(1, MAX_REPLACEMENTS + 1):
-            other = plan.replacement(position, draw, self.order.length(epoch), self.seed, epoch)
-            pair = self.order.pairs_at(epoch, np.array([other]))
+            if draw <= NEAR_REPLACEMENTS:
+                pair = near.take(np.array([plan.replacement(position, draw, len(near), self.seed, epoch)]))
+            else:
+                other = plan.replacement(position, draw, self.order.length(epoch), self.seed, epoch)
+                pair = self.order.pairs_at(epoch, np.array([other]))
             image = self._image(pair.shard[0], pair.offset[0], pair.size[0])
             if not isinstance(image, BadImage):
                 return image, pair

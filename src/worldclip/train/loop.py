@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,10 +21,10 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from worldclip import pool
 from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.curate import online_work
 from worldclip.evaluate import datasets, engine
@@ -112,6 +112,18 @@ class RankCounts:
         self.seen, self.bad = Counter(), BadImages()
 
 
+def _epochs_dir(run: Run, shards: Sequence[Shard], images: Sequence[Shard] | None) -> Path:
+    """Return the folder of the epochs' numbers of pairs, whose name is the digest of all that they depend on."""
+    decided_by = {
+        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
+        "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
+        "curation": run.section(TrainConfig).curation,
+        "shards": [shard.name for shard in shards],
+        "images": [image.fingerprint for image in images or ()],
+    }
+    return layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by)
+
+
 class Trainer:
     """One rank of a training run."""
 
@@ -123,6 +135,8 @@ class Trainer:
         tokenizer: Tokenizer,
         checkpoint: Path | None,
         num_streams: int,
+        shards: Sequence[Shard],
+        images: Sequence[Shard] | None,
     ) -> None:
         """Create loader and model, fresh or from `checkpoint`; rank 0 prints what the run needs and trains."""
         self.config = config = run.section(TrainConfig)
@@ -133,13 +147,15 @@ class Trainer:
             keep_freed_memory()
         self.loader = Loader(
             run.dir,
-            pool.indexed_shards(run),
+            shards,
             tokenizer,
             config,
             global_batch_size=schedule.global_batch_size,
             world=world,
             num_streams=num_streams,
             work=online_work(run) if config.curation == "online" else None,
+            images=images,
+            epochs_dir=_epochs_dir(run, shards, images),
         )
         if world.is_first:  # before training allocates memory
             flops_per_s = config.hardware.flops_per_s or peak_flops(self.device, config.precision)

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from worldclip.core.execute import Shard
 from worldclip.curate import Candidates, CurateWork, decide_on, read_curated
 from worldclip.pool import read_index
+from worldclip.train.distributed import ALONE, World
+from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
 from worldclip.train.pool_join import file_positions, read_places
-
-EPOCHS_KEPT = 8  # epochs whose numbers of pairs stay in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,17 @@ class PairSource:
         image_shards: Sequence[Shard] | None,
         num_cached: int,
         work: CurateWork | None = None,
+        world: World = ALONE,
+        epochs_dir: Path | None = None,
     ) -> None:
+        """epochs_dir: see EpochCounts."""
         self.run_dir, self.shards, self.image_shards, self.work = run_dir, shards, image_shards, work
         cache = functools.lru_cache(maxsize=num_cached)
         self._curated = cache(self._read_curated)
         self._candidates = cache(self._read_candidates)
         self._decided = cache(self._decide)
-        self._counts = functools.lru_cache(maxsize=EPOCHS_KEPT)(self._count)
+        self._all_fit = len(shards) <= num_cached
+        self._counts = EpochCounts(epochs_dir, self._count, len(shards), world)
 
     @property
     def is_online(self) -> bool:
@@ -88,11 +92,32 @@ class PairSource:
 
     def counts(self, epoch: int) -> tuple[np.ndarray, int]:
         """Return ((num_shards,) int64 pairs of each shard in an epoch, number of kept pairs without an image)."""
-        return self._counts(epoch if self.is_online else 0)
+        counts = self._counts.of_epoch(epoch if self.is_online else 0)
+        return counts[PAIRS], int(counts[WITHOUT_IMAGE].sum())
 
-    def _count(self, epoch: int) -> tuple[np.ndarray, int]:
-        shards = [self._read(shard_idx, epoch) for shard_idx in range(len(self.shards))]
-        return np.array([len(pairs) for pairs, _ in shards], np.int64), sum(missing for _, missing in shards)
+    def count_ahead(self, epoch: int) -> None:
+        """Count the pairs of an epoch in the background, where it has pairs of its own."""
+        if self.is_online:
+            self._counts.count_ahead(epoch)
+
+    def _count(self, shard_idx: int, epoch: int) -> tuple[int, int]:
+        """Return (pairs of a shard in an epoch, kept pairs without an image)."""
+        if self._all_fit:  # what training reads anyway
+            pairs, num_missing = self._read(shard_idx, epoch)
+            return len(pairs), num_missing
+        kept_keys = self._kept_keys(shard_idx, epoch)
+        has_image = pc.is_in(kept_keys, value_set=self._places(shard_idx)[0]["key"])
+        num_pairs = pc.sum(has_image).as_py() or 0
+        return num_pairs, len(kept_keys) - num_pairs
+
+    def _kept_keys(self, shard_idx: int, epoch: int) -> pa.ChunkedArray:
+        """Read the keys of a shard's kept pairs, without their texts."""
+        shard = self.shards[shard_idx]
+        if self.work is None:
+            return read_curated(self.run_dir, shard, ("key",))["key"]
+        table, candidates, keep_prob = self.work.read(shard.name)
+        decision = decide_on(candidates, keep_prob, self.work.config, self.work.bounds, epoch)
+        return table["key"].filter(pa.array(decision.kept_T))
 
     def _read(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
         """Return (pairs of a shard in an epoch, number of kept pairs without an image)."""
@@ -116,16 +141,8 @@ class PairSource:
         return pairs.take(np.flatnonzero(kept[has_image])), int((kept & ~has_image).sum())
 
     def _join_images(self, table: pa.Table, shard_idx: int) -> tuple[Pairs, np.ndarray]:
-        """Return (the rows of key, text_idx, text, lang that have an image, (rows,) bool: which rows those are).
-
-        The places come from the pool's index, or from the join with train.pool.
-        """
-        if self.image_shards is None:
-            places = read_index(self.run_dir, self.shards[shard_idx])
-            file = np.full(len(places), shard_idx, np.int64)
-        else:
-            places = read_places(self.run_dir, self.shards[shard_idx])
-            file = file_positions(places, self.image_shards)
+        """Return (the rows of key, text_idx, text, lang that have an image, (rows,) bool: which rows those are)."""
+        places, file = self._places(shard_idx)
         position = pc.index_in(table["key"], value_set=places["key"]).combine_chunks()
         has_image = position.is_valid()
         table = table.filter(has_image)
@@ -144,3 +161,11 @@ class PairSource:
             size=places["size"].to_numpy()[rows],
         )
         return pairs, has_image.to_numpy(zero_copy_only=False)
+
+    def _places(self, shard_idx: int) -> tuple[pa.Table, np.ndarray]:
+        """Return (key, offset, size of a shard's images; the file of each), from the index or train.pool's join."""
+        if self.image_shards is None:
+            places = read_index(self.run_dir, self.shards[shard_idx])
+            return places, np.full(len(places), shard_idx, np.int64)
+        places = read_places(self.run_dir, self.shards[shard_idx])
+        return places, file_positions(places, self.image_shards)

@@ -105,9 +105,9 @@ def split_by_owner(owner: np.ndarray, num_owners: int, rank: int, world_size: in
     return order[rank * len(owner) // world_size : (rank + 1) * len(owner) // world_size]
 
 
-def replacement(position: int, draw: int, epoch_length: int, seed: int, epoch: int) -> int:
-    """Return the position in the same epoch whose pair replaces one that does not decode; draw = 1, 2, ..."""
-    return math.floor(uniform(str(position), draw, seed, epoch, ORDER) * epoch_length)
+def replacement(position: int, draw: int, num_pairs: int, seed: int, epoch: int) -> int:
+    """Return which of num_pairs pairs replaces the one at a position, which does not decode; draw = 1, 2, ..."""
+    return math.floor(uniform(str(position), draw, seed, epoch, ORDER) * num_pairs)
 
 
 # over a pool
@@ -137,6 +137,10 @@ class Order(ABC):
         """Return the pairs at positions of an epoch, in the order of `positions`."""
 
     @abstractmethod
+    def neighbours(self, epoch: int, position: int) -> Pairs:
+        """Return the pairs, read already, among which the replacement of the one at a position is looked for."""
+
+    @abstractmethod
     def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]: ...
 
 
@@ -149,13 +153,21 @@ class Windows(Order):
         self._window = functools.lru_cache(maxsize=2)(self._read_window)  # a batch may span two
 
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
-        starts = self._layout(epoch)[1]
-        window_of = np.searchsorted(starts, positions, side="right") - 1
+        starts, window_of = self._windows_of(epoch, positions)
         parts = [
             self._window(epoch, int(window)).take(positions[window_of == window] - starts[window])
             for window in np.unique(window_of)
         ]
         return _ungroup(parts, window_of)
+
+    def neighbours(self, epoch: int, position: int) -> Pairs:
+        """Return the pairs of the position's window."""
+        return self._window(epoch, int(self._windows_of(epoch, np.array([position]))[1][0]))
+
+    def _windows_of(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (the position at which each window starts, the window of each of `positions`)."""
+        starts = self._layout(epoch)[1]
+        return starts, np.searchsorted(starts, positions, side="right") - 1
 
     def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the windows of an epoch (shard indices) and the position at which each starts."""
@@ -182,6 +194,18 @@ class Streams(Order):
         return locate_in_streams(positions, self._layout(epoch)[1])[0]
 
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
+        shard_of, row = self._places_of(epoch, positions)
+        parts = [
+            self.source.read_shard(int(shard), epoch).take(row[shard_of == shard]) for shard in np.unique(shard_of)
+        ]
+        return _ungroup(parts, shard_of)
+
+    def neighbours(self, epoch: int, position: int) -> Pairs:
+        """Return the pairs of the position's shard."""
+        return self.source.read_shard(int(self._places_of(epoch, np.array([position]))[0][0]), epoch)
+
+    def _places_of(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (the shard of each position, the row in it)."""
         stream_shards, lengths = self._layout(epoch)
         stream_of, place = locate_in_streams(positions, lengths)
         counts = self.source.counts(epoch)[0]
@@ -193,10 +217,7 @@ class Streams(Order):
             number = np.searchsorted(starts, place[in_stream], side="right") - 1
             shard_of[in_stream] = shards[number]
             row[in_stream] = place[in_stream] - starts[number]
-        parts = [
-            self.source.read_shard(int(shard), epoch).take(row[shard_of == shard]) for shard in np.unique(shard_of)
-        ]
-        return _ungroup(parts, shard_of)
+        return shard_of, row
 
     def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the shard indices and the number of pairs of each stream."""

@@ -21,7 +21,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
-from worldclip.train.pool_join import image_shards, join_images, require_images
+from worldclip.train.pool_join import image_shards, join_images, joined_shards, require_images
 from worldclip.train.schedule import Schedule, check_batch, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
 
@@ -121,12 +121,13 @@ def _train_once(run: Run, job: Job) -> Result:
         require_images(config, run.section(PoolConfig), shards)
         if images is not None:
             join_images(run, shards, images)
+            images = joined_shards(config, run.dir)
         tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
         for partial in train_dir.glob(".step_*"):  # of a save or a removal that was killed
             shutil.rmtree(partial)
         checkpoint = latest_valid_checkpoint(train_dir)
-        broadcast_record((schedule, checkpoint), world)
-        trainer = Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run))
+        broadcast_record((schedule, checkpoint, shards, images), world)  # listed once: pools have many files
+        trainer = Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run), shards, images)
         trainer.run()
         for folder in (train_dir, *train_dir.glob("students/*")):
             remove_old(folder, config.keep_last)  # what a kill, or a best step that was found since, left
@@ -171,9 +172,9 @@ def _help_train(run: Run) -> None:
     with connected_ranks(config.device) as world:
         start = broadcast_record(None, world)
         if start is not None:
-            schedule, checkpoint = start
+            schedule, checkpoint, shards, images = start
             tokenizer = load_tokenizer(layout.tokenizer(run.dir), config.model.architecture().context_length)
-            Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run)).run()
+            Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run), shards, images).run()
 
 
 def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
