@@ -346,9 +346,8 @@ def test_pictures_are_decoded_a_bounded_number_of_pixels_at_a_time():
     assert batches == [3, 1, 1, 64, 1]
 
 
-def test_sigterm_finishes_what_is_under_way(world, clip):
-    limits, metrics = Limits(), Metrics()
-    service = Service(clip, "model", {}, limits, metrics)
+def hold(service):
+    """Make the model wait; return the events that say it started, and that let it go on."""
     started, release = threading.Event(), threading.Event()
     work = service._encoding._work
 
@@ -358,6 +357,65 @@ def test_sigterm_finishes_what_is_under_way(world, clip):
         return work(items)
 
     service._encoding._work = held
+    return started, release
+
+
+def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(clip):
+    limits, metrics = Limits(waiting=2), Metrics()
+    service = Service(clip, "model", {}, limits, metrics)
+    started, release = hold(service)
+
+    async def ask_three():
+        transport = httpx.ASGITransport(create_app(service, limits, metrics))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            def ask(texts):
+                return asyncio.create_task(client.post("/v1/embeddings", json={"input": texts}))
+
+            first = ask(["a"])
+            await asyncio.to_thread(started.wait)
+            second = ask(["b", "c"])
+            while service._encoding.num_waiting < 2:
+                await asyncio.sleep(0.01)
+            third = await ask(["d"])
+            release.set()
+            return await first, await second, third
+
+    first, second, third = asyncio.run(ask_three())
+    assert (first.status_code, second.status_code, third.status_code) == (200, 200, 429)
+    assert int(third.headers["retry-after"]) >= 1
+    assert "try again in" in error_of(third)
+    service.close()
+
+
+def test_a_failure_of_the_model_is_500_for_its_request_alone(clip):
+    limits, metrics = Limits(), Metrics()
+    service = Service(clip, "model", {}, limits, metrics)
+    work = service._encoding._work
+
+    def failing(items):
+        if "bad" in items:
+            raise RuntimeError("out of memory")
+        return work(items)
+
+    service._encoding._work = failing
+
+    async def ask_both():
+        transport = httpx.ASGITransport(create_app(service, limits, metrics), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            posts = [client.post("/v1/embeddings", json={"input": text}) for text in ("good", "bad", "good")]
+            return await asyncio.gather(*posts)
+
+    answers = asyncio.run(ask_both())
+    assert [answer.status_code for answer in answers] == [200, 500, 200]
+    assert "out of memory" not in error_of(answers[1])
+    service.close()
+
+
+def test_sigterm_finishes_what_is_under_way(world, clip):
+    limits, metrics = Limits(), Metrics()
+    service = Service(clip, "model", {}, limits, metrics)
+    started, release = hold(service)
     server = _Server(uvicorn.Config(create_app(service, limits, metrics), port=0, log_level="warning"))
     answers = []
 

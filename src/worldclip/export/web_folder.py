@@ -105,7 +105,7 @@ class WebFolder:
         """Compare the encoders in onnxruntime, as the format onnx does; `page_bytes`: see there."""
         checked = onnx_folder.compare(clip, folder / MODEL, [precision_of(precisions)], has_joint=False)
         sizes = page_bytes(folder)
-        say("export", f"the page: {', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in sizes.items())}")
+        say("export", _weight_text(sizes))
         return {"checked": checked["checked"], "page_bytes": sizes}
 
 
@@ -123,6 +123,15 @@ def page_bytes(folder: Path) -> dict[str, int]:
         "vectors": size("pictures.*", "names.*"),
     }
     return {**sizes, "first search": sum(sizes.values()), "dropped picture": size("model/onnx/vision_model*")}
+
+
+def _weight_text(sizes: dict[str, int]) -> str:
+    """Return what a visitor loads as one line."""
+    *parts, first, picture = (f"{name} {size / 1e6:.1f} MB" for name, size in sizes.items())
+    return (
+        f"{first} ({', '.join(parts)}), {picture} more; --languages makes tokenizer and text encoder smaller where a "
+        "model has more tokens than its languages need"
+    )
 
 
 def _spread(number: int, most: int) -> np.ndarray:
