@@ -9,6 +9,7 @@ import pytest
 from test_explore import read_chunk
 
 from chromium import Page, open_page
+from client_tools import clients_folder
 from worldclip.tools.inspect_run import inspect_key
 
 VIEWS = {
@@ -131,3 +132,17 @@ def test_right_to_left_texts_stand_right(page, explored):
     style = "getComputedStyle(document.querySelector('.shot .text'))"
     assert page.run(f"{style}.direction") == "rtl"
     assert page.run("document.querySelector('.shot .text').lang") == "ar"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_violation(page, explored, dark):
+    axe = clients_folder() / "node/node_modules/axe-core/axe.min.js"
+    if not axe.exists():
+        pytest.skip(f"{axe} does not exist; run: make clients")
+    for view in [*VIEWS, "why/00007"]:
+        page.resize(1400, 900, dark=dark)
+        show(page, explored, view, VIEWS.get(view, "document.querySelector('.verdict')"))
+        page.run(f"{axe.read_text(encoding='utf-8')}; 0")
+        found = page.run("axe.run(document).then((result) => result.violations)")
+        problems = [(rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in found]
+        assert problems == [], view

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -28,15 +27,16 @@ from worldclip.match.config import MatchConfig
 from worldclip.pool.config import PoolConfig
 from worldclip.report.page import language_name, style
 from worldclip.web.explorer.chunks import Chunks
-from worldclip.web.explorer.examples import MAX_CHARS, TOP_ENTRIES, choose_examples
+from worldclip.web.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
 from worldclip.web.explorer.lists import SOURCES, max_entries_per_list, profile_record, write_list
-from worldclip.web.explorer.pairs import read_pairs, write_pairs
+from worldclip.web.explorer.pairs import read_pairs, unmatched_examples, write_pairs
 from worldclip.web.explorer.pictures import write_pictures
 from worldclip.web.explorer.slider import slider_record
 
 PAGE = Path(__file__).parent / "page"
 TOOL = "explore"  # in the folder's manifest: the folder is ours to replace
 MAX_SHOWN_ENTRIES = 60  # of an example's text
+NO_LANGUAGE = "und"  # in curate's report
 NUM_CONFUSED = 6  # languages named beside a true language or a rule
 NUM_LABELS = 100  # labels without a list
 
@@ -175,12 +175,20 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
         shards, pairs = [], None
     places += [] if pairs is None else [(shard, key) for key, shard in pairs.shard_of_key.items()]
     pictures = write_pictures(chunks, run, shards, places)
+    unmatched = unmatched_examples(pairs, PER_REASON) if pairs else {}
+    num_examples = 0
     for number, lang in enumerate(languages):
         of_lang = examples.filter(pc.equal(examples["lang"].cast(pa.string()), lang))
-        chunks.write(f"examples/{number}", _examples_record(run.dir, of_lang, lists, pictures))
+        record = _examples_record(run.dir, of_lang, pictures)
+        for key, row in unmatched.get(-1 if lang == NO_LANGUAGE else number, []):
+            text_idx, text, _, lang_prob, _, reason, _ = row
+            picture = pictures.get((pairs.shard_of_key[key], key)) if pairs else None
+            record["examples"].append([key, text_idx, text, lang_prob, reason, None, None, [], 0, picture])
+        chunks.write(f"examples/{number}", record)
+        num_examples += len(record["examples"])
     if pairs is not None:
         write_pairs(chunks, pairs, pictures)
-    return len(examples), 0 if pairs is None else len(pairs.by_key)
+    return num_examples, 0 if pairs is None else len(pairs.by_key)
 
 
 def _top_entries(run_dir: Path, name: str) -> np.ndarray:
@@ -189,9 +197,7 @@ def _top_entries(run_dir: Path, name: str) -> np.ndarray:
     return np.sort(order[counts[order] > 0]).astype(np.int32)
 
 
-def _examples_record(
-    run_dir: Path, examples: pa.Table, lists: Sequence[str], pictures: dict[tuple[str, str], str]
-) -> dict[str, Any]:
+def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str, str], str]) -> dict[str, Any]:
     """Return the examples of one language; an entry is a position among `entries`."""
     rows = examples.to_pylist()
     if not rows:

@@ -6,6 +6,7 @@ Keys that are denied or not in the valid list are left out: nothing of them stan
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ from worldclip.web.explorer.examples import MAX_CHARS, reasons_of
 MAX_TEXTS = 100_000
 CHUNK_KEYS = 256
 NOT_DRAWN = -1  # the code of no reason: another text of the key was drawn
+LANG, REASON = 4, 5  # positions in a row
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +94,20 @@ def _rows_of_shard(
                 None if np.isnan(keep_prob[i]) else float(keep_prob[i]),
             ],
         )
+
+
+def unmatched_examples(pairs: Pairs, num_each: int) -> dict[int, list[tuple[str, list[Any]]]]:
+    """Return (key, row) of texts without a match by language position, up to `num_each` of each reason, by hash."""
+    chosen: dict[tuple[int, int], list[tuple[str, list[Any]]]] = defaultdict(list)
+    for key, rows in pairs.by_key.items():
+        for row in rows:
+            if NOT_DRAWN < row[REASON] <= Reason.NO_MATCH:
+                chosen[row[LANG], row[REASON]].append((key, row))
+    by_lang: dict[int, list[tuple[str, list[Any]]]] = defaultdict(list)
+    for (lang, _), found in chosen.items():
+        order, _ = coin.sample_rows([key for key, _ in found], [row[0] for _, row in found], num_each)
+        by_lang[lang] += [found[i] for i in order]
+    return by_lang
 
 
 def write_pairs(chunks: Chunks, pairs: Pairs, pictures: dict[tuple[str, str], str]) -> None:

@@ -17,6 +17,6 @@ function rules(checked) {
   if (!checked.rules.length) return [element("p", { class: "lead" }, "The recipe names no list of valid keys that worldclip pool check wrote.")];
   const most = Math.max(...checked.rules.map(([, number]) => number));
   return [element("p", { class: "lead" }, `Read from ${checked.path}. The check's own report.html shows the pairs.`),
-    table("Removed by rule", [["rule"], ["pairs", true], [""], ["most in"]], checked.rules.map(([rule, number, languages]) =>
+    table("Removed by rule", [["rule"], ["pairs", true], ["share"], ["most in"]], checked.rules.map(([rule, number, languages]) =>
       [rule, count(number), bar([[number / most, "s3", rule]]), languages.map(([lang, pairs]) => `${lang} ${count(pairs)}`).join(", ")]))];
 }

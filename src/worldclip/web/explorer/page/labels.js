@@ -16,7 +16,7 @@ function confusion(truth) {
     others.map(([other, number]) => `${other} ${count(number)}`).join(", "),
   ]);
   return [element("p", { class: "lead" }, "The pool states the true language of each text; this is what the model said."),
-    table("Confused languages", [["true language"], ["texts", true], ["found", true], [""], ["taken for"]], rows)];
+    table("Confused languages", [["true language"], ["texts", true], ["found", true], ["share"], ["taken for"]], rows)];
 }
 
 function withoutList(rows) {

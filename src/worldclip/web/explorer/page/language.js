@@ -1,7 +1,7 @@
 // One language: what became of its pairs, its entries, its examples; and one entry with its examples.
 "use strict";
 
-const SHOWN_ENTRIES = 50;
+const SHOWN_ENTRIES = 20;
 const SHOWN_EXAMPLES = 12;
 
 function findLanguage(code) {

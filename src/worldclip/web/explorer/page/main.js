@@ -24,6 +24,7 @@ async function showView() {
   }
   if (number !== numShown) return;
   document.getElementById("main").replaceChildren(place);
+  performance.mark("shown");
   for (const item of document.querySelectorAll("nav a")) {
     if (item.dataset.view === (name || "overview")) item.setAttribute("aria-current", "page");
     else item.removeAttribute("aria-current");
@@ -48,7 +49,7 @@ function start() {
   document.getElementById("sub").textContent = `Run ${run.name}: every decision, and what another threshold would keep.`;
   document.querySelector("nav").append(...Object.entries(VIEWS).filter(([, [title]]) => title).map(([name, [title]]) =>
     element("a", { href: `#/${name}`, "data-view": name }, title)));
-  addEventListener("hashchange", (event) => {
+  addEventListener("hashchange", () => {
     if (location.hash !== "#main") showView();
   });
   showView();
