@@ -126,11 +126,7 @@ def measure(folder: Path) -> dict[str, float]:
             page.wait("performance.getEntriesByName('first-contentful-paint').length")
             paints.append(page.run("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
             shown.append(page.run("performance.getEntriesByName('shown')[0].startTime"))
-            drawn.append(
-                page.run(
-                    "(() => { const e = performance.getEntriesByName('redraw')[0]; return e.startTime + e.duration; })()"
-                )
-            )
+            drawn.append(page.run(FIRST_REDRAW))
         redraws, with_layout = page.run(MOVE_SLIDER)
         page.wait("typeof matchText === 'function'")
         matching = page.run(MATCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -10,13 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from worldclip.cli import main
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
 from worldclip.tools.estimate import estimate
+from worldclip.tools.inspect_run import inspect_key
 from worldclip.web.explorer.explore import explore
 from worldclip.web.explorer.lists import max_entries_per_list
+from worldclip.web.explorer.slider import slider_record
 
 
 def read_chunk(folder: Path, name: str):
@@ -81,17 +84,24 @@ def test_pictures_are_images_and_a_file_that_is_none_is_left_out(explored):
     assert Path(pictures["<i>1"]).name in files
 
 
-def test_denied_keys_stand_nowhere_in_the_folder(explored, tmp_path):
-    run, denied = tmp_path / "run", tmp_path / "denied.parquet"
-    pq.write_table(pa.table({"key": ["00007", "<i>1"]}), denied)
-    recipe = str(explored.run / "recipe.toml")
-    setting = f'pool.deny_keys=["{denied}"]'
-    assert main(["run", recipe, "--out", str(run), "--until", "curate", "--set", setting, "--quiet"]) == 0
-    explore(run, tmp_path / "explorer")
-    for path in (tmp_path / "explorer/data").rglob("*.js"):
-        content = path.read_text(encoding="utf-8")
-        assert '"00007"' not in content, path
-        assert "<i>1" not in content, path
+def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
+    pool, run, out = tmp_path / "pool", tmp_path / "run", tmp_path / "explorer"
+    shards = make_shards(seed=5, num_shards=2, num_samples=25)
+    write_pool(pool, shards)
+    write_metadata(run, LISTS)
+    keys = sorted({f"{Path(name).parent}/{stem}" for name, samples in shards.items() for stem, _ in samples})
+    denied, removed, valid = keys[:5], keys[5:10], keys[10:]
+    pq.write_table(pa.table({"key": denied}), tmp_path / "denied.parquet")
+    artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": [*denied, *valid]}), artifacts.VALID_KEYS)
+    rows = [{"key": key, "shard": "0", "rule": "near_duplicate", "lang": "en"} for key in removed]
+    table = pa.Table.from_pylist([{**dict.fromkeys(artifacts.REMOVED.names), **row} for row in rows], artifacts.REMOVED)
+    artifacts.write_table(tmp_path / "removed.parquet", table, artifacts.REMOVED)
+    lists = {"deny_keys": [str(tmp_path / "denied.parquet")], "valid_keys": str(tmp_path / "valid_keys.parquet")}
+    run_stages(make_recipe(pool, pool=lists), run)
+    explore(run, out)
+    content = "".join(path.read_text(encoding="utf-8") for path in (out / "data").rglob("*.js"))
+    assert [key for key in keys if f'"{key}"' in content] == valid
+    assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5, [["en", 5]]]]
 
 
 def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, tmp_path):
@@ -108,6 +118,49 @@ def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, 
     artifacts.write_json(out / "manifest.json", {**manifest, "inputs": {}})
     assert explore(explored.run, out) == again
     assert not (out / "data/old.js").exists()
+
+
+@pytest.mark.parametrize(
+    "curate", [{"text_policy": "one"}, {"text_policy": "all"}, {"text_policy": "all", "max_pairs": 20}]
+)
+def test_every_key_is_explained_as_inspect_explains_it(curate, tmp_path):
+    pool, run = tmp_path / "pool", tmp_path / "run"
+    shards = make_shards(seed=5, num_shards=2, num_samples=25)
+    write_pool(pool, shards)
+    write_metadata(run, LISTS)
+    run_stages(make_recipe(pool, curate={**curate, "exclude": ["ar"]}), run)
+    explore(run, tmp_path / "explorer")
+    reasons = [name for name, *_ in read_chunk(tmp_path / "explorer", "run")["reasons"]]
+    chunks = [
+        read_chunk(tmp_path / "explorer", f"pairs/{path.stem}") for path in (tmp_path / "explorer/data/pairs").iterdir()
+    ]
+    seen = set()
+    for key, _, texts in itertools.chain(*chunks):
+        explained = inspect_key(run, key)["texts"]
+        assert len(texts) == len(explained)
+        for (text_idx, text, label, _, _, reason, keep_prob), wanted in zip(texts, explained, strict=True):
+            name = "not_drawn" if reason < 0 else reasons[reason]
+            seen.add(name)
+            assert (text_idx, text, name) == (wanted["text_idx"], wanted["text"], wanted["reason"])
+            assert keep_prob == wanted.get("keep_prob")
+            assert label == wanted.get("lid_label", label)
+    assert {"duplicate", "no_language", "excluded", "kept", "sampled_out"} <= seen
+    assert ("not_drawn" in seen) == (curate["text_policy"] == "one")
+
+
+def test_a_recipe_with_an_english_threshold_has_a_slider_on_it(explored, tmp_path):
+    for name in ("match", "metadata"):
+        (tmp_path / name).symlink_to(explored.run / name)
+    recipe = (explored.run / "recipe.toml").read_text(encoding="utf-8")
+    (tmp_path / "recipe.toml").write_text(
+        recipe.replace("tail_fraction = 0.3", "english_threshold = 12"), encoding="utf-8"
+    )
+    slider = slider_record(tmp_path, ["en", "th"], ["en", "th"])
+    assert slider["key"] == "english_threshold"
+    assert slider["values"][slider["own"]] == 12
+    candidates = estimate(tmp_path, thresholds=slider["values"])["candidates"]
+    assert slider["total"] == [candidate["total"]["expected_pairs"] for candidate in candidates]
+    assert slider["thresholds"][0] == slider["values"]
 
 
 def test_large_lists_are_cut_so_that_the_folder_stays_bounded():

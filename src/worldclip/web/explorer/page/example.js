@@ -36,7 +36,7 @@ function facts(example) {
   if (example.label !== undefined) add("label", example.label, example.langProb === null ? "" : ` (${example.langProb.toFixed(2)})`);
   if (example.keepProb !== null && example.keepProb !== undefined) {
     add("probability", probability(example.keepProb));
-    const sign = example.coin < example.keepProb ? "below: kept" : "not below: dropped";
+    const sign = example.coin < example.keepProb ? "below the probability" : "not below the probability";
     if (example.coin !== undefined && example.reason >= 0) add("coin", `${probability(example.coin)} (${sign})`);
   }
   if (example.entries && example.entries.length) {
