@@ -8,6 +8,7 @@ demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
 	$(BIN)/worldclip explore runs/emoji --out runs/emoji_explorer
 	$(BIN)/worldclip embed runs/emoji runs/emoji --of images texts --out runs/emoji_embedded
+	@echo 'explorer: runs/emoji_explorer/index.html'
 	@echo 'search page: $(BIN)/worldclip serve runs/emoji runs/emoji_embedded'
 
 test: .venv/dev.stamp lint
@@ -56,11 +57,12 @@ lint: .venv/dev.stamp
 	.clients/$*/bin/python -m pip install -q -r $<
 	touch $@
 
-# onnxruntime-node ships its CPU library and would download another one for GPUs
+# onnxruntime-node ships its CPU library and would download another one for GPUs; axe-core checks the pages of tests/web
+AXE = axe-core@4.14.1
 .clients/node.stamp: web/package.json
 	mkdir -p .clients/node
 	cp $< .clients/node/
-	if command -v npm; then cd .clients/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit; fi
+	if command -v npm; then cd .clients/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit $(AXE); fi
 	touch $@
 
 clean:

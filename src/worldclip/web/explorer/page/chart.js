@@ -59,7 +59,7 @@ function headTailChart(name, list) {
   const highest = Math.max(list.matches[0] || 1, 1);
   const plot = chart(`Matches of the entries of ${name} by rank, in the pool and after balancing`, "rank of the entry",
     "matches", logAxis(1, list.rank.at(-1) || 1), logAxis(1, highest));
-  plot.line("s8")(list.rank.map((rank, i) => [rank, list.matches[i]]));
+  plot.line("s7")(list.rank.map((rank, i) => [rank, list.matches[i]]));
   const balanced = plot.line("s1");
   return {
     node: plot.node,

@@ -66,7 +66,7 @@ async function entriesSection(language) {
   return element("section", {}, element("h2", {}, "Entries"),
     element("p", { class: "lead" }, `An entry above the threshold is head: its probability is threshold / matches. The most frequent first; type to search all.${held}`),
     element("div", { class: "grid mid" }, element("figure", {}, element("figcaption", {}, "Matches by rank"), curve.node,
-      legend([["s8", "in the pool"], ["s1", "after balancing"]]))),
+      legend([["s7", "in the pool"], ["s1", "after balancing"]]))),
     element("p", { class: "field" }, element("label", { for: "find" }, "Entries that begin with "), field), results);
 }
 

@@ -75,8 +75,9 @@ function sliderPanel(run, slider, unit, onChange) {
   const last = slider.values.length - 1;
   const start = slider.own === null ? Math.round(last / 2) : slider.own;
   const english = run.languages.findIndex((language) => language.code === "en");
-  const kept = card("", `${unit} expected`);
-  const share = card("", "share of English");
+  const own = slider.own === null ? null : stateAt(slider, slider.own);
+  const kept = card("", `${unit} expected`, own ? `${count(own.total)} under the recipe` : "");
+  const share = card("", "share of English", own ? `${englishShare(own)} under the recipe` : "");
   const value = element("output", { for: "place", "aria-live": "polite" });
   const input = element("input", { type: "range", id: "place", min: 0, max: last, step: 0.05, value: start, input: () => draw(Number(input.value)) });
   const sizes = chart(`Expected ${unit} for each value`, `balance.${slider.key}`, unit,
@@ -85,6 +86,9 @@ function sliderPanel(run, slider, unit, onChange) {
   const mark = svgElement("circle", { r: 5, fill: "var(--s2)" });
   sizes.node.append(mark);
   const curves = curvePanel(run, () => draw(Number(input.value)));
+  function englishShare(state) {
+    return english < 0 ? "none" : percent(state.total > 0 ? state.expected(english) / state.total : 0);
+  }
   function step(direction) {
     const place = Number(input.value);
     input.value = direction > 0 ? Math.min(last, Math.floor(place + 1)) : Math.max(0, Math.ceil(place - 1));
@@ -98,7 +102,7 @@ function sliderPanel(run, slider, unit, onChange) {
     input.setAttribute("aria-valuetext", setting);
     value.classList.toggle("between", !state.isExact);
     kept.figure.textContent = count(state.total);
-    share.figure.textContent = english < 0 ? "none" : percent(state.total > 0 ? state.expected(english) / state.total : 0);
+    share.figure.textContent = englishShare(state);
     mark.setAttribute("cx", sizes.x(state.value));
     mark.setAttribute("cy", sizes.y(state.total));
     curves.draw(state);
@@ -137,7 +141,7 @@ function curvePanel(run, redraw) {
   }
   if (english) choose();
   const node = element("figure", {}, element("figcaption", {}, "Entries of ", choice, " by rank ", text), figure,
-    legend([["s8", "in the pool"], ["s1", "after balancing"]]));
+    legend([["s7", "in the pool"], ["s1", "after balancing"]]));
   return {
     node,
     draw(state) {
