@@ -6,9 +6,7 @@ from worldclip.cli.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.preflight import missing_packages
 
-if problems := list(
-    missing_packages("serve", ("starlette", "uvicorn", "prometheus_client", "torch"), extra="serve,train")
-):
+if problems := list(missing_packages("serve", ("starlette", "uvicorn", "prometheus_client"), extra="serve")):
     raise UserError(problems)
 
 from worldclip.web.server.serve import serve  # after the check, which names the extra
