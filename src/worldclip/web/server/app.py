@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.applications import Starlette
@@ -44,6 +44,8 @@ from worldclip.web.style import search_style
 
 OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
 BYTES_PER_NUMBER = 64  # of an embedding on its way into JSON: array, list, text, bytes
+# Up to here a thread takes longer to start than the work: of a body, and of an answer at BYTES_PER_NUMBER
+SMALL_BYTES, SMALL_ANSWER_BYTES = 16 * 1024, 512 * 1024
 BUSY_RETRY_S = 2  # where the bytes of other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
 SECURITY_HEADERS = {
@@ -53,8 +55,9 @@ SECURITY_HEADERS = {
 }
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
-Work = Callable[[Any], Awaitable[Response]]
-"""The parsed body of a request -> its answer."""
+Result = TypeVar("Result")
+Work = Callable[[Any, bool], Awaitable[Response]]
+"""(the parsed body of a request, whether it is small) -> its answer."""
 
 
 def create_app(
@@ -189,11 +192,11 @@ class _Api:
                 raise self._too_large()
             fetched = self._limits.body_bytes if self._fetch else 0  # what a small body may have us download
             with self._budget.take(size + fetched):
-                return await work(await self._read_json(request))
+                return await work(*await self._read_json(request))
 
         return handle
 
-    async def _read_json(self, request: Request) -> Any:
+    async def _read_json(self, request: Request) -> tuple[Any, bool]:
         chunks: list[bytes] = []
         size = 0
         try:
@@ -206,17 +209,19 @@ class _Api:
         except TimeoutError as error:
             raise ApiError(408, f"the body took longer than {self._limits.body_seconds:g} s to arrive") from error
         try:
-            return await run_in_threadpool(json.loads, b"".join(chunks))
+            is_small = size <= SMALL_BYTES
+            return await _call(json.loads, b"".join(chunks), is_small=is_small), is_small
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the body is not valid JSON ({error})") from error
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is too large; at most {self._limits.body_bytes:,} bytes are allowed")
 
-    async def _read_inputs(self, value: Any) -> list[str | Picture]:
-        return await run_in_threadpool(read_inputs, value, self._limits, self._fetch)
+    async def _read_inputs(self, value: Any, is_small: bool) -> list[str | Picture]:
+        is_quick = is_small and self._fetch is None
+        return await _call(read_inputs, value, self._limits, self._fetch, is_small=is_quick)
 
-    async def embeddings(self, body: Any) -> Response:
+    async def embeddings(self, body: Any, is_small: bool) -> Response:
         """Answer POST /v1/embeddings."""
         body = require_known(body, ("input", "model", "encoding_format", "dimensions", "user"))
         self._check_model(body)
@@ -227,7 +232,7 @@ class _Api:
         form = body.get("encoding_format", "float")
         if form not in ("float", "base64"):
             raise ApiError(400, f"encoding_format = {form!r}: must be float or base64", param="encoding_format")
-        items = await self._read_inputs(body.get("input"))
+        items = await self._read_inputs(body.get("input"), is_small)
 
         def answer(rows: np.ndarray) -> Response:
             texts = [item for item in items if isinstance(item, str)]
@@ -239,10 +244,12 @@ class _Api:
             usage = {"prompt_tokens": tokens, "total_tokens": tokens}
             return JSONResponse({"object": "list", "data": data, "model": self._service.name, "usage": usage})
 
-        with self._budget.take(len(items) * self._service.clip.embed_dim * BYTES_PER_NUMBER):
-            return await run_in_threadpool(answer, await self._service.embed(items))
+        answer_bytes = len(items) * self._service.clip.embed_dim * BYTES_PER_NUMBER
+        with self._budget.take(answer_bytes):
+            rows = await self._service.embed(items)
+            return await _call(answer, rows, is_small=is_small and answer_bytes <= SMALL_ANSWER_BYTES)
 
-    async def classify(self, body: Any) -> Response:
+    async def classify(self, body: Any, is_small: bool) -> Response:
         """Answer POST /v1/classify."""
         body = require_known(body, ("input", "labels", "templates", "model"))
         self._check_model(body)
@@ -251,7 +258,7 @@ class _Api:
         if (num_sentences := sum(map(len, sentences))) > self._limits.inputs:
             message = f"labels times templates are {num_sentences:,} sentences; at most {self._limits.inputs:,}"
             raise ApiError(400, message, param="labels")
-        pictures = await self._read_inputs(body.get("input"))
+        pictures = await self._read_inputs(body.get("input"), is_small)
         if any(isinstance(item, str) for item in pictures):
             raise ApiError(400, "input must be pictures: data URLs", param="input")
         data = []
@@ -271,7 +278,7 @@ class _Api:
         except ValueError as error:
             raise ApiError(400, f"{param}: {error}", param=param) from error
 
-    async def search(self, body: Any) -> Response:
+    async def search(self, body: Any, is_small: bool) -> Response:
         """Answer POST /v1/search."""
         body = require_known(body, ("input", "top", "of", "combine", "model"))
         self._check_model(body)
@@ -281,7 +288,7 @@ class _Api:
             raise ApiError(400, f"top = {top!r}: must be between 1 and {self._limits.top}", param="top")
         if not isinstance(combine, bool):
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
-        items = await self._read_inputs(body.get("input"))
+        items = await self._read_inputs(body.get("input"), is_small)
         if not combine and len(items) * top > self._limits.hits:
             message = f"{len(items):,} inputs with top = {top} give more than {self._limits.hits:,} hits; send fewer"
             raise ApiError(400, message, param="top")
@@ -360,6 +367,11 @@ class _Api:
     async def health(self, request: Request) -> Response:
         """Answer GET /healthz."""
         return JSONResponse({"status": "ok", "model": self._service.name})
+
+
+async def _call(function: Callable[..., Result], *arguments: Any, is_small: bool) -> Result:
+    """Call a function: here, or in a thread where it would hold up other requests."""
+    return function(*arguments) if is_small else await run_in_threadpool(function, *arguments)
 
 
 def _read_static(name: str) -> str:
