@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint slow clients web clean
+.PHONY: demo world test lint slow clients web clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -10,6 +10,14 @@ demo: .venv/demo.stamp
 	$(BIN)/worldclip embed runs/emoji runs/emoji --of images texts --out runs/emoji_embedded
 	@echo 'explorer: runs/emoji_explorer/index.html'
 	@echo 'search page: $(BIN)/worldclip serve runs/emoji runs/emoji_embedded'
+
+# the world pool, with the parts that are in data/world (examples/world)
+WORLD_PARTS = $(notdir $(wildcard data/world/cldr data/world/fluent data/world/appstream data/world/stamps data/world/gcompris))
+comma = ,
+WORLD_SETS = "world_tone","world_base","world_flags","world_flags_held"$(if $(filter stamps,$(WORLD_PARTS)),$(comma)"world_stamps")$(if $(filter gcompris,$(WORLD_PARTS)),$(comma)"world_photos")
+world: .venv/world.stamp
+	$(BIN)/worldclip run recipes/world.toml --out runs/world --set 'evaluate.datasets=[$(WORLD_SETS)]' \
+		$(foreach part,$(WORLD_PARTS),--set pool.parts.$(part)=data/world/$(part))
 
 test: .venv/dev.stamp lint
 	$(BIN)/python -m pytest
@@ -48,8 +56,12 @@ lint: .venv/dev.stamp
 	$(BIN)/python -m pip install -q -e '.[demo,train,serve]'
 	touch $@
 
+.venv/world.stamp: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[world,train]'
+	touch $@
+
 .venv/dev.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,train,eval,export,serve,dev]'
+	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,world,train,eval,export,serve,dev]'
 	touch $@
 
 .clients/%.stamp: tests/clients/requirements-%.txt

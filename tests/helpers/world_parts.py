@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import struct
+import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,4 +55,46 @@ def write_fluent(folder: Path, chars: Mapping[str, str], aliases: Mapping[str, A
     (folder / "icons.json").write_text(json.dumps(record))
     (folder / "chars.json").write_text(json.dumps(dict(chars)))
     (folder / "package.json").write_text('{"version": "1.2.6"}')
+    return folder
+
+
+def write_stamps(folder: Path, captions: Mapping[str, str], picture: bytes) -> Path:
+    """captions: name -> content of its .txt; every stamp has the same picture."""
+    for name, content in captions.items():
+        path = folder / "stamps" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+        path.with_suffix(".png").write_bytes(picture)
+    return folder
+
+
+def write_rcc(path: Path, files: Mapping[str, tuple[int, bytes]]) -> Path:
+    """Write a resource file of Qt with one folder; files: name -> flags and data as stored."""
+    names, data, nodes = b"", b"", [struct.pack(">iHiiq", 0, 2, len(files), 1, 0)]
+    for name, (flags, content) in files.items():
+        nodes.append(struct.pack(">iHHHiq", len(names), flags, 0, 0, len(data), 0))
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+        data += struct.pack(">I", len(content)) + content
+    body = b"".join(nodes)
+    start = 20
+    header = struct.pack(">4siiii", b"qres", 2, start, start + len(body), start + len(body) + len(data))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + body + data + names)
+    return path
+
+
+def packed(content: bytes) -> tuple[int, bytes]:
+    """Return a file of a resource file, packed with zlib."""
+    return 1, struct.pack(">I", len(content)) + zlib.compress(content)
+
+
+def write_appstream(folder: Path, catalogue: str, icons: Mapping[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(folder / "main_Components-amd64.yml.gz", "wt", encoding="utf-8") as file:
+        file.write(catalogue)
+    with tarfile.open(folder / "main_icons-128x128.tar.gz", "w:gz") as tar:
+        for name, content in icons.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
     return folder

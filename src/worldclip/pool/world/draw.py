@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from worldclip.core.errors import require
+from worldclip.core.safe_path import safe_join
 from worldclip.pool.drawings import draw_openmoji, render
-from worldclip.pool.world import fluent, openmoji
+from worldclip.pool.world import appstream, fluent, gcompris, openmoji, stamps
 from worldclip.pool.world.parts import Picture
 
 # What resvg, Pillow and the readers of files raise for a picture that will not decode.
@@ -27,9 +28,20 @@ def draw(picture: Picture, folders: Mapping[str, Path | str], image_px: int, is_
     """
     if picture.part == openmoji.NAME:
         return draw_openmoji(picture.file, picture.key, image_px, is_varied)
-    if picture.part == fluent.NAME:
-        return draw_file(fluent.fluent_svg(Path(folders[fluent.NAME]), picture.file).encode(), image_px)
-    raise ValueError(f"{picture.part} has no drawings")
+    return draw_file(_READ[picture.part](Path(folders[picture.part]), picture.file), image_px)
+
+
+def _stamp(folder: Path, file: str) -> bytes:
+    return safe_join(folder, file).read_bytes()
+
+
+_READ: dict[str, Callable[[Path, str], bytes]] = {
+    fluent.NAME: lambda folder, name: fluent.fluent_svg(folder, name).encode(),
+    stamps.NAME: _stamp,
+    appstream.NAME: appstream.icon_file,
+    gcompris.NAME: gcompris.photograph,
+}
+"""Part -> the function that returns the file of a picture, given the part's folder and the picture's place in it."""
 
 
 def draw_file(content: bytes, image_px: int) -> bytes:

@@ -21,7 +21,7 @@ def language_of(locale: str) -> str | None:
 
     Our code; the code of CLDR for a language without a row; None for what is no language that CLDR knows.
     """
-    if locale in table.by_code() and locale != table.OTHER:
+    if locale in table.installed() and locale != table.OTHER:
         return locale
     parts = [part.lower() for part in _SEPARATORS.split(locale)]
     code = parts[0]
@@ -33,10 +33,9 @@ def language_of(locale: str) -> str | None:
     return ours or (code if code in _cldr_languages() else None)
 
 
-@functools.cache
 def has_row(code: str) -> bool:
     """Return whether a language of `language_of` has a row in the table."""
-    return code in table.by_code()
+    return code in table.installed()
 
 
 def is_main(locale: str) -> bool:
@@ -58,9 +57,11 @@ def parent_of(locale: str) -> str:
 
 @functools.cache
 def _by_any_code() -> dict[str, str]:
-    """Map codes to ours: ISO 639-3's and Wikipedia's, then our own, which win."""
-    iso = {label: row.code for row in table.all_languages() for label in row.iso639_3}
-    return iso | table.by_wikipedia() | _OTHER_CODES | {code: code for code in table.by_code()}
+    """Map codes to ours: ISO 639-3's, CLDR's and Wikipedia's, then our own, which win."""
+    rows = table.installed().values()
+    codes = {label: row.code for row in rows for label in (*row.iso639_3, *row.cldr)}
+    codes |= {wiki: row.code for row in rows for wiki in row.wikipedia}
+    return codes | _OTHER_CODES | {row.code: row.code for row in rows}
 
 
 @functools.cache

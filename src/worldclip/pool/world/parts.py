@@ -6,6 +6,8 @@ within a part.  Two drawings of an emoji have one subject and thus the same text
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,10 @@ Kind = Literal["emoji", "flag", "toned", "stamp", "icon", "photo"]
 UNTRAINED: tuple[Kind, ...] = ("stamp", "photo")
 """Kinds of another domain: held out as a whole unless the user trains on them."""
 SUBDIVISION = "1F3F4-E00"  # a black flag and tag characters: the flags of England, Scotland, Wales
+REGIONAL_A = 0x1F1E6  # REGIONAL INDICATOR SYMBOL LETTER A; Z is 0x1F1FF
+_FLAG = re.compile(r"1F1(E[6-9A-F]|F[0-9A-F])-1F1(E[6-9A-F]|F[0-9A-F])")
 NUM_EXAMPLES = 5
+MAX_NAME_CHARS = 60  # of a name in a key: names of members of a tar are short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +89,20 @@ def subject_of(char: str) -> str:
 
 def territory_of(subject: str) -> str:
     """Return the code of the territory of a flag (`FR`), "" if the subject is no such flag."""
-    codes = [int(code, 16) - 0x1F1E6 for code in subject.split("-")]  # REGIONAL INDICATOR SYMBOL LETTER A
-    is_flag = len(codes) == 2 and all(0 <= code < 26 for code in codes)
-    return "".join(chr(ord("A") + code) for code in codes) if is_flag else ""
+    if not _FLAG.fullmatch(subject):
+        return ""
+    return "".join(chr(ord("A") + int(code, 16) - REGIONAL_A) for code in subject.split("-"))
 
 
 def flag_of(territory: str) -> str:
     """Return the subject of the flag of a territory's code, such as `FR`."""
-    return "-".join(f"{0x1F1E6 + ord(letter) - ord('A'):04X}" for letter in territory)
+    return "-".join(f"{REGIONAL_A + ord(letter) - ord('A'):04X}" for letter in territory)
+
+
+def plain_key(part: str, name: str) -> str:
+    """Return the key of a picture with a name of others: letters, digits and `-`, short and its own."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:MAX_NAME_CHARS]
+    return f"{part}-{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
 
 
 def find_files(folder: Path, pattern: str) -> Iterator[Path]:
