@@ -12,7 +12,7 @@ demo: .venv/demo.stamp
 	@echo 'search page: $(BIN)/worldclip serve runs/emoji runs/emoji_embedded'
 
 # the world pool, with the parts that are in data/world (examples/world)
-WORLD_PARTS = $(notdir $(wildcard data/world/cldr data/world/fluent data/world/appstream data/world/stamps data/world/gcompris))
+WORLD_PARTS = $(notdir $(wildcard data/world/cldr data/world/fluent data/world/flags data/world/appstream data/world/stamps data/world/gcompris))
 comma = ,
 WORLD_SETS = "world_tone","world_base","world_flags","world_flags_held"$(if $(filter stamps,$(WORLD_PARTS)),$(comma)"world_stamps")$(if $(filter gcompris,$(WORLD_PARTS)),$(comma)"world_photos")
 world: .venv/world.stamp

@@ -81,6 +81,7 @@ def draw_world(
     *,
     cldr: Path | None = None,
     fluent: Path | None = None,
+    flags: Path | None = None,
     stamps: Path | None = None,
     appstream: Path | None = None,
     gcompris: Path | None = None,
@@ -94,6 +95,7 @@ def draw_world(
     out: folder to write.
     cldr: folder with CLDR's annotations, as XML or JSON: names and keywords of the emoji in 142 languages.
     fluent: folder of the npm package @iconify-json/fluent-emoji-flat: second drawings.
+    flags: folder of npm packages with flags by other artists.
     stamps: folder of Tux Paint's stamps (GPL-2), held out.
     appstream: folder of an AppStream catalogue: icons of programs, with noisy texts in 160 languages.
     gcompris: folder of GCompris' data (GPL-3): photographs, held out.
@@ -101,7 +103,14 @@ def draw_world(
     image_px: side of a picture in pixels.
     samples_per_shard: samples per tar.
     """
-    parts = {"cldr": cldr, "fluent": fluent, "stamps": stamps, "appstream": appstream, "gcompris": gcompris}
+    parts = {
+        "cldr": cldr,
+        "fluent": fluent,
+        "flags": flags,
+        "stamps": stamps,
+        "appstream": appstream,
+        "gcompris": gcompris,
+    }
     return build_world(
         out,
         {name: folder for name, folder in parts.items() if folder is not None},

@@ -9,7 +9,7 @@ from worldclip.core.settings import Config, Decides, Place, Problems
 
 _Operand = str | bool | int | float
 _Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
-PARTS = ("cldr", "fluent", "appstream", "stamps", "gcompris")
+PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
 """Parts of the world pool that are folders (docs/world.md)."""
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
@@ -29,7 +29,8 @@ class PoolConfig(Config):
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
     parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
-    """Folders of further parts of the world pool, part = folder: cldr, fluent, appstream, stamps, gcompris."""
+    """Folders of further parts of the world pool, part = folder: cldr, fluent, flags, appstream, stamps,
+    gcompris."""
     train_on_stamps: bool = False
     """Put the stamps and photographs of the world pool into the pool instead of holding them out."""
     roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)

@@ -46,7 +46,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     icons = read_json(fluent / "icons.json")
     icons["icons"]["lost"]["body"] = "<path"
     (fluent / "icons.json").write_text(json.dumps(icons))
-    return {"cldr": root / "cldr", "fluent": fluent}
+    flags = write_fluent(root / "flags", {"x": "fr", "y": "jp-4x3", "z": "lang-de"})
+    return {"cldr": root / "cldr", "fluent": fluent, "flags": flags}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,6 +116,14 @@ def test_held_out_names_of_territories_are_not_in_training_in_their_language(bui
             assert texts_of(pairs[f"openmoji-{subject}"], lang) == []
             assert pairs[f"openmoji-{subject}"]["texts"]
     assert all(len(texts_of(record, "sv")) for key, record in pairs.items() if key.startswith("openmoji-1F1"))
+
+
+def test_flags_by_other_artists_have_the_same_texts(built: Path) -> None:
+    pairs = samples(built / "pairs")
+    france = f"openmoji-{flag_of('FR')}"
+    assert pairs["flags-fluent-emoji-flat-fr"]["texts"] == pairs[france]["texts"]
+    assert "flags-fluent-emoji-flat-jp-4x3" in pairs
+    assert not [key for key in pairs if "lang" in key]
 
 
 def test_held_out_tone_is_in_no_drawing_of_training(built: Path) -> None:
@@ -188,7 +197,7 @@ def test_part_taken_away_redraws_and_leaves_no_stale_tar(built: Path, parts: dic
     executor = LocalExecutor(workers=1, quiet=True)
     build.build_world(tmp_path, parts, image_px=16, samples_per_shard=5, executor=executor)
     build.build_world(tmp_path, {}, image_px=16, samples_per_shard=20, executor=executor)
-    assert not [key for key in samples(tmp_path / "pairs") if key.startswith("fluent")]
+    assert not [key for key in samples(tmp_path / "pairs") if key.startswith(("fluent", "flags"))]
     assert len(list((tmp_path / "pairs").iterdir())) == -(-len(samples(tmp_path / "pairs")) // 20)
 
 

@@ -16,8 +16,8 @@ pytest.importorskip("yaml", reason="extra world is not installed")
 from worldclip.pool.world.appstream import read_appstream
 from worldclip.pool.world.cldr import read_cldr
 from worldclip.pool.world.emoji_names import read_emoji_names
-from worldclip.pool.world.fluent import read_fluent
 from worldclip.pool.world.gcompris import read_gcompris
+from worldclip.pool.world.iconify import read_flags, read_fluent
 from worldclip.pool.world.locales import is_main
 from worldclip.pool.world.openmoji import read_openmoji
 from worldclip.pool.world.parts import Part, territory_of
@@ -93,6 +93,12 @@ def test_fluent_has_3139_drawings_of_emoji() -> None:
     part = read_fluent(folder_of("fluent"))
     assert len(part.pictures) >= 3139  # of 3,174 drawings, 35 have no code points
     assert not part.problems
+
+
+def test_three_sets_have_four_drawings_of_most_flags() -> None:
+    part = read_flags(folder_of("flags"))
+    drawn = Counter(picture.subject for picture in part.pictures)
+    assert sum(count >= 4 for count in drawn.values()) >= 240
 
 
 def test_stamps_have_61797_captions_in_78_locales() -> None:

@@ -1,6 +1,7 @@
 """The world pool: pictures with names and keywords in more than 200 languages, from what package registries carry.
 
-Each module reads one part: openmoji, fluent (drawings), territories, emoji_names, cldr (texts).
+Modules that read a part: openmoji, iconify (drawings); territories, emoji_names, cldr (texts); appstream, stamps,
+gcompris (both).
 """
 
 from worldclip.pool.world.build import build_world

@@ -35,8 +35,8 @@ from worldclip.pool.world.appstream import read_appstream
 from worldclip.pool.world.cldr import read_cldr
 from worldclip.pool.world.draw import UNDRAWABLE, draw
 from worldclip.pool.world.emoji_names import read_emoji_names
-from worldclip.pool.world.fluent import read_fluent
 from worldclip.pool.world.gcompris import read_gcompris
+from worldclip.pool.world.iconify import FLAGS, FLUENT, read_flags, read_fluent
 from worldclip.pool.world.locales import language_of
 from worldclip.pool.world.names import Table, merge
 from worldclip.pool.world.openmoji import NAME as OPENMOJI
@@ -58,6 +58,8 @@ PACKAGES = {
 SETS = ("pairs", "tone", "base", "flags", "stamps", "photos")
 RECORDS = "done/records"  # texts of the tars to draw; written again by a call that resumes
 VARIED = ("base", "flags")
+DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
+"""Parts with further drawings of the same subjects."""
 OTHERS = {appstream.NAME: read_appstream, stamps.NAME: read_stamps, gcompris.NAME: read_gcompris}
 """Parts with pictures and texts of their own."""
 PICTURES_PER_UNIT = 250  # pictures compared in one unit of work
@@ -126,8 +128,7 @@ def _check(folders: Folders, image_px: int, samples_per_shard: int) -> None:
 def read_parts(folders: Folders) -> list[Part]:
     """Read all parts; the first that names a subject in a language gives its name."""
     pictures = [read_openmoji()]
-    if "fluent" in folders:
-        pictures.append(read_fluent(folders["fluent"]))
+    pictures += [read(folders[name]) for name, read in DRAWINGS.items() if name in folders]
     subjects = {picture.subject for part in pictures for picture in part.pictures}
     texts = [read_territories(subjects)]
     if "cldr" in folders:

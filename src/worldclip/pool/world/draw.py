@@ -11,7 +11,7 @@ from pathlib import Path
 from worldclip.core.errors import require
 from worldclip.core.safe_path import safe_join
 from worldclip.pool.drawings import draw_openmoji, render
-from worldclip.pool.world import appstream, fluent, gcompris, openmoji, stamps
+from worldclip.pool.world import appstream, gcompris, iconify, openmoji, stamps
 from worldclip.pool.world.parts import Picture
 
 # What resvg, Pillow and the readers of files raise for a picture that will not decode.
@@ -36,7 +36,8 @@ def _stamp(folder: Path, file: str) -> bytes:
 
 
 _READ: dict[str, Callable[[Path, str], bytes]] = {
-    fluent.NAME: lambda folder, name: fluent.fluent_svg(folder, name).encode(),
+    iconify.FLUENT: iconify.drawing,
+    iconify.FLAGS: iconify.drawing,
     stamps.NAME: _stamp,
     appstream.NAME: appstream.icon_file,
     gcompris.NAME: gcompris.photograph,
