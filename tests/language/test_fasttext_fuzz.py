@@ -63,9 +63,9 @@ def is_used(path: Path, content: bytes) -> bool:
     path.write_bytes(content)
     try:
         identifier = Identifier(path)
+        label_ids, probs = identifier.predict_ids([*TEXTS, "x" * 20_000, "a b " * 5_000])
     except UserError:
         return False
-    label_ids, probs = identifier.predict_ids([*TEXTS, "x" * 20_000, "a b " * 5_000])
     assert label_ids.min() >= -1
     assert label_ids.max() < len(identifier.labels)
     assert ((probs >= 0) & (probs <= 1) | np.isnan(probs)).all()

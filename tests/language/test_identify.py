@@ -109,6 +109,19 @@ def test_identification_releases_the_gil() -> None:
     assert turns > 10
 
 
+@pytest.mark.parametrize("first_nan", [1, 60])
+def test_a_model_of_an_unknown_version_whose_weights_are_no_numbers_is_refused(tmp_path: Path, first_nan: int) -> None:
+    path = tmp_path / "m.bin"
+    write_model(path, Kind(maxn=0, minn=0), WORDS, LABELS)
+    content = bytearray(path.read_bytes())
+    content[4:8] = (7).to_bytes(4, "little")  # version
+    end = len(content)
+    content[end - 4 * first_nan : end] = np.full(first_nan, np.nan, np.float32).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="lid_model"):
+        Identifier(path).predict(TEXTS)
+
+
 def test_unknown_model_version_falls_back_to_the_library(tmp_path: Path) -> None:
     old, new = tmp_path / "old.bin", tmp_path / "new.bin"
     write_model(old, Kind(version=10), WORDS, LABELS)

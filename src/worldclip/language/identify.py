@@ -156,11 +156,12 @@ class _LibraryModel:
     def __init__(self, path: Path) -> None:
         import fasttext
 
+        self._path = path
         try:
             self._model: Any = fasttext.load_model(str(path))
-        except ValueError as error:
-            raise UserError(f"languages.lid_model is {path}, which is not a fastText model ({error})") from error
-        labels, _ = self._model.predict("", k=-1, threshold=-1.0)
+            labels, _ = self._model.predict("", k=-1, threshold=-1.0)
+        except (ValueError, RuntimeError) as error:  # RuntimeError: weights that are no numbers
+            raise UserError(f"languages.lid_model is {path}, which is not a fastText model to use ({error})") from error
         self.labels = sorted(label.removeprefix(_PREFIX) for label in labels)
         if not self.labels:
             raise UserError(f"languages.lid_model is {path}, which gives no label to an empty text; download it again")
@@ -173,7 +174,11 @@ class _LibraryModel:
             line = (text or "").translate(_BLANKS)
             if not line.strip(" "):
                 continue
-            for label, prob in zip(*self._model.predict(line, k=k, threshold=-1.0), strict=True):
+            try:
+                found = self._model.predict(line, k=k, threshold=-1.0)
+            except RuntimeError as error:
+                raise UserError(f"languages.lid_model is {self._path}, which gives no probability ({error})") from error
+            for label, prob in zip(*found, strict=True):
                 if label in position:
                     label_ids[i], probs[i] = position[label], min(prob, 1.0)
                     break

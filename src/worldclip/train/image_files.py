@@ -23,7 +23,7 @@ REMOTE_CHECK_S = 60.0  # the server of an object store is asked so often whether
 class ImageFiles:
     """Reads images of files that were listed before, as long as the files are those: the index says where images are.
 
-    A local file is compared after each read, through the handle that was read: 1 us.  Safe to call from threads.
+    A local file is compared after each read, through the handle that was read (4 us).  Safe to call from threads.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
