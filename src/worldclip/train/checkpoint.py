@@ -40,8 +40,11 @@ if TYPE_CHECKING:
 
 FILES = "trainer/files.json"
 _MODEL, _OPTIMIZER = "model.safetensors", "trainer/optimizer.safetensors"
+_FAILED = "failed"  # key of a rank's note: why it could not write its rows
 _SHARDS, _INDEX = "trainer/shards", "trainer/shards/index.json"
 _POLL_S = 0.02  # between looks for the notes of the other ranks
+_NOTE_TIMEOUT_S = 30 * 60  # a rank that has not written its rows by then is lost
+MAX_FAILED_SAVES = 3  # in a row: training goes on without a new checkpoint for so long
 
 
 class ShardRows(TypedDict):
@@ -79,10 +82,16 @@ class LocalTensor:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread while training continues, one at a time."""
+    """Writes checkpoints in a thread while training continues, one at a time.
 
-    def __init__(self, train_dir: Path, world: World, keep_last: int) -> None:
-        self.train_dir, self.world, self.keep_last = train_dir, world, keep_last
+    A failed write costs that checkpoint; training goes on to the next one, MAX_FAILED_SAVES times in a row at most.
+    """
+
+    def __init__(self, train_dir: Path, world: World, keep_last: int, keep_every_samples: int = 0) -> None:
+        """keep_last, keep_every_samples: see remove_old."""
+        self.train_dir, self.world = train_dir, world
+        self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
+        self.num_failed = 0  # in a row
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
 
@@ -100,7 +109,7 @@ class CheckpointWriter:
         """
         from worldclip.train.distributed import barrier
 
-        self.wait()
+        self._wait_or_warn()
         partial = self.train_dir / f".{step_folder(self.train_dir, step).name}.tmp"
         if self.world.is_first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -126,9 +135,29 @@ class CheckpointWriter:
                 _write_digests(partial)
                 os.replace(partial, folder)
                 _fsync(self.train_dir)
-                remove_old(self.train_dir, self.keep_last)
+                remove_old(self.train_dir, self.keep_last, self.keep_every_samples)
 
-        self._running = self._thread.submit(write)
+        def write_or_remove() -> None:
+            try:
+                write()
+            except BaseException:
+                if self.world.is_first:
+                    shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
+                raise
+
+        self._running = self._thread.submit(write_or_remove)
+
+    def _wait_or_warn(self) -> None:
+        """Wait for the checkpoint in progress.  Raises its error only after MAX_FAILED_SAVES of them in a row."""
+        try:
+            self.wait()
+            self.num_failed = 0
+        except OSError as error:
+            self.num_failed += 1
+            if self.num_failed == MAX_FAILED_SAVES:
+                raise
+            if self.world.is_first:
+                say("train", f"WARNING: a checkpoint was not written ({error}); training goes on to the next one")
 
     def wait(self) -> None:
         """Wait until the checkpoint in progress is complete on disk.  Raises what went wrong in the thread."""
@@ -158,18 +187,28 @@ def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
 
 
 def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
-    """Write this rank's file: its rows, on rank 0 also the whole tensors.  Then a note of what the file holds."""
+    """Write this rank's file: its rows, on rank 0 also the whole tensors.  Then a note of what the file holds.
+
+    If it cannot be written, the note says so: rank 0 waits for it.
+    """
     from safetensors.torch import save_file
 
     own = {name: local for name, local in tensors.items() if local.first_row is not None or world.is_first}
     stem = f"{world.rank:05}_of_{world.size:05}"
-    save_file({name: local.tensor for name, local in own.items()}, folder / f"{stem}.safetensors")
+    path = folder / f"{stem}.safetensors"
+    try:
+        with naming(path):
+            save_file({name: local.tensor for name, local in own.items()}, path)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # makes room for the note on a full disk
+        write_json(folder / f"{stem}.json", {_FAILED: str(error)})
+        raise
     rows = {name: [local.first_row or 0, len(local.tensor) if local.shape else 0] for name, local in own.items()}
     write_json(folder / f"{stem}.json", rows)
 
 
 def _write_index(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
-    """Wait for the notes of all ranks and merge them into index.json.
+    """Wait for the notes of all ranks and merge them into index.json.  Raises OSError if a rank failed or is lost.
 
     Polling the folder instead of a collective: this runs in the writer's thread while the main thread trains, and
     collectives of two threads in one process group could pair up in different orders on different ranks.
@@ -177,11 +216,17 @@ def _write_index(folder: Path, tensors: Mapping[str, LocalTensor], world: World)
     index: dict[str, ShardedTensor] = {
         name: {"shape": list(local.shape), "pieces": []} for name, local in tensors.items()
     }
+    deadline = time.monotonic() + _NOTE_TIMEOUT_S
     for rank in range(world.size):
         note = folder / f"{rank:05}_of_{world.size:05}.json"
         while not note.exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"rank {rank} did not write {note.stem} within {_NOTE_TIMEOUT_S // 60} minutes")
             time.sleep(_POLL_S)
-        for name, (first_row, num_rows) in read_json(note).items():
+        held = read_json(note)
+        if _FAILED in held:
+            raise OSError(f"rank {rank}: {held[_FAILED]}")
+        for name, (first_row, num_rows) in held.items():
             rows = ShardRows(file=f"{note.stem}.safetensors", first_row=first_row, num_rows=num_rows)
             index[name]["pieces"].append(rows)
         note.unlink()
@@ -196,10 +241,15 @@ def _write_digests(folder: Path) -> None:
         _fsync(path)
 
 
-def remove_old(train_dir: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the best one."""
-    best = best_of(train_dir)
+def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
+    """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`."""
+    best, last_kept = best_of(train_dir), 0
     for old in checkpoints(train_dir)[:-keep_last]:
+        if keep_every_samples:
+            intervals = read_state(old)["samples_seen"] // keep_every_samples
+            if intervals > last_kept:
+                last_kept = intervals
+                continue
         if old != best:
             remove(old)  # no folder called step_* is ever partial
 
@@ -224,6 +274,7 @@ class CheckpointReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._opened: dict[str, Any] = {}  # a file of each rank that wrote, not one of each tensor
         self.updates: int = read_state(folder)["updates"]
         self.tensors: Mapping[str, ShardedTensor | tuple[str, str]]
         """By name: the rows in each file of trainer/shards, or (file, name in it) of a whole tensor."""
@@ -266,7 +317,9 @@ class CheckpointReader:
     def _open(self, file: str) -> Any:
         from safetensors import safe_open
 
-        return safe_open(safe_join(self.folder, file), framework="pt")
+        if file not in self._opened:
+            self._opened[file] = safe_open(safe_join(self.folder, file), framework="pt")
+        return self._opened[file]
 
     def _read_rows(self, file: str, name: str, rows: tuple[int, int] | None) -> torch.Tensor:
         opened = self._open(file)

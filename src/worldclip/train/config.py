@@ -130,7 +130,7 @@ class TrainConfig(Config):
         ),
         "device": ("device", "precision", "parallel", "activation_checkpointing", "compile"),
         "checkpoint": (
-            *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last"),
+            *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
             *("evaluate_every_samples", "evaluate_datasets", "wandb"),
         ),
     }
@@ -215,6 +215,8 @@ class TrainConfig(Config):
     """Maximum number of minutes without a checkpoint."""
     keep_last: Annotated[int, AtLeast(1, "checkpoints"), Decides()] = 2
     """Number of checkpoints to keep, in addition to the best one where there are evaluations."""
+    keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
+    """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
     """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
     evaluate_datasets: Annotated[tuple[str, ...], Decides()] = ()

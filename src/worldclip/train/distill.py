@@ -107,7 +107,7 @@ def create_students(
             Student(
                 state=create_train_state(own_config, tokenizer, world, device, checkpoint),
                 tokenizer=tokenizer,
-                writer=CheckpointWriter(folder, world, config.keep_last),
+                writer=CheckpointWriter(folder, world, config.keep_last, config.keep_every_samples),
                 updates=read_state(checkpoint)["updates"] if checkpoint else 0,
             )
         )

@@ -39,7 +39,7 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.device import device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Teacher, create_students, resize
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
-from worldclip.train.loader import BadImages, Batch, Loader
+from worldclip.train.loader import UNREADABLE, BadImages, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.step import StepResult, train_step
@@ -168,8 +168,9 @@ class Trainer:
         self.progress = _read_progress(checkpoint, world, self.device)
         if world.is_first:
             say("train", self._describe())
-        self.writer = CheckpointWriter(layout.train_dir(run.dir), world, config.keep_last)
+        self.writer = CheckpointWriter(layout.train_dir(run.dir), world, config.keep_last, config.keep_every_samples)
         self.counts = RankCounts()
+        self.samples_saved = self.progress.step * schedule.global_batch_size
 
     def _describe(self) -> str:
         loader = self.loader
@@ -268,7 +269,9 @@ class Trainer:
     def _save(self, log: Log) -> None:
         """Start to write a checkpoint.  Those of the students are complete before, so that all resume at one step."""
         progress = self.progress
+        num_unreadable = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
+        num_unreadable = progress.bad[UNREADABLE] - num_unreadable
         for student in self.students:
             student.save(progress.step)
         samples = progress.step * self.schedule.global_batch_size
@@ -278,6 +281,19 @@ class Trainer:
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
         log.write_seen(progress.step, samples, progress.seen)
         log.say_saved(progress.step, progress.elapsed_s)
+        self._stop_if_unreadable(num_unreadable, samples)
+
+    def _stop_if_unreadable(self, num_unreadable: int, samples_seen: int) -> None:
+        """Raise UserError if more reads failed than samples were seen since the checkpoint before."""
+        num_samples, self.samples_saved = samples_seen - self.samples_saved, samples_seen
+        if num_unreadable > num_samples:
+            self.writer.wait()
+            barrier(self.world)
+            example = ": ".join(next(iter(self.progress.bad_keys.items())))
+            raise UserError(
+                f"{num_unreadable:,} images could not be read for {num_samples:,} samples, for example {example}; mend "
+                f"the pool's storage, then run the same command again: step {self.progress.step} is saved"
+            )
 
     def _lacks_scores(self) -> bool:
         """Return whether the checkpoint of this step is due for an evaluation that did not end."""

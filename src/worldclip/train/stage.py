@@ -70,6 +70,8 @@ def _needs(run: Run) -> Iterator[str]:
 
     size = checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
+    if config.keep_every_samples:
+        copies += config.samples_seen // config.keep_every_samples
     yield from missing_space(layout.train_dir(run.dir), size * copies, f"{copies} checkpoints")
 
 
@@ -130,7 +132,9 @@ def _train_once(run: Run, job: Job) -> Result:
         trainer = Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run), shards, images)
         trainer.run()
         for folder in (train_dir, *train_dir.glob("students/*")):
-            remove_old(folder, config.keep_last)  # what a kill, or a best step that was found since, left
+            remove_old(
+                folder, config.keep_last, config.keep_every_samples
+            )  # what a kill, or a best step that was found since, left
         consolidate(checkpoints(train_dir)[-1])
         report = trainer.report()
     _say_what_became(report)

@@ -1,0 +1,108 @@
+"""Checkpoints that fail, that are kept for good, and that are read again, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+
+from worldclip.core import layout
+from worldclip.train import checkpoint
+from worldclip.train.checkpoint import (
+    MAX_FAILED_SAVES,
+    CheckpointReader,
+    CheckpointWriter,
+    LocalTensor,
+    _write_index,
+    _write_shard,
+    remove_old,
+)
+from worldclip.train.distributed import ALONE, World
+
+WEIGHTS = {"weights.a": LocalTensor(torch.arange(6.0), (6,), None)}
+
+
+def save(writer: CheckpointWriter, step: int, fails: bool = False) -> None:
+    def write_model(folder: Path) -> None:
+        if fails:
+            raise OSError(28, "No space left on device", str(folder))
+
+    writer.start(step, WEIGHTS, {"samples_seen": 10 * step, "updates": step}, write_model)
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(path.name.removeprefix("step_")) for path in layout.checkpoints(folder)]
+
+
+def test_a_failed_checkpoint_is_warned_about_and_the_next_one_is_written(tmp_path, capfd):
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+    for step, fails in ((1, False), (2, True), (3, True), (4, False), (5, True), (6, False)):
+        save(writer, step, fails)
+    writer.wait()
+    assert steps(tmp_path) == [1, 4, 6]
+    assert capfd.readouterr().err.count("WARNING: a checkpoint was not written") == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:09}" for step in (1, 4, 6)]
+
+
+def test_training_does_not_go_on_for_ever_without_a_checkpoint(tmp_path):
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+    for step in range(MAX_FAILED_SAVES):
+        save(writer, step, fails=True)
+    with pytest.raises(OSError, match="No space left"):
+        save(writer, MAX_FAILED_SAVES)
+
+
+def test_the_last_checkpoint_must_be_written(tmp_path):
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+    save(writer, 1, fails=True)
+    with pytest.raises(OSError, match="No space left"):
+        writer.wait()
+
+
+def test_the_first_checkpoint_of_each_interval_is_kept_for_good(tmp_path):
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=2, keep_every_samples=100)
+    for step in range(3, 60, 3):  # 30, 60, ... samples
+        save(writer, step)
+    writer.wait()
+    assert steps(tmp_path) == [12, 21, 30, 42, 51, 54, 57]
+    remove_old(tmp_path, keep_last=1)
+    assert steps(tmp_path) == [57]
+
+
+def rows_of(rank: int) -> dict[str, LocalTensor]:
+    return {f"weights.{name}": LocalTensor(torch.full((2, 3), float(rank)), (4, 3), 2 * rank) for name in "abcdefgh"}
+
+
+def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        _write_shard(tmp_path, rows_of(1), World(1, 2))
+    monkeypatch.undo()
+    _write_shard(tmp_path, rows_of(0), World(0, 2))
+    with pytest.raises(OSError, match=r"rank 1: .*No space left"):
+        _write_index(tmp_path, rows_of(0), World(0, 2))
+
+
+def test_a_rank_that_is_lost_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_NOTE_TIMEOUT_S", 0.05)
+    _write_shard(tmp_path, rows_of(0), World(0, 2))
+    with pytest.raises(TimeoutError, match="rank 1 did not write"):
+        _write_index(tmp_path, rows_of(0), World(0, 2))
+
+
+def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch):
+    folder = tmp_path / "trainer" / "shards"
+    folder.mkdir(parents=True)
+    for rank in (1, 0):
+        _write_shard(folder, rows_of(rank), World(rank, 2))
+    _write_index(folder, rows_of(0), World(0, 2))
+    (folder.parent / "state.json").write_text('{"updates": 1}')
+    opened, safe_open = [], safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", lambda path, **how: opened.append(path) or safe_open(path, **how))
+    reader = CheckpointReader(tmp_path)
+    for name in rows_of(0):
+        assert reader.read(name)[:, 0].tolist() == [0, 0, 1, 1]
+        assert reader.read(name, (1, 3))[:, 0].tolist() == [0, 1]
+    assert len(opened) == 2
