@@ -70,7 +70,6 @@ def write_made_up(folder: Path, num_languages: int, num_entries: int) -> float:
         "run": "runs/made_up",
         "text_policy": "all",
         "seed": "0",
-        "rule": "tail_fraction",
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
         "sources": lists.SOURCES,
         "languages": [
@@ -89,7 +88,6 @@ def write_made_up(folder: Path, num_languages: int, num_entries: int) -> float:
         "expected": expected.tolist(),
         "thresholds": [list(range(1, slider.NUM_VALUES + 1))] * num_languages,
         "effective": expected.tolist(),
-        "effective_in_pool": [1e4] * num_languages,
     }
     chunks.write("slider", curves)
     chunks.write("profile", lists.profile_record("unicode"))

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip import pool
-from worldclip.balance.config import BalanceConfig
 from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
@@ -145,7 +144,6 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
         "run": str(run.dir),
         "text_policy": curate.text_policy,
         "seed": str(curate.seed),
-        "rule": run.section(BalanceConfig).rule,
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
         "sources": SOURCES,
         "languages": [

@@ -43,7 +43,6 @@ def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str])
         "effective": [
             _effective(matched.counts[name], thresholds.get(name, no_thresholds)) for name in lists
         ],
-        "effective_in_pool": [effective_entries(matched.counts[name]) for name in lists],
     }  # fmt: skip
 
 

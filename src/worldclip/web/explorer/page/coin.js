@@ -2,7 +2,13 @@
 "use strict";
 
 const U64 = (1n << 64n) - 1n;
-const PRIMES = [11400714785074694791n, 14029467366897019727n, 1609587929392839161n, 9650029242287828579n, 2870177450012600261n];
+const PRIMES = [
+  11400714785074694791n,
+  14029467366897019727n,
+  1609587929392839161n,
+  9650029242287828579n,
+  2870177450012600261n,
+];
 const KEEP = 0;
 const TEXT_DRAW = 1;
 
@@ -35,7 +41,8 @@ function xxh64(bytes) {
     hash = (rotate(hash ^ ((BigInt(view.getUint32(at, true)) * PRIMES[0]) & U64), 23n) * PRIMES[1] + PRIMES[2]) & U64;
     at += 4;
   }
-  for (; at < bytes.length; at++) hash = (rotate(hash ^ ((BigInt(bytes[at]) * PRIMES[4]) & U64), 11n) * PRIMES[0]) & U64;
+  for (; at < bytes.length; at++)
+    hash = (rotate(hash ^ ((BigInt(bytes[at]) * PRIMES[4]) & U64), 11n) * PRIMES[0]) & U64;
   hash = ((hash ^ (hash >> 33n)) * PRIMES[1]) & U64;
   hash = ((hash ^ (hash >> 29n)) * PRIMES[2]) & U64;
   return hash ^ (hash >> 32n);

@@ -52,7 +52,7 @@ function cutReference(text, profile) {
   put(" ", at, at);
   for (const x of all.slice(first, end)) {
     const after = at + x.length;
-    if (",.;:?!`".includes(x)) put(" ", at, at), put(x, at, after), put(" ", after, after);
+    if (",.;:?!`".includes(x)) (put(" ", at, at), put(x, at, after), put(" ", after, after));
     else put("\t\n\r".includes(x) ? " " : x, at, after);
     at = after;
   }
@@ -101,7 +101,11 @@ function folded(text, profile) {
 function trimmed(cut) {
   const first = cut.characters[0] === " " ? 1 : 0;
   const end = cut.characters.length - (cut.characters.length > first && cut.characters.at(-1) === " " ? 1 : 0);
-  return { characters: cut.characters.slice(first, end), from: cut.from.slice(first, end), to: cut.to.slice(first, end) };
+  return {
+    characters: cut.characters.slice(first, end),
+    from: cut.from.slice(first, end),
+    to: cut.to.slice(first, end),
+  };
 }
 
 // Return whether an entry may begin before character i of a cut text.

@@ -47,8 +47,16 @@ function probability(value) {
 function table(caption, columns, rows) {
   const head = columns.map(([name, isNumber]) => element("th", { scope: "col", class: isNumber ? "n" : null }, name));
   const body = rows.map((cells) =>
-    element("tr", {}, cells.map((cell, i) => element("td", { class: columns[i][1] ? "n" : null }, cell))));
-  return scrolling(caption, element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body)));
+    element(
+      "tr",
+      {},
+      cells.map((cell, i) => element("td", { class: columns[i][1] ? "n" : null }, cell)),
+    ),
+  );
+  return scrolling(
+    caption,
+    element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body)),
+  );
 }
 
 // A frame that scrolls can be reached by the keyboard, so it has a role and a name.

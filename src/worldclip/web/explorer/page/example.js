@@ -18,8 +18,18 @@ function exampleCard(example) {
   const head = example.picture
     ? element("img", { src: example.picture, alt: "", loading: "lazy" })
     : element("span", { class: "no-picture" }, "no picture");
-  const title = element("div", { class: "t" }, element("p", { dir: "auto", class: "text", lang: isTag(example.lang) ? example.lang : null }, markedText(example)),
-    element("small", {}, reasonTag(run, example.reason), " ", element("code", {}, element("bdi", {}, `${example.key} ${example.textIdx}`))));
+  const title = element(
+    "div",
+    { class: "t" },
+    element("p", { dir: "auto", class: "text", lang: isTag(example.lang) ? example.lang : null }, markedText(example)),
+    element(
+      "small",
+      {},
+      reasonTag(run, example.reason),
+      " ",
+      element("code", {}, element("bdi", {}, `${example.key} ${example.textIdx}`)),
+    ),
+  );
   return element("article", { class: "shot" }, head, title, facts(example));
 }
 
@@ -33,7 +43,8 @@ function reasonTag(run, reason) {
 function facts(example) {
   const list = element("dl");
   const add = (name, ...value) => list.append(element("dt", {}, name), element("dd", {}, value));
-  if (example.label !== undefined) add("label", example.label, example.langProb === null ? "" : ` (${example.langProb.toFixed(2)})`);
+  if (example.label !== undefined)
+    add("label", example.label, example.langProb === null ? "" : ` (${example.langProb.toFixed(2)})`);
   if (example.keepProb !== null && example.keepProb !== undefined) {
     add("probability", probability(example.keepProb));
     const sign = example.coin < example.keepProb ? "below the probability" : "not below the probability";
@@ -48,10 +59,18 @@ function facts(example) {
 
 function entryList(example) {
   const run = chunks.get("run");
-  const shown = example.entries.map((row) => ({ ...row, prob: entryProbability(example.threshold, row.matches) }))
+  const shown = example.entries
+    .map((row) => ({ ...row, prob: entryProbability(example.threshold, row.matches) }))
     .sort((a, b) => b.prob - a.prob);
-  const items = shown.map((row) => element("li", {}, link(["entry", example.lang, row.entry], words(row.entry, example.lang)),
-    ` ${count(row.matches)} matches: ${probability(row.prob)} `, element("small", {}, run.sources[row.source])));
+  const items = shown.map((row) =>
+    element(
+      "li",
+      {},
+      link(["entry", example.lang, row.entry], words(row.entry, example.lang)),
+      ` ${count(row.matches)} matches: ${probability(row.prob)} `,
+      element("small", {}, run.sources[row.source]),
+    ),
+  );
   const rest = example.numEntries - shown.length;
   return element("ul", { class: "entries" }, items, rest > 0 ? element("li", {}, `and ${count(rest)} more`) : null);
 }
@@ -60,7 +79,14 @@ function entryList(example) {
 function markedText(example) {
   if (example.text === null) return ["(no text)"];
   const profile = chunks.get("profile");
-  const spans = example.entries && profile ? placesOf(example.text, example.entries.map((row) => row.entry), profile) : [];
+  const spans =
+    example.entries && profile
+      ? placesOf(
+          example.text,
+          example.entries.map((row) => row.entry),
+          profile,
+        )
+      : [];
   const nodes = [];
   let end = 0;
   for (const [from, to] of merged(spans)) {

@@ -46,9 +46,13 @@ function decoded(word) {
 function start() {
   const run = chunks.get("run");
   document.title = `Curation explorer: ${run.name}`;
-  document.getElementById("sub").textContent = `Run ${run.name}: every decision, and what another threshold would keep.`;
-  document.querySelector("nav").append(...Object.entries(VIEWS).filter(([, [title]]) => title).map(([name, [title]]) =>
-    element("a", { href: `#/${name}`, "data-view": name }, title)));
+  document.getElementById("sub").textContent =
+    `Run ${run.name}: every decision, and what another threshold would keep.`;
+  document.querySelector("nav").append(
+    ...Object.entries(VIEWS)
+      .filter(([, [title]]) => title)
+      .map(([name, [title]]) => element("a", { href: `#/${name}`, "data-view": name }, title)),
+  );
   addEventListener("hashchange", () => {
     if (location.hash !== "#main") showView();
   });

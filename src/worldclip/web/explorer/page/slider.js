@@ -7,9 +7,10 @@ function stateAt(slider, place) {
   const share = place - low;
   const high = Math.min(low + 1, slider.values.length - 1);
   const between = (values) => (share === 0 ? values[low] : values[low] + share * (values[high] - values[low]));
-  const value = share === 0
-    ? slider.values[low]
-    : Math.exp((1 - share) * Math.log(slider.values[low]) + share * Math.log(slider.values[high]));
+  const value =
+    share === 0
+      ? slider.values[low]
+      : Math.exp((1 - share) * Math.log(slider.values[low]) + share * Math.log(slider.values[high]));
   return {
     value,
     isExact: share === 0,

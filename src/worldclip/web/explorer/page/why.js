@@ -3,28 +3,48 @@
 
 async function showWhy(place, key = "") {
   const run = chunks.get("run");
-  const profile = await loadChunk("profile");
+  await loadChunk("profile");
   const pairs = await loadChunk("pairs").catch(() => null);
-  place.append(keySection(run, pairs, key), textSection(run, profile));
+  place.append(keySection(run, pairs, key), textSection(run));
 }
 
 function keySection(run, pairs, key) {
   const result = element("div", { "aria-live": "polite" });
   const field = element("input", { type: "text", id: "key", autocomplete: "off", spellcheck: "false", value: key });
-  const form = element("form", { class: "ask", submit: ask }, element("label", { for: "key" }, "Key of a pair"), field, element("button", {}, "Explain"));
+  const form = element(
+    "form",
+    { class: "ask", submit: ask },
+    element("label", { for: "key" }, "Key of a pair"),
+    field,
+    element("button", {}, "Explain"),
+  );
   async function ask(event) {
     if (event) event.preventDefault();
     result.replaceChildren(...(await explainKey(run, pairs, field.value.trim())));
   }
   if (key) ask();
   const held = pairs ? heldText(pairs) : "This folder holds no keys: the pool could not be read when it was written.";
-  return element("section", {}, element("h2", {}, "A key of the pool"), element("p", { class: "lead" }, held), form, result);
+  return element(
+    "section",
+    {},
+    element("h2", {}, "A key of the pool"),
+    element("p", { class: "lead" }, held),
+    form,
+    result,
+  );
 }
 
 function heldText(pairs) {
   const all = `${count(pairs.keys)} keys, for example `;
-  const part = pairs.shards < pairs.of_shards ? ` They are those of ${count(pairs.shards)} of ${count(pairs.of_shards)} shards.` : "";
-  return [`This folder holds ${all}`, pairs.firsts.length ? link(["why", pairs.firsts[0]], element("bdi", {}, pairs.firsts[0])) : "none", `.${part}`];
+  const part =
+    pairs.shards < pairs.of_shards
+      ? ` They are those of ${count(pairs.shards)} of ${count(pairs.of_shards)} shards.`
+      : "";
+  return [
+    `This folder holds ${all}`,
+    pairs.firsts.length ? link(["why", pairs.firsts[0]], element("bdi", {}, pairs.firsts[0])) : "none",
+    `.${part}`,
+  ];
 }
 
 // Return cards of the texts of a key, or the command that finds it.
@@ -34,8 +54,14 @@ async function explainKey(run, pairs, key) {
   const rows = number < 0 ? [] : await loadChunk(`pairs/${number}`);
   const row = rows.find(([other]) => other === key);
   if (!row) {
-    return [element("p", { class: "note" }, "Not in this folder: the pool lacks the key, another shard holds it, or it is denied or not in the valid list. The run itself knows: ",
-      element("code", {}, `worldclip inspect ${run.run} --key KEY`))];
+    return [
+      element(
+        "p",
+        { class: "note" },
+        "Not in this folder: the pool lacks the key, another shard holds it, or it is denied or not in the valid list. The run itself knows: ",
+        element("code", {}, `worldclip inspect ${run.run} --key KEY`),
+      ),
+    ];
   }
   const examples = row[2].map((text) => pairExample(run, key, row[1], text));
   const matched = examples.map(async (example) => {
@@ -45,34 +71,87 @@ async function explainKey(run, pairs, key) {
     return { ...example, entries, numEntries: entries.length, threshold: language.listRow.threshold };
   });
   const isKept = examples.some((example) => example.reason === run.reasons.length - 1);
-  return [element("p", { class: "verdict" }, reasonTag(run, isKept ? run.reasons.length - 1 : Math.max(...examples.map((example) => example.reason))), ` ${count(examples.length)} texts`,
-    run.text_policy === "one" ? ", one of which is drawn" : ""),
-    element("div", { class: "shots" }, (await Promise.all(matched)).map(exampleCard))];
+  return [
+    element(
+      "p",
+      { class: "verdict" },
+      reasonTag(run, isKept ? run.reasons.length - 1 : Math.max(...examples.map((example) => example.reason))),
+      ` ${count(examples.length)} texts`,
+      run.text_policy === "one" ? ", one of which is drawn" : "",
+    ),
+    element("div", { class: "shots" }, (await Promise.all(matched)).map(exampleCard)),
+  ];
 }
 
 function pairExample(run, key, picture, [textIdx, text, label, langProb, lang, reason, keepProb]) {
   return {
-    key, picture, textIdx, text, label, langProb, reason, keepProb, entries: null, numEntries: 0,
-    lang: lang < 0 ? "" : run.languages[lang].code, coin: uniform(key, textIdx, run.seed),
+    key,
+    picture,
+    textIdx,
+    text,
+    label,
+    langProb,
+    reason,
+    keepProb,
+    entries: null,
+    numEntries: 0,
+    lang: lang < 0 ? "" : run.languages[lang].code,
+    coin: uniform(key, textIdx, run.seed),
   };
 }
 
 function textSection(run) {
-  const languages = run.languages.map((language, number) => ({ ...language, number })).filter((language) => language.list >= 0 && run.lists[language.list].num_entries);
+  const languages = run.languages
+    .map((language, number) => ({ ...language, number }))
+    .filter((language) => language.list >= 0 && run.lists[language.list].num_entries);
   const result = element("div", { "aria-live": "polite" });
   const text = element("textarea", { id: "text", rows: 2, dir: "auto" });
-  const choice = element("select", { id: "lang" }, languages.map((language) =>
-    element("option", { value: language.code, selected: language.code === "en" }, `${language.name || language.code} (${language.code})`)));
+  const choice = element(
+    "select",
+    { id: "lang" },
+    languages.map((language) =>
+      element(
+        "option",
+        { value: language.code, selected: language.code === "en" },
+        `${language.name || language.code} (${language.code})`,
+      ),
+    ),
+  );
   const key = element("input", { type: "text", id: "text-key", autocomplete: "off", spellcheck: "false" });
-  const form = element("form", { class: "ask", submit: ask }, element("label", { for: "text" }, "Text"), text,
-    element("label", { for: "lang" }, "Its language"), choice, element("label", { for: "text-key" }, "Key, for the coin (may stay empty)"), key, element("button", {}, "Match"));
+  const form = element(
+    "form",
+    { class: "ask", submit: ask },
+    element("label", { for: "text" }, "Text"),
+    text,
+    element("label", { for: "lang" }, "Its language"),
+    choice,
+    element("label", { for: "text-key" }, "Key, for the coin (may stay empty)"),
+    key,
+    element("button", {}, "Match"),
+  );
   async function ask(event) {
     event.preventDefault();
     if (!text.value.trim()) return;
-    result.replaceChildren(element("div", { class: "shots" }, exampleCard(await decideText(run, text.value, choice.value, key.value.trim()))));
+    result.replaceChildren(
+      element(
+        "div",
+        { class: "shots" },
+        exampleCard(await decideText(run, text.value, choice.value, key.value.trim())),
+      ),
+    );
   }
-  return element("section", {}, element("h2", {}, "Any text"),
-    element("p", { class: "lead" }, "The text is matched in this browser against the list of its language. The page does not identify languages: choose it."), form, result);
+  return element(
+    "section",
+    {},
+    element("h2", {}, "Any text"),
+    element(
+      "p",
+      { class: "lead" },
+      "The text is matched in this browser against the list of its language. The page does not identify languages: choose it.",
+    ),
+    form,
+    result,
+  );
 }
 
 // Return a text as the recipe would decide on it; without a key there is no coin.
@@ -80,9 +159,25 @@ async function decideText(run, text, code, key) {
   const language = findLanguage(code);
   const threshold = language.listRow.threshold;
   const entries = await matchText(language.list, text);
-  const keepProb = entries.length ? keepProbability(entries.map((row) => entryProbability(threshold, row.matches))) : null;
+  const keepProb = entries.length
+    ? keepProbability(entries.map((row) => entryProbability(threshold, row.matches)))
+    : null;
   const coin = key ? uniform(key, 0, run.seed) : undefined;
   const kept = run.reasons.length - 1;
-  const reason = keepProb === null ? kept - 4 : coin === undefined ? null : coin < keepProb ? kept : kept - 1;
-  return { key: key || "a text", textIdx: key ? 0 : "", text, lang: code, reason, keepProb, coin, entries, numEntries: entries.length, threshold };
+  const noMatch = run.reasons.findIndex(([name]) => name === "no_match");
+  let reason = null; // not decided without a coin
+  if (keepProb === null) reason = noMatch;
+  else if (coin !== undefined) reason = coin < keepProb ? kept : kept - 1;
+  return {
+    key: key || "a text",
+    textIdx: key ? 0 : "",
+    text,
+    lang: code,
+    reason,
+    keepProb,
+    coin,
+    entries,
+    numEntries: entries.length,
+    threshold,
+  };
 }
