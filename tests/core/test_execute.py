@@ -199,3 +199,33 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 def test_workers_must_be_positive() -> None:
     with pytest.raises(UserError, match="at least 1"):
         LocalExecutor(workers=0)
+
+
+def open_many(out: Path, shard: Shard) -> dict:
+    files = [open(os.devnull) for _ in range(300)]  # noqa: SIM115  open at once, as mapped matchers are
+    for file in files:
+        file.close()
+    return {"pairs": 1}
+
+
+LOW_LIMIT = """
+import resource, sys
+from functools import partial
+from pathlib import Path
+from test_execute import SHARDS, open_many
+from worldclip.core.execute import LocalExecutor
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    folder = Path(sys.argv[1])
+    for workers in (1, 2):
+        executor = LocalExecutor(workers=workers, quiet=True)
+        executor.map(partial(open_many, folder), SHARDS, label="x", done_dir=folder / str(workers), key={})
+"""
+
+
+def test_more_files_than_the_soft_limit_can_be_open(tmp_path: Path) -> None:
+    (tmp_path / "low_limit.py").write_text(LOW_LIMIT)
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(tmp_path / "low_limit.py"), str(tmp_path)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths})

@@ -7,6 +7,7 @@ digest of the config that its outputs depend on, and the shard's report.
 from __future__ import annotations
 
 import functools
+import resource
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError
 
 Report: TypeAlias = Json
 MAX_TRIES = 3  # of a shard whose worker was lost, for example out of memory
+OPEN_FILES = 8_192  # that a process may open; macOS begins with 256, Linux with 1,024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +103,7 @@ class ShardWork:
     def run(self, shard: Shard) -> Outcome:
         """Process a shard; raises only an error that would fail every shard: a full or read-only disk."""
         process_values.replace_values(self.values)
+        raise_file_limit()
         try:
             report = read_unchanged(self.fn, shard) if is_marked(self.fn, "reads_input") else self.fn(shard)
             marker = {"fingerprint": shard.fingerprint, "key": self.key, "report": report}
@@ -243,6 +246,14 @@ def read_unchanged(fn: Callable[[Shard], Report], shard: Shard) -> Report:
         if shard.present_stamp() == before:
             return report
     raise InputChanged(f"changed while it was read, {MAX_TRIES} times")
+
+
+def raise_file_limit() -> None:
+    """Let this process open OPEN_FILES files, as far as the system allows: a mapped matcher per language stays open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def lost_worker(cause: str) -> Failure:
