@@ -40,10 +40,8 @@ def test_all_unpublishable_files_are_refused_together(folders):
 def test_each_folder_is_uploaded_to_its_repository(folders):
     calls = []
     hub = SimpleNamespace(
-        create_repo=lambda name, exist_ok: calls.append(("create", name, exist_ok)),
-        upload_folder=lambda repo_id, folder_path, commit_message: (
-            calls.append(("upload", repo_id, folder_path)) or repo_id
-        ),
+        create_repo=lambda name, exist_ok, **_: calls.append(("create", name, exist_ok)),
+        upload_folder=lambda repo_id, folder_path, **_: calls.append(("upload", repo_id, folder_path)) or repo_id,
     )
     assert push(plan(folders, "me/clip"), hub) == ["me/clip", "me/clip-timm"]
     assert calls == [

@@ -37,6 +37,7 @@ GROUPS = (
         "pool wat": "Extract image links and their texts from Common Crawl WAT files, ready for img2dataset",
         "pool check": "Find duplicates, decontaminate, apply rules and deny lists; list the valid pairs",
         "pool hash": "Hash a set of images into one file, to decontaminate pools against it",
+        "publish": "Upload the kept pairs of a run to the hub, with a dataset card and a Croissant record",
         "pool dedup": "List the pairs whose key an earlier shard has, for pool.deny_keys",
     }),
     Group("Entry lists", "lists", {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -67,7 +67,7 @@ def _dedup_text(report: Mapping[str, Any], flags: Flags) -> str:
 def hash_images(source: Path, out: Path, *, set: SetFlag = (), executor: Executor) -> tuple[Any, str]:
     """Hash a set of images.
 
-    source: folder of images or tars, or one .tar.
+    source: folder of images, tars or Parquet files with images, or one .tar or .parquet.
     out: file to write (.parquet).
     set: hash=embedding and embedding_model=MODEL, if the check uses them; repeatable.
     """
@@ -131,6 +131,41 @@ def _world_text(report: Mapping[str, Any], flags: Flags) -> str:
     )
 
 
+def publish(
+    run: Path,
+    repository: Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")],
+    *,
+    data: Literal["list", "tars"] = "list",
+    license: str | None = None,
+    private: bool = False,
+    pull_request: bool = False,
+    dry_run: bool = False,
+) -> tuple[Any, str]:
+    """Publish the kept pairs of a run as a dataset of the hub.
+
+    run: a run whose stage curate is finished, or its folder curate.
+    repository: dataset on the hub to create or to add to.
+    data: list (keys, texts, languages) or tars (the images too; curate.write = "tars").
+    license: identifier of the hub for the card, for example cc-by-4.0 (default: unknown).
+    private: create the dataset as private; refuse one that is public.
+    pull_request: propose the upload to a dataset that exists.
+    dry_run: write RUN/publish and list its files, and upload nothing.
+    """
+    from worldclip.export.push import push
+    from worldclip.tools.publish import prepare
+
+    upload = prepare(run, repository, data, license)
+    lines = upload.lines()
+    if dry_run:
+        addresses = []
+        lines.append("dry run: nothing was uploaded")
+    else:
+        addresses = push([upload], is_private=private, as_pull_request=pull_request)
+        lines += addresses
+    record = {"folder": str(upload.folder), "files": dict(upload.files), "addresses": addresses}
+    return record, "\n".join(lines)
+
+
 COMMANDS = {
     "pool emoji": Command(build_emoji, lambda report, flags: str(flags.out)),
     "pool world": Command(draw_world, _world_text),
@@ -138,4 +173,5 @@ COMMANDS = {
     "pool check": Command(check_pool),
     "pool hash": Command(hash_images),
     "pool dedup": Command(dedup_pool, _dedup_text),
+    "publish": Command(publish),
 }
