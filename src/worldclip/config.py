@@ -45,10 +45,24 @@ SECTIONS = tuple(section.name for section in dataclasses.fields(Recipe))
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe from a TOML file, a run's folder (its recipe.toml) or nested dicts.
+    """Load a recipe from a TOML file, a run's folder (its recipe.toml), the name of one of ours, or nested dicts.
 
-    overrides: `section.key=value`.  Raises UserError with every problem: unreadable file, unknown key (with the nearest
-    known one), wrong type, value out of range.
+    Paths in our own recipes are relative to the working directory.  overrides: `section.key=value`.
+
+    Raises UserError with every problem: unreadable file, unknown key (with the nearest known one), wrong type, value
+    out of range.
     """
-    recipe: Recipe = load_config(Recipe, source, overrides)
+    ours = None if isinstance(source, Mapping) else own_recipe(source)
+    recipe: Recipe = load_config(Recipe, ours or source, overrides, Path.cwd() if ours else None)
     return recipe
+
+
+def own_recipe(name: str | Path) -> Path | None:
+    """Return the file of a recipe that comes with worldclip; None where `name` is a path, or no such recipe."""
+    path = Path(name)
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return None
+    package = Path(__file__).parent  # a wheel holds them, a checkout has them beside src
+    folders = [package / "recipes", package.parents[1] / "recipes"]
+    files = [folder / f"{name}.toml" for folder in folders]
+    return next((file for file in files if file.is_file()), None)

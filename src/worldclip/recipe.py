@@ -66,9 +66,9 @@ def run(
 ) -> Path:
     """Run a recipe into the folder `out` and return that folder.  Finished and unchanged stages are skipped.
 
-    recipe: a TOML file, the folder of a run, or a Recipe.  from_stage: rerun this stage and all after it.  from_run:
-    begin with the finished stages of this run, linked.  until: the last stage to run.  Raises UserError for mistakes
-    in the recipe and StageFailed if shards failed.
+    recipe: a TOML file, the name of a recipe of ours (`emoji`), the folder of a run, or a Recipe.  from_stage: rerun
+    this stage and all after it.  from_run: begin with the finished stages of this run, linked.  until: the last stage
+    to run.  Raises UserError for mistakes in the recipe and StageFailed if shards failed.
     """
     from worldclip.config import Recipe, load_recipe
     from worldclip.core.execute import LocalExecutor

@@ -68,7 +68,7 @@ SHARED = {
     "device": "auto, cpu, cuda, cuda:N or mps.",
     "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
-    "recipe": "Recipe (.toml) or folder of a run.",
+    "recipe": "Recipe (.toml), name of one that comes with worldclip (emoji), or folder of a run.",
     "push": "Hub repository to upload to; further formats go to OWNER/NAME-<format>.",
     "key": "Key of a pair: member, json:FIELD or a column (default: the run's or the .toml file's, else member).",
 }

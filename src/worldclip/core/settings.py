@@ -177,17 +177,19 @@ def _fields(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_config(cls: type, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
+def load_config(
+    cls: type, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), folder: Path | None = None
+) -> Any:
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
-    Relative paths in a TOML file are relative to its folder (Place); those of overrides to the working directory.
-    Raises UserError with every problem.  Keys of one section that depend on each other are compared only where all
-    of its keys are known and of the right type: a misspelled key is reported without its consequences.
+    Relative paths in a TOML file are relative to `folder`, by default its own (Place); those of overrides to the
+    working directory.  Raises UserError with every problem.  Keys of one section that depend on each other are compared
+    only where all of its keys are known and of the right type: a misspelled key is reported without its consequences.
     """
     values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
     loader = _Loader()
     if not isinstance(source, Mapping) and Path(source).is_file():  # a run's own recipe holds absolute paths
-        _resolve_places(cls, values, Path(source).parent)
+        _resolve_places(cls, values, folder or Path(source).parent)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
     config: Config = loader.build(cls, values, _prefix(cls))

@@ -1,0 +1,22 @@
+"""Copy recipes and examples into the package of a wheel.  All else is in pyproject.toml."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithRecipes(build_py):
+    """Build the package with `worldclip/recipes` and `worldclip/examples`; an editable one reads the checkout's."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for name in ("recipes", "examples"):
+                target = Path(self.build_lib) / "worldclip" / name
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(name, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+
+
+setup(cmdclass={"build_py": BuildWithRecipes})

@@ -1,0 +1,101 @@
+"""The wheel: its recipes and examples, and `worldclip run emoji` from a folder without a checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.parser import Parser
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import worldclip
+from worldclip.config import load_recipe, own_recipe
+from worldclip.core.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_version_stands_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert worldclip.__version__ == project["version"]
+    places = [ROOT / name for name in ("CITATION.cff", "setup.py", "MANIFEST.in")]
+    assert not [path.name for path in places if project["version"] in path.read_text(encoding="utf-8").split()]
+
+
+def test_name_of_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert own_recipe("emoji") == ROOT / "recipes" / "emoji.toml"
+    assert load_recipe("emoji").pool.build == "emoji"
+    assert load_recipe("german_400m").metadata.dumps == str(tmp_path / "dumps")
+    assert own_recipe("emoji.toml") is None
+    assert own_recipe("../recipes/emoji") is None
+    with pytest.raises(UserError, match="emojis does not exist"):
+        load_recipe("emojis")
+    (tmp_path / "emoji").mkdir()
+    with pytest.raises(UserError, match=r"emoji holds no recipe\.toml"):
+        load_recipe("emoji")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Build the wheel of a copy of the checkout."""
+    if find_spec("setuptools") is None:
+        pytest.skip("setuptools is not installed")
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("src", "recipes", "examples"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(out),
+        str(source),
+    ]
+    subprocess.run(build, check=True)
+    return next(out.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_wheel_holds_recipes_and_examples(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = Parser().parsestr(archive.read(next(n for n in names if n.endswith("/METADATA"))).decode())
+    for folder in ("recipes", "examples"):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        assert {f"worldclip/{path.relative_to(ROOT).as_posix()}" for path in files} <= names
+    assert not [name for name in names if "__pycache__" in name]
+    assert metadata["Description-Content-Type"].startswith("text/markdown")
+    assert "worldclip" in metadata.get_payload()
+
+
+@pytest.mark.slow
+def test_emoji_runs_from_any_folder_after_installing_the_wheel(wheel: Path, tmp_path) -> None:
+    installed, work = tmp_path / "installed", tmp_path / "work"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", str(installed), str(wheel)]
+    subprocess.run(install, check=True)
+    work.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    where = subprocess.run(
+        [sys.executable, "-c", "import worldclip; print(worldclip.__file__)"],
+        cwd=work, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert Path(where.stdout.strip()).is_relative_to(installed)
+    done = subprocess.run(
+        [sys.executable, "-m", "worldclip", "run", "emoji", "--dry-run"],
+        cwd=work, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "would run" in done.stderr
