@@ -11,6 +11,7 @@ import pytest
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from tables import rows_of_tar
 from worldclip.cli import main
+from worldclip.core import layout
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.reasons import REASONS
@@ -34,8 +35,7 @@ def run(tmp_path_factory):
 
 
 def kept_rows(run):
-    names = sorted(path.name.removesuffix(".parquet") for path in (run / "curate").glob("*.parquet"))
-    return [row for name in names for row in read_curated(run, name).to_pylist()]
+    return [row for name in layout.matched_shards(run) for row in read_curated(run, name).to_pylist()]
 
 
 def front_matter(run) -> dict:
@@ -62,9 +62,9 @@ def test_croissant_record_is_valid(run, data) -> None:
     prepare(run, "me/pairs", data, "cc-by-4.0")
     record = mlcroissant.Dataset(jsonld=str(run / "publish/croissant.json"))
     assert not record.metadata.ctx.issues.errors
-    assert [field.name for field in record.metadata.record_sets[0].fields] == (
-        ["key", "text_idx", "text", "lang", "keep_prob"] if data == "list" else ["txt", "json"]
-    )
+    fields = [field.id for records in record.metadata.record_sets for field in records.fields]
+    columns = [f"pairs/{name}" for name in ("key", "text_idx", "text", "lang", "keep_prob")]
+    assert fields == (columns if data == "list" else ["txt/content", "json/content"])
 
 
 def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run) -> None:

@@ -34,10 +34,10 @@ class Upload:
         return [head, *(f"  {size:>14,}  {name}" for name, size in self.files)]
 
 
-def check_repository(name: str) -> None:
-    """Raise UserError unless a name is owner/name."""
+def check_repository(name: str, flag: str = "--push") -> None:
+    """Raise UserError, which names the flag, unless a name is owner/name."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"{name!r}: a repository of the hub is owner/name")
+        raise UserError(f"{flag} {name!r}: a repository of the hub is owner/name")
 
 
 def plan(folders: Sequence[Path], repository: str) -> list[Upload]:

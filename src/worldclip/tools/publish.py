@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from worldclip import languages
 from worldclip.core import artifacts, layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
@@ -24,6 +23,7 @@ from worldclip.core.preflight import problems_of
 from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.redact import redact
 from worldclip.export.push import Upload, check_repository, list_files
+from worldclip.language import table as languages
 from worldclip.report.table import Column, Table, text_column, to_markdown
 
 Data = Literal["list", "tars"]
@@ -53,7 +53,7 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
     Raises UserError for a run without a finished curate or without what `data` names.
     """
     run_dir = run.parent if run.name == "curate" and layout.is_run(run.parent) else run
-    problems = problems_of(check_repository, repository)
+    problems = problems_of(check_repository, repository, "OWNER/NAME")
     problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
     if data == "tars" and not layout.curated_tars(run_dir).is_dir():
         problems.append(f'--data tars: {run_dir / "curate"} has none; run curate with curate.write = "tars"')
@@ -251,11 +251,14 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         "encodingFormat": "application/x-parquet" if is_list else "application/x-tar",
         "includes": FILES_OF[facts["data"]],
     }
-    fields = [_field(name, kind, "files", {"column": name}) for name, kind in _COLUMNS.items()]
-    if not is_list:
+    rows = [_field("pairs", name, kind, "files", {"column": name}) for name, kind in _COLUMNS.items()]
+    records = [_records("pairs", rows)]
+    inside = []
+    if not is_list:  # members of a sample share a stem, which Croissant cannot join: one set of records for each kind
         members = {"txt": "text/plain", "json": "application/json"}
         inside = [_inside(suffix, encoding) for suffix, encoding in members.items()]
-        fields = [_field(suffix, "sc:Text", suffix, {"fileProperty": "content"}) for suffix in members]
+        content = {"fileProperty": "content"}
+        records = [_records(suffix, [_field(suffix, "content", "sc:Text", suffix, content)]) for suffix in members]
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -265,8 +268,8 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         "url": address,
         "license": facts["license"],
         "inLanguage": facts["languages"],
-        "distribution": [repository, files, *([] if is_list else inside)],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "pairs", "name": "pairs", "field": fields}],
+        "distribution": [repository, files, *inside],
+        "recordSet": records,
     }
 
 
@@ -276,9 +279,13 @@ def _summary(facts: Mapping[str, Any]) -> str:
 
 def _inside(suffix: str, encoding: str) -> dict[str, Any]:
     place = {"containedIn": {"@id": "files"}, "encodingFormat": encoding, "includes": f"*.{suffix}"}
-    return {"@type": "cr:FileSet", "@id": suffix, **place}
+    return {"@type": "cr:FileSet", "@id": suffix, "name": suffix, **place}
 
 
-def _field(name: str, kind: str, files: str, extract: Mapping[str, str]) -> dict[str, Any]:
+def _records(name: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"@type": "cr:RecordSet", "@id": name, "name": name, "field": fields}
+
+
+def _field(records: str, name: str, kind: str, files: str, extract: Mapping[str, str]) -> dict[str, Any]:
     source = {"fileSet": {"@id": files}, "extract": extract}
-    return {"@type": "cr:Field", "@id": f"pairs/{name}", "name": name, "dataType": kind, "source": source}
+    return {"@type": "cr:Field", "@id": f"{records}/{name}", "name": name, "dataType": kind, "source": source}
