@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tables import write_parquet
 from toy import ToyWorld
 from worldclip.cli import main
 from worldclip.config import load_recipe
@@ -71,3 +72,10 @@ def test_existing_file_and_pool_without_texts_are_refused(tmp_path: Path) -> Non
     (tmp_path / "r.toml").write_text("")
     with pytest.raises(UserError, match=r"r\.toml exists; choose another file"):
         init(str(folder), out=tmp_path / "r.toml")
+
+
+def test_table_without_a_usual_key_is_keyed_by_its_rows(tmp_path: Path) -> None:
+    rows = [{"text": f"a red apple {n}", "image": bytes([n]), "name": f"{n}.png"} for n in range(5)]
+    write_parquet(tmp_path / "pool" / "0.parquet", rows)
+    drafted = draft(str(tmp_path / "pool"))
+    assert (drafted["key"], drafted["texts"], drafted["has_images"]) == ("row", ["text"], True)

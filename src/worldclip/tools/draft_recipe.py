@@ -20,10 +20,11 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.reasons import Reason
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
-from worldclip.pool.columns import COMMON_KEYS
+from worldclip.pool.columns import COMMON_KEYS, ROW
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
 from worldclip.pool.records import DEFAULT_FIELDS
 
@@ -81,7 +82,8 @@ def draft(source: str) -> Draft:
     pool_format = format_of(shards[0].name)
     if isinstance(pool_format, TableFormat):
         columns = pool_format.field_names(shards[0], config)
-        config = dataclasses.replace(config, key=_key_column(columns), texts=_text_columns(columns))
+        key = _key_column(columns, isinstance(pool_format, ColumnsFormat))
+        config = dataclasses.replace(config, key=key, texts=_text_columns(columns))
     texts, problems = _sample_texts(shards, config)
     if not texts:
         where = "; ".join(problems) or f"the first {min(len(shards), MAX_SHARDS)} shards hold no text"
@@ -104,9 +106,10 @@ def draft(source: str) -> Draft:
     return drafted
 
 
-def _key_column(columns: Sequence[str]) -> str:
-    """Return the column that most likely identifies a pair: a usual name, else the first column."""
-    return next((name for name in COMMON_KEYS if name in columns), columns[0] if columns else "key")
+def _key_column(columns: Sequence[str], has_rows: bool) -> str:
+    """Return the column that most likely identifies a pair: a usual name, else the row's number or the first column."""
+    otherwise = ROW if has_rows else next(iter(columns), "key")
+    return next((name for name in COMMON_KEYS if name in columns), otherwise)
 
 
 def _text_columns(columns: Sequence[str]) -> tuple[str, ...]:
