@@ -64,7 +64,7 @@ def test_croissant_record_is_valid(run, data) -> None:
     assert not record.metadata.ctx.issues.errors
     fields = [field.id for records in record.metadata.record_sets for field in records.fields]
     columns = [f"pairs/{name}" for name in ("key", "text_idx", "text", "lang", "keep_prob")]
-    assert fields == (columns if data == "list" else ["txt/content", "json/content"])
+    assert fields == (columns if data == "list" else ["txt_members/content", "json_members/content"])
 
 
 def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run) -> None:

@@ -258,7 +258,8 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         members = {"txt": "text/plain", "json": "application/json"}
         inside = [_inside(suffix, encoding) for suffix, encoding in members.items()]
         content = {"fileProperty": "content"}
-        records = [_records(suffix, [_field(suffix, "content", "sc:Text", suffix, content)]) for suffix in members]
+        of = {suffix: f"{suffix}_members" for suffix in members}  # an id stands once in the record
+        records = [_records(of[one], [_field(of[one], "content", "sc:Text", one, content)]) for one in members]
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
