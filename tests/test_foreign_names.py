@@ -50,11 +50,14 @@ OWN_NAMES = {
     "check/report.py": {"f'{name}.parquet'": USER},
     "check/stage.py": {"step": USER, "f'{shard.name}.json'": SHARD},
     "check/write.py": {
-        "shard.name": SHARD,
+        "_tar_name(shard)": SHARD,
         "f'{name}.parquet'": OWN,
         "f\"{name.name.split('.')[0]}.png\"": "the name of a member of a tar, not of a file",
         "f\"{name.name.split('.')[0]}.json\"": "the name of a member of a tar, not of a file",
     },
+    "config.py": {"f'{name}.toml'": "one part of a path that the user gives, looked up among our recipes"},
+    "export/push.py": {"name": LISTED},
+    "tools/publish.py": {"f'.{folder.name}.new'": OWN},
     "cli/models.py": {"flags.name": USER, "name": "a format of model/formats"},
     "cli/stages.py": {"stage": STAGE},
     "core/artifacts.py": {
