@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -241,6 +242,28 @@ def test_kernel_in_the_cache_counts_as_compiled(tmp_path: Path) -> None:
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.slow
+def test_kernels_of_the_matcher_compile_for_one_set_of_types(tmp_path: Path) -> None:
+    code = """
+from worldclip.kernels import nfc, utf8
+from worldclip.match.matcher import loop, tokenise
+from worldclip.match.matcher.matcher import Matcher
+
+texts = ["a photo of a CAT", "cafe\\u0301", "\\u732b\\u304c", "", None]
+for profile in ("reference", "unicode", "unicode_fold"):
+    Matcher(["cat", "caf\\u00e9", "\\u732b"], profile=profile).match_batch(texts)
+kernels = {name: value for module in (loop, tokenise, nfc, utf8) for name, value in vars(module).items()}
+print({name: len(kernel.signatures) for name, kernel in kernels.items() if len(getattr(kernel, "signatures", ())) > 1})
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    # `_index` searches two tables; `grown` grows two kinds of results; a builder passes its own texts to put_tokens
+    allowed = {"_index", "grown"}
+    assert not set(ast.literal_eval(printed)) - allowed, printed
 
 
 def test_first_match_of_an_installation_compiles_once_and_says_so(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tables import write_parquet
-from toy import ToyWorld
+from toy import ToyWorld, write_tar
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
@@ -79,3 +79,9 @@ def test_table_without_a_usual_key_is_keyed_by_its_rows(tmp_path: Path) -> None:
     write_parquet(tmp_path / "pool" / "0.parquet", rows)
     drafted = draft(str(tmp_path / "pool"))
     assert (drafted["key"], drafted["texts"], drafted["has_images"]) == ("row", ["text"], True)
+
+
+def test_captions_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "latin/0.tar", [("1.jpg", b"image"), ("1.txt", "caf\xe9".encode("latin-1"))])
+    with pytest.raises(UserError, match=r"0\.tar, 1: its \.txt is not UTF-8; pool\.texts names where"):
+        draft(str(tmp_path / "latin"))

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from worldclip.core.arrow import Strings, string_buffers
-from worldclip.core.compiled import compiled
+from worldclip.core.compiled import compiled, inlined
 
 KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: the decision that a number is drawn for
 
@@ -25,12 +25,12 @@ _MINUS_P1 = np.uint64(-0x9E3779B185EBCA87 % 2**64)
 _P1_PLUS_P2 = np.uint64((0x9E3779B185EBCA87 + 0xC2B2AE3D27D4EB4F) % 2**64)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _rotl(x, bits):
-    return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
+    return (x << bits) | (x >> (np.uint64(64) - bits))  # bits: a uint64, since numba compiles for each literal apart
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _read_u32(data, i):
     word = np.uint64(0)
     for k in range(4):
@@ -38,14 +38,14 @@ def _read_u32(data, i):
     return word
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _read_u64(data, i):
     return _read_u32(data, i) | (_read_u32(data, i + 4) << np.uint64(32))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _round(acc, word):
-    return _rotl(acc + word * _P2, 31) * _P1
+    return _rotl(acc + word * _P2, np.uint64(31)) * _P1
 
 
 @compiled
@@ -60,20 +60,21 @@ def xxh64(data, start, stop):
             acc_3 = _round(acc_3, _read_u64(data, i + 16))
             acc_4 = _round(acc_4, _read_u64(data, i + 24))
             i += 32
-        h = _rotl(acc_1, 1) + _rotl(acc_2, 7) + _rotl(acc_3, 12) + _rotl(acc_4, 18)
+        h = _rotl(acc_1, np.uint64(1)) + _rotl(acc_2, np.uint64(7))
+        h += _rotl(acc_3, np.uint64(12)) + _rotl(acc_4, np.uint64(18))
         for acc in (acc_1, acc_2, acc_3, acc_4):
             h = (h ^ _round(np.uint64(0), acc)) * _P1 + _P4
     else:
         h = _P5
     h += np.uint64(stop - start)
     while i + 8 <= stop:
-        h = _rotl(h ^ _round(np.uint64(0), _read_u64(data, i)), 27) * _P1 + _P4
+        h = _rotl(h ^ _round(np.uint64(0), _read_u64(data, i)), np.uint64(27)) * _P1 + _P4
         i += 8
     if i + 4 <= stop:
-        h = _rotl(h ^ (_read_u32(data, i) * _P1), 23) * _P2 + _P3
+        h = _rotl(h ^ (_read_u32(data, i) * _P1), np.uint64(23)) * _P2 + _P3
         i += 4
     while i < stop:
-        h = _rotl(h ^ (np.uint64(data[i]) * _P5), 11) * _P1
+        h = _rotl(h ^ (np.uint64(data[i]) * _P5), np.uint64(11)) * _P1
         i += 1
     h = (h ^ (h >> np.uint64(33))) * _P2
     h = (h ^ (h >> np.uint64(29))) * _P3

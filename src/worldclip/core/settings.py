@@ -295,7 +295,7 @@ class _Loader:
                 self.broken.update(f"{prefix}{name}." for name in _nearest(key, _fields(cls)))  # the section meant
                 continue
             hint, marks = _fields(cls)[key]
-            if isinstance(value, _Bare) and _is_list(hint):
+            if isinstance(value, _Bare) and value.items() and _is_list(hint):
                 has_paths = any(isinstance(mark, Place) for mark in marks)  # which may hold commas
                 value = [str(value)] if has_paths else [_toml_value(item) for item in value.items()]
             try:

@@ -8,17 +8,16 @@ caller guarantees the bounds.
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 from worldclip.core.compiled import compiled
+from worldclip.core.compiled import inlined as inlined
+from worldclip.core.compiled import inner as inner
 
 kernel = compiled
-_INNER = {"cache": True, "nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-inner = njit(**_INNER)  # called by other kernels only
-# Called for each text by other kernels: each array would be seven arguments of the call.
-inlined = njit(**_INNER, forceinline=True)
 
 
 def is_compiled(function) -> bool:
@@ -48,6 +47,16 @@ def _spread(builder, value, count):
     vector = ir.VectorType(value.type, count)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, count), [0] * count))
+
+
+@intrinsic
+def as_read_only(typing_context, array):
+    """Return the array as one that kernels only read, so that they are compiled once, not per kind of array."""
+
+    def codegen(context, builder, signature, arguments):
+        return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])
+
+    return array.copy(readonly=True)(array), codegen
 
 
 @intrinsic

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.llvm import inner, kernel, load_8, store_8
+from worldclip.kernels.llvm import as_read_only, inner, load_8, store_8
 from worldclip.kernels.unicode_table import COMBINING_SHIFT, FOLDS, NFC_MAYBE, NFC_NO
 from worldclip.kernels.utf8 import decode, encode, word_at
 
@@ -45,7 +45,7 @@ def _composite(first, second, unicode):
     return np.int64(unicode.composed[row]) if row >= 0 else -1
 
 
-@kernel
+@inner
 def is_nfc(data, start, end, unicode):
     """Return whether the text is surely NFC.
 
@@ -160,18 +160,18 @@ def _compose(points, count, unicode):
     return kept
 
 
-@kernel
+@inner
 def nfc(data, start, end, unicode):
-    """Return the text in NFC, a new uint8 array."""
+    """Return the text in NFC, a new read-only uint8 array."""
     points = np.empty(2 * (end - start) + 1, np.int32)  # at most 1.5 code points per byte
     count = _decompose(data, start, end, unicode, points)
     _order_marks(points, count, unicode.classes)
     count = _compose(points, count, unicode)
     out = np.empty(4 * count, np.uint8)
-    size = 0
+    size = np.int64(0)
     for k in range(count):
         size = encode(np.int64(points[k]), out, size)
-    return out[:size]
+    return as_read_only(out[:size])
 
 
 # --- case folding ------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def nfc(data, start, end, unicode):
 def fold(data, start, end, unicode, out):
     """Write the full case folding to `out`, of 3 bytes per byte and 8; returns its size and all classes, or-ed."""
     at = start
-    size = 0
+    size = np.int64(0)
     seen = np.uint16(0)
     while at < end:
         if at + 8 <= end:

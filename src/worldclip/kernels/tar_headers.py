@@ -118,7 +118,7 @@ def _checksum_is_right(data, at):
             byte = 32
         unsigned += byte
         signed += byte if byte < 128 else byte - 256
-    stated = _number(data, at + 148, 8)
+    stated = _number(data, at + 148, np.int64(8))
     return stated in (unsigned, signed)
 
 
@@ -254,7 +254,7 @@ def _sparse_blocks(window, header, offset):
     is_extended = window.data[offset + 482]
     while is_extended:
         blocks += 1
-        at = hold(window, header + blocks * BLOCK, BLOCK)
+        at = hold(window, header + blocks * BLOCK, np.int64(BLOCK))
         if at < 0:
             return -1
         is_extended = window.data[at + 504]
@@ -273,7 +273,7 @@ def _scan(window, members, names, extra, state):
             return NO_END
         if position + BLOCK > window.size:
             return CUT_HEADER
-        offset = hold(window, position, BLOCK)
+        offset = hold(window, position, np.int64(BLOCK))
         if offset < 0:
             return UNREADABLE
         data = window.data
@@ -286,7 +286,7 @@ def _scan(window, members, names, extra, state):
         # v7 marks a folder by the last slash of its name.
         is_folder = kind == 0 and _ends_with_slash(data, offset)
         has_content = not (49 <= kind <= 54 or is_folder)  # links, devices and folders have none
-        size = _number(data, offset + 124, 12)
+        size = _number(data, offset + 124, np.int64(12))
         if has_content and not is_extra and state[_LONG_SIZE] >= 0:
             size = state[_LONG_SIZE]
         if size < 0:
@@ -324,7 +324,7 @@ def _scan(window, members, names, extra, state):
 
 @inner
 def _ends_with_slash(data, header):
-    length = _length(data, header, 100)
+    length = _length(data, header, np.int64(100))
     return length > 0 and data[header + length - 1] == 47
 
 
@@ -343,12 +343,12 @@ def _place_name(data, header, extra, names, state):
     else:
         is_posix = data[header + 257] == 117 and data[header + 262] == 0  # "ustar\0"; GNU's magic ends in a blank
         if is_posix and data[header + 345] != 0:
-            for offset in range(_length(data, header + 345, 155)):
+            for offset in range(_length(data, header + 345, np.int64(155))):
                 names[end] = data[header + 345 + offset]
                 end += 1
             names[end] = 47
             end += 1
-        for offset in range(_length(data, header, 100)):
+        for offset in range(_length(data, header, np.int64(100))):
             names[end] = data[header + offset]
             end += 1
     while end - start > 2 and names[start] == 46 and names[start + 1] == 47:  # "./"

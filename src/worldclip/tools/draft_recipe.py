@@ -130,6 +130,7 @@ def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[str
         except BadShard as error:
             problems.append(f"{shard.name}: {error}")
             continue
+        problems += [f"{shard.name}, {sample['key']}: {sample['reason']}" for sample in read.bad[:1]]
         kept = read.text.filter(pa.array(read.reason == Reason.KEPT))
         texts += kept[: -(-NUM_TEXTS // len(sampled))].to_pylist()
     return texts[:NUM_TEXTS], problems

@@ -52,7 +52,9 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: cache slots, 2^k.
     """
     num_texts = len(is_null)
-    label_ids, probs = np.full(num_texts, -1, np.int32), np.zeros(num_texts, np.float32)
+    label_ids, probs = np.empty(num_texts, np.int32), np.zeros(num_texts, np.float32)
+    for i in range(num_texts):
+        label_ids[i] = -1
     longest = _longest(offsets)
     hidden = np.zeros((1, model.dim), np.float32)
     word = np.empty(longest + 2, np.uint8)
@@ -73,7 +75,7 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
             continue
         at, end, has_token = offsets[i], offsets[i + 1], False
         num_rows = num_hashes = 0
-        _clear(hidden, 0)
+        _clear(hidden, np.int64(0))
         mask, masked_at = _U0, at - _MASKED
         while at < end:
             num_tokens, at, mask, masked_at = _find_tokens(

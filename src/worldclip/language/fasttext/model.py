@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldclip.core.arrow import seal
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import stamp_of
-from worldclip.kernels.byte_table import empty_slots, find_row, hash_bytes, insert_rows
+from worldclip.kernels.byte_table import empty_slots, insert_rows
 from worldclip.kernels.llvm import inner, kernel, load_8
 from worldclip.kernels.utf8 import LOW_BYTES, word_at
 
@@ -146,7 +147,7 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         kept_rows=kept_rows,
         left=left,
         right=right,
-        eos=find_end(words.strings, words.starts, words.ends, slots),
+        eos=_find_end(words),
     )
     names = [bytes(words.strings[words.starts[i] : words.ends[i]]) for i in range(words.num_words, len(words.starts))]
     return model, [name.removeprefix(LABEL_PREFIX).decode("utf-8", "replace") for name in names]
@@ -239,7 +240,7 @@ def _read_dictionary(reader: _Reader) -> _Dictionary:
     starts, ends, counts, length = scan_dictionary(rest, size)
     if length < 0:
         raise IndexError
-    strings = np.array(rest[:length])
+    strings = seal(np.array(rest[:length]))
     is_label = strings[ends + ENTRY_BYTES - 1]  # the last byte of an entry
     _require(bool((is_label[:num_words] == 0).all() and (is_label[num_words:] == 1).all()), "its words follow labels")
     counts_of_labels = counts[num_words:]
@@ -248,6 +249,14 @@ def _read_dictionary(reader: _Reader) -> _Dictionary:
     _require(is_countable, "the counts of its labels are not counts")
     reader.at += length
     return _Dictionary(strings, starts, ends, counts, num_words, num_labels, pruned)
+
+
+def _find_end(words: _Dictionary) -> int:
+    """Return the entry id of `</s>`, -1 if the dictionary does not have it."""
+    end = np.frombuffer(b"</s>", np.uint8)
+    entry_ids = np.flatnonzero(words.ends - words.starts == len(end))
+    is_end = (words.strings[words.starts[entry_ids, None] + np.arange(len(end))] == end).all(axis=1)
+    return int(entry_ids[is_end][0]) if is_end.any() else -1
 
 
 def _check_rows(
@@ -409,10 +418,3 @@ def scan_dictionary(data, size):
             counts[i] |= np.int64(data[at + 1 + byte]) << (8 * byte)
         at += ENTRY_BYTES
     return starts, ends, counts, at
-
-
-@kernel
-def find_end(dictionary, starts, ends, slots):
-    """Return the entry id of `</s>`, -1 if the dictionary does not have it."""
-    token = np.array([ord("<"), ord("/"), ord("s"), ord(">")], np.uint8)
-    return find_row(token, 0, 4, hash_bytes(token, 0, 4), dictionary, starts, ends, slots)

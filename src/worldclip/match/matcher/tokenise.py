@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.llvm import alphanumeric_mask, inlined, inner, load_8, store_pair, trailing_zeros
+from worldclip.kernels.llvm import alphanumeric_mask, as_read_only, inlined, inner, load_8, store_pair, trailing_zeros
 from worldclip.kernels.nfc import fold, is_nfc, nfc
 from worldclip.kernels.unicode_table import COMBINING_SHIFT, MARK, NFC_MAYBE, NFC_NO, SIMILAR_TO_CJK, SPACE, SPACED
 from worldclip.kernels.utf8 import LOW_BYTES, decode, word_at
@@ -90,7 +90,7 @@ def _folded(data, start, end, unicode):
         composed = nfc(data, start, end, unicode)
         out = np.empty(3 * composed.size + 8, np.uint8)
         size, _ = fold(composed, np.int64(0), composed.size, unicode, out)
-    return out, size
+    return as_read_only(out), size
 
 
 @inner
@@ -193,9 +193,10 @@ def _cut_reference(data, start, end, is_text, classes, text, tokens_2N, count):
     `count` tokens; returns the new number.
     """
     first_kind = 256 if is_text else 0
-    # The piece being gathered: a word that began before `at`.
+    # The piece being gathered: a word that began before `at`.  int64, not the literal 0, for which numba would compile
+    # all that it is passed to a second time; so in `_cut_unicode`.
     key = _U0
-    size = 0
+    size = np.int64(0)
     flags = AFTER_BLANK | MAY_BEGIN
     mask = _U0  # which of the 64 bytes from masked_at on are ASCII letters and digits
     masked_at = start - _MASKED
@@ -228,7 +229,7 @@ def _cut_reference(data, start, end, is_text, classes, text, tokens_2N, count):
                     _put(key, size | flags | MAY_END, text, tokens_2N, count)
                     count += 1
                 key = _U0
-                size = 0
+                size = np.int64(0)
                 flags = AFTER_BLANK | MAY_BEGIN
                 _put(np.uint64(data[at]), 1 | AFTER_BLANK | MAY_BEGIN | MAY_END, text, tokens_2N, count)
                 count += kind == _MARK
@@ -246,7 +247,7 @@ def _cut_reference(data, start, end, is_text, classes, text, tokens_2N, count):
             _put(word, width | (flags & AFTER_BLANK) | MAY_BEGIN | MAY_END, text, tokens_2N, count)
             count += 1
             key = _U0
-            size = 0
+            size = np.int64(0)
             flags = 0
         else:
             key, size, flags, count = _append(word, width, key, size, flags, text, tokens_2N, count)
@@ -265,7 +266,7 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
     first = count
     # The word being gathered, and whether a blank goes before it.
     key = _U0
-    size = 0
+    size = np.int64(0)
     flags = 0
     blank = AFTER_BLANK
     # For the quick check of NFC: all classes, or-ed, and whether combining classes ever fall.
@@ -325,7 +326,7 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
             _put(key, size | flags | ends, text, tokens_2N, count)
             count += 1
             key = _U0
-            size = 0
+            size = np.int64(0)
         if bits & SPACE:
             blank = AFTER_BLANK
         else:

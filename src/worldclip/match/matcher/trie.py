@@ -87,9 +87,9 @@ def insert_entries(data, offsets, profile, unicode, table_8B, first_with):
     tokens_2N = np.empty(2 * token_capacity(offsets), np.uint64)
     for i in range(offsets.size - 1):
         start, end = offsets[i], offsets[i + 1]
-        count, is_doubtful = put_tokens(data, start, end, False, profile, classes, _U0, tokens_2N, 0)
+        count, is_doubtful = put_tokens(data, start, end, False, profile, classes, _U0, tokens_2N, np.int64(0))
         if is_doubtful:
-            count = put_normal_tokens(data, start, end, profile, unicode, _U0, tokens_2N, 0)
+            count = put_normal_tokens(data, start, end, profile, unicode, _U0, tokens_2N, np.int64(0))
         if num_buckets == 0 or count == 0:
             first_with[i] = i
             used += count
