@@ -26,8 +26,8 @@ import pyarrow as pa
 
 from worldclip.check.config import CheckConfig
 from worldclip.core.artifacts import IMAGE_HASHES, digest, fingerprint
-from worldclip.core.compiled import compiled
 from worldclip.core.errors import require
+from worldclip.kernels.compiled import compiled
 from worldclip.model.decode import BadImage, image_faults, open_image, orientation_of, scale_16_bit, upright
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from worldclip.check.config import MAX_RADIUS
-from worldclip.core.compiled import compiled
+from worldclip.kernels.compiled import compiled
 
 HASH_BITS = 64
 PAIRS_AT_ONCE = 1 << 20  # pairs that a scan holds before it hands them over

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from worldclip.check.config import TextRules
 from worldclip.core.arrow import string_buffers
-from worldclip.core.compiled import compiled
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import Stamp, stamps_of
+from worldclip.kernels.compiled import compiled
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
 from worldclip.match import Matcher

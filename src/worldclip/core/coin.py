@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from worldclip.core.arrow import Strings, string_buffers
-from worldclip.core.compiled import compiled, inlined
+from worldclip.kernels.compiled import compiled, inlined
 
 KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: the decision that a number is drawn for
 

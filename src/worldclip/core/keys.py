@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings, string_buffers
-from worldclip.core.compiled import compiled
 from worldclip.core.errors import InputChanged, UserError
 from worldclip.core.inputs import fingerprint_of
 from worldclip.kernels.byte_table import empty_slots, find_rows, insert_rows
+from worldclip.kernels.compiled import compiled
 
 HEX_PAIR = np.dtype("u8,u8")  # a 128-bit key as DataComp's subset files hold it: high half, low half
 _HEX_CHARS = 32

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldclip.core.coin import KEEP, TEXT_DRAW, uniform_of_hash
-from worldclip.core.compiled import compiled
+from worldclip.kernels.compiled import compiled
 
 _KEEP, _TEXT_DRAW, _ZERO = np.uint64(KEEP), np.uint64(TEXT_DRAW), np.uint64(0)
 

@@ -13,9 +13,9 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
-from worldclip.core.compiled import compiled
-from worldclip.core.compiled import inlined as inlined
-from worldclip.core.compiled import inner as inner
+from worldclip.kernels.compiled import compiled
+from worldclip.kernels.compiled import inlined as inlined
+from worldclip.kernels.compiled import inner as inner
 
 kernel = compiled
 

@@ -15,10 +15,10 @@ from pathlib import PurePosixPath
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core.compiled import compiled
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.kernels import tar_headers
+from worldclip.kernels.compiled import compiled
 from worldclip.kernels.read_at import window_of_bytes
 from worldclip.pool import records, texts
 from worldclip.pool.columns import bare, check_fields
