@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from stages import finish
+from tars import write_tar
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import LocalExecutor
@@ -156,6 +157,13 @@ def test_damaged_files_are_refused_in_words(kind, tmp_path):
     (tmp_path / name).write_bytes(whole)
     read(tmp_path / name)
     read_many(tmp_path, name, whole, read, SEEDS)
+
+
+def test_a_pack_whose_record_is_nested_too_deeply_is_refused_in_words(tmp_path):
+    """Found by benchmarks/fuzz.py."""
+    write_tar(tmp_path / "lists.tar", [("pack.json", b"[" * 2000)])
+    with pytest.raises(UserError, match=r"pack\.json in it is not JSON"):
+        open_pack(tmp_path / "lists.tar")
 
 
 @pytest.mark.slow

@@ -90,7 +90,10 @@ def _load_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
     first = tar.next()
     if first is None or first.name != RECORD or not first.isreg() or first.size > MAX_RECORD_BYTES:
         raise UserError(f"{path}: not a pack of lists, its first member is not {RECORD}; make one: worldclip pack RUN")
-    record: PackRecord = json.loads(_read(tar, first))
+    try:
+        record: PackRecord = json.loads(_read(tar, first))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: {RECORD} in it is not JSON ({error}); {_REMEDY}") from error
     return record
 
 
