@@ -20,7 +20,7 @@ from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.hub import DatasetUrl, parse
+from worldclip.pool.hub import DatasetUrl, _ask, parse
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
@@ -214,3 +214,11 @@ def test_refused_file_fails_alone(hub: FakeHub, tmp_path: Path, monkeypatch) -> 
     assert list(error.value.failures) == [TRAIN[1]]
     hub.refusals.clear()
     assert run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+
+
+def test_errors_of_the_hubs_http_library_are_messages() -> None:
+    def offline() -> None:
+        raise RuntimeError("[Errno -2] Name or service not known")
+
+    with pytest.raises(UserError, match=r"'hf://datasets/a/b': \[Errno -2\] Name or service not known"):
+        _ask("hf://datasets/a/b", offline)

@@ -99,7 +99,9 @@ def _dataset_info(files: Any, parts: DatasetUrl) -> Any:
 def _ask(url: str, question: Any) -> Any:
     try:
         return question()
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # those of the hub's HTTP library, without a network for example, have no common class
         raise UserError(f"{url!r}: {explain(error)}") from error
 
 
