@@ -34,3 +34,10 @@ def test_what_is_joined_always_lies_below_the_folder(name):
         joined = safe_join(Path("/data/x"), name).resolve()
         assert joined != Path("/data/x")
         assert joined.is_relative_to("/data/x")
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "\u4e00" * 86, "a/" * 2000 + "b"])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    with pytest.raises(UnsafeName):
+        safe_join(tmp_path, name)
+    assert safe_join(tmp_path, "x" * 255) == tmp_path / ("x" * 255)

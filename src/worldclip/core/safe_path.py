@@ -10,16 +10,21 @@ from pathlib import Path
 from worldclip.core.errors import UserError
 
 
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # of a file; file systems refuse longer ones, each in its own way
+
+
 class UnsafeName(UserError):
     """A name that leads out of the folder that it is joined to."""
 
 
 def is_safe_name(name: object) -> bool:
-    """Return whether `name` is a relative path, with `/`, that stays below the folder that it is joined to."""
+    """Return whether `name` is a relative path, with `/`, that a file can have below the folder that it is joined to."""
     if not isinstance(name, str) or "\0" in name or name.startswith("/"):
         return False
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    return bool(parts) and ".." not in parts
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
+    is_short = max(sizes, default=0) <= MAX_NAME_BYTES and sum(sizes) + len(sizes) <= MAX_PATH_BYTES
+    return bool(parts) and ".." not in parts and is_short
 
 
 def safe_join(folder: Path, *names: str) -> Path:
