@@ -166,6 +166,13 @@ def test_a_pack_whose_record_is_nested_too_deeply_is_refused_in_words(tmp_path):
         open_pack(tmp_path / "lists.tar")
 
 
+def test_a_recipe_that_is_nested_too_deeply_is_refused_in_words(tmp_path):
+    """Found by benchmarks/fuzz.py."""
+    (tmp_path / "recipe.toml").write_text(f"[pool]\npath = {'[' * 2000}")
+    with pytest.raises(UserError, match="is not valid TOML"):
+        load_recipe(tmp_path / "recipe.toml")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
 def test_many_damaged_files_are_refused_in_words(kind, tmp_path):

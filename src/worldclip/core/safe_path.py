@@ -9,7 +9,6 @@ from pathlib import Path
 
 from worldclip.core.errors import UserError
 
-
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # of a file; file systems refuse longer ones, each in its own way
 
 
@@ -18,7 +17,7 @@ class UnsafeName(UserError):
 
 
 def is_safe_name(name: object) -> bool:
-    """Return whether `name` is a relative path, with `/`, that a file can have below the folder that it is joined to."""
+    """Return whether `name` is a relative path, with `/`, that a file below the folder it is joined to can have."""
     if not isinstance(name, str) or "\0" in name or name.startswith("/"):
         return False
     parts = [part for part in name.split("/") if part not in ("", ".")]

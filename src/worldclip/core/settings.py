@@ -210,7 +210,7 @@ def read_toml(path: Path) -> Table:
         raise UserError(f"{path} {state}; give a recipe (.toml) or the folder of a run")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # the latter: nested too deeply
         raise UserError(f"{file} is not valid TOML: {error}") from error
 
 
