@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import numpy as np
@@ -18,6 +19,7 @@ from worldclip.train.augment import Augmentation
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
 from worldclip.train.loader import NEAR_REPLACEMENTS, Loader
+from worldclip.train.pairs import Pairs
 from worldclip.train.plan import replacement
 
 
@@ -143,6 +145,21 @@ def test_one_bad_image_reads_no_further_window(tmp_path, tokenizer, monkeypatch)
     for step in range(7):
         loader.batch(step)
     assert sorted(read) == [0, 1, 2]
+
+
+def test_the_next_window_is_read_in_the_background(tmp_path, tokenizer, monkeypatch):
+    loader = make_loader(tmp_path / "run", write_world(tmp_path / "run"), tokenizer, shuffle_shards=1)
+    readers = []
+    read_shard = loader.source.read_shard
+
+    def noted(shard: int, epoch: int) -> Pairs:
+        readers.append(threading.current_thread().name.partition("_")[0])
+        return read_shard(shard, epoch)
+
+    monkeypatch.setattr(loader.source, "read_shard", noted)
+    for step in range(7):  # 70 of 72 pairs, in windows of 24
+        loader.batch(step)
+    assert readers == [threading.current_thread().name, "window", "window"]
 
 
 def test_a_window_without_any_image_is_replaced_from_the_whole_epoch(tmp_path, tokenizer):

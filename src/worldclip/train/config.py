@@ -208,7 +208,7 @@ class TrainConfig(Config):
     scaled_decode: bool = False
     """Decode large JPEGs at a half, quarter or eighth of their size: faster, with slightly different pixels."""
     decode_threads: Annotated[int | None, AtLeast(1, "threads"), Decides()] = None
-    """Number of decoding threads (default: one per core)."""
+    """Number of decoding threads (default: one per core, shared among the processes of a machine)."""
     checkpoint_every_samples: Annotated[int, AtLeast(1, "samples"), Decides()] = 50_000
     """Samples between checkpoints."""
     checkpoint_every_minutes: Annotated[float, Above(0), Decides()] = 10.0

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from worldclip.core.execute import usable_cores
 from worldclip.model.clip import pick_device
 
 Record = TypeVar("Record")
@@ -71,6 +72,12 @@ def pick_rank_device(name: str, world: World) -> torch.device:
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
     return device
+
+
+def rank_cores() -> int:
+    """Return the number of cores for this process: its share of the machine's, unless it is bound to fewer."""
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(usable_cores(), (os.cpu_count() or 1) // local_ranks))
 
 
 def barrier(world: World) -> None:

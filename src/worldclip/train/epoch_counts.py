@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core import artifacts
-from worldclip.core.execute import usable_cores
-from worldclip.train.distributed import ALONE, TIMEOUT, World
+from worldclip.train.distributed import ALONE, TIMEOUT, World, rank_cores
 
 PAIRS, WITHOUT_IMAGE = 0, 1  # rows of the numbers
 EPOCHS_KEPT = 8  # in memory
@@ -71,7 +70,7 @@ class EpochCounts:
 
     def _count(self, shards: Sequence[int], epoch: int) -> np.ndarray:
         """Return (2, shards) int64, PAIRS and WITHOUT_IMAGE."""
-        with ThreadPoolExecutor(usable_cores()) as threads:
+        with ThreadPoolExecutor(rank_cores()) as threads:
             counted = list(threads.map(lambda shard: self._count_shard(shard, epoch), shards))
         return np.array(counted, np.int64).reshape(-1, 2).T
 

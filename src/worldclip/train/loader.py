@@ -22,7 +22,7 @@ import torch
 
 from worldclip.core.coin import sample_rows
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Shard, usable_cores
+from worldclip.core.execute import Shard
 from worldclip.curate import CurateWork
 from worldclip.model.decode import BadImage, decode
 from worldclip.model.tokenizer import Tokenizer, Tokens
@@ -30,7 +30,7 @@ from worldclip.pool import is_table
 from worldclip.train import plan
 from worldclip.train.augment import Augmentation, crop_draws, kept_patches, random_resized_crop, warp
 from worldclip.train.config import TrainConfig
-from worldclip.train.distributed import ALONE, World
+from worldclip.train.distributed import ALONE, World, rank_cores
 from worldclip.train.image_files import ImageFiles
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 
@@ -135,7 +135,7 @@ class Loader:
         self._epoch_starts_lock = threading.Lock()  # the loop asks `epochs_of` while a thread makes batches
         self._cache: dict[tuple[int, int], torch.Tensor | BadImage] = {}
         self._cached_bytes = 0
-        self._threads = ThreadPoolExecutor(config.decode_threads or usable_cores(), thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(config.decode_threads or rank_cores(), thread_name_prefix="decode")
         self.epoch_length = self.order.length(0)
         self.num_without_image = self.source.counts(0)[1]
         if self.epoch_length == 0:

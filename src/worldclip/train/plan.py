@@ -18,6 +18,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -150,15 +151,27 @@ class Windows(Order):
     def __init__(self, source: PairSource, names: Sequence[str], seed: int, shuffle_shards: int) -> None:
         super().__init__(source, names, seed)
         self.shuffle_shards = shuffle_shards
-        self._window = functools.lru_cache(maxsize=2)(self._read_window)  # a batch may span two
+        self._window = functools.lru_cache(maxsize=3)(self._read_window)  # a batch may span two; the next one
+        self._ahead: dict[tuple[int, int], Future[Pairs]] = {}
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="window")
 
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
         starts, window_of = self._windows_of(epoch, positions)
-        parts = [
-            self._window(epoch, int(window)).take(positions[window_of == window] - starts[window])
-            for window in np.unique(window_of)
-        ]
+        parts = []
+        for window in np.unique(window_of).tolist():
+            if ahead := self._ahead.pop((epoch, window), None):
+                ahead.result()
+            parts.append(self._window(epoch, window).take(positions[window_of == window] - starts[window]))
+        self._read_ahead(epoch, int(window_of.max()), int(positions.max()))
         return _ungroup(parts, window_of)
+
+    def _read_ahead(self, epoch: int, window: int, position: int) -> None:
+        """Read the window after `window` in the background once half of that one is over."""
+        starts, following = self._layout(epoch)[1], window + 1
+        if following == len(starts) or 2 * position < starts[window] + starts[following]:
+            return
+        if (epoch, following) not in self._ahead:
+            self._ahead = {(epoch, following): self._background.submit(self._window, epoch, following)}
 
     def neighbours(self, epoch: int, position: int) -> Pairs:
         """Return the pairs of the position's window."""
