@@ -120,6 +120,7 @@ OWN_NAMES = {
     },
     "metadata/ngrams/counter.py": {"f'run_{len(self.runs):05}'": NUMBER},
     "metadata/ngrams/runs.py": {"f'word_{name}.npy'": OWN, "f'merged_{num_merged:05}'": NUMBER},
+    "metadata/sources/pool.py": {"f'{shard_name}.counts'": SHARD, "f'{shard_name}.json'": SHARD},
     "metadata/sources/titles.py": {"f'word_{name}.npy'": OWN},
     "metadata/stage.py": {
         "f'{name}.json'": LIST,
@@ -145,7 +146,10 @@ OWN_NAMES = {
     "pool/stage.py": {"f'{shard.name}.parquet'": SHARD, "f'{shard.name}.json'": SHARD, "name": OWN},
     "pool/world/build.py": {"name": OWN, "shard.name": SHARD, "f'{shard_name}.jsonl'": SHARD},
     "recipe.py": {"path.stem": "the name of the user's own recipe", "stage": STAGE},
-    "report/next_steps.py": {"f'{run_dir.resolve().name}_seed_1'": "of the user's own folder"},
+    "report/next_steps.py": {
+        "f'{run_dir.resolve().name}_seed_1'": "of the user's own folder",
+        "f'{run_dir.resolve().name}_explorer'": "of the user's own folder",
+    },
     "report/__init__.py": {"stage": STAGE},
     "tools/branch.py": {"stage": STAGE, "f'.{target.name}.tmp'": OWN},
     "tools/dedup.py": {"f'{name}.json'": SHARD, "f'{shard.name}.arrow'": SHARD, "name": NUMBER},
@@ -173,6 +177,12 @@ OWN_NAMES = {
         "f'{folder.name}.corrupt'": OWN,
     },
     "train/distill.py": {"name": USER},
+    "train/epoch_counts.py": {
+        "f'{epoch:06}.npy'": NUMBER,
+        "self._share_name(epoch, self.world.rank)": NUMBER,
+        "self._share_name(epoch, rank)": NUMBER,
+    },
+    "train/loop.py": {"artifacts.digest(decided_by)": OWN},
     "train/pool_join.py": {
         "label": OWN,
         "part": OWN,
@@ -182,6 +192,8 @@ OWN_NAMES = {
         "f'{shard.name}.arrow'": SHARD,
     },
     "train/tokenizer.py": {"f'.{folder.name}.tmp'": OWN},
+    "web/explorer/chunks.py": {"name": OWN},
+    "web/explorer/explore.py": {"f'.{out.name}.{platform.node()}.tmp'": "of the user's own folder"},
     "web/server/app.py": {"name": OWN},
 }  # fmt: skip
 
