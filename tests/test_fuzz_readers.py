@@ -173,6 +173,12 @@ def test_a_recipe_that_is_nested_too_deeply_is_refused_in_words(tmp_path):
         load_recipe(tmp_path / "recipe.toml")
 
 
+def test_a_model_whose_name_is_too_long_for_a_file_is_refused_in_words():
+    """Found by benchmarks/fuzz.py."""
+    with pytest.raises(UserError, match="lid_model"):
+        load_recipe({"pool": {"path": "x"}, "languages": {"lid_model": "m" * 300}})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
 def test_many_damaged_files_are_refused_in_words(kind, tmp_path):

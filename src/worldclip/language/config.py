@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -90,7 +91,9 @@ class LanguagesConfig(Config):
             remedy = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
             remedy += f" ([languages.add.{code}] adds a language)" if _CODE.fullmatch(code) else ""
             yield "codes", f'unknown language "{code}"; {remedy}'
-        if self.lid_model != "lid176" and not Path(self.lid_model).is_file():
+        if self.lid_model != "lid176" and not os.path.isfile(
+            self.lid_model
+        ):  # False for a name too long, where Path raises
             yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
 
     def _problems_of_added(self) -> Problems:
