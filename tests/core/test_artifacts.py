@@ -29,6 +29,15 @@ def test_failed_write_keeps_the_old_file_and_no_temporary_file(tmp_path: Path) -
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_file_that_may_not_be_written_is_named_and_not_its_temporary_one(tmp_path: Path) -> None:
+    def fails(aside: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(aside))
+
+    with pytest.raises(PermissionError) as caught:
+        artifacts.write_artifact(tmp_path / "a.json", fails)
+    assert caught.value.filename == str(tmp_path / "a.json")
+
+
 def test_arrays_have_the_bytes_of_np_save(tmp_path: Path) -> None:
     pairs = np.zeros(4, [("high", "<u8"), ("low", "<u8")])
     for array in (np.arange(5), np.zeros((0, 3), "<u4"), np.array(2.5), np.array([True]), pairs, np.arange(9)[::2]):

@@ -23,6 +23,7 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import LocalExecutor, Shard
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.listing import list_files
 
 QUIET = LocalExecutor(quiet=True)
 
@@ -137,3 +138,17 @@ def test_missing_remote_shard_is_bad_shard(in_memory: str) -> None:
         pool.read_texts(Shard(name="9.tar", path=f"{in_memory}/tars/9.tar"), PoolConfig(path=in_memory))
     with pytest.raises(BadShard, match="cannot be read"):
         pool.read_texts(Shard(name="9.parquet", path=f"{in_memory}/9.parquet"), PoolConfig(path=in_memory, key="uid"))
+
+
+def test_a_store_that_cannot_be_reached_is_an_error_in_words(monkeypatch):
+    """The hub's HTTP library raises errors that are no OSError."""
+
+    class Unreachable(Exception):
+        pass
+
+    def fail(url: str) -> None:
+        raise Unreachable("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", fail)
+    with pytest.raises(UserError, match=r"'hf://nobody/nothing': cannot be listed .* Name or service not known"):
+        list_files("hf://nobody/nothing", (".tar",))

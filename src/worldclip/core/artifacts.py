@@ -107,6 +107,8 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(aside, path)
+    except PermissionError as error:
+        raise PermissionError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
 

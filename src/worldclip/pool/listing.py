@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 
 from worldclip.core.errors import UserError
+from worldclip.core.hub_errors import explain
 from worldclip.core.inputs import is_remote
 from worldclip.core.safe_path import is_safe_name
 from worldclip.pool.files import PoolFile
@@ -121,8 +122,10 @@ def _list_remote(url: str, suffixes: tuple[str, ...]) -> Listing:
         files, root = fsspec.url_to_fs(url)
         files.invalidate_cache()  # else a file that changed since the last listing would look the same
         paths = files.find(root)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{url!r}: cannot be listed ({error}); check the URL, access, and fsspec's package") from error
+    except Exception as error:  # those of a store's HTTP library, without a network for example, have no common class
+        raise UserError(
+            f"{url!r}: cannot be listed ({explain(error)}); check the URL, access, and fsspec's package"
+        ) from error
     if not paths:
         raise UserError(f"{url!r}: no files; set it to the folder of the shards")
     root = root.rstrip("/")
