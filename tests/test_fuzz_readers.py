@@ -209,9 +209,9 @@ def small_onnx(location: str | None = None) -> bytes:
 
 
 def read_onnx(path: Path) -> None:
-    from worldclip.model.formats.onnx_folder import _session
+    from worldclip.model.formats.onnx_folder import open_session
 
-    _session(path)
+    open_session(path)
 
 
 def run_onnx(folder: Path, seeds: range) -> None:

@@ -20,14 +20,20 @@ LIBRARIES = {
     "onnx": "transformers.js",
     "web": "transformers.js",
     "vision": "transformers",
+    "immich": "onnxruntime",
 }
 TASKS = {"timm": "image-feature-extraction", "vision": "image-feature-extraction"}
 _OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
 WHAT = {
     "huggingface": "A CLIP that embeds images and texts of all its languages in one space, " + _OURS,
     "timm": "The image encoder of a CLIP, with its projection as the head, " + _OURS,
-    "web": "A page that runs a CLIP in the browser: texts in its languages find pictures, a picture finds names; "
-    "nothing is sent anywhere. " + _OURS.capitalize(),
+    "web": "A page that runs a CLIP in the browser, "
+    + _OURS
+    + " Texts in its languages find pictures, a picture finds names; nothing is sent anywhere.",
+    "immich": "A CLIP for the photo library immich, "
+    + _OURS
+    + " Put this folder into the model cache of immich's machine-learning service as `clip/NAME`, where NAME is a "
+    "model that immich knows, of as many dimensions.",
     "vision": "The image encoder of a CLIP without its projection, for the patch features of multimodal LLMs, " + _OURS,
 }
 USE = {
@@ -61,6 +67,12 @@ USE = {
         "",
         'handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="THIS FOLDER")',
         'http.server.ThreadingHTTPServer(("127.0.0.1", 8000), handler).serve_forever()  # http://127.0.0.1:8000',
+    ],
+    "immich": [
+        "import onnxruntime",
+        "",
+        'images = onnxruntime.InferenceSession("THIS FOLDER/visual/model.onnx")  # image: (1, 3, S, S) float32',
+        'texts = onnxruntime.InferenceSession("THIS FOLDER/textual/model.onnx")  # text: (1, context length) int32',
     ],
     "vision": [
         "from transformers import MetaClip2VisionModel",

@@ -31,6 +31,7 @@ PACKAGES = {
     "timm": ("timm",),
     "onnx": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "web": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    "immich": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
 }
 
 

@@ -1,6 +1,13 @@
 """Read, write and compare the folders of other libraries: one module per library, all with the same functions."""
 
-from worldclip.model.formats import huggingface_folder, onnx_folder, open_clip_folder, timm_folder, vision_tower_folder
+from worldclip.model.formats import (
+    huggingface_folder,
+    immich_folder,
+    onnx_folder,
+    open_clip_folder,
+    timm_folder,
+    vision_tower_folder,
+)
 from worldclip.model.formats.interface import Format, Layout, Writer
 
 FORMATS: dict[Layout, Format] = {
@@ -9,4 +16,5 @@ FORMATS: dict[Layout, Format] = {
     "timm": timm_folder,
     "onnx": onnx_folder,
 }
-WRITERS: dict[str, Writer] = {"vision": vision_tower_folder} | {str(name): FORMATS[name] for name in FORMATS}
+WRITERS: dict[str, Writer] = {"vision": vision_tower_folder, "immich": immich_folder}
+WRITERS |= {str(name): FORMATS[name] for name in FORMATS}

@@ -183,7 +183,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
     read = read_plain_parts if are_plain(path, options) else read_parts
     config, tokenizer, processor = read(path, options)
-    sessions = [_session(file) for file in _find_graphs(path, options.precision or "fp32")]
+    sessions = [open_session(file) for file in _find_graphs(path, options.precision or "fp32")]
     backend = OnnxBackend(
         sessions[0],
         sessions[-1],
@@ -213,7 +213,8 @@ def _logit_scale(folder: Path, config: Any) -> float | None:
     return None
 
 
-def _session(path: Path) -> Any:
+def open_session(path: Path) -> Any:
+    """Return a graph in onnxruntime, on the CPU.  Raises UserError for a file that does not load."""
     onnxruntime = require("onnxruntime", extra="export")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
@@ -276,39 +277,56 @@ def write_encoder(model: Any, tower: str, folder: Path, precisions: Sequence[str
 def _write_float32(model: Any, tower: str, path: Path) -> None:
     import torch
 
-    onnx_ir = require("onnx_ir", extra="export")
-    require("onnxscript", extra="export")
     batch = torch.export.Dim("batch_size")
     if tower == IMAGE:
-        encoder = _image_encoder(model)
         size = model.config.vision_config.image_size
-        example: tuple[torch.Tensor, ...] = (torch.zeros(2, 3, size, size),)
-        shapes: dict[str, Any] = {"pixel_values": {0: batch}}
-        output = "image_embeds"
-    else:
-        encoder = _text_encoder(model)
-        ids = torch.full((2, 5), model.config.text_config.eos_token_id)
-        example = (ids, torch.ones_like(ids))
-        length = torch.export.Dim("sequence_length", max=model.config.text_config.max_position_embeddings)
-        shapes = {name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")}
-        output = "text_embeds"
+        pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
+        write_graph(image_encoder(model), pixels, "image_embeds", path, {"pixel_values": {0: batch}})
+        return
+    ids = torch.full((2, 5), model.config.text_config.eos_token_id)
+    tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    length = torch.export.Dim("sequence_length", max=model.config.text_config.max_position_embeddings)
+    write_graph(text_encoder(model), tokens, "text_embeds", path, {name: {0: batch, 1: length} for name in tokens})
+
+
+def write_graph(
+    encoder: Any, inputs: dict[str, torch.Tensor], output: str, path: Path, dynamic: dict[str, Any] | None = None
+) -> None:
+    """Write a float32 graph with these inputs and one output; large weights go to a file beside it.
+
+    inputs: examples by name, in the order of the encoder's arguments.  dynamic: the dimensions that are not fixed.
+    """
+    import torch
+
+    onnx_ir = require("onnx_ir", extra="export")
+    require("onnxscript", extra="export")
     with _without_warnings(), contextlib.redirect_stdout(io.StringIO()):  # torch prints its progress
         program = torch.onnx.export(
             encoder.eval(),
-            example,
+            tuple(inputs.values()),
             dynamo=True,
-            input_names=list(shapes),
+            input_names=list(inputs),
             output_names=[output],
-            dynamic_shapes=shapes,
+            dynamic_shapes=dynamic,
             opset_version=OPSET,
             verbose=False,
         )
     assert program is not None
+    _rename_inner(program.model.graph, output)
     is_large = sum(parameter.nbytes for parameter in encoder.parameters()) > MAX_FILE_BYTES
     onnx_ir.save(program.model, path, external_data=_external_data(path).name if is_large else None)
 
 
-def _image_encoder(model: Any) -> Any:
+def _rename_inner(graph: Any, output: str) -> None:
+    """Give constants and intermediate values another name than the output's; torch names them after modules."""
+    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for i, value in enumerate(inner):
+        if value.name == output and not value.is_graph_output():
+            value.name = f"{output}_inner_{i}"
+
+
+def image_encoder(model: Any) -> Any:
+    """Return a module: pixels (B, 3, S, S) -> image embeddings (B, D), not normalised."""
     import torch
 
     class ImageEncoder(torch.nn.Module):
@@ -322,7 +340,8 @@ def _image_encoder(model: Any) -> Any:
     return ImageEncoder()
 
 
-def _text_encoder(model: Any) -> Any:
+def text_encoder(model: Any) -> Any:
+    """Return a module: ids and mask (B, L) int64 -> text embeddings (B, D), not normalised."""
     import torch
 
     class TextEncoder(torch.nn.Module):
@@ -404,7 +423,7 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: b
     checked: dict[str, float] = {}
     for precision in precisions:
         for name in (IMAGE, TEXT, JOINT) if has_joint else (IMAGE, TEXT):
-            _check_file(model_path(folder, name, precision))
+            check_file(model_path(folder, name, precision))
         encoders = read(folder, LoadOptions(device="cpu", precision=precision)).backend
         embeds = (encoders.encode_pixels(pixels), encoders.encode_tokens(tokens, num_chunks=len(tokens)))
         pairs = list(zip(embeds, expected, strict=True))
@@ -426,7 +445,8 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: b
     return {"checked": checked, "joint_bytes": joint_bytes}
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise UserError for a file that is not valid ONNX."""
     onnx = require("onnx", extra="export")
     try:
         onnx.checker.check_model(str(path))
@@ -438,5 +458,5 @@ def _run_joint(path: Path, pixels_B3SS: np.ndarray, tokens: Tokens) -> tuple[np.
     """Return image and text embeddings of the joint graph."""
     ids = tokens.padded()
     inputs = {"pixel_values": pixels_B3SS, "input_ids": ids, "attention_mask": _mask(tokens.lengths)}
-    image_BD, text_BD = _session(path).run(["image_embeds", "text_embeds"], inputs)
+    image_BD, text_BD = open_session(path).run(["image_embeds", "text_embeds"], inputs)
     return image_BD, text_BD

@@ -1,0 +1,110 @@
+"""Encoders for the machine-learning service of immich, a photo library: float32, one image or text per call.
+
+FOLDER/config.json                    the service reads text_cfg.context_length
+FOLDER/visual/model.onnx              image (1, 3, S, S) float32 -> embedding (1, D), of unit length
+FOLDER/visual/preprocess_cfg.json     as in open_clip: size, interpolation, resize_mode, mean, std
+FOLDER/textual/model.onnx             text (1, context length) int32, padded -> embedding (1, D), of unit length
+FOLDER/textual/tokenizer.json         and tokenizer_config.json, whose pad_token the service reads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.errors import UserError, require
+from worldclip.core.job import Report
+from worldclip.model import preprocess, sample_inputs
+from worldclip.model.formats import onnx_folder
+from worldclip.model.inference import Clip
+
+VISUAL, TEXTUAL, MODEL = "visual", "textual", "model.onnx"
+OUTPUT = "embedding"
+
+
+def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
+    """Write both encoders.  Raises UserError for a tokenizer without tokenizer.json, the one file that is read."""
+    import torch
+
+    for name in (VISUAL, TEXTUAL):
+        (folder / name).mkdir()
+    clip.require_tokenizer().save(folder / TEXTUAL)
+    if not (folder / TEXTUAL / "tokenizer.json").exists():
+        raise UserError(
+            f"the model's tokenizer ({type(clip.require_tokenizer().hf).__name__}) has no tokenizer.json, which immich "
+            "reads; leave immich out of the formats, or export a model with XLM-V's tokenizer or one of worldclip"
+        )
+    facts = preprocess.facts_of(clip.processor)
+    context_length = clip.model.config.text_config.max_position_embeddings
+    write_json(folder / VISUAL / "preprocess_cfg.json", {"size": facts.size, **preprocess.to_open_clip(facts)})
+    config = {
+        "embed_dim": clip.embed_dim,
+        "vision_cfg": {"image_size": facts.size},
+        "text_cfg": {"context_length": context_length},
+    }
+    write_json(folder / "config.json", config)
+    image = torch.zeros(1, 3, facts.size, facts.size)
+    text = torch.full((1, context_length), clip.require_tokenizer().eos_id, dtype=torch.int32)
+    for name, encoder, argument, example in (
+        (VISUAL, onnx_folder.image_encoder(clip.model), "image", image),
+        (TEXTUAL, onnx_folder.text_encoder(clip.model), "text", text),
+    ):
+        onnx_folder.write_graph(_normalised(encoder), {argument: example}, OUTPUT, folder / name / MODEL)
+
+
+def _normalised(encoder: Any) -> Any:
+    """Return an encoder of one argument, pixels or int32 ids, whose embeddings have unit length."""
+    import torch
+
+    class Normalised(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if inputs.is_floating_point():
+                features = self.encoder(inputs)
+            else:
+                ids = inputs.long()
+                # no mask is given: attention is causal, so padding after the end token changes nothing before it
+                features = self.encoder(ids, torch.ones_like(ids))
+            return torch.nn.functional.normalize(features, dim=-1)
+
+    return Normalised()
+
+
+def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
+    """Compare in onnxruntime, with tokens made of the folder's files as the service makes them."""
+    pixels = sample_inputs.pixels(clip)
+    texts = [" ".join(text.split()) for text in sample_inputs.TEXTS]
+    graphs = {name: folder / name / MODEL for name in (VISUAL, TEXTUAL)}
+    for path in graphs.values():
+        onnx_folder.check_file(path)
+    images_BD = _run(graphs[VISUAL], "image", pixels.numpy())
+    texts_BD = _run(graphs[TEXTUAL], "text", _token_ids(folder, texts))
+    difference = max(
+        sample_inputs.max_difference(images_BD, clip.backend.encode_pixels(pixels)),
+        sample_inputs.max_difference(texts_BD, clip.encode_text(texts)),
+    )
+    return {"max_difference": sample_inputs.require_close(difference, "onnxruntime")}
+
+
+def _run(path: Path, argument: str, inputs: np.ndarray) -> np.ndarray:
+    """Return the embeddings of the rows, (B, D); the graph takes one row per call."""
+    session = onnx_folder.open_session(path)
+    return np.concatenate([session.run([OUTPUT], {argument: row[None]})[0] for row in inputs])
+
+
+def _token_ids(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """Return (B, context length) int32, by tokenizer.json alone."""
+    tokenizers = require("tokenizers", extra="export")
+    length = read_json(folder / "config.json")["text_cfg"]["context_length"]
+    pad_token = read_json(folder / TEXTUAL / "tokenizer_config.json")["pad_token"]
+    pipeline = tokenizers.Tokenizer.from_file(str(folder / TEXTUAL / "tokenizer.json"))
+    pipeline.enable_padding(length=length, pad_token=pad_token, pad_id=pipeline.token_to_id(pad_token))
+    pipeline.enable_truncation(max_length=length)
+    return np.array([encoding.ids for encoding in pipeline.encode_batch(list(texts))], dtype=np.int32)

@@ -1,0 +1,100 @@
+"""The folder for immich gives our vectors when it is fed as immich's machine-learning service feeds it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import tokenizers
+from PIL import Image
+
+import worldclip
+from small_models import TEXTS, save_hugging_face
+from worldclip.core.errors import UserError
+from worldclip.export import ExportConfig, export_model
+from worldclip.model import published
+
+B32 = published.find("metaclip-2-worldwide-b32")
+MT5 = published.find("metaclip-2-mt5-worldwide-s16")
+TOLERANCE = 1e-5
+
+
+class Service:
+    """Read the files that the service reads, and run both graphs on one text or picture at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.visual = onnxruntime.InferenceSession(folder / "visual" / "model.onnx")
+        self.textual = onnxruntime.InferenceSession(folder / "textual" / "model.onnx")
+        self.preprocess = json.loads((folder / "visual" / "preprocess_cfg.json").read_text())
+        self.context_length = json.loads((folder / "config.json").read_text())["text_cfg"]["context_length"]
+        pad_token = json.loads((folder / "textual" / "tokenizer_config.json").read_text())["pad_token"]
+        self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "textual" / "tokenizer.json"))
+        pad_id = self.tokenizer.token_to_id(pad_token)
+        self.tokenizer.enable_padding(length=self.context_length, pad_token=pad_token, pad_id=pad_id)
+        self.tokenizer.enable_truncation(max_length=self.context_length)
+
+    def text(self, text: str) -> np.ndarray:
+        ids = self.tokenizer.encode(" ".join(text.split())).ids
+        return self.textual.run(None, {"text": np.array([ids], dtype=np.int32)})[0][0]
+
+    def image(self, picture: Image.Image) -> np.ndarray:
+        """Embed a picture of the model's own size, which is neither resized nor cropped."""
+        assert picture.size == (self.preprocess["size"],) * 2
+        mean, std = (np.array(self.preprocess[name], dtype=np.float32) for name in ("mean", "std"))
+        pixels = (np.asarray(picture, dtype=np.float32) / 255 - mean) / std
+        return self.visual.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("immich")
+    save_hugging_face(B32, place / "source")
+    report = export_model(place / "source", place / "out", ExportConfig(formats=("immich",)))
+    assert report["formats"]["immich"]["max_difference"] <= TOLERANCE
+    return place
+
+
+def test_graphs_have_the_names_types_and_shapes_that_immich_feeds(exported):
+    service = Service(exported / "out" / "immich")
+    for session, expected in (
+        (service.visual, ("image", "tensor(float)", [1, 3, 64, 64])),
+        (service.textual, ("text", "tensor(int32)", [1, 77])),
+    ):
+        assert [(value.name, value.type, value.shape) for value in session.get_inputs()] == [expected]
+        assert [(value.name, value.shape) for value in session.get_outputs()] == [("embedding", [1, 48])]
+    assert service.preprocess["interpolation"] == "bicubic"
+    assert service.preprocess["resize_mode"] in ("shortest", "squash")
+
+
+@pytest.mark.parametrize("text", [*TEXTS, " two\tdogs \n"])
+def test_texts_embed_as_in_worldclip(text, exported):
+    clip = worldclip.load(exported / "source", device="cpu")
+    vector = Service(exported / "out" / "immich").text(text)
+    np.testing.assert_allclose(vector, clip.encode_text([text])[0], atol=TOLERANCE)
+
+
+def test_pictures_embed_as_in_worldclip(exported, tmp_path):
+    clip = worldclip.load(exported / "source", device="cpu")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    picture.save(tmp_path / "picture.png")
+    vector = Service(exported / "out" / "immich").image(picture)
+    np.testing.assert_allclose(vector, clip.encode_image([tmp_path / "picture.png"])[0], atol=TOLERANCE)
+
+
+def test_vocabulary_is_pruned_by_languages(exported, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red apple\nein Hund im Garten\n", encoding="utf-8")
+    config = ExportConfig(formats=("immich",), languages=("en,de",), corpus=(str(tmp_path / "texts.txt"),))
+    report = export_model(exported / "source", tmp_path / "out", config)
+    whole, small = Service(exported / "out" / "immich"), Service(tmp_path / "out" / "immich")
+    np.testing.assert_allclose(small.text("a red apple"), whole.text("a red apple"), atol=TOLERANCE)
+    assert small.tokenizer.get_vocab_size() == report["vocabulary"]["rows_after"] < whole.tokenizer.get_vocab_size()
+
+
+def test_tokenizer_without_tokenizer_json_is_refused(tmp_path):
+    save_hugging_face(MT5, tmp_path / "source")
+    with pytest.raises(UserError, match=r"SiglipTokenizer\) has no tokenizer\.json, which immich reads; leave immich"):
+        export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("immich",)))
+    assert not (tmp_path / "out" / "immich").exists()
