@@ -16,6 +16,7 @@ from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of, wri
 from worldclip.cli import main
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.model import worker
 from worldclip.model.load import Source
 from worldclip.pool import open_pool
 from worldclip.tools import embed as of_embed
@@ -176,12 +177,12 @@ def test_pool_without_anything_to_embed_fails(world, tmp_path):
 
 
 def test_number_of_processes_is_limited_by_half_of_the_memory(world, monkeypatch):
-    monkeypatch.setattr(of_embed, "usable_cores", lambda: 8)
+    monkeypatch.setattr(worker, "usable_cores", lambda: 8)
     size = sum(path.stat().st_size for path in (world / "model").iterdir() if path.suffix not in (".json", ".md"))
     for memory, expected in ((2 * 3 * size + 2, 3), (size, 1), (1000 * size, 8)):
         pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}
-        monkeypatch.setattr(of_embed.os, "sysconf", pages.__getitem__)
-        assert of_embed.num_processes("cpu", Source("huggingface", world / "model")) == expected
+        monkeypatch.setattr(worker.os, "sysconf", pages.__getitem__)
+        assert worker.num_processes("cpu", Source("huggingface", world / "model")) == expected
 
 
 def test_small_pool_starts_no_processes(world):

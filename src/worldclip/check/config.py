@@ -130,6 +130,31 @@ class FaceRule(OnnxRule):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SimilarityRule(Config):
+    """Image-text similarity, the cosine of a model's embeddings: texts below their language's threshold are rejected.
+
+    As for the rules of texts, texts.drop_pair_when says when their pair goes, too.
+    """
+
+    model: Annotated[str | None, Place(or_name=True)] = None
+    """A model that worldclip.load takes: a run, a folder, a checkpoint or a hub id."""
+    percentile: Annotated[float | None, Between(0, 100, "percent of a language's texts")] = None
+    """Reject this percentage of the texts of each language: those least like their images."""
+    threshold: Annotated[float | None, Between(-1, 1, "a cosine")] = None
+    """Reject texts with a smaller similarity, the same in all languages."""
+    min_texts: Annotated[int, AtLeast(1, "texts")] = 100
+    """Languages with fewer texts take the percentile of the whole pool."""
+
+    def own_problems(self) -> Problems:
+        """Yield a model without a threshold, a threshold without a model, and two thresholds."""
+        is_set = [value is not None for value in (self.percentile, self.threshold)]
+        if self.model is not None and sum(is_set) != 1:
+            yield "model", "needs exactly one of percentile and threshold"
+        if self.model is None and any(is_set):
+            yield "model", "must be set for percentile and threshold: a run, a model's folder or a hub id"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckConfig(Config):
     """What to remove from a pool, and why."""
 
@@ -160,6 +185,7 @@ class CheckConfig(Config):
     deny: DenyRules = field(default_factory=DenyRules)
     classifiers: dict[str, ClassifierRule] = field(default_factory=dict)
     faces: FaceRule = field(default_factory=FaceRule)
+    similarity: SimilarityRule = field(default_factory=SimilarityRule)
     write: Literal["keys", "tars"] = "keys"
     """keys: write valid_keys.parquet and the lists of removals; tars: also write the valid pairs as a new pool."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from worldclip.check.config import CheckConfig
 from worldclip.check.hashing import HashKind
 from worldclip.core.execute import Shard
+from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 
 
@@ -20,11 +21,12 @@ class CheckContext:
     config: CheckConfig
     folder: Path
     kind: HashKind
+    similarity_model: WorkerModel | None = None
 
     def table_path(self, step: str, shard: Shard) -> Path:
         """Return the path of a step's table of a shard.
 
-        Steps: images (facts and hashes), scores/<classifier>, faces, judged (verdicts of the pair rules),
+        Steps: images (facts and hashes), scores/<classifier>, faces, similarity, judged (verdicts of the pair rules),
         removed_texts, final (verdicts after duplicates).
         """
         return self.folder / step / f"{shard.name}.parquet"

@@ -1,12 +1,14 @@
 """Apply the rules that need only the pair itself; the first rule that removes a pair is its reason.
 
-Order: unusable pairs (bad_pair, no_text), deny lists, text rules, image rules, classifiers, decontamination.
-Duplicates follow among the remaining pairs, so the pair that stays of a group is never one that another rule removes.
+Order: unusable pairs (bad_pair, no_text), deny lists, text rules with similarity last, image rules, classifiers,
+decontamination.  Duplicates follow among the remaining pairs, so the pair that stays of a group is never one that
+another rule removes.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from worldclip.check.deny import find_denied
 from worldclip.check.hashing import HashKind
 from worldclip.check.images import read_hashes
 from worldclip.check.neighbours import NearestIndex
+from worldclip.check.similarity import LOW_SIMILARITY, find_low, read_similarities
 from worldclip.check.text_rules import UNKNOWN, languages_of, reject
 from worldclip.core.artifacts import REMOVED, REMOVED_TEXTS, SCORES, read_table, write_table
 from worldclip.core.execute import Report, Shard, reads_input
@@ -40,6 +43,8 @@ class PairRules:
     """Digest of the evaluation sets' contents."""
     has_images: bool
     """False if the pool has no image or no rule needs one."""
+    min_similarity: Mapping[str, float] | None = None
+    """Threshold by language; None if similarity is not measured."""
 
 
 class Verdicts:
@@ -96,7 +101,7 @@ def apply_pair_rules(shard: Shard, *, rules: PairRules) -> Report:
         verdicts.remove(reason == unusable, unusable.label)
     rule, detail = find_denied(verdicts.keys, shard, context.pool, context.config.deny)
     verdicts.remove(rule != None, rule, detail)  # noqa: E711
-    rejected = _apply_text_rules(texts, key_of_row, verdicts, context)
+    rejected = _apply_text_rules(shard, texts, key_of_row, verdicts, rules)
     if rules.has_images:
         _apply_rules_with_images(shard, verdicts, rules)
     write_table(context.table_path("judged", shard), verdicts.table(), REMOVED)
@@ -127,20 +132,29 @@ def _latest_reason(texts: PoolTexts, key_of_row: np.ndarray, num_keys: int) -> n
     return latest
 
 
-def _apply_text_rules(texts: PoolTexts, key_of_row: np.ndarray, verdicts: Verdicts, context: CheckContext) -> pa.Table:
+def _apply_text_rules(
+    shard: Shard, texts: PoolTexts, key_of_row: np.ndarray, verdicts: Verdicts, pair_rules: PairRules
+) -> pa.Table:
     """Reject texts, remove pairs by their texts, and set each pair's language; return the rejected texts."""
-    rules = context.config.texts
+    context, rules = pair_rules.context, pair_rules.context.config.texts
     rows = np.flatnonzero(texts.reason == Reason.KEPT)
     key = key_of_row[rows]
     keys, first_text = np.unique(key, return_index=True)
     usable = texts.text.take(pa.array(rows))
-    # Identifying languages costs most here.  Without a language rule, only a pair's first text is identified.
-    identified = np.arange(len(rows)) if rules.languages else first_text
-    langs = np.full(len(rows), UNKNOWN, object)
-    langs[identified] = languages_of(usable.take(pa.array(identified)), context.lid_model)
+    if pair_rules.min_similarity is not None:
+        langs, similarities = read_similarities(context, shard, len(rows))
+    else:
+        # Identifying languages costs most here.  Without a language rule, only a pair's first text is identified.
+        identified = np.arange(len(rows)) if rules.languages else first_text
+        langs = np.full(len(rows), UNKNOWN, object)
+        langs[identified] = languages_of(usable.take(pa.array(identified)), context.lid_model)
     verdicts.lang[keys] = langs[first_text]
 
     reason, detail = reject(usable, langs, rules)
+    if pair_rules.min_similarity is not None:
+        is_low, low_details = find_low(langs, similarities, pair_rules.min_similarity)
+        is_low &= reason == None  # noqa: E711
+        reason[is_low], detail[is_low] = LOW_SIMILARITY, low_details[is_low]
     rejected = np.flatnonzero(reason != None)  # noqa: E711
     if len(rejected):
         num_keys = len(verdicts.rule)

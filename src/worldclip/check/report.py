@@ -17,6 +17,7 @@ from worldclip.check.deny import REFUSALS
 from worldclip.check.duplicates import BYTE_DUPLICATE, DUPLICATE_RULES
 from worldclip.check.images import images_at
 from worldclip.check.pair_rules import ELSEWHERE
+from worldclip.check.similarity import Similarities
 from worldclip.core.coin import sample_numbers
 from worldclip.core.errors import BadShard, UserError
 from worldclip.model.decode import BadImage
@@ -95,6 +96,7 @@ class CheckReport(TypedDict):
     pairs_by_distance: list[int]
     radius: int
     against: dict[str, str]
+    similarity: NotRequired[Similarities]
 
 
 def write_report(folder: Path, report: CheckReport, readers: Mapping[str, ReadImage]) -> None:
@@ -109,6 +111,7 @@ def write_report(folder: Path, report: CheckReport, readers: Mapping[str, ReadIm
         *_groups(report, removed, images),
         _languages(report["counts"]["by_language"]),
         *_rejected_texts(report["texts"]),
+        *_similarities(report.get("similarity")),
         *_decontamination(folder, report, removed),
         *_gallery(report["counts"]["removed"], removed, images),
         *_distances(report, removed),
@@ -154,6 +157,30 @@ def _rejected_texts(texts: Texts) -> list[Section]:
     lead = 'A rejected text leaves the pool with its pair, or when write = "tars" rewrites the pool.'
     body = to_html(_rule_table("texts", texts["rejected"], texts["read"]))
     return [Section("Rejected texts", lead, body)]
+
+
+def _similarities(similarities: Similarities | None) -> list[Section]:
+    """Return the distribution of similarities by language, the largest first."""
+    if similarities is None:
+        return []
+    rows = []
+    for lang, row in sorted(similarities["by_language"].items(), key=lambda item: (-item[1]["texts"], item[0])):
+        deciles = [row["deciles"][at] for at in (0, 4, 8)]
+        rows.append([lang, row["texts"], *deciles, row["threshold"], row["below"], _share(row["below"], row["texts"])])
+    columns = [
+        text_column("language", lang_name),
+        Column("texts", count),
+        *columns_of(("10%", "median", "90%", "threshold"), "{:.4f}".format),
+        Column("below", count),
+        Column("share"),
+    ]
+    body = [to_html(Table(columns, rows))]
+    if similarities["pool_wide"]:
+        body.append(note(f"Few texts, so the threshold of the whole pool: {', '.join(similarities['pool_wide'])}."))
+    if similarities["unmeasured"]:
+        body.append(note(f"{count(similarities['unmeasured'])} texts have no image that the model can use."))
+    lead = "Cosine of the embeddings of image and text; texts below the threshold of their language are rejected."
+    return [Section("Similarity", lead, join(body))]
 
 
 def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from worldclip import pool as pools
 from worldclip.check import duplicates as near
-from worldclip.check import images, models, write
+from worldclip.check import images, models, similarity, write
 from worldclip.check.against import EvaluationSets, hash_sets
 from worldclip.check.config import CheckConfig, ImageRules
 from worldclip.check.context import CheckContext
@@ -28,6 +28,7 @@ from worldclip.check.deny import read_deny_lists
 from worldclip.check.hashing import HashKind
 from worldclip.check.pair_rules import ELSEWHERE, PairRules, apply_pair_rules
 from worldclip.check.report import CheckReport, Texts, write_report
+from worldclip.check.similarity import Similarities
 from worldclip.check.text_rules import phrase_matcher
 from worldclip.core import settings
 from worldclip.core.artifacts import REMOVED, digest, fingerprint, read_table, write_table
@@ -41,6 +42,7 @@ from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model import decode
+from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 
 UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
@@ -93,7 +95,7 @@ def scan_shards(
         raise UserError("--shards: no rule of this check needs an image; run it without --shards")
     with RunLock(work.context.folder, is_shared=True):
         if _scan(work)["images"]:
-            models.run_models(work.context, work.shards, work.executor)
+            _run_models(work)
     say("check", f"{len(work.shards):,} shards scanned. Rerun without --shards to finish.")
     return len(work.shards)
 
@@ -121,17 +123,17 @@ def _plan(
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     rules = config or CheckConfig()
     sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
-    _refuse_mistakes(rules, sets)
+    similarity_model = _find_mistakes(rules, sets)
     kind = HashKind.of(rules)
     shards = pools.shards(run, part)
-    if rules.write == "tars" and not pools.holds_images(shards, run.section(PoolConfig)):
-        raise UserError(f'write = "tars" with {shards[0].name}: it holds no images; use write = "keys"')
+    _refuse_pool_without_images(rules, shards, run.section(PoolConfig))
     context = CheckContext(
         pool=run.section(PoolConfig),
         lid_model=run.section(LanguagesConfig).lid_model,
         config=rules,
         folder=folder,
         kind=kind,
+        similarity_model=similarity_model,
     )
     files = [path for paths in _files_by_setting(rules).values() for path in paths]
     inputs = {
@@ -140,6 +142,8 @@ def _plan(
         "against": sets.fingerprints(),
         "hash": kind.name,
     }
+    if similarity_model is not None:
+        inputs["similarity"] = similarity_model.source.digest()
     return _Work(context=context, shards=shards, executor=executor or LocalExecutor(), sets=sets, inputs=inputs)
 
 
@@ -155,23 +159,43 @@ def _files_by_setting(config: CheckConfig) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _refuse_mistakes(config: CheckConfig, sets: EvaluationSets) -> None:
-    """Raise UserError with all problems at once, before any work: invalid values, missing files, unreadable lists."""
+def _refuse_pool_without_images(config: CheckConfig, shards: Sequence[Shard], pool: PoolConfig) -> None:
+    """Raise UserError if the config asks for what only images allow."""
+    remedies = {'write = "tars"': 'use write = "keys"'} if config.write == "tars" else {}
+    if config.similarity.model:
+        remedies["similarity.model"] = "unset it with its percentile or threshold"
+    if remedies and not pools.holds_images(shards, pool):
+        raise UserError(
+            [f"{key} with {shards[0].name}: it holds no images; {remedy}" for key, remedy in remedies.items()]
+        )
+
+
+def _find_mistakes(config: CheckConfig, sets: EvaluationSets) -> WorkerModel | None:
+    """Return the model of [similarity], if it is set.
+
+    Raises UserError with all problems at once, before any work: invalid values, missing files, unreadable lists.
+    """
     problems = config.problems()
     for setting, paths in _files_by_setting(config).items():
         problems += [f"{setting} names {path!r}, which is not a file" for path in paths if not Path(path).is_file()]
     problems += sets.problems()
+    model = None
+    try:
+        model = similarity.find_model(config.similarity)
+    except UserError as error:
+        problems += [f"similarity.model: {problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
     read_deny_lists(config.deny)
     if config.texts.deny_phrases:
         phrase_matcher(config.texts.deny_phrases)
+    return model
 
 
 def needs_images(config: CheckConfig) -> bool:
     """Return whether any rule needs an image; a check of texts and addresses only decodes nothing."""
     rules = config.images != ImageRules() or config.classifiers or config.faces.path or config.reference_sets
-    return bool(rules) or config.duplicates != "keep"
+    return bool(rules) or config.duplicates != "keep" or config.similarity.model is not None
 
 
 def _check(work: _Work) -> Result:
@@ -183,8 +207,9 @@ def _check(work: _Work) -> Result:
         hash_sets(work.sets, work.inputs["against"], context.kind, context.folder / "against", executor)
     has_images = image_counts["images"] > 0
     if has_images:
-        models.run_models(context, shards, executor)
-    texts = _apply_pair_rules(work, has_images)
+        _run_models(work)
+    similarities = similarity.summarise(context, shards) if has_images and config.similarity.model else None
+    texts = _apply_pair_rules(work, has_images, similarities)
     num_repeated_keys = _remove_elsewhere(context, shards)
     duplicates, histogram = near.DUPLICATES.empty_table(), list[int]()
     if has_images and config.duplicates != "keep":
@@ -208,6 +233,8 @@ def _check(work: _Work) -> Result:
         "radius": config.radius,
         "against": {**config.against, **dict.fromkeys(config.against_datasets, "dataset of evaluate")},
     }
+    if similarities is not None:
+        report["similarity"] = similarities
     write_report(context.folder, report, work.sets.readers())
     return Result(report=report, counts=counts)
 
@@ -228,20 +255,34 @@ def _scan(work: _Work) -> dict[str, int]:
     """Scan the images of all shards; return images.COUNTS."""
     context = work.context
     context.kind.require_model()
+    similarity.require_model(context, work.executor)
     scan = functools.partial(images.scan_pool_shard, context=context)
     key = {**context.pool.identity, "hash": context.kind.name, "decoder": decode.VERSION}
     reports = work.executor.map(scan, work.shards, label="images", done_dir=context.folder / "done/images", key=key)
     return add_counts(reports, images.COUNTS)
 
 
-def _apply_pair_rules(work: _Work, has_images: bool) -> Texts:
+def _run_models(work: _Work) -> None:
+    """Run the models that look at images, and keep what they say by shard."""
+    models.run_models(work.context, work.shards, work.executor)
+    if work.context.similarity_model is not None:
+        similarity.measure(work.context, work.shards, work.executor)
+
+
+def _apply_pair_rules(work: _Work, has_images: bool, similarities: Similarities | None) -> Texts:
     """Apply the rules that need only the pair; return the number of texts and of rejected ones by rule."""
     context = work.context
-    rules = PairRules(context=context, references=digest(work.inputs["against"]), has_images=has_images)
+    rules = PairRules(
+        context=context,
+        references=digest(work.inputs["against"]),
+        has_images=has_images,
+        min_similarity=similarities and {lang: row["threshold"] for lang, row in similarities["by_language"].items()},
+    )
     key = {
         "pool": to_dict(context.pool),
         "check": to_dict(context.config),
         "images": has_images,
+        "min_similarity": rules.min_similarity,
         "inputs": {name: value for name, value in work.inputs.items() if name != "shards"},
     }
     apply = functools.partial(apply_pair_rules, rules=rules)
@@ -291,7 +332,7 @@ def _remove_stale_tables(context: CheckContext, shards: Sequence[Shard]) -> None
     hashes and faces of rules that are not set now, which make setting them again cheap.
     """
     scores = [f"scores/{name}" for name in context.config.classifiers]
-    for step in ("images", "judged", "final", "removed_texts", "faces", *scores):
+    for step in ("images", "judged", "final", "removed_texts", "faces", "similarity", *scores):
         markers = context.folder / "done" / step  # first: a marker says that its table is there
         remove_stale(markers, [markers / f"{shard.name}.json" for shard in shards])
         remove_stale(context.folder / step, [context.table_path(step, shard) for shard in shards])

@@ -78,6 +78,7 @@ IMAGE_HASHES = _schema(
     error=pa.string(),
 )
 SCORES = _schema("scores", key=pa.string(), score=pa.float32())
+SIMILARITIES = _schema("similarities", key=pa.string(), text_idx=pa.int32(), lang=_CATEGORY, similarity=pa.float32())
 FACES = _schema("faces", key=pa.string(), face_bboxes=pa.list_(pa.list_(pa.float32())))
 VALID_KEYS = _schema("valid_keys", key=pa.string())
 REMOVED = _schema(

@@ -97,6 +97,8 @@ def _maker(folder: Path) -> str:
     models = [f"classifier {name} (`{rule['path']}`)" for name, rule in check["classifiers"].items()]
     models += [f"faces (`{check['faces']['path']}`)"] if check["faces"]["path"] else []
     models += [f"embeddings (`{check['embedding_model']}`)"] if check.get("embedding_model") else []
+    similarity = check.get("similarity", {}).get("model")  # manifests of older versions lack it
+    models += [f"similarity to the texts (`{similarity}`)"] if similarity else []
     looked = f"models that looked at the images: {', '.join(models)}" if models else "no model looked at an image"
     return f"`worldclip pool check`; pairs removed by rule: {counts}; {looked}."
 

@@ -16,12 +16,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import multiprocessing
-import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +43,7 @@ from worldclip.core.reasons import Reason
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import Layout, LoadOptions
-from worldclip.model.inference import Clip
+from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own
@@ -61,15 +57,6 @@ NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 # Starting a process and loading the model takes as long as embedding about this many bytes on a CPU.  A process with
 # less work than that does not pay.
 BYTES_PER_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What each process loads, and how many threads it uses where there are several processes."""
-
-    source: model_load.Source
-    options: LoadOptions
-    threads: int = 1
 
 
 def embed(
@@ -105,7 +92,7 @@ def embed(
     pool_config = run.section(PoolConfig)
     kinds = _units(run, of)
     loading = {"arch": arch, "tokenizer": None if tokenizer is None else str(tokenizer), "precision": precision}
-    loaded = Model(source, LoadOptions(device=device, **loading))
+    loaded = WorkerModel(source, LoadOptions(device=device, **loading))
     # What search loads again: the path of the checkpoint itself, or the hub id.
     is_local = Path(str(model).removeprefix("local-dir:")).exists()
     name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
@@ -140,7 +127,7 @@ def embed(
             result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
             return dataclasses.replace(result, manifest={"pool_roots": pool_roots})
         finally:
-            _load.cache_clear()
+            load_here.cache_clear()
 
     return Job("embed", folder, config, inputs).run_once(work)
 
@@ -182,31 +169,6 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 
-def num_processes(device: str, source: model_load.Source) -> int:
-    """Return one process per CUDA device, else one per core while half of the memory holds the weights.
-
-    ONNX encoders run on the CPU.
-    """
-    if source.layout != "onnx" and (num_devices := _num_cuda_devices(device)):
-        return num_devices
-    model = source.path
-    files = [model] if model.is_file() else [path for path in model.rglob("*") if path.is_file()]
-    weights = max(1, sum(file.stat().st_size for file in files if file.suffix not in (".json", ".md")))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(usable_cores(), memory // 2 // weights))
-
-
-def _num_cuda_devices(device: str) -> int:
-    """Return the number of CUDA devices, 0 if the model runs elsewhere.  Raises UserError for an unavailable device."""
-    from worldclip.model.clip import pick_device
-
-    if pick_device(device).type != "cuda":
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
-
-
 def _num_worthwhile(units: dict[Of, list[Shard]]) -> int:
     """Return the number of processes that the pool keeps busy."""
     return 1 + max(sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind] for kind, shards in units.items())
@@ -219,7 +181,7 @@ def _num_bytes(shard: Shard) -> int:
 
 
 def _embed(
-    model: Model, config: Report, pool: PoolConfig, folder: Path, units: dict[Of, list[Shard]], executor: Executor
+    model: WorkerModel, config: Report, pool: PoolConfig, folder: Path, units: dict[Of, list[Shard]], executor: Executor
 ) -> Result:
     report: Report = {}
     has_vectors = config.get("vectors_in_table", False)
@@ -227,9 +189,9 @@ def _embed(
     outputs = [folder / "probe.npy"]
     work = {"images": embed_images, "texts": embed_texts}
     # before any worker starts: a model that does not load fails once, not once per shard
-    write_array(folder / "probe.npy", embed_sample_inputs(_load(model)))
+    write_array(folder / "probe.npy", embed_sample_inputs(load_here(model)))
     if not isinstance(executor, LocalExecutor) or executor.workers > 1:
-        _load.cache_clear()  # frees this process's copy; the workers load their own
+        load_here.cache_clear()  # frees this process's copy; the workers load their own
     for kind, shards in units.items():
         fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind, has_vectors=has_vectors)
         decoder = {"decoder": decode.VERSION} if kind == "images" else {}
@@ -258,9 +220,11 @@ def _sum(reports: Sequence[Report]) -> Report:
 
 @repeatable
 @reads_input
-def embed_images(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path, has_vectors: bool = False) -> Report:
+def embed_images(
+    shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
+) -> Report:
     """Write the shard's .npy and .parquet; images that do not decode are left out and counted."""
-    clip = _load(model)
+    clip = load_here(model)
     places, num_pairs = _image_places(shard, pool)
     features = [np.zeros((0, clip.embed_dim), np.float32)]
     bad: list[dict[str, str]] = []
@@ -314,9 +278,11 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
 
 @repeatable
 @reads_input
-def embed_texts(shard: Shard, *, model: Model, pool: PoolConfig, folder: Path, has_vectors: bool = False) -> Report:
+def embed_texts(
+    shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
+) -> Report:
     """Write the shard's .npy and .parquet; texts that are bad, repeated or empty are left out and counted."""
-    clip = _load(model)
+    clip = load_here(model)
     texts = pools.read_texts(shard, pool)
     kept = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
     columns = {"key": texts.key, "text_idx": texts.text_idx, "text": texts.text}
@@ -351,24 +317,3 @@ def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_
 
     parts = (part(start) for start in range(0, len(rows), TEXTS_AT_ONCE))
     write_tables(path, parts, schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim))))
-
-
-@functools.lru_cache(maxsize=1)
-def _load(model: Model) -> Clip:
-    """Load this process's model: a worker uses its own CUDA device, or its share of the cores."""
-    if multiprocessing.parent_process() is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(model.threads))  # onnxruntime's sessions read it
-        if model.source.layout != "onnx":
-            _limit_torch(model.threads)
-    return model_load.read(model.source, model.options)
-
-
-def _limit_torch(threads: int) -> None:
-    """Give this worker its threads, and its own CUDA device where there are any."""
-    import torch
-
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
-    if torch.cuda.is_available():
-        # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
-        number = re.search(r"\d+$", multiprocessing.current_process().name)
-        torch.cuda.set_device((int(number[0]) if number else 0) % torch.cuda.device_count())

@@ -1,0 +1,87 @@
+"""Load a model in the processes of an executor: how many of them pay, and what each may use."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from worldclip.core.execute import usable_cores
+from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.inference import Clip
+from worldclip.model.load import Source, read
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerModel:
+    """What each process loads, and how many threads it uses where there are several processes."""
+
+    source: Source
+    options: LoadOptions
+    threads: int = 1
+
+
+def num_processes(device: str, source: Source) -> int:
+    """Return one process per CUDA device, else one per core while half of the memory holds the weights.
+
+    ONNX encoders run on the CPU.
+    """
+    if source.layout != "onnx" and (num_devices := _num_cuda_devices(device)):
+        return num_devices
+    model = source.path
+    files = [model] if model.is_file() else [path for path in model.rglob("*") if path.is_file()]
+    weights = max(1, sum(file.stat().st_size for file in files if file.suffix not in (".json", ".md")))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(usable_cores(), memory // 2 // weights))
+
+
+def _num_cuda_devices(device: str) -> int:
+    """Return the number of CUDA devices, 0 if the model runs elsewhere.  Raises UserError for an unavailable device."""
+    from worldclip.model.clip import pick_device
+
+    if pick_device(device).type != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@functools.lru_cache(maxsize=1)
+def load_here(model: WorkerModel) -> Clip:
+    """Load this process's model: a worker uses its own CUDA device, or its share of the cores."""
+    if multiprocessing.parent_process() is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(model.threads))  # onnxruntime's sessions read it
+        if model.source.layout != "onnx":
+            _limit_torch(model.threads)
+    return read(model.source, model.options)
+
+
+def _limit_torch(threads: int) -> None:
+    """Give this worker its threads, and its own CUDA device where there are any."""
+    import torch
+
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
+    if torch.cuda.is_available():
+        # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
+        number = re.search(r"\d+$", multiprocessing.current_process().name)
+        torch.cuda.set_device((int(number[0]) if number else 0) % torch.cuda.device_count())
+
+
+@contextlib.contextmanager
+def one_thread(model: WorkerModel) -> Iterator[None]:
+    """Let torch use one thread, so that the embeddings do not depend on the number of processes."""
+    if model.source.layout == "onnx":
+        yield
+        return
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
