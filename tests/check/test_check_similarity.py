@@ -148,21 +148,32 @@ def test_low_texts_leave_written_tars_and_their_pair_stays(world: Path, tmp_path
     assert report["counts"]["written"]["texts"] == num_texts - len(low_of_valid)
 
 
-def test_bytes_do_not_depend_on_the_number_of_workers_or_slices(world: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_bytes_do_not_depend_on_the_number_of_workers(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "one", percentile=30)
     run(world, tmp_path / "two", workers=2, percentile=30)
+    expect_same_bytes(tmp_path / "one", tmp_path / "two")
+
+
+def test_slices_measured_apart_give_the_same_bytes(world: Path, tmp_path: Path) -> None:
+    run(world, tmp_path / "one", percentile=30)
     config = load_config(
         {"duplicates": "keep", "similarity": {"model": str(world / "model"), "min_texts": 5, "percentile": 30}}
     )
     pool, quiet = PoolConfig(path=str(world / "pool")), LocalExecutor(quiet=True)
     for part in (slice(1, None, 2), slice(0, None, 2)):
         scan_shards(pool, tmp_path / "slices", part, config, executor=quiet)
+    written_at = [path.stat().st_mtime_ns for path in sorted((tmp_path / "slices/similarity").iterdir())]
     check(pool, tmp_path / "slices", config, executor=quiet)
-    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.parquet")]
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "slices/similarity").iterdir())] == written_at
+    expect_same_bytes(tmp_path / "one", tmp_path / "slices")
+
+
+def expect_same_bytes(one: Path, other: Path) -> None:
+    files = [path.relative_to(one) for path in one.rglob("*.parquet")]
     assert {f"similarity/{shard:05}.tar.parquet" for shard in range(SHARDS)} < {str(file) for file in files}
-    for other in ("two", "slices"):
-        for file in [*files, Path("report.json")]:
-            assert (tmp_path / "one" / file).read_bytes() == (tmp_path / other / file).read_bytes(), (other, file)
+    for file in [*files, Path("report.json")]:
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
 
 
 def test_changed_threshold_embeds_nothing_and_changed_model_embeds_all(
