@@ -1,4 +1,4 @@
-"""Commands that look: explore, estimate, inspect, compare, and search."""
+"""Commands that look: explore, estimate, inspect, compare, rank, and search."""
 
 from __future__ import annotations
 
@@ -138,6 +138,23 @@ def compare(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]
     return record, comparison_text(comparison)
 
 
+def leaderboard(folders: Sequence[Path], *, out: Path | None = None, csv: bool = False) -> tuple[Any, str]:
+    """Show the evaluations of many models in one table.
+
+    folders: runs, folders that evaluate wrote, or folders of mteb's results (results/MODEL/REVISION/TASK.json).
+    out: page to write (.html).
+    csv: Print the result as CSV.
+    """
+    from worldclip.evaluate import leaderboard_page
+    from worldclip.evaluate.leaderboard import leaderboard
+
+    board = leaderboard(*folders)
+    if out is not None:
+        leaderboard_page.write_leaderboard(out, board)
+    text = leaderboard_page.csv_text(board) if csv else leaderboard_page.to_text(board)
+    return leaderboard_page.to_record(board), text
+
+
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
     lines = []
     for kind in ("images", "texts"):
@@ -177,6 +194,7 @@ COMMANDS = {
     "inspect": Command(inspect),
     "explore": Command(explore),
     "compare": Command(compare),
+    "leaderboard": Command(leaderboard),
     "embed": Command(embed, _embedded_text, has_own_workers=True),
     "index": Command(build_index, _index_text),
     "search": Command(search, _hits_text, positional=("texts",)),

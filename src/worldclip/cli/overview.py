@@ -61,6 +61,7 @@ GROUPS = (
         "inspect": "Explain why a pair was kept or dropped and where an entry is from; show a file",
         "explore": "Write pages that show every decision, and what another threshold would keep",
         "compare": "Compare evaluations query by query, with confidence intervals over images and seeds",
+        "leaderboard": "Show the evaluations of many models in one table, of mteb too",
         "embed": "Embed the images or texts of a pool into a folder to search",
         "index": "Choose how embeddings are searched: exactly, or by an index for millions",
         "search": "Find the nearest images or texts for texts in any language and for images",

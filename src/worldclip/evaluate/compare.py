@@ -98,6 +98,10 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
 
     Raises UserError for a path without an evaluation.
     """
+    paths = [path.absolute() for path in paths]
+    paths = [
+        path.parent if path.name == "evaluate" and layout.recipe(path.parent).is_file() else path for path in paths
+    ]
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
     missing = [
         f"{folder / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}"
@@ -174,17 +178,18 @@ def _row(
             for arm in range(len(values_A))
         ],
     }
-    answers = _hits(folders, group, metric) if len(values_A) > 1 else None
+    answers = hits(folders, group, metric) if len(values_A) > 1 else None
     if answers is not None:
         intervals = arm_intervals(answers, arm_of_run)
         row |= {"intervals": intervals, "is_significant": [low > 0 or high < 0 for low, high in intervals]}
     return row
 
 
-def _hits(folders: Sequence[Path], group: Sequence[Sequence[Record]], metric: str) -> list[list[Answers]] | None:
+def hits(folders: Sequence[Path], group: Sequence[Sequence[Record]], metric: str) -> list[list[Answers]] | None:
     """Return for each run and language whether each query was answered rightly, and its image.
 
-    None if the metric is not a share of queries, or if the runs have different queries.
+    group: for each language the records of the runs.  None if the metric is not a share of queries, if the ranks are
+    not in the folders, or if the runs have different queries.
     """
     match = _AT_K.match(metric)
     kind, k = (match[1], int(match[2])) if match else (metric, 1)
@@ -208,6 +213,12 @@ def arm_intervals(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) 
 
     answers: for each run and language.  Images are drawn once for all runs, then as many seeds as each arm has.
     """
+    arms = resampled_arms(answers, arm_of_run)
+    return [quantiles(arm - arms[0]) for arm in arms[1:]]
+
+
+def resampled_arms(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[np.ndarray]:
+    """Return the mean of each arm in NUM_RESAMPLES resamples of the images and of the arm's seeds."""
     means_RN = np.stack([resampled_means(of_run) for of_run in answers], axis=1)
     random = np.random.default_rng(1)  # not the images' stream
     arms = []
@@ -215,7 +226,7 @@ def arm_intervals(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) 
         runs = np.flatnonzero(arm_of_run == arm)
         drawn = runs[random.integers(0, len(runs), (NUM_RESAMPLES, len(runs)))]
         arms.append(np.take_along_axis(means_RN, drawn, axis=1).mean(axis=1))
-    return [quantiles(arm - arms[0]) for arm in arms[1:]]
+    return arms
 
 
 def resampled_means(answers: Sequence[Answers]) -> np.ndarray:

@@ -5,7 +5,7 @@ Means over languages are computed here only, with the list of languages that the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,16 +94,11 @@ def task_result(dataset: str, task: str, records: Mapping[str, Record]) -> TaskR
 
 def _headlines(dataset: str, task: str, records: Sequence[Record]) -> list[Headline]:
     """Return the numbers that stand for a task: of its one record, or means over several."""
-    catalog_metrics = CATALOG[dataset].metrics if dataset in CATALOG else ()
     mean = mean_over_languages(records)
     metrics: dict[str, float] = mean["metrics"]
     record = records[0] if len(records) == 1 else None
     if record is not None:
-        # numbers made of several metrics (a worst region, the mean of two) are defined for one record
-        made = {metric: suites.value(metric, record) for metric in catalog_metrics}
-        metrics = record["metrics"] | {metric: value for metric, value in made.items() if value is not None}
-    names = [] if task.startswith(PROBES) else [metric for metric in catalog_metrics if metric in metrics]
-    names = names or [metric for metric in TASK_METRICS.get(task, tuple(metrics)) if metric in metrics]
+        metrics = with_made_metrics(dataset, record)
     return [
         {
             "metric": name,
@@ -113,8 +108,22 @@ def _headlines(dataset: str, task: str, records: Sequence[Record]) -> list[Headl
             "chance": mean["chance"].get(name),
             "n": record["n"] if record else None,
         }
-        for name in names
+        for name in main_metrics(dataset, task, metrics)
     ]
+
+
+def with_made_metrics(dataset: str, record: Record) -> dict[str, float]:
+    """Return a record's metrics and those that the catalog makes of several (a worst region, the mean of two)."""
+    catalog_metrics = CATALOG[dataset].metrics if dataset in CATALOG else ()
+    made = {metric: suites.value(metric, record) for metric in catalog_metrics}
+    return record["metrics"] | {metric: value for metric, value in made.items() if value is not None}
+
+
+def main_metrics(dataset: str, task: str, available: Collection[str]) -> list[str]:
+    """Return which of the available metrics stand for a task: those of the catalog, else of the task."""
+    catalog_metrics = CATALOG[dataset].metrics if dataset in CATALOG and not task.startswith(PROBES) else ()
+    names = [metric for metric in catalog_metrics if metric in available]
+    return names or [metric for metric in TASK_METRICS.get(task, tuple(available)) if metric in available]
 
 
 # --- groups of languages ----------------------------------------------------------------------------------------------

@@ -1,0 +1,141 @@
+"""A leaderboard as text, CSV, JSON and a page.  A missing number is shown as missing, never as 0."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldclip.evaluate.leaderboard import Cell, Column, Leaderboard
+from worldclip.evaluate.report import DISTANCE_TASKS
+from worldclip.evaluate.tables import number_of
+from worldclip.report import table as tables
+from worldclip.report.html import Html, join, tag
+from worldclip.report.metric_names import metric_name, task_name
+from worldclip.report.numbers import interval
+from worldclip.report.page import Section, note, write_page
+from worldclip.report.table import Table, columns_of, text_column, to_csv, to_html, to_markdown
+
+LEAD = (
+    "In percent, with 95% intervals over images and seeds where ranks lie beside the results. The best number of a "
+    "column is bold. A mean is over the same languages in each row: a model without some of them has no number. Models "
+    "are sorted by their mean over the columns that all of them have."
+)
+CSV_COLUMNS = ("model", "dataset", "variant", "task", "metric", "group", "languages", "value", "low", "high")
+
+
+def to_record(board: Leaderboard) -> dict[str, Any]:
+    """Return the leaderboard for --json; the cells are rows of models."""
+    return {
+        "models": [{"name": model.name, "folders": list(map(str, model.folders))} for model in board.models],
+        "columns": list(map(dataclasses.asdict, board.columns)),
+        "cells": [list(map(dataclasses.asdict, row)) for row in board.cells],
+    }
+
+
+def csv_text(board: Leaderboard) -> str:
+    """Return a row per model and column; missing numbers are empty."""
+    rows = []
+    for model, cells in zip(board.models, board.cells, strict=True):
+        for column, cell in zip(board.columns, cells, strict=True):
+            about = [column.dataset, column.variant or None, column.task, column.metric, column.group]
+            rows.append([model.name, *about, cell.num_languages, cell.value, *(cell.interval_95 or (None, None))])
+    return to_csv(Table(columns_of(CSV_COLUMNS), rows))
+
+
+def to_text(board: Leaderboard) -> str:
+    """Return the columns over all languages in Markdown, and what is not comparable."""
+    shown = [i for i, column in enumerate(board.columns) if column.is_main]
+    columns = [text_column("model")]
+    columns += [tables.Column(_title(board.columns[i]), _text_of(board.columns[i])) for i in shown]
+    rows = [[model.name, *(row[i] for i in shown)] for model, row in zip(board.models, board.cells, strict=True)]
+    return "\n\n".join([to_markdown(Table(columns, rows)), *board.differences])
+
+
+def write_leaderboard(path: Path, board: Leaderboard) -> None:
+    """Write the page: all models and datasets, then each dataset by groups of languages, then the folders."""
+    main = [i for i, column in enumerate(board.columns) if column.is_main]
+    results = [_table(board, main, _title), *map(note, board.differences)]
+    sections = [Section("Results", LEAD, join(results))]
+    parts = []
+    for i in main:
+        groups = [j for j, column in enumerate(board.columns) if _is_part(column, board.columns[i])]
+        if groups:
+            parts += [
+                tag("h3", _title(board.columns[i])),
+                _table(_of_dataset(board, [i, *groups]), [i, *groups], _group_title),
+            ]
+    if parts:
+        lead = "Means over the languages of each level of resources, in percent."
+        sections.append(Section("By group of languages", lead, join(parts)))
+    folders = [tag("dt", model.name) + tag("dd", ", ".join(map(str, model.folders))) for model in board.models]
+    sections.append(Section("Models", "The folders that were read.", tag("dl", *folders, class_="about")))
+    write_page(path, "Leaderboard", "Made with worldclip.", sections)
+
+
+def _is_part(column: Column, whole: Column) -> bool:
+    """Return whether a column is over a group of the languages of another one."""
+    is_same = (column.without_conditions, column.variant) == (whole.without_conditions, whole.variant)
+    return is_same and not column.is_main
+
+
+def _of_dataset(board: Leaderboard, shown: Sequence[int]) -> Leaderboard:
+    """Return the models that have any language of these columns."""
+    rows = [row for row in range(len(board.models)) if any(board.cells[row][i].num_languages for i in shown)]
+    models, cells = [board.models[row] for row in rows], [board.cells[row] for row in rows]
+    return dataclasses.replace(board, models=models, cells=cells)
+
+
+def _table(board: Leaderboard, shown: Sequence[int], title: Callable[[Column], str]) -> Html:
+    """Return models as rows; the best number of each column is bold."""
+    rows: list[list[Any]] = [[model.name] for model in board.models]
+    for i in shown:
+        cells = [row[i] for row in board.cells]
+        best = max((cell.value for cell in cells if cell.value is not None), default=None)
+        for row, cell in zip(rows, cells, strict=True):
+            is_best = cell.value == best and board.columns[i].task not in DISTANCE_TASKS
+            row.append(_html(board.columns[i], cell, is_best))
+    columns = [text_column("model"), *columns_of(title(board.columns[i]) for i in shown)]
+    return tag("div", to_html(Table(columns, rows)), class_="board")
+
+
+def _html(column: Column, cell: Cell, is_best: bool) -> Html:
+    if cell.value is None:
+        return tag("span", tag("small", _missing(column, cell)))
+    number = number_of(column.task)
+    value = tag("b", number(cell.value)) if is_best else number(cell.value)
+    bounds = interval(cell.interval_95, number)
+    return tag("span", value, tag("small", bounds) if bounds else None)
+
+
+def _text_of(column: Column) -> Callable[[Cell], str]:
+    number = number_of(column.task)
+
+    def text(cell: Cell) -> str:
+        if cell.value is None:
+            return _missing(column, cell)
+        bounds = interval(cell.interval_95, number)
+        return number(cell.value) + (f" ({bounds})" if bounds else "")
+
+    return text
+
+
+def _missing(column: Column, cell: Cell) -> str:
+    """Return what is missing: all, or some of the languages."""
+    if not cell.num_languages:
+        return "missing"
+    return f"missing ({cell.num_languages} of {len(column.languages)} languages)"
+
+
+def _title(column: Column) -> str:
+    variant = f" ({column.variant})" if column.variant else ""
+    return f"{column.dataset}{variant}, {task_name(column.task)}, {metric_name(column.metric)}, {_languages(column)}"
+
+
+def _group_title(column: Column) -> str:
+    return f"{column.group} ({len(column.languages)})"
+
+
+def _languages(column: Column) -> str:
+    return column.languages[0] if len(column.languages) == 1 else f"{len(column.languages)} languages"

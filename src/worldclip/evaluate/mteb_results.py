@@ -1,0 +1,93 @@
+"""Results of mteb as records: RESULTS/<model>/<revision>/<task>.json beside a model_meta.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
+from worldclip.evaluate.datasets.common.text_files import our_code
+from worldclip.evaluate.tasks import Record
+from worldclip.language import table as languages
+
+META = "model_meta.json"
+DEPTHS = ("", "*/", "*/*/", "results/*/*/")  # a revision, a model, mteb's folder of results, the folder of that one
+METRIC = "main_score"  # which metric it is, the task decides; the file does not say
+
+
+def model_folders(path: Path) -> list[Path]:
+    """Return the folders <model>/<revision> at or below `path`; mteb's experiments are left out."""
+    folders = {meta.parent for depth in DEPTHS for meta in path.glob(f"{depth}{META}")}
+    return sorted(folder for folder in folders if "experiments" not in folder.relative_to(path).parts)
+
+
+def read_model_name(folder: Path) -> str:
+    """Return the model's name (organisation/model).  Raises UserError."""
+    name = _read(folder / META).get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{folder / META}: name is {name!r}; it must be the name of the model")
+    return name
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """Return a record per task, split and subset of its languages, and the problems of the files."""
+    records: list[Record] = []
+    problems = []
+    for path in sorted(folder.glob("*.json")):
+        if path.name == META:
+            continue
+        try:
+            records += _records(path)
+        except UserError as error:
+            problems += error.problems
+    return records, problems
+
+
+def _records(path: Path) -> Iterator[Record]:
+    result = _read(path)
+    splits = result.get("scores")
+    if not isinstance(result.get("task_name"), str) or not isinstance(splits, dict):
+        raise UserError(f"{path} is not a result of mteb (task_name, scores); remove it or evaluate again")
+    version = str(result.get("mteb_version")).split(".")[0]
+    for split, subsets in splits.items():
+        for subset in subsets if isinstance(subsets, list) else [None]:
+            if not isinstance(subset, dict) or not _is_number(subset.get(METRIC)):
+                raise UserError(f"{path}: a score of split {split!r} has no number {METRIC}; evaluate again")
+            yield {
+                "dataset": result["task_name"],
+                "dataset_digest": str(result.get("dataset_revision")),
+                "lang": _language(subset),
+                "task": "mteb",
+                "protocol": {"mteb": version, "split": split},
+                "metrics": {METRIC: float(subset[METRIC])},
+                "interval_95": {},
+            }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not JSON ({error}); remove it or evaluate again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; remove it or evaluate again")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _language(subset: dict[str, Any]) -> str:
+    """Return our code of the subset's language; a subset of several languages keeps its own name."""
+    codes = subset.get("languages")
+    if not isinstance(codes, list) or len(codes) != 1:
+        return str(subset.get("hf_subset", "default"))
+    code = str(codes[0]).replace("-", "_")
+    if languages.scheme_of(code) != "glotlid":
+        return our_code(code)
+    lang = languages.from_lid(code, "glotlid")
+    return code if lang == languages.OTHER else lang

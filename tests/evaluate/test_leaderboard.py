@@ -1,0 +1,214 @@
+"""Many models in one table, with made-up models of which one knows less."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from chromium import open_page
+from worldclip.cli.looking import leaderboard as command
+from worldclip.core.errors import UserError
+from worldclip.evaluate import engine
+from worldclip.evaluate.leaderboard import ALL, leaderboard
+from worldclip.evaluate.leaderboard_page import to_text, write_leaderboard
+from worlds import WordModel, vector, word_dataset
+
+WORDS = [f"word{i}" for i in range(40)]
+LANGUAGES = ("en", "de", "sw", "yo")
+MARKUP = "<script>window.planted = 1</script>"
+
+
+class Forgetful(WordModel):
+    """Sees another word in every third image."""
+
+    def encode_image(self, images):
+        return np.stack([vector(f"{word}?" if word[-1] in b"036" else word.decode()) for word in images])
+
+
+def evaluate(model, folder, *datasets, languages=()):
+    datasets = datasets or (word_dataset("a", WORDS, LANGUAGES),)
+    folder.mkdir(parents=True)
+    engine.evaluate(model, {"model": "step_7"}, datasets, languages, folder / "results.jsonl")
+    return folder
+
+
+@pytest.fixture
+def whole(tmp_path):
+    return evaluate(WordModel(), tmp_path / "whole")
+
+
+@pytest.fixture
+def forgetful(tmp_path):
+    return evaluate(Forgetful(), tmp_path / "forgetful")
+
+
+def mteb_folder(tmp_path, model="org/one", revision="abc", score=0.5):
+    folder = tmp_path / "mteb" / "results" / model.replace("/", "__") / revision
+    folder.mkdir(parents=True)
+    (folder / "model_meta.json").write_text(json.dumps({"name": model, "revision": revision}))
+    subsets = [
+        {"main_score": score, "hf_subset": lang, "languages": [code]}
+        for lang, code in (("en", "eng-Latn"), ("de", "deu-Latn"), ("sw", "swh-Latn"))
+    ]
+    result = {"task_name": "WIT", "dataset_revision": "r1", "mteb_version": "2.26.1", "scores": {"test": subsets}}
+    (folder / "WIT.json").write_text(json.dumps(result))
+    return tmp_path / "mteb"
+
+
+def cells_of(board, name):
+    return board.cells[[model.name for model in board.models].index(name)]
+
+
+def column(board, task="zeroshot_classification", group=ALL, metric="acc1"):
+    keys = [(column.task, column.group, column.metric) for column in board.columns]
+    return keys.index((task, group, metric))
+
+
+def test_models_are_rows_best_first_and_means_have_intervals(whole, forgetful):
+    board = leaderboard(forgetful, whole)
+    assert [model.name for model in board.models] == ["whole", "forgetful"]
+    top1 = column(board)
+    assert board.columns[top1].languages == sorted(LANGUAGES)
+    cell = cells_of(board, "forgetful")[top1]
+    assert cell.interval_95[0] < cell.value < cell.interval_95[1] < 1.0
+    assert cells_of(board, "whole")[top1].interval_95 == (1.0, 1.0)
+
+
+def test_groups_of_languages_are_columns_too(whole, forgetful):
+    board = leaderboard(whole, forgetful)
+    groups = {column.group: column.languages for column in board.columns if column.metric == "acc1"}
+    assert groups == {ALL: sorted(LANGUAGES), "high resource": ["de", "en"], "low resource": ["sw", "yo"]}
+    (whole_mean, *of_groups) = [cells_of(board, "forgetful")[column(board, group=group)].value for group in groups]
+    assert whole_mean == pytest.approx(np.mean(of_groups))
+
+
+def test_one_language_has_the_interval_of_its_record(tmp_path):
+    folder = evaluate(Forgetful(), tmp_path / "one", languages=["yo"])
+    board = leaderboard(folder)
+    (own,) = [r["interval_95"]["acc1"] for r in engine.read_results(folder / "results.jsonl") if "acc1" in r["metrics"]]
+    assert list(board.cells[0][column(board)].interval_95) == own
+
+
+def test_english_and_local_questions_are_columns_of_their_own(tmp_path):
+    folder = evaluate(WordModel(), tmp_path / "cvqa", word_dataset("a", WORDS, ("en", "local")))
+    columns = [column for column in leaderboard(folder).columns if column.metric == "acc1"]
+    assert [(column.group, column.languages, column.variant) for column in columns] == [
+        ("en", ["en"], 0), ("local", ["local"], 0)
+    ]  # fmt: skip
+
+
+def test_a_missing_dataset_or_language_is_missing_and_not_zero(whole, tmp_path):
+    fewer = evaluate(WordModel(), tmp_path / "fewer", languages=["en", "de"])
+    other = evaluate(WordModel(), tmp_path / "other", word_dataset("b", WORDS[:9], ("en",)))
+    board = leaderboard(whole, fewer, other)
+    top1 = column(board)
+    assert cells_of(board, "fewer")[top1].value is None
+    assert cells_of(board, "fewer")[top1].num_languages == 2
+    text = to_text(board)
+    assert "missing (2 of 4 languages)" in text
+    assert "| missing |" in " ".join(text.split())
+    record, text = command([whole, fewer, other], csv=True)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 3 * len(board.columns)
+    assert "0.0" not in {row["value"] for row in rows}
+    assert json.loads(json.dumps(record))["cells"][1][top1]["value"] in (None, 1.0)
+
+
+@pytest.mark.parametrize("change", ["data", "ties", "crop"])
+def test_records_of_other_data_ties_or_preprocessing_get_a_column_of_their_own(whole, tmp_path, change):
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    records = engine.read_results(whole / "results.jsonl")
+    for record in records:
+        if change == "data":
+            record["dataset_digest"] = "other"
+        elif change == "ties":
+            record["protocol"]["ties"] = "first"
+        else:
+            record["protocol"]["preprocess"] = {"crop": "none"}
+    (changed / "results.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    board = leaderboard(whole, changed)
+    variants = [i for i, column in enumerate(board.columns) if column.metric == "acc1" and column.is_main]
+    assert [board.columns[i].variant for i in variants] == [1, 2]
+    assert [row[i].value is None for row in board.cells for i in variants] in (
+        [False, True] * 2,
+        [False, True, True, False],
+    )
+    assert any("a (1), a (2) cannot be compared" in sentence and change in sentence for sentence in board.differences)
+
+
+def test_sizes_means_and_deviations_of_models_are_no_reason_for_another_column(tmp_path):
+    first, second = WordModel(), WordModel()
+    first.preprocess = {"resize": "shortest edge 224", "crop": "central 224 x 224", "mean": [0.5]}
+    second.preprocess = {"resize": "shortest edge 378", "crop": "central 378 x 378", "mean": [0.4]}
+    board = leaderboard(evaluate(first, tmp_path / "first"), evaluate(second, tmp_path / "second"))
+    assert board.differences == []
+
+
+def test_results_of_mteb_are_read_from_each_level_of_their_folder(whole, tmp_path):
+    root = mteb_folder(tmp_path)
+    for path in (root, root / "results", root / "results/org__one", root / "results/org__one/abc"):
+        board = leaderboard(whole, path)
+        cell = cells_of(board, "org/one")[column(board, "mteb", ALL, "main_score")]
+        assert (cell.value, cell.num_languages) == (0.5, 3)
+    assert board.columns[column(board, "mteb", ALL, "main_score")].languages == ["de", "en", "sw"]
+
+
+def test_mteb_writes_the_layout_that_is_read(tmp_path):
+    mteb = pytest.importorskip("mteb")
+    task = mteb.get_tasks(tasks=["WITT2IRetrieval"])[0]
+    result = mteb.results.task_result.TaskResult.from_task_results(task, {"test": {"en": {"main_score": 0.25}}}, 1.0)
+    meta = mteb.models.ModelMeta.create_empty({"name": "org/two", "revision": "abc"})
+    mteb.cache.ResultCache(tmp_path).save_to_cache(result, meta)
+    (model,) = leaderboard(tmp_path).models
+    assert model.name == "org/two"
+    assert [(r["dataset"], r["lang"], r["metrics"]) for r in model.runs[0]] == [
+        ("WITT2IRetrieval", "en", {"main_score": 0.25})
+    ]
+
+
+def test_all_bad_folders_are_named_at_once(whole, tmp_path):
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "results.jsonl").write_bytes((whole / "results.jsonl").read_bytes()[:-40])
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "results.jsonl").write_text('{"dataset": "a"}\n5\n')
+    root = mteb_folder(tmp_path)
+    mteb_folder(tmp_path, revision="def")
+    (root / "results/org__one/def/cut.json").write_text('{"task_name": "WIT"')
+    with pytest.raises(UserError) as error:
+        leaderboard(whole, whole, tmp_path / "nothing", cut, foreign, root)
+    problems = error.value.problems
+    for expected in (
+        "whole is named twice",
+        "nothing holds no results",
+        "cut/results.jsonl:",
+        "foreign/results.jsonl:1",
+        "foreign/results.jsonl:2",
+        "2 folders are of a model 'org/one'",
+        "def/cut.json is not JSON",
+    ):
+        assert any(expected in problem for problem in problems), (expected, problems)
+
+
+def test_names_are_text_on_the_page_which_fits_narrow_and_wide_windows(whole, tmp_path):
+    planted = evaluate(Forgetful(), tmp_path / MARKUP.replace("/", "_"), word_dataset(MARKUP, WORDS, LANGUAGES))
+    root = mteb_folder(tmp_path, model=MARKUP)
+    write_leaderboard(tmp_path / "board.html", leaderboard(whole, planted, root))
+    html = (tmp_path / "board.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    with open_page() as page:
+        for width in (400, 1400):
+            page.resize(width, 900)
+            page.open(tmp_path / "board.html")
+            assert page.run("document.documentElement.scrollWidth <= innerWidth")
+            assert page.run("window.planted") is None
+            assert "missing" in page.run("document.querySelector('table').textContent")
+            page.screenshot(tmp_path / f"board_{width}.png", whole=True)
+        assert page.errors == []
