@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo world test lint slow clients web clean
+.PHONY: demo world test lint slow clients web docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -43,6 +43,10 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 	cp web/node_modules/@huggingface/transformers/LICENSE $(JS)/LICENSE.transformers.js
 	cp web/LICENSE.onnxruntime $(JS)/
 
+# the pages as a site with a search, commands and Python API, in build/docs/site; fails on dead links
+docs: .venv/docs.stamp
+	$(BIN)/python docs/build_site.py
+
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,8 +64,12 @@ lint: .venv/dev.stamp
 	$(BIN)/python -m pip install -q -e '.[world,train]'
 	touch $@
 
+.venv/docs.stamp: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[serve,docs]'
+	touch $@
+
 .venv/dev.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,world,train,eval,export,serve,dev]'
+	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,world,train,eval,export,serve,docs,dev]'
 	touch $@
 
 .clients/%.stamp: tests/clients/requirements-%.txt

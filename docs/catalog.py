@@ -125,7 +125,7 @@ def facts(info: DatasetInfo) -> str:
         f"- fetch: {fetch_line(info)}",
     ]
     if info.by_hand:
-        lines.append(f"- by hand: {info.by_hand}")
+        lines.append(f"- by hand: {info.by_hand.replace('<', '&lt;')}")
     if info.classes == "imagenet":
         lines.append("- names: OpenAI's 1,000 with their 80 templates, from open_clip, whatever the folder says")
     if info.fields:
@@ -246,7 +246,7 @@ def layout_table() -> str:
     rows = [["layout", "what it is"]]
     for layout in datasets_by_layout():
         sentence = layout_text(layout).split("\n\n")[0].replace("\n", " ")
-        rows.append([f"[`{layout}`](datasets.md#layout-{layout})", sentence])
+        rows.append([f"[`{layout}`](datasets.md#layout-{layout})", sentence.replace("<", "&lt;")])
     return _markdown(rows)
 
 

@@ -1,0 +1,153 @@
+"""docs/build_site.py and docs/reference.py: the site has every page, command and public name, and no dead link."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from test_docs import REPOSITORY
+
+import worldclip
+
+sys.path.insert(0, str(REPOSITORY / "docs"))
+
+import build_site
+import reference
+
+STYLE = '<link rel="stylesheet" href="https://example.org/a.css">'
+
+
+@pytest.fixture(scope="module")
+def commands() -> str:
+    return reference.commands_page()
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def test_commands_page_has_every_command_of_the_overview(commands: str) -> None:
+    names = [name for names in reference.command_names().values() for name in names]
+    assert re.findall(r"^### (.+)$", commands, re.MULTILINE) == names
+    assert len(names) > 30
+
+
+@pytest.mark.parametrize("command", ["run", "train", "pool check", "evaluate MODEL", "serve"])
+def test_commands_page_has_every_flag_of_the_help(command: str, commands: str) -> None:
+    section = re.search(rf"^### {command}\n(.*?)(?=^##|\Z)", commands, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    flags = set(re.findall(r"^│ (--[a-z][\w.-]*)", reference.help_of(command), re.MULTILINE))
+    assert len(flags) > 5
+    assert flags - set(re.findall(r"^- `(--[a-z][\w.-]*)", section[1], re.MULTILINE)) == set()
+
+
+def test_help_that_fails_is_not_an_empty_section(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="worldclip nothing --help ended with exit code 2"):
+        reference.help_of("nothing")
+
+
+def test_description_of_a_flag_goes_on_over_lines_and_begins_below_the_rule() -> None:
+    lines = ["The towers.", "─────", "--a N   First.", "--long-flag TEXT", "        Second", "        line."]
+    assert reference.flags_of_box(lines) == [("--a N", "First."), ("--long-flag TEXT", "Second line.")]
+
+
+def test_api_page_has_every_public_name() -> None:
+    headings = set(re.findall(r"^###+ (.+)$", reference.api_page(), re.MULTILINE))
+    calls = {f"worldclip.{name}" for name in worldclip.__all__ if name != "__version__"}
+    modules = {name: importlib.import_module(f"worldclip.{name}") for name in reference.STAGES}
+    names = {f"worldclip.{stage}.{name}" for stage, module in modules.items() for name in module.__all__}
+    assert calls | names | {"Clip.encode_image", "Clip.classify"} <= headings
+
+
+def test_markup_in_docstrings_and_help_stays_text() -> None:
+    assert reference.escape("runs/<name> *.npy [pool] `<a_b>`") == r"runs/&lt;name> \*.npy \[pool\] `<a_b>`"
+
+
+def test_parameters_on_one_line_are_items_of_their_own() -> None:
+    def call(first: int, second: int) -> None:
+        """Do it.
+
+        first: one.  second: two, in
+        two lines.
+
+        Raises nothing.
+        """
+
+    assert reference.prose(call) == "Do it.\n\n- `first`: one.\n\n- `second`: two, in two lines.\n\nRaises nothing.\n"
+
+
+def test_every_page_has_its_place_in_the_navigation(tmp_path: Path) -> None:
+    assert build_site.copy_pages(REPOSITORY, tmp_path) == []
+    write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# Reference\n"))
+    nav = build_site.navigation(tmp_path)
+    assert build_site.pages_without_place(tmp_path, nav) == []
+    assert list(nav[2]) == ["You have pairs and want to curate them"]
+    assert nav[2]["You have pairs and want to curate them"][:2] == [
+        {"Start: curate your pairs": "docs/start_curate.md"},
+        {"Pools": "docs/pool.md"},
+    ]
+
+
+def test_linked_files_and_folders_come_along_and_dead_links_are_named(tmp_path: Path) -> None:
+    files = {
+        "README.md": "[pages](docs/index.md)",
+        "docs/index.md": "# I\n\n[a](a.md#x), [none](none.md), `[code](no.md)`, [web](https://example.org)",
+        "docs/a.md": "# A\n\n[recipes](../recipes) ![drawing](a.svg)\n\n```\n[code](no.md)\n```\n",
+        "docs/a.svg": "<svg/>",
+        "docs/not_linked.py": "",
+        "recipes/one.toml": "a = 1",
+    }
+    pages = tmp_path / "pages"
+    assert build_site.copy_pages(write(tmp_path / "repository", files), pages) == [
+        "docs/index.md links to docs/none.md"
+    ]
+    assert (pages / "recipes/one.toml").read_text() == "a = 1"
+    assert (pages / "docs/a.svg").exists()
+    assert not (pages / "docs/not_linked.py").exists()
+    assert "[recipes](../recipes/index.md)" in (pages / "docs/a.md").read_text()
+    assert (pages / "recipes/index.md").read_text() == "# recipes\n\n- [one.toml](one.toml)\n"
+
+
+def test_page_that_the_index_lacks_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"docs/index.md": "## One\n[a](a.md)", "docs/a.md": "# A", "docs/b.md": "# B"})
+    write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# R"))
+    problems = build_site.pages_without_place(tmp_path, build_site.navigation(tmp_path))
+    assert problems == ["docs/b.md is not linked in docs/index.md; add it to a section"]
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ('<a href="none.html">', "none.html leads to no file"),
+        ('<a href="folder">', "folder leads to no file"),
+        ('<a href="b.html#none">', "b.html#none leads to no anchor"),
+        ('<a href="#none">', "#none leads to no anchor"),
+        ('<img src="none.png">', "none.png leads to no file"),
+        (STYLE, "https://example.org/a.css is loaded from another host"),
+    ],
+)
+def test_dead_link_anchor_and_image_are_named(body: str, problem: str, tmp_path: Path) -> None:
+    site = write(tmp_path, {"a.html": body, "b.html": '<h1 id="one">', "folder/a.txt": ""})
+    assert build_site.dead_links(site) == [f"a.html: {problem}"]
+
+
+def test_good_links_are_no_problem(tmp_path: Path) -> None:
+    addresses = ["../b.html#one", "#two", "/b.html", "../folder/", "../a%20b.png", "https://example.org", "data:,x"]
+    body = '<p id="two">' + "".join(f'<a href="{address}">' for address in addresses)
+    site = write(tmp_path, {"docs/a.html": body, "b.html": '<h1 id="one">', "folder/index.html": "", "a b.png": ""})
+    assert build_site.dead_links(site) == []
+
+
+def test_site_is_built_without_a_problem(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="pip install 'worldclip[docs]'")
+    assert build_site.build(tmp_path / "docs") == []
+    page = (tmp_path / "docs/site/docs/commands.html").read_text(encoding="utf-8")
+    assert 'id="pool-check"' in page
+    assert "runs/&lt;name of the recipe&gt;" in page
