@@ -148,6 +148,19 @@ def test_low_texts_leave_written_tars_and_their_pair_stays(world: Path, tmp_path
     assert report["counts"]["written"]["texts"] == num_texts - len(low_of_valid)
 
 
+def test_rules_of_texts_come_first_and_move_no_threshold(world: Path, tmp_path: Path) -> None:
+    alone = run(world, tmp_path, percentile=60)["similarity"]
+    low = low_texts(tmp_path)
+    rule = {"model": str(world / "model"), "min_texts": 5, "percentile": 60}
+    config = load_config({"duplicates": "keep", "similarity": rule, "texts": {"languages": ["ja"]}})
+    pool = PoolConfig(path=str(world / "pool"))
+    assert check(pool, tmp_path, config, executor=LocalExecutor(quiet=True))["similarity"] == alone
+    lang_of = {(row["key"], row["text_idx"]): row["lang"] for row in measured(tmp_path)}
+    rules = {(row["key"], row["text_idx"]): row["rule"] for row in rows_of(tmp_path, "removed_texts")}
+    not_japanese = {text for text, lang in lang_of.items() if lang != "ja"}
+    assert rules == {**dict.fromkeys(low, "low_similarity"), **dict.fromkeys(not_japanese, "language")}
+
+
 @pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "one", percentile=30)

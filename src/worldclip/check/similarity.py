@@ -86,7 +86,10 @@ def measure(context: CheckContext, shards: Sequence[Shard], executor: Executor) 
         "decoder": decode.VERSION,
     }
     run = functools.partial(_measure_shard, context=context)
-    executor.map(run, shards, label="similarity", done_dir=context.folder / "done/similarity", key=key)
+    try:
+        executor.map(run, shards, label="similarity", done_dir=context.folder / "done/similarity", key=key)
+    finally:
+        load_here.cache_clear()
 
 
 @repeatable
