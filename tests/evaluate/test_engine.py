@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from worldclip.core.errors import UserError
+from worldclip.core.records import read_results
 from worldclip.evaluate import engine
 from worlds import WordModel, word_dataset
 
@@ -81,7 +82,7 @@ def test_another_model_or_other_data_is_evaluated_again(tmp_path):
         model = WordModel()
         records, _, _ = engine.evaluate(model, model_id, [data], ["en"], path)
         assert model.texts
-        assert engine.read_results(path) == records
+        assert read_results(path) == records
         assert len(records) == 2
 
 

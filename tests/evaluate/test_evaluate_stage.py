@@ -11,9 +11,9 @@ from worldclip.config import load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.records import read_results
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.engine import read_results
 from worldclip.model import load as model_load
 from worlds import WordModel
 

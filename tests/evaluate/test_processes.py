@@ -10,10 +10,10 @@ import pytest
 
 from toy import draw_shape, write_tar
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.records import read_results
 from worldclip.evaluate import processes
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.engine import read_results
 from worldclip.evaluate.image_features import CHUNK_IMAGES
 
 RED, BLUE = (220, 30, 30), (40, 60, 220)

@@ -81,7 +81,7 @@ def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
     facts = card.of_run(run_dir, run_dir / "train" / "step_000000009")
     text = card.render(facts, "huggingface", {"max_difference": 1e-7})
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
-    assert "- zh" in front.splitlines()
+    assert '- "zh"' in front.splitlines()
     assert "# my_run: a CLIP for 2 languages" in body
     for text in ("| tone | 17.0 |", "OpenMoji, CC BY-SA 4.0", "step_000000009", "preset vit_b32"):
         assert text in body

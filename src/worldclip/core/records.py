@@ -5,9 +5,10 @@ Tables and arrays have their schemas in core/artifacts.  Counts per reason are n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NotRequired, TypeAlias, TypedDict, cast
+from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.core import layout
 from worldclip.core.artifacts import read_json
@@ -212,6 +213,20 @@ class SizeCurve(TypedDict):
 
 
 # evaluate
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Return the records of results.jsonl; none if the file is missing.  Raises UserError for an invalid line."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}:{number} is not a record ({error}); remove the line and rerun") from error
+    return records
+
 
 Metrics = dict[str, float]
 

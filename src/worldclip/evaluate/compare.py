@@ -17,8 +17,9 @@ import numpy as np
 from worldclip.core import layout
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
+from worldclip.core.records import read_results
 from worldclip.core.settings import read_toml
-from worldclip.evaluate.engine import images_path, ranks_path, read_results
+from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, quantiles
 from worldclip.evaluate.tasks import LOCAL, Record
 

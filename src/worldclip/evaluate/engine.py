@@ -14,6 +14,7 @@ import numpy as np
 
 from worldclip.core.artifacts import digest, write_array, write_text
 from worldclip.core.errors import UserError
+from worldclip.core.records import read_results
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, Record, Task
@@ -207,19 +208,6 @@ def ranks_path(folder: Path, record: Record, kind: str) -> Path:
 def images_path(folder: Path, record: Record, kind: str) -> Path:
     """Return the path of the image that each of these ranks is about, as its position in the dataset."""
     return ranks_path(folder, record, kind).with_suffix(".images.npy")
-
-
-def read_results(path: Path) -> list[Record]:
-    """Return the records of results.jsonl; none if the file is missing.  Raises UserError for an invalid line."""
-    if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}:{number} is not a record ({error}); remove the line and rerun") from error
-    return records
 
 
 def by_digest(records: Iterable[Record]) -> dict[str, Record]:

@@ -23,6 +23,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.local import end_with_parent
 from worldclip.core.execute.shards import cause_of_death
+from worldclip.core.records import read_results
 from worldclip.evaluate import datasets, engine, image_features
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.tasks import Dataset, Record
@@ -75,7 +76,7 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
     Raises StageFailed if a process dies; the same call resumes.
     """
     results_path = folder / "results.jsonl"
-    records = engine.by_digest(engine.read_results(results_path))
+    records = engine.by_digest(read_results(results_path))
     pairs = engine.list_pairs(loaded, languages)
     todo = [pair for pair in pairs if not engine.has_records(sweep.model_id, pair, records)]
     if not todo:
@@ -129,7 +130,7 @@ def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int], values: Recor
         model=model,
         datasets={name: datasets.load(name, sweep.config, sweep.run_dir) for name in sweep.config.dataset_names},
         encode_text=engine.TextFeatures(model, sweep.config.batch_size),
-        records=engine.by_digest(engine.read_results(folder / "results.jsonl")),
+        records=engine.by_digest(read_results(folder / "results.jsonl")),
     )
 
 

@@ -14,6 +14,7 @@ from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages, problems_of
+from worldclip.core.records import read_results
 from worldclip.evaluate import datasets, engine, held_out, report, suites, tables, world_sets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
@@ -80,7 +81,7 @@ def _evaluate(run: Run, job: Job) -> Result:
     model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
     sweep = Sweep(checkpoint, model_id, config, run.dir)
     report = _measure(sweep, job.folder, lambda loaded: _languages(config, codes, loaded))
-    num_records = len(engine.read_results(job.folder / "results.jsonl"))
+    num_records = len(read_results(job.folder / "results.jsonl"))
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
 

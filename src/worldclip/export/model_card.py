@@ -9,7 +9,9 @@ from pathlib import Path
 
 from worldclip.core import artifacts, layout
 from worldclip.core.job import Record, Report
+from worldclip.core.records import read_results
 from worldclip.core.settings import read_toml
+from worldclip.export import card_results
 from worldclip.report.sources import sources_table
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
@@ -90,6 +92,8 @@ class Card:
     title: str
     languages: Sequence[str]
     body: Sequence[str] = field(default_factory=tuple)
+    results: Sequence[Record] = ()
+    """Records of evaluate; cards of an image tower alone and of pages have none."""
 
 
 def render(card: Card, name: str, report: Record) -> str:
@@ -108,13 +112,19 @@ def render(card: Card, name: str, report: Record) -> str:
     about_model = [
         f"library_name: {LIBRARIES[name]}",
         f"pipeline_tag: {TASKS.get(name, 'zero-shot-image-classification')}",
+        "license: unknown",
+        *(card_results.model_index(card.title, card.results) if name not in TASKS else ()),
     ]
     about_space = [f"title: {json.dumps(card.title)}", "sdk: static", "app_file: index.html"]
     lines = [
         "---",
         *(about_space if name == "web" else about_model),
         "tags: [clip, metaclip_2, multilingual, worldclip]",
-        *(["language:", *(f"- {code}" for code in card.languages)] if card.languages and name != "web" else []),
+        *(
+            ["language:", *(f"- {json.dumps(code)}" for code in card.languages)]
+            if card.languages and name != "web"
+            else []
+        ),
         "---",
         f"# {card.title}",
         "",
@@ -131,7 +141,7 @@ def render(card: Card, name: str, report: Record) -> str:
 
 
 def of_run(run_dir: Path, checkpoint: Path) -> Card:
-    """Return the card of a run: recipe, training pairs by language, results, licences."""
+    """Return the card of a run: recipe, training pairs by language, results, use, limits, licences."""
     recipe = read_toml(run_dir)
     train, codes = recipe["train"], _languages(run_dir) or recipe["languages"].get("codes", [])
     summary = (
@@ -140,22 +150,24 @@ def of_run(run_dir: Path, checkpoint: Path) -> Card:
         f"`{recipe['match']['profile']}`, balance rule `{recipe['balance']['rule']}`. "
         "The whole recipe is in `recipe.toml`."
     )
+    results = read_results(layout.results(run_dir))
     sections = {
         "Recipe": summary,
         "Training pairs": _pairs(run_dir),
         "Results": _read_text(layout.results_table(run_dir)),
+        "Use, limits and licence": card_results.limits(results, codes),
         "Sources of the metadata": sources_table(artifacts.read_manifest(run_dir / "metadata") or {}),
         "Sources of the pool": _read_text(layout.attribution(run_dir)),
     }
     body = [line for heading, text in sections.items() if text for line in ("", f"## {heading}", "", text)]
-    return Card(f"{run_dir.resolve().name}: a CLIP for {len(codes)} languages", codes, body)
+    return Card(f"{run_dir.resolve().name}: a CLIP for {len(codes)} languages", codes, body, results)
 
 
 def of_model(source: str, layout: str) -> Card:
     """Return the card of a model from elsewhere: where it came from."""
     text = (
-        f"Converted from `{source}` ({layout}). Its publisher states its languages, training data and licence; check "
-        "them before use."
+        f"Converted from `{source}` ({layout}). Its publisher states its languages, training data, intended use, "
+        "limits and licence; check them before use."
     )
     return Card(f"{Path(source).name}, converted", (), ["", "## Source", "", text])
 

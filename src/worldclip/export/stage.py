@@ -126,7 +126,8 @@ def _export(
         clip, vocabulary = prune_vocabulary.prune(whole, prune_vocabulary.read_corpus(corpus, codes))
         vocabulary["outside"] = prune_vocabulary.outside(whole, clip, [text for text in sample_inputs.TEXTS if text])
         report["vocabulary"] = vocabulary
-        card = cards.Card(card.title, codes, [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)])
+        body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
+        card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
     names = ("vision",) if config.tower == "vision" else config.formats
     needs_text = [name for name in names if name not in ("timm", "vision")]
     if clip.tokenizer is None and needs_text:
