@@ -179,6 +179,52 @@ def lines(name: str) -> Files:
     return {listed: "".join(f"{image}\n" for image in images), **captions, **pictures}
 
 
+def iglue(name: str) -> Files:
+    words = {"en": ["A cat", "A dog"], "id": ["cat", "dog"], "ja": ["猫", "犬"]}
+    if name == "bloom":
+        words |= {"eng": words.pop("en"), "sw": ["paka", "mbwa"]}
+    line: Callable[[int, str], dict[str, Any]] = {
+        "xflickrco": lambda i, text: {"sentences": [text], "id": f"10071298{i}", "img_path": f"10071298{i}.jpg"},
+        "wit_iglue": lambda i, text: {"caption_reference_description": text, "wit_ix": f"wit-test_{i}"},
+        "bloom": lambda i, text: {"image_id": f"3c8a{i}", "caption": text, "license": "cc-by"},
+    }[name]
+    file = "test_{}.jsonl" if name == "wit_iglue" else "{}/test.jsonl"
+    stem = {"xflickrco": "10071298{}", "wit_iglue": "wit-test_{}", "bloom": "3c8a{}"}[name]
+    texts = {
+        f"annotations/{file.format(lang)}": jsonl(*(line(i, text) for i, text in enumerate(of_lang)))
+        for lang, of_lang in words.items()
+    }
+    return texts | {f"images/{stem.format(i)}.jpg": word for i, word in enumerate(("cat", "dog"))}
+
+
+def parquet(*rows: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    return file.getvalue()
+
+
+def mvl_sib(name: str) -> Files:
+    words = ("cat", "dog", "owl", "bee")
+    keys = [f"image-{word}_0" for word in words]
+    corpus = [{"id": key, "image": {"bytes": word.encode(), "path": f"{word}_0.jpg"}, "modality": "image"}
+              for key, word in zip(keys, words, strict=True)]  # fmt: skip
+    files: Files = {"data/corpus/test.parquet": parquet(*corpus)}
+    for lang, texts in {"eng_Latn": ["A cat", "A dog"], "swh_Latn": ["paka", "mbwa"]}.items():
+        rows = list(enumerate(texts))
+        files |= {
+            f"data/{lang}/queries.parquet": parquet(
+                *({"id": f"query-{i}", "text": text, "modality": "text"} for i, text in rows)
+            ),
+            f"data/{lang}/top_ranked.parquet": parquet(
+                *({"query-id": f"query-{i}", "corpus-ids": keys[::-1]} for i, _ in rows)
+            ),
+            f"data/{lang}/qrels.parquet": parquet(
+                *({"query-id": f"query-{i}", "corpus-id": keys[i], "score": 1} for i, _ in rows)
+            ),
+        }
+    return files
+
+
 def sugar_crepe(name: str) -> Files:
     kinds = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
     record = {"filename": "000000085329.jpg", "caption": "A cat", "negative_caption": "A dog"}
@@ -240,7 +286,7 @@ def landmarks(name: str) -> Files:
 OF_LAYOUT: dict[str, Callable[[str], Files]] = {
     "webdataset": webdataset, "karpathy": karpathy, "winogavil": winogavil, "babel_imagenet": babel_imagenet,
     "captions": xm3600, "cvqa": cvqa, "lines": lines, "sugar_crepe": sugar_crepe, "winoground": winoground,
-    "dollar_street": dollar_street, "geode": geode, "landmarks": landmarks,
+    "iglue": iglue, "mvl_sib": mvl_sib, "dollar_street": dollar_street, "geode": geode, "landmarks": landmarks,
 }  # fmt: skip
 
 

@@ -55,6 +55,39 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImageChoice:
+    """Which of K images belongs to the text.  Texts with one right image are drawn together."""
+
+    texts: Sequence[str]
+    candidates: np.ndarray
+    """(n, K) the images to choose from."""
+    answer: np.ndarray
+    """(n,) position of the right image among them."""
+    protocol: Record = field(default_factory=dict)
+    ties: Ties = "against"
+    name: str = "image_choice"
+
+    def texts_to_encode(self) -> Sequence[str]:
+        return self.texts
+
+    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
+        rows = np.flatnonzero(decoded(image_ND)[self.candidates].all(axis=1))
+        text_nD = encode([self.texts[row] for row in rows.tolist()])
+        candidates = self.candidates[rows]
+        score_nK = np.einsum("nd,nkd->nk", text_nD, image_ND[candidates])
+        right = candidates[np.arange(len(rows)), self.answer[rows]]
+        is_right = rank_scores(score_nK, np.arange(len(rows)), self.answer[rows], self.ties) == 0
+        return Score(
+            n=len(rows),
+            metrics={"accuracy": float(is_right.mean())},
+            chance={"accuracy": 1 / self.candidates.shape[1]},
+            interval={"accuracy": mean_interval(is_right, right)},
+            ranks={"accuracy": np.where(is_right, 0, 1)},
+            images={"accuracy": right},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
     """Two images and two texts of the same words: does each image prefer its text, and each text its image?
 

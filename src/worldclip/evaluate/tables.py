@@ -47,6 +47,7 @@ COLUMNS = (  # title, task, metric (of a slice: slice/metric)
     ("image > text R@1", "image_text_retrieval", "text_retrieval_recall@1"),
     ("R@5", "image_text_retrieval", "text_retrieval_recall@5"),
     ("choice", "choice", "accuracy"),
+    ("image choice", "image_choice", "accuracy"),
     ("text score", "matching", "text_acc"),
     ("image score", "matching", "image_acc"),
     ("group score", "matching", "acc"),
@@ -67,7 +68,12 @@ COLUMNS = (  # title, task, metric (of a slice: slice/metric)
     ("linear probe (region)", "linear_probe_region", "acc1"),
 )
 TIES = {"against": "a wrong candidate that scores as high wins", "first": "of equal scores the first candidate wins"}
-UNITS = {"choice": "questions", "matching": "examples", "association": "cues"}  # what tasks count; others: images
+UNITS = {
+    "choice": "questions",
+    "image_choice": "sentences",
+    "matching": "examples",
+    "association": "cues",
+}  # what tasks count; others: images
 CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
 MAX_LANGUAGES_IN_TEXT = 30  # of a comparison; the page and --json have all
 NUM_COLOURS = 6  # of a chart

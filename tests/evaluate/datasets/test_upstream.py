@@ -47,8 +47,10 @@ def test_every_layout_of_the_catalog_has_a_miniature():
     assert set(NAMES) - set(OF_LAYOUT) == {"folders", "pool"}
 
 
-ONE_OF_EACH = ("cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa",
-               "multi30k", "sugar_crepe", "winoground", "dollar_street", "geode", "gldv2")  # fmt: skip
+ONE_OF_EACH = (
+    "cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa", "multi30k",
+    "xflickrco", "wit_iglue", "mvl_sib", "sugar_crepe", "winoground", "dollar_street", "geode", "gldv2",
+)  # fmt: skip
 BROKEN = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
@@ -56,8 +58,13 @@ BROKEN = {
     "another type": lambda path: path.write_bytes(b'{"images": [7], "0": 7, "EN": [[0], [3]], "image/key": 5}\n'),
 }
 NOT_READ = {("mscoco", "dataset_flickr30k.json"), ("mscoco", "dataset_flickr8k.json")}
-OPTIONAL = ("test_2016_flickr.en", "test_2016_flickr.de", "test_2016_flickr.fr")  # without one, a language fewer
-NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *OPTIONAL)  # a line says anything
+OPTIONAL = (
+    "test_2016_flickr.en",
+    "test_2016_flickr.de",
+    "test_2016_flickr.fr",
+    *(f"annotations/test_{lang}.jsonl" for lang in ("en", "id", "ja")),
+)  # without one, a language fewer
+NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *OPTIONAL[:3])  # a line says anything
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -78,7 +85,7 @@ def test_corrupt_file_is_an_error_that_names_it(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ONE_OF_EACH if not name.startswith(("cars", "voc", "fmow", "babel", "cvqa"))]
+    "name", [name for name in ONE_OF_EACH if not name.startswith(("cars", "voc", "fmow", "babel", "cvqa", "mvl"))]
 )
 def test_missing_image_is_named(name, tmp_path):
     image = next(path for path in files_of(name) if is_image(path))

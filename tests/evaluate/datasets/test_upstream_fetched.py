@@ -43,9 +43,10 @@ def serve(server: Server, name: str) -> None:
     files = {path: text.encode() for path, text in files_of(name).items() if isinstance(text, str)}
     rows = [row for row in SOURCES if row["dataset"] == name]
     plain = {row["path"] for row in rows if not row["unpack"]}
+    other_language = next((files[path] for path in files if path.endswith(".jsonl")), ANY_CAPTIONS)
     for row in rows:
         if row["unpack"] == "":
-            contents = files.get(row["path"], ANY_CAPTIONS)
+            contents = files.get(row["path"], other_language)
         elif row["unpack"] == ".":
             contents = packed(
                 row["path"], {path: data for path, data in files.items() if path not in plain and not is_image(path)}

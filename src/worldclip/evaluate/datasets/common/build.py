@@ -90,12 +90,13 @@ def retrieval_dataset(
     protocol: str,
     contents: Any,
     is_train: np.ndarray | None = None,
+    own_images: bool = False,
     **more: Any,
 ) -> Dataset:
     """Return a dataset that asks which image belongs to a caption and which caption to an image, per language.
 
     captions: by language, those of an image one after the other.  protocol: all_captions, or first_caption to keep
-    one caption per image.
+    one caption per image.  own_images: rank only the images that have a caption in the language.
     """
     num_images = len(images.keys) if is_train is None else int((~is_train).sum())
     tasks = {}
@@ -106,8 +107,8 @@ def retrieval_dataset(
             texts=[pairs[i][1] for i in kept.tolist()],
             pair_image=image_of_text[kept],
             pair_text=np.arange(len(kept)),
-            image_idx=np.arange(num_images),
-            protocol={"captions": protocol},
+            image_idx=np.unique(image_of_text) if own_images else np.arange(num_images),
+            protocol={"captions": protocol} | ({"images": "of the language"} if own_images else {}),
         )
         tasks[lang] = [task]
     return build_dataset(name, images, tasks, contents, is_train=is_train, **more)

@@ -1,0 +1,103 @@
+"""MVL-SIB, sentence to image: which of four images is about the topic of the sentence, in mteb's packaging.
+
+FOLDER/data/corpus/test.parquet          columns id ("image-geography_3"), image (struct of bytes and path)
+FOLDER/data/<lang>/queries.parquet       id, text; <lang> is a FLORES code (eng_Latn)
+FOLDER/data/<lang>/top_ranked.parquet    query-id, corpus-ids: the images to choose from
+FOLDER/data/<lang>/qrels.parquet         query-id, corpus-id: the right one
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.inputs import stamp_of
+from worldclip.evaluate.datasets.common.build import build_dataset
+from worldclip.evaluate.datasets.common.images import Images, changed, fingerprints
+from worldclip.evaluate.datasets.common.text_files import our_codes
+from worldclip.evaluate.layouts import layout
+from worldclip.evaluate.selection import ImageChoice
+from worldclip.evaluate.tasks import Dataset, Record, Task
+
+FILES = ("queries", "top_ranked", "qrels")
+
+
+@layout("mvl_sib")
+def load(name: str, folder: Path) -> Dataset:
+    """Return the dataset in `folder`."""
+    corpus = folder / "data" / "corpus" / "test.parquet"
+    images = _images(corpus)
+    languages = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir() and path.name != "corpus")
+    if not languages:
+        raise UserError(f"{folder / 'data'} has no folder of a language; each must hold {', '.join(FILES)} (.parquet)")
+    position = {key: i for i, key in enumerate(images.keys)}
+    ours = our_codes(languages)
+    tasks: dict[str, list[Task]] = {ours[lang]: [_task(folder / "data" / lang, position)] for lang in languages}
+    paths = [folder / "data" / lang / f"{file}.parquet" for lang in languages for file in FILES]
+    return build_dataset(name, images, tasks, [images.fingerprints, fingerprints(paths, folder)])
+
+
+def _task(folder: Path, position: dict[str, int]) -> ImageChoice:
+    """Return the questions of a language."""
+    queries, top_ranked, qrels = (folder / f"{name}.parquet" for name in FILES)
+    candidates = {row["query-id"]: row["corpus-ids"] for row in _rows(top_ranked, ("query-id", "corpus-ids"))}
+    right = {row["query-id"]: row["corpus-id"] for row in _rows(qrels, ("query-id", "corpus-id"))}
+    questions = _rows(queries, ("id", "text"))
+    sizes = {len(candidates.get(question["id"]) or ()) for question in questions}
+    if len(sizes) != 1 or sizes == {0}:
+        raise UserError(f"{top_ranked} must list equally many images for each sentence of {queries.name}")
+    for question in questions:
+        key = question["id"]
+        unknown = [image for image in candidates[key] if image not in position]
+        if unknown or right.get(key) not in candidates[key] or not isinstance(question["text"], str):
+            raise UserError(
+                f"{folder}: sentence {key!r}: its text, its images in {top_ranked.name} (all in corpus/test.parquet) "
+                f"and the right one in {qrels.name} (one of them) do not fit together; fetch the files again"
+            )
+    return ImageChoice(
+        texts=[question["text"] for question in questions],
+        candidates=np.array([[position[image] for image in candidates[question["id"]]] for question in questions]),
+        answer=np.array([candidates[question["id"]].index(right[question["id"]]) for question in questions]),
+    )
+
+
+def _images(path: Path) -> Images:
+    """Return the images of the corpus; some 70, so that they are read in one go."""
+    stamp = stamp_of(str(path)) if path.exists() else None
+    keys = [row["id"] for row in _rows(path, ("id",))]
+    _read(path, ("image",), slice(0, 0))  # the column exists
+
+    def read(start: int, stop: int) -> list[bytes]:
+        images = [row["image"]["bytes"] for row in _read(path, ("image",), slice(start, stop))]
+        if stamp_of(str(path)) != stamp:
+            raise changed(path)
+        return images
+
+    return Images(keys=keys, read=read, fingerprints=fingerprints([path], path.parent))
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[Record]:
+    """Return the rows of a Parquet file, at least one.  Raises UserError and BadShard."""
+    rows = _read(path, columns, slice(None))
+    if not rows:
+        raise UserError(f"{path} has no rows; fetch it again")
+    return rows
+
+
+def _read(path: Path, columns: tuple[str, ...], part: slice) -> list[Record]:
+    if not path.exists():
+        raise UserError(f"{path} is missing; fetch the dataset again")
+    try:
+        file = pq.ParquetFile(path)
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        table = None if missing else file.read(columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
+    if table is None:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(file.schema_arrow.names)}")
+    start, stop, _ = part.indices(table.num_rows)
+    return list(table.slice(start, stop - start).to_pylist())
