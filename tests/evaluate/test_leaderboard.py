@@ -12,6 +12,7 @@ import pytest
 from chromium import open_page
 from worldclip.cli.looking import leaderboard as command
 from worldclip.core.errors import UserError
+from worldclip.core.records import read_results
 from worldclip.evaluate import engine
 from worldclip.evaluate.leaderboard import ALL, leaderboard
 from worldclip.evaluate.leaderboard_page import to_text, write_leaderboard
@@ -89,7 +90,7 @@ def test_groups_of_languages_are_columns_too(whole, forgetful):
 def test_one_language_has_the_interval_of_its_record(tmp_path):
     folder = evaluate(Forgetful(), tmp_path / "one", languages=["yo"])
     board = leaderboard(folder)
-    (own,) = [r["interval_95"]["acc1"] for r in engine.read_results(folder / "results.jsonl") if "acc1" in r["metrics"]]
+    (own,) = [r["interval_95"]["acc1"] for r in read_results(folder / "results.jsonl") if "acc1" in r["metrics"]]
     assert list(board.cells[0][column(board)].interval_95) == own
 
 
@@ -122,7 +123,7 @@ def test_a_missing_dataset_or_language_is_missing_and_not_zero(whole, tmp_path):
 def test_records_of_other_data_ties_or_preprocessing_get_a_column_of_their_own(whole, tmp_path, change):
     changed = tmp_path / "changed"
     changed.mkdir()
-    records = engine.read_results(whole / "results.jsonl")
+    records = read_results(whole / "results.jsonl")
     for record in records:
         if change == "data":
             record["dataset_digest"] = "other"

@@ -61,7 +61,7 @@ def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_pat
         np.testing.assert_allclose(actual, whole.encode_text([*ENGLISH, TEXTS[2]]), atol=1e-6)
     card = (tmp_path / "huggingface" / "README.md").read_text(encoding="utf-8")
     assert f"{report['rows_after']:,} of {report['rows_before']:,} token rows" in card
-    assert "- ja" in card
+    assert '- "ja"' in card
 
 
 def test_texts_outside_the_corpus_fall_into_smaller_pieces_or_become_unknown(source):

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from worldclip.core.errors import UserError
+from worldclip.core.records import read_results
 from worldclip.evaluate import mteb_results
 from worldclip.evaluate.compare import find_arms, hits, resampled_arms
-from worldclip.evaluate.engine import read_results
 from worldclip.evaluate.interval import quantiles
 from worldclip.evaluate.report import DISTANCE_TASKS, main_metrics, with_made_metrics
 from worldclip.evaluate.tasks import LOCAL, Record
