@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -146,6 +147,8 @@ def fetch_line(info: DatasetInfo) -> str:
     if not urls:
         return f"{command}, from {HUB}/datasets/{info.hub}"
     folders = Counter(url.rpartition("/")[0] for url in urls)
+    if len(folders) == len(urls):
+        folders = Counter({os.path.commonprefix(list(folders)).rpartition("/")[0]: len(urls)})
     if len(urls) <= MAX_ADDRESSES:
         return f"{command}, from {', '.join(urls)}"
     return f"{command}, {', '.join(f'{number} files below {folder}/' for folder, number in folders.items())}"

@@ -96,6 +96,7 @@ OWN_NAMES = {
     "evaluate/datasets/common/images.py": {"name": "the name of a member of a tar, not of a file"},
     "evaluate/datasets/folders.py": {"split": OWN, "class_folder": LISTED},
     "evaluate/datasets/lines.py": {"file": OWN},
+    "evaluate/datasets/mvl_sib.py": {"lang": LISTED, "f'{file}.parquet'": OWN, "f'{name}.parquet'": OWN},
     "evaluate/datasets/sugar_crepe.py": {"f'{kind}.json'": OWN},
     "evaluate/datasets/webdataset.py": {"split": OWN, "f'{i}.tar'": NUMBER},
     "evaluate/held_out.py": {"part": OWN},
