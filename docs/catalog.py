@@ -148,7 +148,8 @@ def fetch_line(info: DatasetInfo) -> str:
         return f"{command}, from {HUB}/datasets/{info.hub}"
     folders = Counter(url.rpartition("/")[0] for url in urls)
     if len(folders) == len(urls):
-        folders = Counter({os.path.commonprefix(list(folders)).rpartition("/")[0]: len(urls)})
+        shared = os.path.commonpath([folder.removeprefix("https://") for folder in folders])
+        folders = Counter({f"https://{shared}": len(urls)})
     if len(urls) <= MAX_ADDRESSES:
         return f"{command}, from {', '.join(urls)}"
     return f"{command}, {', '.join(f'{number} files below {folder}/' for folder, number in folders.items())}"
