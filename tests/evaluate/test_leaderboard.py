@@ -197,6 +197,18 @@ def test_all_bad_folders_are_named_at_once(whole, tmp_path):
         assert any(expected in problem for problem in problems), (expected, problems)
 
 
+def test_a_cut_file_of_ranks_is_an_error_that_names_it(whole):
+    (path,) = (whole / "ranks/a/en").glob("zeroshot*.acc.npy")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"zeroshot_classification\.acc\.npy is not a readable array"):
+        leaderboard(whole)
+
+
+def test_the_command_needs_a_folder():
+    with pytest.raises(UserError, match="takes one or more runs"):
+        command([])
+
+
 def test_names_are_text_on_the_page_which_fits_narrow_and_wide_windows(whole, tmp_path):
     planted = evaluate(Forgetful(), tmp_path / MARKUP.replace("/", "_"), word_dataset(MARKUP, WORDS, LANGUAGES))
     root = mteb_folder(tmp_path, model=MARKUP)

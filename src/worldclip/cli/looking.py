@@ -148,6 +148,8 @@ def leaderboard(folders: Sequence[Path], *, out: Path | None = None, csv: bool =
     from worldclip.evaluate import leaderboard_page
     from worldclip.evaluate.leaderboard import leaderboard
 
+    if not folders:
+        raise UserError("worldclip leaderboard takes one or more runs or folders of results")
     board = leaderboard(*folders)
     if out is not None:
         leaderboard_page.write_leaderboard(out, board)

@@ -201,12 +201,20 @@ def hits(folders: Sequence[Path], group: Sequence[Sequence[Record]], metric: str
             paths = ranks_path(folder, record, kind), images_path(folder, record, kind)
             if not all(path.exists() for path in paths):
                 return None
-            ranks, images = (np.load(path, allow_pickle=False) for path in paths)
+            ranks, images = map(_read_array, paths)
             first_images = images if first_images is None else first_images
             if not np.array_equal(first_images, images):  # only some of them could decode some image
                 return None
             of_runs[run].append((ranks < k, images))
     return of_runs
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} is not a readable array ({error}); remove it to compare without intervals") from error
+    return array
 
 
 def arm_intervals(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[tuple[float, float]]:
