@@ -137,11 +137,11 @@ def test_languages_without_spaces_are_segmented(tmp_path: Path) -> None:
 
 def test_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
     for shard in range(4):
-        rows = [(lang, f"{lang}{n % (shard + 2)} word{n % 5}") for n in range(30) for lang in ("sw", "yo", "ady")]
+        rows = [(lang, f"{lang}{n % (shard + 2)} word{n % 5}") for n in range(30) for lang in ("sw", "ady")]
         write_shard(tmp_path / "pool", f"{shard}.jsonl", rows)
-    loaded = recipe(tmp_path, ["ady", "sw", "yo"])
+    loaded = recipe(tmp_path, ["ady", "sw"])
     bytes_of = []
-    for workers in (1, 3):
+    for workers in (1, 2):
         folder = tmp_path / f"workers_{workers}"
         executor = LocalExecutor(workers=workers, quiet=True)
         run_stage("pool", loaded, folder / "run", executor)

@@ -53,8 +53,8 @@ def scan_then_cut(window):
     return members
 
 
-def file_cut(file):
-    opened = plain_file(file)
+def file_cut(file, **how):
+    opened = plain_file(file, **how)
     cut(table)
     return opened
 

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("babel", reason="extra world is not installed")
 pytest.importorskip("yaml", reason="extra world is not installed")
 
+from worldclip.language.locale_data import read_own_data
 from worldclip.pool.world.appstream import read_appstream
 from worldclip.pool.world.cldr import read_cldr
 from worldclip.pool.world.emoji_names import read_emoji_names
@@ -66,6 +67,13 @@ def test_babel_names_at_least_200_territories_in_211_languages() -> None:
     full = [count for count in main.values() if count >= 200]
     assert len(full) >= 211
     assert sum(full) >= 52_782  # of the 53,270 names, those of territories whose flag is drawn
+
+
+def test_reading_one_locale_alone_changes_no_other_locale() -> None:
+    localedata = pytest.importorskip("babel.localedata")
+    read_own_data("de_AT", extra="world")
+    assert "Deutschland" in localedata.load("de_AT")["territories"].values()
+    assert "DE" not in read_own_data("de_AT", extra="world").get("territories", {})
 
 
 @pytest.mark.slow

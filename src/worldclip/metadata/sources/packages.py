@@ -15,6 +15,7 @@ from typing import Any
 
 from worldclip.core.errors import BadShard, require
 from worldclip.language import table as languages
+from worldclip.language.locale_data import read_own_data
 from worldclip.metadata.config import MetadataConfig, Source
 from worldclip.metadata.sources.lists import read_frequent_words
 from worldclip.pool.drawings import TONES
@@ -52,7 +53,7 @@ def read_cldr(lang: str) -> _Entries:
         raise BadShard(f"the installed babel has no locale {', '.join(absent)}; upgrade babel")
     for locale in locales:
         # what the locale inherits from another one is in another language
-        for name in _names_of(localedata.load(locale, merge_inherited=False)):
+        for name in _names_of(read_own_data(locale, extra="metadata")):
             yield _REMARK.sub("", name), None
 
 

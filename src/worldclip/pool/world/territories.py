@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from worldclip.core.errors import require
+from worldclip.language.locale_data import read_own_data
 from worldclip.pool.world.locales import is_main
 from worldclip.pool.world.parts import Part, Text, territory_of
 
@@ -26,7 +27,8 @@ def read_territories(subjects: Iterable[str]) -> Part:
     )
     flags = sorted((territory_of(subject), subject) for subject in subjects if territory_of(subject))
     for locale in sorted(localedata.locale_identifiers()):
-        names = localedata.load(locale, merge_inherited=is_main(locale)).get("territories", {})
+        data = localedata.load(locale) if is_main(locale) else read_own_data(locale, extra="world")
+        names = data.get("territories", {})
         for territory, subject in flags:
             name = names.get(territory, "")
             if name and name != territory:  # a locale without a name inherits the code from the root
