@@ -255,3 +255,16 @@ def test_recipe_that_a_run_wrote_holds_absolute_paths(tmp_path: Path, monkeypatc
 def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf[pool]\npath = '/pool'\n[balance]\ntail_fraction = 0.06\n")
     assert load_recipe(tmp_path / "mine.toml").pool.path == "/pool"
+
+
+def test_names_too_long_for_a_file_are_problems_in_words():
+    long = "[" * 5000
+    values = {
+        "pool": {"path": long},
+        "metadata": {"sources": ["list"], "pack": long, "lists": {"en": long}, "pageviews": long},
+        "evaluate": {"data": long, "datasets": ["slip"], "classes": {"slip": long}},
+    }
+    with pytest.raises(UserError) as caught:
+        load_recipe(values)
+    assert "metadata.pack" in str(caught.value)
+    assert "metadata.lists.en" in str(caught.value)

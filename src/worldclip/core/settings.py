@@ -188,7 +188,7 @@ def load_config(
     """
     values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
     loader = _Loader()
-    if not isinstance(source, Mapping) and Path(source).is_file():  # a run's own recipe holds absolute paths
+    if not isinstance(source, Mapping) and os.path.isfile(source):  # a run's own recipe holds absolute paths
         _resolve_places(cls, values, folder or Path(source).parent)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))

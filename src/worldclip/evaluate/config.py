@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -107,7 +108,7 @@ class EvaluateConfig(Config):
         return Path(self.data).expanduser() / name
 
     def _exists(self, name: str) -> bool:
-        return bool(self.data) and self.folder_of(name).is_dir()
+        return bool(self.data) and os.path.isdir(self.folder_of(name))
 
     def own_problems(self) -> Problems:
         """Yield unknown layouts, datasets and suites, and missing files."""
@@ -121,7 +122,7 @@ class EvaluateConfig(Config):
                     f"is the name of a held-out set of the {HELD_OUT[name]} pool; choose another name",
                 )
         for name, path in self.class_names.items():
-            if not Path(path).expanduser().is_file():
+            if not os.path.isfile(os.path.expanduser(path)):
                 yield f"class_names.{name}", "no such file; set a JSON file of class names"
         known = [*HELD_OUT, *self.folders, *CATALOG]
         for name in self.datasets:

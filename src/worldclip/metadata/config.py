@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ _LEXICON = re.compile(r"[A-Za-z][\w.+-]+:[\w.+-]+")
 
 def is_lexicon(wordnet: str) -> bool:
     """Return whether a wordnet's name means a lexicon of the package wn (`omw-fr:1.4`), not a file."""
-    return _LEXICON.fullmatch(wordnet) is not None and not Path(wordnet).is_file()
+    return _LEXICON.fullmatch(wordnet) is not None and not os.path.isfile(wordnet)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,11 +171,11 @@ class MetadataConfig(Config):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
         if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
             yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
-        if self.pageviews and not Path(self.pageviews).is_dir() and not glob.glob(self.pageviews):
+        if self.pageviews and not os.path.isdir(self.pageviews) and not glob.glob(self.pageviews):
             yield "pageviews", "matches no file; set a folder or a pattern"
         if "://" in self.pack:
             yield "pack", f"is a URL; fetch it first: worldclip unpack {self.pack} --out DIR"
-        elif self.pack and not Path(self.pack).is_file():
+        elif self.pack and not os.path.isfile(self.pack):
             yield "pack", "no such file; worldclip pack RUN --out FILE writes one"
         for key, owner in (("licences", "lists"), ("text_licences", "wikipedia")):
             for name in sorted(set(getattr(self, key)) - set(getattr(self, owner))):
@@ -191,7 +192,7 @@ class MetadataConfig(Config):
                 yield f"{key}.{lang}", f"must not be empty; {remedy}, or remove {lang}"
                 continue
             for path in _paths(paths):
-                if not Path(path).is_file() and not (key == "wordnets" and is_lexicon(path)):
+                if not os.path.isfile(path) and not (key == "wordnets" and is_lexicon(path)):
                     yield f"{key}.{lang}", f'no such file "{path}"; {remedy}'
 
 
