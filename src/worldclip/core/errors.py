@@ -78,6 +78,11 @@ def naming(path: Path) -> Iterator[None]:
         raise full from error
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, of one without a text the name of its class."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import and return `module`.  Raises ImportError that names the extra to install."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from worldclip.core.errors import first_line
+
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -10,8 +12,7 @@ def explain(error: BaseException) -> str:
     answer = find_answer(error)
     if answer is not None:
         return _explain_answer(answer)
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 def find_answer(error: BaseException) -> BaseException | None:

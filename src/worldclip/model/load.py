@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.core import artifacts
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
@@ -201,7 +201,7 @@ def _download(hub_id: str, precision: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, hub_id, precision)]))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"{hub_id} is neither a local path nor a repository that the hub gives ({str(error).splitlines()[0]}); "
+            f"{hub_id} is neither a local path nor a repository that the hub gives ({first_line(error)}); "
             "check the name and the network"
         ) from error
 

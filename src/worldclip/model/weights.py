@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, first_line
 from worldclip.core.safe_path import is_safe_name
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def _read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch names the refused object as "GLOBAL module.name"
-        reason = str(error).split("GLOBAL ")[-1].splitlines()[0] if "GLOBAL" in str(error) else "a broken pickle"
+        _, _, refused = str(error).rpartition("GLOBAL ")
+        reason = next(iter(refused.splitlines()), "") if "GLOBAL" in str(error) else "a broken pickle"
         raise UserError(
             f"{path} holds more than tensors ({reason}); such a file can run code when it is loaded, and is refused. "
             "Save its state_dict alone, best as .safetensors"
@@ -159,4 +160,4 @@ def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
 
 def _corrupt(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is cut or corrupt ({str(error).splitlines()[0]}); copy or download it again")
+    return UserError(f"{path} is cut or corrupt ({first_line(error)}); copy or download it again")

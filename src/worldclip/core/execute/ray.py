@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import worldclip
 from worldclip.core.artifacts import Json, digest
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.execute.shards import (
     MAX_TRIES,
     Outcome,
@@ -252,7 +252,7 @@ def connect(address: str | None, workers: int | None) -> Any:
         _init(ray, target, options)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--executor ray: no cluster answers at {target!r} ({str(error).splitlines()[0]}); start it (ray start "
+            f"--executor ray: no cluster answers at {target!r} ({first_line(error)}); start it (ray start "
             "--head), or unset RAY_ADDRESS to have one started on this machine"
         ) from error
     return ray

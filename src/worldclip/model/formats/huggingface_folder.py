@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.artifacts import write_json
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, first_line
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
@@ -154,7 +154,7 @@ def _read_processor(folder: Path, image_size: int) -> Any:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{folder} does not say how images become pixels: preprocessor_config.json is missing or invalid "
-            f"({str(error).splitlines()[0]}); copy or download it again"
+            f"({first_line(error)}); copy or download it again"
         ) from error
     is_cropped = getattr(processor, "do_center_crop", False)
     size = dict((processor.crop_size if is_cropped else processor.size) or {})

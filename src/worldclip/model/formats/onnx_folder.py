@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.artifacts import read_json, write_json
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.job import Report
 from worldclip.model import published, sample_inputs
 from worldclip.model.formats.huggingface_folder import (
@@ -223,9 +223,7 @@ def open_session(path: Path) -> Any:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
-        raise UserError(
-            f"{path} does not load in onnxruntime ({str(error).splitlines()[0]}); export it again"
-        ) from error
+        raise UserError(f"{path} does not load in onnxruntime ({first_line(error)}); export it again") from error
     _check_batch(path, session)
     return session
 
@@ -451,7 +449,7 @@ def check_file(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise UserError(f"{path} is not valid ONNX ({str(error).splitlines()[0]}); nothing was exported") from error
+        raise UserError(f"{path} is not valid ONNX ({first_line(error)}); nothing was exported") from error
 
 
 def _run_joint(path: Path, pixels_B3SS: np.ndarray, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
