@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from xml.parsers import expat
 
 from worldclip.core.artifacts import write_artifact
 from worldclip.core.errors import require
@@ -25,6 +27,7 @@ MAX_ROTATION_DEG = 15.0
 MIN_SCALE, MAX_SCALE = 0.7, 1.0
 MIN_CHANNEL = 128  # darkest value of a channel of a held-out background, since OpenMoji's outlines are black
 WHITE = "#ffffff"
+_EMBEDDED = re.compile(r"\s*(?:data:image/(?:png|jpe?g|gif|webp)[;,]|#)", re.IGNORECASE)  # inside of the SVG itself
 
 
 class Keyed(Protocol):
@@ -113,13 +116,38 @@ def draw_openmoji(file: str, key: str, image_px: int, is_varied: bool = False) -
 
 
 def render(svg: str, image_px: int, background: str = WHITE) -> bytes:
-    """Return the PNG of an SVG, image_px to a side.  Raises ValueError for an SVG that resvg cannot read."""
+    """Return the PNG of an SVG, image_px to a side.
+
+    Raises ValueError for an SVG that resvg cannot read, or that shows a picture from outside of itself.
+    """
     resvg = require("resvg_py", extra="demo")
+    _require_self_contained(svg)
     return bytes(
         resvg.svg_to_bytes(
             svg_string=svg, width=image_px, height=image_px, background=background, skip_system_fonts=True
         )
     )
+
+
+def _require_self_contained(svg: str) -> None:
+    """Raise ValueError for an SVG that shows a file: resvg would draw any picture of this machine into the pool.
+
+    A parser looks at it, since an SVG can spell an element in its own entities.
+    """
+    parser = expat.ParserCreate("utf-8")
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag.rpartition(":")[2] not in ("image", "feImage"):
+            return
+        for name, value in attributes.items():
+            if name.rpartition(":")[2] == "href" and not _EMBEDDED.match(value):
+                raise ValueError(f"links to a file, which is not followed: {value[:80]!r}")
+
+    parser.StartElementHandler = start
+    try:
+        parser.Parse(svg.encode(), True)
+    except expat.ExpatError as error:
+        raise ValueError(f"not SVG: {error}") from error
 
 
 def transformed(svg: str, angle_deg: float, scale: float) -> str:
