@@ -87,7 +87,7 @@ def test_embedding_stops_at_a_full_disk_and_resumes(world: Path, mount: Callable
 def test_a_checkpoint_that_does_not_fit_names_its_folder(mount: Callable[..., Path]) -> None:
     disk = mount("size=1m")
     writer = CheckpointWriter(disk, World(), keep_last=1)
-    tensors = {"weights.a": LocalTensor(torch.zeros(10**6), (10**6,), None)}
+    tensors = {"weights.a": LocalTensor(torch.zeros(10**6), (10**6,), 0)}
     writer.start(3, tensors, {}, lambda folder: None)
     with pytest.raises(OSError, match="No space left") as caught:
         writer.wait()

@@ -36,6 +36,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+SAVED = ("ddp", "fsdp ema", "rows")  # variants whose checkpoint is written after the third step
+
+
 def start_ranks(task: str, folder: Path, world_size: int) -> list[subprocess.Popen]:
     """Start TASK in world_size processes of one thread each."""
     with socket.socket() as free:
@@ -92,7 +95,7 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-def make_state(variant: dict[str, Any], world: Any) -> Any:
+def make_state(variant: dict[str, Any], world: Any, checkpoint: Path | None = None) -> Any:
     import torch
 
     from small_world import TRAIN
@@ -103,14 +106,41 @@ def make_state(variant: dict[str, Any], world: Any) -> Any:
     settings = {**TRAIN, "model": {"preset": "tiny", "context_length": 12, **SIZES}, "global_batch_size": 16, **variant}
     settings["eps"] = 1e-3  # AdamW divides by the gradient's size: a large eps keeps one that is only rounding small
     config = load_config(TrainConfig, settings)
-    return create_train_state(config, make_tokenizer(), world, torch.device("cpu"), None)
+    return create_train_state(config, make_tokenizer(), world, torch.device("cpu"), checkpoint)
+
+
+def save(state: Any, train_dir: Path) -> dict[str, int]:
+    """Write the checkpoint of step 3.  Return the bytes that this rank copied, and wrote to its own file."""
+    from worldclip.core.layout import step_folder
+    from worldclip.train.checkpoint import CheckpointWriter
+    from worldclip.train.distributed import barrier
+    from worldclip.train.train_state import copy_to_cpu
+
+    def write_nothing(folder: Path) -> None:
+        pass
+
+    train_dir.mkdir(parents=True, exist_ok=True)
+    writer = CheckpointWriter(train_dir, state.world, keep_last=1)
+    tensors = copy_to_cpu(state)
+    writer.start(3, tensors, {"updates": 3}, write_nothing)
+    writer.wait()
+    barrier(state.world)  # rank 0 has renamed the folder
+    shard = f"trainer/shards/{state.world.rank:05}_of_{state.world.size:05}.safetensors"
+    written = (step_folder(train_dir, 3) / shard).stat().st_size if state.world.size > 1 else 0
+    return {"copied": sum(local.tensor.nbytes for local in tensors.values()), "written": written}
 
 
 TEXTS = [f"{a}{b} {c}" for a in "abcdefghij" for b in "klmnop" for c in ("red", "green", "blue", "black")]
 
 
 def steps(folder: Path) -> None:
-    """Take three steps of each variant.  Rank 0 writes loss, norms, and whole gradients and weights."""
+    """Take three steps of each variant.  Rank 0 writes loss, norms, and whole gradients and weights.
+
+    SAVED variants are then written as a checkpoint, and the same variant on one rank, where that has been written
+    before, is resumed here for a fourth step.
+    """
+    import json
+
     import torch
     from safetensors.torch import save_file
     from torch.distributed.tensor import DTensor
@@ -121,6 +151,7 @@ def steps(folder: Path) -> None:
     def whole(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
+    bytes_of = {}
     with connected_ranks("cpu") as world:
         for name, variant in VARIANTS.items():
             state = make_state(variant, world)
@@ -142,8 +173,15 @@ def steps(folder: Path) -> None:
             if state.sparse_embedding is not None:
                 shards = gather_records(state.sparse_embedding.weight.tolist(), world)
                 tensors["embedding"] = torch.tensor([row for shard in shards for row in shard])
+            if name in SAVED:
+                bytes_of[name] = gather_records(save(state, folder / f"{name}.{world.size}"), world)
+                resumed = make_state(variant, world, folder / f"{name}.1" / f"step_{3:09}")
+                tensors["resumed loss"] = torch.tensor(train_step(resumed, batch, 1e-3).loss)
+                tensors["resumed norm"] = torch.tensor(train_step(resumed, batch, 1e-3).grad_norm)
             if world.is_first:
                 save_file(tensors, folder / f"{name}.{world.size}.safetensors")
+        if world.is_first:
+            (folder / f"bytes.{world.size}.json").write_text(json.dumps(bytes_of))
 
 
 def train(folder: Path) -> None:

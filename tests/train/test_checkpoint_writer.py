@@ -17,11 +17,14 @@ from worldclip.train.checkpoint import (
     LocalTensor,
     _write_index,
     _write_shard,
+    consolidate,
+    cut_share,
+    find_corruption,
     remove_old,
 )
 from worldclip.train.distributed import ALONE, World
 
-WEIGHTS = {"weights.a": LocalTensor(torch.arange(6.0), (6,), None)}
+WEIGHTS = {"weights.a": LocalTensor(torch.arange(6.0), (6,), 0)}
 
 
 def save(writer: CheckpointWriter, step: int, fails: bool = False) -> None:
@@ -82,14 +85,14 @@ def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypa
     monkeypatch.undo()
     _write_shard(tmp_path, rows_of(0), World(0, 2))
     with pytest.raises(OSError, match=r"rank 1: .*No space left"):
-        _write_index(tmp_path, rows_of(0), World(0, 2))
+        _write_index(tmp_path, World(0, 2))
 
 
 def test_a_rank_that_is_lost_is_not_waited_for_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_NOTE_TIMEOUT_S", 0.05)
     _write_shard(tmp_path, rows_of(0), World(0, 2))
     with pytest.raises(TimeoutError, match="rank 1 did not write"):
-        _write_index(tmp_path, rows_of(0), World(0, 2))
+        _write_index(tmp_path, World(0, 2))
 
 
 def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch):
@@ -97,7 +100,7 @@ def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch)
     folder.mkdir(parents=True)
     for rank in (1, 0):
         _write_shard(folder, rows_of(rank), World(rank, 2))
-    _write_index(folder, rows_of(0), World(0, 2))
+    _write_index(folder, World(0, 2))
     (folder.parent / "state.json").write_text('{"updates": 1}')
     opened, safe_open = [], safetensors.safe_open
     monkeypatch.setattr(safetensors, "safe_open", lambda path, **how: opened.append(path) or safe_open(path, **how))
@@ -106,3 +109,33 @@ def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch)
         assert reader.read(name)[:, 0].tolist() == [0, 0, 1, 1]
         assert reader.read(name, (1, 3))[:, 0].tolist() == [0, 1]
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
+def test_shares_cover_each_row_once_and_are_equal_up_to_a_row(count):
+    tensors = {"table": torch.arange(70.0).reshape(14, 5), "gain": torch.arange(7.0), "scale": torch.tensor(3.0)}
+    held = {name: LocalTensor(tensor, tuple(tensor.shape), 0) for name, tensor in tensors.items()}
+    shares = [cut_share(held, index, count) for index in range(count)]
+    for name, tensor in tensors.items():
+        parts = [share[name] for share in shares if name in share]
+        assert [part.first_row for part in parts] == [sum(p.num_rows for p in parts[:i]) for i in range(len(parts))]
+        assert torch.equal(torch.cat([part.tensor.reshape(-1) for part in parts]), tensor.reshape(-1))
+    sizes = [sum(local.tensor.nbytes for local in share.values()) for share in shares]
+    assert max(sizes) - min(sizes) <= 2 * tensors["table"][0].nbytes
+    assert sum(map(len, shares)) < len(tensors) + count  # most tensors are in one file
+
+
+def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
+    (tmp_path / "trainer" / "shards").mkdir(parents=True)
+    for rank in (1, 0):
+        _write_shard(tmp_path / "trainer" / "shards", rows_of(rank), World(rank, 2))
+    digests = _write_index(tmp_path / "trainer" / "shards", World(0, 2))
+    (tmp_path / "trainer" / "state.json").write_text('{"updates": 1}')
+    checkpoint._write_digests(tmp_path, digests)
+    assert find_corruption(tmp_path) is None
+    path = tmp_path / "trainer" / "shards" / "00001_of_00002.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    consolidate(tmp_path)
+    assert find_corruption(tmp_path) == f"trainer/shards/{path.name} differs from its digest"

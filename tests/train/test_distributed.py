@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from on_ranks import VARIANTS, run_on_ranks
+from on_ranks import SAVED, VARIANTS, make_batch, make_state, run_on_ranks
+from worldclip.train.checkpoint import CheckpointReader, consolidate
+from worldclip.train.distributed import ALONE
+from worldclip.train.step import train_step
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Return {world size: {variant: tensors}}."""
-    from safetensors.torch import load_file
-
+def folder(tmp_path_factory):
+    """Return the folder in which one rank and then two ranks have written what `on_ranks.py steps` writes."""
     folder = tmp_path_factory.mktemp("steps")
     for world_size in (1, 2):
         run_on_ranks("steps", folder, world_size)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """Return {world size: {variant: tensors}}."""
+    from safetensors.torch import load_file
+
     return {
         world_size: {name: load_file(folder / f"{name}.{world_size}.safetensors") for name in VARIANTS}
         for world_size in (1, 2)
@@ -69,3 +80,31 @@ def test_clipping_reports_the_norm_before_clipping(results):
 
 def test_sparse_rows_have_the_gradient_norm_of_the_dense_table(results):
     assert relative_difference(results[1]["rows"]["norm 0"], results[1]["ddp"]["norm 0"]) < 1e-5
+
+
+@pytest.mark.parametrize("variant", SAVED)
+def test_each_rank_copies_and_writes_its_share_of_a_checkpoint(folder, variant):
+    """Of `ddp` too, where every rank holds all of it.  A row of these models has at most 256 bytes, times 4 kinds."""
+    (alone,) = json.loads((folder / "bytes.1.json").read_text())[variant]
+    ranks = json.loads((folder / "bytes.2.json").read_text())[variant]
+    assert sum(rank["copied"] for rank in ranks) == alone["copied"]
+    for rank in ranks:
+        assert rank["copied"] == pytest.approx(alone["copied"] / 2, rel=0.02)
+        assert 0 < rank["written"] - rank["copied"] < 40_000  # the header, with a name for each tensor
+
+
+@pytest.mark.parametrize("variant", SAVED)
+def test_a_checkpoint_of_two_ranks_is_that_of_one(folder, variant):
+    one, two = (folder / f"{variant}.{world_size}" / f"step_{3:09}" for world_size in (1, 2))
+    readers = CheckpointReader(one), CheckpointReader(two)
+    assert set(readers[0].tensors) == set(readers[1].tensors)
+    for name in readers[0].tensors:
+        if "k_proj.bias" not in name:  # changes no softmax: its gradient is only rounding
+            assert relative_difference(readers[1].read(name).double(), readers[0].read(name).double()) < 1e-5, name
+    losses = [
+        train_step(make_state(VARIANTS[variant], ALONE, checkpoint), make_batch(VARIANTS[variant], 0, 1), 1e-3).loss
+        for checkpoint in (one, two)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    consolidate(two)
+    assert (two / "model.safetensors").stat().st_size == (one / "model.safetensors").stat().st_size

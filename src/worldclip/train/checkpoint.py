@@ -5,12 +5,13 @@
     trainer/state.json              step, samples seen, counters; no generator state, since training uses none
     trainer/files.json              size and SHA-256 of every other file
 
-Under FSDP, or with a sharded token embedding, each rank writes its own rows and nothing is gathered:
+Several ranks write an equal share of the bytes each, and nothing is gathered:
 
-    trainer/shards/00003_of_00008.safetensors   rows that rank 3 holds of weights, exp_avg, exp_avg_sq, ema
+    trainer/shards/00003_of_00008.safetensors   rank 3's rows of weights, exp_avg, exp_avg_sq, ema
     trainer/shards/index.json                   which file holds which rows of each tensor
 
-and `consolidate` makes model.safetensors from the shards.  A folder is written under another name and renamed when
+and `consolidate` makes model.safetensors from the shards.  Rows that several ranks hold (all of them under DDP, those
+of a node under HSDP) are cut among these ranks, so that each row is copied and written once.  A folder is written under another name and renamed when
 complete, so that a folder called step_* is whole.  files.json shows whether the disk has corrupted it since.
 """
 
@@ -62,20 +63,52 @@ class ShardedTensor(TypedDict):
     pieces: list[ShardRows]
 
 
+Digests = dict[str, dict[str, int | str]]
+"""trainer/files.json: size and SHA-256 of each file, by its path in the folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalTensor:
-    """A tensor, or this rank's rows of it."""
+    """A tensor, or this rank's rows of it.  A tensor without dimensions is one row."""
 
     tensor: torch.Tensor
     shape: tuple[int, ...]
     """Shape of the whole tensor."""
-    first_row: int | None
-    """First row that this rank holds; None if every rank holds the whole tensor."""
+    first_row: int
+    """The row of the whole tensor that is the first of `tensor`."""
 
-    @classmethod
-    def copy(cls, tensor: torch.Tensor, shape: tuple[int, ...], first_row: int | None) -> LocalTensor:
-        """Copy `tensor` to the CPU."""
-        return cls(tensor.detach().to("cpu", copy=True).contiguous(), shape, first_row)
+    @property
+    def num_rows(self) -> int:
+        return len(self.tensor) if self.shape else 1
+
+    def rows(self, start: int, stop: int) -> LocalTensor:
+        """Return rows [start, stop) of these.  Memory is shared."""
+        tensor = self.tensor[start:stop] if self.shape else self.tensor
+        return LocalTensor(tensor, self.shape, self.first_row + start)
+
+    def copy(self) -> LocalTensor:
+        """Copy the tensor to the CPU."""
+        tensor = self.tensor.detach().to("cpu", copy=True).contiguous()
+        return LocalTensor(tensor, self.shape, self.first_row)
+
+
+def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dict[str, LocalTensor]:
+    """Return share `index` of `count`: consecutive rows of all tensors laid end to end, of equal bytes up to a row.
+
+    Consecutive rows, so that most tensors are in one file: a slice of each tensor in each file would make an index of a
+    million entries for a model of 800 tensors on 384 ranks.
+    """
+    total = sum(local.tensor.nbytes for local in tensors.values())
+    first_byte, last_byte = (total * i // count for i in (index, index + 1))
+    share, offset = {}, 0
+    for name, local in tensors.items():
+        row_bytes = max(1, local.tensor.nbytes // max(1, local.num_rows))
+        # a row belongs to the share in which it starts
+        start, stop = (min(max(-(-(byte - offset) // row_bytes), 0), local.num_rows) for byte in (first_byte, last_byte))
+        if start < stop:
+            share[name] = local.rows(start, stop)
+        offset += local.tensor.nbytes
+    return share
 
 
 # writing
@@ -109,14 +142,13 @@ class CheckpointWriter:
         """
         from worldclip.train.distributed import barrier
 
+        is_sharded = self.world.size > 1
         self._wait_or_warn()
         partial = self.train_dir / f".{step_folder(self.train_dir, step).name}.tmp"
         if self.world.is_first:
             shutil.rmtree(partial, ignore_errors=True)
             (partial / _SHARDS).mkdir(parents=True)
         barrier(self.world)
-        is_sharded = any(local.first_row is not None for local in tensors.values())
-
         folder = step_folder(self.train_dir, step)
 
         def write() -> None:
@@ -126,13 +158,14 @@ class CheckpointWriter:
                 if not self.world.is_first:
                     return
                 if is_sharded:
-                    _write_index(partial / _SHARDS, tensors, self.world)
+                    digests = _write_index(partial / _SHARDS, self.world)
                 else:
                     (partial / _SHARDS).rmdir()
                     _write_whole(partial, tensors)
+                    digests = {}
                 write_model(partial)
                 write_json(partial / "trainer" / "state.json", {"step": step, **state})
-                _write_digests(partial)
+                _write_digests(partial, digests)
                 os.replace(partial, folder)
                 _fsync(self.train_dir)
                 remove_old(self.train_dir, self.keep_last, self.keep_every_samples)
@@ -187,35 +220,36 @@ def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
 
 
 def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
-    """Write this rank's file: its rows, on rank 0 also the whole tensors.  Then a note of what the file holds.
+    """Write this rank's file to disk, then a note of what it holds, with its digest.
 
     If it cannot be written, the note says so: rank 0 waits for it.
     """
     from safetensors.torch import save_file
 
-    own = {name: local for name, local in tensors.items() if local.first_row is not None or world.is_first}
     stem = f"{world.rank:05}_of_{world.size:05}"
     path = folder / f"{stem}.safetensors"
     try:
         with naming(path):
-            save_file({name: local.tensor for name, local in own.items()}, path)
+            save_file({name: local.tensor for name, local in tensors.items()}, path)
+            _fsync(path)  # by the machine that wrote it: another one does not have its pages
+            digest = _size_and_digest(path)
     except OSError as error:
         path.unlink(missing_ok=True)  # makes room for the note on a full disk
         write_json(folder / f"{stem}.json", {_FAILED: str(error)})
         raise
-    rows = {name: [local.first_row or 0, len(local.tensor) if local.shape else 0] for name, local in own.items()}
-    write_json(folder / f"{stem}.json", rows)
+    rows = {name: {"shape": local.shape, "rows": (local.first_row, local.num_rows)} for name, local in tensors.items()}
+    write_json(folder / f"{stem}.json", {"tensors": rows, "digest": digest})
 
 
-def _write_index(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
-    """Wait for the notes of all ranks and merge them into index.json.  Raises OSError if a rank failed or is lost.
+def _write_index(folder: Path, world: World) -> Digests:
+    """Wait for the notes of all ranks, merge them into index.json, and return the digests of the ranks' files.
 
-    Polling the folder instead of a collective: this runs in the writer's thread while the main thread trains, and
-    collectives of two threads in one process group could pair up in different orders on different ranks.
+    Raises OSError if a rank failed or is lost.  Polling the folder instead of a collective: this runs in the writer's
+    thread while the main thread trains, and collectives of two threads in one process group could pair up in different
+    orders on different ranks.
     """
-    index: dict[str, ShardedTensor] = {
-        name: {"shape": list(local.shape), "pieces": []} for name, local in tensors.items()
-    }
+    index: dict[str, ShardedTensor] = {}
+    digests: Digests = {}
     deadline = time.monotonic() + _NOTE_TIMEOUT_S
     for rank in range(world.size):
         note = folder / f"{rank:05}_of_{world.size:05}.json"
@@ -226,18 +260,27 @@ def _write_index(folder: Path, tensors: Mapping[str, LocalTensor], world: World)
         held = read_json(note)
         if _FAILED in held:
             raise OSError(f"rank {rank}: {held[_FAILED]}")
-        for name, (first_row, num_rows) in held.items():
+        for name, local in held["tensors"].items():
+            first_row, num_rows = local["rows"]
             rows = ShardRows(file=f"{note.stem}.safetensors", first_row=first_row, num_rows=num_rows)
-            index[name]["pieces"].append(rows)
+            index.setdefault(name, {"shape": local["shape"], "pieces": []})["pieces"].append(rows)
+        digests[f"{_SHARDS}/{note.stem}.safetensors"] = held["digest"]
         note.unlink()
     write_json(folder / "index.json", index)
+    return digests
 
 
-def _write_digests(folder: Path) -> None:
-    """Write trainer/files.json, after everything else is on disk."""
+def _write_digests(folder: Path, digests: Digests) -> None:
+    """Write trainer/files.json, after everything else is on disk.
+
+    digests: of files that are on disk already, by path in the folder.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILES)
-    write_json(folder / FILES, {path.relative_to(folder).as_posix(): _size_and_digest(path) for path in files})
-    for path in files:
+    names = [path.relative_to(folder).as_posix() for path in files]
+    missing = {name: path for name, path in zip(names, files, strict=True) if name not in digests}
+    all_digests = {**digests, **{name: _size_and_digest(path) for name, path in missing.items()}}
+    write_json(folder / FILES, {name: all_digests[name] for name in names})
+    for path in missing.values():
         _fsync(path)
 
 
@@ -263,7 +306,8 @@ def consolidate(folder: Path) -> None:
     reader = CheckpointReader(folder)
     model = {short: reader.read(name) for name, short in _names_in_model(reader.tensors).items()}
     write_artifact(folder / _MODEL, lambda aside: save_file(model, aside, metadata={"format": "pt"}))
-    _write_digests(folder)
+    recorded = read_json(folder / FILES) if (folder / FILES).exists() else {}
+    _write_digests(folder, recorded)  # the others as recorded: a new digest would hide that a file is corrupt
 
 
 # reading

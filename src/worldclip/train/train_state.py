@@ -18,7 +18,7 @@ from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
-from worldclip.train.checkpoint import CheckpointReader, LocalTensor
+from worldclip.train.checkpoint import CheckpointReader, LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, local_tensor, shard_rows
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
@@ -195,12 +195,19 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
-    """Return copies of this rank's part of weights, moments and EMA, which later steps do not change.
+    """Return copies of this rank's share of weights, moments and EMA, which later steps do not change.
 
     Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>, and row_steps.<embedding>
-    for the sparse embedding.
+    for the sparse embedding.  What several ranks hold is cut among them, so that each row is copied once.
     """
-    tensors = {}
+    replicated, sharded = _held_tensors(state)
+    share = cut_share(replicated, state.world.rank, state.world.size) | sharded
+    return {name: local.copy() for name, local in share.items() if local.num_rows}
+
+
+def _held_tensors(state: TrainState) -> tuple[dict[str, LocalTensor], dict[str, LocalTensor]]:
+    """Return (tensors that every rank holds whole, rows that this rank alone holds), by their names in a checkpoint."""
+    replicated, sharded = {}, {}
     optimizer_state = state.optimizer.state
     for name, parameter in state.model.checkpoint_parameters().items():
         kinds = {"weights": parameter.detach()}
@@ -208,16 +215,17 @@ def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
             kinds |= {moment: optimizer_state[parameter][moment] for moment in MOMENTS}
         if state.ema is not None:
             kinds["ema"] = state.ema.shadow[name]
-        first_row = shard_rows(len(parameter), state.world)[0] if isinstance(parameter, DTensor) else None
+        is_sharded = isinstance(parameter, DTensor)
+        first_row = shard_rows(len(parameter), state.world)[0] if is_sharded else 0
+        tensors = sharded if is_sharded else replicated
         for kind, tensor in kinds.items():
-            tensors[f"{kind}.{name}"] = LocalTensor.copy(local_tensor(tensor), tuple(parameter.shape), first_row)
+            tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
     embedding = state.sparse_embedding
     if embedding is not None:
-        first_row = embedding.first if state.world.size > 1 else None
         for kind, tensor in embedding.state().items():
             shape = (embedding.num_rows, *tensor.shape[1:])
-            tensors[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor.copy(tensor, shape, first_row)
-    return tensors
+            sharded[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, embedding.first)
+    return replicated, sharded
 
 
 @torch.no_grad()
