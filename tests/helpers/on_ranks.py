@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rows": {"token_table": "rows"},
     "fsdp rows": {"parallel": "fsdp", "token_table": "rows", "max_grad_norm": 0.05},
     "checkpointing": {"activation_checkpointing": True, "freeze": ("vision",), "patch_dropout": 0.5},
+    "one block recomputed": {"activation_checkpointing": 1},
     "fsdp checkpointing": {"parallel": "fsdp", "activation_checkpointing": True, "patch_dropout": 0.5},
 }
 

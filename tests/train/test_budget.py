@@ -93,7 +93,10 @@ for settings in json.loads(sys.argv[1]):
     take_steps(config, config.global_batch_size, 77, 2)
     print(status("VmHWM") - before)
 """
-VARIANTS = ({}, {"activation_checkpointing": True}, {"accum_steps": 4}, {"token_table": "rows"})
+VARIANTS = (
+    *({}, {"activation_checkpointing": True}, {"activation_checkpointing": 2}),
+    *({"accum_steps": 4}, {"token_table": "rows"}),
+)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -71,6 +71,7 @@ _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
 _WORDS = {int: "a whole number", float: "a number"}
 _REGISTRY = ConstructorRegistry()
 _NONE = ("none", "None")
+_BOOLS = {"true": True, "false": False}
 
 
 def parse_flags(fields: Sequence[Field], summary: str, arguments: Sequence[str], prog: str) -> Any:
@@ -176,6 +177,8 @@ def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     kinds = [option for option in options if option is not type(None)]
     if tyro.conf.UseAppendAction in info.markers or not all(_metavar(kind) for kind in kinds):
         return None
+    if kinds == [bool]:  # --name and --no-name; bool beside another type takes a value
+        return None
     is_many = any(typing.get_origin(kind) in (tuple, dict) for kind in kinds)
 
     def read(words: list[str]) -> Any:
@@ -203,6 +206,8 @@ def _metavar(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "{" + ",".join(map(str, arguments)) + "}"
+    if kind is bool:
+        return "{" + ",".join(_BOOLS) + "}"
     if origin is tuple and arguments[1:] == (Ellipsis,):
         return f"{item} ..." if (item := _metavar(arguments[0])) else ""
     if origin is dict and arguments[1] in _METAVARS:
@@ -231,6 +236,8 @@ def _to_words(value: Any) -> list[str]:
         return ["none"]
     if isinstance(value, dict):
         return [str(word) for item in value.items() for word in item]
+    if isinstance(value, bool):
+        return [str(value).lower()]
     return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
 
 
@@ -248,6 +255,10 @@ def _read_value(word: str, kind: Any) -> Any:
         if word not in choices:
             raise ValueError(f"{word!r}: must be one of {', '.join(choices)}")
         return choices[word]
+    if kind is bool:
+        if word not in _BOOLS:
+            raise ValueError(f"{word!r}: must be {' or '.join(_BOOLS)}")
+        return _BOOLS[word]
     try:
         return kind(word)
     except ValueError as error:

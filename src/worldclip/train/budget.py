@@ -175,7 +175,9 @@ def _memory(
 
 
 def _activations(config: TrainConfig, model: ModelConfig, pairs: int) -> int:
-    """Return the bytes that the backward pass reads again: of every block, or of one and each block's input.
+    """Return the bytes that the backward pass reads again: of every block, or each recomputed block's input and one block.
+
+    Where only some blocks are recomputed, the others' activations are freed before the first is.
 
     A block keeps its input twice (before each norm), the norms' outputs, queries, keys, values and attention's output,
     and the MLP's hidden values before and after the activation; quick_gelu also keeps its sigmoid.  Under bf16 the
@@ -194,11 +196,11 @@ def _activations(config: TrainConfig, model: ModelConfig, pairs: int) -> int:
             block = values * (2 * FLOAT + 8 * HALF + hidden * ratio * HALF)
         else:
             block = values * FLOAT * (8 + hidden * ratio)
-        is_frozen = name in config.freeze
+        is_frozen, recomputed = name in config.freeze, config.recomputed_blocks(layers)
         if not is_frozen:
             total += 3 * FLOAT * values  # embeddings and the norms before and after the blocks
-            total += int(layers * (FLOAT * values if config.activation_checkpointing else block))
-        if is_frozen or config.activation_checkpointing:
+            total += int(recomputed * FLOAT * values + (layers - recomputed) * block)
+        if is_frozen or recomputed == layers:
             transient = max(transient, int(block))
     return total + transient
 

@@ -183,8 +183,9 @@ class TrainConfig(Config):
     """Share of an image's patches that a step drops, chosen by the hash; 0, as in the recipe: none."""
     parallel: Annotated[Literal["ddp", "fsdp"], Decides()] = "ddp"
     """With several processes (torchrun): each holds the whole model (ddp), or a shard of weights and moments (fsdp)."""
-    activation_checkpointing: Annotated[bool, Decides()] = False
-    """Recompute each block in the backward pass: less memory, a third more time."""
+    activation_checkpointing: Annotated[bool | int, AtLeast(0, "blocks"), Decides()] = False
+    """Recompute blocks in the backward pass, all (true) or the first N of each tower: less memory, at most a third more
+    time."""
     compile: Annotated[bool, Decides()] = False
     """Compile both towers with torch.compile."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -223,6 +224,11 @@ class TrainConfig(Config):
     """Datasets of these evaluations (default: evaluate.datasets)."""
     wandb: Annotated[str | None, Decides()] = None
     """Weights & Biases project to log to as well (package wandb).  Unset: none."""
+
+    def recomputed_blocks(self, num_blocks: int) -> int:
+        """Return how many blocks, from the first on, a tower of num_blocks recomputes in the backward pass."""
+        chosen = self.activation_checkpointing
+        return num_blocks if chosen is True else min(int(chosen), num_blocks)
 
     def own_problems(self) -> Problems:
         """Yield a warm-up without end, and options that exclude each other."""

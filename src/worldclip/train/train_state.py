@@ -91,7 +91,7 @@ def create_train_state(
     sparse_embedding = replace_token_embedding(clip, world, config) if config.token_table == "rows" else None
     clip.train()
     if config.activation_checkpointing:
-        clip.gradient_checkpointing_enable({"use_reentrant": False})
+        _recompute_blocks(clip, config)
     if config.compile:
         clip.vision_model.compile(dynamic=False)
         clip.text_model.compile(dynamic=True)  # texts are trimmed, so that each batch has another length
@@ -109,6 +109,18 @@ def create_train_state(
     if reader is not None:
         _load_optimizer(state, reader)
     return state
+
+
+def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
+    """Let the first blocks of each tower recompute their activations in the backward pass.
+
+    The first ones: when their turn comes, the backward pass has freed the activations of all later blocks.
+    """
+    clip.gradient_checkpointing_enable({"use_reentrant": False})
+    for tower in (clip.vision_model, clip.text_model):
+        blocks: Any = tower.encoder.layers
+        for block in blocks[config.recomputed_blocks(len(blocks)) :]:
+            block.gradient_checkpointing = False
 
 
 def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
