@@ -29,6 +29,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clipped": {"max_grad_norm": 0.05},
     "fsdp clipped": {"parallel": "fsdp", "max_grad_norm": 0.05},
     "fsdp ema": {"parallel": "fsdp", "ema_decay": 0.5},
+    "hsdp": {"parallel": "hsdp"},
+    "hsdp rows": {"parallel": "hsdp", "token_table": "rows", "max_grad_norm": 0.05},
     "rows": {"token_table": "rows"},
     "fsdp rows": {"parallel": "fsdp", "token_table": "rows", "max_grad_norm": 0.05},
     "checkpointing": {"activation_checkpointing": True, "freeze": ("vision",), "patch_dropout": 0.5},
@@ -37,19 +39,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-SAVED = ("ddp", "fsdp ema", "rows")  # variants whose checkpoint is written after the third step
+SAVED = ("ddp", "fsdp ema", "hsdp", "rows")  # variants whose checkpoint is written after the third step
 
 
 def start_ranks(task: str, folder: Path, world_size: int) -> list[subprocess.Popen]:
-    """Start TASK in world_size processes of one thread each."""
+    """Start TASK in world_size processes of one thread each, as if on machines of two (two processes: of one)."""
+    local_size = 2 if world_size > 2 else 1
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(local_size)}
     return [
         subprocess.Popen(
             [sys.executable, str(HERE), task, str(folder)],
-            env=os.environ | common | {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)},
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank % local_size)},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -26,6 +26,7 @@ GIB = 2**30
 FLOAT, HALF = 4, 2  # bytes of a number
 MOMENTS = 2  # AdamW's, float32 each
 BACKWARD = 2  # a backward pass multiplies twice as often as the forward pass: for the inputs and for the weights
+DEVICES_PER_MACHINE = 8  # among which HSDP shards, in a plan for other machines
 BLOCKS_AT_ONCE = 2  # that FSDP has gathered: the one that runs and the prefetched next one
 PERSISTENT = {"weights", "moments", "EMA", "gradients"}  # memory that every student holds at all times
 DOES_NOT_EXIST = 2**62  # bytes of a config that is invalid
@@ -137,7 +138,7 @@ def _memory(
     """Return the bytes of one model in a process, by what they hold."""
     sizes = model.architecture()
     counts = count_parameters(sizes, vocab_size, config.loss)
-    is_fsdp = config.parallel == "fsdp" and world_size > 1
+    is_fsdp = config.parallel != "ddp" and world_size > 1
     is_sparse = config.token_table == "rows"
     is_bf16 = config.precision == "bf16"
     pairs = schedule.global_batch_size // world_size
@@ -149,6 +150,8 @@ def _memory(
     if "text" in config.freeze:
         trained -= counts.text_encoder + counts.token_table
     shards = world_size if is_fsdp else 1
+    if config.parallel == "hsdp":
+        shards = min(world_size, int(os.environ.get("LOCAL_WORLD_SIZE", DEVICES_PER_MACHINE)))
     own_rows = -(-vocab_size // world_size) if is_sparse else 0
     touched_rows = min(vocab_size, pairs * sizes.context_length) if is_sparse else 0
     row_values, touched_values = own_rows * sizes.text_width, touched_rows * sizes.text_width
@@ -175,9 +178,9 @@ def _memory(
 
 
 def _activations(config: TrainConfig, model: ModelConfig, pairs: int) -> int:
-    """Return the bytes that the backward pass reads again: of every block, or each recomputed block's input and one block.
+    """Return the bytes that the backward pass reads again: of every block, or of one and each recomputed block's input.
 
-    Where only some blocks are recomputed, the others' activations are freed before the first is.
+    Where only some blocks are recomputed, the others' activations are freed before the first is recomputed.
 
     A block keeps its input twice (before each norm), the norms' outputs, queries, keys, values and attention's output,
     and the MLP's hidden values before and after the activation; quick_gelu also keeps its sigmoid.  Under bf16 the

@@ -11,8 +11,10 @@ Several ranks write an equal share of the bytes each, and nothing is gathered:
     trainer/shards/index.json                   which file holds which rows of each tensor
 
 and `consolidate` makes model.safetensors from the shards.  Rows that several ranks hold (all of them under DDP, those
-of a node under HSDP) are cut among these ranks, so that each row is copied and written once.  A folder is written under another name and renamed when
-complete, so that a folder called step_* is whole.  files.json shows whether the disk has corrupted it since.
+of a machine under HSDP) are cut among these ranks, so that each row is copied and written once.
+
+A folder is written under another name and renamed when complete, so that a folder called step_* is whole.  files.json
+shows whether the disk has corrupted it since.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dic
     for name, local in tensors.items():
         row_bytes = max(1, local.tensor.nbytes // max(1, local.num_rows))
         # a row belongs to the share in which it starts
-        start, stop = (min(max(-(-(byte - offset) // row_bytes), 0), local.num_rows) for byte in (first_byte, last_byte))
+        start, stop = (
+            min(max(-(-(byte - offset) // row_bytes), 0), local.num_rows) for byte in (first_byte, last_byte)
+        )
         if start < stop:
             share[name] = local.rows(start, stop)
         offset += local.tensor.nbytes

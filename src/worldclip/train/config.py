@@ -181,8 +181,9 @@ class TrainConfig(Config):
     """dense: AdamW on the whole token table; rows: only on the rows of a batch's tokens, sharded over processes."""
     patch_dropout: _Share = 0.0
     """Share of an image's patches that a step drops, chosen by the hash; 0, as in the recipe: none."""
-    parallel: Annotated[Literal["ddp", "fsdp"], Decides()] = "ddp"
-    """With several processes (torchrun): each holds the whole model (ddp), or a shard of weights and moments (fsdp)."""
+    parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], Decides()] = "ddp"
+    """With several processes (torchrun): each holds the whole model (ddp), a shard of weights and moments (fsdp), or a
+    shard among the processes of its machine, with a copy on every machine (hsdp)."""
     activation_checkpointing: Annotated[bool | int, AtLeast(0, "blocks"), Decides()] = False
     """Recompute blocks in the backward pass, all (true) or the first N of each tower: less memory, at most a third more
     time."""

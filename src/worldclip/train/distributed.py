@@ -33,6 +33,17 @@ class World:
     size: int = 1
     local_rank: int = 0
     """Rank within this machine: the index of its GPU."""
+    local_size: int = 1
+    """Number of ranks of this machine."""
+
+    @property
+    def num_machines(self) -> int:
+        return self.size // self.local_size
+
+    @property
+    def machine(self) -> int:
+        """Index of this rank's machine: torchrun numbers the ranks of a machine consecutively."""
+        return self.rank // self.local_size
 
     @property
     def is_first(self) -> bool:
@@ -49,16 +60,14 @@ def connected_ranks(device: str) -> Iterator[World]:
 
     NCCL moves tensors on GPUs, gloo tensors on the CPU.
     """
-    rank, size, local_rank = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
-    world = World(rank, size, local_rank)
+    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    world = World(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
     backend = "cpu:gloo,cuda:nccl" if pick_rank_device(device, world).type == "cuda" else "gloo"
-    if size > 1:
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+    if world.size > 1:
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
     yield world
     barrier(world)
-    if size > 1:
+    if world.size > 1:
         dist.destroy_process_group()
 
 

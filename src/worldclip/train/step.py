@@ -142,15 +142,21 @@ def _gradient_norm(state: TrainState) -> float:
     """Return the Euclidean norm of the global batch's gradient over all trained parameters.
 
     torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart, and knows nothing of the sparse
-    embedding's shards.  The squares of the sharded ones are therefore summed over ranks here.
+    embedding's shards.  The squares of the sharded ones are therefore summed over ranks here; under HSDP every machine
+    has a copy of FSDP's shards.
     """
     grads = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
     sharded = [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
-    if state.sparse_embedding is not None and state.sparse_embedding.grad is not None:
-        sharded.append(state.sparse_embedding.grad)
-    if not sharded:
+    rows = state.sparse_embedding.grad if state.sparse_embedding is not None else None
+    if not sharded and rows is None:
         return float(torch.nn.utils.get_total_norm(grads))
-    square = all_reduce(torch.nn.utils.get_total_norm(sharded) ** 2, state.world)
+    num_copies = state.world.num_machines if state.config.parallel == "hsdp" else 1
+    square = torch.zeros((), device=state.device)
+    if sharded:
+        square += torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
+    if rows is not None:
+        square += torch.nn.utils.get_total_norm([rows]) ** 2
+    all_reduce(square, state.world)
     replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
     if replicated:
         square += torch.nn.utils.get_total_norm(replicated) ** 2

@@ -20,7 +20,7 @@ from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader, LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
-from worldclip.train.distributed import World, local_tensor, shard_rows
+from worldclip.train.distributed import World, gather_records, local_tensor, shard_rows
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+HeldTensors = dict[str, LocalTensor]
+"""By their names in a checkpoint.  Memory is shared with the model and its optimizer."""
 
 
 class Ema:
@@ -77,7 +79,7 @@ def create_train_state(
             clip.logit_scale.fill_(SIGLIP_SCALE)
     if checkpoint is None and config.initial_weights is not None:
         load_initial_weights(clip, config.initial_weights)
-    is_fsdp = config.parallel == "fsdp" and world.size > 1
+    is_fsdp = config.parallel != "ddp" and world.size > 1
     # Under FSDP each chunk of texts would gather the text encoder's weights again.
     model = DualEncoder(clip, precision=config.precision, loss=config.loss, text_chunks=1 if is_fsdp else TEXT_CHUNKS)
     reader = CheckpointReader(checkpoint) if checkpoint is not None else None
@@ -168,7 +170,7 @@ def load_initial_weights(model: MetaClip2Model, source: str) -> None:
 
 
 def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.device) -> torch.nn.Module:
-    """Wrap the model in DDP or FSDP2.  Both leave the scalars alone: each rank holds them whole.
+    """Wrap the model in DDP or FSDP2 (HSDP: on a mesh of machines and their ranks).  The scalars are left alone.
 
     FSDP2 cannot shard a tensor without dimensions, and the step averages their gradients with the loss anyway.
     """
@@ -180,7 +182,10 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
         ddp._set_params_and_buffers_to_ignore_for_model(model, list(scalars))
         device_ids = [device.index] if device.type == "cuda" else None
         return ddp(model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
-    mesh = init_device_mesh(device.type, (world.size,))
+    if config.parallel == "hsdp":
+        mesh = init_device_mesh(device.type, _machines_and_ranks(world), mesh_dim_names=("machine", "rank"))
+    else:
+        mesh = init_device_mesh(device.type, (world.size,))
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if config.precision == "bf16" else None,
         reduce_dtype=torch.float32,
@@ -191,6 +196,26 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
             fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(scalars.values()))
     return model
+
+
+def _machines_and_ranks(world: World) -> tuple[int, int]:
+    """Return (machines, ranks of each).  Raises UserError, on every rank, if they have different numbers of ranks."""
+    sizes = gather_records((world.local_size, world.local_rank), world)
+    expected = [(world.local_size, rank % world.local_size) for rank in range(world.size)]
+    if sizes != expected or world.size % world.local_size:
+        counts = ", ".join(map(str, sorted({local_size for local_size, _ in sizes})))
+        raise UserError(
+            f'train.parallel = "hsdp": {world.size} processes, {counts} per machine by LOCAL_WORLD_SIZE; start as many '
+            'on each machine with torchrun, or set "fsdp"'
+        )
+    return world.num_machines, world.local_size
+
+
+def _sharding_ranks(config: TrainConfig, world: World) -> World:
+    """Return the ranks among which FSDP cuts a tensor: all, under HSDP those of this machine."""
+    if config.parallel != "hsdp":
+        return world
+    return World(world.rank % world.local_size, world.local_size)
 
 
 # to and from a checkpoint
@@ -212,14 +237,21 @@ def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
     Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>, and row_steps.<embedding>
     for the sparse embedding.  What several ranks hold is cut among them, so that each row is copied once.
     """
-    replicated, sharded = _held_tensors(state)
-    share = cut_share(replicated, state.world.rank, state.world.size) | sharded
+    world = state.world
+    replicated, sharded, own = _held_tensors(state)
+    num_copies = world.size // _sharding_ranks(state.config, world).size
+    copy_index = world.rank // (world.size // num_copies)
+    share = cut_share(replicated, world.rank, world.size) | cut_share(sharded, copy_index, num_copies) | own
     return {name: local.copy() for name, local in share.items() if local.num_rows}
 
 
-def _held_tensors(state: TrainState) -> tuple[dict[str, LocalTensor], dict[str, LocalTensor]]:
-    """Return (tensors that every rank holds whole, rows that this rank alone holds), by their names in a checkpoint."""
-    replicated, sharded = {}, {}
+def _held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTensors]:
+    """Return (tensors that every rank holds, rows of FSDP's shard, rows that no other rank holds).
+
+    Under HSDP every machine has a copy of the shards.
+    """
+    replicated, sharded, own = {}, {}, {}
+    sharding = _sharding_ranks(state.config, state.world)
     optimizer_state = state.optimizer.state
     for name, parameter in state.model.checkpoint_parameters().items():
         kinds = {"weights": parameter.detach()}
@@ -228,7 +260,7 @@ def _held_tensors(state: TrainState) -> tuple[dict[str, LocalTensor], dict[str, 
         if state.ema is not None:
             kinds["ema"] = state.ema.shadow[name]
         is_sharded = isinstance(parameter, DTensor)
-        first_row = shard_rows(len(parameter), state.world)[0] if is_sharded else 0
+        first_row = shard_rows(len(parameter), sharding)[0] if is_sharded else 0
         tensors = sharded if is_sharded else replicated
         for kind, tensor in kinds.items():
             tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
@@ -236,16 +268,17 @@ def _held_tensors(state: TrainState) -> tuple[dict[str, LocalTensor], dict[str, 
     if embedding is not None:
         for kind, tensor in embedding.state().items():
             shape = (embedding.num_rows, *tensor.shape[1:])
-            sharded[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, embedding.first)
-    return replicated, sharded
+            own[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, embedding.first)
+    return replicated, sharded, own
 
 
 @torch.no_grad()
 def _load_optimizer(state: TrainState, reader: CheckpointReader) -> None:
     """Read moments, EMA and sparse embedding: this rank's rows, whatever the world size that wrote them."""
     parameters = state.model.checkpoint_parameters()
+    sharding = _sharding_ranks(state.config, state.world)
     rows = {
-        name: shard_rows(len(parameter), state.world) if isinstance(parameter, DTensor) else None
+        name: shard_rows(len(parameter), sharding) if isinstance(parameter, DTensor) else None
         for name, parameter in parameters.items()
     }
     names = {parameter: name for name, parameter in parameters.items()}
