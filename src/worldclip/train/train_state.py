@@ -250,7 +250,9 @@ def _held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTens
 
     Under HSDP every machine has a copy of the shards.
     """
-    replicated, sharded, own = {}, {}, {}
+    replicated: HeldTensors = {}
+    sharded: HeldTensors = {}
+    own: HeldTensors = {}
     sharding = _sharding_ranks(state.config, state.world)
     optimizer_state = state.optimizer.state
     for name, parameter in state.model.checkpoint_parameters().items():
