@@ -16,12 +16,14 @@ import os
 import platform
 import resource
 import shutil
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 from curation import read_world, write_world
 
@@ -30,6 +32,7 @@ from worldclip.config import load_recipe
 from worldclip.core.artifacts import fingerprint, versions, write_text
 from worldclip.core.entry_counts import _group
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
+from worldclip.core.execute import ray as ray_executor
 from worldclip.core.execute.shards import Reports, ShardWork
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.settings import to_toml
@@ -40,6 +43,9 @@ from worldclip.recipe import sections_of
 
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 NUM_SHARDS, NUM_TASKS, NUM_LANGUAGES = 4000, 2000, 100
+NUM_SHARDS_IN_TASKS = 20_000  # of the runs with several shards per task
+TURNS = 3
+MEMORY_DISK = "/dev/shm"  # for the markers of tasks: a disk's flushes (5 ms a marker here) are a matter of the nodes
 FULL_SHARDS = 1_600_000
 
 
@@ -97,15 +103,34 @@ def make_pool(folder: Path) -> None:
         path.write_bytes(b"x")
 
 
-def measure_tasks(folder: Path) -> tuple[float, float]:
-    """Tasks without work on a Ray of two CPUs: (CPU time of this process a task in us, tasks a second)."""
+class Tasks(NamedTuple):
+    """Shards without work on a Ray of two CPUs."""
+
+    cpu_us: float
+    """Of this process per shard."""
+    per_s: float
+
+
+def measure_tasks(folder: Path) -> tuple[Tasks, Tasks]:
+    """Return the medians of pairs of runs: with several shards per task, and with one."""
     executor = RayExecutor(workers=None, quiet=True)
     run = functools.partial(executor.map, functools.partial(note, folder), label="x", key={})
     shards = [Shard(name=f"{i:06}", path="") for i in range(NUM_TASKS)]
     run(shards=shards[:20], done_dir=folder / "warm")
-    started_at = time.perf_counter()
-    us = cpu_us(lambda: run(shards=shards, done_dir=folder / "done"), NUM_TASKS)
-    return us, NUM_TASKS / (time.perf_counter() - started_at)
+    usual = ray_executor.MAX_SHARDS_PER_TASK
+    measured: dict[int, list[Tasks]] = {usual: [], 1: []}
+    for turn in range(TURNS):
+        for limit, results in measured.items():
+            ray_executor.MAX_SHARDS_PER_TASK = limit
+            num_shards = NUM_TASKS if limit == 1 else NUM_SHARDS_IN_TASKS
+            done_dir = folder / f"done {turn} {limit}"
+            some = [Shard(name=f"{i // 1000:03}/{i:06}", path="") for i in range(num_shards)]
+            started_at = time.perf_counter()
+            us = cpu_us(functools.partial(run, shards=some, done_dir=done_dir), num_shards)
+            results.append(Tasks(us, num_shards / (time.perf_counter() - started_at)))
+    ray_executor.MAX_SHARDS_PER_TASK = usual
+    several, one = (Tasks(*map(statistics.median, zip(*results, strict=True))) for results in measured.values())
+    return several, one
 
 
 def measure(folder: Path) -> str:
@@ -127,10 +152,12 @@ def measure(folder: Path) -> str:
     markers = [work.marker_path(shard) for shard in shards]
     rows.append(("look for files of no shard", cpu_us(lambda: remove_stale(folder / "match", markers), NUM_SHARDS)))
     rows.append(("know a file of counts (stat, for the sums)", cpu_us(lambda: _group(0, markers), NUM_SHARDS)))
-    task_us, tasks_per_s = measure_tasks(folder)
-    rows.insert(2, ("start a task on Ray, take its outcome", task_us))
+    with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as markers_dir:
+        several, one = measure_tasks(Path(markers_dir))
+    rows.insert(2, ("start it on Ray in a task of several, take its outcome", several.cpu_us))
+    rows.insert(3, ("(start it in a task of its own, take its outcome)", one.cpu_us))
     hash_s = hash_seconds(folder / "large")
-    return page(rows, (shard_bytes, report_bytes), tasks_per_s, hash_s, measure_stages(folder / "stages"))
+    return page(rows, (shard_bytes, report_bytes), (several, one), hash_s, measure_stages(folder / "stages"))
 
 
 def hash_seconds(path: Path) -> float:
@@ -142,10 +169,11 @@ def hash_seconds(path: Path) -> float:
 def page(
     rows: Sequence[tuple[str, float]],
     memory: tuple[float, float],
-    tasks_per_s: float,
+    tasks: tuple[Tasks, Tasks],
     hash_s: float,
     stages: Sequence[tuple[str, float, float]],
 ) -> str:
+    several, one = tasks
     of_stages = "\n".join(f"| {name} | {us:.2f} | {size:.0f} |" for name, us, size in stages)
     lines = "\n".join(f"| {name} | {us:,.0f} us | {us * FULL_SHARDS / 6e7:,.1f} min |" for name, us in rows)
     known = ", ".join(f"{name} {version}" for name, version in versions(("numpy", "numba", "pyarrow", "ray")).items())
@@ -160,9 +188,16 @@ def page(
 {lines}
 
 Memory: {memory[0] / 1000:.1f} kB a shard for its name and what it is known by, {memory[0] * FULL_SHARDS / 1e9:.1f} GB \
-for {FULL_SHARDS:,}; {max(memory[1], 0) / 1000:.1f} kB a shard more while reports are added up. Tasks without work on \
-two busy CPUs: {tasks_per_s:,.0f} a second. Hashing a local file's contents (files under 64 MiB): {hash_s:.2f} s of \
-CPU time a GB.
+for {FULL_SHARDS:,}; {max(memory[1], 0) / 1000:.1f} kB a shard more while reports are added up. Hashing \
+a local file's contents (files under 64 MiB): {hash_s:.2f} s of CPU time a GB.
+
+Shards without work on a Ray of two CPUs, markers in memory, medians of {TURNS} pairs of runs in turns: \
+{several.per_s:,.0f} shards a second with several per task, {one.per_s:,.0f} with one: {several.per_s / one.per_s:.1f} \
+times as many, {FULL_SHARDS:,} in {FULL_SHARDS / several.per_s / 60:,.1f} minutes instead of \
+{FULL_SHARDS / one.per_s / 60:,.1f}. The same two CPUs wrote the markers, which on a cluster other machines do: the \
+process that maps was busy for {several.per_s * several.cpu_us / 1e4:.0f}% of the time, and for \
+{one.per_s * one.cpu_us / 1e4:.0f}% with one shard per task. Its CPU time alone allows {1e6 / several.cpu_us:,.0f} shards \
+a second instead of {1e6 / one.cpu_us:,.0f}.
 
 The stages on captions of 62 characters (4 Parquet shards, one core; first calls, so that loading what is compiled and
 the language model is in it):
@@ -180,7 +215,8 @@ def main() -> None:
     if sys.platform != "linux":
         sys.exit("reads /proc")
     os.environ.pop("RAY_ADDRESS", None)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # Ray's workers import `note`
+    own = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # Ray's workers import `note`
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, own))
     folder = Path(tempfile.mkdtemp())
     try:
         text = measure(folder)

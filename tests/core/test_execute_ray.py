@@ -101,6 +101,25 @@ def test_shard_that_kills_its_workers_fails_after_three_tries(run_map) -> None:
     assert failed.value.failures["000.tar"].startswith("its worker process was lost 3 times, by a signal: ")
 
 
+def note_task(out: Path, shard: Shard) -> dict:
+    import ray
+
+    (out / f"{shard.name}.task").write_text(ray.get_runtime_context().get_task_id())
+    if shard.name == "150.tar":
+        die(shard)
+    return write_number(out, shard)
+
+
+def test_short_shards_share_tasks_and_one_that_kills_workers_fails_alone(run_map, tmp_path: Path) -> None:
+    many = [Shard(name=f"{n:03}.tar", path="") for n in range(300)]
+    with pytest.raises(StageFailed) as failed:
+        run_map(partial(note_task, tmp_path), shards=many)
+    assert list(failed.value.failures) == ["150.tar"]
+    assert failed.value.failures["150.tar"].startswith("its worker process was lost 3 times, ")
+    assert sorted(calls(tmp_path)) == [shard.name for shard in many if shard.name != "150.tar"], "each ran once"
+    assert len({path.read_text() for path in tmp_path.glob("*.task")}) < 150
+
+
 def test_full_disk_stops_the_map_at_once(run_map, tmp_path: Path) -> None:
     many = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": 1000 - n}) for n in range(200)]
     with pytest.raises(OSError, match="No space left"):

@@ -2,6 +2,9 @@
 
 The nodes share the directories that the work reads and writes, at the same paths, and have the same worldclip.  Ray
 starts tasks and reports lost ones; this module decides what to retry and what to start twice.
+
+A driver starts some hundred tasks a second whatever they do, so a task takes several short shards.  Every shard has its
+own marker, failure and tries, and is alone in its task once it has lost a worker.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.execute.shards import (
     MAX_TRIES,
+    Failure,
     Outcome,
     Report,
     Reports,
@@ -39,6 +43,10 @@ LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after so many median durations
 CONNECT_S = 10.0  # timeout of the check that a cluster listens
 CANCEL_S = 10.0  # a cancelled task may end by itself; after so many seconds it is killed
 LOCAL_STARTS = 3
+TASKS_PER_S = 350  # that this process shall start at most, half of what it can (benchmarks/results/scale.md)
+TASK_S = 0.5  # that a task of several shards takes at least, so that workers do not wait between tasks
+MAX_SHARDS_PER_TASK = 1_000
+TASKS_LEFT_PER_CPU = 4  # that the rest of the queue makes, so that all CPUs end together
 OBJECT_STORE_BYTES = 128 * 2**20  # for a Ray started here: only functions and reports pass through it
 
 
@@ -82,23 +90,42 @@ class RayExecutor:
             cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))
             max_tasks = min(cpus, self.workers) if self.workers else QUEUED_PER_CPU * cpus
             while queue and len(tasks.running) < max_tasks:
-                shard = queue.popleft()
-                tries[shard.name] += 1
-                tasks.start(shard)
+                num_shards = tasks.shards_per_task(cpus, len(queue))
+                tasks.start(_take_group(queue, tries, num_shards))
             if not queue and len(tasks.running) < min(cpus, max_tasks):
                 tasks.copy_late_tasks()
-            for shard, outcome in tasks.wait():
+            for shards, outcome in tasks.wait():
                 if not isinstance(outcome, LostTask):
-                    yield shard.name, outcome
-                elif tries[shard.name] < MAX_TRIES:
-                    queue.append(shard)
-                else:
-                    yield shard.name, lost_worker(outcome.cause)
+                    yield from zip((shard.name for shard in shards), outcome, strict=True)
+                    continue
+                for shard in shards:
+                    if tries[shard.name] < MAX_TRIES:
+                        queue.append(shard)
+                    else:
+                        yield shard.name, lost_worker(outcome.cause)
+
+
+def _take_group(queue: deque[Shard], tries: Counter[str], num_shards: int) -> tuple[Shard, ...]:
+    """Take the shards of a task from the queue and count the try; a shard that lost a worker before is alone."""
+    group = [queue.popleft()]
+    if not tries[group[0].name]:
+        while queue and len(group) < num_shards and not tries[queue[0].name]:
+            group.append(queue.popleft())
+    tries.update(shard.name for shard in group)
+    return tuple(group)
 
 
 class _Task(NamedTuple):
-    shard: Shard
+    shards: tuple[Shard, ...]
     started_at: float
+
+
+class _Done(NamedTuple):
+    """What a task returns."""
+
+    outcomes: list[Outcome]
+    """Of its shards; a report has `pairs` alone, the marker has all of it."""
+    work_s: float
 
 
 class LostTask(NamedTuple):
@@ -108,34 +135,46 @@ class LostTask(NamedTuple):
 
 
 class _Tasks:
-    """The tasks now in Ray: at most two per shard, of which the first outcome counts."""
+    """The tasks now in Ray: at most two for the same shards, of which the first outcome counts."""
 
     def __init__(self, ray: Any, work: ShardWork, place: _Place) -> None:
-        self.running: dict[Any, _Task] = {}  # ObjectRef -> shard
+        self.running: dict[Any, _Task] = {}  # by ObjectRef
         self._ray, self._may_repeat = ray, is_marked(work.fn, "is_repeatable")
         self._work = ray.put(work)  # sent once, not with each task
         self._place = place
         # a task that is lost is started again by RayExecutor: Ray itself would try for ever after a lack of memory
         self._task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(run_on_node)
+        self._copied: set[str] = set()  # first shards of the tasks that were started twice
         self._cancelled: list[Any] = []
-        self._durations_s: deque[float] = deque(maxlen=1000)
+        self._durations_s: deque[float] = deque(maxlen=1000)  # of tasks, in the queue too
+        self._shard_s: deque[float] = deque(maxlen=1000)  # that a shard of a task took on its node
 
-    def start(self, shard: Shard) -> None:
-        self.running[self._task.remote(self._work, shard, self._place)] = _Task(shard, time.monotonic())
+    def start(self, shards: tuple[Shard, ...]) -> None:
+        self.running[self._task.remote(self._work, shards, self._place)] = _Task(shards, time.monotonic())
+
+    def shards_per_task(self, cpus: int, num_queued: int) -> int:
+        """Return how many shards the next task takes, from what shards took lately: 1 until the first ended."""
+        if not self._shard_s:
+            return 1
+        task_s = max(TASK_S, cpus / TASKS_PER_S)
+        num_shards = int(min(MAX_SHARDS_PER_TASK, task_s / max(1e-6, statistics.fmean(self._shard_s))))
+        return max(1, min(num_shards, num_queued // (TASKS_LEFT_PER_CPU * cpus)))
 
     def copy_late_tasks(self) -> None:
-        """Start a second task for each shard that takes far longer than others did; call while CPUs are idle."""
+        """Start a second task for each that takes far longer than others did; call while CPUs are idle."""
         if not self._may_repeat or not self._durations_s:
             return
         late_s = max(LATE_S, LATE_MEDIANS * statistics.median(self._durations_s))
-        copies = Counter(task.shard.name for task in self.running.values())
+        copies = Counter(task.shards[0].name for task in self.running.values())
         now = time.monotonic()
         for task in list(self.running.values()):
-            if copies[task.shard.name] == 1 and now - task.started_at > late_s:
-                self.start(task.shard)
+            name = task.shards[0].name
+            if copies[name] == 1 and now - task.started_at > late_s:
+                self._copied.add(name)
+                self.start(task.shards)
 
-    def wait(self) -> list[tuple[Shard, Outcome | LostTask]]:
-        """Wait until a task ends, at most POLL_S; returns the shards that ended with their outcome."""
+    def wait(self) -> list[tuple[tuple[Shard, ...], list[Outcome] | LostTask]]:
+        """Wait until a task ends, at most POLL_S; returns the shards of those that ended with their outcomes."""
         ready, _ = self._ray.wait(list(self.running), num_returns=1, timeout=POLL_S)
         ready, _ = self._ray.wait(list(self.running), num_returns=len(self.running), timeout=0) if ready else ([], [])
         ended = []
@@ -143,21 +182,30 @@ class _Tasks:
             task = self.running.pop(ref, None)
             if task is None:  # its copy was faster
                 continue
-            outcome = self._outcome(ref)
-            others = [other for other, its in self.running.items() if its.shard.name == task.shard.name]
-            if others and not isinstance(outcome, dict):  # the other copy may succeed
+            done = self._result(ref)
+            others = self._copies_of(task)
+            if others and not (isinstance(done, _Done) and _all_succeeded(done)):  # the other copy may succeed
                 continue
             for other in others:
                 del self.running[other]
                 self._cancel(other)
             self._durations_s.append(time.monotonic() - task.started_at)
-            ended.append((task.shard, outcome))
+            if isinstance(done, _Done):
+                self._shard_s.append(done.work_s / len(task.shards))
+            ended.append((task.shards, done.outcomes if isinstance(done, _Done) else done))
         return ended
 
-    def _outcome(self, ref: Any) -> Outcome | LostTask:
+    def _copies_of(self, task: _Task) -> list[Any]:
+        """Return the ObjectRefs of the running tasks for the same shards."""
+        name = task.shards[0].name
+        if name not in self._copied:
+            return []
+        return [other for other, its in self.running.items() if its.shards[0].name == name]
+
+    def _result(self, ref: Any) -> _Done | LostTask:
         errors = self._ray.exceptions
         try:
-            outcome: Outcome = self._ray.get(ref)
+            done: _Done = self._ray.get(ref)
         except errors.OutOfMemoryError:
             return LostTask("ended by Ray because the node's memory ran out; use fewer --workers")
         except (errors.NodeDiedError, errors.ObjectLostError):
@@ -166,7 +214,7 @@ class _Tasks:
             return LostTask("by a signal: a crash of a library on its contents, or memory that ran out; see Ray's logs")
         except errors.RayTaskError as error:  # fatal: every shard would fail in the same way
             raise error.cause from error
-        return outcome
+        return done
 
     def _cancel(self, ref: Any) -> None:
         self._ray.cancel(ref)
@@ -214,11 +262,20 @@ class _Place:
             ) from error
 
 
-def run_on_node(work: ShardWork, shard: Shard, place: _Place) -> Outcome:
+def _all_succeeded(done: _Done) -> bool:
+    return not any(isinstance(outcome, Failure) for outcome in done.outcomes)
+
+
+def run_on_node(work: ShardWork, shards: Sequence[Shard], place: _Place) -> _Done:
     """Run one task on a node.  A shard that another copy or an earlier try finished is not run again."""
     place.enter()
-    report = work.finished_report(shard)
-    return work.run(shard) if report is None else report
+    started_at = time.perf_counter()
+    outcomes: list[Outcome] = []
+    for shard in shards:
+        report = work.finished_report(shard)
+        outcome = work.run(shard) if report is None else report
+        outcomes.append(outcome if isinstance(outcome, Failure) else {"pairs": outcome.get("pairs", 0)})
+    return _Done(outcomes, time.perf_counter() - started_at)
 
 
 @contextmanager
