@@ -196,8 +196,8 @@ Shards without work on a Ray of two CPUs, markers in memory, medians of {TURNS} 
 times as many, {FULL_SHARDS:,} in {FULL_SHARDS / several.per_s / 60:,.1f} minutes instead of \
 {FULL_SHARDS / one.per_s / 60:,.1f}. The same two CPUs wrote the markers, which on a cluster other machines do: the \
 process that maps was busy for {several.per_s * several.cpu_us / 1e4:.0f}% of the time, and for \
-{one.per_s * one.cpu_us / 1e4:.0f}% with one shard per task. Its CPU time alone allows {1e6 / several.cpu_us:,.0f} shards \
-a second instead of {1e6 / one.cpu_us:,.0f}.
+{one.per_s * one.cpu_us / 1e4:.0f}% with one shard per task. Its CPU time alone allows \
+{1e6 / several.cpu_us:,.0f} shards a second instead of {1e6 / one.cpu_us:,.0f}.
 
 The stages on captions of 62 characters (4 Parquet shards, one core; first calls, so that loading what is compiled and
 the language model is in it):

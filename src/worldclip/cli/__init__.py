@@ -101,8 +101,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _names_model(rest: Sequence[str]) -> bool:
-    """Return whether the first word is a model: no flag, no recipe, and no run without an --out that is no run."""
-    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml"):
+    """Return whether the first word is a model: no flag, no recipe, no run that is watched or has no other --out."""
+    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml") or "--watch" in rest:
         return False
     source, out = Path(rest[0]), _out_of(rest)
     if not layout.is_run(source):

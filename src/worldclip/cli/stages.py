@@ -75,6 +75,7 @@ def run_stage(
     shards: ShardsFlag = None,
     push: PushFlag = None,
     dry_run: bool = False,
+    watch: bool = False,
     executor: Executor,
     config: Any,
 ) -> tuple[Any, str]:
@@ -86,6 +87,7 @@ def run_stage(
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
     dry_run: train: print what would run, the model's size, memory and hours, and stop; export: with --push, print what
         would be uploaded, and upload nothing.
+    watch: evaluate the checkpoints of RUN/train as another process writes them, each once, into RUN/train/evaluate.
     """
     if push:
         check_repository(push)
@@ -95,6 +97,8 @@ def run_stage(
         if problems := overridden.problems():
             raise UserError(problems)
     run_dir = run_folder(recipe, out)
+    if watch:
+        return _watch(run_dir, overridden)
     if stage == "train" and dry_run:
         names = stage_names()[: stage_names().index(stage) + 1]
         run_stages(overridden, run_dir, names, executor=executor, dry_run=True)
@@ -106,7 +110,22 @@ def run_stage(
     return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage])
 
 
-STAGES_WITH = {"shards": ("pool", "match", "curate"), "push": ("export",), "dry_run": ("train", "export")}
+def _watch(run_dir: Path, recipe: Recipe) -> tuple[Any, str]:
+    from worldclip.train.watch import watch
+
+    if not layout.is_run(run_dir):
+        raise UserError(f"{run_dir} is not the folder of a run; start the training first: worldclip train {run_dir}")
+    recipe.take_effect()
+    watch(run_dir, recipe.train, recipe.evaluate)
+    return None, ""
+
+
+STAGES_WITH = {
+    "shards": ("pool", "match", "curate"),
+    "push": ("export",),
+    "dry_run": ("train", "export"),
+    "watch": ("evaluate",),
+}
 
 
 def run_one_stage(stage: str, arguments: Sequence[str]) -> int:

@@ -313,13 +313,14 @@ class RunLock:
     The lock goes with the process, however it ends.
     """
 
-    def __init__(self, run_dir: Path, is_shared: bool = False) -> None:
-        self.run_dir, self.is_shared = run_dir, is_shared
+    def __init__(self, run_dir: Path, is_shared: bool = False, name: str = ".lock") -> None:
+        """name: of the file; the process that watches a run has a lock of its own."""
+        self.path, self.run_dir, self.is_shared = run_dir / name, run_dir, is_shared
 
     def __enter__(self) -> RunLock:
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.run_dir / ".lock", "a+")  # held until __exit__
+            self._file = open(self.path, "a+")  # held until __exit__
         except OSError as error:
             raise UserError(
                 f"--out {self.run_dir} cannot be written ({error.strerror}); choose another folder"

@@ -93,6 +93,11 @@ def step_folder(train_dir: Path, step: int) -> Path:
     return train_dir / f"step_{step:09}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
 def step_scores(checkpoint: Path) -> Path:
     """Return the file that says that a checkpoint's evaluation during training has ended, with its scores."""
     return checkpoint.parent / "evaluate" / checkpoint.name / "scores.json"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from worldclip.train.distributed import World
 
 FILES = "trainer/files.json"
-_MODEL, _OPTIMIZER = "model.safetensors", "trainer/optimizer.safetensors"
+MODEL, OPTIMIZER = "model.safetensors", "trainer/optimizer.safetensors"
 _FAILED = "failed"  # key of a rank's note: why it could not write its rows
 _SHARDS, _INDEX = "trainer/shards", "trainer/shards/index.json"
 _POLL_S = 0.02  # between looks for the notes of the other ranks
@@ -219,8 +219,8 @@ def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
 
     model_names = _names_in_model(tensors)
     model = {short: tensors[name].tensor for name, short in model_names.items()}
-    save_file(model, folder / _MODEL, metadata={"format": "pt"})
-    save_file({name: tensors[name].tensor for name in tensors if name not in model_names}, folder / _OPTIMIZER)
+    save_file(model, folder / MODEL, metadata={"format": "pt"})
+    save_file({name: tensors[name].tensor for name in tensors if name not in model_names}, folder / OPTIMIZER)
 
 
 def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
@@ -305,11 +305,11 @@ def consolidate(folder: Path) -> None:
     """Write model.safetensors of a sharded checkpoint; do nothing if it is there."""
     from safetensors.torch import save_file
 
-    if (folder / _MODEL).exists():
+    if (folder / MODEL).exists():
         return
     reader = CheckpointReader(folder)
     model = {short: reader.read(name) for name, short in _names_in_model(reader.tensors).items()}
-    write_artifact(folder / _MODEL, lambda aside: save_file(model, aside, metadata={"format": "pt"}))
+    write_artifact(folder / MODEL, lambda aside: save_file(model, aside, metadata={"format": "pt"}))
     recorded = read_json(folder / FILES) if (folder / FILES).exists() else {}
     _write_digests(folder, recorded)  # the others as recorded: a new digest would hide that a file is corrupt
 
@@ -329,12 +329,12 @@ class CheckpointReader:
         if (folder / _INDEX).exists():
             self.tensors = read_json(folder / _INDEX)
             return
-        stored = list(self._open(_OPTIMIZER).keys())
+        stored = list(self._open(OPTIMIZER).keys())
         has_ema = any(name.startswith("weights.") and name != "weights.logit_bias" for name in stored)
         kind = "ema" if has_ema else "weights"
-        self.tensors = {name: (_OPTIMIZER, name) for name in stored} | {
-            f"{kind}.{name}": (_MODEL, name)
-            for name in self._open(_MODEL).keys()  # noqa: SIM118
+        self.tensors = {name: (OPTIMIZER, name) for name in stored} | {
+            f"{kind}.{name}": (MODEL, name)
+            for name in self._open(MODEL).keys()  # noqa: SIM118
         }
 
     def __contains__(self, name: str) -> bool:

@@ -27,11 +27,8 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.curate import online_work
-from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.stage import model_digest
 from worldclip.model.clip import count_parameters
-from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
 from worldclip.train.checkpoint import CheckpointWriter, consolidate, read_state
@@ -42,6 +39,7 @@ from worldclip.train.distributed import World, barrier, gather_records, pick_ran
 from worldclip.train.loader import UNREADABLE, BadImages, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.schedule import Schedule, learning_rate
+from worldclip.train.scores import MEAN, has_scores, score_checkpoint
 from worldclip.train.step import StepResult, train_step
 from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
 
@@ -49,7 +47,6 @@ from worldclip.train.train_state import copy_to_cpu, create_train_state, write_f
 MAX_SKIPPED_IN_A_ROW = 10
 SIGNALS = {signal.SIGTERM: 143, signal.SIGUSR1: 138}  # save and exit, with a shell's exit code: 128 + number
 TERMINATED = SIGNALS[signal.SIGTERM]
-MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
 
 
 @dataclass(kw_only=True)
@@ -301,49 +298,22 @@ class Trainer:
         if step == 0 or not crosses(step, self.schedule, self.config.evaluate_every_samples):
             return False
         checkpoint = layout.step_folder(layout.train_dir(self.run_dir), step)
-        marker = layout.step_scores(checkpoint)
-        return not marker.exists() or artifacts.read_json(marker)["model_digest"] != model_digest(checkpoint)
+        return not has_scores(checkpoint, checkpoint)
 
     def _evaluate(self, log: Log) -> None:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
         self.writer.wait()
         barrier(self.world)
         if self.world.is_first:
-            step = self.progress.step
-            scores = self._scores(layout.step_folder(layout.train_dir(self.run_dir), step))
+            step, device = self.progress.step, self.config.device
+            checkpoint = layout.step_folder(layout.train_dir(self.run_dir), step)
+            consolidate(checkpoint)
+            scores = score_checkpoint(
+                checkpoint, checkpoint, self.run_dir, self.config, self.evaluate_config, device=device
+            )
             log.write_scores(step, scores)
             say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
         barrier(self.world)
-
-    def _scores(self, checkpoint: Path) -> dict[str, float]:
-        """Evaluate a checkpoint, loaded as anyone would, and update train/best.json; of equal means the earlier wins.
-
-        Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.  The records
-        go to RUN/train/evaluate/step_<step>/results.jsonl; scores.json beside it comes last.
-        """
-        consolidate(checkpoint)
-        digest = model_digest(checkpoint)
-        config, train_dir, step = self.evaluate_config, checkpoint.parent, self.progress.step
-        names = self.config.evaluate_datasets or config.dataset_names
-        records, _, _ = engine.evaluate(
-            load(checkpoint, device=self.config.device, preprocess=config.preprocess_rule),
-            {"model": f"train/{checkpoint.name}", "model_digest": digest},
-            [datasets.load(name, config, self.run_dir) for name in names],
-            config.languages,
-            layout.step_scores(checkpoint).with_name("results.jsonl"),
-            batch_size=config.batch_size,
-        )
-        first_metrics: dict[str, list[float]] = {}
-        for record in records:
-            first_metrics.setdefault(record["dataset"], []).append(next(iter(record["metrics"].values())))
-        scores = {name: sum(values) / len(values) for name, values in first_metrics.items()}
-        scores[MEAN] = sum(scores.values()) / len(scores)
-        # A resumed run evaluates steps again: the recorded best counts only if it is an earlier step that still exists.
-        best = artifacts.read_json(train_dir / layout.BEST) if layout.best_of(train_dir) else None
-        if best is None or best["step"] >= step or scores[MEAN] > best["value"]:
-            artifacts.write_json(train_dir / layout.BEST, {"step": step, "metric": MEAN, "value": scores[MEAN]})
-        artifacts.write_json(layout.step_scores(checkpoint), {"model_digest": digest, "scores": scores})
-        return scores
 
     def _exit(self, exit_code: int) -> None:
         """Exit after a signal, as soon as the checkpoint is complete on disk."""

@@ -1,0 +1,105 @@
+"""Scores of checkpoints while a run trains: from the training loop, or from a process beside it (watch.py).
+
+RUN/train/evaluate/step_<9 digits>/results.jsonl    a record per dataset, language and task
+RUN/train/evaluate/step_<9 digits>/scores.json      written last: model_digest, scores by dataset and their mean
+RUN/train/best.json                                 the step with the best mean
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from worldclip.core import artifacts, layout
+from worldclip.core.errors import UserError
+from worldclip.evaluate import datasets, engine
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.processes import Sweep, share
+from worldclip.evaluate.stage import model_digest
+from worldclip.evaluate.tasks import Dataset, Record
+from worldclip.model.load import load
+from worldclip.train.config import TrainConfig
+
+MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
+
+
+def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConfig:
+    """Return the config of evaluations while training: train.evaluate_datasets take the place of evaluate.datasets.
+
+    Raises UserError for unknown datasets, and if there is none.
+    """
+    if train.evaluate_datasets:
+        config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
+        if problems := config.problems():
+            raise UserError(
+                [problem.replace("evaluate.datasets", "train.evaluate_datasets", 1) for problem in problems]
+            )
+    if not config.dataset_names:
+        raise UserError("no dataset to evaluate checkpoints on; set train.evaluate_datasets or evaluate.datasets")
+    return config
+
+
+def load_datasets(run_dir: Path, config: EvaluateConfig) -> list[Dataset]:
+    """Return the datasets of a config."""
+    return [datasets.load(name, config, run_dir) for name in config.dataset_names]
+
+
+def has_scores(checkpoint: Path, model_folder: Path) -> bool:
+    """Return whether the evaluation of a checkpoint has ended, of the weights that are in `model_folder`."""
+    marker = layout.step_scores(checkpoint)
+    return marker.exists() and artifacts.read_json(marker)["model_digest"] == model_digest(model_folder)
+
+
+def score_checkpoint(
+    checkpoint: Path,
+    model_folder: Path,
+    run_dir: Path,
+    train: TrainConfig,
+    config: EvaluateConfig,
+    *,
+    device: str,
+    processes: int = 1,
+) -> dict[str, float]:
+    """Evaluate a checkpoint, loaded as anyone would, and update best.json; of equal means the earlier step wins.
+
+    model_folder: holds the checkpoint's files, the checkpoint itself or a copy of it.  Returns {dataset: mean of the
+    first metric over languages and tasks, "mean": mean over datasets}.
+    """
+    results = layout.step_scores(checkpoint).with_name("results.jsonl")
+    config = config_of_scores(train, config)
+    loaded = load_datasets(run_dir, config)
+    model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(model_folder)}
+    model = load(model_folder, device=device, preprocess=config.preprocess_rule)
+    cache = results.with_name("features") if processes > 1 else None  # through which the processes meet
+    if processes > 1:
+        sweep = Sweep(model_folder, engine.identify(model, model_id), config, run_dir)
+        share(sweep, loaded, config.languages, results.parent)
+    records, _, _ = engine.evaluate(
+        model, model_id, loaded, config.languages, results, batch_size=config.batch_size, cache=cache
+    )
+    if cache is not None:
+        shutil.rmtree(cache, ignore_errors=True)
+    scores = mean_scores(records)
+    _update_best(checkpoint, scores[MEAN])
+    artifacts.write_json(layout.step_scores(checkpoint), {"model_digest": model_id["model_digest"], "scores": scores})
+    return scores
+
+
+def mean_scores(records: Sequence[Record]) -> dict[str, float]:
+    """Return {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}."""
+    first_metrics: dict[str, list[float]] = {}
+    for record in records:
+        first_metrics.setdefault(record["dataset"], []).append(next(iter(record["metrics"].values())))
+    scores = {name: sum(values) / len(values) for name, values in first_metrics.items()}
+    scores[MEAN] = sum(scores.values()) / len(scores)
+    return scores
+
+
+def _update_best(checkpoint: Path, score: float) -> None:
+    """Name a checkpoint in best.json, unless another step that still exists is better or as good and earlier."""
+    train_dir, step = checkpoint.parent, layout.step_of(checkpoint)
+    best = artifacts.read_json(train_dir / layout.BEST) if layout.best_of(train_dir) else None
+    if best is None or best["step"] == step or (score, -step) > (best["value"], -best["step"]):
+        artifacts.write_json(train_dir / layout.BEST, {"step": step, "metric": MEAN, "value": score})
