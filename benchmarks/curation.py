@@ -34,6 +34,7 @@ from match import describe_processor, pad, space, synthesise
 from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core import artifacts, layout
+from worldclip.core.entry_counts import count_entries
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
 from worldclip.language import identify as lid
@@ -96,8 +97,7 @@ def run_ours(folder: Path, recipe: Any) -> None:
     context = Run(dir=run, sections=sections_of(recipe))
     work = stage.match_work(context)
     for shard in pool.shards(context):
-        stage.match_shard(shard, work=work)
-        stage.count_shard(shard, run_dir=run, key_lists=())
+        stage.match_shard(shard, work=work, counted_by={})
 
 
 def read_counts(run: Path) -> dict[tuple[str, int], int]:
@@ -166,7 +166,8 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
         timed("write", artifacts.write_table, path, table, artifacts.MATCH_TEXTS)
         text_idx = texts.text_idx.to_numpy()
         timed("report", accounting.count_reasons, matched.reason, matched.lang, text_idx, work.languages)
-        timed("count", stage.count_shard, shard, run_dir=run, key_lists=())
+        counts = timed("count", count_entries, table)
+        timed("count", artifacts.write_table, layout.match_counts(run, shard.name), counts, artifacts.MATCH_COUNTS)
     return dict(spent)
 
 

@@ -86,7 +86,7 @@ def prepare(run: Path, folder: Path) -> None:
     ("place", "kill_at", "when"),
     [
         ("match/texts", 2, "before"),
-        ("match/done/counts", 1, "after"),
+        ("match/done/counts", 2, "after"),
         ("match/report.json", 1, "before"),
         ("balance/en.npy", 1, "after"),
         ("balance/manifest.json", 1, "before"),

@@ -89,6 +89,17 @@ def test_match_texts_store_ids_as_flat_arrays(tmp_path: Path) -> None:
     assert column.values.to_pylist() == [1, 5, 7]
 
 
+def test_only_values_that_repeat_have_a_dictionary(tmp_path: Path) -> None:
+    path = tmp_path / "texts.parquet"
+    columns = {"key": ["a"], "text_idx": [0], "text": ["t"], "lang": ["en"], "lang_prob": [1.0], "entries_lang": ["en"]}
+    artifacts.write_table(path, pa.table(columns | {"entry_ids": [[1, 2]]}), artifacts.MATCH_TEXTS)
+    group = pq.read_metadata(path).row_group(0)
+    columns_of = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+    with_dictionary = {name for name, chunk in columns_of.items() if chunk.has_dictionary_page}
+    assert with_dictionary == {"text_idx", "lang", "entries_lang"}
+    assert "BYTE_STREAM_SPLIT" in columns_of["entry_ids.list.element"].encodings
+
+
 def test_digest_depends_on_every_value_but_not_on_key_order() -> None:
     assert artifacts.digest({"a": 1, "b": [2]}) == artifacts.digest({"b": [2], "a": 1})
     assert artifacts.digest({"a": 1}) != artifacts.digest({"a": "1"})

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from count_files import write_count_file
@@ -36,6 +36,7 @@ def test_equally_frequent_entries_are_all_effective():
     assert effective_entries(np.zeros(3, np.uint64)) == 0.0
 
 
+@settings(deadline=None)  # it writes files
 @given(
     st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2**61)), unique_by=lambda row: row[0]), max_size=4)
 )

@@ -69,6 +69,19 @@ def all_bytes(folder: Path, *, without: str = "manifest.json") -> dict[str, byte
     }
 
 
+def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, run):
+    recipe = make_recipe(pool_folder)
+    run_stages(recipe, run, stages="pool match")
+    counted_at_once = all_bytes(run / "match" / "counts")
+    shutil.rmtree(run / "match" / "counts")
+    shutil.rmtree(run / "match" / "done" / "counts")
+    (run / "match" / "manifest.json").unlink()
+    texts = {path: path.stat().st_mtime_ns for path in (run / "match" / "texts").rglob("*.parquet")}
+    run_stages(recipe, run, stages="match")
+    assert all_bytes(run / "match" / "counts") == counted_at_once
+    assert texts == {path: path.stat().st_mtime_ns for path in texts}, "no shard is matched again"
+
+
 def test_texts_and_counts_agree_with_plain_search(pool_folder, run):
     recipe = make_recipe(pool_folder)
     expected: Outcome = plain_run(SHARDS, recipe)

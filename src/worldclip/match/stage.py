@@ -1,7 +1,8 @@
 """The stage: texts of the pool -> language -> entry ids -> how often each entry matched.
 
 One shard is one unit of work.  Valid and deny lists decide what is counted, never what is matched: with another list
-the stage counts again and does not match again.
+the stage counts again and does not match again.  Without such lists a shard is counted as soon as it is matched, while
+its matches are in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from worldclip.core import artifacts, keys, layout
 from worldclip.core.console import say
 from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import Report, Shard, reads_input, repeatable
+from worldclip.core.execute import Report, Shard, mark_done, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.reasons import MATCHED, Reason
 from worldclip.core.records import MatchReport
@@ -114,21 +115,18 @@ def _match_part(run: Run, part: slice) -> Sequence[Report]:
 
 def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
     """Write texts and counts of each shard; return the reports of the texts."""
-    folder = run.dir / "match"
     _check_merges(work)
     matched_by = _config_of_texts(run, work)
-    work_on_shard = functools.partial(match_shard, work=work)
+    key_lists = pool.key_lists(run)
+    counted_by = {"texts": matched_by, "key_lists": keys.digests(key_lists)}
+    work_on_shard = functools.partial(match_shard, work=work, counted_by=None if key_lists else counted_by)
     if shards and not is_compiled(match_texts):
         _compile(run, min(shards, key=lambda shard: shard.fingerprint.get("size", 0)), work_on_shard, matched_by)
-    reports = run.executor.map(work_on_shard, shards, label="match", done_dir=folder / "done/texts", key=matched_by)
-    key_lists = pool.key_lists(run)
-    run.executor.map(
-        functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists),
-        shards,
-        label="count",
-        done_dir=folder / "done/counts",
-        key={"texts": matched_by, "key_lists": keys.digests(key_lists)},
+    reports = run.executor.map(
+        work_on_shard, shards, label="match", done_dir=_done_dir(run.dir, "texts"), key=matched_by
     )
+    count = functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists)
+    run.executor.map(count, shards, label="count", done_dir=_done_dir(run.dir, "counts"), key=counted_by)
     return reports
 
 
@@ -136,7 +134,7 @@ def _compile(run: Run, shard: Shard, work_on_shard: Callable[[Shard], Report], k
     """Match one shard alone, which compiles the matcher; the workers then load it, and do not each compile it."""
     say("match", "compiles the matcher for this processor, once per installation (10 to 20 s)")
     with contextlib.suppress(StageFailed):  # a bad shard is reported with all others
-        run.executor.map(work_on_shard, [shard], label="compiling", done_dir=run.dir / "match/done/texts", key=key)
+        run.executor.map(work_on_shard, [shard], label="compiling", done_dir=_done_dir(run.dir, "texts"), key=key)
 
 
 def match_work(run: Run) -> MatchWork:
@@ -189,18 +187,29 @@ def _config_of_texts(run: Run, work: MatchWork) -> Record:
 
 def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[Path]:
     tables = [path_of(run_dir, shard.name) for path_of in (layout.match_texts, layout.match_counts) for shard in shards]
-    done = run_dir / "match" / "done"
-    return [*tables, *(done / part / f"{shard.name}.json" for part in ("texts", "counts") for shard in shards)]
+    done_dirs = [_done_dir(run_dir, part) for part in ("texts", "counts")]
+    return [*tables, *(done_dir / f"{shard.name}.json" for done_dir in done_dirs for shard in shards)]
+
+
+def _done_dir(run_dir: Path, part: str) -> Path:
+    """Return the folder of the markers; part: texts or counts."""
+    return run_dir / "match/done" / part
 
 
 @repeatable
 @reads_input
-def match_shard(shard: Shard, *, work: MatchWork) -> Report:
-    """Write RUN/match/texts/<shard>.parquet, the texts with a match; return what became of every text."""
+def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> Report:
+    """Write RUN/match/texts/<shard>.parquet, the texts with a match; return what became of every text.
+
+    counted_by: what decides the counts if all these texts count, which are then written too; None: count_shard does it.
+    """
     pool_texts = pool.read_texts(shard, work.pool)
     matched = match_pool_texts(pool_texts, work)
     table = matched_table(pool_texts, matched, work)
     artifacts.write_table(layout.match_texts(work.run_dir, shard.name), table, artifacts.MATCH_TEXTS)
+    if counted_by is not None:
+        report = _write_counts(shard, table, work.run_dir)
+        mark_done(shard, report, _done_dir(work.run_dir, "counts"), counted_by)
     return report_texts(shard, pool_texts, matched, work.languages)
 
 
@@ -211,5 +220,9 @@ def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList
     table = artifacts.read_table(layout.match_texts(run_dir, shard.name), artifacts.MATCH_TEXTS, columns)
     if key_lists:
         table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists, shard.name)))
-    artifacts.write_table(layout.match_counts(run_dir, shard.name), count_entries(table), artifacts.MATCH_COUNTS)
-    return {"pairs": table.num_rows}
+    return _write_counts(shard, table, run_dir)
+
+
+def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
+    artifacts.write_table(layout.match_counts(run_dir, shard.name), count_entries(texts), artifacts.MATCH_COUNTS)
+    return {"pairs": texts.num_rows}

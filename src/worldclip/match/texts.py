@@ -119,9 +119,9 @@ def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> p
             "key": pool_texts.key.take(in_pool),
             "text_idx": pool_texts.text_idx.take(in_pool),
             "text": pool_texts.text.take(in_pool),
-            "lang": names_of(matched.lang[rows], work.languages),
+            "lang": names_of(matched.lang[rows], work.languages).dictionary_encode(),
             "lang_prob": matched.lang_prob[rows],
-            "entries_lang": names_of(matched.lang[rows], list_names),
+            "entries_lang": names_of(matched.lang[rows], list_names).dictionary_encode(),
             "entry_ids": pa.LargeListArray.from_arrays(offsets, pa.array(matched.entry_ids)),
         }
     )

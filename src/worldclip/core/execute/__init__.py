@@ -9,7 +9,16 @@ from __future__ import annotations
 from worldclip.core.errors import UserError
 from worldclip.core.execute.local import LocalExecutor, usable_cores
 from worldclip.core.execute.ray import RayExecutor
-from worldclip.core.execute.shards import Executor, Report, Shard, add_counts, are_done, reads_input, repeatable
+from worldclip.core.execute.shards import (
+    Executor,
+    Report,
+    Shard,
+    add_counts,
+    are_done,
+    mark_done,
+    reads_input,
+    repeatable,
+)
 
 
 def create_executor(where: str, workers: int | None = None) -> Executor:

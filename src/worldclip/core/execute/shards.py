@@ -106,14 +106,17 @@ class ShardWork:
         raise_file_limit()
         try:
             report = read_unchanged(self.fn, shard) if is_marked(self.fn, "reads_input") else self.fn(shard)
-            marker = {"fingerprint": shard.fingerprint, "key": self.key, "report": report}
-            write_json(self.marker_path(shard), marker)
+            self.finish(shard, report)
         except Exception as error:  # only this shard fails; its reason is listed and the exit code is 1
             fatal = disk_error(error, self.done_dir.parent)
             if fatal is not None:
                 raise fatal from error
             return Failure(_reason(error))
         return report
+
+    def finish(self, shard: Shard, report: Report) -> None:
+        """Write the marker of a shard, whose outputs are there."""
+        write_json(self.marker_path(shard), {"fingerprint": shard.fingerprint, "key": self.key, "report": report})
 
     def marker_path(self, shard: Shard) -> Path:
         return self.done_dir / f"{shard.name}.json"
@@ -195,6 +198,11 @@ def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int
         for name in names:
             total[name] += report[name]
     return total
+
+
+def mark_done(shard: Shard, report: Report, done_dir: Path, key: Any) -> None:
+    """Mark a shard as done for a map with this `key`, which then skips it: another map has written its outputs."""
+    ShardWork(fn=lambda shard: {}, done_dir=done_dir, key=digest(key)).finish(shard, report)
 
 
 def are_done(shards: Sequence[Shard], done_dir: Path, key: Any) -> bool:
