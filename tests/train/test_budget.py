@@ -15,9 +15,9 @@ from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
 from worldclip.model.config import PRESETS, ModelConfig
-from worldclip.train.budget import GIB, changes_that_fit, count_parameters, estimate, to_lines
+from worldclip.train.budget import GIB, OUTSIDE_BYTES, changes_that_fit, count_parameters, estimate, to_lines
 from worldclip.train.config import TrainConfig
-from worldclip.train.schedule import Schedule
+from worldclip.train.schedule import Schedule, check_batch
 
 
 def make_config(**keys) -> TrainConfig:
@@ -185,6 +185,29 @@ def test_device_hours_are_flops_over_the_stated_rate():
     lines = to_lines(config, 49_408, make_schedule(4_096, steps=3_125), 4, memory_bytes=None, flops_per_s=1e15)
     assert any(line.startswith("hours") and "at 50% of 1,000 TFLOP/s" in line for line in lines)
     assert any("set train.hardware.memory_gib" in line for line in lines)
+
+
+def test_on_a_gpu_gaps_and_libraries_take_memory_too():
+    config = make_config(model={"preset": "vit_b32"})
+    planned = make_schedule(4_096)
+    allocated = estimate(config, 49_408, planned, 16).memory_bytes
+
+    def lines(memory_bytes: float, flops_per_s: float | None = 1e15) -> str:
+        return "\n".join(
+            to_lines(config, 49_408, planned, 16, memory_bytes=round(memory_bytes), flops_per_s=flops_per_s)
+        )
+
+    assert "WILL NOT FIT" in lines(1.05 * allocated)
+    assert "WILL NOT FIT" not in lines(1.05 * allocated, None)
+    assert "WILL NOT FIT" not in lines(1.11 * allocated + OUTSIDE_BYTES)
+    assert "nodes of 8 share 4,096 pairs at 8, 16, 32\n" in lines(80 * GIB)
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest_numbers_of_processes():
+    with pytest.raises(UserError, match=r"75264: must be a multiple of 376 .* or use 336 or 384 processes"):
+        check_batch(75_264, 376, 1)
+    with pytest.raises(UserError, match=r"or use 192 or 196 processes"):
+        check_batch(75_264, 193, 2)
 
 
 def test_a_dry_run_prints_the_table_and_writes_nothing(tmp_path, capsys):

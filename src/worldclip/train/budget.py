@@ -1,7 +1,8 @@
 """What a run needs, before it starts: parameters, FLOPs, memory of each process, device hours.
 
 Arithmetic on the recipe alone: no model is created and torch is not needed.  Memory is what tensors take at the fullest
-moment of a step; a GPU's context and the gaps of its allocator come on top, about a tenth.
+moment of a step: what torch calls allocated.  On a GPU the gaps of its allocator come on top (reserved), and what CUDA
+and NCCL take for themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from worldclip.model.config import Architecture, ModelConfig
 from worldclip.model.published import TOKENIZERS, activation
 from worldclip.train.config import LOSS_CHUNK_ROWS, TrainConfig
 from worldclip.train.device import device_memory_bytes, peak_flops
-from worldclip.train.schedule import Schedule, check_batch, plan_schedule
+from worldclip.train.schedule import Schedule, check_batch, plan_schedule, worlds_that_divide
 
 GIB = 2**30
 FLOAT, HALF = 4, 2  # bytes of a number
@@ -30,6 +31,9 @@ DEVICES_PER_MACHINE = 8  # among which HSDP shards, in a plan for other machines
 BLOCKS_AT_ONCE = 2  # that FSDP has gathered: the one that runs and the prefetched next one
 PERSISTENT = {"weights", "moments", "EMA", "gradients"}  # memory that every student holds at all times
 DOES_NOT_EXIST = 2**62  # bytes of a config that is invalid
+GAPS = 1.1  # reserved over allocated memory of a GPU, an assumption
+OUTSIDE_BYTES = 2 * GIB  # CUDA's context, cuBLAS' workspaces and NCCL's buffers, an assumption too
+GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,14 +348,23 @@ def to_lines(
         f"memory      at most {_gib(budget.memory_bytes)} per process, "
         f"{schedule.global_batch_size // world_size:,} pairs each ({processes}): {parts}",
     ]
-    if memory_bytes is None:
+    is_gpu = flops_per_s is not None
+    usable_bytes = None if memory_bytes is None else allocatable(memory_bytes) if is_gpu else memory_bytes
+    reserved = f" ({_gib(round(GAPS * budget.memory_bytes))} reserved, {_gib(OUTSIDE_BYTES)} for CUDA and NCCL)"
+    if memory_bytes is None or usable_bytes is None:
         lines.append("device      memory unknown; set train.hardware.memory_gib")
-    elif budget.memory_bytes <= memory_bytes:
-        lines.append(f"device      {_gib(memory_bytes)}: fits")
+    elif budget.memory_bytes <= usable_bytes:
+        lines.append(f"device      {_gib(memory_bytes)}: fits{reserved if is_gpu else ''}")
     else:
-        changes = " or with ".join(changes_that_fit(config, vocab_size, schedule, world_size, memory_bytes))
+        changes = " or with ".join(changes_that_fit(config, vocab_size, schedule, world_size, usable_bytes))
         remedy = f"fits with {changes}" if changes else "no key changes that; use more devices or a smaller model"
-        lines.append(f"device      {_gib(memory_bytes)}: WILL NOT FIT; {remedy}")
+        lines.append(f"device      {_gib(memory_bytes)}: WILL NOT FIT{reserved if is_gpu else ''}; {remedy}")
+    if world_size >= 2 * GPUS_PER_NODE:
+        counts = worlds_that_divide(schedule.global_batch_size, config.accum_steps, GPUS_PER_NODE)
+        near = [f"{count:,}" for count in counts if world_size <= 2 * count and count <= 2 * world_size]
+        lines.append(
+            f"processes   nodes of {GPUS_PER_NODE} share {schedule.global_batch_size:,} pairs at {', '.join(near)}"
+        )
     if flops_per_s is None and config.hardware.devices is not None:
         lines.append("hours       unknown; set train.hardware.flops_per_s to a device's peak")
     if flops_per_s is not None:  # unknown for the CPU of this machine: the first steps show the speed
@@ -361,6 +374,11 @@ def to_lines(
             f"{config.hardware.utilisation:.0%} of {flops_per_s / 1e12:,.0f} TFLOP/s"
         )
     return lines
+
+
+def allocatable(memory_bytes: int) -> int:
+    """Return how much of a GPU's memory a step's tensors may take."""
+    return max(0, int((memory_bytes - OUTSIDE_BYTES) / GAPS))
 
 
 def _parameters_line(name: str, counts: Parameters) -> str:

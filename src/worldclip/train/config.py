@@ -110,8 +110,9 @@ class HardwareConfig(Config):
     flops_per_s: Annotated[float | None, Above(0)] = None
     """Peak operations per second of a device in train.precision.  Unset: from the data sheet, if this device is
     known."""
-    utilisation: Annotated[float, Between(0, 1, "a share of the peak", above=True)] = 0.4
-    """Share of the peak that the model's operations reach."""
+    utilisation: Annotated[float, Between(0, 1, "a share of the peak", above=True)] = 0.31
+    """Share of the peak that the model's operations reach, recomputed ones not counted; the default is reckoned for
+    ViT-H/14 with activation checkpointing (docs/5_train.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,7 +97,15 @@ def check_batch(batch: int, world_size: int, accum_steps: int) -> None:
     parts = world_size * accum_steps
     if batch < 2 or batch % parts:
         nearest = max(1, batch // parts) * parts
+        counts = worlds_that_divide(batch, accum_steps)
+        fewer, more = ([count for count in counts if (count > world_size) == is_more] for is_more in (False, True))
+        remedy = " or ".join(f"{count:,}" for count in [*fewer[-1:], *more[:1]])
         raise UserError(
             f"train.global_batch_size = {batch}: must be a multiple of {parts} ({world_size} processes times "
-            f"{accum_steps} accumulation steps), for example {nearest}"
+            f"{accum_steps} accumulation steps), for example {nearest}; or use {remedy or 1} processes"
         )
+
+
+def worlds_that_divide(batch: int, accum_steps: int, multiple_of: int = 1) -> list[int]:
+    """Return the numbers of processes, multiples of `multiple_of`, that can share a batch equally."""
+    return [count for count in range(multiple_of, batch + 1, multiple_of) if batch % (count * accum_steps) == 0]
