@@ -30,18 +30,22 @@ def test_all_stages_are_asked_before_the_first_one_runs(
     toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     problems = problems_of(
         toy_world,
         tmp_path / "run",
         'pool.texts=["caption"]',
         "train.device=cuda",
         "train.wandb=mine",
+        "train.initial_weights=owner/name",
+        "train.lora_rank=4",
         'evaluate.datasets=["emoji_base", "photos"]',
         'evaluate.folders.photos="captions:/nowhere"',
         'export.formats=["huggingface", "timm"]',
     )
     expected = (
         "pool.texts: no column or field 'caption'",
+        "train.lora_rank needs peft: pip install 'worldclip[lora]'",
         "train.wandb needs wandb: pip install 'worldclip[wandb]'",
         "train.device = 'cuda': not available",
         'evaluate.datasets names "emoji_base"',

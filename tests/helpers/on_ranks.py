@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "accumulation": {"accum_steps": 4},
     "siglip": {"loss": "siglip"},
+    "lora": {"lora_rank": 4, "accum_steps": 2, "activation_checkpointing": True},
     "fsdp": {"parallel": "fsdp"},
     "fsdp accumulation": {"parallel": "fsdp", "accum_steps": 2},
     "clipped": {"max_grad_norm": 0.05},
@@ -105,13 +106,16 @@ def make_state(variant: dict[str, Any], world: Any, checkpoint: Path | None = No
 
     from small_world import TRAIN
     from worldclip.core.settings import load_config
+    from worldclip.train import train_state
     from worldclip.train.config import TrainConfig
-    from worldclip.train.train_state import create_train_state
 
     settings = {**TRAIN, "model": {"preset": "tiny", "context_length": 12, **SIZES}, "global_batch_size": 16, **variant}
     settings["eps"] = 1e-3  # AdamW divides by the gradient's size: a large eps keeps one that is only rounding small
+    if "lora_rank" in variant:
+        settings["initial_weights"] = "nothing/is_read"  # the weights of the seed are as good a start here
+        train_state.load_initial_weights = lambda *_: None
     config = load_config(TrainConfig, settings)
-    return create_train_state(config, make_tokenizer(), world, torch.device("cpu"), checkpoint)
+    return train_state.create_train_state(config, make_tokenizer(), world, torch.device("cpu"), checkpoint)
 
 
 def save(state: Any, train_dir: Path) -> dict[str, int]:

@@ -72,6 +72,15 @@ def test_a_frozen_encoder_has_no_gradient_but_its_projection_has(results):
     assert "gradient vision_model.post_layernorm.weight" in plain
 
 
+def test_with_adapters_only_they_and_the_projections_have_a_gradient(results):
+    names = {name for name in results[1]["lora"] if name.startswith("gradient ")}
+    assert names == {name for name in names if "lora_" in name} | {
+        "gradient visual_projection.weight",
+        "gradient text_projection.weight",
+    }
+    assert sum("lora_" in name for name in names) == 2 * 2 * 6 * 2  # towers, blocks, layers, A and B
+
+
 def test_clipping_reports_the_norm_before_clipping(results):
     plain, clipped = results[1]["ddp"], results[1]["clipped"]
     assert plain["norm 0"] == clipped["norm 0"] > 0.05

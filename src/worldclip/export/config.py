@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from worldclip.core.settings import Config, NotEmpty, Place, Problems
 
-Format = Literal["huggingface", "open_clip", "timm", "onnx", "web", "immich"]
+Format = Literal["huggingface", "open_clip", "timm", "onnx", "web", "immich", "peft"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -15,11 +15,11 @@ Precision = Literal["fp32", "fp16", "int8"]
 class ExportConfig(Config):
     """Formats of the exported model, and which of its tokens to keep."""
 
-    formats: Annotated[tuple[Format, ...], NotEmpty("huggingface, open_clip, timm, onnx, web, immich")] = (
+    formats: Annotated[tuple[Format, ...], NotEmpty("huggingface, open_clip, timm, onnx, web, immich, peft")] = (
         "huggingface",
     )
     """Formats to write, each into RUN/export/<format>; timm takes the image tower alone, web is a page for browsers,
-    immich is for the photo library of that name."""
+    immich is for the photo library of that name, peft the LoRA adapters of train.lora_rank alone."""
     tower: Literal["both", "vision"] = "both"
     """vision: write only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel (MLLMs load it)."""
     onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")

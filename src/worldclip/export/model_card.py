@@ -23,6 +23,7 @@ LIBRARIES = {
     "web": "transformers.js",
     "vision": "transformers",
     "immich": "onnxruntime",
+    "peft": "peft",
 }
 TASKS = {"timm": "image-feature-extraction", "vision": "image-feature-extraction"}
 _OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
@@ -36,6 +37,8 @@ WHAT = {
     + _OURS
     + " Put this folder into the model cache of immich's machine-learning service as `clip/NAME`, where NAME is a "
     "model that immich knows, of as many dimensions.",
+    "peft": "LoRA adapters and projections of a CLIP, to be added to the model that `base_model_name_or_path` of "
+    "`adapter_config.json` names, " + _OURS,
     "vision": "The image encoder of a CLIP without its projection, for the patch features of multimodal LLMs, " + _OURS,
 }
 USE = {
@@ -75,6 +78,12 @@ USE = {
         "",
         'images = onnxruntime.InferenceSession("THIS FOLDER/visual/model.onnx")  # image: (1, 3, S, S) float32',
         'texts = onnxruntime.InferenceSession("THIS FOLDER/textual/model.onnx")  # text: (1, context length) int32',
+    ],
+    "peft": [
+        "from peft import PeftModel",
+        "from transformers import AutoModel",
+        "",
+        'model = PeftModel.from_pretrained(AutoModel.from_pretrained("THE BASE MODEL"), "THIS FOLDER")',
     ],
     "vision": [
         "from transformers import MetaClip2VisionModel",

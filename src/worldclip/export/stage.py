@@ -15,6 +15,7 @@ from worldclip.core.layout import recipe as recipe_of
 from worldclip.core.preflight import missing_packages
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
+from worldclip.export.adapters import AdapterWriter
 from worldclip.export.config import ExportConfig
 from worldclip.export.web_folder import WebFolder, library_problems, open_pool
 from worldclip.language import table as languages
@@ -32,6 +33,7 @@ PACKAGES = {
     "onnx": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "web": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "immich": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    "peft": ("peft",),
 }
 
 
@@ -42,7 +44,7 @@ def export(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     for name in run.section(ExportConfig).formats:
-        yield from missing_packages(f"export to {name}", PACKAGES[name], extra="export")
+        yield from missing_packages(f"export to {name}", PACKAGES[name], extra="lora" if name == "peft" else "export")
         if name == "web":
             yield from library_problems()
 
@@ -120,7 +122,7 @@ def _export(
 ) -> Report:
     report: Report = {"formats": {}}
     pool = open_pool(config.embedded, clip) if config.embedded else {}
-    writers: dict[str, Writer] = {**WRITERS, "web": WebFolder(pool)}
+    writers: dict[str, Writer] = {**WRITERS, "web": WebFolder(pool), "peft": AdapterWriter(source.path)}
     if codes := _codes(config):
         whole = clip
         clip, vocabulary = prune_vocabulary.prune(whole, prune_vocabulary.read_corpus(corpus, codes))

@@ -4,6 +4,7 @@
     huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
     timm          config.json with timm's `architecture`: an image tower
+    peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
     onnx          vision_model*.onnx and text_model*.onnx, or model*.onnx, in onnx/ or beside config.json
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
@@ -30,6 +31,7 @@ from worldclip.model.formats import (
     onnx_folder,
     onnx_parts,
     open_clip_folder,
+    peft_folder,
     timm_folder,
 )
 from worldclip.model.formats.interface import LoadOptions
@@ -40,7 +42,7 @@ from worldclip.model.preprocess import RULES, Rule, reference
 if TYPE_CHECKING:
     import torch
 
-PACKAGE_OF: dict[Layout, str] = {"open_clip": "open_clip", "timm": "timm", "onnx": "onnxruntime"}
+PACKAGE_OF: dict[Layout, str] = {"open_clip": "open_clip", "timm": "timm", "onnx": "onnxruntime", "peft": "peft"}
 
 
 def load(
@@ -93,12 +95,18 @@ class Source:
     path: Path
 
     def digest(self) -> str:
-        """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state."""
+        """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state.
+
+        Of adapters, also what decides those of their base model.
+        """
         if self.path.is_file():
             return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
         files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
         files = [path for path in files if path.relative_to(self.path).parts[0] != "trainer"]
-        return artifacts.digest([artifacts.fingerprint(path, self.path) for path in files])
+        fingerprints: list[object] = [artifacts.fingerprint(path, self.path) for path in files]
+        if self.layout == "peft":
+            fingerprints.append(find(peft_folder.base_of(self.path)).digest())
+        return artifacts.digest(fingerprints)
 
 
 def read(source: Source, options: LoadOptions) -> Clip:
@@ -110,7 +118,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
     else:
         problems = list(missing_packages(name, ("torch", "transformers", "PIL"), extra="train"))
     if package := PACKAGE_OF.get(source.layout):
-        problems += missing_packages(name, (package,), extra="export")
+        problems += missing_packages(name, (package,), extra="lora" if source.layout == "peft" else "export")
     for name in ("arch", "tokenizer", "precision"):
         value = getattr(options, name)
         if value is not None and name not in used:

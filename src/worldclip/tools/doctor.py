@@ -22,6 +22,7 @@ EXTRAS = {
     "ray": ("ray",),
     "hub": ("huggingface_hub",),
     "train": ("torch", "torchvision", "transformers"),
+    "lora": ("peft",),
     "eval": ("open_clip", "sklearn"),
     "onnx": ("onnxruntime", "tokenizers", "PIL"),
     "export": ("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),

@@ -46,10 +46,12 @@ class Parameters:
     image_encoder: int
     heads: int
     """Projections, logit scale, and SigLIP's bias."""
+    adapters: int = 0
+    """Of train.lora_rank."""
 
     @property
     def total(self) -> int:
-        return self.token_table + self.text_encoder + self.image_encoder + self.heads
+        return self.token_table + self.text_encoder + self.image_encoder + self.heads + self.adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,17 @@ def _block(width: int, mlp: int) -> int:
     return 4 * (width**2 + width) + 2 * width * mlp + mlp + width + 4 * width
 
 
+def count_adapters(sizes: Architecture, config: TrainConfig) -> int:
+    """Return the parameters of LoRA's adapters: per layer, rank times its inputs and outputs (train/lora.py)."""
+    mlp_ratios = {"vision": sizes.vision_mlp_ratio, "text": 4.0}
+    total = 0
+    for tower in config.adapted_towers:
+        width, layers = getattr(sizes, f"{tower}_width"), getattr(sizes, f"{tower}_layers")
+        mlp = round(width * mlp_ratios[tower])
+        total += layers * (4 * 2 * width + 2 * (width + mlp)) * (config.lora_rank or 0)
+    return total
+
+
 def flops_per_pair(sizes: Architecture, text_length: float) -> float:
     """Return the FLOPs of forward and backward pass for an image and a text of text_length tokens."""
     patches = (sizes.image_size // sizes.patch_size) ** 2
@@ -120,15 +133,20 @@ def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
     vocab_size: rows of the token table, also of every student's.
     """
     models = {"": config.model, **{name: student.model for name, student in config.distill.students.items()}}
-    memories = [_memory(config, model, vocab_size, schedule, world_size) for model in models.values()]
+    student_config = dataclasses.replace(config, lora_rank=None)
+    memories = [
+        _memory(student_config if name else config, model, vocab_size, schedule, world_size)
+        for name, model in models.items()
+    ]
     memory = {}
     for part in memories[0]:
         sizes = [of_model[part] for of_model in memories]
         memory[part] = sum(sizes) if part in PERSISTENT else max(sizes)  # students run one after another
     architectures = {name: model.architecture() for name, model in models.items()}
     counts = {name: count_parameters(sizes, vocab_size, config.loss) for name, sizes in architectures.items()}
+    own_counts = dataclasses.replace(counts.pop(""), adapters=count_adapters(architectures[""], config))
     return Budget(
-        parameters=counts.pop(""),
+        parameters=own_counts,
         students=counts,
         flops_per_pair=sum(flops_per_pair(sizes, sizes.context_length) for sizes in architectures.values()),
         samples_seen=schedule.num_steps * schedule.global_batch_size,
@@ -142,6 +160,7 @@ def _memory(
     """Return the bytes of one model in a process, by what they hold."""
     sizes = model.architecture()
     counts = count_parameters(sizes, vocab_size, config.loss)
+    counts = dataclasses.replace(counts, adapters=count_adapters(sizes, config))
     is_fsdp = config.parallel != "ddp" and world_size > 1
     is_sparse = config.token_table == "rows"
     is_bf16 = config.precision == "bf16"
@@ -153,6 +172,8 @@ def _memory(
         trained -= counts.image_encoder
     if "text" in config.freeze:
         trained -= counts.text_encoder + counts.token_table
+    if config.lora_rank is not None:
+        trained = counts.adapters + counts.heads - 1  # all but the logit scale
     shards = world_size if is_fsdp else 1
     if config.parallel == "hsdp":
         shards = min(world_size, int(os.environ.get("LOCAL_WORLD_SIZE", DEVICES_PER_MACHINE)))
@@ -382,7 +403,8 @@ def allocatable(memory_bytes: int) -> int:
 
 
 def _parameters_line(name: str, counts: Parameters) -> str:
-    parts = [f"{part.replace('_', ' ')} {count / 1e6:,.1f}M" for part, count in dataclasses.asdict(counts).items()]
+    sizes = {part: count for part, count in dataclasses.asdict(counts).items() if count}
+    parts = [f"{part.replace('_', ' ')} {count / 1e6:,.1f}M" for part, count in sizes.items()]
     return f"{name:<11} {counts.total / 1e6:,.1f}M parameters: {', '.join(parts)}"
 
 

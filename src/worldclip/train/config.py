@@ -123,7 +123,7 @@ class TrainConfig(Config):
         "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),
         "optimizer": (
             *("lr", "warmup_samples", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm", "ema_decay"),
-            *("initial_weights", "freeze", "token_table"),
+            *("initial_weights", "freeze", "lora_rank", "token_table"),
         ),
         "data": (
             *("seed", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards", "num_streams"),
@@ -178,6 +178,9 @@ class TrainConfig(Config):
     """Run, Hugging Face folder or hub id to start from.  Unset: random weights."""
     freeze: tuple[Literal["vision", "text"], ...] = ()
     """Towers whose weights stay fixed; their projections still learn."""
+    lora_rank: Annotated[int | None, AtLeast(1, "the rank of the adapters; unset it for none")] = None
+    """Rank of LoRA adapters in the towers outside `freeze` (package peft): the towers' weights stay fixed, adapters and
+    projections learn.  Needs initial_weights.  Unset: no adapters."""
     token_table: Literal["dense", "rows"] = "dense"
     """dense: AdamW on the whole token table; rows: only on the rows of a batch's tokens, sharded over processes."""
     patch_dropout: _Share = 0.0
@@ -232,8 +235,15 @@ class TrainConfig(Config):
         chosen = self.activation_checkpointing
         return num_blocks if chosen is True else min(int(chosen), num_blocks)
 
+    @property
+    def adapted_towers(self) -> tuple[Literal["vision", "text"], ...]:
+        """Return the towers with LoRA adapters."""
+        towers: tuple[Literal["vision", "text"], ...] = ("vision", "text")
+        return () if self.lora_rank is None else tuple(tower for tower in towers if tower not in self.freeze)
+
     def own_problems(self) -> Problems:
         """Yield a warm-up without end, and options that exclude each other."""
+        yield from self._lora_problems()
         key, samples = "samples_seen", self.samples_seen
         if self.scale.is_set:
             key, samples = "scale.english_samples_seen", self.scale.english_samples_seen or samples
@@ -248,3 +258,23 @@ class TrainConfig(Config):
                 "freeze",
                 '"text" cannot be used with token_table = "rows", which trains the table; unset one of the two',
             )
+
+    def _lora_problems(self) -> Problems:
+        """Yield what adapters lack, and the options that they exclude."""
+        if self.lora_rank is None:
+            return
+        if self.initial_weights is None:
+            yield "lora_rank", "adapters need a trained model to adapt; set train.initial_weights, or unset lora_rank"
+        if not self.adapted_towers:
+            yield "freeze", "leaves no tower to train.lora_rank; name one tower at most"
+        sizes = self.model.architecture()
+        widths = {"vision": sizes.vision_width, "text": sizes.text_width}
+        for tower in self.adapted_towers:
+            if self.lora_rank > widths[tower]:
+                yield "lora_rank", f"must be at most {widths[tower]}, the width of the {tower} tower"
+        if self.token_table == "rows":
+            yield "token_table", 'cannot be used with train.lora_rank, which keeps the token table fixed; set "dense"'
+        if self.ema_decay:
+            yield "ema_decay", "cannot be used with train.lora_rank, whose adapters have no average; set 0"
+        if self.parallel != "ddp":
+            yield "parallel", 'cannot be used with train.lora_rank, whose weights are not sharded; set "ddp"'

@@ -102,7 +102,9 @@ def create_students(
             student.tokenizer.path or train_dir / "tokenizer", student.model.architecture().context_length
         )
         checkpoint = step_folder(folder, step) if step else None
-        own_config = dataclasses.replace(config, model=student.model, tokenizer=student.tokenizer, initial_weights=None)
+        own_config = dataclasses.replace(
+            config, model=student.model, tokenizer=student.tokenizer, initial_weights=None, lora_rank=None
+        )
         students.append(
             Student(
                 state=create_train_state(own_config, tokenizer, world, device, checkpoint),

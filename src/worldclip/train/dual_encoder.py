@@ -12,6 +12,7 @@ import torch
 
 from worldclip.model.clip import image_features, normalise_pixels, text_features
 from worldclip.model.tokenizer import Tokens
+from worldclip.train.lora import stored_name
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
@@ -65,5 +66,5 @@ class DualEncoder(torch.nn.Module):
         return scalars
 
     def checkpoint_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Return every parameter by its name in the Hugging Face folder (and `logit_bias`)."""
-        return {name.removeprefix("clip."): parameter for name, parameter in self.named_parameters()}
+        """Return every parameter by its name in the Hugging Face folder; `logit_bias` and adapters by their own."""
+        return {stored_name(name.removeprefix("clip.")): parameter for name, parameter in self.named_parameters()}

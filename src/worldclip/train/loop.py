@@ -173,8 +173,11 @@ class Trainer:
         loader = self.loader
         missing = f", {loader.num_without_image:,} kept pairs without an image" if loader.num_without_image else ""
         processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
+        num_parameters = count_parameters(self.state.model.clip)
+        num_trained = sum(p.numel() for p in self.state.model.clip.parameters() if p.requires_grad)
+        fixed = f" ({num_trained / 1e6:.2f}M of them trained)" if num_trained < num_parameters else ""
         return (
-            f"{count_parameters(self.state.model.clip) / 1e6:.1f}M parameters, {self.tokenizer.vocab_size:,} tokens, "
+            f"{num_parameters / 1e6:.1f}M parameters{fixed}, {self.tokenizer.vocab_size:,} tokens, "
             f"{self.schedule.num_steps:,} steps on {processes}{self.device.type}; "
             f"{loader.epoch_length:,} pairs per epoch{missing}"
         )

@@ -60,6 +60,8 @@ def _needs(run: Run) -> Iterator[str]:
     if "train" not in run.restarted and path.exists():
         yield from _refused_changes(run.dir, changed_keys(artifacts.read_json(path)["config"], _config(run)))
     absent = list(missing_packages("train", ("torch", "torchvision", "transformers"), extra="train"))
+    if config.lora_rank is not None:
+        yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
     if config.wandb:
         yield from missing_packages("train.wandb", ("wandb",), extra="wandb")
     if absent:

@@ -22,6 +22,7 @@ from worldclip.train.checkpoint import CheckpointReader, LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, gather_records, local_tensor, shard_rows
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
+from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
@@ -79,14 +80,14 @@ def create_train_state(
             clip.logit_scale.fill_(SIGLIP_SCALE)
     if checkpoint is None and config.initial_weights is not None:
         load_initial_weights(clip, config.initial_weights)
+    if config.lora_rank is not None:
+        add_adapters(clip, config)
     is_fsdp = config.parallel != "ddp" and world.size > 1
     # Under FSDP each chunk of texts would gather the text encoder's weights again.
     model = DualEncoder(clip, precision=config.precision, loss=config.loss, text_chunks=1 if is_fsdp else TEXT_CHUNKS)
     reader = CheckpointReader(checkpoint) if checkpoint is not None else None
     if reader is not None:
-        with torch.no_grad():
-            for name, parameter in model.checkpoint_parameters().items():
-                parameter.copy_(reader.read(f"weights.{name}"))
+        _load_parameters(model, reader)
     model.to(device)
     for name in config.freeze:
         (clip.vision_model if name == "vision" else clip.text_model).requires_grad_(False)
@@ -129,14 +130,14 @@ def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim
     """Return AdamW without weight decay for one-dimensional parameters and scalars.  Each step sets its groups' lr."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     is_sharded = any(isinstance(parameter, DTensor) for parameter in trained)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim == 1 or (p.ndim < 1 and not is_sharded)], "weight_decay": 0.0},
     ]
     if is_sharded:  # the scalars are plain tensors, and fused AdamW may not mix them with DTensors in one group
         groups.append({"params": [p for p in trained if p.ndim < 1], "weight_decay": 0.0})
     return torch.optim.AdamW(
-        groups,
+        [group for group in groups if group["params"]],  # under LoRA every parameter is a matrix
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
@@ -229,6 +230,8 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
     tokenizer.save(folder)
     image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
     write_sentence_modules(folder)
+    if state.config.lora_rank is not None:
+        adapter_config(state.config).save_pretrained(folder / "trainer")
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
@@ -236,6 +239,9 @@ def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
 
     Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>, and row_steps.<embedding>
     for the sparse embedding.  What several ranks hold is cut among them, so that each row is copied once.
+
+    With LoRA: weights.<parameter> are merged, base.<parameter> what the adapters are added to, adapter.<parameter> the
+    adapters.
     """
     world = state.world
     replicated, sharded, own = _held_tensors(state)
@@ -255,8 +261,11 @@ def _held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTens
     own: HeldTensors = {}
     sharding = _sharding_ranks(state.config, state.world)
     optimizer_state = state.optimizer.state
+    merged = dict(merged_weights(state.model.clip))
     for name, parameter in state.model.checkpoint_parameters().items():
-        kinds = {"weights": parameter.detach()}
+        kinds = {"adapter" if is_adapter(name) else "weights": parameter.detach()}
+        if name in merged:
+            kinds = {"weights": merged[name], "base": parameter.detach()}
         if parameter in optimizer_state:
             kinds |= {moment: optimizer_state[parameter][moment] for moment in MOMENTS}
         if state.ema is not None:
@@ -272,6 +281,14 @@ def _held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTens
             shape = (embedding.num_rows, *tensor.shape[1:])
             own[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, embedding.first)
     return replicated, sharded, own
+
+
+@torch.no_grad()
+def _load_parameters(model: DualEncoder, reader: CheckpointReader) -> None:
+    """Read every parameter: of an adapted layer what its adapter is added to, not the sum."""
+    for name, parameter in model.checkpoint_parameters().items():
+        kind = next((kind for kind in ("adapter", "base") if f"{kind}.{name}" in reader), "weights")
+        parameter.copy_(reader.read(f"{kind}.{name}"))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from worldclip.model.formats import (
     immich_folder,
     onnx_folder,
     open_clip_folder,
+    peft_folder,
     timm_folder,
     vision_tower_folder,
 )
@@ -15,6 +16,13 @@ FORMATS: dict[Layout, Format] = {
     "open_clip": open_clip_folder,
     "timm": timm_folder,
     "onnx": onnx_folder,
+    "peft": peft_folder,
 }
-WRITERS: dict[str, Writer] = {"vision": vision_tower_folder, "immich": immich_folder}
-WRITERS |= {str(name): FORMATS[name] for name in FORMATS}
+WRITERS: dict[str, Writer] = {
+    "huggingface": huggingface_folder,
+    "open_clip": open_clip_folder,
+    "timm": timm_folder,
+    "onnx": onnx_folder,
+    "vision": vision_tower_folder,
+    "immich": immich_folder,
+}

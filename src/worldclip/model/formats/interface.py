@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from worldclip.core.job import Report
 from worldclip.model.inference import Clip
 
-Layout = Literal["huggingface", "open_clip", "timm", "onnx"]
+Layout = Literal["huggingface", "open_clip", "timm", "onnx", "peft"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +40,8 @@ class Writer(Protocol):
         """
 
 
-class Format(Writer, Protocol):
-    """A module that also recognises and reads them; OPTIONS: the fields of LoadOptions, device apart, that it reads."""
+class Format(Protocol):
+    """A module that recognises and reads them; OPTIONS: the fields of LoadOptions, device apart, that it reads."""
 
     OPTIONS: tuple[str, ...]
 

@@ -1,0 +1,63 @@
+"""Write the LoRA adapters of a checkpoint in peft's layout, and compare them with its merged weights."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldclip.core.errors import UserError, require
+from worldclip.core.job import Report
+from worldclip.model import sample_inputs
+from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS
+from worldclip.model.inference import Clip, TorchBackend
+from worldclip.train.checkpoint import CheckpointReader
+
+if TYPE_CHECKING:
+    import torch
+
+_PROJECTIONS = ("visual_projection.weight", "text_projection.weight")  # they learn in full
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterWriter:
+    """Writes the adapters of one checkpoint."""
+
+    checkpoint: Path
+
+    def write(self, clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
+        """Write adapters and projections.  Raises UserError for a model that was trained without adapters."""
+        from safetensors.torch import save_file
+
+        source = self.checkpoint / "trainer" / CONFIG
+        if not source.exists():
+            raise UserError(
+                f"{self.checkpoint} has no adapters; train with train.lora_rank, or leave peft out of export.formats"
+            )
+        state = clip.model.state_dict()
+        tensors = self._read("adapter.") | {name: state[name] for name in _PROJECTIONS}
+        named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+        shutil.copy(source, folder / CONFIG)
+
+    def compare(self, clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
+        """Let peft add the adapters to the base weights, and compare with the merged model."""
+        model: Any = copy.deepcopy(clip.model)
+        model.load_state_dict(self._read("base."), strict=False)
+        adapted = require("peft", extra="lora").PeftModel.from_pretrained(model, folder)
+        other = dataclasses.replace(clip, backend=TorchBackend(adapted.base_model.model.eval()))
+        pixels, texts = sample_inputs.pixels(clip), list(sample_inputs.TEXTS)
+        difference = max(
+            sample_inputs.max_difference(other.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels)),
+            sample_inputs.max_difference(other.encode_text(texts), clip.encode_text(texts)),
+        )
+        return {"max_difference": sample_inputs.require_close(difference, "peft")}
+
+    def _read(self, kind: str) -> dict[str, torch.Tensor]:
+        """Return the tensors of one kind (train/checkpoint.py), by their names after it."""
+        reader = CheckpointReader(self.checkpoint)
+        return {name.removeprefix(kind): reader.read(name) for name in reader.tensors if name.startswith(kind)}

@@ -1,0 +1,233 @@
+"""LoRA: what is trained, the bytes after an interruption, and the adapters in peft's own layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import worldclip
+from small_world import TRAIN, make_recipe, write_world
+from stages import finish
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.layout import checkpoints, latest_checkpoint
+from worldclip.core.settings import load_config
+from worldclip.export import ExportConfig, export_model
+from worldclip.train import loop
+from worldclip.train.config import TrainConfig
+
+RANK = 4
+TEXTS = ["a red bar", "ein Bild: blue cross"]
+
+
+class Interruption(BaseException):
+    """Stands for whatever ends a process in the middle of a step."""
+
+
+def run(run_dir: Path, tars: Path, **changes):
+    return finish("train", make_recipe(tars, **changes), run_dir, LocalExecutor(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with base/run, a model trained from the start, and lora/run, trained with adapters on it."""
+    place = tmp_path_factory.mktemp("lora")
+    run(place / "base" / "run", write_world(place / "base" / "run"), samples_seen=6 * 16)
+    run(place / "lora" / "run", write_world(place / "lora" / "run"), **settings(place))
+    export_model(place / "base" / "run", place / "base" / "out", ExportConfig())
+    formats = ("huggingface", "peft", "open_clip")
+    export_model(place / "lora" / "run", place / "lora" / "out", ExportConfig(formats=formats))
+    return place
+
+
+def settings(place: Path) -> dict:
+    base = str(latest_checkpoint(place / "base" / "run"))
+    start = {"initial_weights": base, "tokenizer": {"path": base}, "lora_rank": RANK}
+    return start | {"samples_seen": 12 * 16, "lr": 1e-2}
+
+
+def stored(run_dir: Path) -> tuple[dict, dict]:
+    """Return the tensors of the newest checkpoint: the model's, the trainer's."""
+    folder = latest_checkpoint(run_dir)
+    return load_file(folder / "model.safetensors"), load_file(folder / "trainer" / "optimizer.safetensors")
+
+
+def test_adapters_and_projections_learn_and_everything_else_stays(place):
+    base, _ = stored(place / "base" / "run")
+    model, trainer = stored(place / "lora" / "run")
+    changed = {name for name in base if not torch.equal(base[name], model[name])}
+    layers = {name.removeprefix("base.") for name in trainer if name.startswith("base.")}
+    assert len(layers) == 2 * 6  # two towers of one block
+    assert changed == layers | {"visual_projection.weight", "text_projection.weight"}
+    moments = {name.removeprefix("exp_avg.") for name in trainer if name.startswith("exp_avg.")}
+    adapters = {name.removeprefix("adapter.") for name in trainer if name.startswith("adapter.")}
+    assert moments == adapters | {"visual_projection.weight", "text_projection.weight"}
+    for layer in layers:
+        name = layer.removesuffix(".weight")
+        a, b = (trainer[f"adapter.{name}.lora_{side}.weight"] for side in "AB")
+        assert a.shape[0] == b.shape[1] == RANK
+        assert torch.equal(trainer[f"base.{layer}"], base[layer])
+        torch.testing.assert_close(model[layer], base[layer] + b @ a, rtol=0, atol=1e-6)
+
+
+def test_the_loss_falls(place):
+    curve = artifacts.read_json(place / "lora/run/train/report.json")["curve"]
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(place, tmp_path, monkeypatch):
+    tars = write_world(tmp_path / "run")
+    original_step, taken = loop.train_step, []
+
+    def train_step(*args, **kwargs):
+        if len(taken) == 8:
+            raise Interruption
+        taken.append(1)
+        return original_step(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", train_step)
+        with pytest.raises(Interruption):
+            run(tmp_path / "run", tars, **settings(place))
+    assert latest_checkpoint(tmp_path / "run").name == "step_000000005"
+    run(tmp_path / "run", tars, **settings(place))
+    whole, resumed = latest_checkpoint(place / "lora" / "run"), latest_checkpoint(tmp_path / "run")
+    for name in ("model.safetensors", "trainer/optimizer.safetensors", "trainer/adapter_config.json"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_resumed_run_needs_no_initial_weights(place, tmp_path):
+    """A hub id may give other weights by then; the checkpoint holds what the adapters are added to."""
+    base = shutil.copytree(latest_checkpoint(place / "base" / "run"), tmp_path / "base")
+    tokenizer = shutil.copytree(base, tmp_path / "tokenizer")
+    changes = settings(place) | {"initial_weights": str(base), "tokenizer": {"path": str(tokenizer)}, "keep_last": 9}
+    tars = write_world(tmp_path / "run")
+    run(tmp_path / "run", tars, **changes)
+    expected = stored(tmp_path / "run")
+    shutil.rmtree(checkpoints(tmp_path / "run" / "train")[-1])
+    shutil.rmtree(base)
+    run(tmp_path / "run", tars, **changes)
+    for tensors, others in zip(stored(tmp_path / "run"), expected, strict=True):
+        assert set(tensors) == set(others)
+        assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+def test_peft_loads_the_adapters_on_the_exported_base(place):
+    from transformers import AutoModel, AutoTokenizer
+
+    out = place / "lora" / "out"
+    merged = AutoModel.from_pretrained(out / "huggingface").eval()
+    base = AutoModel.from_pretrained(place / "base" / "out" / "huggingface").eval()
+    ids = AutoTokenizer.from_pretrained(out / "huggingface")(TEXTS, return_tensors="pt", padding=True, truncation=True)
+    ids = {name: ids[name] for name in ("input_ids", "attention_mask")}
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = merged(pixel_values=pixels, **ids)
+        before = base(pixel_values=pixels, **ids)
+        adapted = peft.PeftModel.from_pretrained(base, out / "peft").eval()(pixel_values=pixels, **ids)
+    for kind in ("text_embeds", "image_embeds"):
+        torch.testing.assert_close(adapted[kind], expected[kind], rtol=0, atol=1e-5)
+        assert (before[kind] - expected[kind]).abs().max() > 1e-2
+    torch.testing.assert_close(adapted.logits_per_text, expected.logits_per_text, rtol=0, atol=1e-4)
+
+
+def test_exported_adapters_load_by_their_folder_and_other_formats_hold_the_sum(place):
+    out = place / "lora" / "out"
+    expected = worldclip.load(place / "lora" / "run", device="cpu").encode_text(TEXTS)
+    for name in ("peft", "huggingface", "open_clip"):
+        clip = worldclip.load(out / name, device="cpu")
+        np.testing.assert_allclose(clip.encode_text(TEXTS), expected, atol=1e-5, err_msg=name)
+    config = json.loads((out / "peft" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"]) == ("LORA", RANK)
+    assert (out / "peft" / "README.md").read_text().startswith("---\nlibrary_name: peft\n")
+    report = artifacts.read_json(out / "report.json")["formats"]
+    assert report["peft"]["bytes"] < report["huggingface"]["bytes"]
+
+
+def test_a_smaller_vocabulary_takes_the_same_adapters(place, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    config = ExportConfig(formats=("peft",), languages=("en",), corpus=(str(tmp_path / "texts.txt"),))
+    export_model(latest_checkpoint(place / "lora" / "run"), tmp_path / "out", config)
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "out/peft" / name).read_bytes() == (place / "lora/out/peft" / name).read_bytes()
+
+
+# what is refused
+
+
+def test_a_model_without_adapters_is_not_exported_as_adapters(place, tmp_path):
+    with pytest.raises(UserError, match=r"has no adapters; train with train\.lora_rank, or leave peft out"):
+        export_model(place / "base" / "run", tmp_path / "out", ExportConfig(formats=("peft",)))
+
+
+def test_adapters_of_another_model_are_an_error(place, tmp_path):
+    adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
+    wider = TRAIN | {"model": TRAIN["model"] | {"text_width": 96}, "samples_seen": 32, "warmup_samples": 0}
+    run(tmp_path / "wider" / "run", write_world(tmp_path / "wider" / "run"), **wider)
+    config = json.loads((adapters / "adapter_config.json").read_text())
+
+    def name_base(base: object, **changes: object) -> None:
+        record = config | {"base_model_name_or_path": base} | changes
+        (adapters / "adapter_config.json").write_text(json.dumps(record))
+
+    name_base(str(tmp_path / "wider" / "run"))
+    with pytest.raises(
+        UserError, match=r"of another model than .*wider/run \(.*is \(384, 96\) there, its adapter has 64 channels"
+    ):
+        worldclip.load(adapters)
+    name_base(str(adapters))
+    with pytest.raises(UserError, match="holds adapters itself; export it to huggingface first"):
+        worldclip.load(adapters)
+    name_base(None)
+    with pytest.raises(UserError, match="names no base model; set its base_model_name_or_path"):
+        worldclip.load(adapters)
+    name_base(None, peft_type="LOHA")
+    with pytest.raises(UserError, match="peft_type is 'LOHA'; worldclip loads LoRA adapters alone"):
+        worldclip.load(adapters)
+    name_base(str(latest_checkpoint(place / "base" / "run")))
+    tensors = load_file(adapters / "adapter_model.safetensors")
+    save_file({f"{name}.more": tensor for name, tensor in tensors.items()}, adapters / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"of another model than .*no .*\.more there"):
+        worldclip.load(adapters)
+    (adapters / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is cut or corrupt"):
+        worldclip.load(adapters)
+
+
+def test_missing_peft_is_named_with_its_extra(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"needs peft: pip install 'worldclip\[lora\]'"):
+        worldclip.load(place / "lora" / "out" / "peft")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"lora_rank": 0}, "train.lora_rank = 0: must be at least 1 (the rank of the adapters; unset it for none)"),
+        ({"lora_rank": 129}, "train.lora_rank = 129: must be at most 128, the width of the vision tower"),
+        (
+            {"initial_weights": None},
+            "train.lora_rank = 4: adapters need a trained model to adapt; set train.initial_weights",
+        ),
+        ({"freeze": ["vision", "text"]}, "train.freeze: leaves no tower to train.lora_rank; name one tower at most"),
+        ({"token_table": "rows"}, 'train.token_table = "rows": cannot be used with train.lora_rank'),
+        ({"ema_decay": 0.9}, "train.ema_decay = 0.9: cannot be used with train.lora_rank"),
+        ({"parallel": "fsdp"}, 'train.parallel = "fsdp": cannot be used with train.lora_rank'),
+    ],
+)
+def test_invalid_combination_is_named_with_its_remedy(changes, problem):
+    keys = {"model": {"preset": "tiny", "text_width": 160}, "lora_rank": 4, "initial_weights": "owner/name"}
+    keys = {key: value for key, value in (keys | changes).items() if value is not None}
+    with pytest.raises(UserError) as caught:
+        load_config(TrainConfig, keys)
+    (reported,) = caught.value.problems
+    assert reported.startswith(problem)
