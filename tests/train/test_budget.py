@@ -66,7 +66,10 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
 from worldclip.train.loader import Batch
 from worldclip.train.step import train_step
+from worldclip.train import train_state
 from worldclip.train.train_state import create_train_state
+
+train_state.load_initial_weights = lambda *_: None
 
 class Ids:
     bos_id, pad_id, eos_id, vocab_size, context_length = 0, 1, 2, 20_000, 77
@@ -95,7 +98,7 @@ for settings in json.loads(sys.argv[1]):
 """
 VARIANTS = (
     *({}, {"activation_checkpointing": True}, {"activation_checkpointing": 2}),
-    *({"accum_steps": 4}, {"token_table": "rows"}),
+    *({"accum_steps": 4}, {"token_table": "rows"}, {"lora_rank": 8, "initial_weights": "nothing/is_read"}),
 )
 
 

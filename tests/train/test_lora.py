@@ -23,6 +23,7 @@ from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.core.settings import load_config
 from worldclip.export import ExportConfig, export_model
 from worldclip.train import loop
+from worldclip.train.budget import count_adapters
 from worldclip.train.config import TrainConfig
 
 RANK = 4
@@ -77,6 +78,16 @@ def test_adapters_and_projections_learn_and_everything_else_stays(place):
         assert a.shape[0] == b.shape[1] == RANK
         assert torch.equal(trainer[f"base.{layer}"], base[layer])
         torch.testing.assert_close(model[layer], base[layer] + b @ a, rtol=0, atol=1e-6)
+
+
+def test_the_plan_counts_the_adapters_exactly(place):
+    _, trainer = stored(place / "lora" / "run")
+    actual = sum(tensor.numel() for name, tensor in trainer.items() if name.startswith("adapter."))
+    keys = TRAIN | {"lora_rank": RANK, "initial_weights": "owner/name"}
+    config = load_config(TrainConfig, keys)
+    assert count_adapters(config.model.architecture(), config) == actual
+    text_only = load_config(TrainConfig, keys | {"freeze": ["vision"]})
+    assert count_adapters(config.model.architecture(), text_only) == actual / 2
 
 
 def test_the_loss_falls(place):
@@ -159,6 +170,18 @@ def test_a_smaller_vocabulary_takes_the_same_adapters(place, tmp_path):
     export_model(latest_checkpoint(place / "lora" / "run"), tmp_path / "out", config)
     name = "adapter_model.safetensors"
     assert (tmp_path / "out/peft" / name).read_bytes() == (place / "lora/out/peft" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"compile": True}, {"precision": "bf16", "activation_checkpointing": True}])
+def test_options_of_the_towers_give_nearly_the_same_loss(place, tmp_path, changes):
+    run(tmp_path / "run", write_world(tmp_path / "run"), **settings(place), **changes)
+    curves = [
+        artifacts.read_json(run_dir / "train/report.json")["curve"]
+        for run_dir in (tmp_path / "run", place / "lora/run")
+    ]
+    actual, expected = ([record["loss"] for record in curve] for curve in curves)
+    assert actual == pytest.approx(expected, rel=0.02 if changes.get("precision") else 1e-3)
 
 
 # what is refused
