@@ -132,6 +132,7 @@ OWN_NAMES = {
     "match/stage.py": {"part": OWN, "f'{shard.name}.json'": SHARD},
     "model/formats/huggingface_folder.py": {"name": OWN},
     "model/formats/immich_folder.py": {"name": OWN},
+    "model/formats/peft_folder.py": {"name": OWN},
     "model/formats/onnx_folder.py": {
         "f'{tower}{SUFFIXES[precision]}.onnx'": OWN,
         "f'{path.name}_data'": OWN,
