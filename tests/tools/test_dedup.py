@@ -95,6 +95,29 @@ def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a
     assert report["pairs"] == sum(report[name] for name in ("no_identity", "repeated_in_shard", "copies", "keys"))
 
 
+def copies_by_sql(folder: Path) -> list[tuple[str, str, str]]:
+    """Return (shard, key, first shard) as DuckDB finds them, in the order of shards and rows."""
+    duckdb = pytest.importorskip("duckdb", reason="needs the extra dev (duckdb)")
+    query = """
+        with keys as (
+            select filename[length($folder) + 2:] as shard, uid, min(file_row_number) as row
+            from read_parquet($folder || '/**/*.parquet', filename = true, file_row_number = true)
+            where uid <> '' group by all
+        ),
+        firsts as (select *, min(shard) over (partition by uid) as first_shard from keys)
+        select shard, uid, first_shard from firsts where shard <> first_shard order by shard, row
+    """
+    return duckdb.execute(query, {"folder": str(folder)}).fetchall()
+
+
+def test_duckdb_finds_the_same_copies(tmp_path: Path) -> None:
+    for seed in range(3):
+        folder = write_pool(tmp_path / f"pool{seed}", random_shards(seed=10 + seed))
+        dedup(pool_of(folder), tmp_path / f"out{seed}", executor=QUIET)
+        assert listed(tmp_path / f"out{seed}") == copies_by_sql(folder)
+        assert listed(tmp_path / f"out{seed}")
+
+
 def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monkeypatch) -> None:
     shards = random_shards(seed=1)
     contents = []

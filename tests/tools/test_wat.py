@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -248,6 +250,62 @@ def test_any_json_as_links_is_read_or_counted(tmp_path: Path, odd, data) -> None
     assert (
         report["links"] == sum(report.get(name, 0) for name in REASONS if name != "pairs") + report["links_with_text"]
     )
+
+
+# warcio beside the reader
+
+
+WARC_BODIES = st.lists(
+    st.lists(st.sampled_from([b"\r\n", b"\n", b"WARC/1.0", b"Content-Length: 3", b"{}"]) | st.binary(max_size=9)).map(
+        b"".join
+    ),
+    max_size=6,
+)
+
+
+def read_by_warcio(content: bytes) -> list[bytes]:
+    """Return the bodies that warcio reads, up to a record that it cannot read."""
+    archiveiterator = pytest.importorskip("warcio.archiveiterator", reason="needs the extra dev (warcio)")
+    errors = pytest.importorskip("warcio.exceptions")
+    found = []
+    with contextlib.suppress(errors.ArchiveLoadFailed, EOFError, zlib.error):
+        iterator = archiveiterator.ArchiveIterator(io.BytesIO(content), no_record_parse=True)
+        found.extend(one.raw_stream.read() for one in iterator)
+    return found
+
+
+def write_warc(texts: Sequence[bytes], is_gzipped: bool) -> tuple[bytes, list[int]]:
+    """Return (a WARC file with a gzip member for each record, or none; where each record ends)."""
+    parts = [gzip.compress(record(text)) if is_gzipped else record(text) for text in texts]
+    return b"".join(parts), list(itertools.accumulate(map(len, parts)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(WARC_BODIES, st.booleans())
+def test_warcio_reads_the_same_records(texts, is_gzipped) -> None:
+    content, _ = write_warc(texts, is_gzipped)
+    assert [body for body, _ in bodies(content)] == read_by_warcio(content) == texts
+
+
+@settings(max_examples=150, deadline=None)
+@given(WARC_BODIES, st.booleans(), st.data())
+def test_a_file_that_is_cut_loses_no_record_silently(texts, is_gzipped, data) -> None:
+    content, ends = write_warc(texts, is_gzipped)
+    cut = data.draw(st.integers(0, len(content)))
+    num_whole = sum(end <= cut for end in ends)
+    found, is_reported = [], False
+    try:
+        for one in iter_records(io.BytesIO(content[:cut])):
+            found.append(one.body)
+            is_reported |= one.has_wrong_length
+    except BadShard:
+        is_reported = True
+    assert read_by_warcio(content[:cut])[:num_whole] == texts[:num_whole]
+    assert found[:num_whole] == texts[: min(num_whole, len(found))]
+    if not is_reported:
+        is_body_whole = len(found) > num_whole and found[num_whole] == texts[num_whole]
+        assert len(found) >= num_whole
+        assert cut == [0, *ends][num_whole] or is_body_whole
 
 
 def test_real_common_crawl_records_are_read(shared: Path, tmp_path: Path) -> None:

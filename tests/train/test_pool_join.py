@@ -25,6 +25,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import train_tokenizer
+from worldclip.pool.row_groups import ROW_BITS
 from worldclip.train.loader import Loader
 from worldclip.train.pool_join import image_shards, join_images, joined_shards, places_path, read_places
 
@@ -116,6 +117,37 @@ def test_images_in_parquet_files_join_like_those_in_tars(world, tmp_path) -> Non
     for row in places:
         content = pool.read_member(files[row["file"]], row["offset"], row["size"])
         assert content == image_bytes(int(row["key"].removeprefix("u")))
+
+
+PLACES_BY_SQL = """
+    with kept as (select distinct key from read_parquet($curated)),
+    images as (  -- of a key that a file has twice, the first row counts, with or without an image
+        select filename[length($files) + 2:] as file, uid, min(file_row_number) as row,
+            arg_min(image is not null, file_row_number) as has_image
+        from read_parquet($files || '/*.parquet', filename = true, file_row_number = true) group by all
+    )
+    select key, min(file), arg_min(row, file) from kept join images on uid = key where has_image group by key
+"""
+
+
+def test_duckdb_joins_the_same_places(world, tmp_path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="needs the extra dev (duckdb)")
+    run, recipe, _ = world
+    rng = random.Random(3)
+    for number in range(4):
+        uids = [rng.choice([None, *(f"u{n}" for n in range(NUM_KEYS + 9))]) for _ in range(20)]
+        images = [None if rng.random() < 0.2 else image_bytes(row) for row in range(20)]
+        rows = [{"uid": uid, "image": image, "name": "0.png"} for uid, image in zip(uids, images, strict=True)]
+        write_parquet(tmp_path / "files" / f"{number}.parquet", rows)
+    settings = dataclasses.replace(recipe.train.pool, path=str(tmp_path / "files"), key="uid")
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, pool=settings))
+    join(run, recipe)
+    found = [row for shard in pool.shards(context(recipe, run)) for row in read_places(run, shard).to_pylist()]
+    curated = [str(path) for path in (run / "curate").rglob("*.parquet")]
+    rows = duckdb.execute(PLACES_BY_SQL, {"curated": curated, "files": str(tmp_path / "files")}).fetchall()
+    places = {key: (file, row) for key, file, row in rows}
+    assert {row["key"]: (row["file"], row["offset"] & (2**ROW_BITS - 1)) for row in found} == places
+    assert places
 
 
 def test_training_pool_without_images_is_a_mistake(world, tmp_path) -> None:

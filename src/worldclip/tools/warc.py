@@ -131,7 +131,8 @@ class _Buffer:
         self._fill(length + 16)
         after = bytes(self._bytes[length : length + 16])
         rest = after.lstrip(b"\r\n")
-        return rest.startswith(b"WARC/") if rest else self._is_whole or len(after) == 16
+        # A stream that was cut may end within the next record's first word.
+        return b"WARC/".startswith(rest[:5]) if rest else self._is_whole or len(after) == 16
 
     def take_to_next_record(self) -> bytes:
         """Take the body up to the line that begins the next record, without the line ends before it."""
