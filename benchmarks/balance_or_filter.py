@@ -392,9 +392,9 @@ def page(out: Path, scores: dict[str, list[dict[str, Any]]], samples: int) -> st
         [
             "# Balance, filter, or both\n",
             f"{date.today()}, {platform.machine()}, torch {version('torch')}, emoji {version('emoji')}, one thread per "
-            f"run on a shared machine. `benchmarks/balance_or_filter.py`: {samples:,} samples of each training, percentile "
-            f"{PERCENTILE}, tail fraction {TAIL_FRACTION}, noise {NOISE:.0%}, {num_classes} pictures in the test. All "
-            "numbers are in percent: the mean, the least and the most of the seeds.\n",
+            f"run on a shared machine. `benchmarks/balance_or_filter.py`: {samples:,} samples of each training, "
+            f"percentile {PERCENTILE}, tail fraction {TAIL_FRACTION}, noise {NOISE:.0%}, {num_classes} pictures in the "
+            "test. All numbers are in percent: the mean, the least and the most of the seeds.\n",
             to_markdown(Table(arms, arm_rows(scores))),
             "",
             to_markdown(Table(gains, difference_rows(scores))),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from worldclip.balance.config import BalanceConfig
-from worldclip.core.settings import Config, load_config
+from worldclip.core.settings import Config, Problems, load_config
 from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -35,6 +35,15 @@ class Recipe(Config):
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+
+    def own_problems(self) -> Problems:
+        """Yield weights of texts where no text is drawn."""
+        if self.pool.text_weights is not None and self.curate.text_policy == "all":
+            yield (
+                "pool.text_weights",
+                'says which text of an image is drawn, and curate.text_policy = "all" draws none; set "one", '
+                "or remove the weights",
+            )
 
     def take_effect(self) -> None:
         """Make the languages that the recipe adds known to all sections."""

@@ -81,8 +81,8 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
 
 def test_match_texts_store_ids_as_flat_arrays(tmp_path: Path) -> None:
     ids = pa.LargeListArray.from_arrays(np.array([0, 2, 3]), pa.array([1, 5, 7], pa.int32()))
-    rows = {"key": ["a", "b"], "text_idx": [0, 1], "text": ["x", "y"], "lang": ["en", "th"], "lang_prob": [1.0, 0.5]}
-    table = pa.table({**rows, "entries_lang": ["en", "th"], "entry_ids": ids})
+    rows = {"key": ["a", "b"], "text_idx": [0, 1], "place": [0, 0], "text": ["x", "y"], "lang": ["en", "th"]}
+    table = pa.table({**rows, "lang_prob": [1.0, 0.5], "entries_lang": ["en", "th"], "entry_ids": ids})
     artifacts.write_table(tmp_path / "t.parquet", table, artifacts.MATCH_TEXTS)
     column = artifacts.read_table(tmp_path / "t.parquet", artifacts.MATCH_TEXTS).column("entry_ids").combine_chunks()
     assert column.type == pa.large_list(pa.int32())
@@ -91,12 +91,13 @@ def test_match_texts_store_ids_as_flat_arrays(tmp_path: Path) -> None:
 
 def test_only_values_that_repeat_have_a_dictionary(tmp_path: Path) -> None:
     path = tmp_path / "texts.parquet"
-    columns = {"key": ["a"], "text_idx": [0], "text": ["t"], "lang": ["en"], "lang_prob": [1.0], "entries_lang": ["en"]}
-    artifacts.write_table(path, pa.table(columns | {"entry_ids": [[1, 2]]}), artifacts.MATCH_TEXTS)
+    columns = {"key": ["a"], "text_idx": [0], "place": [0], "text": ["t"], "lang": ["en"], "lang_prob": [1.0]}
+    columns |= {"entries_lang": ["en"], "entry_ids": [[1, 2]]}
+    artifacts.write_table(path, pa.table(columns), artifacts.MATCH_TEXTS)
     group = pq.read_metadata(path).row_group(0)
     columns_of = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
     with_dictionary = {name for name, chunk in columns_of.items() if chunk.has_dictionary_page}
-    assert with_dictionary == {"text_idx", "lang", "entries_lang"}
+    assert with_dictionary == {"text_idx", "place", "lang", "entries_lang"}
     assert "BYTE_STREAM_SPLIT" in columns_of["entry_ids.list.element"].encodings
 
 

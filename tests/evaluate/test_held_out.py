@@ -45,6 +45,7 @@ def write_matches(run_dir):
         {
             "key": KEYS[:5],
             "text_idx": np.zeros(5, np.int32),
+            "place": np.zeros(5, np.int16),
             "text": [text for text, _ in matched],
             "lang": ["en"] * 5,
             "lang_prob": np.ones(5, np.float32),

@@ -141,7 +141,7 @@ def test_all_problems_of_the_configuration_are_listed(tmp_path):
 def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     import pyarrow as pa
 
-    row = {"lang_prob": 1.0, "entry_ids": [0]}
+    row = {"place": 0, "lang_prob": 1.0, "entry_ids": [0]}
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
     artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), artifacts.MATCH_TEXTS)

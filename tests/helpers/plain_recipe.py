@@ -36,6 +36,7 @@ LISTS = {lang: words[1::2] for lang, words in WORDS.items()}  # every other word
 FOREIGN = "старая фотография большого красного дома у моря"  # in no language of the run
 BAD_JSON = object()
 
+NUM_ALT = 2  # texts of a sample in `alt`, the others in `caption`, where a pool has both
 Sample = tuple[str, Any]  # key, and its texts or BAD_JSON
 Shards = dict[str, list[Sample]]
 
@@ -79,11 +80,15 @@ def make_shards(seed: int, num_shards: int = 4, num_samples: int = 30) -> Shards
     return shards
 
 
-def write_pool(folder: Path, shards: Shards) -> None:
+def write_pool(folder: Path, shards: Shards, *, by_place: bool = False) -> None:
+    """by_place: texts in the fields `alt` and `caption`, for weights."""
     for name, samples in shards.items():
         members = []
         for key, texts in samples:
-            body = b"{broken" if texts is BAD_JSON else json.dumps({"texts": texts}, ensure_ascii=False).encode()
+            record = {"texts": texts}
+            if by_place and texts is not BAD_JSON:
+                record = {"alt": texts[:NUM_ALT], "caption": texts[NUM_ALT:]}
+            body = b"{broken" if texts is BAD_JSON else json.dumps(record, ensure_ascii=False).encode()
             members += [(f"{key}.json", body), (f"{key}.jpg", b"image of " + key.encode())]
         write_tar(folder / name, members)
 
@@ -237,18 +242,25 @@ ORDER = ("bad_pair", "duplicate", "no_text", "no_language", "no_match", "not_val
 
 def plain_curate(sample: list[tuple], recipe: Recipe, is_valid, probs, kept: list, table) -> None:
     config = recipe.curate
+    weight_of_place = list((recipe.pool.text_weights or {"alt": 1, "caption": 1}).values())
     settled = []
     for reason, key, idx, lang, text, ids in sample:
         if reason == "matched":
             excluded = lang in config.exclude or (config.include and lang not in config.include)
+            excluded = excluded or weight_of_place[idx >= NUM_ALT] == 0
             reason = "not_valid" if not is_valid[key] else "excluded" if excluded else "drawable"
         settled.append((reason, key, idx, lang, text, plain_prob(ids, probs[lang]) if ids else 0.0))
     drawable = [row for row in settled if row[0] == "drawable"]
     if config.text_policy == "one":
         if drawable:
             key = drawable[0][1]
-            number = int(coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW) * len(drawable))
-            expected = sum(row[5] for row in drawable) / len(drawable)
+            weights = [1.0] * len(drawable)
+            if recipe.pool.text_weights is not None:
+                places = [row[2] >= NUM_ALT for row in drawable]
+                weights = [weight_of_place[place] / places.count(place) for place in places]
+            point = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW) * sum(weights)
+            number = next(i for i in range(len(weights)) if point < sum(weights[: i + 1]))
+            expected = sum(row[5] * weight for row, weight in zip(drawable, weights, strict=True)) / sum(weights)
             settled = [drawable[number]]
             table[drawable[number][3]]["expected_pairs"] += expected
         else:

@@ -63,6 +63,7 @@ def matched_run(request, tmp_path_factory):
         table = curated.append_column("entry_ids", pa.array([[n % 2] for n in number], pa.large_list(pa.int32())))
         table = table.append_column("entries_lang", curated["lang"])
         table = table.append_column("lang_prob", pa.array(np.ones(len(table), np.float32)))
+        table = table.append_column("place", pa.array(np.zeros(len(table), np.int16)))
         artifacts.write_table(run_dir / "match" / "texts" / f"{shard.name}.parquet", table, artifacts.MATCH_TEXTS)
     for stage in ("match", "balance"):
         artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})

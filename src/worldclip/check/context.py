@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from worldclip.check.config import CheckConfig
 from worldclip.check.hashing import HashKind
 from worldclip.core.execute import Shard
+from worldclip.core.settings import to_dict
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 
@@ -22,6 +24,11 @@ class CheckContext:
     folder: Path
     kind: HashKind
     similarity_model: WorkerModel | None = None
+
+    @property
+    def pool_record(self) -> dict[str, Any]:
+        """What of the pool decides a check: all but the weights of texts, which only say what is drawn later."""
+        return {key: value for key, value in to_dict(self.pool).items() if key != "text_weights"}
 
     def table_path(self, step: str, shard: Shard) -> Path:
         """Return the path of a step's table of a shard.

@@ -74,7 +74,7 @@ def check(
     """
     plan = functools.partial(_plan, pool, Path(out), config, executor)
     context = plan().context
-    record = {"pool": to_dict(context.pool), "lid_model": context.lid_model, "check": to_dict(context.config)}
+    record = {"pool": context.pool_record, "lid_model": context.lid_model, "check": to_dict(context.config)}
     return Job("check", context.folder, record, lambda: plan().inputs).run_once(lambda: _check(plan()))
 
 
@@ -279,7 +279,7 @@ def _apply_pair_rules(work: _Work, has_images: bool, similarities: Similarities 
         min_similarity=similarities and {lang: row["threshold"] for lang, row in similarities["by_language"].items()},
     )
     key = {
-        "pool": to_dict(context.pool),
+        "pool": context.pool_record,
         "check": to_dict(context.config),
         "images": has_images,
         "min_similarity": rules.min_similarity,

@@ -48,6 +48,7 @@ MATCH_TEXTS = _schema(
     "match_texts",
     key=pa.string(),
     text_idx=pa.int32(),
+    place=pa.int16(),
     text=pa.string(),
     lang=_CATEGORY,
     lang_prob=pa.float32(),

@@ -26,18 +26,20 @@ def count_reasons(
     """Count the candidates of a shard by language and reason, in the unit of the policy.
 
     Under `one` a key counts under the language of its drawn text, else of its first matched text, and its expected
-    pairs are the mean keep_prob of its drawable texts.  expected_pairs leaves caps aside: they are about all shards.
+    pairs are the mean keep_prob of its drawable texts, weighted as they are drawn.  expected_pairs leaves caps aside:
+    they are about all shards.
     """
-    expected = np.where(candidates.drawable_T, keep_prob, 0.0)
     reason = decision.reason_T(candidates)
     if text_policy == "all":
+        expected = np.where(candidates.drawable_T, keep_prob, 0.0)
         return _count_by_language(candidates.lang_T, reason, expected, candidates.lang_names)
     drawn = decision.drawn_K
     row = np.where(drawn >= 0, drawn, candidates.starts_K1[:-1])
     num_keys = len(drawn)
     key_of_text = candidates.per_text(np.arange(num_keys))
-    num_drawable = np.bincount(key_of_text, candidates.drawable_T, num_keys)
-    expected_K = np.bincount(key_of_text, expected, num_keys) / np.maximum(num_drawable, 1)
+    weight_K = np.bincount(key_of_text, candidates.draw_weight_T, num_keys)
+    weighted_K = np.bincount(key_of_text, keep_prob * candidates.draw_weight_T, num_keys)
+    expected_K = np.divide(weighted_K, weight_K, out=np.zeros(num_keys), where=weight_K > 0)
     # A key without a drawn text has no drawable text, so each of its texts is not valid or excluded, and so is it.
     return _count_by_language(candidates.lang_T[row], reason[row], expected_K, candidates.lang_names)
 

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from worldclip.core import artifacts, keys, layout
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.coin import hash_keys, uniform_of_hashes
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.reasons import Reason
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.decide import decide, keep_prob_of_rows
+from worldclip.curate.decide import decide, draw_weights, keep_prob_of_rows
 
 DECIDING_COLUMNS = ("key", "text_idx", "lang", "entries_lang", "entry_ids")
 EntryProbs = Callable[[str], np.ndarray]  # list -> (num_entries,) float32 probabilities of its entries
@@ -37,7 +39,8 @@ class Candidates:
     text_idx_T: np.ndarray
     lang_T: np.ndarray  # positions in lang_names
     lang_names: list[str]
-    is_excluded_T: np.ndarray
+    is_excluded_T: np.ndarray  # in an excluded language, or from a place of weight 0
+    draw_weight_T: np.ndarray  # see decide.draw_weights
 
     @property
     def is_valid_T(self) -> np.ndarray:
@@ -46,7 +49,7 @@ class Candidates:
 
     @property
     def drawable_T(self) -> np.ndarray:
-        """Texts that may be kept: of a valid key, in a language that is not excluded."""
+        """Texts that may be kept: of a valid key, in a language that is not excluded, from a place with a weight."""
         return self.is_valid_T & ~self.is_excluded_T
 
     def coins_T(self, seed: int, epoch: int = 0) -> np.ndarray:
@@ -81,18 +84,21 @@ class CurateWork:
     config: CurateConfig
     key_lists: tuple[keys.KeyList, ...]
     balance_digest: str
+    place_weights: tuple[float, ...] | None = None  # see PoolConfig.place_weights
     bounds: Mapping[str, float] = field(default_factory=dict)  # of languages over their cap, see curate/caps.py
 
     def entry_probs(self, list_name: str) -> np.ndarray:
         """Return the probabilities of a list's entries, (num_entries,) float32, memory-mapped once per process."""
         return _load_probs(self.run_dir, list_name, self.balance_digest)
 
-    def read(
-        self, shard: str, columns: Sequence[str] | None = DECIDING_COLUMNS
-    ) -> tuple[pa.Table, Candidates, np.ndarray]:
-        """Return the matched texts of a shard: the table, grouped by key, and their keep probabilities (T,) float64."""
-        table = artifacts.read_table(layout.match_texts(self.run_dir, shard), artifacts.MATCH_TEXTS, columns)
-        return table, find_candidates(table, self.config, self.key_lists, shard), text_probs(table, self.entry_probs)
+    def read(self, shard: str, *, with_texts: bool = False) -> tuple[pa.Table, Candidates, np.ndarray]:
+        """Return the matched texts of a shard: the table, grouped by key, and their keep probabilities (T,) float64.
+
+        with_texts: all columns of the table, not only those that decide.
+        """
+        table = read_matched(self.run_dir, shard, self.place_weights, with_texts=with_texts)
+        candidates = find_candidates(table, self.config, self.key_lists, shard, self.place_weights)
+        return table, candidates, text_probs(table, self.entry_probs)
 
 
 @functools.cache
@@ -102,22 +108,52 @@ def _load_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarra
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def find_candidates(table: pa.Table, config: CurateConfig, key_lists: Sequence[keys.KeyList], shard: str) -> Candidates:
-    """Group rows (key, text_idx, lang) of RUN/match/texts/<shard> by key."""
+def read_matched(
+    run_dir: Path, shard: str, place_weights: Sequence[float] | None, *, with_texts: bool = False
+) -> pa.Table:
+    """Return the matched texts of a shard: the columns that decide, or all of them.
+
+    Raises UserError if the texts are weighed by place and an older version matched them, which did not write places.
+    """
+    path = layout.match_texts(run_dir, shard)
+    places = () if place_weights is None else ("place",)
+    if places and "place" not in pq.read_schema(path).names:
+        raise UserError(
+            f"pool.text_weights: {path} was matched by an older version, which did not write where texts are from. "
+            f"Match again: worldclip run {run_dir} --from match"
+        )
+    return artifacts.read_table(path, artifacts.MATCH_TEXTS, None if with_texts else (*DECIDING_COLUMNS, *places))
+
+
+def find_candidates(
+    table: pa.Table,
+    config: CurateConfig,
+    key_lists: Sequence[keys.KeyList],
+    shard: str,
+    place_weights: Sequence[float] | None = None,
+) -> Candidates:
+    """Group rows (key, text_idx, lang; with place_weights place) of RUN/match/texts/<shard> by key."""
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)
     first_keys = key_column.take(pa.array(starts[:-1]))
+    is_valid = keys.is_valid(first_keys, key_lists, shard)
     lang, lang_names = codes_of(table.column("lang"))
-    is_excluded = np.array([config.is_excluded(name) for name in lang_names], np.bool_)
+    is_excluded = np.array([config.is_excluded(name) for name in lang_names], np.bool_)[lang]
+    place = None
+    if place_weights is not None:
+        place = table.column("place").to_numpy()
+        is_excluded |= (np.asarray(place_weights) == 0)[place]
+    is_drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
     return Candidates(
         keys_K=first_keys,
         hashes_K=hash_keys(first_keys),
         starts_K1=starts,
-        is_valid_K=keys.is_valid(first_keys, key_lists, shard),
+        is_valid_K=is_valid,
         text_idx_T=table.column("text_idx").to_numpy(),
         lang_T=lang,
         lang_names=lang_names,
-        is_excluded_T=is_excluded[lang],
+        is_excluded_T=is_excluded,
+        draw_weight_T=draw_weights(starts, is_drawable, place, place_weights),
     )
 
 
@@ -155,7 +191,7 @@ def decide_on(
         candidates.hashes_K,
         candidates.starts_K1,
         candidates.text_idx_T,
-        candidates.drawable_T,
+        candidates.draw_weight_T,
         keep_prob,
         seed=config.seed,
         epoch=epoch,

@@ -43,6 +43,7 @@ class Curator:
         num_texts = [np.zeros(1, np.int64)]
         text_idx = [np.zeros(0, np.int32)]
         probs = [np.zeros(0, np.float64)]
+        weights = [np.zeros(0, np.float64)]
         bounds = [np.zeros(0, np.float64)]
         for shard in layout.matched_shards(run_dir):
             _, candidates, keep_prob = work.read(shard)
@@ -53,6 +54,8 @@ class Curator:
             num_texts.append(num_drawable[has_drawable])
             text_idx.append(candidates.text_idx_T[drawable])
             probs.append(keep_prob[drawable])
+            if work.place_weights is not None:
+                weights.append(candidates.draw_weight_T[drawable])
             if self._has_caps:
                 bound_of_lang = np.array([work.bounds.get(name, np.inf) for name in candidates.lang_names])
                 bounds.append(bound_of_lang[candidates.lang_T[drawable]])
@@ -62,6 +65,7 @@ class Curator:
         self._starts = np.cumsum(np.concatenate(num_texts))
         self._text_idx = np.concatenate(text_idx)
         self._keep_prob = np.concatenate(probs)
+        self._draw_weight = np.concatenate(weights) if work.place_weights is not None else None
         self._bound = np.concatenate(bounds)
         self.num_repeated_keys = self._table.num_repeated
 
@@ -80,8 +84,8 @@ class Curator:
         text_idx = self._text_idx[rows]
         keep_prob = self._keep_prob[rows]
         hashes = self._hashes[group]
-        drawable = np.ones(len(rows), np.bool_)
-        kept, _ = decide(self.text_policy, hashes, starts, text_idx, drawable, keep_prob, seed=self.seed, epoch=epoch)
+        weight = np.ones(len(rows)) if self._draw_weight is None else self._draw_weight[rows]
+        kept, _ = decide(self.text_policy, hashes, starts, text_idx, weight, keep_prob, seed=self.seed, epoch=epoch)
         if self._has_caps:
             coins = uniform_of_hashes(np.repeat(hashes, num_texts), text_idx, self.seed, epoch)
             kept[kept] = coins[kept] / keep_prob[kept] < self._bound[rows][kept]

@@ -14,8 +14,8 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ma
 
 _STAGES = ("pool", "metadata", "match", "balance")
 _SETTINGS = (
-    *("pool.key", "pool.valid_keys", "pool.deny_keys", "languages.lid_model", "match.profile", "match.fold_case"),
-    *("match.isolate", "match.min_lang_prob", "match.restrict_to_recipe_languages", "balance.rule"),
+    *("pool.key", "pool.text_weights", "pool.valid_keys", "pool.deny_keys", "languages.lid_model", "match.profile"),
+    *("match.fold_case", "match.isolate", "match.min_lang_prob", "match.restrict_to_recipe_languages", "balance.rule"),
     *("balance.english_threshold", "balance.tail_fraction", "balance.min_threshold"),
     *("curate.text_policy", "curate.seed", "curate.include", "curate.exclude", "curate.max_pairs"),
 )

@@ -6,6 +6,8 @@ starts_K1: (K + 1,) int64, key k has the texts in rows starts[k] to starts[k + 1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -58,26 +60,34 @@ def keep_all(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, kept):
 
 
 @compiled
-def draw_one(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, drawn, kept):
-    """Decide under text_policy one: draw one drawable text per key (drawn[k] = its row, or -1), then toss its coin."""
+def draw_row(draw_weight, start, stop, coin):
+    """Return the first row of [start, stop) whose sum of weights so far passes coin times the whole sum, -1 for none.
+
+    draw_weight: (T,) float64, 0 for a text that is not drawable.  coin: in [0, 1).  With weights 1 the sums are whole
+    numbers, so that this is the drawable text number floor(coin * n).
+    """
+    total = 0.0
+    for t in range(start, stop):
+        total += draw_weight[t]
+    point = coin * total  # below total, also after rounding: coin is at most 1 - 2**-53
+    passed = 0.0
+    for t in range(start, stop):
+        passed += draw_weight[t]
+        if point < passed:
+            return t
+    return -1
+
+
+@compiled
+def draw_one(hashes, starts, text_idx, draw_weight, keep_prob, seed, epoch, drawn, kept):
+    """Decide under text_policy one: draw one text per key (drawn[k] = its row, or -1), then toss its coin."""
     for k in range(len(starts) - 1):
-        num_drawable = 0
-        for t in range(starts[k], starts[k + 1]):
-            kept[t] = False
-            num_drawable += drawable[t]
-        drawn[k] = -1
-        if num_drawable == 0:
-            continue
-        number = np.int64(uniform_of_hash(hashes[k], _ZERO, seed, epoch, _TEXT_DRAW) * num_drawable)
-        for t in range(starts[k], starts[k + 1]):
-            if not drawable[t]:
-                continue
-            if number == 0:
-                coin = uniform_of_hash(hashes[k], np.uint64(text_idx[t]), seed, epoch, _KEEP)
-                drawn[k] = t
-                kept[t] = coin < keep_prob[t]
-                break
-            number -= 1
+        draw_coin = uniform_of_hash(hashes[k], _ZERO, seed, epoch, _TEXT_DRAW)
+        t = draw_row(draw_weight, starts[k], starts[k + 1], draw_coin)
+        drawn[k] = t
+        if t >= 0:
+            coin = uniform_of_hash(hashes[k], np.uint64(text_idx[t]), seed, epoch, _KEEP)
+            kept[t] = coin < keep_prob[t]
 
 
 def decide(
@@ -85,7 +95,7 @@ def decide(
     hashes_K: np.ndarray,
     starts_K1: np.ndarray,
     text_idx_T: np.ndarray,
-    drawable_T: np.ndarray,
+    draw_weight_T: np.ndarray,
     keep_prob_T: np.ndarray,
     *,
     seed: int,
@@ -93,13 +103,31 @@ def decide(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which texts are kept in `epoch`: (kept (T,) bool, drawn (K,) int64, the drawn row under `one`, else -1).
 
-    hashes: XXH64 of the keys.  drawable: texts whose key is valid and whose language is not excluded.
+    hashes: XXH64 of the keys.  draw_weight: of each text among those of its key (`draw_weights`), or bool; 0 for a text
+    whose key is not valid, whose language is excluded or whose place has weight 0.
     """
     kept = np.zeros(len(text_idx_T), np.bool_)
     drawn = np.full(len(hashes_K), -1, np.int64)
-    arrays = (hashes_K, starts_K1, text_idx_T, drawable_T, keep_prob_T, np.uint64(seed), np.uint64(epoch))
+    numbers = (keep_prob_T, np.uint64(seed), np.uint64(epoch))
     if policy == "one":
-        draw_one(*arrays, drawn, kept)
+        draw_one(hashes_K, starts_K1, text_idx_T, draw_weight_T.astype(np.float64), *numbers, drawn, kept)
     else:
-        keep_all(*arrays, kept)
+        keep_all(hashes_K, starts_K1, text_idx_T, draw_weight_T > 0, *numbers, kept)
     return kept, drawn
+
+
+def draw_weights(
+    starts_K1: np.ndarray, drawable_T: np.ndarray, place_T: np.ndarray | None, place_weights: Sequence[float] | None
+) -> np.ndarray:
+    """Return how much each text weighs in the draw among those of its key, (T,) float64; 0 where it is not drawable.
+
+    place: (T,) positions in place_weights.  A place's weight is shared evenly by the key's drawable texts from it.
+    Without place_weights every drawable text weighs 1.
+    """
+    if place_weights is None or place_T is None:
+        return drawable_T.astype(np.float64)
+    weights = np.asarray(place_weights, np.float64)
+    key_of_text = np.repeat(np.arange(len(starts_K1) - 1), np.diff(starts_K1))
+    group = key_of_text * len(weights) + place_T
+    num_drawable = np.bincount(group, drawable_T)[group] if len(group) else np.zeros(0)
+    return np.where(drawable_T, weights[place_T] / np.maximum(num_drawable, 1), 0.0)

@@ -148,6 +148,7 @@ def curate_work(run: Run, bounds: Mapping[str, float] | None = None) -> CurateWo
         config=run.section(CurateConfig),
         key_lists=pool.key_lists(run),
         balance_digest=artifacts.require_manifest(run.dir, "balance")["digest"],
+        place_weights=run.section(PoolConfig).place_weights,
         bounds=bounds or {},
     )
 
@@ -184,7 +185,7 @@ def _check(run: Run) -> None:
 @repeatable
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     """Write the pairs of a shard that are kept in epoch 0 and how often they hold each entry; count the others."""
-    table, candidates, keep_prob = work.read(shard.name, columns=None)
+    table, candidates, keep_prob = work.read(shard.name, with_texts=True)
     decision = decide_on(candidates, keep_prob, work.config, work.bounds)
     curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(decision.kept_T))
     artifacts.write_table(layout.curated(work.run_dir, shard.name), curated, artifacts.CURATED)

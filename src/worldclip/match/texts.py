@@ -118,6 +118,7 @@ def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> p
         {
             "key": pool_texts.key.take(in_pool),
             "text_idx": pool_texts.text_idx.take(in_pool),
+            "place": pool_texts.place[rows],
             "text": pool_texts.text.take(in_pool),
             "lang": names_of(matched.lang[rows], work.languages).dictionary_encode(),
             "lang_prob": matched.lang_prob[rows],

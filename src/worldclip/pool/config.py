@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,10 @@ class PoolConfig(Config):
     texts: Annotated[tuple[str, ...], Decides("match")] = ()
     """Where the texts of a pair are, in this order: `txt` or `json:FIELD` in tars, or columns; each holds a text or a
     list of texts.  Default: the first that exists of txt, texts, text, caption, TEXT."""
+    text_weights: Annotated[dict[str, float] | None, Decides("curate")] = None
+    """How often each place of `texts` gives the text that is drawn for an image, as place = weight, under
+    curate.text_policy = "one": a place is drawn by weight among those with a matched text, then one of its texts.
+    0: never.  Unset: every text alike."""
     lang: Annotated[str | None, Decides("match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
@@ -65,8 +70,40 @@ class PoolConfig(Config):
         chosen = {"key": self.key, "columns": self.columns, "where": self.where, "image_field": self.image_field}
         return {name: value for name, value in chosen.items() if value not in ((), None)}
 
+    @property
+    def place_weights(self) -> tuple[float, ...] | None:
+        """The weight of each place of `texts`, in their order; None if text_weights is not set."""
+        if self.text_weights is None:
+            return None
+        weights = {_bare(place): weight for place, weight in self.text_weights.items()}
+        return tuple(weights[_bare(place)] for place in self.texts)
+
+    def _weight_problems(self) -> Problems:
+        """Yield weights that are not one number, 0 or more, for each place of `texts`."""
+        if self.text_weights is None:
+            return
+        places = [_bare(place) for place in self.texts]
+        weighed = [_bare(place) for place in self.text_weights]
+        listed = ", ".join(places)
+        if not places:
+            yield "text_weights", "needs pool.texts, the places that it weighs"
+            return
+        for names, key in ((places, "texts"), (weighed, "text_weights")):
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                yield key, f'names "{name}" twice, so that pool.text_weights cannot tell them apart; remove one'
+        for place, weight in self.text_weights.items():
+            if _bare(place) not in places:
+                yield f"text_weights.{place}", f"is no place of pool.texts; its places are {listed}"
+            if not 0 <= weight < math.inf:
+                yield f"text_weights.{place}", "must be a number, 0 or more (0: no text of this place is drawn)"
+        if missing := [name for name in places if name not in weighed]:
+            yield "text_weights", f"lacks {', '.join(missing)}; give each place of pool.texts a weight"
+        if not any(self.text_weights.values()):
+            yield "text_weights", "is 0 for all places, so that no text could be drawn; raise one"
+
     def own_problems(self) -> Problems:
         """Yield a pool that is not defined exactly once, and malformed places."""
+        yield from self._weight_problems()
         sources = {"path": self.path, "roots": self.roots, "build": self.build}
         keys = [key for key, value in sources.items() if value]
         if len(keys) != 1:
@@ -92,3 +129,7 @@ class PoolConfig(Config):
         for name in self.roots:
             if not name or "/" in name:
                 yield "roots", f'the name "{name}" begins keys; it must not be empty or contain /'
+
+
+def _bare(place: str) -> str:
+    return place.removeprefix("json:")

@@ -18,7 +18,7 @@ from worldclip.pool.texts import PairKeys, PoolTexts, pool_texts, replace_where
 
 Record = dict[str, Any] | str | None
 KeyedRecords = tuple[list[str], Sequence[Record]]  # the key and the record of each pair
-Text = tuple[str | None, str | None]  # (text or None, why it is bad or None)
+Text = tuple[str | None, str | None, int]  # (text or None, why it is bad or None, position of its place)
 
 DEFAULT_FIELDS = ("texts", "text", "caption", "TEXT")  # img2dataset writes `caption`, LAION's tables have `TEXT`
 TRUTH_FIELD = "lang_truth"
@@ -87,17 +87,19 @@ def texts_of_records(
     texts: list[str | None] = []
     truth: list[str | None] = []
     langs: list[str | None] = []
+    place_of_text: list[int] = []
     details: dict[int, str] = {}
     for pair, record in enumerate(records):
         if keys.has_key[pair]:
-            pair_texts = _texts_of(record, places, read_txt, pair) or [(None, None)]
+            pair_texts = _texts_of(record, places, read_txt, pair) or [(None, None, 0)]
         else:
-            pair_texts = [(None, keys.problems[pair])]
-        for text, problem in pair_texts:
+            pair_texts = [(None, keys.problems[pair], 0)]
+        for text, problem, place in pair_texts:
             if problem is not None:
                 details[len(texts)] = problem
             pair_of_text.append(pair)
             texts.append(text)
+            place_of_text.append(place)
         truth += _codes_of(record, TRUTH_FIELD, len(pair_texts))
         if lang_field is not None:
             langs += _codes_of(record, lang_field, len(pair_texts))
@@ -110,6 +112,7 @@ def texts_of_records(
         details,
         truth=pa.array(truth, pa.string()) if any(code is not None for code in truth) else None,
         lang=None if lang_field is None else pa.array(langs, pa.string()),
+        place=np.array(place_of_text, np.int16),
     )
 
 
@@ -118,30 +121,32 @@ def _texts_of(
 ) -> list[Text]:
     if not places:
         if (content := read_txt(pair)) is not None:
-            return [_decode(content)]
+            return [(*_decode(content), 0)]
         places = tuple(name for name in DEFAULT_FIELDS if isinstance(record, str) or (record and name in record))[:1]
     texts: list[Text] = []
-    for place in places:
+    for position, place in enumerate(places):
         if place is None:
             if (content := read_txt(pair)) is not None:
-                texts.append(_decode(content))
+                texts.append((*_decode(content), position))
         elif isinstance(record, str):
-            if (None, record) not in texts:  # an unreadable record is one bad text, however many fields are read
-                texts.append((None, record))
+            # an unreadable record is one bad text, however many fields are read
+            if not any(problem == record for _, problem, _ in texts):
+                texts.append((None, record, position))
         elif record is not None and place in record:
             value = record[place]
-            texts += [_check(text, place) for text in (value if isinstance(value, list) else [value])]
+            values = value if isinstance(value, list) else [value]
+            texts += [(*_check(text, place), position) for text in values]
     return texts
 
 
-def _decode(content: bytes) -> Text:
+def _decode(content: bytes) -> tuple[str | None, str | None]:
     try:
         return content.decode("utf-8"), None
     except UnicodeDecodeError:
         return None, "its .txt is not UTF-8"
 
 
-def _check(text: Any, place: str) -> Text:
+def _check(text: Any, place: str) -> tuple[str | None, str | None]:
     if text is None or isinstance(text, str):
         return text, None
     return None, f"{place} holds {type(text).__name__}, not a text or a list of texts"

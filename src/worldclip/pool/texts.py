@@ -39,6 +39,8 @@ class PoolTexts:
     """Identity of the text's pair."""
     text_idx: pa.Int32Array
     """Position in the pair's stored list of texts, empty texts included."""
+    place: np.ndarray
+    """(num_rows,) int16: position in `pool.texts` of the place that the text was read from; 0 if that is not set."""
     text: pa.LargeStringArray
     """As stored; null where the text is dropped."""
     reason: np.ndarray
@@ -58,11 +60,12 @@ def pool_texts(
     details: dict[int, str],
     truth: pa.StringArray | None = None,
     lang: pa.StringArray | None = None,
+    place: np.ndarray | None = None,
 ) -> PoolTexts:
     """Give each text the first reason that applies.
 
     pair_of_text: (num_texts,) ascending, every pair at least once.  text: null where there is none.  details: why a
-    text is bad, by row.
+    text is bad, by row.  place: (num_texts,), None where all texts are from one.
     """
     is_bad = np.zeros(len(pair_of_text), bool)
     is_bad[list(details)] = True
@@ -82,6 +85,7 @@ def pool_texts(
     return PoolTexts(
         key=key,
         text_idx=pa.array(text_idx, pa.int32()),
+        place=np.zeros(len(pair_of_text), np.int16) if place is None else place.astype(np.int16),
         text=pc.if_else(pa.array(reason == Reason.KEPT), text, pa.scalar(None, pa.large_string())),
         reason=reason,
         truth=truth,

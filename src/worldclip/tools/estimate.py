@@ -21,7 +21,7 @@ from worldclip.core.entry_counts import sum_counts
 from worldclip.core.errors import UserError
 from worldclip.core.records import PairCounts, SizeCurve, read_accounting
 from worldclip.curate import accounting
-from worldclip.curate.candidates import DECIDING_COLUMNS, decide_on, find_candidates, text_probs
+from worldclip.curate.candidates import decide_on, find_candidates, read_matched, text_probs
 from worldclip.curate.config import CurateConfig
 from worldclip.language.config import open_run
 from worldclip.match.config import EntryLists, MatchConfig
@@ -176,9 +176,8 @@ class MatchedRun:
         key_lists = keys.key_lists(self.pool.valid_keys, self.pool.deny_keys)
         totals: list[accounting.LanguageCounts] = [{} for _ in probs]
         for shard in layout.matched_shards(self.run_dir):
-            path = layout.match_texts(self.run_dir, shard)
-            table = artifacts.read_table(path, artifacts.MATCH_TEXTS, DECIDING_COLUMNS)
-            candidates = find_candidates(table, config, key_lists, shard)
+            table = read_matched(self.run_dir, shard, self.pool.place_weights)
+            candidates = find_candidates(table, config, key_lists, shard, self.pool.place_weights)
             for entry_probs, total in zip(probs, totals, strict=True):
                 keep_prob = text_probs(table, entry_probs.__getitem__)
                 decision = decide_on(candidates, keep_prob, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -22,7 +23,7 @@ from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.records import TopEntry
 from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.decide import keep_prob
+from worldclip.curate.decide import draw_row, keep_prob
 from worldclip.curate.stage import curate_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
@@ -45,6 +46,8 @@ class ExplainedText(TypedDict):
 
     text_idx: int
     text: str | None
+    place: str | None
+    """The place of pool.texts that it was read from; None if pool.texts is not set."""
     reason: str
     """A name of core.reasons, or `not_drawn` under text_policy one."""
     lid_label: NotRequired[str]
@@ -66,7 +69,7 @@ class ExplainedKey(TypedDict):
     is_valid: bool
     not_valid_because: NotRequired[list[str]]
     draw: NotRequired[dict[str, float]]
-    """Which text was drawn under text_policy one: coin, among, text_idx."""
+    """Which text was drawn under text_policy one: coin, among, share (of the draws that give this text), text_idx."""
     kept: bool
     texts: list[ExplainedText]
 
@@ -106,20 +109,34 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     }
     if not is_valid:
         explained["not_valid_because"] = why_not_valid(key, key_lists, shard.name)
+    pool_config = context.section(PoolConfig)
+    weight_of_place: dict[str | None, float] = {}
+    if pool_config.place_weights is not None:
+        weight_of_place.update(zip(pool_config.texts, pool_config.place_weights, strict=True))
     drawable = []
     for text in texts:
         if text["reason"] != Reason.KEPT.label:
             continue
         if not is_valid:
             text["reason"] = Reason.NOT_VALID.label
-        elif config.is_excluded(text["lang"]):
+        elif config.is_excluded(text["lang"]) or weight_of_place.get(text["place"]) == 0:
             text["reason"] = Reason.EXCLUDED.label
         else:
             drawable.append(text)
     if config.text_policy == "one" and drawable:
         draw_coin = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW)
-        drawn = drawable[int(draw_coin * len(drawable))]
-        explained["draw"] = {"coin": draw_coin, "among": len(drawable), "text_idx": drawn["text_idx"]}
+        num_of_place = Counter(text["place"] for text in drawable)
+        weights = np.ones(len(drawable))
+        if weight_of_place:
+            weights[:] = [weight_of_place[text["place"]] / num_of_place[text["place"]] for text in drawable]
+        row = draw_row(weights, 0, len(drawable), draw_coin)
+        drawn = drawable[row]
+        explained["draw"] = {
+            "coin": draw_coin,
+            "among": len(drawable),
+            "share": float(weights[row] / weights.sum()),
+            "text_idx": drawn["text_idx"],
+        }
         for text in drawable:
             text["reason"] = NOT_DRAWN
         drawable = [drawn]
@@ -169,6 +186,7 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
         text: ExplainedText = {
             "text_idx": pool_texts.text_idx[row].as_py(),
             "text": pool_texts.text[row].as_py(),
+            "place": work.pool.texts[pool_texts.place[row]] if work.pool.texts else None,
             "reason": reason.label,
         }
         if reason >= Reason.NO_LANGUAGE:
@@ -293,10 +311,13 @@ def key_to_text(explained: ExplainedKey) -> str:
     lines += [f"  {line}" for line in explained.get("not_valid_because", ())]
     if "draw" in explained:
         draw = explained["draw"]
-        lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} (coin {draw['coin']:.4f})")
+        numbers = f"share {draw['share']:.4f}, coin {draw['coin']:.4f}"
+        lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} ({numbers})")
+    places = {text["place"] for text in explained["texts"]}
     for text in explained["texts"]:
+        place = f" ({text['place']})" if len(places) > 1 else ""
         over = f" (over the cap of {text['cap']:,} pairs)" if "cap" in text else ""
-        lines.append(f"  text {text['text_idx']} {text['text']!r}: {text['reason']}{over}")
+        lines.append(f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}{over}")
         if "lang_prob" in text:
             lang = f", language {text['lang']}" if "lang" in text else ""
             lines.append(f"    label {text['lid_label']} ({text['lang_prob']:.2f}){lang}")

@@ -131,7 +131,7 @@ class PairSource:
     def _read_candidates(self, shard_idx: int) -> tuple[Candidates, np.ndarray, Pairs, np.ndarray]:
         """Return (candidates, keep probabilities, the pairs with an image, which candidates those are)."""
         assert self.work is not None
-        table, candidates, keep_prob = self.work.read(self.shards[shard_idx].name, columns=None)
+        table, candidates, keep_prob = self.work.read(self.shards[shard_idx].name, with_texts=True)
         return candidates, keep_prob, *self._join_images(table, shard_idx)
 
     def _decide(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:

@@ -53,7 +53,7 @@ class ColumnsFormat(TableFormat):
         rows = self._rows(shard, config, (key, *columns, *more))
         table = rows.table
         keys = _keys_of(shard, key, rows)
-        pair_of_text, texts = _flatten(table, columns, keys.has_key)
+        pair_of_text, place, texts = _flatten(table, columns, keys.has_key)
         values, offsets = _buffers(texts)
         is_null = _is_null(texts)
         is_bad = find_bad_utf8(values, offsets) & ~is_null
@@ -70,6 +70,7 @@ class ColumnsFormat(TableFormat):
             details,
             truth=truth,
             lang=None if lang is None else _languages(lang, table.column(lang), keys.has_key, pair_of_text),
+            place=place,
         )
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
@@ -170,25 +171,27 @@ def _keys_of(shard: Shard, name: str, rows: Rows) -> PairKeys:
     return PairKeys(keys, has_key, dict(sorted(problems.items())))
 
 
-def _flatten(table: pa.Table, columns: Sequence[str], has_key: np.ndarray) -> tuple[np.ndarray, pa.Array]:
-    """Return (row of each text ascending, texts large_binary): the columns of a row in order.
+def _flatten(table: pa.Table, columns: Sequence[str], has_key: np.ndarray) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+    """Return (row of each text ascending, position of its column, texts large_binary): the columns of a row in order.
 
     A row without any text is one null.  A null in place of a list is one null text, an empty list is no text.  A row
     without a key is one null.
     """
     num_rows = table.num_rows
-    rows, texts = [], []
-    for name in columns:
+    rows, places, texts = [], [], []
+    for position, name in enumerate(columns):
         row_of_text, texts_of_column = _texts_of_column(name, table.column(name))
         kept = np.flatnonzero(has_key[row_of_text])
         rows.append(row_of_text[kept])
+        places.append(np.full(len(kept), position, np.int16))
         texts.append(texts_of_column.take(pa.array(kept)))
     num_texts = np.bincount(np.concatenate(rows), minlength=num_rows) if rows else np.zeros(num_rows, np.int64)
     without_text = np.flatnonzero(num_texts == 0)
     row = np.concatenate([*rows, without_text])
+    place = np.concatenate([*places, np.zeros(len(without_text), np.int16)])
     all_texts = pa.concat_arrays([*texts, pa.nulls(len(without_text), pa.large_binary())])
     order = np.argsort(row, kind="stable")  # stable: the columns of a row stay in order
-    return row[order], all_texts.take(pa.array(order))
+    return row[order], place[order], all_texts.take(pa.array(order))
 
 
 def _texts_of_column(name: str, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
@@ -232,7 +235,7 @@ def _languages(name: str, column: pa.ChunkedArray, has_key: np.ndarray, pair_of_
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
         return one_array(column.cast(pa.string()).take(pa.array(pair_of_text)))
-    row_of_label, labels = _flatten(pa.table({name: column}), (name,), has_key)
+    row_of_label, _, labels = _flatten(pa.table({name: column}), (name,), has_key)
     if not np.array_equal(row_of_label, pair_of_text):
         raise BadShard(f"column {name} (pool.lang) must hold one label per row, or lists as long as those of the texts")
     try:

@@ -68,7 +68,7 @@ def _rows_of_shard(
     table = matched_table(pool_texts, matched, matching)
     for name in ("lang", "entries_lang"):  # as the artifact holds them
         table = table.set_column(table.column_names.index(name), name, table.column(name).dictionary_encode())
-    candidates = find_candidates(table, work.config, work.key_lists, shard.name)
+    candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.place_weights)
     probs = text_probs(table, work.entry_probs)
     decision = decide_on(candidates, probs, work.config, work.bounds)
     rows = np.flatnonzero(matched.reason == Reason.KEPT)

@@ -1,0 +1,239 @@
+"""pool.text_weights: which of an image's texts is drawn, by the place of pool.texts that it was read from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_curate import check_report, read_kept
+
+from plain_recipe import LISTS, NUM_ALT, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from stages import why_run
+from tars import sample, shard_of, write_tar
+from worldclip import pool
+from worldclip.core import artifacts, coin, layout
+from worldclip.core.errors import UserError
+from worldclip.core.reasons import Reason
+from worldclip.curate.candidates import decide_on, read_matched
+from worldclip.curate.curator import Curator
+from worldclip.curate.decide import decide, draw_weights
+from worldclip.curate.stage import online_work
+from worldclip.language.config import open_run
+from worldclip.pool.config import PoolConfig
+from worldclip.tools import estimate, inspect_run
+from worldclip.web.explorer.pairs import REASON, read_pairs
+
+SHARDS = make_shards(seed=5)
+TEXTS = ["json:alt", "json:caption"]
+
+
+def recipe_of(pool_folder: Path, weights: dict[str, float] | None, **curate: object):
+    return make_recipe(pool_folder, pool={"texts": TEXTS, "text_weights": weights}, curate=curate)
+
+
+@pytest.fixture(scope="module")
+def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    write_pool(folder, SHARDS, by_place=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weighed(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of weights 0.3 and 0.7 up to curate."""
+    run_dir = tmp_path_factory.mktemp("weighed")
+    write_metadata(run_dir, LISTS)
+    run_stages(recipe_of(pool_folder, {"alt": 0.3, "caption": 0.7}), run_dir)
+    return run_dir
+
+
+# the draw
+
+
+def draw_plainly(key, rows, weight_of_place, seed, epoch):
+    """Return the drawn row of a key in exact fractions of its weights, None for none.  rows: (is drawable, place)."""
+    drawable = [i for i, (is_drawable, place) in enumerate(rows) if is_drawable and weight_of_place[place]]
+    if not drawable:
+        return None
+    num_of_place = Counter(rows[i][1] for i in drawable)
+    weights = [weight_of_place[rows[i][1]] / num_of_place[rows[i][1]] for i in drawable]
+    point = coin.uniform(key, 0, seed, epoch, coin.TEXT_DRAW) * sum(weights)
+    while point >= weights[0]:
+        point -= weights.pop(0)
+        drawable.pop(0)
+    return drawable[0]
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=6), st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=6), max_size=8
+    ),
+    st.tuples(*[st.sampled_from([0, 1, 2, 0.25, 64])] * 3),
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 1000),
+)
+def test_the_draw_agrees_with_a_plain_one(keys_and_texts, weight_of_place, seed, epoch):
+    keys = list(keys_and_texts)
+    rows = [
+        (drawable, place) for key in keys for drawable, place in sorted(keys_and_texts[key], key=lambda row: row[1])
+    ]
+    starts = np.cumsum([0, *(len(keys_and_texts[key]) for key in keys)])
+    place = np.array([place for _, place in rows], np.int16)
+    drawable = np.array([is_drawable for is_drawable, _ in rows], np.bool_)
+    drawable &= np.array(weight_of_place)[place] > 0 if len(place) else True
+    weights = draw_weights(starts, drawable, place, weight_of_place)
+    text_idx = np.zeros(len(rows), np.int32)
+    _, drawn = decide(
+        "one", coin.hash_keys(keys), starts, text_idx, weights, np.ones(len(rows)), seed=seed, epoch=epoch
+    )
+    for k, key in enumerate(keys):
+        row = draw_plainly(key, rows[starts[k] : starts[k + 1]], weight_of_place, seed, epoch)
+        assert drawn[k] == (-1 if row is None else starts[k] + row)
+
+
+def test_places_are_drawn_by_weight_however_many_texts_they_have():
+    num_keys = 20_000
+    keys = [str(i) for i in range(num_keys)]
+    starts, place = np.arange(num_keys + 1) * 4, np.tile(np.array([0, 0, 0, 1], np.int16), num_keys)
+    weights = draw_weights(starts, np.ones(len(place), np.bool_), place, (0.3, 0.7))
+    _, drawn = decide("one", coin.hash_keys(keys), starts, place, weights, np.ones(len(place)), seed=0, epoch=0)
+    shares = np.bincount(drawn % 4, minlength=4) / num_keys
+    assert np.abs(shares - [0.1, 0.1, 0.1, 0.7]).max() < 0.012
+
+
+# the stages
+
+
+@pytest.mark.parametrize(
+    "weights", [{"alt": 0.3, "caption": 0.7}, {"alt": 0, "caption": 2}, {"json:alt": 1, "json:caption": 0}]
+)
+def test_the_stages_agree_with_plain_python(pool_folder, tmp_path, weights):
+    recipe = recipe_of(pool_folder, weights, exclude=["th"])
+    write_metadata(tmp_path, LISTS)
+    reports = run_stages(recipe, tmp_path)
+    expected = plain_run(SHARDS, recipe)
+    for name, rows in expected.kept.items():
+        assert read_kept(tmp_path, name) == rows
+    check_report(reports["curate"], expected.report)
+    estimated = estimate.estimate(tmp_path, tail_fractions=[recipe.balance.tail_fraction])["candidates"][0]["total"]
+    assert estimated["expected_pairs"] == pytest.approx(reports["curate"]["total"]["expected_pairs"])
+    places = {int(idx >= NUM_ALT) for rows in expected.kept.values() for _, idx, *_ in rows}
+    assert places == {i for i, weight in enumerate(weights.values()) if weight}
+
+
+def test_weights_change_no_count_and_redo_curate_alone(pool_folder, weighed, tmp_path):
+    unset = recipe_of(pool_folder, None)
+    assert "pool.text_weights was" in why_run("curate", unset, weighed)
+    assert [why_run(stage, unset, weighed) for stage in ("pool", "match", "balance")] == [None] * 3
+    write_metadata(tmp_path, LISTS)
+    run_stages(unset, tmp_path)
+    for name in LISTS:
+        assert layout.entry_counts(tmp_path, name).read_bytes() == layout.entry_counts(weighed, name).read_bytes()
+    kept = [[read_kept(run, name) for name in SHARDS] for run in (weighed, tmp_path)]
+    assert kept[0] != kept[1]
+
+
+def test_equal_weights_of_single_texts_draw_as_without_weights():
+    keys = [str(i) for i in range(1000)]
+    starts, place = np.arange(1001) * 3, np.tile(np.arange(3, dtype=np.int16), 1000)
+    drawable = np.array([coin.uniform(key, i, 1, 0) < 0.7 for key in keys for i in range(3)])
+    drawn = [
+        decide("one", coin.hash_keys(keys), starts, place, weight, np.ones(3000), seed=4, epoch=2)[1].tolist()
+        for weight in (drawable, draw_weights(starts, drawable, place, (0.5, 0.5, 0.5)))
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_later_epochs_inspect_and_explorer_follow_the_same_draw(weighed):
+    run = open_run(weighed)
+    work, curator = online_work(run), Curator(weighed)
+    explored = read_pairs(run, work, pool.shards(run), sorted(LISTS))
+    assert work.place_weights == (0.3, 0.7)
+    for shard in layout.matched_shards(weighed):
+        _, candidates, keep_prob = work.read(shard)
+        for epoch in (0, 3):
+            decision = decide_on(candidates, keep_prob, work.config, epoch=epoch)
+            key_idx, text_idx = curator.keep(candidates.keys_K, epoch)
+            of_key = np.repeat(np.arange(len(candidates.keys_K)), np.diff(candidates.starts_K1))
+            assert key_idx.tolist() == of_key[decision.kept_T].tolist()
+            assert text_idx.tolist() == candidates.text_idx_T[decision.kept_T].tolist()
+        kept = {(key, idx) for key, idx, *_ in read_kept(weighed, shard)}
+        for key in candidates.keys_K.to_pylist()[:3]:
+            explained = inspect_run.inspect_key(weighed, key)
+            found = {(key, text["text_idx"]) for text in explained["texts"] if text["reason"] == "kept"}
+            assert found == {pair for pair in kept if pair[0] == key}
+            assert {text["place"] for text in explained["texts"]} <= {"json:alt", "json:caption"}
+        assert kept == {
+            (key, row[0]) for key, rows in explored.by_key.items() for row in rows
+            if row[REASON] == Reason.KEPT and explored.shard_of_key[key] == shard
+        }  # fmt: skip
+
+
+def test_weights_for_texts_of_an_older_match_are_refused(pool_folder, weighed, tmp_path):
+    path = tmp_path / "match/texts/0.tar.parquet"
+    shard = layout.matched_shards(weighed)[0]
+    table = artifacts.read_table(layout.match_texts(weighed, shard), artifacts.MATCH_TEXTS)
+    path.parent.mkdir(parents=True)
+    pq.write_table(table.drop_columns(["place"]), path)
+    assert read_matched(tmp_path, "0.tar", None).num_rows == table.num_rows
+    with pytest.raises(UserError, match=r"matched by an older version.*run .* --from match"):
+        read_matched(tmp_path, "0.tar", (0.3, 0.7))
+
+
+# the pool
+
+
+def test_all_formats_tell_places_alike(tmp_path):
+    rows = [{"uid": "a", "alt": ["x", None], "caption": "y"}, {"uid": "b", "alt": [], "caption": None}]
+    rows.append({"uid": "c", "alt": ["v"], "caption": "w"})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "0.parquet")
+    (tmp_path / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_tar(tmp_path / "0.tar", [member for row in rows for member in sample(row["uid"], record=row)])
+    for name, places in {"0.parquet": ("alt", "caption"), "0.jsonl": ("alt", "caption"), "0.tar": TEXTS}.items():
+        config = PoolConfig(path="p", key="json:uid" if name == "0.tar" else "uid", texts=tuple(places))
+        texts = pool.read_texts(shard_of(tmp_path / name), config)
+        assert texts.text.to_pylist() == ["x", None, "y", None, "v", "w"]
+        assert texts.place.tolist() == [0, 0, 1, 1, 0, 1]
+        assert texts.place.dtype == np.int16
+
+
+def test_the_txt_of_a_tar_is_a_place(tmp_path):
+    write_tar(tmp_path / "0.tar", [*sample("a", "alt text", {"caption": ["c", "d"]}), *sample("b", "alone", {})])
+    config = PoolConfig(path="p", texts=("json:caption", "txt"), text_weights={"txt": 0.3, "caption": 0.7})
+    texts = pool.read_texts(shard_of(tmp_path / "0.tar"), config)
+    assert texts.text.to_pylist() == ["c", "d", "alt text", "alone"]
+    assert texts.place.tolist() == [0, 0, 1, 1]
+    assert config.place_weights == (0.7, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("texts", "weights", "problem"),
+    [
+        (TEXTS, {"alt": 1, "captoin": 2}, "pool.text_weights.captoin = 2.0: is no place of pool.texts"),
+        (TEXTS, {"alt": 1}, "pool.text_weights: lacks caption"),
+        (TEXTS, {"alt": -1, "caption": 2}, "pool.text_weights.alt = -1.0: must be a number, 0 or more"),
+        (TEXTS, {"alt": 1, "caption": float("nan")}, "pool.text_weights.caption = NaN: must be a number, 0 or more"),
+        (TEXTS, {"alt": 0, "caption": 0}, "pool.text_weights: is 0 for all places"),
+        (TEXTS, {"alt": 1, "json:alt": 1, "caption": 1}, 'names "alt" twice'),
+        ([*TEXTS, "alt"], {"alt": 1, "caption": 1}, 'names "alt" twice'),
+        ([], {"alt": 1}, "needs pool.texts"),
+        (TEXTS, {}, "lacks alt, caption"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(texts, weights, problem):
+    with pytest.raises(UserError) as caught:
+        make_recipe(Path("p"), pool={"texts": texts, "text_weights": weights})
+    assert problem in str(caught.value)
+
+
+def test_weights_need_a_draw():
+    with pytest.raises(UserError, match='= "all" draws none'):
+        recipe_of(Path("p"), {"alt": 1, "caption": 1}, text_policy="all")
