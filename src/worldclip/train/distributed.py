@@ -2,6 +2,10 @@
 
 torchrun describes the ranks in the environment.  Without it there is one rank, and every function here returns its
 input without communication.
+
+There are two process groups.  The default one moves the tensors of a step, for which no rank waits for minutes: if one
+hangs, the others end after STEP_TIMEOUT, with NCCL's record of what they waited for.  The other one, gloo, has barriers
+and records: there ranks wait for hours while rank 0 joins a large pool, evaluates, or writes the last weights.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +26,8 @@ from worldclip.model.clip import pick_device
 
 Record = TypeVar("Record")
 
-TIMEOUT = datetime.timedelta(hours=2)  # of a collective: the others wait while rank 0 evaluates, or joins a large pool
+STEP_TIMEOUT = datetime.timedelta(minutes=10)  # of a tensor's exchange; torch.compile's first step takes minutes
+LONG_TIMEOUT = datetime.timedelta(hours=12)  # of a barrier or a record; a rank that dies is noticed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class World:
     """Rank within this machine: the index of its GPU."""
     local_size: int = 1
     """Number of ranks of this machine."""
+    long_waits: dist.ProcessGroup | None = field(default=None, compare=False)
+    """The group of barriers and records; None: the default one."""
 
     @property
     def num_machines(self) -> int:
@@ -61,10 +68,12 @@ def connected_ranks(device: str) -> Iterator[World]:
     NCCL moves tensors on GPUs, gloo tensors on the CPU.
     """
     defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    world = World(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
+    rank, size, local_rank, local_size = (int(os.environ.get(name, default)) for name, default in defaults.items())
+    world = World(rank, size, local_rank, local_size)
     backend = "cpu:gloo,cuda:nccl" if pick_rank_device(device, world).type == "cuda" else "gloo"
     if world.size > 1:
-        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=STEP_TIMEOUT)
+        world = replace(world, long_waits=dist.new_group(backend="gloo", timeout=LONG_TIMEOUT))
     yield world
     barrier(world)
     if world.size > 1:
@@ -90,9 +99,9 @@ def rank_cores() -> int:
 
 
 def barrier(world: World) -> None:
-    """Wait until all ranks are here."""
+    """Wait until all ranks are here, LONG_TIMEOUT at most."""
     if world.size > 1:
-        dist.barrier()
+        dist.barrier(world.long_waits)
 
 
 def gather_rows(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
@@ -125,7 +134,7 @@ def gather_records(record: Record, world: World) -> list[Record]:
     if world.size == 1:
         return [record]
     records: list[Record] = [record] * world.size
-    dist.all_gather_object(records, record)
+    dist.all_gather_object(records, record, world.long_waits)
     return records
 
 
@@ -134,7 +143,7 @@ def broadcast_record(record: Any, world: World) -> Any:
     if world.size == 1:
         return record
     records = [record]
-    dist.broadcast_object_list(records, src=0)
+    dist.broadcast_object_list(records, src=0, group=world.long_waits)
     return records[0]
 
 

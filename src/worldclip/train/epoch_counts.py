@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core import artifacts
-from worldclip.train.distributed import ALONE, TIMEOUT, World, rank_cores
+from worldclip.train.distributed import ALONE, LONG_TIMEOUT, World, rank_cores
 
 PAIRS, WITHOUT_IMAGE = 0, 1  # rows of the numbers
 EPOCHS_KEPT = 8  # in memory
@@ -105,9 +105,9 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def wait_for(path: Path) -> None:
-    """Wait until another rank has written a file.  Raises TimeoutError after the time of a collective."""
-    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    """Wait until another rank has written a file.  Raises TimeoutError after LONG_TIMEOUT."""
+    deadline = time.monotonic() + LONG_TIMEOUT.total_seconds()
     while not path.exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{path}: no rank wrote it within {TIMEOUT}; all ranks must share the run's folder")
+            raise TimeoutError(f"{path}: no rank wrote it within {LONG_TIMEOUT}; all ranks must share the run's folder")
         time.sleep(POLL_S)

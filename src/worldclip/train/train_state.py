@@ -20,7 +20,7 @@ from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader, LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
-from worldclip.train.distributed import World, gather_records, local_tensor, shard_rows
+from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
 from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
@@ -98,6 +98,7 @@ def create_train_state(
     if config.compile:
         clip.vision_model.compile(dynamic=False)
         clip.text_model.compile(dynamic=True)  # texts are trimmed, so that each batch has another length
+    barrier(world)  # reading weights takes some ranks minutes longer, and wrapping exchanges tensors
     wrapped = _wrap(model, config, world, device)
     state = TrainState(
         config=config,
