@@ -16,10 +16,22 @@ fi
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / GPUS)) # of each process
+# batches differ in the length of their texts: blocks of fixed size would leave gaps between them
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
+# after SIGTERM torchrun kills its processes in 30 s, in the middle of a save; since torch 2.12 in this many
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
+# NCCL's flight recorder: the last collectives of each rank, written when one of them times out
+export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-20000} TORCH_NCCL_DUMP_ON_TIMEOUT=true
+export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$PWD/nccl-$SLURM_JOB_ID/rank_}
+mkdir -p "$(dirname "$TORCH_FR_DUMP_TEMP_FILE")"
+options=()
+if command -v nvidia-smi >/dev/null; then
+    options+=(--numa-binding node) # each process on the cores beside its GPU
+fi
 code=0
 # torchrun itself must live through the signal until its processes have saved
 srun --kill-on-bad-exit=1 bash -c 'trap "" USR1; exec torchrun "$@"' torchrun \
-    --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$GPUS" \
+    --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$GPUS" "${options[@]}" \
     --rdzv-backend c10d --rdzv-endpoint "$first:${PORT:-29500}" --rdzv-id "$SLURM_JOB_ID" \
     -m worldclip train "$RUN" || code=$?
 if [[ ! -e $RUN/train/manifest.json && ${SLURM_RESTART_COUNT:-0} -lt ${MAX_RESTARTS:-100} ]]; then

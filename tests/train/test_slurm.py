@@ -49,6 +49,28 @@ def test_the_script_submits_itself_on_the_login_node(scheduler, tmp_path, monkey
     assert f"RUN={tmp_path / 'run'},GPUS=8 {SCRIPT}" in arguments
 
 
+def test_a_job_has_time_to_save_and_a_record_of_what_hung(scheduler, tmp_path, monkeypatch):
+    programs = tmp_path / "bin"
+    (programs / "torchrun").write_text('#!/bin/bash\nprintenv > "$CALLS/environment"; echo "$@" > "$CALLS/torchrun"\n')
+    (programs / "nvidia-smi").write_text("#!/bin/bash\n")
+    for name in ("torchrun", "nvidia-smi"):
+        (programs / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "96"}
+    for name, value in {**job, "RUN": str(tmp_path), "GPUS": "8", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}.items():
+        monkeypatch.setenv(name, value)
+    subprocess.run([SCRIPT], check=True, cwd=tmp_path)
+    environment = dict(
+        line.split("=", 1) for line in (scheduler / "environment").read_text().splitlines() if "=" in line
+    )
+    assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "900"  # the environment's, where it is set
+    assert environment["OMP_NUM_THREADS"] == "12"
+    assert environment["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert int(environment["TORCH_FR_BUFFER_SIZE"]) > 0
+    assert environment["TORCH_FR_DUMP_TEMP_FILE"] == f"{tmp_path}/nccl-7/rank_"
+    assert (tmp_path / "nccl-7").is_dir()
+    assert "--nnodes 3 --nproc-per-node 8 --numa-binding node --rdzv-backend" in (scheduler / "torchrun").read_text()
+
+
 @pytest.mark.slow
 def test_a_job_saves_at_the_signal_requeues_itself_and_resumes(scheduler, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
