@@ -99,7 +99,7 @@ OWN_NAMES = {
     "evaluate/datasets/mvl_sib.py": {"lang": LISTED, "f'{file}.parquet'": OWN, "f'{name}.parquet'": OWN},
     "evaluate/datasets/sugar_crepe.py": {"f'{kind}.json'": OWN},
     "evaluate/datasets/webdataset.py": {"split": OWN, "f'{i}.tar'": NUMBER},
-    "evaluate/held_out.py": {"part": OWN},
+    "evaluate/datasets/drawn/emoji.py": {"part": OWN},
     "evaluate/image_features.py": {
         "f'{start:09}.npy'": NUMBER,
         "digest([model_digest, images, preprocessing, CHUNK_IMAGES])": "a digest",

@@ -11,9 +11,9 @@ import pytest
 from miniature import write_tar
 from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, write_json, write_manifest, write_table
 from worldclip.core.errors import BadShard, UserError
-from worldclip.evaluate import held_out
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load as load_by_name
+from worldclip.evaluate.datasets.drawn import emoji as held_out
 
 KEYS = [f"1F60{i}" for i in range(8)]
 NAMES = {
@@ -56,7 +56,9 @@ def write_matches(run_dir):
     write_table(run_dir / "match/texts/a.tar.parquet", table, MATCH_TEXTS)
     for shard, counts in {"a": [(0, 10), (1, 3)], "b": [(0, 90), (2, 1), (3, 4), (4, 25)]}.items():
         ids, sums = zip(*counts, strict=True)
-        table = pa.table({"entries_lang": ["en"] * len(ids), "entry_id": ids, "count": sums})
+        ids, sums = (0, *ids), (77, *sums)  # of another list, so that each shard has a dictionary of its own
+        langs = ["de" if shard == "a" else "zh", *["en"] * (len(ids) - 1)]
+        table = pa.table({"entries_lang": langs, "entry_id": ids, "count": sums})
         write_table(run_dir / f"match/counts/{shard}.tar.parquet", table, MATCH_COUNTS)
     write_manifest(run_dir / "match", config={}, inputs={}, counts={})
 

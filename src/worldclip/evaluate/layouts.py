@@ -26,7 +26,7 @@ OPTIONS = ("captions", "names_path", "prompts", "ties", "with_train")  # see dat
 NAMES = tuple(
     module.name
     for module in pkgutil.iter_modules([str(Path(__file__).with_name("datasets"))])
-    if not module.ispkg  # datasets/common: what layouts share
+    if not module.ispkg  # common: what layouts share; drawn: of drawn pools
 )
 """Every layout, in alphabetical order."""
 

@@ -15,9 +15,10 @@ from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.records import read_results
-from worldclip.evaluate import datasets, engine, held_out, report, suites, tables, world_sets
+from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
+from worldclip.evaluate.datasets.drawn import emoji, world
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset, Record
@@ -172,7 +173,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
 
 def _about(name: str) -> Report:
     """Return `about` of a held-out set or of a dataset of the catalog; nothing of a folder's."""
-    if about := (held_out.ABOUT | world_sets.ABOUT).get(name):
+    if about := (emoji.ABOUT | world.ABOUT).get(name):
         return {"about": about}
     info = CATALOG.get(name)
     if info is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate import held_out, world_sets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
+from worldclip.evaluate.datasets.drawn import emoji, world
 from worldclip.evaluate.layouts import find_layout
 from worldclip.evaluate.measures import with_measures
 from worldclip.evaluate.slip import with_slip_names
@@ -22,7 +22,7 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     """
     if name in HELD_OUT:
         is_world = HELD_OUT[name] == "world"
-        dataset = world_sets.load(name, run_dir) if is_world else held_out.load(name.removeprefix("emoji_"), run_dir)
+        dataset = world.load(name, run_dir) if is_world else emoji.load(name.removeprefix("emoji_"), run_dir)
         return with_ties(with_measures(dataset, config.also), config.tie_rule)
     if name in config.folders:
         layout_name, _, path = config.folders[name].partition(":")

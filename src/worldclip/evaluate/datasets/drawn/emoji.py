@@ -7,15 +7,15 @@ can tell them apart; in retrieval they are one text that belongs to several imag
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core import layout
-from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, digest, read_json, read_manifest, read_table
+from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, Json, digest, read_json, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
@@ -129,17 +129,24 @@ def thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> 
 
 def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
     """Return the geometric mean of the counts of the entries that each English name matches, over the whole pool."""
-    entry_counts: Counter[tuple[str, int]] = Counter()
-    for path in layout.counted_shards(run_dir):
-        for row in read_table(path, MATCH_COUNTS).to_pylist():
-            entry_counts[row["entries_lang"], row["entry_id"]] += row["count"]
+    matched = [_matched_names(layout.match_texts(run_dir, shard), names) for shard in layout.matched_shards(run_dir)]
+    rows = [row for of_shard in matched for row in of_shard]
+    lists = pa.array({row["entries_lang"] for row in rows}, pa.string())
+    files = [read_table(path, MATCH_COUNTS) for path in layout.counted_shards(run_dir)]
+    counts = pa.concat_tables(table.filter(pc.is_in(table["entries_lang"].cast(pa.string()), lists)) for table in files)
+    sums = counts.unify_dictionaries().group_by(["entries_lang", "entry_id"]).aggregate([("count", "sum")]).to_pylist()
+    entry_counts = {(row["entries_lang"], row["entry_id"]): row["count_sum"] for row in sums}
     name_counts: dict[str, float] = {}
-    for path in [layout.match_texts(run_dir, name) for name in layout.matched_shards(run_dir)]:
-        table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
-        table = table.filter(pc.equal(pc.cast(table["lang"], "string"), "en"))
-        for row in table.to_pylist():
-            if row["text"] in names:
-                counts = [max(1, entry_counts[row["entries_lang"], entry]) for entry in row["entry_ids"]]
-                mean = np.exp(np.mean(np.log(counts)))
-                name_counts[row["text"]] = float(f"{mean:.9g}")  # the last digits depend on the processor
+    for row in rows:
+        of_entries = [max(1, entry_counts.get((row["entries_lang"], entry), 0)) for entry in row["entry_ids"]]
+        mean = np.exp(np.mean(np.log(of_entries)))
+        name_counts[row["text"]] = float(f"{mean:.9g}")  # the last digits depend on the processor
     return name_counts
+
+
+def _matched_names(path: Path, names: set[str]) -> list[Json]:
+    """Return the rows of English texts that are names, of one shard."""
+    table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
+    is_english = pc.equal(table["lang"].cast(pa.string()), "en")
+    is_name = pc.is_in(table["text"].cast(pa.string()), pa.array(names, pa.string()))
+    return table.filter(pc.and_(is_english, is_name)).to_pylist()

@@ -17,7 +17,7 @@ from worldclip.core import layout
 from worldclip.core.artifacts import digest, read_json
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
-from worldclip.evaluate.held_out import name_tasks, thirds
+from worldclip.evaluate.datasets.drawn.emoji import name_tasks, thirds
 from worldclip.evaluate.tasks import Dataset, Task
 from worldclip.language import table
 
