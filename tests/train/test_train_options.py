@@ -233,6 +233,25 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
     assert calls[-1] == ("finish",)
 
 
+def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, monkeypatch):
+    """Read what the real library stored on this machine."""
+    pytest.importorskip("trackio")  # it asks for an older Pillow than ours, so that it is in no extra of `make test`
+    from trackio.sqlite_storage import SQLiteStorage
+
+    settings = {"trackio": "tests", "samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16}
+    run_dir = tmp_path / "run"
+    tars = write_world(run_dir)
+    run(run_dir, tars, **settings)
+    shutil.rmtree(checkpoints(run_dir / "train")[-1])  # as if it had been killed before the end
+    run(run_dir, tars, **settings)
+    name = (run_dir / "train" / "trackio_id").read_text()
+    assert SQLiteStorage.get_runs("tests").count(name) == 1
+    records = SQLiteStorage.get_logs("tests", name)
+    logged = {key: record["step"] for record in records for key in record}
+    assert {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"} <= set(logged)
+    assert logged["loss"] == 20
+
+
 def test_bfloat16_gives_nearly_the_same_loss(tmp_path):
     losses_of = {}
     for precision in ("fp32", "bf16"):

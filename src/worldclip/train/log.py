@@ -1,16 +1,18 @@
-"""Logs of training: progress bar, log.jsonl, seen.jsonl, TensorBoard, and Weights & Biases if the recipe names it.
+"""Logs of training: progress bar, log.jsonl, seen.jsonl, TensorBoard; Weights & Biases and trackio if the recipe says.
 
 A resumed run first removes the records after the step that it resumes from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
@@ -27,7 +29,7 @@ from worldclip.train.distributed import World
 from worldclip.train.schedule import Schedule
 
 LOG_EVERY_STEPS = 10
-CURVES = (  # keys of a record that TensorBoard and Weights & Biases draw
+CURVES = (  # keys of a record that TensorBoard, Weights & Biases and trackio draw
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction"),
     *("flop_utilisation", "memory_bytes"),
 )
@@ -73,15 +75,11 @@ class Log:
         self._file = _open_and_truncate(self.train_dir / "log.jsonl", self.first_step)
         self._seen = _open_and_truncate(self.train_dir / "seen.jsonl", self.first_step)
         self._board = SummaryWriter(str(self.train_dir / "tensorboard"), purge_step=self.first_step + 1)
-        self._wandb = None
+        self._trackers = []
         if self.config.wandb is not None:
-            wandb = require("wandb", extra="wandb")
-            id_file = self.train_dir / "wandb_id"  # the same for every resumed part, so that all log to one place
-            if not id_file.exists():
-                write_text(id_file, secrets.token_hex(8))
-            self._wandb = wandb.init(
-                project=self.config.wandb, dir=str(self.train_dir), id=id_file.read_text("utf-8"), resume="allow"
-            )
+            self._trackers.append(_start_wandb(self.config.wandb, self.train_dir))
+        if self.config.trackio is not None:
+            self._trackers.append(_start_trackio(self.config.trackio, self.train_dir))
         self._bar.start()
         return self
 
@@ -92,8 +90,8 @@ class Log:
         self._board.close()
         self._file.close()
         self._seen.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for tracker in self._trackers:
+            tracker.finish()
 
     def add_step(self, step_s: float, wait_s: float, num_tokens: int) -> None:
         """Count a step's time, the part of it spent waiting for data, and the tokens of this rank's texts."""
@@ -158,8 +156,27 @@ class Log:
     def _draw(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(values, step=step)
+        for tracker in self._trackers:
+            tracker.log(values, step=step)
+
+
+def _start_wandb(project: str, train_dir: Path) -> Any:
+    wandb = require("wandb", extra="wandb")
+    return wandb.init(project=project, dir=str(train_dir), id=_run_id(train_dir / "wandb_id"), resume="allow")
+
+
+def _start_trackio(project: str, train_dir: Path) -> Any:
+    """Return a run that logs to a database on this machine, or where trackio's environment variables say."""
+    trackio = require("trackio", extra="trackio")
+    with contextlib.redirect_stdout(sys.stderr):  # it says where it logs
+        return trackio.init(project=project, name=_run_id(train_dir / "trackio_id"), resume="allow", embed=False)
+
+
+def _run_id(path: Path) -> str:
+    """Return the id in a file, drawn at the first call: resumed parts log to the same run."""
+    if not path.exists():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text("utf-8")
 
 
 def _open_and_truncate(path: Path, step: int) -> TextIO:
