@@ -17,6 +17,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import train_tokenizer
+from worldclip.pool.files import StampedFile
 from worldclip.train import image_files, loader
 from worldclip.train.config import TrainConfig
 from worldclip.train.image_files import ImageFiles
@@ -122,17 +123,47 @@ def test_a_read_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
     files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))])
     reads = []
 
-    def fail(*place, fails=image_files.READ_TRIES - 1, plain=image_files.read_stamped):
-        reads.append(place)
+    def fail(self, *place, fails=image_files.READ_TRIES - 1, plain=StampedFile.read):
+        reads.append(self)
         if len(reads) <= fails:
             raise BadShard("cannot be read (Stale file handle)")
-        return plain(*place)
+        return plain(self, *place)
 
-    monkeypatch.setattr(image_files, "read_stamped", fail)
+    monkeypatch.setattr(StampedFile, "read", fail)
     assert files.read(0, 2, 3) == b"234"
-    assert len(reads) == image_files.READ_TRIES
+    assert len(set(reads)) == image_files.READ_TRIES, "a file that failed was not opened anew"
     with pytest.raises(BadShard, match=r"0\.tar: ends before byte 15"):
         files.read(0, 5, 10)
+
+
+def test_files_stay_open_as_long_as_there_are_few(tmp_path, monkeypatch):
+    opened = []
+    plain_open = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(Path(path).name) or plain_open(path, *rest))
+    monkeypatch.setattr(image_files, "OPEN_FILES", 2)
+    for n in range(3):
+        (tmp_path / f"{n}.tar").write_bytes(b"0123456789")
+    before = len(os.listdir("/proc/self/fd"))
+    files = ImageFiles([Shard.of_file(f"{n}.tar", str(tmp_path / f"{n}.tar")) for n in range(3)])
+    opened.clear()
+    for i in (0, 1, 0, 1, 2, 1, 2, 0):  # 2 closes 0
+        assert files.read(i, 2, 3) == b"234"
+    assert opened == ["0.tar", "1.tar", "2.tar", "0.tar"]
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    del files
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_step_opens_no_file_once_its_shards_are_open(make_loader, monkeypatch):
+    of = make_loader()
+    read_epoch(of)
+    opened = []
+    plain = {"open": open, "os.open": os.open}
+    monkeypatch.setattr("builtins.open", lambda *a, **k: opened.append(a) or plain["open"](*a, **k))
+    monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(a) or plain["os.open"](*a, **k))
+    for step in range(6, 12):
+        assert len(of.batch(step).keys) == 12
+    assert opened == []
 
 
 def test_a_remote_tar_that_changes_is_noticed_at_the_next_check(monkeypatch):

@@ -159,12 +159,39 @@ def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
             content = bytes(files.cat_file(place, start=start, end=start + size, **exactly))
             # A server that does not support ranges sends the whole file.
             return content[start : start + size] if len(content) > size else content, ()
-        with open(path, "rb") as file:
-            left = os.fstat(file.fileno()).st_size - start
-            content = os.pread(file.fileno(), max(0, min(size, left)), start)
-            return content, stamp_of_stat(os.fstat(file.fileno()))
     except OSError as error:
         raise unreadable(error) from error
+    return StampedFile(path).read(start, size)
+
+
+class StampedFile:
+    """A local file that stays open, read by position from any thread; closed when nobody refers to it any more."""
+
+    def __init__(self, path: str) -> None:
+        """Open a file.  Raises BadShard if it cannot be read."""
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise unreadable(error) from error
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def read(self, start: int, size: int) -> tuple[bytes, Stamp]:
+        """Return `size` bytes from `start` on, fewer if the file ends before, and the file's stamp after the read.
+
+        Raises BadShard if it cannot be read.  A file that was replaced or removed is read on, with another stamp: the
+        system notes the change of its links.
+        """
+        try:
+            if start + size > (length := os.fstat(self._fd).st_size):  # an index may state any size
+                size = max(0, length - start)
+            content = os.pread(self._fd, size, start)
+            return content, stamp_of_stat(os.fstat(self._fd))
+        except OSError as error:
+            raise unreadable(error) from error
 
 
 def unreadable(error: OSError) -> BadShard:

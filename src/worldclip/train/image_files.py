@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,19 +13,21 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import Stamp, is_remote, stamp_of
-from worldclip.pool.files import read_stamped
+from worldclip.pool.files import StampedFile, read_stamped
 from worldclip.pool.row_groups import RowGroups
 
 READ_TRIES = 3
 WAIT_S = 0.5  # before the second read of a file that cannot be read; doubled before each further one
 ROW_GROUP_BYTES = 512 * 2**20  # encoded images of Parquet files kept in memory, by whole row groups
+OPEN_FILES = 128  # local tars kept open: those of two windows of the default size
 REMOTE_CHECK_S = 60.0  # the server of an object store is asked so often whether a file is still the same
 
 
 class ImageFiles:
     """Reads images of files that were listed before, as long as the files are those: the index says where images are.
 
-    A local file is compared after each read, through the handle that was read (4 us).  Safe to call from threads.
+    A local file stays open, and is compared after each read, through the handle that was read (4 us).  Safe to call
+    from threads.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -32,12 +36,16 @@ class ImageFiles:
         self._checked_at = dict.fromkeys(range(len(shards)), time.monotonic())
         self._row_groups = RowGroups(ROW_GROUP_BYTES)
         self._lost: set[int] = set()  # files that could not be read
+        self._open: OrderedDict[int, StampedFile] = OrderedDict()
+        self._open_lock = threading.Lock()
 
     def read(self, i: int, offset: int, size: int) -> bytes:
         """Return `size` bytes of file i.  Raises BadShard, which names it, if it cannot be read or is another now."""
         shard = self.shards[i]
         try:
             content, stamp = self._read(i, offset, size)
+            if self._is_stale(i, stamp):  # replaced under the same name: the new file counts
+                content, stamp = self._read(i, offset, size)
             self.check(i, stamp)
             if len(content) < size:
                 raise BadShard(f"ends before byte {offset + size:,}; it changed after it was indexed")
@@ -76,10 +84,44 @@ class ImageFiles:
         """Read with some patience, as long as the file was readable the last time."""
         for wait_s in self._waits(i):
             try:
-                return read_stamped(self.shards[i].path, offset, size)
+                return self._read_once(i, offset, size)
             except BadShard:
                 time.sleep(wait_s)
-        return read_stamped(self.shards[i].path, offset, size)
+        return self._read_once(i, offset, size)
+
+    def _read_once(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:
+        path = self.shards[i].path
+        if is_remote(path):
+            return read_stamped(path, offset, size)
+        try:
+            return self._opened(i).read(offset, size)
+        except BadShard:
+            self._close(i)  # a network file system may have a good file under the name of a stale handle
+            raise
+
+    def _opened(self, i: int) -> StampedFile:
+        """Return file i, open.  The one that was not read for longest is closed, once no thread reads it."""
+        with self._open_lock:
+            file = self._open.get(i)
+        if file is None:  # opened outside the lock: a network file system takes milliseconds
+            file = StampedFile(self.shards[i].path)
+        with self._open_lock:
+            file = self._open.setdefault(i, file)
+            self._open.move_to_end(i)
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+        return file
+
+    def _close(self, i: int) -> None:
+        with self._open_lock:
+            self._open.pop(i, None)
+
+    def _is_stale(self, i: int, stamp: Stamp) -> bool:
+        """Return whether the file that was read is another than the listed one; it is then opened anew."""
+        if is_remote(self.shards[i].path) or stamp == self._stamps[i]:
+            return False
+        self._close(i)
+        return True
 
     def check(self, i: int, stamp: Stamp) -> None:
         """Raise BadShard unless file i, which had this stamp after a read, is the one that was listed.
