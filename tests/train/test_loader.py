@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -15,10 +16,11 @@ from worldclip.core.errors import UserError
 from worldclip.model.config import ModelConfig
 from worldclip.model.decode import UNDECODABLE
 from worldclip.model.tokenizer import train_tokenizer
+from worldclip.train import loader as loaders
 from worldclip.train.augment import Augmentation
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
-from worldclip.train.loader import NEAR_REPLACEMENTS, Loader
+from worldclip.train.loader import NEAR_REPLACEMENTS, Batch, Loader
 from worldclip.train.pairs import Pairs
 from worldclip.train.plan import replacement
 
@@ -79,6 +81,50 @@ def test_a_batch_does_not_depend_on_the_first_step(tmp_path, tokenizer):
         np.testing.assert_array_equal(before.images.numpy(), after.images.numpy())
         np.testing.assert_array_equal(before.tokens.ids, after.tokens.ids)
         assert before.bad == after.bad
+
+
+def test_batches_come_in_order_whatever_order_they_are_made_in(tmp_path, tokenizer, monkeypatch):
+    tars = write_world(tmp_path / "run", broken={3, 11})
+    loader = make_loader(tmp_path / "run", tars, tokenizer, decode_threads=4)
+    expected = [loader.batch(step) for step in range(8)]
+    loader = make_loader(tmp_path / "run", tars, tokenizer, decode_threads=4)
+    is_made = [threading.Event() for _ in range(8)]
+    make_batch, order = loader.batch, []
+
+    def make_later_ones_first(step: int) -> Batch:
+        batch = make_batch(step)
+        if step % 2 == 0:
+            assert is_made[step + 1].wait(60), "one batch at a time"
+        order.append(step)
+        is_made[step].set()
+        return batch
+
+    monkeypatch.setattr(loader, "batch", make_later_ones_first)
+    batches = list(loader.batches(0, 8))
+    assert order != sorted(order)
+    for before, after in zip(expected, batches, strict=True):
+        assert pairs_of(before) == pairs_of(after)
+        np.testing.assert_array_equal(before.images.numpy(), after.images.numpy())
+        np.testing.assert_array_equal(before.tokens.ids, after.tokens.ids)
+        assert before.bad == after.bad
+
+
+def test_batches_made_ahead_are_bounded_in_number_and_memory(tmp_path, tokenizer, monkeypatch):
+    loader = make_loader(tmp_path / "run", write_world(tmp_path / "run"), tokenizer, decode_threads=2)
+    made = []
+    make_batch = loader.batch
+    monkeypatch.setattr(loader, "batch", lambda step: made.append(step) or make_batch(step))
+    batches = loader.batches(0, 1000)
+    next(batches)
+    deadline = time.monotonic() + 60
+    while len(made) < loaders.BATCHES_AHEAD and time.monotonic() < deadline:
+        time.sleep(0.01)
+    batches.close()
+    assert len(made) in (loaders.BATCHES_AHEAD, loaders.BATCHES_AHEAD + 1)
+    batch_bytes = 10 * 3 * 16 * 16
+    for limit, expected in ((10 * batch_bytes, 10), (1, loaders.BATCHES_AT_ONCE), (1 << 40, loaders.BATCHES_AHEAD)):
+        monkeypatch.setattr(loaders, "AHEAD_BYTES", limit)
+        assert loader._num_ahead() == expected
 
 
 def test_images_match_their_texts(tmp_path, tokenizer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -175,9 +175,9 @@ class StampedFile:
         except OSError as error:
             raise unreadable(error) from error
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when the process exits
         if self._fd >= 0:
-            os.close(self._fd)
+            close(self._fd)
 
     def read(self, start: int, size: int) -> tuple[bytes, Stamp]:
         """Return `size` bytes from `start` on, fewer if the file ends before, and the file's stamp after the read.

@@ -1,14 +1,14 @@
 """The curated pairs with their images, in the plan's order.  What is at any position is a pure function of it.
 
-`pairs` decides which pairs there are, `plan` their order.  Kept keys without an image are counted and absent.  A thread
-makes batches ahead of the loop.
+`pairs` decides which pairs there are, `plan` their order.  Kept keys without an image are counted and absent.  A few
+threads make batches ahead of the loop, several at once; decode threads fill in their images.
 
 B pairs of this rank's slice of a batch, S image side.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 import threading
 from collections import Counter, deque
@@ -43,7 +43,10 @@ CACHED_IMAGE_BYTES = 64 * 2**10  # larger images (148 x 148 pixels) are decoded 
 # Minimum short side of a scaled decode, in crop sides.  The smallest crop of a square image at the recipe's settings
 # has sqrt(0.9 * 3 / 4) = 0.82 of its side, so that no crop is enlarged.
 SCALED_MARGIN = 1.25
-PREFETCHED_BATCHES = 3  # while the step runs: two ready and one in progress
+BATCHES_AT_ONCE = 4  # while images of one are decoded, texts of another are tokenised
+BATCHES_AHEAD = 16  # made while the step runs: some steps' time for a slow read
+AHEAD_BYTES = 2 * 2**30  # of their images, but never fewer than BATCHES_AT_ONCE batches
+IMAGES_PER_TASK = 4  # one hand-over to a decode thread costs about 50 us of the interpreter's lock
 NUM_BAD_SAMPLES = 20
 
 
@@ -132,10 +135,12 @@ class Loader:
         else:
             self.order = plan.Windows(self.source, names, self.seed, config.shuffle_shards)
         self._epoch_starts = [0]  # in the concatenation of epochs, for online curation
-        self._epoch_starts_lock = threading.Lock()  # the loop asks `epochs_of` while a thread makes batches
+        self._epoch_starts_lock = threading.Lock()  # the loop asks `epochs_of` while threads make batches
+        self._plan_lock, self._tables_lock, self._tokenizer_lock = (threading.Lock() for _ in range(3))
         self._cache: dict[tuple[int, int], torch.Tensor | BadImage] = {}
         self._cached_bytes = 0
-        self._threads = ThreadPoolExecutor(config.decode_threads or rank_cores(), thread_name_prefix="decode")
+        self._num_threads = config.decode_threads or rank_cores()
+        self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
         self.epoch_length = self.order.length(0)
         self.num_without_image = self.source.counts(0)[1]
         if self.epoch_length == 0:
@@ -151,22 +156,51 @@ class Loader:
         return epoch + int(within[0]) / self.order.length(epoch)
 
     def batch(self, step: int) -> Batch:
-        """Return this rank's slice of batch `step`."""
-        epochs, within = self._positions(step)
-        pairs = concat_pairs([self.order.pairs_at(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)])
+        """Return this rank's slice of batch `step`.  Safe to call from several threads."""
+        with self._plan_lock:  # a window is read once, however many batches begin in it
+            epochs, within = self._positions(step)
+            parts = [self.order.pairs_at(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)]
+        pairs = concat_pairs(parts)
         bad = BadImages()
-        images: list[torch.Tensor] = []
+        size = self.image_size
+        crops_B3SS = torch.empty((len(pairs), 3, size, size), dtype=torch.uint8)
+        draws = self._draws(pairs, epochs)
         replacements: dict[int, Pairs] = {}
-        content = self._read_ahead(pairs)
-        for i, image in enumerate(self._threads.map(self._image, pairs.shard, pairs.offset, pairs.size, content)):
-            if isinstance(image, BadImage):
-                bad.add(pairs.keys[i].as_py(), image)
-                image, replacements[i] = self._replace(int(epochs[i]), int(within[i]), bad)
-            images.append(image)
+        for i, image in self._fill(crops_B3SS, pairs, draws):
+            bad.add(pairs.keys[i].as_py(), image)
+            replacement, replacements[i] = self._replace(int(epochs[i]), int(within[i]), bad)
+            draws[i] = self._draws(replacements[i], epochs[i : i + 1])[0]
+            crops_B3SS[i] = self._crop(replacement, draws[i])
         if replacements:
             rows = range(len(pairs))
             pairs = concat_pairs([replacements[i] if i in replacements else pairs.take(np.array([i])) for i in rows])
-        return self._augment_and_tokenize(pairs, epochs, images, bad)
+        return self._finish(pairs, epochs, crops_B3SS, draws, bad)
+
+    def _draws(self, pairs: Pairs, epochs: np.ndarray) -> np.ndarray:
+        return crop_draws(pairs.keys.to_pylist(), pairs.text_idx, self.seed, epochs)
+
+    def _crop(self, image: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+        return random_resized_crop(image, draws, self.augmentation.crop_scale_min, self.image_size)
+
+    def _fill(self, crops_B3SS: torch.Tensor, pairs: Pairs, draws: np.ndarray) -> list[tuple[int, BadImage]]:
+        """Write the crop of each pair's image to its row, and return the rows and reasons of those without one.
+
+        A decode thread reads, decodes and crops a few images one after another, so that whole images are freed at once.
+        """
+        content = self._read_ahead(pairs)
+        places = list(zip(pairs.shard.tolist(), pairs.offset.tolist(), pairs.size.tolist(), content, strict=True))
+
+        def fill(start: int) -> list[tuple[int, BadImage]]:
+            bad = []
+            for i in range(start, min(start + IMAGES_PER_TASK, len(places))):
+                image = self._image(*places[i])
+                if isinstance(image, BadImage):
+                    bad.append((i, image))
+                else:
+                    crops_B3SS[i] = self._crop(image, draws[i])
+            return bad
+
+        return list(itertools.chain.from_iterable(self._threads.map(fill, range(0, len(places), IMAGES_PER_TASK))))
 
     def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (epoch, position within it) of this rank's pairs of batch `step`."""
@@ -196,22 +230,22 @@ class Loader:
         epochs = np.searchsorted(starts, positions, side="right") - 1
         return epochs, positions - starts[epochs]
 
-    def _augment_and_tokenize(
-        self, pairs: Pairs, epochs: np.ndarray, images: list[torch.Tensor], bad: BadImages
+    def _finish(
+        self, pairs: Pairs, epochs: np.ndarray, crops_B3SS: torch.Tensor, draws: np.ndarray, bad: BadImages
     ) -> Batch:
+        """Warp the crops, draw the kept patches, tokenise the texts."""
         keys, texts = pairs.keys.to_pylist(), pairs.texts.to_pylist()
-        draws = crop_draws(keys, pairs.text_idx, self.seed, epochs)
-        crop = functools.partial(random_resized_crop, scale_min=self.augmentation.crop_scale_min, size=self.image_size)
-        crops_B3SS = torch.stack(list(self._threads.map(crop, images, draws)))
         if self.augmentation.has_warps:
             crops_B3SS = warp(crops_B3SS, draws, self.augmentation)
         patches = None
         if self.patch_dropout:
             kept = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
             patches = torch.from_numpy(kept)
+        with self._tokenizer_lock:  # transformers sets the truncation of a tokenizer that encodes meanwhile
+            tokens = self.tokenizer.encode(texts)
         return Batch(
             images=crops_B3SS,
-            tokens=self.tokenizer.encode(texts),
+            tokens=tokens,
             keys=keys,
             text_idx=pairs.text_idx,
             langs=Counter(pairs.lang.to_pylist()),
@@ -225,13 +259,15 @@ class Loader:
 
         The first draws are among the pairs that are read already: one bad image must not cost a window of shards.
         """
-        near = self.order.neighbours(epoch, position)
+        with self._plan_lock:
+            near = self.order.neighbours(epoch, position)
         for draw in range(1, MAX_REPLACEMENTS + 1):
             if draw <= NEAR_REPLACEMENTS:
                 pair = near.take(np.array([plan.replacement(position, draw, len(near), self.seed, epoch)]))
             else:
                 other = plan.replacement(position, draw, self.order.length(epoch), self.seed, epoch)
-                pair = self.order.pairs_at(epoch, np.array([other]))
+                with self._plan_lock:
+                    pair = self.order.pairs_at(epoch, np.array([other]))
             image = self._image(pair.shard[0], pair.offset[0], pair.size[0])
             if not isinstance(image, BadImage):
                 return image, pair
@@ -244,7 +280,8 @@ class Loader:
     def _read_ahead(self, pairs: Pairs) -> Sequence[memoryview | bytes | BadImage | None]:
         """Return the bytes of images that are read faster together; None for one that `_image` reads."""
         if any(is_table(self._files.shards[shard].path) for shard in np.unique(pairs.shard).tolist()):
-            return self._read_row_groups(pairs)
+            with self._tables_lock:  # the next batch finds the row groups of this one in memory
+                return self._read_row_groups(pairs)
         return self._read_merged(pairs) if self.order.num_owners > 1 else [None] * len(pairs)
 
     def _read_row_groups(self, pairs: Pairs) -> list[bytes | BadImage | None]:
@@ -306,14 +343,20 @@ class Loader:
             self._cached_bytes += num_bytes
         return image
 
+    def _num_ahead(self) -> int:
+        """Return the number of batches to make ahead: BATCHES_AHEAD, or what AHEAD_BYTES hold."""
+        batch_bytes = self.global_batch_size // self.world.size * 3 * self.image_size**2
+        return min(BATCHES_AHEAD, max(BATCHES_AT_ONCE, AHEAD_BYTES // max(1, batch_bytes)))
+
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
-        """Yield batches first_step ... num_steps - 1, made ahead by a thread, whose errors are raised here."""
+        """Yield batches first_step ... num_steps - 1, made ahead by threads, whose errors are raised here."""
         ahead: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
+        num_ahead = self._num_ahead()
+        with ThreadPoolExecutor(min(BATCHES_AT_ONCE, self._num_threads), thread_name_prefix="loader") as threads:
             try:
                 for step in range(first_step, num_steps):
-                    ahead.append(thread.submit(self.batch, step))
-                    if len(ahead) > PREFETCHED_BATCHES:
+                    ahead.append(threads.submit(self.batch, step))
+                    if len(ahead) > num_ahead:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()
