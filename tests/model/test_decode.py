@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import random
 import struct
+import sys
 import time
+import types
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, features
+import torch
+from PIL import Image, ImageOps, features
 
 from worldclip.check.hashing import scan_image
+from worldclip.kernels.jpeg_header import read_size
 from worldclip.model import decode as decoding
 from worldclip.model.decode import BOMB, ORIENTATION, UNDECODABLE, BadImage, decode, upright
 from worldclip.model.images import open_images
@@ -83,13 +88,18 @@ PICTURES = {
 }
 
 
-@pytest.fixture
-def without_torchvision(monkeypatch):
-    monkeypatch.setattr(decoding, "_torchvision", lambda: None)
+@pytest.fixture(params=["torchvision", "torchcodec"])
+def native(request, monkeypatch):
+    """One of the libraries that decode in C++, chosen whatever the versions are."""
+    decoder = getattr(decoding, f"_{request.param}")()
+    if decoder is None:
+        pytest.skip(f"{request.param} is not installed, or not built for this torch")
+    monkeypatch.setattr(decoding, "_native_decoder", lambda: decoder)
+    return decoder
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_torchvision_and_pillow_decode_the_same_pixels(name, monkeypatch):
+def test_native_decoders_and_pillow_decode_the_same_pixels(name, native, monkeypatch):
     pixels = decode(PICTURES[name])
     assert pixels.dtype == np.uint8
     assert pixels.shape[2:] == (3,)
@@ -97,9 +107,86 @@ def test_torchvision_and_pillow_decode_the_same_pixels(name, monkeypatch):
     assert pixels.flags.writeable
     (image,) = open_images([PICTURES[name]])
     np.testing.assert_array_equal(np.asarray(image), pixels)
-    monkeypatch.setattr(decoding, "_torchvision", lambda: None)
+    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
     np.testing.assert_array_equal(decode(PICTURES[name]), pixels)
     assert scan_image(PICTURES[name]).error is None
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("0.28.1+cpu", "torchvision"), ("0.29.0", "torchcodec"), (None, "torchcodec")]
+)
+def test_torchcodec_decodes_where_torchvision_is_deprecated_or_missing(version, expected, monkeypatch):
+    def find_version(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    calls = []
+
+    def decode_image(source: torch.Tensor, *, mode: str, output_dtype: str) -> torch.Tensor:
+        """Stands for torchcodec's: RGB of the file's own depth, turned upright."""
+        calls.append((mode, output_dtype))
+        image = Image.open(io.BytesIO(source.numpy().tobytes()))
+        if image.mode.startswith("I"):
+            return torch.zeros((3, image.height, image.width), dtype=torch.uint16)
+        return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
+
+    fake = types.ModuleType("torchcodec.decoders")
+    fake.decode_image = decode_image
+    monkeypatch.setitem(sys.modules, "torchcodec", types.ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", fake)
+    monkeypatch.setattr(importlib.metadata, "version", find_version)
+    decoder = decoding._native_decoder.__wrapped__()
+    assert decoder.library == expected
+    monkeypatch.setattr(decoding, "_native_decoder", lambda: decoder)
+    pixels = {name: decode(data) for name, data in PICTURES.items()}
+    assert set(calls) == ({("RGB", "auto")} if expected == "torchcodec" else set())
+    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
+    for name, data in PICTURES.items():
+        np.testing.assert_array_equal(pixels[name], decode(data), err_msg=name)
+
+
+@pytest.mark.parametrize("cause", [ImportError, OSError, RuntimeError])
+def test_a_torchcodec_that_does_not_load_leaves_the_others(cause, monkeypatch):
+    class Broken(types.ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise cause("libtorchcodec does not load")
+
+    monkeypatch.setitem(sys.modules, "torchcodec", types.ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", Broken("torchcodec.decoders"))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.29.0")
+    assert decoding._native_decoder.__wrapped__().library == "torchvision"
+
+
+def test_headers_of_jpegs_are_read_as_pillow_reads_them():
+    plain = {name for name, data in PICTURES.items() if read_size(np.frombuffer(data, np.uint8)) != (0, 0)}
+    assert plain == {"jpeg", "jpeg_progressive", "jpeg_444", "jpeg_L"}
+    num_read = 0
+    for name in plain:
+        for seed in range(500):
+            data = damage(PICTURES[name][:1000], random.Random(seed))  # most of it is header
+            size = read_size(np.frombuffer(data, np.uint8))
+            if size != (0, 0) and min(size) > 0:
+                image = decoding.open_image(data) if decoding._is_fit(*size) else Image.open(io.BytesIO(data))
+                assert (image.format, image.size) == ("JPEG", size)
+                assert "exif" not in image.info
+                assert decoding.orientation_of(image) == 1
+                num_read += 1
+    assert num_read > 200
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg_progressive", "jpeg_L", "jpeg_CMYK", "jpeg_exif_6"])
+def test_damaged_jpegs_are_the_same_with_and_without_pillow_reading_the_header(name, monkeypatch):
+    def outcome(data: bytes) -> str | bytes:
+        try:
+            return decode(data).tobytes()
+        except BadImage as error:
+            return str(error)
+
+    damaged = [damage(PICTURES[name], random.Random(seed)) for seed in range(60)]
+    fast = list(map(outcome, damaged))
+    monkeypatch.setattr(decoding, "_decode_plain_jpeg", lambda data, min_side: None)
+    assert fast == list(map(outcome, damaged))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +209,6 @@ def test_16_bit_levels_keep_their_high_byte(name):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_that_of_pillow(orientation):
-    from PIL import ImageOps
-
     image = Image.open(io.BytesIO(oriented(orientation, "PNG")))
     expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     np.testing.assert_array_equal(upright(np.asarray(picture()), orientation), expected)

@@ -1,8 +1,8 @@
 """Decode the bytes of an image to upright RGB pixels: the one place that decides what is an image and what is not.
 
 Training, evaluation, embedding, `pool check` and `pool hash` call it, so an image that one of them drops is dropped by
-all.  Pillow decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision first where it is installed:
-a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode.py compares them).
+all.  Pillow decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision or torchcodec first, where one
+is installed: a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode.py compares them).
 
 - An animation is its first frame.
 - 16-bit levels keep their high byte.
@@ -12,18 +12,22 @@ a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldclip.core.errors import require
+from worldclip.kernels import jpeg_header
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 VERSION = 2  # of the pixels; 2: 16-bit levels keep their high byte.  What was computed from others is computed again
@@ -32,7 +36,8 @@ MAX_ASPECT = 1000  # longer side / shorter side: a line of 1 x 65,535 pixels wou
 UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"
 # The formats that are read.  Pillow knows more; one of them (EPS) starts another program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "ICO", "PPM", "JPEG2000", "DDS")
-TORCHVISION_FORMATS = ("JPEG", "PNG")
+NATIVE_FORMATS = ("JPEG", "PNG")
+TORCHVISION_DEPRECATES = (0, 29)  # its decoders, in favour of torchcodec's
 PNG_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # of EXIF, also after the pixels
 ORIENTATION = 0x0112  # EXIF tag
 MAX_DETAIL_CHARS = 200
@@ -55,16 +60,45 @@ def decode(data: bytes, min_side: int | None = None, *, applies_exif: bool = Tru
     this many pixels; None decodes at full size.
     """
     with image_faults():
+        if (pixels := _decode_plain_jpeg(data, min_side)) is not None:
+            return pixels
         image = open_image(data)
-        if min_side is not None and image.format == "JPEG" and min(image.size) >= 2 * min_side:
+        if min_side is not None and image.format == "JPEG" and _is_scalable(image.size, min_side):
             # libjpeg's scaled DCT averages blocks without a full-size image in between.
             image.draft("RGB", (min_side, min_side))
             return pixels_of(image, applies_exif=applies_exif)
-        if image.format in TORCHVISION_FORMATS and (torchvision_decode := _torchvision()):
-            pixels = torchvision_decode(data, image, applies_exif)
-            if pixels is not None:
-                return pixels
-        return pixels_of(image, applies_exif=applies_exif)
+        pixels = _decode_natively(data, image, applies_exif)
+        return pixels_of(image, applies_exif=applies_exif) if pixels is None else pixels
+
+
+def _is_scalable(size: tuple[int, int], min_side: int) -> bool:
+    return min(size) >= 2 * min_side
+
+
+def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
+    """Return the pixels of a JPEG whose header Pillow need not read; None for all others."""
+    decoder = _native_decoder()
+    if decoder is None:
+        return None
+    size = jpeg_header.read_size(np.frombuffer(data, np.uint8))
+    if not _is_fit(*size) or (min_side is not None and _is_scalable(size, min_side)):
+        return None
+    return decoder.decode(data, size)
+
+
+def _decode_natively(data: bytes, image: Image, applies_exif: bool) -> np.ndarray | None:
+    """Return the pixels; None where Pillow shall decide: damaged files, animations, 16 bits, some EXIF."""
+    decoder = _native_decoder()
+    if decoder is None or image.format not in NATIVE_FORMATS or getattr(image, "is_animated", False):
+        return None
+    if image.format == "PNG" and any(mark in data for mark in PNG_MARKS):
+        return None
+    if decoder.turns_upright and "exif" in image.info:
+        return None
+    pixels = decoder.decode(data, image.size)
+    if pixels is None:
+        return None
+    return np.ascontiguousarray(upright(pixels, orientation_of(image) if applies_exif else 1))
 
 
 @contextmanager
@@ -98,12 +132,17 @@ def open_image(data: bytes) -> Image:
 
 def _check_size(width: int, height: int) -> None:
     """Raise BadImage for an image that is too large to decode, or too long to be resized by its shorter side."""
+    if _is_fit(width, height):
+        return
     if width < 1 or height < 1:
         raise BadImage(UNDECODABLE, f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise BadImage(BOMB, f"{width} x {height} pixels, more than {MAX_PIXELS}")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage(BOMB, f"{width} x {height} pixels, one side more than {MAX_ASPECT} times the other")
+    raise BadImage(BOMB, f"{width} x {height} pixels, one side more than {MAX_ASPECT} times the other")
+
+
+def _is_fit(width: int, height: int) -> bool:
+    return min(width, height) >= 1 and width * height <= MAX_PIXELS and max(width, height) <= MAX_ASPECT * min(width, height)
 
 
 def pixels_of(image: Image, *, applies_exif: bool = True) -> np.ndarray:
@@ -180,30 +219,55 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in _pillow().OPEN)
 
 
-@functools.cache
-def _torchvision() -> Callable[[bytes, Any, bool], np.ndarray | None] | None:
-    """Return the decoder of torchvision; None without it, and from 0.29 on, where its decoders are deprecated."""
-    try:
+@dataclass(frozen=True, slots=True)
+class NativeDecoder:
+    """A decoder of JPEG and PNG in C++, which releases the interpreter's lock."""
+
+    library: str
+    decode_image: Callable[[torch.Tensor], torch.Tensor]
+    """(n,) uint8 bytes of a file -> (3, height, width), uint16 for deeper levels.  Raises RuntimeError."""
+    turns_upright: bool = False
+    """Whether it applies EXIF by itself."""
+
+    def decode(self, data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+        """Return (height, width, 3) uint8; None if it fails, or for pixels other than RGB of 8 bits and this size."""
         import torch
-        import torchvision
+
+        try:
+            pixels_3HW = self.decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8))  # torch wants to write
+        except (RuntimeError, ValueError):
+            return None
+        if pixels_3HW.dtype != torch.uint8 or pixels_3HW.shape != (3, *size[::-1]):
+            return None
+        return np.ascontiguousarray(pixels_3HW.permute(1, 2, 0).numpy())
+
+
+@functools.cache
+def _native_decoder() -> NativeDecoder | None:
+    """Return torchvision's decoder, or torchcodec's where torchvision's is deprecated or missing; None without both."""
+    try:
+        version = importlib.metadata.version("torchvision")
+    except importlib.metadata.PackageNotFoundError:
+        return _torchcodec()
+    if tuple(int(number) for number in version.split(".")[:2]) < TORCHVISION_DEPRECATES:
+        return _torchvision() or _torchcodec()
+    return _torchcodec() or _torchvision()
+
+
+def _torchvision() -> NativeDecoder | None:
+    try:
         from torchvision.io import ImageReadMode, decode_image
     except ImportError:
         return None
-    if tuple(int(number) for number in torchvision.__version__.split(".")[:2]) >= (0, 29):
+    warnings.filterwarnings("ignore", message=r"(?s).*torchcodec")  # said once per image
+    return NativeDecoder("torchvision", functools.partial(decode_image, mode=ImageReadMode.RGB))
+
+
+def _torchcodec() -> NativeDecoder | None:
+    """Return the decoder of torchcodec 0.16 or later; earlier ones decode no images."""
+    try:
+        from torchcodec.decoders import decode_image
+    except (ImportError, OSError, RuntimeError):  # it is built for one version of torch, and does not load with others
         return None
-
-    def decode_by_torchvision(data: bytes, image: Image, applies_exif: bool) -> np.ndarray | None:
-        """Return the pixels; None where Pillow shall decide: damaged files, animations, 16 bits, EXIF anywhere."""
-        if getattr(image, "is_animated", False) or any(mark in data for mark in PNG_MARKS if image.format == "PNG"):
-            return None
-        try:
-            buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            pixels_3HW = decode_image(buffer, mode=ImageReadMode.RGB)
-        except RuntimeError:
-            return None
-        if pixels_3HW.dtype != torch.uint8 or pixels_3HW.shape[1:] != image.size[::-1]:
-            return None
-        orientation = orientation_of(image) if applies_exif else 1
-        return np.ascontiguousarray(upright(pixels_3HW.permute(1, 2, 0).numpy(), orientation))
-
-    return decode_by_torchvision
+    decode_levels = functools.partial(decode_image, mode="RGB", output_dtype="auto")
+    return NativeDecoder("torchcodec", decode_levels, turns_upright=True)
