@@ -206,10 +206,52 @@ def train(folder: Path) -> None:
 
     torch.set_num_threads(1)
     whole = load_recipe(json.loads((folder / "recipe.json").read_text()))
+    counts_at_steps = count_collectives()
     try:
         run_training(context(whole, folder / "run"))
     except UserError as error:
         sys.exit(str(error))
+    (folder / f"collectives.{os.environ['RANK']}.json").write_text(json.dumps(counts_at_steps))
+
+
+COLLECTIVES = (
+    *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "broadcast"),
+    *("all_gather_object", "broadcast_object_list", "barrier", "monitored_barrier"),
+)
+
+
+def count_collectives() -> list[dict[str, int]]:
+    """Count the collectives that our code calls; return a list that gets the counts at the start of each step.
+
+    DDP and FSDP call theirs in C++, or below torch.distributed's functions.
+    """
+    from collections import Counter
+
+    import torch.distributed as dist
+
+    from worldclip.train import loop
+
+    counts: Counter[str] = Counter()
+    counts_at_steps: list[dict[str, int]] = []
+
+    def counted(name: str, call: Any) -> Any:
+        @functools.wraps(call)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += 1
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    for name in COLLECTIVES:
+        setattr(dist, name, counted(name, getattr(dist, name)))
+    launch_step = loop.launch_step
+
+    def launch(*args: Any, **kwargs: Any) -> Any:
+        counts_at_steps.append(dict(counts))
+        return launch_step(*args, **kwargs)
+
+    loop.launch_step = launch
+    return counts_at_steps
 
 
 if __name__ == "__main__":

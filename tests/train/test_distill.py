@@ -69,19 +69,19 @@ def student_bytes(run_dir):
 
 
 def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, monkeypatch):
-    image_sizes, original_step = [], loop.train_step
+    image_sizes, original_step = [], loop.launch_step
 
-    def train_step(state, batch, lr, teacher_features=None):
+    def launch_step(state, batch, lr, teacher_features, requests):
         image_sizes.append(tuple(batch.images.shape[2:]))
         assert teacher_features[0].shape == (16, 16)
         if len(image_sizes) == 6:
             raise KeyboardInterrupt
-        return original_step(state, batch, lr, teacher_features)
+        return original_step(state, batch, lr, teacher_features, requests)
 
     whole, interrupted = tmp_path / "whole" / "run", tmp_path / "interrupted" / "run"
     finish("train", make_distill_recipe(whole, teacher), whole, LocalExecutor(quiet=True))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", train_step)
+        patch.setattr(loop, "launch_step", launch_step)
         with pytest.raises(KeyboardInterrupt):
             finish("train", make_distill_recipe(interrupted, teacher), interrupted, LocalExecutor(quiet=True))
     assert set(image_sizes) == {(32, 32)}

@@ -19,6 +19,8 @@ from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.train import loop, step
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
+from worldclip.train.step import LaunchedStep
+from worldclip.train.train_state import copy_to_cpu
 
 STEPS = 24
 
@@ -53,15 +55,15 @@ def uninterrupted(tmp_path_factory):
 
 def interrupt_after(monkeypatch, num_steps: int) -> None:
     """Let the next run end in the middle of its step num_steps + 1."""
-    original_step, taken = loop.train_step, []
+    original_step, taken = loop.launch_step, []
 
-    def train_step(*args, **kwargs):
+    def launch_step(*args, **kwargs):
         if len(taken) == num_steps:
             raise Interruption
         taken.append(1)
         return original_step(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr(loop, "launch_step", launch_step)
 
 
 def test_the_model_learns(uninterrupted):
@@ -201,30 +203,62 @@ def test_a_checkpoint_contains_no_pickle(uninterrupted):
     assert suffixes == {".json", ".safetensors"}
 
 
-def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_ahead", [0, 1])
+def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path, monkeypatch, num_ahead):
     tars = write_world(tmp_path / "run")
-    original_loss, original_step = step.contrastive_loss, loop.train_step
+    original_loss, original_step = step.contrastive_loss, loop.launch_step
     calls, is_unchanged = [], []
 
     def sometimes_nan(*args):
         calls.append(1)
-        return original_loss(*args) * (float("nan") if len(calls) in (2, 3) else 1)
+        return original_loss(*args) * (float("nan") if len(calls) in (1, 3, 4) else 1)
 
-    def train_step(state, *args):
-        weight = state.model.clip.visual_projection.weight
-        before = weight.detach().clone()
-        result = original_step(state, *args)
-        is_unchanged.append(torch.equal(before, weight))
-        return result
+    def launch_step(state, *args, **kwargs):
+        before = copy_to_cpu(state)
+        launched = original_step(state, *args, **kwargs)
+        after = copy_to_cpu(state)
+        moments = {name for name in after if name.startswith("exp_avg")}  # the first step makes them, of zeros
+        equal = {name: torch.equal(before[name].tensor, after[name].tensor) for name in before}
+        is_unchanged.append(all(equal.values()))
+        assert is_unchanged[-1] or not any(equal[name] for name in equal if name.endswith("projection.weight"))
+        if len(calls) == 1:
+            assert not any(after[name].tensor.any() for name in moments)
+        updates.add(max(int(values["step"]) for values in state.optimizer.state.values()))
+        return launched
 
+    updates: set[int] = set()
     monkeypatch.setattr(step, "contrastive_loss", sometimes_nan)
-    monkeypatch.setattr(loop, "train_step", train_step)
-    report = run(tmp_path / "run", tars, samples_seen=80)
-    assert report["skipped_steps"] == 2
-    assert is_unchanged == [False, True, True, False, False]
+    monkeypatch.setattr(loop, "launch_step", launch_step)
+    monkeypatch.setattr(loop, "steps_ahead", lambda device: num_ahead)
+    report = run(tmp_path / "run", tars, samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
+    assert report["skipped_steps"] == 3
+    assert is_unchanged == [True, False, True, True, False, False]
+    assert updates == {0, 1, 2, 3}
 
 
-def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+def test_numbers_read_a_step_late_change_nothing(uninterrupted, tmp_path, monkeypatch):
+    tars, run_dir = uninterrupted
+    late_tars = write_world(tmp_path / "run", broken={4})
+    events, launch = [], loop.launch_step
+    read = LaunchedStep.read
+    monkeypatch.setattr(loop, "launch_step", lambda *args, **keys: events.append("launch") or launch(*args, **keys))
+    monkeypatch.setattr(LaunchedStep, "read", lambda self: events.append("read") or read(self))
+    monkeypatch.setattr(loop, "steps_ahead", lambda device: 1)
+    run(tmp_path / "run", late_tars)
+    assert events[:5] == ["launch", "launch", "read", "launch", "read"]
+    assert events[-2:] == ["read", "read"]
+    assert result_bytes(tmp_path / "run") == result_bytes(run_dir)
+    numbers = ("step", "epoch", "loss", "lr", "logit_scale", "grad_norm")
+    late, expected = (
+        [[record[name] for name in numbers] for record in read_log(folder / "train" / "log.jsonl")]
+        for folder in (tmp_path / "run", run_dir)
+    )
+    assert late == expected
+
+
+@pytest.mark.parametrize("num_ahead", [0, 1])
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, num_ahead):
+    monkeypatch.setattr(loop, "steps_ahead", lambda device: num_ahead)
     tars = write_world(tmp_path / "run")
     original_loss, calls = step.contrastive_loss, []
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,11 @@ def test_a_run_resumed_at_another_world_size_sees_the_same_pairs(tmp_path):
         for later in checkpoints(run_dir / "train")[step // 4 :]:  # as if the run had been killed after `step`
             later.rename(run_dir / f"{later.name}.{world_size}")
         (run_dir / "train" / "manifest.json").unlink()
+    for rank in range(2):  # of the last run, whose steps 9 to 12 make no checkpoint
+        counts = json.loads((tmp_path / "cut" / f"collectives.{rank}.json").read_text())
+        per_step = [Counter(after) - Counter(before) for before, after in itertools.pairwise(counts)]
+        expected_counts = {"all_gather_into_tensor": 2, "reduce_scatter_tensor": 2, "all_reduce": 1}
+        assert per_step == [Counter(expected_counts)] * 3
     state, expected_state = (read_state(latest_checkpoint(folder)) for folder in (run_dir, whole))
     for key in ("seen", "bad", "bad_keys", "samples_seen"):
         assert state[key] == expected_state[key]

@@ -63,10 +63,7 @@ def read_size(data: np.ndarray) -> tuple[int, int]:
 def _begins(data: np.ndarray, body: int, size: int, mark: np.ndarray, min_size: int) -> bool:
     if size < min_size:
         return False
-    for i in range(len(mark)):
-        if data[body + i] != mark[i]:
-            return False
-    return True
+    return bool(np.array_equal(data[body : body + len(mark)], mark))
 
 
 @compiled

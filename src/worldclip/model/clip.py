@@ -6,6 +6,8 @@ B batch, D embed_dim, S image side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,33 +172,64 @@ def image_features(model: MetaClip2Model, pixels_B3SS: torch.Tensor) -> torch.Te
     return torch.nn.functional.normalize(model.visual_projection(pooled).float(), dim=-1)
 
 
-def text_features(model: MetaClip2Model, tokens: Tokens, num_chunks: int = 1) -> torch.Tensor:
-    """Map the tokens of B texts to (B, D) float32 of unit length.
+@dataclass(frozen=True, slots=True)
+class TextChunks:
+    """B texts as the text tower reads them: in chunks of similar length, each padded to its own longest."""
 
-    The batch runs as `num_chunks` chunks of texts of similar length, each padded to its own longest.  The tower is
-    causal and pools at the end token, so padding after it changes nothing but the time.
+    ids: list[torch.Tensor]
+    """Of each chunk, (texts, longest) int64."""
+    position_B: torch.Tensor
+    """(B,) int64: of each text in the concatenated chunks."""
+
+    @classmethod
+    def of(cls, tokens: Tokens, num_chunks: int) -> TextChunks:
+        """Sort texts by length into num_chunks chunks (fewer for fewer texts)."""
+        import torch
+
+        chunks = tokens.chunks_by_length(num_chunks)
+        order = np.concatenate(chunks)
+        position = np.empty(len(order), np.int64)
+        position[order] = np.arange(len(order))
+        return cls([torch.from_numpy(tokens.padded(rows)) for rows in chunks], torch.from_numpy(position))
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TextChunks:
+        """Return the chunks with each tensor changed, for example copied to a device."""
+        return TextChunks([change(ids) for ids in self.ids], change(self.position_B))
+
+
+def text_features(model: MetaClip2Model, texts: Tokens | TextChunks, num_chunks: int = 1) -> torch.Tensor:
+    """Map B texts to (B, D) float32 of unit length.
+
+    Tokens run as `num_chunks` chunks of texts of similar length, each padded to its own longest.  The tower is causal
+    and pools at the end token, so padding after it changes nothing but the time.
     """
     import torch
 
     device = model.logit_scale.device
-    chunks = tokens.chunks_by_length(num_chunks)
-    features = []
-    for rows in chunks:
-        ids = torch.from_numpy(tokens.padded(rows)).to(device)
-        features.append(model.text_projection(model.text_model(input_ids=ids).pooler_output))
-    order = np.concatenate(chunks)
-    position = np.empty(len(order), np.int64)  # of each text in the concatenated chunks
-    position[order] = np.arange(len(order))
-    gathered_BD = torch.cat(features)[torch.from_numpy(position).to(device)]
+    chunks = texts if isinstance(texts, TextChunks) else TextChunks.of(texts, num_chunks)
+    chunks = chunks.map(lambda tensor: tensor.to(device))
+    features = [model.text_projection(model.text_model(input_ids=ids).pooler_output) for ids in chunks.ids]
+    gathered_BD = torch.cat(features)[chunks.position_B]
     return torch.nn.functional.normalize(gathered_BD.float(), dim=-1)
 
 
-def normalise_pixels(images_B3SS: torch.Tensor) -> torch.Tensor:
-    """Map (B, 3, S, S) uint8 to float32 as the model reads them."""
+def pixel_statistics(device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and deviation of pixels in [0, 1], (3, 1, 1) float32 each."""
     import torch
 
-    mean = torch.tensor(IMAGE_MEAN, device=images_B3SS.device).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=images_B3SS.device).view(3, 1, 1)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return mean, std
+
+
+def normalise_pixels(
+    images_B3SS: torch.Tensor, mean: torch.Tensor | None = None, std: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Map (B, 3, S, S) uint8 to float32 as the model reads them.
+
+    mean, std: of pixel_statistics, where they are on the device already: a copy from pageable memory waits for it.
+    """
+    if mean is None or std is None:
+        mean, std = pixel_statistics(images_B3SS.device)
     return images_B3SS.float().div_(255).sub_(mean).div_(std)
 
 

@@ -1,8 +1,8 @@
 """Decode the bytes of an image to upright RGB pixels: the one place that decides what is an image and what is not.
 
 Training, evaluation, embedding, `pool check` and `pool hash` call it, so an image that one of them drops is dropped by
-all.  Pillow decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision or torchcodec first, where one
-is installed: a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode.py compares them).
+all.  Pillow decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision or torchcodec first, where
+one is installed: a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode.py compares them).
 
 - An animation is its first frame.
 - 16-bit levels keep their high byte.
@@ -142,7 +142,11 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _is_fit(width: int, height: int) -> bool:
-    return min(width, height) >= 1 and width * height <= MAX_PIXELS and max(width, height) <= MAX_ASPECT * min(width, height)
+    return (
+        min(width, height) >= 1
+        and width * height <= MAX_PIXELS
+        and max(width, height) <= MAX_ASPECT * min(width, height)
+    )
 
 
 def pixels_of(image: Image, *, applies_exif: bool = True) -> np.ndarray:

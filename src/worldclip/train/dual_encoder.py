@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from worldclip.model.clip import image_features, normalise_pixels, text_features
+from worldclip.model.clip import TextChunks, image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.tokenizer import Tokens
 from worldclip.train.lora import stored_name
 
@@ -26,6 +26,9 @@ SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0  # initial values, arXiv:2303.15
 class DualEncoder(torch.nn.Module):
     """Both encoders of a MetaClip2Model, and SigLIP's bias where the loss has one."""
 
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
     def __init__(self, clip: MetaClip2Model, *, precision: str, loss: str, text_chunks: int = TEXT_CHUNKS) -> None:
         super().__init__()
         self.clip = clip
@@ -34,21 +37,26 @@ class DualEncoder(torch.nn.Module):
         self.logit_bias: torch.nn.Parameter | None = None
         if loss == "siglip":
             self.logit_bias = torch.nn.Parameter(torch.tensor(SIGLIP_BIAS, device=clip.logit_scale.device))
+        mean, std = pixel_statistics(clip.logit_scale.device)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
         self._kept_BP: torch.Tensor | None = None
         clip.vision_model.embeddings.register_forward_hook(self._drop_patches)
 
     def forward(
-        self, images_B3SS: torch.Tensor, tokens: Tokens, kept_BP: torch.Tensor | None = None
+        self, images_B3SS: torch.Tensor, texts: Tokens | TextChunks, kept_BP: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (image features, text features), each (B, D) float32 of unit length.
 
-        images_B3SS: uint8.  tokens: of the B texts.  kept_BP: int64 patches to keep; None keeps all.
+        images_B3SS: uint8.  texts: tokens of the B texts, or their chunks.  kept_BP: int64 patches to keep; None keeps
+        all.
         """
         device = self.clip.logit_scale.device
-        pixels = normalise_pixels(images_B3SS.to(device, non_blocking=True))
+        images_B3SS = images_B3SS.to(device, non_blocking=True)
+        pixels = normalise_pixels(images_B3SS, self.pixel_mean, self.pixel_std)
         self._kept_BP = None if kept_BP is None else kept_BP.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return image_features(self.clip, pixels), text_features(self.clip, tokens, self.text_chunks)
+            return image_features(self.clip, pixels), text_features(self.clip, texts, self.text_chunks)
 
     def _drop_patches(self, module: torch.nn.Module, inputs: Any, embedded_BPW: torch.Tensor) -> torch.Tensor | None:
         """Pass on only the class token and the kept patches of the embedded image (FLIP, arXiv:2212.00794)."""

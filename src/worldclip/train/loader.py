@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from worldclip.core.coin import sample_rows
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.curate import CurateWork
+from worldclip.model.clip import TextChunks
 from worldclip.model.decode import BadImage, decode
 from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import is_table
@@ -75,6 +77,10 @@ class BadImages:
             self.samples = {keys[row]: samples[keys[row]] for row in rows}
 
 
+ModelInputs: TypeAlias = tuple[torch.Tensor, Tokens | TextChunks, torch.Tensor | None]
+"""What the model's forward takes: images, texts, kept patches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One step's pairs."""
@@ -91,6 +97,8 @@ class Batch:
     texts: list[str] = field(default_factory=list)
     """The texts before tokenisation, for students and teachers with other tokenizers."""
     bad: BadImages = field(default_factory=BadImages)
+    inputs: list[ModelInputs] = field(default_factory=list)
+    """Images, texts and patches of each micro-batch on a GPU; empty: the step takes those above."""
 
 
 class Loader:
@@ -109,14 +117,17 @@ class Loader:
         work: CurateWork | None = None,
         images: Sequence[Shard] | None = None,
         epochs_dir: Path | None = None,
+        pin_memory: bool = False,
     ) -> None:
         """Raises UserError if no kept pair has an image.
 
         shards: of the matched pool.  images: the joined files of train.pool; None: the matched pool holds the images.
         epochs_dir: where the ranks count the pairs of epochs together, see EpochCounts.
-        num_streams: 0 reads windows.  work: of online curation; None: offline.
+        pin_memory: of images, so that a GPU copies them while it computes.  num_streams: 0 reads windows.  work: of
+        online curation; None: offline.
         """
         self.tokenizer, self.global_batch_size, self.world = tokenizer, global_batch_size, world
+        self.pin_memory = pin_memory
         self.seed, self.patch_dropout = config.seed, config.patch_dropout
         self.augmentation = Augmentation.named(config.augment, config.crop_scale_min)
         sizes = config.model.architecture()
@@ -163,7 +174,7 @@ class Loader:
         pairs = concat_pairs(parts)
         bad = BadImages()
         size = self.image_size
-        crops_B3SS = torch.empty((len(pairs), 3, size, size), dtype=torch.uint8)
+        crops_B3SS = torch.empty((len(pairs), 3, size, size), dtype=torch.uint8, pin_memory=self.pin_memory)
         draws = self._draws(pairs, epochs)
         replacements: dict[int, Pairs] = {}
         for i, image in self._fill(crops_B3SS, pairs, draws):

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +19,6 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-import torch.distributed as dist
 
 from worldclip.core import artifacts, layout
 from worldclip.core.console import say
@@ -38,14 +37,15 @@ from worldclip.train.distill import Teacher, create_students, resize
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
 from worldclip.train.loader import UNREADABLE, BadImages, Batch, Loader
 from worldclip.train.log import Log, read_log
+from worldclip.train.prefetch import copy_ahead
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, has_scores, score_checkpoint
-from worldclip.train.step import StepResult, train_step
+from worldclip.train.step import EXIT_CODES, LaunchedStep, Requests, StepResult, launch_step
 from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
-SIGNALS = {signal.SIGTERM: 143, signal.SIGUSR1: 138}  # save and exit, with a shell's exit code: 128 + number
+SIGNALS = dict(zip((signal.SIGTERM, signal.SIGUSR1), EXIT_CODES, strict=True))  # save and exit
 TERMINATED = SIGNALS[signal.SIGTERM]
 
 
@@ -109,6 +109,17 @@ class RankCounts:
         self.seen, self.bad = Counter(), BadImages()
 
 
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A step that was launched, and what its log record needs."""
+
+    step: LaunchedStep
+    lr: float
+    wait_s: float
+    """Time spent waiting for its batch."""
+    num_tokens: int
+
+
 def _epochs_dir(run: Run, shards: Sequence[Shard], images: Sequence[Shard] | None) -> Path:
     """Return the folder of the epochs' numbers of pairs, whose name is the digest of all that they depend on."""
     decided_by = {
@@ -153,6 +164,7 @@ class Trainer:
             work=online_work(run) if config.curation == "online" else None,
             images=images,
             epochs_dir=_epochs_dir(run, shards, images),
+            pin_memory=self.device.type == "cuda",
         )
         if world.is_first:  # before training allocates memory
             flops_per_s = config.hardware.flops_per_s or peak_flops(self.device, config.precision)
@@ -168,6 +180,7 @@ class Trainer:
         self.writer = CheckpointWriter(layout.train_dir(run.dir), world, config.keep_last, config.keep_every_samples)
         self.counts = RankCounts()
         self.samples_saved = self.progress.step * schedule.global_batch_size
+        self.saved_at = self.started_at = 0.0  # of the last checkpoint, by time.monotonic; of the step, by perf_counter
 
     def _describe(self) -> str:
         loader = self.loader
@@ -193,50 +206,84 @@ class Trainer:
         train_dir = layout.train_dir(self.run_dir)
         self.teacher = Teacher.load(self.config, self.device)
         self.students = create_students(self.config, train_dir, self.world, self.device, progress.step)
-        saved_at = time.monotonic()
+        self.saved_at = time.monotonic()
         log = Log(train_dir, self.config, schedule, progress.step, self.device, self.world)
         with closing(self.writer), _catch_signals() as exit_code_of_signal, log:
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
                 self._evaluate(log)
-            started_at = time.perf_counter()
-            for batch in self.loader.batches(progress.step, schedule.num_steps):
-                loaded_at = time.perf_counter()
-                lr = learning_rate(progress.step, schedule.num_steps, schedule.warmup_steps, self.config.lr)
-                result = self._step(batch, lr)
-                done_at = time.perf_counter()
-                self.counts.add(batch)
-                progress.add_step(result, done_at - started_at)
-                log.add_step(done_at - started_at, loaded_at - started_at, len(batch.tokens.ids))
-                self._log_step(log, result, lr)
-                started_at = done_at
-                self._stop_if_diverged()
-                is_overdue = time.monotonic() - saved_at >= 60 * self.config.checkpoint_every_minutes
-                is_overdue, exit_code = _agree(self.world, is_overdue, exit_code_of_signal())
-                is_evaluated = crosses(progress.step, schedule, self.config.evaluate_every_samples)
-                is_last = progress.step == schedule.num_steps
-                is_due = crosses(progress.step, schedule, self.config.checkpoint_every_samples) or is_overdue
-                if is_due or is_last or is_evaluated or exit_code:
-                    self._save(log)
-                    saved_at = time.monotonic()
+            self.started_at = time.perf_counter()
+            underway: deque[Underway] = deque()
+            num_ahead = steps_ahead(self.device)
+            for batch in self._batches(progress.step):
+                underway.append(self._launch(batch, progress.step + len(underway), exit_code_of_signal()))
+                launched = progress.step + len(underway)
+                is_evaluated = crosses(launched, schedule, self.config.evaluate_every_samples)
+                is_last = launched == schedule.num_steps
+                is_due = crosses(launched, schedule, self.config.checkpoint_every_samples) or is_last or is_evaluated
+                requests = self._finish(underway, 0 if is_due else num_ahead, log)
+                if self.world.size == 1:  # nobody else is to agree
+                    requests = self._requests(exit_code_of_signal())
+                if not (is_due or requests.is_overdue or requests.exit_code):
+                    continue
+                self._finish(underway, 0, log)
+                self._save(log)
                 if is_evaluated:
                     self._evaluate(log)
-                    started_at = time.perf_counter()
-                if exit_code and not is_last:
-                    self._exit(exit_code)
+                    self.started_at = time.perf_counter()
+                if requests.exit_code and not is_last:
+                    self._exit(requests.exit_code)
             self.writer.wait()
             barrier(self.world)
 
-    def _step(self, batch: Batch, lr: float) -> StepResult:
-        """Take the model's step; with a teacher, also those of the students, for one forward pass of the teacher."""
+    def _batches(self, first_step: int) -> Iterator[Batch]:
+        """Return the batches from a step on, on a GPU as the model reads them."""
+        batches = self.loader.batches(first_step, self.schedule.num_steps)
+        if self.teacher is not None:  # it reads images in its own size
+            return batches
+        return copy_ahead(batches, self.device, self.config.accum_steps, self.state.model.text_chunks)
+
+    def _requests(self, exit_code: int) -> Requests:
+        """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""
+        is_overdue = time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_every_minutes
+        return Requests(is_overdue and self.world.is_first, exit_code)
+
+    def _launch(self, batch: Batch, step: int, exit_code: int) -> Underway:
+        """Start a step."""
+        wait_s = time.perf_counter() - self.started_at
+        lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
+        launched = self._step(batch, lr, self._requests(exit_code))
+        self.counts.add(batch)
+        return Underway(launched, lr, wait_s, len(batch.tokens.ids))
+
+    def _finish(self, underway: deque[Underway], num_left: int, log: Log) -> Requests:
+        """Read the numbers of all steps but the last num_left, and return what any rank asks by the last one read.
+
+        Raises UserError if the loss diverges.
+        """
+        requests = Requests()
+        while len(underway) > num_left:
+            step = underway.popleft()
+            result = step.step.read()
+            done_at = time.perf_counter()
+            self.progress.add_step(result, done_at - self.started_at)
+            log.add_step(done_at - self.started_at, min(step.wait_s, done_at - self.started_at), step.num_tokens)
+            self.started_at = done_at
+            self._log_step(log, result, step.lr)
+            self._stop_if_diverged()
+            requests = result.requests
+        return requests
+
+    def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
+        """Start the model's step; with a teacher also take the students', for one forward pass of the teacher."""
         if self.teacher is None:
-            return train_step(self.state, batch, lr)
+            return launch_step(self.state, batch, lr, requests=requests)
         teacher_features = self.teacher.encode(batch)
         size = self.config.model.architecture().image_size  # crops are as large as the largest student's
         own_batch = replace(batch, images=resize(batch.images, size))
-        result = train_step(self.state, own_batch, lr, teacher_features)
+        launched = launch_step(self.state, own_batch, lr, teacher_features, requests)
         for student in self.students:
             student.step(batch, lr, teacher_features)
-        return result
+        return launched
 
     def _log_step(self, log: Log, result: StepResult, lr: float) -> None:
         progress = self.progress
@@ -251,7 +298,7 @@ class Trainer:
             # the mean since the record before; None: not finite
             "loss": progress.loss_sum / progress.loss_count if progress.loss_count else None,
             "lr": lr,
-            "logit_scale": float(self.state.model.clip.logit_scale.detach().exp()),
+            "logit_scale": result.logit_scale,
             "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,  # JSON has no infinity or NaN
         }
         log.write_step(record, progress.elapsed_s)
@@ -269,6 +316,7 @@ class Trainer:
     def _save(self, log: Log) -> None:
         """Start to write a checkpoint.  Those of the students are complete before, so that all resume at one step."""
         progress = self.progress
+        self.saved_at = time.monotonic()
         num_unreadable = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
         num_unreadable = progress.bad[UNREADABLE] - num_unreadable
@@ -370,19 +418,18 @@ def _read_progress(checkpoint: Path | None, world: World, device: torch.device) 
     return Progress(**{**record, "seen": Counter(record["seen"]), "bad": Counter(record["bad"])})
 
 
+def steps_ahead(device: torch.device) -> int:
+    """Return the number of steps that are launched before the numbers of the one before them are read.
+
+    Reading waits for a GPU, which would then idle until Python has launched the next step.
+    """
+    return 1 if device.type == "cuda" else 0
+
+
 def crosses(step: int, schedule: Schedule, every: int) -> bool:
     """Return whether this step completes another `every` samples; 0: never."""
     batch = schedule.global_batch_size
     return every > 0 and step * batch // every > (step - 1) * batch // every
-
-
-def _agree(world: World, is_overdue: bool, exit_code: int) -> tuple[bool, int]:
-    """Return rank 0's clock and any rank's signal on every rank, so that all write a checkpoint at the same step."""
-    if world.size == 1:
-        return is_overdue, exit_code
-    flags = torch.tensor([int(is_overdue and world.is_first), exit_code])
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
-    return bool(flags[0]), int(flags[1])
 
 
 @contextmanager

@@ -7,8 +7,7 @@ D embed_dim.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,44 +16,107 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.model.clip import MAX_LOGIT_SCALE
 from worldclip.model.tokenizer import Tokens
-from worldclip.train.distributed import all_reduce
-from worldclip.train.loader import Batch
+from worldclip.train.distributed import all_reduce, local_tensor
+from worldclip.train.loader import Batch, ModelInputs
 from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
 from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
 """(B, D) float32 each: of images, of texts."""
-MicroBatch = tuple[torch.Tensor, Tokens, torch.Tensor | None]
-"""What the model's forward takes: images, tokens, kept patches."""
+EXIT_CODES = (143, 138)  # of Requests: a shell's for SIGTERM and SIGUSR1, 128 + number
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What a rank asks of all ranks; it rides in the exchange of the step's scalars."""
+
+    is_overdue: bool = False
+    """A checkpoint, by rank 0's clock."""
+    exit_code: int = 0
+    """A checkpoint and an exit with this code, one of EXIT_CODES; 0: none."""
+
+    def votes(self) -> list[bool]:
+        """Return one number per request, to be summed over ranks."""
+        return [self.is_overdue, *(self.exit_code == code for code in EXIT_CODES)]
+
+    @classmethod
+    def any_of(cls, votes: Sequence[float]) -> Requests:
+        """Return what any rank asks, from sums or means of votes; of two exit codes the first in EXIT_CODES."""
+        codes = [code for code, vote in zip(EXIT_CODES, votes[1:], strict=True) if vote > 0]
+        return cls(votes[0] > 0, codes[0] if codes else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The numbers of one step; grad_norm and is_applied are the same on all ranks, so is the loss."""
+    """The numbers of one step, the same on all ranks."""
 
     loss: float
     grad_norm: float
     is_applied: bool
+    """Whether the step changed the weights: loss and gradient were finite."""
+    logit_scale: float
+    """The factor, after the step."""
+    requests: Requests
+    """Of any rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A step whose numbers a GPU may still compute."""
+
+    numbers: torch.Tensor
+    """(4 + votes,) float32 in this machine's memory."""
+    copied: torch.cuda.Event | None
+    """Comes after the copy of the numbers; None: they are there."""
+
+    @classmethod
+    def of(cls, numbers: torch.Tensor) -> LaunchedStep:
+        """Start to copy the numbers from their device."""
+        if numbers.device.type != "cuda":
+            return cls(numbers.cpu(), None)
+        pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        pinned.copy_(numbers, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return cls(pinned, copied)
+
+    def read(self) -> StepResult:
+        """Wait for the numbers and return them."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        loss, grad_norm, is_applied, logit_scale, *votes = self.numbers.tolist()
+        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, Requests.any_of(votes))
 
 
 def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
+    """Take a step as `launch_step` does, and wait for its numbers."""
+    return launch_step(state, batch, lr, teacher_features).read()
+
+
+def launch_step(
+    state: TrainState,
+    batch: Batch,
+    lr: float,
+    teacher_features: Features | None = None,
+    requests: Requests = Requests(),
+) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
-    teacher_features: a teacher's features of the same pairs, for distillation.
+    That is decided on the device: nothing here waits for it, unless the token embedding is sparse or the optimizer is
+    not fused (mps).  teacher_features: a teacher's features of the same pairs, for distillation.
     """
     state.optimizer.zero_grad(set_to_none=True)
     if state.sparse_embedding is not None:
         state.sparse_embedding.fetch(batch.tokens.ids)
     loss = _backward(state, batch, teacher_features)
-    _average_scalars(state, loss)
+    votes = _average_scalars(state, loss, requests)
     if state.sparse_embedding is not None:
         state.sparse_embedding.collect_gradients()
     grad_norm = _gradient_norm(state)
-    loss_value = float(loss)
-    is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
-    if is_finite:
-        _update(state, lr, grad_norm)
-    return StepResult(loss_value, grad_norm, is_finite)
+    is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
+    _update(state, lr, grad_norm, is_finite)
+    logit_scale = state.model.clip.logit_scale.detach().exp()
+    return LaunchedStep.of(torch.cat([torch.stack([loss, grad_norm, is_finite.to(loss.dtype), logit_scale]), votes]))
 
 
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
@@ -75,7 +137,8 @@ def _backward(state: TrainState, batch: Batch, teacher_features: Features | None
     """Fill .grad and return this rank's loss, detached."""
     if state.config.accum_steps > 1:
         return _accumulate_gradients(state, batch, teacher_features)
-    loss = _compute_loss(state, state.wrapped(batch.images, batch.tokens, batch.patches), teacher_features)
+    (inputs,) = batch.inputs or [(batch.images, batch.tokens, batch.patches)]
+    loss = _compute_loss(state, state.wrapped(*inputs), teacher_features)
     loss.backward()
     return loss.detach()
 
@@ -89,7 +152,7 @@ def _accumulate_gradients(state: TrainState, batch: Batch, teacher_features: Fea
     features' gradients.  The model must return the same features both times, so it has no dropout except patch
     dropout, which the plan draws.
     """
-    micro_batches = _micro_batches(batch, state.config.accum_steps)
+    micro_batches = batch.inputs or split_batch(batch, state.config.accum_steps)
     with torch.no_grad():
         cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
     image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
@@ -105,10 +168,10 @@ def _accumulate_gradients(state: TrainState, batch: Batch, teacher_features: Fea
     return loss.detach()
 
 
-def _micro_batches(batch: Batch, accum_steps: int) -> list[MicroBatch]:
+def split_batch(batch: Batch, accum_steps: int) -> list[ModelInputs]:
     """Split a batch into consecutive micro-batches, the last one possibly smaller."""
     size = -(-len(batch.images) // accum_steps)
-    micro_batches: list[MicroBatch] = []
+    micro_batches: list[ModelInputs] = []
     for start in range(0, len(batch.images), size):
         stop = start + size
         offsets = batch.tokens.offsets[start : stop + 1]
@@ -128,18 +191,27 @@ def _gradient_sync(wrapped: Any, is_last: bool) -> Iterator[None]:
         yield
 
 
-def _average_scalars(state: TrainState, loss: torch.Tensor) -> None:
-    """Replace the gradients of the scalars and the loss by their means over ranks, in one all-reduce."""
+def _average_scalars(state: TrainState, loss: torch.Tensor, requests: Requests) -> torch.Tensor:
+    """Replace the gradients of the scalars and the loss by their means over ranks; return the means of the votes.
+
+    One all-reduce for all of them: each collective costs a step the latency of the whole network.
+    """
+    votes = loss.new_zeros(1 + len(EXIT_CODES))
+    for i, is_wanted in enumerate(requests.votes()):
+        if is_wanted:
+            votes[i].fill_(1)  # a tensor of Python's numbers would be copied from pageable memory, which waits
     if state.world.size == 1:
-        return
+        return votes
     targets = [loss, *(scalar.grad for scalar in state.model.scalars().values() if scalar.grad is not None)]
-    means = all_reduce(torch.stack([target.detach() for target in targets]), state.world).div_(state.world.size)
-    for target, mean in zip(targets, means, strict=True):
+    values = torch.cat([torch.stack([target.detach() for target in targets]), votes])
+    means = all_reduce(values, state.world).div_(state.world.size)
+    for target, mean in zip(targets, means, strict=False):
         target.copy_(mean)
+    return means[len(targets) :]
 
 
-def _gradient_norm(state: TrainState) -> float:
-    """Return the Euclidean norm of the global batch's gradient over all trained parameters.
+def _gradient_norm(state: TrainState) -> torch.Tensor:
+    """Return the Euclidean norm of the global batch's gradient over all trained parameters, a scalar on the device.
 
     torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart, and knows nothing of the sparse
     embedding's shards.  The squares of the sharded ones are therefore summed over ranks here; under HSDP every machine
@@ -149,7 +221,7 @@ def _gradient_norm(state: TrainState) -> float:
     sharded = [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
     rows = state.sparse_embedding.grad if state.sparse_embedding is not None else None
     if not sharded and rows is None:
-        return float(torch.nn.utils.get_total_norm(grads))
+        return torch.nn.utils.get_total_norm(grads)
     num_copies = state.world.num_machines if state.config.parallel == "hsdp" else 1
     square = torch.zeros((), device=state.device)
     if sharded:
@@ -160,23 +232,32 @@ def _gradient_norm(state: TrainState) -> float:
     replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
     if replicated:
         square += torch.nn.utils.get_total_norm(replicated) ** 2
-    return math.sqrt(float(square))
+    return square.sqrt()
 
 
-def _update(state: TrainState, lr: float, grad_norm: float) -> None:
-    """Clip gradients, step the optimizer, clamp the logit scale, update the EMA."""
+@torch.no_grad()
+def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: torch.Tensor) -> None:
+    """Clip gradients, step the optimizer, clamp the logit scale, update the EMA; all without effect unless is_finite.
+
+    Fused AdamW reads `found_inf` on the device, as torch.amp's GradScaler sets it; it then keeps weights, moments and
+    its count of steps.
+    """
+    optimizer: Any = state.optimizer
+    if not optimizer.defaults["fused"] and not is_finite:
+        return
     max_norm = state.config.max_grad_norm
-    clip_factor = max_norm / grad_norm if 0 < max_norm < grad_norm else 1.0
-    if clip_factor < 1:
-        for parameter in state.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(clip_factor)
-    for group in state.optimizer.param_groups:
+    clip_factor = (max_norm / grad_norm).clamp(max=1) if max_norm > 0 else torch.ones_like(grad_norm)
+    if max_norm > 0:
+        grads = [local_tensor(p.grad) for p in state.model.parameters() if p.grad is not None]
+        torch._foreach_mul_(grads, clip_factor)
+    for group in optimizer.param_groups:
         group["lr"] = lr
-    state.optimizer.step()
-    if state.sparse_embedding is not None:
-        state.sparse_embedding.update(lr, clip_factor)
-    with torch.no_grad():
-        state.model.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = (~is_finite).float()
+    optimizer.step()
+    if state.sparse_embedding is not None and is_finite:  # fetching rows waits for the device anyway
+        state.sparse_embedding.update(lr, float(clip_factor))
+    scale = state.model.clip.logit_scale
+    scale.copy_(torch.where(is_finite, scale.clamp(max=MAX_LOGIT_SCALE), scale))
     if state.ema is not None:
-        state.ema.update()
+        state.ema.update(is_finite)

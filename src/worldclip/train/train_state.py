@@ -46,9 +46,10 @@ class Ema:
         self.shadow = {name: weight.clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the EMA towards the present weights, all tensors in one kernel."""
-        torch._foreach_lerp_(list(self.shadow.values()), list(self._weights.values()), 1 - self.decay)
+    def update(self, is_applied: torch.Tensor) -> None:
+        """Move the EMA towards the present weights, unless the step did not change them.  is_applied: bool scalar."""
+        share = is_applied.float() * (1 - self.decay)
+        torch._foreach_lerp_(list(self.shadow.values()), list(self._weights.values()), [share] * len(self.shadow))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
