@@ -4,7 +4,8 @@
 
 TAR: a WebDataset of photographs (`.jpg`, `.json` with `name`). A text is put beside each image, as both loaders need
 one; both tokenise it with the same tokenizer, crop to 224 px by RandomResizedCrop(0.9 to 1, bicubic) and make batches.
-Ours gives uint8, which the device normalises: that step is timed with it here. The loaders take turns.
+Ours gives uint8, which the device normalises: that step is timed with it here. Freed memory is kept for both, as
+training on a CPU has it. The loaders take turns.
 """
 
 from __future__ import annotations
@@ -156,7 +157,10 @@ def main() -> None:
     arguments = parser.parse_args()
     import torch
 
+    from worldclip.train.device import keep_freed_memory
+
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training on a CPU does; the peer's worker is forked and has it too
     with tempfile.TemporaryDirectory() as temporary:
         folder, run_dir = Path(temporary) / "tars", Path(temporary) / "run"
         folder.mkdir()
@@ -203,7 +207,7 @@ def report(found: dict[str, list[tuple[float, float]]], write: bool, count: int)
             "",
             f"{date.today()}, {platform.machine()}, 2 cores shared with other work; {versions}, webdataset "
             f"{webdataset.__version__}. {count} photographs, {COPIES} times, crops of {SIZE} px, batches of {BATCH}, "
-            "one worker; medians, the loaders taking turns. Written by `benchmarks/loader.py`.",
+            "one worker, freed memory kept; medians, the loaders taking turns. Written by `benchmarks/loader.py`.",
             "",
             "| loader | images / s of CPU time | ratio | images / s of wall time | ratio |",
             "|---|---|---|---|---|",
