@@ -127,6 +127,25 @@ def test_batches_made_ahead_are_bounded_in_number_and_memory(tmp_path, tokenizer
         assert loader._num_ahead() == expected
 
 
+def test_batches_in_the_making_are_given_up_when_the_loop_stops(tmp_path, tokenizer, monkeypatch):
+    loader = make_loader(tmp_path / "run", write_world(tmp_path / "run"), tokenizer, decode_threads=2)
+    num_read = []
+    read = loader._image
+
+    def slowly(*place):
+        num_read.append(1)
+        time.sleep(0.01)
+        return read(*place)
+
+    monkeypatch.setattr(loader, "_image", slowly)
+    batches = loader.batches(0, 1000)
+    next(batches)
+    before = len(num_read)
+    batches.close()
+    assert len(num_read) - before <= 2 * loaders.IMAGES_PER_TASK
+    assert pairs_of(next(loader.batches(0, 1))) == pairs_of(loader.batch(0))
+
+
 def test_images_match_their_texts(tmp_path, tokenizer):
     loader = make_loader(tmp_path / "run", write_world(tmp_path / "run"), tokenizer)
     batch = loader.batch(3)

@@ -13,7 +13,7 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -150,6 +150,7 @@ class Loader:
         self._plan_lock, self._tables_lock, self._tokenizer_lock = (threading.Lock() for _ in range(3))
         self._cache: dict[tuple[int, int], torch.Tensor | BadImage] = {}
         self._cached_bytes = 0
+        self._is_stopping = False
         self._num_threads = config.decode_threads or rank_cores()
         self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
         self.epoch_length = self.order.length(0)
@@ -202,6 +203,8 @@ class Loader:
         places = list(zip(pairs.shard.tolist(), pairs.offset.tolist(), pairs.size.tolist(), content, strict=True))
 
         def fill(start: int) -> list[tuple[int, BadImage]]:
+            if self._is_stopping:
+                raise CancelledError
             bad = []
             for i in range(start, min(start + IMAGES_PER_TASK, len(places))):
                 image = self._image(*places[i])
@@ -363,17 +366,18 @@ class Loader:
         """Yield batches first_step ... num_steps - 1, made ahead by threads, whose errors are raised here."""
         ahead: deque[Future[Batch]] = deque()
         num_ahead = self._num_ahead()
-        with ThreadPoolExecutor(min(BATCHES_AT_ONCE, self._num_threads), thread_name_prefix="loader") as threads:
-            try:
-                for step in range(first_step, num_steps):
-                    ahead.append(threads.submit(self.batch, step))
-                    if len(ahead) > num_ahead:
-                        yield ahead.popleft().result()
-                while ahead:
+        threads = ThreadPoolExecutor(min(BATCHES_AT_ONCE, self._num_threads), thread_name_prefix="loader")
+        try:
+            for step in range(first_step, num_steps):
+                ahead.append(threads.submit(self.batch, step))
+                if len(ahead) > num_ahead:
                     yield ahead.popleft().result()
-            finally:  # the loop stopped early: make no further batch
-                for future in ahead:
-                    future.cancel()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # the loop stopped early: a rank that is to exit has seconds, so no batch is finished
+            self._is_stopping = True
+            threads.shutdown(cancel_futures=True)
+            self._is_stopping = False
 
 
 def _part(content: bytes | BadImage, start: int, size: int) -> memoryview | BadImage:
