@@ -66,7 +66,7 @@ def test_the_next_batch_is_copied_before_a_step_and_awaited_by_its_stream(monkey
     monkeypatch.setattr(prefetch, "with_inputs", copy)
     batches = [dataclasses.replace(make_batch({}, 0, 1), keys=[str(n)]) for n in range(3)]
     for batch in copy_ahead(batches, torch.device("cuda"), 2, 4):
-        events.append(("step", batch.keys[0]))
+        events += [("step", batch.keys[0])]
     waits = "waits for"
     assert events == [
         *[("copies", "0"), ("copies", "1"), ("step", waits, "0"), ("step", "0")],

@@ -237,7 +237,7 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
 
 
 def test_numbers_read_a_step_late_change_nothing(uninterrupted, tmp_path, monkeypatch):
-    tars, run_dir = uninterrupted
+    _, run_dir = uninterrupted
     late_tars = write_world(tmp_path / "run", broken={4})
     events, launch = [], loop.launch_step
     read = LaunchedStep.read
