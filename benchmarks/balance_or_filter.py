@@ -51,6 +51,7 @@ SCORER_PAIRS = dict(zip(LANGS, (1_200, 800, 560, 390, 270, 190), strict=True))  
 PERCENTILE = 30  # of a language's texts: more than the noise, since the scorer is far from perfect
 TAIL_FRACTION = 0.1  # as recipes/emoji.toml
 SEEDS = (0, 1, 2)
+TOP = (1, 10)
 SAMPLES_PER_TAR = 500
 SCORER_SAMPLES, SAMPLES_SEEN = 16_000, 20_000
 # The arms are narrower than the scorer, so that a training costs half a minute of one core.
@@ -281,7 +282,7 @@ def test_set(out: Path) -> tuple[list[str], list[bytes]]:
 
 
 def score_run(out: Path, run_dir: Path, balanced: Path) -> dict[str, Any]:
-    """Return top-1 among all names of the test set by language and emoji, and what the list of the run holds.
+    """Return top-1 and top-10 among all names of the test set, and what the list of the run holds.
 
     balanced: a run whose balance says which names are head (the third with the least keep probability) and tail.
     """
@@ -291,30 +292,31 @@ def score_run(out: Path, run_dir: Path, balanced: Path) -> dict[str, Any]:
     keys, pictures = test_set(out)
     truth = pq.read_table(out / "truth.parquet")
     clip = worldclip.load(run_dir, device="cpu")
-    images_ND = clip.encode_each(pictures)[0]
-    is_right, is_head, is_tail = [], [], []
-    for lang in LANGS:
+    images_ND = clip.encode_image(pictures)
+    ranks_LN = np.empty((len(LANGS), len(keys)), np.int64)
+    third_LN = np.empty_like(ranks_LN)
+    for i, lang in enumerate(LANGS):
         rows = truth.filter(pc.equal(truth["lang"], lang))
         rows = rows.take(pc.index_in(pa.array(keys), value_set=rows["key"].combine_chunks()))
-        names = np.array(rows["name"].to_pylist(), object)
-        classes = sorted(set(names))
-        best = (images_ND @ clip.encode_text(classes).T).argmax(axis=1)
-        is_right.append(np.array(classes, object)[best] == names)
-        order = np.argsort(keep_probs(balanced, lang, names.tolist()), kind="stable")
-        third = np.zeros(len(names), np.int64)
-        third[order] = np.arange(len(names)) * 3 // len(names)
-        is_head.append(third == 0)
-        is_tail.append(third == 2)
-    right, head, tail = np.array(is_right), np.array(is_head), np.array(is_tail)
-    record = {
-        "by_lang": dict(zip(LANGS, right.mean(axis=1).tolist(), strict=True)),
-        "by_emoji": right.mean(axis=0).tolist(),
-        "head": float(right[head].mean()),
-        "tail": float(right[tail].mean()),
-        **describe_list(out, run_dir),
-    }
+        names = rows["name"].to_pylist()
+        classes, target_N = np.unique(np.array(names, object), return_inverse=True)
+        cosines_NC = images_ND @ clip.encode_text(classes.tolist()).T
+        ranks_LN[i] = (cosines_NC > cosines_NC[np.arange(len(keys)), target_N][:, None]).sum(axis=1)
+        order = np.argsort(keep_probs(balanced, lang, names), kind="stable")
+        third_LN[i, order] = np.arange(len(names)) * 3 // len(names)
+    record = {f"top{k}": accuracies(ranks_LN < k, third_LN) for k in TOP} | describe_list(out, run_dir)
     artifacts.write_json(path, record)
     return record
+
+
+def accuracies(right_LN: np.ndarray, third_LN: np.ndarray) -> dict[str, Any]:
+    """Return the share of right answers by language, by emoji, and in the first and last third of names."""
+    return {
+        "by_lang": dict(zip(LANGS, right_LN.mean(axis=1).tolist(), strict=True)),
+        "by_emoji": right_LN.mean(axis=0).tolist(),
+        "head": float(right_LN[third_LN == 0].mean()),
+        "tail": float(right_LN[third_LN == 2].mean()),
+    }
 
 
 def describe_list(out: Path, run_dir: Path) -> dict[str, Any]:
@@ -335,43 +337,36 @@ def percent(values: Sequence[float]) -> str:
 
 
 def arm_rows(scores: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
-    """Return a row for each arm: its list, and top-1 of the mean of all languages, English, others, head and tail."""
+    """Return a row for each arm and k: the list, then top-k of all languages, English, the others, head and tail."""
     rows: list[list[Any]] = []
-    for name, runs in scores.items():
-        others = [float(np.mean([run["by_lang"][lang] for lang in LANGS if lang != "en"])) for run in runs]
-        rows.append(
-            [
-                name,
-                len(runs),
-                f"{runs[0]['pairs']:,}",
-                percent([run["wrong"] for run in runs]),
-                percent([float(np.mean(run["by_emoji"])) for run in runs]),
-                percent([run["by_lang"]["en"] for run in runs]),
-                percent(others),
-                percent([run["head"] for run in runs]),
-                percent([run["tail"] for run in runs]),
+    for k in TOP:
+        for name, runs in scores.items():
+            found = [run[f"top{k}"] for run in runs]
+            measures = [
+                [float(np.mean(one["by_emoji"])) for one in found],
+                [one["by_lang"]["en"] for one in found],
+                [float(np.mean([one["by_lang"][lang] for lang in LANGS if lang != "en"])) for one in found],
+                [one["head"] for one in found],
+                [one["tail"] for one in found],
             ]
-        )
+            wrong = [run["wrong"] for run in runs]
+            rows.append([name, f"top-{k}", f"{runs[0]['pairs']:,}", percent(wrong), *map(percent, measures)])
     return rows
 
 
 def difference_rows(scores: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
-    """Return a row for each of DIFFERENCES: points of the mean of all languages, with its 95% interval."""
+    """Return a row for each of DIFFERENCES and k: points of the mean of all languages, with the 95% interval."""
     rows = []
-    for first, second in DIFFERENCES:
-        arrays = [np.array([run["by_emoji"] for run in scores[name]]) for name in (first, second)]
-        gain = difference(arrays[0] - arrays[1])
-        low, high = gain.interval
-        star = " *" if low > 0 or high < 0 else ""
-        by_seed = ", ".join(f"{100 * value:+.1f}" for value in gain.gains_S)
-        rows.append(
-            [
-                f"{first} - {second}",
-                f"{100 * gain.gains_S.mean():+.1f}{star}",
-                f"{100 * low:+.1f} to {100 * high:+.1f}",
-                by_seed,
-            ]
-        )
+    for k in TOP:
+        for first, second in DIFFERENCES:
+            arrays = [np.array([run[f"top{k}"]["by_emoji"] for run in scores[name]]) for name in (first, second)]
+            gain = difference(arrays[0] - arrays[1])
+            low, high = gain.interval
+            star = " *" if low > 0 or high < 0 else ""
+            points = f"{100 * gain.gains_S.mean():+.1f}{star}"
+            interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+            by_seed = ", ".join(f"{100 * value:+.1f}" for value in gain.gains_S)
+            rows.append([f"{first} - {second}", f"top-{k}", points, interval, by_seed])
     return rows
 
 
@@ -379,11 +374,10 @@ def page(out: Path, scores: dict[str, list[dict[str, Any]]], samples: int) -> st
     """Return the results as Markdown."""
     rows, fixed = filter_rows(read_scores(out))
     num_classes = len(test_set(out)[0])
-    arms = [
-        text_column("arm"),
-        *columns_of(["seeds", "pairs", "wrong pairs", "top-1", "English", "others", "head", "tail"]),
-    ]
-    gains = [text_column("difference"), *columns_of(["points", "95%, seeds and emoji", "by seed"])]
+    arms = [text_column("arm"), text_column("measure"), *columns_of(["pairs", "wrong pairs", "all", "English"])]
+    arms += columns_of(["others", "head", "tail"])
+    gains = [text_column("difference"), text_column("measure")]
+    gains += columns_of(["points", "95%, seeds and emoji", "by seed"])
     filters = [text_column("language"), *columns_of(["right above wrong"])]
     filters += columns_of(
         [f"{what}{how}" for how in (" (percentile)", " (fixed)") for what in ("removed", "precision", "recall")]
