@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_model_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkey
 def test_rows_of_any_width_are_summed_completely(dim: int, loss: int, tmp_path: Path) -> None:
     write_model(tmp_path / "m.bin", Kind(dim=dim, loss=loss, word_ngrams=2), WORDS, LABELS, seed=dim)
     agree(tmp_path / "m.bin", TEXTS)
+
+
+def test_tokens_of_any_length_and_repetition_agree_with_the_library(library: _LibraryModel) -> None:
+    """Of long tokens the rows are added in pieces; in a text of more tokens than are read ahead some occur again."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdeéжзअเก語", k=rng.randrange(1, 12))) for _ in range(200)]
+    texts = [" ".join(rng.choices(words, k=300)), "".join(words) * 3, " ".join(["".join(words), *words] * 2)]
+    label_ids, probs = Identifier().predict_ids(texts)
+    expected_ids, expected_probs = library.predict(
+        pa.array(texts, pa.large_string()), np.ones(len(library.labels), bool)
+    )
+    assert [Identifier().labels[i] for i in label_ids] == [library.labels[i] for i in expected_ids]
+    assert np.allclose(probs, expected_probs, atol=1e-5)
 
 
 def test_identification_releases_the_gil() -> None:

@@ -33,7 +33,8 @@ def is_compiled(function) -> bool:
 
 _I1, _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
 RANKED = 16  # int32 that `count_smaller` ranks at once: one AVX-512 register, or two of AVX2
-LANES = 16  # float32 that are added or multiplied at once
+LANES = 16  # float32 that are added or multiplied at once, and hashes
+FNV_STEP = 16777619  # FNV-1a's prime
 
 
 def _pointer(context, builder, array_type, array, at, to):
@@ -253,6 +254,29 @@ def count_smaller(typing_context, values, start, end, at, ranks):
 
 
 @intrinsic
+def hash_lanes(typing_context, hashes, source, target, chars, at, shift):
+    """Hash one more byte of LANES characters: FNV-1a from hashes[source:] to hashes[target:], both uint32.
+
+    The byte is chars[at:] >> shift, sign-extended; where it is 0, the character has no such byte and the hash stays.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        vector = ir.VectorType(_I32, LANES)
+        hashes, source, target, chars, at, shift = arguments
+        before = builder.load(_pointer(context, builder, signature.args[0], hashes, source, vector), align=4)
+        packed = builder.load(_pointer(context, builder, signature.args[3], chars, at, vector), align=4)
+        shifted = builder.lshr(packed, _spread(builder, builder.trunc(shift, _I32), LANES))
+        byte = builder.sext(builder.trunc(shifted, ir.VectorType(_I8, LANES)), vector)
+        hashed = builder.mul(builder.xor(before, byte), ir.Constant(vector, [FNV_STEP] * LANES))
+        has_byte = builder.icmp_unsigned("!=", byte, ir.Constant(vector, [0] * LANES))
+        pointer = _pointer(context, builder, signature.args[0], hashes, target, vector)
+        builder.store(builder.select(has_byte, hashed, before), pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.none(hashes, types.int64, types.int64, chars, types.int64, types.int64), codegen
+
+
+@intrinsic
 def add_lanes(typing_context, total, at, values, first):
     """Compute total[at : at + LANES] += values[first : first + LANES] over the flat arrays; float32."""
 
@@ -264,6 +288,31 @@ def add_lanes(typing_context, total, at, values, first):
         return context.get_dummy_value()
 
     return types.none(total, types.int64, values, types.int64), codegen
+
+
+@intrinsic
+def add_rows_lanes(typing_context, total, at, values, width, first, rows, start, end):
+    """Compute total[at : at + LANES] += values[row, first : first + LANES] of each row of rows[start:end], in order.
+
+    values: float32 rows of `width`; rows: int32.  The sum stays in a register: through memory each row waits for the
+    one before it.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        total, at, values, width, first, rows, start, end = arguments
+        target = _pointer(context, builder, signature.args[0], total, at, vector)
+        sums = cgutils.alloca_once_value(builder, builder.load(target, align=4))
+        with cgutils.for_range(builder, end, start=start) as loop:
+            row = builder.load(_pointer(context, builder, signature.args[5], rows, loop.index, _I32), align=4)
+            place = builder.add(builder.mul(builder.sext(row, _I64), width), first)
+            source = _pointer(context, builder, signature.args[2], values, place, vector)
+            builder.store(builder.fadd(builder.load(sums), builder.load(source, align=4)), sums)
+        builder.store(builder.load(sums), target, align=4)
+        return context.get_dummy_value()
+
+    integers = [types.int64] * 2
+    return types.none(total, types.int64, values, *integers, rows, *integers), codegen
 
 
 @intrinsic

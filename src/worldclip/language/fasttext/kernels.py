@@ -1,9 +1,10 @@
 """Label texts with fastText's supervised models: text -> mean of its tokens' rows -> most probable label; compiled.
 
 A token's rows are the word's own (if the dictionary has it) and those of its character n-grams, hashed into buckets.
-Three things make this 5 to 13 times as fast as the library (benchmarks/results/lid.md): a cache of the summed rows of
+Four things make this 7 to 17 times as fast as the library (benchmarks/results/lid.md): a cache of the summed rows of
 each token, since most tokens of a batch are repeated; a search of the label tree, most probable branch first; wide
-instructions for all sums.  arXiv:1607.01759, arXiv:1612.03651.
+instructions for all hashes and sums; and the rows of all new tokens are requested before the first one is added.
+arXiv:1607.01759, arXiv:1612.03651.
 
 `predict` is long on purpose: its last step as a function of its own cost 8% of the whole (ten arguments per text, six
 of them arrays, each of which numba passes as seven).
@@ -15,11 +16,14 @@ import numpy as np
 
 from worldclip.kernels.byte_table import find_row, hash_bytes
 from worldclip.kernels.llvm import (
+    FNV_STEP,
     LANES,
     add_lanes,
+    add_rows_lanes,
     blank_mask,
     count_ones,
     dot_lanes,
+    hash_lanes,
     inner,
     kernel,
     load_pair,
@@ -28,18 +32,19 @@ from worldclip.kernels.llvm import (
     store_pair,
     trailing_zeros,
 )
-from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX, is_end, is_label
+from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX, MAX_NGRAM, is_end, is_label
 
 NGRAM_STEP = np.uint64(116049371)  # fastText, Dictionary::addWordNgrams: h = h * step + the next word's hash
 EPS = np.float32(1e-5)  # fastText, std_log: it is added to each probability before the logarithm
 CACHE_BYTES = 4 * 2**20  # of summed rows, at most
 CACHED_TOKEN_BYTES = 40  # longer tokens are hardly ever repeated
+PIECE = LANES * MAX_NGRAM  # rows after which a long token's are added, at the end of LANES characters
 AHEAD = 64  # tokens of which the cache slots are prefetched before the first is needed
 
 _U0, _U1, _U6, _U63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
 _LARGEST = np.uint64(2**64 - 1)
 _MASKED = 64  # bytes that one mask covers
-_FNV_START, _FNV_STEP = np.uint32(2166136261), np.uint32(16777619)  # FNV-1a's offset basis and prime
+_FNV_START, _FNV_STEP = np.uint32(2166136261), np.uint32(FNV_STEP)  # FNV-1a's offset basis and prime
 _NO_WORD, _LAST = -1, -2  # in place of a token's number of rows
 _END_HASH = np.uint32(3617362777).astype(np.int32)  # fastText's hash of `</s>`
 
@@ -56,13 +61,19 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     for i in range(num_texts):
         label_ids[i] = -1
     longest = _longest(offsets)
-    hidden = np.zeros((1, model.dim), np.float32)
-    word = np.empty(longest + 2, np.uint8)
+    hidden = np.empty((1, model.dim), np.float32)
+    sums = np.empty((num_cached + AHEAD, model.dim), np.float32)  # of each slot's token, then of new tokens
+    chars = np.empty(longest + 2 + LANES + model.maxn, np.uint32)
+    grams = np.empty(LANES * (model.maxn + 1), np.uint32)
+    for k in range(LANES):
+        grams[k] = _FNV_START
     hashes = np.empty(longest // 2 + 3, np.int32)
     stack_nodes, stack_probs = np.empty(2 * model.num_labels, np.int32), np.empty(2 * model.num_labels, np.float32)
     tokens_2N, keys_N = np.empty(2 * AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
+    counts_N, is_new_N = np.empty(AHEAD, np.int64), np.empty(AHEAD, np.bool_)
+    rows, rows_at = np.empty(AHEAD * (2 * PIECE + 1), np.int32), np.zeros(AHEAD + 1, np.int64)
+    sums_at = np.empty(AHEAD, np.int32)
     cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
-    cache_sums = np.empty((num_cached + 1, model.dim), np.float32)  # the last one is for tokens that are not kept
     # numba counts a reference, an atomic operation, for every array taken from a tuple: once, not for each text.
     dictionary, starts, ends, slots, eos = model.dictionary, model.starts, model.ends, model.slots, model.eos
     num_words, minn, maxn, bucket = model.num_words, model.minn, model.maxn, model.bucket
@@ -79,32 +90,52 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
         mask, masked_at = _U0, at - _MASKED
         while at < end:
             num_tokens, at, mask, masked_at = _find_tokens(
-                data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, cache_sums
+                data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, sums, slots
             )
+            has_token |= num_tokens > 0
+            # Rows of all new tokens are requested before the first is added.
             for t in range(num_tokens):
-                has_token = True
                 token_at, token_size = load_pair(tokens_2N, t)
-                first, size, key = np.int64(token_at), np.int64(token_size), keys_N[t]
-                slot = np.int64(key & np.uint64(num_cached - 1))
-                cached_key, cached_count = load_pair(cache_2S, slot)
-                count = np.int64(cached_count)
-                if cached_key != key:
-                    slot = slot if size <= CACHED_TOKEN_BYTES else num_cached
-                    count = _sum_token(
-                        data, first, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune,
-                        kept, kept_rows, dense, codes, norms, centroids, sub_dim, last_sub_dim, word, cache_sums, slot,
+                cached_key, cached_count = load_pair(cache_2S, np.int64(keys_N[t] & np.uint64(num_cached - 1)))
+                counts_N[t] = np.int64(cached_count)
+                is_new_N[t] = cached_key != keys_N[t]
+                rows_at[t + 1] = rows_at[t]
+                if is_new_N[t]:
+                    _clear(sums, num_cached + t)
+                    counts_N[t], rows_at[t + 1] = _find_rows(
+                        data, np.int64(token_at), np.int64(token_size), keys_N[t], dictionary, starts, ends, slots,
+                        num_words, minn, maxn, bucket, prune, kept, kept_rows, dense, codes, norms, centroids, sub_dim,
+                        last_sub_dim, chars, grams, rows, rows_at[t], sums, num_cached + t,
                     )  # fmt: skip
-                    if slot < num_cached:
-                        store_pair(cache_2S, slot, key, np.uint64(count))
-                if count == _LAST:
-                    at = end
+            num_summed = np.int64(0)
+            for t in range(num_tokens):
+                place = num_cached + t if is_new_N[t] else np.int64(keys_N[t] & np.uint64(num_cached - 1))
+                if is_new_N[t]:
+                    _add_rows(
+                        dense, codes, norms, centroids, sub_dim, last_sub_dim, rows, rows_at[t], rows_at[t + 1],
+                        sums, place,
+                    )  # fmt: skip
+                if counts_N[t] == _LAST:
+                    at, num_tokens = end, t
                     break
-                if count != _NO_WORD:
-                    _add(hidden, np.int64(0), cache_sums, slot)
-                    num_rows += count
-                    if word_ngrams > 1:
-                        hashes[num_hashes] = _fnv(data, first, first + size)
-                        num_hashes += 1
+                if counts_N[t] == _NO_WORD:
+                    continue
+                sums_at[num_summed] = place
+                num_summed += 1
+                num_rows += counts_N[t]
+                if word_ngrams > 1:
+                    token_at, token_size = load_pair(tokens_2N, t)
+                    hashes[num_hashes] = _fnv(data, np.int64(token_at), np.int64(token_at + token_size))
+                    num_hashes += 1
+            _add_all(hidden, np.int64(0), sums, sums_at, np.int64(0), num_summed)
+            # New tokens enter the cache last: another token of these may be summed from the slot.
+            for t in range(num_tokens):
+                _, token_size = load_pair(tokens_2N, t)
+                if is_new_N[t] and np.int64(token_size) <= CACHED_TOKEN_BYTES:
+                    slot = np.int64(keys_N[t] & np.uint64(num_cached - 1))
+                    store_pair(cache_2S, slot, keys_N[t], np.uint64(counts_N[t]))
+                    _clear(sums, slot)
+                    _add(sums, slot, sums, num_cached + t)
         if not has_token:
             continue
         if eos >= 0:
@@ -177,21 +208,22 @@ def _token_size(data, at, end, mask, masked_at):
 
 
 @inner
-def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, cache_sums):
+def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, sums, slots):
     """Write the next tokens of data[at:end], at most AHEAD: pairs (position, size) to tokens_2N, hashes to keys_N.
 
     Returns their number, the position to continue at, and the mask of the blanks.  Prefetches their cache slots.
     """
     count = 0
     last_slot = np.uint64(cache_2S.size // 2 - 1)
-    dim = cache_sums.shape[1]
+    dim = sums.shape[1]
     while at < end and count < AHEAD:
         size, mask, masked_at = _token_size(data, at, end, mask, masked_at)
         if size > 0:
             key = hash_bytes(data, at, at + size)
             slot = np.int64(key & last_slot)
             prefetch(cache_2S, 2 * slot)
-            prefetch(cache_sums, dim * slot)
+            prefetch(sums, dim * slot)
+            prefetch(slots, np.int64(key & np.uint64(slots.size - 1)))
             store_pair(tokens_2N, count, np.uint64(at), np.uint64(size))
             keys_N[count] = key
             count += 1
@@ -209,69 +241,118 @@ def _fnv(data, start, end):
 
 
 @inner
-def _sum_token(
+def _find_rows(
     data, at, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune, kept, kept_rows,
-    dense, codes, norms, centroids, sub_dim, last_sub_dim, word, sums, slot,
+    dense, codes, norms, centroids, sub_dim, last_sub_dim, chars, grams, rows, end, sums, place,
 ):  # fmt: skip
-    """Write the sum of a token's rows to sums[slot]; returns the number of rows, or _NO_WORD, or _LAST.
+    """Append a token's rows to rows[:end] and prefetch them; returns their number (or _NO_WORD, _LAST) and the end.
 
-    word: scratch for `<token>`, over whose characters the n-grams run.
+    What goes beyond PIECE is added to sums[place] at once.  chars: scratch for the characters of `<token>`.
+    grams: scratch for hashes, (maxn + 1) x LANES, the first LANES being FNV-1a's offset basis.
     """
     if is_end(data, at, at + size):
-        return _LAST
+        return np.int64(_LAST), end
     entry = find_row(data, at, at + size, key, dictionary, starts, ends, slots)
     if entry >= num_words or (entry < 0 and is_label(data, at, at + size)):
-        return _NO_WORD
-    _clear(sums, slot)
-    count = 0
+        return np.int64(_NO_WORD), end
+    start = end
+    count = np.int64(0)
     if entry >= 0:
-        _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, entry, sums, slot)
-        count = 1
+        rows[end] = entry
+        end += 1
     if maxn <= 0 or prune == 0:
-        return count
-    length = size + 2
-    word[0] = ord("<")
-    word[length - 1] = ord(">")
-    for k in range(size):
-        word[k + 1] = data[at + k]
+        return end - start, end
+    length, width = _read_chars(data, at, size, chars)
     # h mod bucket without a division, by multiplication with 2^64 / bucket: exact for 32 bits (arXiv:1902.01961).
     modulus = np.uint64(bucket)
     inverse = _LARGEST // modulus + _U1
-    for i in range(length):
-        if word[i] & 0xC0 == 0x80:  # n-grams begin at characters, not at continuation bytes
-            continue
-        h = _FNV_START
-        k = i
+    for first in range(0, length, LANES):  # n-grams that begin at LANES characters are hashed at once
+        if end - start > PIECE:
+            _add_rows(dense, codes, norms, centroids, sub_dim, last_sub_dim, rows, start, end, sums, place)
+            count += end - start
+            end = start
         for n in range(1, maxn + 1):
-            if k >= length:
-                break
-            h = np.uint32((h ^ np.uint32(np.int8(word[k]))) * _FNV_STEP)
-            k += 1
-            while k < length and word[k] & 0xC0 == 0x80:
-                h = np.uint32((h ^ np.uint32(np.int8(word[k]))) * _FNV_STEP)
-                k += 1
-            if n >= minn and not (n == 1 and (i == 0 or k == length)):  # neither `<` nor `>` alone is an n-gram
-                bucket_id = np.int64(multiply_high(inverse * np.uint64(h), modulus))
-                row = _ngram_row(bucket_id, num_words, prune, kept, kept_rows)
-                if row >= 0:
-                    _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, sums, slot)
-                    count += 1
-    return count
+            for k in range(width):
+                source = LANES * n if k else LANES * (n - 1)
+                hash_lanes(grams, source, LANES * n, chars, first + n - 1, 8 * k)
+        new = end
+        for i in range(first, min(first + LANES, length)):
+            for n in range(max(minn, 1), min(maxn, length - i) + 1):
+                if n > 1 or 0 < i < length - 1:  # neither `<` nor `>` alone is an n-gram
+                    h = np.uint64(grams[LANES * n + i - first])
+                    bucket_id = np.int64(multiply_high(inverse * h, modulus))
+                    rows[end] = bucket_id
+                    end += _is_kept(bucket_id, prune, kept)
+        for j in range(new, end):
+            rows[j] = _ngram_row(rows[j], num_words, prune, kept_rows, kept)
+            prefetch(dense, dense.shape[1] * np.int64(rows[j]))
+    return count + end - start, end
 
 
 @inner
-def _ngram_row(bucket_id, num_words, prune, kept, kept_rows):
-    """Return the row of an n-gram's bucket, -1 if it was pruned.
+def _read_chars(data, at, size, chars):
+    """Write the characters of `<token>` to `chars`, a uint32 of UTF-8 each, the first byte lowest.
+
+    Returns their number, and the bytes of the longest (at most 4; of invalid UTF-8 the rest is left out).
+    """
+    chars[0] = ord("<")
+    last = 0
+    width = 1
+    num_bytes = 1
+    for k in range(size):
+        byte = np.uint32(data[at + k])
+        if byte & 0xC0 == 0x80:  # a continuation byte
+            chars[last] |= byte << np.uint32(8 * num_bytes) if num_bytes < 4 else np.uint32(0)
+            num_bytes = min(num_bytes + 1, 4)
+            width = max(width, num_bytes)
+        else:
+            last += 1
+            chars[last] = byte
+            num_bytes = 1
+    chars[last + 1] = ord(">")
+    return last + 2, width
+
+
+@inner
+def _add_rows(dense, codes, norms, centroids, sub_dim, last_sub_dim, rows, start, end, sums, place):
+    """Compute sums[place] += each of the model's rows[start:end], in order."""
+    if len(dense):
+        _add_all(sums, place, dense, rows, start, end)
+        return
+    for j in range(start, end):
+        _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, np.int64(rows[j]), sums, place)
+
+
+@inner
+def _add_all(total, place, values, rows, start, end):
+    """Compute total[place] += values[row] for each row of rows[start:end], in order."""
+    dim = values.shape[1]
+    whole = dim // LANES * LANES
+    for d in range(0, whole, LANES):
+        add_rows_lanes(total, place * dim + d, values, dim, d, rows, start, end)
+    for d in range(whole, dim):
+        for j in range(start, end):
+            total[place, d] += values[rows[j], d]
+
+
+@inner
+def _is_kept(bucket_id, prune, kept):
+    """Return 1 if an n-gram's bucket has a row, 0 if it was pruned."""
+    if prune < 0:
+        return 1
+    return np.int64(kept[np.uint64(bucket_id) >> _U6] >> (np.uint64(bucket_id) & _U63) & _U1)
+
+
+@inner
+def _ngram_row(bucket_id, num_words, prune, kept_rows, kept):
+    """Return the row of an n-gram's bucket that was kept.
 
     A pruned model keeps few of two million buckets: a bitmap says which, and the set bits before give the row.
     """
     if prune < 0:
         return num_words + bucket_id
-    bits = kept[np.uint64(bucket_id) >> _U6]
-    bit = _U1 << (np.uint64(bucket_id) & _U63)
-    if bits & bit == _U0:
-        return -1
-    return np.int64(kept_rows[bucket_id >> 6]) + count_ones(bits & (bit - _U1))
+    before = (_U1 << (np.uint64(bucket_id) & _U63)) - _U1
+    return np.int64(kept_rows[bucket_id >> 6]) + count_ones(kept[np.uint64(bucket_id) >> _U6] & before)
 
 
 @inner
@@ -316,8 +397,9 @@ def _add_word_ngrams(
         h = np.uint64(np.int64(hashes[first]))
         for k in range(first + 1, min(num_hashes, first + word_ngrams)):
             h = h * NGRAM_STEP + np.uint64(np.int64(hashes[k]))
-            row = _ngram_row(np.int64(h % np.uint64(bucket)), num_words, prune, kept, kept_rows)
-            if row >= 0:
+            bucket_id = np.int64(h % np.uint64(bucket))
+            if _is_kept(bucket_id, prune, kept):
+                row = _ngram_row(bucket_id, num_words, prune, kept_rows, kept)
                 _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, hidden, np.int64(0))
                 count += 1
     return count

@@ -27,6 +27,7 @@ SUPERVISED = 3
 MAX_DIM, MAX_BUCKET, MAX_NGRAM = 2**14, 2**27, 64
 ENTRY_BYTES = 10  # of the dictionary, beside the string: a zero, the count (8) and the kind (1)
 UNBUILT = 10**15  # fastText's "infinite" count of nodes of the label tree that are not yet built
+LINE_FLOATS = 16  # float32 of a cache line
 DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows that take less than this when unpacked are unpacked at load
 
 LABEL_PREFIX = b"__label__"
@@ -320,8 +321,17 @@ def _choose_dense(rows: np.ndarray | Quantized, dim: int) -> tuple[np.ndarray, Q
     if not isinstance(rows, Quantized):
         return rows, no_packed
     if len(rows.codes) * dim * 4 < DENSE_BELOW_BYTES:
-        return unpack_rows(rows), no_packed
+        dense = empty_rows(len(rows.codes), dim)
+        dense[:] = unpack_rows(rows)
+        return dense, no_packed
     return no_rows, rows
+
+
+def empty_rows(num: int, dim: int) -> np.ndarray:
+    """Return an array (num, dim) float32 that begins at a cache line: 16 numbers are one line, not parts of two."""
+    room = np.empty(num * dim + LINE_FLOATS, np.float32)
+    start = -room.ctypes.data % (4 * LINE_FLOATS) // 4
+    return room[start : start + num * dim].reshape(num, dim)
 
 
 def unpack_rows(packed: Quantized) -> np.ndarray:
