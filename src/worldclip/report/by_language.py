@@ -15,7 +15,7 @@ from worldclip.report.html import Html, join, tag
 from worldclip.report.language_map import group_bars, language_map
 from worldclip.report.metric_names import metric_name, task_name
 from worldclip.report.numbers import count, interval, percent, times
-from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend, note
+from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 CLASSIFICATION = "zeroshot_classification"
@@ -114,8 +114,8 @@ def _by_language(task: str, result: TaskResult) -> Html:
     else:
         hovers = {lang: _hover(lang, metric, record) for lang, record in by_value}
         families = {lang: language.family for lang in records if (language := find_language(lang)) is not None}
-        parts += [language_map(dict(by_value), metric, families, hovers), note(FIND), group_bars(groups)]
-        parts.append(_plot(metric, by_value))
+        parts += [language_map(dict(by_value), metric, families, hovers), tag("p", FIND, class_="lead")]
+        parts += [group_bars(groups), _plot(metric, by_value)]
         summary = f"{metric_name(metric)} by family and script"
         in_groups = []
     if len(known) >= MIN_LANGUAGES:
