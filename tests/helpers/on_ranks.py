@@ -142,6 +142,20 @@ def save(state: Any, train_dir: Path) -> dict[str, int]:
 TEXTS = [f"{a}{b} {c}" for a in "abcdefghij" for b in "klmnop" for c in ("red", "green", "blue", "black")]
 
 
+def count_exchanges() -> list[Any]:
+    """Return a list that grows by one at each exchange of rows from now on."""
+    import torch.distributed as dist
+
+    exchanges, exchange = [], dist.all_to_all_single
+
+    def counted(*args: Any, **keys: Any) -> Any:
+        exchanges.append(args)
+        return exchange(*args, **keys)
+
+    dist.all_to_all_single = counted
+    return exchanges
+
+
 def steps(folder: Path) -> None:
     """Take three steps of each variant.  Rank 0 writes loss, norms, and whole gradients and weights.
 
@@ -161,8 +175,10 @@ def steps(folder: Path) -> None:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
     bytes_of = {}
+    exchanges = count_exchanges()
     with connected_ranks("cpu") as world:
         for name, variant in VARIANTS.items():
+            exchanges.clear()
             state = make_state(variant, world)
             batch = make_batch(variant, world.rank, world.size)
             tensors = {}
@@ -180,8 +196,11 @@ def steps(folder: Path) -> None:
                 shards = gather_records(state.ema.shadow["text_projection.weight"].tolist(), world)
                 tensors["ema"] = torch.tensor([row for shard in shards for row in shard])
             if state.sparse_embedding is not None:
-                shards = gather_records(state.sparse_embedding.weight.tolist(), world)
-                tensors["embedding"] = torch.tensor([row for shard in shards for row in shard])
+                tensors["embedding"] = torch.zeros(state.sparse_embedding.num_rows, 64)
+                for rank, rows in enumerate(gather_records(state.sparse_embedding.present_weight(), world)):
+                    tensors["embedding"][rank :: world.size] = rows
+            if name == "rows" and world.size > 1:
+                assert len(exchanges) == 3 * 4  # how many ids, ids, rows, gradients
             if name in SAVED:
                 bytes_of[name] = gather_records(save(state, folder / f"{name}.{world.size}"), world)
                 resumed = make_state(variant, world, folder / f"{name}.1" / f"step_{3:09}")
@@ -191,6 +210,28 @@ def steps(folder: Path) -> None:
                 save_file(tensors, folder / f"{name}.{world.size}.safetensors")
         if world.is_first:
             (folder / f"bytes.{world.size}.json").write_text(json.dumps(bytes_of))
+
+
+def waits(folder: Path) -> None:
+    """Let rank 0 come late to a barrier, then to an exchange of tensors.  Rank 1 notes what became of both."""
+    import datetime
+    import time
+
+    import torch
+
+    from worldclip.train import distributed
+
+    distributed.STEP_TIMEOUT = datetime.timedelta(seconds=1)
+    with distributed.connected_ranks("cpu") as world:
+        distributed.all_reduce(torch.ones(1), world)
+        time.sleep(3 if world.is_first else 0)
+        distributed.barrier(world)
+        try:
+            time.sleep(3 if world.is_first else 0)
+            distributed.all_reduce(torch.ones(1), world)
+        except RuntimeError as error:
+            (folder / f"{world.rank}.txt").write_text(str(error))
+        os._exit(0)  # after a time-out the groups cannot be closed in order
 
 
 def train(folder: Path) -> None:
@@ -255,4 +296,4 @@ def count_collectives() -> list[dict[str, int]]:
 
 
 if __name__ == "__main__":
-    {"steps": steps, "train": train}[sys.argv[1]](Path(sys.argv[2]))
+    {"steps": steps, "train": train, "waits": waits}[sys.argv[1]](Path(sys.argv[2]))

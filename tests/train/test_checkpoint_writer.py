@@ -9,6 +9,7 @@ import safetensors
 import torch
 
 from worldclip.core import layout
+from worldclip.core.errors import UserError
 from worldclip.train import checkpoint
 from worldclip.train.checkpoint import (
     MAX_FAILED_SAVES,
@@ -107,7 +108,8 @@ def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch)
     reader = CheckpointReader(tmp_path)
     for name in rows_of(0):
         assert reader.read(name)[:, 0].tolist() == [0, 0, 1, 1]
-        assert reader.read(name, (1, 3))[:, 0].tolist() == [0, 1]
+        assert reader.read(name, slice(1, 3))[:, 0].tolist() == [0, 1]
+        assert reader.read(name, slice(1, None, 2))[:, 0].tolist() == [0, 1]
     assert len(opened) == 2
 
 
@@ -139,3 +141,30 @@ def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
     path.write_bytes(damaged)
     consolidate(tmp_path)
     assert find_corruption(tmp_path) == f"trainer/shards/{path.name} differs from its digest"
+
+
+@pytest.mark.parametrize("num_readers", [1, 2, 3, 7])
+def test_rows_that_ranks_hold_in_turns_are_read_by_any_number_of_ranks(tmp_path, num_readers):
+    folder = tmp_path / "trainer" / "shards"
+    folder.mkdir(parents=True)
+    table = torch.arange(20).reshape(10, 2)
+    for rank in (2, 1, 0):
+        _write_shard(
+            folder, {"rows.a": LocalTensor(table[rank::3].contiguous(), (10, 2), rank, stride=3)}, World(rank, 3)
+        )
+    _write_index(folder, World(0, 3))
+    (folder.parent / "state.json").write_text('{"updates": 1}')
+    reader = CheckpointReader(tmp_path)
+    assert torch.equal(reader.read("rows.a"), table)
+    for rank in range(num_readers):
+        assert torch.equal(reader.read("rows.a", slice(rank, 10, num_readers)), table[rank::num_readers])
+
+
+def test_missing_rows_are_named(tmp_path):
+    folder = tmp_path / "trainer" / "shards"
+    folder.mkdir(parents=True)
+    _write_shard(folder, {"rows.a": LocalTensor(torch.zeros(4, 2), (10, 2), 3)}, World(0, 1))
+    _write_index(folder, World(0, 1))
+    (folder.parent / "state.json").write_text('{"updates": 1}')
+    with pytest.raises(UserError, match=r"4 of 10 rows of rows\.a; the checkpoint is incomplete"):
+        CheckpointReader(tmp_path).read("rows.a")

@@ -1,8 +1,13 @@
-"""Two ranks give the loss, gradients and weights of one, under DDP and FSDP, with every option of the step."""
+"""Several ranks give the loss, gradients and weights of one, under DDP, FSDP and HSDP, with every option of the step.
+
+Two ranks are on two machines, four on two machines of two (LOCAL_WORLD_SIZE).
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +15,7 @@ import torch
 from on_ranks import SAVED, VARIANTS, make_batch, make_state, run_on_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
 from worldclip.train.distributed import ALONE
+from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.step import train_step
 
 
@@ -40,14 +46,33 @@ def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_ranks_give_the_loss_gradients_and_weights_of_one(results, variant):
-    one, two = results[1][variant], results[2][variant]
-    assert set(one) == set(two)
-    assert any(name.startswith("gradient ") for name in one)
-    for name, expected in one.items():
-        assert two[name].shape == expected.shape, name
-        if name.endswith("k_proj.bias"):  # changes no softmax: its gradient is only rounding
-            continue
-        assert relative_difference(two[name], expected) < 1e-5, name
+    assert_equal(results[2][variant], results[1][variant], 1e-5)
+
+
+def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert set(actual) == set(expected)
+    assert any(name.startswith("gradient ") for name in expected)
+    for name, tensor in expected.items():
+        assert actual[name].shape == tensor.shape, name
+        if not name.endswith("k_proj.bias"):  # changes no softmax: its gradient is only rounding
+            assert relative_difference(actual[name], tensor) < tolerance, name
+
+
+@pytest.mark.slow
+def test_four_ranks_on_two_machines_give_the_results_of_one_and_of_each_other(results, folder):
+    """Each variant, and the checkpoints of HSDP read by one rank; those of one rank were resumed by four."""
+    from safetensors.torch import load_file
+
+    run_on_ranks("steps", folder, 4)
+    for variant in VARIANTS:
+        four = load_file(folder / f"{variant}.4.safetensors")
+        assert_equal(four, results[1][variant], 1e-5)
+    for variant in ("hsdp", "fsdp ema", "rows"):
+        ranks = json.loads((folder / "bytes.4.json").read_text())[variant]
+        (alone,) = json.loads((folder / "bytes.1.json").read_text())[variant]
+        assert sum(rank["copied"] for rank in ranks) == alone["copied"]
+        assert max(rank["copied"] for rank in ranks) < 1.1 * alone["copied"] / 4
+        assert_checkpoints_agree(folder, variant, 4)
 
 
 def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(results):
@@ -104,7 +129,12 @@ def test_each_rank_copies_and_writes_its_share_of_a_checkpoint(folder, variant):
 
 @pytest.mark.parametrize("variant", SAVED)
 def test_a_checkpoint_of_two_ranks_is_that_of_one(folder, variant):
-    one, two = (folder / f"{variant}.{world_size}" / f"step_{3:09}" for world_size in (1, 2))
+    assert_checkpoints_agree(folder, variant, 2)
+
+
+def assert_checkpoints_agree(folder: Path, variant: str, world_size: int) -> None:
+    """Compare the checkpoint of several ranks with that of one, and resume both on one rank, under another plan."""
+    one, two = (folder / f"{variant}.{size}" / f"step_{3:09}" for size in (1, world_size))
     readers = CheckpointReader(one), CheckpointReader(two)
     assert set(readers[0].tensors) == set(readers[1].tensors)
     for name in readers[0].tensors:
@@ -117,3 +147,32 @@ def test_a_checkpoint_of_two_ranks_is_that_of_one(folder, variant):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     consolidate(two)
     assert (two / "model.safetensors").stat().st_size == (one / "model.safetensors").stat().st_size
+
+
+def test_rows_of_an_older_checkpoint_go_on_by_the_dense_rule(folder, tmp_path, capfd):
+    """Such a checkpoint counts each row's own steps, and has no other rule than that a row rests without its token."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder / "rows.1" / f"step_{3:09}", tmp_path / "old")
+    path = tmp_path / "old" / "trainer" / "optimizer.safetensors"
+    tensors = load_file(path)
+    new = [name for name in tensors if name.startswith(("rows.", "row_updates.", "idle_"))]
+    assert len(new) == 4
+    kept = {name: tensor for name, tensor in tensors.items() if name not in new}
+    save_file(kept | {f"row_steps.{TOKEN_EMBEDDING}": torch.ones(61, dtype=torch.int64)}, path)
+    state = make_state(VARIANTS["rows"], ALONE, tmp_path / "old")
+    assert "did not follow dense AdamW until this step" in capfd.readouterr().err
+    embedding = state.sparse_embedding
+    assert torch.equal(embedding.present_weight(), load_file(tmp_path / "old" / "model.safetensors")[TOKEN_EMBEDDING])
+    assert set(embedding.row_updates.tolist()) == {3}
+    idle = sorted(set(range(61)) - set(make_batch({}, 0, 1).tokens.ids) - {1})
+    before = embedding.present_weight()[idle]
+    train_step(state, make_batch({}, 0, 1), 1e-3)
+    assert (embedding.present_weight()[idle] - before).abs().max() > 0
+
+
+@pytest.mark.slow
+def test_a_step_waits_for_minutes_and_a_barrier_for_hours(tmp_path):
+    """With a second in place of ten minutes: rank 1 waits three for a barrier, and not for an exchange of tensors."""
+    run_on_ranks("waits", tmp_path, 2)
+    assert "imed out" in (tmp_path / "1.txt").read_text()

@@ -23,6 +23,12 @@ def test_defaults_are_valid():
         ({"warmup_samples": -1}, "train.warmup_samples = -1: must be at least 0"),
         ({"lr": 0.0}, "train.lr = 0.0: must be above 0"),
         ({"lr": float("nan")}, "train.lr = NaN: must be above 0"),
+        (
+            {"token_table": "rows", "beta1": 0.98},
+            "train.beta1 = 0.98: must be below the square root of beta2, 0.975, with token_table",
+        ),
+        ({"token_table": "rows", "lr": 11.0}, "train.lr = 11.0: times weight_decay is 1.1, must be below 1"),
+        ({"activation_checkpointing": -1}, "train.activation_checkpointing = -1: must be at least 0 (blocks)"),
         ({"beta2": 1.0}, "train.beta2 = 1.0: must be at least 0 and below 1"),
         ({"crop_scale_min": 1.5}, "train.crop_scale_min = 1.5: must be above 0 and at most 1"),
         ({"keep_last": 0}, "train.keep_last = 0: must be at least 1 (checkpoints)"),

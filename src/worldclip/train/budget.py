@@ -254,6 +254,9 @@ def checkpoint_bytes(config: TrainConfig, run_dir: Path) -> int:
         return 0
     models = [config.model, *(student.model for student in config.distill.students.values())]
     parameters = sum(count_parameters(model.architecture(), vocab_size, config.loss).total for model in models)
+    if config.token_table == "rows":  # as last touched, beside the weights after the last update
+        parameters_of_rows = sum(vocab_size * model.architecture().text_width for model in models)
+        return FLOAT * (parameters * (1 + MOMENTS) + parameters_of_rows)
     return FLOAT * parameters * (1 + MOMENTS + bool(config.ema_decay))
 
 

@@ -21,6 +21,7 @@ shows whether the disk has corrupted it since.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -29,7 +30,9 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import numpy as np
 
 from worldclip.core.artifacts import read_json, remove, replace_folder, write_artifact, write_json
 from worldclip.core.console import say
@@ -58,6 +61,8 @@ class ShardRows(TypedDict):
     file: str
     first_row: int
     num_rows: int
+    stride: NotRequired[int]
+    """From each of these rows to the next; 1 if absent."""
 
 
 class ShardedTensor(TypedDict):
@@ -80,6 +85,8 @@ class LocalTensor:
     """Shape of the whole tensor."""
     first_row: int
     """The row of the whole tensor that is the first of `tensor`."""
+    stride: int = 1
+    """From each row of `tensor` to the next, in rows of the whole tensor."""
 
     @property
     def num_rows(self) -> int:
@@ -88,12 +95,11 @@ class LocalTensor:
     def rows(self, start: int, stop: int) -> LocalTensor:
         """Return rows [start, stop) of these.  Memory is shared."""
         tensor = self.tensor[start:stop] if self.shape else self.tensor
-        return LocalTensor(tensor, self.shape, self.first_row + start)
+        return dataclasses.replace(self, tensor=tensor, first_row=self.first_row + start * self.stride)
 
     def copy(self) -> LocalTensor:
         """Copy the tensor to the CPU."""
-        tensor = self.tensor.detach().to("cpu", copy=True).contiguous()
-        return LocalTensor(tensor, self.shape, self.first_row)
+        return dataclasses.replace(self, tensor=self.tensor.detach().to("cpu", copy=True).contiguous())
 
 
 def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dict[str, LocalTensor]:
@@ -243,8 +249,17 @@ def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World)
         path.unlink(missing_ok=True)  # makes room for the note on a full disk
         write_json(folder / f"{stem}.json", {_FAILED: str(error)})
         raise
-    rows = {name: {"shape": local.shape, "rows": (local.first_row, local.num_rows)} for name, local in tensors.items()}
-    write_json(folder / f"{stem}.json", {"tensors": rows, "digest": digest})
+    held = {
+        name: ShardedTensor(shape=list(local.shape), pieces=[_piece(path, local)]) for name, local in tensors.items()
+    }
+    write_json(folder / f"{stem}.json", {"tensors": held, "digest": digest})
+
+
+def _piece(path: Path, local: LocalTensor) -> ShardRows:
+    piece = ShardRows(file=path.name, first_row=local.first_row, num_rows=local.num_rows)
+    if local.stride != 1:
+        piece["stride"] = local.stride
+    return piece
 
 
 def _write_index(folder: Path, world: World) -> Digests:
@@ -266,10 +281,8 @@ def _write_index(folder: Path, world: World) -> Digests:
         held = read_json(note)
         if _FAILED in held:
             raise OSError(f"rank {rank}: {held[_FAILED]}")
-        for name, local in held["tensors"].items():
-            first_row, num_rows = local["rows"]
-            rows = ShardRows(file=f"{note.stem}.safetensors", first_row=first_row, num_rows=num_rows)
-            index.setdefault(name, {"shape": local["shape"], "pieces": []})["pieces"].append(rows)
+        for name, tensor in held["tensors"].items():
+            index.setdefault(name, {"shape": tensor["shape"], "pieces": []})["pieces"] += tensor["pieces"]
         digests[f"{_SHARDS}/{note.stem}.safetensors"] = held["digest"]
         note.unlink()
     write_json(folder / "index.json", index)
@@ -342,8 +355,8 @@ class CheckpointReader:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
-    def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        """Return a tensor, or its rows [first, last).  Raises UserError if the checkpoint has no such tensor."""
+    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
+        """Return a tensor, or some rows of it.  Raises UserError if the checkpoint lacks it, or some of the rows."""
         import torch
 
         entry = self.tensors.get(name)
@@ -351,18 +364,23 @@ class CheckpointReader:
             raise UserError(f"{self.folder}: no tensor {name}; the checkpoint is of another model")
         if isinstance(entry, tuple):
             return self._read_rows(*entry, rows)
-        shape = entry["shape"]
-        pieces = sorted(entry["pieces"], key=lambda piece: piece["first_row"])
+        shape, pieces = entry["shape"], entry["pieces"]
         if not shape:
             return self._read_rows(f"{_SHARDS}/{pieces[0]['file']}", name, None)
-        first, last = rows or (0, shape[0])
-        parts = [torch.zeros((0, *shape[1:]))]  # with more ranks than rows, some rank asks for none
+        wanted = range(shape[0])[rows or slice(None)]
+        whole, num_read = torch.zeros((len(wanted), *shape[1:])), 0
         for piece in pieces:
-            start = max(first - piece["first_row"], 0)
-            stop = min(last - piece["first_row"], piece["num_rows"])
-            if start < stop:
-                parts.append(self._read_rows(f"{_SHARDS}/{piece['file']}", name, (start, stop)))
-        return torch.cat(parts[1:] or parts)
+            source, target = _rows_in_common(piece, wanted)
+            if len(source):
+                first = int(source[0])
+                part = self._read_rows(f"{_SHARDS}/{piece['file']}", name, slice(first, int(source[-1]) + 1))
+                if not num_read:
+                    whole = whole.to(part.dtype)
+                whole[target] = part[source - first]
+                num_read += len(source)
+        if num_read != len(wanted):
+            raise UserError(f"{self.folder}: {num_read} of {len(wanted)} rows of {name}; the checkpoint is incomplete")
+        return whole
 
     def _open(self, file: str) -> Any:
         from safetensors import safe_open
@@ -371,9 +389,19 @@ class CheckpointReader:
             self._opened[file] = safe_open(safe_join(self.folder, file), framework="pt")
         return self._opened[file]
 
-    def _read_rows(self, file: str, name: str, rows: tuple[int, int] | None) -> torch.Tensor:
+    def _read_rows(self, file: str, name: str, rows: slice | None) -> torch.Tensor:
         opened = self._open(file)
-        return opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows[0] : rows[1]]
+        if rows is None:
+            return opened.get_tensor(name)
+        return opened.get_slice(name)[rows.start : rows.stop][:: rows.step]  # safetensors reads no strides
+
+
+def _rows_in_common(piece: ShardRows, wanted: range) -> tuple[np.ndarray, np.ndarray]:
+    """Return int64 (rows of the piece, as numbered in its file; their places in `wanted`)."""
+    held = piece["first_row"] + piece.get("stride", 1) * np.arange(piece["num_rows"])
+    place, remainder = np.divmod(held - wanted.start, wanted.step)
+    source = np.flatnonzero((remainder == 0) & (place >= 0) & (place < len(wanted)))
+    return source, place[source]
 
 
 def find_corruption(folder: Path) -> str | None:

@@ -182,7 +182,8 @@ class TrainConfig(Config):
     """Rank of LoRA adapters in the towers outside `freeze` (package peft): the towers' weights stay fixed, adapters and
     projections learn.  Needs initial_weights.  Unset: no adapters."""
     token_table: Literal["dense", "rows"] = "dense"
-    """dense: AdamW on the whole token table; rows: only on the rows of a batch's tokens, sharded over processes."""
+    """dense: AdamW on the whole token table; rows: the same rule, applied to a row when a batch has its token, and the
+    table sharded over processes."""
     patch_dropout: _Share = 0.0
     """Share of an image's patches that a step drops, chosen by the hash; 0, as in the recipe: none."""
     parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], Decides()] = "ddp"
@@ -255,6 +256,14 @@ class TrainConfig(Config):
             yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
         if self.token_table == "rows" and self.ema_decay:
             yield "ema_decay", 'cannot be used with token_table = "rows", which keeps no average; unset one of the two'
+        if self.token_table == "rows" and self.beta1**2 >= self.beta2:
+            yield (
+                "beta1",
+                f'must be below the square root of beta2, {self.beta2**0.5:.3f}, with token_table = "rows": else a '
+                'row without a gradient never comes to rest; lower it or set token_table = "dense"',
+            )
+        if self.token_table == "rows" and self.lr * self.weight_decay >= 1:
+            yield "lr", f"times weight_decay is {self.lr * self.weight_decay:g}, must be below 1; lower it"
         if self.token_table == "rows" and "text" in self.freeze:
             yield (
                 "freeze",

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
@@ -239,8 +240,9 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
     """Return copies of this rank's share of weights, moments and EMA, which later steps do not change.
 
-    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>, and row_steps.<embedding>
-    for the sparse embedding.  What several ranks hold is cut among them, so that each row is copied once.
+    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>, and what the sparse
+    embedding and its IdleUpdates call their state: rows.<embedding>, idle_drift.<embedding>, ...  What several ranks
+    hold is cut among them, so that each row is copied once.
 
     With LoRA: weights.<parameter> are merged, base.<parameter> what the adapters are added to, adapter.<parameter> the
     adapters.
@@ -279,9 +281,12 @@ def _held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTens
             tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
     embedding = state.sparse_embedding
     if embedding is not None:
-        for kind, tensor in embedding.state().items():
+        first_row, stride = embedding.own_rows.start, embedding.own_rows.step
+        for kind, tensor in [*embedding.state().items(), ("weights", embedding.present_weight())]:
             shape = (embedding.num_rows, *tensor.shape[1:])
-            own[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, embedding.first)
+            own[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, first_row, stride)
+        for kind, tensor in embedding.idle.state().items():
+            replicated[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, tuple(tensor.shape), 0)
     return replicated, sharded, own
 
 
@@ -299,7 +304,7 @@ def _load_optimizer(state: TrainState, reader: CheckpointReader) -> None:
     parameters = state.model.checkpoint_parameters()
     sharding = _sharding_ranks(state.config, state.world)
     rows = {
-        name: shard_rows(len(parameter), sharding) if isinstance(parameter, DTensor) else None
+        name: slice(*shard_rows(len(parameter), sharding)) if isinstance(parameter, DTensor) else None
         for name, parameter in parameters.items()
     }
     names = {parameter: name for name, parameter in parameters.items()}
@@ -319,5 +324,23 @@ def _load_optimizer(state: TrainState, reader: CheckpointReader) -> None:
             tensor.copy_(reader.read(f"ema.{name}", rows[name]))
     embedding = state.sparse_embedding
     if embedding is not None:
-        for kind, tensor in embedding.state().items():
-            tensor.copy_(reader.read(f"{kind}.{TOKEN_EMBEDDING}", (embedding.first, embedding.last)))
+        _load_rows(embedding, reader)
+
+
+def _load_rows(embedding: SparseEmbedding, reader: CheckpointReader) -> None:
+    """Read the rows of the sparse embedding.
+
+    In an older checkpoint a row moved only in the updates with its token: none has missed any.
+    """
+    if f"row_updates.{TOKEN_EMBEDDING}" not in reader:
+        if embedding.world.is_first:
+            say("train", f"{reader.folder.name}: rows did not follow dense AdamW until this step; from here on they do")
+        for moment in MOMENTS:
+            getattr(embedding, moment).copy_(reader.read(f"{moment}.{TOKEN_EMBEDDING}", embedding.own_rows))
+        embedding.row_updates.fill_(reader.updates)
+        embedding.idle.restore(reader.updates, None)
+        return
+    for kind, tensor in embedding.state().items():
+        tensor.copy_(reader.read(f"{kind}.{TOKEN_EMBEDDING}", embedding.own_rows))
+    idle = {kind: reader.read(f"{kind}.{TOKEN_EMBEDDING}") for kind in embedding.idle.state()}
+    embedding.idle.restore(reader.updates, idle)
