@@ -165,6 +165,11 @@ OWN_NAMES = {
         "f'{shard.name}.npy'": SHARD,
         "name": LISTED,
     },
+    "tools/fetch_cldr.py": {
+        "f'core-{version}.zip'": "digits and dots alone, checked just above",
+        "name": OWN,
+        "path.name": LISTED,
+    },
     "tools/fetch_dataset.py": {"source.unpack": "a folder of sources.csv, which is part of this package"},
     "tools/fetch_wordnets.py": {"f'.lexicon.{os.getpid()}.tmp'": NUMBER},
     "tools/inspect_run.py": {"f'{shard.name}.parquet'": SHARD},

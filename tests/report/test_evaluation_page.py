@@ -50,7 +50,7 @@ def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate):
     for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
         assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
     assert re.search(r"high <small>\(\d\)</small>", page)
-    hover = r"Swahili sw: [\w -]+ \d+\.\d%, \d+\.\d% to \d+\.\d%, chance \d+\.\d%; 12 queries"
+    hover = r"Swahili sw: [\w -]+ \d+\.\d%, \d+\.\d% to \d+\.\d%, chance \d+\.\d%; 12 queries; Atlantic-Congo, Latin"
     assert re.search(f'title="{hover}"', page)
     assert "http://" not in page
     assert "<circle" not in page

@@ -120,6 +120,12 @@ def test_page_of_all_languages_has_map_groups_and_held_out_table(page):
     assert 'id="held-out-combinations"' in page
     assert re.search(r"Mean over \d+ languages, by their codes", page)
     assert '<th class="n">times chance</th>' in page
+    assert "Cyrillic <small>" in page  # scripts in words, in the bars
+    assert "<td>Atlantic-Congo, Latin, low</td>" in page
+    table = page[page.index("All metrics of zero-shot classification, languages by name") :].partition("</table>")[0]
+    names = re.findall(r"<tr><td>([^<]+) <code>", table)
+    assert len(names) > 300
+    assert names == sorted(names, key=str.casefold)
     assert len(page) < 2_000_000
     for forbidden in ("<script", "http://"):
         assert forbidden not in page

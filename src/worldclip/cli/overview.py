@@ -34,6 +34,7 @@ GROUPS = (
     Group("Pools", "pools", {
         "pool emoji": "Draw the emoji pool: 3,944 images with names in 14 languages, and two held-out sets",
         "pool world": "Draw the world pool: pictures with texts in more than 200 languages, and held-out sets",
+        "fetch cldr": "Download names and keywords of the emoji, CLDR's annotations, for `pool world`",
         "pool wat": "Extract image links and their texts from Common Crawl WAT files, ready for img2dataset",
         "pool check": "Find duplicates, decontaminate, apply rules and deny lists; list the valid pairs",
         "pool hash": "Hash a set of images into one file, to decontaminate pools against it",

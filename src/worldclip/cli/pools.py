@@ -16,6 +16,7 @@ from worldclip.pool import open_pool
 from worldclip.pool.emoji import build_emoji
 from worldclip.pool.world import build_world
 from worldclip.tools.dedup import dedup
+from worldclip.tools.fetch_cldr import fetch_cldr
 from worldclip.tools.wat import build_wat
 
 
@@ -74,6 +75,11 @@ def hash_images(source: Path, out: Path, *, set: SetFlag = (), executor: Executo
     counts = check.hash_images(source, out, executor, config=check.load_config({}, set))
     numbers = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     return {"out": str(out), **counts}, f"{out}: {numbers}"
+
+
+def _cldr_text(counts: Mapping[str, int], flags: Flags) -> str:
+    numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
+    return f"{flags.out}: {numbers}; next: worldclip pool world --cldr {flags.out} --out DIR"
 
 
 def draw_world(
@@ -169,6 +175,7 @@ def publish(
 COMMANDS = {
     "pool emoji": Command(build_emoji, lambda report, flags: str(flags.out)),
     "pool world": Command(draw_world, _world_text),
+    "fetch cldr": Command(fetch_cldr, _cldr_text),
     "pool wat": Command(build_wat, lambda report, flags: json.dumps(report, ensure_ascii=False, indent=1)),
     "pool check": Command(check_pool),
     "pool hash": Command(hash_images),

@@ -8,6 +8,7 @@ from typing import Any
 
 from worldclip.core.records import DatasetResult, LanguageResult, Mean, TaskResult
 from worldclip.language import table as languages
+from worldclip.language.scripts import script_name
 from worldclip.language.table import Language
 from worldclip.report.chart import Dot, dot_chart
 from worldclip.report.html import Html, join, tag
@@ -29,6 +30,10 @@ MAX_SCRIPTS, MAX_FAMILIES = 6, 14  # of the grid; the others are taken together
 MAX_NAMED = 20  # languages in a cell's hover text
 SHADE_PCT = 60  # strength of a cell's colour at 100%, so that its text stays readable
 ALL = "all"
+FIND = (
+    "To find a language: the table of all metrics below lists them by name, with family, script and resource level. "
+    "A browser's own search (Ctrl+F) opens it."
+)
 
 
 def languages_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
@@ -53,12 +58,9 @@ def _dataset(name: str, result: DatasetResult) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")), *_means_over(result)]
     for task, task_result in result["tasks"].items():
         parts += [_by_language(task, task_result), _slices(task_result)]
-        parts.append(
-            folded(
-                f"All metrics of {task_name(task)}",
-                to_html(_metrics_table(task_result, main_metric(task, task_result))),
-            )
-        )
+        is_long = len(task_result["languages"]) > MAX_BARS
+        title = f"All metrics of {task_name(task)}" + (", languages by name" if is_long else "")
+        parts.append(folded(title, to_html(_metrics_table(task_result, main_metric(task, task_result)))))
     return join(parts)
 
 
@@ -112,7 +114,8 @@ def _by_language(task: str, result: TaskResult) -> Html:
     else:
         hovers = {lang: _hover(lang, metric, record) for lang, record in by_value}
         families = {lang: language.family for lang in records if (language := find_language(lang)) is not None}
-        parts += [language_map(dict(by_value), metric, families, hovers), group_bars(groups), _plot(metric, by_value)]
+        parts += [language_map(dict(by_value), metric, families, hovers), tag("p", FIND, class_="lead")]
+        parts += [group_bars(groups), _plot(metric, by_value)]
         summary = f"{metric_name(metric)} by family and script"
         in_groups = []
     if len(known) >= MIN_LANGUAGES:
@@ -140,14 +143,19 @@ def _bars(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
 
 
 def _hover(lang: str, metric: str, record: LanguageResult) -> str:
-    """Return language, value, interval, chance and number of queries."""
+    """Return language, value, interval, chance, number of queries, family and script."""
     language = find_language(lang)
     name = f"{language.name} {lang}" if language else lang
+    about = f"; {_family_and_script(language)}" if language else ""
     bounds, chance = record["interval_95"].get(metric), record["chance"].get(metric)
     between = f", {interval(bounds)}" if bounds else ""
     beside = "" if chance is None else f", chance {percent(chance)}"
     value = f"{metric_name(metric)} {percent(record['metrics'][metric])}"
-    return f"{name}: {value}{between}{beside}; {count(record['n'])} queries"
+    return f"{name}: {value}{between}{beside}; {count(record['n'])} queries{about}"
+
+
+def _family_and_script(language: Language) -> str:
+    return f"{language.family or 'no family'}, {script_name(language.script)}"
 
 
 def _plot(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
@@ -212,17 +220,26 @@ def _metrics_table(task: TaskResult, main: str) -> Table:
     metrics = [name for name in mean["metrics"] if "/" not in name]
     chance_column = Column(f"chance of {metric_name(main)}", number)
     beside = [Column("95% interval", _interval_of(number)), chance_column, Column("times chance", times)]
-    columns = [text_column("language", lang_name), *columns_of(map(metric_name, metrics), number), *beside]
-    columns.append(Column("queries", count))
+    labels = [text_column("language", lang_name), text_column("family, script, resources")]
+    columns = [*labels, *columns_of(map(metric_name, metrics), number), *beside, Column("queries", count)]
+    is_long = len(records) > MAX_BARS  # then the names are what one looks for
     rows: list[list[Any]] = []
-    for lang, record in records.items():
+    for lang in sorted(records, key=_name_key) if is_long else records:
+        record = records[lang]
+        language = find_language(lang)
+        about = f"{_family_and_script(language)}, {language.resource_level}" if language and is_long else None
         values = [record["metrics"][name] for name in metrics]
-        rows.append([lang, *values, record["interval_95"].get(main), *_beside_chance(record, main), record["n"]])
+        rows.append([lang, about, *values, record["interval_95"].get(main), *_beside_chance(record, main), record["n"]])
     if not _is_averaged(task):
         return Table(columns, rows)
     means = [mean["metrics"][name] for name in metrics]
-    rows.append([Html(f"mean over {len(mean['languages'])}"), *means, None, *_beside_chance(mean, main), None])
+    rows.append([Html(f"mean over {len(mean['languages'])}"), None, *means, None, *_beside_chance(mean, main), None])
     return Table(columns, rows, totals=[len(rows) - 1])
+
+
+def _name_key(lang: str) -> tuple[str, str]:
+    language = find_language(lang)
+    return (language.name if language else lang).casefold(), lang
 
 
 def _interval_of(number: Callable[[float], str]) -> Callable[[Sequence[float]], str]:
@@ -257,10 +274,10 @@ def find_language(code: str) -> Language | None:
 def _grid(rows: Sequence[tuple[Language, float]]) -> Table:
     """Return means by family (rows) and script (columns), the most frequent first."""
     families = _group_rare([language.family for language, _ in rows], MAX_FAMILIES, "other families")
-    scripts = _group_rare([language.script for language, _ in rows], MAX_SCRIPTS, "other scripts")
+    scripts = _group_rare([script_name(language.script) for language, _ in rows], MAX_SCRIPTS, "other scripts")
     cells: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
     for language, value in rows:
-        family, script = families[language.family], scripts[language.script]
+        family, script = families[language.family], scripts[script_name(language.script)]
         for place in ((family, script), (family, ALL), (ALL, script), (ALL, ALL)):
             cells[place].append((language.name, value))
     row_names = [*dict.fromkeys(families.values()), ALL]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from worldclip.core.records import LanguageGroup, LanguageResult
+from worldclip.language.scripts import script_name
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, times
 from worldclip.report.page import Bar, bars, folded
@@ -91,7 +92,8 @@ def group_bars(groups: Mapping[str, Sequence[LanguageGroup]]) -> Html:
     scale = max(tops, default=1.0) or 1.0
     parts = []
     for grouping in (name for name in GROUPINGS if groups.get(name)):
-        rows = [group_bar(group, scale) for group in groups[grouping]]
+        name_of = script_name if grouping == "script" else str
+        rows = [group_bar(group, scale, name_of(group["name"])) for group in groups[grouping]]
         if grouping == "all":
             parts.append(bars(rows))
         elif len(rows) > MAX_GROUPS:
@@ -101,14 +103,15 @@ def group_bars(groups: Mapping[str, Sequence[LanguageGroup]]) -> Html:
     return join(parts)
 
 
-def group_bar(group: LanguageGroup, scale: float) -> Bar:
-    """Return the mean of a group as a bar; scale: the value of a full bar."""
+def group_bar(group: LanguageGroup, scale: float, name: str = "") -> Bar:
+    """Return the mean of a group as a bar.  scale: the value of a full bar; name: default: the group's."""
+    name = name or group["name"]
     value, chance = group["value"], group["chance"]
     beside = f" · {times(value / chance)}" if chance else ""
     low, high = group["interval_95"]
-    hover = f"{group['name']}: {percent(value)}, {percent(low)} to {percent(high)}, {' '.join(group['languages'])}"
+    hover = f"{name}: {percent(value)}, {percent(low)} to {percent(high)}, {' '.join(group['languages'])}"
     return Bar(
-        label=join([group["name"], tag("small", f"({count(len(group['languages']))})")], " "),
+        label=join([name, tag("small", f"({count(len(group['languages']))})")], " "),
         parts=[(value / scale, "var(--s1)", hover)],
         note=f"{percent(value)}{beside}",
         interval=(low / scale, high / scale),

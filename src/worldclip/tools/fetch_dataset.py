@@ -75,7 +75,7 @@ def fetch_dataset(
             counts["there_already"] += 1
             continue
         try:
-            entry = _fetch(replace(source, url=_mirrored(mirror, source.url)), folder, client)
+            entry = _fetch(replace(source, url=mirrored(mirror, source.url)), folder, client)
         except (Broken, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
             failures[source.path] = str(error)
             continue
@@ -117,7 +117,7 @@ def _hub_files(repository: str, client: Client, mirror: str) -> Iterator[Source]
     """Yield the files of a dataset repository with their checksums, without README and hidden files."""
     url = f"{HUB}/api/datasets/{repository}/tree/main?recursive=true"
     while url:
-        listing, link = client.read_page(_mirrored(mirror, url))
+        listing, link = client.read_page(mirrored(mirror, url))
         for item in _read_listing(listing, url):
             path = item["path"]
             if item["type"] != "file" or Path(path).name.startswith((".", "README")):
@@ -144,7 +144,7 @@ def _read_listing(listing: bytes, url: str) -> list[Report]:
     return list(items)
 
 
-def _mirrored(mirror: str, url: str) -> str:
+def mirrored(mirror: str, url: str) -> str:
     """Return the URL of a file on the mirror."""
     if not mirror or url.startswith(mirror):
         return url

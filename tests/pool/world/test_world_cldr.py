@@ -17,6 +17,14 @@ APPLE, DOG = "\U0001f34e", "\U0001f436"
 SUBJECTS = {"1F34E", "1F436"}
 
 
+LAUGHS = (
+    '<!DOCTYPE l [<!ENTITY a "aaaaaaaaaa">'
+    + "".join(f'<!ENTITY {new} "{10 * f"&{old};"}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True))
+    + ']><ldml><annotations><annotation cp="\U0001f34e">&i;</annotation></annotations></ldml>'
+)
+"""A billion letters, if entities were read."""
+
+
 def texts(folder: Path) -> dict[tuple[str, str], tuple[str, tuple[str, ...]]]:
     return {(text.locale, text.subject): (text.name, text.keywords) for text in read_cldr(folder, SUBJECTS).texts}
 
@@ -53,6 +61,8 @@ def test_other_script_inherits_nothing(tmp_path: Path) -> None:
         ('<?xml version="1.0"?><ldml><annotations><annotation cp="\U0001f34e" type="tts">re', "cannot be read"),
         ('<!DOCTYPE l [<!ENTITY a "aaa">]><ldml><annotation cp="\U0001f34e">&a;</annotation></ldml>', "entities"),
         ('<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/hosts">]><ldml>&a;</ldml>', "entities"),
+        (LAUGHS, "entities"),
+        ('<ldml><annotation cp="[\U0001f34e]" tts="red apple">apple; fruit</annotation></ldml>', "CLDR 29 or older"),
         ("not XML at all", "cannot be read"),
         ("", "cannot be read"),
     ],
@@ -75,6 +85,15 @@ def test_json_of_another_shape_is_left_out(tmp_path: Path, record: object) -> No
     part = read_cldr(tmp_path, SUBJECTS)
     assert [text.locale for text in part.texts] == ["en"]
     assert part.problems == {"cannot be read: not CLDR's annotations": [other.relative_to(tmp_path).as_posix()]}
+
+
+def test_two_versions_in_a_folder_are_both_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "new", "en", {APPLE: ("red apple", ["new"])})
+    write_xml(tmp_path / "old", "en", {APPLE: ("apple, red", ["old"]), DOG: ("dog face", ["dog"])})
+    (tmp_path / "old" / "ldml.dtd").write_text('<!ATTLIST version cldrVersion CDATA #FIXED "46" >')
+    part = read_cldr(tmp_path, SUBJECTS)
+    assert part.version == "46, 48.2.0"
+    assert {text.subject: text.name for text in part.texts} == {"1F34E": "red apple", "1F436": "dog face"}
 
 
 def test_version_stands_in_the_type_definition_of_the_xml(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """What the real parts hold, where their packages are installed: the counts of docs/world.md.
 
-Packages of npm are looked for in data/world, where examples/world puts them; Debian's where Debian puts them.
+Packages of npm are looked for in data/world, where examples/world puts them, or in the folder that WORLDCLIP_WORLD
+names; Debian's there and where Debian puts them.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from worldclip.pool.world.parts import Part, territory_of
 from worldclip.pool.world.stamps import read_stamps
 from worldclip.pool.world.territories import read_territories
 
-DATA = Path(__file__).parents[3] / "data" / "world"
+DATA = Path(os.environ.get("WORLDCLIP_WORLD", Path(__file__).parents[3] / "data" / "world"))
 
 
 def folder_of(part: str, *installed: str) -> Path:

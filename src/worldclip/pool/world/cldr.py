@@ -47,7 +47,7 @@ def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
         licence="Unicode-3.0",
         notice="Unicode Common Locale Data Repository, annotations; Unicode License v3 "
         "(https://www.unicode.org/license.txt), copyright Unicode, Inc.",
-        version=_version(folder),
+        version=read_version(folder),
     )
     own: dict[str, Annotations] = {}
     num_files = 0
@@ -109,12 +109,14 @@ def _read_json(path: Path) -> Annotations:
 
 
 def _read_xml(path: Path) -> Annotations:
-    """Read one locale of CLDR's XML.  Raises ValueError for a file with entities, ExpatError for a cut one."""
+    """Read one locale of CLDR's XML.  Raises ValueError for entities and the old format, ExpatError for a cut file."""
     parser = expat.ParserCreate()
     values: dict[tuple[str, bool], str] = {}
     open_element: list[tuple[str, bool]] = []
 
     def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag == "annotation" and "tts" in attributes:
+            raise ValueError("is of CLDR 29 or older, whose names are attributes; take 30 or later")
         if tag == "annotation" and "cp" in attributes:
             open_element.append((attributes["cp"], attributes.get("type") == "tts"))
             values[open_element[-1]] = ""
@@ -149,7 +151,7 @@ def _annotation(name: str, keywords: list[str]) -> Annotation:
     return Annotation("" if name == INHERITED else name, kept)
 
 
-def _version(folder: Path) -> str:
+def read_version(folder: Path) -> str:
     """Return the version of CLDR: of the npm packages, or of the document type definition beside the XML."""
     found = set()
     for path in find_files(folder, "package.json"):
