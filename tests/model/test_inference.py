@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import worldclip
 from worldclip.core.errors import UserError
@@ -407,3 +409,22 @@ def test_top_level_names_are_the_public_ones():
     assert not {"sys", "importlib", "annotations", "Any", "TYPE_CHECKING"} & set(names)
     assert callable(worldclip.embed)
     assert callable(worldclip.search)
+
+
+def test_each_image_is_prepared_in_a_thread_of_its_own(clip, pixels, monkeypatch):
+    """The library's own batches take one thread, whatever the number of cores."""
+    from worldclip.model import inference, preprocess
+
+    names, resize = set(), preprocess._resize_to_square
+    both = threading.Barrier(2, timeout=60)
+
+    def noted(facts: preprocess.Preprocess, image: np.ndarray) -> torch.Tensor:
+        names.add(threading.current_thread().name)
+        both.wait()
+        return resize(facts, image)
+
+    expected = clip.encode_image([pixels, pixels[::-1]])
+    monkeypatch.setattr(inference, "usable_cores", lambda: 2)
+    monkeypatch.setattr(preprocess, "_resize_to_square", noted)
+    np.testing.assert_array_equal(clip.encode_image([pixels, pixels[::-1]]), expected)
+    assert names == {"decode_0", "decode_1"}

@@ -198,3 +198,25 @@ def test_processor_that_other_libraries_cannot_express_is_refused():
         preprocess.facts_of(CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 28, "width": 28}))
     with pytest.raises(ValueError, match="only a bicubic resize"):
         preprocess.facts_of(CLIPImageProcessor(resample=2))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_squares_made_one_by_one_are_those_of_hugging_face(mode):
+    facts = preprocess.Preprocess(32, mode, CLIP_MEAN, CLIP_STD)
+    processor = preprocess.to_hugging_face(facts)
+    shapes = [(32, 32), (33, 47), (47, 33), (31, 200), (64, 64), (5, 9), (100, 32)]
+    images = [np.random.default_rng(n).integers(0, 256, (*shape, 3), np.uint8) for n, shape in enumerate(shapes)]
+    to_square = preprocess.square_of(processor)
+    squares = torch.stack([to_square(image) for image in images])
+    assert squares.dtype == torch.uint8
+    theirs = processor(images=[Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
+    assert torch.equal(preprocess.normalise_squares(squares, facts), theirs)
+
+
+def test_processors_of_other_steps_make_their_own_batches():
+    facts = preprocess.Preprocess(32, "shortest", CLIP_MEAN, CLIP_STD)
+    processor = preprocess.to_hugging_face(facts)
+    assert preprocess.square_of(processor) is not None
+    processor.do_normalize = False
+    assert preprocess.square_of(processor) is None
+    assert preprocess.square_of(preprocess.reference(processor)) is None

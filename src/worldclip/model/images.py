@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,19 +36,28 @@ def open_images(images: Sequence[Any], *, allow_urls: bool = False, applies_exif
     applies_exif: turn images upright as their EXIF orientation says; False: leave them as they are stored.
     Runs on all cores: Pillow releases the GIL while it decodes.
     """
-    with ThreadPoolExecutor(min(usable_cores(), max(1, len(images)))) as threads:
-        return list(threads.map(partial(_open_or_reason, allow_urls=allow_urls, applies_exif=applies_exif), images))
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads:
+        return list(threads.map(partial(open_image, allow_urls=allow_urls, applies_exif=applies_exif), images))
 
 
-def _open_or_reason(image: Any, allow_urls: bool, applies_exif: bool) -> Image | str:
+def to_pillow(pixels: np.ndarray) -> Image:
+    """Return (height, width, 3) uint8 as a Pillow image."""
     from PIL import Image as PillowImage
 
+    return PillowImage.fromarray(pixels)
+
+
+def open_image(
+    image: Any, *, allow_urls: bool, applies_exif: bool, prepare: Callable[[np.ndarray], Any] = to_pillow
+) -> Any:
+    """Return what `prepare` makes of (height, width, 3) uint8 RGB, or the reason why an image cannot be used."""
     try:
-        return PillowImage.fromarray(_pixels(image, allow_urls, applies_exif))
+        pixels = _pixels(image, allow_urls, applies_exif)
     except BadImage as error:
         return f"{_MEANING[error.reason]} ({error.detail})"
     except ValueError as error:
         return str(error)
+    return prepare(pixels)
 
 
 _MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}

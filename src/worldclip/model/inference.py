@@ -10,9 +10,10 @@ N images, M texts or labels, B a batch of either, D embed_dim, S image side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -20,10 +21,12 @@ import numpy as np
 
 from worldclip.core.console import progress_bar
 from worldclip.core.errors import UserError
+from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
+from worldclip.model import preprocess
 from worldclip.model.clip import image_features, text_features
-from worldclip.model.images import as_list, open_images
-from worldclip.model.preprocess import describe
+from worldclip.model.images import as_list, open_image, to_pillow
+from worldclip.model.preprocess import describe, facts_of
 from worldclip.model.tokenizer import Tokens
 from worldclip.model.weights import read_json_config
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 IMAGE_BATCH = 64  # images per forward pass
+GPU_IMAGE_BATCH = 256  # the same on a GPU
 TEXT_BLOCK = 8192  # texts that are tokenised together and sorted by length
 TEXT_BATCH = 64  # texts of similar length per forward pass
 IMAGE_TOWER_ONLY = "the model is an image tower alone; load the whole model to embed texts or to classify"
@@ -139,13 +143,13 @@ class Clip:
         return f"Clip({type(model or self.backend).__name__}, {', '.join(facts)})"
 
     def encode_image(
-        self, images: Any, *, allow_urls: bool = False, batch_size: int = IMAGE_BATCH, progress: bool = False
+        self, images: Any, *, allow_urls: bool = False, batch_size: int | None = None, progress: bool = False
     ) -> np.ndarray:
         """Return (N, D) embeddings of images.
 
         images: paths, PIL images, bytes of image files and (height, width[, 3]) uint8 arrays, in any mix.
-        allow_urls: also http and https URLs, which are refused otherwise.  batch_size: images per forward pass.
-        progress: show a bar.  Raises UserError that names every image that cannot be used.
+        allow_urls: also http and https URLs, which are refused otherwise.  batch_size: images per forward pass (None:
+        64, on a GPU 256).  progress: show a bar.  Raises UserError that names every image that cannot be used.
         """
         images = as_list(images)
         features_ND, reasons = self.encode_each(images, allow_urls=allow_urls, batch_size=batch_size, progress=progress)
@@ -159,34 +163,47 @@ class Clip:
         images: Sequence[Any],
         *,
         allow_urls: bool = False,
-        batch_size: int = IMAGE_BATCH,
+        batch_size: int | None = None,
         progress: bool = False,
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Return (N, D) embeddings, NaN in the rows of images that cannot be used, and the reasons by row."""
         features_ND = np.full((len(images), self.embed_dim), np.nan, np.float32)
         all_reasons: dict[int, str] = {}
         with progress_bar("images", len(images), is_shown=progress) as advance:
-            for pixels, rows, reasons in self._batches(images, allow_urls, batch_size):
+            for pixels, rows, reasons in self._batches(images, allow_urls, batch_size or self._batch_size()):
                 all_reasons |= reasons
                 if pixels is not None:
                     features_ND[rows] = self.backend.encode_pixels(pixels)
                 advance(len(rows) + len(reasons))
         return features_ND, all_reasons
 
+    def _device(self) -> Any:
+        """Return the device of the model's weights, None for a model that does not run in torch."""
+        model = getattr(self.backend, "model", None)
+        return None if model is None else next(model.parameters()).device
+
+    def _batch_size(self) -> int:
+        device = self._device()
+        return GPU_IMAGE_BATCH if device is not None and device.type == "cuda" else IMAGE_BATCH
+
     def _batches(self, images: Sequence[Any], allow_urls: bool, batch_size: int) -> Iterator[Batch]:
-        """Yield batches of preprocessed images; the next one is prepared while the caller runs the tower."""
+        """Yield batches of preprocessed images; the next one is prepared while the caller runs the tower.
+
+        Each image is decoded, resized and cropped in one of as many threads as there are cores.
+        """
+        prepare_one, join = self._preparation()
+        open_one = partial(open_image, allow_urls=allow_urls, applies_exif=self.applies_exif, prepare=prepare_one)
 
         def prepare(start: int) -> Batch:
-            batch = images[start : start + batch_size]
-            opened = dict(enumerate(open_images(batch, allow_urls=allow_urls, applies_exif=self.applies_exif), start))
+            opened = dict(enumerate(threads.map(open_one, images[start : start + batch_size]), start))
             reasons = {row: image for row, image in opened.items() if isinstance(image, str)}
             usable = {row: image for row, image in opened.items() if row not in reasons}
-            if not usable:
-                return None, [], reasons
-            pixels = self.processor(images=list(usable.values()), return_tensors="pt")["pixel_values"]
-            return pixels, list(usable), reasons
+            return (join(list(usable.values())) if usable else None), list(usable), reasons
 
-        with ThreadPoolExecutor(1) as thread:
+        with (
+            ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads,
+            ThreadPoolExecutor(1, thread_name_prefix="batch") as thread,
+        ):
             pending = None
             for start in range(0, len(images), batch_size):
                 upcoming = thread.submit(prepare, start)
@@ -195,6 +212,20 @@ class Clip:
                 pending = upcoming
             if pending is not None:
                 yield pending.result()
+
+    def _preparation(self) -> tuple[Callable[[np.ndarray], Any], Callable[[list[Any]], Any]]:
+        """Return what happens to each image in a thread of its own, and what makes a batch of the results."""
+        if (to_square := preprocess.square_of(self.processor)) is not None:
+            return to_square, self._normalise
+        if isinstance(self.processor, preprocess.PerImage):
+            return self.processor.of_array, preprocess.stack
+        return to_pillow, lambda opened: self.processor(images=opened, return_tensors="pt")["pixel_values"]
+
+    def _normalise(self, squares: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return (B, 3, S, S) float32 on the model's device: bytes are copied there, a quarter of what floats take."""
+        import torch
+
+        return preprocess.normalise_squares(torch.stack(list(squares)).to(self._device()), facts_of(self.processor))
 
     def encode_text(self, texts: Any, *, batch_size: int = TEXT_BATCH, progress: bool = False) -> np.ndarray:
         """Return (M, D) embeddings of texts, which run sorted by length so that there is little padding.

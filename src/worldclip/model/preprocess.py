@@ -9,7 +9,7 @@ way, and Hugging Face resizes tensors where the others resize PIL images.  docs/
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,6 +18,7 @@ import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
+from worldclip.model.images import to_pillow
 from worldclip.model.tokenizer import require_transformers
 
 if TYPE_CHECKING:
@@ -54,12 +55,20 @@ class PerImage:
     facts: Preprocess
 
     def __call__(self, images: list[Any], return_tensors: str = "pt") -> dict[str, Any]:
-        pixels = [self.transform(image) for image in images]
-        if isinstance(pixels[0], np.ndarray):
-            return {"pixel_values": np.stack(pixels)}
-        import torch
+        return {"pixel_values": stack([self.transform(image) for image in images])}
 
-        return {"pixel_values": torch.stack(pixels)}
+    def of_array(self, pixels_HW3: np.ndarray) -> Any:
+        """Return the transform of (height, width, 3) uint8."""
+        return self.transform(to_pillow(pixels_HW3))
+
+
+def stack(pixels: Sequence[Any]) -> Any:
+    """Stack the pixels of several images, arrays or tensors alike."""
+    if isinstance(pixels[0], np.ndarray):
+        return np.stack(pixels)
+    import torch
+
+    return torch.stack(list(pixels))
 
 
 def facts_of(processor: Any) -> Preprocess:
@@ -138,6 +147,44 @@ def reference(processor: Any, *, is_numpy: bool = False) -> PerImage:
     facts = Preprocess(size, "shortest", mean, std)
     pixels = partial(pillow_pixels, facts, round_offset=round)
     return PerImage(pixels if is_numpy else partial(_in_torch, pixels), facts)
+
+
+def square_of(processor: Any) -> Callable[[np.ndarray], torch.Tensor] | None:
+    """Return what Hugging Face's processor does to an image before it normalises; its own batches take one thread.
+
+    The function maps (height, width, 3) uint8 to (3, size, size) uint8, safe to call from several threads; its pixels,
+    normalised by `normalise_squares`, are the processor's.  None for a processor with other steps than those two.
+    """
+    if isinstance(processor, PerImage) or getattr(processor, "backend", None) != "torchvision":
+        return None
+    try:
+        return partial(_resize_to_square, facts_of(processor))
+    except UserError:
+        return None
+
+
+def _resize_to_square(facts: Preprocess, pixels_HW3: np.ndarray) -> torch.Tensor:
+    import torch
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import crop, resize
+
+    size, sides = facts.size, [facts.size, facts.size]
+    if facts.mode == "shortest":
+        shorter = min(pixels_HW3.shape[:2])
+        sides = [size if side == shorter else int(size * side / shorter) for side in pixels_HW3.shape[:2]]
+    image_3HW = torch.from_numpy(pixels_HW3).permute(2, 0, 1)
+    resized = resize(image_3HW, sides, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return crop(resized, (sides[0] - size) // 2, (sides[1] - size) // 2, size, size)
+
+
+def normalise_squares(squares_B3SS: torch.Tensor, facts: Preprocess) -> torch.Tensor:
+    """Map (B, 3, S, S) uint8 to float32 as Hugging Face's processors round, on the device of the squares."""
+    import torch
+
+    mean, std = (
+        torch.tensor(values, device=squares_B3SS.device)[:, None, None] * 255.0 for values in (facts.mean, facts.std)
+    )
+    return squares_B3SS.to(torch.float32).sub_(mean).div_(std)
 
 
 def pillow_pixels(facts: Preprocess, image: Any, *, round_offset: Callable[[float], int] = int) -> np.ndarray:
