@@ -18,9 +18,16 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate import engine
-from worldclip.train import watch
-from worldclip.train.checkpoint import CheckpointReader, CheckpointWriter, LocalTensor, find_corruption, read_state
-from worldclip.train.distributed import ALONE
+from worldclip.train import distributed, watch
+from worldclip.train.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
+    LocalTensor,
+    cut_share,
+    find_corruption,
+    read_state,
+)
+from worldclip.train.distributed import World
 
 STEPS = (3, 6, 9, 12)
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 3 * 16, "warmup_samples": 16, "keep_last": 9}
@@ -180,42 +187,45 @@ def test_files_are_copied_where_there_are_no_links(training, trained, monkeypatc
 
 
 def shard(checkpoint: Path) -> None:
-    """Write a checkpoint as FSDP does it."""
+    """Write a checkpoint as two ranks do it."""
     reader, state = CheckpointReader(checkpoint), read_state(checkpoint)
-    tensors = {name: reader.read(name) for name in reader.tensors}
-    local = {name: LocalTensor(x, tuple(x.shape), 0 if x.ndim else None) for name, x in tensors.items()}
-    whole = checkpoint.with_name("whole")
-    checkpoint.rename(whole)
-    writer = CheckpointWriter(checkpoint.parent, ALONE, 9)
+    whole = {name: reader.read(name) for name in reader.tensors}
+    tensors = {name: LocalTensor(tensor, tuple(tensor.shape), 0) for name, tensor in whole.items()}
+    source = checkpoint.with_name("whole")
+    checkpoint.rename(source)
 
     def copy_rest(folder: Path) -> None:
-        for path in whole.iterdir():
+        for path in source.iterdir():
             if path.is_file() and path.name != "model.safetensors":
                 shutil.copy(path, folder)
 
-    writer.start(state.pop("step"), local, state, copy_rest)
-    writer.wait()
-    writer.close()
+    writers = [CheckpointWriter(checkpoint.parent, World(rank, 2), 9) for rank in range(2)]
+    step = state.pop("step")
+    for rank, writer in enumerate(writers):
+        own = {name: local for name, local in cut_share(tensors, rank, 2).items() if local.num_rows}
+        writer.start(step, own, state, copy_rest)
+    for writer in writers:
+        writer.wait()
+        writer.close()
 
 
-def test_the_shards_of_a_checkpoint_become_one_file(training, trained):
+def test_the_shards_of_a_checkpoint_become_one_file(training, trained, monkeypatch):
+    monkeypatch.setattr(distributed, "barrier", lambda world: None)
+    folder = layout.step_folder(training.train_dir, 3)
+
     def write_shards() -> None:
         training.write(3)
-        shard(layout.step_folder(training.train_dir, 3))
+        shard(folder)
+        assert not (folder / "model.safetensors").exists()
 
     training.play([write_shards, training.finish])
     assert evaluate(training) == 0
-    folder = layout.step_folder(training.train_dir, 3)
-    assert (folder / "model.safetensors").exists()
     assert find_corruption(folder) is None
     assert "model.safetensors" in artifacts.read_json(folder / "trainer/files.json")
-    results = "train/evaluate/step_000000003/results.jsonl"
-    scores = [
-        artifacts.read_json(run / "train/evaluate/step_000000003/scores.json")["scores"]
-        for run in (training.run_dir, trained)
-    ]
-    assert scores[0] == scores[1]
-    assert (training.run_dir / results).exists()
+    name = "train/evaluate/step_000000003/scores.json"
+    assert artifacts.read_json(training.run_dir / name)["scores"] == artifacts.read_json(trained / name)["scores"]
+    assert evaluate(training) == 0
+    assert training.scored() == [3]
 
 
 @pytest.mark.slow

@@ -1,0 +1,360 @@
+"""The first hour on a GPU: steps of the three recipes' models, what they take, and what was expected of an H100.
+
+    python benchmarks/gpu_check.py                                   one GPU
+    torchrun --nproc-per-node 8 benchmarks/gpu_check.py              a machine; adds fsdp and hsdp
+    python benchmarks/gpu_check.py --models b32 --steps 5 --write    --write, of a GPU: benchmarks/results/gpu_check.md
+
+Per model and variant (compile, rows of the token table, ways of sharding): time of a step (slowest rank), share of the
+peak, memory that torch allocated and reserved, the attention kernels, the lines that wait for the GPU, how long a
+checkpoint (in a folder of TMPDIR) stops training, and the loss beside that of a float32 step on the CPU.  Without a GPU
+the models are reduced to two narrow blocks, and what only a GPU shows reads "not on CPU".
+
+The expectation is reckoned, never measured: the model's operations (recomputed ones too) at 45% of the peak, the
+optimizer's 40 bytes per parameter at 80% of 3.35 TB/s, and src/worldclip/train/budget.py for memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+import typing
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldclip.core.settings import load_config
+from worldclip.model.tokenizer import Tokens
+from worldclip.train import budget
+from worldclip.train.checkpoint import CheckpointWriter
+from worldclip.train.config import TrainConfig
+from worldclip.train.device import peak_flops
+from worldclip.train.distributed import (
+    ALONE,
+    World,
+    barrier,
+    broadcast_record,
+    connected_ranks,
+    gather_records,
+    pick_rank_device,
+)
+from worldclip.train.loader import Batch
+from worldclip.train.schedule import Schedule
+from worldclip.train.step import train_step
+from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state
+
+RESULTS = Path(__file__).parent / "results" / "gpu_check.md"
+NOT_ON_CPU = "not on CPU"
+H100_FLOPS, H100_BYTES_PER_S = 9.89e14, 3.35e12  # NVIDIA's data sheet: bfloat16 dense, HBM3
+MATRICES_AT, MEMORY_AT = 0.45, 0.8  # shares of those that large matrices and AdamW reach: assumptions
+OPTIMIZER_BYTES = 40  # per parameter: AdamW reads four numbers and writes three, the norm reads one, zeroing writes one
+MODELS = {  # preset, pairs per GPU, and activation checkpointing of recipes/vit_*_worldwide.toml
+    "h14": ("vit_h14", 196, True),
+    "l14": ("vit_l14", 588, True),
+    "b32": ("vit_b32", 512, False),
+}
+XLM_V_ROWS, CONTEXT = 901_629, 77
+REDUCED = {"vision_layers": 2, "text_layers": 2, "text_width": 128, "embed_dim": 32, "context_length": 16}
+REDUCED_ROWS, REDUCED_PAIRS, REDUCED_WIDTH = 2_000, 8, {"h14": 160, "l14": 128, "b32": 128}
+PARITY_PAIRS = 8
+PARITY_TOLERANCE = 0.02  # of the loss: bfloat16 has 8 bits
+WARM_UP_STEPS = 3
+ATTENTION = ("attention", "flash", "fmha", "sdpa")  # in the names of kernels
+
+
+@dataclass
+class Measured:
+    """Numbers of one model and variant; texts where there is no number."""
+
+    name: str
+    step_ms: float
+    utilisation: str
+    allocated: str
+    reserved: str
+    kernels: list[str]
+    syncs: str
+    sync_lines: list[str]
+    stop_ms: float
+    write_s: float
+    expected: str
+    losses: list[float] = field(default_factory=list)
+
+
+def variants_of(world_size: int, is_gpu: bool) -> dict[str, dict[str, Any]]:
+    """Return the settings of [train] by name: those that the config knows, and this number of ranks allows."""
+    variants: dict[str, dict[str, Any]] = {"ddp": {}, "rows": {"token_table": "rows"}}
+    if is_gpu:  # on a CPU compilation takes a minute per model and says nothing of a GPU
+        variants["compile"] = {"compile": True}
+        variants["compile rows"] = {"compile": True, "token_table": "rows"}
+    if world_size > 1:
+        ways = typing.get_args(typing.get_args(typing.get_type_hints(TrainConfig, include_extras=True)["parallel"])[0])
+        variants |= {way: {"parallel": way} for way in ways if way != "ddp"}
+    return variants
+
+
+def make_config(model: str, settings: dict[str, Any], is_gpu: bool, world_size: int, pairs: int | None) -> TrainConfig:
+    preset, own_pairs, recomputes = MODELS[model]
+    sizes: dict[str, Any] = {"preset": preset}
+    if not is_gpu:
+        patch = int(preset[-2:])
+        sizes |= {**REDUCED, "vision_width": REDUCED_WIDTH[model], "image_size": 2 * patch}
+    batch = (pairs or (own_pairs if is_gpu else REDUCED_PAIRS)) * world_size
+    keys = {"model": sizes, "global_batch_size": batch, "precision": "bf16", "activation_checkpointing": recomputes}
+    return load_config(TrainConfig, keys | {"device": "cuda" if is_gpu else "cpu"} | settings)
+
+
+def make_tokenizer(config: TrainConfig, is_gpu: bool) -> Any:
+    """Return what a model needs of a tokenizer: the numbers of special ids and rows."""
+    rows, context = XLM_V_ROWS if is_gpu else REDUCED_ROWS, config.model.architecture().context_length
+    return SimpleNamespace(bos_id=0, pad_id=1, eos_id=2, vocab_size=rows, context_length=context)
+
+
+def make_batch(config: TrainConfig, tokenizer: Any, pairs: int, rank: int) -> Batch:
+    """Return random images and captions of 5 ids to half of the context."""
+    generator = np.random.default_rng(rank)
+    side = config.model.architecture().image_size
+    images = torch.from_numpy(generator.integers(0, 256, (pairs, 3, side, side), dtype=np.uint8))
+    lengths = generator.integers(5, tokenizer.context_length // 2 + 1, pairs)
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    ids = generator.integers(3, tokenizer.vocab_size, offsets[-1])
+    ids[offsets[1:] - 1] = tokenizer.eos_id
+    return Batch(images, Tokens(ids, offsets, tokenizer.pad_id), [], np.zeros(0), Counter())
+
+
+def measure(
+    model: str, variant: str, config: TrainConfig, world: World, device: torch.device, steps: int
+) -> tuple[Measured, TrainState]:
+    """Run steps of one model and variant."""
+    is_gpu = device.type == "cuda"
+    tokenizer = make_tokenizer(config, is_gpu)
+    pairs = config.global_batch_size // world.size
+    batch = make_batch(config, tokenizer, pairs, world.rank)
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    state = create_train_state(config, tokenizer, world, device, None)
+    losses = [train_step(state, batch, config.lr).loss for _ in range(WARM_UP_STEPS)]
+    times_s = [timed_step(state, batch, config.lr, device) for _ in range(steps)]
+    step_s = max(gather_records(statistics.median(times_s), world))
+    kernels = attention_kernels(state, batch, config.lr, is_gpu)
+    num_syncs, sync_lines = synchronising_lines(state, batch, config.lr) if is_gpu else (NOT_ON_CPU, [])
+    stop_s, write_s = checkpoint_times(state, world)
+    length = len(batch.tokens.ids) / pairs
+    flops = pairs * budget.flops_per_pair(config.model.architecture(), length)
+    peak = peak_flops(device, config.precision)
+    measured = Measured(
+        name=f"{model} {variant}",
+        step_ms=1000 * step_s,
+        utilisation=f"{flops / step_s / peak:.1%}" if peak else NOT_ON_CPU if not is_gpu else "peak unknown",
+        allocated=gib(torch.cuda.max_memory_allocated(device)) if is_gpu else NOT_ON_CPU,
+        reserved=gib(torch.cuda.max_memory_reserved(device)) if is_gpu else NOT_ON_CPU,
+        kernels=kernels,
+        syncs=num_syncs,
+        sync_lines=sync_lines,
+        stop_ms=1000 * stop_s,
+        write_s=write_s,
+        expected=expectation(config, tokenizer.vocab_size, world.size, flops),
+        losses=losses,
+    )
+    return measured, state
+
+
+def timed_step(state: TrainState, batch: Batch, lr: float, device: torch.device) -> float:
+    started_at = time.perf_counter()
+    train_step(state, batch, lr)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started_at
+
+
+def attention_kernels(state: TrainState, batch: Batch, lr: float, is_gpu: bool) -> list[str]:
+    """Return the names of a step's attention kernels (on a CPU: of torch's operations), most often called first."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if is_gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        train_step(state, batch, lr)
+    wanted = torch.autograd.DeviceType.CUDA if is_gpu else torch.autograd.DeviceType.CPU
+    calls: Counter[str] = Counter()
+    for event in profile.events():
+        if event.device_type == wanted and any(part in event.name.lower() for part in ATTENTION):
+            calls[event.name.removeprefix("void ").split("<")[0].split("(")[0]] += 1
+    return [f"{name} x {count}" for name, count in calls.most_common(4)]
+
+
+def synchronising_lines(state: TrainState, batch: Batch, lr: float) -> tuple[str, list[str]]:
+    """Return (how often a step waits for the GPU, file:line of each place and how often)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            train_step(state, batch, lr)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = Counter(
+        f"{Path(warning.filename).name}:{warning.lineno}"
+        for warning in caught
+        if "synchronizing" in str(warning.message)
+    )
+    return str(sum(places.values())), [f"{place} x {count}" for place, count in places.most_common()]
+
+
+def checkpoint_times(state: TrainState, world: World) -> tuple[float, float]:
+    """Return seconds that (a checkpoint stops training, its writing takes in the background)."""
+    folder = Path(broadcast_record(tempfile.mkdtemp(prefix="gpu_check_") if world.is_first else "", world))
+    writer = CheckpointWriter(folder, world, keep_last=1)
+    started_at = time.perf_counter()
+    record = {"updates": 0, "samples_seen": 0}
+    writer.start(1, copy_to_cpu(state), record, lambda place: None)
+    stopped_at = time.perf_counter()
+    writer.wait()
+    written_at = time.perf_counter()
+    writer.close()
+    barrier(world)
+    if world.is_first:
+        shutil.rmtree(folder)
+    return stopped_at - started_at, written_at - stopped_at
+
+
+def expectation(config: TrainConfig, vocab_size: int, world_size: int, flops: float) -> str:
+    """Return the reckoned step time and memory on an H100."""
+    schedule = Schedule(
+        samples_seen=config.global_batch_size, global_batch_size=config.global_batch_size, num_steps=1, warmup_steps=0
+    )
+    needed = budget.estimate(config, vocab_size, schedule, world_size)
+    counts = needed.parameters
+    updated = counts.total - (counts.token_table if config.token_table == "rows" else 0)
+    if config.parallel != "ddp":
+        updated //= world_size  # of one machine, where hsdp shards as fsdp does
+    matrices_s = flops * (4 / 3 if config.activation_checkpointing else 1) / (MATRICES_AT * H100_FLOPS)
+    optimizer_s = OPTIMIZER_BYTES * updated / (MEMORY_AT * H100_BYTES_PER_S)
+    step_s = matrices_s + optimizer_s
+    return f"{1000 * step_s:,.1f} ms, {flops / step_s / H100_FLOPS:.0%}, {gib(needed.memory_bytes)}"
+
+
+def loss_parity(config: TrainConfig, device: torch.device) -> tuple[float, float]:
+    """Return (loss of a first step in bfloat16 on the device, in float32 on the CPU) of the same weights and pairs."""
+    alone = {"parallel": "ddp", "global_batch_size": PARITY_PAIRS}
+    losses = []
+    for precision, place in (("bf16", device), ("fp32", torch.device("cpu"))):
+        changed = dataclasses.replace(config, **alone, precision=precision)
+        tokenizer = make_tokenizer(config, device.type == "cuda")
+        state = create_train_state(changed, tokenizer, ALONE, place, None)
+        losses.append(train_step(state, make_batch(config, tokenizer, PARITY_PAIRS, 0), 0.0).loss)
+        free(state)
+    return losses[0], losses[1]
+
+
+def free(*states: object) -> None:
+    """Give memory back before the next model."""
+    del states
+    gc.collect()
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+# all of them
+
+
+@contextmanager
+def said_if_too_large(name: str, problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        problems.append(f"{name}: does not fit ({str(error).splitlines()[0]})")
+
+
+def check(models: Sequence[str], steps: int, pairs: int | None, world: World, device: torch.device) -> str:
+    """Return the page, of rank 0's memory and kernels and the slowest rank's step."""
+    is_gpu = device.type == "cuda"
+    rows: list[Measured] = []
+    problems: list[str] = []
+    parity: dict[str, tuple[float, float]] = {}
+    for model in models:
+        for variant, settings in variants_of(world.size, is_gpu).items():
+            with said_if_too_large(f"{model} {variant}", problems):
+                config = make_config(model, settings, is_gpu, world.size, pairs)
+                measured, state = measure(model, variant, config, world, device, steps)
+                rows.append(measured)
+                del state
+            free()
+        if world.is_first:
+            parity[model] = loss_parity(make_config(model, {}, is_gpu, 1, pairs), device)
+    return page(rows, parity, problems, world, device)
+
+
+def page(
+    rows: Sequence[Measured],
+    parity: dict[str, tuple[float, float]],
+    problems: Sequence[str],
+    world: World,
+    device: torch.device,
+) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} (reduced models)"
+    lines = [
+        f"| {row.name} | {row.step_ms:,.1f} ms | {row.utilisation} | {row.allocated} | {row.reserved} | {row.syncs} | "
+        f"{row.stop_ms:,.0f} ms | {row.write_s:.1f} s | {row.expected} |"
+        for row in rows
+    ]
+    kernels = [f"- {row.name}: {', '.join(row.kernels) or 'no fused attention: see model/clip.py'}" for row in rows]
+    waits = [f"- {row.name}: {', '.join(row.sync_lines) or row.syncs}" for row in rows]
+    losses = [
+        f"- {model}: {own:.4f} in bfloat16 here, {exact:.4f} in float32 on the CPU: "
+        f"{'agree' if abs(own - exact) <= PARITY_TOLERANCE * abs(exact) else 'DIFFER'}"
+        for model, (own, exact) in parity.items()
+    ]
+    return "\n".join([
+        "# Steps on this device",
+        "",
+        f"{date.today()}, {world.size} x {name}, torch {torch.__version__}. Written by `benchmarks/gpu_check.py`. "
+        "Expected: step, share of the peak and allocated memory of the same model on an H100, reckoned.",
+        "",
+        "| model, variant | step | share of peak | allocated | reserved | waits | checkpoint stops | writes | "
+        "expected on an H100 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+        *lines,
+        *(["", "Failed:", "", *(f"- {problem}" for problem in problems)] if problems else []),
+        "", "Attention:", "", *kernels,
+        "", "Lines that wait for the GPU, in one step:", "", *waits,
+        "", f"Loss of the first step, {PARITY_PAIRS} pairs:", "", *losses, "",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--pairs", type=int, help="per GPU (default: the recipe's)")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.write and not torch.cuda.is_available():
+        parser.error("--write: this machine has no GPU, and its numbers are not those of one")
+    with connected_ranks("auto") as world:
+        device = pick_rank_device("cuda" if torch.cuda.is_available() else "cpu", world)
+        text = check(arguments.models, arguments.steps, arguments.pairs, world, device)
+        if world.is_first:
+            print(text)
+        if world.is_first and arguments.write:
+            RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The check of a GPU runs on a CPU with reduced models, and makes no number up."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldclip.train.distributed import ALONE
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import gpu_check
+
+
+@pytest.mark.parametrize("models", [["b32"], pytest.param(["h14", "l14"], marks=pytest.mark.slow)])
+def test_reduced_models_run_and_what_a_gpu_alone_shows_is_said_to_be_missing(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    text = gpu_check.check(models, 1, None, ALONE, torch.device("cpu"))
+    rows = [line[2:].split(" | ") for line in text.splitlines() if line.endswith(" GiB |")]
+    assert [row[0] for row in rows] == [f"{model} {variant}" for model in models for variant in ("ddp", "rows")]
+    assert all(row[2:6] == [gpu_check.NOT_ON_CPU] * 4 for row in rows)
+    assert all(float(row[1].removesuffix(" ms").replace(",", "")) > 0 for row in rows)
+    assert text.count("aten::scaled_dot_product_attention") == len(rows)
+    assert text.count("agree") == len(models)
+    assert "DIFFER" not in text
+    assert not list(tmp_path.glob("gpu_check_*")), "checkpoints are removed"
+
+
+def test_expectations_are_the_budgets_at_the_recipes_sizes():
+    config = gpu_check.make_config("h14", {}, True, 384, None)
+    assert config.global_batch_size == 75_264
+    flops = 196 * gpu_check.budget.flops_per_pair(config.model.architecture(), 77)
+    assert gpu_check.expectation(config, 901_629, 384, flops) == "700.1 ms, 32%, 43.74 GiB"
+
+
+def test_each_way_of_sharding_that_the_config_knows_is_run():
+    assert {"fsdp", "hsdp"} <= set(gpu_check.variants_of(8, True))
+    assert "compile" in gpu_check.variants_of(1, True)
+
+
+def test_nothing_is_written_without_a_gpu(monkeypatch, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--write"])
+    with pytest.raises(SystemExit) as stopped:
+        gpu_check.main()
+    assert stopped.value.code == 2
+    assert "this machine has no GPU" in capsys.readouterr().err
