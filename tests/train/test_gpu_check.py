@@ -30,6 +30,18 @@ def test_reduced_models_run_and_what_a_gpu_alone_shows_is_said_to_be_missing(mod
     assert not list(tmp_path.glob("gpu_check_*")), "checkpoints are removed"
 
 
+def test_models_that_do_not_fit_are_listed(monkeypatch):
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB\nmore")
+
+    monkeypatch.setattr(gpu_check, "measure", run_out)
+    monkeypatch.setattr(gpu_check, "loss_parity", run_out)
+    lines = gpu_check.check(["l14", "b32"], 1, None, ALONE, torch.device("cpu")).splitlines()
+    failed = [f"- {model} {what}: does not fit (tried to allocate 20 GiB)"
+              for model in ("l14", "b32") for what in ("ddp", "rows", "loss")]  # fmt: skip
+    assert lines[lines.index("Failed:") + 2 :][:6] == failed
+
+
 def test_expectations_are_the_budgets_at_the_recipes_sizes():
     config = gpu_check.make_config("h14", {}, True, 384, None)
     assert config.global_batch_size == 75_264
