@@ -255,6 +255,36 @@ def train(folder: Path) -> None:
     (folder / f"collectives.{os.environ['RANK']}.json").write_text(json.dumps(counts_at_steps))
 
 
+LATE_S = 0.1
+
+
+def train_late(folder: Path) -> None:
+    """Run the stage; rank 1 takes LATE_S longer for each forward pass, under FSDP for each batch."""
+    import json
+    import time
+
+    from worldclip.train.dual_encoder import DualEncoder
+    from worldclip.train.loop import Trainer
+
+    recipe = json.loads((folder / "recipe.json").read_text())
+    forward, batches = DualEncoder.forward, Trainer._batches
+
+    def slow_forward(*args: Any) -> Any:
+        time.sleep(LATE_S)
+        return forward(*args)
+
+    def slow_batches(*args: Any) -> Any:
+        for batch in batches(*args):
+            time.sleep(LATE_S)
+            yield batch
+
+    if os.environ["RANK"] == "1" and recipe["train"]["parallel"] == "ddp":
+        DualEncoder.forward = slow_forward
+    elif os.environ["RANK"] == "1":
+        Trainer._batches = slow_batches
+    train(folder)
+
+
 COLLECTIVES = (
     *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "broadcast"),
     *("all_gather_object", "broadcast_object_list", "barrier", "monitored_barrier"),
@@ -296,4 +326,4 @@ def count_collectives() -> list[dict[str, int]]:
 
 
 if __name__ == "__main__":
-    {"steps": steps, "train": train, "waits": waits}[sys.argv[1]](Path(sys.argv[2]))
+    {"steps": steps, "train": train, "train_late": train_late, "waits": waits}[sys.argv[1]](Path(sys.argv[2]))

@@ -71,12 +71,12 @@ def student_bytes(run_dir):
 def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, monkeypatch):
     image_sizes, original_step = [], loop.launch_step
 
-    def launch_step(state, batch, lr, teacher_features, requests):
+    def launch_step(state, batch, lr, teacher_features, *args):
         image_sizes.append(tuple(batch.images.shape[2:]))
         assert teacher_features[0].shape == (16, 16)
         if len(image_sizes) == 6:
             raise KeyboardInterrupt
-        return original_step(state, batch, lr, teacher_features, requests)
+        return original_step(state, batch, lr, teacher_features, *args)
 
     whole, interrupted = tmp_path / "whole" / "run", tmp_path / "interrupted" / "run"
     finish("train", make_distill_recipe(whole, teacher), whole, LocalExecutor(quiet=True))

@@ -97,16 +97,16 @@ def test_the_loss_falls(place):
 
 def test_an_interrupted_run_ends_with_the_same_bytes(place, tmp_path, monkeypatch):
     tars = write_world(tmp_path / "run")
-    original_step, taken = loop.train_step, []
+    original_step, taken = loop.launch_step, []
 
-    def train_step(*args, **kwargs):
+    def launch_step(*args, **kwargs):
         if len(taken) == 8:
             raise Interruption
         taken.append(1)
         return original_step(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", train_step)
+        patch.setattr(loop, "launch_step", launch_step)
         with pytest.raises(Interruption):
             run(tmp_path / "run", tars, **settings(place))
     assert latest_checkpoint(tmp_path / "run").name == "step_000000005"

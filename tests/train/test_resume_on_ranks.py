@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from on_ranks import run_on_ranks, start_ranks
+from on_ranks import LATE_S, run_on_ranks, start_ranks
 from small_world import TRAIN, write_shapes, write_world
 from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.train.checkpoint import consolidate, read_state
-from worldclip.train.log import read_log
+from worldclip.train.log import read_log, slowest_of
 from worldclip.train.loop import SIGNALS
 
 STEPS = 400
@@ -30,6 +30,7 @@ SETTINGS = {
     "evaluate_every_samples": 40 * 16,
     "evaluate_datasets": ["shapes"],
 }
+EXPECTED_COLLECTIVES = Counter(all_gather_into_tensor=2, reduce_scatter_tensor=2, all_reduce=1)  # of a DDP step
 
 
 def make_world(folder: Path, **train: object) -> Path:
@@ -66,10 +67,7 @@ def test_a_run_resumed_at_another_world_size_sees_the_same_pairs(tmp_path):
             later.rename(run_dir / f"{later.name}.{world_size}")
         (run_dir / "train" / "manifest.json").unlink()
     for rank in range(2):  # of the last run, whose steps 9 to 12 make no checkpoint
-        counts = json.loads((tmp_path / "cut" / f"collectives.{rank}.json").read_text())
-        per_step = [Counter(after) - Counter(before) for before, after in itertools.pairwise(counts)]
-        expected_counts = {"all_gather_into_tensor": 2, "reduce_scatter_tensor": 2, "all_reduce": 1}
-        assert per_step == [Counter(expected_counts)] * 3
+        assert collectives_per_step(tmp_path / "cut", rank) == [EXPECTED_COLLECTIVES] * 3
     state, expected_state = (read_state(latest_checkpoint(folder)) for folder in (run_dir, whole))
     for key in ("seen", "bad", "bad_keys", "samples_seen"):
         assert state[key] == expected_state[key]
@@ -80,6 +78,30 @@ def test_a_run_resumed_at_another_world_size_sees_the_same_pairs(tmp_path):
     for name, tensor in expected.items():
         if not name.endswith("k_proj.bias"):  # changes no softmax: its gradient is only rounding
             assert np.linalg.norm(weights[name] - tensor) < 1e-4 * np.linalg.norm(tensor) + 1e-6, name
+
+
+def collectives_per_step(folder: Path, rank: int) -> list[Counter[str]]:
+    counts = json.loads((folder / f"collectives.{rank}.json").read_text())
+    return [Counter(after) - Counter(before) for before, after in itertools.pairwise(counts)]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_the_log_names_the_slowest_rank_without_a_collective_more(tmp_path, parallel):
+    num_pairs = 12 * 16
+    settings = {"samples_seen": num_pairs, "checkpoint_every_samples": num_pairs, "evaluate_every_samples": 0}
+    run_dir = make_world(tmp_path, **settings, parallel=parallel)
+    run_on_ranks("train_late", tmp_path, 2)
+    records = read_log(run_dir / "train" / "log.jsonl")
+    assert [record["slowest_rank"] for record in records] == [1, 1]
+    assert min(record["slowest_rank_lag_s"] for record in records) > LATE_S / 2
+    if parallel == "ddp":
+        assert collectives_per_step(tmp_path, 0) == [EXPECTED_COLLECTIVES] * 11
+
+
+def test_the_lag_of_the_slowest_rank_is_a_mean_over_steps():
+    rank, lag_s = slowest_of([(1.0, 5.0, 0.0), (2.0, 1.0, 3.0)])
+    assert rank == 1  # although rank 2 was last in the second step
+    assert lag_s == pytest.approx(6 / 2 - (3 / 2 + 3 / 2) / 2)
 
 
 @pytest.mark.slow

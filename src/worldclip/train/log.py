@@ -10,7 +10,7 @@ import json
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,7 +31,7 @@ from worldclip.train.schedule import Schedule
 LOG_EVERY_STEPS = 10
 CURVES = (  # keys of a record that TensorBoard, Weights & Biases and trackio draw
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction"),
-    *("flop_utilisation", "memory_bytes"),
+    *("slowest_rank_lag_s", "flop_utilisation", "memory_bytes"),
 )
 
 
@@ -55,6 +55,7 @@ class Log:
     def _reset_speed(self) -> None:
         self._elapsed_s = self._wait_s = 0.0
         self._steps = self._tokens = 0
+        self._busy_times: list[Sequence[float]] = []
 
     def __enter__(self) -> Log:
         console = Console(stderr=True)
@@ -100,6 +101,11 @@ class Log:
         self._steps += 1
         self._tokens += num_tokens
 
+    def add_busy_times(self, busy_s: Sequence[float]) -> None:
+        """Note how long each rank took before the first exchange of a step; all zeros or empty: unknown."""
+        if any(busy_s):
+            self._busy_times.append(busy_s)
+
     def is_due(self, step: int) -> bool:
         """Return whether this step gets a record."""
         return step % LOG_EVERY_STEPS == 0 or step == self.schedule.num_steps
@@ -115,10 +121,13 @@ class Log:
         flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)
         peak = peak_flops(self.device, self.config.precision)
         wait_fraction = self._wait_s / self._elapsed_s
+        slowest_rank, lag_s = slowest_of(self._busy_times) if self._busy_times else (None, None)
         record = {
             **step_record,
             "samples_per_s": pairs / self._elapsed_s,
             "data_wait_fraction": wait_fraction,
+            "slowest_rank": slowest_rank,
+            "slowest_rank_lag_s": lag_s,
             "flop_utilisation": flops / self._elapsed_s / (peak * self.num_devices) if peak else None,
             "memory_bytes": peak_memory_bytes(self.device),
             "elapsed_s": elapsed_s,
@@ -158,6 +167,17 @@ class Log:
             self._board.add_scalar(name, value, step)
         for tracker in self._trackers:
             tracker.log(values, step=step)
+
+
+def slowest_of(busy_times: Sequence[Sequence[float]]) -> tuple[int, float]:
+    """Return the rank that took longest over all steps, and by how many seconds per step longer than the others' mean.
+
+    busy_times: for each step the seconds of two or more ranks.
+    """
+    means = [sum(times) / len(busy_times) for times in zip(*busy_times, strict=True)]
+    slowest = max(means)
+    others = (sum(means) - slowest) / (len(means) - 1)
+    return means.index(slowest), slowest - others
 
 
 def _start_wandb(project: str, train_dir: Path) -> Any:

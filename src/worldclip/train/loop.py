@@ -32,7 +32,7 @@ from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
 from worldclip.train.checkpoint import CheckpointWriter, consolidate, read_state
 from worldclip.train.config import TrainConfig
-from worldclip.train.device import device_memory_bytes, keep_freed_memory, peak_flops
+from worldclip.train.device import Moment, device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Teacher, create_students, resize
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
 from worldclip.train.loader import UNREADABLE, BadImages, Batch, Loader
@@ -118,6 +118,8 @@ class Underway:
     wait_s: float
     """Time spent waiting for its batch."""
     num_tokens: int
+    began: Moment
+    """When this rank was done with the step before."""
 
 
 def _epochs_dir(run: Run, shards: Sequence[Shard], images: Sequence[Shard] | None) -> Path:
@@ -212,6 +214,7 @@ class Trainer:
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
                 self._evaluate(log)
             self.started_at = time.perf_counter()
+            self.idle_since, self.busy_s = Moment.now(self.device), 0.0
             underway: deque[Underway] = deque()
             num_ahead = steps_ahead(self.device)
             for batch in self._batches(progress.step):
@@ -232,6 +235,7 @@ class Trainer:
                     self.started_at = time.perf_counter()
                 if requests.exit_code and not is_last:
                     self._exit(requests.exit_code)
+                self.idle_since = Moment.now(self.device)  # ranks wait for each other in a save
             self.writer.wait()
             barrier(self.world)
 
@@ -253,7 +257,8 @@ class Trainer:
         lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
         launched = self._step(batch, lr, self._requests(exit_code))
         self.counts.add(batch)
-        return Underway(launched, lr, wait_s, len(batch.tokens.ids))
+        began, self.idle_since = self.idle_since, Moment.now(self.device)
+        return Underway(launched, lr, wait_s, len(batch.tokens.ids), began)
 
     def _finish(self, underway: deque[Underway], num_left: int, log: Log) -> Requests:
         """Read the numbers of all steps but the last num_left, and return what any rank asks by the last one read.
@@ -268,6 +273,8 @@ class Trainer:
             self.progress.add_step(result, done_at - self.started_at)
             log.add_step(done_at - self.started_at, min(step.wait_s, done_at - self.started_at), step.num_tokens)
             self.started_at = done_at
+            self.busy_s = step.step.arrived.seconds_since(step.began)
+            log.add_busy_times(result.busy_s)
             self._log_step(log, result, step.lr)
             self._stop_if_diverged()
             requests = result.requests
@@ -276,11 +283,11 @@ class Trainer:
     def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
         """Start the model's step; with a teacher also take the students', for one forward pass of the teacher."""
         if self.teacher is None:
-            return launch_step(self.state, batch, lr, requests=requests)
+            return launch_step(self.state, batch, lr, requests=requests, busy_s=self.busy_s)
         teacher_features = self.teacher.encode(batch)
         size = self.config.model.architecture().image_size  # crops are as large as the largest student's
         own_batch = replace(batch, images=resize(batch.images, size))
-        launched = launch_step(self.state, own_batch, lr, teacher_features, requests)
+        launched = launch_step(self.state, own_batch, lr, teacher_features, requests, self.busy_s)
         for student in self.students:
             student.step(batch, lr, teacher_features)
         return launched

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.model.clip import MAX_LOGIT_SCALE
 from worldclip.model.tokenizer import Tokens
+from worldclip.train.device import Moment
 from worldclip.train.distributed import all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
 from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
@@ -24,6 +25,7 @@ from worldclip.train.train_state import TrainState
 Features = tuple[torch.Tensor, torch.Tensor]
 """(B, D) float32 each: of images, of texts."""
 EXIT_CODES = (143, 138)  # of Requests: a shell's for SIGTERM and SIGUSR1, 128 + number
+NUM_VOTES = 1 + len(EXIT_CODES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class StepResult:
     """The factor, after the step."""
     requests: Requests
     """Of any rank."""
+    busy_s: tuple[float, ...]
+    """By rank, the seconds that it stated to launch_step; of one process empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +69,30 @@ class LaunchedStep:
     """A step whose numbers a GPU may still compute."""
 
     numbers: torch.Tensor
-    """(4 + votes,) float32 in this machine's memory."""
+    """(4 + votes + ranks,) float32 in this machine's memory; of one process without its rank."""
     copied: torch.cuda.Event | None
     """Comes after the copy of the numbers; None: they are there."""
+    arrived: Moment
+    """Before the step's first exchange with other ranks."""
 
     @classmethod
-    def of(cls, numbers: torch.Tensor) -> LaunchedStep:
+    def of(cls, numbers: torch.Tensor, arrived: Moment) -> LaunchedStep:
         """Start to copy the numbers from their device."""
         if numbers.device.type != "cuda":
-            return cls(numbers.cpu(), None)
+            return cls(numbers.cpu(), None, arrived)
         pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         pinned.copy_(numbers, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record()
-        return cls(pinned, copied)
+        return cls(pinned, copied, arrived)
 
     def read(self) -> StepResult:
         """Wait for the numbers and return them."""
         if self.copied is not None:
             self.copied.synchronize()
-        loss, grad_norm, is_applied, logit_scale, *votes = self.numbers.tolist()
-        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, Requests.any_of(votes))
+        loss, grad_norm, is_applied, logit_scale, *others = self.numbers.tolist()
+        votes, busy_s = others[:NUM_VOTES], tuple(others[NUM_VOTES:])
+        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, Requests.any_of(votes), busy_s)
 
 
 def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
@@ -99,24 +106,30 @@ def launch_step(
     lr: float,
     teacher_features: Features | None = None,
     requests: Requests = Requests(),
+    busy_s: float = 0.0,
 ) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
     That is decided on the device: nothing here waits for it, unless the token embedding is sparse or the optimizer is
-    not fused (mps).  teacher_features: a teacher's features of the same pairs, for distillation.
+    not fused (mps).  teacher_features: a teacher's features of the same pairs, for distillation.  busy_s: how long this
+    rank took before the first exchange of an earlier step; all ranks learn it from the result.
     """
+    arrived = Moment.now(state.device)
     state.optimizer.zero_grad(set_to_none=True)
     if state.sparse_embedding is not None:
         state.sparse_embedding.fetch(batch.tokens.ids)
-    loss = _backward(state, batch, teacher_features)
-    votes = _average_scalars(state, loss, requests)
+    loss, features_done = _backward(state, batch, teacher_features)
+    if state.config.parallel == "ddp" and state.sparse_embedding is None:  # else the forward pass exchanges weights
+        arrived = features_done
+    others = _average_scalars(state, loss, requests, busy_s)
     if state.sparse_embedding is not None:
         state.sparse_embedding.collect_gradients()
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
     logit_scale = state.model.clip.logit_scale.detach().exp()
-    return LaunchedStep.of(torch.cat([torch.stack([loss, grad_norm, is_finite.to(loss.dtype), logit_scale]), votes]))
+    numbers = torch.stack([loss, grad_norm, is_finite.to(loss.dtype), logit_scale])
+    return LaunchedStep.of(torch.cat([numbers, others]), arrived)
 
 
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
@@ -133,18 +146,22 @@ def _compute_loss(state: TrainState, features: Features, teacher_features: Featu
     return loss + distill.weight * taught
 
 
-def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> torch.Tensor:
-    """Fill .grad and return this rank's loss, detached."""
+def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> tuple[torch.Tensor, Moment]:
+    """Fill .grad and return this rank's loss, detached, and when its features were computed."""
     if state.config.accum_steps > 1:
         return _accumulate_gradients(state, batch, teacher_features)
     (inputs,) = batch.inputs or [(batch.images, batch.tokens, batch.patches)]
-    loss = _compute_loss(state, state.wrapped(*inputs), teacher_features)
+    features = state.wrapped(*inputs)
+    features_done = Moment.now(state.device)
+    loss = _compute_loss(state, features, teacher_features)
     loss.backward()
-    return loss.detach()
+    return loss.detach(), features_done
 
 
-def _accumulate_gradients(state: TrainState, batch: Batch, teacher_features: Features | None) -> torch.Tensor:
-    """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch, and return that loss, detached.
+def _accumulate_gradients(
+    state: TrainState, batch: Batch, teacher_features: Features | None
+) -> tuple[torch.Tensor, Moment]:
+    """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch; return as _backward does.
 
     Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
     others.  As in GradCache (arXiv:2101.06983) the features of all micro-batches are computed first, without a graph;
@@ -156,6 +173,7 @@ def _accumulate_gradients(state: TrainState, batch: Batch, teacher_features: Fea
     with torch.no_grad():
         cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
     image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
+    features_done = Moment.now(state.device)
     loss = _compute_loss(state, (image_BD, text_BD), teacher_features)
     loss.backward()
     assert image_BD.grad is not None
@@ -165,7 +183,7 @@ def _accumulate_gradients(state: TrainState, batch: Batch, teacher_features: Fea
     for i, (micro_batch, feature_grads) in enumerate(zip(micro_batches, grads, strict=True)):
         with _gradient_sync(state.wrapped, is_last=i == len(micro_batches) - 1):
             torch.autograd.backward(state.wrapped(*micro_batch), feature_grads)
-    return loss.detach()
+    return loss.detach(), features_done
 
 
 def split_batch(batch: Batch, accum_steps: int) -> list[ModelInputs]:
@@ -191,19 +209,22 @@ def _gradient_sync(wrapped: Any, is_last: bool) -> Iterator[None]:
         yield
 
 
-def _average_scalars(state: TrainState, loss: torch.Tensor, requests: Requests) -> torch.Tensor:
-    """Replace the gradients of the scalars and the loss by their means over ranks; return the means of the votes.
+def _average_scalars(state: TrainState, loss: torch.Tensor, requests: Requests, busy_s: float) -> torch.Tensor:
+    """Replace the gradients of the scalars and the loss by their means over ranks.
 
+    Return (votes + ranks,): the means of the votes, and busy_s of each rank; of one process only its votes.
     One all-reduce for all of them: each collective costs a step the latency of the whole network.
     """
-    votes = loss.new_zeros(1 + len(EXIT_CODES))
+    votes = loss.new_zeros(NUM_VOTES)
     for i, is_wanted in enumerate(requests.votes()):
         if is_wanted:
             votes[i].fill_(1)  # a tensor of Python's numbers would be copied from pageable memory, which waits
     if state.world.size == 1:
         return votes
+    busy_R = loss.new_zeros(state.world.size)
+    busy_R[state.world.rank].fill_(busy_s * state.world.size)  # the mean over ranks is busy_s again
     targets = [loss, *(scalar.grad for scalar in state.model.scalars().values() if scalar.grad is not None)]
-    values = torch.cat([torch.stack([target.detach() for target in targets]), votes])
+    values = torch.cat([torch.stack([target.detach() for target in targets]), votes, busy_R])
     means = all_reduce(values, state.world).div_(state.world.size)
     for target, mean in zip(targets, means, strict=False):
         target.copy_(mean)
