@@ -106,7 +106,7 @@ def test_modules_of_commands_have_exactly_those_of_the_overview() -> None:
         ("pool dedub my_pool --out x", "unknown command pool dedub; did you mean pool dedup?"),
         ("poool check my_pool", "unknown command poool check; did you mean pool check?"),
         ("fetch datset pets", "unknown command fetch datset; did you mean fetch dataset?"),
-        ("fetch", "unknown command fetch; fetch has metadata, dataset"),
+        ("fetch", "unknown command fetch; fetch has cldr, metadata, dataset"),
         ("xyzzy", "unknown command xyzzy; worldclip --help lists all commands"),
     ],
 )
