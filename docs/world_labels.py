@@ -29,10 +29,10 @@ def label_table() -> str:
             label = language.iso639_3[0]
             label = label if "_" in label else f"{label}_{language.script}"
             of_family[language.family].append(f"{language.code} `{label}`")
-    found = sum(map(len, of_family.values()))
+    num_more = sum(map(len, of_family.values()))
     lines = [
         f"Of the {len(languages)} languages of `recipes/world.toml` lid.176 has a label for "
-        f"{len(languages) - len(lacking)}; the scheme of GlotLID has one for {found} more (or labels of a "
+        f"{len(languages) - len(lacking)}; the scheme of GlotLID has one for {num_more} more (or labels of a "
         "macrolanguage's members, such as `fuv_Latn` of ff, which belong to its list):",
         "",
         "| family | languages and labels |",

@@ -89,9 +89,9 @@ def _unpack(archive: Path, out: Path, version: str) -> int:
         num_files = _write_members(archive, aside)
         if not num_files:
             raise Broken("holds no annotations; is it CLDR's core.zip?")
-        found = read_version(aside)
-        if found != version:
-            raise Broken(f"is of version {found}, not {version}; give its version, or another mirror")
+        unpacked_version = read_version(aside)
+        if unpacked_version != version:
+            raise Broken(f"is of version {unpacked_version}, not {version}; give its version, or another mirror")
     except (*_BROKEN_ARCHIVE, Broken) as error:
         archive.unlink()
         shutil.rmtree(aside, ignore_errors=True)

@@ -44,7 +44,7 @@ class ImageFiles:
         shard = self.shards[i]
         try:
             content, stamp = self._read(i, offset, size)
-            if self._is_stale(i, stamp):  # replaced under the same name: the new file counts
+            if self._close_if_stale(i, stamp):  # replaced under the same name: the new file counts
                 content, stamp = self._read(i, offset, size)
             self.check(i, stamp)
             if len(content) < size:
@@ -116,8 +116,8 @@ class ImageFiles:
         with self._open_lock:
             self._open.pop(i, None)
 
-    def _is_stale(self, i: int, stamp: Stamp) -> bool:
-        """Return whether the file that was read is another than the listed one; it is then opened anew."""
+    def _close_if_stale(self, i: int, stamp: Stamp) -> bool:
+        """Close file i if it is no longer the one that was listed; return whether it was closed."""
         if is_remote(self.shards[i].path) or stamp == self._stamps[i]:
             return False
         self._close(i)

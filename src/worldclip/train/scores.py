@@ -28,7 +28,7 @@ MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
 def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConfig:
     """Return the config of evaluations while training: train.evaluate_datasets take the place of evaluate.datasets.
 
-    Raises UserError for unknown datasets, and if there is none.
+    Raises UserError for unknown datasets and without any.
     """
     if train.evaluate_datasets:
         config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
