@@ -9,7 +9,7 @@ import pytest
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.redact import has_credential, redact, redact_record
+from worldclip.core.redact import has_credential, redact, redact_record, shorten_paths
 
 SECRET = "hunter2hunter2"
 WITH_SECRET = [
@@ -87,6 +87,26 @@ def test_files_and_messages_hold_no_credential(tmp_path, capsys):
         assert SECRET not in text
         assert "https://***@host/x" in text
     assert json.loads((tmp_path / "run.json").read_text())["https://***@host/x"] == {"secret": "***"}
+
+
+def test_local_paths_are_cut_to_their_last_part():
+    paths = {
+        "pool": "/home/ada/images",
+        "folders": {"a": "folders:/data/ada/a"},
+        "keys": ["~/ada/k.txt", "file:///ada/x"],
+    }
+    assert shorten_paths(paths) == {"pool": "images", "folders": {"a": "folders:a"}, "keys": ["k.txt", "x"]}
+    others = [
+        "s3://bucket/images",
+        "hf://datasets/a/b",
+        "owner/name",
+        "json:url",
+        3,
+        None,
+        "a text / more",
+        "https://x/y",
+    ]
+    assert shorten_paths(others) == others
 
 
 def test_redaction_takes_linear_time():

@@ -183,11 +183,14 @@ def write_pictures(folder: Path) -> Path:
 
 
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):
-    artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe(formats=["open_clip"])))
+    stored = load_recipe({**RECIPE, "pool": {"path": str(tmp_path / "tars")}, "export": {"formats": ["open_clip"]}})
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(stored))
     assert cli.main(["export", str(run_dir), "--out", str(tmp_path / "first"), "--formats", "huggingface", "timm"]) == 0
     exported = tmp_path / "first" / "huggingface"
     assert "# my_run: a CLIP for 2 languages" in (exported / "README.md").read_text()
-    assert (exported / "recipe.toml").exists()
+    published = load_recipe(exported / "recipe.toml")
+    assert published.pool.path == str(exported / "tars")  # relative in the file
+    assert str(tmp_path) not in (exported / "recipe.toml").read_text() + (exported / "README.md").read_text()
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "report.json", "timm"]
 
     assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0

@@ -151,11 +151,32 @@ def test_peft_loads_the_adapters_on_the_exported_base(place):
     torch.testing.assert_close(adapted.logits_per_text, expected.logits_per_text, rtol=0, atol=1e-4)
 
 
-def test_exported_adapters_load_by_their_folder_and_other_formats_hold_the_sum(place):
+def name_base(adapters: Path, base: object, **changes: object) -> None:
+    config = json.loads((adapters / "adapter_config.json").read_text())
+    (adapters / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base} | changes))
+
+
+def test_exported_adapters_name_a_base_on_the_hub_and_no_folder_of_this_machine(place, tmp_path):
+    folder = place / "lora" / "out" / "peft"
+    assert artifacts.read_json(folder / "adapter_config.json")["base_model_name_or_path"] is None
+    with pytest.raises(UserError, match="names no base model; set its base_model_name_or_path"):
+        worldclip.load(folder)
+    checkpoint = shutil.copytree(latest_checkpoint(place / "lora" / "run"), tmp_path / "step")
+    name_base(checkpoint / "trainer", "hf-hub:owner/name")
+    export_model(checkpoint, tmp_path / "out", ExportConfig(formats=("peft",)))
+    exported = artifacts.read_json(tmp_path / "out/peft/adapter_config.json")
+    assert exported["base_model_name_or_path"] == "owner/name"
+    for path in (*folder.iterdir(), *(tmp_path / "out/peft").iterdir()):
+        assert str(place.parent).encode() not in path.read_bytes(), path
+
+
+def test_exported_adapters_load_by_their_folder_and_other_formats_hold_the_sum(place, tmp_path):
     out = place / "lora" / "out"
     expected = worldclip.load(place / "lora" / "run", device="cpu").encode_text(TEXTS)
-    for name in ("peft", "huggingface", "open_clip"):
-        clip = worldclip.load(out / name, device="cpu")
+    adapters = shutil.copytree(out / "peft", tmp_path / "adapters")
+    name_base(adapters, str(latest_checkpoint(place / "base" / "run")))
+    for folder in (adapters, out / "huggingface", out / "open_clip"):
+        name, clip = folder.name, worldclip.load(folder, device="cpu")
         np.testing.assert_allclose(clip.encode_text(TEXTS), expected, atol=1e-5, err_msg=name)
     config = json.loads((out / "peft" / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"]) == ("LORA", RANK)
@@ -196,27 +217,21 @@ def test_adapters_of_another_model_are_an_error(place, tmp_path):
     adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
     wider = TRAIN | {"model": TRAIN["model"] | {"text_width": 96}, "samples_seen": 32, "warmup_samples": 0}
     run(tmp_path / "wider" / "run", write_world(tmp_path / "wider" / "run"), **wider)
-    config = json.loads((adapters / "adapter_config.json").read_text())
-
-    def name_base(base: object, **changes: object) -> None:
-        record = config | {"base_model_name_or_path": base} | changes
-        (adapters / "adapter_config.json").write_text(json.dumps(record))
-
-    name_base(str(tmp_path / "wider" / "run"))
+    name_base(adapters, str(tmp_path / "wider" / "run"))
     with pytest.raises(
         UserError, match=r"of another model than .*wider/run \(.*is \(384, 96\) there, its adapter has 64 channels"
     ):
         worldclip.load(adapters)
-    name_base(str(adapters))
+    name_base(adapters, str(adapters))
     with pytest.raises(UserError, match="holds adapters itself; export it to huggingface first"):
         worldclip.load(adapters)
-    name_base(None)
+    name_base(adapters, None)
     with pytest.raises(UserError, match="names no base model; set its base_model_name_or_path"):
         worldclip.load(adapters)
-    name_base(None, peft_type="LOHA")
+    name_base(adapters, None, peft_type="LOHA")
     with pytest.raises(UserError, match="peft_type is 'LOHA'; worldclip loads LoRA adapters alone"):
         worldclip.load(adapters)
-    name_base(str(latest_checkpoint(place / "base" / "run")))
+    name_base(adapters, str(latest_checkpoint(place / "base" / "run")), peft_type="LORA")
     tensors = load_file(adapters / "adapter_model.safetensors")
     save_file({f"{name}.more": tensor for name, tensor in tensors.items()}, adapters / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"of another model than .*no .*\.more there"):
@@ -226,10 +241,12 @@ def test_adapters_of_another_model_are_an_error(place, tmp_path):
         worldclip.load(adapters)
 
 
-def test_missing_peft_is_named_with_its_extra(place, monkeypatch):
+def test_missing_peft_is_named_with_its_extra(place, tmp_path, monkeypatch):
+    adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
+    name_base(adapters, str(latest_checkpoint(place / "base" / "run")))
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"needs peft: pip install 'worldclip\[lora\]'"):
-        worldclip.load(place / "lora" / "out" / "peft")
+        worldclip.load(adapters)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
-"""Keep credentials out of all that is written and said: recipes, manifests, exports, cards, logs, messages."""
+"""Keep credentials out of all that is written and said: recipes, manifests, exports, cards, logs, messages.
+
+Keep the folders of a machine out of what is published.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 HIDDEN = "***"
@@ -28,6 +32,7 @@ _USER = re.compile(r"://([^\s/?#\"'<>]{1,4000})@")
 _KEY_AND_SECRET = re.compile(r"://([^\s?#\"'<>@:/]{1,200}:[^\s?#\"'<>]{1,200})@")  # secret keys hold slashes
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
 _BUCKET_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "oss", "cos", "r2")  # their addresses have no port
+_LOCAL_PATH = re.compile(r"(?:file://)?([\w-]+:)?([/~].*)", re.DOTALL)  # as recipes hold it: absolute, or `layout:path`
 _PARAMETER = re.compile(rf"([?&;](?:{_SECRET_PARAMETERS})=)[^&;\s\"'<>#]+", re.IGNORECASE)
 
 
@@ -77,3 +82,15 @@ def has_credential(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(has_credential(item) for pair in value.items() for item in pair)
     return isinstance(value, list | tuple) and any(map(has_credential, value))
+
+
+def shorten_paths(record: Any) -> Any:
+    """Return a JSON-able record with each text that is an absolute local path cut to its last part."""
+    if isinstance(record, Mapping):
+        return {name: shorten_paths(value) for name, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [shorten_paths(value) for value in record]
+    path = _LOCAL_PATH.fullmatch(record) if isinstance(record, str) else None
+    if path is None or path[2].startswith("//"):  # the rest of a URL
+        return record
+    return f"{path[1] or ''}{PurePosixPath(path[2]).name}"

@@ -446,9 +446,9 @@ def _plain(value: Any) -> Any:
 
 
 def to_toml(sections: Any) -> str:
-    """Return TOML of a config, or of {section: config}, with all defaults; loadable as it is."""
+    """Return TOML of a config with all defaults, or of {section: config or its table}; loadable as it is."""
     import tomli_w
 
     if isinstance(sections, Mapping):
-        return tomli_w.dumps({name: to_dict(config) for name, config in sections.items()})
+        return tomli_w.dumps({name: _plain(config) for name, config in sections.items()})
     return tomli_w.dumps(to_dict(sections))

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import sample_inputs
 from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS
 from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.load import hub_id
 from worldclip.train.checkpoint import CheckpointReader
 
 if TYPE_CHECKING:
     import torch
 
+_BASE = "base_model_name_or_path"
 _PROJECTIONS = ("visual_projection.weight", "text_projection.weight")  # they learn in full
 
 
@@ -30,7 +32,10 @@ class AdapterWriter:
     checkpoint: Path
 
     def write(self, clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
-        """Write adapters and projections.  Raises UserError for a model that was trained without adapters."""
+        """Write adapters and projections.  Raises UserError for a model that was trained without adapters.
+
+        A base on the hub is named; one in a local folder is not, for its path says nothing to others.
+        """
         from safetensors.torch import save_file
 
         source = self.checkpoint / "trainer" / CONFIG
@@ -42,7 +47,8 @@ class AdapterWriter:
         tensors = self._read("adapter.") | {name: state[name] for name in _PROJECTIONS}
         named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in tensors.items()}
         save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
-        shutil.copy(source, folder / CONFIG)
+        config = read_json(source)
+        write_json(folder / CONFIG, {**config, _BASE: hub_id(config[_BASE])})
 
     def compare(self, clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
         """Let peft add the adapters to the base weights, and compare with the merged model."""

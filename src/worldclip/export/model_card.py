@@ -12,6 +12,7 @@ from worldclip.core.job import Record, Report
 from worldclip.core.records import read_results
 from worldclip.core.settings import read_toml
 from worldclip.export import card_results
+from worldclip.model.load import hub_id
 from worldclip.report.sources import sources_table
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
@@ -37,8 +38,8 @@ WHAT = {
     + _OURS
     + " Put this folder into the model cache of immich's machine-learning service as `clip/NAME`, where NAME is a "
     "model that immich knows, of as many dimensions.",
-    "peft": "LoRA adapters and projections of a CLIP, to be added to the model that `base_model_name_or_path` of "
-    "`adapter_config.json` names, " + _OURS,
+    "peft": "LoRA adapters and projections of a CLIP, to be added to the weights that training started from "
+    "(`base_model_name_or_path` of `adapter_config.json`, if they are on the hub), " + _OURS,
     "vision": "The image encoder of a CLIP without its projection, for the patch features of multimodal LLMs, " + _OURS,
 }
 USE = {
@@ -173,9 +174,10 @@ def of_run(run_dir: Path, checkpoint: Path) -> Card:
 
 
 def of_model(source: str, layout: str) -> Card:
-    """Return the card of a model from elsewhere: where it came from."""
+    """Return the card of a model from elsewhere: its hub id, or the name of its file or folder."""
+    origin = hub_id(source) or Path(source).name
     text = (
-        f"Converted from `{source}` ({layout}). Its publisher states its languages, training data, intended use, "
+        f"Converted from `{origin}` ({layout}). Its publisher states its languages, training data, intended use, "
         "limits and licence; check them before use."
     )
     return Card(f"{Path(source).name}, converted", (), ["", "## Source", "", text])

@@ -13,6 +13,8 @@ from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.layout import best_checkpoint, is_run
 from worldclip.core.layout import recipe as recipe_of
 from worldclip.core.preflight import missing_packages
+from worldclip.core.redact import shorten_paths
+from worldclip.core.settings import read_toml, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.adapters import AdapterWriter
@@ -146,7 +148,7 @@ def _export(
             checked = writers[name].compare(clip, folder, config.onnx_precisions)
             artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
             if recipe is not None and recipe.exists():
-                shutil.copy(recipe, folder / "recipe.toml")
+                artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
     return report

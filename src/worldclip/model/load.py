@@ -187,14 +187,21 @@ def _local_path(source: str | Path, precision: str | None) -> Path:
     path = Path(str(source).removeprefix("local-dir:"))  # open_clip and timm write folders and hub ids with prefixes
     if path.exists():
         return path
-    name = str(source).removeprefix("hf-hub:")
-    if isinstance(source, Path) or name.count("/") != 1 or name.startswith((".", "~", "/")):
-        row = published.find(name)
+    name = None if isinstance(source, Path) else hub_id(source)
+    if name is None:
+        row = published.find(str(source).removeprefix("hf-hub:"))
         hint = f"; the hub id of this model is {row.hub_id}" if row else ""
         raise UserError(
             f"{source} does not exist; give a run, a model's folder or file, or a hub id (owner/name){hint}"
         )
     return _download(name, precision or "fp32")
+
+
+def hub_id(source: str) -> str | None:
+    """Return the hub id that a source is, without open_clip's prefix; None for a local path."""
+    name = source.removeprefix("hf-hub:")
+    is_path = name.count("/") != 1 or name.startswith((".", "~", "/", "local-dir:")) or Path(name).exists()
+    return None if is_path else name
 
 
 def _download(hub_id: str, precision: str) -> Path:

@@ -41,7 +41,7 @@ def base_of(folder: Path) -> str:
         raise UserError(f"{path}: peft_type is {kind!r}; worldclip loads LoRA adapters alone")
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise UserError(f"{path} names no base model; set its base_model_name_or_path to that of the adapters")
+        raise UserError(f"{path} names no base model; set its base_model_name_or_path to the one that was adapted")
     return base
 
 
