@@ -63,7 +63,13 @@ def test_texts_that_are_only_an_address_or_file_name_are_rejected() -> None:
 def test_unlisted_languages_are_rejected() -> None:
     assert rules_of(["a", "b", "c"], ["en", "fr", "und"], languages=("en",)) == [None, "language", "language"]
     texts = pa.array(["a photo of a cat on a table", "一张猫的照片", "…"], pa.large_string())
-    assert languages_of(texts, "lid176").tolist()[:2] == ["en", "zh"]
+    assert languages_of(texts, None, "lid176").tolist()[:2] == ["en", "zh"]
+
+
+def test_languages_that_the_pool_states_are_read_as_in_match() -> None:
+    texts = pa.array(["a", "b", "c", "d", "e"], pa.large_string())
+    stated = pa.array(["en", "swh_Latn", None, "zh-classical", "xx-unknown"])
+    assert languages_of(texts, stated, "lid176").tolist()[:3] == ["en", "sw", "und"]
 
 
 def test_deny_phrases_match_at_word_boundaries_in_any_case(tmp_path: Path) -> None:

@@ -270,3 +270,31 @@ def test_parquet_with_images_inside_gives_the_similarities_of_tars(world: Path, 
     of_tars = {row["key"]: row["similarity"] for row in measured(tmp_path / "tars") if row["text_idx"] == 0}
     of_table = {row["key"]: row["similarity"] for row in rows_of(tmp_path / "out" / "similarity", "0.parquet")}
     assert of_table == pytest.approx({key: of_tars[key] for key in of_table}, abs=1.5e-4)
+
+
+def test_languages_are_those_that_the_pool_states(world: Path, tmp_path: Path) -> None:
+    def stated(shard: int, i: int) -> list[str | None]:
+        return [("de", "swh_Latn", None)[(i + place) % 3] for place in range(len(texts_of(shard, i)))]
+
+    for shard in range(SHARDS):
+        members = []
+        for i in range(PER_SHARD):
+            fields = {"texts": texts_of(shard, i), "said": stated(shard, i)}
+            members.append((f"{shard:05}_{i}.png", picture(100 * shard + i)))
+            members.append((f"{shard:05}_{i}.json", json.dumps(fields).encode()))
+        write_tar(tmp_path / "pool" / f"{shard:05}.tar", members)
+    pool = PoolConfig(path=str(tmp_path / "pool"), lang="json:said")
+    similarity = {"model": str(world / "model"), "percentile": 30, "min_texts": 5}
+    out, quiet = tmp_path / "out", LocalExecutor(quiet=True)
+    report = check(pool, out, load_config({"duplicates": "keep", "similarity": similarity}), executor=quiet)
+    codes = {"de": "de", "swh_Latn": "sw", None: "und"}
+    rows = measured(out)
+    for row in rows:
+        assert row["lang"] == codes[stated(*map(int, row["key"].split("_")))[row["text_idx"]]]
+    thresholds = {lang: item["threshold"] for lang, item in report["similarity"]["by_language"].items()}
+    assert thresholds == pytest.approx(plain_thresholds(rows, 30, 5))
+    # the rules of texts, without a model
+    config = load_config({"duplicates": "keep", "texts": {"languages": ["de"], "drop_pair_when": "all"}})
+    check(pool, tmp_path / "rules", config, executor=quiet)
+    others = {(row["key"], row["text_idx"]) for row in rows if row["lang"] != "de"}
+    assert low_texts(tmp_path / "rules") == others

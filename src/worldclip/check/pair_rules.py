@@ -145,9 +145,10 @@ def _apply_text_rules(
         langs, similarities = read_similarities(context, shard, len(rows))
     else:
         # Identifying languages costs most here.  Without a language rule, only a pair's first text is identified.
-        identified = np.arange(len(rows)) if rules.languages else first_text
+        labelled = np.arange(len(rows)) if rules.languages else first_text
+        stated = None if texts.lang is None else texts.lang.take(pa.array(rows[labelled]))
         langs = np.full(len(rows), UNKNOWN, object)
-        langs[identified] = languages_of(usable.take(pa.array(identified)), context.lid_model)
+        langs[labelled] = languages_of(usable.take(pa.array(labelled)), stated, context.lid_model)
     verdicts.lang[keys] = langs[first_text]
 
     reason, detail = reject(usable, langs, rules)

@@ -81,7 +81,7 @@ def measure(context: CheckContext, shards: Sequence[Shard], executor: Executor) 
         executor = dataclasses.replace(executor, workers=min(executor.workers, num_processes("auto", source)))
     key = {
         "model": [source.layout, source.digest()],
-        "lid_model": context.lid_model,
+        **({"lang": context.pool.lang} if context.pool.lang else {"lid_model": context.lid_model}),
         "pool": [context.pool.identity, *context.pool.texts],
         "decoder": decode.VERSION,
     }
@@ -100,6 +100,7 @@ def _measure_shard(shard: Shard, *, context: CheckContext) -> Report:
     pool_texts = pools.read_texts(shard, context.pool)
     kept = pa.array(np.flatnonzero(pool_texts.reason == Reason.KEPT))
     key, text_idx, texts = (column.take(kept) for column in (pool_texts.key, pool_texts.text_idx, pool_texts.text))
+    stated = None if pool_texts.lang is None else pool_texts.lang.take(kept)
     index, images = pools.read_images(shard, context.pool)
     image_of_text = pc.index_in(key, index["key"].cast(key.type).combine_chunks()).fill_null(-1).to_numpy()
     with one_thread(context.similarity_model):
@@ -107,7 +108,7 @@ def _measure_shard(shard: Shard, *, context: CheckContext) -> Report:
     columns = {
         "key": key,
         "text_idx": text_idx,
-        "lang": pa.array(languages_of(texts, context.lid_model), pa.string()),
+        "lang": pa.array(languages_of(texts, stated, context.lid_model), pa.string()),
         "similarity": pa.array(similarity, pa.float32(), mask=np.isnan(similarity)),
     }
     write_table(context.table_path("similarity", shard), pa.table(columns), SIMILARITIES)

@@ -16,6 +16,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.kernels.compiled import compiled
 from worldclip.language import table as languages
+from worldclip.language.assign import code_of_stated
 from worldclip.language.identify import Identifier
 from worldclip.match import Matcher
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
@@ -149,8 +150,15 @@ def read_lines(file: str) -> list[str]:
     return [line for line in stripped if line and not line.startswith("#")]
 
 
-def languages_of(texts: pa.Array, lid_model: str) -> np.ndarray:
-    """Return our code of each text's language, (n,) object; UNKNOWN if the model has no label for it."""
+def languages_of(texts: pa.Array, stated: pa.Array | None, lid_model: str) -> np.ndarray:
+    """Return our code of each text's language, (n,) object; UNKNOWN if it has no label.
+
+    stated: labels of the pool (pool.lang); None: those of the language-identification model.
+    """
+    if stated is not None:
+        encoded, ours = stated.dictionary_encode(), languages.by_code()
+        names = [code_of_stated(label, ours) for label in encoded.dictionary.to_pylist()]
+        return np.array([*names, UNKNOWN], object)[_numpy(pc.fill_null(encoded.indices, len(names)))]
     identifier = _load_identifier(lid_model)
     label_ids, _ = identifier.predict_ids(texts)  # -1 for a blank text, which indexes UNKNOWN
     scheme = languages.scheme_of(identifier.labels[0])

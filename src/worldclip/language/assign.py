@@ -6,7 +6,7 @@ Legend: T texts.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,12 @@ class LanguageRules:
         merged = dict(self.merge_labels)
         if label in merged:
             return merged[label]
-        return label if label in self.languages else table.from_lid(label, scheme=table.scheme_of(label))
+        return code_of_stated(label, self.languages)
+
+
+def code_of_stated(label: str, codes: Container[str]) -> str:
+    """Return our code of a label that a pool states (pool.lang): one of `codes`, or a LID model's label."""
+    return label if label in codes else table.from_lid(label, scheme=table.scheme_of(label))
 
 
 @functools.cache
