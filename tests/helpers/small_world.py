@@ -102,6 +102,7 @@ TRAIN = {
     "warmup_samples": 32,
     "lr": 2e-3,
     "checkpoint_every_samples": 5 * 16,
+    "checkpoint_every_minutes": 1e6,  # else a machine that stands still for ten minutes adds a checkpoint
     "device": "cpu",
     "model": {
         "preset": "tiny",
