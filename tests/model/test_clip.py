@@ -251,6 +251,30 @@ def test_image_features_equal_those_of_transformers(model):
         torch.testing.assert_close(image_features(model, pixels), torch.nn.functional.normalize(expected, dim=-1))
 
 
+@pytest.mark.parametrize("layers", [1, 2])  # of one block the last one is the first
+def test_gradients_equal_those_of_transformers(layers):
+    sizes = ModelConfig(
+        preset="tiny", image_size=32, vision_layers=layers, text_layers=layers, vision_width=64, text_width=64
+    )
+    model = create_model(model_config(sizes, small_tokenizer()), seed=5)
+    tokens = random_tokens(2)
+    pixels = normalise_pixels(torch.randint(0, 256, (13, 3, 32, 32), dtype=torch.uint8))
+    ids = torch.from_numpy(tokens.padded())
+
+    def gradients(image, text):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(20 * image @ text.T, torch.arange(13)).backward()
+        return {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
+
+    output = model(input_ids=ids, pixel_values=pixels)
+    expected = gradients(output.image_embeds, output.text_embeds)
+    actual = gradients(image_features(model, pixels), text_features(model, tokens))
+    assert len(actual) > 20 * layers
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)
+
+
 def test_config_problems_name_key_value_and_remedy():
     assert ModelConfig(preset="vit_b32").problems() == []
     (uneven,) = ModelConfig(preset="vit_b32", image_size=230).problems()

@@ -17,6 +17,7 @@ from worldclip.model import preprocess
 from worldclip.model.config import Architecture, Init, ModelConfig
 from worldclip.model.published import PublishedTokenizer, activation
 from worldclip.model.tokenizer import Tokenizer, Tokens, require_transformers
+from worldclip.model.towers import pooled_image, pooled_text
 
 if TYPE_CHECKING:
     import torch
@@ -164,11 +165,16 @@ def _draw_as_pytorch(block: Any) -> None:
     attention.out_proj.bias.zero_()
 
 
-def image_features(model: MetaClip2Model, pixels_B3SS: torch.Tensor) -> torch.Tensor:
-    """Map (B, 3, S, S) normalised pixels to (B, D) float32 of unit length."""
+def image_features(
+    model: MetaClip2Model, pixels_B3SS: torch.Tensor, run_tower: Callable[..., torch.Tensor] = pooled_image
+) -> torch.Tensor:
+    """Map (B, 3, S, S) normalised pixels to (B, D) float32 of unit length.
+
+    run_tower: pooled_image, or what torch.compile made of it.
+    """
     import torch
 
-    pooled = model.vision_model(pixel_values=pixels_B3SS).pooler_output
+    pooled = run_tower(model.vision_model, pixels_B3SS)
     return torch.nn.functional.normalize(model.visual_projection(pooled).float(), dim=-1)
 
 
@@ -197,18 +203,24 @@ class TextChunks:
         return TextChunks([change(ids) for ids in self.ids], change(self.position_B))
 
 
-def text_features(model: MetaClip2Model, texts: Tokens | TextChunks, num_chunks: int = 1) -> torch.Tensor:
+def text_features(
+    model: MetaClip2Model,
+    texts: Tokens | TextChunks,
+    num_chunks: int = 1,
+    run_tower: Callable[..., torch.Tensor] = pooled_text,
+) -> torch.Tensor:
     """Map B texts to (B, D) float32 of unit length.
 
     Tokens run as `num_chunks` chunks of texts of similar length, each padded to its own longest.  The tower is causal
-    and pools at the end token, so padding after it changes nothing but the time.
+    and pools at the end token, so padding after it changes nothing but the time.  run_tower: pooled_text, or what
+    torch.compile made of it.
     """
     import torch
 
     device = model.logit_scale.device
     chunks = texts if isinstance(texts, TextChunks) else TextChunks.of(texts, num_chunks)
     chunks = chunks.map(lambda tensor: tensor.to(device))
-    features = [model.text_projection(model.text_model(input_ids=ids).pooler_output) for ids in chunks.ids]
+    features = [model.text_projection(run_tower(model.text_model, ids)) for ids in chunks.ids]
     gathered_BD = torch.cat(features)[chunks.position_B]
     return torch.nn.functional.normalize(gathered_BD.float(), dim=-1)
 

@@ -109,7 +109,10 @@ def count_adapters(sizes: Architecture, config: TrainConfig) -> int:
 
 
 def flops_per_pair(sizes: Architecture, text_length: float) -> float:
-    """Return the FLOPs of forward and backward pass for an image and a text of text_length tokens."""
+    """Return the FLOPs of forward and backward pass for an image and a text of text_length tokens.
+
+    All tokens of the last block are counted, as utilisation is commonly stated; model/towers.py computes one of them.
+    """
     patches = (sizes.image_size // sizes.patch_size) ** 2
     image = _encoder_flops(sizes.vision_width, sizes.vision_layers, sizes.vision_mlp_ratio, patches + 1)
     image += 2 * patches * 3 * sizes.patch_size**2 * sizes.vision_width + 2 * sizes.vision_width * sizes.embed_dim

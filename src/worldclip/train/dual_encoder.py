@@ -6,12 +6,14 @@ B pairs, D embed_dim, S image side, P patches kept of an image, W width of the i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from worldclip.model.clip import TextChunks, image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.tokenizer import Tokens
+from worldclip.model.towers import pooled_image, pooled_text, pooling_block
 from worldclip.train.lora import stored_name
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class DualEncoder(torch.nn.Module):
         mean, std = pixel_statistics(clip.logit_scale.device)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
+        self._run_vision: Callable[..., torch.Tensor] = pooled_image
+        self._run_text: Callable[..., torch.Tensor] = pooled_text
         self._kept_BP: torch.Tensor | None = None
         clip.vision_model.embeddings.register_forward_hook(self._drop_patches)
 
@@ -56,7 +60,17 @@ class DualEncoder(torch.nn.Module):
         pixels = normalise_pixels(images_B3SS, self.pixel_mean, self.pixel_std)
         self._kept_BP = None if kept_BP is None else kept_BP.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return image_features(self.clip, pixels), text_features(self.clip, texts, self.text_chunks)
+            return (
+                image_features(self.clip, pixels, self._run_vision),
+                text_features(self.clip, texts, self.text_chunks, self._run_text),
+            )
+
+    def compile_towers(self) -> None:
+        """Let torch compile the towers.  Texts are trimmed, so that each batch has another length."""
+        for tower in (self.clip.vision_model, self.clip.text_model):
+            pooling_block(tower.encoder.layers[-1])
+        self._run_vision = torch.compile(pooled_image, dynamic=False)
+        self._run_text = torch.compile(pooled_text, dynamic=True)
 
     def _drop_patches(self, module: torch.nn.Module, inputs: Any, embedded_BPW: torch.Tensor) -> torch.Tensor | None:
         """Pass on only the class token and the kept patches of the embedded image (FLIP, arXiv:2212.00794)."""

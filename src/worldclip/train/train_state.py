@@ -98,8 +98,7 @@ def create_train_state(
     if config.activation_checkpointing:
         _recompute_blocks(clip, config)
     if config.compile:
-        clip.vision_model.compile(dynamic=False)
-        clip.text_model.compile(dynamic=True)  # texts are trimmed, so that each batch has another length
+        model.compile_towers()
     barrier(world)  # reading weights takes some ranks minutes longer, and wrapping exchanges tensors
     wrapped = _wrap(model, config, world, device)
     state = TrainState(

@@ -1,0 +1,80 @@
+"""Run the two towers of a MetaClip2Model for the one token that is pooled.
+
+The class token of an image, the end token of a text: the last block computes queries, MLP and residuals for this token
+alone, since nothing reads the others.  Values are those of transformers' own forward pass, up to rounding.
+
+B batch, T tokens, W width of the tower.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pooled_image(tower: Any, pixels_B3SS: torch.Tensor) -> torch.Tensor:
+    """Map normalised pixels to the (B, W) pooled output of a MetaClip2VisionModel."""
+    hidden_BTW = tower.pre_layrnorm(tower.embeddings(pixels_B3SS))
+    for block in tower.encoder.layers[:-1]:
+        hidden_BTW = block(hidden_BTW, None)
+    last = pooling_block(tower.encoder.layers[-1])
+    return tower.post_layernorm(last(hidden_BTW, None, token=(slice(None), 0)))
+
+
+def pooled_text(tower: Any, ids_BT: torch.Tensor) -> torch.Tensor:
+    """Map padded ids to the (B, W) pooled output of a MetaClip2TextModel: at the first end token of each text."""
+    import torch
+    from transformers.masking_utils import create_causal_mask
+
+    hidden_BTW = tower.embeddings(input_ids=ids_BT)
+    mask = create_causal_mask(config=tower.config, inputs_embeds=hidden_BTW, attention_mask=None, cache=None)
+    for block in tower.encoder.layers[:-1]:
+        hidden_BTW = block(hidden_BTW, mask, is_causal=True)
+    end_B = (ids_BT == tower.eos_token_id).int().argmax(dim=-1)
+    batch, length = ids_BT.shape
+    is_seen_BT = torch.arange(length, device=ids_BT.device) <= end_B[:, None]
+    token = (torch.arange(batch, device=ids_BT.device), end_B)
+    last = pooling_block(tower.encoder.layers[-1])
+    return tower.final_layer_norm(last(hidden_BTW, is_seen_BT[:, None, None, :], token=token))
+
+
+def pooling_block(block: Any) -> Any:
+    """Let a block compute one token where it is called with `token`, and return the block.
+
+    It is still called as a module, since FSDP and activation checkpointing act on its calls.
+    """
+    if "forward" not in vars(block):
+        block.forward = functools.partial(_forward, block)
+    return block
+
+
+def _forward(
+    block: Any, hidden_BTW: torch.Tensor, mask: torch.Tensor | None, *, token: Any = None, **keys: Any
+) -> torch.Tensor:
+    """Return the block's output: (B, T, W), with `token` the (B, W) rows at this index of the batch and its tokens.
+
+    mask: with `token`, (B, 1, 1, T) bool, True for the tokens that it attends to; None: all.
+    """
+    if token is None:
+        return type(block).forward(block, hidden_BTW, mask, **keys)
+    import torch
+
+    attention = block.self_attn
+    normed_BTW = block.layer_norm1(hidden_BTW)
+    batch, _, width = normed_BTW.shape
+
+    def heads(projected: torch.Tensor) -> torch.Tensor:
+        return projected.view(batch, -1, attention.num_heads, attention.head_dim).transpose(1, 2)
+
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        heads(attention.q_proj(normed_BTW[token])),
+        heads(attention.k_proj(normed_BTW)),
+        heads(attention.v_proj(normed_BTW)),
+        attn_mask=mask,
+        scale=attention.scale,
+    )
+    pooled_BW = hidden_BTW[token] + attention.out_proj(attended.transpose(1, 2).reshape(batch, width))
+    return pooled_BW + block.mlp(block.layer_norm2(pooled_BW))
