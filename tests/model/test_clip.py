@@ -258,7 +258,8 @@ def test_gradients_equal_those_of_transformers(layers):
     )
     model = create_model(model_config(sizes, small_tokenizer()), seed=5)
     tokens = random_tokens(2)
-    pixels = normalise_pixels(torch.randint(0, 256, (13, 3, 32, 32), dtype=torch.uint8))
+    noise = torch.randint(0, 256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = normalise_pixels(noise)
     ids = torch.from_numpy(tokens.padded())
 
     def gradients(image, text):
@@ -272,7 +273,10 @@ def test_gradients_equal_those_of_transformers(layers):
     expected = gradients(output.image_embeds, output.text_embeds)
     actual = gradients(image_features(model, pixels), text_features(model, tokens))
     assert len(actual) > 20 * layers
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)
+    assert set(actual) == set(expected)
+    for name, gradient in expected.items():
+        if not name.endswith("k_proj.bias"):  # changes no softmax: its gradient is only rounding
+            assert (actual[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_config_problems_name_key_value_and_remedy():

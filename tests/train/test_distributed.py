@@ -14,7 +14,7 @@ import torch
 
 from on_ranks import SAVED, VARIANTS, make_batch, make_state, run_on_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
-from worldclip.train.distributed import ALONE
+from worldclip.train.distributed import ALONE, World
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.step import train_step
 
@@ -80,6 +80,22 @@ def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(results):
     for name, expected in whole.items():
         if name.startswith(("gradient", "loss", "norm 0")) and not name.endswith("k_proj.bias"):
             assert relative_difference(accumulated[name], expected) < 1e-5, name
+
+
+@pytest.mark.parametrize(("accum_steps", "exchanges"), [(1, ["image", "exchange", "text"]), (2, ["image", "text"])])
+def test_image_features_are_exchanged_while_texts_are_encoded(monkeypatch, accum_steps, exchanges):
+    events = []
+    monkeypatch.setattr(torch.distributed, "all_gather_into_tensor", lambda *_, **__: events.append("exchange"))
+    state, batch = make_state({"accum_steps": accum_steps}, ALONE), make_batch({}, 0, 1)
+    if state.model.world is not None:
+        state.model.world = World(size=2)
+    for name, norm in [
+        ("image", state.model.clip.vision_model.post_layernorm),
+        ("text", state.model.clip.text_model.final_layer_norm),
+    ]:
+        norm.register_forward_hook(lambda *_, name=name: events.append(name))
+    state.model(batch.images, batch.tokens)
+    assert list(dict.fromkeys(events)) == exchanges
 
 
 def test_fsdp_gives_the_loss_of_ddp(results):

@@ -104,13 +104,32 @@ def barrier(world: World) -> None:
         dist.barrier(world.long_waits)
 
 
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """Rows of all ranks that are still being exchanged."""
+
+    rows_GD: torch.Tensor
+    work: dist.Work | None
+    """None: they are there."""
+
+    def wait(self) -> torch.Tensor:
+        """Return (world size * B, ...), in rank order; on a GPU its stream waits, not this thread."""
+        if self.work is not None:
+            self.work.wait()
+        return self.rows_GD
+
+
+def start_gathering(rows_BD: torch.Tensor, world: World) -> Gathering:
+    """Begin to exchange the (B, ...) of all ranks; what is computed meanwhile hides the exchange."""
+    if world.size == 1:
+        return Gathering(rows_BD, None)
+    rows_GD = rows_BD.new_empty((world.size * len(rows_BD), *rows_BD.shape[1:]))
+    return Gathering(rows_GD, dist.all_gather_into_tensor(rows_GD, rows_BD.contiguous(), async_op=True))
+
+
 def gather_rows(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
     """Return (world size * B, ...): the (B, ...) of all ranks, in rank order, on every rank."""
-    if world.size == 1:
-        return rows_BD
-    rows_GD = rows_BD.new_empty((world.size * len(rows_BD), *rows_BD.shape[1:]))
-    dist.all_gather_into_tensor(rows_GD, rows_BD.contiguous())
-    return rows_GD
+    return start_gathering(rows_BD, world).wait()
 
 
 def reduce_scatter_rows(rows_GD: torch.Tensor, world: World) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from worldclip.model.clip import TextChunks, image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.tokenizer import Tokens
 from worldclip.model.towers import pooled_image, pooled_text, pooling_block
+from worldclip.train.distributed import Gathering, World, start_gathering
 from worldclip.train.lora import stored_name
 
 if TYPE_CHECKING:
@@ -31,11 +32,22 @@ class DualEncoder(torch.nn.Module):
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
 
-    def __init__(self, clip: MetaClip2Model, *, precision: str, loss: str, text_chunks: int = TEXT_CHUNKS) -> None:
+    def __init__(
+        self,
+        clip: MetaClip2Model,
+        *,
+        precision: str,
+        loss: str,
+        text_chunks: int = TEXT_CHUNKS,
+        world: World | None = None,
+    ) -> None:
+        """world: the ranks to which image features are sent while the texts are encoded; None: they are not sent."""
         super().__init__()
         self.clip = clip
         self.precision = precision
         self.text_chunks = text_chunks
+        self.world = world
+        self._all_images: Gathering | None = None
         self.logit_bias: torch.nn.Parameter | None = None
         if loss == "siglip":
             self.logit_bias = torch.nn.Parameter(torch.tensor(SIGLIP_BIAS, device=clip.logit_scale.device))
@@ -60,10 +72,15 @@ class DualEncoder(torch.nn.Module):
         pixels = normalise_pixels(images_B3SS, self.pixel_mean, self.pixel_std)
         self._kept_BP = None if kept_BP is None else kept_BP.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return (
-                image_features(self.clip, pixels, self._run_vision),
-                text_features(self.clip, texts, self.text_chunks, self._run_text),
-            )
+            image_BD = image_features(self.clip, pixels, self._run_vision)
+            if self.world is not None and torch.is_grad_enabled():
+                self._all_images = start_gathering(image_BD.detach(), self.world)
+            return image_BD, text_features(self.clip, texts, self.text_chunks, self._run_text)
+
+    def take_all_images(self) -> Gathering | None:
+        """Return the image features of all ranks, of the latest forward pass, once; None where they were not sent."""
+        all_images, self._all_images = self._all_images, None
+        return all_images
 
     def compile_towers(self) -> None:
         """Let torch compile the towers.  Texts are trimmed, so that each batch has another length."""

@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from worldclip.train.config import LOSS_CHUNK_ROWS
-from worldclip.train.distributed import ALONE, World, gather_rows, reduce_scatter_rows
+from worldclip.train.distributed import ALONE, Gathering, World, gather_rows, reduce_scatter_rows, start_gathering
 
 ChunkLoss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 """(logits_CG, own_C: the matching column of each row, slice of the rows) -> sum of the rows' losses.  It replaces the
@@ -29,10 +29,12 @@ def contrastive_loss(
     logit_scale: torch.Tensor,
     world: World = ALONE,
     chunk_rows: int = LOSS_CHUNK_ROWS,
+    all_images: Gathering | None = None,
 ) -> torch.Tensor:
     """Return the mean of the cross-entropies of images against texts and of texts against images, of this rank's rows.
 
     image_BD, text_BD: float32 of unit length, as many on each rank.  logit_scale: the factor, not its logarithm.
+    all_images: image_BD of all ranks, if their exchange has begun.
     arXiv:2103.00020, figure 3.  A batch that fits into one chunk is computed by the plain formula.
     """
     if world.size == 1 and len(image_BD) <= chunk_rows:
@@ -41,7 +43,8 @@ def contrastive_loss(
         images = torch.nn.functional.cross_entropy(logits_BB, target_B)
         texts = torch.nn.functional.cross_entropy(logits_BB.T, target_B)
         return (images + texts) / 2
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, [_softmax_chunk, _softmax_chunk], world, chunk_rows)
+    chunk_losses = [_softmax_chunk, _softmax_chunk]
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
 
 
 def siglip_loss(
@@ -51,12 +54,13 @@ def siglip_loss(
     logit_bias: torch.Tensor,
     world: World = ALONE,
     chunk_rows: int = LOSS_CHUNK_ROWS,
+    all_images: Gathering | None = None,
 ) -> torch.Tensor:
     """Return the mean over images of sum over texts of -log sigmoid(z * logit); z = 1 for the own text, else -1.
 
     Arguments as for contrastive_loss; logit_bias is added to every logit.  arXiv:2303.15343, algorithm 1.
     """
-    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images)
 
 
 def distillation_loss(
@@ -67,6 +71,7 @@ def distillation_loss(
     teacher_scale: float,
     world: World = ALONE,
     chunk_rows: int = LOSS_CHUNK_ROWS,
+    all_images: Gathering | None = None,
 ) -> torch.Tensor:
     """Return the cross-entropy of the student's softmax against the teacher's, mean over texts and over images.
 
@@ -78,7 +83,7 @@ def distillation_loss(
         _teacher_chunk(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
         _teacher_chunk(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
     ]
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows)
+    return _Chunked.apply(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
 
 
 # the loss of a chunk of logits, and its derivative
@@ -146,9 +151,11 @@ class _Chunked(torch.autograd.Function):
         chunk_losses: Sequence[ChunkLoss],
         world: World,
         chunk_rows: int,
+        all_images: Gathering | None,
     ) -> torch.Tensor:
         own_features = (image_BD, text_BD)
-        all_features = tuple(gather_rows(features, world) for features in own_features)
+        all_texts = start_gathering(text_BD, world)
+        all_features = ((all_images or start_gathering(image_BD, world)).wait(), all_texts.wait())
         grads = tuple(torch.zeros_like(features) for features in all_features)
         loss, scale_grad, bias_grad = (image_BD.new_zeros(()) for _ in range(3))
         first, factor = world.rank * len(image_BD), 1 / (len(chunk_losses) * len(image_BD))
@@ -177,7 +184,7 @@ class _Chunked(torch.autograd.Function):
         image_GD, text_GD, scale_grad, bias_grad = ctx.grads
         ctx.grads = None  # freed at once, as autograd frees its own buffers
         own_grads = (reduce_scatter_rows(features.mul_(grad), ctx.world) for features in (image_GD, text_GD))
-        return *own_grads, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None
+        return *own_grads, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None, None
 
 
 def _chunks(rows_BD: torch.Tensor, first: int, chunk_rows: int) -> Iterator[tuple[slice, torch.Tensor]]:

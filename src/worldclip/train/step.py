@@ -135,14 +135,17 @@ def launch_step(
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
     """Return the configured loss of this rank's rows.  Its mean over ranks is the loss of the global batch."""
     scale, bias = state.model.clip.logit_scale.exp(), state.model.logit_bias
+    all_images = state.model.take_all_images()
     if bias is None:
-        loss = contrastive_loss(*features, scale, state.world)
+        loss = contrastive_loss(*features, scale, state.world, all_images=all_images)
     else:
-        loss = siglip_loss(*features, scale, bias, state.world)
+        loss = siglip_loss(*features, scale, bias, state.world, all_images=all_images)
     if teacher_features is None:
         return loss
     distill = state.config.distill
-    taught = distillation_loss(*features, scale, teacher_features, distill.teacher_scale, state.world)
+    taught = distillation_loss(
+        *features, scale, teacher_features, distill.teacher_scale, state.world, all_images=all_images
+    )
     return loss + distill.weight * taught
 
 

@@ -86,7 +86,13 @@ def create_train_state(
         add_adapters(clip, config)
     is_fsdp = config.parallel != "ddp" and world.size > 1
     # Under FSDP each chunk of texts would gather the text encoder's weights again.
-    model = DualEncoder(clip, precision=config.precision, loss=config.loss, text_chunks=1 if is_fsdp else TEXT_CHUNKS)
+    model = DualEncoder(
+        clip,
+        precision=config.precision,
+        loss=config.loss,
+        text_chunks=1 if is_fsdp else TEXT_CHUNKS,
+        world=world if config.accum_steps == 1 else None,  # else the loss is of features that were computed before
+    )
     reader = CheckpointReader(checkpoint) if checkpoint is not None else None
     if reader is not None:
         _load_parameters(model, reader)
