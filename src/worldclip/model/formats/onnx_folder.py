@@ -37,6 +37,7 @@ from worldclip.model.formats.onnx_joint import write_joint
 from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
+from worldclip.model.towers import pooled_image, pooled_text
 
 if TYPE_CHECKING:
     import torch
@@ -333,7 +334,7 @@ def image_encoder(model: Any) -> Any:
             self.tower, self.projection = model.vision_model, model.visual_projection
 
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            return self.projection(self.tower(pixel_values=pixel_values).pooler_output)
+            return self.projection(pooled_image(self.tower, pixel_values))
 
     return ImageEncoder()
 
@@ -354,7 +355,7 @@ def text_encoder(model: Any) -> Any:
             is_last = torch.arange(input_ids.shape[1]) == last
             has_eos = (input_ids == self.eos_id).any(dim=1, keepdim=True)
             ids = torch.where(is_last & ~has_eos, self.eos_id, input_ids)
-            return self.projection(self.tower(input_ids=ids, attention_mask=attention_mask).pooler_output)
+            return self.projection(pooled_text(self.tower, ids))
 
     return TextEncoder()
 
