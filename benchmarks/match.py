@@ -32,7 +32,7 @@ from numba import njit
 
 from worldclip.kernels.unicode_table import SIMILAR_TO_CJK, load_table
 from worldclip.language.profiles import PROFILES
-from worldclip.match.matcher import trie
+from worldclip.match.matcher import tokenise, trie
 from worldclip.match.matcher.matcher import TABLE, Matcher, _buffers
 
 NUM_ENTRIES = 490_899  # English; the other lists are as long as their sources
@@ -222,24 +222,27 @@ def describe_machine() -> str:
 
 @njit
 def count_lines(data, offsets, profile, unicode, table, is_touched):
-    """(tokens, searches) of all texts.  A search reads a bucket, one cache line, marked in is_touched (buckets,)."""
-    num_buckets, num_tokens, searches = np.uint64(table.size // 8), 0, 0
-    tokens = np.empty(2 * trie.token_capacity(offsets), np.uint64)
+    """(tokens, searches) of all texts.  A search reads a slot; its cache line is marked in is_touched (lines,)."""
+    num_tokens, searches, num_levels = 0, 0, np.int64(table[0])
+    tokens = np.empty(2 * tokenise.token_capacity(offsets), np.uint64)
     for i in range(offsets.size - 1):
         start, end = offsets[i], offsets[i + 1]
-        count, is_doubtful = trie.put_tokens(data, start, end, True, profile, unicode.classes, np.uint64(0), tokens, 0)
+        count, is_doubtful = tokenise.put_tokens(
+            data, start, end, True, profile, unicode.classes, np.uint64(0), tokens, 0
+        )
         if is_doubtful:
-            count = trie.put_normal_tokens(data, start, end, profile, unicode, np.uint64(0), tokens, 0)
+            count = tokenise.put_normal_tokens(data, start, end, profile, unicode, np.uint64(0), tokens, 0)
         num_tokens += count
         for first in range(count):
-            node, a, goes_on = trie._ROOT, first, tokens[2 * first + 1] & trie._MAY_BEGIN != 0
-            while goes_on and a < count:
-                key = tokens[2 * a] & trie._AS_FIRST if a == first else tokens[2 * a]
-                home = trie._home(key, node, num_buckets)
-                slot, is_there = trie._search(table, home, key, node, np.int64(num_buckets))
-                is_touched[home] = True
+            node, a, goes_on = trie.ROOT, first, tokens[2 * first + 1] & trie._MAY_BEGIN != 0
+            while goes_on and a < min(count, first + num_levels):
+                key = tokens[2 * a] & trie.AS_FIRST if a == first else tokens[2 * a]
+                slot = trie.find_slot(table, key, node, *trie.read_level(table, np.int64(a - first)))
+                is_touched[slot >> 2] = True
                 searches += 1
-                goes_on = is_there and table[trie._word_place(slot)] & trie._HAS_CHILD != 0
+                word = table[2 * slot + 1]
+                is_there = table[2 * slot] == key and word >> trie.PARENT_SHIFT == node
+                goes_on = is_there and word & trie.HAS_CHILD != 0
                 node, a = np.uint64(slot), a + 1
     return num_tokens, searches
 
@@ -247,12 +250,12 @@ def count_lines(data, offsets, profile, unicode, table, is_touched):
 def describe_lines(matcher: Matcher, column: pa.Array, profile: str) -> str:
     """What a text asks of memory under `profile`."""
     data, offsets, *_ = _buffers(column.cast(pa.large_binary()))
-    is_touched = np.zeros(matcher._table.size // 8, bool)
+    is_touched = np.zeros(matcher._table.size // 8 + 1, bool)
     arguments = data, offsets, PROFILES.index(profile), load_table(), matcher._table, is_touched
     tokens, searches = (count / len(column) for count in count_lines(*arguments))
     return (
         f"Under {profile} a text has {data.size / len(column):.0f} bytes and {tokens:.1f} tokens and reads "
-        f"{searches:.1f} cache lines of the table ({64 * searches / 1000:.1f} kB); all texts together read "
+        f"{searches:.1f} cache lines of slots ({64 * searches / 1000:.1f} kB); all texts together read "
         f"{64 * is_touched.sum() / 1e6:.1f} of its {matcher._table.nbytes / 1e6:.1f} MB."
     )
 

@@ -20,7 +20,7 @@ from worldclip.core.errors import UserError
 from worldclip.kernels.nfc import is_nfc, nfc
 from worldclip.kernels.unicode_table import SPACED, load_table
 from worldclip.match import Matcher
-from worldclip.match.matcher import matcher
+from worldclip.match.matcher import fill, matcher
 
 # --- plain search, straight from the profiles' definitions ----------------------------------------
 
@@ -366,6 +366,29 @@ def test_load_refuses_a_matcher_of_other_entries(tmp_path):
     assert len(caught.value.problems) == 3
     with pytest.raises(ValueError, match="is not a finished matcher"):
         Matcher.load(tmp_path / "nowhere")
+
+
+def test_load_refuses_a_table_whose_levels_reach_beyond_it(tmp_path):
+    Matcher(ENTRIES).save(tmp_path)
+    table = np.load(tmp_path / matcher.TABLE)
+    damaged = [table[:2], table[:-1], table.astype(np.int64), np.where(np.arange(table.size) == 0, 2**63, table)]
+    for place in range(4, 4 + 4 * int(table[0])):
+        for value in (0, table.nbytes, 2**64 - 1):
+            damaged.append(table.copy())
+            damaged[-1][place] = value
+    for other in damaged:
+        np.save(tmp_path / matcher.TABLE, other)
+        with pytest.raises(ValueError, match="is damaged"):
+            Matcher.load(tmp_path)
+
+
+def test_level_too_full_for_any_seed_gets_more_slots(monkeypatch):
+    words = [f"{k} {k % 7} {k % 11}" for k in range(3000)]
+    plain = Matcher(words)
+    monkeypatch.setattr(fill, "LOAD", 1.0)
+    fuller = Matcher(words)
+    assert not np.array_equal(fuller._table, plain._table)
+    assert [fuller.match(word).tolist() for word in words] == [plain.match(word).tolist() for word in words]
 
 
 def test_digest_does_not_depend_on_the_input_type():

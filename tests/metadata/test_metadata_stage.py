@@ -350,7 +350,7 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
         older.setattr(matcher, "FORMAT_VERSION", 1)
         finish("metadata", loaded, tmp_path, QUIET)
     before = (tmp_path / "metadata/sw.parquet").stat().st_mtime_ns
-    with pytest.raises(UserError, match="has version 1, expected 2"):
+    with pytest.raises(UserError, match="has version 1, expected 3"):
         metadata.load_matcher(tmp_path, "sw", "unicode")
     assert run_stage("metadata", loaded, tmp_path, QUIET)
     assert f"matchers.format was 1, is {matcher.FORMAT_VERSION}" in capsys.readouterr().err

@@ -71,6 +71,17 @@ def load_8(typing_context, array, at):
 
 
 @intrinsic
+def load_byte(typing_context, words, at):
+    """Return byte `at` of a uint64 array as a uint64 (the machine: little-endian)."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], _I64(0), _I8)
+        return builder.zext(builder.load(builder.gep(pointer, [arguments[1]]), align=1), _I64)
+
+    return types.uint64(words, types.int64), codegen
+
+
+@intrinsic
 def store_8(typing_context, array, at, word):
     """Write a uint64 to array[at:] as 8 bytes, the lowest one first (array: uint8)."""
 
@@ -212,45 +223,26 @@ def blank_mask(typing_context, array, at):
 
 
 @intrinsic
-def slot_mask(typing_context, table_8B, at, key, node):
-    """Return a mask of 4 bits: bit s is set if slot s of the bucket at table_8B[at:] is the edge `key` out of `node`.
+def count_smaller(typing_context, values, start, end, at, ranks, ranks_at):
+    """Write to ranks[ranks_at:] how many of values[start:end] are smaller than each of RANKED values from `at` on.
 
-    At most one bit is set; see match/matcher/trie.py for the layout.
+    All are int32.
     """
 
     def codegen(context, builder, signature, arguments):
-        four = ir.VectorType(_I64, 4)
-
-        def load(offset):
-            place = builder.add(arguments[1], _I64(offset))
-            return builder.load(_pointer(context, builder, signature.args[0], arguments[0], place, four), align=8)
-
-        is_key = builder.icmp_unsigned("==", load(0), _spread(builder, arguments[2], 4))
-        nodes = builder.lshr(load(4), ir.Constant(four, [33] * 4))
-        is_slot = builder.and_(is_key, builder.icmp_unsigned("==", nodes, _spread(builder, arguments[3], 4)))
-        return builder.zext(builder.bitcast(is_slot, ir.IntType(4)), _I64)
-
-    return types.uint64(table_8B, types.int64, types.uint64, types.uint64), codegen
-
-
-@intrinsic
-def count_smaller(typing_context, values, start, end, at, ranks):
-    """Write to ranks how many of values[start:end] are smaller than each of values[at : at + RANKED]; int32."""
-
-    def codegen(context, builder, signature, arguments):
         vector = ir.VectorType(_I32, RANKED)
-        values, start, end, at, ranks = arguments
+        values, start, end, at, ranks, ranks_at = arguments
         own = builder.load(_pointer(context, builder, signature.args[0], values, at, vector), align=4)
         total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * RANKED))
         with cgutils.for_range(builder, end, start=start) as loop:
             pointer = _pointer(context, builder, signature.args[0], values, loop.index, _I32)
             is_smaller = builder.icmp_signed("<", _spread(builder, builder.load(pointer, align=4), RANKED), own)
             builder.store(builder.sub(builder.load(total), builder.sext(is_smaller, vector)), total)
-        pointer = _pointer(context, builder, signature.args[4], ranks, _I64(0), vector)
+        pointer = _pointer(context, builder, signature.args[4], ranks, ranks_at, vector)
         builder.store(builder.load(total), pointer, align=4)
         return context.get_dummy_value()
 
-    return types.none(values, types.int64, types.int64, types.int64, ranks), codegen
+    return types.none(values, types.int64, types.int64, types.int64, ranks, types.int64), codegen
 
 
 @intrinsic

@@ -11,11 +11,14 @@ from worldclip.kernels.llvm import RANKED, count_smaller, inlined, inner, kernel
 from worldclip.match.matcher.tokenise import GOES_ON, put_normal_tokens, put_tokens, token_capacity
 from worldclip.match.matcher.trie import grown, walk
 
-BLOCK_TOKENS, BLOCK_TEXTS = 512, 256  # walked together: enough searches at once, and all still in the L1 cache
+BLOCK_TOKENS, BLOCK_TEXTS = 256, 128  # walked together: enough searches at once, and all still in the L1 cache
+# Counters per text, in turns: with one, each match of a text waits some 7 cycles for the counter that the last stored.
+COUNTERS = 4
 RECENT = 512  # matches remembered to drop repetitions; a power of two
 FEW = 128  # up to so many ids, comparing all with all in wide instructions is the fastest sort
 
-_U0, _U1, _U2, _U32 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(32)
+_U0, _U1, _U2, _U32 = (np.uint64(value) for value in (0, 1, 2, 32))
+_COUNTERS, _LAST_COUNTER = np.uint64(COUNTERS), np.uint64(COUNTERS - 1)
 _NOTHING, _LOW_32, _LAST = np.uint64(2**64 - 1), np.uint64(2**32 - 1), ~np.uint64(GOES_ON)
 _LARGEST = np.int32(2**31 - 1)
 
@@ -34,9 +37,9 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     grouped = np.empty(4096, np.int32)
     other = np.empty(4096, np.int32)
     recent = np.empty(RECENT, np.uint64)
-    starts = np.empty(BLOCK_TEXTS + 2, np.int64)
+    starts = np.empty(COUNTERS * BLOCK_TEXTS + 2, np.int64)
     byte_counts = np.empty(256, np.int64)
-    ranks = np.empty(RANKED, np.int32)
+    ranks = np.empty(FEW + RANKED, np.int32)
     ids = np.empty(32 * num_texts + 4096, np.int32)
     ends = np.zeros(num_texts + 1, np.int64)
     # numba counts a reference, an atomic operation, for every array looked up or assigned: none of that for each text.
@@ -70,25 +73,29 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
             ids = grown(ids, total + count)
         _group(matches, count, text - first, recent, starts, grouped)
         for t in range(text - first):
-            if starts[t + 1] - starts[t] <= FEW:
-                total = _put_few(grouped, starts[t], starts[t + 1], ranks, ids, total)
+            start = starts[COUNTERS * t]
+            end = starts[COUNTERS * (t + 1)]
+            if end - start <= FEW:
+                total = _put_few(grouped, start, end, ranks, ids, total)
             else:
-                total = _put_many(grouped, starts[t], starts[t + 1], other, byte_counts, ids, total)
+                total = _put_many(grouped, start, end, other, byte_counts, ids, total)
             ends[first + t + 1] = total
     return ids[:total], ends
 
 
 @inlined
 def _group(matches, count, num_texts, recent, starts, grouped):
-    """Write the ids of matches[:count] to `grouped` by text; those of text t are at [starts[t] : starts[t + 1]].
+    """Write the ids of matches[:count] to `grouped` by text.
 
+    Those of text t are at [starts[COUNTERS * t] : starts[COUNTERS * (t + 1)]], in no order.
     Most repetitions, such as those of a frequent letter, are dropped on the way: `recent` holds the last match with
     each value of the lower bits.
     """
     for k in range(recent.size):
         recent[k] = _NOTHING
-    for t in range(num_texts + 2):
-        starts[t] = 0
+    num_counters = COUNTERS * num_texts
+    for c in range(num_counters + 2):
+        starts[c] = 0
     kept = 0
     for k in range(count):
         this = matches[k]
@@ -96,14 +103,20 @@ def _group(matches, count, num_texts, recent, starts, grouped):
         is_new = recent[place] != this
         recent[place] = this
         matches[kept] = this
+        starts[_counter(this, kept) + _U2] += is_new
         kept += is_new
-        starts[(this >> _U32) + _U2] += is_new
-    for t in range(num_texts + 1):
-        starts[t + 1] += starts[t]
+    for c in range(num_counters + 1):
+        starts[c + 1] += starts[c]
     for k in range(kept):
-        t = (matches[k] >> _U32) + _U1
-        grouped[starts[t]] = matches[k] & _LOW_32
-        starts[t] += 1
+        c = _counter(matches[k], k) + _U1
+        grouped[starts[c]] = matches[k] & _LOW_32
+        starts[c] += 1
+
+
+@inlined
+def _counter(match, k):
+    """Return the counter of the k-th match."""
+    return (match >> _U32) * _COUNTERS + (np.uint64(k) & _LAST_COUNTER)
 
 
 @inlined
@@ -111,19 +124,21 @@ def _put_few(grouped, start, end, ranks, ids, total):
     """Append grouped[start:end] to ids[:total], sorted and unique; returns the new total.
 
     An id's position is the number of smaller ones, counted in wide instructions.  Equal ids share a position, and the
-    sum of all positions says whether there are any.
+    sum of all positions says whether there are any: seldom, since `_group` drops most.
     """
     count = end - start
     ranks_sum = np.int64(0)
-    for i in range(count):
-        ids[total + i] = -1
     for first in range(0, count, RANKED):
-        count_smaller(grouped, start, end, start + first, ranks)
-        for i in range(min(RANKED, count - first)):
-            ids[total + ranks[i]] = grouped[start + first + i]
-            ranks_sum += ranks[i]
+        count_smaller(grouped, start, end, start + first, ranks, first)
+    for i in range(count):
+        ids[total + ranks[i]] = grouped[start + i]
+        ranks_sum += ranks[i]
     if 2 * ranks_sum == count * (count - 1):
         return total + count
+    for i in range(count):
+        ids[total + i] = -1
+    for i in range(count):
+        ids[total + ranks[i]] = grouped[start + i]
     kept = total
     for i in range(total, total + count):
         this = ids[i]

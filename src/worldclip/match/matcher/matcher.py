@@ -20,13 +20,13 @@ from worldclip.core.arrow import NO_BYTES, byte_buffers, seal
 from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import UNICODE_VERSION, load_table
 from worldclip.language.profiles import PROFILES, profile_name
-from worldclip.match.matcher import trie
+from worldclip.match.matcher.fill import fill_table
 from worldclip.match.matcher.loop import match_texts
+from worldclip.match.matcher.trie import MAX_ENTRIES, has_whole_levels
 
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
-FORMAT_VERSION = 2  # of the compiled files; raised whenever the same entries would give another table
-FIRST_LOAD, LOAD = 0.8, 0.6  # used slots / slots: a fuller table is smaller, but more buckets overflow
+FORMAT_VERSION = 3  # of the compiled files; raised whenever the same entries would give another table
 META, TABLE = "matcher.json", "table.npy"
 AGAIN = "compile it again (of a run: remove metadata/manifest.json and metadata/done/matchers, run the metadata stage)"
 NUM_NAMED = 20  # entries named in one error message
@@ -104,6 +104,8 @@ class Matcher:
         for name in ("profile", "num_entries", "num_dead", "digest"):
             setattr(matcher, name, meta[name])
         matcher._table = np.asarray(np.load(table_path, mmap_mode="r", allow_pickle=False))
+        if not has_whole_levels(matcher._table):
+            raise UserError(f"{table_path} is damaged; {AGAIN}")
         return matcher
 
     def __len__(self) -> int:
@@ -116,11 +118,12 @@ class Matcher:
         column = _one_array(entries)
         if column.null_count:
             raise UserError(f"entry {column.is_null().index(True).as_py()} is null; entries are strings")
-        if len(column) >= trie.MAX_ENTRIES:
-            raise UserError(f"{len(column):,} entries in one list; a matcher holds fewer than {trie.MAX_ENTRIES:,}")
+        if len(column) >= MAX_ENTRIES:
+            raise UserError(f"{len(column):,} entries in one list; a matcher holds fewer than {MAX_ENTRIES:,}")
         data, offsets, *_ = _buffers(column)
         self.profile, self.num_entries, self.digest = profile, len(column), _digest(data, offsets)
-        self._table, first_with = _fill(data, offsets, profile)
+        table, first_with = fill_table(data, offsets, PROFILES.index(profile), load_table())
+        self._table = seal(table)
         dead = np.flatnonzero(first_with >= 0)
         self.num_dead = dead.size
         if strict and dead.size:
@@ -171,27 +174,6 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     if not array.null_count:
         return data, offsets, NO_BYTES, 0
     return data, offsets, seal(np.frombuffer(array.buffers()[0], np.uint8)), array.offset
-
-
-def _fill(data: np.ndarray, offsets: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the table and `first_with` of trie.insert_entries.
-
-    The table is filled twice: only the first filling shows how many edges entries share, and so the size it needs.
-    """
-    first_with = np.empty(offsets.size - 1, np.int32)
-    arguments = data, offsets, PROFILES.index(profile), load_table()
-    table = np.zeros(0, np.uint64)
-    used = trie.insert_entries(*arguments, table, first_with)
-    for load in (FIRST_LOAD, LOAD):
-        num_buckets = int(used / load / 4) + 1
-        if 4 * num_buckets > trie.MAX_SLOTS:
-            raise UserError(f"{offsets.size - 1:,} entries need {4 * num_buckets:,} slots; a matcher has at most 2^31")
-        table = padded = np.zeros(0, np.uint64)  # free the last one before the next is allocated
-        padded = np.zeros(8 * num_buckets + 8, np.uint64)
-        start = -padded.ctypes.data % 64 // 8  # a bucket is a cache line; a mapped .npy file is aligned as well
-        table = padded[start : start + 8 * num_buckets]
-        used = trie.insert_entries(*arguments, table, first_with)
-    return seal(table), first_with
 
 
 def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, profile: str) -> list[str]:
