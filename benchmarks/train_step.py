@@ -132,6 +132,43 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
     return lambda: train_step(state, batch, 5e-4).loss
 
 
+def matrix_speed(arguments: argparse.Namespace, batch: int) -> float:
+    """Return the FLOPs per second of torch's matrix products in the shapes of the image encoder's linear layers.
+
+    Forward, and the two products of the backward pass; each the best of five, without time to allocate the output.
+    """
+    import torch
+
+    from worldclip.model.config import PRESETS as SIZES
+
+    sizes = SIZES[PRESETS[arguments.arch]]
+    width, hidden = sizes.vision_width, round(sizes.vision_width * sizes.vision_mlp_ratio)
+    num_rows = batch * ((sizes.image_size // sizes.patch_size) ** 2 + 1)
+    device, dtype = torch.device(arguments.device), torch.bfloat16 if arguments.precision == "bf16" else torch.float32
+    flops = seconds = 0.0
+    for inputs, outputs in ((width, width), (width, hidden), (hidden, width)):
+        rows, weight = torch.randn(num_rows, inputs), torch.randn(outputs, inputs)
+        rows, weight = rows.to(device, dtype), weight.to(device, dtype)
+        result = rows @ weight.T
+        for left, right in ((rows, weight.T), (result, weight), (result.T, rows)):
+            product = left @ right
+            flops += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+            seconds += min(time_product(left, right, product) for _ in range(5))
+    return flops / seconds
+
+
+def time_product(left: Any, right: Any, product: Any) -> float:
+    import torch
+
+    if left.device.type == "cuda":
+        torch.cuda.synchronize()
+    started_at = time.perf_counter()
+    torch.matmul(left, right, out=product)
+    if left.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_at
+
+
 def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
@@ -174,6 +211,7 @@ def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[
         "cpu_s": cpu_s,
         "system_s": system_s,
         "flops_per_s": flops / wall_s,
+        "matrix_flops_per_s": matrix_speed(arguments, len(rows)),
         "flop_utilisation": flops / wall_s / peak if peak else None,
         "peak_bytes": peak_memory_bytes(device),
         "tokens": tokens,
@@ -222,7 +260,7 @@ def main() -> None:
 
 HEAD = (
     "| step | rows of the token table | batch | pairs / s | ratio | pairs / s of CPU time | ratio | of that in the "
-    "kernel | GFLOP / s | peak memory | times |"
+    "kernel | GFLOP / s | matrix products' GFLOP / s | share | peak memory | times |"
 )
 
 
@@ -240,6 +278,9 @@ def to_rows(found: Sequence[dict[str, Any]]) -> list[str]:
         cells.append(f"{median(own, 'system_s') / median(own, 'cpu_s'):.0%}" if has_system else "")
         utilisation = f" ({median(own, 'flop_utilisation'):.0%})" if own[0]["flop_utilisation"] else ""
         cells.append(f"{median(own, 'flops_per_s') / 1e9:,.0f}{utilisation}")
+        has_products = all("matrix_flops_per_s" in one for one in own)
+        products = median(own, "matrix_flops_per_s") if has_products else None
+        cells += [f"{products / 1e9:,.0f}", f"{median(own, 'flops_per_s') / products:.0%}"] if products else ["", ""]
         cells += [f"{median(own, 'peak_bytes') / 2**30:.1f} GiB", str(len(own))]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
@@ -264,7 +305,9 @@ def to_markdown(found: Sequence[dict[str, Any]]) -> str:
         f"{date.today()}, {platform.machine()}, {found[0]['threads']} thread(s) of {os.cpu_count()} cores; "
         f"torch {torch.__version__}, open_clip {open_clip.__version__}. Multi30K's English captions of "
         f"{lengths} tokens in the mean (by batch), context {CONTEXT}; medians, the sides taking turns, a process each. "
-        "GFLOP are those that an image and the text's own tokens need. Written by `benchmarks/train_step.py`.",
+        "GFLOP are those that an image and the text's own tokens need; matrix products: torch's alone, in the shapes "
+        "of the image encoder's layers, forward and backward, in the same process. "
+        "Written by `benchmarks/train_step.py`.",
     ]
     for arch, device, precision in dict.fromkeys((one["arch"], one["device"], one["precision"]) for one in found):
         of = [one for one in found if (one["arch"], one["device"], one["precision"]) == (arch, device, precision)]
