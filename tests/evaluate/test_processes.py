@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
+import time
 
 import pytest
 
@@ -83,6 +84,8 @@ def test_two_processes_give_the_records_of_one_and_a_second_call_does_nothing(mo
 
 def test_a_lost_process_is_reported_with_its_signal(model_folder, shapes, tmp_path):
     def kill_one():
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
         multiprocessing.active_children()[0].kill()
 
     killer = threading.Timer(0.5, kill_one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -429,3 +430,44 @@ def test_each_image_is_prepared_in_a_thread_of_its_own(clip, pixels, monkeypatch
     monkeypatch.setattr(preprocess, "_resize_to_square", noted)
     np.testing.assert_array_equal(clip.encode_image([pixels, pixels[::-1]]), expected)
     assert names == {"decode_0", "decode_1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class SpiedBackend:
+    """A backend that records when the tower starts and ends, and may wait for an event in between."""
+
+    model: object
+    events: list[str]
+    waits_for: threading.Event | None = None
+    embed_dim = 16
+
+    def encode_pixels(self, pixels: torch.Tensor) -> np.ndarray:
+        self.events.append("start")
+        assert self.waits_for is None or self.waits_for.wait(timeout=60)
+        self.events.append("end")
+        return np.zeros((len(pixels), self.embed_dim), np.float32)
+
+
+def test_on_a_cpu_nothing_is_prepared_while_the_tower_runs(clip, pixels, monkeypatch):
+    from worldclip.model import preprocess
+
+    events, resize = [], preprocess._resize_to_square
+    monkeypatch.setattr(preprocess, "_resize_to_square", lambda *a: [events.append("image"), resize(*a)][1])
+    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, events))
+    spied.encode_image([pixels] * 5, batch_size=2)
+    assert events == ["image", "image", "start", "end"] * 2 + ["image", "start", "end"]
+
+
+def test_where_downloads_are_allowed_the_next_batch_is_prepared_meanwhile(clip, pixels, monkeypatch):
+    from worldclip.model import preprocess
+
+    count, third, resize = iter(range(5)), threading.Event(), preprocess._resize_to_square
+
+    def noted(*arguments):
+        if next(count) == 2:
+            third.set()
+        return resize(*arguments)
+
+    monkeypatch.setattr(preprocess, "_resize_to_square", noted)
+    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, [], waits_for=third))
+    assert spied.encode_image([pixels] * 5, batch_size=2, allow_urls=True).shape == (5, 16)

@@ -10,7 +10,7 @@ N images, M texts or labels, B a batch of either, D embed_dim, S image side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
 from worldclip.model import preprocess
-from worldclip.model.clip import image_features, text_features
+from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.images import as_list, open_image, to_pillow
 from worldclip.model.preprocess import describe, facts_of
 from worldclip.model.tokenizer import Tokens
@@ -80,14 +80,14 @@ class TorchBackend:
 
         with torch.inference_mode():
             pixels = pixels_B3SS.to(self.model.device, self.model.dtype)
-            return image_features(self.model, pixels).cpu().numpy()
+            return embed_pixels(self.model, pixels).cpu().numpy()
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         import torch
 
         self._require_text_tower()
         with torch.inference_mode():
-            return text_features(self.model, tokens, num_chunks).cpu().numpy()
+            return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
 
     def _require_text_tower(self) -> None:
         if not hasattr(self.model, "text_model"):
@@ -182,14 +182,20 @@ class Clip:
         model = getattr(self.backend, "model", None)
         return None if model is None else next(model.parameters()).device
 
+    def _runs_on_cpu(self) -> bool:
+        """Return whether the model's weights are on the CPU; ONNX encoders always run there."""
+        device = self._device()
+        return device is None or device.type == "cpu"
+
     def _batch_size(self) -> int:
         device = self._device()
         return GPU_IMAGE_BATCH if device is not None and device.type == "cuda" else IMAGE_BATCH
 
     def _batches(self, images: Sequence[Any], allow_urls: bool, batch_size: int) -> Iterator[Batch]:
-        """Yield batches of preprocessed images; the next one is prepared while the caller runs the tower.
+        """Yield batches of preprocessed images, each image decoded, resized and cropped in one of a thread per core.
 
-        Each image is decoded, resized and cropped in one of as many threads as there are cores.
+        The next batch is prepared while the caller runs the tower, unless the tower takes the same cores: its threads
+        wait for each other after every operation, and thus for each one that shares its core with a decoder.
         """
         prepare_one, join = self._preparation()
         open_one = partial(open_image, allow_urls=allow_urls, applies_exif=self.applies_exif, prepare=prepare_one)
@@ -200,18 +206,12 @@ class Clip:
             usable = {row: image for row, image in opened.items() if row not in reasons}
             return (join(list(usable.values())) if usable else None), list(usable), reasons
 
-        with (
-            ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads,
-            ThreadPoolExecutor(1, thread_name_prefix="batch") as thread,
-        ):
-            pending = None
-            for start in range(0, len(images), batch_size):
-                upcoming = thread.submit(prepare, start)
-                if pending is not None:
-                    yield pending.result()
-                pending = upcoming
-            if pending is not None:
-                yield pending.result()
+        starts = range(0, len(images), batch_size)
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads:
+            if self._runs_on_cpu() and not allow_urls:  # a download leaves the cores free
+                yield from map(prepare, starts)
+            else:
+                yield from _one_ahead(prepare, starts)
 
     def _preparation(self) -> tuple[Callable[[np.ndarray], Any], Callable[[list[Any]], Any]]:
         """Return what happens to each image in a thread of its own, and what makes a batch of the results."""
@@ -283,6 +283,19 @@ class Clip:
         if self.tokenizer is None:
             raise UserError(IMAGE_TOWER_ONLY)
         return self.tokenizer
+
+
+def _one_ahead(prepare: Callable[[int], Batch], starts: Iterable[int]) -> Iterator[Batch]:
+    """Yield prepare(start) of each start, while a thread prepares the next."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batch") as thread:
+        pending = None
+        for start in starts:
+            upcoming = thread.submit(prepare, start)
+            if pending is not None:
+                yield pending.result()
+            pending = upcoming
+        if pending is not None:
+            yield pending.result()
 
 
 def read_templates(path: Path) -> dict[str, list[str]]:
