@@ -90,6 +90,8 @@ def test_help_of_train_has_every_key_in_one_group(capsys: pytest.CaptureFixture[
         assert f" {group} " in text
     assert "--model.preset" in text
     assert "--initial-weights PATH" in text
+    assert "--tokenizer.path PATH" in text
+    assert "(default: none)" not in text  # descriptions say what an unset key means
 
 
 def test_modules_of_commands_have_exactly_those_of_the_overview() -> None:

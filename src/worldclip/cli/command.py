@@ -202,14 +202,15 @@ def flag_type(hint: Any, name: str, description: str | None = None, positional: 
     if description is not None:
         starts_with_word = re.match(r"[a-z]+ ", description)  # not with a value, as `exact: ...`
         options["help"] = description[0].upper() + description[1:] if starts_with_word else description
-    if is_optional or plain is bool or typing.get_origin(plain) is tuple:
+    is_stated = "(default: " in (description or "")
+    if is_stated or is_optional or plain is bool or typing.get_origin(plain) is tuple:
         options["help_behavior_hint"] = ""  # a default that is nothing, or that the description states
     if positional is not None:
         marks.append(tyro.conf.Positional)
         options["metavar"] = f"{positional} [...]" if typing.get_origin(plain) is tuple else positional
     elif name == "out" and re.match("file|page", (description or "").lower()):
         options["metavar"] = "FILE"
-    elif name in METAVARS and typing.get_origin(plain) is not Literal:
+    elif name in METAVARS and typing.get_origin(plain) is not Literal and plain is not int:
         options["metavar"] = f"{METAVARS[name]} ..." if typing.get_origin(plain) is tuple else METAVARS[name]
     if plain is bool:
         marks.append(tyro.conf.FlagCreatePairsOff)

@@ -30,7 +30,6 @@ Field = tuple[str, Any, Any]  # name, annotated type, dataclass field: what make
 METAVARS: Mapping[str, str] = {
     "arch": "ARCH",
     "checkpoint": "CHECKPOINT",
-    "context_length": "N",
     "device": "DEVICE",
     "entry": "ENTRY",
     "files": "FILE",
@@ -55,8 +54,6 @@ METAVARS: Mapping[str, str] = {
     "threshold": "N",
     "tokenizer": "TOKENIZER",
     "tokenizers": "TOKENIZER",
-    "top": "N",
-    "vocab_size": "N",
 }
 """Name of a function's parameter -> what the help calls its value."""
 
@@ -101,22 +98,27 @@ def _grouped(fields: Sequence[Field]) -> list[Field]:
     configs = [default.default for *_, default in fields if dataclasses.is_dataclass(default.default)]
     grouped: list[Field] = [item for item in fields if item[2].default not in configs]
     for config in configs:
-        hints = typing.get_type_hints(type(config), include_extras=True)
-        texts = _attribute_docstrings(type(config))
         values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         nested = {name for name, value in values.items() if dataclasses.is_dataclass(value)}
         plain = tuple(name for name in values if name not in nested)
         topics: Mapping[str, tuple[str, ...]] = getattr(config, "TOPICS", {section_name(type(config)): plain})
         for topic, names in topics.items():
-            flags = [
-                (name, _documented(hints[name], texts[name], values[name]), _default(values[name])) for name in names
-            ]
+            flags = _make(topic, _described(config, names), "")
             marks = (tyro.conf.arg(name=topic), tyro.conf.OmitArgPrefixes)
-            grouped.append((f"of_{topic}", _marked(_make(topic, flags, ""), *marks), dataclasses.field()))
+            grouped.append((f"of_{topic}", _marked(flags, *marks), dataclasses.field()))
         for name in sorted(nested, key=list(values).index):
+            value = values[name]
+            flags = _make(name, _described(value, [item.name for item in dataclasses.fields(value)]), value.__doc__)
             mark = tyro.conf.arg(name=name.replace("_", "-"))
-            grouped.append((f"section_{name}", _marked(type(values[name]), mark), _default(values[name])))
+            grouped.append((f"section_{name}", _marked(flags, mark), dataclasses.field()))
     return grouped
+
+
+def _described(config: Any, names: Sequence[str]) -> list[Field]:
+    """Return the fields of a config with their descriptions."""
+    hints, texts = typing.get_type_hints(type(config), include_extras=True), _attribute_docstrings(type(config))
+    values = {name: getattr(config, name) for name in names}
+    return [(name, _documented(hints[name], texts[name], value), _default(value)) for name, value in values.items()]
 
 
 def _marked(hint: Any, *marks: Any) -> Any:
