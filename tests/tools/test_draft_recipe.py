@@ -85,3 +85,13 @@ def test_captions_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "latin/0.tar", [("1.jpg", b"image"), ("1.txt", "caf\xe9".encode("latin-1"))])
     with pytest.raises(UserError, match=r"0\.tar, 1: its \.txt is not UTF-8; pool\.texts names where"):
         draft(str(tmp_path / "latin"))
+
+
+def test_damaged_shards_are_skipped_or_named(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "0.parquet").write_bytes(b"not a table")
+    with pytest.raises(UserError, match=r"0\.parquet: not a Parquet file, or damaged"):
+        draft(str(tmp_path / "pool"))
+    pq.write_table(pa.table({"uid": ["a"], "caption": ["a red apple"]}), tmp_path / "pool" / "1.parquet")
+    drafted = draft(str(tmp_path / "pool"))
+    assert (drafted["key"], drafted["texts"], drafted["num_texts"]) == ("uid", ["caption"], 1)

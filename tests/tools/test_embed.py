@@ -150,6 +150,10 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (".lock", "recipe.toml"):  # a run has a lock, as the folders that this command writes
+        (run / name).touch()
     for arguments, said in (
         ([str(tmp_path / "none"), pool, "--out", out], "does not exist; give a run"),
         ([model, str(tmp_path / "none"), "--out", out], "no such folder or file"),
@@ -158,6 +162,7 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
         ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
         ([model, str(table), "--out", out], "set it to the column of the key: uid"),
         ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
+        ([model, pool, "--out", str(run)], "is a run, whose files would be removed; choose an empty directory"),
         ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
         ([model, pool, "--out", out, "--device", "tpu"], "device = 'tpu'"),
         ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8': this model runs in torch"),
@@ -165,6 +170,7 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
         assert main(["embed", *arguments]) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments
     assert not (tmp_path / "out/images").exists()
+    assert (run / "recipe.toml").exists()
 
 
 def test_pool_without_anything_to_embed_fails(world, tmp_path):

@@ -44,6 +44,7 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.model import decode
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.files import check_own
 
 UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
 NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key from its own shard alone
@@ -120,6 +121,7 @@ def _plan(
     part: slice = ALL_SHARDS,
 ) -> _Work:
     """Find the inputs.  Raises UserError for mistakes in the config."""
+    check_own(folder)
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     rules = config or CheckConfig()
     sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)

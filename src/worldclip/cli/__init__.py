@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from worldclip.cli.overview import commands_of, find_group, refuse_misspelt, refuse_unknown, to_text
 from worldclip.core import layout
 from worldclip.core.console import set_level
-from worldclip.core.errors import StageFailed, UserError, disk_error
+from worldclip.core.errors import BadShard, StageFailed, UserError, disk_error
 from worldclip.core.redact import redact
 from worldclip.recipe import stage_names
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(_choose_level(arguments))
     except UserError as error:
         return _complain(error.problems, 2)
-    except StageFailed as error:
+    except (BadShard, StageFailed) as error:
         return _complain([str(error)], 1)
     except ImportError as error:
         return _complain([str(error)], 2)

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import fsspec
 import numpy as np
 
+from worldclip.core import layout
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.hub_errors import explain
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of_stat
@@ -26,7 +27,9 @@ class PoolFile(NamedTuple):
 
 
 def check_own(folder: Path) -> None:
-    """Raise UserError if --out holds other files: a tool removes files there that it did not write."""
+    """Raise UserError if --out is a run or holds other files: a tool removes files there that it did not write."""
+    if layout.is_run(folder):
+        raise UserError(f"--out {str(folder)!r} is a run, whose files would be removed; choose an empty directory")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
         raise UserError(
             f"--out {str(folder)!r} is not empty and was not written by worldclip; choose an empty directory"

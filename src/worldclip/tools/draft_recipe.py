@@ -6,9 +6,9 @@ import dataclasses
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import pyarrow as pa
 
@@ -32,6 +32,9 @@ NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
 MIN_SHARE = 0.005  # of the texts, for a language to stand in the recipe: below it are mostly errors of identification
 TEXT_NAMES = (*DEFAULT_FIELDS, "alt", "alt_text", "description", "title")  # columns that usually hold texts
+
+
+_Read = TypeVar("_Read")
 
 
 class Draft(TypedDict):
@@ -81,7 +84,7 @@ def draft(source: str) -> Draft:
     columns: list[str] = []
     pool_format = format_of(shards[0].name)
     if isinstance(pool_format, TableFormat):
-        columns = pool_format.field_names(shards[0], config)
+        columns = _read_first(shards, lambda shard: pool_format.field_names(shard, config))
         key = _key_column(columns, isinstance(pool_format, ColumnsFormat))
         config = dataclasses.replace(config, key=key, texts=_text_columns(columns))
     texts, problems = _sample_texts(shards, config)
@@ -94,7 +97,8 @@ def draft(source: str) -> Draft:
         "recipe": "",
         "format": pool_format.name,
         "shards": len(shards),
-        "has_images": holds_images(shards, config) and index_of(shards[0], config)[1]["images"] > 0,
+        "has_images": holds_images(shards, config)
+        and _read_first(shards, lambda shard: index_of(shard, config)[1]["images"] > 0),
         "key": config.key,
         "texts": list(config.texts),
         "columns": columns,
@@ -104,6 +108,17 @@ def draft(source: str) -> Draft:
     }
     drafted["recipe"] = _to_toml(drafted, config.path or "", codes)
     return drafted
+
+
+def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Read:
+    """Return what `read` returns of the first shard that it can read.  Raises UserError if there is none."""
+    problems = []
+    for shard in shards[:MAX_SHARDS]:
+        try:
+            return read(shard)
+        except BadShard as error:
+            problems.append(f"{shard.path}: {error}")
+    raise UserError(problems)
 
 
 def _key_column(columns: Sequence[str], has_rows: bool) -> str:
