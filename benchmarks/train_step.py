@@ -169,11 +169,23 @@ def time_product(left: Any, right: Any, product: Any) -> float:
     return time.perf_counter() - started_at
 
 
+def needed_flops(sizes: Any, tokens: float) -> float:
+    """Return the FLOPs of a pair's step, without those of the last blocks that no feature depends on."""
+    from worldclip.train.budget import BACKWARD, flops_per_pair
+
+    patches = (sizes.image_size // sizes.patch_size) ** 2
+    encoders = ((sizes.vision_width, sizes.vision_mlp_ratio, patches + 1), (sizes.text_width, 4, tokens))
+    unneeded = 0.0
+    for width, mlp_ratio, length in encoders:
+        matrices = (2 + 2 * mlp_ratio) * width**2  # query, output, MLP
+        unneeded += 2 * (length - 1) * (matrices + 2 * width * length)
+    return flops_per_pair(sizes, tokens) - (1 + BACKWARD) * unneeded
+
+
 def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from worldclip.model.config import PRESETS as SIZES
-    from worldclip.train.budget import flops_per_pair
     from worldclip.train.device import keep_freed_memory, peak_flops, peak_memory_bytes
 
     torch.set_num_threads(arguments.threads)
@@ -198,7 +210,7 @@ def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[
     wall_s, cpu_s, system_s = (statistics.median(values) for values in zip(*found, strict=True))
     device = torch.device(arguments.device)
     tokens, peak = sum(map(len, rows)) / len(rows), peak_flops(device, arguments.precision)
-    flops = flops_per_pair(SIZES[PRESETS[arguments.arch]], tokens) * len(rows)  # of what must be multiplied
+    flops = needed_flops(SIZES[PRESETS[arguments.arch]], tokens) * len(rows)
     return {
         "which": which,
         "arch": arguments.arch,
@@ -305,8 +317,8 @@ def to_markdown(found: Sequence[dict[str, Any]]) -> str:
         f"{date.today()}, {platform.machine()}, {found[0]['threads']} thread(s) of {os.cpu_count()} cores; "
         f"torch {torch.__version__}, open_clip {open_clip.__version__}. Multi30K's English captions of "
         f"{lengths} tokens in the mean (by batch), context {CONTEXT}; medians, the sides taking turns, a process each. "
-        "GFLOP are those that an image and the text's own tokens need; matrix products: torch's alone, in the shapes "
-        "of the image encoder's layers, forward and backward, in the same process. "
+        "GFLOP are those that the features of an image and of the text's own tokens need; matrix products: torch's "
+        "alone, in the shapes of the image encoder's layers, forward and backward, in the same process. "
         "Written by `benchmarks/train_step.py`.",
     ]
     for arch, device, precision in dict.fromkeys((one["arch"], one["device"], one["precision"]) for one in found):
