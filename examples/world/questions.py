@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pool", type=Path, required=True, help="folder of `worldclip pool world`, or RUN/pool")
     parser.add_argument("--out", type=Path, default=Path("runs/questions"))
-    parser.add_argument("--samples", type=int, default=40_000, help="pairs that a run sees")
+    parser.add_argument("--samples", type=int, default=200_000, help="pairs that a run sees; 40,000 decide nothing")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, ...")
     parser.add_argument("--languages-evaluated", default=",".join(LANGUAGES), metavar="LIST", help="codes, by commas")
     parser.add_argument("--concepts", type=int, default=600, help="number of names to choose from, at most")
