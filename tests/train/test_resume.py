@@ -209,9 +209,9 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
     original_loss, original_step = step.contrastive_loss, loop.launch_step
     calls, is_unchanged = [], []
 
-    def sometimes_nan(*args):
+    def sometimes_nan(*args, **keys):
         calls.append(1)
-        return original_loss(*args) * (float("nan") if len(calls) in (1, 3, 4) else 1)
+        return original_loss(*args, **keys) * (float("nan") if len(calls) in (1, 3, 4) else 1)
 
     def launch_step(state, *args, **kwargs):
         before = copy_to_cpu(state)
@@ -262,9 +262,9 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monke
     tars = write_world(tmp_path / "run")
     original_loss, calls = step.contrastive_loss, []
 
-    def nan_from_the_sixth(*args):
+    def nan_from_the_sixth(*args, **keys):
         calls.append(1)
-        return original_loss(*args) * (float("nan") if len(calls) > 6 else 1)
+        return original_loss(*args, **keys) * (float("nan") if len(calls) > 6 else 1)
 
     monkeypatch.setattr(step, "contrastive_loss", nan_from_the_sixth)
     with pytest.raises(UserError, match=r"train\.lr = 0\.002: .* not finite for 10 steps in a row, up to step 16"):

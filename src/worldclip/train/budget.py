@@ -212,7 +212,8 @@ def _activations(config: TrainConfig, model: ModelConfig, pairs: int) -> int:
 
     A block keeps its input twice (before each norm), the norms' outputs, queries, keys, values and attention's output,
     and the MLP's hidden values before and after the activation; quick_gelu also keeps its sigmoid.  Under bf16 the
-    inputs stay float32, and a norm's output is cast once for each of the projections that read it.
+    inputs stay float32, and a norm's output is cast once for each of the projections that read it.  The last block
+    keeps its input, the norm's output, keys and values, and all else for the pooled token alone (model/towers.py).
     """
     sizes = model.architecture()
     patches = round((sizes.image_size // sizes.patch_size) ** 2 * (1 - config.patch_dropout))
@@ -225,12 +226,16 @@ def _activations(config: TrainConfig, model: ModelConfig, pairs: int) -> int:
         values = pairs * length * width
         if config.precision == "bf16":
             block = values * (2 * FLOAT + 8 * HALF + hidden * ratio * HALF)
+            last: float = values * (FLOAT + 4 * HALF)
         else:
-            block = values * FLOAT * (8 + hidden * ratio)
+            block, last = values * FLOAT * (8 + hidden * ratio), values * FLOAT * 4
+        last += block / length
         is_frozen, recomputed = name in config.freeze, config.recomputed_blocks(layers)
         if not is_frozen:
             total += 3 * FLOAT * values  # embeddings and the norms before and after the blocks
-            total += int(recomputed * FLOAT * values + (layers - recomputed) * block)
+            total += recomputed * FLOAT * values
+            if recomputed < layers:
+                total += int((layers - recomputed - 1) * block + last)
         if is_frozen or recomputed == layers:
             transient = max(transient, int(block))
     return total + transient
