@@ -14,6 +14,7 @@ import pytest
 import worldclip
 from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of, write_world
 from worldclip.cli import main
+from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.model import worker
@@ -154,6 +155,10 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
     run.mkdir()
     for name in (".lock", "recipe.toml"):  # a run has a lock, as the folders that this command writes
         (run / name).touch()
+    other = tmp_path / "check"
+    other.mkdir()
+    (other / ".lock").touch()
+    write_manifest(other, config={}, inputs={}, counts={}, job="check")
     for arguments, said in (
         ([str(tmp_path / "none"), pool, "--out", out], "does not exist; give a run"),
         ([model, str(tmp_path / "none"), "--out", out], "no such folder or file"),
@@ -163,6 +168,7 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
         ([model, str(table), "--out", out], "set it to the column of the key: uid"),
         ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
         ([model, pool, "--out", str(run)], "is a run, whose files would be removed; choose an empty directory"),
+        ([model, pool, "--out", str(other)], "was written by check, not by embed; choose an empty directory"),
         ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
         ([model, pool, "--out", out, "--device", "tpu"], "device = 'tpu'"),
         ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8': this model runs in torch"),

@@ -121,7 +121,7 @@ def _plan(
     part: slice = ALL_SHARDS,
 ) -> _Work:
     """Find the inputs.  Raises UserError for mistakes in the config."""
-    check_own(folder)
+    check_own(folder, "check")
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     rules = config or CheckConfig()
     sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)

@@ -59,7 +59,7 @@ class Result:
 class Job:
     """One piece of work, the folder that it fills, and what decides its output."""
 
-    name: str  # for messages
+    name: str  # for messages, and in the manifest
     folder: Path
     config: Record
     read_inputs: Callable[[], Record]
@@ -97,7 +97,8 @@ class Job:
         if result.outputs is not None:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
-        write_manifest(self.folder, config=self.config, inputs=self.inputs, counts=result.counts, **result.manifest)
+        made = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
+        write_manifest(self.folder, **made, job=self.name, **result.manifest)
         return dict(result.report)
 
     def _settle(self, work: Callable[[], Result]) -> Result:

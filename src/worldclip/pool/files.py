@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 
 from worldclip.core import layout
+from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.hub_errors import explain
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of_stat
@@ -26,14 +27,20 @@ class PoolFile(NamedTuple):
     path: str
 
 
-def check_own(folder: Path) -> None:
-    """Raise UserError if --out is a run or holds other files: a tool removes files there that it did not write."""
+def check_own(folder: Path, job: str) -> None:
+    """Raise UserError if --out is a run or holds files of others: a tool removes files there that it did not write.
+
+    job: name of the tool's Job, which the manifest of a folder states; older manifests do not.
+    """
     if layout.is_run(folder):
         raise UserError(f"--out {str(folder)!r} is a run, whose files would be removed; choose an empty directory")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
         raise UserError(
             f"--out {str(folder)!r} is not empty and was not written by worldclip; choose an empty directory"
         )
+    manifest = read_manifest(folder)
+    if manifest is not None and (writer := manifest.get("job", job)) != job:
+        raise UserError(f"--out {str(folder)!r} was written by {writer}, not by {job}; choose an empty directory")
 
 
 def file_in_pool(root: object, name: str, file: str) -> Path:

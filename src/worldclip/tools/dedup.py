@@ -44,7 +44,7 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     config = run.section(PoolConfig)
     check_names(pools.shards(run), config, is_key_only=True)
-    check_own(folder)
+    check_own(folder, "dedup")
 
     def inputs() -> Record:
         return {"shards": {shard.name: shard.fingerprint for shard in pools.shards(run)}}

@@ -163,7 +163,7 @@ def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
     """Raise UserError for a folder with other files, and for one in the pool, which would become part of it."""
-    check_own(folder)
+    check_own(folder, "embed")
     for root in (pool.path, *pool.roots.values()):
         if root and not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")

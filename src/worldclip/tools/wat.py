@@ -70,7 +70,7 @@ def build_wat(
 
     Raises UserError for missing files, StageFailed if files are damaged.
     """
-    check_own(out)
+    check_own(out, "wat")
     executor = executor or LocalExecutor(workers=usable_cores())
     old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
     shards = _in_order(files, old["files"])
