@@ -111,7 +111,7 @@ def draft(source: str) -> Draft:
 
 
 def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Read:
-    """Return what `read` returns of the first shard that it can read.  Raises UserError if there is none."""
+    """Read the first shard that is not damaged.  Raises UserError that names MAX_SHARDS of them if all are."""
     problems = []
     for shard in shards[:MAX_SHARDS]:
         try:

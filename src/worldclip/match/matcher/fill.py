@@ -133,7 +133,7 @@ def collect_edges(data, offsets, profile, unicode, index, keys, words, depths, f
 
 @inner
 def _find(index, keys, words, key, node):
-    """Return (place in the index, edge) of the edge `key` out of `node`; the edge is -1 if there is none yet."""
+    """Return the place in the index of the edge `key` out of `node`, and the edge; -1 for an edge that is new."""
     last = np.int64(index.size - 1)
     place = np.int64(edge_hash(key, node, _U0)) & last
     while True:
