@@ -20,7 +20,7 @@ def test_starter_names_every_language_that_a_package_has() -> None:
     codes = load_recipe(STARTER).languages.codes
     known = languages.all_languages()
     assert codes == tuple(language.code for language in known if language.wordfreq or language.cldr)
-    assert (sum(language.wordfreq is not None for language in known), len(codes)) == (44, 166)
+    assert (sum(language.wordfreq is not None for language in known), len(codes)) == (44, 169)
 
 
 def test_starter_builds_a_list_per_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 wordfreq    frequent words of 44 languages (metadata/sources/lists.py)
 cldr        names in Unicode's Common Locale Data Repository, which the package babel carries: territories, cities,
-            languages, scripts, currencies, units, months, days.  165 languages with 100 names or more
+            languages, scripts, currencies, units, months, days.  168 languages with 100 names or more
 emoji       what emoji show, such as "red apple", in 14 languages
 """
 
