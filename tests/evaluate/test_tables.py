@@ -34,6 +34,17 @@ def test_table_has_languages_mean_and_chance_in_percent():
     )
 
 
+def test_of_many_languages_the_table_has_the_best_and_the_weakest():
+    records = [record(f"l{i:02}", i / 100) for i in range(40)]
+    lines = tables.markdown_table(records).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[6:19]] == [
+        *("l39", "l38", "l37", "l36", "l35", "30 more", "l04", "l03", "l02", "l01", "l00", "**mean**", "chance")
+    ]
+    assert lines[17].split("|")[2].strip() == "19.5"
+    assert lines[-1] == "The best and the weakest of 40 languages; results.csv and report.html have all."
+    assert "more" not in tables.markdown_table(records[: tables.MAX_LANGUAGES_IN_TEXT])
+
+
 def test_english_and_local_questions_are_not_averaged():
     records = [
         {"dataset": "cvqa", "task": "choice", "lang": lang, "n": 10, "metrics": {"accuracy": accuracy},

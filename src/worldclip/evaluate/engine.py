@@ -24,6 +24,7 @@ PROTOCOL_VERSION = 4  # of the numbers; a record of another version is evaluated
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 
+NUM_LINES = 20  # that say which pairs are done; of so many pairs each has its own
 WRITE_EVERY_S = 10.0  # results.jsonl is written whole; after each record, hundreds of languages would mostly write
 
 Pair = tuple[Dataset, str]
@@ -82,13 +83,16 @@ def evaluate(
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
     written_at = time.monotonic()
+    num_done, pairs_per_line = 0, -(-len(todo) // NUM_LINES)
     for group in grouped(todo):
         encode_text.encode(texts_of(group))
         for dataset, lang in group:
             image_ND = features[dataset.name].features_ND
             scored = score_language(model_id, (dataset, lang), image_ND, encode_text, results_path.parent, records)
             records |= by_digest(scored)
-            say(f"{dataset.name} in {lang}")
+            num_done += 1
+            if num_done % pairs_per_line == 0 or num_done == len(todo):
+                say(f"{dataset.name} in {lang}" + (f", {num_done:,} of {len(todo):,}" if pairs_per_line > 1 else ""))
             if time.monotonic() - written_at > WRITE_EVERY_S:
                 write_results(results_path, records, datasets)
                 written_at = time.monotonic()

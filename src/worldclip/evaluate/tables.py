@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ UNITS = {
     "association": "cues",
 }  # what tasks count; others: images
 CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
-MAX_LANGUAGES_IN_TEXT = 30  # of a comparison; the page and --json have all
+MAX_LANGUAGES_IN_TEXT = 30  # rows of a table; the pages, results.csv and --json have all
+NUM_NAMED_ENDS = 5  # of more languages the table has so many of the best and of the weakest
 NUM_COLOURS = 6  # of a chart
 LANGUAGES_COLUMN = 3  # of a comparison
 CLIP_BENCHMARK_TASKS = {  # our task -> the name that CLIP_benchmark gives it; others keep ours
@@ -97,7 +99,10 @@ def number_of(task: str) -> Callable[[float], str]:
 
 
 def markdown_table(records: Sequence[Record]) -> str:
-    """Return table.md: for each dataset its languages, their mean where there are several, and chance, in percent."""
+    """Return table.md: for each dataset its languages, their mean where there are several, and chance, in percent.
+
+    Of more than MAX_LANGUAGES_IN_TEXT languages it has the best and the weakest, by the first column.
+    """
     return "\n".join(_dataset_text(dataset, tasks) for dataset, tasks in by_dataset(records).items())
 
 
@@ -113,6 +118,9 @@ def _dataset_text(dataset: str, tasks: dict[str, dict[str, Record]]) -> str:
     rows: list[list[Any]] = [
         [lang, *(flat[task].get(lang, {}).get(metric) for _, task, metric in columns)] for lang in langs
     ]
+    is_folded = len(rows) > MAX_LANGUAGES_IN_TEXT
+    if is_folded:
+        rows = _best_and_weakest(rows, is_low_best=columns[0][1] in DISTANCE_TASKS)
     totals = []
     if LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values()):
         totals = [len(rows)]
@@ -122,8 +130,24 @@ def _dataset_text(dataset: str, tasks: dict[str, dict[str, Record]]) -> str:
     table = Table([text_column("language"), *written], rows, totals)
     num_queries = max(int(rec.get("num_images") or rec["n"]) for by_lang in tasks.values() for rec in by_lang.values())
     unit = next((UNITS[task] for task in tasks if task in UNITS), "images")
-    parts = [f"### {dataset}", f"{num_queries:,} {unit}; percent.", to_markdown(table), _languages_of_means(means)]
+    note = (
+        f"The best and the weakest of {len(langs)} languages; results.csv and report.html have all."
+        if is_folded
+        else _languages_of_means(means)
+    )
+    parts = [f"### {dataset}", f"{num_queries:,} {unit}; percent.", to_markdown(table), note]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _best_and_weakest(rows: list[list[Any]], is_low_best: bool) -> list[list[Any]]:
+    """Return the ends of a table of languages, sorted by the first number, equal ones by the next, with a row between.
+
+    A language without a number comes last.
+    """
+    sign = 1.0 if is_low_best else -1.0
+    ranked = sorted(rows, key=lambda row: [math.inf if value is None else sign * value for value in row[1:]])
+    between = [f"{len(rows) - 2 * NUM_NAMED_ENDS} more", *([None] * (len(rows[0]) - 1))]
+    return [*ranked[:NUM_NAMED_ENDS], between, *ranked[-NUM_NAMED_ENDS:]]
 
 
 def _languages_of_means(means: dict[str, Record]) -> str:
