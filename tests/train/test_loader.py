@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 from stages import context
@@ -125,6 +126,24 @@ def test_batches_made_ahead_are_bounded_in_number_and_memory(tmp_path, tokenizer
     for limit, expected in ((10 * batch_bytes, 10), (1, loaders.BATCHES_AT_ONCE), (1 << 40, loaders.BATCHES_AHEAD)):
         monkeypatch.setattr(loaders, "AHEAD_BYTES", limit)
         assert loader._num_ahead() == expected
+
+
+def test_operations_of_loader_threads_use_one_thread_and_those_of_the_step_their_own(tmp_path, tokenizer, monkeypatch):
+    number = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        loader = make_loader(tmp_path / "run", write_world(tmp_path / "run"), tokenizer, decode_threads=2)
+        seen = []
+        for name in ("_image", "_finish"):
+            inner = getattr(loader, name)
+            monkeypatch.setattr(
+                loader, name, lambda *a, name=name, f=inner: seen.append((name, torch.get_num_threads())) or f(*a)
+            )
+        list(loader.batches(0, 2))
+        assert {*seen} == {("_image", 1), ("_finish", 1)}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(number)
 
 
 def test_batches_in_the_making_are_given_up_when_the_loop_stops(tmp_path, tokenizer, monkeypatch):
