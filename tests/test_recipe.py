@@ -95,9 +95,8 @@ def test_a_run_killed_before_any_file_gets_its_name_ends_the_same(toy_world, cur
     assert artifacts(tmp_path / "run") == artifacts(curated)
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_any_number_of_workers_gives_the_same_bytes(toy_world, curated, tmp_path, workers: int) -> None:
-    executor = LocalExecutor(workers=workers, quiet=True)
+def test_any_number_of_workers_gives_the_same_bytes(toy_world, curated, tmp_path) -> None:
+    executor = LocalExecutor(workers=3, quiet=True)  # `curated` has one per core
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=executor)
     assert artifacts(tmp_path / "run") == artifacts(curated)
 
