@@ -65,7 +65,7 @@ def features(images: int = 64, texts: int = 256) -> dict[str, Sides]:
     model = make_model("vit_b32").eval()
     pixels, tokens = torch.randn(images, 3, 224, 224), make_tokens(texts, 40)
     num_chunks = texts // 64
-    found: dict[str, Sides] = {
+    cases: dict[str, Sides] = {
         f"{images} images": {
             PEER: lambda: clip.image_features(model, pixels, image_of_transformers),
             "towers": lambda: clip.image_features(model, pixels),
@@ -77,11 +77,11 @@ def features(images: int = 64, texts: int = 256) -> dict[str, Sides]:
             "forward": lambda: forward.embed_tokens(model, tokens, num_chunks),
         },
     }
-    for sides in found.values():
+    for sides in cases.values():
         expected, *others = (call() for call in sides.values())
         for other in others:
             torch.testing.assert_close(other, expected, atol=1e-5, rtol=1e-4)
-    return found
+    return cases
 
 
 def training_step(pairs: int = 128) -> dict[str, Sides]:
@@ -141,20 +141,20 @@ def onnx_graphs(folder: Path, threads: int, images: int = 8) -> dict[str, Sides]
 
 def measure(sides: Sides, rounds: int) -> dict[str, list[float]]:
     """Seconds of each side in each round, after one that is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds + 1):
         for name, call in sides.items():
             started_at = time.perf_counter()
             call()
-            found[name].append(time.perf_counter() - started_at)
-    return {name: seconds[1:] for name, seconds in found.items()}
+            times[name].append(time.perf_counter() - started_at)
+    return {name: seconds[1:] for name, seconds in times.items()}
 
 
-def to_rows(what: str, found: Mapping[str, list[float]]) -> list[str]:
+def to_rows(what: str, times: Mapping[str, list[float]]) -> list[str]:
     """A row for each side: its median, and the median over rounds of the peer's time divided by its own."""
     rows = []
-    for name, seconds in found.items():
-        ratio = statistics.median(peer / own for peer, own in zip(found[PEER], seconds, strict=True))
+    for name, seconds in times.items():
+        ratio = statistics.median(peer / own for peer, own in zip(times[PEER], seconds, strict=True))
         rows.append(f"| {what} | {name} | {1000 * statistics.median(seconds):,.0f} | {ratio:.2f} |")
     return rows
 

@@ -41,7 +41,7 @@ def test_of_many_languages_the_table_has_the_best_and_the_weakest():
         *("l39", "l38", "l37", "l36", "l35", "30 more", "l04", "l03", "l02", "l01", "l00", "**mean**", "chance")
     ]
     assert lines[17].split("|")[2].strip() == "19.5"
-    assert lines[-1] == "The best and the weakest of 40 languages; results.csv and report.html have all."
+    assert lines[-1] == "The 5 best and 5 weakest of 40 languages; results.csv has all."
     assert "more" not in tables.markdown_table(records[: tables.MAX_LANGUAGES_IN_TEXT])
 
 

@@ -102,7 +102,6 @@ VARIANTS = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_estimated_memory_is_within_a_fifth_of_two_measured_steps():
     """Measure in a subprocess whose allocator returns freed tensors to the system at once."""

@@ -97,8 +97,8 @@ class Job:
         if result.outputs is not None:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
-        made = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
-        write_manifest(self.folder, **made, job=self.name, **result.manifest)
+        record = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
+        write_manifest(self.folder, **record, job=self.name, **result.manifest)
         return dict(result.report)
 
     def _settle(self, work: Callable[[], Result]) -> Result:

@@ -24,7 +24,7 @@ PROTOCOL_VERSION = 4  # of the numbers; a record of another version is evaluated
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 
-NUM_LINES = 20  # that say which pairs are done; of so many pairs each has its own
+MAX_PROGRESS_LINES = 20  # per evaluation, however many datasets and languages
 WRITE_EVERY_S = 10.0  # results.jsonl is written whole; after each record, hundreds of languages would mostly write
 
 Pair = tuple[Dataset, str]
@@ -83,7 +83,7 @@ def evaluate(
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
     written_at = time.monotonic()
-    num_done, pairs_per_line = 0, -(-len(todo) // NUM_LINES)
+    num_done, pairs_per_line = 0, -(-len(todo) // MAX_PROGRESS_LINES)
     for group in grouped(todo):
         encode_text.encode(texts_of(group))
         for dataset, lang in group:

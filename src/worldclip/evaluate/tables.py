@@ -77,7 +77,7 @@ UNITS = {
 }  # what tasks count; others: images
 CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
 MAX_LANGUAGES_IN_TEXT = 30  # rows of a table; the pages, results.csv and --json have all
-NUM_NAMED_ENDS = 5  # of more languages the table has so many of the best and of the weakest
+NUM_EXTREMES = 5  # best languages, and weakest ones, in a table of more than MAX_LANGUAGES_IN_TEXT
 NUM_COLOURS = 6  # of a chart
 LANGUAGES_COLUMN = 3  # of a comparison
 CLIP_BENCHMARK_TASKS = {  # our task -> the name that CLIP_benchmark gives it; others keep ours
@@ -101,7 +101,7 @@ def number_of(task: str) -> Callable[[float], str]:
 def markdown_table(records: Sequence[Record]) -> str:
     """Return table.md: for each dataset its languages, their mean where there are several, and chance, in percent.
 
-    Of more than MAX_LANGUAGES_IN_TEXT languages it has the best and the weakest, by the first column.
+    With more than MAX_LANGUAGES_IN_TEXT languages: the best and the weakest by the first column.
     """
     return "\n".join(_dataset_text(dataset, tasks) for dataset, tasks in by_dataset(records).items())
 
@@ -131,7 +131,7 @@ def _dataset_text(dataset: str, tasks: dict[str, dict[str, Record]]) -> str:
     num_queries = max(int(rec.get("num_images") or rec["n"]) for by_lang in tasks.values() for rec in by_lang.values())
     unit = next((UNITS[task] for task in tasks if task in UNITS), "images")
     note = (
-        f"The best and the weakest of {len(langs)} languages; results.csv and report.html have all."
+        f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
         if is_folded
         else _languages_of_means(means)
     )
@@ -140,14 +140,14 @@ def _dataset_text(dataset: str, tasks: dict[str, dict[str, Record]]) -> str:
 
 
 def _best_and_weakest(rows: list[list[Any]], is_low_best: bool) -> list[list[Any]]:
-    """Return the ends of a table of languages, sorted by the first number, equal ones by the next, with a row between.
+    """Return the first and last rows after sorting by all columns, and between them a row that counts the others.
 
-    A language without a number comes last.
+    Languages without a number come last.
     """
     sign = 1.0 if is_low_best else -1.0
     ranked = sorted(rows, key=lambda row: [math.inf if value is None else sign * value for value in row[1:]])
-    between = [f"{len(rows) - 2 * NUM_NAMED_ENDS} more", *([None] * (len(rows[0]) - 1))]
-    return [*ranked[:NUM_NAMED_ENDS], between, *ranked[-NUM_NAMED_ENDS:]]
+    between = [f"{len(rows) - 2 * NUM_EXTREMES} more", *([None] * (len(rows[0]) - 1))]
+    return [*ranked[:NUM_EXTREMES], between, *ranked[-NUM_EXTREMES:]]
 
 
 def _languages_of_means(means: dict[str, Record]) -> str:
