@@ -385,7 +385,7 @@ def _start_threads(number: int, name: str) -> ThreadPoolExecutor:
     """Start threads whose torch operations run on one core each.
 
     With more OpenMP threads than cores, libgomp puts the threads of the training step to sleep after each operation:
-    the emoji demo trained at 560 instead of 700 samples/s (docs/log.md).
+    the emoji demo trains 1.16 times as fast without them (benchmarks/loader_threads.py).
     """
     return ThreadPoolExecutor(number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,))
 
