@@ -23,6 +23,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from worldclip.core.errors import UserError
+from worldclip.core.registry import ItemOf
 from worldclip.core.settings import Place, section_name
 
 Field = tuple[str, Any, Any]  # name, annotated type, dataclass field: what make_dataclass takes
@@ -138,7 +139,10 @@ def _documented(hint: Any, text: str, value: Any) -> Any:
         options["help_behavior_hint"] = ""  # the description says what an unset key means
     kinds = [kind for kind in (typing.get_args(plain) if _is_union(plain) else (plain,)) if kind is not type(None)]
     metavars = [_metavar(kind) or ("NAME VALUE ..." if typing.get_origin(kind) is dict else "") for kind in kinds]
-    if all(metavars):
+    if items := next((mark for mark in marks if isinstance(mark, ItemOf)), None):
+        choices = "{" + ",".join(items.names()) + "}"
+        options["metavar"] = f"{choices} ..." if typing.get_origin(kinds[0]) is tuple else choices
+    elif all(metavars):
         is_path = any(isinstance(mark, Place) for mark in marks)
         options["metavar"] = "|".join(metavars).replace("TEXT", "PATH" if is_path else "TEXT")
     return _marked(plain, tyro.conf.arg(**options))

@@ -3,8 +3,8 @@
 A config is a frozen dataclass, derived from Config, beside the code that uses it.  Marks in `Annotated` say more about
 a field.  Bounds limit its numbers: `Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the stages whose
 output it decides: `Annotated[int, Decides()]` decides none, `Annotated[str, Decides("pool", "match")]` those of two; a
-field without it decides its own stage's.  Place says that it holds paths.  Imports the standard library only, so that
-a command's help stays fast.
+field without it decides its own stage's.  Place says that it holds paths, ItemOf (core/registry.py) that it names items
+of a registry.  Imports the standard library only, so that a command's help stays fast.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal
 from worldclip.core import layout
 from worldclip.core.errors import UserError
 from worldclip.core.redact import has_credential
+from worldclip.core.registry import ItemOf
 from worldclip.core.safe_path import is_safe_name
 
 Table = dict[str, Any]  # of TOML
@@ -398,7 +399,7 @@ def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
         return None
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         return f"must be {_describe(hint)}"
-    violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty))
+    violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty | ItemOf))
     return next(filter(None, violations), None)
 
 

@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from worldclip.core.registry import ItemOf, Registry
 from worldclip.core.settings import Config, Decides, Place, Problems
 
 _Operand = str | bool | int | float
 _Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
 PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
 """Parts of the world pool that are folders (docs/world.md)."""
+POOL_FORMATS = Registry("pool format", "worldclip.pool_formats")
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
 
@@ -36,7 +38,7 @@ class PoolConfig(Config):
     """Put the stamps and photographs of the world pool into the pool instead of holding them out."""
     roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Several folders instead of one path, as name = folder.  The name is the first part of its pairs' keys."""
-    format: Annotated[Literal["auto", "tar", "parquet", "jsonl", "csv", "tsv"], Decides("pool", "match")] = "auto"
+    format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool", "match")] = "auto"
     """Format of the shards; auto: the first of tar, parquet, jsonl, csv and tsv (the last three also as .gz) that there
     is."""
     columns: Annotated[tuple[str, ...], Decides("pool", "match")] = ()

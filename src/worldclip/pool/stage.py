@@ -20,7 +20,7 @@ from worldclip.pool import hub
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
-from worldclip.pool.formats import FORMATS, format_of
+from worldclip.pool.formats import format_of, pool_formats
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
@@ -141,12 +141,12 @@ def _list_pool(pool: PoolConfig, setting: str) -> tuple[dict[str, PoolFile], dic
 def _shard_files(
     setting: str, path: str, pool: PoolConfig, problems: list[str]
 ) -> tuple[Sequence[PoolFile], dict[str, str]]:
-    """Return (the files of pool.format, what is left out); under "auto", of the first of FORMATS that has any.
+    """Return (the files of pool.format, what is left out); under "auto", of the first of pool_formats() that has any.
 
     A link to nothing with the suffix of a shard is a shard, which fails when it is read.
     """
     wanted = pool.format
-    candidates = [pool_format for pool_format in FORMATS if wanted in ("auto", pool_format.name)]
+    candidates = [pool_format for pool_format in pool_formats() if wanted in ("auto", pool_format.name)]
     suffixes = tuple(suffix for pool_format in candidates for suffix in pool_format.suffixes)
     try:
         if hub.is_dataset(path):

@@ -1,26 +1,23 @@
-"""The formats of a pool's shards.
+"""The formats of a pool's shards, items of the registry `worldclip.pool_formats`.
 
-A new format subclasses `PoolFormat` (`TableFormat` without images) in a module of its own and is added to FORMATS.
+A new format subclasses `PoolFormat` (`TableFormat` without images) in a module of its own (docs/plugins.md).
 """
 
 from __future__ import annotations
 
+from worldclip.pool.config import POOL_FORMATS
 from worldclip.pool.formats.base import PoolFormat
-from worldclip.pool.formats.delimited import CSV, TSV
-from worldclip.pool.formats.jsonl import JSONL
-from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.formats.tar import TAR
 
-# The order in which `pool.format = "auto"` looks for shards.  img2dataset writes a Parquet file beside each tar, which
-# holds the same pairs without their images, so tars come first.
-FORMATS: tuple[PoolFormat, ...] = (TAR, PARQUET, JSONL, CSV, TSV)
+
+def pool_formats() -> tuple[PoolFormat, ...]:
+    """Return all formats in the order in which `pool.format = "auto"` looks for shards."""
+    return tuple(pool_format for _, pool_format in POOL_FORMATS.items())
 
 
 def format_of(name: str) -> PoolFormat:
     """Return the format of a shard by the suffix of its name.  Raises ValueError for any other suffix."""
-    for pool_format in FORMATS:
+    for pool_format in pool_formats():
         if name.endswith(pool_format.suffixes):
             return pool_format
-    raise ValueError(
-        f"{name!r} is not a shard of a pool (.tar, .parquet, .jsonl, .csv, .tsv, or .gz of the last three)"
-    )
+    suffixes = ", ".join(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
+    raise ValueError(f"{name!r} is not a shard of a pool ({suffixes})")

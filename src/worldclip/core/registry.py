@@ -1,0 +1,149 @@
+"""Registries: the named items that plug into the recipe, such as pool formats and commands.
+
+An item is one module, or one object of a module, that says everything about itself.  One line registers it, under the
+group of its registry and in the syntax of entry points, `name = module:object`:
+
+    worldclip's own items     src/worldclip/entry_points.txt, read as a file: needs no installation
+    items of other packages   [project.entry-points."worldclip.pool_formats"] in their pyproject.toml
+
+Names are read without importing any item.  Imports the standard library only, so that configs may use it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from worldclip.core.errors import UserError
+
+OWN_PACKAGE = "worldclip"
+_OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
+
+
+class Origin(NamedTuple):
+    """The definition of an item."""
+
+    package: str
+    """The distribution that registers it, for messages."""
+    module: str
+    attribute: str
+    """Name in the module; empty if the module itself is the item."""
+
+
+class Requirement(NamedTuple):
+    """Modules that an item needs, and the extra of worldclip that installs them; items have it as `requires`."""
+
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+    """Empty for an item of another package, whose own dependencies install them."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The items of one kind."""
+
+    kind: str
+    """What messages call an item, for example `pool format`."""
+    group: str
+    """Group of the entry points, for example `worldclip.pool_formats`."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all items: ours in the order of the file, then those of other packages by name."""
+        return tuple(_origins(self.group))
+
+    def origins(self) -> Mapping[str, tuple[Origin, ...]]:
+        """Return where each item is defined; more than one origin is a conflict."""
+        return _origins(self.group)
+
+    def load(self, name: str) -> Any:
+        """Import an item.  Raises UserError for an unknown name, a conflict, or a package that cannot be imported."""
+        if problem := self.problem(name):
+            raise UserError(f"{name!r}: {problem}")
+        origin = _origins(self.group)[name][0]
+        try:
+            module = importlib.import_module(origin.module)
+            return getattr(module, origin.attribute) if origin.attribute else module
+        except (ImportError, AttributeError) as error:
+            if origin.package == OWN_PACKAGE:
+                raise
+            raise UserError(
+                f"{self.kind} {name!r} of the package {origin.package} cannot be loaded ({error}); "
+                "update or uninstall that package"
+            ) from error
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Import all items in the order of `names`.  Raises UserError as `load`."""
+        for name in self.names():
+            yield name, self.load(name)
+
+    def problem(self, name: str) -> str | None:
+        """Return why a name cannot be used, with the nearest known one; None for an item."""
+        origins = _origins(self.group).get(name, ())
+        if len(origins) == 1:
+            return None
+        if origins:
+            packages = ", ".join(sorted(origin.package for origin in origins))
+            return f"{self.kind} registered by {packages}; uninstall all but one"
+        near = difflib.get_close_matches(name, self.names(), n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(self.names())}"
+        return f"unknown {self.kind}; {remedy}"
+
+
+@dataclass(frozen=True)
+class ItemOf:
+    """Mark of a config field: its string, or each of its list, names an item of a registry.
+
+    also: values that are allowed besides the items, such as `auto`.
+    """
+
+    registry: Registry
+    also: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """Return all allowed values."""
+        return (*self.also, *self.registry.names())
+
+    def violation(self, value: Any) -> str | None:
+        """Return what is wrong with a value, or None."""
+        values = value if isinstance(value, tuple | list) else (value,)
+        for name in values:
+            if name not in self.also and (problem := self.registry.problem(str(name))):
+                return problem if len(values) == 1 else f'"{name}": {problem}'
+        return None
+
+
+def clear_caches() -> None:
+    """Forget all names, so that packages installed since then are seen."""
+    importlib.invalidate_caches()
+    _origins.cache_clear()
+
+
+@functools.cache
+def _origins(group: str) -> dict[str, tuple[Origin, ...]]:
+    origins: dict[str, tuple[Origin, ...]] = {name: (_origin(OWN_PACKAGE, value),) for name, value in _own(group)}
+    for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
+        package = point.dist.name if point.dist is not None else point.module.partition(".")[0]
+        if package != OWN_PACKAGE:  # an installation's copy of our file may be older than the file
+            origins[point.name] = (*origins.get(point.name, ()), _origin(package, point.value))
+    return origins
+
+
+def _own(group: str) -> list[tuple[str, str]]:
+    """Return (name, value) of our own items, in the order of the file."""
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
+    parser.read_string(_OWN_ITEMS.read_text(encoding="utf-8"))
+    return parser.items(group) if parser.has_section(group) else []
+
+
+def _origin(package: str, value: str) -> Origin:
+    module, _, attribute = value.partition(":")
+    return Origin(package, module.strip(), attribute.strip())
