@@ -53,16 +53,19 @@ class Recipe(Config):
 SECTIONS = tuple(section.name for section in dataclasses.fields(Recipe))
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, is_final: bool = True
+) -> Recipe:
     """Load a recipe from a TOML file, a run's folder (its recipe.toml), the name of one of ours, or nested dicts.
 
-    Paths in our own recipes are relative to the working directory.  overrides: `section.key=value`.
+    Paths in our own recipes are relative to the working directory.  overrides: `section.key=value`.  is_final: as in
+    load_config.
 
     Raises UserError with every problem: unreadable file, unknown key (with the nearest known one), wrong type, value
     out of range.
     """
     ours = None if isinstance(source, Mapping) else own_recipe(source)
-    recipe: Recipe = load_config(Recipe, ours or source, overrides, Path.cwd() if ours else None)
+    recipe: Recipe = load_config(Recipe, ours or source, overrides, Path.cwd() if ours else None, is_final=is_final)
     return recipe
 
 

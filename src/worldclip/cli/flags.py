@@ -176,6 +176,16 @@ def split_lists(arguments: Sequence[str], lists: Set[str] = LISTS_OF_NAMES) -> l
     return words
 
 
+def values_of(flag: str, arguments: Sequence[str]) -> list[str]:
+    """Return the values of a repeatable flag, before the others are parsed."""
+    values = []
+    for word, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            values.append(value if equals else following)
+    return values
+
+
 @_REGISTRY.primitive_rule
 def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Return how texts, numbers, paths and choices are read, and lists and tables of them; None for another type."""

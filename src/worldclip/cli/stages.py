@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from worldclip.cli.command import Command, PushFlag, SetFlag, ShardsFlag, note, read_slice
+from worldclip.cli.flags import values_of
 from worldclip.cli.models import push_exports
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
@@ -17,6 +19,7 @@ from worldclip.core import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
+from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.export.push import check_repository
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
 from worldclip.tools import status
@@ -81,7 +84,8 @@ def run_stage(
 ) -> tuple[Any, str]:
     """Run one stage; return its report and, of evaluate, the table of results.
 
-    The recipe `base` holds the defaults of `config`.
+    The recipe `base`, with the overrides of `set`, holds the defaults of `config`.  Raises UserError where --set and a
+    flag give one key different values.
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
@@ -91,23 +95,61 @@ def run_stage(
     """
     if push:
         check_repository(push)
-    overridden = load_recipe(recipe, set)
-    if config != getattr(base, stage):
-        overridden = dataclasses.replace(overridden, **{stage: config})
-        if problems := overridden.problems():
-            raise UserError(problems)
+    flagged = dataclasses.replace(base, **{stage: config})
+    if problems := [*_contradictions(set, base, flagged), *flagged.problems()]:
+        raise UserError(problems)
     run_dir = run_folder(recipe, out)
     if watch:
-        return _watch(run_dir, overridden)
+        return _watch(run_dir, flagged)
     if stage == "train" and dry_run:
         names = stage_names()[: stage_names().index(stage) + 1]
-        run_stages(overridden, run_dir, names, executor=executor, dry_run=True)
+        run_stages(flagged, run_dir, names, executor=executor, dry_run=True)
         return None, ""
     part = read_slice(shards) if shards else None
-    run_stages(overridden, run_dir, [stage], executor=executor, part=part)
+    run_stages(flagged, run_dir, [stage], executor=executor, part=part)
     if push:
         push_exports(run_dir / "export", push, dry_run)
     return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage])
+
+
+def _contradictions(overrides: Sequence[str], base: Recipe, flagged: Recipe) -> Iterator[str]:
+    """Yield a problem for each key to which --set and a flag give different values."""
+    before, after = to_dict(base), to_dict(flagged)
+    for key in dict.fromkeys(key for override in overrides for key in overridden_keys(override)):
+        by_set, by_flag = _value_at(before, key), _value_at(after, key)
+        if not _keeps(by_flag, by_set):
+            values = f"--set says {_to_word(by_set)}, {_flag_of(key)} says {_to_word(by_flag)}"
+            yield f"{'.'.join(key)}: {values}; leave out one of the two"
+
+
+def _value_at(table: Any, key: Sequence[str]) -> Any:
+    """Return the value of a dotted key in nested tables; None where it is unset."""
+    for name in key:
+        table = table.get(name) if isinstance(table, dict) else None
+    return table
+
+
+def _keeps(by_flag: Any, by_set: Any) -> bool:
+    """Return whether flags left a value as it was; to a table they may have added items."""
+    if isinstance(by_set, dict) and isinstance(by_flag, dict):
+        return by_set.items() <= by_flag.items()
+    return bool(by_set == by_flag)
+
+
+def _to_word(value: Any) -> str:
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _flag_of(key: Sequence[str]) -> str:
+    """Return the flag that sets a key of a stage: that of the whole table for one of its items."""
+    names: list[str] = []
+    config: Any = Recipe()
+    for name in key:
+        if not dataclasses.is_dataclass(config):
+            break
+        config = getattr(config, name)
+        names.append(name.replace("_", "-"))
+    return f"--{'.'.join(names[1:])}"
 
 
 def _watch(run_dir: Path, recipe: Recipe) -> tuple[Any, str]:
@@ -129,7 +171,10 @@ STAGES_WITH = {
 
 
 def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
-    """Run the command of a stage; return exit code 0."""
+    """Run the command of a stage; return exit code 0.
+
+    Flags change what --set leaves, wherever the two stand.
+    """
     base = _recipe_of(stage, arguments)
     summary = next(step.help for step in steps() if step.stage == stage)
     without = [flag for flag, stages in STAGES_WITH.items() if stage not in stages]
@@ -140,12 +185,12 @@ def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
 
 
 def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
-    """Return the recipe, without overrides, whose values are the flags' defaults."""
+    """Return the recipe with its overrides, whose values are the flags' defaults."""
     if not arguments or {"-h", "--help"} & {*arguments}:
         return Recipe()
     if arguments[0].startswith("-"):
         raise UserError(f"worldclip {stage} {arguments[0]}: the recipe or the run's folder comes first, then the flags")
-    return load_recipe(arguments[0])
+    return load_recipe(arguments[0], values_of("--set", arguments), is_final=False)
 
 
 def show_status(run: Path) -> status.RunStatus:

@@ -179,13 +179,20 @@ def _fields(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 
 def load_config(
-    cls: type, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), folder: Path | None = None
+    cls: type,
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    folder: Path | None = None,
+    *,
+    is_final: bool = True,
 ) -> Any:
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
     Relative paths in a TOML file are relative to `folder`, by default its own (Place); those of overrides to the
     working directory.  Raises UserError with every problem.  Keys of one section that depend on each other are compared
     only where all of its keys are known and of the right type: a misspelled key is reported without its consequences.
+    is_final: False for values that flags may still replace: only unknown keys and wrong types are problems, and the
+    caller asks for `problems` afterwards.
     """
     values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
     loader = _Loader()
@@ -196,7 +203,7 @@ def load_config(
     config: Config = loader.build(cls, values, _prefix(cls))
     config.take_effect()
     problems = [*loader.problems, *_iter_problems(config, _prefix(cls), loader.broken)]
-    if problems:
+    if loader.problems or (problems and is_final):
         raise UserError(problems)
     return config
 
@@ -250,6 +257,18 @@ def _apply_override(values: Table, override: str, problems: list[str], in_sectio
         table.pop(key, None)  # TOML has no null: `none` resets a key to its default
     else:
         table[key] = value
+
+
+def overridden_keys(override: str) -> list[tuple[str, ...]]:
+    """Return the keys that an override sets, as their parts: of an inline table, those of its items."""
+    name, _, text = override.partition("=")
+    return _leaves(tuple(name.strip().split(".")), _toml_value(text))
+
+
+def _leaves(key: tuple[str, ...], value: Any) -> list[tuple[str, ...]]:
+    if not isinstance(value, Mapping) or not value:
+        return [key]
+    return [leaf for name, item in value.items() for leaf in _leaves((*key, name), item)]
 
 
 def _toml_value(text: str) -> Any:
