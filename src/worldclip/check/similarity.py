@@ -82,7 +82,7 @@ def measure(context: CheckContext, shards: Sequence[Shard], executor: Executor) 
     key = {
         "model": [source.layout, source.digest()],
         **({"lang": context.pool.lang} if context.pool.lang else {"lid_model": context.lid_model}),
-        "pool": [context.pool.identity, *context.pool.texts],
+        "pool": context.pool.identity_of_texts,
         "decoder": decode.VERSION,
     }
     run = functools.partial(_measure_shard, context=context)

@@ -151,7 +151,7 @@ def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executo
     config, folder = context.config, context.folder
     lists = [folder / f"{name}.parquet" for name in ("valid_keys", "removed_texts", "merged_texts")]
     key = {
-        "pool": [context.pool.identity, *context.pool.texts],
+        "pool": context.pool.identity_of_texts,
         "lists": [artifacts.fingerprint(path, folder) for path in lists if path.exists()],
         "merge": config.merge_texts,
         "mask": config.texts.personal_data,

@@ -178,9 +178,9 @@ class Run:
         config: _Config = load_config(cls, value)
         return config
 
-    def deciding(self, stage: str) -> Json:
-        """Return the keys of all sections that decide the output of `stage` (core/settings.Decides)."""
-        keys = {name: deciding(config, stage) for name, config in self.sections.items()}
+    def deciding(self, output: str) -> Json:
+        """Return the keys of all sections that decide a stage or a part of one (core/settings.Decides)."""
+        keys = {name: deciding(config, output) for name, config in self.sections.items()}
         return {name: values for name, values in keys.items() if values}
 
     def stage(

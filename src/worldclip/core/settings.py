@@ -1,8 +1,8 @@
 """Configs: read TOML, apply overrides, report every problem at once, and tell which keys decide which output.
 
 A config is a frozen dataclass, derived from Config, beside the code that uses it.  Marks in `Annotated` say more about
-a field.  Bounds limit its numbers: `Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the stages whose
-output it decides: `Annotated[int, Decides()]` decides none, `Annotated[str, Decides("pool", "match")]` those of two; a
+a field.  Bounds limit its numbers: `Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the outputs that it
+decides: `Annotated[int, Decides()]` decides none, `Annotated[str, Decides("pool", "match")]` those of two stages; a
 field without it decides its own stage's.  Place says that it holds paths, ItemOf (core/registry.py) that it names items
 of a registry.  Imports the standard library only, so that a command's help stays fast.
 """
@@ -35,10 +35,19 @@ Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the se
 
 
 class Decides:
-    """Mark of a config field: the stages whose output it decides.  Without it a field decides its own stage's."""
+    """Mark of a config field: the outputs that it decides.  Without it a field decides its own stage's.
 
-    def __init__(self, *stages: str) -> None:
-        self.stages = stages
+    An output is a stage, such as "match", or a part of one, such as "match.texts", the matches of a shard.  A field
+    that decides a stage decides all of its parts.  A field that decides only a part, such as "match.counts", makes the
+    stage run again and leaves its other parts finished.  docs/design.md lists the parts.
+    """
+
+    def __init__(self, *outputs: str) -> None:
+        self.outputs = outputs
+
+    def covers(self, output: str) -> bool:
+        """Return whether an output, a stage or a part of one, depends on the field."""
+        return any(f"{name}.".startswith(f"{output}.") or f"{output}.".startswith(f"{name}.") for name in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -153,15 +162,25 @@ def _prefix(cls: type) -> str:
     return f"{section}." if section else ""
 
 
-def deciding(config: Any, stage: str) -> Table:
-    """Return the fields of a section that decide the output of `stage`, as `to_dict` writes them."""
-    own = (section_name(type(config)),)
+def deciding(config: Any, output: str) -> Table:
+    """Return the fields of a section that decide `output`, as `to_dict` writes them.
+
+    output: a stage, or a part of one (Decides).  This is the only query for the keys of manifests and markers.
+    """
+    return _deciding(config, output, Decides(section_name(type(config))))
+
+
+def _deciding(config: Any, output: str, default: Decides) -> Table:
+    """Return `deciding` of a config or of one in it; default: the mark of a field without one."""
     values = to_dict(config)
-    stages = {
-        name: next((mark.stages for mark in marks if isinstance(mark, Decides)), own)
-        for name, (_, marks) in _fields(config.__class__).items()
-    }
-    return {name: value for name, value in values.items() if stage in stages[name]}
+    for name, (_, marks) in _fields(config.__class__).items():
+        mark = next((mark for mark in marks if isinstance(mark, Decides)), default)
+        value = getattr(config, name)
+        if not mark.covers(output):
+            values.pop(name, None)
+        elif isinstance(value, Config):
+            values[name] = _deciding(value, output, default)
+    return values
 
 
 @functools.cache

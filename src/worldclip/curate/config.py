@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from worldclip.core.settings import AtLeast, Between, Config, Problems
+from worldclip.core.settings import AtLeast, Between, Config, Decides, Problems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,10 +25,10 @@ class CurateConfig(Config):
     ] = None
     """Maximum number of pairs kept per language: one number, or a table of language = pairs.  The hash chooses them, so
     that a language is thinned evenly.  Unset: no maximum."""
-    write: Literal["list", "tars", "parquet"] = "list"
+    write: Annotated[Literal["list", "tars", "parquet"], Decides("curate.files")] = "list"
     """list: write keys and texts of the kept pairs; tars: also write the samples as new tars in RUN/curate/tars;
     parquet: also write the rows of a Parquet pool, with all columns, to RUN/curate/parquet, for img2dataset."""
-    samples_per_tar: Annotated[int, AtLeast(1, "images per tar")] = 10_000
+    samples_per_tar: Annotated[int, AtLeast(1, "images per tar"), Decides("curate.files")] = 10_000
     """Images per new tar."""
 
     def own_problems(self) -> Problems:

@@ -67,12 +67,12 @@ def _curate(run: Run, job: Job) -> Result:
     if config.write == "tars":
         from worldclip.curate.write_tars import write_tars
 
-        list_digest = artifacts.digest([_decides_list(run), job.inputs])
+        list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
         report["tars"] = write_tars(run, shards, config.samples_per_tar, list_digest)
     if config.write == "parquet":
         from worldclip.curate.write_parquet import write_parquet
 
-        list_digest = artifacts.digest([_decides_list(run), job.inputs])
+        list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
         report["parquet"] = write_parquet(run.dir, run.section(PoolConfig), shards, run.executor, list_digest)
         say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
@@ -104,7 +104,7 @@ def _curate_part(run: Run, part: slice) -> Sequence[Report]:
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
     folder = layout.curate_work(run.dir)
     work = curate_work(run)
-    key = {"config": _decides_list(run), "inputs": _inputs(run)}
+    key = {"config": run.deciding("curate.list"), "inputs": _inputs(run)}
     if work.config.max_pairs is not None:
         work = curate_work(run, find_bounds(work, folder / "caps", shards, run.executor, key))
     reports = run.executor.map(
@@ -132,13 +132,6 @@ def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> li
     if config.write == "parquet":
         outputs += [layout.curated_tables(run_dir), hidden / "parquet"]
     return outputs
-
-
-def _decides_list(run: Run) -> Record:
-    """Return the config without what only says how the list is written."""
-    config = run.deciding("curate")
-    only_form = ("write", "samples_per_tar")
-    return {**config, "curate": {key: value for key, value in config["curate"].items() if key not in only_form}}
 
 
 def curate_work(run: Run, bounds: Mapping[str, float] | None = None) -> CurateWork:

@@ -54,7 +54,7 @@ class MatchConfig(Config):
     """Labels of the language-identification model to map to another language, e.g. `ms = "id"`."""
     restrict_to_recipe_languages: bool = False
     """Choose the most probable label among the recipe's languages instead of among all."""
-    compare_profiles: Annotated[int, AtLeast(0, "texts, 0 for no comparison")] = 0
+    compare_profiles: Annotated[int, AtLeast(0, "texts, 0 for no comparison"), Decides("match.report")] = 0
     """Approximate number of texts on which the report compares the match rates of all profiles; 0: no comparison."""
 
     def own_problems(self) -> Problems:

@@ -175,14 +175,8 @@ def _check_merges(work: MatchWork) -> None:
 
 def _config_of_texts(run: Run, work: MatchWork) -> Record:
     """Return what decides a shard's matches and its report: neither the key lists nor what only the sum needs."""
-    config = run.deciding("match")
-    pool_config = {
-        key: value for key, value in config["pool"].items() if key in ("key", "columns", "where", "texts", "lang")
-    }
-    match_config = {key: value for key, value in config["match"].items() if key != "compare_profiles"}
     upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
-    config |= {"pool": pool_config, "match": match_config}
-    return {"config": config, "upstream": upstream, "samples": NUM_SAMPLES}
+    return {"config": run.deciding("match.texts"), "upstream": upstream, "samples": NUM_SAMPLES}
 
 
 def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[Path]:

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from worldclip.core.settings import AtLeast, Between, Config, NotEmpty, Place, Problems, value_problem
+from worldclip.core.settings import AtLeast, Between, Config, Decides, NotEmpty, Place, Problems, value_problem
 from worldclip.language import table as languages
 
 Source = Literal[
@@ -83,6 +83,10 @@ RULES = {
 }
 
 
+# A key that names files: each list's fingerprint holds the files of its language, so other lists stay finished.
+_FILES = Decides("metadata.files")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetadataConfig(Config):
     """Sources of each language's entries."""
@@ -94,9 +98,9 @@ class MetadataConfig(Config):
     allow_missing: tuple[Source, ...] = ()
     """Sources that may have nothing of a language that should have some, e.g. `["wordnet"]`.  The report names the
     languages without a file."""
-    pack: Annotated[str, Place()] = ""
+    pack: Annotated[str, _FILES, Place()] = ""
     """File written by `worldclip pack`: take the lists of its languages from it unchanged, and build the others."""
-    wordnets: Annotated[dict[str, str | tuple[str, ...]], Place(or_name=True)] = field(default_factory=dict)
+    wordnets: Annotated[dict[str, str | tuple[str, ...]], _FILES, Place(or_name=True)] = field(default_factory=dict)
     """WordNets of each language, one or several: an OMW file (.tab, .tab.gz), a WN-LMF file (.xml, .xml.gz), or a
     lexicon installed in the package wn, e.g. `omw-fr:1.4`.  Default: the files in `wordnets/<language>` in
     metadata.dumps."""
@@ -111,17 +115,17 @@ class MetadataConfig(Config):
     max_pool_unigrams: Annotated[int, AtLeast(1, "new entries")] = 100_000
     """Maximum number of words of the pool per language that are not entries yet; bigram_fraction of metadata.rules says
     how many pairs of words come with them."""
-    lists: Annotated[dict[str, str], Place()] = field(default_factory=dict)
+    lists: Annotated[dict[str, str], _FILES, Place()] = field(default_factory=dict)
     """Entry list of each language: one entry per line, optionally a tab and a score; or a JSON array (.json)."""
-    licences: dict[str, str] = field(default_factory=dict)
+    licences: Annotated[dict[str, str], _FILES] = field(default_factory=dict)
     """Licence of each language's list, for the manifest, e.g. `sw = "CC BY 4.0"`."""
-    wikipedia: Annotated[dict[str, str], Place()] = field(default_factory=dict)
+    wikipedia: Annotated[dict[str, str], _FILES, Place()] = field(default_factory=dict)
     """Text of Wikipedias, by their own codes: a file, or a pattern, e.g. `zh_yue = "dumps/zh_yuewiki-*.xml.bz2"`."""
-    text_licences: dict[str, str] = field(default_factory=dict)
+    text_licences: Annotated[dict[str, str], _FILES] = field(default_factory=dict)
     """Licence of the text under a Wikipedia's code, where it is a corpus of your own.  Default: Wikipedia's."""
-    dumps: Annotated[str, Place()] = ""
+    dumps: Annotated[str, _FILES, Place()] = ""
     """Folder with a subfolder of files per Wikipedia code, as `worldclip fetch metadata` writes it."""
-    pageviews: Annotated[str, Place()] = ""
+    pageviews: Annotated[str, _FILES, Place()] = ""
     """Hourly page-view files: a folder or a pattern.  Default: the folder `pageviews` in metadata.dumps."""
     rules: Literal["paper", "reference"] = "paper"
     """How much of a Wikipedia becomes entries: as the paper and its guide say, or as the reference code does (bigrams
@@ -131,7 +135,7 @@ class MetadataConfig(Config):
     lists them."""
     max_chars: Annotated[int, AtLeast(1, "characters")] = 256
     """Maximum number of characters of an entry (WordNet's are exempt), as in the reference."""
-    profiles: tuple[Literal["reference", "unicode", "unicode_fold"], ...] = ()
+    profiles: Annotated[tuple[Literal["reference", "unicode", "unicode_fold"], ...], Decides("metadata.matchers")] = ()
     """Matchers to compile in addition to the one that match uses."""
 
     @property

@@ -32,7 +32,7 @@ from worldclip.core.errors import BadShard, InputChanged, UserError, naming
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages
-from worldclip.core.settings import to_dict
+from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import identify as lid
 from worldclip.language import segment
@@ -57,13 +57,7 @@ if TYPE_CHECKING:
 
 STAGE = "metadata"
 ENTRIES_DONE, MATCHERS_DONE = "done/entries", "done/matchers"
-# Keys whose change does not rebuild every list: a shard's fingerprint holds what they name for its language, and
-# matchers have their own shards.
-KNOWN_BY_SHARDS = frozenset(
-    {"pack", "wordnets", "lists", "licences", "wikipedia", "text_licences", "dumps", "pageviews", "profiles"}
-)
 POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # decide nothing unless the pool is a source
-KEYS_OF_TEXTS = frozenset({"key", "columns", "where", "texts", "lang"})  # of [pool]; they decide which texts there are
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 WORDFREQ_NOTE = (
     "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title case"
@@ -117,7 +111,7 @@ def _needs(run: Run) -> Iterator[str]:
 
 def _config(run: Run) -> Record:
     config = run.deciding("metadata") | {"matchers": _matchers_version()}
-    config["metadata"] = _deciding_keys(run.section(MetadataConfig))
+    config["metadata"] = _deciding_keys(run.section(MetadataConfig), "metadata")
     if POOL in run.section(MetadataConfig).sources:
         config[POOL] = _config_of_pool(run)
     if languages.OTHER in _run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
@@ -125,17 +119,17 @@ def _config(run: Run) -> Record:
     return config
 
 
-def _deciding_keys(config: MetadataConfig) -> dict[str, Any]:
-    """Return the section's keys, without those of the source `pool` where it is not used."""
+def _deciding_keys(config: MetadataConfig, output: str) -> dict[str, Any]:
+    """Return the section's keys that decide an output, without those of the source `pool` where it is not used."""
     unused = frozenset() if POOL in config.sources else POOL_KEYS
-    return {key: value for key, value in to_dict(config).items() if key not in unused}
+    return {key: value for key, value in deciding(config, output).items() if key not in unused}
 
 
 def _config_of_pool(run: Run) -> Record:
     """Return what decides, besides the pool, which texts are counted and as which language: as in match."""
     match = run.section(MatchConfig)
     return {
-        **{key: value for key, value in run.deciding("match")["pool"].items() if key in KEYS_OF_TEXTS},
+        **deciding(run.section(PoolConfig), "match.texts"),
         "lid_model": run.section(LanguagesConfig).lid_model,
         "merge_labels": match.merge_labels,
         "min_lang_prob": match.min_lang_prob,
@@ -268,7 +262,7 @@ def _name_absent(work: Work, lists: Mapping[str, Report]) -> list[str]:
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
     shards = _language_shards(work)
-    key = {name: value for name, value in _deciding_keys(work.config).items() if name not in KNOWN_BY_SHARDS}
+    key = _deciding_keys(work.config, "metadata.lists")
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
     done_dir = run.dir / STAGE / ENTRIES_DONE
     reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=done_dir, key=key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from worldclip.core.registry import ItemOf, Registry
-from worldclip.core.settings import Config, Decides, Place, Problems
+from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 
 _Operand = str | bool | int | float
 _Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
@@ -28,17 +28,17 @@ class PoolConfig(Config):
     """Config (subset) of a dataset of the hub.  Unset: its default, or the only one."""
     split: Annotated[str | None, Decides()] = None
     """Split of a dataset of the hub.  Unset: `train`, or the only one."""
-    build: Literal["emoji", "world"] | None = None
+    build: Annotated[Literal["emoji", "world"] | None, Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
     parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Folders of further parts of the world pool, part = folder: cldr, fluent, flags, appstream, stamps,
     gcompris."""
-    train_on_stamps: bool = False
+    train_on_stamps: Annotated[bool, Decides("pool.shards")] = False
     """Put the stamps and photographs of the world pool into the pool instead of holding them out."""
     roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Several folders instead of one path, as name = folder.  The name is the first part of its pairs' keys."""
-    format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool", "match")] = "auto"
+    format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool.shards", "match.shards")] = "auto"
     """Format of the shards; auto: the first of tar, parquet, jsonl, csv and tsv (the last three also as .gz) that there
     is."""
     columns: Annotated[tuple[str, ...], Decides("pool", "match")] = ()
@@ -61,16 +61,21 @@ class PoolConfig(Config):
     where: Annotated[dict[str, _Condition] | None, Decides("pool", "match")] = None
     """Which rows are pairs: column (or `json:FIELD`) = value, list of values, or comparisons such as {">=" = 200}; all
     must hold.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
-    valid_keys: Annotated[str | None, Decides("match", "curate"), Place()] = None
+    valid_keys: Annotated[str | None, Decides("match.counts", "curate"), Place()] = None
     """File of the only keys to count and curate: keys.npy, or Parquet with a column `key`.  Unset: all keys."""
-    deny_keys: Annotated[tuple[str, ...], Decides("match", "curate"), Place()] = ()
+    deny_keys: Annotated[tuple[str, ...], Decides("match.counts", "curate"), Place()] = ()
     """Files of keys to leave out of counts and curation, in the same formats."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides which pairs there are and what their keys are, for the keys of jobs."""
-        chosen = {"key": self.key, "columns": self.columns, "where": self.where, "image_field": self.image_field}
-        return {name: value for name, value in chosen.items() if value not in ((), None)}
+        """What decides which pairs a shard holds, their keys and where their images are, for the keys of jobs."""
+        return {name: value for name, value in deciding(self, "pool.index").items() if value != []}
+
+    @property
+    def identity_of_texts(self) -> dict[str, Any]:
+        """What decides the pairs of a shard, their images and their texts, for the keys of jobs."""
+        of_texts = {name: value for name, value in deciding(self, "match.texts").items() if value != []}
+        return {**self.identity, **of_texts, "texts": list(self.texts)}
 
     @property
     def place_weights(self) -> tuple[float, ...] | None:

@@ -99,7 +99,7 @@ def embed(
     model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
     config: dict[str, Any] = {
         "model": model_id,
-        "pool": {**pool_config.identity, "texts": list(pool_config.texts)},
+        "pool": pool_config.identity_of_texts,
         "of": list(kinds),
     }
     _check_out(folder, pool_config)

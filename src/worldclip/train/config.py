@@ -20,9 +20,9 @@ _DECAY = Between(0, 1, below=True)
 class TrainPoolConfig(Config):
     """Tars or Parquet files with the images of the kept pairs, joined by key; else those of the matched pool."""
 
-    path: Annotated[str | None, Place()] = None
+    path: Annotated[str | None, Decides(), Place()] = None  # its files are inputs
     """Folder or URL of the files.  Unset: those of the matched pool."""
-    roots: Annotated[dict[str, str], Place()] = field(default_factory=dict)
+    roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Several folders instead, as name = folder, like pool.roots."""
     key: str = "member"
     """Where the matched pool's key is in these files: `member`, `json:FIELD` of a tar's .json, or a column."""

@@ -86,10 +86,7 @@ def _plan(run: Run) -> list[str]:
 
 
 def _config(run: Run) -> Report:
-    config = run.deciding("train")["train"] | {"num_streams": streams_of(run)}
-    pool = run.section(TrainConfig).pool
-    identity = {"key": pool.key} | ({"image_field": pool.image_field} if pool.image_field else {})
-    return {"train": config | {"pool": identity}}  # its files are inputs
+    return {"train": run.deciding("train")["train"] | {"num_streams": streams_of(run)}}
 
 
 def streams_of(run: Run) -> int:
