@@ -8,7 +8,6 @@ its module in src/worldclip/evaluate/datasets/, trees from the miniatures that t
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import os
 import sys
@@ -26,8 +25,7 @@ sys.path.insert(0, str(REPOSITORY / "tests/helpers"))
 from upstream import Files, files_of, is_image, write_miniature  # noqa: E402
 from worldclip.evaluate import datasets  # noqa: E402
 from worldclip.evaluate.catalog import CATALOG, SUITES, DatasetInfo  # noqa: E402
-from worldclip.evaluate.config import EvaluateConfig  # noqa: E402
-from worldclip.evaluate.layouts import NAMES  # noqa: E402
+from worldclip.evaluate.config import LAYOUTS, EvaluateConfig  # noqa: E402
 from worldclip.evaluate.measures import PROBED  # noqa: E402
 from worldclip.evaluate.suites import figures, published  # noqa: E402
 from worldclip.evaluate.tasks import Dataset, Task  # noqa: E402
@@ -55,12 +53,12 @@ licence: read it. [6 evaluate](6_evaluate.md) has the suites, metrics and publis
 
 def layout_text(layout: str) -> str:
     """Return the docstring of a layout's module: first a sentence, then the folder."""
-    return (importlib.import_module(f"worldclip.evaluate.datasets.{layout}").__doc__ or "").strip()
+    return (LAYOUTS.load(layout).__doc__ or "").strip()
 
 
 def datasets_by_layout() -> dict[str, list[DatasetInfo]]:
     """Return the catalog's datasets of each layout, the layout with the most first; equal ones by name."""
-    by_layout: dict[str, list[DatasetInfo]] = {layout: [] for layout in NAMES}
+    by_layout: dict[str, list[DatasetInfo]] = {layout: [] for layout in LAYOUTS.names()}
     for info in CATALOG.values():
         by_layout[info.layout].append(info)
     return dict(sorted(by_layout.items(), key=lambda item: -len(item[1])))

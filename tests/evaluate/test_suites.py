@@ -20,7 +20,9 @@ def record(dataset, lang="en", task="zeroshot_classification", slices=None, **me
 def test_suites_list_the_datasets_of_their_papers():
     assert (len(SLIP26), len(set(SLIP26)), len(DATACOMP38), len(set(DATACOMP38))) == (26, 26, 38, 38)
     assert all(name in CATALOG for names in SUITES.values() for name in names)
-    assert all(info.layout in LAYOUTS and info.title and info.source and info.licence for info in CATALOG.values())
+    assert all(
+        info.layout in LAYOUTS.names() and info.title and info.source and info.licence for info in CATALOG.values()
+    )
     by_class = {name for name in SLIP26 if CATALOG[name].metrics == ("mean_per_class_recall",)}
     assert by_class == {"fgvc_aircraft", "pets", "caltech101", "flowers"}
     others = {name: CATALOG[name].metrics[0] for name in SLIP26 if name not in by_class}

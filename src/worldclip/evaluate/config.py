@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from worldclip.core.registry import Registry
 from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
 from worldclip.evaluate.catalog import CATALOG, SUITES
-from worldclip.evaluate.layouts import NAMES as LAYOUTS
 
+LAYOUTS = Registry("dataset layout", "worldclip.dataset_layouts")
 HELD_OUT = {
     **dict.fromkeys(("emoji_tone", "emoji_base"), "emoji"),
     **dict.fromkeys(("world_tone", "world_base", "world_flags", "world_flags_held"), "world"),
@@ -114,8 +115,10 @@ class EvaluateConfig(Config):
         """Yield unknown layouts, datasets and suites, and missing files."""
         for name, location in self.folders.items():
             layout, _, path = location.partition(":")
-            if layout not in LAYOUTS or not path:
-                yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS)}'
+            if not path:
+                yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS.names())}'
+            elif problem := LAYOUTS.problem(layout):
+                yield f"folders.{name}", problem
             if name in HELD_OUT:
                 yield (
                     f"folders.{name}",

@@ -16,8 +16,7 @@ from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
 from worldclip.evaluate.catalog import CATALOG, SUITES
-from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.layouts import NAMES
+from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.tools.fetch_dataset import names_to_fetch
 
 
@@ -44,7 +43,7 @@ def test_dataset_in_its_source_layout_gives_its_catalog_metrics(name, tmp_path):
 
 
 def test_every_layout_of_the_catalog_has_a_miniature():
-    assert set(NAMES) - set(OF_LAYOUT) == {"folders", "pool"}
+    assert set(LAYOUTS.names()) - set(OF_LAYOUT) == {"folders", "pool"}
 
 
 ONE_OF_EACH = (
@@ -138,7 +137,7 @@ PRINT_DIGESTS = """
 import json, sys
 from pathlib import Path
 from worldclip.evaluate import datasets
-from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 data, names, folders = json.loads(sys.argv[1])
 config = EvaluateConfig(datasets=(*names, *folders), data=data, folders=folders)
 for name in config.datasets:
@@ -158,7 +157,7 @@ def test_digests_of_all_layouts_are_the_same_in_every_process(tmp_path):
     for i in range(3):
         write_tar(tmp_path / "pairs" / f"{i}.tar", {"0.jpg": b"cat", "0.txt": b"a cat", "1.jpg": b"dog", "1.txt": b"b"})
     folders = {"mine": f"folders:{tmp_path / 'mine'}", "pairs": f"pool:{tmp_path / 'pairs'}"}
-    assert {CATALOG[name].layout for name in names} | {"folders", "pool", "dollar_street"} == {*NAMES}
+    assert {CATALOG[name].layout for name in names} | {"folders", "pool", "dollar_street"} == {*LAYOUTS.names()}
     arguments = json.dumps([str(tmp_path), names, folders])
     printed = [
         subprocess.run(

@@ -1,14 +1,22 @@
-"""Datasets by name. Each module of this package is one layout of a folder, see evaluate/layouts.py."""
+"""Datasets by name.  Each module of this package is one layout of a folder, an item of `worldclip.dataset_layouts`.
+
+A layout is a module whose docstring shows the folder and whose function `load` reads it (docs/plugins.md):
+
+    def load(name: str, folder: Path) -> Dataset
+
+Further parameters of this function get the value of the option of the same name in `load` below.  It raises UserError
+for a folder that is laid out otherwise.
+"""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
+from worldclip.evaluate.config import HELD_OUT, LAYOUTS, EvaluateConfig
 from worldclip.evaluate.datasets.drawn import emoji, world
-from worldclip.evaluate.layouts import find_layout
 from worldclip.evaluate.measures import with_measures
 from worldclip.evaluate.slip import with_slip_names
 from worldclip.evaluate.tasks import Dataset, with_ties
@@ -31,7 +39,7 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
             raise UserError(f"evaluate.folders.{name} is {config.folders[name]!r}: {folder} is not a folder")
     else:
         layout_name, folder = CATALOG[name].layout, config.folder_of(name)
-    layout = find_layout(layout_name)
+    read = LAYOUTS.load(layout_name).load
     options = {
         "captions": config.captions,
         "names_path": Path(config.class_names[name]).expanduser() if name in config.class_names else None,
@@ -39,9 +47,10 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
         "ties": config.tie_rule,
         "with_train": "linear_probe" in config.also,
     }
-    if options["names_path"] is not None and "names_path" not in layout.options:
+    parameters = inspect.signature(read).parameters
+    if options["names_path"] is not None and "names_path" not in parameters:
         raise UserError(f"evaluate.class_names.{name}: layout {layout_name} takes no class names; remove this entry")
-    dataset = layout.load(name, folder, **{option: options[option] for option in layout.options})
+    dataset = read(name, folder, **{option: options[option] for option in options if option in parameters})
     dataset = with_measures(dataset, config.also)
     if config.uses_slip_names:
         dataset = with_slip_names(dataset)

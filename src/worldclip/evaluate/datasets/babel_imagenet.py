@@ -23,7 +23,6 @@ from worldclip.evaluate.datasets.common.build import build_dataset
 from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, check_templates, imagenet_names
 from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import parse_record, read_json_object
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.ranking import Ties
 from worldclip.evaluate.tasks import Classification, Dataset
 
@@ -31,7 +30,6 @@ Prompts = Literal["none", "english", "nllb"]
 PROMPTS_FILE = "nllb_dist13b_prompts.json"
 
 
-@layout("babel_imagenet")
 def load(
     name: str,
     folder: Path,

@@ -18,13 +18,11 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import our_code, read_records
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset, Record
 
 KEY = "image/key"
 
 
-@layout("captions")
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "captions.jsonl"

@@ -31,7 +31,6 @@ from worldclip.core.inputs import stamp_of
 from worldclip.evaluate.datasets.common import text_files
 from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
 from worldclip.evaluate.datasets.common.images import Images, ReadImages, changed, fingerprints, images_by_stem
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import LOCAL, Dataset, Record
 from worldclip.language import table as languages
@@ -44,7 +43,6 @@ COLUMNS = {"ID": "id", "Question": "question", "Options": "options", "Translated
 LABELS = "labels.json"
 
 
-@layout("cvqa")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     parquet = sorted(folder.rglob("*.parquet"))

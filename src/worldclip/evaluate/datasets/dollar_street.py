@@ -20,7 +20,6 @@ from worldclip.evaluate.datasets.common.build import classification_dataset, sli
 from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, imagenet_names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import parse_list, read_rows
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 
 CSV_NAME = "images_v2_imagenet_test.csv"
@@ -28,7 +27,6 @@ COLUMNS = ("imageRelPath", "imagenet_sysnet_id", "region.id", "country.name", "i
 NUM_INCOME_GROUPS = 4
 
 
-@layout("dollar_street")
 def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / CSV_NAME

@@ -17,14 +17,12 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import classification_dataset
 from worldclip.evaluate.datasets.common.images import IMAGE_SUFFIXES, fingerprints, images_at
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 
 SPLITS = ("test", "val")
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
-@layout("folders")
 def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     """Return the dataset in `folder`."""
     root = next((folder / split for split in SPLITS if (folder / split).is_dir()), folder)

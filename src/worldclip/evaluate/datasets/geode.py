@@ -17,14 +17,12 @@ from worldclip.evaluate.datasets.common.build import classification_dataset, sli
 from worldclip.evaluate.datasets.common.class_names import PLAIN_TEMPLATE, Names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import read_rows
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 
 CSV_NAME = "index.csv"
 COLUMNS = ("file_path", "object", "region", "ip_country")
 
 
-@layout("geode")
 def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / CSV_NAME

@@ -18,7 +18,6 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
 from worldclip.evaluate.datasets.common.text_files import our_codes, read_records
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset, Record
 from worldclip.language import table as languages
 
@@ -26,7 +25,6 @@ KEYS = {"img_path": "sentences", "image_id": "caption", "wit_ix": "caption_refer
 """Field that names the image: field of its captions."""
 
 
-@layout("iglue")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     files = _files(folder)

@@ -14,14 +14,12 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_fields, read_json_object
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset, Record
 
 SPLIT = "test"
 FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # of the catalog's datasets
 
 
-@layout("karpathy")
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     """Return the test split in `folder`."""
     paths = [folder / FILES[name]] if name in FILES else sorted(folder.glob("dataset_*.json"))

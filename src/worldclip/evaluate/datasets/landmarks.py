@@ -19,7 +19,6 @@ from worldclip.evaluate.datasets.common.build import classification_dataset
 from worldclip.evaluate.datasets.common.class_names import Names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import read_rows
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 
 SOLUTION = "recognition_solution_v2.1.csv"
@@ -27,7 +26,6 @@ CATEGORIES = "train_label_to_category.csv"
 TEMPLATES = ["a photo of {}."]
 
 
-@layout("landmarks")
 def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     """Return the dataset in `folder`."""
     solution = folder / SOLUTION

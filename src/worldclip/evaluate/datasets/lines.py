@@ -17,7 +17,6 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
 from worldclip.evaluate.datasets.common.text_files import our_codes, read_lines
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset
 
 IMAGE_LISTS = ("test_image_names.txt", "filenames.txt", "test_2016_flickr.txt")
@@ -27,7 +26,6 @@ _CAPTION_FILE = re.compile(
 )
 
 
-@layout("lines")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     lists = [folder / file for file in IMAGE_LISTS if (folder / file).exists()]

@@ -19,14 +19,12 @@ from worldclip.core.inputs import stamp_of
 from worldclip.evaluate.datasets.common.build import build_dataset
 from worldclip.evaluate.datasets.common.images import Images, changed, fingerprints
 from worldclip.evaluate.datasets.common.text_files import our_codes
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import ImageChoice
 from worldclip.evaluate.tasks import Dataset, Record, Task
 
 FILES = ("queries", "top_ranked", "qrels")
 
 
-@layout("mvl_sib")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     corpus = folder / "data" / "corpus" / "test.parquet"

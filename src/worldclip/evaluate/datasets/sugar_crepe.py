@@ -17,7 +17,6 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_fields, read_json_object
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset, Record
 
@@ -25,7 +24,6 @@ KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swa
 FIELDS = ("filename", "caption", "negative_caption")
 
 
-@layout("sugar_crepe")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     files = [folder / f"{kind}.json" for kind in KINDS]

@@ -28,7 +28,6 @@ from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import Caption, build_dataset, classification_dataset, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import decode, read_lines
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.tasks import Dataset, MultiLabel
 
 SPLIT = "test"
@@ -36,7 +35,6 @@ TRAIN_SPLIT = "train"
 KINDS = ("classification", "retrieval", "multilabel")
 
 
-@layout("webdataset")
 def load(
     name: str, folder: Path, *, names_path: Path | None = None, captions: str = "all_captions", with_train: bool = False
 ) -> Dataset:

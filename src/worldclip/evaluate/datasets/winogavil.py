@@ -17,7 +17,6 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset, positions
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import parse_list, read_rows
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
 
@@ -26,7 +25,6 @@ CSV_NAME = "winogavil_dataset.csv"
 IMAGE_NAMES = "a list of image names, ['wolf', 'moon']"
 
 
-@layout("winogavil")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / CSV_NAME

@@ -17,14 +17,12 @@ from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import build_dataset, positions
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import read_records
-from worldclip.evaluate.layouts import layout
 from worldclip.evaluate.selection import Matching
 from worldclip.evaluate.tasks import Dataset
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
 
 
-@layout("winoground")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "examples.jsonl"
