@@ -34,10 +34,10 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts, layout
 from worldclip.core.execute import LocalExecutor
 from worldclip.match import Matcher
+from worldclip.plugins.drawings import fraction, write_samples
+from worldclip.plugins.emoji.build import LANGS as EMOJI_LANGS
+from worldclip.plugins.emoji.build import build_emoji
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.drawings import fraction, write_samples
-from worldclip.pool.emoji import LANGS as EMOJI_LANGS
-from worldclip.pool.emoji import build_emoji
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "ablation"))

@@ -16,6 +16,7 @@ SRC = Path(worldclip.__file__).parent
 FLOORS = (
     ("__main__",),
     ("cli",),
+    ("plugins",),
     ("recipe",),
     ("config",),
     ("web",),

@@ -99,7 +99,6 @@ OWN_NAMES = {
     "evaluate/datasets/mvl_sib.py": {"lang": LISTED, "f'{file}.parquet'": OWN, "f'{name}.parquet'": OWN},
     "evaluate/datasets/sugar_crepe.py": {"f'{kind}.json'": OWN},
     "evaluate/datasets/webdataset.py": {"split": OWN, "f'{i}.tar'": NUMBER},
-    "evaluate/datasets/drawn/emoji.py": {"part": OWN},
     "evaluate/image_features.py": {
         "f'{start:09}.npy'": NUMBER,
         "digest([model_digest, images, preprocessing, CHUNK_IMAGES])": "a digest",
@@ -144,10 +143,15 @@ OWN_NAMES = {
     "model/weights.py": {"name": OWN, "f'{name}.index.json'": OWN, "shard": "refused just above unless a plain name"},
     "export/web_folder.py": {"name": OWN},
     "pool/embedded.py": {"of": OWN, "self.of": OWN},
-    "pool/drawings.py": {"file": "a file of an installed package"},
-    "pool/emoji.py": {"name": OWN, "f'{number:06}.tar'": NUMBER},
+    "plugins/drawings.py": {"file": "a file of an installed package"},
+    "plugins/emoji/build.py": {"name": OWN, "folder": OWN, "f'{number:06}.tar'": NUMBER},
     "pool/stage.py": {"f'{shard.name}.parquet'": SHARD, "f'{shard.name}.json'": SHARD, "name": OWN},
-    "pool/world/build.py": {"name": OWN, "shard.name": SHARD, "f'{shard_name}.jsonl'": SHARD},
+    "plugins/world/build.py": {
+        "name": OWN,
+        "item.folder": OWN,
+        "shard.name": SHARD,
+        "f'{shard_name}.jsonl'": SHARD,
+    },
     "recipe.py": {"path.stem": "the name of the user's own recipe", "stage": STAGE},
     "report/next_steps.py": {
         "f'{run_dir.resolve().name}_seed_1'": "of the user's own folder",
@@ -165,7 +169,7 @@ OWN_NAMES = {
         "f'{shard.name}.npy'": SHARD,
         "name": LISTED,
     },
-    "tools/fetch_cldr.py": {
+    "plugins/world/fetch_cldr.py": {
         "f'core-{version}.zip'": "digits and dots alone, checked just above",
         "name": OWN,
         "path.name": LISTED,

@@ -34,7 +34,7 @@ from lists import ENGLISH_PER_STEP, OTHERS_PER_STEP, RECIPE, Lists, link, recipe
 
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts
-from worldclip.pool.emoji import LANGS
+from worldclip.plugins.emoji.build import LANGS
 from worldclip.recipe import run_stages
 
 HERE = Path(__file__).parent

@@ -29,7 +29,7 @@ from worldclip.core import artifacts
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
-from worldclip.pool.emoji import LANGS
+from worldclip.plugins.emoji.build import LANGS
 from worldclip.recipe import run_stages, sections_of
 
 RECIPE = Path(__file__).with_name("recipe.toml")

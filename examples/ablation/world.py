@@ -32,7 +32,7 @@ from worldclip.core.artifacts import digest, read_json, versions, write_artifact
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
-from worldclip.pool.emoji import LANGS, Emoji, draw, read_emoji
+from worldclip.plugins.emoji.build import LANGS, Emoji, draw, read_emoji
 
 NUM_OBJECTS, NUM_FLAGS = 450, 150
 NUM_DRAWINGS = NUM_OBJECTS + NUM_FLAGS

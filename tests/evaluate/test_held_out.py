@@ -1,4 +1,4 @@
-"""The emoji pool's held-out sets, from a miniature pool of eight emoji in two languages."""
+"""Held-out sets of a drawn pool (layout `names`), from a miniature pool of eight emoji in two languages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, write_json, writ
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load as load_by_name
-from worldclip.evaluate.datasets.drawn import emoji as held_out
+from worldclip.pool.builders import HeldOut, write_held_out
 
 KEYS = [f"1F60{i}" for i in range(8)]
 NAMES = {
@@ -34,7 +34,12 @@ def run_dir(tmp_path):
     for part, chosen in {"base/000000": samples[:4], "base/000001": samples[4:6], "tone/000000": samples[6:]}.items():
         members = [member for name, data in chosen for member in ((name, data), (name.replace("png", "json"), info))]
         write_tar(tmp_path / "pool" / f"{part}.tar", dict(members))
-    write_json(tmp_path / "pool" / "names.json", {"keys": KEYS, "lang": NAMES})
+    pool = tmp_path / "pool"
+    write_json(pool / "names.json", {"keys": KEYS, "lang": NAMES})
+    subjects = {key: number for number, key in enumerate(KEYS)}
+    for part in ("base", "tone"):
+        write_json(pool / part / "set.json", {"subjects": subjects, "about": "all", "thirds": part == "base"})
+    write_held_out(pool, {f"emoji_{part}": HeldOut(f"names:{part}", f"About {part}.") for part in ("base", "tone")})
     return tmp_path
 
 
@@ -109,9 +114,40 @@ def test_digest_depends_on_images_names_and_thirds(run_dir):
     assert len(set(digests)) == 4
 
 
-def test_missing_emoji_pool_is_an_error_with_a_remedy(tmp_path):
-    with pytest.raises(UserError, match=r"evaluate\.datasets names emoji_tone.*pool\.build"):
-        held_out.load("tone", tmp_path)
+def change_set(run_dir, **changes):
+    path = run_dir / "pool/base/set.json"
+    write_json(path, {**json.loads(path.read_text()), **changes})
+
+
+def test_a_language_is_asked_about_the_images_that_it_names_if_these_are_half(run_dir):
+    few = [None if number in (0, 2, 3, 5) else name for number, name in enumerate(NAMES["en"])]
+    many = [None if number in (0, 2, 3) else name for number, name in enumerate(NAMES["en"])]
+    write_json(run_dir / "pool/names.json", {"lang": {**NAMES, "de": few, "fr": many, "not-a-language": many}})
+    dataset = load("emoji_base", run_dir)
+    assert dataset.languages == ("en", "ja", "fr")
+    classification, _ = dataset.tasks("fr")
+    assert classification.image_idx.tolist() == [1, 4, 5]
+    assert len(classification.class_names) == 5
+    change_set(run_dir, classes=[1, 2, 4, 5], asked={"fr": [KEYS[4], KEYS[1]], "en": []})
+    dataset = load("emoji_base", run_dir)
+    assert dataset.languages == ("fr",)  # `asked` has no Japanese
+    classification, _ = dataset.tasks("fr")
+    assert classification.image_idx.tolist() == [1, 4]
+    assert [name for [name] in classification.class_names] == ["gem stone", "green apple", "ring"]
+
+
+def test_sets_that_are_missing_or_elsewhere_are_refused_with_a_remedy(tmp_path, run_dir):
+    with pytest.raises(UserError, match=r"evaluate\.datasets names emoji_tone.*has no held-out sets.*pool\.build"):
+        load("emoji_tone", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"names world_stamps.*has emoji_base, emoji_tone.*pool\.parts"):
+        load("world_stamps", run_dir)
+    write_held_out(run_dir / "pool", {"emoji_tone": HeldOut("names:../../elsewhere", "?")})
+    with pytest.raises(UserError, match=r"'\.\./\.\./elsewhere', which is not below"):
+        load("emoji_tone", run_dir)
+    (run_dir / "pool/base/set.json").unlink()
+    folders = {"mine": f"names:{run_dir / 'pool/base'}"}
+    with pytest.raises(UserError, match=r"base is not a folder of layout names: it has no set\.json"):
+        load_by_name("mine", EvaluateConfig(datasets=("mine",), folders=folders), tmp_path)
 
 
 def test_corrupt_pools_are_named(run_dir):
@@ -121,5 +157,9 @@ def test_corrupt_pools_are_named(run_dir):
     with pytest.raises(BadShard, match=r"000001\.tar: not a readable tar"):
         load("emoji_base", run_dir)
     write_tar(tar, {"1F999.png": b"?"})
-    with pytest.raises(BadShard, match=r"1 images have no name in .*, the first is 1F999"):
+    with pytest.raises(BadShard, match=r"1 images are not in set\.json, the first is 1F999"):
         load("emoji_base", run_dir)
+    for changes in ({"subjects": {"1F999": 8}}, {"subjects": [1]}, {"classes": 3}, {"classes": ["1"]}):
+        change_set(run_dir, **changes)
+        with pytest.raises(BadShard, match=r"set\.json and .*names\.json do not fit together"):
+            load("emoji_base", run_dir)

@@ -19,9 +19,9 @@ from worldclip.core.artifacts import read_json, write_json  # noqa: E402
 from worldclip.core.errors import UserError  # noqa: E402
 from worldclip.core.execute import LocalExecutor  # noqa: E402
 from worldclip.core.settings import to_dict  # noqa: E402
-from worldclip.pool.drawings import openmoji_files  # noqa: E402
-from worldclip.pool.world import build, openmoji  # noqa: E402
-from worldclip.pool.world.parts import flag_of  # noqa: E402
+from worldclip.plugins.drawings import openmoji_files  # noqa: E402
+from worldclip.plugins.world import build, openmoji  # noqa: E402
+from worldclip.plugins.world.parts import flag_of  # noqa: E402
 
 LANGS = "en,de,fr,tr"
 FLAGS = [flag_of(code) for code in ("FR", "DE", "JP", "KE", "BR", "IN", "TR", "GE", "FI", "VN", "PE", "CA")]

@@ -9,7 +9,7 @@ from worldclip.language import table as languages
 from worldclip.language.locale_data import read_own_data
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.sources import packages
-from worldclip.pool.emoji import LANGS
+from worldclip.plugins.emoji.build import LANGS
 
 MIN_NAMES = 100  # of a language in the column `cldr`
 BABEL = "2.19."  # whose locales the column `cldr` lists; a later one can name things in further languages

@@ -22,10 +22,11 @@ from worldclip.core.artifacts import digest, fingerprint, read_json, write_json,
 from worldclip.core.execute import Executor, Report, Shard
 from worldclip.core.job import Record
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load
 from worldclip.evaluate.tasks import Dataset
 from worldclip.model import decode
+from worldclip.pool.config import held_out_names
 
 IMAGES_PER_UNIT = 5000  # images of a dataset in one unit of work
 READ_AT_ONCE = 100  # images of a dataset in memory
@@ -61,7 +62,7 @@ class EvaluationSets:
         return problems
 
     def _problem_with_dataset(self, name: str) -> str | None:
-        datasets = [*HELD_OUT, *self.evaluate.folders, *CATALOG]
+        datasets = [*held_out_names(), *self.evaluate.folders, *CATALOG]
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=3)
             remedy = f"did you mean {', '.join(near)}?" if near else "they are in docs/datasets.md"

@@ -12,11 +12,11 @@ import tyro
 from worldclip import check
 from worldclip.cli.command import Command, Flags, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
+from worldclip.plugins.emoji.build import build_emoji
+from worldclip.plugins.world.build import build_world
+from worldclip.plugins.world.fetch_cldr import fetch_cldr
 from worldclip.pool import open_pool
-from worldclip.pool.emoji import build_emoji
-from worldclip.pool.world import build_world
 from worldclip.tools.dedup import dedup
-from worldclip.tools.fetch_cldr import fetch_cldr
 from worldclip.tools.wat import build_wat
 
 

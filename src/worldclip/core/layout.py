@@ -34,8 +34,7 @@ estimates = _path("estimate.json")  # what other thresholds would keep, as the r
 
 attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
 built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run builds
-pool_names = _path("pool/names.json")  # names of the pictures of a pool that the run built, by language
-built_set = _path_of("pool/{}")  # folder of a held-out set of a pool that the run built
+held_out = _path("pool/held_out.json")  # the held-out sets of a pool that the run builds
 pool_index = _path_of("pool/index/{}.parquet")  # where the images of a shard are
 
 entries = _path_of("metadata/{}.parquet")  # an entry list

@@ -11,14 +11,9 @@ from typing import Annotated, Literal
 from worldclip.core.registry import Registry
 from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
 from worldclip.evaluate.catalog import CATALOG, SUITES
+from worldclip.pool.config import held_out_names
 
 LAYOUTS = Registry("dataset layout", "worldclip.dataset_layouts")
-HELD_OUT = {
-    **dict.fromkeys(("emoji_tone", "emoji_base"), "emoji"),
-    **dict.fromkeys(("world_tone", "world_base", "world_flags", "world_flags_held"), "world"),
-    **dict.fromkeys(("world_stamps", "world_photos"), "world"),
-}
-"""Held-out set -> the value of pool.build that draws it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,21 +108,19 @@ class EvaluateConfig(Config):
 
     def own_problems(self) -> Problems:
         """Yield unknown layouts, datasets and suites, and missing files."""
+        held_out = held_out_names()
         for name, location in self.folders.items():
             layout, _, path = location.partition(":")
             if not path:
                 yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS.names())}'
             elif problem := LAYOUTS.problem(layout):
                 yield f"folders.{name}", problem
-            if name in HELD_OUT:
-                yield (
-                    f"folders.{name}",
-                    f"is the name of a held-out set of the {HELD_OUT[name]} pool; choose another name",
-                )
+            if name in held_out:
+                yield f"folders.{name}", f"is a held-out set of the {held_out[name]} pool; choose another name"
         for name, path in self.class_names.items():
             if not os.path.isfile(os.path.expanduser(path)):
                 yield f"class_names.{name}", "no such file; set a JSON file of class names"
-        known = [*HELD_OUT, *self.folders, *CATALOG]
+        known = [*held_out, *self.folders, *CATALOG]
         for name in self.datasets:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)

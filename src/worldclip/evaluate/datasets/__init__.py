@@ -15,11 +15,11 @@ from pathlib import Path
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.config import HELD_OUT, LAYOUTS, EvaluateConfig
-from worldclip.evaluate.datasets.drawn import emoji, world
+from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.measures import with_measures
 from worldclip.evaluate.slip import with_slip_names
 from worldclip.evaluate.tasks import Dataset, with_ties
+from worldclip.pool.builders import read_held_out
 
 
 def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
@@ -28,23 +28,14 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     name: a held-out set of the pool that the run drew, a key of evaluate.folders, or a dataset of the catalog below
     evaluate.data.  Raises UserError if its folder is missing or not laid out as it must be.
     """
-    if name in HELD_OUT:
-        is_world = HELD_OUT[name] == "world"
-        dataset = world.load(name, run_dir) if is_world else emoji.load(name.removeprefix("emoji_"), run_dir)
-        return with_ties(with_measures(dataset, config.also), config.tie_rule)
-    if name in config.folders:
-        layout_name, _, path = config.folders[name].partition(":")
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"evaluate.folders.{name} is {config.folders[name]!r}: {folder} is not a folder")
-    else:
-        layout_name, folder = CATALOG[name].layout, config.folder_of(name)
+    layout_name, folder = _locate(name, config, run_dir)
     read = LAYOUTS.load(layout_name).load
     options = {
         "captions": config.captions,
         "names_path": Path(config.class_names[name]).expanduser() if name in config.class_names else None,
         "prompts": config.prompts,
         "ties": config.tie_rule,
+        "run_dir": run_dir,
         "with_train": "linear_probe" in config.also,
     }
     parameters = inspect.signature(read).parameters
@@ -55,3 +46,24 @@ def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
     if config.uses_slip_names:
         dataset = with_slip_names(dataset)
     return with_ties(dataset, config.tie_rule)
+
+
+def _locate(name: str, config: EvaluateConfig, run_dir: Path) -> tuple[str, Path]:
+    """Return the layout and the folder of a dataset."""
+    if name in config.folders:
+        layout_name, _, path = config.folders[name].partition(":")
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"evaluate.folders.{name} is {config.folders[name]!r}: {folder} is not a folder")
+        return layout_name, folder
+    if name in CATALOG:
+        return CATALOG[name].layout, config.folder_of(name)
+    held_out = read_held_out(run_dir)
+    if name not in held_out:
+        known = f"has {', '.join(held_out)}" if held_out else "has no held-out sets"
+        raise UserError(
+            f"evaluate.datasets names {name}, a held-out set of a pool that worldclip draws, and the pool in "
+            f"{run_dir / 'pool'} {known}; set pool.build (and pool.parts, for its part), or leave it out"
+        )
+    layout_name, _, path = held_out[name].location.partition(":")
+    return layout_name, Path(path)

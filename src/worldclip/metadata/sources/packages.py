@@ -15,11 +15,10 @@ from typing import Any
 
 from worldclip.core.errors import BadShard, require
 from worldclip.language import table as languages
+from worldclip.language.emoji import NAMED_IN, TONES
 from worldclip.language.locale_data import read_own_data
 from worldclip.metadata.config import MetadataConfig, Source
 from worldclip.metadata.sources.lists import read_frequent_words
-from worldclip.pool.drawings import TONES
-from worldclip.pool.emoji import LANGS as EMOJI_LANGS
 
 # Tables of a locale's data in babel, what pictures show first; each maps codes to names.
 _NAME_TABLES = ("territories", "languages", "currency_names", "scripts")
@@ -101,7 +100,7 @@ PACKAGED: dict[Source, PackagedSource] = {
     "emoji": PackagedSource(
         "emoji",
         "BSD 3-Clause (names: CLDR, Unicode License v3)",
-        lambda lang: lang in EMOJI_LANGS,
+        lambda lang: lang in NAMED_IN,
         lambda lang, config: read_emoji_names(lang),
     ),
 }

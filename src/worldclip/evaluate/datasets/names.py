@@ -1,0 +1,158 @@
+"""Pictures of subjects that have one name in each language, asked among the names of all subjects.
+
+    FOLDER/*.tar                   images
+    FOLDER/set.json                {"subjects": {image: position}, "classes": [position, ...], "about": which they are}
+    FOLDER/names.json, or ../      {"lang": {LANG: [name or null, one per subject]}}; sets may share the parent's
+
+A position counts subjects in names.json.  `classes` (default: all subjects) have their names among the candidates.  A
+language is asked about the images that it names if these are at least half; with `asked` in set.json, {LANG: [image,
+...]}, a language is asked about those images instead.  Names that are equal in a language are one class, as no model
+can tell them apart; in retrieval they are one text that belongs to several images.  With `"thirds": true`, a run's own
+sets are also split by how often the run's pool mentions the English name: head, middle, tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from worldclip.core.artifacts import Json, digest, read_json
+from worldclip.core.errors import BadShard, UserError
+from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
+from worldclip.evaluate.datasets.common.thirds import thirds
+from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
+from worldclip.language import table
+
+MIN_NAMED = 0.5  # share of the images that a language must name
+
+
+def load(name: str, folder: Path, run_dir: Path | None = None) -> Dataset:
+    """Return the set in `folder`; run_dir: the run whose matches split it into thirds."""
+    tars, names_path = _files(folder)
+    samples = read_samples(tars)
+    keys = [sample.key for sample in samples]
+    if not keys:
+        raise BadShard(f"{folder}: its tars hold no image")
+    record, names = _read(folder / "set.json", names_path)
+    if unknown := [key for key in keys if key not in record["subjects"]]:
+        raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
+    subject_idx = np.array([record["subjects"][key] for key in keys])
+    slices = _thirds(keys, subject_idx, names, run_dir) if record.get("thirds") else {}
+    contents = {
+        "files": fingerprints([*tars, folder / "set.json", names_path], folder.parent),
+        "slices": {part: np.flatnonzero(mask).tolist() for part, mask in slices.items()},
+    }
+    asked = _asked(record, names, keys, subject_idx)
+
+    def tasks(lang: str) -> Sequence[Task]:
+        in_lang = names[lang]
+        classes = record.get("classes") or range(len(in_lang))
+        image_idx = asked[lang]
+        parts = {part: mask[image_idx] for part, mask in slices.items()}
+        named_classes = np.array([idx for idx in classes if in_lang[idx] is not None])
+        return _tasks(in_lang, named_classes, subject_idx[image_idx], image_idx, parts, record["about"])
+
+    return Dataset(
+        name=name,
+        digest=digest(contents),
+        image_keys=keys,
+        read_images=reader(samples),
+        languages=tuple(asked),
+        tasks=tasks,
+        images_digest=digest(fingerprints(tars, folder.parent)),
+    )
+
+
+def _files(folder: Path) -> tuple[list[Path], Path]:
+    """Return the tars and names.json.  Raises UserError for a folder of another layout."""
+    tars = sorted(folder.glob("*.tar"))
+    names_path = next((path / "names.json" for path in (folder, folder.parent) if (path / "names.json").exists()), None)
+    missing = [] if tars else ["no tars"]
+    missing += [] if names_path else ["no names.json, nor has its parent"]
+    missing += [] if (folder / "set.json").exists() else ["no set.json"]
+    if missing or names_path is None:
+        raise UserError(f"{folder} is not a folder of layout names: it has {', '.join(missing)}")
+    return tars, names_path
+
+
+def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence[str | None]]]:
+    """Return set.json and the names by language.  Raises BadShard for files of another shape."""
+    record, names = read_json(set_path), read_json(names_path)
+    problem = f"{set_path} and {names_path} do not fit together; docs/datasets.md describes layout names"
+    try:
+        by_lang = names["lang"]
+        positions = [*record["subjects"].values(), *record.get("classes", ())]
+        num_subjects = {len(in_lang) for in_lang in by_lang.values()}
+        is_right = len(num_subjects) == 1 and all(0 <= position < min(num_subjects) for position in positions)
+        record["about"]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise BadShard(f"{problem} ({type(error).__name__}: {error})") from error
+    if not is_right:
+        raise BadShard(f"{problem} (a position is not one of the subjects that every language names)")
+    return record, by_lang
+
+
+def _asked(
+    record: Json, names: Mapping[str, Sequence[str | None]], keys: Sequence[str], subject_idx: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return {language: positions of the images to ask about}."""
+    asked = {}
+    for lang, in_lang in names.items():
+        if lang not in table.by_code():
+            continue  # a code of CLDR that neither the table nor the recipe has
+        is_asked = np.array([in_lang[idx] is not None for idx in subject_idx])
+        if "asked" in record:
+            chosen = set(record["asked"].get(lang, ()))
+            is_asked &= np.array([key in chosen for key in keys])
+        elif is_asked.mean() < MIN_NAMED:
+            continue
+        if is_asked.any():
+            asked[lang] = np.flatnonzero(is_asked)
+    return asked
+
+
+def _thirds(
+    keys: Sequence[str], subject_idx: np.ndarray, names: Mapping[str, Sequence[str | None]], run_dir: Path | None
+) -> dict[str, np.ndarray]:
+    if run_dir is None or "en" not in names:
+        return {}
+    return thirds(keys, [names["en"][idx] or "" for idx in subject_idx], run_dir)
+
+
+def _tasks(
+    all_names: Sequence[str | None],
+    class_idx: np.ndarray,
+    subject_idx: np.ndarray,
+    image_idx: np.ndarray,
+    slices: dict[str, np.ndarray],
+    about: str,
+) -> list[Task]:
+    """Return the tasks of a language: which name an image has, and retrieval between the two.
+
+    all_names: names by subject.  class_idx: (K,) subjects whose names are the classes.  subject_idx: (n,) the subject
+    of each image.  image_idx: (n,) the image's position in the dataset.  slices: (n,) masks.  about: which names.
+    """
+    class_names = np.array([all_names[idx] for idx in class_idx], dtype=object)
+    classes, class_of_subject = np.unique(class_names, return_inverse=True)
+    concepts = dict(zip(class_idx.tolist(), class_of_subject.tolist(), strict=True))
+    target = np.array([concepts[idx] for idx in subject_idx.tolist()])
+    text_classes, pair_text = np.unique(target, return_inverse=True)
+    return [
+        Classification(
+            class_names=[[name] for name in classes],
+            target=target,
+            image_idx=image_idx,
+            slices=slices,
+            concepts=concepts,
+            protocol={"templates": 1, "classes": about},
+        ),
+        Retrieval(
+            texts=[classes[idx] for idx in text_classes],
+            pair_image=np.arange(len(image_idx)),
+            pair_text=pair_text,
+            image_idx=image_idx,
+            protocol={"captions": "all_captions", "equal_names": "one text of several images"},
+        ),
+    ]

