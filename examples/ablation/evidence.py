@@ -31,10 +31,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import world as the_world
 from hits import Hits, HitSet, read_hits, write_hits
 from lists import ENGLISH_PER_STEP, OTHERS_PER_STEP, RECIPE, Lists, link, recipe_paths
+from worldclip.pool.emoji import LANGS
 
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts
+<<<<<<< HEAD
 from worldclip.plugins.emoji.build import LANGS
+=======
+>>>>>>> 963ab54 (Sort imports after the move)
 from worldclip.recipe import run_stages
 
 HERE = Path(__file__).parent

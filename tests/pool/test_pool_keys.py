@@ -13,6 +13,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from worldclip.pool.world import build as world_build
 
 from fake_hub import serve_hub
 from killed import contents
@@ -27,7 +28,6 @@ from worldclip.pool import emoji
 from worldclip.pool import world as world_pool
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import without_texts
-from worldclip.pool.world import build as world_build
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 STAGES = ("pool", "metadata", "match", "balance", "curate")
