@@ -35,10 +35,7 @@ from worldclip.pool.emoji import LANGS
 
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts
-<<<<<<< HEAD
 from worldclip.plugins.emoji.build import LANGS
-=======
->>>>>>> 963ab54 (Sort imports after the move)
 from worldclip.recipe import run_stages
 
 HERE = Path(__file__).parent

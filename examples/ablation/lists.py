@@ -30,10 +30,7 @@ from worldclip.core import artifacts
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
-<<<<<<< HEAD
 from worldclip.plugins.emoji.build import LANGS
-=======
->>>>>>> 963ab54 (Sort imports after the move)
 from worldclip.recipe import run_stages, sections_of
 
 RECIPE = Path(__file__).with_name("recipe.toml")
