@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import world as the_world
 from hits import Hits, HitSet, read_hits, write_hits
 from lists import ENGLISH_PER_STEP, OTHERS_PER_STEP, RECIPE, Lists, link, recipe_paths
-from worldclip.pool.emoji import LANGS
 
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts

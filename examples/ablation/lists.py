@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import world as the_world
-from worldclip.pool.emoji import LANGS
 
 from worldclip import curate, pool
 from worldclip.config import load_recipe

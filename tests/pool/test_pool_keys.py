@@ -13,7 +13,6 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from worldclip.pool.world import build as world_build
 
 from fake_hub import serve_hub
 from killed import contents
@@ -24,8 +23,8 @@ from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.execute import LocalExecutor, Shard
 from worldclip.core.settings import Config, Decides, deciding
-from worldclip.pool import emoji
-from worldclip.pool import world as world_pool
+from worldclip.plugins.emoji import build as emoji
+from worldclip.plugins.world import build as world_build
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import without_texts
 
@@ -98,7 +97,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(emoji, "build_emoji", lambda out, executor: build_small(out, "house"))
     monkeypatch.setattr(emoji, "source_versions", lambda: {"emoji": "1"})
-    monkeypatch.setattr(world_pool, "build_world", build_world)
+    monkeypatch.setattr(world_build, "build_world", build_world)
     monkeypatch.setattr(world_build, "source_versions", lambda: {"openmoji": "1"})
     return folder
 
@@ -115,7 +114,7 @@ CASES: dict[str, tuple[Settings, Settings]] = {
         {"build": "world", "parts": {"flags": "WORLD/part_few"}},
         {"build": "world", "parts": {"flags": "WORLD/part_fewer"}},
     ),
-    "train_on_stamps": ({"build": "world"}, {"build": "world", "train_on_stamps": True}),
+    "build_options": ({"build": "world"}, {"build": "world", "build_options": {"train_on_stamps": True}}),
     "roots": ({"roots": {"x": "WORLD/one"}}, {"roots": {"x": "WORLD/two"}}),
     "format": ({}, {"format": "jsonl", "image_field": None}),
     "columns": (
