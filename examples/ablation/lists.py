@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import world as the_world
+from plan import ENGLISH_PER_STEP, OTHERS_PER_STEP
 
 from worldclip import curate, pool
 from worldclip.config import load_recipe
@@ -35,7 +36,6 @@ from worldclip.recipe import run_stages, sections_of
 RECIPE = Path(__file__).with_name("recipe.toml")
 TAIL_FRACTION = 0.06  # arXiv:2507.22062
 VOCAB_SIZE = 16_000
-ENGLISH_PER_STEP, OTHERS_PER_STEP = 64, 83  # English is 43 to 44% of the list own_t
 MATCHED = ("pool", "metadata", "match")
 
 

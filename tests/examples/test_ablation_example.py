@@ -23,6 +23,7 @@ sys.path.insert(0, str(EXAMPLE))
 import evidence  # noqa: E402
 import hits  # noqa: E402
 import lists  # noqa: E402
+import plan  # noqa: E402
 import world as the_world  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -198,7 +199,7 @@ def test_caps_give_each_language_its_share():
 
 
 def test_experiments_have_the_runs_that_were_announced():
-    pairs, languages, pilots = (evidence.trainings(name) for name in ("pairs", "languages", "pilots"))
+    pairs, languages, pilots = (plan.trainings(name) for name in ("pairs", "languages", "pilots"))
     assert (len(pairs), len(languages), len(pilots)) == (48, 60, 11)
     names = [training.name for training in (*pairs, *languages, *pilots)]
     assert len(set(names)) == len(names)
@@ -212,7 +213,7 @@ def test_experiments_have_the_runs_that_were_announced():
 @pytest.fixture
 def three_runs(monkeypatch, tmp_path):
     """An experiment of three made-up runs; returns the arguments and the names of the runs started."""
-    runs = [evidence.make_training("pairs", arm, 64, 11) for arm in ("raw", "own_t", "merged")]
+    runs = [plan.make_training("pairs", arm, 64, 11) for arm in ("raw", "own_t", "merged")]
     monkeypatch.setattr(evidence, "trainings", lambda experiment: runs)
     started = []
 
@@ -270,7 +271,7 @@ def test_a_run_made_again_gives_its_bits(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     found = {}
     for folder, arm in (("a", "own_t"), ("b", "own_t"), ("a", "m3"), ("b", "m3")):
-        training = replace(evidence.make_training("languages", arm, 32, 11), samples=147 * 8)
+        training = replace(plan.make_training("languages", arm, 32, 11), samples=147 * 8)
         made = lists.Lists(tmp_path / folder, 11, 4_000)
         found[folder, arm] = evidence.run(training, made, tmp_path / "run")
     for arm in ("own_t", "m3"):

@@ -1,0 +1,213 @@
+"""The tables of the ablation from made-up hits: contrasts against plain computations, and against a known truth."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+pytest.importorskip("scipy")
+sys.path.insert(0, str(REPOSITORY / "examples" / "ablation"))
+
+import contrasts  # noqa: E402
+import hits  # noqa: E402
+import plan  # noqa: E402
+
+import tables  # noqa: E402
+
+NUM_LANGS, NUM_CONCEPTS, NUM_PICTURES = 14, 610, 20
+KINDS = np.repeat([0, 1, 2, 3], [450, 150, 5, 5])
+
+
+def made_up_set(random, accuracy, concepts) -> hits.HitSet:
+    """Hits at an accuracy, the same for all languages and concepts; a fifth of the rest are in top-5."""
+    u = random.random((NUM_LANGS, NUM_CONCEPTS, NUM_PICTURES))
+    thirds = np.full((NUM_LANGS, NUM_CONCEPTS), -1)
+    thirds[:, :600] = random.permuted(np.tile(np.arange(600) % 3, (NUM_LANGS, 1)), axis=1)
+    return hits.HitSet(
+        top1_LCR=u < accuracy,
+        top5_LCR=u < accuracy + (1 - accuracy) / 5,
+        concepts=concepts,
+        kinds=KINDS,
+        thirds=thirds,
+    )
+
+
+def made_up_table(random, effects, num_worlds, world_sd=0.0, concept_sd=0.0, num_concepts=100, is_shared=False):
+    """A table of arms with log effects on an accuracy of 0.3; each world has concepts of its own, or all the same."""
+    parts = {str(arm): [] for arm in range(len(effects))}
+    keys = []
+    shared_AC = random.normal(0, concept_sd, (len(effects), num_concepts))
+    for world in range(num_worlds):
+        keys.append(np.array([f"c{place}" if is_shared else f"w{world}_{place}" for place in range(num_concepts)]))
+        of_arms_AC = shared_AC if is_shared else random.normal(0, concept_sd, shared_AC.shape)
+        for arm, effect in enumerate(effects):
+            noise = of_arms_AC[arm] + random.normal(0, world_sd)
+            parts[str(arm)].append(0.3 * np.exp(effect) * (1 + noise) / num_concepts)
+    return contrasts.Table(
+        arms=tuple(parts),
+        accuracy_AW=np.array([[part.sum() for part in of_arm] for of_arm in parts.values()]),
+        parts=parts,
+        weights=[np.full(num_concepts, 1 / num_concepts)] * num_worlds,
+        concepts=keys,
+    )
+
+
+def test_the_pooled_residual_is_that_of_least_squares():
+    table = made_up_table(np.random.default_rng(0), [0, 0.1, 0.3, -0.2], 5, world_sd=0.05)
+    values = np.log(table.accuracy_AW)
+    design = [np.concatenate([np.eye(4)[arm], np.eye(5)[world]]) for arm in range(4) for world in range(5)]
+    fitted = np.array(design) @ np.linalg.lstsq(np.array(design), values.ravel(), rcond=None)[0]
+    deviation, degrees = table.residual(is_log=True)
+    assert degrees == 12
+    assert deviation == pytest.approx(np.sqrt(((values.ravel() - fitted) ** 2).sum() / 12))
+
+
+def test_with_the_same_concepts_everywhere_their_error_is_that_of_the_mean_gain():
+    table = made_up_table(np.random.default_rng(0), [0, 0.1], 4, concept_sd=0.3, is_shared=True)
+    gains_WC = 100 * (np.stack(table.parts["1"]) - np.stack(table.parts["0"]))
+    found = contrasts.estimate(table, "0", "1", is_log=False)
+    assert found.concept_error == pytest.approx(gains_WC.mean(axis=0).std(ddof=1) / 10)
+    assert found.value == pytest.approx(gains_WC.mean())
+
+
+def test_the_concepts_error_of_a_log_ratio_is_that_of_a_plain_bootstrap():
+    random = np.random.default_rng(0)
+    table = made_up_table(random, [0, 0.5], 3, concept_sd=0.4, is_shared=True)
+    resampled = []
+    for _ in range(2_000):
+        rows = random.integers(100, size=100)
+        ratios = [np.log(two[rows].sum() / one[rows].sum()) for one, two in zip(*table.parts.values(), strict=True)]
+        resampled.append(np.mean(ratios))
+    assert contrasts.estimate(table, "0", "1", is_log=True).concept_error == pytest.approx(np.std(resampled), rel=0.06)
+
+
+@pytest.mark.parametrize("concept_sd", [0.0, 0.3])
+@pytest.mark.parametrize("num_worlds", [5, 8])
+def test_intervals_hold_the_truth(num_worlds, concept_sd):
+    random = np.random.default_rng(0)
+    held_95 = held_90 = 0
+    for _ in range(400):
+        table = made_up_table(random, [0, 0.05, 0.1, 0, 0], num_worlds, 0.03, concept_sd)
+        found = contrasts.estimate(table, "0", "1", is_log=True)
+        held_95 += found.interval(0.95)[0] <= 0.05 <= found.interval(0.95)[1]
+        held_90 += found.interval(0.90)[0] <= 0.05 <= found.interval(0.90)[1]
+    assert held_95 / 400 > 0.93
+    assert held_90 / 400 > 0.87
+
+
+def test_a_p_value_is_the_level_whose_interval_ends_at_0():
+    for value in (0.001, 0.02, -0.05):
+        found = contrasts.Estimate(value=value, world_error=0.01, degrees=16, concept_error=0.005, num_concepts=600)
+        ends = found.interval(1 - found.p_value())
+        assert min(abs(end) for end in ends) == pytest.approx(0, abs=1e-9)
+    assert contrasts.Estimate(
+        value=9.0, world_error=0.01, degrees=300, concept_error=0.0, num_concepts=600
+    ).p_value() == pytest.approx(contrasts.MIN_P)
+
+
+def test_holm_steps_down():
+    assert contrasts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert contrasts.holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        (0.20, 0.010, "difference"),
+        (0.20, 0.200, "not decided"),
+        (0.00, 0.010, "no difference"),
+        (0.04, 0.005, "difference below the margin"),
+        (0.05, 0.030, "not decided"),
+    ],
+)
+def test_verdicts(value, error, said):
+    found = contrasts.Estimate(value=value, world_error=error, degrees=35, concept_error=0, num_concepts=600)
+    assert contrasts.verdict(found, found.p_value(), is_log=True) == said
+    assert contrasts.verdict(found, 1.0, is_log=True) in ("not decided", "no difference")
+    assert "no" not in contrasts.verdict(found, found.p_value(), is_log=False).split()
+
+
+def test_the_change_between_two_widths_has_the_errors_of_both():
+    random = np.random.default_rng(0)
+    made = [made_up_table(random, [0, effect, 0.1], 5, 0.03, is_shared=True) for effect in (-0.1, 0.2)]
+    before, after = (contrasts.estimate(table, "0", "1", is_log=True) for table in made)
+    found = contrasts.change(made, "0", "1")
+    assert found.value == pytest.approx(after.value - before.value)
+    assert found.world_error == pytest.approx(np.hypot(before.world_error, after.world_error))
+    assert 8 <= found.degrees <= 16
+
+
+def test_measures_weigh_concepts_and_languages_equally():
+    random = np.random.default_rng(0)
+    found = made_up_set(random, 0.3, np.arange(NUM_CONCEPTS).astype(str))
+    by_LC = found.top1_LCR.mean(axis=2)
+    plain = {
+        "English": by_LC[0].mean(),
+        "others": by_LC[1:].mean(),
+        "English, head": by_LC[0][found.thirds[0] == 0].mean(),
+        "others, tail": np.mean([by_LC[row][found.thirds[row] == 2].mean() for row in range(1, 14)]),
+        "English, flags": by_LC[0, 450:600].mean(),
+        "English, seldom_in_english": by_LC[0, 600:605].mean(),
+    }
+    for name, value in plain.items():
+        assert tables.MEASURES[name].parts(found).sum() == pytest.approx(value)
+
+
+# Whole folders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """All runs of both experiments: own_t a quarter ahead of raw, one_t and merged as own_t, m2 far ahead of m1."""
+    path = tmp_path_factory.mktemp("hits")
+    ahead = {"raw": 1.0, "m2": 1.5, "m4": 2.0}
+    random = np.random.default_rng(0)
+    for training in (*plan.trainings("pairs"), *plan.trainings("languages")):
+        accuracy = 0.2 * ahead.get(training.arm, 1.25)
+        concepts = np.array([f"{training.seed if place % 2 else ''}c{place}" for place in range(NUM_CONCEPTS)])
+        record = {
+            "pictures": {"test": NUM_PICTURES},
+            "samples": training.samples,
+            "cpu_s": 36.0,
+            "revision": "abcdefghi",
+            "processor": "made up",
+            "list": {"pairs": 100, "noise_share": 0.1, "langs": {"en": 44}},
+        }
+        sets = {"test": made_up_set(random, accuracy, concepts)}
+        hits.write_hits(path / f"{training.name}.npz", hits.Hits(record=record, sets=sets))
+    return path
+
+
+def test_the_script_finds_what_was_put_into_the_hits(folder, capsys):
+    tables.main([str(folder)])
+    printed = capsys.readouterr().out
+    assert "48 runs, 0.5 CPU-hours, on made up, revision abcdefg." in printed
+    rows = re.findall(r"^\| (\S+ against \S+, width [^|]*) \| ([^|]*) \| ([^|]*) \|.* \| ([^|]*) \|$", printed, re.M)
+    verdicts = {(name, measure): (shown, said) for name, measure, shown, said in rows}
+    assert len(rows) == len(verdicts) == 16 + 15
+    assert verdicts["own_t against raw, width 64", "English"][1].startswith("difference")
+    assert float(verdicts["own_t against raw, width 64", "English"][0][:-1]) == pytest.approx(
+        25, abs=3
+    )  # 98,000 coins per arm
+    for arm in ("one_t", "merged"):
+        for measure in ("English", "others"):
+            assert verdicts[f"{arm} against own_t, width 64", measure][1] == "no difference"
+    assert verdicts["m2 against m1, width 32", "English"][1] == "difference"
+    assert "points" in verdicts["m2 against m1, width 32", "English, seldom_in_english"][0]
+    assert verdicts["m3 against m0, width 32 to 128", "English"][1] == "no difference"
+    assert "11 of 11 runs are missing" in printed
+
+
+def test_an_experiment_that_is_not_complete_has_no_table(folder, tmp_path, capsys):
+    for path in folder.glob("pairs_*.npz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "pairs_raw_w64_s18.npz").unlink()
+    tables.main([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "1 of 48 runs are missing" in printed
+    assert "|" not in printed
