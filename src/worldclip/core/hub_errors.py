@@ -1,31 +1,127 @@
-"""Say what the Hugging Face hub refused, and what to do, without its addresses, which may hold signatures."""
+"""Say what the Hugging Face hub or an object store refused, and what to do.
+
+Addresses are left out, since they may hold signatures.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from worldclip.core.errors import first_line
 
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
+# Error codes of S3 (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).  An answer to HEAD has no
+# body, so that its code is the status.
+_NO_BUCKET = "no such bucket ({code}); check its name and the endpoint"
+_NO_FILE = "no such file or folder ({code}); check the path"
+_DENIED = (
+    "access denied ({code}); check that the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) "
+    "may list and read it; for a public bucket set anon = true in fsspec's configuration"
+)
+_CREDENTIALS = "the credentials are invalid or have expired ({code}); renew them"
+_SLOW = "too many requests ({code}); use fewer workers, or run the same command again later"
+_REGION = "the bucket is in another region or at another endpoint ({code}); set AWS_DEFAULT_REGION or AWS_ENDPOINT_URL"
+_FAILED = "the store failed ({code}); run the same command again later"
+_CLOCK = "the clock of this machine is wrong ({code}); set it"
+_REFUSED = "the store refused the request ({code}); check the path, the region and that the credentials are valid"
+_S3_REASONS: Mapping[str, str] = {
+    "NoSuchBucket": _NO_BUCKET,
+    "InvalidBucketName": _NO_BUCKET,
+    "NoSuchKey": _NO_FILE,
+    "404": _NO_FILE,
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "403": _DENIED,
+    "ExpiredToken": _CREDENTIALS,
+    "InvalidAccessKeyId": _CREDENTIALS,
+    "InvalidToken": _CREDENTIALS,
+    "SignatureDoesNotMatch": _CREDENTIALS,
+    "RequestTimeTooSkewed": _CLOCK,
+    "SlowDown": _SLOW,
+    "ServiceUnavailable": _SLOW,
+    "RequestLimitExceeded": _SLOW,
+    "TooManyRequests": _SLOW,
+    "429": _SLOW,
+    "503": _SLOW,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "PermanentRedirect": _REGION,
+    "301": _REGION,
+    "InternalError": _FAILED,
+    "500": _FAILED,
+    "400": _REFUSED,
+}
+_NO_CREDENTIALS = (
+    "no valid credentials were found ({code}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a "
+    "public bucket set anon = true in fsspec's configuration"
+)
+_UNREACHABLE = "the store cannot be reached ({code}); check the network and the endpoint"
+# Classes of botocore's errors without an answer, bases first.
+_CLIENT_REASONS: Mapping[str, str] = {
+    "CredentialRetrievalError": _NO_CREDENTIALS,
+    "NoCredentialsError": _NO_CREDENTIALS,
+    "PartialCredentialsError": _NO_CREDENTIALS,
+    "ProfileNotFound": _NO_CREDENTIALS,
+    "SSOError": _NO_CREDENTIALS,
+    "TokenRetrievalError": _NO_CREDENTIALS,
+    "ConnectionError": _UNREACHABLE,
+    "HTTPClientError": _UNREACHABLE,
+    "InvalidEndpoint": _UNREACHABLE,
+}
+
 
 def explain(error: BaseException) -> str:
-    """Return the reason of an error of huggingface_hub or of the network in one line, with its remedy."""
-    answer = find_answer(error)
-    if answer is not None:
-        return _explain_answer(answer)
-    return first_line(error)
+    """Return the reason of an error in one line: `explain_answer`, else the system's words, else the error's own."""
+    return explain_answer(error) or getattr(error, "strerror", None) or first_line(error)
 
 
-def find_answer(error: BaseException) -> BaseException | None:
-    """Return the error that holds an answer of the hub: this one, or what it was raised from."""
+def explain_answer(error: BaseException) -> str | None:
+    """Return why the hub or a store refused a request or could not be reached, with the remedy, in one line.
+
+    None for another error.
+    """
+    for cause in _causes(error):
+        if (response := getattr(cause, "response", None)) is not None:
+            reason = _explain_s3(response) if isinstance(response, Mapping) else _explain_hub(cause, response)
+        else:
+            reason = _explain_client(cause)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised from: file systems raise FileNotFoundError from the answer."""
     cause: BaseException | None = error
-    while cause is not None and getattr(cause, "response", None) is None:
-        cause = cause.__cause__  # its file system raises FileNotFoundError from the answer
-    return cause
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
-def _explain_answer(error: BaseException) -> str:
-    response = error.response  # type: ignore[attr-defined]
-    status = response.status_code
+def _explain_s3(response: Mapping[str, Any]) -> str:
+    """Return the reason of an answer that botocore has parsed."""
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = str(response.get("Error", {}).get("Code") or status)
+    reason = _S3_REASONS.get(code) or _S3_REASONS.get(str(status)) or _REFUSED
+    return reason.format(code=code)
+
+
+def _explain_client(error: BaseException) -> str | None:
+    """Return the reason of an error of botocore without an answer; None for an error of another library."""
+    classes = [kind for kind in type(error).__mro__ if kind.__module__.split(".")[0] in ("botocore", "aiobotocore")]
+    for kind in classes:
+        if kind.__name__ in _CLIENT_REASONS:
+            return _CLIENT_REASONS[kind.__name__].format(code=type(error).__name__)
+    return None
+
+
+def _explain_hub(error: BaseException, response: Any) -> str | None:
+    """Return the reason of an answer of the hub; None for what is no answer of HTTP."""
+    status = getattr(response, "status_code", None)
+    if status is None:
+        return None
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
         return f"access is gated ({status}); accept its terms on its page of the hub, and {LOGIN}"

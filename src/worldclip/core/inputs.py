@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from worldclip.core.artifacts import Json, fingerprint
-from worldclip.core.hub_errors import explain
+from worldclip.core.hub_errors import explain, explain_answer
 
 # What the backends of fsspec call a file's hash, entity tag or modification time; the first that is there is taken.
 STAMPS = ("blob_id", "xet_hash", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
@@ -64,7 +64,11 @@ def fingerprint_of(path: str, name: str) -> Json:
             return _fingerprint_remote(path, name)
         return {**_fingerprint_local(path, stamp_of(path)), "path": name}
     except OSError as error:
-        return {"path": name, "unreadable": error.strerror or explain(error)}
+        return {"path": name, "unreadable": explain(error)}
+    except Exception as error:  # of a store's library without an answer, such as a lost network
+        if (refusal := explain_answer(error)) is None:
+            raise
+        return {"path": name, "unreadable": refusal}
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import numpy as np
 from worldclip.core import layout
 from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.hub_errors import explain
+from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of_stat
 from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
@@ -69,15 +69,13 @@ class FileBytes:
     def __init__(self, path: str) -> None:
         """Open a local path or URL.  Raises BadShard if it cannot be read."""
         self._fd = -1
-        try:
+        with _saying_refusals():
             if is_remote(path):
                 files, place = fsspec.url_to_fs(path)
                 self.window = read_at.window_of_bytes(np.frombuffer(files.cat_file(place), np.uint8))
             else:
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 self.window = read_at.window_of_file(self._fd, os.fstat(self._fd).st_size)
-        except OSError as error:
-            raise unreadable(error) from error
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -127,13 +125,11 @@ def gather(
 
 def read_bytes(path: str) -> bytes:
     """Return the whole file.  Raises BadShard if it cannot be read."""
-    try:
+    with _saying_refusals():
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
             return bytes(files.cat_file(place))
         return Path(path).read_bytes()
-    except OSError as error:
-        raise unreadable(error) from error
 
 
 @contextmanager
@@ -142,16 +138,14 @@ def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
 
     reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.
     """
-    try:
+    with _saying_refusals():
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
             is_exact = not reads_ahead and not path.startswith("http")  # of its servers some know no ranges
             file = files.open(place, "rb", **({"cache_type": "none"} if is_exact else {}))
         else:
             file = open(path, "rb")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise unreadable(error) from error
-    with file:
+    with _saying_refusals(only_answers=True), file:  # other errors may be those of a file that the caller writes
         yield file
 
 
@@ -162,16 +156,14 @@ def read_range(path: str, start: int, size: int) -> bytes:
 
 def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
     """Return what `read_range` does, and the stamp after the read of the very file that was read; () for a URL."""
-    try:
-        if is_remote(path):
-            files, place = fsspec.url_to_fs(path)
-            exactly = {"cache_type": "none"} if is_pinned(path) else {}  # else the hub's reader reads 5 MiB ahead
-            content = bytes(files.cat_file(place, start=start, end=start + size, **exactly))
-            # A server that does not support ranges sends the whole file.
-            return content[start : start + size] if len(content) > size else content, ()
-    except OSError as error:
-        raise unreadable(error) from error
-    return StampedFile(path).read(start, size)
+    if not is_remote(path):
+        return StampedFile(path).read(start, size)
+    with _saying_refusals():
+        files, place = fsspec.url_to_fs(path)
+        exactly = {"cache_type": "none"} if is_pinned(path) else {}  # else the hub's reader reads 5 MiB ahead
+        content = bytes(files.cat_file(place, start=start, end=start + size, **exactly))
+    # A server that does not support ranges sends the whole file.
+    return content[start : start + size] if len(content) > size else content, ()
 
 
 class StampedFile:
@@ -204,6 +196,25 @@ class StampedFile:
             raise unreadable(error) from error
 
 
-def unreadable(error: OSError) -> BadShard:
-    """Return the error of a file that the system does not let us read."""
-    return BadShard(f"cannot be read ({error.strerror or explain(error)})")
+def unreadable(error: Exception) -> BadShard:
+    """Return the error of a file that the system or its server does not let us read."""
+    return BadShard(f"cannot be read ({explain(error)})")
+
+
+@contextmanager
+def _saying_refusals(only_answers: bool = False) -> Iterator[None]:
+    """Raise BadShard with the reason for what the system or a server refuses.
+
+    Errors of a store's library without an answer, such as a lost network, are no OSError.  only_answers: let errors of
+    the system pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if only_answers and explain_answer(error) is None:
+            raise
+        raise unreadable(error) from error
+    except Exception as error:
+        if explain_answer(error) is None:
+            raise
+        raise unreadable(error) from error

@@ -24,6 +24,7 @@ from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report
+from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.job import Run, RunLock
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.settings import load_config, read_toml, to_dict, to_toml
@@ -187,8 +188,12 @@ def fetch_pack(source: str, out: Path) -> Path:
             _copy(source, path)
     except ValueError as error:
         raise UserError(f"{source}: not a URL that can be read ({error})") from error
-    except (Broken, OSError) as error:
+    except Broken as error:
         raise StageFailed("unpack", {source: str(error)}) from error
+    except Exception as error:  # those of a store's library have no common class
+        if not isinstance(error, OSError) and explain_answer(error) is None:
+            raise
+        raise StageFailed("unpack", {source: explain(error)}) from error
     return path
 
 
