@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from worldclip.balance.config import BalanceConfig
+from worldclip.core.local_path import require_local
 from worldclip.core.settings import Config, Problems, load_config
 from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
@@ -64,7 +65,10 @@ def load_recipe(
     Raises UserError with every problem: unreadable file, unknown key (with the nearest known one), wrong type, value
     out of range.
     """
-    ours = None if isinstance(source, Mapping) else own_recipe(source)
+    ours = None
+    if not isinstance(source, Mapping):
+        require_local(source, "recipe")
+        ours = own_recipe(source)
     recipe: Recipe = load_config(Recipe, ours or source, overrides, Path.cwd() if ours else None, is_final=is_final)
     return recipe
 

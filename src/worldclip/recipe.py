@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from worldclip.core import layout
 from worldclip.core.errors import UserError
+from worldclip.core.local_path import require_local
 
 if TYPE_CHECKING:  # imported inside the functions: `worldclip --help` needs the names of the stages alone
     from worldclip.config import Recipe
@@ -190,9 +191,9 @@ def sections_of(config: Recipe) -> dict[str, object]:
 
 
 def run_folder(source: str | Path | Recipe, out: str | Path | None) -> Path:
-    """Return `out`, else the folder that `source` is, else runs/<name of the recipe>."""
+    """Return `out`, else the folder that `source` is, else runs/<name of the recipe>.  Raises UserError for a URL."""
     if out is not None:
-        return Path(out)
+        return require_local(out, "--out")
     if not isinstance(source, str | Path):
         raise UserError("out is not set; name the folder of the run")
     path = Path(source)

@@ -13,8 +13,9 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -24,6 +25,7 @@ from rich.markup import escape
 from worldclip.cli.flags import METAVARS, Field, parse_flags
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
+from worldclip.core.local_path import url_problem
 from worldclip.core.redact import redact
 
 Flags = Any  # the parsed flags: an object with an attribute per flag
@@ -58,6 +60,9 @@ ShardsFlag = Annotated[
 ]
 PushFlag = Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")]
 SetFlag = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+
+WRITTEN = ("out", "folder", "html")
+"""Parameters that are written to, and thus local paths, whatever their type."""
 
 SHARED = {
     "model": "A run, a checkpoint, a folder of Hugging Face, open_clip, timm or ONNX, a checkpoint file, or a hub id.",
@@ -128,6 +133,8 @@ class Command:
         fields = [item for item in self._fields(config) if item[0] not in {*without, *values}]
         flags = parse_flags(fields, summary, arguments, f"worldclip {words}")
         parameters = inspect.signature(self.function).parameters
+        if problems := list(_url_problems(flags, [parameters[name] for name, *_ in fields if name in parameters])):
+            raise UserError(problems)
         values |= {name: getattr(flags, name) for name, *_ in fields if name in parameters}
         if config is not None:
             values["config"] = with_tables(values["config"], config)
@@ -145,8 +152,7 @@ class Command:
             if name == "executor" or (name == "config" and has_config) or not is_flag:
                 continue
             is_required = parameter.default is parameter.empty
-            is_named = name == "out" or parameter.kind is parameter.KEYWORD_ONLY
-            is_positional = name in self.positional or (is_required and not is_named)
+            is_positional = name in self.positional or (is_required and not _is_named(parameter))
             flag = flag_type(
                 hints[name], name, descriptions.get(name), METAVARS.get(name, name.upper()) if is_positional else None
             )
@@ -159,6 +165,22 @@ class Command:
             default = hints["config"]() if config is None else without_tables(config)
             fields.append(("config", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)))
         return fields
+
+
+def _is_named(parameter: inspect.Parameter) -> bool:
+    """Return whether a required parameter is a flag with a name, not a positional argument."""
+    return parameter.name == "out" or parameter.kind is parameter.KEYWORD_ONLY
+
+
+def _url_problems(flags: Flags, parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
+    """Yield what is wrong with each URL given for a path: of a flag that is parsed as one, or of one in WRITTEN."""
+    for parameter in parameters:
+        name, value = parameter.name, getattr(flags, parameter.name)
+        setting = f"--{name.replace('_', '-')}" if _is_named(parameter) else METAVARS.get(name, name.upper())
+        for path in value if isinstance(value, tuple) else (value,):
+            is_local = isinstance(path, Path) or (name in WRITTEN and isinstance(path, str))
+            if is_local and (problem := url_problem(path, setting)):
+                yield problem
 
 
 def without_tables(config: Any) -> Any:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core.arrow import narrow_strings
 from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.local_path import require_local
 from worldclip.core.redact import redact, redact_record
 
 Json: TypeAlias = dict[str, Any]  # a record
@@ -109,6 +110,7 @@ _ENCODINGS = {  # of ids, by their path in Parquet
 
 def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, then rename it: readers see the whole file or none, even after a crash."""
+    require_local(path, "the file")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # many machines may share the folder
     try:

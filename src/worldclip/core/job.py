@@ -31,6 +31,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import StageFailed, UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
+from worldclip.core.local_path import require_local
 from worldclip.core.settings import deciding, load_config, read_toml, section_name
 
 ALL_SHARDS = slice(None)
@@ -319,6 +320,7 @@ class RunLock:
         self.path, self.run_dir, self.is_shared = run_dir / name, run_dir, is_shared
 
     def __enter__(self) -> RunLock:
+        require_local(self.run_dir, "--out")
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+")  # held until __exit__

@@ -16,6 +16,7 @@ from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of_stat
+from worldclip.core.local_path import require_local
 from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
 
@@ -32,6 +33,7 @@ def check_own(folder: Path, job: str) -> None:
 
     job: name of the tool's Job, which the manifest of a folder states; older manifests do not.
     """
+    require_local(folder, "--out")
     if layout.is_run(folder):
         raise UserError(f"--out {str(folder)!r} is a run, whose files would be removed; choose an empty directory")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():

@@ -18,6 +18,7 @@ from worldclip.core.console import say
 from worldclip.core.download import Broken, Client, Download
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Run
+from worldclip.core.local_path import url_problem
 from worldclip.core.safe_path import safe_join
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
@@ -87,6 +88,8 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     metadata = run.section(MetadataConfig)
     if not metadata.dumps:
         problems.append('metadata.dumps is not set; set it to the folder to download to, e.g. metadata.dumps = "dumps"')
+    if problem := url_problem(metadata.dumps, "metadata.dumps ="):
+        problems.append(problem)
     if problems:
         raise UserError(problems)
     folder = Path(metadata.dumps)

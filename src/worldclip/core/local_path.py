@@ -1,0 +1,30 @@
+"""Refuse a URL where only a local path will do: as a path, `s3://bucket/run` would be a new folder named `s3:`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from worldclip.core.errors import UserError
+
+# A scheme, or several as in `simplecache::s3://bucket`; Path has made one slash of two.
+_URL = re.compile(r"((?:[\w+.-]+::)*[A-Za-z][\w+.-]+):/+(.*)", re.DOTALL)
+
+
+def url_problem(path: str | Path, setting: str) -> str | None:
+    """Return what is wrong with a path that must be local; None if it is no URL.  setting: what names the path."""
+    match = _URL.fullmatch(str(path))
+    if match is None:
+        return None
+    scheme, rest = match.groups()
+    return (
+        f"{setting} {scheme}://{rest}: must be a local path, not a URL; work in a local folder and copy it from or to "
+        "the store"
+    )
+
+
+def require_local(path: str | Path, setting: str) -> Path:
+    """Return a path to read or write as a file or folder of this machine.  Raises UserError for a URL."""
+    if (problem := url_problem(path, setting)) is not None:
+        raise UserError(problem)
+    return Path(path)

@@ -1,0 +1,145 @@
+"""A URL in place of a local path is refused in one line by every command, and nothing is written."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import worldclip
+from worldclip.cli import main
+from worldclip.cli.command import WRITTEN, Command
+from worldclip.cli.overview import GROUPS
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.job import Run
+from worldclip.core.local_path import require_local, url_problem
+from worldclip.metadata.config import MetadataConfig
+from worldclip.recipe import stage_names
+from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
+from worldclip.tools.wat import build_wat
+
+URL = "s3://bucket/run"
+# command -> (its other arguments, what names the path)
+OUTPUTS: dict[str, tuple[str, str]] = {
+    "run": ("toy.toml", "--out"),
+    **dict.fromkeys(stage_names(), ("toy.toml", "--out")),
+    "init": ("pool", "--out"),
+    "pool emoji": ("", "--out"),
+    "pool world": ("", "--out"),
+    "fetch cldr": ("", "--out"),
+    "pool wat": ("a.wat.gz", "--out"),
+    "pool check": ("pool", "--out"),
+    "pool hash": ("photos", "--out"),
+    "pool dedup": ("pool", "--out"),
+    "explore": ("run", "--out"),
+    "compare": ("run other", "--out"),
+    "leaderboard": ("run", "--out"),
+    "embed": ("model pool", "--out"),
+    "index": ("", "FOLDER"),
+    "search": ("", "FOLDER"),
+    "pack": ("run", "--out"),
+    "unpack": ("lists.tar", "--out"),
+    "evaluate MODEL": ("model", "--out"),
+    "export MODEL": ("model", "--out"),
+    "fetch dataset": ("cifar10", "--out"),
+    "tokenizer train": ("run", "--out"),
+}
+# command -> (its arguments, what names the path): folders and files that are read, or written under another name
+OTHERS: dict[str, tuple[str, str]] = {
+    "status": (URL, "RUN"),
+    "publish": (f"{URL} owner/name", "RUN"),
+    "inspect": (URL, "PATH"),
+    "estimate": (f"run --plot {URL}.svg", "--plot"),
+    "consolidate": (URL, "CHECKPOINT"),
+    "tokenizer compare": (f"a b --on {URL}", "--on"),
+    "run": (f"toy.toml --from-run {URL}", "--from-run"),
+    "match": (URL, "recipe"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.toml").write_text('[pool]\npath = "pool"\n[balance]\ntail_fraction = 0.1\n')
+    return tmp_path
+
+
+def parameters_of(name: str, module: str) -> set[str]:
+    command: Command = importlib.import_module(f"worldclip.cli.{module}").COMMANDS[name]
+    return set(inspect.signature(command.function).parameters)
+
+
+def test_every_command_that_writes_has_a_row() -> None:
+    writing = {
+        name
+        for group in GROUPS
+        for name in group.summaries
+        if group.module != "serving" and parameters_of(name, group.module) & set(WRITTEN)
+    }
+    assert writing | set(stage_names()) == set(OUTPUTS)
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_output_at_a_url_is_refused(command: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    others, setting = OUTPUTS[command]
+    path = ["--out", URL] if setting == "--out" else [URL]
+    assert_refused([*command.removesuffix(" MODEL").split(), *others.split(), *path], f"{setting} {URL}", folder, capfd)
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_other_path_at_a_url_is_refused(command: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments, setting = OTHERS[command]
+    assert_refused([*command.split(), *arguments.split()], f"{setting} {URL}", folder, capfd)
+
+
+def assert_refused(arguments: list[str], start: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.iterdir())
+    assert main(arguments) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"worldclip: {start}")
+    assert "must be a local path, not a URL; work in a local folder" in lines[0]
+    assert sorted(folder.iterdir()) == before
+
+
+CALLS: dict[str, Callable[[Any], object]] = {
+    "run": lambda url: worldclip.run("toy.toml", out=url),
+    "wat": lambda url: build_wat(["a.wat.gz"], url),
+    "any": lambda url: artifacts.write_json(Path(url) / "report.json", {}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_call_with_a_url_writes_nothing(call: str, kind: type, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match=r"s3://bucket/run.*must be a local path"):
+        CALLS[call](kind(URL))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_downloads_go_to_a_local_folder(folder: Path) -> None:
+    run = Run.of(folder, MetadataConfig(dumps=URL))
+    with pytest.raises(UserError, match=r"metadata.dumps = s3://bucket/run: must be a local path"):
+        fetch_metadata(run, FetchConfig())
+
+
+@pytest.mark.parametrize(
+    "path", ["run", "runs/a:b", "./a", "/tmp/run", "~/run", "C:\\run", "a b/c", "", ".", "../x", "12:30/run"]
+)
+def test_local_paths_stay(path: str) -> None:
+    assert url_problem(path, "--out") is None
+    assert require_local(path, "--out") == Path(path)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://b/run", "gs://b", "hf://datasets/o/n", "https://x.org/a", "simplecache::s3://b/x"]
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_urls_are_said_as_they_were_given(url: str, kind: type) -> None:
+    assert f"--out {url}: must be" in (url_problem(kind(url), "--out") or "")
