@@ -101,6 +101,21 @@ def test_only_values_that_repeat_have_a_dictionary(tmp_path: Path) -> None:
     assert "BYTE_STREAM_SPLIT" in columns_of["entry_ids.list.element"].encodings
 
 
+def test_categories_of_several_row_groups_share_one_dictionary(tmp_path: Path) -> None:
+    """Arrow does not group by a column whose chunks have different dictionaries."""
+    schemas = [value for value in vars(artifacts).values() if isinstance(value, pa.Schema)]
+    for schema in schemas:
+        categories = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+        row = dict.fromkeys(schema.names)
+        parts = [pa.Table.from_pylist([row | dict.fromkeys(categories, name)], schema) for name in "ab"]
+        artifacts.write_tables(tmp_path / "parts.parquet", parts, schema)
+        table = artifacts.read_table(tmp_path / "parts.parquet", schema)
+        for name in categories:
+            assert table.group_by(name).aggregate([([], "count_all")]).num_rows == 2
+            assert all(chunk.dictionary.equals(table[name].chunk(0).dictionary) for chunk in table[name].chunks)
+    assert artifacts.REMOVED in schemas
+
+
 def test_digest_depends_on_every_value_but_not_on_key_order() -> None:
     assert artifacts.digest({"a": 1, "b": [2]}) == artifacts.digest({"b": [2], "a": 1})
     assert artifacts.digest({"a": 1}) != artifacts.digest({"a": "1"})

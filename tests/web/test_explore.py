@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from worldclip.check import CheckConfig, check
+from worldclip.check.config import TextRules
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
+from worldclip.pool.config import PoolConfig
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
 from worldclip.web.explorer.explore import explore
@@ -102,6 +105,23 @@ def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
     content = "".join(path.read_text(encoding="utf-8") for path in (out / "data").rglob("*.js"))
     assert [key for key in keys if f'"{key}"' in content] == valid
     assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5, [["en", 5]]]]
+
+
+def test_shards_that_lost_pairs_to_different_rules_are_counted_together(tmp_path):
+    pool, run, checked, out = (tmp_path / name for name in ("pool", "run", "checked", "explorer"))
+    shards = make_shards(seed=5, num_shards=2, num_samples=25)
+    first, second = shards
+    shards[first] += [(f"digits{i}", ["12345678"]) for i in range(3)]
+    shards[second] += [(f"repeated{i}", ["so cooooool"]) for i in range(2)]
+    write_pool(pool, shards)
+    write_metadata(run, LISTS)
+    rules = TextRules(max_digit_fraction=0.5, max_repeated=4)
+    report = check(PoolConfig(path=str(pool)), checked, CheckConfig(duplicates="keep", texts=rules))
+    run_stages(make_recipe(pool, pool={"valid_keys": str(checked / "valid_keys.parquet")}), run)
+    explore(run, out)
+    removed = report["counts"]["removed"]
+    assert {"max_digit_fraction", "max_repeated"} < {*removed}
+    assert {rule: count for rule, count, _ in read_chunk(out, "checked")["rules"]} == removed
 
 
 def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, tmp_path):

@@ -196,7 +196,10 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read an artifact.  Raises BadShard if it is unreadable, of another format than `schema`, or too new."""
+    """Read an artifact; each column of categories has one dictionary.
+
+    Raises BadShard if the file is unreadable, of another format than `schema`, or too new.
+    """
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -209,7 +212,10 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
             raise BadShard(f"{path}: holds {name!r}, expected {expected!r}")
         if int(metadata[b"worldclip.version"]) > FORMAT_VERSION:
             raise BadShard(f"{path}: written by a newer worldclip (format {metadata[b'worldclip.version'].decode()})")
-        return file.read(columns=list(columns) if columns is not None else None)
+        table = file.read(columns=list(columns) if columns is not None else None)
+        # Each row group, and so each shard in a file of all shards, has its own dictionary; Arrow does not group by a
+        # column whose chunks have different ones.
+        return table.unify_dictionaries()
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
