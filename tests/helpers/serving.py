@@ -19,7 +19,7 @@ from worldclip.tools.embed import embed
 from worldclip.web.server.app import create_app
 from worldclip.web.server.metrics import Metrics
 from worldclip.web.server.read_request import Limits
-from worldclip.web.server.serve import open_collections
+from worldclip.web.server.serve import _listen, open_collections
 from worldclip.web.server.service import Service
 
 
@@ -38,16 +38,17 @@ def serving(
     limits, metrics = limits or Limits(), Metrics()
     collections = open_collections(root / "embedded" if has_folder else None, clip, "model")
     app = create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with _listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def data_url(content: bytes) -> str:

@@ -9,7 +9,10 @@ import json
 import os
 import resource
 import signal
+import socket
+import sys
 import threading
+import time
 
 import httpx
 import numpy as np
@@ -439,6 +442,45 @@ def test_sigterm_finishes_what_is_under_way(world, clip):
     np.testing.assert_allclose(
         answers[0].json()["data"][0]["embedding"], clip.encode_text(["a red apple"])[0], atol=1e-6
     )
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def test_accepted_connections_send_without_waiting_for_acknowledgements(world, monkeypatch):
+    """Nagle's algorithm holds the body until the head is acknowledged, which a kept-alive client does after 40 ms."""
+    listeners, connections = [], []
+    module = sys.modules[serve.__module__]
+    listen, accept = module._listen, socket.socket.accept
+
+    def record_listener(host, port):
+        listeners.append(listen(host, port))
+        return listeners[-1]
+
+    def record_connection(listener):
+        connection, address = accept(listener)
+        connections.append(connection)
+        return connection, address
+
+    monkeypatch.setattr(module, "_listen", record_listener)
+    monkeypatch.setattr(socket.socket, "accept", record_connection)
+    options = []
+
+    def ask_then_stop():
+        while not listeners:
+            time.sleep(0.01)
+        with httpx.Client(base_url=f"http://127.0.0.1:{listeners[0].getsockname()[1]}", timeout=60) as client:
+            for _ in range(2):
+                assert client.get("/healthz").status_code == 200
+            options.extend(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in connections)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    client = threading.Thread(target=ask_then_stop)
+    client.start()
+    serve(str(world / "model"), port=0, device="cpu")
+    client.join()
+    assert len(options) == 1
+    assert options[0] != 0
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------
