@@ -289,7 +289,7 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
     """Mark `folder` as finished; return the manifest.  Its digest covers only format, config and inputs."""
     manifest = {
         "format_version": FORMAT_VERSION,
-        "digest": digest([FORMAT_VERSION, config, inputs]),
+        "digest": manifest_digest(config, inputs),
         "config": config,
         "inputs": inputs,
         "counts": counts,
@@ -298,6 +298,11 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def manifest_digest(config: Any, inputs: Any) -> str:
+    """Return the digest of a manifest: what a folder holds follows from the format, the config and the inputs."""
+    return digest([FORMAT_VERSION, config, inputs])
 
 
 def read_manifest(folder: Path) -> Json | None:

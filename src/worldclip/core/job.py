@@ -22,6 +22,7 @@ from worldclip.core.artifacts import (
     NOT_INSTALLED,
     Json,
     digest,
+    manifest_digest,
     read_json,
     read_manifest,
     write_json,
@@ -70,6 +71,11 @@ class Job:
     def inputs(self) -> Record:
         """Fingerprints of all that is read.  Raises UserError if a stage above is not finished."""
         return self.read_inputs()
+
+    @property
+    def digest(self) -> str:
+        """The digest that the manifest will have."""
+        return manifest_digest(self.config, self.inputs)
 
     def reason_to_run(self) -> str | None:
         """Return why the work must run, naming the changed key or input; None if it is finished and unchanged."""

@@ -54,6 +54,8 @@ curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools 
 curate_readme = _path("curate/README.md")  # which files are the list, for `datasets`
 curated_tables = _path("curate/parquet")  # folder of the kept rows of a pool of tables, with all their columns
 curated_tars = _path("curate/tars")  # folder of the kept pairs as tars
+tables_readme = _path("curate/parquet/README.md")  # for `datasets`, as curate_readme
+tars_readme = _path("curate/tars/README.md")
 published = _path("publish")  # folder that `worldclip publish` uploads
 data_card = _path("curate/DATA_CARD.md")  # of the kept pairs
 

@@ -51,10 +51,21 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def dataset_readme(data_files: str, card: str) -> str:
-    """Return a README.md by which `datasets.load_dataset` takes these files of its folder alone; card: its path."""
-    lines = ["---", "configs:", "- config_name: default", f'  data_files: "{data_files}"', "---"]
+def dataset_readme(data_files: str, card: str, digest: str) -> str:
+    """Return a README.md by which `datasets.load_dataset` reads only these files of its folder.
+
+    card: its path.  digest: of curate's manifest.
+    """
+    lines = ["---", "configs:", f"- config_name: {config_name(digest)}", f'  data_files: "{data_files}"', "---"]
     return "\n".join([*lines, f"What these files hold: [{card}]({card}).", ""])
+
+
+def config_name(digest: str) -> str:
+    """Return a name by which `datasets` tells these files from those of another run, or of an earlier curation.
+
+    Its cache knows a folder by README.md and by the folder's last name, and does not look at the files.
+    """
+    return f"curate-{digest}"
 
 
 def _language_source(recipe: Mapping[str, Any]) -> str:

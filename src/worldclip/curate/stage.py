@@ -69,14 +69,20 @@ def _curate(run: Run, job: Job) -> Result:
 
         list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
         report["tars"] = write_tars(run, shards, config.samples_per_tar, list_digest)
+        readme = dataset_readme("*.tar", "../DATA_CARD.md", job.digest)
+        artifacts.write_text(layout.tars_readme(run.dir), readme)
     if config.write == "parquet":
         from worldclip.curate.write_parquet import write_parquet
 
         list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
         report["parquet"] = write_parquet(run.dir, run.section(PoolConfig), shards, run.executor, list_digest)
+        readme = dataset_readme("**/*.parquet", "../DATA_CARD.md", job.digest)
+        artifacts.write_text(layout.tables_readme(run.dir), readme)
         say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
-    artifacts.write_text(layout.curate_readme(run.dir), dataset_readme("**/*.parquet", "DATA_CARD.md"))
+    # Under "parquet" the folder also holds tables, parquet/<shard>; the list of a.parquet is a.parquet.parquet.
+    lists = "**/*.parquet.parquet" if config.write == "parquet" else "**/*.parquet"
+    artifacts.write_text(layout.curate_readme(run.dir), dataset_readme(lists, "DATA_CARD.md", job.digest))
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},

@@ -28,7 +28,6 @@ from worldclip.core.execute import Report, Shard, add_counts
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import key_starts, read_curated
-from worldclip.curate.data_card import dataset_readme
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.tar import image_suffix
 from worldclip.pool.records import without_texts
@@ -57,8 +56,7 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     outputs = [Shard(name=f"{i:06}.tar", path="") for i in range(len(plan))]
     done = folder / ".work" / "done"  # hidden from tools that read all files of the folder
     markers = [done / f"{output.name}.json" for output in outputs]
-    readme = folder / "README.md"
-    remove_stale(folder, [*(folder / output.name for output in outputs), *markers, readme])
+    remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
     reports = run.executor.map(
         functools.partial(_write_tar, run_dir=run.dir, pool_config=run.section(PoolConfig), plan=plan),
         outputs,
@@ -66,7 +64,6 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
         done_dir=done,
         key={"curate": curate_digest, "samples_per_tar": samples_per_tar, "fields": "all"},
     )
-    artifacts.write_text(readme, dataset_readme("*.tar", "../DATA_CARD.md"))
     return add_counts(reports, COUNTS)
 
 

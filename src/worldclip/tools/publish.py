@@ -22,6 +22,7 @@ from worldclip.core.job import RunLock
 from worldclip.core.preflight import problems_of
 from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.redact import redact
+from worldclip.curate.data_card import config_name
 from worldclip.export.push import Upload, check_repository, list_files
 from worldclip.language import table as languages
 from worldclip.report.table import Column, Table, text_column, to_markdown
@@ -61,8 +62,8 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
         problems.append(f"--license {license!r}: must be an identifier of the hub such as cc-by-4.0, odc-by or other")
     if problems:
         raise UserError(problems)
-    artifacts.require_manifest(run_dir, "curate")
-    facts = _facts(run_dir, repository, data, license)
+    digest = artifacts.require_manifest(run_dir, "curate")["digest"]
+    facts = _facts(run_dir, repository, data, license, digest)
     folder = layout.published(run_dir)
     aside = folder.with_name(f".{folder.name}.new")
     with RunLock(run_dir):
@@ -77,8 +78,8 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
     return Upload(folder, repository, list_files(folder), kind="dataset")
 
 
-def _facts(run_dir: Path, repository: str, data: Data, license: str | None) -> dict[str, Any]:
-    """Return what both the card and the Croissant record say."""
+def _facts(run_dir: Path, repository: str, data: Data, license: str | None, digest: str) -> dict[str, Any]:
+    """Return what both the card and the Croissant record say; digest: of curate's manifest."""
     report = artifacts.read_json(run_dir / "curate" / "report.json")
     total = report["total"]
     pairs_of = {lang: row["pairs_out"] for lang, row in report["languages"].items() if row["pairs_out"]}
@@ -87,6 +88,7 @@ def _facts(run_dir: Path, repository: str, data: Data, license: str | None) -> d
         "repository": repository,
         "name": repository.partition("/")[2],
         "data": data,
+        "digest": digest,
         "license": license or "unknown",
         "languages": sorted(filter(None, map(_hub_code, pairs_of))),
         "num_languages": len(pairs_of),
@@ -160,7 +162,7 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
         "- worldclip",
         "- multilingual",
         "configs:",
-        "- config_name: default",
+        f"- config_name: {config_name(facts['digest'])}",
         "  data_files:",
         "  - split: train",
         f'    path: "{FILES_OF[facts["data"]]}"',

@@ -1,0 +1,82 @@
+"""datasets reads what a folder holds now: of a second run in one cache, or curated again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from worldclip.core import layout
+from worldclip.core.execute import LocalExecutor
+from worldclip.curate import read_curated
+from worldclip.tools.publish import prepare
+
+datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+
+TEXTS = ["the old green tree on the mountain by the water", "unmatched words everywhere without any listed thing"]
+KEEP_ALL = {"balance": {"tail_fraction": 1.0}}
+PLACES = ("curate", "curate/tars", "publish list", "publish tars")
+
+
+def curate(pool_folder: Path, run: Path, **sections: Any) -> Path:
+    """Curate a pool into the run, and return the run."""
+    if not (run / "metadata").exists():
+        write_metadata(run, LISTS)
+    run_stages(make_recipe(pool_folder, **sections), run, LocalExecutor(workers=1, quiet=True))
+    return run
+
+
+def kept_keys(run: Path) -> list[str]:
+    return [key for name in layout.matched_shards(run) for key in read_curated(run, name)["key"].to_pylist()]
+
+
+def load(folder: Path, cache: Path) -> Any:
+    return datasets.load_dataset(str(folder), split="train", cache_dir=str(cache))
+
+
+def loaded_keys(run: Path, place: str, cache: Path) -> list[str]:
+    """Return the keys that datasets reads at a place of the run."""
+    folder, _, data = place.partition(" ")
+    if data:
+        prepare(run, "me/pairs", data)
+    rows = load(run / folder, cache)
+    return [row["key"] for row in rows["json"]] if place.endswith("tars") else rows["key"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_second_run_has_its_own_rows_in_one_cache(place, tmp_path) -> None:
+    for name, seed in (("first", 2), ("second", 3)):
+        write_pool(tmp_path / name / "pool", make_shards(seed=seed))
+        run = curate(tmp_path / name / "pool", tmp_path / name / "run", curate={"write": "tars", "samples_per_tar": 7})
+        assert sorted(loaded_keys(run, place, tmp_path / "cache")) == sorted(kept_keys(run))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_is_curated_again_has_its_new_rows_in_one_cache(place, tmp_path) -> None:
+    write_pool(tmp_path / "pool", make_shards(seed=2))
+    denied = tmp_path / "denied.parquet"
+    options = {"curate": {"write": "tars", "samples_per_tar": 7}, "pool": {"deny_keys": [str(denied)]}}
+    taken_down: list[str] = []
+    for _ in range(2):
+        pq.write_table(pa.table({"key": pa.array(taken_down, pa.string())}), denied)
+        run = curate(tmp_path / "pool", tmp_path / "run", **options)
+        kept = kept_keys(run)
+        assert sorted(loaded_keys(run, place, tmp_path / "cache")) == sorted(kept)
+        assert {*kept}.isdisjoint(taken_down)
+        taken_down = kept[::2]
+
+
+def test_tables_and_lists_of_a_parquet_pool_load_apart_and_anew(tmp_path) -> None:
+    (tmp_path / "pool").mkdir()
+    options = {"pool": {"key": "uid", "texts": ["text"]}, "curate": {"write": "parquet"}, **KEEP_ALL}
+    for size in (5, 3):
+        rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": TEXTS[0]} for i in range(size)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool/part.parquet")
+        run = curate(tmp_path / "pool", tmp_path / "run", **options)
+        keys = [row["uid"] for row in rows]
+        assert load(run / "curate", tmp_path / "cache")["key"] == keys
+        assert load(run / "curate/parquet", tmp_path / "cache")["uid"] == keys
