@@ -116,6 +116,16 @@ def test_categories_of_several_row_groups_share_one_dictionary(tmp_path: Path) -
     assert artifacts.REMOVED in schemas
 
 
+def test_tables_without_rows_leave_no_row_group(tmp_path: Path) -> None:
+    full = pa.Table.from_pylist([{"key": "a"}], artifacts.VALID_KEYS)
+    empty = full.slice(0, 0)
+    artifacts.write_tables(tmp_path / "parts.parquet", [empty, full, empty], artifacts.VALID_KEYS)
+    artifacts.write_table(tmp_path / "empty.parquet", empty, artifacts.VALID_KEYS)
+    assert pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 1
+    assert pq.ParquetFile(tmp_path / "empty.parquet").num_row_groups == 0
+    assert artifacts.read_table(tmp_path / "empty.parquet", artifacts.VALID_KEYS).equals(empty)
+
+
 def test_digest_depends_on_every_value_but_not_on_key_order() -> None:
     assert artifacts.digest({"a": 1, "b": [2]}) == artifacts.digest({"b": [2], "a": 1})
     assert artifacts.digest({"a": 1}) != artifacts.digest({"a": "1"})

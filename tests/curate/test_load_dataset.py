@@ -1,7 +1,8 @@
-"""datasets reads what a folder holds now: of a second run in one cache, or curated again."""
+"""datasets and mlcroissant read what a folder holds now: of a second run, curated again, with an empty shard."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from toy import write_tar
 from worldclip.core import layout
 from worldclip.core.execute import LocalExecutor
 from worldclip.curate import read_curated
@@ -80,3 +82,26 @@ def test_tables_and_lists_of_a_parquet_pool_load_apart_and_anew(tmp_path) -> Non
         keys = [row["uid"] for row in rows]
         assert load(run / "curate", tmp_path / "cache")["key"] == keys
         assert load(run / "curate/parquet", tmp_path / "cache")["uid"] == keys
+
+
+@pytest.mark.parametrize("num_unmatched", [0, 1, 2])
+def test_a_shard_of_which_nothing_is_kept_does_not_matter(num_unmatched, tmp_path) -> None:
+    """The shard without rows comes first, between the others, or last."""
+    order = [0, 0]
+    order.insert(num_unmatched, 1)
+    for shard, kind in enumerate(order):
+        members = [(f"{shard}{i}.{suffix}", content) for i in range(3) for suffix, content in sample(TEXTS[kind])]
+        write_tar(tmp_path / f"pool/{shard:05}.tar", members)
+    run = curate(tmp_path / "pool", tmp_path / "run", **KEEP_ALL)
+    expected = [f"{shard}{i}" for shard in range(3) if not order[shard] for i in range(3)]
+    assert kept_keys(run) == expected
+    assert loaded_keys(run, "curate", tmp_path / "cache") == expected
+    assert loaded_keys(run, "publish list", tmp_path / "cache") == expected
+    mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
+    record = mlcroissant.Dataset(jsonld=str(run / "publish/croissant.json"), mapping={"repo": str(run / "publish")})
+    assert [row["pairs/key"].decode() for row in record.records("pairs")] == expected
+
+
+def sample(text: str) -> list[tuple[str, bytes]]:
+    """Return suffix and content of the members of a sample."""
+    return [("json", json.dumps({"texts": [text]}).encode()), ("jpg", b"image")]

@@ -73,6 +73,13 @@ def test_first_shard_keeps_its_copy(tmp_path: Path) -> None:
     assert report == {"shards": 3, "pairs": 8, "no_identity": 1, "repeated_in_shard": 1, "copies": 3, "keys": 3}
 
 
+def test_list_without_copies_has_no_row_group(tmp_path: Path) -> None:
+    write_pool(tmp_path / "pool", {"a.parquet": ["k"], "b.parquet": ["m"]})
+    dedup(pool_of(tmp_path / "pool"), tmp_path / "out", executor=QUIET)
+    assert listed(tmp_path / "out") == []
+    assert pq.ParquetFile(tmp_path / "out/duplicates.parquet").num_row_groups == 0
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(

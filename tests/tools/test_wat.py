@@ -117,6 +117,15 @@ def test_number_of_shards_does_not_change_pool(tmp_path: Path) -> None:
     assert len(pools[0]) == 40
 
 
+def test_datasets_reads_a_pool_of_more_shards_than_links(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    file = write_wat(tmp_path / "0.wat.gz", [page([img("/a.jpg", alt="one"), img("/b.jpg", alt="two")])])
+    build_wat([file], tmp_path / "out", num_shards=5, executor=QUIET)
+    files = str(tmp_path / "out/*.parquet")
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(rows["text"]) == ["one", "two"]
+
+
 ODD = [
     None,
     [],

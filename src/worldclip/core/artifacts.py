@@ -155,17 +155,20 @@ def _remove_retired(path: Path) -> None:
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     """Write `table` as Parquet with `schema`; columns are selected by name and cast safely."""
-    whole = _with_schema(table, schema)
-    write_artifact(path, lambda aside: pq.write_table(whole, aside, **_parquet_options(schema)))
+    write_tables(path, [table], schema)
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write tables as one Parquet file, as `write_table` does, with at most one of them in memory."""
+    """Write tables as one Parquet file, as `write_table` does, with at most one of them in memory.
+
+    Without rows the file has a schema and no row group.
+    """
 
     def write(aside: Path) -> None:
         with pq.ParquetWriter(aside, schema, **_parquet_options(schema)) as writer:
             for table in tables:
-                writer.write_table(_with_schema(table, schema))
+                if table.num_rows:  # other software cannot read a row group without rows: datasets, mlcroissant
+                    writer.write_table(_with_schema(table, schema))
 
     write_artifact(path, write)
 

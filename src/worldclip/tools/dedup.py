@@ -118,6 +118,8 @@ def write_list(path: Path, names: Sequence[str], ranges: Sequence[Path]) -> None
         with pq.ParquetWriter(aside, DUPLICATES, compression="zstd") as file:
             for start in range(0, len(names), SHARDS_PER_GROUP):
                 copies = shuffle.read_results(ranges, start, start + SHARDS_PER_GROUP)
+                if not len(copies):  # a row group without rows is read by few
+                    continue
                 shard = copies["shard"].to_numpy()
                 order = np.lexsort((copies["row"].to_numpy(), shard))
                 columns = {

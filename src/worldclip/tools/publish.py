@@ -251,7 +251,8 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         "@id": "files",
         "containedIn": {"@id": "repo"},
         "encodingFormat": "application/x-parquet" if is_list else "application/x-tar",
-        "includes": FILES_OF[facts["data"]],
+        # mlcroissant wants two slashes for `data/**/*`, and its `*` matches a slash; that of other readers does not.
+        "includes": ["data/*.parquet", "data/**/*.parquet"] if is_list else FILES_OF["tars"],
     }
     rows = [_field("pairs", name, kind, "files", {"column": name}) for name, kind in _COLUMNS.items()]
     records = [_records("pairs", rows)]

@@ -248,8 +248,15 @@ def merge_range(parts: Sequence[Path], num_shards: int, shard: Shard) -> Report:
     links = pa.concat_tables([pq.read_table(part, filters=in_range) for part in parts]).combine_chunks()
     merged = merge_links(links)
     path = Path(shard.path)
-    write_artifact(path, lambda aside: pq.write_table(merged, aside, compression="zstd", row_group_size=ROWS_PER_GROUP))
+    write_artifact(path, lambda aside: _write_rows(aside, merged))
     return {"urls": len(merged), "pairs": sum(pc.list_value_length(merged["texts"]).to_pylist())}
+
+
+def _write_rows(aside: Path, table: pa.Table) -> None:
+    """Write a table as Parquet; one without rows has no row group, which few readers would take."""
+    with pq.ParquetWriter(aside, table.schema, compression="zstd") as writer:
+        if len(table):
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
 
 
 def merge_links(links: pa.Table) -> pa.Table:
