@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from worldclip.kernels import unicode_table
-from worldclip.kernels.unicode_table import FOLDS, MARK, NFC_NO, SIMILAR_TO_CJK, SPACE, SPACED, load_table
+from worldclip.kernels.unicode_table import (
+    FOLDS,
+    MARK,
+    NFC_NO,
+    SIMILAR_TO_CJK,
+    SPACE,
+    SPACED,
+    load_categories,
+    load_table,
+)
 
 has_unicode_of_the_table = pytest.mark.skipif(
     unicodedata.unidata_version != unicode_table.UNICODE_VERSION,
@@ -21,11 +30,13 @@ def test_committed_table_agrees_with_unicodedata():
     for name, built, stored in zip(load_table()._fields, unicode_table.build_table(), load_table(), strict=True):
         assert built.dtype == stored.dtype, name
         np.testing.assert_array_equal(built, stored, err_msg=name)
+    np.testing.assert_array_equal(unicode_table.build_categories(), load_categories())
 
 
 def test_table_survives_a_round_trip(tmp_path, monkeypatch):
-    unicode_table.write_table(load_table(), tmp_path / "table.npz")
+    unicode_table.write_table(load_table(), load_categories(), tmp_path / "table.npz")
     monkeypatch.setattr(unicode_table, "TABLE_PATH", tmp_path / "table.npz")
+    np.testing.assert_array_equal(unicode_table.load_categories.__wrapped__(), load_categories())
     for again, stored in zip(unicode_table.load_table.__wrapped__(), load_table(), strict=True):
         np.testing.assert_array_equal(again, stored)
 

@@ -145,3 +145,16 @@ def test_unknown_column_and_wrong_kind_are_mistakes_of_the_recipe(tmp_path: Path
     recipe = load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
     with pytest.raises(UserError, match="did you mean 'status'"):
         run_stage("pool", recipe, tmp_path / "run", LocalExecutor(quiet=True))
+
+
+def test_only_digits_of_ascii_make_a_number_in_every_format(tmp_path: Path) -> None:
+    """Which other digits there are depends on the Python version."""
+    rows = [
+        {"uid": uid, "text": "x", "w": w} for uid, w in [("a", "3"), ("b", "\u0663"), ("c", "\U00011f53"), ("d", "3\n")]
+    ]
+    write_tar(tmp_path / "0.tar", [member for row in rows for member in sample(row["uid"], None, row)])
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "0.parquet")
+    from_tar = PoolConfig(path=str(tmp_path), texts=("json:text",), where={"json:w": {">": 2}})
+    from_table = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where={"w": {">": 2}})
+    assert pool.read_texts(shard_of(tmp_path / "0.tar"), from_tar).key.to_pylist() == ["a"]
+    assert pool.read_texts(shard_of(tmp_path / "0.parquet"), from_table).key.to_pylist() == ["a"]

@@ -3,6 +3,7 @@
 The version is 14.0.0, that of the oldest supported Python, so that a text matches the same entries on every Python.
 Characters assigned later count as unassigned: they bound words as punctuation does, and are neither composed nor
 folded.  For assigned characters Unicode's stability policy freezes NFC, and case folding has not changed either.
+language/characters.py answers from this table where `str` and `unicodedata` answer by the interpreter's version.
 
 `python -m worldclip.kernels.unicode_table` renews `unicode_table.npz`, from a Python whose `unicodedata` has that
 version.
@@ -43,6 +44,12 @@ SIMILAR_TO_CJK_RANGES = [
 ]  # fmt: skip
 SIMILAR_TO_CJK_MARKS = "，。、；：？！“”‘’（）【】《》〈〉「」『』～—"
 
+# General categories, by the position that the table holds (Unicode's names, table 4-4 of the standard).
+CATEGORIES = (
+    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
+    "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn",
+)  # fmt: skip
+
 HANGUL_VOWELS, HANGUL_TAILS = range(0x1161, 0x1176), range(0x11A8, 0x11C3)
 
 
@@ -78,10 +85,19 @@ def load_table() -> UnicodeTable:
     return table
 
 
+@functools.cache
+def load_categories() -> np.ndarray:
+    """Return the position in CATEGORIES of each code point's general category: (0x110000,) uint8."""
+    with np.load(TABLE_PATH) as stored:
+        lengths = np.diff(stored["category_starts"], append=NUM_CODE_POINTS)
+        categories: np.ndarray = np.repeat(stored["run_categories"], lengths)
+    categories.flags.writeable = False
+    return categories
+
+
 def build_table() -> UnicodeTable:
     """Compute the table from `unicodedata`.  Raises RuntimeError if that is not UNICODE_VERSION."""
-    if unicodedata.unidata_version != UNICODE_VERSION:
-        raise RuntimeError(f"this Python has Unicode {unicodedata.unidata_version}; use one with {UNICODE_VERSION}")
+    _check_version()
     characters = [chr(c) for c in range(NUM_CODE_POINTS)]
     changes = [c for c, x in enumerate(characters) if _decomposition(x) and not 0xAC00 <= c <= 0xD7A3]
     folds = [c for c, x in enumerate(characters) if x.casefold() != x]
@@ -107,11 +123,32 @@ def build_table() -> UnicodeTable:
     )
 
 
-def write_table(table: UnicodeTable, path: Path = TABLE_PATH) -> None:
-    """Write the table, the classes as runs of equal values."""
-    starts = np.flatnonzero(np.diff(table.classes, prepend=table.classes[0] ^ 1)).astype(np.int32)
+def build_categories() -> np.ndarray:
+    """Compute the general categories as `load_categories` returns them; otherwise as `build_table`."""
+    _check_version()
+    return np.array([CATEGORIES.index(unicodedata.category(chr(c))) for c in range(NUM_CODE_POINTS)], np.uint8)
+
+
+def _check_version() -> None:
+    if unicodedata.unidata_version != UNICODE_VERSION:
+        raise RuntimeError(f"this Python has Unicode {unicodedata.unidata_version}; use one with {UNICODE_VERSION}")
+
+
+def write_table(table: UnicodeTable, categories: np.ndarray, path: Path = TABLE_PATH) -> None:
+    """Write the table, classes and categories as runs of equal values."""
+    starts, category_starts = _run_starts(table.classes), _run_starts(categories)
+    runs = {
+        "run_starts": starts,
+        "run_classes": table.classes[starts],
+        "category_starts": category_starts,
+        "run_categories": categories[category_starts],
+    }
     rest = {name: array for name, array in table._asdict().items() if name != "classes"}
-    np.savez_compressed(path, run_starts=starts, run_classes=table.classes[starts], **rest)
+    np.savez_compressed(path, **runs, **rest)
+
+
+def _run_starts(values: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.diff(values, prepend=values[0] ^ 1)).astype(np.int32)
 
 
 def _class_of(x: str, is_second: bool) -> int:
@@ -145,4 +182,4 @@ def _offsets(lists: list[list[int]]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    write_table(build_table())
+    write_table(build_table(), build_categories())

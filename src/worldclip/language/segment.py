@@ -16,7 +16,6 @@ the same ones, as well as these can.
 from __future__ import annotations
 
 import functools
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.kernels.unicode_table import FREE_RANGES, SIMILAR_TO_CJK, SPACE, SPACED, ZERO_WIDTH_JOINER, load_table
+from worldclip.language import characters
 from worldclip.language import table as languages
 
 # Classes of characters.  PART and WORD make up a token, and a token needs a WORD to be a word; ALONE is a token of its
@@ -53,8 +53,9 @@ def _is_word() -> np.ndarray:
     """Return whether each code point is a letter, mark or digit: (0x110000,) bool."""
     is_word: np.ndarray = (load_table().classes & SPACED) != 0
     is_word[ZERO_WIDTH_JOINER] = False
+    has_category = characters.is_in("L", "M", "N")
     for low, high in FREE_RANGES:
-        is_word[low : high + 1] = [unicodedata.category(chr(c))[0] in "LMN" for c in range(low, high + 1)]
+        is_word[low : high + 1] = has_category[low : high + 1]
     return is_word
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import unicodedata
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.errors import BadShard
+from worldclip.language import characters
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, WikipediaCounts
 from worldclip.metadata.sources.lists import read_list
@@ -88,11 +89,14 @@ def _rule_against(entry: str, max_chars: int | None) -> str | None:
 
 def is_punctuation(entry: str) -> bool:
     """Return whether an entry consists of punctuation (category P*, ASCII's marks) and whitespace only."""
-    if entry[0].isalnum():
+    if entry[0].isalnum():  # no punctuation, whatever Unicode version the interpreter has; nearly all entries end here
         return False
-    return all(
-        char in _ASCII_PUNCTUATION or char.isspace() or unicodedata.category(char).startswith("P") for char in entry
-    )
+    return _marks_and_blanks().issuperset(entry)
+
+
+@functools.cache
+def _marks_and_blanks() -> frozenset[str]:
+    return characters.punctuation() | _ASCII_PUNCTUATION | frozenset(characters.WHITESPACE)
 
 
 def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> bool:

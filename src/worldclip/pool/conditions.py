@@ -20,7 +20,7 @@ from worldclip.pool.columns import WrongColumns, bare
 from worldclip.pool.config import PoolConfig
 
 _NUMBER = r"^-?\d+(\.\d+)?([eE][-+]?\d+)?$"
-_IS_NUMBER = re.compile(_NUMBER)
+_IS_NUMBER = re.compile(_NUMBER, re.ASCII)  # as Arrow reads it in `_numbers`: tars and tables must agree
 _COMPARE: dict[str, tuple[Callable[[Any, Any], bool], Callable[[Any, Any], pa.Array]]] = {
     "=": (operator.eq, pc.equal),
     "!=": (operator.ne, pc.not_equal),
@@ -69,7 +69,7 @@ def _same_kind(value: Any, operand: Any) -> bool:
         return isinstance(value, bool) and isinstance(operand, bool)
     if isinstance(operand, str):
         return isinstance(value, str)
-    return isinstance(value, int | float) or (isinstance(value, str) and bool(_IS_NUMBER.match(value)))
+    return isinstance(value, int | float) or (isinstance(value, str) and bool(_IS_NUMBER.fullmatch(value)))
 
 
 def _as(value: Any, operand: Any) -> Any:

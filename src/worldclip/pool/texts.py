@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from worldclip.core.coin import sample_records
 from worldclip.core.reasons import Reason
 from worldclip.core.records import BadText
+from worldclip.language.characters import WHITESPACE
 
 NUM_BAD_SAMPLES = 20
-# A text of these characters alone is empty: what str.strip() removes, and NUL.  No whitespace lies above U+3000.
-BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\0"
+BLANKS = WHITESPACE + "\0"  # a text of only these characters is empty
 
 
 class PairKeys(NamedTuple):

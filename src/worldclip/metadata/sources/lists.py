@@ -6,6 +6,7 @@ reference's metadata.json.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -15,11 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from worldclip.core.errors import BadShard, require
+from worldclip.language import characters
 from worldclip.language import table as languages
 
-# wordfreq counts all numbers with the same number of digits as one, written with zeros: 1984 as 0000.  Such a word
-# occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
-_MERGED_NUMBER = re.compile(r"\d.*\d")
 _PART = re.compile(r"[^\s\-]+")
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
 
@@ -80,10 +79,20 @@ def read_frequent_words(lang: str, top: int) -> Iterator[tuple[str, float]]:
         raise KeyError(lang)
     frequencies = require("wordfreq", extra="metadata").get_frequency_dict(wordfreq_lang, "best")
     for word, frequency in list(frequencies.items())[:top]:
-        if _MERGED_NUMBER.search(word):
+        if _merged_number().search(word):
             continue
         yield word, frequency
         yield title_case(word, lang), frequency
+
+
+@functools.cache
+def _merged_number() -> re.Pattern[str]:
+    """Return the pattern of a word that stands for all numbers with the same number of digits: 0000 for 1984.
+
+    Such a word occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
+    """
+    digit = f"[{characters.digit_class()}]"
+    return re.compile(f"{digit}.*{digit}")
 
 
 def title_case(word: str, lang: str) -> str:
@@ -95,6 +104,6 @@ def title_case(word: str, lang: str) -> str:
             return "İ" + part[1:]
         if lang == "nl" and part.startswith("ij"):  # one letter in Dutch: IJsland
             return "IJ" + part[2:]
-        return part[0].title() + part[1:]
+        return characters.title(part[0]) + part[1:]
 
     return _PART.sub(capitalize, word)

@@ -26,6 +26,7 @@ from worldclip.core.arrow import binary_array, one_array
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
+from worldclip.language.characters import casefold
 from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words, write_words
 from worldclip.metadata.sources.wikipedia import iter_bytes
 
@@ -249,4 +250,4 @@ def iter_titles(views: Words, ranks: np.ndarray, min_views: int = 1) -> Iterator
 
 
 def _fold(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
+    return casefold(name.replace("_", " ").strip())

@@ -11,6 +11,7 @@ threads.  A file that is truncated, not XML, or an entity bomb is a BadShard.
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import json
 import re
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard
+from worldclip.language import characters
 from worldclip.language import table as languages
 from worldclip.metadata.sources import wikitext
 
@@ -44,9 +46,6 @@ READ_BYTES = 2**20
 _BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _BZ2_STREAM_BYTES = 10  # matched by _BZ2_STREAM
 MAX_STREAM_BYTES = 2**23  # streams of a multistream dump hold 100 pages each, less than 1 MiB
-
-# First line of a redirect in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`.
-_REDIRECT = re.compile(r"\s*#\s*\w+\s*:?\s*\[\[")
 
 
 def iter_articles(path: Path, *, threads: int = 1) -> Iterator[tuple[str, str]]:
@@ -239,7 +238,7 @@ class _PageParser:
             self.page[name] = "".join(self.characters)
         elif name == "page":
             title, text = self.page.get("title", ""), self.page.get("text", "")
-            if not self.is_redirect and self._is_article(title) and not _REDIRECT.match(text):
+            if not self.is_redirect and self._is_article(title) and not _redirect().match(text):
                 self.batch.add(title, text)
         self.characters = []
 
@@ -259,6 +258,12 @@ class _PageParser:
         unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
         texts = wikitext.strip(pa.array(batch.texts, pa.large_string()), unwanted)
         return _to_record_batch(batch.titles, texts.to_pylist())
+
+
+@functools.cache
+def _redirect() -> re.Pattern[str]:
+    """Return the pattern of a redirect's first line in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`."""
+    return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*:?\s*\[\[")
 
 
 def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:

@@ -28,6 +28,7 @@ import pyarrow as pa
 from worldclip.core.arrow import byte_buffers
 from worldclip.kernels.llvm import inner, kernel
 from worldclip.kernels.utf8 import encode
+from worldclip.language.characters import lower, upper
 
 # Kinds of open elements.
 TEMPLATE, PARAMETER, TABLE, LINK, UNWANTED_LINK, URL_LINK = 1, 2, 3, 4, 5, 6
@@ -94,7 +95,7 @@ def prefix_hashes(prefixes: Iterable[str]) -> np.ndarray:
     for prefix in prefixes:
         name = prefix.replace("_", " ").strip()
         # The kernel lower-cases ASCII only, so other scripts are listed in the cases that people write.
-        for form in (name, name.lower(), name.upper(), name[:1].upper() + name[1:], name[:1].lower() + name[1:]):
+        for form in (name, lower(name), upper(name), upper(name[:1]) + name[1:], lower(name[:1]) + name[1:]):
             forms.add("".join(x.lower() if x.isascii() else x for x in form))
     return np.array(sorted(_hash(form) for form in forms if form), np.uint64)
 

@@ -26,6 +26,7 @@ from xml.parsers import expat
 from worldclip.core.artifacts import NOT_INSTALLED
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.language import table as languages
+from worldclip.language.characters import lower
 from worldclip.metadata.config import is_lexicon
 from worldclip.metadata.sources.lists import iter_lines
 
@@ -93,7 +94,7 @@ def read_wordnet(wordnet: str, lang: str) -> Iterator[tuple[str, None]]:
     for lemma in lemmas:
         is_empty = False
         entry = lemma.replace("_", " ").replace("+", "").strip()
-        yield entry.lower() if lang == "en" else entry, None
+        yield lower(entry) if lang == "en" else entry, None
     if is_empty:
         raise BadShard(f"{wordnet}: {if_empty}")
 
