@@ -322,7 +322,8 @@ def test_closed_output_ends_a_command_without_a_message() -> None:
 
 
 def test_windows_is_refused_with_a_remedy() -> None:
-    code = "import sys; sys.platform = 'win32'; import worldclip"
+    # what the import needs of the standard library is there before: shutil would look for modules of Windows
+    code = "import sys, importlib.metadata; sys.platform = 'win32'; import worldclip"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: worldclip runs on Linux and macOS, not on Windows; install it in WSL" in done.stderr
 

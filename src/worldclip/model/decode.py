@@ -3,6 +3,7 @@
 Training, evaluation, embedding, `pool check` and `pool hash` call it, so an image that one of them drops is dropped by
 all.  Pillow decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision or torchcodec first, where
 one is installed: a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode.py compares them).
+A library that ends the process on a damaged file is not used for that format (CRASHES).
 
 - An animation is its first frame.
 - 16-bit levels keep their high byte.
@@ -37,10 +38,31 @@ UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"
 # The formats that are read.  Pillow knows more; one of them (EPS) starts another program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "ICO", "PPM", "JPEG2000", "DDS")
 NATIVE_FORMATS = ("JPEG", "PNG")
+TORCHVISION, TORCHCODEC, PILLOW = "torchvision", "torchcodec", "pillow"  # names of their distributions
 TORCHVISION_DEPRECATES = (0, 29)  # its decoders, in favour of torchcodec's
 PNG_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # of EXIF, also after the pixels
 ORIENTATION = 0x0112  # EXIF tag
 MAX_DETAIL_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A format that a library must not decode, since some damaged files end the process there."""
+
+    library: str
+    format: str
+    since: tuple[int, int]
+    """First version that crashes."""
+    observed: str
+    """What was seen, with the version."""
+
+
+# tests/model/test_fuzz_decoders.py feeds damaged files to the installed version of each library, in child processes.
+CRASHES = (
+    Crash(
+        TORCHVISION, "PNG", (0, 29), "0.29.2: segmentation fault on a bad filter byte or checksum; 0.28 raises an error"
+    ),
+)
 
 
 class BadImage(ValueError):
@@ -78,7 +100,7 @@ def _is_scalable(size: tuple[int, int], min_side: int) -> bool:
 def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
     """Return the pixels of a JPEG whose header Pillow need not read; None for all others."""
     decoder = _native_decoder()
-    if decoder is None:
+    if decoder is None or "JPEG" not in decoder.formats:
         return None
     size = jpeg_header.read_size(np.frombuffer(data, np.uint8))
     if not _is_fit(*size) or (min_side is not None and _is_scalable(size, min_side)):
@@ -89,7 +111,7 @@ def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
 def _decode_natively(data: bytes, image: Image, applies_exif: bool) -> np.ndarray | None:
     """Return the pixels; None where Pillow shall decide: damaged files, animations, 16 bits, some EXIF."""
     decoder = _native_decoder()
-    if decoder is None or image.format not in NATIVE_FORMATS or getattr(image, "is_animated", False):
+    if decoder is None or image.format not in decoder.formats or getattr(image, "is_animated", False):
         return None
     if image.format == "PNG" and any(mark in data for mark in PNG_MARKS):
         return None
@@ -225,9 +247,11 @@ def _formats() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class NativeDecoder:
-    """A decoder of JPEG and PNG in C++, which releases the interpreter's lock."""
+    """A decoder in C++, which releases the interpreter's lock."""
 
     library: str
+    formats: tuple[str, ...]
+    """Those of NATIVE_FORMATS that it decodes without a known crash."""
     decode_image: Callable[[torch.Tensor], torch.Tensor]
     """(n,) uint8 bytes of a file -> (3, height, width), uint16 for deeper levels.  Raises RuntimeError."""
     turns_upright: bool = False
@@ -249,13 +273,47 @@ class NativeDecoder:
 @functools.cache
 def _native_decoder() -> NativeDecoder | None:
     """Return torchvision's decoder, or torchcodec's where torchvision's is deprecated or missing; None without both."""
-    try:
-        version = importlib.metadata.version("torchvision")
-    except importlib.metadata.PackageNotFoundError:
-        return _torchcodec()
-    if tuple(int(number) for number in version.split(".")[:2]) < TORCHVISION_DEPRECATES:
+    version = _version_of(TORCHVISION)
+    if version is not None and version < TORCHVISION_DEPRECATES:
         return _torchvision() or _torchcodec()
     return _torchcodec() or _torchvision()
+
+
+def _version_of(library: str) -> tuple[int, int] | None:
+    """Return the first two numbers of the installed version; None if the library is not installed."""
+    try:
+        major, minor = importlib.metadata.version(library).split(".")[:2]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return int(major), int(minor)
+
+
+def _crashes(library: str) -> tuple[Crash, ...]:
+    """Return the known crashes of the installed version of a library."""
+    version = _version_of(library)
+    return tuple(
+        crash for crash in CRASHES if crash.library == library and version is not None and version >= crash.since
+    )
+
+
+def _safe_formats(library: str) -> tuple[str, ...]:
+    """Return those of NATIVE_FORMATS that the installed version of a library decodes without a known crash."""
+    crashing = {crash.format for crash in _crashes(library)}
+    return tuple(name for name in NATIVE_FORMATS if name not in crashing)
+
+
+def library_of_format() -> dict[str, str]:
+    """Return the library that is tried first for each format, by format.  Raises UserError without Pillow."""
+    decoder = _native_decoder()
+    library_of = dict.fromkeys(_formats(), PILLOW)
+    if decoder is not None:
+        library_of |= dict.fromkeys(decoder.formats, decoder.library)
+    return library_of
+
+
+def known_crashes() -> tuple[Crash, ...]:
+    """Return why the installed libraries do not decode all of NATIVE_FORMATS."""
+    return tuple(crash for library in (TORCHVISION, TORCHCODEC) for crash in _crashes(library))
 
 
 def _torchvision() -> NativeDecoder | None:
@@ -264,7 +322,8 @@ def _torchvision() -> NativeDecoder | None:
     except ImportError:
         return None
     warnings.filterwarnings("ignore", message=r"(?s).*torchcodec")  # said once per image
-    return NativeDecoder("torchvision", functools.partial(decode_image, mode=ImageReadMode.RGB))
+    decode_rgb = functools.partial(decode_image, mode=ImageReadMode.RGB)
+    return NativeDecoder(TORCHVISION, _safe_formats(TORCHVISION), decode_rgb)
 
 
 def _torchcodec() -> NativeDecoder | None:
@@ -274,4 +333,4 @@ def _torchcodec() -> NativeDecoder | None:
     except (ImportError, OSError, RuntimeError):  # it is built for one version of torch, and does not load with others
         return None
     decode_levels = functools.partial(decode_image, mode="RGB", output_dtype="auto")
-    return NativeDecoder("torchcodec", decode_levels, turns_upright=True)
+    return NativeDecoder(TORCHCODEC, _safe_formats(TORCHCODEC), decode_levels, turns_upright=True)
