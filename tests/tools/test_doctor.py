@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.cli import main
+from worldclip.model import decode
 from worldclip.tools import doctor
 
 
@@ -34,3 +35,30 @@ def test_json_holds_versions_device_and_sizes(capsys: pytest.CaptureFixture[str]
     assert record["cores"] >= 1
     assert record["memory_gib"] > 0
     assert record["device"].split()[0] in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize(("version", "png"), [("0.28.1", "torchvision 0.28.1"), ("0.29.2", "pillow 0.29.2")])
+def test_decoder_of_each_image_format_is_named(version: str, png: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    monkeypatch.setattr(doctor, "version", lambda name: version)
+    monkeypatch.setattr(decode, "_native_decoder", decode._native_decoder.__wrapped__)
+    diagnosis = doctor.diagnose()
+    assert diagnosis["decoders"]["JPEG"] == f"torchvision {version}"
+    assert diagnosis["decoders"]["PNG"] == png
+    assert diagnosis["decoders"]["WEBP"] == f"pillow {version}"
+    text = doctor.to_text(diagnosis)
+    assert f"images: torchvision {version} decodes JPEG" in text
+    assert ("images: torchvision does not decode PNG: 0.29.2: segmentation fault" in text) == (version == "0.29.2")
+
+
+def test_without_pillow_no_format_has_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    diagnosis = doctor.diagnose()
+    assert diagnosis["decoders"] == {}
+    assert "images: no decoder: pip install 'worldclip[pool]'" in doctor.to_text(diagnosis)
+
+
+def test_tested_versions_stand_in_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert all(environment in readme for environment in doctor.TESTED)

@@ -1,4 +1,4 @@
-"""What this installation can do: versions, extras, devices, BLAS kernels, memory, disk, caches."""
+"""What this installation can do: versions, extras, image decoders, devices, BLAS kernels, memory, disk, caches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,6 +17,11 @@ from worldclip.core.execute import usable_cores
 
 GIB = 2**30
 PACKAGES = ("worldclip", "numpy", "numba", "pyarrow", "torch", "torchvision", "transformers", "ray", "onnxruntime")
+# Environments under which the whole test suite passed.
+TESTED = (
+    "Python 3.11 with torch 2.13, torchvision 0.28, numpy 2.4",
+    "Python 3.13 with torch 2.15, torchvision 0.29, numpy 2.5",
+)
 EXTRAS = {
     "metadata": ("wordfreq", "wn", "babel", "emoji"),
     "pool": ("PIL", "onnxruntime"),
@@ -39,6 +45,12 @@ class Diagnosis(TypedDict):
     versions: dict[str, str]
     extras: dict[str, list[str]]
     """Modules that each extra lacks; empty if it is installed."""
+    tested: list[str]
+    """Environments under which the test suite passed."""
+    decoders: dict[str, str]
+    """The library, with its version, that is tried first for each image format; empty without Pillow."""
+    crashes: list[str]
+    """Formats that an installed library is kept from decoding, and why."""
     device: str
     cores: int
     memory_gib: float
@@ -82,6 +94,8 @@ def diagnose() -> Diagnosis:
     return {
         "versions": versions(PACKAGES) | {"python": platform.python_version(), "system": platform.platform()},
         "extras": missing_modules(),
+        "tested": list(TESTED),
+        **_image_decoders(),
         "device": device(),
         "cores": usable_cores(),
         "memory_gib": round(memory / GIB, 1),
@@ -89,6 +103,16 @@ def diagnose() -> Diagnosis:
         "blas": _blas_kernels(),
         "problems": list(_problems(free)),
     }
+
+
+def _image_decoders() -> dict[str, Any]:
+    if find_spec("PIL") is None:
+        return {"decoders": {}, "crashes": []}
+    from worldclip.model.decode import known_crashes, library_of_format
+
+    decoders = {name: f"{library} {version(library)}" for name, library in library_of_format().items()}
+    crashes = [f"{crash.library} does not decode {crash.format}: {crash.observed}" for crash in known_crashes()]
+    return {"decoders": decoders, "crashes": crashes}
 
 
 def _blas_kernels() -> list[str]:
@@ -122,9 +146,21 @@ def to_text(diagnosis: Diagnosis) -> str:
     for extra, absent in diagnosis["extras"].items():
         lacking = f"lacks {', '.join(absent)}: pip install 'worldclip[{extra}]'"
         lines.append(f"extra {extra}: {lacking if absent else 'installed'}")
+    lines += [f"tested with {environment}" for environment in diagnosis["tested"]]
+    lines += _decoder_lines(diagnosis)
     lines.append(f"device {diagnosis['device']}")
     lines.append(f"{diagnosis['cores']} cores, {diagnosis['memory_gib']} GiB of memory")
     lines.append(f"{diagnosis['disk_free_gib']} GiB free in {Path.cwd()}")
     lines += [f"blas {kernel}" for kernel in diagnosis["blas"]]
     lines += [f"problem: {problem}" for problem in diagnosis["problems"]] or ["no problems found"]
     return "\n".join(lines)
+
+
+def _decoder_lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """Yield one line per library with its formats, then the formats that a library must not decode."""
+    decoders = diagnosis["decoders"]
+    for library in dict.fromkeys(decoders.values()):
+        yield f"images: {library} decodes {', '.join(name for name, other in decoders.items() if other == library)}"
+    if not decoders:
+        yield "images: no decoder: pip install 'worldclip[pool]'"
+    yield from (f"images: {crash}" for crash in diagnosis["crashes"])
