@@ -107,7 +107,7 @@ def digests_of(run_dir: Path) -> dict[str, str]:
     """Return a digest of the rows of each table of entries, matches and counts."""
     tables = sorted((run_dir / "metadata").glob("*.parquet")) + sorted((run_dir / "match").rglob("*.parquet"))
     rows = {path.relative_to(run_dir).as_posix(): pq.read_table(path).to_pylist() for path in tables}
-    return {name: hashlib.sha256(repr(values).encode()).hexdigest() for name, values in rows.items()}
+    return {name: hashlib.sha256(ascii(values).encode()).hexdigest() for name, values in rows.items()}
 
 
 if __name__ == "__main__":

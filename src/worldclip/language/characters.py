@@ -59,9 +59,12 @@ def upper(text: str) -> str:
     return _change_known(str.upper, text)
 
 
-def title(text: str) -> str:
-    """Return `text.title()`."""
-    return _change_known(str.title, text)
+def title(character: str) -> str:
+    """Return `character.title()`, of one character only.
+
+    In a text the letter after U+10FC, U+A7F2 to U+A7F4 or U+AB69 depends on the version of Unicode.
+    """
+    return _change_known(str.title, character)
 
 
 def casefold(text: str) -> str:

@@ -91,11 +91,13 @@ def diagnose() -> Diagnosis:
     """Examine this installation; `problems` lists what would stop or slow work, each with its remedy."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = shutil.disk_usage(Path.cwd()).free
+    decoders, crashes = _image_decoders()
     return {
         "versions": versions(PACKAGES) | {"python": platform.python_version(), "system": platform.platform()},
         "extras": missing_modules(),
         "tested": list(TESTED),
-        **_image_decoders(),
+        "decoders": decoders,
+        "crashes": crashes,
         "device": device(),
         "cores": usable_cores(),
         "memory_gib": round(memory / GIB, 1),
@@ -105,14 +107,15 @@ def diagnose() -> Diagnosis:
     }
 
 
-def _image_decoders() -> dict[str, Any]:
+def _image_decoders() -> tuple[dict[str, str], list[str]]:
+    """Return the library of each image format with its version, and why some library does not decode some format."""
     if find_spec("PIL") is None:
-        return {"decoders": {}, "crashes": []}
+        return {}, []
     from worldclip.model.decode import known_crashes, library_of_format
 
     decoders = {name: f"{library} {version(library)}" for name, library in library_of_format().items()}
     crashes = [f"{crash.library} does not decode {crash.format}: {crash.observed}" for crash in known_crashes()]
-    return {"decoders": decoders, "crashes": crashes}
+    return decoders, crashes
 
 
 def _blas_kernels() -> list[str]:
