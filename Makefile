@@ -31,7 +31,7 @@ clients: .venv/dev.stamp $(CLIENTS:%=.clients/%.stamp)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/clients
 
 # transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
-JS = src/worldclip/web/browser/js
+JS = src/worldclip/plugins/browser/js
 web: $(JS)/LICENSE.onnxruntime
 $(JS)/LICENSE.onnxruntime: web/package-lock.json
 	@command -v npm >/dev/null || { echo "make web needs npm, which comes with Node.js"; exit 1; }
@@ -77,7 +77,7 @@ lint: .venv/dev.stamp
 	.clients/$*/bin/python -m pip install -q -r $<
 	touch $@
 
-# onnxruntime-node ships its CPU library and would download another one for GPUs; axe-core checks the pages of tests/web
+# onnxruntime-node ships its CPU library and would download another one for GPUs; axe-core checks the pages of tests/plugins
 AXE = axe-core@4.14.1
 .clients/node.stamp: web/package.json
 	mkdir -p .clients/node

@@ -27,8 +27,8 @@ from chromium import open_page
 from worldclip.core import artifacts, layout
 from worldclip.core.reasons import Reason
 from worldclip.language import table as languages
-from worldclip.web.explorer import explore, lists, slider
-from worldclip.web.explorer.chunks import Chunks
+from worldclip.plugins.explorer import explore, lists, slider
+from worldclip.plugins.explorer.chunks import Chunks
 
 LOADS = 5  # of the first view; the median counts
 MOVES = 200  # of the slider, over its whole range

@@ -42,7 +42,7 @@ SECONDS = 3.0
 OURS = """
 import sys
 from worldclip.cli import main
-from worldclip.web.server import service
+from worldclip.plugins.server import service
 
 service.MAX_BATCH = {batch}
 sys.exit(main(["serve", {model!r}, "--port", "{port}", "--device", "cpu"]))

@@ -19,7 +19,6 @@ FLOORS = (
     ("plugins",),
     ("recipe",),
     ("config",),
-    ("web",),
     ("tools",),
     ("check",),
     ("export", "train"),

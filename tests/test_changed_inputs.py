@@ -35,10 +35,10 @@ from worldclip.config import load_recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.execute.shards import is_marked
+from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
 from worldclip.tools.embed import embed
-from worldclip.tools.wat import build_wat
 
 QUIET = LocalExecutor(quiet=True)
 VOLATILE = ("run.json", "log.txt", "recipe.toml", ".lock", "report.html")  # say when and how, not what

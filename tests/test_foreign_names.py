@@ -57,7 +57,7 @@ OWN_NAMES = {
     },
     "config.py": {"f'{name}.toml'": "one part of a path that the user gives, looked up among our recipes"},
     "export/push.py": {"name": LISTED},
-    "tools/publish.py": {"f'.{folder.name}.new'": OWN},
+    "plugins/publish.py": {"f'.{folder.name}.new'": OWN},
     "cli/models.py": {"flags.name": USER, "name": "a format of model/formats"},
     "cli/stages.py": {"stage": STAGE},
     "core/artifacts.py": {
@@ -130,7 +130,7 @@ OWN_NAMES = {
     },
     "match/stage.py": {"part": OWN, "f'{shard.name}.json'": SHARD},
     "model/formats/huggingface_folder.py": {"name": OWN},
-    "model/formats/immich_folder.py": {"name": OWN},
+    "plugins/immich.py": {"name": OWN},
     "model/formats/peft_folder.py": {"name": OWN},
     "model/formats/onnx_folder.py": {
         "f'{tower}{SUFFIXES[precision]}.onnx'": OWN,
@@ -141,7 +141,7 @@ OWN_NAMES = {
     "model/formats/timm_folder.py": {"name": OWN},
     "model/load.py": {"checkpoints[0]": LISTED},
     "model/weights.py": {"name": OWN, "f'{name}.index.json'": OWN, "shard": "refused just above unless a plain name"},
-    "export/web_folder.py": {"name": OWN},
+    "plugins/browser/web_folder.py": {"name": OWN},
     "pool/embedded.py": {"of": OWN, "self.of": OWN},
     "plugins/drawings.py": {"file": "a file of an installed package"},
     "plugins/emoji/build.py": {"name": OWN, "folder": OWN, "f'{number:06}.tar'": NUMBER},
@@ -180,7 +180,7 @@ OWN_NAMES = {
     "tools/pack.py": {"Path(source).stem": "the name of the file that the user gave"},
     "tools/search.py": {"f'{embedded.of}.faiss'": OWN},
     "tools/status.py": {"stage": STAGE},
-    "tools/wat.py": {"f'{name}.json'": SHARD, "f'{shard.name}.links'": SHARD, "f'{number:05}.parquet'": NUMBER},
+    "plugins/crawl/wat.py": {"f'{name}.json'": SHARD, "f'{shard.name}.links'": SHARD, "f'{number:05}.parquet'": NUMBER},
     "train/checkpoint.py": {
         "f'.{step_folder(self.train_dir, step).name}.tmp'": NUMBER,
         "f'{rank:05}_of_{world.size:05}.json'": NUMBER,
@@ -204,9 +204,9 @@ OWN_NAMES = {
         "f'{shard.name}.arrow'": SHARD,
     },
     "train/tokenizer.py": {"f'.{folder.name}.tmp'": OWN},
-    "web/explorer/chunks.py": {"name": OWN},
-    "web/explorer/explore.py": {"f'.{out.name}.{platform.node()}.tmp'": "of the user's own folder"},
-    "web/server/app.py": {"name": OWN},
+    "plugins/explorer/chunks.py": {"name": OWN},
+    "plugins/explorer/explore.py": {"f'.{out.name}.{platform.node()}.tmp'": "of the user's own folder"},
+    "plugins/server/app.py": {"name": OWN},
 }  # fmt: skip
 
 

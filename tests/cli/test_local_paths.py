@@ -19,9 +19,9 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import Run
 from worldclip.core.local_path import require_local, url_problem
 from worldclip.metadata.config import MetadataConfig
+from worldclip.plugins.crawl.wat import build_wat
 from worldclip.recipe import stage_names
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
-from worldclip.tools.wat import build_wat
 
 URL = "s3://bucket/run"
 # command -> (its other arguments, what names the path)

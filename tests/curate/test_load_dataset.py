@@ -15,7 +15,7 @@ from toy import write_tar
 from worldclip.core import layout
 from worldclip.core.execute import LocalExecutor
 from worldclip.curate import read_curated
-from worldclip.tools.publish import prepare
+from worldclip.plugins.publish import prepare
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 

@@ -26,9 +26,9 @@ from worldclip.curate.curator import Curator
 from worldclip.curate.decide import decide, draw_weights
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
+from worldclip.plugins.explorer.pairs import REASON, read_pairs
 from worldclip.pool.config import PoolConfig
 from worldclip.tools import estimate, inspect_run
-from worldclip.web.explorer.pairs import REASON, read_pairs
 
 SHARDS = make_shards(seed=5)
 TEXTS = ["json:alt", "json:caption"]

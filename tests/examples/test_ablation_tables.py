@@ -17,8 +17,6 @@ import contrasts  # noqa: E402
 import hits  # noqa: E402
 import plan  # noqa: E402
 
-import tables  # noqa: E402
-
 NUM_LANGS, NUM_CONCEPTS, NUM_PICTURES = 14, 610, 20
 KINDS = np.repeat([0, 1, 2, 3], [450, 150, 5, 5])
 
@@ -155,7 +153,7 @@ def test_measures_weigh_concepts_and_languages_equally():
         "English, seldom_in_english": by_LC[0, 600:605].mean(),
     }
     for name, value in plain.items():
-        assert tables.MEASURES[name].parts(found).sum() == pytest.approx(value)
+        assert page_tables.MEASURES[name].parts(found).sum() == pytest.approx(value)
 
 
 # Whole folders
@@ -184,7 +182,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_the_script_finds_what_was_put_into_the_hits(folder, capsys):
-    tables.main([str(folder)])
+    page_tables.main([str(folder)])
     printed = capsys.readouterr().out
     assert "48 runs, 0.5 CPU-hours, on made up, revision abcdefg." in printed
     rows = re.findall(r"^\| (\S+ against \S+, width [^|]*) \| ([^|]*) \| ([^|]*) \|.* \| ([^|]*) \|$", printed, re.M)
@@ -207,7 +205,7 @@ def test_an_experiment_that_is_not_complete_has_no_table(folder, tmp_path, capsy
     for path in folder.glob("pairs_*.npz"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "pairs_raw_w64_s18.npz").unlink()
-    tables.main([str(tmp_path)])
+    page_tables.main([str(tmp_path)])
     printed = capsys.readouterr().out
     assert "1 of 48 runs are missing" in printed
     assert "|" not in printed

@@ -21,6 +21,13 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 60
+DROP = """(() => {
+  const bytes = Uint8Array.from(atob("%s".split(",")[1]), (char) => char.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "a.png", {type: "image/png"}));
+  document.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+})()"""
+"""Script that drops a picture, a data URL, onto the page."""
 
 
 class Page:

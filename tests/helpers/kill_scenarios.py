@@ -191,7 +191,7 @@ def _pools(inputs: Path) -> list[Scenario]:
 
 
 def _wat(inputs: Path) -> list[Scenario]:
-    from worldclip.tools.wat import build_wat
+    from worldclip.plugins.crawl.wat import build_wat
 
     files = []
     for number in range(3):

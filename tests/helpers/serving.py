@@ -15,12 +15,12 @@ import uvicorn
 import worldclip
 from embedded_world import write_world
 from worldclip.core.execute import LocalExecutor
+from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.metrics import Metrics
+from worldclip.plugins.server.read_request import Limits
+from worldclip.plugins.server.serve import _listen, open_collections
+from worldclip.plugins.server.service import Service
 from worldclip.tools.embed import embed
-from worldclip.web.server.app import create_app
-from worldclip.web.server.metrics import Metrics
-from worldclip.web.server.read_request import Limits
-from worldclip.web.server.serve import _listen, open_collections
-from worldclip.web.server.service import Service
 
 
 def write_embedded_world(root: Path) -> None:

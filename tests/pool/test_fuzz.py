@@ -17,9 +17,9 @@ from worldclip import pool
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.reasons import Reason
+from worldclip.plugins.crawl.wat import REASONS, extract_file
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import parse_record
-from worldclip.tools.wat import REASONS, extract_file
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TABLE = PoolConfig(path="pool", key="uid", texts=("text", "texts"))

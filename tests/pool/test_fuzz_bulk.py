@@ -125,7 +125,7 @@ def fuzz_tsv(folder: Path, seeds: list[int]) -> None:
 def fuzz_wat(folder: Path, seeds: list[int]) -> None:
     from collections import Counter
 
-    from worldclip.tools.wat import _rows_of_page
+    from worldclip.plugins.crawl.wat import _rows_of_page
 
     link = {"path": "IMG@/src", "url": "a/0.jpg", "alt": "text", "title": ["t", None]}
     html = {"Links": [link, {**link, "url": "//e.org/ü.jpg"}], "Head": {"Base": "http://b/"}}
@@ -167,7 +167,7 @@ def fuzz_wat_file(folder: Path, seeds: list[int]) -> None:
 
     from worldclip.core.errors import BadShard
     from worldclip.core.execute import Shard
-    from worldclip.tools.wat import extract_file
+    from worldclip.plugins.crawl.wat import extract_file
 
     page = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": []}}}}}
     body = json.dumps(page).encode()

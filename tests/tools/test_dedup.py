@@ -19,9 +19,9 @@ from worldclip.core import keys, shuffle
 from worldclip.core.artifacts import DUPLICATES, read_json, read_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
-from worldclip.tools.wat import build_wat
 
 QUIET = LocalExecutor(quiet=True)
 
@@ -181,7 +181,7 @@ from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
 from worldclip.core import shuffle
 from worldclip.tools.dedup import dedup
-from worldclip.tools.wat import build_wat
+from worldclip.plugins.crawl.wat import build_wat
 
 shuffle.num_ranges.__defaults__ = (100,)
 recipe = load_recipe({"pool": {"path": sys.argv[3], "key": "uid"}, "balance": {"tail_fraction": 0.1}})

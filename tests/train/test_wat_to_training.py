@@ -20,7 +20,7 @@ from worldclip import curate, pool
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.urls import key_of_url
-from worldclip.tools.wat import build_wat
+from worldclip.plugins.crawl.wat import build_wat
 from worldclip.train.pairs import PairSource
 from worldclip.train.pool_join import image_shards, join_images, read_places
 

@@ -110,7 +110,7 @@ def explore(run: Path, *, out: Path) -> tuple[Any, str]:
     run: folder of a run whose stage curate is finished.
     out: folder to write; an older explorer there is replaced.
     """
-    from worldclip.web.explorer import explore
+    from worldclip.plugins.explorer import explore
 
     explored = explore.explore(run, out)
     return explored, explore.to_text(explored)

@@ -18,7 +18,7 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
 from worldclip.export.push import check_repository
 from worldclip.model.formats.interface import Layout
-from worldclip.tools import compare_tokenizers
+from worldclip.plugins import tokenizer_compare
 from worldclip.tools.fetch_dataset import fetch_dataset
 
 
@@ -170,8 +170,8 @@ def compare(
     tokenizers: Sequence[str],
     *,
     on: Annotated[Path, tyro.conf.arg(metavar="CORPUS")],
-    context_length: int = compare_tokenizers.CONTEXT_LENGTH,
-    texts: int = compare_tokenizers.TEXTS_PER_LANGUAGE,
+    context_length: int = tokenizer_compare.CONTEXT_LENGTH,
+    texts: int = tokenizer_compare.TEXTS_PER_LANGUAGE,
 ) -> tuple[Any, str]:
     """Compare tokenizers on a corpus.
 
@@ -180,8 +180,8 @@ def compare(
     context_length: tokens that a model reads of a caption, start and end included.
     texts: maximum number of texts per language, chosen by hash.
     """
-    report = compare_tokenizers.compare_tokenizers(tokenizers, on, context_length, texts)
-    return report, compare_tokenizers.to_text(report)
+    report = tokenizer_compare.compare_tokenizers(tokenizers, on, context_length, texts)
+    return report, tokenizer_compare.to_text(report)
 
 
 COMMANDS = {

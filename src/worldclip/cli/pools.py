@@ -12,12 +12,12 @@ import tyro
 from worldclip import check
 from worldclip.cli.command import Command, Flags, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
+from worldclip.plugins.crawl.wat import build_wat
 from worldclip.plugins.emoji.build import build_emoji
 from worldclip.plugins.world.build import build_world
 from worldclip.plugins.world.fetch_cldr import fetch_cldr
 from worldclip.pool import open_pool
 from worldclip.tools.dedup import dedup
-from worldclip.tools.wat import build_wat
 
 
 def check_pool(
@@ -158,7 +158,7 @@ def publish(
     dry_run: write RUN/publish and list its files, and upload nothing.
     """
     from worldclip.export.push import push
-    from worldclip.tools.publish import prepare
+    from worldclip.plugins.publish import prepare
 
     upload = prepare(run, repository, data, license)
     lines = upload.lines()

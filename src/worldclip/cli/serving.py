@@ -9,6 +9,6 @@ from worldclip.core.preflight import missing_packages
 if problems := list(missing_packages("serve", ("starlette", "uvicorn", "prometheus_client"), extra="serve")):
     raise UserError(problems)
 
-from worldclip.web.server.serve import serve  # after the check, which names the extra
+from worldclip.plugins.server.serve import serve  # after the check, which names the extra
 
 COMMANDS = {"serve": Command(serve, lambda nothing, flags: "")}

@@ -19,13 +19,13 @@ from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.adapters import AdapterWriter
 from worldclip.export.config import ExportConfig
-from worldclip.export.web_folder import WebFolder, library_problems, open_pool
 from worldclip.language import table as languages
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
 from worldclip.model.formats import WRITERS, Layout, huggingface_folder
 from worldclip.model.formats.interface import LoadOptions, Writer
 from worldclip.model.inference import Clip
+from worldclip.plugins.browser.web_folder import WebFolder, library_problems, open_pool
 from worldclip.pool.embedded import open_embedded
 
 PACKAGES = {

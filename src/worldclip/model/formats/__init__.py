@@ -2,7 +2,6 @@
 
 from worldclip.model.formats import (
     huggingface_folder,
-    immich_folder,
     onnx_folder,
     open_clip_folder,
     peft_folder,
@@ -10,6 +9,7 @@ from worldclip.model.formats import (
     vision_tower_folder,
 )
 from worldclip.model.formats.interface import Format, Layout, Writer
+from worldclip.plugins import immich
 
 FORMATS: dict[Layout, Format] = {
     "huggingface": huggingface_folder,
@@ -24,5 +24,5 @@ WRITERS: dict[str, Writer] = {
     "timm": timm_folder,
     "onnx": onnx_folder,
     "vision": vision_tower_folder,
-    "immich": immich_folder,
+    "immich": immich,
 }

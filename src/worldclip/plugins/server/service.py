@@ -18,13 +18,13 @@ from worldclip.core.job import Record
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
 from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
+from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
+from worldclip.plugins.server.errors import ApiError, too_busy
+from worldclip.plugins.server.metrics import Metrics
+from worldclip.plugins.server.read_request import Limits, Picture
 from worldclip.pool.embedded import Embedded
 from worldclip.pool.read import read_member
 from worldclip.tools.search import FEW_QUERIES, Ranking
-from worldclip.web.server.batches import Answer, Busy, Item, SharedBatches
-from worldclip.web.server.errors import ApiError, too_busy
-from worldclip.web.server.metrics import Metrics
-from worldclip.web.server.read_request import Limits, Picture
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
 PIXELS_AT_ONCE = 100_000_000  # decoded together: 300 MB as 24-bit RGB

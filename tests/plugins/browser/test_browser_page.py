@@ -11,15 +11,15 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
-from test_search_page import DROP
 
 import worldclip
-from chromium import open_page
+from chromium import DROP, open_page
 from client_tools import run_node
 from embedded_world import picture
 from serving import data_url, write_embedded_world
 from worldclip.core.errors import UserError
-from worldclip.export import ExportConfig, export_model, web_folder
+from worldclip.export import ExportConfig, export_model
+from worldclip.plugins.browser import web_folder
 from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import search
 

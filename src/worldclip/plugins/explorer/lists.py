@@ -16,7 +16,7 @@ from worldclip.core import artifacts, layout
 from worldclip.kernels.unicode_table import MARK, SIMILAR_TO_CJK, SPACE, SPACED, load_table
 from worldclip.language.profiles import normalise
 from worldclip.metadata.config import Source
-from worldclip.web.explorer.chunks import Chunks
+from worldclip.plugins.explorer.chunks import Chunks
 
 NUM_TOP = 500  # most frequent entries of a list that its page shows without a search
 CHUNK_ENTRIES = 4096

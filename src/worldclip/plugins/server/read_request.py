@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldclip.model.decode import BadImage, open_image
-from worldclip.web.server.errors import ApiError
+from worldclip.plugins.server.errors import ApiError
 
 DATA = "data:"
 Fetch = Callable[[str, int], bytes]

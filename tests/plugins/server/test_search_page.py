@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chromium import open_page
+from chromium import DROP, open_page
 from embedded_world import key_of, picture
 from serving import data_url, serving, write_embedded_world
 
-DROP = """(() => {
-  const bytes = Uint8Array.from(atob("%s".split(",")[1]), (char) => char.charCodeAt(0));
-  const transfer = new DataTransfer();
-  transfer.items.add(new File([bytes], "a.png", {type: "image/png"}));
-  document.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
-})()"""
 HITS = "[...document.querySelectorAll('.hit a')].map(a => a.getAttribute('aria-label'))"
 
 
@@ -60,7 +54,7 @@ def test_without_an_embedded_folder_the_page_says_how_to_make_one(world):
 
 
 def test_captions_and_queries_are_text_and_never_markup(world, monkeypatch):
-    from worldclip.web.server.service import Service
+    from worldclip.plugins.server.service import Service
 
     evil = "<img src=x onerror=\"document.title='evil'\"><script>document.title='evil'</script>"
     monkeypatch.setattr(

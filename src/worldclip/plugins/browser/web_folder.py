@@ -58,7 +58,7 @@ def library_problems() -> Iterator[str]:
 
 def library_folder() -> Path:
     """Return where `make web` puts transformers.js."""
-    return Path(str(resources.files("worldclip"))) / "web" / "browser" / "js"
+    return Path(__file__).parent / "js"
 
 
 def precision_of(precisions: Sequence[str]) -> str:
@@ -93,7 +93,7 @@ class WebFolder:
         if "texts" in self.pool:
             counts["names"] = _write_names(folder, self.pool["texts"], precision)
         shutil.copytree(library_folder(), folder / "js")
-        page = resources.files("worldclip.web")
+        page = resources.files("worldclip.plugins")
         for name in ("index.html", "search.js"):
             write_text(folder / name, page.joinpath("browser", "static", name).read_text(encoding="utf-8"))
         write_text(folder / "page.css", f"{style()}{page.joinpath('search.css').read_text(encoding='utf-8')}")

@@ -10,9 +10,9 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run
 from worldclip.core.keys import KeyTable
+from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.pool.read import read_index, read_member
 from worldclip.report.images import thumbnail
-from worldclip.web.explorer.chunks import Chunks
 
 MAX_PICTURES = 20_000  # about 3 kB each
 UNREADABLE = (BadShard, OSError, ValueError)  # a tar is gone, or an image cannot be decoded: the pair has no picture

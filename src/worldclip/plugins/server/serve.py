@@ -20,13 +20,13 @@ from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import Layout
 from worldclip.model.inference import Clip
+from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.fetch_picture import fetch_picture
+from worldclip.plugins.server.metrics import Metrics
+from worldclip.plugins.server.read_request import Limits
+from worldclip.plugins.server.service import Collection, Service
 from worldclip.pool.embedded import check_model, open_embedded
 from worldclip.tools.search import open_ranking
-from worldclip.web.server.app import create_app
-from worldclip.web.server.fetch_picture import fetch_picture
-from worldclip.web.server.metrics import Metrics
-from worldclip.web.server.read_request import Limits
-from worldclip.web.server.service import Collection, Service
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})

@@ -17,12 +17,12 @@ from worldclip.check.config import TextRules
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
+from worldclip.plugins.explorer.explore import explore
+from worldclip.plugins.explorer.lists import max_entries_per_list
+from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
-from worldclip.web.explorer.explore import explore
-from worldclip.web.explorer.lists import max_entries_per_list
-from worldclip.web.explorer.slider import slider_record
 
 
 def read_chunk(folder: Path, name: str):

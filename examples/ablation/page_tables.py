@@ -1,6 +1,6 @@
 """Make the tables of docs/ablation.md from the committed hits, in less than a minute and without training.
 
-    python examples/ablation/tables.py docs/ablation/hits
+    python examples/ablation/page_tables.py docs/ablation/hits
 
 An experiment whose runs are not all there has no table: nobody looks before.
 """

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.web.server.serve import serve as serve
+    from worldclip.plugins.server.serve import serve as serve
 
-_HOMES = {"serve": "worldclip.web.server.serve"}
+_HOMES = {"serve": "worldclip.plugins.server.serve"}
 __all__ = ["serve"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -25,9 +25,9 @@ from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.urls import key_of_url, normalise, resolve
+from worldclip.plugins.crawl.warc import iter_records
+from worldclip.plugins.crawl.wat import REASONS, build_wat, merge_links
 from worldclip.pool.config import PoolConfig
-from worldclip.tools.warc import iter_records
-from worldclip.tools.wat import REASONS, build_wat, merge_links
 
 QUIET = LocalExecutor(quiet=True)
 PAGE = "http://example.org/a/page.html"
@@ -396,7 +396,7 @@ def test_pool_is_its_parquet_files_only(tmp_path: Path) -> None:
 _BUILD = """
 from pathlib import Path
 from worldclip.core.execute import LocalExecutor
-from worldclip.tools.wat import build_wat
+from worldclip.plugins.crawl.wat import build_wat
 
 build_wat(sys.argv[3:], Path(sys.argv[2]), num_shards=3, executor=LocalExecutor(quiet=True))
 """

@@ -18,7 +18,7 @@ from worldclip.core.reasons import REASONS
 from worldclip.core.settings import to_toml
 from worldclip.curate import read_curated
 from worldclip.export.push import push
-from worldclip.tools.publish import prepare
+from worldclip.plugins.publish import prepare
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from worldclip.web.server import fetch_picture as module
-from worldclip.web.server.fetch_picture import fetch_picture, is_public
+from worldclip.plugins.server import fetch_picture as module
+from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
 
 
 @pytest.mark.parametrize(

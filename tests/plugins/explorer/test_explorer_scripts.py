@@ -16,8 +16,8 @@ from worldclip.core import artifacts, coin, layout
 from worldclip.curate.decide import keep_prob
 from worldclip.language.profiles import PROFILES, normalise
 from worldclip.match.matcher.matcher import Matcher
-from worldclip.web.explorer import explore, lists
-from worldclip.web.explorer.chunks import Chunks
+from worldclip.plugins.explorer import explore, lists
+from worldclip.plugins.explorer.chunks import Chunks
 
 WORDS = """
 a photo of the cat, T-shirt U.S. cat's ok. STRASSE straße İstanbul ǅ ŉ ᾳ ﬁn Кошка КОШКА кошка ёлка λόγος ΛΌΓΟΣ Ελλάδα

@@ -27,12 +27,12 @@ from serving import data_url, serving, write_embedded_world
 from small_models import TEXTS, random_model, reduced_config, save_hugging_face
 from worldclip.core.errors import UserError
 from worldclip.model import published
+from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.metrics import Metrics
+from worldclip.plugins.server.read_request import Limits, Picture
+from worldclip.plugins.server.serve import LOCAL_NAMES, _Server, open_collections, serve
+from worldclip.plugins.server.service import Service, encode
 from worldclip.tools.search import search
-from worldclip.web.server.app import create_app
-from worldclip.web.server.metrics import Metrics
-from worldclip.web.server.read_request import Limits, Picture
-from worldclip.web.server.serve import LOCAL_NAMES, _Server, open_collections, serve
-from worldclip.web.server.service import Service, encode
 
 NUM_CLIENTS = 200
 

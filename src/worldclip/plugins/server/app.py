@@ -34,13 +34,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worldclip.core.console import say
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
+from worldclip.plugins.server.errors import ApiError, too_busy
+from worldclip.plugins.server.metrics import Metrics
+from worldclip.plugins.server.read_request import Fetch, Limits, Picture, read_inputs, read_text, require_known
+from worldclip.plugins.server.service import Service, mean_vector, sentences_of
+from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
 from worldclip.report.page import style
-from worldclip.web.server.errors import ApiError, too_busy
-from worldclip.web.server.metrics import Metrics
-from worldclip.web.server.read_request import Fetch, Limits, Picture, read_inputs, read_text, require_known
-from worldclip.web.server.service import Service, mean_vector, sentences_of
-from worldclip.web.style import search_style
 
 OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
 BYTES_PER_NUMBER = 64  # of an embedding on its way into JSON: array, list, text, bytes
@@ -375,7 +375,7 @@ async def _call(function: Callable[..., Result], *arguments: Any, is_small: bool
 
 
 def _read_static(name: str) -> str:
-    return resources.files("worldclip.web.server").joinpath("static", name).read_text(encoding="utf-8")
+    return resources.files("worldclip.plugins.server").joinpath("static", name).read_text(encoding="utf-8")
 
 
 def _base64(row: np.ndarray) -> str:

@@ -22,8 +22,8 @@ from worldclip.core.reasons import Reason
 from worldclip.curate.candidates import CurateWork, decide_on, find_candidates, text_probs
 from worldclip.match.stage import match_work
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
-from worldclip.web.explorer.chunks import Chunks
-from worldclip.web.explorer.examples import MAX_CHARS, reasons_of
+from worldclip.plugins.explorer.chunks import Chunks
+from worldclip.plugins.explorer.examples import MAX_CHARS, reasons_of
 
 MAX_TEXTS = 100_000
 CHUNK_KEYS = 256

@@ -11,7 +11,7 @@ import pytest
 
 import worldclip
 from toy import build_toy_world, draw_shape, write_tar
-from worldclip.web.explorer.explore import explore
+from worldclip.plugins.explorer.explore import explore
 
 PLANTED = [
     "a photo of <script>window.planted = 1</script> red",

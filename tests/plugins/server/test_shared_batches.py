@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from worldclip.web.server.batches import Busy, SharedBatches
+from worldclip.plugins.server.batches import Busy, SharedBatches
 
 
 class Held:

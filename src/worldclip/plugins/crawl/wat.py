@@ -40,10 +40,10 @@ from worldclip.core.execute import (
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, RunLock
 from worldclip.core.urls import key_of_url, resolve
+from worldclip.plugins.crawl.warc import iter_records
 from worldclip.pool.files import PoolFile, check_own, open_file
 from worldclip.pool.records import has_surrogate
 from worldclip.pool.texts import BLANKS
-from worldclip.tools.warc import iter_records
 
 TEXT_FIELDS = ("alt", "title", "data-image-title")  # of an IMG link, in this order
 IMAGE_PATH = "IMG@/src"

@@ -23,14 +23,14 @@ from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.config import MatchConfig
+from worldclip.plugins.explorer.chunks import Chunks
+from worldclip.plugins.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
+from worldclip.plugins.explorer.lists import SOURCES, max_entries_per_list, profile_record, write_list
+from worldclip.plugins.explorer.pairs import read_pairs, unmatched_examples, write_pairs
+from worldclip.plugins.explorer.pictures import write_pictures
+from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
 from worldclip.report.page import language_name, style
-from worldclip.web.explorer.chunks import Chunks
-from worldclip.web.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
-from worldclip.web.explorer.lists import SOURCES, max_entries_per_list, profile_record, write_list
-from worldclip.web.explorer.pairs import read_pairs, unmatched_examples, write_pairs
-from worldclip.web.explorer.pictures import write_pictures
-from worldclip.web.explorer.slider import slider_record
 
 PAGE = Path(__file__).parent / "page"
 TOOL = "explore"  # in the folder's manifest: the folder is ours to replace

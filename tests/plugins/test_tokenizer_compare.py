@@ -11,7 +11,7 @@ import pytest
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.model.tokenizer import train_tokenizer
-from worldclip.tools.compare_tokenizers import compare_tokenizers
+from worldclip.plugins.tokenizer_compare import compare_tokenizers
 
 ENGLISH = ["a red apple", "a green house, a tree", "the big river"]
 THAI = ["แอปเปิลบนโต๊ะ", "บ้านสีเขียว"]
