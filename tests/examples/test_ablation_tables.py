@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPOSITORY / "examples" / "ablation"))
 
 import contrasts  # noqa: E402
 import hits  # noqa: E402
+import page_tables  # noqa: E402
 import plan  # noqa: E402
 
 NUM_LANGS, NUM_CONCEPTS, NUM_PICTURES = 14, 610, 20
