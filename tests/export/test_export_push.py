@@ -55,6 +55,7 @@ def test_each_folder_is_uploaded_to_its_repository(folders):
 def test_a_page_is_uploaded_as_a_static_space(folders, tmp_path):
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "README.md").write_text("card")
+    (tmp_path / "web" / "pictures.bin").write_bytes(b"vectors")
     calls = []
     hub = SimpleNamespace(
         create_repo=lambda name, **options: calls.append((name, options)),
@@ -63,7 +64,7 @@ def test_a_page_is_uploaded_as_a_static_space(folders, tmp_path):
         ),
     )
     uploads = plan([folders[0], tmp_path / "web"], "me/clip")
-    assert uploads[1].lines()[0].endswith("-> static Space me/clip-web: 1 files, 4 bytes")
+    assert uploads[1].lines()[0].endswith("-> static Space me/clip-web: 2 files, 11 bytes")
     push(uploads, hub)
     assert calls == [
         ("me/clip", {"exist_ok": True}),

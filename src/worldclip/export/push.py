@@ -14,6 +14,9 @@ from worldclip.core.preflight import problems_of
 from worldclip.core.redact import redact
 from worldclip.model.weights import PICKLES
 
+Kind = Literal["model", "dataset", "space"]
+VECTORS = ("pictures.bin", "names.bin")  # of a page, as export/web_folder.py writes them: arrays, no pickles
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -23,7 +26,7 @@ class Upload:
     repository: str
     files: tuple[tuple[str, int], ...]
     """Relative path and size in bytes of each file."""
-    kind: Literal["model", "dataset", "space"] = "model"
+    kind: Kind = "model"
     """`space`: a page, which the hub serves as a static Space."""
 
     def lines(self) -> list[str]:
@@ -51,10 +54,12 @@ def plan(folders: Sequence[Path], repository: str) -> list[Upload]:
         files = list_files(folder)
         if not (folder / "README.md").exists():
             problems.append(f"{folder} holds no model card (README.md); export it again")
-        pickles = [name for name, _ in files if Path(name).suffix in PICKLES]
+        kind: Kind = "space" if folder.name == "web" else "model"
+        arrays = VECTORS if kind == "space" else ()
+        pickles = [name for name, _ in files if Path(name).suffix in PICKLES and name not in arrays]
         problems += [f"{folder / name} is a pickle, which is never published" for name in pickles]
         target = repository if i == 0 else f"{repository}-{folder.name}"
-        uploads.append(Upload(folder, target, files, kind="space" if folder.name == "web" else "model"))
+        uploads.append(Upload(folder, target, files, kind))
     if problems:
         raise UserError(problems)
     return uploads
