@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from fake_hub import UNKNOWN_TO_OWNER, serve_hub
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from tables import rows_of_tar
+from toy import write_tar
 from worldclip.cli import main
 from worldclip.core import layout
 from worldclip.core.errors import UserError
@@ -19,6 +29,8 @@ from worldclip.core.settings import to_toml
 from worldclip.curate import read_curated
 from worldclip.export.push import push
 from worldclip.plugins.publish import prepare
+
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +46,11 @@ def run(tmp_path_factory):
     return root / "run"
 
 
+def published(run, data="list", license=None):
+    """Write RUN/publish and return the upload."""
+    return prepare(run, "me/pairs", data, license)
+
+
 def kept_rows(run):
     return [row for name in layout.matched_shards(run) for row in read_curated(run, name).to_pylist()]
 
@@ -47,7 +64,7 @@ def front_matter(run) -> dict:
 @pytest.mark.parametrize("data", ["list", "tars"])
 def test_datasets_loads_the_published_folder(run, tmp_path, data) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-    prepare(run, "me/pairs", data)
+    published(run, data)
     loaded = datasets.load_dataset(str(run / "publish"), split="train", cache_dir=str(tmp_path))
     if data == "list":
         expected = sorted((row["key"], row["text_idx"], row["text"], row["lang"]) for row in kept_rows(run))
@@ -59,7 +76,7 @@ def test_datasets_loads_the_published_folder(run, tmp_path, data) -> None:
 @pytest.mark.parametrize("data", ["list", "tars"])
 def test_croissant_record_is_valid(run, data) -> None:
     mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
-    prepare(run, "me/pairs", data, "cc-by-4.0")
+    published(run, data, "cc-by-4.0")
     record = mlcroissant.Dataset(jsonld=str(run / "publish/croissant.json"))
     assert not record.metadata.ctx.issues.errors
     fields = [field.id for records in record.metadata.record_sets for field in records.fields]
@@ -68,7 +85,7 @@ def test_croissant_record_is_valid(run, data) -> None:
 
 
 def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run) -> None:
-    upload = prepare(run / "curate", "me/pairs", license="cc-by-4.0")
+    upload = published(run, license="cc-by-4.0")
     matter = front_matter(run)
     report = json.loads((run / "curate/report.json").read_text())
     kept = {lang for lang, row in report["languages"].items() if row["pairs_out"]}
@@ -89,12 +106,12 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run) 
 
 
 def test_published_again_has_nothing_of_the_last_time(run) -> None:
-    prepare(run, "me/pairs", "tars")
+    published(run, "tars")
     tars = sorted((run / "publish/data").glob("*.tar"))
     assert [rows_of_tar(tar) for tar in tars] == [
         rows_of_tar(tar) for tar in sorted((run / "curate/tars").glob("*.tar"))
     ]
-    prepare(run, "me/pairs")
+    published(run)
     assert not list((run / "publish").rglob("*.tar"))
     assert front_matter(run)["license"] == "unknown"
 
@@ -104,7 +121,7 @@ def test_credentials_in_the_recipe_are_not_published(run) -> None:
     before = card.read_text(encoding="utf-8")
     secret = "s3://bucket/keys.npy?X-Amz-Signature=0123456789abcdef"
     card.write_text(f"{before}\n- `pool.valid_keys`: {secret}\n", encoding="utf-8")
-    prepare(run, "me/pairs")
+    published(run)
     card.write_text(before, encoding="utf-8")
     text = (run / "publish/README.md").read_text(encoding="utf-8")
     assert "X-Amz-Signature=***" in text
@@ -115,41 +132,124 @@ def test_mistakes_are_named_together(run, tmp_path) -> None:
     with pytest.raises(UserError) as error:
         prepare(run, "no name", "images", "CC BY")
     assert len(error.value.problems) == 3
-    with pytest.raises(UserError, match="curate"):
+    with pytest.raises(UserError, match="curate is not finished"):
         prepare(tmp_path, "me/pairs")
 
 
-def fake_hub(calls: list, is_private: bool = True) -> SimpleNamespace:
-    def upload_folder(**settings):
-        calls.append(("upload", settings))
-        url = f"https://huggingface.co/datasets/{settings['repo_id']}"
-        return SimpleNamespace(pr_url=f"{url}/discussions/1" if settings.get("create_pr") else None, commit_url=url)
-
-    return SimpleNamespace(
-        create_repo=lambda name, **settings: calls.append(("create", name, settings)),
-        repo_info=lambda name, repo_type: SimpleNamespace(private=is_private),
-        upload_folder=upload_folder,
-    )
+@pytest.fixture
+def hub():
+    with serve_hub(unknown=UNKNOWN_TO_OWNER) as served:
+        yield served
 
 
-def test_dataset_is_created_private_or_proposed_by_a_pull_request(run) -> None:
-    upload = prepare(run, "me/pairs")
-    calls: list = []
-    push([upload], fake_hub(calls), is_private=True)
-    assert calls[0] == ("create", "me/pairs", {"repo_type": "dataset", "private": True, "exist_ok": True})
-    assert (calls[1][1]["repo_type"], calls[1][1]["folder_path"]) == ("dataset", run / "publish")
-    calls.clear()
-    assert push([upload], fake_hub(calls), as_pull_request=True) == [
-        "https://huggingface.co/datasets/me/pairs/discussions/1"
-    ]
-    assert [call[0] for call in calls] == ["upload"]
+def client_of(hub):
+    """Return the real client."""
+    return huggingface_hub.HfApi(endpoint=hub.url, token="hf_of_the_test")
 
 
-def test_private_data_is_not_added_to_a_public_dataset(run) -> None:
-    calls: list = []
+def contents(folder) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def without_attributes(files) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name != ".gitattributes"}
+
+
+def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub) -> None:
+    push([published(run, "tars")], client_of(hub), is_private=True)
+    assert (hub.kinds, hub.private) == ({"me/pairs": "dataset"}, {"me/pairs"})
+    before = hub.main("me/pairs")
+    assert without_attributes(before) == contents(run / "publish")
+    (pushed,) = push([published(run)], client_of(hub), as_pull_request=True)
+    assert pushed.address == f"{hub.url}/datasets/me/pairs/discussions/1"
+    assert hub.main("me/pairs") == before
+    assert without_attributes(hub.pull_requests["me/pairs"][0]) == contents(run / "publish")
+
+
+def test_private_data_is_not_added_to_a_public_dataset(run, hub) -> None:
+    hub.commit("me/pairs", {"README.md": b"public"})
     with pytest.raises(UserError, match="me/pairs exists and is public"):
-        push([prepare(run, "me/pairs")], fake_hub(calls, is_private=False), is_private=True)
-    assert [call[0] for call in calls] == ["create"]
+        push([published(run)], client_of(hub), is_private=True)
+    assert hub.main("me/pairs") == {"README.md": b"public"}
+
+
+def test_lists_replace_tars_in_the_dataset(run, hub) -> None:
+    push([published(run, "tars")], client_of(hub))
+    (pushed,) = push([published(run)], client_of(hub))
+    assert without_attributes(hub.main("me/pairs")) == contents(run / "publish")
+    assert set(pushed.removed) == {f"data/{path.name}" for path in (run / "curate/tars").glob("*.tar")}
+
+
+def test_data_that_worldclip_did_not_publish_is_not_deleted(run, hub) -> None:
+    files = {"README.md": b"mine", **{f"data/{i}.csv": b"mine" for i in range(5)}}
+    hub.commit("me/pairs", files)
+    with pytest.raises(UserError, match=r"would delete: data/0.csv, data/1.csv, data/2.csv and 2 more; choose another"):
+        push([published(run)], client_of(hub))
+    assert hub.main("me/pairs") == files
+
+
+def test_pairs_that_are_taken_down_leave_the_dataset_and_its_history(tmp_path, hub, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
+    keys = [f"{number:032x}" for number in range(6)]
+    text = json.dumps({"texts": ["the old green tree on the mountain by the water"]}).encode()
+    for shard in range(2):
+        members = [(f"{key}.{suffix}", text) for key in keys[3 * shard : 3 * shard + 3] for suffix in ("json", "jpg")]
+        write_tar(tmp_path / f"pool/{shard}.tar", members)
+    unchanged, denied = tmp_path / "unchanged.parquet", tmp_path / "denied.parquet"
+    for path in (unchanged, denied):
+        pq.write_table(pa.table({"key": pa.array([], pa.string())}), path)
+    run = tmp_path / "run"
+    write_metadata(run, LISTS)
+    sections = {"balance": {"tail_fraction": 1.0}, "curate": {"write": "tars", "samples_per_tar": 1}}
+    recipe = make_recipe(tmp_path / "pool", pool={"deny_keys": [str(unchanged), str(denied)]}, **sections)
+    run_stages(recipe, run)
+    publish = ["publish", str(run), "me/pairs", "--data", "tars"]
+    assert main(publish) == 0
+    assert "history" not in capsys.readouterr().out
+    assert keys_in(hub.main("me/pairs")) == {*keys}
+
+    taken_down = [*keys[:3], keys[4]]
+    pq.write_table(pa.table({"key": taken_down}), denied)
+    assert main(publish) == 2
+    said = capsys.readouterr().err
+    assert f"new or changed: pool.deny_keys '{denied}'; run first: worldclip run {run} --until curate" in said
+    assert "unchanged" not in said
+    assert keys_in(hub.main("me/pairs")) == {*keys}
+
+    run_stages(recipe, run)
+    assert main(publish) == 0
+    *_, removed, history, command = capsys.readouterr().out.rstrip().splitlines()
+    assert without_attributes(hub.main("me/pairs")) == contents(run / "publish")
+    assert keys_in(hub.main("me/pairs")) == {*keys} - {*taken_down}
+    names = "data/000002.tar, data/000003.tar, data/000004.tar and 1 more"
+    assert removed == f"me/pairs: removed what {run / 'publish'} no longer holds: {names}"
+    assert history.startswith("me/pairs: its history still holds the files of earlier uploads")
+    assert {key for files in hub.commits["me/pairs"].values() for key in keys_in(files)} == {*keys}
+    run_as_a_reader(command, hub)
+    assert [keys_in(files) for files in hub.commits["me/pairs"].values()] == [{*keys} - {*taken_down}]
+
+
+def keys_in(files) -> set[str]:
+    """Return the keys in the tars, and check that keys.npy has the same ones."""
+    found = {
+        key
+        for name, content in files.items()
+        if name.endswith(".tar")
+        for key in re.findall("[0-9a-f]{32}", content.decode())
+    }
+    if "keys.npy" in files:
+        pairs = np.load(io.BytesIO(files["keys.npy"]))
+        assert {f"{high:016x}{low:016x}" for high, low in pairs.tolist()} == found
+    return found
+
+
+def run_as_a_reader(command: str, hub) -> None:
+    """Run a command that a message shows."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_of_the_test"}
+    subprocess.run(command, shell=True, check=True, env=environment)
 
 
 def test_refusal_of_the_hub_says_what_to_do(run) -> None:
@@ -161,16 +261,17 @@ def test_refusal_of_the_hub_says_what_to_do(run) -> None:
     def refuse(*_, **__):
         raise hub_errors.HfHubHTTPError("403 for https://huggingface.co/api?token=abc", response=response)
 
-    hub = fake_hub([])
-    hub.create_repo = refuse
+    hub = SimpleNamespace(repo_exists=refuse)
     with pytest.raises(UserError, match=r"not uploaded to me/pairs: the token lacks the permission \(403\)") as error:
-        push([prepare(run, "me/pairs")], hub)
+        push([published(run)], hub)
     assert "abc" not in str(error.value)
 
 
 def test_dry_run_lists_the_files_and_uploads_nothing(run, capsys, monkeypatch) -> None:
     monkeypatch.setattr("worldclip.export.push.push", lambda *_, **__: pytest.fail("the hub was called"))
-    assert main(["publish", str(run), "me/pairs", "--data", "tars", "--license", "cc-by-4.0", "--dry-run"]) == 0
+    assert (
+        main(["publish", str(run / "curate"), "me/pairs", "--data", "tars", "--license", "cc-by-4.0", "--dry-run"]) == 0
+    )
     output = capsys.readouterr().out
     assert "-> dataset me/pairs: " in output
     assert "croissant.json" in output

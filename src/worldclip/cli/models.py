@@ -115,7 +115,11 @@ def push_exports(out: Path, repository: str, dry_run: bool) -> None:
     uploads = plan([out / name for name in read_json(out / "report.json")["formats"]], repository)
     for upload in uploads:
         note("\n".join(upload.lines()))
-    note("dry run: nothing was uploaded" if dry_run else "\n".join(push(uploads)))
+    if dry_run:
+        note("dry run: nothing was uploaded")
+        return
+    for pushed in push(uploads):
+        note("\n".join(pushed.lines()))
 
 
 def _fetched_text(counts: Mapping[str, int], flags: Flags) -> str:

@@ -150,7 +150,7 @@ def publish(
     """Publish the kept pairs of a run as a dataset of the hub.
 
     run: a run whose stage curate is finished, or its folder curate.
-    repository: dataset on the hub to create or to add to.
+    repository: dataset on the hub to create, or to bring to what the run keeps now.
     data: list (keys, texts, languages) or tars (the images too; curate.write = "tars").
     license: identifier of the hub for the card, for example cc-by-4.0 (default: unknown).
     private: create the dataset as private; refuse one that is public.
@@ -162,14 +162,13 @@ def publish(
 
     upload = prepare(run, repository, data, license)
     lines = upload.lines()
+    record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files), "addresses": [], "removed": []}
     if dry_run:
-        addresses = []
         lines.append("dry run: nothing was uploaded")
-    else:
-        addresses = push([upload], is_private=private, as_pull_request=pull_request)
-        lines += addresses
-    record = {"folder": str(upload.folder), "files": dict(upload.files), "addresses": addresses}
-    return record, "\n".join(lines)
+        return record, "\n".join(lines)
+    (pushed,) = push([upload], is_private=private, as_pull_request=pull_request)
+    record |= {"addresses": [pushed.address], "removed": list(pushed.removed)}
+    return record, "\n".join([*lines, *pushed.lines()])
 
 
 COMMANDS = {

@@ -190,6 +190,13 @@ class Run:
         keys = {name: deciding(config, output) for name, config in self.sections.items()}
         return {name: values for name, values in keys.items() if values}
 
+    def job(
+        self, name: str, inputs: Callable[[Run], Record], config: Record | None = None, is_redone: bool = True
+    ) -> Job:
+        """Return the job of a stage; the arguments are those of `stage`."""
+        keys = self.deciding(name) if config is None else config
+        return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone)
+
     def stage(
         self,
         name: str,
@@ -210,8 +217,7 @@ class Run:
         """
         if self.only is not None and name not in self.only:
             return False
-        keys = self.deciding(name) if config is None else config
-        job = Job(name, self.dir / name, keys, lambda: inputs(self), is_redone)
+        job = self.job(name, inputs, config, is_redone)
         if self.preflight is not None:
             if needs is not None and not job.is_finished_under_config():
                 self.preflight += needs(self)

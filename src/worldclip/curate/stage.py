@@ -33,6 +33,18 @@ def curate(run: Run) -> None:
     run.stage("curate", inputs=_inputs, work=_curate, work_on_part=_curate_part)
 
 
+def reason_to_run(run: Run) -> str | None:
+    """Return why the stage must run, naming the lists of keys that changed; None if it is finished and unchanged."""
+    job = run.job("curate", _inputs)
+    reason = job.reason_to_run()
+    manifest = artifacts.read_manifest(job.folder)
+    if reason is None or manifest is None:
+        return reason
+    used = manifest["inputs"]["key_lists"]
+    changed = [f"{item.setting} {item.path!r}" for item in pool.key_lists(run) if keys.digests([item])[0] not in used]
+    return f"new or changed: {', '.join(changed)}" if changed else reason
+
+
 def _inputs(run: Run) -> Record:
     artifacts.require_manifest(run.dir, "match")  # named first where both are missing
     return {

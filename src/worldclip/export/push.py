@@ -1,7 +1,11 @@
-"""Upload folders to the hub: plan what goes where, show it, then push."""
+"""Upload folders to the hub: plan what goes where, show it, then push.
+
+Files of an earlier upload that the folder no longer holds are deleted from the repository.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +19,17 @@ from worldclip.core.redact import redact
 from worldclip.model.weights import PICKLES
 
 Kind = Literal["model", "dataset", "space"]
+OWN_FILES: dict[Kind, tuple[str, ...]] = {
+    "model": (
+        *("*.json", "*.safetensors", "*.onnx", "*.onnx_data", "*.model", "merges.txt", "vocab.txt", "recipe.toml"),
+        *("onnx/*", "textual/*", "visual/*"),
+    ),
+    "dataset": ("data/*", "keys.npy"),
+    "space": ("*.html", "*.css", "*.js", "*.json", "*.bin", "js/*", "model/*", "pictures/*"),
+}
+"""Patterns of the files that uploads write, without those that all of them write; `*` matches a slash, too."""
+TAG = "worldclip"  # in the card of everything that worldclip publishes
+NUM_NAMED = 3  # files that a message names
 VECTORS = ("pictures.bin", "names.bin")  # of a page, as export/web_folder.py writes them: arrays, no pickles
 
 
@@ -35,6 +50,38 @@ class Upload:
         kind = {"model": "", "dataset": "dataset ", "space": "static Space "}[self.kind]
         head = f"{self.folder} -> {kind}{self.repository}: {len(self.files)} files, {total:,} bytes"
         return [head, *(f"  {size:>14,}  {name}" for name, size in self.files)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """An upload that is done."""
+
+    upload: Upload
+    address: str
+    """Of the repository, or of the pull request."""
+    removed: tuple[str, ...]
+    """Files of earlier uploads that the folder no longer holds."""
+    has_history: bool
+    """Whether the repository held files of earlier uploads."""
+
+    def lines(self) -> list[str]:
+        """Return the address, what was removed, and how to remove it from the history, too."""
+        lines = [self.address]
+        name = self.upload.repository
+        if self.removed:
+            lines.append(f"{name}: removed what {self.upload.folder} no longer holds: {_named(self.removed)}")
+        if self.has_history:
+            kind = "" if self.upload.kind == "model" else f", repo_type='{self.upload.kind}'"
+            lines += [
+                f"{name}: its history still holds the files of earlier uploads. To rewrite the history:",
+                f"  python -c \"from huggingface_hub import HfApi; HfApi().super_squash_history('{name}'{kind})\"",
+            ]
+        return lines
+
+
+def _named(files: Sequence[str]) -> str:
+    more = f" and {len(files) - NUM_NAMED} more" if len(files) > NUM_NAMED else ""
+    return f"{', '.join(files[:NUM_NAMED])}{more}"
 
 
 def check_repository(name: str, flag: str = "--push") -> None:
@@ -73,32 +120,21 @@ def list_files(folder: Path) -> tuple[tuple[str, int], ...]:
 
 def push(
     uploads: Sequence[Upload], hub: Any = None, *, is_private: bool = False, as_pull_request: bool = False
-) -> list[str]:
-    """Create missing repositories, upload, and return the addresses.
+) -> list[Pushed]:
+    """Create missing repositories, upload, and delete what earlier uploads left there and the folder does not hold.
 
     hub: a huggingface_hub.HfApi, by default one with the token of `hf auth login`.  is_private: create the repository
     as private, and refuse one that is public.  as_pull_request: propose the upload to a repository that exists.
+
+    Raises UserError where a file to delete is in a repository that worldclip did not publish.
     """
     huggingface_hub = require("huggingface_hub", extra="hub")
     hub = hub or huggingface_hub.HfApi()
     errors = (huggingface_hub.errors.LocalTokenNotFoundError, OSError, ValueError)
-    addresses = []
+    pushed = []
     for upload in uploads:
         try:
-            kind = {} if upload.kind == "model" else {"repo_type": upload.kind}
-            if not as_pull_request:
-                sdk = {"space_sdk": "static"} if upload.kind == "space" else {}
-                private = {"private": True} if is_private else {}
-                hub.create_repo(upload.repository, exist_ok=True, **kind, **sdk, **private)
-            if is_private and not hub.repo_info(upload.repository, **kind).private:
-                raise UserError(f"--private: {upload.repository} exists and is public; choose another name")
-            address = hub.upload_folder(
-                repo_id=upload.repository,
-                folder_path=upload.folder,
-                commit_message="Export of worldclip",
-                **kind,
-                **({"create_pr": True} if as_pull_request else {}),
-            )
+            pushed.append(_push(upload, hub, is_private, as_pull_request))
         except UserError:
             raise
         except errors as error:
@@ -106,5 +142,40 @@ def push(
                 f"{upload.folder} was not uploaded to {upload.repository}: {redact(explain(error))}; check that you may"
                 " write to this repository"
             ) from error
-        addresses.append(str(getattr(address, "pr_url", None) or address))
-    return addresses
+    return pushed
+
+
+def _push(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -> Pushed:
+    repository = upload.repository
+    kind = {} if upload.kind == "model" else {"repo_type": upload.kind}
+    is_new = not as_pull_request and not hub.repo_exists(repository, **kind)
+    if not as_pull_request:
+        sdk = {"space_sdk": "static"} if upload.kind == "space" else {}
+        private = {"private": True} if is_private else {}
+        hub.create_repo(repository, exist_ok=True, **kind, **sdk, **private)
+    info = hub.repo_info(repository, **kind)
+    if is_private and not info.private:
+        raise UserError(f"--private: {repository} exists and is public; choose another name")
+    names = {name for name, _ in upload.files}
+    held = [] if is_new else hub.list_repo_files(repository, **kind)
+    older = [name for name in held if is_own(name, upload.kind)]
+    removed = tuple(sorted(name for name in older if name not in names))
+    if removed and TAG not in (info.tags or ()):
+        raise UserError(
+            f"{repository} holds files that worldclip did not publish and the upload would delete: {_named(removed)}; "
+            f"choose another name, delete them, or give its card the tag {TAG}"
+        )
+    address = hub.upload_folder(
+        repo_id=repository,
+        folder_path=upload.folder,
+        commit_message="Export of worldclip",
+        delete_patterns=list(OWN_FILES[upload.kind]),
+        **kind,
+        **({"create_pr": True} if as_pull_request else {}),
+    )
+    return Pushed(upload, str(getattr(address, "pr_url", None) or address), removed, has_history=bool(older))
+
+
+def is_own(name: str, kind: Kind) -> bool:
+    """Return whether a file of a repository is one that uploads of this kind write."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN_FILES[kind])

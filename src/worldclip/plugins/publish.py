@@ -16,15 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from worldclip.config import load_recipe
 from worldclip.core import artifacts, layout
 from worldclip.core.errors import UserError
-from worldclip.core.job import RunLock
+from worldclip.core.job import Run, RunLock
 from worldclip.core.preflight import problems_of
 from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.redact import redact
 from worldclip.curate.data_card import config_name
+from worldclip.curate.stage import reason_to_run
 from worldclip.export.push import Upload, check_repository, list_files
 from worldclip.language import table as languages
+from worldclip.recipe import sections_of
 from worldclip.report.table import Column, Table, text_column, to_markdown
 
 Data = Literal["list", "tars"]
@@ -51,7 +54,7 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
     data: `list`, the keys, texts and languages of the kept pairs, or `tars`, their images too (curate.write = "tars").
     license: identifier of the hub (cc-by-4.0, ...); unset: `unknown`.
 
-    Raises UserError for a run without a finished curate or without what `data` names.
+    Raises UserError for a run without what `data` names, and where curate would run again: a deny list may have grown.
     """
     run_dir = run.parent if run.name == "curate" and layout.is_run(run.parent) else run
     problems = problems_of(check_repository, repository, "OWNER/NAME")
@@ -62,11 +65,11 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
         problems.append(f"--license {license!r}: must be an identifier of the hub such as cc-by-4.0, odc-by or other")
     if problems:
         raise UserError(problems)
-    digest = artifacts.require_manifest(run_dir, "curate")["digest"]
-    facts = _facts(run_dir, repository, data, license, digest)
     folder = layout.published(run_dir)
     aside = folder.with_name(f".{folder.name}.new")
     with RunLock(run_dir):
+        digest = _require_current(run_dir)
+        facts = _facts(run_dir, repository, data, license, digest)
         artifacts.remove(aside)
         for source, name in _files(run_dir, data):
             _link(source, aside / name)
@@ -76,6 +79,18 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
         )
         artifacts.replace_folder(aside, folder)
     return Upload(folder, repository, list_files(folder), kind="dataset")
+
+
+def _require_current(run_dir: Path) -> str:
+    """Return the digest of curate's manifest.  Raises UserError where curate is unfinished or would run again."""
+    digest = str(artifacts.require_manifest(run_dir, "curate")["digest"])
+    recipe = load_recipe(run_dir)
+    recipe.take_effect()
+    if reason := reason_to_run(Run(dir=run_dir, sections=sections_of(recipe))):
+        raise UserError(
+            f"{run_dir / 'curate'} is out of date: {reason}; run first: worldclip run {run_dir} --until curate"
+        )
+    return digest
 
 
 def _facts(run_dir: Path, repository: str, data: Data, license: str | None, digest: str) -> dict[str, Any]:
