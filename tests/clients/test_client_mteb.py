@@ -8,8 +8,8 @@ import pytest
 import worldclip
 from client_tools import installed
 from small_models import save_hugging_face
-from worldclip.evaluate.mieb import mteb_model
 from worldclip.model import published
+from worldclip.plugins.leaderboard.mieb import mteb_model
 
 mteb = pytest.importorskip("mteb")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -7,10 +7,10 @@ import pytest
 
 from toy import markdown_rows
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine, tables
+from worldclip.evaluate import comparison_page, engine
 from worldclip.evaluate.compare import Arm, Comparison, arm_intervals, compare, find_arms, resampled_means
+from worldclip.evaluate.comparison_page import comparison_text, write_comparison
 from worldclip.evaluate.interval import quantiles
-from worldclip.evaluate.tables import comparison_text, write_comparison
 from worlds import WordModel, vector, word_dataset
 
 WORDS = [f"word{i}" for i in range(60)]
@@ -136,7 +136,7 @@ def test_paired_interval_agrees_with_plain_resampling():
 
 def test_distances_are_not_shown_in_percent():
     row = {"dataset": "a", "task": "alignment_uniformity", "metric": "alignment", "languages": ["en"],
-           "values": [1.5, 1.25], "differences": [-0.25]}  # fmt: skip
+           "values": [1.5, 1.25], "differences": [-0.25], "preprocess": [{}, {}]}  # fmt: skip
     arms = [Arm(name=name, folders=[]) for name in ("first", "second")]
     text = comparison_text(Comparison(arms=arms, rows=[row], by_language=[]))
     assert markdown_rows(text)[-1][4:7] == ("1.500", "1.250", "-0.250")
@@ -184,7 +184,7 @@ def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path, monkeypat
     page = (tmp_path / "page.html").read_text()
     plotted = {(row["dataset"], row["task"], row["lang"]) for row in comparison.by_language}
     assert page.count('<span class="b">') == 3 * len(plotted), "a bar per language and run"
-    monkeypatch.setattr(tables, "MAX_BARS", 1)
+    monkeypatch.setattr(comparison_page, "MAX_BARS", 1)
     write_comparison(tmp_path / "page.html", comparison)
     page = (tmp_path / "page.html").read_text()
     assert page.count('class="curve"') == 3 * len({(row["dataset"], row["task"]) for row in comparison.by_language})

@@ -11,7 +11,7 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate import engine, measures, ranking
 from worldclip.evaluate.measures import Geometry, overlaps, potentials, squared_distances, uniformity, with_measures
 from worldclip.evaluate.probes import FewShot, LinearProbe, hashed_order
-from worldclip.evaluate.tasks import NO_LANGUAGE
+from worldclip.report.results import NO_LANGUAGE
 from worlds import WordModel, unit, vector, word_dataset
 
 WORDS = [f"word{i}" for i in range(12)]

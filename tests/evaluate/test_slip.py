@@ -14,6 +14,7 @@ from worldclip.evaluate import datasets, engine, slip, suites
 from worldclip.evaluate.catalog import DATACOMP38, SLIP26
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.slip import names_by_dataset, slip_order
+from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worlds import WordModel
 
 # The order of labels in CLIP_benchmark's copy (TensorFlow Datasets'), where cats and dogs alternate.
@@ -138,7 +139,7 @@ def test_a_dataset_is_asked_with_both_names_and_the_record_says_which(tmp_path):
     by_task = {record["task"]: record for record in records}
     assert list(by_task) == ["zeroshot_classification", "zeroshot_classification_slip"]
     assert [record["metrics"]["acc1"] for record in records] == [1, 1]
-    assert by_task[slip.TASK]["protocol"]["names"] == "facebookresearch/SLIP"
+    assert by_task[SLIP_CLASSIFICATION]["protocol"]["names"] == "facebookresearch/SLIP"
     assert by_task["zeroshot_classification"]["protocol"]["names"] == "given"
     assert len(datasets.load("pets", replace(config, classes=None), tmp_path).tasks("en")) == 1
 
@@ -156,7 +157,7 @@ def test_slip26_averages_slips_names_and_datacomp_the_folders():
     def record(dataset, task, value):
         return {**shared, "dataset": dataset, "task": task, "metrics": {"mean_per_class_recall": value}}
 
-    records = [record("pets", slip.FOLDERS_TASK, 0.25), record("pets", slip.TASK, 0.75)]
+    records = [record("pets", CLASSIFICATION, 0.25), record("pets", SLIP_CLASSIFICATION, 0.75)]
     assert "pets" in DATACOMP38
 
     def number(suite, records):

@@ -83,7 +83,8 @@ def test_english_suites_ignore_other_languages_and_cvqa_has_two_rows():
 
 def test_mean_over_some_of_a_datasets_languages_says_so():
     rows = [
-        suites.Row(dataset="xtd10", metric="", value=0.5, languages=tuple("abcdefghijk"[:n])) for n in (0, 1, 4, 11)
+        suites.DatasetRow(dataset="xtd10", metric="", value=0.5, languages=tuple("abcdefghijk"[:n]))
+        for n in (0, 1, 4, 11)
     ]
     assert [suites.languages_of(row) for row in rows] == ["0", "a", "4 of 11", "11"]
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from worldclip.evaluate import engine, report, tables
+from worldclip.evaluate import engine, tables
+from worldclip.report.results import mean_over_languages
 from worlds import WordModel, word_dataset
 
 
 def record(lang, acc1, **more):
     return {
         "dataset": "animals", "task": "zeroshot_classification", "lang": lang, "n": 10,
-        "metrics": {"acc1": acc1, **more}, "chance": {"acc1": 0.001},
+        "metrics": {"acc1": acc1, **more}, "chance": {"acc1": 0.001}, "interval_95": {},
     }  # fmt: skip
 
 
 def test_mean_names_its_languages_and_skips_metrics_that_one_of_them_lacks():
-    mean = report.mean_over_languages([record("en", 0.5, acc5=1.0), record("th", 0.25)])
+    mean = mean_over_languages([record("en", 0.5, acc5=1.0), record("th", 0.25)])
     assert mean == {"languages": ["en", "th"], "metrics": {"acc1": 0.375}, "chance": {"acc1": pytest.approx(0.001)}}
 
 
@@ -48,7 +49,7 @@ def test_of_many_languages_the_table_has_the_best_and_the_weakest():
 def test_english_and_local_questions_are_not_averaged():
     records = [
         {"dataset": "cvqa", "task": "choice", "lang": lang, "n": 10, "metrics": {"accuracy": accuracy},
-         "chance": {"accuracy": 0.25}}
+         "chance": {"accuracy": 0.25}, "interval_95": {}}
         for lang, accuracy in (("en", 0.6), ("local", 0.4))
     ]  # fmt: skip
     table = tables.markdown_table(records)

@@ -123,7 +123,7 @@ def compare(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]
     out: page to write (.html).
     """
     from worldclip.evaluate.compare import compare
-    from worldclip.evaluate.tables import comparison_text, write_comparison
+    from worldclip.evaluate.comparison_page import comparison_text, write_comparison
 
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
@@ -145,16 +145,16 @@ def leaderboard(folders: Sequence[Path], *, out: Path | None = None, csv: bool =
     out: page to write (.html).
     csv: Print the result as CSV.
     """
-    from worldclip.evaluate import leaderboard_page
-    from worldclip.evaluate.leaderboard import leaderboard
+    from worldclip.plugins.leaderboard import page
+    from worldclip.plugins.leaderboard.board import leaderboard
 
     if not folders:
         raise UserError("worldclip leaderboard takes one or more runs or folders of results")
     board = leaderboard(*folders)
     if out is not None:
-        leaderboard_page.write_leaderboard(out, board)
-    text = leaderboard_page.csv_text(board) if csv else leaderboard_page.to_text(board)
-    return leaderboard_page.to_record(board), text
+        page.write_leaderboard(out, board)
+    text = page.csv_text(board) if csv else page.to_text(board)
+    return page.to_record(board), text
 
 
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:

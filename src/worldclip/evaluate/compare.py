@@ -1,7 +1,7 @@
 """Evaluations side by side, query by query: is a difference more than the choice of images and seeds?
 
 Runs whose recipes differ in seeds alone are one *arm*; each arm is compared with the first.
-L languages, I images, R resamples.
+A arms, L languages, I images, R runs or resamples.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -21,14 +21,15 @@ from worldclip.core.records import read_results
 from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, quantiles
-from worldclip.evaluate.tasks import LOCAL, Record
+from worldclip.report.results import ResultRecord, by_task_of_runs
 
-IDENTITY = ("dataset", "dataset_digest", "lang", "task")  # equal in records that are comparable
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
 Answers = tuple[np.ndarray, np.ndarray]
 """A number for each query of a language (hit or not, or a gain), and the image that the query is about."""
+Group = Sequence[Sequence[ResultRecord]]
+"""For each language the records of all runs, of one dataset and task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,57 +41,70 @@ class Arm:
     """With results.jsonl and ranks."""
 
 
+class ComparedMetric(TypedDict):
+    """A metric of a dataset and task, as means over the languages that all runs have."""
+
+    dataset: str
+    task: str
+    metric: str
+    languages: list[str]
+    values: list[float]
+    """Of each arm: the mean over its seeds."""
+    differences: list[float]
+    """Of the other arms from the first one."""
+    preprocess: list[dict[str, Any]]
+    """How each arm turns images into pixels."""
+    intervals: NotRequired[list[tuple[float, float]]]
+    """95%, of each difference, if the metric is a share of queries.  A resample draws images, the same ones for all
+    runs and languages, and within each arm its seeds."""
+    is_significant: NotRequired[list[bool]]
+    """Whether 0 is outside of each interval."""
+
+
+class ComparedLanguage(TypedDict):
+    """A metric in one language."""
+
+    dataset: str
+    task: str
+    metric: str
+    lang: str
+    values: list[float]
+    """Of each arm."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What `compare` returns."""
+    """The arms, and their numbers side by side."""
 
     arms: list[Arm]
-    rows: list[Record]
-    """One per metric of each dataset and task, means over languages: see `compare`."""
-    by_language: list[Record]
-    """One per language and metric: dataset, task, metric, lang, and `values` of the arms."""
+    rows: list[ComparedMetric]
+    by_language: list[ComparedLanguage]
 
 
 def compare(*paths: Path) -> Comparison:
     """Compare evaluations on what all of them have, as means over shared languages.
 
-    paths: runs, or folders that evaluate wrote.  A row has dataset, task, metric, languages; `values`, a mean over
-    seeds per arm; `differences` of the other arms from the first; `preprocess` of each arm; and if the metric is a
-    share of queries `intervals`, 95% each, and `is_significant` (0 is outside).  A resample draws images, the same
-    ones for all runs and languages, and within each arm its seeds.  Raises UserError if the evaluations have nothing
-    in common.
+    paths: runs, or folders that evaluate wrote.  Raises UserError if the evaluations have nothing in common.
     """
     arms = find_arms(paths)
     folders = [folder for arm in arms for folder in arm.folders]
     arm_of_run = np.repeat(np.arange(len(arms)), [len(arm.folders) for arm in arms])
-    of_runs = [_by_identity(folder) for folder in folders]
-    shared = [key for key in of_runs[0] if all(key in records for records in of_runs)]
-    if not shared:
+    runs = [read_results(folder / "results.jsonl") for folder in folders]
+    groups = [group for of_runs in by_task_of_runs(runs).values() if (group := _shared(of_runs))]
+    if not groups:
         raise UserError(
             f"{', '.join(map(str, paths))} have no record in common (same dataset, language, task and protocol); "
             "evaluate all on the same datasets"
         )
-    # English and local questions (CVQA) are not averaged.
-    with_local = {record["dataset"] for record in of_runs[0].values() if record["lang"] == LOCAL}
-    groups: dict[tuple[str, str, str], list[list[Record]]] = {}
-    for key in shared:
-        records = [of_run[key] for of_run in of_runs]
-        name, task, lang = (records[0][field] for field in ("dataset", "task", "lang"))
-        groups.setdefault((name, task, lang if name in with_local else ""), []).append(records)
-    rows: list[Record] = []
-    by_language: list[Record] = []
-    for group in groups.values():
+    rows: list[ComparedMetric] = []
+    by_language: list[ComparedLanguage] = []
+    for group in groups:
         for metric in group[0][0]["metrics"]:
-            if any(metric not in record["metrics"] for records in group for record in records):
-                continue
-            values_AL = _means_over_seeds(group, metric, arm_of_run)
-            rows.append(_row(group, metric, values_AL, folders, arm_of_run))
-            about = {key: group[0][0][key] for key in ("dataset", "task")} | {"metric": metric}
-            langs = [records[0]["lang"] for records in group]
-            by_language += [
-                {**about, "lang": lang, "values": values_A.tolist()}
-                for lang, values_A in zip(langs, values_AL.T, strict=True)
-            ]
+            if all(metric in record["metrics"] for records in group for record in records):
+                values_AL = _means_over_seeds(group, metric, arm_of_run)
+                row = _compared_metric(group, metric, values_AL, folders, arm_of_run)
+                rows.append(row)
+                by_language += _compared_languages(row, values_AL)
     return Comparison(arms=arms, rows=rows, by_language=by_language)
 
 
@@ -99,16 +113,12 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
 
     Raises UserError for a path without an evaluation.
     """
-    paths = [path.absolute() for path in paths]
-    paths = [
-        path.parent if path.name == "evaluate" and layout.recipe(path.parent).is_file() else path for path in paths
-    ]
+    paths = [_run_of(path.absolute()) for path in paths]
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
-    missing = [
-        f"{folder / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}"
-        for folder, path in zip(folders, paths, strict=True)
-        if not (folder / "results.jsonl").exists()
-    ]
+    missing = []
+    for path, folder in zip(paths, folders, strict=True):
+        if not (folder / "results.jsonl").exists():
+            missing.append(f"{folder / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}")
     if missing:
         raise UserError(missing)
     groups: dict[str, list[int]] = {}
@@ -116,12 +126,17 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
         setting = digest(_without_seeds(read_toml(path))) if layout.recipe(path).is_file() else f"folder {i}"
         groups.setdefault(setting, []).append(i)
     names = _short_names(paths)
-    return [
-        Arm(
-            name=names[runs[0]] + (f" ({len(runs)} seeds)" if len(runs) > 1 else ""), folders=[folders[i] for i in runs]
-        )
-        for runs in groups.values()
-    ]
+    arms = []
+    for runs in groups.values():
+        seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+        arms.append(Arm(name=f"{names[runs[0]]}{seeds}", folders=[folders[run] for run in runs]))
+    return arms
+
+
+def _run_of(path: Path) -> Path:
+    """Return the run whose folder `evaluate` is given; any other path as it is."""
+    is_of_run = path.name == "evaluate" and layout.recipe(path.parent).is_file()
+    return path.parent if is_of_run else path
 
 
 def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:
@@ -141,55 +156,71 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(path.parts[-depth:]) for path in paths]
 
 
-def _by_identity(folder: Path) -> dict[str, Record]:
-    records = read_results(folder / "results.jsonl")
-    return {repr(_comparable(record)): record for record in records}
+def _shared(of_runs: Sequence[dict[str, ResultRecord]]) -> list[list[ResultRecord]]:
+    """Return the records of all runs for each language in which they are comparable.  of_runs: {language: record}."""
+    group = []
+    for lang, first in of_runs[0].items():
+        records = [by_lang[lang] for by_lang in of_runs if lang in by_lang]
+        if len(records) == len(of_runs) and all(_condition(record) == _condition(first) for record in records):
+            group.append(records)
+    return group
 
 
-def _comparable(record: Record) -> list[Any]:
-    """Return what must be equal in two records: preprocessing is each model's own, and the table names differences."""
+def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
+    """Return what must be equal in records of one dataset, task and language.
+
+    Preprocessing is each model's own, and the table names differences.
+    """
     protocol = {name: value for name, value in record["protocol"].items() if name != "preprocess"}
-    return [*(record[name] for name in IDENTITY), protocol]
+    return record["dataset_digest"], protocol
 
 
-def _means_over_seeds(group: Sequence[Sequence[Record]], metric: str, arm_of_run: np.ndarray) -> np.ndarray:
+def _means_over_seeds(group: Group, metric: str, arm_of_run: np.ndarray) -> np.ndarray:
     """Return the mean over seeds of each arm in each language, (A, L)."""
     values_LR = np.array([[record["metrics"][metric] for record in records] for records in group], float)
     arms = range(arm_of_run.max() + 1)
     return np.stack([values_LR[:, arm_of_run == arm].mean(axis=1) for arm in arms])
 
 
-def _row(
-    group: Sequence[Sequence[Record]],
-    metric: str,
-    values_AL: np.ndarray,
-    folders: Sequence[Path],
-    arm_of_run: np.ndarray,
-) -> Record:
+def _compared_metric(
+    group: Group, metric: str, values_AL: np.ndarray, folders: Sequence[Path], arm_of_run: np.ndarray
+) -> ComparedMetric:
+    first_run_of_arm = np.unique(arm_of_run, return_index=True)[1].tolist()
     values_A = values_AL.mean(axis=1)
-    row: Record = {
+    row: ComparedMetric = {
         "dataset": group[0][0]["dataset"],
         "task": group[0][0]["task"],
         "metric": metric,
         "languages": [records[0]["lang"] for records in group],
         "values": values_A.tolist(),
         "differences": (values_A[1:] - values_A[0]).tolist(),
-        "preprocess": [
-            group[0][int(np.argmax(arm_of_run == arm))]["protocol"].get("preprocess", {})
-            for arm in range(len(values_A))
-        ],
+        "preprocess": [group[0][run]["protocol"].get("preprocess", {}) for run in first_run_of_arm],
     }
     answers = hits(folders, group, metric) if len(values_A) > 1 else None
     if answers is not None:
         intervals = arm_intervals(answers, arm_of_run)
-        row |= {"intervals": intervals, "is_significant": [low > 0 or high < 0 for low, high in intervals]}
+        row["intervals"] = intervals
+        row["is_significant"] = [low > 0 or high < 0 for low, high in intervals]
     return row
 
 
-def hits(folders: Sequence[Path], group: Sequence[Sequence[Record]], metric: str) -> list[list[Answers]] | None:
+def _compared_languages(row: ComparedMetric, values_AL: np.ndarray) -> list[ComparedLanguage]:
+    return [
+        {
+            "dataset": row["dataset"],
+            "task": row["task"],
+            "metric": row["metric"],
+            "lang": lang,
+            "values": values_A.tolist(),
+        }
+        for lang, values_A in zip(row["languages"], values_AL.T, strict=True)
+    ]
+
+
+def hits(folders: Sequence[Path], group: Group, metric: str) -> list[list[Answers]] | None:
     """Return for each run and language whether each query was answered rightly, and its image.
 
-    group: for each language the records of the runs.  None if the metric is not a share of queries, if the ranks are
+    None if the metric is not a share of queries, if the ranks are
     not in the folders, or if the runs have different queries.
     """
     match = _AT_K.match(metric)
@@ -198,11 +229,14 @@ def hits(folders: Sequence[Path], group: Sequence[Sequence[Record]], metric: str
     for records in group:
         first_images: np.ndarray | None = None
         for run, (folder, record) in enumerate(zip(folders, records, strict=True)):
-            paths = ranks_path(folder, record, kind), images_path(folder, record, kind)
-            if not all(path.exists() for path in paths):
+            path_of_ranks = ranks_path(folder, record, kind)
+            path_of_images = images_path(folder, record, kind)
+            if not path_of_ranks.exists() or not path_of_images.exists():
                 return None
-            ranks, images = map(_read_array, paths)
-            first_images = images if first_images is None else first_images
+            ranks = _read_array(path_of_ranks)
+            images = _read_array(path_of_images)
+            if first_images is None:
+                first_images = images
             if not np.array_equal(first_images, images):  # only some of them could decode some image
                 return None
             of_runs[run].append((ranks < k, images))

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.core.artifacts import digest, write_array, write_text
+from worldclip.core.artifacts import Json, digest, write_array, write_text
 from worldclip.core.errors import UserError
 from worldclip.core.records import read_results
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
-from worldclip.evaluate.tasks import Dataset, Record, Task
+from worldclip.evaluate.tasks import Dataset, Score, Task
 from worldclip.model import decode
+from worldclip.report.results import ResultRecord
 
 PROTOCOL_VERSION = 4  # of the numbers; a record of another version is evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
@@ -46,7 +47,7 @@ class TextFeatures:
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode those of `texts` that are not in memory, in batches of similar length."""
-        missing = sorted({text for text in texts if text not in self._features}, key=lambda text: (len(text), text))
+        missing = sorted(set(texts) - self._features.keys(), key=lambda text: (len(text), text))
         if len(self._features) + len(missing) > TEXTS_KEPT:
             self._features = {text: self._features[text] for text in set(texts) if text in self._features}
         for start in range(0, len(missing), self._batch_size):
@@ -57,7 +58,7 @@ class TextFeatures:
 
 def evaluate(
     model: Model,
-    model_id: Record,
+    model_id: Json,
     datasets: Sequence[Dataset],
     languages: Sequence[str],
     results_path: Path,
@@ -65,7 +66,7 @@ def evaluate(
     batch_size: int = 256,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda message: None,
-) -> tuple[list[Record], dict[str, ImageFeatures], TextFeatures]:
+) -> tuple[list[ResultRecord], dict[str, ImageFeatures], TextFeatures]:
     """Return a record of every dataset, language and task, in this order, and the features (for galleries).
 
     languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
@@ -78,21 +79,23 @@ def evaluate(
     records = by_digest(read_results(results_path))
     features = {}
     for dataset in datasets:
-        folder = cache and cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
+        folder = None
+        if cache is not None:
+            folder = cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
         features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
+    num_done = 0
     written_at = time.monotonic()
-    num_done, pairs_per_line = 0, -(-len(todo) // MAX_PROGRESS_LINES)
     for group in grouped(todo):
         encode_text.encode(texts_of(group))
-        for dataset, lang in group:
-            image_ND = features[dataset.name].features_ND
-            scored = score_language(model_id, (dataset, lang), image_ND, encode_text, results_path.parent, records)
+        for pair in group:
+            image_ND = features[pair[0].name].features_ND
+            scored = score_language(model_id, pair, image_ND, encode_text, results_path.parent, records)
             records |= by_digest(scored)
             num_done += 1
-            if num_done % pairs_per_line == 0 or num_done == len(todo):
-                say(f"{dataset.name} in {lang}" + (f", {num_done:,} of {len(todo):,}" if pairs_per_line > 1 else ""))
+            if line := _progress_line(pair, num_done, len(todo)):
+                say(line)
             if time.monotonic() - written_at > WRITE_EVERY_S:
                 write_results(results_path, records, datasets)
                 written_at = time.monotonic()
@@ -105,7 +108,17 @@ def evaluate(
     return _in_order(records, datasets), features, encode_text
 
 
-def identify(model: Model, model_id: Record) -> Record:
+def _progress_line(pair: Pair, num_done: int, num_pairs: int) -> str:
+    """Return the message after a pair; a sweep of many pairs has one after each few of them, else it is empty."""
+    pairs_per_line = -(-num_pairs // MAX_PROGRESS_LINES)
+    if num_done % pairs_per_line and num_done < num_pairs:
+        return ""
+    dataset, lang = pair
+    count = f", {num_done:,} of {num_pairs:,}" if pairs_per_line > 1 else ""
+    return f"{dataset.name} in {lang}{count}"
+
+
+def identify(model: Model, model_id: Json) -> Json:
     """Return `model_id`, the model and model_digest of records, with what the model does to images."""
     return {**model_id, "preprocess": preprocess_of(model)}
 
@@ -116,12 +129,16 @@ def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pa
     Raises UserError for a language that no dataset has.
     """
     available = list(dict.fromkeys(lang for dataset in datasets for lang in dataset.languages))
-    if missing := [lang for lang in languages if lang not in available]:
+    missing = [lang for lang in languages if lang not in available]
+    if missing:
         names = ", ".join(dataset.name for dataset in datasets)
         raise UserError(
             f"evaluate.languages: no text in {', '.join(missing)} in {names}; available: {', '.join(available)}"
         )
-    return [(dataset, lang) for lang in (languages or available) for dataset in datasets if lang in dataset.languages]
+    pairs = []
+    for lang in languages or available:
+        pairs += [(dataset, lang) for dataset in datasets if lang in dataset.languages]
+    return pairs
 
 
 def tasks_of(pair: Pair) -> Sequence[Task]:
@@ -132,7 +149,11 @@ def tasks_of(pair: Pair) -> Sequence[Task]:
 
 def texts_of(pairs: Sequence[Pair]) -> list[str]:
     """Return the texts that the tasks of some pairs encode."""
-    return [text for pair in pairs for task in tasks_of(pair) for text in task.texts_to_encode()]
+    texts: list[str] = []
+    for pair in pairs:
+        for task in tasks_of(pair):
+            texts += task.texts_to_encode()
+    return texts
 
 
 def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
@@ -150,19 +171,19 @@ def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield group
 
 
-def has_records(model_id: Record, pair: Pair, records: Mapping[str, Record]) -> bool:
+def has_records(model_id: Json, pair: Pair, records: Mapping[str, ResultRecord]) -> bool:
     """Return whether `records` (by digest) has those of all tasks of a pair."""
     return all(digest(_identity(model_id, pair, task)) in records for task in tasks_of(pair))
 
 
 def score_language(
-    model_id: Record,
+    model_id: Json,
     pair: Pair,
     image_ND: np.ndarray,
     encode_text: TextFeatures,
     folder: Path,
-    records: Mapping[str, Record],
-) -> list[Record]:
+    records: Mapping[str, ResultRecord],
+) -> list[ResultRecord]:
     """Return the records of a pair's tasks: those of `records` (by digest) unchanged, new ones for the others.
 
     The ranks of new records are written below `folder`.
@@ -176,21 +197,27 @@ def score_language(
             for kind, ranks in score.ranks.items():
                 write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
                 write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
-            record = {**identity, "n": score.n, **score.more, "metrics": score.metrics, "chance": score.chance}
-            record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
-            if score.slices:
-                record["slices"] = score.slices
-            record["digest"] = digest(identity)
+            record = _record(identity, score)
         scored.append(record)
     return scored
 
 
-def _identity(model_id: Record, pair: Pair, task: Task) -> Record:
+def _record(identity: Json, score: Score) -> ResultRecord:
+    record = {**identity, "n": score.n, **score.more, "metrics": score.metrics, "chance": score.chance}
+    record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
+    if score.slices:
+        record["slices"] = score.slices
+    record["digest"] = digest(identity)
+    return record
+
+
+def _identity(model_id: Json, pair: Pair, task: Task) -> Json:
     """Return the fields of a record that say what was measured.  model_id: of `identify`."""
     dataset, lang = pair
-    preprocess = model_id["preprocess"]
+    identity = dict(model_id)
+    preprocess = identity.pop("preprocess")
     return {
-        **{name: model_id[name] for name in model_id if name != "preprocess"},
+        **identity,
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
         "lang": lang,
@@ -204,27 +231,27 @@ def _identity(model_id: Record, pair: Pair, task: Task) -> Record:
     }
 
 
-def ranks_path(folder: Path, record: Record, kind: str) -> Path:
+def ranks_path(folder: Path, record: ResultRecord, kind: str) -> Path:
     """Return the path of a record's ranks.  kind: of query, `acc` for acc1 and acc5, `image_retrieval_recall@`, ..."""
     return safe_join(folder / "ranks", record["dataset"], record["lang"], f"{record['task']}.{kind.rstrip('@')}.npy")
 
 
-def images_path(folder: Path, record: Record, kind: str) -> Path:
+def images_path(folder: Path, record: ResultRecord, kind: str) -> Path:
     """Return the path of the image that each of these ranks is about, as its position in the dataset."""
     return ranks_path(folder, record, kind).with_suffix(".images.npy")
 
 
-def by_digest(records: Iterable[Record]) -> dict[str, Record]:
+def by_digest(records: Iterable[ResultRecord]) -> dict[str, ResultRecord]:
     """Return {digest: record}."""
     return {record["digest"]: record for record in records}
 
 
-def write_results(path: Path, records: Mapping[str, Record], datasets: Sequence[Dataset]) -> None:
+def write_results(path: Path, records: Mapping[str, ResultRecord], datasets: Sequence[Dataset]) -> None:
     """Write results.jsonl: `records` by digest, in the order of the datasets."""
     lines = [json.dumps(record, ensure_ascii=False) for record in _in_order(records, datasets)]
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _in_order(records: Mapping[str, Record], datasets: Sequence[Dataset]) -> list[Record]:
+def _in_order(records: Mapping[str, ResultRecord], datasets: Sequence[Dataset]) -> list[ResultRecord]:
     place = {dataset.name: i for i, dataset in enumerate(datasets)}
     return sorted(records.values(), key=lambda record: place.get(record["dataset"], len(place)))

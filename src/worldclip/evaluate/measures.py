@@ -21,22 +21,22 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.evaluate import zeroshot
 from worldclip.evaluate.interval import statistic_interval, weighted_mean_interval
 from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough
 from worldclip.evaluate.ranking import distinct_rows, score_blocks
 from worldclip.evaluate.tasks import (
-    NO_LANGUAGE,
     Classification,
     Dataset,
     Encode,
-    Record,
     Retrieval,
     Score,
     Task,
     decoded,
 )
+from worldclip.report.results import NO_LANGUAGE
 
 PROBED = {"few_shot": ("country", "region"), "linear_probe": ("class", "country", "region")}  # labels of each
 
@@ -153,7 +153,7 @@ class Geometry:
     """(N,) the image of each text."""
     image_keys: Sequence[str]
     """Of all images of the dataset: a hash of the key decides which pairs are taken."""
-    protocol: Record = field(default_factory=lambda: {"max_pairs": NUM_PAIRS, "alpha": 2, "t": SCALE})
+    protocol: Json = field(default_factory=lambda: {"max_pairs": NUM_PAIRS, "alpha": 2, "t": SCALE})
     name: str = "alignment_uniformity"
 
     def texts_to_encode(self) -> list[str]:
@@ -195,7 +195,7 @@ class Consistency:
         return []  # the language's own task has encoded them
 
     @property
-    def protocol(self) -> Record:
+    def protocol(self) -> Json:
         return {"pivot": self.pivot_lang, "images": NUM_IMAGES, **self.task.protocol}
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, require
 from worldclip.evaluate.interval import seeds_interval
-from worldclip.evaluate.tasks import Encode, Record, Score, decoded
+from worldclip.evaluate.tasks import Encode, Score, decoded
 
 SHOTS = (5, 10, 25)  # arXiv:2507.22062, few-shot geo-localisation
 NUM_SEEDS = 5
@@ -51,7 +52,7 @@ class FewShot(_Probe):
         return f"few_shot_{self.label}"
 
     @property
-    def protocol(self) -> Record:
+    def protocol(self) -> Json:
         probe = {"probe": f"ridge {RIDGE:g}", "features": "unit length, centred"}
         return {"shots": list(SHOTS), "seeds": NUM_SEEDS, **probe}
 
@@ -120,7 +121,7 @@ class LinearProbe(_Probe):
         return f"linear_probe_{self.label}"
 
     @property
-    def protocol(self) -> Record:
+    def protocol(self) -> Json:
         split = "half" if self.is_train is None else "given"
         return {"split": split, "seeds": NUM_SEEDS, "probe": "logistic", "penalties": list(PENALTIES)}
 

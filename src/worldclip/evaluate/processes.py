@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core import process_values
+from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.local import end_with_parent
@@ -26,7 +27,8 @@ from worldclip.core.execute.shards import cause_of_death
 from worldclip.core.records import read_results
 from worldclip.evaluate import datasets, engine, image_features
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.tasks import Dataset, Record
+from worldclip.evaluate.tasks import Dataset
+from worldclip.report.results import ResultRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Sweep:
     """A model on the datasets of a config."""
 
     source: str | Path
-    model_id: Record
+    model_id: Json
     """Of engine.identify."""
     config: EvaluateConfig
     run_dir: Path
@@ -50,7 +52,7 @@ class _Worker:
     model: image_features.Model
     datasets: dict[str, Dataset]
     encode_text: engine.TextFeatures
-    records: dict[str, Record]
+    records: dict[str, ResultRecord]
     """By digest: those that results.jsonl had at the start."""
     features: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -114,7 +116,7 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int], values: Record) -> None:
+def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int], values: Json) -> None:
     """Load the model and the datasets in a new process; values: of the process that starts it."""
     from worldclip.model.load import load
 
@@ -151,7 +153,7 @@ def _encode(name: str, start: int) -> None:
         image_features.encode_chunk(worker.model, dataset, start, worker.sweep.config.batch_size, cache)
 
 
-def _score(group: Sequence[tuple[str, str]]) -> list[Record]:
+def _score(group: Sequence[tuple[str, str]]) -> list[ResultRecord]:
     """Return the records of some (name of the dataset, language); their texts are encoded together."""
     worker = _worker
     pairs = [(worker.datasets[name], lang) for name, lang in group]

@@ -7,14 +7,17 @@ N images of the dataset, n questions, K options, D embed_dim.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from worldclip.core.artifacts import Json
+from worldclip.core.records import Slice
 from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
 from worldclip.evaluate.ranking import Ties, rank_scores
-from worldclip.evaluate.tasks import Encode, Record, Score, decoded, score_slices
+from worldclip.evaluate.tasks import Encode, Score, decoded, score_slices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,30 +31,23 @@ class Choice:
     image_idx: np.ndarray
     """(n,) the image of each question."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
-    protocol: Record = field(default_factory=dict)
+    protocol: Json = field(default_factory=dict)
     ties: Ties = "against"
     name: str = "choice"
 
     def texts_to_encode(self) -> list[str]:
-        return [text for options in self.options for text in options]
+        return list(itertools.chain.from_iterable(self.options))
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        num_options = len(self.options[0])
         is_good = decoded(image_ND)[self.image_idx]
         questions = np.flatnonzero(is_good)
-        features = encode([text for idx in questions.tolist() for text in self.options[idx]])
-        option_nKD = features.reshape(len(questions), num_options, -1)
-        score_nK = np.einsum("nd,nkd->nk", image_ND[self.image_idx[questions]], option_nKD)
+        features = encode(_texts_of(self.options, questions))
+        image_idx = self.image_idx[questions]
+        option_nKD = features.reshape(len(questions), len(self.options[0]), -1)
+        score_nK = np.einsum("nd,nkd->nk", image_ND[image_idx], option_nKD)
         is_right = rank_scores(score_nK, np.arange(len(questions)), self.answer[questions], self.ties) == 0
-        return Score(
-            n=len(questions),
-            metrics={"accuracy": float(is_right.mean())},
-            chance={"accuracy": 1 / num_options},
-            interval={"accuracy": mean_interval(is_right, self.image_idx[questions])},
-            slices=score_slices(self.slices, is_good, lambda part: {"accuracy": float(is_right[part].mean())}),
-            ranks={"accuracy": np.where(is_right, 0, 1)},
-            images={"accuracy": self.image_idx[questions]},
-        )
+        slices = score_slices(self.slices, is_good, lambda part: {"accuracy": float(is_right[part].mean())})
+        return _accuracy(is_right, len(self.options[0]), image_idx, slices)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +59,7 @@ class ImageChoice:
     """(n, K) the images to choose from."""
     answer: np.ndarray
     """(n,) position of the right image among them."""
-    protocol: Record = field(default_factory=dict)
+    protocol: Json = field(default_factory=dict)
     ties: Ties = "against"
     name: str = "image_choice"
 
@@ -77,14 +73,28 @@ class ImageChoice:
         score_nK = np.einsum("nd,nkd->nk", text_nD, image_ND[candidates])
         right = candidates[np.arange(len(rows)), self.answer[rows]]
         is_right = rank_scores(score_nK, np.arange(len(rows)), self.answer[rows], self.ties) == 0
-        return Score(
-            n=len(rows),
-            metrics={"accuracy": float(is_right.mean())},
-            chance={"accuracy": 1 / self.candidates.shape[1]},
-            interval={"accuracy": mean_interval(is_right, right)},
-            ranks={"accuracy": np.where(is_right, 0, 1)},
-            images={"accuracy": right},
-        )
+        return _accuracy(is_right, self.candidates.shape[1], right, {})
+
+
+def _accuracy(is_right: np.ndarray, num_options: int, image_idx: np.ndarray, slices: dict[str, Slice]) -> Score:
+    """Return the score of questions with one right option.
+
+    is_right: (n,) bool.  image_idx: (n,) the image of each question; in the interval, those of one are drawn together.
+    """
+    return Score(
+        n=len(is_right),
+        metrics={"accuracy": float(is_right.mean())},
+        chance={"accuracy": 1 / num_options},
+        interval={"accuracy": mean_interval(is_right, image_idx)},
+        slices=slices,
+        ranks={"accuracy": np.where(is_right, 0, 1)},
+        images={"accuracy": image_idx},
+    )
+
+
+def _texts_of(texts: Sequence[Sequence[str]], rows: np.ndarray) -> list[str]:
+    """Return the texts of these questions, one question after the other."""
+    return list(itertools.chain.from_iterable(texts[row] for row in rows.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,23 +109,25 @@ class Matching:
     image_idx: np.ndarray
     """(n, 2) the images that the two texts belong to."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
-    protocol: Record = field(default_factory=dict)
+    protocol: Json = field(default_factory=dict)
     name: str = "matching"
 
     def texts_to_encode(self) -> list[str]:
-        return [text for pair in self.texts for text in pair]
+        return list(itertools.chain.from_iterable(self.texts))
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx].all(axis=1)
         examples = np.flatnonzero(is_good)
-        features = encode([text for row in examples.tolist() for text in self.texts[row]])
+        features = encode(_texts_of(self.texts, examples))
         text_n2D = features.reshape(len(examples), 2, -1)
         image_n2D = image_ND[self.image_idx[examples]]
         score_nIT = np.einsum("nid,ntd->nit", image_n2D, text_n2D)  # I images, T texts
         own_n2 = np.diagonal(score_nIT, axis1=1, axis2=2)
+        other_text_n2 = score_nIT[:, [0, 1], [1, 0]]  # of each image
+        other_image_n2 = score_nIT[:, [1, 0], [0, 1]]  # of each text
         hits = {
-            "text_acc": (own_n2 > score_nIT[:, [0, 1], [1, 0]]).all(axis=1),
-            "image_acc": (own_n2 > score_nIT[:, [1, 0], [0, 1]]).all(axis=1),
+            "text_acc": (own_n2 > other_text_n2).all(axis=1),
+            "image_acc": (own_n2 > other_image_n2).all(axis=1),
         }
         hits["acc"] = hits["text_acc"] & hits["image_acc"]
 
@@ -145,7 +157,7 @@ class Association:
     """The images of each cue."""
     is_right: Sequence[np.ndarray]
     """Which of them belong to it, bool."""
-    protocol: Record = field(default_factory=dict)
+    protocol: Json = field(default_factory=dict)
     ties: Ties = "against"
     name: str = "association"
 
@@ -172,7 +184,8 @@ class Association:
         is_right = self.is_right[row]
         scores = np.einsum("cd,d->c", image_ND[self.candidates[row]], cue_D)
         num_right = int(is_right.sum())
-        place = is_right if self.ties == "against" else np.arange(len(scores))  # of equal scores: wrong before right
+        # Of equal scores: wrong images before right ones, or in their order.
+        place = is_right if self.ties == "against" else np.arange(len(scores))
         best_first = np.lexsort((place, -scores))
         num_hits = int(is_right[best_first[:num_right]].sum())
         return num_hits / (2 * num_right - num_hits)

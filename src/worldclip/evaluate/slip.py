@@ -17,9 +17,8 @@ from typing import Any
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
 from worldclip.evaluate.tasks import Classification, Dataset, Task
+from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 
-TASK = "zeroshot_classification_slip"
-FOLDERS_TASK = "zeroshot_classification"
 SOURCE = "facebookresearch/SLIP"
 REMEDY = (
     "name the classes in classnames.txt as src/worldclip/evaluate/slip.toml does, in the order of the labels, or set "
@@ -64,7 +63,7 @@ def with_slip_names(dataset: Dataset) -> Dataset:
     """
     names = names_by_dataset().get(dataset.name)
     tasks = dataset.tasks("en") if "en" in dataset.languages else ()
-    of_folder = next((task for task in tasks if isinstance(task, Classification) and task.name == FOLDERS_TASK), None)
+    of_folder = next((task for task in tasks if isinstance(task, Classification) and task.name == CLASSIFICATION), None)
     if names is None or of_folder is None:
         return dataset
     order = slip_order([synonyms[0] for synonyms in of_folder.class_names], names)
@@ -74,7 +73,9 @@ def with_slip_names(dataset: Dataset) -> Dataset:
         "names": SOURCE,
         "names_digest": digest([classes, names.templates]),
     }
-    added = dataclasses.replace(of_folder, name=TASK, class_names=classes, templates=names.templates, protocol=protocol)
+    added = dataclasses.replace(
+        of_folder, name=SLIP_CLASSIFICATION, class_names=classes, templates=names.templates, protocol=protocol
+    )
 
     def with_added(lang: str) -> Sequence[Task]:
         return [*dataset.tasks(lang), added] if lang == "en" else dataset.tasks(lang)

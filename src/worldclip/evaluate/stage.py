@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from worldclip.core.artifacts import digest, fingerprint, read_manifest, write_json, write_text
+from worldclip.core.artifacts import Json, digest, fingerprint, read_manifest, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.job import Job, Report, Result, Run
+from worldclip.core.job import Job, Result, Run
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.records import read_results
@@ -20,13 +20,14 @@ from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
-from worldclip.evaluate.tasks import LOCAL, NO_LANGUAGE, Dataset, Record
+from worldclip.evaluate.tasks import Dataset
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems
 from worldclip.pool.builders import read_held_out
 from worldclip.pool.config import PoolConfig, held_out_names
-from worldclip.report.by_language import CLASSIFICATION
+from worldclip.report.metrics import CLASSIFICATION
+from worldclip.report.results import LOCAL, NO_LANGUAGE, ResultRecord, by_dataset
 
 GALLERY_LANGUAGES = 10
 LEVELS = ("high", "mid", "low")  # of resources, the best first
@@ -53,7 +54,7 @@ def _needs(run: Run) -> Iterator[str]:
     yield from problems_of(_load_all, [name for name in config.dataset_names if name not in held_out], config, run.dir)
 
 
-def _config(run: Run) -> Report:
+def _config(run: Run) -> Json:
     config = run.section(EvaluateConfig)
     keys = run.deciding("evaluate")
     keys["evaluate"] |= {
@@ -65,10 +66,10 @@ def _config(run: Run) -> Report:
     return keys
 
 
-def _inputs(run: Run) -> Report:
+def _inputs(run: Run) -> Json:
     """Return the checkpoint's digest, and the manifests that the datasets of a run depend on."""
     config = run.section(EvaluateConfig)
-    inputs: Report = {"checkpoint": model_digest(checkpoint_folder(run.dir))}
+    inputs: Json = {"checkpoint": model_digest(checkpoint_folder(run.dir))}
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
@@ -87,7 +88,7 @@ def _evaluate(run: Run, job: Job) -> Result:
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
 
-def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Report:
+def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Json:
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
@@ -119,7 +120,7 @@ def _naming_bad_images() -> Iterator[None]:
 
 
 @_naming_bad_images()
-def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Report:
+def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Json:
     """Write records, tables and report of a sweep into `folder`, and return the report.
 
     languages_of: returns the languages to evaluate in (empty: all), given the datasets.
@@ -130,8 +131,8 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     if config.suite == "paper":
         suites.of_model(config.against)  # an unknown name is an error before any work
     loaded = _load_all(config.dataset_names, config, sweep.run_dir)
-    records: list[Record] = []
-    summary: Report = {**sweep.model_id, "datasets": {}, "gallery": []}
+    records: list[ResultRecord] = []
+    summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
         langs = languages_of(loaded)
         model = load(sweep.source, device=config.device, preprocess=config.preprocess_rule)
@@ -148,7 +149,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
             cache=folder / "features",
             say=lambda message: say("evaluate", message),
         )
-        grouped = report.by_dataset(records)
+        grouped = by_dataset(records)
         for dataset in loaded:
             images = features[dataset.name]
             tasks = grouped.get(dataset.name, {})
@@ -172,7 +173,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     return summary
 
 
-def _about(name: str, run_dir: Path) -> Report:
+def _about(name: str, run_dir: Path) -> Json:
     """Return `about` of a held-out set or of a dataset of the catalog; nothing of a folder's."""
     if held_out := read_held_out(run_dir).get(name):
         return {"about": held_out.about}
@@ -199,11 +200,11 @@ def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path) -> li
     return loaded
 
 
-def _write_tables(folder: Path, records: Sequence[Record], config: EvaluateConfig) -> Report:
+def _write_tables(folder: Path, records: Sequence[ResultRecord], config: EvaluateConfig) -> Json:
     """Write table.md, results.csv, table.tex and CLIP_benchmark's files; return the report's fields about them."""
     protocol = tables.protocol_text(records)
     parts = [tables.markdown_table(records), protocol]
-    fields: Report = {"protocol": protocol.strip()} if protocol else {}
+    fields: Json = {"protocol": protocol.strip()} if protocol else {}
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))
         if config.suite in suites.AVERAGED:

@@ -22,9 +22,9 @@ import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.records import PublishedRow
-from worldclip.evaluate import slip
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
-from worldclip.evaluate.tasks import Record
+from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
+from worldclip.report.results import ResultRecord
 
 AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flagged
 SLIP_NAMED = ("slip26", "paper")  # suites whose numbers are those with SLIP's names, see evaluate.classes
@@ -32,7 +32,7 @@ AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites with one number: the p
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class DatasetRow:
     """A dataset of a suite: its number (0 to 1) over some languages, None if it was not measured."""
 
     dataset: str
@@ -41,7 +41,7 @@ class Row:
     languages: tuple[str, ...]
 
 
-def suite_rows(suite: str, records: Sequence[Record]) -> list[Row]:
+def suite_rows(suite: str, records: Sequence[ResultRecord]) -> list[DatasetRow]:
     """Return a row per metric of every dataset of `suite`, in its order; means over languages if there are several.
 
     A dataset that is published in English counts in English only, even if it was measured in more languages; CVQA has
@@ -53,23 +53,30 @@ def suite_rows(suite: str, records: Sequence[Record]) -> list[Row]:
         info = CATALOG[name]
         # Languages of each row, () for all that were measured.
         row_languages = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
-        rows += [dataset_row(name, metric, records, langs) for langs in row_languages for metric in info.metrics]
+        for langs in row_languages:
+            rows += [dataset_row(name, metric, records, langs) for metric in info.metrics]
     return rows
 
 
-def _records_of_suite(suite: str, records: Sequence[Record]) -> list[Record]:
+def _records_of_suite(suite: str, records: Sequence[ResultRecord]) -> list[ResultRecord]:
     """Drop the records whose class names are not those of `suite`.
 
     SLIP-26, and the paper's table, take the records with SLIP's names where there are any; other suites never do.
     """
-    with_slip = {record["dataset"] for record in records if record["task"] == slip.TASK}
-    if suite not in SLIP_NAMED:
-        with_slip = set()
-    dropped = [slip.FOLDERS_TASK if record["dataset"] in with_slip else slip.TASK for record in records]
-    return [record for record, task in zip(records, dropped, strict=True) if record["task"] != task]
+    with_slip: set[str] = set()
+    if suite in SLIP_NAMED:
+        with_slip = {record["dataset"] for record in records if record["task"] == SLIP_CLASSIFICATION}
+    kept = []
+    for record in records:
+        other_names = CLASSIFICATION if record["dataset"] in with_slip else SLIP_CLASSIFICATION
+        if record["task"] != other_names:
+            kept.append(record)
+    return kept
 
 
-def dataset_row(dataset: str, metric: str, records: Sequence[Record], languages: Sequence[str] = ()) -> Row:
+def dataset_row(
+    dataset: str, metric: str, records: Sequence[ResultRecord], languages: Sequence[str] = ()
+) -> DatasetRow:
     """Return a dataset's number: the mean of `value` over languages (default: all that were measured)."""
     numbers: dict[str, float] = {}
     for record in records:
@@ -78,10 +85,10 @@ def dataset_row(dataset: str, metric: str, records: Sequence[Record], languages:
             if number is not None:
                 numbers[record["lang"]] = number
     mean = float(np.mean(list(numbers.values()))) if numbers else None
-    return Row(dataset=dataset, metric=metric, value=mean, languages=tuple(numbers))
+    return DatasetRow(dataset=dataset, metric=metric, value=mean, languages=tuple(numbers))
 
 
-def languages_of(row: Row) -> str:
+def languages_of(row: DatasetRow) -> str:
     """Return the languages of a row as tables show them: the only one, or `4 of 11` if some are missing, or `11`."""
     num_upstream = CATALOG[row.dataset].languages
     if len(row.languages) == 1:
@@ -91,7 +98,7 @@ def languages_of(row: Row) -> str:
     return str(len(row.languages))
 
 
-def suite_mean(suite: str, records: Sequence[Record]) -> tuple[float | None, list[str]]:
+def suite_mean(suite: str, records: Sequence[ResultRecord]) -> tuple[float | None, list[str]]:
     """Return the plain mean over the suite's datasets (None if one is missing), and the missing ones."""
     rows = suite_rows(suite, records)
     missing = [row.dataset for row in rows if row.value is None]
@@ -100,7 +107,7 @@ def suite_mean(suite: str, records: Sequence[Record]) -> tuple[float | None, lis
     return float(np.mean([row.value for row in rows])), []
 
 
-def value(metric: str, record: Record) -> float | None:
+def value(metric: str, record: ResultRecord) -> float | None:
     """Return the number that `metric` (see above) gives for a record, None if the record lacks what it needs."""
     if "+" in metric:
         return _mean([value(part, record) for part in metric.split("+")])
@@ -114,7 +121,8 @@ def value(metric: str, record: Record) -> float | None:
     parts = record.get("slices", {})
     if part.startswith("worst "):
         prefix = part.removeprefix("worst ") + " "
-        return min((scores["metrics"][name] for key, scores in parts.items() if key.startswith(prefix)), default=None)
+        numbers = [scores["metrics"][name] for key, scores in parts.items() if key.startswith(prefix)]
+        return min(numbers, default=None)
     return parts[part]["metrics"].get(name) if part in parts else None
 
 
@@ -173,7 +181,7 @@ def of_model(model: str) -> dict[str, Published]:
     return numbers
 
 
-def beside(records: Sequence[Record], against: str) -> list[PublishedRow]:
+def beside(records: Sequence[ResultRecord], against: str) -> list[PublishedRow]:
     """Return a row for each figure that was measured or that `against` has published.
 
     Values are in percent, None where the model has none.  Raises UserError for an unknown model.
@@ -181,7 +189,8 @@ def beside(records: Sequence[Record], against: str) -> list[PublishedRow]:
     theirs = of_model(against)
     rows: list[PublishedRow] = []
     for figure in figures().values():
-        row, theirs_row = _ours(figure, records), theirs.get(figure.figure)
+        row = _ours(figure, records)
+        theirs_row = theirs.get(figure.figure)
         if row["ours_pct"] is None and theirs_row is None:
             continue
         if theirs_row is not None:
@@ -196,15 +205,18 @@ def beside(records: Sequence[Record], against: str) -> list[PublishedRow]:
     return rows
 
 
-def _ours(figure: Figure, records: Sequence[Record]) -> PublishedRow:
-    """Return a row with our number alone."""
+def _ours(figure: Figure, records: Sequence[ResultRecord]) -> PublishedRow:
+    """Return a row with only our number."""
     missing: list[str] = []
     if figure.dataset.startswith("suite:"):
         value, missing = suite_mean(figure.dataset.removeprefix("suite:"), records)
-        languages, over = ["en"], "en"
+        languages = ["en"]
+        over = "en"
     else:
         row = dataset_row(figure.dataset, figure.metric, records, figure.languages)
-        value, languages, over = row.value, list(row.languages), languages_of(row)
+        value = row.value
+        languages = list(row.languages)
+        over = languages_of(row)
     return {
         "figure": figure.figure,
         "title": figure.title,

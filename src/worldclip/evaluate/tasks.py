@@ -11,22 +11,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.core.records import Slice
 from worldclip.core.safe_path import is_safe_name
 from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
 from worldclip.evaluate.ranking import Ties
-
-LOCAL = "local"  # in place of a language: each question in the language it was written in
-NO_LANGUAGE = "und"  # of tasks without texts: probes of the images alone
-
-Record = dict[str, Any]
-"""A JSON object: a line of results.jsonl, or a part of one."""
 
 Encode = Callable[[list[str]], np.ndarray]
 """Texts -> (n, D) float32, unit length."""
@@ -41,7 +36,7 @@ class Score:
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     slices: dict[str, Slice] = field(default_factory=dict)
-    more: Record = field(default_factory=dict)
+    more: Json = field(default_factory=dict)
     """Further fields of the record, e.g. num_classes."""
     ranks: dict[str, np.ndarray] = field(default_factory=dict)
     """Rank of each query's best right answer, by kind of query: two models are compared on them, query by query."""
@@ -55,7 +50,7 @@ class Task(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def protocol(self) -> Record: ...
+    def protocol(self) -> Json: ...
     def texts_to_encode(self) -> Sequence[str]:
         """Return the texts that `score` encodes, so that those of several languages are encoded together."""
         ...
@@ -99,7 +94,7 @@ class _OfClasses:
     templates: Sequence[str] = ("{}",)
     image_idx: np.ndarray
     """(n,) position of each image of the task among the dataset's images."""
-    protocol: Record = field(default_factory=dict)
+    protocol: Json = field(default_factory=dict)
 
     def texts_to_encode(self) -> list[str]:
         return zeroshot.class_texts(self.class_names, self.templates)
@@ -211,7 +206,7 @@ class Retrieval:
     """(num_pairs,) position of its text in `texts`."""
     image_idx: np.ndarray
     """(n,) the images that are ranked; some may have no text."""
-    protocol: Record = field(default_factory=dict)
+    protocol: Json = field(default_factory=dict)
     ties: Ties = "against"
     name: str = "image_text_retrieval"
 

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from worldclip.core.job import Record
-from worldclip.report.by_language import CLASSIFICATION, top_metric
-from worldclip.report.metric_names import metric_name, task_name
+from worldclip.report.metrics import CLASSIFICATION, metric_name, task_name, top_metric
 
 INTENDED = (
     "Intended use: search and sorting of pictures by texts in the languages above, zero-shot classification with names "

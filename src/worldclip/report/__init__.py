@@ -8,7 +8,6 @@ from typing import Any
 
 from worldclip.core import layout
 from worldclip.core.artifacts import read_json, read_manifest
-from worldclip.core.job import Record
 from worldclip.core.records import SizeCurve
 from worldclip.report import balance, curate, evaluate, match, metadata, next_steps, train
 from worldclip.report.page import Card, Section, cards, write_page
@@ -25,7 +24,8 @@ def write_report(run_dir: Path) -> Path:
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(run_dir, reports, log)
-    title, subtitle = f"Run {run_dir.resolve().name}", _subtitle(run_dir)
+    title = f"Run {run_dir.resolve().name}"
+    subtitle = _subtitle(run_dir)
     for stage, sections in by_stage.items():
         if sections and (run_dir / stage).is_dir():
             head = [evaluate.summary_section(reports[stage])] if stage == "evaluate" else []
@@ -42,7 +42,7 @@ def write_evaluation(folder: Path) -> Path:
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
 
 
-def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[Record]) -> dict[str, list[Section]]:
+def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> dict[str, list[Section]]:
     """Return the parts of each stage, the last stage first: results are what a reader comes for."""
     sections_of: dict[str, Callable[[Any], list[Section]]] = {
         "evaluate": evaluate.sections,
@@ -58,14 +58,15 @@ def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[Record]) 
 
 def _read_sizes(run_dir: Path) -> SizeCurve | None:
     """Return RUN/estimate.json if it is about the present matches."""
-    path, manifest = layout.estimates(run_dir), read_manifest(run_dir / "match")
+    path = layout.estimates(run_dir)
+    manifest = read_manifest(run_dir / "match")
     if manifest is None or not path.exists():
         return None
     sizes: SizeCurve = read_json(path)
     return sizes if sizes["match"] == manifest["digest"] else None
 
 
-def _summary(reports: Mapping[str, Any], log: Sequence[Record]) -> Section:
+def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section:
     """Return the run in a handful of figures."""
     figures: list[Card] = []
     if "curate" in reports:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from worldclip.core.job import Record
-from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve
+from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve, TopEntry
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, unit
@@ -28,7 +28,7 @@ def sections(report: BalanceReport, sizes: SizeCurve | None) -> list[Section]:
 
 
 def _thresholds(report: BalanceReport) -> Section:
-    lists: dict[str, Record] = {name: row for name, row in report["lists"].items() if row["num_matches"]}
+    lists: dict[str, Mapping[str, Any]] = {name: row for name, row in report["lists"].items() if row["num_matches"]}
     by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
     keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
     rows = [
@@ -121,7 +121,7 @@ def _head_entries(report: BalanceReport) -> Section:
     )
 
 
-def _first_entries(lists: Mapping[str, Sequence[Record]], names: Sequence[str]) -> Html:
+def _first_entries(lists: Mapping[str, Sequence[TopEntry]], names: Sequence[str]) -> Html:
     """Return one table for the lists that have none of their own: the most frequent entry of each."""
     if not names:
         return Html()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from worldclip.core.records import DatasetResult, LanguageResult, Mean, TaskResult
@@ -13,12 +13,12 @@ from worldclip.language.table import Language
 from worldclip.report.chart import Dot, dot_chart
 from worldclip.report.html import Html, join, tag
 from worldclip.report.language_map import group_bars, language_map
-from worldclip.report.metric_names import metric_name, task_name
+from worldclip.report.metrics import CLASSIFICATION, DISTANCE, metric_name, task_name, top_metric
 from worldclip.report.numbers import count, interval, percent, times
 from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend
+from worldclip.report.results import is_averaged, long_table, pivot
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
-CLASSIFICATION = "zeroshot_classification"
 MIN_LANGUAGES = 3  # fewer make no means by family
 MAX_BARS = 40  # languages shown as bars; more are dots of one chart
 MAX_NAMED_LANGUAGES = 30  # languages of a mean that are named in sight
@@ -26,7 +26,8 @@ MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
 SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
 LEVEL_COLOURS = {"high": "var(--s1)", "mid": "var(--s4)", "low": "var(--s2)"}
 NO_LEVEL_COLOUR = "var(--s7)"  # of codes that are not in the table of languages
-MAX_SCRIPTS, MAX_FAMILIES = 6, 14  # of the grid; the others are taken together
+MAX_SCRIPTS = 6  # columns of the grid; the others are taken together
+MAX_FAMILIES = 14  # rows of the grid; the others are taken together
 MAX_NAMED = 20  # languages in a cell's hover text
 SHADE_PCT = 60  # strength of a cell's colour at 100%, so that its text stays readable
 ALL = "all"
@@ -57,10 +58,11 @@ def languages_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
 def _dataset(name: str, result: DatasetResult) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")), *_means_over(result)]
     for task, task_result in result["tasks"].items():
-        parts += [_by_language(task, task_result), _slices(task_result)]
-        is_long = len(task_result["languages"]) > MAX_BARS
-        title = f"All metrics of {task_name(task)}" + (", languages by name" if is_long else "")
-        parts.append(folded(title, to_html(_metrics_table(task_result, main_metric(task, task_result)))))
+        order = ", languages by name" if len(task_result["languages"]) > MAX_BARS else ""
+        all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result)))
+        parts.append(_by_language(task, task_result))
+        parts.append(_parts(task_result))
+        parts.append(folded(f"All metrics of {task_name(task)}{order}", all_metrics))
     return join(parts)
 
 
@@ -77,18 +79,13 @@ def _named(langs: Sequence[str]) -> Html:
     return folded(f"{text}, by their codes", tag("p", names, class_="lead"))
 
 
-def top_metric(metrics: Collection[str]) -> str:
-    """Return the metric that stands for zero-shot classification."""
-    return "acc5" if "acc5" in metrics else "acc1"
-
-
 def number_of(task: TaskResult) -> Callable[[float], str]:
     """Return how the metrics of a task are written: shares in percent, distances as they are."""
-    return percent if task.get("is_share", True) else "{:.3f}".format
+    return percent if task.get("is_share", True) else DISTANCE
 
 
 def _is_averaged(task: TaskResult) -> bool:
-    return task.get("is_averaged", len(task["languages"]) > 1)
+    return task.get("is_averaged", is_averaged(task["languages"]))
 
 
 def main_metric(task: str, result: TaskResult) -> str:
@@ -103,23 +100,27 @@ def _by_language(task: str, result: TaskResult) -> Html:
     if not records:
         return Html()
     by_value = sorted(records.items(), key=lambda item: -item[1]["metrics"][metric])
-    known = known_languages({lang: record["metrics"][metric] for lang, record in by_value})
+    known = known_languages(lang for lang, _ in by_value)
     shown = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
     parts = [tag("h4", task_name(task), " ", tag("small", shown))]
     groups = result.get("groups", {})
+    in_groups: list[Html] = []
     if len(records) <= MAX_BARS:
         parts.append(_bars(metric, by_value))
         summary = f"{metric_name(metric)} by family, script and resource level"
-        in_groups = [group_bars(groups)] if groups else []
+        if groups:
+            in_groups.append(group_bars(groups))
     else:
         hovers = {lang: _hover(lang, metric, record) for lang, record in by_value}
-        families = {lang: language.family for lang in records if (language := find_language(lang)) is not None}
-        parts += [language_map(dict(by_value), metric, families, hovers), tag("p", FIND, class_="lead")]
-        parts += [group_bars(groups), _plot(metric, by_value)]
+        families = {lang: language.family for lang, language in known.items()}
+        parts.append(language_map(dict(by_value), metric, families, hovers))
+        parts.append(tag("p", FIND, class_="lead"))
+        parts.append(group_bars(groups))
+        parts.append(_plot(metric, by_value))
         summary = f"{metric_name(metric)} by family and script"
-        in_groups = []
     if len(known) >= MIN_LANGUAGES:
-        parts.append(folded(summary, to_html(_grid(known)), *in_groups))
+        rows = [(language, records[lang]["metrics"][metric]) for lang, language in known.items()]
+        parts.append(folded(summary, to_html(_grid(rows)), *in_groups))
     return join(parts)
 
 
@@ -145,13 +146,14 @@ def _bars(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
 def _hover(lang: str, metric: str, record: LanguageResult) -> str:
     """Return language, value, interval, chance, number of queries, family and script."""
     language = find_language(lang)
+    bounds = record["interval_95"].get(metric)
+    chance = record["chance"].get(metric)
     name = f"{language.name} {lang}" if language else lang
-    about = f"; {_family_and_script(language)}" if language else ""
-    bounds, chance = record["interval_95"].get(metric), record["chance"].get(metric)
-    between = f", {interval(bounds)}" if bounds else ""
-    beside = "" if chance is None else f", chance {percent(chance)}"
     value = f"{metric_name(metric)} {percent(record['metrics'][metric])}"
-    return f"{name}: {value}{between}{beside}; {count(record['n'])} queries{about}"
+    between = f", {interval(bounds)}" if bounds else ""
+    by_chance = "" if chance is None else f", chance {percent(chance)}"
+    about = f"; {_family_and_script(language)}" if language else ""
+    return f"{name}: {value}{between}{by_chance}; {count(record['n'])} queries{about}"
 
 
 def _family_and_script(language: Language) -> str:
@@ -172,7 +174,8 @@ def _plot(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
 
 def _dot(lang: str, metric: str, record: LanguageResult) -> Dot:
     language = find_language(lang)
-    bounds, chance = record["interval_95"].get(metric), record["chance"].get(metric)
+    bounds = record["interval_95"].get(metric)
+    chance = record["chance"].get(metric)
     return Dot(
         label=lang,
         hover=_hover(lang, metric, record),
@@ -183,57 +186,61 @@ def _dot(lang: str, metric: str, record: LanguageResult) -> Dot:
     )
 
 
-def _slices(task: TaskResult) -> Html:
+def _parts(task: TaskResult) -> Html:
     """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
-    slices = {lang: record.get("slices", {}) for lang, record in task["languages"].items()}
-    names = list(dict.fromkeys(name for of_lang in slices.values() for name in of_lang))
-    if not names:
+    numbers = [number for number in long_table(task["languages"].values()) if number.part]
+    by_part = pivot(numbers, lambda number: number.part, lambda number: (number.lang, number.metric))
+    if not by_part:
         return Html()
-    metrics = list(next(iter(next(iter(slices.values())).values()))["metrics"])
-    means = task["mean"]["metrics"]
-    if _is_averaged(task) or len(slices) == 1:
+    metrics = list(dict.fromkeys(number.metric for number in numbers))
+    langs = list(dict.fromkeys(number.lang for number in numbers))
+    has_mean = _is_averaged(task) or len(task["languages"]) == 1
+    if has_mean:
         titles = [metric_name(metric) for metric in metrics]
-        values = {name: [means.get(f"{name}/{metric}") for metric in metrics] for name in names}
     else:
-        titles = [f"{lang} {metric_name(metric)}" for lang in slices for metric in metrics]
-        values = {
-            name: [
-                of_lang[name]["metrics"].get(metric) if name in of_lang else None
-                for of_lang in slices.values()
-                for metric in metrics
-            ]
-            for name in names
-        }
-    rows = [
-        [name, *values[name], max(of_lang[name]["n"] for of_lang in slices.values() if name in of_lang)]
-        for name in names
-    ]
-    part = text_column("part (mean over languages)" if _is_averaged(task) else "part")
-    columns = [part, *columns_of(titles, percent), Column("queries", count)]
+        titles = [f"{lang} {metric_name(metric)}" for lang in langs for metric in metrics]
+    rows = []
+    for part, of_part in by_part.items():
+        values: list[float | None]
+        if has_mean:
+            values = [task["mean"]["metrics"].get(f"{part}/{metric}") for metric in metrics]
+        else:
+            cells = [of_part.get((lang, metric)) for lang in langs for metric in metrics]
+            values = [None if cell is None else cell.value for cell in cells]
+        rows.append([part, *values, max(number.n for number in of_part.values())])
+    part_column = text_column("part (mean over languages)" if _is_averaged(task) else "part")
+    columns = [part_column, *columns_of(titles, percent), Column("queries", count)]
     drawn = to_html(Table(columns, rows))
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
 
 def _metrics_table(task: TaskResult, main: str) -> Table:
     """Return every metric by language, with the interval, chance and multiple of chance of `main`, and the mean."""
-    mean, records, number = task["mean"], task["languages"], number_of(task)
+    mean = task["mean"]
+    records = task["languages"]
+    number = number_of(task)
     metrics = [name for name in mean["metrics"] if "/" not in name]
-    chance_column = Column(f"chance of {metric_name(main)}", number)
-    beside = [Column("95% interval", _interval_of(number)), chance_column, Column("times chance", times)]
-    labels = [text_column("language", lang_name), text_column("family, script, resources")]
-    columns = [*labels, *columns_of(map(metric_name, metrics), number), *beside, Column("queries", count)]
     is_long = len(records) > MAX_BARS  # then the names are what one looks for
+    labels = [text_column("language", lang_name), text_column("family, script, resources")]
+    of_main = [
+        Column("95% interval", lambda bounds: interval(bounds, number) or ""),
+        Column(f"chance of {metric_name(main)}", number),
+        Column("times chance", times),
+    ]
+    columns = [*labels, *columns_of(map(metric_name, metrics), number), *of_main, Column("queries", count)]
     rows: list[list[Any]] = []
     for lang in sorted(records, key=_name_key) if is_long else records:
         record = records[lang]
         language = find_language(lang)
         about = f"{_family_and_script(language)}, {language.resource_level}" if language and is_long else None
         values = [record["metrics"][name] for name in metrics]
-        rows.append([lang, about, *values, record["interval_95"].get(main), *_beside_chance(record, main), record["n"]])
+        bounds = record["interval_95"].get(main)
+        rows.append([lang, about, *values, bounds, *_chance_and_multiple(record, main), record["n"]])
     if not _is_averaged(task):
         return Table(columns, rows)
     means = [mean["metrics"][name] for name in metrics]
-    rows.append([Html(f"mean over {len(mean['languages'])}"), None, *means, None, *_beside_chance(mean, main), None])
+    title = Html(f"mean over {len(mean['languages'])}")
+    rows.append([title, None, *means, None, *_chance_and_multiple(mean, main), None])
     return Table(columns, rows, totals=[len(rows) - 1])
 
 
@@ -242,21 +249,18 @@ def _name_key(lang: str) -> tuple[str, str]:
     return (language.name if language else lang).casefold(), lang
 
 
-def _interval_of(number: Callable[[float], str]) -> Callable[[Sequence[float]], str]:
-    return lambda bounds: interval(bounds, number) or ""
-
-
-def _beside_chance(record: LanguageResult | Mean, metric: str) -> list[float | None]:
+def _chance_and_multiple(record: LanguageResult | Mean, metric: str) -> list[float | None]:
     """Return chance and the multiple of it that is reached; None where the task knows no chance."""
     chance = record["chance"].get(metric)
     value = record["metrics"].get(metric)
-    return [chance, value / chance if chance and value is not None else None]
+    multiple = value / chance if chance and value is not None else None
+    return [chance, multiple]
 
 
-def known_languages(values: Mapping[str, float]) -> list[tuple[Language, float]]:
-    """Return the languages of the table among `values`; datasets' own codes (deu_Latn, zh_yue) are resolved."""
-    rows = [(find_language(code), value) for code, value in values.items()]
-    return [(language, value) for language, value in rows if language is not None]
+def known_languages(codes: Iterable[str]) -> dict[str, Language]:
+    """Return the languages of the table among `codes`; datasets' own codes (deu_Latn, zh_yue) are resolved."""
+    languages_of = {code: find_language(code) for code in codes}
+    return {code: language for code, language in languages_of.items() if language is not None}
 
 
 def find_language(code: str) -> Language | None:
@@ -277,12 +281,16 @@ def _grid(rows: Sequence[tuple[Language, float]]) -> Table:
     scripts = _group_rare([script_name(language.script) for language, _ in rows], MAX_SCRIPTS, "other scripts")
     cells: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
     for language, value in rows:
-        family, script = families[language.family], scripts[script_name(language.script)]
+        family = families[language.family]
+        script = scripts[script_name(language.script)]
         for place in ((family, script), (family, ALL), (ALL, script), (ALL, ALL)):
             cells[place].append((language.name, value))
     row_names = [*dict.fromkeys(families.values()), ALL]
     column_names = [*dict.fromkeys(scripts.values()), ALL]
-    body = [[family, *(_grid_cell(cells.get((family, script))) for script in column_names)] for family in row_names]
+    body = []
+    for family in row_names:
+        in_scripts = [cells.get((family, script)) for script in column_names]
+        body.append([family, *map(_grid_cell, in_scripts)])
     return Table([text_column("family"), *columns_of(column_names)], body, totals=[len(row_names) - 1])
 
 

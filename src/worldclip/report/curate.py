@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from worldclip.core.job import Record
 from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.records import CurateReport, SampledCurve
 from worldclip.report.balance import NUM_CURVES, rank_chart
@@ -36,7 +35,7 @@ ENDS = {reason.column: (f"var(--{reason.colour})", reason.meaning) for reason in
 EXAMPLES = (Reason.KEPT, Reason.SAMPLED_OUT, Reason.EXCLUDED, Reason.NO_MATCH, Reason.NO_LANGUAGE)
 BEFORE_AFTER = (("var(--s7)", "in the pool"), ("var(--s1)", "among kept pairs"))
 
-Row: TypeAlias = Record
+LanguageRow: TypeAlias = Mapping[str, Any]
 """pairs_in, expected_pairs, and pairs by where they end (ENDS)."""
 
 
@@ -59,7 +58,7 @@ def sections(report: CurateReport) -> list[Section]:
     return [section for section in parts if section is not None]
 
 
-def _total(rows: Mapping[str, Row]) -> dict[str, float]:
+def _total(rows: Mapping[str, LanguageRow]) -> dict[str, float]:
     return {key: sum(row.get(key, 0) for row in rows.values()) for key in ("pairs_in", "expected_pairs", *ENDS)}
 
 
@@ -91,7 +90,7 @@ def _fates(report: CurateReport) -> Section:
     )
 
 
-def _fate_bar(label: str, row: Row, ends: Sequence[str]) -> Bar:
+def _fate_bar(label: str, row: LanguageRow, ends: Sequence[str]) -> Bar:
     parts = []
     for end in ends:
         colour, meaning = ENDS[end]
@@ -100,13 +99,13 @@ def _fate_bar(label: str, row: Row, ends: Sequence[str]) -> Bar:
     return Bar(label=label, parts=parts, note=f"{count(row['pairs_out'])} of {count(row['pairs_in'])}")
 
 
-def _fate_cells(name: str, row: Row, reasons: Sequence[str]) -> list[object]:
+def _fate_cells(name: str, row: LanguageRow, reasons: Sequence[str]) -> list[object]:
     kept = row["pairs_out"] / row["pairs_in"] if row["pairs_in"] else None
     by_reason = [row.get(reason) or None for reason in reasons]
     return [name, row["pairs_in"], *by_reason, row["pairs_out"], row["expected_pairs"], kept]
 
 
-def _shares(rows: Mapping[str, Row]) -> Section | None:
+def _shares(rows: Mapping[str, LanguageRow]) -> Section | None:
     """Return the largest languages' shares of the pool and of what was kept."""
     total = _total(rows)
     if not total["pairs_out"]:
@@ -155,7 +154,7 @@ def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
     )
 
 
-def _examples(samples: Mapping[str, Sequence[Record]]) -> Section | None:
+def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section | None:
     parts: list[Html] = []
     for reason in EXAMPLES:
         if samples.get(reason.column):
@@ -173,7 +172,7 @@ def _examples(samples: Mapping[str, Sequence[Record]]) -> Section | None:
     )
 
 
-def _why(reason: Reason, sample: Record) -> str:
+def _why(reason: Reason, sample: Mapping[str, Any]) -> str:
     if reason == Reason.NO_LANGUAGE:
         return f"label {sample['label']}, probability {sample['lang_prob']:.2f}"
     if reason == Reason.NO_MATCH:

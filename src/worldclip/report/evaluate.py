@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from worldclip.core.job import Record
 from worldclip.core.records import (
     EvaluateReport,
     GalleryImage,
@@ -16,10 +15,10 @@ from worldclip.core.records import (
     SharedQueries,
     TaskResult,
 )
-from worldclip.report.by_language import CLASSIFICATION, languages_section, number_of, top_metric
+from worldclip.report.by_language import languages_section, number_of
 from worldclip.report.html import Html, html, join, tag
 from worldclip.report.language_map import group_bar
-from worldclip.report.metric_names import metric_name, task_name
+from worldclip.report.metrics import CLASSIFICATION, metric_name, task_name, top_metric
 from worldclip.report.numbers import count, interval, percent
 from worldclip.report.page import (
     Bar,
@@ -56,21 +55,23 @@ def cards(report: EvaluateReport) -> list[Card]:
     """Return the mean accuracy on each dataset with zero-shot classification."""
     drawn = []
     for name, result in report["datasets"].items():
-        if CLASSIFICATION in result["tasks"]:
-            mean = result["tasks"][CLASSIFICATION]["mean"]
-            metric = top_metric(mean["metrics"])
-            remark = f"mean over {len(mean['languages'])} languages; chance {percent(mean['chance'][metric])}"
-            if metric != "acc1":
-                remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
-            drawn.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
+        if CLASSIFICATION not in result["tasks"]:
+            continue
+        mean = result["tasks"][CLASSIFICATION]["mean"]
+        metric = top_metric(mean["metrics"])
+        remark = f"mean over {len(mean['languages'])} languages; chance {percent(mean['chance'][metric])}"
+        if metric != "acc1":
+            remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
+        drawn.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
     return drawn
 
 
 def dataset_legend(report: EvaluateReport) -> Html:
     """Return what each dataset holds, where the report says it."""
-    lines = [
-        tag("dt", name) + tag("dd", result["about"]) for name, result in report["datasets"].items() if "about" in result
-    ]
+    lines = []
+    for name, result in report["datasets"].items():
+        if "about" in result:
+            lines.append(tag("dt", name) + tag("dd", result["about"]))
     return tag("dl", *lines, class_="about") if lines else Html()
 
 
@@ -92,22 +93,21 @@ def sections(report: EvaluateReport) -> list[Section]:
 def results_section(report: EvaluateReport) -> Section | None:
     """Return every headline number in one table; None if nothing was measured."""
     rows: list[list[Any]] = []
+    notes = []
     for dataset, result in report["datasets"].items():
         names = [dataset]  # the dataset and each task are named once, in the first of their rows
         for task, task_result in result["tasks"].items():
             for i, headline in enumerate(task_result.get("headlines", [])):
                 name = names.pop() if names else None
                 rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline)])
+        num_bad = result["num_bad_images"]
+        if num_bad:
+            notes.append(note(f"{dataset}: {count(num_bad)} images could not be decoded and are left out."))
     if not rows:
         return None
     labels = map(text_column, ("dataset", "task", "metric"))
     numbers = [Column("value"), text_column(""), *columns_of(("languages", "95% interval")), Column("queries", count)]
     results = Table([*labels, *numbers], rows)
-    notes = [
-        note(f"{name}: {count(result['num_bad_images'])} images could not be decoded and are left out.")
-        for name, result in report["datasets"].items()
-        if result["num_bad_images"]
-    ]
     if "protocol" in report:
         notes.append(note(report["protocol"]))
     return Section(
@@ -120,7 +120,10 @@ def results_section(report: EvaluateReport) -> Section | None:
 
 def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
     """Return metric, value, bar, languages, interval, number of queries."""
-    number, value, bounds, langs = number_of(task), headline["value"], headline["interval_95"], headline["languages"]
+    number = number_of(task)
+    value = headline["value"]
+    bounds = headline["interval_95"]
+    langs = headline["languages"]
     bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
     return [
         metric_name(headline["metric"]),
@@ -132,7 +135,7 @@ def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
     ]
 
 
-def _suite(suite: Record | None) -> Html:
+def _suite(suite: Mapping[str, Any] | None) -> Html:
     if suite is None:
         return Html()
     if suite["mean"] is None:
@@ -155,19 +158,21 @@ def held_out_section(report: EvaluateReport) -> Section | None:
 def _held_out(result: HeldOut) -> Html:
     """Return the means over languages as bars and every language as a row."""
     metric = top_metric(result["means"])
+    name = metric_name(metric)
     groups = result["means"][metric]
     largest = max(group["interval_95"][1] for group in groups) or 1.0
-    name, second = metric_name(metric), "top-1" if metric != "acc1" else None
     columns = [text_column("language", lang_name)]
     for part in ("seen", "held out"):
         columns += [Column(f"{part} {name}", percent), Column("95% interval")]
-    columns += columns_of((f"seen {second}", f"held out {second}") if second else (), percent)
+    if metric != "acc1":
+        columns += columns_of(("seen top-1", "held out top-1"), percent)
     columns += [Column(f"chance of {name}", percent), *columns_of(("seen", "held out"), count)]
     rows = [_held_out_cells(lang, pair, metric) for lang, pair in result["languages"].items()]
     rows.sort(key=lambda row: -row[3])
-    table = Table(columns, rows)
-    heading = tag("h3", result["dataset"], " ", tag("small", f"{metric_name(metric)}, {len(rows)} languages"))
-    numbers = to_html(table) if len(rows) <= MAX_HELD_ROWS else folded("In numbers", to_html(table))
+    numbers = to_html(Table(columns, rows))
+    if len(rows) > MAX_HELD_ROWS:
+        numbers = folded("In numbers", numbers)
+    heading = tag("h3", result["dataset"], " ", tag("small", f"{name}, {len(rows)} languages"))
     return join([heading, bars(group_bar(group, largest) for group in groups), numbers])
 
 
@@ -259,14 +264,12 @@ def _shot(image: GalleryImage) -> Html:
     return tag("div", picture, tag("div", *title, class_="t"), tag("dl", *answers), class_="shot")
 
 
-def _answers(lang: str, names: Sequence[Record]) -> Html:
+def _answers(lang: str, names: Sequence[Mapping[str, Any]]) -> Html:
     best, *others = names
-    shown = [
-        tag("b", "✓\N{NO-BREAK SPACE}", words(name["name"], lang), class_="ok")
-        if name["is_right"]
-        else words(name["name"], lang)
-        for name in others
-    ]
+    shown = []
+    for name in others:
+        text = words(name["name"], lang)
+        shown.append(tag("b", "✓\N{NO-BREAK SPACE}", text, class_="ok") if name["is_right"] else text)
     mark = "✓\N{NO-BREAK SPACE}" if best["is_right"] else ""
     first = tag("span", mark, words(best["name"], lang), class_="ok" if best["is_right"] else "no")
     return tag("dt", code(lang)) + tag("dd", first, tag("div", join(shown, " · "), class_="rest"))

@@ -12,7 +12,13 @@ def count(value: float) -> str:
 
 def percent(value: float) -> str:
     """Write a share (0 to 1) as percent: 12.3%.  Shares below 1% get two decimals, as chance is often small."""
-    return f"{100 * value:.{2 if 0 < value < 0.01 else 1}f}%"
+    return f"{bare_percent(value)}%"
+
+
+def bare_percent(value: float) -> str:
+    """Write a share as percent without the sign, for tables that say so once: 12.3"""
+    digits = 2 if 0 < value < 0.01 else 1
+    return f"{100 * value:.{digits}f}"
 
 
 def times(ratio: float) -> str:

@@ -80,14 +80,10 @@ def to_html(table: Table) -> Html:
     """
     table = table.without_empty_columns() if table.rows else table
     head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
-    body = [
-        tag(
-            "tr",
-            *(tag("td", _html_cell(column, value), class_=_side(column)) for column, value in _cells(table, row)),
-            class_="total" if number in table.totals else None,
-        )
-        for number, row in enumerate(table.rows)
-    ]
+    body = []
+    for number, row in enumerate(table.rows):
+        cells = [tag("td", _html_cell(column, value), class_=_side(column)) for column, value in _cells(table, row)]
+        body.append(tag("tr", *cells, class_="total" if number in table.totals else None))
     attributes = {}
     if len(table.columns) in STACKED_COLUMNS:
         titles = (f"--c{i}:'{_css_text(column.title)}'" for i, column in enumerate(table.columns, 1))
@@ -102,21 +98,23 @@ def _css_text(text: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too, for terminals; totals are bold."""
-    lines = [[_markdown(column.title) for column in table.columns]]
-    for number, row in enumerate(table.rows):
-        cells = [_markdown(_text(column, value)) for column, value in _cells(table, row)]
-        if number in table.totals:
-            cells[0] = f"**{cells[0]}**"
-        lines.append(cells)
-    widths = [max(3, *(len(cells[i]) for cells in lines)) for i in range(len(table.columns))]
+    lines = [[_markdown(text) for text in texts] for texts in _texts(table)]
+    for number in table.totals:
+        lines[1 + number][0] = f"**{lines[1 + number][0]}**"
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     if table.columns[-1].align == "left":
         widths[-1] = 3  # a last column may hold long lists: no reason to pad every row to the longest
-    rule = ["-" * (width - 1) + (":" if column.align == "right" else "-")
-            for column, width in zip(table.columns, widths, strict=True)]  # fmt: skip
-    lines.insert(1, rule)
-    justify = [str.rjust if column.align == "right" else str.ljust for column in table.columns]
-    padded = [[pad(cell, width) for pad, cell, width in zip(justify, cells, widths, strict=True)] for cells in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
+    is_right = [column.align == "right" for column in table.columns]
+    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, is_right, strict=True)]
+    padded = [_pad(cells, widths, is_right) for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (padded[0], rule, *padded[1:]))
+
+
+def _pad(cells: Sequence[str], widths: Sequence[int], is_right: Sequence[bool]) -> list[str]:
+    padded = []
+    for cell, width, right in zip(cells, widths, is_right, strict=True):
+        padded.append(cell.rjust(width) if right else cell.ljust(width))
+    return padded
 
 
 def to_csv(table: Table) -> str:
@@ -132,11 +130,15 @@ def to_csv(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """Return a booktabs tabular."""
     spec = "".join(column.align[0] for column in table.columns)
-    lines = [[column.title for column in table.columns]]
-    lines += [[_text(column, value) for column, value in _cells(table, row)] for row in table.rows]
-    head, *body = (" & ".join(cell.translate(_LATEX_SPECIAL) for cell in cells) + r" \\" for cells in lines)
+    head, *body = (" & ".join(text.translate(_LATEX_SPECIAL) for text in texts) + r" \\" for texts in _texts(table))
     parts = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*parts, ""])
+
+
+def _texts(table: Table) -> list[list[str]]:
+    """Return the titles, then the texts of each row."""
+    rows = [[_text(column, value) for column, value in _cells(table, row)] for row in table.rows]
+    return [[column.title for column in table.columns], *rows]
 
 
 def _cells(table: Table, row: Sequence[Any]) -> list[tuple[Column, Any]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from worldclip.core.job import Record
 from worldclip.report.chart import Line, line_chart
 from worldclip.report.html import Html, join
 from worldclip.report.numbers import count, short
@@ -20,19 +20,19 @@ CURVES = (  # key of the log, heading, colour
     ("samples_per_s", "Samples per second", "var(--s4)"),
 )
 
+LogRow: TypeAlias = Mapping[str, Any]
+"""step, samples_seen, loss (None if it is not finite), and mostly the other keys of CURVES."""
 
-def read_log(path: Path) -> list[Record]:
-    """Return the rows of RUN/train/log.jsonl, without a last line that is still being written.
 
-    A row has step, samples_seen, loss (None if it is not finite), and mostly the other keys of CURVES.
-    """
+def read_log(path: Path) -> list[LogRow]:
+    """Return the rows of RUN/train/log.jsonl, without a last line that is still being written."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def cards(log: Sequence[Record]) -> list[Card]:
+def cards(log: Sequence[LogRow]) -> list[Card]:
     """Return the samples seen and the last loss."""
     if not log:
         return []
@@ -41,7 +41,7 @@ def cards(log: Sequence[Record]) -> list[Card]:
     return [Card(short(log[-1]["samples_seen"]), "samples seen", remark)]
 
 
-def sections(report: Record | None, log: Sequence[Record]) -> list[Section]:
+def sections(report: Mapping[str, Any] | None, log: Sequence[LogRow]) -> list[Section]:
     """Return curves over samples seen; with the report (training is finished), its duration and its faults."""
     if not log:
         return []
@@ -60,7 +60,7 @@ def sections(report: Record | None, log: Sequence[Record]) -> list[Section]:
     return [Section("Training", lead, join([grid(curves, "wide"), *map(note, notes)]))]
 
 
-def _faults(report: Record) -> Iterator[str]:
+def _faults(report: Mapping[str, Any]) -> Iterator[str]:
     if report["no_image"]:
         yield f"{count(report['no_image'])} kept pairs have no image in the pool and were left out."
     if report["skipped_steps"]:

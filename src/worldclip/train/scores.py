@@ -18,8 +18,9 @@ from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.stage import model_digest
-from worldclip.evaluate.tasks import Dataset, Record
+from worldclip.evaluate.tasks import Dataset
 from worldclip.model.load import load
+from worldclip.report.results import ResultRecord
 from worldclip.train.config import TrainConfig
 
 MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
@@ -87,7 +88,7 @@ def score_checkpoint(
     return scores
 
 
-def mean_scores(records: Sequence[Record]) -> dict[str, float]:
+def mean_scores(records: Sequence[ResultRecord]) -> dict[str, float]:
     """Return {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}."""
     first_metrics: dict[str, list[float]] = {}
     for record in records:

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from worldclip.core.artifacts import fingerprint
+from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import our_code, read_records
-from worldclip.evaluate.tasks import Dataset, Record
+from worldclip.evaluate.tasks import Dataset
 
 KEY = "image/key"
 
@@ -40,7 +40,7 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     return retrieval_dataset(name, images, by_language, captions, contents, labels=labels)
 
 
-def _by_language(records: list[Record], path: Path) -> dict[str, list[Caption]]:
+def _by_language(records: list[Json], path: Path) -> dict[str, list[Caption]]:
     """Return the captions by our language code, in the order of the file; blank ones are left out."""
     captions: dict[str, list[Caption]] = {}
     for i, record in enumerate(records):

@@ -25,15 +25,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip.core.artifacts import fingerprint
+from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import stamp_of
 from worldclip.evaluate.datasets.common import text_files
 from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
 from worldclip.evaluate.datasets.common.images import Images, ReadImages, changed, fingerprints, images_by_stem
 from worldclip.evaluate.selection import Choice
-from worldclip.evaluate.tasks import LOCAL, Dataset, Record
+from worldclip.evaluate.tasks import Dataset
 from worldclip.language import table as languages
+from worldclip.report.results import LOCAL
 
 NUM_OPTIONS = 4
 TEXTS = ("image", "lang", "country", "question", "question_en")
@@ -71,7 +72,7 @@ def load(name: str, folder: Path) -> Dataset:
     return build_dataset(name, images, tasks, contents)
 
 
-def _check(question: Record, where: str) -> None:
+def _check(question: Json, where: str) -> None:
     for field in ("options", "options_en"):
         options = question[field]
         if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
@@ -82,7 +83,7 @@ def _check(question: Record, where: str) -> None:
         raise UserError(f"{where} has answer {question['answer']!r}; it must be the position of the right option, 0-3")
 
 
-def _task(questions: Sequence[Record], image_idx: np.ndarray, suffix: str) -> Choice:
+def _task(questions: Sequence[Json], image_idx: np.ndarray, suffix: str) -> Choice:
     """Return the questions in one language; suffix: of the fields that hold it."""
     options = [
         [f"{question[f'question{suffix}']} {option}" for option in question[f"options{suffix}"]]
@@ -99,7 +100,7 @@ def _task(questions: Sequence[Record], image_idx: np.ndarray, suffix: str) -> Ch
     )
 
 
-def _read_parquet(files: Sequence[Path], folder: Path) -> list[Record]:
+def _read_parquet(files: Sequence[Path], folder: Path) -> list[Json]:
     """Return the published questions with the fields of questions.jsonl.
 
     Raises UserError for missing columns and answers.

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
 from worldclip.evaluate.datasets.common.text_files import our_codes, read_records
-from worldclip.evaluate.tasks import Dataset, Record
+from worldclip.evaluate.tasks import Dataset
 from worldclip.language import table as languages
 
 KEYS = {"img_path": "sentences", "image_id": "caption", "wit_ix": "caption_reference_description"}
@@ -84,7 +85,7 @@ def _read_captions(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _captions(record: Record, where: str) -> list[tuple[str, str]]:
+def _captions(record: Json, where: str) -> list[tuple[str, str]]:
     field = next((name for name in KEYS if name in record), None)
     if field is None:
         raise UserError(f"{where} names no image; it must have one of {', '.join(KEYS)}")

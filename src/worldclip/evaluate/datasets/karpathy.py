@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldclip.core.artifacts import fingerprint
+from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_fields, read_json_object
-from worldclip.evaluate.tasks import Dataset, Record
+from worldclip.evaluate.tasks import Dataset
 
 SPLIT = "test"
 FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # of the catalog's datasets
@@ -35,7 +35,7 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     return retrieval_dataset(name, images, {"en": pairs}, captions, contents)
 
 
-def _read_images(path: Path) -> list[Record]:
+def _read_images(path: Path) -> list[Json]:
     records = read_json_object(path).get("images")
     if not isinstance(records, list):
         raise UserError(f'{path} has no list "images"; it must hold a record per image')

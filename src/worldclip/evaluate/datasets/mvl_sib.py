@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import stamp_of
 from worldclip.evaluate.datasets.common.build import build_dataset
 from worldclip.evaluate.datasets.common.images import Images, changed, fingerprints
 from worldclip.evaluate.datasets.common.text_files import our_codes
 from worldclip.evaluate.selection import ImageChoice
-from worldclip.evaluate.tasks import Dataset, Record, Task
+from worldclip.evaluate.tasks import Dataset, Task
 
 FILES = ("queries", "top_ranked", "qrels")
 
@@ -78,7 +79,7 @@ def _images(path: Path) -> Images:
     return Images(keys=keys, read=read, fingerprints=fingerprints([path], path.parent))
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[Record]:
+def _rows(path: Path, columns: tuple[str, ...]) -> list[Json]:
     """Return the rows of a Parquet file, at least one.  Raises UserError and BadShard."""
     rows = _read(path, columns, slice(None))
     if not rows:
@@ -86,7 +87,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[Record]:
     return rows
 
 
-def _read(path: Path, columns: tuple[str, ...], part: slice) -> list[Record]:
+def _read(path: Path, columns: tuple[str, ...], part: slice) -> list[Json]:
     if not path.exists():
         raise UserError(f"{path} is missing; fetch the dataset again")
     try:

@@ -16,8 +16,9 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import decode, parse_record
-from worldclip.evaluate.tasks import NO_LANGUAGE, Dataset
+from worldclip.evaluate.tasks import Dataset
 from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD
+from worldclip.report.results import NO_LANGUAGE
 
 
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_fields, read_json_object
 from worldclip.evaluate.selection import Choice
-from worldclip.evaluate.tasks import Dataset, Record
+from worldclip.evaluate.tasks import Dataset
 
 KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 FIELDS = ("filename", "caption", "negative_caption")
@@ -29,7 +30,7 @@ def load(name: str, folder: Path) -> Dataset:
     files = [folder / f"{kind}.json" for kind in KINDS]
     if missing := [path.name for path in files if not path.exists()]:
         raise UserError(f"{folder} lacks {', '.join(missing)}; the average is over the questions of all kinds")
-    questions: list[Record] = []
+    questions: list[Json] = []
     kinds: list[str] = []
     for path in files:
         records = read_json_object(path)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.core.artifacts import digest
+from worldclip.core.artifacts import Json, digest
 from worldclip.evaluate.datasets.common.class_names import Names
 from worldclip.evaluate.datasets.common.images import Images
 from worldclip.evaluate.ranking import first_captions
-from worldclip.evaluate.tasks import Classification, Dataset, Record, Retrieval, Task
+from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.evaluate.zeroshot import NO_PAIRS
 
 Caption = tuple[int, str]
@@ -45,8 +45,8 @@ def classification_dataset(
     classes: Sequence[Sequence[int]] | np.ndarray,
     contents: Any,
     *,
-    protocol: Record,
-    other_protocol: Record | None = None,
+    protocol: Json,
+    other_protocol: Json | None = None,
     slices: dict[str, np.ndarray] | None = None,
     use_f1: bool = False,
     **more: Any,

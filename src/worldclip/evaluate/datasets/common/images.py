@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from worldclip.core.artifacts import fingerprint
+from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.inputs import Stamp, stamp_of, stamp_of_stat
 from worldclip.core.safe_path import is_safe_name, safe_join
-from worldclip.evaluate.tasks import Record
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANNOTATIONS = ("cls", "txt", "npy", "json")  # extensions of labels and captions
@@ -27,11 +26,11 @@ class Images:
 
     keys: list[str]
     read: ReadImages
-    fingerprints: list[Record]
+    fingerprints: list[Json]
     """Of the files that hold them: what their features are cached under."""
 
 
-def fingerprints(paths: Iterable[Path], root: Path | None = None) -> list[Record]:
+def fingerprints(paths: Iterable[Path], root: Path | None = None) -> list[Json]:
     """Return the fingerprint of each file, relative to `root` (default: its own folder)."""
     return [fingerprint(path, root or path.parent) for path in paths]
 

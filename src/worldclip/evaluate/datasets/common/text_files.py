@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
-from worldclip.evaluate.tasks import Record
 from worldclip.language import table as languages
 
 # Codes of Crossmodal-3600, XTD-10 and others that differ from ours.
@@ -43,7 +43,7 @@ def read_lines(path: Path, what: str) -> list[str]:
     return lines
 
 
-def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[str], where: str) -> Record:
+def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[str], where: str) -> Json:
     """Return a JSON object with `fields`, of which those of `texts` are strings that are not blank."""
     try:
         record = json.loads(content)
@@ -53,13 +53,13 @@ def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[st
     return dict(record)
 
 
-def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[str]) -> list[Record]:
+def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[str]) -> list[Json]:
     """Return the objects of a JSONL file, each as parse_record checks it."""
     lines = read_lines(path, what)
     return [parse_record(line, fields, texts, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
-def read_json_object(path: Path) -> Record:
+def read_json_object(path: Path) -> Json:
     """Return the JSON object that a file holds."""
     try:
         content = path.read_bytes()

@@ -7,15 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.evaluate.leaderboard import Cell, Column, Leaderboard
-from worldclip.evaluate.report import DISTANCE_TASKS
-from worldclip.evaluate.tables import number_of
-from worldclip.report import table as tables
+from worldclip.plugins.leaderboard.board import BoardCell, BoardColumn, Leaderboard
 from worldclip.report.html import Html, join, tag
-from worldclip.report.metric_names import metric_name, task_name
+from worldclip.report.metrics import metric_name, task_info, task_name
 from worldclip.report.numbers import interval
 from worldclip.report.page import Section, note, write_page
-from worldclip.report.table import Table, columns_of, text_column, to_csv, to_html, to_markdown
+from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_markdown
 
 LEAD = (
     "In percent, with 95% intervals over images and seeds where ranks lie beside the results. The best number of a "
@@ -48,7 +45,7 @@ def to_text(board: Leaderboard) -> str:
     """Return the columns over all languages in Markdown, and what is not comparable."""
     shown = [i for i, column in enumerate(board.columns) if column.is_main]
     columns = [text_column("model")]
-    columns += [tables.Column(_title(board.columns[i]), _text_of(board.columns[i])) for i in shown]
+    columns += [Column(_title(board.columns[i]), _text_of(board.columns[i])) for i in shown]
     rows = [[model.name, *(row[i] for i in shown)] for model, row in zip(board.models, board.cells, strict=True)]
     return "\n\n".join([to_markdown(Table(columns, rows)), *board.differences])
 
@@ -62,10 +59,8 @@ def write_leaderboard(path: Path, board: Leaderboard) -> None:
     for i in main:
         groups = [j for j, column in enumerate(board.columns) if _is_part(column, board.columns[i])]
         if groups:
-            parts += [
-                tag("h3", _title(board.columns[i])),
-                _table(_of_dataset(board, [i, *groups]), [i, *groups], _group_title),
-            ]
+            parts.append(tag("h3", _title(board.columns[i])))
+            parts.append(_table(_with_any(board, [i, *groups]), [i, *groups], _group_title))
     if parts:
         lead = "Means over the languages of each level of resources, in percent."
         sections.append(Section("By group of languages", lead, join(parts)))
@@ -74,68 +69,69 @@ def write_leaderboard(path: Path, board: Leaderboard) -> None:
     write_page(path, "Leaderboard", "Made with worldclip.", sections)
 
 
-def _is_part(column: Column, whole: Column) -> bool:
+def _is_part(column: BoardColumn, whole: BoardColumn) -> bool:
     """Return whether a column is over a group of the languages of another one."""
     is_same = (column.without_conditions, column.variant) == (whole.without_conditions, whole.variant)
     return is_same and not column.is_main
 
 
-def _of_dataset(board: Leaderboard, shown: Sequence[int]) -> Leaderboard:
+def _with_any(board: Leaderboard, shown: Sequence[int]) -> Leaderboard:
     """Return the models that have any language of these columns."""
-    rows = [row for row in range(len(board.models)) if any(board.cells[row][i].num_languages for i in shown)]
-    models, cells = [board.models[row] for row in rows], [board.cells[row] for row in rows]
+    models = []
+    cells = []
+    for model, row in zip(board.models, board.cells, strict=True):
+        if any(row[i].num_languages for i in shown):
+            models.append(model)
+            cells.append(row)
     return dataclasses.replace(board, models=models, cells=cells)
 
 
-def _table(board: Leaderboard, shown: Sequence[int], title: Callable[[Column], str]) -> Html:
+def _table(board: Leaderboard, shown: Sequence[int], title: Callable[[BoardColumn], str]) -> Html:
     """Return models as rows; the best number of each column is bold."""
     rows: list[list[Any]] = [[model.name] for model in board.models]
     for i in shown:
+        column = board.columns[i]
         cells = [row[i] for row in board.cells]
         best = max((cell.value for cell in cells if cell.value is not None), default=None)
         for row, cell in zip(rows, cells, strict=True):
-            is_best = cell.value == best and board.columns[i].task not in DISTANCE_TASKS
-            row.append(_html(board.columns[i], cell, is_best))
+            row.append(_html(column, cell, is_best=cell.value == best and task_info(column.task).is_share))
     columns = [text_column("model"), *columns_of(title(board.columns[i]) for i in shown)]
     return tag("div", to_html(Table(columns, rows)), class_="board")
 
 
-def _html(column: Column, cell: Cell, is_best: bool) -> Html:
+def _html(column: BoardColumn, cell: BoardCell, is_best: bool) -> Html:
     if cell.value is None:
         return tag("span", tag("small", _missing(column, cell)))
-    number = number_of(column.task)
+    number = task_info(column.task).number
     value = tag("b", number(cell.value)) if is_best else number(cell.value)
     bounds = interval(cell.interval_95, number)
     return tag("span", value, tag("small", bounds) if bounds else None)
 
 
-def _text_of(column: Column) -> Callable[[Cell], str]:
-    number = number_of(column.task)
+def _text_of(column: BoardColumn) -> Callable[[BoardCell], str]:
+    number = task_info(column.task).number
 
-    def text(cell: Cell) -> str:
+    def text(cell: BoardCell) -> str:
         if cell.value is None:
             return _missing(column, cell)
         bounds = interval(cell.interval_95, number)
-        return number(cell.value) + (f" ({bounds})" if bounds else "")
+        return f"{number(cell.value)} ({bounds})" if bounds else number(cell.value)
 
     return text
 
 
-def _missing(column: Column, cell: Cell) -> str:
+def _missing(column: BoardColumn, cell: BoardCell) -> str:
     """Return what is missing: all, or some of the languages."""
     if not cell.num_languages:
         return "missing"
     return f"missing ({cell.num_languages} of {len(column.languages)} languages)"
 
 
-def _title(column: Column) -> str:
+def _title(column: BoardColumn) -> str:
     variant = f" ({column.variant})" if column.variant else ""
-    return f"{column.dataset}{variant}, {task_name(column.task)}, {metric_name(column.metric)}, {_languages(column)}"
+    languages = column.languages[0] if len(column.languages) == 1 else f"{len(column.languages)} languages"
+    return f"{column.dataset}{variant}, {task_name(column.task)}, {metric_name(column.metric)}, {languages}"
 
 
-def _group_title(column: Column) -> str:
+def _group_title(column: BoardColumn) -> str:
     return f"{column.group} ({len(column.languages)})"
-
-
-def _languages(column: Column) -> str:
-    return column.languages[0] if len(column.languages) == 1 else f"{len(column.languages)} languages"

@@ -14,8 +14,8 @@ from worldclip.cli.looking import leaderboard as command
 from worldclip.core.errors import UserError
 from worldclip.core.records import read_results
 from worldclip.evaluate import engine
-from worldclip.evaluate.leaderboard import ALL, leaderboard
-from worldclip.evaluate.leaderboard_page import to_text, write_leaderboard
+from worldclip.plugins.leaderboard.board import ALL, leaderboard
+from worldclip.plugins.leaderboard.page import to_text, write_leaderboard
 from worlds import WordModel, vector, word_dataset
 
 WORDS = [f"word{i}" for i in range(40)]

@@ -1,4 +1,4 @@
-"""Results of mteb as records: RESULTS/<model>/<revision>/<task>.json beside a model_meta.json."""
+"""Results of mteb as records: RESULTS/<model>/<revision>/<task>.json next to a model_meta.json."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.text_files import our_code
-from worldclip.evaluate.tasks import Record
 from worldclip.language import table as languages
+from worldclip.report.results import ResultRecord
 
 META = "model_meta.json"
 DEPTHS = ("", "*/", "*/*/", "results/*/*/")  # a revision, a model, mteb's folder of results, the folder of that one
@@ -24,29 +24,36 @@ def model_folders(path: Path) -> list[Path]:
     return sorted(folder for folder in folders if "experiments" not in folder.relative_to(path).parts)
 
 
-def read_model_name(folder: Path) -> str:
-    """Return the model's name (organisation/model).  Raises UserError."""
-    name = _read(folder / META).get("name")
-    if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{folder / META}: name is {name!r}; it must be the name of the model")
-    return name
-
-
-def read_records(folder: Path) -> tuple[list[Record], list[str]]:
-    """Return a record per task, split and subset of its languages, and the problems of the files."""
-    records: list[Record] = []
-    problems = []
+def read_model(folder: Path) -> tuple[list[ResultRecord], str, list[str]]:
+    """Return a record per task, split and subset of its languages, the model's name, and the problems of the files."""
+    records: list[ResultRecord] = []
+    problems: list[str] = []
     for path in sorted(folder.glob("*.json")):
         if path.name == META:
             continue
         try:
-            records += _records(path)
+            records += _read_records(path)
         except UserError as error:
             problems += error.problems
-    return records, problems
+    if not records and not problems:
+        problems.append(f"{folder} holds no result of mteb next to {META}; evaluate again")
+    name = ""
+    try:
+        name = _read_name(folder / META)
+    except UserError as error:
+        problems += error.problems
+    return records, name, problems
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _read_name(path: Path) -> str:
+    """Return the model's name, organisation/model."""
+    name = _read(path).get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{path}: name is {name!r}; it must be the name of the model")
+    return name
+
+
+def _read_records(path: Path) -> Iterator[ResultRecord]:
     result = _read(path)
     splits = result.get("scores")
     if not isinstance(result.get("task_name"), str) or not isinstance(splits, dict):

@@ -1,0 +1,130 @@
+"""Results as one long table, and its pivots: every table, page, comparison and leaderboard is made from them.
+
+A record is a line of results.jsonl: what one model scored in one task of a dataset, in one language.  A row of the long
+table is one number of a record, so that a table of any shape is a pivot of rows, and a mean runs over a row of a pivot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+
+from worldclip.core.records import Mean
+
+LOCAL = "local"  # in place of a language: each question in the language it was written in
+NO_LANGUAGE = "und"  # in place of a language: tasks without texts, such as probes of the images
+
+ResultRecord: TypeAlias = dict[str, Any]
+"""A line of results.jsonl; docs/formats.md lists its keys."""
+
+_Row = TypeVar("_Row")
+_Index = TypeVar("_Index", bound=Hashable)
+_Column = TypeVar("_Column", bound=Hashable)
+
+
+class Number(NamedTuple):
+    """A row of the long table, in the order of the columns of results.csv."""
+
+    dataset: str
+    lang: str
+    task: str
+    part: str
+    """The slice of the dataset; empty: all of it."""
+    metric: str
+    value: float
+    low: float | None
+    """Of the 95% interval; parts have none."""
+    high: float | None
+    chance: float | None
+    n: int
+
+    @property
+    def name(self) -> str:
+        """Return the metric, of a part as part/metric."""
+        return f"{self.part}/{self.metric}" if self.part else self.metric
+
+
+def long_table(records: Iterable[Mapping[str, Any]]) -> list[Number]:
+    """Return a row per metric of each record and of each of its parts, in the order of the records."""
+    numbers = []
+    for record in records:
+        about = (record["dataset"], record["lang"], record["task"])
+        for metric, value in record["metrics"].items():
+            low, high = record["interval_95"].get(metric, (None, None))
+            numbers.append(Number(*about, "", metric, value, low, high, record["chance"].get(metric), record["n"]))
+        for part, scores in record.get("slices", {}).items():
+            for metric, value in scores["metrics"].items():
+                numbers.append(Number(*about, part, metric, value, None, None, None, scores["n"]))
+    return numbers
+
+
+def pivot(
+    rows: Iterable[_Row], index: Callable[[_Row], _Index], column: Callable[[_Row], _Column]
+) -> dict[_Index, dict[_Column, _Row]]:
+    """Return {index of a row: {column: row}}, in the order of the rows; of equal places the last row stays."""
+    table: dict[_Index, dict[_Column, _Row]] = {}
+    for row in rows:
+        table.setdefault(index(row), {})[column(row)] = row
+    return table
+
+
+def by_dataset(records: Iterable[ResultRecord]) -> dict[str, dict[str, dict[str, ResultRecord]]]:
+    """Return {dataset: {task: {language: record}}}, in the order of the records."""
+    tasks = pivot(records, lambda record: (record["dataset"], record["task"]), lambda record: record["lang"])
+    datasets: dict[str, dict[str, dict[str, ResultRecord]]] = {}
+    for (dataset, task), by_lang in tasks.items():
+        datasets.setdefault(dataset, {})[task] = by_lang
+    return datasets
+
+
+def by_task_of_runs(
+    runs: Sequence[Sequence[ResultRecord]], key: Callable[[ResultRecord], str] = lambda record: ""
+) -> dict[tuple[str, str, str, str], list[dict[str, ResultRecord]]]:
+    """Return {(dataset, task, language or "", key of the record): for each run its records by language}.
+
+    English and local questions (CVQA) are never averaged: for such datasets the language belongs to the key.
+    """
+    with_local = {record["dataset"] for run in runs for record in run if record["lang"] == LOCAL}
+    groups: dict[tuple[str, str, str, str], list[dict[str, ResultRecord]]] = {}
+    for number, run in enumerate(runs):
+        for record in run:
+            lang = record["lang"] if record["dataset"] in with_local else ""
+            place = (record["dataset"], record["task"], lang, key(record))
+            of_runs = groups.setdefault(place, [{} for _ in runs])
+            of_runs[number][record["lang"]] = record
+    return groups
+
+
+def groups_to_average(by_lang: Mapping[str, ResultRecord]) -> list[list[ResultRecord]]:
+    """Group a task's records by what one number may stand for: all languages, or each of English and local alone."""
+    if is_averaged(by_lang):
+        return [list(by_lang.values())]
+    return [[record] for record in by_lang.values()]
+
+
+def is_averaged(languages: Iterable[str]) -> bool:
+    """Return whether the mean over the languages of a task is a number of interest."""
+    languages = list(languages)
+    return len(languages) > 1 and LOCAL not in languages
+
+
+def mean_over_languages(records: Sequence[ResultRecord]) -> Mean:
+    """Return the plain means of the metrics, chances and parts that *all* records have, and their languages.
+
+    records: of one dataset and one task.  A metric that one of them lacks has no mean.
+    """
+    by_name = pivot(long_table(records), lambda number: number.name, lambda number: number.lang)
+    chances = {
+        metric: float(np.mean([record["chance"][metric] for record in records])) for metric in records[0]["chance"]
+    }
+    return {
+        "languages": [record["lang"] for record in records],
+        "metrics": {
+            name: float(np.mean([number.value for number in of_langs.values()]))
+            for name, of_langs in by_name.items()
+            if len(of_langs) == len(records)
+        },
+        "chance": chances,
+    }
