@@ -1,4 +1,4 @@
-"""Every dataset of the catalog in miniature, laid out as by its source; docs/datasets.md shows these trees.
+"""Every dataset of the catalog, and one in each further layout, in miniature; docs/datasets.md shows these trees.
 
 A file is text or bytes, a tar a dict of its members; an image is the word for what it shows.
 """
@@ -283,16 +283,37 @@ def landmarks(name: str) -> Files:
     }
 
 
+def folders(name: str) -> Files:
+    return {"cat/a.jpg": "cat", "cat/b.jpg": "cat", "dog/a.jpg": "dog"}
+
+
+def pool(name: str) -> Files:
+    texts = {"texts": ["a dog", "ein Hund"], "lang_truth": ["en", "de"]}
+    pairs = {"0.jpg": b"cat", "0.txt": b"a cat", "1.jpg": b"dog", "1.json": json.dumps(texts).encode()}
+    return {"0.tar": pairs, "more/1.tar": {"2.jpg": b"owl", "2.txt": b"an owl"}}
+
+
+def names(name: str) -> Files:
+    of_subjects = {"en": ["cat", "dog", "owl"], "sw": ["paka", None, "bundi"]}
+    return {
+        "000000.tar": {"a.jpg": b"cat", "b.jpg": b"dog", "c.jpg": b"owl"},
+        "set.json": json.dumps({"subjects": {"a": 0, "b": 1, "c": 2}, "about": "all"}),
+        "names.json": json.dumps({"lang": of_subjects}),
+    }
+
+
 OF_LAYOUT: dict[str, Callable[[str], Files]] = {
     "webdataset": webdataset, "karpathy": karpathy, "winogavil": winogavil, "babel_imagenet": babel_imagenet,
     "captions": xm3600, "cvqa": cvqa, "lines": lines, "sugar_crepe": sugar_crepe, "winoground": winoground,
     "iglue": iglue, "mvl_sib": mvl_sib, "dollar_street": dollar_street, "geode": geode, "landmarks": landmarks,
+    "folders": folders, "pool": pool, "names": names,
 }  # fmt: skip
 
 
 def files_of(name: str) -> Files:
-    """Return the miniature of a dataset of the catalog."""
-    return OF_LAYOUT[CATALOG[name].layout](name)
+    """Return the miniature of a dataset of the catalog, or of a layout that no dataset of the catalog has."""
+    layout = CATALOG[name].layout if name in CATALOG else name
+    return OF_LAYOUT[layout](name)
 
 
 def write_miniature(name: str, data: Path, image: Callable[[str], bytes] = str.encode) -> Path:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miniature import write_tar
 from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
@@ -19,9 +18,21 @@ from worldclip.evaluate.catalog import CATALOG, SUITES
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.tools.fetch_dataset import names_to_fetch
 
+NOT_IN_CATALOG = ("folders", "pool", "names")
+
+
+def config_of(names, data, **values):
+    """Return the config of datasets of the catalog, or of a layout that none of the catalog has, below `data`."""
+    folders = {name: f"{name}:{data / name}" for name in names if name not in CATALOG}
+    return EvaluateConfig(datasets=tuple(names), data=str(data), folders=folders, **values)
+
+
+def uses_imagenet(name):
+    return name in CATALOG and CATALOG[name].classes == "imagenet"
+
 
 def evaluate(names, data, tmp_path, **values):
-    config = EvaluateConfig(datasets=tuple(names), data=str(data), **values)
+    config = config_of(names, data, **values)
     assert config.problems() == []
     loaded = [datasets.load(name, config, tmp_path) for name in names]
     records, _, _ = engine.evaluate(Polyglot(), {"model": "m"}, loaded, [], tmp_path / "results.jsonl")
@@ -31,7 +42,7 @@ def evaluate(names, data, tmp_path, **values):
 @pytest.mark.parametrize("name", CATALOG)
 def test_dataset_in_its_source_layout_gives_its_catalog_metrics(name, tmp_path):
     info = CATALOG[name]
-    if info.classes == "imagenet":
+    if uses_imagenet(name):
         pytest.importorskip("open_clip")
     write_miniature(name, tmp_path)
     records = evaluate([name], tmp_path, tmp_path)
@@ -42,13 +53,21 @@ def test_dataset_in_its_source_layout_gives_its_catalog_metrics(name, tmp_path):
     assert all(np.isfinite(list(record["metrics"].values())).all() for record in records)
 
 
-def test_every_layout_of_the_catalog_has_a_miniature():
-    assert set(LAYOUTS.names()) - set(OF_LAYOUT) == {"folders", "pool"}
+@pytest.mark.parametrize("name", NOT_IN_CATALOG)
+def test_layout_without_a_dataset_in_the_catalog_is_evaluated(name, tmp_path):
+    write_miniature(name, tmp_path)
+    metrics = [value for record in evaluate([name], tmp_path, tmp_path) for value in record["metrics"].values()]
+    assert metrics == [1.0] * len(metrics)
+
+
+def test_every_layout_has_a_miniature():
+    assert set(LAYOUTS.names()) == set(OF_LAYOUT) == {*(CATALOG[name].layout for name in CATALOG), *NOT_IN_CATALOG}
 
 
 ONE_OF_EACH = (
     "cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa", "multi30k",
     "xflickrco", "wit_iglue", "mvl_sib", "sugar_crepe", "winoground", "dollar_street", "geode", "gldv2",
+    *NOT_IN_CATALOG,
 )  # fmt: skip
 BROKEN = {
     "missing": lambda path: path.unlink(),
@@ -57,20 +76,17 @@ BROKEN = {
     "another type": lambda path: path.write_bytes(b'{"images": [7], "0": 7, "EN": [[0], [3]], "image/key": 5}\n'),
 }
 NOT_READ = {("mscoco", "dataset_flickr30k.json"), ("mscoco", "dataset_flickr8k.json")}
-OPTIONAL = (
-    "test_2016_flickr.en",
-    "test_2016_flickr.de",
-    "test_2016_flickr.fr",
-    *(f"annotations/test_{lang}.jsonl" for lang in ("en", "id", "ja")),
-)  # without one, a language fewer
-NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *OPTIONAL[:3])  # a line says anything
+LINES = ("test_2016_flickr.en", "test_2016_flickr.de", "test_2016_flickr.fr")
+# Without one, there is a language or a tar fewer.
+OPTIONAL = (*LINES, *(f"annotations/test_{lang}.jsonl" for lang in ("en", "id", "ja")), "0.tar", "more/1.tar")
+NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *LINES)  # a line says anything
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_corrupt_file_is_an_error_that_names_it(name, tmp_path):
-    if CATALOG[name].classes == "imagenet":
+    if uses_imagenet(name):
         pytest.importorskip("open_clip")
-    config = EvaluateConfig(datasets=(name,), data=str(tmp_path), prompts="nllb")
+    config = config_of([name], tmp_path, prompts="nllb")
     for path in [path for path in files_of(name) if not is_image(path) and (name, path) not in NOT_READ]:
         for way, break_it in BROKEN.items():
             if (way == "another type" and path in NO_RECORDS) or (way == "missing" and path in OPTIONAL):
@@ -83,9 +99,10 @@ def test_corrupt_file_is_an_error_that_names_it(name, tmp_path):
                 assert Path(path).name in str(caught.value), (path, way)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in ONE_OF_EACH if not name.startswith(("cars", "voc", "fmow", "babel", "cvqa", "mvl"))]
-)
+IN_ARCHIVES = ("cars", "voc2007_multilabel", "fmow", "babel_imagenet", "cvqa", "mvl_sib", *NOT_IN_CATALOG)
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if name not in IN_ARCHIVES])
 def test_missing_image_is_named(name, tmp_path):
     image = next(path for path in files_of(name) if is_image(path))
     (write_miniature(name, tmp_path) / image).unlink()
@@ -137,10 +154,10 @@ PRINT_DIGESTS = """
 import json, sys
 from pathlib import Path
 from worldclip.evaluate import datasets
-from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
+from worldclip.evaluate.config import EvaluateConfig
 data, names, folders = json.loads(sys.argv[1])
-config = EvaluateConfig(datasets=(*names, *folders), data=data, folders=folders)
-for name in config.datasets:
+config = EvaluateConfig(datasets=tuple(names), data=data, folders=folders)
+for name in names:
     dataset = datasets.load(name, config, Path(data))
     print(name, dataset.digest, dataset.images_digest)
 """
@@ -148,23 +165,15 @@ for name in config.datasets:
 
 def test_digests_of_all_layouts_are_the_same_in_every_process(tmp_path):
     """Python walks a set in an order that each process draws anew."""
-    names = [name for name in ONE_OF_EACH if CATALOG[name].classes != "imagenet"]  # dollar_street needs open_clip
+    names = [name for name in ONE_OF_EACH if not uses_imagenet(name)]  # dollar_street needs open_clip
     for name in names:
         write_miniature(name, tmp_path)
-    for path in ("cat/a.jpg", "cat/b.jpg", "dog/a.jpg"):
-        (tmp_path / "mine" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "mine" / path).write_bytes(path.encode())
-    for i in range(3):
-        write_tar(tmp_path / "pairs" / f"{i}.tar", {"0.jpg": b"cat", "0.txt": b"a cat", "1.jpg": b"dog", "1.txt": b"b"})
-    folders = {"mine": f"folders:{tmp_path / 'mine'}", "pairs": f"pool:{tmp_path / 'pairs'}"}
-    assert {CATALOG[name].layout for name in names} | {"folders", "pool", "dollar_street"} == {*LAYOUTS.names()}
-    arguments = json.dumps([str(tmp_path), names, folders])
-    printed = [
-        subprocess.run(
-            [sys.executable, "-c", PRINT_DIGESTS, arguments],
-            env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
-        ).stdout
-        for seed in ("1", "2", "3")
-    ]  # fmt: skip
-    assert len(printed[0].splitlines()) == len(names) + 2
+    arguments = json.dumps([str(tmp_path), names, config_of(names, tmp_path).folders])
+    printed = []
+    for seed in ("1", "2", "3"):
+        command = [sys.executable, "-c", PRINT_DIGESTS, arguments]
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        printed.append(done.stdout)
+    assert len(printed[0].splitlines()) == len(names)
     assert printed[0] == printed[1] == printed[2]

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.core.artifacts import Json, digest, read_json
+from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
+from worldclip.evaluate.datasets.common.text_files import read_json_object
 from worldclip.evaluate.datasets.common.thirds import thirds
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.language import table
@@ -78,8 +79,9 @@ def _files(folder: Path) -> tuple[list[Path], Path]:
 
 
 def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence[str | None]]]:
-    """Return set.json and the names by language.  Raises BadShard for files of another shape."""
-    record, names = read_json(set_path), read_json(names_path)
+    """Return set.json and the names by language.  Raises UserError for no JSON, BadShard for JSON of another shape."""
+    record = read_json_object(set_path)
+    names = read_json_object(names_path)
     problem = f"{set_path} and {names_path} do not fit together; docs/datasets.md describes layout names"
     try:
         by_lang = names["lang"]
