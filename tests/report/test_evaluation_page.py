@@ -14,6 +14,7 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.report import task_result
 from worldclip.evaluate.stage import _gallery_languages, evaluate_model
 from worldclip.model import load as model_load
+from worldclip.pool.builders import HeldOut, write_held_out
 from worldclip.report import by_language, write_evaluation
 from worldclip.report.by_language import find_language, known_languages, languages_section
 from worldclip.report.evaluate import published_section, results_section
@@ -42,7 +43,9 @@ def evaluate(tmp_path, monkeypatch):
     return run
 
 
-def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate):
+def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate, tmp_path):
+    about = "Every emoji without a skin tone."
+    write_held_out(tmp_path / "out" / "pool", {"emoji_base": HeldOut("names:base", about)})
     page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
     order = re.findall(r"<code>(\w+)</code>", page[page.index('id="by-language"') :])
     assert order[0] == "en"
@@ -54,7 +57,7 @@ def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate):
     assert re.search(f'title="{hover}"', page)
     assert "http://" not in page
     assert "<circle" not in page
-    assert "<dt>emoji_base</dt><dd>Every emoji without a skin tone" in page
+    assert f"<dt>emoji_base</dt><dd>{about}</dd>" in page
 
 
 def test_more_languages_than_bars_are_dots_with_turned_labels(evaluate, monkeypatch):
