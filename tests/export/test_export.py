@@ -25,7 +25,7 @@ from worldclip.export import model_card as card
 from worldclip.model import sample_inputs
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
-from worldclip.model.formats import WRITERS, huggingface_folder
+from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
 from worldclip.model.tokenizer import train_tokenizer
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
@@ -79,7 +79,7 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
 def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
     write_text(run_dir / "recipe.toml", to_toml(recipe()))
     facts = card.of_run(run_dir, run_dir / "train" / "step_000000009")
-    text = card.render(facts, "huggingface", {"max_difference": 1e-7})
+    text = card.render(facts, huggingface_folder.CARD, {"max_difference": 1e-7})
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert '- "zh"' in front.splitlines()
     assert "# my_run: a CLIP for 2 languages" in body
@@ -95,7 +95,9 @@ def test_model_card_of_a_run_with_a_pack_has_the_licences_in_the_pack(run_dir):
     write_text(run_dir / "recipe.toml", to_toml(load_recipe({**RECIPE, "languages": {}})))
     sources = {"sw": [{"source": "pack", "file": "lists.tar"}, {"source": "list", "licence": "CC BY 4.0"}]}
     artifacts.write_manifest(run_dir / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
-    text = card.render(card.of_run(run_dir, run_dir / "train/step_000000009"), "huggingface", {"max_difference": 1e-7})
+    text = card.render(
+        card.of_run(run_dir, run_dir / "train/step_000000009"), huggingface_folder.CARD, {"max_difference": 1e-7}
+    )
     assert "# my_run: a CLIP for 2 languages" in text  # those with kept pairs
     assert ("list", "", "CC BY 4.0", "sw") in markdown_rows(text)
 
@@ -105,7 +107,7 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
     finish("export", recipe(formats=[name]), run_dir, LocalExecutor())
     before = (run_dir / "export" / name / "README.md").read_bytes()
     # an unchanged Hugging Face checkpoint is copied
-    module, function = (huggingface_folder, "copy") if name == "huggingface" else (WRITERS[name], "write")
+    module, function = (huggingface_folder, "copy") if name == "huggingface" else (MODEL_FORMATS.load(name), "write")
     plain = getattr(module, function)
 
     def spoil(source, folder, *precisions):

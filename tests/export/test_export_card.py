@@ -15,6 +15,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table
 from worldclip.export import model_card
+from worldclip.model.formats import MODEL_FORMATS
 
 RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 MEASURED = {"no": (0.183, 0.457), "zh": (0.004, 0.052), "de": (0.25, 0.5)}  # top-1, top-5
@@ -54,7 +55,9 @@ def run_dir(tmp_path) -> Path:
 
 def render(run: Path, name: str = "huggingface") -> str:
     card = model_card.of_run(run, run / "train" / "step_000000009")
-    return model_card.render(card, name, {"max_difference": 1e-7, "checked": {}, "page_bytes": {"first search": 1}})
+    return model_card.render(
+        card, MODEL_FORMATS.load(name).CARD, {"max_difference": 1e-7, "checked": {}, "page_bytes": {"first search": 1}}
+    )
 
 
 def test_hub_reads_results_by_language_with_the_numbers_of_the_table(run_dir):
@@ -96,11 +99,11 @@ def test_cards_without_a_text_tower_or_of_pages_have_no_results_as_metadata(name
     assert "model-index" not in render(run_dir, name)
 
 
-@pytest.mark.parametrize("name", [name for name in model_card.LIBRARIES if name not in ("onnx", "web")])
+@pytest.mark.parametrize("name", [name for name in MODEL_FORMATS.names() if name not in ("onnx", "web")])
 def test_front_matter_of_every_format_is_yaml_that_the_hub_takes(name, run_dir):
     data = ModelCard(render(run_dir, name)).data
     assert data.license == "unknown"
-    assert data.library_name == model_card.LIBRARIES[name]
+    assert data.library_name == MODEL_FORMATS.load(name).CARD.library
 
 
 def test_corrupt_results_are_named_by_their_line(run_dir):

@@ -17,7 +17,6 @@ from worldclip.core.layout import latest_checkpoint
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
 from worldclip.export.push import check_repository
-from worldclip.model.formats.interface import Layout
 from worldclip.plugins import tokenizer_compare
 from worldclip.tools.fetch_dataset import fetch_dataset
 
@@ -31,7 +30,7 @@ def classify(
     prompts: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None,
     langs: Sequence[str] = (),
     allow_urls: bool = False,
-    layout: Layout | None = None,
+    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
@@ -83,7 +82,7 @@ def export(
     out: Path,
     *,
     config: ExportConfig,
-    layout: Layout | None = None,
+    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     push: PushFlag = None,

@@ -1,10 +1,13 @@
-"""Write the LoRA adapters of a checkpoint in peft's layout, and compare them with its merged weights."""
+"""The model format `peft`: write the LoRA adapters of a checkpoint, and compare them with its merged weights.
+
+model/formats/peft_folder.py reads them.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +15,14 @@ from typing import TYPE_CHECKING, Any
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
+from worldclip.core.registry import Requirement
 from worldclip.model import sample_inputs
+from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, about, largest_difference
 from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS
+from worldclip.model.formats.peft_folder import OPTIONS as OPTIONS
+from worldclip.model.formats.peft_folder import base_of as base_of
+from worldclip.model.formats.peft_folder import missing as missing
+from worldclip.model.formats.peft_folder import read as read
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.load import hub_id
 from worldclip.train.checkpoint import CheckpointReader
@@ -23,6 +32,42 @@ if TYPE_CHECKING:
 
 _BASE = "base_model_name_or_path"
 _PROJECTIONS = ("visual_projection.weight", "text_projection.weight")  # they learn in full
+
+requires = Requirement(("peft",), extra="lora")
+has_torch_weights, yields_to = True, ""
+CARD = CardFacts(
+    library="peft",
+    use=(
+        "from peft import PeftModel",
+        "from transformers import AutoModel",
+        "",
+        'model = PeftModel.from_pretrained(AutoModel.from_pretrained("THE BASE MODEL"), "THIS FOLDER")',
+    ),
+    checked=largest_difference("peft"),
+    about=about(
+        "LoRA adapters and projections of a CLIP, to be added to the weights that training started from "
+        "(`base_model_name_or_path` of `adapter_config.json`, if they are on the hub)"
+    ),
+)
+
+
+def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
+    """Return what reading needs: torch, transformers, peft."""
+    return (TORCH, requires)
+
+
+def hub_weights(folder: Path, hub_id: str, precision: str) -> None:
+    """Return None: adapters are not downloaded from the hub."""
+
+
+def problems() -> Iterator[str]:
+    """Yield nothing: packages are all that it needs."""
+    return iter(())
+
+
+def writer(source: Path, clip: Clip, embedded: str) -> AdapterWriter:
+    """Return the writer of a checkpoint's adapters."""
+    return AdapterWriter(source)
 
 
 @dataclass(frozen=True, slots=True)

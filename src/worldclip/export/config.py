@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from worldclip.core.registry import ItemOf
 from worldclip.core.settings import Config, NotEmpty, Place, Problems
+from worldclip.model.formats import MODEL_FORMATS
 
-Format = Literal["huggingface", "open_clip", "timm", "onnx", "web", "immich", "peft"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -15,9 +16,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 class ExportConfig(Config):
     """Formats of the exported model, and which of its tokens to keep."""
 
-    formats: Annotated[tuple[Format, ...], NotEmpty("huggingface, open_clip, timm, onnx, web, immich, peft")] = (
-        "huggingface",
-    )
+    formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
     """Formats to write, each into RUN/export/<format>; timm takes the image tower alone, web is a page for browsers,
     immich is for the photo library of that name, peft the LoRA adapters of train.lora_rank alone."""
     tower: Literal["both", "vision"] = "both"

@@ -17,26 +17,14 @@ from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import read_toml, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
-from worldclip.export.adapters import AdapterWriter
 from worldclip.export.config import ExportConfig
 from worldclip.language import table as languages
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
-from worldclip.model.formats import WRITERS, Layout, huggingface_folder
+from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
 from worldclip.model.formats.interface import LoadOptions, Writer
 from worldclip.model.inference import Clip
-from worldclip.plugins.browser.web_folder import WebFolder, library_problems, open_pool
 from worldclip.pool.embedded import open_embedded
-
-PACKAGES = {
-    "huggingface": ("torch", "transformers"),
-    "open_clip": ("open_clip",),
-    "timm": ("timm",),
-    "onnx": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
-    "web": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
-    "immich": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
-    "peft": ("peft",),
-}
 
 
 def export(run: Run) -> None:
@@ -46,9 +34,18 @@ def export(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     for name in run.section(ExportConfig).formats:
-        yield from missing_packages(f"export to {name}", PACKAGES[name], extra="lora" if name == "peft" else "export")
-        if name == "web":
-            yield from library_problems()
+        yield from _format_problems(name)
+
+
+def _format_problems(name: str) -> Iterator[str]:
+    """Yield why a format cannot be written in this installation."""
+    item = MODEL_FORMATS.load(name)
+    if not (hasattr(item, "write") or hasattr(item, "writer")):
+        yield f"export.formats: {name} can be loaded, not written"
+        return
+    yield from missing_packages(f"export to {name}", item.requires.modules, extra=item.requires.extra)
+    if hasattr(item, "problems"):
+        yield from item.problems()
 
 
 def _inputs(run: Run) -> Report:
@@ -84,7 +81,7 @@ def export_model(
     out: str | Path,
     config: ExportConfig | None = None,
     *,
-    layout: Layout | None = None,
+    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
 ) -> Report:
@@ -94,7 +91,9 @@ def export_model(
     worldclip.load.  Raises UserError where the configuration has problems, or what was written differs when loaded.
     """
     config = config or ExportConfig()
-    problems = [*config.problems(), *(library_problems() if "web" in config.formats else ())]
+    problems = config.problems()
+    if not problems:
+        problems = [problem for name in config.formats for problem in _format_problems(name)]
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
@@ -123,8 +122,8 @@ def _export(
     recipe: Path | None,
 ) -> Report:
     report: Report = {"formats": {}}
-    pool = open_pool(config.embedded, clip) if config.embedded else {}
-    writers: dict[str, Writer] = {**WRITERS, "web": WebFolder(pool), "peft": AdapterWriter(source.path)}
+    names = ("vision",) if config.tower == "vision" else config.formats
+    writers = {name: _writer(name, source.path, clip, config) for name in names}
     if codes := _codes(config):
         whole = clip
         clip, vocabulary = prune_vocabulary.prune(whole, prune_vocabulary.read_corpus(corpus, codes))
@@ -132,8 +131,7 @@ def _export(
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
-    names = ("vision",) if config.tower == "vision" else config.formats
-    needs_text = [name for name in names if name not in ("timm", "vision")]
+    needs_text = [name for name in names if not MODEL_FORMATS.load(name).CARD.is_image_tower]
     if clip.tokenizer is None and needs_text:
         raise UserError(
             f"{source.path} is an image tower alone; export it to timm or vision, not to {', '.join(needs_text)}"
@@ -146,12 +144,18 @@ def _export(
             else:
                 writers[name].write(clip, folder, config.onnx_precisions)
             checked = writers[name].compare(clip, folder, config.onnx_precisions)
-            artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
+            artifacts.write_text(folder / "README.md", cards.render(card, MODEL_FORMATS.load(name).CARD, checked))
             if recipe is not None and recipe.exists():
                 artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
     return report
+
+
+def _writer(name: str, source: Path, clip: Clip, config: ExportConfig) -> Writer:
+    item = MODEL_FORMATS.load(name)
+    writer: Writer = item.writer(source, clip, config.embedded) if hasattr(item, "writer") else item
+    return writer
 
 
 def _codes(config: ExportConfig) -> list[str]:

@@ -24,16 +24,7 @@ from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.layout import best_checkpoint
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
-from worldclip.model.formats import (
-    FORMATS,
-    Layout,
-    huggingface_folder,
-    onnx_folder,
-    onnx_parts,
-    open_clip_folder,
-    peft_folder,
-    timm_folder,
-)
+from worldclip.model.formats import MODEL_FORMATS, onnx_folder, readable_formats
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
@@ -42,14 +33,12 @@ from worldclip.model.preprocess import RULES, Rule, reference
 if TYPE_CHECKING:
     import torch
 
-PACKAGE_OF: dict[Layout, str] = {"open_clip": "open_clip", "timm": "timm", "onnx": "onnxruntime", "peft": "peft"}
-
 
 def load(
     source: str | Path,
     device: str = "auto",
     *,
-    layout: Layout | None = None,
+    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
@@ -91,7 +80,7 @@ def torch_dtype(precision: str) -> torch.dtype:
 class Source:
     """A folder, or a single checkpoint file, and its layout."""
 
-    layout: Layout
+    layout: str
     path: Path
 
     def digest(self) -> str:
@@ -104,38 +93,37 @@ class Source:
         files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
         files = [path for path in files if path.relative_to(self.path).parts[0] != "trainer"]
         fingerprints: list[object] = [artifacts.fingerprint(path, self.path) for path in files]
-        if self.layout == "peft":
-            fingerprints.append(find(peft_folder.base_of(self.path)).digest())
+        base_of = getattr(MODEL_FORMATS.load(self.layout), "base_of", None)
+        if base_of is not None:
+            fingerprints.append(find(base_of(self.path)).digest())
         return artifacts.digest(fingerprints)
 
 
 def read(source: Source, options: LoadOptions) -> Clip:
     """Load a recognised source.  Raises UserError for missing packages and options that its layout does not use."""
-    used = FORMATS[source.layout].OPTIONS
+    formats = readable_formats()
+    used = formats[source.layout]
     name = f"a model in the layout {source.layout!r}"
-    if source.layout == "onnx" and onnx_parts.are_plain(source.path, options):
-        problems = list(missing_packages(name, ("onnxruntime", "tokenizers", "PIL"), extra="onnx"))
-    else:
-        problems = list(missing_packages(name, ("torch", "transformers", "PIL"), extra="train"))
-    if package := PACKAGE_OF.get(source.layout):
-        problems += missing_packages(name, (package,), extra="lora" if source.layout == "peft" else "export")
+    problems: list[str] = []
+    for needed in used.needs(source.path, options):
+        problems += missing_packages(name, needed.modules, extra=needed.extra)
     for name in ("arch", "tokenizer", "precision"):
         value = getattr(options, name)
-        if value is not None and name not in used:
-            layouts = ", ".join(layout for layout, module in FORMATS.items() if name in module.OPTIONS)
+        if value is not None and name not in used.OPTIONS:
+            layouts = ", ".join(layout for layout, module in formats.items() if name in module.OPTIONS)
             problems.append(
                 f"{name} = {value!r}: not used for the layout {source.layout!r} (only for {layouts}); omit it"
             )
     if problems:
         raise UserError(problems)
-    dtype = None if options.precision is None or source.layout == "onnx" else torch_dtype(options.precision)
-    clip = FORMATS[source.layout].read(source.path, options)
+    dtype = torch_dtype(options.precision) if options.precision is not None and used.has_torch_weights else None
+    clip = used.read(source.path, options)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     return clip
 
 
-def find(source: str | Path, layout: Layout | None = None, precision: str | None = None) -> Source:
+def find(source: str | Path, layout: str | None = None, precision: str | None = None) -> Source:
     """Recognise a source; a hub repository is downloaded, of an ONNX one the encoders of `precision` alone.
 
     Raises UserError where it is nothing that worldclip loads, or holds a model in two layouts.
@@ -148,14 +136,16 @@ def find(source: str | Path, layout: Layout | None = None, precision: str | None
     checkpoint = best_checkpoint(path)
     if checkpoint is not None:
         return Source("huggingface", checkpoint)
-    missing = {name: module.missing(path) for name, module in FORMATS.items()}
-    candidates = [name for name in FORMATS if missing[name] is None]
+    formats = readable_formats()
+    if layout is not None and layout not in formats:
+        raise UserError(f"layout = {layout!r}: must be one of {', '.join(formats)}")
+    missing = {name: module.missing(path) for name, module in formats.items()}
+    candidates = [name for name in formats if missing[name] is None]
     if layout is not None:
         if layout not in candidates:
             raise UserError(f"layout = {layout!r}: {path} has {missing[layout]}")
         return Source(layout, path)
-    if candidates == ["open_clip", "timm"]:
-        candidates = ["open_clip"]  # timm's own repositories hold both: the whole model, and its image tower
+    candidates = [name for name in candidates if formats[name].yields_to not in candidates]
     if not candidates:
         raise UserError(_reasons(path, missing))
     if len(candidates) > 1:
@@ -165,7 +155,7 @@ def find(source: str | Path, layout: Layout | None = None, precision: str | None
     return Source(candidates[0], path)
 
 
-def _reasons(path: Path, missing: dict[Layout, str | None]) -> list[str]:
+def _reasons(path: Path, missing: dict[str, str | None]) -> list[str]:
     """Return why a folder is not a model in any layout, and what to do."""
     checkpoints = sorted(file.name for file in path.glob("*") if file.suffix in weights.SUFFIXES)
     if checkpoints:
@@ -223,10 +213,8 @@ def _download(hub_id: str, precision: str) -> Path:
 
 def _weights_of(folder: Path, hub_id: str, precision: str) -> list[str]:
     """Return the patterns of the weights to download, by a repository's small files and its name."""
-    if open_clip_folder.missing(folder) is None:
-        return list(open_clip_folder.WEIGHT_FILES)
-    if "architecture" in huggingface_folder.read_config_json(folder):
-        return list(timm_folder.WEIGHT_FILES)
-    if hub_id.endswith("-ONNX"):  # the onnx-community's names
-        return onnx_folder.file_patterns(precision)
+    for model_format in readable_formats().values():
+        patterns = model_format.hub_weights(folder, hub_id, precision)
+        if patterns is not None:
+            return list(patterns)
     return ["model*.safetensors"]

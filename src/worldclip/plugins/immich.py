@@ -20,10 +20,26 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs
 from worldclip.model.formats import onnx_folder
+from worldclip.model.formats.interface import CardFacts, about, largest_difference
 from worldclip.model.inference import Clip
 
 VISUAL, TEXTUAL, MODEL = "visual", "textual", "model.onnx"
 OUTPUT = "embedding"
+
+requires = onnx_folder.requires
+CARD = CardFacts(
+    library="onnxruntime",
+    use=(
+        "import onnxruntime",
+        "",
+        'images = onnxruntime.InferenceSession("THIS FOLDER/visual/model.onnx")  # image: (1, 3, S, S) float32',
+        'texts = onnxruntime.InferenceSession("THIS FOLDER/textual/model.onnx")  # text: (1, context length) int32',
+    ),
+    checked=largest_difference("onnxruntime"),
+    about=about("A CLIP for the photo library immich")
+    + " Put this folder into the model cache of immich's machine-learning service as `clip/NAME`, where NAME is a "
+    "model that immich knows, of as many dimensions.",
+)
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:

@@ -42,7 +42,7 @@ from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.reasons import Reason
 from worldclip.model import decode
 from worldclip.model import load as model_load
-from worldclip.model.formats.interface import Layout, LoadOptions
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
@@ -66,7 +66,7 @@ def embed(
     *,
     of: Sequence[Of] = (),
     key: str | None = None,
-    layout: Layout | None = None,
+    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,

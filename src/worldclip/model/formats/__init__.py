@@ -1,28 +1,20 @@
-"""Read, write and compare the folders of other libraries: one module per library, all with the same functions."""
+"""Formats of models on disk, items of the registry `worldclip.model_formats`: one module per library.
 
-from worldclip.model.formats import (
-    huggingface_folder,
-    onnx_folder,
-    open_clip_folder,
-    peft_folder,
-    timm_folder,
-    vision_tower_folder,
-)
-from worldclip.model.formats.interface import Format, Layout, Writer
-from worldclip.plugins import immich
+interface.py says what such a module holds.
+"""
 
-FORMATS: dict[Layout, Format] = {
-    "huggingface": huggingface_folder,
-    "open_clip": open_clip_folder,
-    "timm": timm_folder,
-    "onnx": onnx_folder,
-    "peft": peft_folder,
-}
-WRITERS: dict[str, Writer] = {
-    "huggingface": huggingface_folder,
-    "open_clip": open_clip_folder,
-    "timm": timm_folder,
-    "onnx": onnx_folder,
-    "vision": vision_tower_folder,
-    "immich": immich,
-}
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worldclip.core.registry import Registry
+
+if TYPE_CHECKING:
+    from worldclip.model.formats.interface import Format
+
+MODEL_FORMATS = Registry("model format", "worldclip.model_formats")
+
+
+def readable_formats() -> dict[str, Format]:
+    """Return the formats that worldclip.load reads, by name."""
+    return {name: item for name, item in MODEL_FORMATS.items() if hasattr(item, "read")}

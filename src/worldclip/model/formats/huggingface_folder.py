@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.job import Report
+from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
-from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 
 FAMILY = "metaclip_2"
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
+requires = Requirement(("torch", "transformers"), extra="export")
+has_torch_weights, yields_to = True, ""
+CARD = CardFacts(
+    library="transformers",
+    use=(
+        "from transformers import pipeline",
+        "",
+        'classify = pipeline("zero-shot-image-classification", model="THIS FOLDER")',
+        'classify("apple.png", candidate_labels=["red apple", "赤いリンゴ"], hypothesis_template="{}")',
+    ),
+    checked=largest_difference("transformers"),
+)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 PICKLE = "pytorch_model.bin"
 # the class that reads the towers' outputs of transformers 4 and 5 alike; older versions of the library lack this path:
@@ -38,6 +51,15 @@ def missing(folder: Path) -> str | None:
     if not has_weights and ((folder / "onnx").is_dir() or any(folder.glob("*.onnx"))):
         return "no model.safetensors beside the ONNX encoders"
     return None
+
+
+def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
+    """Return what reading needs: torch and transformers."""
+    return (TORCH,)
+
+
+def hub_weights(folder: Path, hub_id: str, precision: str) -> None:
+    """Return None: the loader's own pattern is that of Hugging Face folders."""
 
 
 def read_config_json(folder: Path) -> Report:

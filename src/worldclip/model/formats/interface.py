@@ -1,16 +1,48 @@
-"""Define what every module of this package offers: recognise, read, write and compare one library's folders."""
+"""Define what a model format is: a module that recognises, reads, writes, compares and describes one library's folders.
+
+A format that is only written leaves out the attributes of `Format`, one that is only read those of `Writer`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from worldclip.core.job import Report
+from worldclip.core.job import Record, Report
+from worldclip.core.registry import Requirement
 from worldclip.model.inference import Clip
 
-Layout = Literal["huggingface", "open_clip", "timm", "onnx", "peft"]
+TORCH = Requirement(("torch", "transformers", "PIL"), extra="train")
+"""What reading weights into torch needs."""
+_OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
+
+
+def about(what: str) -> str:
+    """Return the first sentence of a card: `what`, exported by worldclip."""
+    return f"{what}, {_OURS}"
+
+
+def largest_difference(library: str) -> Callable[[Record], str]:
+    """Return the function that says on a card what `compare` measured in a library."""
+    return lambda report: f"in {library}: embeddings differ by at most {report['max_difference']:.1e} in any element"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardFacts:
+    """What the model card of a format says."""
+
+    library: str
+    """Library of the hub that loads the folder."""
+    use: Sequence[str]
+    """Lines of Python that use the folder."""
+    checked: Callable[[Record], str]
+    """What was measured, from the report of `compare`; follows "Checked against the source model"."""
+    about: str = about("A CLIP that embeds images and texts of all its languages in one space")
+    is_image_tower: bool = False
+    is_page: bool = False
+    """Whether the folder is a static page rather than a model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +62,9 @@ class LoadOptions:
 class Writer(Protocol):
     """A module that writes folders of one kind; precisions: of ONNX encoders, unused by the others."""
 
+    requires: Requirement
+    CARD: CardFacts
+
     def write(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
         """Write the model into an existing, empty folder."""
 
@@ -40,13 +75,37 @@ class Writer(Protocol):
         """
 
 
+class SourceWriter(Protocol):
+    """A module whose folders need more than the model: `writer` returns the object that writes and compares."""
+
+    requires: Requirement
+    CARD: CardFacts
+
+    def writer(self, source: Path, clip: Clip, embedded: str) -> Writer:
+        """Return the writer for a source's folder; embedded: export.embedded.  Raises UserError if it does not fit."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is missing from this installation besides `requires`."""
+
+
 class Format(Protocol):
-    """A module that recognises and reads them; OPTIONS: the fields of LoadOptions, device apart, that it reads."""
+    """A module that recognises and reads them."""
 
     OPTIONS: tuple[str, ...]
+    """The fields of LoadOptions, device apart, that it reads."""
+    has_torch_weights: bool
+    """Whether `precision` is a dtype of torch; else it names files."""
+    yields_to: str
+    """Name of the format that is loaded where a folder is in both; empty: the user must choose."""
 
     def missing(self, folder: Path) -> str | None:
-        """Return what the folder lacks to be in this layout, None where it is."""
+        """Return what the folder lacks to be in this format, None where it is."""
+
+    def needs(self, path: Path, options: LoadOptions) -> Sequence[Requirement]:
+        """Return what reading this folder or file needs."""
+
+    def hub_weights(self, folder: Path, hub_id: str, precision: str) -> Sequence[str] | None:
+        """Return patterns of the weights of a repository, whose small files are in `folder`; None: not this format."""
 
     def read(self, path: Path, options: LoadOptions) -> Clip:
         """Load the model.  Raises UserError for anything incomplete, corrupt or of another family."""

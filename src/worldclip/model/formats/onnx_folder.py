@@ -25,14 +25,15 @@ import numpy as np
 
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, first_line, require
-from worldclip.core.job import Report
+from worldclip.core.job import Record, Report
+from worldclip.core.registry import Requirement
 from worldclip.model import published, sample_inputs
 from worldclip.model.formats.huggingface_folder import (
     read_config_json,
     read_parts,
     write_tokenizer_and_processor,
 )
-from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions
 from worldclip.model.formats.onnx_joint import write_joint
 from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
+requires = Requirement(("onnx", "onnx_ir", "onnxscript", "onnxruntime"), extra="export")
+has_torch_weights, yields_to = False, ""
 FOLDER = "onnx"
 IMAGE, TEXT, JOINT = "vision_model", "text_model", "model"
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}  # of transformers.js, whose dtype q8 is our int8
@@ -176,6 +179,17 @@ def _mask(lengths_B: np.ndarray) -> np.ndarray:
 def _unit(embeds_BD: np.ndarray) -> np.ndarray:
     embeds_BD = embeds_BD.astype(np.float32)
     return embeds_BD / np.linalg.norm(embeds_BD, axis=1, keepdims=True)
+
+
+def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
+    """Return what reading needs: torch's packages only where tokenizer or processor are not plain files."""
+    plain = Requirement(("onnxruntime", "tokenizers", "PIL"), extra="onnx")
+    return (plain if are_plain(path, options) else TORCH, Requirement(("onnxruntime",), extra="export"))
+
+
+def hub_weights(folder: Path, hub_id: str, precision: str) -> list[str] | None:
+    """Return the patterns of the weights, None where the repository is not named as onnx-community names them."""
+    return file_patterns(precision) if hub_id.endswith("-ONNX") else None
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
@@ -459,3 +473,25 @@ def _run_joint(path: Path, pixels_B3SS: np.ndarray, tokens: Tokens) -> tuple[np.
     inputs = {"pixel_values": pixels_B3SS, "input_ids": ids, "attention_mask": _mask(tokens.lengths)}
     image_BD, text_BD = open_session(path).run(["image_embeds", "text_embeds"], inputs)
     return image_BD, text_BD
+
+
+def _checked(report: Record) -> str:
+    """Return what the card says of `compare`."""
+    kinds = dict.fromkeys(report["checked"], "smallest cosine") | {"fp32": "largest difference"}
+    measured = ", ".join(f"{key}: {kinds[key]} {value:.2g}" for key, value in report["checked"].items())
+    return (
+        f"in onnxruntime ({measured}); `onnx/model*.onnx`, both encoders in one graph, take "
+        f"{report['joint_bytes']:,} bytes"
+    )
+
+
+CARD = CardFacts(
+    library="transformers.js",
+    use=(
+        "import worldclip",
+        "",
+        'clip = worldclip.load("THIS FOLDER", precision="int8")',
+        'clip.classify("apple.png", ["red apple", "赤いリンゴ"])',
+    ),
+    checked=_checked,
+)

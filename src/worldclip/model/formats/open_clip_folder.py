@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
+from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
 from worldclip.model.clip import build_config, check_tokenizer, model_config, pick_device
 from worldclip.model.config import Architecture
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
-from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import require_transformers
 
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
     from transformers import MetaClip2Config, MetaClip2Model
 
 OPTIONS: tuple[str, ...] = ("arch", "tokenizer", "precision")
+requires = Requirement(("open_clip",), extra="export")
+has_torch_weights, yields_to = True, ""
+CARD = CardFacts(
+    library="open_clip",
+    use=(
+        "import open_clip",
+        "",
+        'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:THIS FOLDER")',
+        'tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")',
+        'texts = model.encode_text(tokenizer(["red apple", "赤いリンゴ"]), normalize=True)',
+    ),
+    checked=largest_difference("open_clip"),
+)
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 # in the order in which open_clip looks for weights in a folder
@@ -49,6 +63,16 @@ _TEXT_KEYS = (*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenize
 
 def missing(folder: Path) -> str | None:
     return None if (folder / CONFIG_FILE).exists() else f"no {CONFIG_FILE}"
+
+
+def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
+    """Return what reading needs: torch, transformers, open_clip."""
+    return (TORCH, requires)
+
+
+def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | None:
+    """Return the patterns of the weights, None where the repository is not open_clip's."""
+    return WEIGHT_FILES if missing(folder) is None else None
 
 
 def read(path: Path, options: LoadOptions) -> Clip:

@@ -11,14 +11,29 @@ from typing import Any
 
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
+from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import build, read_config_json
-from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, about, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import require_transformers
 
 OPTIONS: tuple[str, ...] = ("arch", "precision")
+requires = Requirement(("timm",), extra="export")
+has_torch_weights, yields_to = True, "open_clip"  # timm's own repositories hold the whole model, and its image tower
+CARD = CardFacts(
+    library="timm",
+    use=(
+        "import timm",
+        "",
+        'model = timm.create_model("local-dir:THIS FOLDER", pretrained=True).eval()',
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+    ),
+    checked=largest_difference("timm"),
+    about=about("The image encoder of a CLIP, with its projection as the head"),
+    is_image_tower=True,
+)
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # timm's names of CLIP towers by patch size, width and depth (vision_transformer.py); {} is "_quickgelu" or nothing
 _ARCHITECTURES = {
@@ -42,6 +57,16 @@ def missing(folder: Path) -> str | None:
     if is_timm:
         return None
     return "a config.json that is not timm's" if config else "no config.json with timm's architecture"
+
+
+def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
+    """Return what reading needs: torch, transformers, timm."""
+    return (TORCH, requires)
+
+
+def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | None:
+    """Return the patterns of the weights, None where the repository is not timm's."""
+    return WEIGHT_FILES if "architecture" in read_config_json(folder) else None
 
 
 def read(path: Path, options: LoadOptions) -> Clip:

@@ -10,9 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.job import Report
+from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, sample_inputs
+from worldclip.model.formats.interface import CardFacts, about, largest_difference
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import require_transformers
+
+requires = Requirement(("torch", "transformers"), extra="export")
+CARD = CardFacts(
+    library="transformers",
+    use=(
+        "from transformers import MetaClip2VisionModel",
+        "",
+        'tower = MetaClip2VisionModel.from_pretrained("THIS FOLDER")',
+        "patches = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]",
+    ),
+    checked=largest_difference("transformers"),
+    about=about("The image encoder of a CLIP without its projection, for the patch features of multimodal LLMs"),
+    is_image_tower=True,
+)
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:

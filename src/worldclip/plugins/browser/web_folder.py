@@ -28,10 +28,11 @@ import numpy as np
 from worldclip.core.artifacts import write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.job import Report
+from worldclip.core.job import Record, Report
 from worldclip.language.identify import identify_codes
 from worldclip.model.decode import BadImage, open_image
 from worldclip.model.formats import onnx_folder
+from worldclip.model.formats.interface import CardFacts, about
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import Embedded, check_model, open_embedded
 from worldclip.pool.read import read_member
@@ -44,6 +45,19 @@ PER_FOLDER = 1000  # hosts limit the files of one folder
 LIBRARIES = ("transformers.web.min.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # transformers.js' names
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
+
+
+requires = onnx_folder.requires
+
+
+def problems() -> Iterator[str]:
+    """Yield a problem where transformers.js is not in this installation."""
+    yield from library_problems()
+
+
+def writer(source: Path, clip: Clip, embedded: str) -> WebFolder:
+    """Return the writer of a page that searches `export.embedded`."""
+    return WebFolder(open_pool(embedded, clip) if embedded else {})
 
 
 def library_problems() -> Iterator[str]:
@@ -202,3 +216,24 @@ def _write_vectors(path: Path, rows_ND: np.ndarray, precision: str) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def _checked(report: Record) -> str:
+    """Return what the card says of `compare`."""
+    measured = ", ".join(f"{key}: {value:.2g}" for key, value in report["checked"].items())
+    return f"in onnxruntime ({measured}); the first search loads {report['page_bytes']['first search']:,} bytes"
+
+
+CARD = CardFacts(
+    library="transformers.js",
+    use=(
+        "import functools, http.server",
+        "",
+        'handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="THIS FOLDER")',
+        'http.server.ThreadingHTTPServer(("127.0.0.1", 8000), handler).serve_forever()  # http://127.0.0.1:8000',
+    ),
+    checked=_checked,
+    about=about("A page that runs a CLIP in the browser")
+    + " Texts in its languages find pictures, a picture finds names; nothing is sent anywhere.",
+    is_page=True,
+)

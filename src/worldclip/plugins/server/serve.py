@@ -18,7 +18,6 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
-from worldclip.model.formats.interface import Layout
 from worldclip.model.inference import Clip
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.fetch_picture import fetch_picture
@@ -41,7 +40,7 @@ def serve(
     port: int = 8000,
     api_key: str | None = None,
     allow_urls: bool = False,
-    layout: Layout | None = None,
+    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
