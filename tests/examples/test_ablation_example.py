@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tarfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ sys.path.insert(0, str(EXAMPLE))
 import evidence  # noqa: E402
 import hits  # noqa: E402
 import lists  # noqa: E402
+import natural  # noqa: E402
 import plan  # noqa: E402
 import world as the_world  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -198,23 +201,29 @@ def test_caps_give_each_language_its_share():
 # Runs
 
 
+CHOICE = plan.Choice(rates={32: 1e-3, 64: 2e-3, 128: 4e-3}, batch=128)
+
+
 def test_experiments_have_the_runs_that_were_announced():
-    pairs, languages, pilots = (plan.trainings(name) for name in ("pairs", "languages", "pilots"))
-    assert (len(pairs), len(languages), len(pilots)) == (48, 60, 11)
-    names = [training.name for training in (*pairs, *languages, *pilots)]
-    assert len(set(names)) == len(names)
+    pilots, pairs, languages, natural = (plan.trainings(name, CHOICE) for name in plan.EXPERIMENTS)
+    assert (len(pilots), len(pairs), len(languages), len(natural)) == (11, 48, 60, 20)
+    every = (*pilots, *pairs, *languages, *natural)
+    assert len({training.name for training in every}) == len(every)
+    assert [training.name for training in pairs] == plan.names("pairs")
     assert {training.arm for training in pilots} == {"own_t"}
-    assert 7 not in {training.seed for training in (*pairs, *languages)}
-    steps = {training.samples / training.batch for training in languages}
-    assert steps == {2_040}
+    assert 7 not in {training.seed for training in (*pairs, *languages, *natural)}
+    assert {training.samples / training.batch for training in languages} == {2_040}
     assert {training.samples for training in pairs} == {300_000}
+    assert {(training.width, training.rate) for training in languages} == {(32, 1e-3), (128, 4e-3)}
+    assert {training.rate for training in natural} == {1.2e-3}
 
 
 @pytest.fixture
 def three_runs(monkeypatch, tmp_path):
     """An experiment of three made-up runs; returns the arguments and the names of the runs started."""
-    runs = [plan.make_training("pairs", arm, 64, 11) for arm in ("raw", "own_t", "merged")]
-    monkeypatch.setattr(evidence, "trainings", lambda experiment: runs)
+    runs = [plan.make_training("pairs", arm, 64, 11, CHOICE) for arm in ("raw", "own_t", "merged")]
+    monkeypatch.setattr(evidence, "trainings", lambda experiment, choice: runs)
+    monkeypatch.setattr(evidence, "choose", lambda folder: CHOICE)
     started = []
 
     def start(options, name):
@@ -245,6 +254,15 @@ def test_runs_of_another_revision_are_not_mixed(three_runs, tmp_path, monkeypatc
         evidence.main(arguments)
 
 
+def test_a_drawing_of_another_artist_belongs_to_the_emoji_of_its_name(tmp_path):
+    icons = {"redapple": {"body": "<circle cx='256' cy='256' r='200'/>"}, "catface": {"body": "<path d='M0 0h9v9z'/>"}}
+    icons["nothingofthekind"] = icons["redapple"]
+    (tmp_path / "icons.json").write_text(json.dumps({"icons": icons, "width": 512, "height": 512}))
+    drawn = natural.draw_artist(tmp_path)
+    assert set(drawn) == {"1F34E", "1F431"}
+    assert Image.open(io.BytesIO(drawn["1F34E"])).convert("L").resize((3, 3)).getpixel((1, 1)) < 50
+
+
 def test_hits_survive_their_file(tmp_path):
     random = np.random.default_rng(0)
     top5 = random.random((14, 610, 20)) < 0.3
@@ -266,14 +284,13 @@ def test_hits_survive_their_file(tmp_path):
 
 @pytest.mark.slow  # a minute: a small world and four trainings
 def test_a_run_made_again_gives_its_bits(photographs, tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     monkeypatch.setattr(the_world, "NUM_RENDERINGS", 2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(evidence, "Lists", partial(lists.Lists, num_pairs=4_000))
     found = {}
     for folder, arm in (("a", "own_t"), ("b", "own_t"), ("a", "m3"), ("b", "m3")):
-        training = replace(plan.make_training("languages", arm, 32, 11), samples=147 * 8)
-        made = lists.Lists(tmp_path / folder, 11, 4_000)
-        found[folder, arm] = evidence.run(training, made, tmp_path / "run")
+        training = replace(plan.make_training("languages", arm, 32, 11, CHOICE), samples=147 * 8)
+        found[folder, arm] = evidence.run(training, tmp_path / folder)
     for arm in ("own_t", "m3"):
         one, two = (found[folder, arm] for folder in ("a", "b"))
         assert np.array_equal(one.sets["test"].top5_LCR, two.sets["test"].top5_LCR)

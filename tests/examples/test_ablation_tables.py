@@ -16,6 +16,7 @@ sys.path.insert(0, str(REPOSITORY / "examples" / "ablation"))
 import contrasts  # noqa: E402
 import hits  # noqa: E402
 import page_tables  # noqa: E402
+import pilots  # noqa: E402
 import plan  # noqa: E402
 
 NUM_LANGS, NUM_CONCEPTS, NUM_PICTURES = 14, 610, 20
@@ -162,22 +163,26 @@ def test_measures_weigh_concepts_and_languages_equally():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """All runs of both experiments: own_t a quarter ahead of raw, one_t and merged as own_t, m2 far ahead of m1."""
+    """All runs but pilots: own_t a quarter ahead of raw, one_t and merged as own_t, m2 far ahead of m1."""
     path = tmp_path_factory.mktemp("hits")
-    ahead = {"raw": 1.0, "m2": 1.5, "m4": 2.0}
+    ahead = {"raw": 1.0, "m2": 1.5, "m4": 2.0, "english_list": 0.5}
     random = np.random.default_rng(0)
-    for training in (*plan.trainings("pairs"), *plan.trainings("languages")):
+    choice = plan.Choice(rates=dict.fromkeys((32, 64, 128), 2e-3), batch=128)
+    for training in (
+        training for name in ("pairs", "languages", "natural") for training in plan.trainings(name, choice)
+    ):
         accuracy = 0.2 * ahead.get(training.arm, 1.25)
         concepts = np.array([f"{training.seed if place % 2 else ''}c{place}" for place in range(NUM_CONCEPTS)])
         record = {
-            "pictures": {"test": NUM_PICTURES},
             "samples": training.samples,
             "cpu_s": 36.0,
             "revision": "abcdefghi",
             "processor": "made up",
             "list": {"pairs": 100, "noise_share": 0.1, "langs": {"en": 44}},
         }
-        sets = {"test": made_up_set(random, accuracy, concepts)}
+        names = ("base", "tone", "artist") if training.experiment == "natural" else ("test",)
+        record["pictures"] = dict.fromkeys(names, NUM_PICTURES)
+        sets = {name: made_up_set(random, accuracy, concepts) for name in names}
         hits.write_hits(path / f"{training.name}.npz", hits.Hits(record=record, sets=sets))
     return path
 
@@ -188,7 +193,7 @@ def test_the_script_finds_what_was_put_into_the_hits(folder, capsys):
     assert "48 runs, 0.5 CPU-hours, on made up, revision abcdefg." in printed
     rows = re.findall(r"^\| (\S+ against \S+, width [^|]*) \| ([^|]*) \| ([^|]*) \|.* \| ([^|]*) \|$", printed, re.M)
     verdicts = {(name, measure): (shown, said) for name, measure, shown, said in rows}
-    assert len(rows) == len(verdicts) == 16 + 15
+    assert len(rows) == len(verdicts) == 16 + 15 + 9
     assert verdicts["own_t against raw, width 64", "English"][1].startswith("difference")
     assert float(verdicts["own_t against raw, width 64", "English"][0][:-1]) == pytest.approx(
         25, abs=3
@@ -199,7 +204,9 @@ def test_the_script_finds_what_was_put_into_the_hits(folder, capsys):
     assert verdicts["m2 against m1, width 32", "English"][1] == "difference"
     assert "points" in verdicts["m2 against m1, width 32", "English, seldom_in_english"][0]
     assert verdicts["m3 against m0, width 32 to 128", "English"][1] == "no difference"
-    assert "11 of 11 runs are missing" in printed
+    assert verdicts["english_list against p, width 128", "base in English"][1] == "difference"
+    assert verdicts["one_t against p, width 128", "tone"][1] == "no difference"
+    assert "9 of 9 runs are missing" in printed
 
 
 def test_an_experiment_that_is_not_complete_has_no_table(folder, tmp_path, capsys):
@@ -210,3 +217,30 @@ def test_an_experiment_that_is_not_complete_has_no_table(folder, tmp_path, capsy
     printed = capsys.readouterr().out
     assert "1 of 48 runs are missing" in printed
     assert "|" not in printed
+
+
+@pytest.mark.parametrize(("at_256", "batch"), [(0.32, 128), (0.34, 256)])
+def test_pilots_decide_rates_and_a_batch_that_is_much_better(tmp_path, capsys, at_256, batch):
+    def write(training, accuracy):
+        bits = np.zeros((NUM_LANGS, 100, 1), bool)
+        bits[:, : round(100 * accuracy)] = True
+        found = hits.HitSet(top1_LCR=bits, top5_LCR=bits, concepts=np.arange(100), kinds=np.zeros(100),
+                            thirds=np.zeros((NUM_LANGS, 100)))  # fmt: skip
+        record = {"pictures": {"test": 1}, "cpu_s": 36.0, "revision": "abcdefghi", "processor": "made up",
+                  "width": training.width, "batch": training.batch, "rate": training.rate,
+                  "samples": training.samples}  # fmt: skip
+        hits.write_hits(tmp_path / f"{training.name}.npz", hits.Hits(record=record, sets={"test": found}))
+
+    best = {32: 4e-3, 64: 1e-3, 128: 2e-3}
+    for training in plan.rate_pilots():
+        write(training, 0.3 if training.rate == best[training.width] else 0.2)
+    assert pilots.choose_rates(tmp_path) == best
+    with pytest.raises(FileNotFoundError):
+        pilots.choose(tmp_path)
+    for training in plan.batch_pilots(best[64]):
+        write(training, {64: 0.3, 256: at_256}[training.batch])
+    assert pilots.choose(tmp_path) == plan.Choice(rates=best, batch=batch)
+    page_tables.main([str(tmp_path)])
+    assert (
+        f"Chosen: 0.004 at width 32, 0.001 at width 64, 0.002 at width 128; batch {batch}." in capsys.readouterr().out
+    )
