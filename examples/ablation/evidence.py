@@ -3,8 +3,8 @@
     python examples/ablation/evidence.py --experiment pairs --work runs/evidence --parallel 2
 
 Experiments: pilots, pairs, languages, natural (docs/ablation/expectations.md).  The pilots come first and decide rates
-and batch of the next two.  A second call continues.  Stopping it loses only the runs in progress.  Each run is a process
-of its own with one thread.  No accuracy is printed: page_tables.py makes the tables when an experiment is complete.
+and batch of the next two.  A second call continues.  Stopping it loses only the runs in progress.  Each run is a
+process of its own with one thread.  No accuracy is printed: page_tables.py makes the tables of a complete experiment.
 """
 
 from __future__ import annotations
