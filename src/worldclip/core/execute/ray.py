@@ -18,10 +18,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import worldclip
 from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.execute.shards import (
@@ -37,6 +37,7 @@ from worldclip.core.execute.shards import (
     map_shards,
 )
 
+VERSION = version("worldclip")
 QUEUED_PER_CPU = 2  # tasks in Ray per CPU: one runs and one waits, so that no CPU waits for this process
 POLL_S = 1.0  # interval of the search for late shards and new nodes while no task ends
 LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after so many median durations, and after so many seconds
@@ -244,10 +245,8 @@ class _Place:
     def enter(self) -> None:
         """Change to the driver's working directory.  Raises UserError that names this node and what it lacks."""
         node = os.uname().nodename
-        if worldclip.__version__ != self.version:
-            raise UserError(
-                f"node {node} has worldclip {worldclip.__version__}, this process {self.version}; use one version"
-            )
+        if self.version != VERSION:
+            raise UserError(f"node {node} has worldclip {VERSION}, this process {self.version}; use one version")
         if not self.token.exists():
             raise UserError(
                 f"node {node} does not see {self.token.parent}; all nodes of the cluster must share the run's folder "
@@ -284,7 +283,7 @@ def _place(done_dir: Path) -> Iterator[_Place]:
     token = done_dir / f".{uuid.uuid4().hex}.token"
     token.touch()
     try:
-        yield _Place(token, worldclip.__version__, Path.cwd())
+        yield _Place(token, VERSION, Path.cwd())
     finally:
         token.unlink(missing_ok=True)
 
