@@ -81,9 +81,7 @@ def arrows() -> list[tuple[str, str]]:
 def test_imports_point_down() -> None:
     floor = {package: number for number, packages in enumerate(FLOORS) for package in packages}
     up = [
-        f"{module} -> {name}"
-        for module, name in arrows()
-        if floor[module.split(".")[0]] >= floor[name.split(".")[0]]
+        f"{module} -> {name}" for module, name in arrows() if floor[module.split(".")[0]] >= floor[name.split(".")[0]]
     ]
     allowed = [arrow for arrow in up if is_between_stages(*arrow.split(" -> "))]
     assert sorted(set(up) - set(allowed)) == []

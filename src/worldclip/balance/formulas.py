@@ -40,7 +40,8 @@ def entry_probs(counts: npt.ArrayLike, threshold: int) -> np.ndarray:
     1 for tail entries.  Raises ValueError for a threshold below 1.
     """
     counts, threshold = _as_counts(counts), _as_threshold(threshold)
-    return threshold / np.maximum(counts, np.uint64(threshold)).astype(np.float64)
+    probs: np.ndarray = threshold / np.maximum(counts, np.uint64(threshold)).astype(np.float64)
+    return probs
 
 
 def _as_counts(counts: npt.ArrayLike) -> np.ndarray:

@@ -163,7 +163,8 @@ def shrink(grey_YX: np.ndarray) -> np.ndarray:
     height, width = grey_YX.shape
     rows_YX = _shrink_rows(grey_YX, *_lanczos(height), WEIGHT_BITS - FRACTION_BITS)
     square_XY = _shrink_rows(np.ascontiguousarray(rows_YX.T), *_lanczos(width), WEIGHT_BITS + FRACTION_BITS)
-    return square_XY.T.clip(0, 255).astype(np.uint8)
+    pixels: np.ndarray = square_XY.T.clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 @functools.lru_cache(maxsize=1024)
@@ -196,7 +197,8 @@ def _on_white(image: Image) -> Image:
     pillow: Any = require("PIL.Image", extra="pool")
     image = image.convert("RGBA")
     white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
-    return pillow.alpha_composite(white, image)
+    flat: Image = pillow.alpha_composite(white, image)
+    return flat
 
 
 # --- which hash -------------------------------------------------------------------------------------------------------

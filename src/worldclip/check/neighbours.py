@@ -169,12 +169,14 @@ def _tables(order: list[int], *, back: bool) -> np.ndarray:
 
 def move_bits(hashes: np.ndarray, plan: SearchPlan, choice: int) -> np.ndarray:
     """Return the hashes with the choice's bands as their highest bits; a permutation of bits keeps distances."""
-    return _move(hashes, _tables(_order(plan, choice), back=False))
+    moved: np.ndarray = _move(hashes, _tables(_order(plan, choice), back=False))
+    return moved
 
 
 def move_back(moved: np.ndarray, plan: SearchPlan, choice: int) -> np.ndarray:
     """Undo `move_bits`."""
-    return _move(moved, _tables(_order(plan, choice), back=True))
+    hashes: np.ndarray = _move(moved, _tables(_order(plan, choice), back=True))
+    return hashes
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -224,10 +226,10 @@ def _sort_digit(values, low, digit_bits):
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
-def _popcount(typing_context, value):
+def _popcount(typing_context: Any, value: Any) -> Any:
     """Count the set bits of a uint64 in one instruction."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         count = builder.ctpop(arguments[0])
         assert count.type == ir.IntType(64)
         return count

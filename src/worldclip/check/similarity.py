@@ -128,7 +128,8 @@ def cosines(clip: Clip, images: Iterator[bytes], texts: pa.Array, image_of_text:
         texts_ND = clip.encode_text(texts.slice(start, AT_ONCE).to_pylist())
         own_images_ND = images_ND[image_of_text[start : start + AT_ONCE]]
         cosine_T[start : start + AT_ONCE] = np.einsum("nd,nd->n", own_images_ND, texts_ND, dtype=np.float64)
-    return np.round(np.clip(cosine_T, -1, 1), DECIMALS)
+    rounded: np.ndarray = np.round(np.clip(cosine_T, -1, 1), DECIMALS)
+    return rounded
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------

@@ -84,7 +84,8 @@ def _apply_rules(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> Iterat
 
 
 def _numpy(column: pa.Array) -> np.ndarray:
-    return column.to_numpy(zero_copy_only=False)
+    values: np.ndarray = column.to_numpy(zero_copy_only=False)
+    return values
 
 
 def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
@@ -158,12 +159,14 @@ def languages_of(texts: pa.Array, stated: pa.Array | None, lid_model: str) -> np
     if stated is not None:
         encoded, ours = stated.dictionary_encode(), languages.by_code()
         names = [code_of_stated(label, ours) for label in encoded.dictionary.to_pylist()]
-        return np.array([*names, UNKNOWN], object)[_numpy(pc.fill_null(encoded.indices, len(names)))]
+        labels: np.ndarray = np.array([*names, UNKNOWN], object)[_numpy(pc.fill_null(encoded.indices, len(names)))]
+        return labels
     identifier = _load_identifier(lid_model)
     label_ids, _ = identifier.predict_ids(texts)  # -1 for a blank text, which indexes UNKNOWN
     scheme = languages.scheme_of(identifier.labels[0])
     codes = [languages.from_lid(label, scheme) for label in identifier.labels]
-    return np.array([*codes, UNKNOWN], object)[label_ids]
+    identified: np.ndarray = np.array([*codes, UNKNOWN], object)[label_ids]
+    return identified
 
 
 @functools.cache

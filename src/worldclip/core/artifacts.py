@@ -184,7 +184,7 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _may_repeat(kind: pa.DataType) -> bool:
-    return pa.types.is_dictionary(kind) or pa.types.is_integer(kind)
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_integer(kind))
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -314,7 +314,7 @@ def read_manifest(folder: Path) -> Json | None:
     if not path.exists():
         return None
     try:
-        manifest = read_json(path)
+        manifest: Json = read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); remove it to run the stage again") from error
     if manifest.get("format_version", 0) > FORMAT_VERSION:

@@ -81,7 +81,7 @@ def xxh64(data, start, stop):
     return h ^ (h >> np.uint64(32))
 
 
-def splitmix64(x):
+def splitmix64(x: Any) -> Any:
     """Return the next output of splitmix64 from state x: a uint64, or a uint64 array of any shape.
 
     https://prng.di.unimi.it/splitmix64.c

@@ -50,7 +50,8 @@ class Candidates:
     @property
     def drawable_T(self) -> np.ndarray:
         """Texts that may be kept: of a valid key, in a language that is not excluded, from a place with a weight."""
-        return self.is_valid_T & ~self.is_excluded_T
+        is_drawable: np.ndarray = self.is_valid_T & ~self.is_excluded_T
+        return is_drawable
 
     def coins_T(self, seed: int, epoch: int = 0) -> np.ndarray:
         """Return the coin of each text, (T,) float64."""

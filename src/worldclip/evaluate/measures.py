@@ -123,13 +123,14 @@ def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:
 
 def squared_distances(image_ND: np.ndarray, text_ND: np.ndarray) -> np.ndarray:
     """Return (N,) the squared distance of each image to its text; the mean is the alignment (alpha = 2)."""
-    return np.square(image_ND - text_ND).sum(axis=1)
+    distances: np.ndarray = np.square(image_ND - text_ND).sum(axis=1)
+    return distances
 
 
 def potentials(features_ND: np.ndarray) -> np.ndarray:
     """Return (N, N) float32 exp(-2 |x - y|^2) of all pairs, 0 on the diagonal, as a pair is two points."""
     # For unit vectors |x - y|^2 = 2 - 2 x.y; rounding may take x.y above 1, hence the minimum.
-    potential_NN = np.exp(np.minimum(2 * SCALE * (features_ND @ features_ND.T - 1), 0), dtype=np.float32)
+    potential_NN: np.ndarray = np.exp(np.minimum(2 * SCALE * (features_ND @ features_ND.T - 1), 0), dtype=np.float32)
     np.fill_diagonal(potential_NN, 0)
     return potential_NN
 
@@ -224,7 +225,8 @@ def overlaps(first_CD: np.ndarray, second_CD: np.ndarray, image_ND: np.ndarray, 
     distinct, row = distinct_rows(both)  # a name that is equal in both languages is ranked once
     best = best_images(both[distinct], image_ND, k)[row]
     first_Ck, second_Ck = best[: len(first_CD)], best[len(first_CD) :]
-    return (first_Ck[:, :, None] == second_Ck[:, None, :]).any(axis=2).mean(axis=1)
+    share_C: np.ndarray = (first_Ck[:, :, None] == second_Ck[:, None, :]).any(axis=2).mean(axis=1)
+    return share_C
 
 
 def best_images(concept_CD: np.ndarray, image_ND: np.ndarray, k: int) -> np.ndarray:

@@ -93,7 +93,8 @@ class FewShot(_Probe):
         for c in np.unique(classes):
             is_shot[order[classes[order] == c][:shots]] = True
         predicted = ridge_predict(features_nD[is_shot], classes[is_shot], features_nD[~is_shot])
-        return predicted == classes[~is_shot]
+        is_right: np.ndarray = predicted == classes[~is_shot]
+        return is_right
 
 
 def check_enough(label: str, values: Sequence[str], where: str) -> None:
@@ -147,7 +148,8 @@ class LinearProbe(_Probe):
         if len(set(values[train])) < 2 or not len(test):
             raise UserError(f"linear probe of {self.label}: it needs two values to learn from and images to predict")
         predicted = logistic_predict(image_ND[train], values[train].astype(str), image_ND[test])
-        return predicted == values[test].astype(str)
+        is_right: np.ndarray = predicted == values[test].astype(str)
+        return is_right
 
 
 def _mean_of_seeds(hits: Sequence[np.ndarray]) -> float:
@@ -175,7 +177,8 @@ def ridge_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndarray
     weight_DC = centred_nD.T @ np.linalg.solve(gram_nn, target_nC - mean_C)
     score_mC = (test_mD - mean_D) @ weight_DC + mean_C
     # Of equal scores the first class wins.  Rounding makes them equal: the solver's last bits depend on the processor.
-    return distinct_C[score_mC.round(SCORE_DIGITS).argmax(axis=1)]
+    predicted: np.ndarray = distinct_C[score_mC.round(SCORE_DIGITS).argmax(axis=1)]
+    return predicted
 
 
 def logistic_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndarray) -> np.ndarray:

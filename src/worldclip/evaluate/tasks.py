@@ -270,7 +270,8 @@ def with_ties(dataset: Dataset, ties: Ties) -> Dataset:
 
 def decoded(image_ND: np.ndarray) -> np.ndarray:
     """Return (N,) bool: whether each image has features."""
-    return ~np.isnan(image_ND).any(axis=1)
+    is_whole: np.ndarray = ~np.isnan(image_ND).any(axis=1)
+    return is_whole
 
 
 def score_slices(

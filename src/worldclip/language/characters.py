@@ -28,7 +28,9 @@ WHITESPACE = (
 
 def is_in(*categories: str) -> np.ndarray:
     """Return whether each code point is of one of these general categories (`Nd`) or groups (`P`): (0x110000,) bool."""
-    return np.array([name.startswith(categories) for name in CATEGORIES])[load_categories()]
+    is_wanted = np.array([name.startswith(categories) for name in CATEGORIES])
+    of_code_points: np.ndarray = is_wanted[load_categories()]
+    return of_code_points
 
 
 @functools.cache

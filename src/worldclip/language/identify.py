@@ -147,7 +147,10 @@ class _NumbaModel:
         is_null = texts.is_null().to_numpy(zero_copy_only=False)
         allowed = fasttext_model.allowed_nodes(self._model, is_allowed)
         num_cached = fasttext_kernels.cache_slots(self._model.dim, int(offsets[-1] - offsets[0]))
-        return fasttext_kernels.predict(self._model, data, offsets, is_null, allowed, num_cached)
+        predicted: tuple[np.ndarray, np.ndarray] = fasttext_kernels.predict(
+            self._model, data, offsets, is_null, allowed, num_cached
+        )
+        return predicted
 
 
 class _LibraryModel:

@@ -50,7 +50,7 @@ def build_config(sizes: Architecture, hidden_act: str, tokenizer: Tokenizer | Pu
     at an id that no text holds would train, and score badly.
     """
     shared = {"hidden_act": hidden_act, "projection_dim": sizes.embed_dim}
-    return require_transformers().MetaClip2Config(
+    config: MetaClip2Config = require_transformers().MetaClip2Config(
         projection_dim=sizes.embed_dim,
         logit_scale_init_value=INITIAL_LOGIT_SCALE,
         text_config={
@@ -75,6 +75,7 @@ def build_config(sizes: Architecture, hidden_act: str, tokenizer: Tokenizer | Pu
             **shared,
         },
     )
+    return config
 
 
 def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer | PublishedTokenizer) -> None:
@@ -111,7 +112,7 @@ def create_model(config: MetaClip2Config, seed: int, init: Init = "scaled") -> M
     transformers = require_transformers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.MetaClip2Model(config)
+        model: MetaClip2Model = transformers.MetaClip2Model(config)
         with torch.no_grad():
             _initialise(model, init)
     return model
@@ -252,7 +253,9 @@ def image_processor(image_size: int) -> CLIPImageProcessor:
 
 def pick_device(name: str) -> torch.device:
     """Return the device; `auto` is cuda, else mps, else cpu.  Raises UserError for a device that is not available."""
-    torch = require("torch", extra="train")
+    require("torch", extra="train")
+    import torch
+
     is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(device for device in ("cuda", "mps", "cpu") if is_available[device]))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -227,7 +227,7 @@ def _product(layer: Any, num_rows: int) -> Product:
     weight = layer.weight
     is_plain = type(layer) is torch.nn.Linear and weight.dtype == torch.float32 and weight.device.type == "cpu"
     if not (is_plain and _has_onednn()):
-        return layer
+        return cast(Product, layer)
     onednn, bias = torch.ops.mkldnn, layer.bias
     reordered = onednn._reorder_linear_weight(weight.detach(), num_rows)
 

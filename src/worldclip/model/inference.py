@@ -68,7 +68,7 @@ class TorchBackend:
 
     @property
     def embed_dim(self) -> int:
-        return self.model.visual_projection.out_features
+        return int(self.model.visual_projection.out_features)
 
     @property
     def logit_scale(self) -> float:
@@ -260,7 +260,8 @@ class Clip:
     def similarity(self, images: Any, texts: Any, *, allow_urls: bool = False) -> np.ndarray:
         """Return (N, M) float32 cosines, -1 to 1, of each image with each text."""
         text_MD = self.encode_text(texts)
-        return self.encode_image(images, allow_urls=allow_urls) @ text_MD.T
+        score_NM: np.ndarray = self.encode_image(images, allow_urls=allow_urls) @ text_MD.T
+        return score_NM
 
     def classify(
         self,
@@ -319,14 +320,16 @@ def label_features(features_SD: np.ndarray, sentences: Sequence[Sequence[str]]) 
     """Return (M, D) of unit length: per label the mean over its sentences, whose features follow each other."""
     starts = np.cumsum([0, *map(len, sentences)])
     label_MD = np.add.reduceat(features_SD, starts[:-1], axis=0)
-    return label_MD / np.linalg.norm(label_MD, axis=1, keepdims=True)
+    unit_MD: np.ndarray = label_MD / np.linalg.norm(label_MD, axis=1, keepdims=True)
+    return unit_MD
 
 
 def probabilities(image_ND: np.ndarray, label_MD: np.ndarray, logit_scale: np.float32) -> np.ndarray:
     """Return (N, M) float32 probabilities of the labels for each image; rows sum to 1."""
     logits_NM = logit_scale * image_ND @ label_MD.T
     odds_NM = np.exp(logits_NM - logits_NM.max(axis=1, keepdims=True))
-    return odds_NM / odds_NM.sum(axis=1, keepdims=True)
+    prob_NM: np.ndarray = odds_NM / odds_NM.sum(axis=1, keepdims=True)
+    return prob_NM
 
 
 def label_sentences(

@@ -174,7 +174,8 @@ def _resize_to_square(facts: Preprocess, pixels_HW3: np.ndarray) -> torch.Tensor
         sides = [size if side == shorter else int(size * side / shorter) for side in pixels_HW3.shape[:2]]
     image_3HW = torch.from_numpy(pixels_HW3).permute(2, 0, 1)
     resized = resize(image_3HW, sides, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return crop(resized, (sides[0] - size) // 2, (sides[1] - size) // 2, size, size)
+    cropped: torch.Tensor = crop(resized, (sides[0] - size) // 2, (sides[1] - size) // 2, size, size)
+    return cropped
 
 
 def normalise_squares(squares_B3SS: torch.Tensor, facts: Preprocess) -> torch.Tensor:
@@ -216,13 +217,14 @@ def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
     """Return Hugging Face's processor."""
     edges = {"height": facts.size, "width": facts.size}
     is_shortest = facts.mode == "shortest"
-    return require_transformers().CLIPImageProcessor(
+    processor: CLIPImageProcessor = require_transformers().CLIPImageProcessor(
         size={"shortest_edge": facts.size} if is_shortest else edges,
         do_center_crop=is_shortest,
         crop_size=edges,
         image_mean=list(facts.mean),
         image_std=list(facts.std),
     )
+    return processor
 
 
 def to_open_clip(facts: Preprocess) -> Report:

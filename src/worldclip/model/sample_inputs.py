@@ -32,7 +32,8 @@ def images() -> list[Any]:
 
 def pixels(clip: Clip) -> torch.Tensor:
     """Return the images as the model reads them: (4, 3, S, S) float32, by its own preprocessing."""
-    return clip.processor(images=images(), return_tensors="pt")["pixel_values"]
+    pixels: torch.Tensor = clip.processor(images=images(), return_tensors="pt")["pixel_values"]
+    return pixels
 
 
 def max_difference(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -184,7 +184,10 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer as transformers has it, by folder or hub id.  Raises UserError where there is none."""
     transformers = require_transformers()
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerFast = transformers.AutoTokenizer.from_pretrained(
+            str(source), trust_remote_code=False
+        )
+        return tokenizer
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"

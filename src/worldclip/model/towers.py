@@ -21,7 +21,8 @@ def pooled_image(tower: Any, pixels_B3SS: torch.Tensor) -> torch.Tensor:
     for block in tower.encoder.layers[:-1]:
         hidden_BTW = block(hidden_BTW, None)
     last = pooling_block(tower.encoder.layers[-1])
-    return tower.post_layernorm(last(hidden_BTW, None, token=(slice(None), 0)))
+    pooled_BW: torch.Tensor = tower.post_layernorm(last(hidden_BTW, None, token=(slice(None), 0)))
+    return pooled_BW
 
 
 def pooled_text(tower: Any, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -38,7 +39,8 @@ def pooled_text(tower: Any, ids_BT: torch.Tensor) -> torch.Tensor:
     is_seen_BT = torch.arange(length, device=ids_BT.device) <= end_B[:, None]
     token = (torch.arange(batch, device=ids_BT.device), end_B)
     last = pooling_block(tower.encoder.layers[-1])
-    return tower.final_layer_norm(last(hidden_BTW, is_seen_BT[:, None, None, :], token=token))
+    pooled_BW: torch.Tensor = tower.final_layer_norm(last(hidden_BTW, is_seen_BT[:, None, None, :], token=token))
+    return pooled_BW
 
 
 def pooling_block(block: Any) -> Any:
@@ -59,7 +61,8 @@ def _forward(
     mask: with `token`, (B, 1, 1, T) bool, True for the tokens that it attends to; None: all.
     """
     if token is None:
-        return type(block).forward(block, hidden_BTW, mask, **keys)
+        hidden: torch.Tensor = type(block).forward(block, hidden_BTW, mask, **keys)
+        return hidden
     import torch
 
     attention = block.self_attn
@@ -77,4 +80,5 @@ def _forward(
         scale=attention.scale,
     )
     pooled_BW = hidden_BTW[token] + attention.out_proj(attended.transpose(1, 2).reshape(batch, width))
-    return pooled_BW + block.mlp(block.layer_norm2(pooled_BW))
+    last_BW: torch.Tensor = pooled_BW + block.mlp(block.layer_norm2(pooled_BW))
+    return last_BW

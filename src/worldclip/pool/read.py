@@ -61,7 +61,8 @@ def rows_of_keys(shard: Shard, config: PoolConfig, keys: pa.Array | pa.ChunkedAr
     found = KeyTable(all_keys.filter(pa.array(is_first))).find(keys)
     if (found < 0).any():
         raise BadShard(f"{shard.path}: lacks keys that were matched; the file changed meanwhile, run match again")
-    return rows[found]
+    positions: np.ndarray = rows[found]
+    return positions
 
 
 def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:

@@ -177,7 +177,7 @@ def _num_worthwhile(units: dict[Of, list[Shard]]) -> int:
 def _num_bytes(shard: Shard) -> int:
     """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
     files = shard.fingerprint.get("files", [])
-    return shard.fingerprint.get("size") or sum(size for _, size, *_ in files)
+    return int(shard.fingerprint.get("size") or sum(size for _, size, *_ in files))
 
 
 def _embed(

@@ -81,7 +81,8 @@ def _draws(
         rows = np.flatnonzero(epochs == epoch)
         hashed[rows] = uniform([keys[row] for row in rows.tolist()], text_idx[rows], seed, int(epoch), CROP)
     state = (hashed * 2.0**53).astype(np.uint64)[:, None] + counters
-    return (splitmix64(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    numbers: np.ndarray = (splitmix64(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 # crops

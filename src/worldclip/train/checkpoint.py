@@ -392,8 +392,11 @@ class CheckpointReader:
     def _read_rows(self, file: str, name: str, rows: slice | None) -> torch.Tensor:
         opened = self._open(file)
         if rows is None:
-            return opened.get_tensor(name)
-        return opened.get_slice(name)[rows.start : rows.stop][:: rows.step]  # safetensors reads no strides
+            tensor: torch.Tensor = opened.get_tensor(name)
+            return tensor
+        part: torch.Tensor = opened.get_slice(name)[rows.start : rows.stop]
+        part = part[:: rows.step]  # safetensors reads no strides
+        return part
 
 
 def _rows_in_common(piece: ShardRows, wanted: range) -> tuple[np.ndarray, np.ndarray]:
@@ -443,7 +446,8 @@ def latest_valid_checkpoint(train_dir: Path) -> Path | None:
 
 def read_state(folder: Path) -> Report:
     """Read trainer/state.json: step, samples seen, counters."""
-    return read_json(folder / "trainer" / "state.json")
+    state: Report = read_json(folder / "trainer" / "state.json")
+    return state
 
 
 def _size_and_digest(path: Path) -> dict[str, int | str]:

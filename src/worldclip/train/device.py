@@ -62,7 +62,7 @@ class Moment:
         """Return the seconds between two moments of one device that have both passed."""
         if self.event is None or earlier.event is None:
             return self.clock_s - earlier.clock_s
-        return earlier.event.elapsed_time(self.event) / 1000
+        return float(earlier.event.elapsed_time(self.event) / 1000)
 
 
 def device_memory_bytes(device: torch.device) -> int:

@@ -44,7 +44,10 @@ def contrastive_loss(
         texts = torch.nn.functional.cross_entropy(logits_BB.T, target_B)
         return (images + texts) / 2
     chunk_losses = [_softmax_chunk, _softmax_chunk]
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
+    loss: torch.Tensor = _Chunked.apply(
+        image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images
+    )
+    return loss
 
 
 def siglip_loss(
@@ -60,7 +63,10 @@ def siglip_loss(
 
     Arguments as for contrastive_loss; logit_bias is added to every logit.  arXiv:2303.15343, algorithm 1.
     """
-    return _Chunked.apply(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images)
+    loss: torch.Tensor = _Chunked.apply(
+        image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images
+    )
+    return loss
 
 
 def distillation_loss(
@@ -83,7 +89,10 @@ def distillation_loss(
         _teacher_chunk(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
         _teacher_chunk(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
     ]
-    return _Chunked.apply(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
+    loss: torch.Tensor = _Chunked.apply(
+        image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images
+    )
+    return loss
 
 
 # the loss of a chunk of logits, and its derivative

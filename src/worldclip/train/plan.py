@@ -108,7 +108,8 @@ def split_by_owner(owner: np.ndarray, num_owners: int, rank: int, world_size: in
 
 def replacement(position: int, draw: int, num_pairs: int, seed: int, epoch: int) -> int:
     """Return which of num_pairs pairs replaces the one at a position, which does not decode; draw = 1, 2, ..."""
-    return math.floor(uniform(str(position), draw, seed, epoch, ORDER) * num_pairs)
+    number: int = math.floor(uniform(str(position), draw, seed, epoch, ORDER) * num_pairs)
+    return number
 
 
 # over a pool

@@ -175,4 +175,5 @@ def file_positions(places: pa.Table, tars: Sequence[Shard]) -> np.ndarray:
     position_of = {tar.name: position for position, tar in enumerate(tars)}
     codes = places["file"].combine_chunks()
     positions = np.array([position_of[name] for name in codes.dictionary.to_pylist()], np.int64)
-    return positions[codes.indices.to_numpy(zero_copy_only=False)]
+    of_place: np.ndarray = positions[codes.indices.to_numpy(zero_copy_only=False)]
+    return of_place

@@ -190,7 +190,10 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
         ddp: Any = torch.nn.parallel.DistributedDataParallel
         ddp._set_params_and_buffers_to_ignore_for_model(model, list(scalars))
         device_ids = [device.index] if device.type == "cuda" else None
-        return ddp(model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        wrapped: torch.nn.Module = ddp(
+            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        return wrapped
     if config.parallel == "hsdp":
         mesh = init_device_mesh(device.type, _machines_and_ranks(world), mesh_dim_names=("machine", "rank"))
     else:

@@ -344,7 +344,8 @@ def unpack_rows(packed: Quantized) -> np.ndarray:
         table = packed.centroids[start : start + 256 * width].reshape(256, width)
         parts.append(table[packed.codes[:, q]])
     with np.errstate(over="ignore", invalid="ignore"):  # wrong weights are no wrong sizes
-        return np.concatenate(parts, axis=1) * packed.norms[:, None]
+        rows: np.ndarray = np.concatenate(parts, axis=1) * packed.norms[:, None]
+        return rows
 
 
 def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

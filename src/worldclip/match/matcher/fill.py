@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.kernels.llvm import inner, kernel, load_pair
+from worldclip.kernels.unicode_table import UnicodeTable
 from worldclip.match.matcher.tokenise import put_normal_tokens, put_tokens, token_capacity
 from worldclip.match.matcher.trie import (
     AS_FIRST,
@@ -30,7 +33,9 @@ _U0 = np.uint64(0)
 _LOW_BITS = HAS_ENTRY | HAS_CHILD | ENTRY_ID  # of an edge's word: all but the parent
 
 
-def fill_table(data, offsets, profile, unicode):
+def fill_table(
+    data: np.ndarray, offsets: np.ndarray, profile: int, unicode: UnicodeTable
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the table (uint64, at a cache line's beginning) and `first_with` of `collect_edges`."""
     num_entries = offsets.size - 1
     first_with = np.empty(num_entries, np.int32)
@@ -47,12 +52,12 @@ def fill_table(data, offsets, profile, unicode):
     return _place_edges(keys, words, np.split(edges, ends[:-1]) if used else [], num_entries), first_with
 
 
-def _check_room(num_edges, num_entries):
+def _check_room(num_edges: int, num_entries: int) -> None:
     if num_edges / LOAD > MAX_SLOTS / 2:
         raise UserError(f"{num_entries:,} entries need {num_edges:,} edges; a matcher has fewer than 2^30")
 
 
-def _place_edges(keys, words, levels, num_entries):
+def _place_edges(keys: np.ndarray, words: np.ndarray, levels: Sequence[np.ndarray], num_entries: int) -> np.ndarray:
     """Return the table of all edges; levels: the edges at each depth, int64."""
     slots = np.empty(sum(map(len, levels)), np.int32)
     num_groups = [len(edges) // GROUP_EDGES + 1 for edges in levels]
@@ -80,7 +85,7 @@ def _place_edges(keys, words, levels, num_entries):
     return table
 
 
-def _aligned(size):
+def _aligned(size: int) -> np.ndarray:
     """Return uint64 zeros that begin at a cache line; so does a mapped .npy file."""
     padded = np.zeros(size + _LINE_WORDS, np.uint64)
     start = -padded.ctypes.data % (8 * _LINE_WORDS) // 8

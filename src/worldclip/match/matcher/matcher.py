@@ -133,7 +133,10 @@ class Matcher:
         self, data: np.ndarray, offsets: np.ndarray, validity: np.ndarray, first_bit: int
     ) -> tuple[np.ndarray, np.ndarray]:
         profile = PROFILES.index(self.profile)
-        return match_texts(data, offsets, validity, first_bit, profile, load_table(), self._table)
+        matches: tuple[np.ndarray, np.ndarray] = match_texts(
+            data, offsets, validity, first_bit, profile, load_table(), self._table
+        )
+        return matches
 
 
 def entries_digest(entries: Texts) -> str:

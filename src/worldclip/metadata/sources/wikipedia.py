@@ -355,7 +355,7 @@ def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
 
 def _is_string(field: pa.Field) -> bool:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _strings(column: pa.Array) -> list[str]:

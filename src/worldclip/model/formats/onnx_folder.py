@@ -134,7 +134,7 @@ class OnnxBackend:
 
     @property
     def embed_dim(self) -> int:
-        return next(output.shape[1] for output in self.image.get_outputs() if output.name == "image_embeds")
+        return int(next(output.shape[1] for output in self.image.get_outputs() if output.name == "image_embeds"))
 
     def encode_pixels(self, pixels_B3SS: torch.Tensor | np.ndarray) -> np.ndarray:
         return _unit(self._run(self.image, "image_embeds", {"pixel_values": np.asarray(pixels_B3SS)}))
@@ -160,7 +160,8 @@ class OnnxBackend:
         }
         every = unused | inputs
         fed = {value.name: every[value.name].astype(_TYPES[value.type]) for value in session.get_inputs()}
-        return session.run([output], fed)[0]
+        embeds: np.ndarray = session.run([output], fed)[0]
+        return embeds
 
 
 _TYPES = {
@@ -178,7 +179,8 @@ def _mask(lengths_B: np.ndarray) -> np.ndarray:
 
 def _unit(embeds_BD: np.ndarray) -> np.ndarray:
     embeds_BD = embeds_BD.astype(np.float32)
-    return embeds_BD / np.linalg.norm(embeds_BD, axis=1, keepdims=True)
+    unit_BD: np.ndarray = embeds_BD / np.linalg.norm(embeds_BD, axis=1, keepdims=True)
+    return unit_BD
 
 
 def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
@@ -348,7 +350,8 @@ def image_encoder(model: Any) -> Any:
             self.tower, self.projection = model.vision_model, model.visual_projection
 
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            return self.projection(pooled_image(self.tower, pixel_values))
+            embeds: torch.Tensor = self.projection(pooled_image(self.tower, pixel_values))
+            return embeds
 
     return ImageEncoder()
 
@@ -369,7 +372,8 @@ def text_encoder(model: Any) -> Any:
             is_last = torch.arange(input_ids.shape[1]) == last
             has_eos = (input_ids == self.eos_id).any(dim=1, keepdim=True)
             ids = torch.where(is_last & ~has_eos, self.eos_id, input_ids)
-            return self.projection(pooled_text(self.tower, ids))
+            embeds: torch.Tensor = self.projection(pooled_text(self.tower, ids))
+            return embeds
 
     return TextEncoder()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
@@ -201,7 +201,7 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
     config: Any = build_config(sizes, "quick_gelu" if model_cfg.get("quick_gelu") else "gelu", tokens)
     config.vision_config.intermediate_size = _mlp_width(vision)
     config.text_config.intermediate_size = _mlp_width(text)
-    return config
+    return cast("MetaClip2Config", config)
 
 
 def foreign_keys(model_cfg: Mapping[str, Any]) -> list[str]:
@@ -269,7 +269,8 @@ def own_name(model_cfg: Mapping[str, Any]) -> str | None:
     """Return the name of the built-in configuration that builds the same model, None where there is none."""
     open_clip = require("open_clip", extra="export")
     wanted = _comparable(model_cfg)
-    for name in open_clip.list_models():
+    names: Sequence[str] = open_clip.list_models()
+    for name in names:
         if "worldwide" in name and _comparable(open_clip.get_model_config(name)) == wanted:
             return name
     return None
@@ -301,7 +302,8 @@ def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where:
         expected = tensor_names.to_theirs(rules, transformers.MetaClip2Model(config).state_dict())
     ignore = ("attn_mask",)  # the causal mask, a buffer
     tensor_names.check_tensors(where, tensor_names.shapes(state), tensor_names.shapes(expected), ignore)
-    return build(transformers.MetaClip2Model, config, tensor_names.to_ours(rules, state))
+    model: MetaClip2Model = build(transformers.MetaClip2Model, config, tensor_names.to_ours(rules, state))
+    return model
 
 
 def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preprocess.PerImage:

@@ -288,4 +288,5 @@ def merge_links(links: pa.Table) -> pa.Table:
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
     """Return a number per value: equal values have equal numbers."""
     whole = column.combine_chunks()
-    return whole.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    codes: np.ndarray = whole.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return codes

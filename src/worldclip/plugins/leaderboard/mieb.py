@@ -42,6 +42,7 @@ def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") 
             if "text" in batch:
                 parts.append(encode_text(list(batch["text"])))
             total: np.ndarray = np.sum(parts, axis=0)
-            return total / np.linalg.norm(total, axis=1, keepdims=True)
+            unit: np.ndarray = total / np.linalg.norm(total, axis=1, keepdims=True)
+            return unit
 
     return Encoder()

@@ -87,7 +87,7 @@ class DelimitedFormat(ColumnsFormat):
 
     def count_rows(self, shard: Shard, config: PoolConfig) -> int:
         table, bad = self.read_columns(shard, config, self.field_names(shard, config)[:1])
-        return table.num_rows + len(bad)
+        return int(table.num_rows + len(bad))
 
     def _first_line(self, shard: Shard) -> list[str]:
         with _open(shard) as file:

@@ -149,7 +149,7 @@ def _holds_images(field: pa.Field, features: Mapping[str, Any]) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_file(kind: pa.DataType) -> bool:

@@ -54,4 +54,5 @@ def _matched_names(path: Path, names: set[str]) -> list[Json]:
     table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
     is_english = pc.equal(table["lang"].cast(pa.string()), "en")
     is_name = pc.is_in(table["text"].cast(pa.string()), pa.array(names, pa.string()))
-    return table.filter(pc.and_(is_english, is_name)).to_pylist()
+    rows: list[Json] = table.filter(pc.and_(is_english, is_name)).to_pylist()
+    return rows
