@@ -113,6 +113,19 @@ def test_packages_make_no_circle() -> None:
     TopologicalSorter(below).prepare()  # raises CycleError naming the circle
 
 
+def test_configs_import_only_configs_and_tables() -> None:
+    """A config looks at no installed package and no source of a stage, lazily neither."""
+    tables = {"language.table", "evaluate.catalog", "model.formats.MODEL_FORMATS"}  # and registries
+    wrong = [
+        f"{module_of(path)} -> {name}"
+        for path in sorted(SRC.glob("*/config.py"))
+        for name in imports(path)
+        if name.split(".")[0] != "core" and name.split(".")[1:2] != ["config"]
+        if not any(f"{name}.".startswith(f"{table}.") for table in tables)
+    ]
+    assert wrong == []
+
+
 def test_only_the_executor_imports_ray_and_curation_imports_no_torch() -> None:
     curation = {"core", "kernels", "language", "pool", "metadata", "match", "balance", "curate"}
     for path in SRC.rglob("*.py"):

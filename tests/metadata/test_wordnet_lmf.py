@@ -16,7 +16,7 @@ from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
-from worldclip.metadata.sources.wordnet import our_code, read_headers, read_wordnet
+from worldclip.metadata.sources.wordnet import our_code, read_headers, read_wordnet, wordnets_of
 
 wn = pytest.importorskip("wn")
 
@@ -243,7 +243,7 @@ def test_installed_lexicons_are_read_where_the_recipe_names_none(
     database(lmf(lexicon("da", {"1-n": ["hund"]})))
     tab = write(tmp_path / "sv.tab", "# SALDO\tswe\thttp://x\tcc-by\n1-n\tlemma\thund\n")
     config = MetadataConfig(installed_wordnets=True, wordnets={"sv": str(tab)})
-    assert config.wordnets_of("da") == ("made-up:1.0",)
-    assert config.wordnets_of("sv") == (str(tab),)
-    assert config.wordnets_of("fi") == ()
-    assert MetadataConfig().wordnets_of("da") == ()
+    assert wordnets_of("da", config) == ("made-up:1.0",)
+    assert wordnets_of("sv", config) == (str(tab),)
+    assert wordnets_of("fi", config) == ()
+    assert wordnets_of("da", MetadataConfig()) == ()

@@ -20,8 +20,6 @@ Source = Literal[
     "number", "wordnet", "unigram", "bigram", "title", "wordfreq", "cldr", "emoji", "list", "pool",
 ]  # fmt: skip
 PAPER_SOURCES: tuple[Source, ...] = ("number", "wordnet", "unigram", "bigram", "title", "list")
-WORDNETS = "wordnets"  # folder in metadata.dumps
-WORDNET_ENDINGS = (".tab", ".tab.gz", ".xml", ".xml.gz")
 
 # How the package wn names a lexicon: its id and version.  A drive's name is one letter, so `C:words.tab` is a file.
 _LEXICON = re.compile(r"[A-Za-z][\w.+-]+:[\w.+-]+")
@@ -143,20 +141,6 @@ class MetadataConfig(Config):
         """Return metadata.rules with the overrides applied."""
         return dataclasses.replace(RULES[self.rules], **self.overrides)  # type: ignore[arg-type]
 
-    def wordnets_of(self, lang: str) -> tuple[str, ...]:
-        """Return the wordnets to read for a language: the recipe's, else those that were fetched, by name."""
-        if "wordnet" not in self.sources:
-            return ()
-        if lang in self.wordnets:
-            return _paths(self.wordnets[lang])
-        fetched = (Path(self.dumps) / WORDNETS / lang).glob("*") if self.dumps else ()
-        files = sorted(str(path) for path in fetched if path.name.endswith(WORDNET_ENDINGS))
-        if files or not self.installed_wordnets:
-            return tuple(files)
-        from worldclip.metadata.sources.wordnet import installed_lexicons
-
-        return installed_lexicons(lang)
-
     def list_of(self, lang: str) -> Path | None:
         """Return the plain list to read for a language."""
         return Path(self.lists[lang]) if "list" in self.sources and lang in self.lists else None
@@ -195,10 +179,11 @@ class MetadataConfig(Config):
             if not paths:
                 yield f"{key}.{lang}", f"must not be empty; {remedy}, or remove {lang}"
                 continue
-            for path in _paths(paths):
+            for path in paths_of(paths):
                 if not os.path.isfile(path) and not (key == "wordnets" and is_lexicon(path)):
                     yield f"{key}.{lang}", f'no such file "{path}"; {remedy}'
 
 
-def _paths(value: str | tuple[str, ...]) -> tuple[str, ...]:
+def paths_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the paths of a key that holds one or several."""
     return (value,) if isinstance(value, str) else tuple(value)

@@ -9,7 +9,7 @@ from worldclip.metadata.config import MetadataConfig, Source
 from worldclip.metadata.counting import Sources
 from worldclip.metadata.entries import has_words
 from worldclip.metadata.sources.packages import PACKAGED
-from worldclip.metadata.sources.wordnet import OMW_LEXICONS
+from worldclip.metadata.sources.wordnet import OMW_LEXICONS, wordnets_of
 
 MAX_NAMED = 40  # languages in a message
 REMEDIES: dict[Source, str] = {
@@ -30,7 +30,7 @@ def find_gaps(langs: Sequence[str], config: MetadataConfig, sources: Sources) ->
     with_text = {lang for lang in langs if any(wiki in sources.texts for wiki in sources.wikis[lang])}
     with_text |= without_wikipedia
     covered: dict[Source, set[str]] = {
-        "wordnet": {lang for lang in langs if lang not in OMW_LEXICONS or config.wordnets_of(lang)},
+        "wordnet": {lang for lang in langs if lang not in OMW_LEXICONS or wordnets_of(lang, config)},
         "unigram": with_text,
         "bigram": with_text,
         "title": set(langs) if sources.views else without_wikipedia,

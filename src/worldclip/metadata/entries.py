@@ -18,7 +18,7 @@ from worldclip.metadata.counting import Candidates, WikipediaCounts
 from worldclip.metadata.sources.lists import read_list
 from worldclip.metadata.sources.packages import PACKAGED, packaged_sources
 from worldclip.metadata.sources.pool import PoolCounts
-from worldclip.metadata.sources.wordnet import read_wordnet
+from worldclip.metadata.sources.wordnet import read_wordnet, wordnets_of
 
 NUM_NUMBERS = 100  # "0" to "99" in every language, first
 NO_LENGTH_LIMIT = frozenset({"wordnet"})  # as in the reference
@@ -109,7 +109,7 @@ def has_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> b
 
 def has_own_words(lang: str, config: MetadataConfig, wikipedias: Sequence[str]) -> bool:
     """Return whether a language has any source besides numbers and the pool."""
-    return bool(wikipedias or config.wordnets_of(lang) or config.list_of(lang) or packaged_sources(lang, config))
+    return bool(wikipedias or wordnets_of(lang, config) or config.list_of(lang) or packaged_sources(lang, config))
 
 
 def build_entries(
@@ -126,7 +126,7 @@ def build_entries(
     built = EntryList()
     if "number" in config.sources:
         built.add("number", ((str(number), None) for number in range(NUM_NUMBERS)), config.max_chars)
-    for wordnet in config.wordnets_of(lang):
+    for wordnet in wordnets_of(lang, config):
         built.add("wordnet", read_wordnet(wordnet, lang), config.max_chars)
     with_text = [wikipedia for wikipedia in wikipedias if wikipedia.counts is not None]
     num_unigrams = {}

@@ -16,7 +16,7 @@ from worldclip.metadata.counting import TEXT_LICENCE, VIEWS_LICENCE, Record, Sou
 from worldclip.metadata.sources.pack import Pack
 from worldclip.metadata.sources.packages import PACKAGED, packaged_sources
 from worldclip.metadata.sources.pool import POOL, POOL_LICENCE
-from worldclip.metadata.sources.wordnet import fingerprint_installed, read_headers
+from worldclip.metadata.sources.wordnet import fingerprint_installed, read_headers, wordnets_of
 
 NOT_STATED = "not stated in the file"
 
@@ -31,7 +31,7 @@ def fingerprint_sources(lang: str, config: MetadataConfig, sources: Sources, pac
         fingerprints["language"] = dataclasses.asdict(languages.get(lang))
     if licences := {wiki: config.text_licences[wiki] for wiki in sources.wikis[lang] if wiki in config.text_licences}:
         fingerprints["wikipedia"]["licences"] = licences
-    if wordnets := config.wordnets_of(lang):
+    if wordnets := wordnets_of(lang, config):
         fingerprints["wordnet"] = [
             fingerprint_installed(wordnet) if is_lexicon(wordnet) else _fingerprint(Path(wordnet))
             for wordnet in wordnets
@@ -83,7 +83,7 @@ def describe_sources(
         elif source == POOL:
             records.append({"source": source, **known, "licence": POOL_LICENCE})
         elif source == "wordnet":
-            for wordnet, known_wordnet in zip(config.wordnets_of(lang), known, strict=True):
+            for wordnet, known_wordnet in zip(wordnets_of(lang, config), known, strict=True):
                 place = {} if is_lexicon(wordnet) else _describe_path(Path(wordnet))
                 for header in read_headers(wordnet):
                     origin = {"name": header.name, "url": header.url, "licence": header.licence or NOT_STATED}

@@ -49,7 +49,7 @@ from worldclip.metadata.provenance import describe_file, describe_sources, finge
 from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
 from worldclip.metadata.sources.packages import PACKAGED, packaged_sources
 from worldclip.metadata.sources.pool import POOL, POOL_DONE, PoolWork, count_shard, open_pool_counts, pool_files
-from worldclip.metadata.sources.wordnet import is_lmf
+from worldclip.metadata.sources.wordnet import is_lmf, wordnets_of
 from worldclip.pool.config import PoolConfig
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _needs(run: Run) -> Iterator[str]:
     built = work.built_codes()
     packages = {PACKAGED[source].package: None for lang in built for source in packaged_sources(lang, work.config)}
     yield from missing_packages("metadata", tuple(packages), extra="metadata")
-    if any(is_lmf(wordnet) for lang in built for wordnet in work.config.wordnets_of(lang)):
+    if any(is_lmf(wordnet) for lang in built for wordnet in wordnets_of(lang, work.config)):
         yield from missing_packages("metadata", ("wn",), extra="metadata")
 
 

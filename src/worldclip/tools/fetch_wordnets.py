@@ -28,7 +28,7 @@ from worldclip.core.download import CHUNK_BYTES, Broken, Download, file_digest
 from worldclip.core.errors import UserError, require
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.sources.wordnet import OMW_LEXICONS, our_code
+from worldclip.metadata.sources.wordnet import FOLDER, OMW_LEXICONS, our_code
 
 OMW = "omw:2.0"
 # Projects with a known checksum: {name: (URL, SHA-256)}.  omw-2.0.tar.xz has 55,846,636 bytes, 622 MB unpacked.
@@ -79,7 +79,7 @@ def plan_wordnets(names: Sequence[str], mirror: str, config: MetadataConfig, lan
         if _is_omw(name) and not needs_omw:
             continue
         try:
-            projects.append(_project(name, mirror, Path(config.dumps) / "wordnets"))
+            projects.append(_project(name, mirror, Path(config.dumps) / FOLDER))
         except UserError as error:
             problems += error.problems
     if problems:

@@ -27,9 +27,11 @@ from worldclip.core.artifacts import NOT_INSTALLED
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.language import table as languages
 from worldclip.language.characters import lower
-from worldclip.metadata.config import is_lexicon
+from worldclip.metadata.config import MetadataConfig, is_lexicon, paths_of
 from worldclip.metadata.sources.lists import iter_lines
 
+FOLDER = "wordnets"  # of fetched files in metadata.dumps
+ENDINGS = (".tab", ".tab.gz", ".xml", ".xml.gz")
 HEAD_BYTES = 2**16  # read at a time until the root element begins
 BCP47 = {"nb": "no"}  # codes in WordNets that are neither those of a Wikipedia nor ISO 639-3
 
@@ -53,6 +55,22 @@ class WordnetHeader(NamedTuple):
     lang: str = ""
     url: str = ""
     licence: str = ""
+
+
+def wordnets_of(lang: str, config: MetadataConfig) -> tuple[str, ...]:
+    """Return the WordNets to read for a language: the recipe's, else those that were fetched, else the installed ones.
+
+    Fetched and installed ones are sorted by name.
+    """
+    if "wordnet" not in config.sources:
+        return ()
+    if lang in config.wordnets:
+        return paths_of(config.wordnets[lang])
+    fetched = (Path(config.dumps) / FOLDER / lang).glob("*") if config.dumps else ()
+    files = sorted(str(path) for path in fetched if path.name.endswith(ENDINGS))
+    if files or not config.installed_wordnets:
+        return tuple(files)
+    return installed_lexicons(lang)
 
 
 def read_headers(wordnet: str) -> list[WordnetHeader]:
