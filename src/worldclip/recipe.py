@@ -1,11 +1,8 @@
-"""The recipe on one screen: eight calls, in the data's order.  `run` walks them; nothing else lists the stages."""
+"""The recipe on one screen: eight stages, in the data's order.  `run` walks them; nothing else lists the stages."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,37 +18,49 @@ if TYPE_CHECKING:  # imported inside the functions: `worldclip --help` needs the
     from worldclip.core.job import Run
 
 
-def recipe(run: Run) -> None:
-    """Run the stages in order; each skips itself if it is not asked for, or finished and unchanged."""
-    from worldclip import balance, curate, evaluate, export, match, metadata, pool, train
-
-    pool.index(run)  #        pairs: tars, Parquet, JSONL -> where every text and image is
-    metadata.build(run)  #    WordNets, Wikipedia, word lists -> entries of each language
-    match.match(run)  #       text -> language, entries; counts of each entry
-    balance.balance(run)  #   counts -> thresholds, entry probabilities
-    curate.curate(run)  #     probabilities -> kept pairs
-    train.train(run)  #       kept pairs -> checkpoints
-    evaluate.evaluate(run)  # checkpoint -> results
-    export.export(run)  #     checkpoint -> other libraries' formats
-
-
 class Step(NamedTuple):
-    """A line of `recipe`."""
+    """A stage of the recipe."""
 
     stage: str
     help: str  # what goes in -> what comes out
 
 
-@functools.cache
+STEPS = (
+    Step("pool", "pairs: tars, Parquet, JSONL -> where every text and image is"),
+    Step("metadata", "WordNets, Wikipedia, word lists -> entries of each language"),
+    Step("match", "text -> language, entries; counts of each entry"),
+    Step("balance", "counts -> thresholds, entry probabilities"),
+    Step("curate", "probabilities -> kept pairs"),
+    Step("train", "kept pairs -> checkpoints"),
+    Step("evaluate", "checkpoint -> results"),
+    Step("export", "checkpoint -> other libraries' formats"),
+)
+"""The calls of `recipe` in order: the one list of stages, for the command line and the report."""
+
+
+def recipe(run: Run) -> None:
+    """Run the stages in order; each skips itself if it is not asked for, or finished and unchanged."""
+    from worldclip import balance, curate, evaluate, export, match, metadata, pool, train
+
+    pool.index(run)
+    metadata.build(run)
+    match.match(run)
+    balance.balance(run)
+    curate.curate(run)
+    train.train(run)
+    evaluate.evaluate(run)
+    export.export(run)
+    assert tuple(run.visited) == stage_names(), "STEPS and the calls of recipe() differ"
+
+
 def steps() -> tuple[Step, ...]:
-    """Return the lines of `recipe` in order: the one list of stages, for the command line and the report."""
-    lines = re.findall(r"^    (\w+)\.\w+\(run\)\s+#\s+(.+)$", inspect.getsource(recipe), re.MULTILINE)
-    return tuple(Step(stage, text) for stage, text in lines)
+    """Return the stages in order, with what goes in and comes out."""
+    return STEPS
 
 
 def stage_names() -> tuple[str, ...]:
     """Return the names of the stages in order."""
-    return tuple(step.stage for step in steps())
+    return tuple(step.stage for step in STEPS)
 
 
 def run(

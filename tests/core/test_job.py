@@ -12,7 +12,7 @@ import pytest
 from worldclip.core.artifacts import NOT_INSTALLED, read_json, read_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import Job, Result, Run, RunLock, changed_inputs, changed_keys, remove_stale
+from worldclip.core.job import Change, Job, Result, Run, RunLock, changed_inputs, changed_keys, remove_stale
 from worldclip.curate import CurateConfig
 
 
@@ -67,9 +67,11 @@ def test_changed_inputs_are_named_by_file_stage_and_version() -> None:
     new = {"match": "b" * 32, "shards": {"0.tar": tar("0.tar", "b"), "2.tar": tar("2.tar", "a")}, "sources": {"x": "2"},
            "lists": [tar("a.txt", "a"), tar("b.txt", "b")], "gone": None}  # fmt: skip
     assert changed_inputs(old, old) == []
-    assert changed_inputs(old, new) == [
+    changes = changed_inputs(old, new)
+    assert [str(change) for change in changes] == [
         "match", "0.tar", "1.tar (gone)", "2.tar (new)", "x was 1, is 2", "b.txt", "old.npy (gone)"
     ]  # fmt: skip
+    assert [change.name for change in changes] == ["match", "0.tar", "1.tar", "2.tar", "x", "b.txt", "old.npy"]
 
 
 def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
@@ -255,7 +257,18 @@ def test_folder_that_cannot_be_created_is_a_user_error(tmp_path: Path) -> None:
 
 def test_changed_keys_show_old_and_new_value() -> None:
     old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
-    assert changed_keys(old, new) == ["a.c was 2, is 3", "a.d was None, is 4"]
+    assert changed_keys(old, new) == [Change("a.c", 2, 3), Change("a.d", None, 4)]
+    assert [str(change) for change in changed_keys(old, new)] == ["a.c was 2, is 3", "a.d was None, is 4"]
+
+
+def test_name_with_was_in_it_stays_whole() -> None:
+    assert changed_inputs({"what was there.tar": "1"}, {"what was there.tar": "2"})[0].name == "what was there.tar"
+
+
+def test_long_values_are_cut_in_words_only() -> None:
+    change = Change("pool.where", "x" * 100, "y")
+    assert str(change) == f"pool.where was {'x' * 57}..., is y"
+    assert change.old == "x" * 100
 
 
 def test_only_stale_files_are_removed(tmp_path: Path) -> None:

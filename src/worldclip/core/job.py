@@ -38,6 +38,7 @@ from worldclip.core.settings import deciding, load_config, read_toml, section_na
 ALL_SHARDS = slice(None)
 MAX_TRIES = 3  # of work whose inputs change while it runs
 NUM_NAMED = 3  # changed inputs that a message names
+MAX_SAID = 60  # characters of a changed value in a message
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 _FINGERPRINT_KEYS = frozenset({"path", "size", "sha256", "mtime_ns", "etag"})
 Record: TypeAlias = Mapping[str, Any]  # JSON-able
@@ -55,6 +56,35 @@ class Result:
     """Files that belong to the folder, and folders that belong to it whole; anything else is stale and removed.  None:
     the work itself decides what stays."""
     manifest: Record = field(default_factory=dict)  # further keys of the manifest, for the stages below
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key of a config, or an input, that is not what it was when a folder was finished."""
+
+    name: str
+    old: Any = None
+    new: Any = None
+    is_value: bool = True
+    """Whether old and new say something to a person; digests and fingerprints do not."""
+
+    def __str__(self) -> str:
+        """Say the change in a few words: `balance.tail_fraction was 0.1, is 0.06`, `00000.tar (new)`."""
+        if self.is_value:
+            return f"{self.name} was {_short(self.old)}, is {_short(self.new)}"
+        if self.old is None or self.new is None:
+            return f"{self.name} ({'new' if self.old is None else 'gone'})"
+        return self.name
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SAID else f"{text[: MAX_SAID - 3]}..."
+
+
+def _named(changes: Sequence[Change]) -> str:
+    """Return the first changes in words."""
+    return ", ".join(map(str, changes[:NUM_NAMED]))
 
 
 @dataclass
@@ -83,10 +113,10 @@ class Job:
         if manifest is None:
             return "not finished before" if self.folder.exists() else "new"
         if changes := changed_keys(manifest["config"], self.config):
-            return "; ".join(changes)
+            return "; ".join(map(str, changes))
         changes = changed_inputs(manifest["inputs"], self.inputs)
         more = f" and {len(changes) - NUM_NAMED} more" if len(changes) > NUM_NAMED else ""
-        return f"its inputs changed: {', '.join(changes[:NUM_NAMED])}{more}" if changes else None
+        return f"its inputs changed: {_named(changes)}{more}" if changes else None
 
     def is_finished_under_config(self) -> bool:
         """Return whether the folder is done under the present config, whatever became of its inputs."""
@@ -110,7 +140,7 @@ class Job:
 
     def _settle(self, work: Callable[[], Result]) -> Result:
         """Do the work until its inputs are the same before and after; shards that did not change stay finished."""
-        changes: list[str] = []
+        changes: list[Change] = []
         for _ in range(MAX_TRIES):
             result, failure = None, None
             try:
@@ -124,14 +154,14 @@ class Job:
             if not changes:
                 assert result is not None
                 return result
-            say(self.name, f"its inputs changed while it ran: {', '.join(changes[:NUM_NAMED])}")
+            say(self.name, f"its inputs changed while it ran: {_named(changes)}")
         raise StageFailed(
             self.name,
-            {change.partition(" was ")[0]: f"changed while {self.name} ran, {MAX_TRIES} times" for change in changes},
+            {change.name: f"changed while {self.name} ran, {MAX_TRIES} times" for change in changes},
             "wait until nothing writes to these files, then run the same command",
         )
 
-    def _changes_meanwhile(self) -> list[str]:
+    def _changes_meanwhile(self) -> list[Change]:
         """Read the inputs again; return what changed."""
         before = self.inputs
         del self.inputs
@@ -160,6 +190,7 @@ class Run:
     preflight: list[str] | None = None  # not None: collect what would stop a stage, and do nothing
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
     reports: dict[str, Report] = field(default_factory=dict)  # reports of the stages that ran
+    visited: dict[str, None] = field(default_factory=dict, init=False)  # stages that were called, in order
     _is_stale: bool = False  # dry run: a stage above would run
 
     @classmethod
@@ -197,6 +228,11 @@ class Run:
         keys = self.deciding(name) if config is None else config
         return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone)
 
+    def asks_for(self, stage: str) -> bool:
+        """Return whether a stage, which calls this first, is to run."""
+        self.visited[stage] = None
+        return self.only is None or stage in self.only
+
     def stage(
         self,
         name: str,
@@ -215,7 +251,7 @@ class Run:
         packages, devices, datasets, disk.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone: of
         Job.
         """
-        if self.only is not None and name not in self.only:
+        if not self.asks_for(name):
             return False
         job = self.job(name, inputs, config, is_redone)
         if self.preflight is not None:
@@ -256,8 +292,8 @@ class Run:
             say(job.name, line)
 
 
-def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Return `section.key was X, is Y` for each difference of two JSON-able records."""
+def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:
+    """Return each difference of two JSON-able records, named `section.key`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         return [
@@ -265,14 +301,11 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
             for key in keys
             for change in changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
         ]
-    if digest(old) == digest(new):
-        return []
-    short_old, short_new = (text if len(text) <= 60 else text[:57] + "..." for text in (str(old), str(new)))
-    return [f"{prefix} was {short_old}, is {short_new}"]
+    return [] if digest(old) == digest(new) else [Change(prefix, old, new)]
 
 
-def changed_inputs(old: Any, new: Any, name: str = "") -> list[str]:
-    """Return the name of each changed input: a file's path, a stage, or a version with both values.
+def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
+    """Return each changed input by its name: a file's path, a stage, or a version with both values.
 
     A package that is not installed now counts as unchanged: what it made is finished.
     """
@@ -281,11 +314,9 @@ def changed_inputs(old: Any, new: Any, name: str = "") -> list[str]:
     old_parts, new_parts = _parts(old, name), _parts(new, name)
     if old_parts is not None and new_parts is not None:
         keys = dict.fromkeys([*old_parts, *new_parts])
-        return [line for key in keys for line in changed_inputs(old_parts.get(key), new_parts.get(key), key)]
-    if old is None or new is None:
-        return [f"{name} ({'new' if old is None else 'gone'})"]
+        return [change for key in keys for change in changed_inputs(old_parts.get(key), new_parts.get(key), key)]
     is_value = isinstance(old, str) and isinstance(new, str) and not _DIGEST.fullmatch(new)
-    return [f"{name} was {old}, is {new}" if is_value else name]
+    return [Change(name, old, new, is_value)]
 
 
 def _parts(record: Any, name: str) -> dict[str, Any] | None:

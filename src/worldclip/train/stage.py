@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import Job, Report, Result, Run, changed_keys
+from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
 from worldclip.core.layout import checkpoints
 from worldclip.core.preflight import missing_packages, missing_space
 from worldclip.model.clip import device_problems
@@ -33,7 +33,7 @@ def train(run: Run) -> None:
 
     Under torchrun rank 0 does what is done once; the other ranks help to train and do nothing else.
     """
-    if run.only is not None and "train" not in run.only:
+    if not run.asks_for("train"):
         return
     if is_helper_rank():
         _help_train(run)
@@ -143,13 +143,13 @@ def _train_once(run: Run, job: Job) -> Result:
     return Result(report=report, counts=counts)
 
 
-def _refused_changes(run_dir: Path, changes: list[str]) -> list[str]:
+def _refused_changes(run_dir: Path, changes: Sequence[Change]) -> list[str]:
     """Return the problems of going on with a training under another config or other inputs."""
     train_dir = layout.train_dir(run_dir)
     if not changes or not checkpoints(train_dir):
         return []
     remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
-    return [*changes, f"{remedy}; undo it, restart with --from train, or choose another --out"]
+    return [*map(str, changes), f"{remedy}; undo it, restart with --from train, or choose another --out"]
 
 
 def _say_what_became(report: Report) -> None:
