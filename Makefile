@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo world test lint slow clients web docs clean
+.PHONY: demo world test quick lint slow clients web docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -19,11 +19,19 @@ world: .venv/world.stamp
 	$(BIN)/worldclip run recipes/world.toml --out runs/world --set 'evaluate.datasets=[$(WORLD_SETS)]' \
 		$(foreach part,$(WORLD_PARTS),--set pool.parts.$(part)=data/world/$(part))
 
+# one process of tests per core, each with files of its own; threads that compute would wait for each other
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 test: .venv/dev.stamp lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -n auto --dist loadfile
+
+# lint, and the tests of what differs from main (TESTS_OF=REVISION: from another revision), besides those that take no time
+TESTS_OF ?= main
+quick: .venv/dev.stamp
+	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	$(PYTEST) -n auto --dist loadfile $$($(BIN)/python tests/helpers/changed_tests.py $(TESTS_OF))
 
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # tests/clients: other software on what worldclip writes; each client has its own environment in .clients
 CLIENTS = transformers-4.56 transformers-4.57 optimum openvino img2dataset search node
