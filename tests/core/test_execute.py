@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
@@ -155,6 +155,57 @@ def test_full_disk_stops_the_map_at_once(tmp_path: Path, workers: int) -> None:
         )
 
 
+def import_missing(shard: Shard) -> dict:
+    require("nowhere.at.all", extra="pool")
+    return {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_missing_package_stops_the_map_and_blames_no_shard(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(MissingPackage, match=r"nowhere.at.all is needed here: pip install 'worldclip\[pool\]'"):
+        LocalExecutor(workers=workers, quiet=True).map(
+            import_missing, SHARDS, label="x", done_dir=tmp_path / "done", key={}
+        )
+    assert not list(tmp_path.glob("done/*.json"))
+
+
+def fail_with(errors: dict[str, Exception], shard: Shard) -> dict:
+    if shard.name in errors:
+        raise errors[shard.name]
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("errors", "remedy"),
+    [
+        (
+            {"001.tar": BadShard("truncated"), "002.tar": BadShard("truncated")},
+            "repair or remove these files, then run the same command: only they are tried again",
+        ),
+        (
+            {"001.tar": OSError("libgl.so: cannot open shared object file"), "002.tar": MemoryError()},
+            "keep these files: the errors above do not say that they are damaged; act on the errors, then run the same "
+            "command: only they are tried again",
+        ),
+        (
+            {"001.tar": BadShard("truncated"), "002.tar": UserError("no column text"), "004.tar": KeyError("text")},
+            "repair or remove 001.tar; keep the others, whose errors do not say that they are damaged; then run the "
+            "same command: only they are tried again",
+        ),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_only_damaged_shards_are_to_be_removed(
+    errors: dict[str, Exception], remedy: str, workers: int, tmp_path: Path
+) -> None:
+    with pytest.raises(StageFailed) as failed:
+        LocalExecutor(workers=workers, quiet=True).map(
+            partial(fail_with, errors), SHARDS, label="x", done_dir=tmp_path / "done", key={}
+        )
+    assert set(failed.value.failures) == set(errors)
+    assert str(failed.value).splitlines()[-1] == remedy
+
+
 def wait_forever(out: Path, shard: Shard) -> dict:
     (out / f"{shard.name}.pid").write_text(str(os.getpid()))
     time.sleep(600)
@@ -183,7 +234,8 @@ def is_running(pid: int) -> bool:
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "orphaning_run.py"
     script.write_text(ORPHANING_RUN)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
     deadline = time.monotonic() + 60
     while len(pids := [int(path.read_text() or 0) for path in tmp_path.glob("*.pid")]) < 2 or 0 in pids:

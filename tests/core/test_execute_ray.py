@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_execute import SHARDS, calls, die_once, fail_on, is_running, out_of_space, write_number
+from test_execute import SHARDS, calls, die_once, fail_on, import_missing, is_running, out_of_space, write_number
 from test_recipe import artifacts
 
 import worldclip
 from killed import contents
 from ray_cluster import add_node, running_cluster
 from worldclip.cli import main
-from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.errors import MissingPackage, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard, create_executor, repeatable
 from worldclip.core.execute import ray as ray_executor
 from worldclip.language import table as languages
@@ -128,6 +128,11 @@ def test_full_disk_stops_the_map_at_once(run_map, tmp_path: Path) -> None:
     assert len(calls(tmp_path)) <= 2 * in_flight
     with pytest.raises(OSError, match="No space left"):
         run_map(out_of_space)
+
+
+def test_missing_package_stops_the_map_and_blames_no_shard(run_map) -> None:
+    with pytest.raises(MissingPackage, match=r"pip install 'worldclip\[pool\]'"):
+        run_map(import_missing)
 
 
 def first_fills_the_disk(out: Path, shard: Shard) -> dict:

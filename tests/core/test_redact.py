@@ -79,7 +79,7 @@ def test_files_and_messages_hold_no_credential(tmp_path, capsys):
     errors = [
         UserError([f"pool.path = {address}"]),
         BadShard(address),
-        StageFailed("pool", {address: f"404 {address}"}),
+        StageFailed("pool", {address: f"404 {address}"}, "try again"),
     ]
     written = [path.read_text() for path in tmp_path.iterdir()] + [capsys.readouterr().err, *map(str, errors)]
     assert len(written) == 7

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
 from worldclip.check.hashing import scan_image
+from worldclip.core.errors import MissingPackage
 from worldclip.kernels.jpeg_header import read_size
 from worldclip.model import decode as decoding
 from worldclip.model.decode import BOMB, ORIENTATION, UNDECODABLE, BadImage, decode, upright
@@ -91,6 +92,15 @@ def test_a_torchcodec_that_does_not_load_leaves_the_others(cause, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", Broken("torchcodec.decoders"))
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.29.0")
     assert decoding._native_decoder.__wrapped__().library == "torchvision"
+
+
+def test_missing_pillow_is_no_fault_of_an_image(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    monkeypatch.setattr(decoding, "_pillow", decoding._pillow.__wrapped__)
+    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
+    for read in (decode, scan_image, decoding.open_image):
+        with pytest.raises(MissingPackage, match=r"PIL.Image is needed here: pip install 'worldclip\[pool\]'"):
+            read(PICTURES["png_RGB"])
 
 
 def test_headers_of_jpegs_are_read_as_pillow_reads_them():

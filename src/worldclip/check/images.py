@@ -23,7 +23,9 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import RunLock
+from worldclip.core.preflight import missing_packages
 from worldclip.model import decode
+from worldclip.model.formats.interface import TORCH
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
@@ -51,6 +53,11 @@ def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckCon
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; give the file to write (.parquet)")
     kind = HashKind.of(config or CheckConfig())
+    problems = list(missing_packages("pool hash", ("PIL",), extra="pool"))
+    if kind.model is not None:
+        problems += missing_packages('hash = "embedding"', TORCH.modules, extra=TORCH.extra)
+    if problems:
+        raise UserError(problems)
     units = source_units(source)
     kind.require_model()
     with RunLock(_parts_folder(out)):

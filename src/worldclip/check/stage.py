@@ -37,11 +37,14 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Shard, add_counts
 from worldclip.core.job import ALL_SHARDS, Job, Record, Report, Result, Run, RunLock, remove_stale
+from worldclip.core.preflight import missing_packages
 from worldclip.core.reasons import Reason
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model import decode
+from worldclip.model.formats.interface import TORCH
+from worldclip.model.load import missing_of
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
@@ -129,6 +132,8 @@ def _plan(
     kind = HashKind.of(rules)
     shards = pools.shards(run, part)
     _refuse_pool_without_images(rules, shards, run.section(PoolConfig))
+    if rules.reference_sets or (needs_images(rules) and pools.holds_images(shards, run.section(PoolConfig))):
+        _require_packages(rules, similarity_model)
     context = CheckContext(
         pool=run.section(PoolConfig),
         lid_model=run.section(LanguagesConfig).lid_model,
@@ -192,6 +197,18 @@ def _find_mistakes(config: CheckConfig, sets: EvaluationSets) -> WorkerModel | N
     if config.texts.deny_phrases:
         phrase_matcher(config.texts.deny_phrases)
     return model
+
+
+def _require_packages(config: CheckConfig, similarity_model: WorkerModel | None) -> None:
+    """Raise UserError for the extras that the rules of images need and that are not installed."""
+    modules = ["PIL", "onnxruntime"] if config.classifiers or config.faces.path else ["PIL"]
+    problems = list(missing_packages("pool check", modules, extra="pool"))
+    if config.hash == "embedding":
+        problems += missing_packages('hash = "embedding"', TORCH.modules, extra=TORCH.extra)
+    if similarity_model is not None:
+        problems += missing_of(similarity_model.source, similarity_model.options)
+    if problems:
+        raise UserError(problems)
 
 
 def needs_images(config: CheckConfig) -> bool:

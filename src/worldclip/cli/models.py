@@ -14,9 +14,10 @@ from worldclip.config import load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.layout import latest_checkpoint
+from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
-from worldclip.export.push import check_repository
+from worldclip.export.push import check_push
 from worldclip.plugins import tokenizer_compare
 from worldclip.tools.fetch_dataset import fetch_dataset
 
@@ -96,7 +97,7 @@ def export(
     from worldclip.export import export_model
 
     if push:
-        check_repository(push)
+        check_push(push, dry_run=dry_run)
     report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():
@@ -133,6 +134,7 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
     """
     from worldclip.train.checkpoint import consolidate
 
+    require_packages("consolidate", ("torch", "safetensors"), extra="train")
     folder = latest_checkpoint(checkpoint) or checkpoint
     if not (folder / "trainer").is_dir():
         raise UserError(f"{folder} is not a checkpoint of a training; give RUN/train/step_... or a run")

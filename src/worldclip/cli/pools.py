@@ -12,6 +12,7 @@ import tyro
 from worldclip import check
 from worldclip.cli.command import Command, Flags, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
+from worldclip.core.preflight import require_packages
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.plugins.emoji.build import build_emoji
 from worldclip.plugins.world.build import build_world
@@ -160,6 +161,8 @@ def publish(
     from worldclip.export.push import push
     from worldclip.plugins.publish import prepare
 
+    if not dry_run:
+        require_packages("publish", extra="hub")
     upload = prepare(run, repository, data, license)
     lines = upload.lines()
     record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files), "addresses": [], "removed": []}

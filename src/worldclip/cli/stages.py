@@ -20,7 +20,7 @@ from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.settings import overridden_keys, to_dict
-from worldclip.export.push import check_repository
+from worldclip.export.push import check_push
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
 from worldclip.tools import status
 from worldclip.tools.draft_recipe import default_path, init
@@ -94,7 +94,7 @@ def run_stage(
     watch: evaluate the checkpoints of RUN/train as another process writes them, each once, into RUN/train/evaluate.
     """
     if push:
-        check_repository(push)
+        check_push(push, dry_run=dry_run)
     flagged = dataclasses.replace(base, **{stage: config})
     if problems := [*_contradictions(set, base, flagged), *flagged.problems()]:
         raise UserError(problems)

@@ -24,6 +24,7 @@ from typing import TypeVar
 
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 60
+RETRY = "run the same command: only what failed is downloaded again"
 MAX_TRIES = 6  # without a byte of progress
 MAX_WAIT_S = 600  # if a server asks for more, the call fails and a later one resumes
 MAX_COPIES = 2  # downloads of a file with a wrong checksum

@@ -34,15 +34,14 @@ class InputChanged(BadShard):
     """An input that is not the one that was listed; the work is done again (core/job.py)."""
 
 
+class MissingPackage(ImportError):
+    """A package that is not installed, or does not load; the message names its extra.  Exit code 2."""
+
+
 class StageFailed(RuntimeError):
     """Some shards of a stage failed; `failures` maps each shard's name to its reason.  Exit code 1."""
 
-    def __init__(
-        self,
-        stage: str,
-        failures: dict[str, str],
-        remedy: str = "repair or remove these files, then run the same command: only they are tried again",
-    ) -> None:
+    def __init__(self, stage: str, failures: dict[str, str], remedy: str) -> None:
         self.stage = stage
         self.failures = {redact(shard): redact(reason) for shard, reason in failures.items()}
         lines = [f"  {shard}: {reason}" for shard, reason in sorted(self.failures.items())]
@@ -84,8 +83,10 @@ def first_line(error: BaseException) -> str:
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import and return `module`.  Raises ImportError that names the extra to install."""
+    """Import and return `module`.  Raises MissingPackage that names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{module} is needed here: pip install 'worldclip[{extra}]'") from error
+        is_absent = (error.name or "").partition(".")[0] == module.partition(".")[0]
+        state = "" if is_absent else f" and does not load ({first_line(error)})"
+        raise MissingPackage(f"{module} is needed here{state}: pip install 'worldclip[{extra}]'") from error

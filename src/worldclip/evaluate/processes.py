@@ -107,7 +107,9 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
         except BrokenProcessPool as error:
             pool.shutdown(wait=True)  # the exit codes are known then
             cause = cause_of_death((worker.exitcode for worker in workers), setting="evaluate.processes")
-            raise StageFailed("evaluate", {"a process": f"was lost {cause}"}) from error
+            raise StageFailed(
+                "evaluate", {"a process": f"was lost {cause}"}, "run the same command to resume"
+            ) from error
         except BaseException:  # Ctrl-C included: do not wait for the work in progress
             for process in multiprocessing.active_children():
                 process.terminate()

@@ -24,6 +24,7 @@ from worldclip.evaluate.tasks import Dataset
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems
+from worldclip.model.formats.interface import TORCH
 from worldclip.pool.builders import read_held_out
 from worldclip.pool.config import PoolConfig, held_out_names
 from worldclip.report.metrics import CLASSIFICATION
@@ -44,14 +45,20 @@ def evaluate(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(EvaluateConfig)
-    absent = list(missing_packages("evaluate", ("torch", "torchvision", "transformers"), extra="train"))
+    absent = list(missing_packages("evaluate", TORCH.modules, extra=TORCH.extra))
     yield from absent or device_problems("evaluate", config.device)
+    yield from _missing_of_probes(config)
     held_out = held_out_names()
     for name in config.dataset_names:
         if name in held_out and run.section(PoolConfig).build != held_out[name]:
             drawn_by = f'pool.build = "{held_out[name]}"'
             yield f'evaluate.datasets names "{name}", a part of the pool that {drawn_by} draws; remove it'
     yield from problems_of(_load_all, [name for name in config.dataset_names if name not in held_out], config, run.dir)
+
+
+def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:
+    if "linear_probe" in config.also:
+        yield from missing_packages('evaluate.also = "linear_probe"', ("sklearn",), extra="eval")
 
 
 def _config(run: Run) -> Json:
@@ -96,7 +103,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Jso
     run by its best checkpoint, a hub id by its name.  An interrupted call resumes.  Raises UserError with all problems
     of `config`.
     """
-    if problems := config.problems():
+    if problems := [*config.problems(), *_missing_of_probes(config)]:
         raise UserError(problems)
     if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from worldclip.core.errors import UserError, require
 from worldclip.core.hub_errors import explain
-from worldclip.core.preflight import problems_of
+from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import redact
 from worldclip.model.weights import PICKLES
 
@@ -82,6 +82,15 @@ class Pushed:
 def _named(files: Sequence[str]) -> str:
     more = f" and {len(files) - NUM_NAMED} more" if len(files) > NUM_NAMED else ""
     return f"{', '.join(files[:NUM_NAMED])}{more}"
+
+
+def check_push(repository: str, *, dry_run: bool) -> None:
+    """Raise UserError for what would stop --push after the work: an invalid repository, a missing package."""
+    problems = problems_of(check_repository, repository)
+    if not dry_run:
+        problems += missing_packages("--push", extra="hub")
+    if problems:
+        raise UserError(problems)
 
 
 def check_repository(name: str, flag: str = "--push") -> None:

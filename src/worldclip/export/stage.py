@@ -22,7 +22,7 @@ from worldclip.language import table as languages
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
 from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
-from worldclip.model.formats.interface import LoadOptions, Writer
+from worldclip.model.formats.interface import TORCH, LoadOptions, Writer
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import open_embedded
 
@@ -33,19 +33,21 @@ def export(run: Run) -> None:
 
 
 def _needs(run: Run) -> Iterator[str]:
-    for name in run.section(ExportConfig).formats:
-        yield from _format_problems(name)
+    yield from missing_packages("export", TORCH.modules, extra=TORCH.extra)
+    yield from _format_problems(run.section(ExportConfig))
 
 
-def _format_problems(name: str) -> Iterator[str]:
-    """Yield why a format cannot be written in this installation."""
-    item = MODEL_FORMATS.load(name)
-    if not (hasattr(item, "write") or hasattr(item, "writer")):
-        yield f"export.formats: {name} can be loaded, not written"
-        return
-    yield from missing_packages(f"export to {name}", item.requires.modules, extra=item.requires.extra)
-    if hasattr(item, "problems"):
-        yield from item.problems()
+def _format_problems(config: ExportConfig) -> Iterator[str]:
+    """Yield why formats cannot be written in this installation."""
+    for name in ("vision",) if config.tower == "vision" else config.formats:
+        item = MODEL_FORMATS.load(name)
+        if not (hasattr(item, "write") or hasattr(item, "writer")):
+            yield f"export.formats: {name} can be loaded, not written"
+            continue
+        if item.requires != TORCH:
+            yield from missing_packages(f"export to {name}", item.requires.modules, extra=item.requires.extra)
+        if hasattr(item, "problems"):
+            yield from item.problems()
 
 
 def _inputs(run: Run) -> Report:
@@ -91,9 +93,7 @@ def export_model(
     worldclip.load.  Raises UserError where the configuration has problems, or what was written differs when loaded.
     """
     config = config or ExportConfig()
-    problems = config.problems()
-    if not problems:
-        problems = [problem for name in config.formats for problem in _format_problems(name)]
+    problems = config.problems() or list(_format_problems(config))
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.core.errors import require
+from worldclip.core.errors import MissingPackage, require
 from worldclip.kernels import jpeg_header
 
 if TYPE_CHECKING:
@@ -128,11 +128,11 @@ def image_faults() -> Iterator[None]:
     """Raise whatever a decoder raises as BadImage.
 
     Bytes of others make decoders raise nearly anything: OSError, SyntaxError, struct.error, KeyError, RuntimeError,
-    NotImplementedError, MemoryError.  A list of them is never complete.
+    NotImplementedError, MemoryError.  A list of them is never complete.  A missing package is no fault of an image.
     """
     try:
         yield
-    except BadImage:
+    except (BadImage, MissingPackage):
         raise
     except Exception as error:
         raise BadImage(UNDECODABLE, _one_line(error)) from error

@@ -103,10 +103,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
     """Load a recognised source.  Raises UserError for missing packages and options that its layout does not use."""
     formats = readable_formats()
     used = formats[source.layout]
-    name = f"a model in the layout {source.layout!r}"
-    problems: list[str] = []
-    for needed in used.needs(source.path, options):
-        problems += missing_packages(name, needed.modules, extra=needed.extra)
+    problems = missing_of(source, options)
     for name in ("arch", "tokenizer", "precision"):
         value = getattr(options, name)
         if value is not None and name not in used.OPTIONS:
@@ -121,6 +118,13 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     return clip
+
+
+def missing_of(source: Source, options: LoadOptions) -> list[str]:
+    """Return a problem for each extra that a source needs and that is not installed."""
+    name = f"a model in the layout {source.layout!r}"
+    needs = readable_formats()[source.layout].needs(source.path, options)
+    return [problem for item in needs for problem in missing_packages(name, item.modules, extra=item.extra)]
 
 
 def find(source: str | Path, layout: str | None = None, precision: str | None = None) -> Source:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core.errors import UserError, first_line
+from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.safe_path import is_safe_name
 
 if TYPE_CHECKING:
@@ -146,15 +146,14 @@ def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     files = weight_files(folder, "model.safetensors")
     if not files:
         return None  # also where the package safetensors is not installed: ONNX encoders do not need it
-    from safetensors import SafetensorError, safe_open
-
+    safetensors = require("safetensors", extra="train")
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
-            with safe_open(file, "pt") as opened:
+            with safetensors.safe_open(file, "pt") as opened:
                 for name in opened.keys():  # noqa: SIM118
                     shapes[name] = tuple(opened.get_slice(name).get_shape())
-        except SafetensorError as error:
+        except safetensors.SafetensorError as error:
             raise _corrupt(file, error) from error
     return shapes
 

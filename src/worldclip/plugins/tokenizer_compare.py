@@ -15,6 +15,7 @@ from worldclip.core.arrow import codes_of
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report
+from worldclip.core.preflight import missing_packages
 from worldclip.curate import read_curated
 from worldclip.language import table as languages
 from worldclip.language.segment import count_words
@@ -46,6 +47,7 @@ def compare_tokenizers(
         for name, value in (("context-length", context_length), ("texts", texts_per_language))
         if value < 1
     ]
+    problems += missing_packages("tokenizer compare", ("transformers", "tokenizers"), extra="train")
     if problems:
         raise UserError(problems)
     tokenizers = {source: _load(source) for source in sources}

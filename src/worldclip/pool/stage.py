@@ -202,10 +202,13 @@ def index(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(PoolConfig)
+    places = [config.path or "", *config.roots.values()]
     if builder := builder_of(config):
         yield from missing_packages("pool", builder.requires.modules, extra=builder.requires.extra)
         yield from builder.problems(config)
-    elif not any(map(is_remote, [config.path or "", *config.roots.values()])):  # a listing of a store may take minutes
+    elif any(map(hub.is_dataset, places)):
+        yield from missing_packages("pool", extra="hub")
+    elif not any(map(is_remote, places)):  # a listing of a store may take minutes
         yield from problems_of(lambda: check_names(shards(run), config))
 
 

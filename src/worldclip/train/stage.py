@@ -59,7 +59,7 @@ def _needs(run: Run) -> Iterator[str]:
     path = layout.train_dir(run.dir) / "config.json"
     if "train" not in run.restarted and path.exists():
         yield from _refused_changes(run.dir, changed_keys(artifacts.read_json(path)["config"], _config(run)))
-    absent = list(missing_packages("train", ("torch", "torchvision", "transformers"), extra="train"))
+    absent = list(missing_packages("train", extra="train"))
     if config.lora_rank is not None:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
     if config.wandb:

@@ -16,6 +16,7 @@ from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Report
+from worldclip.core.preflight import missing_packages
 from worldclip.curate import read_curated
 from worldclip.model.config import TokenizerConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -44,7 +45,8 @@ def train_on_run(run_dir: Path, folder: Path, config: TokenizerConfig, context_l
     Returns {out, model, vocab_size, texts, languages: {lang: {texts, repeats}}}.  Raises UserError for an invalid
     config, if the folder exists, or if curate is not finished.
     """
-    problems = config.problems()
+    modules = ("transformers", "tokenizers", "sentencepiece")
+    problems = [*config.problems(), *missing_packages("tokenizer train", modules, extra="train")]
     if folder.exists():
         problems.append(f"--out {str(folder)!r} exists and tokenizers are never overwritten; choose another folder")
     if problems:

@@ -19,12 +19,14 @@ from worldclip.core.execute.shards import (
     reads_input,
     repeatable,
 )
+from worldclip.core.preflight import require_packages
 
 
 def create_executor(where: str, workers: int | None = None) -> Executor:
     """Return the executor for `local`, `ray` or `ray:ADDRESS` (--executor); workers: default one per core."""
     name, _, address = where.partition(":")
     if name == "ray":
+        require_packages("--executor ray", extra="ray")
         return RayExecutor(address=where if address.startswith("//") else address or None, workers=workers)
     if where == "local":
         return LocalExecutor(workers=usable_cores() if workers is None else workers)

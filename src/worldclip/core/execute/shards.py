@@ -24,6 +24,8 @@ from worldclip.core.console import is_quiet, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
 
 Report: TypeAlias = Json
+RETRY = "run the same command: only they are tried again"
+NUM_NAMED = 10  # damaged files that a message names
 MAX_TRIES = 3  # of a shard whose worker was lost, for example out of memory
 OPEN_FILES = 8_192  # that a process may open; macOS begins with 256, Linux with 1,024
 
@@ -85,6 +87,8 @@ class Failure:
     """The reason why a shard failed."""
 
     reason: str
+    is_damage: bool = False
+    """Whether the reader of the shard says that its contents are bad; any other error says nothing about them."""
 
 
 Outcome: TypeAlias = Report | Failure
@@ -101,17 +105,19 @@ class ShardWork:
     """Of the process that starts the map, for the one that works on a shard."""
 
     def run(self, shard: Shard) -> Outcome:
-        """Process a shard; raises only an error that would fail every shard: a full or read-only disk."""
+        """Process a shard; raises only what would fail every shard: a full or read-only disk, a missing package."""
         process_values.replace_values(self.values)
         raise_file_limit()
         try:
             report = read_unchanged(self.fn, shard) if is_marked(self.fn, "reads_input") else self.fn(shard)
             self.finish(shard, report)
+        except ImportError:
+            raise
         except Exception as error:  # only this shard fails; its reason is listed and the exit code is 1
             fatal = disk_error(error, self.done_dir.parent)
             if fatal is not None:
                 raise fatal from error
-            return Failure(_reason(error))
+            return Failure(_reason(error), is_damage=isinstance(error, BadShard))
         return report
 
     def finish(self, shard: Shard, report: Report) -> None:
@@ -173,13 +179,13 @@ def map_shards(
     Raises StageFailed at the end if shards failed.
     """
     todo = [shard for shard in shards if work.finished_report(shard) is None]
-    failures: dict[str, str] = {}
+    failures: dict[str, Failure] = {}
     with _progress(label, len(shards), quiet) as bar:
         task = bar.add_task(label, total=len(shards), completed=len(shards) - len(todo), rate="")
         pairs = 0
         for name, outcome in run(work, todo) if todo else ():
             if isinstance(outcome, Failure):
-                failures[name] = outcome.reason
+                failures[name] = outcome
                 say_detail(label, f"{name}: {outcome.reason}")
             else:
                 say_detail(label, f"{name} is done")
@@ -187,8 +193,22 @@ def map_shards(
             elapsed_s = bar.tasks[0].elapsed or 0.0
             bar.update(task, advance=1, rate=f"{pairs / elapsed_s:,.0f} pairs/s" if pairs and elapsed_s else "")
     if failures:
-        raise StageFailed(label, failures)
+        raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, _remedy(failures))
     return Reports(work, shards)
+
+
+def _remedy(failures: Mapping[str, Failure]) -> str:
+    """Return what to do; only files that their reader calls bad are to be removed."""
+    damaged = sorted(name for name, failure in failures.items() if failure.is_damage)
+    if len(damaged) == len(failures):
+        return f"repair or remove these files, then {RETRY}"
+    if not damaged:
+        return f"keep these files: the errors above do not say that they are damaged; act on the errors, then {RETRY}"
+    more = f" and {len(damaged) - NUM_NAMED} more" if len(damaged) > NUM_NAMED else ""
+    return (
+        f"repair or remove {', '.join(damaged[:NUM_NAMED])}{more}; keep the others, whose errors do not say that they "
+        f"are damaged; then {RETRY}"
+    )
 
 
 def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int]:

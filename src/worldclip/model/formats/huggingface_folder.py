@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FAMILY = "metaclip_2"
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
-requires = Requirement(("torch", "transformers"), extra="export")
+requires = TORCH
 has_torch_weights, yields_to = True, ""
 CARD = CardFacts(
     library="transformers",

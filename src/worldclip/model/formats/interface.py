@@ -14,7 +14,7 @@ from worldclip.core.job import Record, Report
 from worldclip.core.registry import Requirement
 from worldclip.model.inference import Clip
 
-TORCH = Requirement(("torch", "transformers", "PIL"), extra="train")
+TORCH = Requirement(("torch", "torchvision", "transformers", "tokenizers", "safetensors", "PIL"), extra="train")
 """What reading weights into torch needs."""
 _OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
 

@@ -186,7 +186,7 @@ def _unit(embeds_BD: np.ndarray) -> np.ndarray:
 def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
     """Return what reading needs: torch's packages only where tokenizer or processor are not plain files."""
     plain = Requirement(("onnxruntime", "tokenizers", "PIL"), extra="onnx")
-    return (plain if are_plain(path, options) else TORCH, Requirement(("onnxruntime",), extra="export"))
+    return (plain,) if are_plain(path, options) else (TORCH, Requirement(("onnxruntime",), extra="export"))
 
 
 def hub_weights(folder: Path, hub_id: str, precision: str) -> list[str] | None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.job import Report
-from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, sample_inputs
-from worldclip.model.formats.interface import CardFacts, about, largest_difference
+from worldclip.model.formats.interface import TORCH, CardFacts, about, largest_difference
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import require_transformers
 
-requires = Requirement(("torch", "transformers"), extra="export")
+requires = TORCH
 CARD = CardFacts(
     library="transformers",
     use=(

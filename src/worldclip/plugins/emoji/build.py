@@ -25,6 +25,7 @@ from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
+from worldclip.core.preflight import missing_packages
 from worldclip.language.emoji import NAMED_IN
 from worldclip.plugins.drawings import (
     MAX_ROTATION_DEG,
@@ -39,7 +40,7 @@ from worldclip.plugins.drawings import (
     tones_of,
     write_samples,
 )
-from worldclip.plugins.emoji.builder import HELD_OUT
+from worldclip.plugins.emoji.builder import HELD_OUT, requires
 from worldclip.pool.builders import HeldOut, write_held_out
 
 LANGS = NAMED_IN
@@ -83,16 +84,16 @@ def build_emoji(
     image_px: side of a drawing in pixels.
     samples_per_shard: samples per tar.
 
-    Raises UserError for invalid sizes, ImportError if the extra `demo` is not installed.
+    Raises UserError for invalid sizes, and if the extra `demo` is not installed.
     """
     problems = []
     if image_px < 8:
         problems.append(f"image_px = {image_px}: must be at least 8 (side of a drawing in pixels)")
     if samples_per_shard < 1:
         problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
+    problems += missing_packages("pool emoji", requires.modules, extra=requires.extra)
     if problems:
         raise UserError(problems)
-    require("resvg_py", extra="demo")
     emoji = read_emoji()
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
     drawn_as = _find_same_pictures(emoji, image_px, executor, out / "done" / "compare")

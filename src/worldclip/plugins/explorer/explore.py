@@ -17,6 +17,7 @@ from worldclip.core import artifacts, layout
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Run
+from worldclip.core.preflight import require_packages
 from worldclip.core.reasons import Reason
 from worldclip.core.records import CurateReport, MatchReport, Thresholds
 from worldclip.curate.config import CurateConfig
@@ -66,6 +67,8 @@ def explore(run: str | Path, out: str | Path) -> Explored:
     older = _check_own(out)
     if older and older["inputs"] == inputs and older["versions"] == artifacts.versions():
         return cast(Explored, {**older["counts"], "out": str(out)})
+    if _has_images(context):
+        require_packages("explore", ("PIL",), extra="pool")
     aside = out.with_name(f".{out.name}.{platform.node()}.tmp")
     artifacts.remove(aside)
     try:
@@ -75,6 +78,12 @@ def explore(run: str | Path, out: str | Path) -> Explored:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return explored
+
+
+def _has_images(run: Run) -> bool:
+    """Return whether the pool of a run has images, which the pages show."""
+    manifest = artifacts.read_manifest(run.dir / "pool")
+    return bool(manifest and manifest["counts"].get("images"))
 
 
 def to_text(explored: Explored) -> str:

@@ -28,9 +28,10 @@ from typing import Any
 
 from worldclip.core.artifacts import digest, versions, write_json, write_text
 from worldclip.core.console import say
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
+from worldclip.core.preflight import missing_packages
 from worldclip.evaluate.datasets.names import MIN_NAMED
 from worldclip.plugins.drawings import Sample, shape_of, sort_by_hash, split_tones, tones_of, write_samples
 from worldclip.plugins.world import appstream, gcompris, stamps
@@ -78,7 +79,7 @@ def build_world(
     folders: of the parts that are no packages, by name.  train_on_stamps: put stamps and photographs into the pool
     instead of holding them out.  image_px: side of a picture in pixels.
 
-    Raises UserError for invalid sizes and folders, ImportError if the extra `world` is not installed.
+    Raises UserError for invalid sizes and folders, and if the extra `world` is not installed.
     """
     _check(folders, image_px, samples_per_shard)
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
@@ -112,17 +113,16 @@ def build_world(
 
 
 def _check(folders: Folders, image_px: int, samples_per_shard: int) -> None:
-    """Raise UserError for folders and sizes, ImportError for packages that are not installed."""
+    """Raise UserError for folders, sizes, and packages that are not installed."""
     problems = []
     if image_px < 8:
         problems.append(f"image_px = {image_px}: must be at least 8 (side of a picture in pixels)")
     if samples_per_shard < 1:
         problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
     problems += check_folders(folders)
+    problems += missing_packages("pool world", requires.modules, extra=requires.extra)
     if problems:
         raise UserError(problems)
-    for module in requires.modules:
-        require(module, extra="world")
 
 
 def read_parts(folders: Folders) -> list[Part]:

@@ -21,7 +21,7 @@ from typing import IO
 
 from worldclip.core.artifacts import read_json, versions, write_json
 from worldclip.core.console import say
-from worldclip.core.download import CHUNK_BYTES, Broken, Client, Download, file_digest
+from worldclip.core.download import CHUNK_BYTES, RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.plugins.world.cldr import read_version
@@ -67,7 +67,7 @@ def fetch_cldr(
         size = 0 if archive.exists() else client.fetch(Download(url=url, path=archive))
         num_files = _unpack(archive, out, version)
     except Broken as error:
-        raise StageFailed("fetch cldr", {"core.zip": str(error)}) from error
+        raise StageFailed("fetch cldr", {"core.zip": str(error)}, RETRY) from error
     write_json(
         out / RECORD,
         {"version": version, "url": url, "sha256": file_digest(archive, "sha256"), "files": num_files},

@@ -1,0 +1,218 @@
+"""Every command in an installation without extras: it works, or names the extra before any work."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from toy import ToyWorld, draw_shape
+from without_extras import Ended, run_without
+from worldclip.cli import main
+from worldclip.cli.overview import GROUPS
+from worldclip.core.preflight import EXTRAS
+from worldclip.evaluate import engine
+from worldclip.recipe import stage_names
+from worlds import WordModel, word_dataset
+
+# R: a recipe, W: one that names WordNets, P: its pool, RUN: its finished run, C: a run curated without extras,
+# E: embedded images, F: embedded texts with an index of faiss, ONNX: an exported model, D: a folder of a dataset,
+# S: results of an evaluation, O: a folder to write, which must not exist afterwards
+NEEDS: list[tuple[str, str]] = [  # command, extras that it names
+    ("run R --out O", "train"),
+    ("pool R --out O --set pool.path=none --build emoji", "demo"),
+    ("pool R --out O --set pool.path=none --build world", "world"),
+    ("pool R --out O --path hf://datasets/owner/name", "hub"),
+    ("metadata R --out O --sources list,wordfreq,cldr,wordnet --installed-wordnets", "metadata"),
+    ("match R --out O --executor ray", "ray"),
+    ("train R --out O", "train"),
+    (
+        "train R --out O --wandb a --trackio b --lora-rank 4 --initial-weights owner/name",
+        "train wandb trackio lora",
+    ),
+    ("evaluate R --out O --also linear_probe", "train eval"),
+    ("evaluate RUN --out O --datasets d --folders d D", "train"),
+    ("evaluate RUN --out O --datasets d --folders d D --also linear_probe", "eval"),
+    ("export R --out O --formats huggingface", "train"),
+    ("export R --out O --tower vision", "train"),
+    ("export R --out O --formats onnx,timm,open_clip", "train export"),
+    ("export R --out O --push owner/name", "hub"),
+    ("export RUN --out O", "train"),
+    ("export RUN --out O --formats peft", "lora"),
+    ("export RUN --out O --formats immich", "export"),
+    ("export RUN --out O --push owner/name", "hub"),
+    ("init hf://datasets/owner/name --out O", "hub"),
+    ("pool emoji --out O", "demo"),
+    ("pool world --out O", "world"),
+    ("pool check P --out O", "pool"),
+    ("pool check P --out O --workers 2", "pool"),
+    ("pool check P --out O --shards 1/2", "pool"),
+    ("pool check P --out O --set hash=embedding --set embedding_model=RUN", "pool train"),
+    ("pool check P --out O --set similarity.model=RUN --set similarity.percentile=30", "pool train"),
+    ("pool check P --out O --set similarity.model=ONNX --set similarity.percentile=30", "pool onnx"),
+    ("pool check P --out O --set duplicates=keep --set against.d=D", "pool"),
+    ("pool check P --out O --set duplicates=keep --set classifiers.c.path=ONNX/vision_model.onnx", "pool"),
+    ("pool hash P --out O", "pool"),
+    ("pool hash D --out O --workers 2", "pool"),
+    ("pool hash P --out O --set hash=embedding --set embedding_model=RUN", "pool train"),
+    ("pool dedup P --out O --executor ray", "ray"),
+    ("publish C owner/name", "hub"),
+    ("fetch metadata W --wordnets odenet:1.3", "metadata"),
+    ("classify RUN x.png --labels a", "train"),
+    ("classify ONNX x.png --labels a", "onnx"),
+    ("consolidate RUN", "train"),
+    ("tokenizer train RUN --out O", "train"),
+    ("tokenizer compare RUN/train/tokenizer --on RUN", "train"),
+    ("explore C --out O", "pool"),
+    ("embed RUN P --out O", "train"),
+    ("embed RUN P --out O --of texts", "train"),
+    ("embed ONNX P --out O", "onnx"),
+    ("index F --library faiss", "search"),
+    ("search E red", "train"),
+    ("search F red", "search"),
+    ("search F red --exact", "train"),
+    ("serve RUN E", "serve"),
+]
+WORKS: list[str] = [
+    "run R --out C --until curate --workers 1",
+    "pool C",
+    "metadata C",
+    "match C",
+    "balance C",
+    "curate C --write tars --workers 1",
+    "init P --out x.toml",
+    "status C",
+    "pool check P --out checked --set duplicates=keep --set texts.min_chars=3 --workers 1",
+    "pool dedup P --out copies --workers 1",
+    "publish C owner/name --dry-run",
+    "pack C --out lists.tar",
+    "unpack lists.tar --out unpacked",
+    "estimate C --plot sizes.svg",
+    "inspect C",
+    "inspect C --key 00001",
+    "languages C",
+    "doctor",
+    "doctor --json",
+    "--version",
+    "--help",
+    "compare S S",
+    "leaderboard S",
+    "index E --library exact",
+]
+UNTRIED = {
+    "fetch cldr": "needs the network; the standard library alone downloads",
+    "fetch dataset": "needs the network; the standard library alone downloads",
+    "pool wat": "reads WARC files by code of ours; tests/tools/test_wat.py",
+}
+DEVELOPERS = {"dev", "docs"}
+IMPORTED_AS = {
+    "faiss-cpu": "faiss",
+    "open-clip-torch": "open_clip",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
+
+
+def extras_of_project() -> dict[str, list[str]]:
+    """Return extra -> the modules of its packages, from pyproject.toml."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {
+        extra: [re.split(r"[<>=\[]", package, maxsplit=1)[0] for package in packages]
+        for extra, packages in project["optional-dependencies"].items()
+    }
+    return {
+        extra: [IMPORTED_AS.get(name, name.replace("-", "_")) for name in packages] for extra, packages in names.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def places(toy_world: ToyWorld, toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("without_extras")
+    names = {name: folder / name for name in ("W", "E", "F", "ONNX", "D", "S", "O", "C")}
+    recipe = toy_world.recipe.read_text(encoding="utf-8").replace('sources = ["list"]', 'sources = ["list", "wordnet"]')
+    names["W"].write_text(recipe.replace("[metadata]", '[metadata]\ndumps = "dumps"'), encoding="utf-8")
+    assert main(["embed", str(toy_run), str(toy_world.pool), "--out", str(names["E"])]) == 0
+    assert main(["embed", str(toy_run), str(toy_world.pool), "--of", "texts", "--out", str(names["F"])]) == 0
+    assert main(["index", str(names["F"]), "--library", "faiss"]) == 0
+    names["ONNX"].mkdir()
+    for name in ("vision_model.onnx", "text_model.onnx", "tokenizer.json", "preprocessor_config.json", "config.json"):
+        (names["ONNX"] / name).write_text("{}", encoding="utf-8")
+    for number, label in enumerate(("circle", "square")):
+        image = names["D"] / label / "0.png"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(draw_shape(number, [9, 9, 9], 0))
+    names["S"].mkdir()
+    dataset = word_dataset("words", ["red", "green", "blue"], ("en", "de"))
+    engine.evaluate(WordModel(), {"model": "words"}, (dataset,), (), names["S"] / "results.jsonl")
+    return names | {"R": toy_world.recipe, "P": toy_world.pool, "RUN": toy_run}
+
+
+def to_arguments(command: str, places: dict[str, Path]) -> list[str]:
+    """Return the words of a command, with the paths of the places that they name."""
+
+    def path_of(match: re.Match[str]) -> str:
+        prefix, name = match.groups()
+        layout = "folders:" if name == "D" and not prefix else ""
+        return f"{prefix}{layout if '--folders' in command else ''}{places[name]}"
+
+    names = "|".join(sorted(places, key=len, reverse=True))
+    return [re.sub(rf"^(|.*=)({names})(?=/|$)", path_of, word) for word in command.split()]
+
+
+@pytest.fixture(scope="module")
+def ended(places: dict[str, Path]) -> dict[str, tuple[Ended, bool]]:
+    """Return how each command of both tables ends without extras, and whether it left its output."""
+    commands = [*WORKS, *(command for command, _ in NEEDS)]
+    hidden = {module for modules in EXTRAS.values() for module in modules}
+    folder = places["O"].parent
+    ends = run_without(hidden, [to_arguments(command, places) for command in commands], folder)
+    return dict(zip(commands, ends, strict=True))
+
+
+@pytest.mark.parametrize("command", WORKS)
+def test_command_works_without_extras(command: str, ended: dict[str, Ended]) -> None:
+    assert ended[command].code == 0, ended[command].error
+
+
+@pytest.mark.parametrize(("command", "extras"), NEEDS, ids=[command for command, _ in NEEDS])
+def test_command_names_the_extras_before_any_work(command: str, extras: str, ended: dict[str, Ended]) -> None:
+    code, _, error = ended[command]
+    assert code == 2, error
+    assert "Traceback" not in error
+    assert "repair" not in error
+    named = re.findall(r"pip install 'worldclip\[(\w+)\]'", error)
+    assert set(named) == set(extras.split()), error
+
+
+def test_no_command_that_lacks_an_extra_writes_anything(places: dict[str, Path], ended: dict[str, Ended]) -> None:
+    assert not places["O"].exists()
+
+
+def test_tables_have_every_command() -> None:
+    commands = {name.removesuffix(" MODEL") for group in GROUPS for name in group.summaries} | {*stage_names()}
+    tried = {name for name in commands for line in (*WORKS, *dict(NEEDS)) if f"{line} ".startswith(f"{name} ")}
+    assert commands - tried == set(UNTRIED)
+
+
+def test_modules_of_extras_are_those_of_the_project() -> None:
+    expected = {extra: modules for extra, modules in extras_of_project().items() if extra not in DEVELOPERS}
+    assert {extra: sorted(modules) for extra, modules in EXTRAS.items()} == {
+        extra: sorted(modules) for extra, modules in expected.items()
+    }
+
+
+def test_packages_of_extras_are_imported_by_these_names() -> None:
+    known = importlib.metadata.packages_distributions()
+    for package, module in IMPORTED_AS.items():
+        assert package in {name.lower().replace("_", "-") for name in known[module]}
+
+
+def test_readme_lists_every_extra() -> None:
+    listed = re.findall(r"^pip install -e '\.\[(\w+)\]'", (REPOSITORY / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert set(listed) == set(extras_of_project())
+    assert len(listed) == len(set(listed))

@@ -1,0 +1,60 @@
+"""Run commands in a process that lacks packages, as an installation without extras does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import worldclip
+from worldclip.cli import main
+
+
+class Ended(NamedTuple):
+    """The end of a command."""
+
+    code: int
+    out: str
+    error: str
+    """Standard error, and the traceback of an exception that leaves `main`."""
+
+
+def run_without(modules: Collection[str], commands: Sequence[Sequence[str]], folder: Path) -> list[Ended]:
+    """Run the commands in the working directory `folder`, in one process that has none of the modules."""
+    helpers, sources = Path(__file__).parent, Path(worldclip.__file__).parents[1]
+    paths = [helpers / "hidden", helpers, sources]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "WORLDCLIP_HIDDEN": " ".join(modules),
+    }
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__))],
+        input=json.dumps(commands), capture_output=True, text=True, check=True, cwd=folder, env=environment,
+    )  # fmt: skip
+    return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def _run_all(commands: Sequence[Sequence[str]]) -> Iterator[Ended]:
+    for command in commands:
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                code = main(command)
+            except SystemExit as exit_:
+                code = int(exit_.code or 0)
+            except BaseException:  # noqa: BLE001  a test shows it
+                traceback.print_exc()
+                code = -1
+        yield Ended(code, out.getvalue(), error.getvalue())
+
+
+if __name__ == "__main__":
+    for ended in _run_all(json.load(sys.stdin)):
+        print(json.dumps(ended), flush=True)
