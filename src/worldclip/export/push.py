@@ -30,7 +30,7 @@ OWN_FILES: dict[Kind, tuple[str, ...]] = {
 """Patterns of the files that uploads write, without those that all of them write; `*` matches a slash, too."""
 TAG = "worldclip"  # in the card of everything that worldclip publishes
 NUM_NAMED = 3  # files that a message names
-VECTORS = ("pictures.bin", "names.bin")  # of a page, as export/web_folder.py writes them: arrays, no pickles
+VECTORS = ("pictures.bin", "names.bin")  # of a page (plugins/browser/web_folder.py): arrays, no pickles
 
 
 @dataclass(frozen=True, slots=True)
