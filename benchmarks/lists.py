@@ -27,7 +27,9 @@ from worldclip.core.execute import Shard
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.metadata import counting, ngrams
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.entries import EntryList, build_entries
+from worldclip.metadata.entries import build_entries
+from worldclip.metadata.entry_list import EntryList
+from worldclip.metadata.source import Inputs
 
 RESULTS = Path(__file__).parent / "results" / "lists.md"
 SHARED = Path(os.environ.get("WORLDCLIP_SHARED", Path(__file__).parents[1].parent / "shared")) / "data"
@@ -65,7 +67,7 @@ def profile_rows() -> list[str]:
     for lang in LANGS:
         texts, wordnets = read_captions(lang), wordnet_of(lang)
         sources = ("number", "wordnet", "wordfreq") if wordnets else ("number", "wordfreq")
-        entries = build_entries(lang, MetadataConfig(sources=sources, wordnets=wordnets))
+        entries = build_entries(Inputs(lang=lang, config=MetadataConfig(sources=sources, wordnets=wordnets)))
         cells = []
         for profile in ("reference", "unicode"):
             _, offsets = match(entries, profile, texts)
@@ -96,7 +98,7 @@ def wordfreq_rows() -> list[str]:
             counted = counting.WikipediaCounts(
                 wiki="en", rules=config.wikipedia_rules, counts=counts, views=(), namespaces=None
             )
-            entries = build_entries("en", config, [counted])
+            entries = build_entries(Inputs(lang="en", config=config, counts=[counted]))
             ids, offsets = match(entries, "reference", texts)
             matches = np.bincount(ids, minlength=len(entries.entries))
             threshold = threshold or balance.threshold_for(matches, TAIL_FRACTION)
@@ -113,7 +115,7 @@ def finnish() -> str:
     sizes = []
     for more in ((), ("wordfreq",)):
         config = MetadataConfig(sources=("number", "wordnet", *more), wordnets=wordnet_of("fi"))
-        sizes.append(len(build_entries("fi", config).entries))
+        sizes.append(len(build_entries(Inputs(lang="fi", config=config)).entries))
     return f"A Finnish list of numbers and a small WordNet has {sizes[0]:,} entries; with wordfreq {sizes[1]:,}."
 
 

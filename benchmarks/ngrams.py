@@ -34,7 +34,7 @@ from worldclip.kernels.unicode_table import SIMILAR_TO_CJK_MARKS
 from worldclip.language.segment import SPACES, Scheme, scheme_of, segment
 from worldclip.metadata import ngrams
 from worldclip.metadata.sources import wikitext
-from worldclip.metadata.sources.wikipedia import iter_articles, unwanted_prefixes
+from worldclip.metadata.sources.dumps import iter_articles, unwanted_prefixes
 
 ROUNDS = 5
 RESULTS = Path(__file__).parent / "results" / "ngrams.md"

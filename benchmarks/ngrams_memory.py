@@ -68,7 +68,7 @@ def write_corpus(path: Path, num_mb: int) -> None:
 
 def count_corpus(path: Path, max_slots: int) -> dict[str, Any]:
     """Count, merge and choose, as the stage does, in this process; its peak memory."""
-    from worldclip.metadata.sources.wikipedia import read_articles
+    from worldclip.metadata.sources.dumps import read_articles
 
     started_at = time.process_time()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -16,6 +16,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
+from worldclip.metadata.source import Inputs
 from worldclip.metadata.sources.wordnet import read_headers
 
 # A letter of each script, to make up words of languages that the Declaration of Human Rights is not at hand for.
@@ -109,6 +110,7 @@ def test_every_real_wordnet_gives_a_list(shared: Path) -> None:
     kept = {}
     for path in paths:
         lang = languages.from_wordnet(read_headers(str(path))[0].lang)
-        built = build_entries(lang, MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)}))
+        config = MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)})
+        built = build_entries(Inputs(lang=lang, config=config))
         kept[f"{path.parent.name}/{read_headers(str(path))[0].lang}"] = built.rules["wordnet"]["kept"]
     assert kept == WORDNET_ENTRIES

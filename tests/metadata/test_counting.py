@@ -24,7 +24,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.metadata import ngrams
 from worldclip.metadata.config import WikipediaRules
-from worldclip.metadata.sources.wikipedia import read_articles
+from worldclip.metadata.sources.dumps import read_articles
 
 QUIET = LocalExecutor(workers=1, quiet=True)
 

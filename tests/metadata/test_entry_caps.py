@@ -20,6 +20,7 @@ from worldclip.language.segment import scheme_of
 from worldclip.metadata import counting, ngrams
 from worldclip.metadata.config import RULES, MetadataConfig, WikipediaRules
 from worldclip.metadata.entries import build_entries
+from worldclip.metadata.source import Inputs
 
 WORDS = [f"w{n}" for n in range(9)]
 
@@ -45,7 +46,7 @@ def build(
         views=(folder / "views" / "0",),
         namespaces=frozenset({"File"}) if config.wikipedia_rules.title_rule == "namespaces" else None,
     )
-    table = build_entries(wiki, config, [counted]).table().to_pydict()
+    table = build_entries(Inputs(lang=wiki, config=config, counts=[counted])).table().to_pydict()
     return {
         source: [entry for entry, s in zip(table["entry"], table["source"], strict=True) if s == source]
         for source in sources

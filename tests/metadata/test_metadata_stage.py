@@ -23,7 +23,9 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.match.matcher import matcher
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.entries import EntryList, build_entries, is_punctuation
+from worldclip.metadata.entries import build_entries
+from worldclip.metadata.entry_list import EntryList, is_punctuation
+from worldclip.metadata.source import Inputs
 from worldclip.recipe import run
 
 QUIET = LocalExecutor(workers=1, quiet=True)
@@ -65,7 +67,7 @@ def test_sources_keep_config_order_and_first_of_equal_entries_stays(tmp_path: Pa
         wordfreq_top=20,
         lists=lists,
     )
-    table = build_entries("sv", config).table().to_pydict()
+    table = build_entries(Inputs(lang="sv", config=config)).table().to_pydict()
     where = {
         entry: (source, score)
         for entry, source, score in zip(table["entry"], table["source"], table["score"], strict=True)
@@ -88,10 +90,10 @@ def test_rules_drop_and_count_candidates(tmp_path: Path) -> None:
     assert built.rules["list"] == {"in": 12, **dropped, "kept": 5}
 
 
-def test_wordnet_is_exempt_from_length_limit() -> None:
-    built = EntryList()
-    built.add("wordnet", iter([("z" * 300, None)]), max_chars=256)
-    assert len(built.entries) == 1
+def test_wordnet_is_exempt_from_length_limit(tmp_path: Path) -> None:
+    (tmp_path / "wn.tab").write_text(f"# X\tswe\turl\tfree\n1-n\tswe:lemma\t{'z' * 300}\n")
+    config = MetadataConfig(sources=("wordnet",), wordnets={"sv": str(tmp_path / "wn.tab")})
+    assert list(build_entries(Inputs(lang="sv", config=config)).entries) == ["z" * 300]
 
 
 @settings(deadline=None)  # a busy machine stands still longer than this takes
@@ -166,7 +168,7 @@ def problems_of(tmp_path: Path, **config: Any) -> list[str]:
 
 def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path, sources=["number", "wordfreq"])
-    assert re.search(r"wordfreq has no words of sw, yo,.*metadata\.lists\.sw", problem)
+    assert re.search(r"no source has words of sw, yo,.*metadata\.lists\.sw", problem)
     everything = ["wordnet", "unigram", "bigram", "title"]
     (problem,) = problems_of(tmp_path, allow_missing=everything)
     assert "no source has words of en, fr, sw, yo" in problem
@@ -175,8 +177,8 @@ def test_languages_without_words_are_all_named_before_any_work(tmp_path: Path) -
 def test_default_sources_are_those_of_the_paper_and_none_is_left_out_in_silence(tmp_path: Path) -> None:
     assert MetadataConfig().sources == ("number", "wordnet", "unigram", "bigram", "title", "list")
     wordnet, text, views = problems_of(tmp_path)
-    assert 'metadata.sources has "wordnet", and there is no file for en, fr; set metadata.dumps' in wordnet
-    assert "worldclip fetch metadata RECIPE --langs en,fr; or set metadata.wordnets.en = FILE" in wordnet
+    assert 'metadata.sources has "wordnet", and there is no file for en, fr; run: python -m wn download' in wordnet
+    assert "set metadata.installed_wordnets = true; or set metadata.wordnets.en = FILE" in wordnet
     assert 'To go on without: metadata.allow_missing = ["wordnet"]' in wordnet
     assert 'has "unigram" and "bigram", and there is no file for en, fr, sw, yo;' in text
     assert 'has "title", and there is no file for en, fr, sw, yo;' in views

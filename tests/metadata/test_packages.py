@@ -7,7 +7,8 @@ import pytest
 from worldclip.core.errors import BadShard
 from worldclip.language import table as languages
 from worldclip.language.locale_data import read_own_data
-from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
+from worldclip.metadata.source import Inputs, used_sources
 from worldclip.metadata.sources import packages
 from worldclip.plugins.emoji.build import LANGS
 
@@ -17,7 +18,7 @@ CONFIG = MetadataConfig()
 
 
 def read(source: str, lang: str) -> list[str]:
-    return [entry for entry, _ in packages.PACKAGED[source].read(lang, CONFIG)]
+    return [entry for entry, _ in METADATA_SOURCES.load(source).read(Inputs(lang=lang, config=CONFIG))]
 
 
 def test_languages_in_column_cldr_have_names_in_babel() -> None:
@@ -70,6 +71,7 @@ def test_emoji_are_named_without_skin_tones_in_every_language_of_the_package() -
 
 def test_sources_of_a_language_are_in_order_and_need_no_package() -> None:
     config = MetadataConfig(sources=("emoji", "wordfreq", "cldr"))
-    assert packages.packaged_sources("en", config) == ["wordfreq", "cldr", "emoji"]
-    assert packages.packaged_sources("sw", config) == ["cldr"]
-    assert packages.packaged_sources("ace", config) == []
+    expected = {"en": ["wordfreq", "cldr", "emoji"], "sw": ["cldr"], "ace": []}
+    for lang, names in expected.items():
+        inputs = Inputs(lang=lang, config=config)
+        assert [source.name for source in used_sources(config) if source.has_words(inputs)] == names

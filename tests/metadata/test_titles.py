@@ -91,7 +91,7 @@ def test_views_of_several_hours_add_up(tmp_path: Path):
 
 def test_block_size_does_not_change_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(titles, "BLOCK_BYTES", 1)
-    monkeypatch.setattr("worldclip.metadata.sources.wikipedia.READ_BYTES", 7)
+    monkeypatch.setattr("worldclip.metadata.sources.dumps.READ_BYTES", 7)
     count_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
     assert views_of(tmp_path / "out", "sw")["Paka"] == 7
     assert len(views_of(tmp_path / "out", "sw")) == 7

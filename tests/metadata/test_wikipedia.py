@@ -17,7 +17,7 @@ import pytest
 from worldclip.core.errors import BadShard
 from worldclip.language.segment import scheme_of, segment
 from worldclip.metadata.ngrams import Counter, merge
-from worldclip.metadata.sources.wikipedia import (
+from worldclip.metadata.sources.dumps import (
     MAX_TEXT_CHARS,
     iter_articles,
     iter_bytes,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from served import Server, tar_of
+from served import server as server  # the fixture
 from stages import finish
 from worldclip import metadata
 from worldclip.config import load_recipe
@@ -16,7 +18,8 @@ from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
-from worldclip.metadata.sources.wordnet import our_code, read_headers, read_wordnet, wordnets_of
+from worldclip.metadata.source import Inputs
+from worldclip.metadata.sources.wordnet import OMW_LEXICONS, WORDNET, our_code, read_headers, read_wordnet
 
 wn = pytest.importorskip("wn")
 
@@ -229,12 +232,47 @@ def test_real_wordnets_give_same_list_in_both_forms(theirs: str, lang: str, shar
     lines = [f"# x\t{theirs}\tu\tl", *(f"{s}\t{theirs}:lemma\t{w}" for s, ws in synsets.items() for w in ws)]
     plain = write(tmp_path / "wn.tab", "\n".join(lines) + "\n")
     xml = write(tmp_path / "wn.xml", lmf(lexicon(theirs, {s: list(dict.fromkeys(ws)) for s, ws in synsets.items()})))
-    lists = [
-        list(build_entries(lang, MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)})).entries)
-        for path in (plain, xml)
-    ]
+    configs = [MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)}) for path in (plain, xml)]
+    lists = [list(build_entries(Inputs(lang=lang, config=config)).entries) for config in configs]
     assert lists[0] == lists[1]
     assert len(lists[0]) > 1000
+
+
+def test_one_download_of_wn_gives_each_language_the_papers_lexicon(
+    server: Server, tmp_path: Path, database: Callable[[str], None]
+) -> None:
+    """The archive of `python -m wn download omw:2.0` has several lexicons of English and of Italian."""
+    lemmas_of = {("omw-fr", "fr"): "chat", ("omw-zsm", "zsm"): "kucing", ("omw-it", "it"): "gatto",
+                 ("omw-iwn", "it"): "micio", ("omw-en", "en"): "cat", ("omw-en15", "en"): "Moggy"}  # fmt: skip
+    server.files["/omw-2.0.tar.xz"] = tar_of(
+        {
+            f"omw-2.0/{name}/{name}.xml": lmf(lexicon(lang, {"1": [lemma]}, name=name)).encode()
+            for (name, lang), lemma in lemmas_of.items()
+        },
+        "w:xz",
+    )
+    wn.download(f"{server.url}/omw-2.0.tar.xz", progress_handler=None)
+    database(lmf(lexicon("it", {"1": ["micione"]}, name="own")))
+    codes = ["en", "fr", "it", "ms", "sw"]
+    loaded = load_recipe(
+        {
+            "pool": {"path": "."},
+            "balance": {"tail_fraction": 0.1},
+            "languages": {"codes": codes},
+            "metadata": {"sources": ["number", "wordnet"], "installed_wordnets": True, "lists": {}},
+        },
+        ['metadata.sources=["number", "wordnet", "list"]', f'metadata.lists.sw="{write(tmp_path / "sw.txt", "paka")}"'],
+    )
+    finish("metadata", loaded, tmp_path / "run", QUIET)
+    words = {lang: metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist()[100:] for lang in codes}
+    assert words == {"en": ["cat"], "fr": ["chat"], "it": ["gatto", "micione"], "ms": ["kucing"], "sw": ["paka"]}
+
+
+def test_lexicons_of_the_paper_are_in_the_index_of_wn() -> None:
+    assert len(OMW_LEXICONS) == 31
+    archives = [wn.config.get_project_info(f"{name}:2.0")["resource_urls"][0] for name in OMW_LEXICONS.values()]
+    assert [url.rpartition("/")[2] for url in archives] == [f"{name}-2.0.tar.xz" for name in OMW_LEXICONS.values()]
+    assert wn.config.get_project_info("omw:2.0")["resource_urls"][0].endswith("/omw-2.0.tar.xz")
 
 
 def test_installed_lexicons_are_read_where_the_recipe_names_none(
@@ -243,7 +281,6 @@ def test_installed_lexicons_are_read_where_the_recipe_names_none(
     database(lmf(lexicon("da", {"1-n": ["hund"]})))
     tab = write(tmp_path / "sv.tab", "# SALDO\tswe\thttp://x\tcc-by\n1-n\tlemma\thund\n")
     config = MetadataConfig(installed_wordnets=True, wordnets={"sv": str(tab)})
-    assert wordnets_of("da", config) == ("made-up:1.0",)
-    assert wordnets_of("sv", config) == (str(tab),)
-    assert wordnets_of("fi", config) == ()
-    assert wordnets_of("da", MetadataConfig()) == ()
+    expected = {"da": ("made-up:1.0",), "sv": (str(tab),), "fi": ()}
+    assert {lang: WORDNET.wordnets(Inputs(lang=lang, config=config)) for lang in expected} == expected
+    assert WORDNET.wordnets(Inputs(lang="da", config=MetadataConfig())) == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from worldclip.tools.pack import default_folder, pack, unpack
 
 
 def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:
-    """Download the WordNets, dumps and page views that a recipe needs."""
-    wordnets = tuple(name for word in config.wordnets for name in word.split(",") if name)
+    """Download the dumps and page views of Wikipedias that a recipe needs."""
     sections = load_recipe(recipe)
     run = Run.of(Path(), sections.metadata, sections.languages)
-    return fetch_metadata(run, dataclasses.replace(config, wordnets=wordnets))
+    return fetch_metadata(run, config)
 
 
 def _pack_text(report: Mapping[str, Any], flags: Flags) -> str:

@@ -42,7 +42,7 @@ GROUPS = (
         "pool dedup": "List the pairs whose key an earlier shard has, for pool.deny_keys",
     }),
     Group("Entry lists", "lists", {
-        "fetch metadata": "Download the WordNets, dumps and page views that a recipe needs into metadata.dumps",
+        "fetch metadata": "Download the dumps and page views of Wikipedias that a recipe needs into metadata.dumps",
         "pack": "Write all entry lists of a run to one file, with sources, licences and digests",
         "unpack": "Make a run with finished metadata from packed entry lists",
     }),

@@ -16,7 +16,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -58,6 +58,11 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """Return the names of all items: ours in the order of the file, then those of other packages by name."""
         return tuple(_origins(self.group))
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        """Return `names` in the order of `names()`; last those that are not registered now, sorted."""
+        registered = self.names()
+        return [*(name for name in registered if name in names), *sorted(set(names) - set(registered))]
 
     def origins(self) -> Mapping[str, tuple[Origin, ...]]:
         """Return where each item is defined; more than one origin is a conflict."""

@@ -10,16 +10,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
+from worldclip.core.registry import ItemOf, Registry
 from worldclip.core.settings import AtLeast, Between, Config, Decides, NotEmpty, Place, Problems, value_problem
 from worldclip.language import table as languages
 
-Source = Literal[
-    "number", "wordnet", "unigram", "bigram", "title", "wordfreq", "cldr", "emoji", "list", "pool",
-]  # fmt: skip
-PAPER_SOURCES: tuple[Source, ...] = ("number", "wordnet", "unigram", "bigram", "title", "list")
+_Option = str | bool | int | float | tuple[str, ...]
+METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
+PAPER_SOURCES = ("number", "wordnet", "unigram", "bigram", "title", "list")
 
 # How the package wn names a lexicon: its id and version.  A drive's name is one letter, so `C:words.tab` is a file.
 _LEXICON = re.compile(r"[A-Za-z][\w.+-]+:[\w.+-]+")
@@ -89,11 +88,16 @@ _FILES = Decides("metadata.files")
 class MetadataConfig(Config):
     """Sources of each language's entries."""
 
-    sources: Annotated[tuple[Source, ...], NotEmpty(", ".join(get_args(Source)))] = PAPER_SOURCES
+    sources: Annotated[tuple[str, ...], NotEmpty('for example "number", "list"'), ItemOf(METADATA_SOURCES)] = (
+        PAPER_SOURCES
+    )
     """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, cldr,
-    emoji, list, pool.
+    emoji, list, pool, then sources of other packages by name.
     Default: the paper's five, and the lists of metadata.lists."""
-    allow_missing: tuple[Source, ...] = ()
+    options: Annotated[dict[str, dict[str, _Option]], Place(or_name=True)] = field(default_factory=dict)
+    """Options of sources of other packages, e.g. `options.glossary = { file = "words.csv" }`.  A string is a path if
+    such a file exists."""
+    allow_missing: Annotated[tuple[str, ...], ItemOf(METADATA_SOURCES)] = ()
     """Sources that may have nothing of a language that should have some, e.g. `["wordnet"]`.  The report names the
     languages without a file."""
     pack: Annotated[str, _FILES, Place()] = ""
@@ -141,15 +145,16 @@ class MetadataConfig(Config):
         """Return metadata.rules with the overrides applied."""
         return dataclasses.replace(RULES[self.rules], **self.overrides)  # type: ignore[arg-type]
 
-    def list_of(self, lang: str) -> Path | None:
-        """Return the plain list to read for a language."""
-        return Path(self.lists[lang]) if "list" in self.sources and lang in self.lists else None
-
     def own_problems(self) -> Problems:
         """Yield invalid overrides, missing files, unknown languages, and files of sources that are not used."""
         for key, value in self.overrides.items():
             if text := value_problem(WikipediaRules, key, value):
                 yield f"overrides.{key}", text
+        for name in self.options:
+            if problem := METADATA_SOURCES.problem(name):
+                yield f"options.{name}", problem
+            elif name not in self.sources:
+                yield f"options.{name}", f'unused: metadata.sources lacks "{name}"; add it or remove the options'
         yield from self._file_problems("wordnets", "wordnet", self.wordnets)
         yield from self._file_problems("lists", "list", self.lists)
         for wiki, pattern in self.wikipedia.items():
@@ -169,7 +174,7 @@ class MetadataConfig(Config):
             for name in sorted(set(getattr(self, key)) - set(getattr(self, owner))):
                 yield f"{key}.{name}", f"has no metadata.{owner}.{name}; set it or remove the licence"
 
-    def _file_problems(self, key: str, source: Source, files: Mapping[str, str | tuple[str, ...]]) -> Problems:
+    def _file_problems(self, key: str, source: str, files: Mapping[str, str | tuple[str, ...]]) -> Problems:
         if files and source not in self.sources:
             yield key, f'unused: metadata.sources lacks "{source}"; add it or remove the files'
         remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)" if key == "wordnets" else "set a file"
@@ -179,11 +184,6 @@ class MetadataConfig(Config):
             if not paths:
                 yield f"{key}.{lang}", f"must not be empty; {remedy}, or remove {lang}"
                 continue
-            for path in paths_of(paths):
+            for path in (paths,) if isinstance(paths, str) else paths:
                 if not os.path.isfile(path) and not (key == "wordnets" and is_lexicon(path)):
                     yield f"{key}.{lang}", f'no such file "{path}"; {remedy}'
-
-
-def paths_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the paths of a key that holds one or several."""
-    return (value,) if isinstance(value, str) else tuple(value)

@@ -11,22 +11,20 @@ a list and profile    matcher      bound to the digest of the entries
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip import pool
 from worldclip.core import coin, layout
-from worldclip.core.artifacts import METADATA, digest, read_table, replace_folder, require_manifest, write_table
+from worldclip.core.artifacts import METADATA, read_table, replace_folder, require_manifest, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError, naming
 from worldclip.core.execute import Report, Shard
@@ -34,34 +32,33 @@ from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
-from worldclip.language import identify as lid
-from worldclip.language import segment
 from worldclip.language import table as languages
-from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MERGED, MatchConfig
-from worldclip.metadata import counting
+from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.coverage import find_gaps, gap_problems, name_all, wordless_problems
-from worldclip.metadata.entries import EntryList, build_entries
+from worldclip.metadata.dump_files import DumpFiles, find_dumps
+from worldclip.metadata.entries import build_entries
+from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.merge import merge_lists
-from worldclip.metadata.provenance import describe_file, describe_sources, fingerprint_sources
+from worldclip.metadata.pool_counting import POOL, POOL_KEYS, CountedPool
+from worldclip.metadata.provenance import (
+    describe_packed,
+    describe_sources,
+    fingerprint_packed,
+    fingerprint_sources,
+)
+from worldclip.metadata.source import Inputs, used_sources
 from worldclip.metadata.sources.pack import Pack, open_pack, read_packed
-from worldclip.metadata.sources.packages import PACKAGED, packaged_sources
-from worldclip.metadata.sources.pool import POOL, POOL_DONE, PoolWork, count_shard, open_pool_counts, pool_files
-from worldclip.metadata.sources.wordnet import is_lmf, wordnets_of
-from worldclip.pool.config import PoolConfig
+from worldclip.metadata.sources.wikipedia import VIEWS_LICENCE, describe_shard
 
 if TYPE_CHECKING:
     from worldclip.match.matcher.matcher import Matcher
 
 STAGE = "metadata"
 ENTRIES_DONE, MATCHERS_DONE = "done/entries", "done/matchers"
-POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # decide nothing unless the pool is a source
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
-WORDFREQ_NOTE = (
-    "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title case"
-)
 DEAD_NOTE = "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry"
 
 
@@ -71,10 +68,10 @@ class Work:
 
     config: MetadataConfig
     codes: tuple[str, ...]
-    sources: counting.Sources
+    files: DumpFiles
     pack: Pack | None
-    pool_digest: str | None = None  # of the pool's texts and their languages; None: the pool is no source
-    pool_shards: tuple[str, ...] = ()
+    pool: CountedPool | None = None
+    """None: the pool is no source, or its texts are not counted yet."""
 
     def is_packed(self, lang: str) -> bool:
         return self.pack is not None and lang in self.pack.lists
@@ -83,12 +80,26 @@ class Work:
         """Return the languages whose lists are built, not taken from the pack."""
         return [lang for lang in self.codes if not self.is_packed(lang)]
 
+    def inputs(self, lang: str) -> Inputs:
+        """Return what the list of a language is built from."""
+        pool_digest = self.pool.digest if self.pool is not None else None
+        return Inputs(lang=lang, config=self.config, files=self.files, pool_digest=pool_digest)
+
+    def built_inputs(self) -> list[Inputs]:
+        """Return the inputs of each language whose list is built."""
+        return [self.inputs(lang) for lang in self.built_codes()]
+
     def fingerprint(self, lang: str) -> dict[str, Any]:
         """Return fingerprints of everything that the list of `lang` is built from, by source."""
-        fingerprints = fingerprint_sources(lang, self.config, self.sources, self.pack)
-        if self.pool_digest is not None and not self.is_packed(lang):
-            fingerprints[POOL] = {"digest": self.pool_digest}
-        return fingerprints
+        if self.pack is not None and self.is_packed(lang):
+            return fingerprint_packed(lang, self.pack)
+        return fingerprint_sources(self.inputs(lang))
+
+    def describe(self, lang: str, fingerprints: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return a record for the manifest per source of a list."""
+        if self.pack is not None and self.is_packed(lang):
+            return describe_packed(lang, self.pack)
+        return describe_sources(self.inputs(lang), fingerprints)
 
 
 def build(run: Run) -> None:
@@ -102,18 +113,20 @@ def _needs(run: Run) -> Iterator[str]:
     except UserError as error:
         yield from error.problems
         return
-    built = work.built_codes()
-    packages = {PACKAGED[source].package: None for lang in built for source in packaged_sources(lang, work.config)}
-    yield from missing_packages("metadata", tuple(packages), extra="metadata")
-    if any(is_lmf(wordnet) for lang in built for wordnet in wordnets_of(lang, work.config)):
-        yield from missing_packages("metadata", ("wn",), extra="metadata")
+    inputs = work.built_inputs()
+    modules: dict[str, dict[str, None]] = {}  # extra -> its modules, each once
+    for source in used_sources(work.config):
+        if any(source.needs_packages(of_lang) for of_lang in inputs):
+            modules.setdefault(source.requires.extra, {}).update(dict.fromkeys(source.requires.modules))
+    for extra, names in modules.items():
+        yield from missing_packages(STAGE, tuple(names), extra=extra)
 
 
 def _config(run: Run) -> Record:
     config = run.deciding("metadata") | {"matchers": _matchers_version()}
     config["metadata"] = _deciding_keys(run.section(MetadataConfig), "metadata")
     if POOL in run.section(MetadataConfig).sources:
-        config[POOL] = _config_of_pool(run)
+        config[POOL] = pool_counting.pool_config(run)
     if languages.OTHER in _run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
     return config
@@ -123,18 +136,6 @@ def _deciding_keys(config: MetadataConfig, output: str) -> dict[str, Any]:
     """Return the section's keys that decide an output, without those of the source `pool` where it is not used."""
     unused = frozenset() if POOL in config.sources else POOL_KEYS
     return {key: value for key, value in deciding(config, output).items() if key not in unused}
-
-
-def _config_of_pool(run: Run) -> Record:
-    """Return what decides, besides the pool, which texts are counted and as which language: as in match."""
-    match = run.section(MatchConfig)
-    return {
-        **deciding(run.section(PoolConfig), "match.texts"),
-        "lid_model": run.section(LanguagesConfig).lid_model,
-        "merge_labels": match.merge_labels,
-        "min_lang_prob": match.min_lang_prob,
-        "restrict_to_recipe_languages": match.restrict_to_recipe_languages,
-    }
 
 
 def _matchers_version() -> Record:
@@ -155,31 +156,36 @@ def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
 
 def _plan(run: Run) -> Work:
     """Find the sources.  Raises UserError for an invalid pack, missing files, and sources that leave languages out."""
-    config, codes, packed = run.section(MetadataConfig), _run_codes(run), _open_pack(run)
-    built = [code for code in codes if packed is None or code not in packed.lists]
-    sources = counting.find_sources(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
-    work = Work(config=config, codes=codes, sources=sources, pack=packed)
-    gaps = find_gaps(built, config, sources)
-    reported = {lang for source, langs in gaps.items() if source not in config.allow_missing for lang in langs}
-    others = [lang for lang in built if lang not in reported]
-    problems = [*_packed_and_built(work), *gap_problems(gaps, config), *wordless_problems(others, config, sources)]
+    config, codes, pack = run.section(MetadataConfig), _run_codes(run), _open_pack(run)
+    built = [code for code in codes if pack is None or code not in pack.lists]
+    files = find_dumps(config, built, label_scheme(run.section(LanguagesConfig).lid_model, codes))
+    work = Work(config=config, codes=codes, files=files, pack=pack)
+    problems = _packed_and_built(work)
+    for source in used_sources(config):
+        problems += source.problems(config)
+    if not problems:
+        problems = _coverage_problems(work)
     if problems:
         raise UserError(problems)
     return work
 
 
+def _coverage_problems(work: Work) -> list[str]:
+    """Report languages that a source leaves out; one that lacks files is not reported again as one without words."""
+    inputs, config = work.built_inputs(), work.config
+    gaps = find_gaps(inputs, config)
+    reported = set[str]()
+    for source, langs in gaps.items():
+        if source not in config.allow_missing:
+            reported.update(langs)
+    others = [of_lang for of_lang in inputs if of_lang.lang not in reported]
+    return [*gap_problems(gaps, config), *wordless_problems(others, config)]
+
+
 def _inputs(run: Run) -> Record:
-    """Return the fingerprints of the files, wordfreq's version where it is used, and the pool if it is a source."""
-    work = _plan(run)
-    return {**{shard.name: shard.fingerprint for shard in _language_shards(work)}, **_pool_inputs(run)}
-
-
-def _pool_inputs(run: Run) -> Record:
-    """Return what the counts of the pool's texts depend on; nothing if the pool is no source."""
-    if POOL not in run.section(MetadataConfig).sources:
-        return {}
-    lid_model = run.section(LanguagesConfig).lid_model
-    return {POOL: require_manifest(run.dir, POOL)["digest"], "lid_model": lid.model_digest(lid_model)}
+    """Return the fingerprints of the files, the versions of packages, and the pool if it is a source."""
+    fingerprints = {shard.name: shard.fingerprint for shard in _language_shards(_plan(run))}
+    return fingerprints | pool_counting.pool_inputs(run)
 
 
 def _build(run: Run, job: Job) -> Result:
@@ -187,76 +193,44 @@ def _build(run: Run, job: Job) -> Result:
     notes = _name_gaps(work)
     for note in notes:
         say(STAGE, note)
-    uncounted = counting.count_files(work.sources, work.config, folder, run.executor)
+    uncounted = counting.count_files(work.files, work.config, folder, run.executor)
     if POOL in work.config.sources:
-        work = _count_pool(run, work)
+        work = replace(work, pool=pool_counting.count_pool(run, folder, work.codes, work.built_codes()))
     lists = _build_lists(run, work, uncounted)
-    for note in _name_absent(work, lists):
-        say(STAGE, note)
-        notes.append(note)
+    for source in used_sources(work.config):
+        for note in source.notes(lists, work.built_codes(), work.config):
+            say(STAGE, note)
+            notes.append(note)
     matchers = _compile_matchers(run, lists)
-    outputs = counting.counted_files(folder, work.sources)
-    for name in work.pool_shards:
-        outputs += [*pool_files(folder, name), folder / POOL_DONE / f"{name}.json"]
-    for name in lists:
-        outputs += [layout.entries(run.dir, name), folder / ENTRIES_DONE / f"{name}.json"]
-    for name, matcher in matchers:
-        outputs += [layout.matcher(run.dir, name, matcher), folder / MATCHERS_DONE / name / f"{matcher}.json"]
     report = _report(lists, matchers, notes)
-    views = [describe_file(shard, counting.VIEWS_LICENCE) for shard in work.sources.views]
+    pageviews = [describe_shard(shard, VIEWS_LICENCE) for shard in work.files.views]
+    if work.pack is not None:
+        pageviews += work.pack.record["pageviews"]
     return Result(
         report=report,
         counts={name: entry_list["entries"] for name, entry_list in lists.items()},
-        outputs=outputs,
+        outputs=_outputs(run.dir, work, lists, matchers),
         manifest={
             "digests": {name: entry_list["digest"] for name, entry_list in lists.items()},
             "sources": {name: entry_list["files"] for name, entry_list in lists.items()},
-            "pageviews": views + (work.pack.record["pageviews"] if work.pack is not None else []),
+            "pageviews": pageviews,
             "rules": {name: entry_list["rules"] for name, entry_list in lists.items()},
             "dead": {name: row["dead"] for name, row in report["lists"].items()},
         },
     )
 
 
-def _count_pool(run: Run, work: Work) -> Work:
-    """Count the pool's texts by language, each shard once; return the work with the counted shards.
-
-    Raises StageFailed if a shard fails, after all others are counted.
-    """
-    key = {**_config_of_pool(run), **_pool_inputs(run), "languages": run.deciding("metadata")["languages"]}
-    key |= {"codes": list(work.codes), "built": work.built_codes()}
-    key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
-    # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
-    shard_key = {name: value for name, value in key.items() if name != POOL}
-    shards = pool.indexed_shards(run)
-    match = run.section(MatchConfig)
-    pool_work = PoolWork(
-        folder=run.dir / STAGE,
-        pool=run.section(PoolConfig),
-        rules=LanguageRules(
-            languages=work.codes,
-            lid_model=run.section(LanguagesConfig).lid_model,
-            lid_digest=str(key["lid_model"]),
-            merge_labels=tuple(sorted(match.merge_labels.items())),
-            min_prob=match.min_lang_prob,
-            is_restricted=match.restrict_to_recipe_languages,
-        ),
-        codes=frozenset(work.built_codes()),
-    )
-    count = functools.partial(count_shard, work=pool_work)
-    run.executor.map(count, shards, label="pool texts", done_dir=run.dir / STAGE / POOL_DONE, key=shard_key)
-    names = tuple(shard.name for shard in shards)
-    return dataclasses.replace(work, pool_digest=digest(key), pool_shards=names)
-
-
-def _name_absent(work: Work, lists: Mapping[str, Report]) -> list[str]:
-    """Return a sentence that names the languages of which the pool gave no entry."""
-    if POOL not in work.config.sources:
-        return []
-    absent = [lang for lang in work.built_codes() if not lists[lang]["by_source"].get(POOL)]
-    least = work.config.pool_min_count
-    text = f"no entry from the pool for {name_all(absent)}: no other word reaches metadata.pool_min_count = {least}"
-    return [text] if absent else []
+def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Collection[tuple[str, str]]) -> list[Path]:
+    """Return all files that belong to the stage, with their markers."""
+    folder = run_dir / STAGE
+    outputs = counting.counted_files(folder, work.files)
+    if work.pool is not None:
+        outputs += pool_counting.counted_pool_files(folder, work.pool)
+    for name in lists:
+        outputs += [layout.entries(run_dir, name), folder / ENTRIES_DONE / f"{name}.json"]
+    for name, matcher in matchers:
+        outputs += [layout.matcher(run_dir, name, matcher), folder / MATCHERS_DONE / name / f"{matcher}.json"]
+    return outputs
 
 
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
@@ -326,7 +300,7 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
     if work.pack is not None and work.is_packed(lang):
         table, rules = read_packed(work.pack, lang, path), work.pack.lists[lang]["rules"]
     else:
-        for wiki in work.sources.wikis[lang]:
+        for wiki in work.files.wikis[lang]:
             if wiki in uncounted:
                 raise BadShard(uncounted[wiki])
         built = _build_from_sources(lang, run_dir / STAGE, work)
@@ -334,36 +308,20 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
         write_table(path, table, METADATA)
     if work.fingerprint(lang) != shard.fingerprint:
         raise InputChanged("one of its files changed while it was read")
-    files = describe_sources(lang, shard.fingerprint, work.config, work.sources, work.pack)
+    files = work.describe(lang, shard.fingerprint)
     return {**_describe(table["entry"], rules), "examples": _examples(table), "files": files}
 
 
 def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
     """Return the list of a language that no pack has.  Raises BadShard if its sources hold nothing of it."""
     with contextlib.ExitStack() as stack:
-        wikipedias = stack.enter_context(counting.open_counts(lang, work.sources, work.config, folder))
-        pool_counts = None
-        if work.pool_digest is not None:
-            pool_counts = stack.enter_context(open_pool_counts(lang, work.pool_shards, folder))
-        built = build_entries(lang, work.config, wikipedias, pool_counts)
-    _require_candidates(lang, work, built)
-    return built
-
-
-def _require_candidates(lang: str, work: Work, built: EntryList) -> None:
-    """Raise BadShard for sources whose files hold nothing of the language."""
-    allowed = set(work.config.allow_missing)
-    empty = [
-        source
-        for source in ("unigram", "bigram", "title")
-        if source in work.config.sources and source not in built.rules and source not in allowed
-    ]
-    if empty:
-        names = ", ".join(f'"{source}"' for source in empty)
-        raise BadShard(
-            f"the files hold no {' and no '.join(empty)} of {lang}; fetch them again, or to go on without:"
-            f" metadata.allow_missing = [{names}]"
-        )
+        counts = stack.enter_context(counting.open_counts(lang, work.files, work.config, folder))
+        inputs = replace(work.inputs(lang), counts=counts)
+        if work.pool is not None:
+            names = work.pool.shard_names
+            pool_counts = stack.enter_context(pool_counting.open_pool_counts(lang, names, folder))
+            inputs = replace(inputs, pool_counts=pool_counts)
+        return build_entries(inputs)
 
 
 def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Report:
@@ -415,7 +373,7 @@ def _compile_shard(shard: Shard, *, run_dir: Path) -> Report:
 
 def _name_gaps(work: Work) -> list[str]:
     """Return a sentence per source without files for some languages, which metadata.allow_missing allows."""
-    gaps = find_gaps(work.built_codes(), work.config, work.sources)
+    gaps = find_gaps(work.built_inputs(), work.config)
     return [
         f"no {source} of {name_all(langs)}: no file, which metadata.allow_missing allows"
         for source, langs in gaps.items()
@@ -423,8 +381,7 @@ def _name_gaps(work: Work) -> list[str]:
 
 
 def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report], notes: Sequence[str]) -> Report:
-    has_wordfreq = any("wordfreq" in entry_list["by_source"] for entry_list in lists.values())
-    report: Report = {"lists": {}, "notes": [*notes, *([WORDFREQ_NOTE] if has_wordfreq else []), DEAD_NOTE]}
+    report: Report = {"lists": {}, "notes": [*notes, DEAD_NOTE]}
     for name, entry_list in lists.items():
         compiled = {matcher: shard for (list_name, matcher), shard in matchers.items() if list_name == name}
         report["lists"][name] = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, islice, zip_longest
 
 from worldclip.core.job import Record
+from worldclip.core.registry import Registry
 from worldclip.language import table as languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short
@@ -17,18 +18,8 @@ MAX_BARS = 40  # lists with a bar in sight; the table has them all
 NUM_EXAMPLES = 8  # entries shown per script
 MERGED = "merged"
 
-COLOURS = {
-    "number": "var(--s8)",
-    "wordnet": "var(--s3)",
-    "unigram": "var(--s1)",
-    "bigram": "var(--s2)",
-    "title": "var(--s5)",
-    "wordfreq": "var(--s4)",
-    "cldr": "var(--s9)",
-    "emoji": "var(--s10)",
-    "list": "var(--s6)",
-    "pool": "var(--s7)",
-}
+METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
+_COLOURS = (8, 3, 1, 2, 5, 4, 9, 10, 6, 7)  # of the page's palette, by position in the registry
 DROP_RULES = {
     "duplicate": "duplicate",
     "punctuation": "punctuation only",
@@ -56,10 +47,10 @@ def sections(report: Record) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
-    sources = [source for source in COLOURS if any(source in row["by_source"] for row in lists.values())]
+    sources = METADATA_SOURCES.in_order({source for row in lists.values() for source in row["by_source"]})
     body = join(
         [
-            legend((COLOURS[source], source) for source in sources),
+            legend((_colour(source), source) for source in sources),
             _list_bars(per_language, sources),
             tag("h3", "Sources"),
             to_html(_source_table(per_language, sources)),
@@ -75,12 +66,18 @@ def sections(report: Record) -> list[Section]:
     return [Section("Entries", lead, body)]
 
 
+def _colour(source: str) -> str:
+    names = METADATA_SOURCES.names()
+    position = names.index(source) if source in names else len(names)
+    return f"var(--s{_COLOURS[position % len(_COLOURS)]})"
+
+
 def _list_bars(lists: Lists, sources: Sequence[str]) -> Html:
     largest = max((row["entries"] for row in lists.values()), default=1)
     rows = []
     for lang, row in lists.items():
         parts = [
-            (number / largest, COLOURS[source], f"{source}: {count(number)}")
+            (number / largest, _colour(source), f"{source}: {count(number)}")
             for source in sources
             if (number := row["by_source"].get(source, 0))
         ]

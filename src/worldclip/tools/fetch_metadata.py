@@ -1,7 +1,6 @@
-"""`worldclip fetch metadata`: download a recipe's WordNets, dumps and page views.
+"""`worldclip fetch metadata`: download a recipe's dumps and page views.
 
-Dumps are checked against the SHA-1 sums published with them, the Open Multilingual Wordnet against the SHA-256 of its
-release; page views and other WordNets, which have none, by decompressing them.
+Dumps are checked against the SHA-1 sums published with them; page views, which have none, by decompressing them.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from worldclip.core.safe_path import safe_join
 from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
 from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.dump_files import needs_text, needs_views
 from worldclip.metadata.sources.pack import open_pack
-from worldclip.tools.fetch_wordnets import OMW, Project, plan_wordnets, unpack_project
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the only Wikipedia whose database is named after an older code
@@ -49,11 +48,6 @@ class FetchConfig:
     """Number of hours of each of these days; one hour of all Wikipedias is about 50 MB."""
     connections: int = 2
     """Number of files downloaded in parallel; Wikimedia asks for few."""
-    wordnets: tuple[str, ...] = (OMW,)
-    """WordNets to download, by their names in the index of the package wn: `omw:2.0` is the Open Multilingual Wordnet
-    of 31 languages, `odenet:1.4` a lexicon; several with commas.  `none`: none."""
-    wordnet_mirror: str = ""
-    """Server that has the archives of WordNets under their file names.  Default: the addresses in the index."""
     contact: str = ""
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
@@ -67,8 +61,6 @@ class FetchConfig:
             problems.append(f"--date {self.date!r}: must be YYYYMMDD or latest")
         if not self.base_url.startswith(("http://", "https://")):
             problems.append(f"--base-url {self.base_url!r}: must begin with http:// or https://")
-        if self.wordnet_mirror and not self.wordnet_mirror.startswith(("http://", "https://")):
-            problems.append(f"--wordnet-mirror {self.wordnet_mirror!r}: must begin with http:// or https://")
         if not 0 <= self.pageview_hours <= 24:
             problems.append(f"--pageview-hours {self.pageview_hours}: must be between 0 and 24")
         if self.pageview_days < 0:
@@ -79,7 +71,7 @@ class FetchConfig:
 
 
 def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], object] | None = None) -> dict[str, int]:
-    """Download WordNets, dumps and page views of the recipe's languages into `metadata.dumps`; returns files and bytes.
+    """Download dumps and page views of the recipe's languages into `metadata.dumps`; returns files and bytes.
 
     Files that exist are skipped.  Raises UserError for invalid options, and at the end StageFailed naming the files
     that could not be downloaded.
@@ -95,14 +87,10 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     folder = Path(metadata.dumps)
     contact = f"; {config.contact}" if config.contact else ""
     client = Client(user_agent=f"worldclip/{versions()['worldclip']} (dumps for word lists{contact})", pause=pause)
-    names = [name for name in config.wordnets if name != "none"]
-    projects = plan_wordnets(names, config.wordnet_mirror, metadata, _codes(run, config.langs))
     downloads, failures = plan(client, folder, run, config)
-    downloads = [*(project.download for project in projects), *downloads]
     todo = [download for download in downloads if not download.path.exists()]
     say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
     fetched = _fetch_all(client, todo, config.connections, failures)
-    _unpack_all(projects, failures)
     if failures:
         raise StageFailed("fetch metadata", failures, RETRY)
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
@@ -130,23 +118,10 @@ def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failu
     return fetched
 
 
-def _unpack_all(projects: Sequence[Project], failures: dict[str, str]) -> None:
-    """Unpack the archives of WordNets that are downloaded and not unpacked; a failure is added to `failures`."""
-    for project in projects:
-        if project.is_unpacked or not project.download.path.exists():
-            continue
-        try:
-            lexicons = unpack_project(project)
-        except Broken as error:
-            failures[project.name] = str(error)
-        else:
-            say("fetch", f"{project.name}: WordNets of {', '.join(sorted(row['lang'] for row in lexicons))}")
-
-
 def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
     """Return the files that the recipe needs, and the reason for each Wikipedia whose list of files is missing."""
     metadata = run.section(MetadataConfig)
-    wants_text, wants_titles = bool({"unigram", "bigram"} & set(metadata.sources)), "title" in metadata.sources
+    wants_text, wants_titles = needs_text(metadata), needs_views(metadata)
     downloads: list[Download] = []
     failures: dict[str, str] = {}
     days: list[str] = []

@@ -19,30 +19,12 @@ from worldclip.core.execute import Report
 from worldclip.language import table as languages
 from worldclip.language.config import open_run
 from worldclip.language.profiles import normalise
+from worldclip.metadata.config import METADATA_SOURCES
+from worldclip.metadata.source import Source
 from worldclip.metadata.stage import MERGED, STAGE, load_matcher, read_entries
 
 NUM_NEAR = 10  # entries shown beside the one looked for
 NEAR_AMONG = 200_000  # entries searched for similar spellings
-SCORES = {
-    "unigram": "occurrences in the Wikipedia",
-    "bigram": "pointwise mutual information of its words, log2",
-    "title": "views of the page",
-    "wordfreq": "share of all words",
-    "list": "score in the list",
-    "pool": "occurrences in the pool; of a pair, the pointwise mutual information of its words, log2",
-}
-SOURCES = {  # in the order of the lists
-    "number": "every language has the numbers 0 to 99",
-    "wordnet": "a lemma of the language's WordNet",
-    "unigram": "one of the most frequent words of the Wikipedia",
-    "bigram": "two words that follow each other in the Wikipedia more often than by chance",
-    "title": "one of the Wikipedia's most viewed pages",
-    "wordfreq": "one of the most frequent words of the package wordfreq, as it is or in title case",
-    "cldr": "a name in CLDR: of a territory, city, language, script, currency, unit, month or day",
-    "emoji": "the name of an emoji",
-    "list": "in the list that the recipe names",
-    "pool": "one of the most frequent words, or pairs of words, of the pool's own texts in this language",
-}
 
 
 def is_metadata(path: Path) -> bool:
@@ -124,7 +106,7 @@ def _dead_profiles(folder: Path, lang: str, entries: pa.ChunkedArray, entry_id: 
 def lists_to_text(lists: dict[str, Report]) -> str:
     """Return a table of the lists, the largest first, and of their sum."""
     codes = sorted(lists, key=lambda code: (-lists[code]["entries"], code))
-    sources = [source for source in SOURCES if any(source in row["by_source"] for row in lists.values())]
+    sources = METADATA_SOURCES.in_order({source for row in lists.values() for source in row["by_source"]})
     profiles = list(dict.fromkeys(profile for code in codes for profile in lists[code]["dead"]))
     head = ["list", "", "entries", *sources, *(f"dead, {profile}" for profile in profiles), "bytes", "matcher bytes"]
     rows = [[code, lists[code]["name"], *_counts(lists[code], sources, profiles)] for code in codes]
@@ -158,11 +140,13 @@ def entry_to_text(record: Report) -> str:
     name = f"{lang} ({languages.get(lang).name})" if lang != MERGED else "all lists as one"
     if record["is_there"]:
         source = record["source"]
-        lines = [f"{entry!r} is entry {record['entry_id']:,} of {name}, from {source}", f"  {SOURCES[source]}"]
+        lines = [f"{entry!r} is entry {record['entry_id']:,} of {name}, from {source}"]
+        meaning, meaning_of_score = _meanings(source)
+        lines += [f"  {meaning}"] if meaning else []
         if record["rank"] is not None and record["score"] is not None:
             rank = f"rank {record['rank']:,} of {record['of_source']:,} from {source}"
             score = f"{record['score']:,.0f}" if record["score"].is_integer() else f"{record['score']:.4g}"
-            lines.append(f"  {rank}; {SCORES.get(source, 'score')}: {score}")
+            lines.append(f"  {rank}; {meaning_of_score}: {score}")
         for profile, equal in record["dead"].items():
             reason = f"equals the earlier entry {equal!r} there" if equal is not None else "is empty there"
             lines.append(f"  never matches under profile {profile}: it {reason}")
@@ -173,3 +157,11 @@ def entry_to_text(record: Report) -> str:
     if record["holding"]:
         lines.append(f"  part of {record['num_holding']:,} other entries: {', '.join(map(repr, record['holding']))}")
     return "\n".join(lines)
+
+
+def _meanings(name: str) -> tuple[str, str]:
+    """Return descriptions of a source's entries and scores; of a source that is not installed now, little."""
+    if METADATA_SOURCES.problem(name):
+        return "", Source.score
+    source = METADATA_SOURCES.load(name)
+    return source.meaning, source.score

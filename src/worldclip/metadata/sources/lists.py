@@ -12,12 +12,15 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from worldclip.core.errors import BadShard, require
 from worldclip.language import characters
 from worldclip.language import table as languages
+from worldclip.metadata.counting import Candidates
+from worldclip.metadata.source import Inputs, Source
 
 _PART = re.compile(r"[^\s\-]+")
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
@@ -107,3 +110,27 @@ def title_case(word: str, lang: str) -> str:
         return characters.title(part[0]) + part[1:]
 
     return _PART.sub(capitalize, word)
+
+
+class PlainLists(Source):
+    """The lists that the recipe names."""
+
+    name = "list"
+    meaning = "in the list that the recipe names"
+    score = "score in the list"
+
+    def files(self, inputs: Inputs) -> Sequence[Path]:
+        lists = inputs.config.lists
+        return (Path(lists[inputs.lang]),) if inputs.lang in lists else ()
+
+    def read(self, inputs: Inputs) -> Candidates:
+        for path in self.files(inputs):
+            yield from read_list(path)
+
+    def fingerprint(self, inputs: Inputs) -> Any:
+        licences = inputs.config.licences
+        licence = {"licence": licences[inputs.lang]} if inputs.lang in licences else {}
+        return [{**record, **licence} for record in super().fingerprint(inputs)]
+
+
+LIST = PlainLists()

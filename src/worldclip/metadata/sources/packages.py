@@ -9,42 +9,94 @@ emoji       what emoji show, such as "red apple", in 14 languages
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, require
+from worldclip.core.registry import Requirement
 from worldclip.language import table as languages
 from worldclip.language.emoji import NAMED_IN, TONES
 from worldclip.language.locale_data import read_own_data
-from worldclip.metadata.config import MetadataConfig, Source
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.counting import Candidates, Record
+from worldclip.metadata.source import Inputs, Source
 from worldclip.metadata.sources.lists import read_frequent_words
 
 # Tables of a locale's data in babel, what pictures show first; each maps codes to names.
 _NAME_TABLES = ("territories", "languages", "currency_names", "scripts")
 _REMARK = re.compile(r"\s*[(（\[].*")  # `Myanmar (Burma)`, `peseta (1868–2002)`: a text has the part before
 _UNKNOWN_CITY = "Etc/Unknown"
-_Entries = Iterator[tuple[str, float | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class PackagedSource:
-    """A source whose data come with a Python package."""
+class PackagedSource(Source):
+    """A source whose data come with the first package that it requires."""
 
-    package: str
-    licence: str
-    has: Callable[[str], bool]
-    """Whether it has words of a language, by our code; known without the package."""
-    read: Callable[[str, MetadataConfig], _Entries]
-    """Yield the entries of a language.  Raises UserError if the package is not installed."""
+    @property
+    def package(self) -> str:
+        return self.requires.modules[0]
 
+    def fingerprint(self, inputs: Inputs) -> str:
+        return versions([self.package])[self.package] if self.has_words(inputs) else ""
 
-def packaged_sources(lang: str, config: MetadataConfig) -> list[Source]:
-    """Return the sources of the recipe that packages carry and that have words of a language, in their order."""
-    return [source for source in PACKAGED if source in config.sources and PACKAGED[source].has(lang)]
+    def describe(self, inputs: Inputs, known: Any) -> list[Record]:
+        return [{"source": self.name, "package": self.package, "version": known, "licence": self.licence}]
 
 
-def read_cldr(lang: str) -> _Entries:
+class Wordfreq(PackagedSource):
+    """Frequent words."""
+
+    name = "wordfreq"
+    meaning = "one of the most frequent words of the package wordfreq, as it is or in title case"
+    score = "share of all words"
+    requires = Requirement(("wordfreq",), "metadata")
+    licence = "CC BY-SA 4.0"
+
+    def has_words(self, inputs: Inputs) -> bool:
+        return languages.get(inputs.lang).wordfreq is not None
+
+    def read(self, inputs: Inputs) -> Candidates:
+        return read_frequent_words(inputs.lang, inputs.config.wordfreq_top)
+
+    def notes(self, lists: Mapping[str, Record], built: Sequence[str], config: MetadataConfig) -> Iterator[str]:
+        if any(self.name in row["by_source"] for row in lists.values()):
+            yield (
+                "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title"
+                " case"
+            )
+
+
+class Cldr(PackagedSource):
+    """Names of CLDR."""
+
+    name = "cldr"
+    meaning = "a name in CLDR: of a territory, city, language, script, currency, unit, month or day"
+    requires = Requirement(("babel",), "metadata")
+    licence = "Unicode License v3"
+
+    def has_words(self, inputs: Inputs) -> bool:
+        return bool(languages.get(inputs.lang).cldr)
+
+    def read(self, inputs: Inputs) -> Candidates:
+        return read_cldr(inputs.lang)
+
+
+class EmojiNames(PackagedSource):
+    """Names of emoji."""
+
+    name = "emoji"
+    meaning = "the name of an emoji"
+    requires = Requirement(("emoji",), "metadata")
+    licence = "BSD 3-Clause (names: CLDR, Unicode License v3)"
+
+    def has_words(self, inputs: Inputs) -> bool:
+        return inputs.lang in NAMED_IN
+
+    def read(self, inputs: Inputs) -> Candidates:
+        return read_emoji_names(inputs.lang)
+
+
+def read_cldr(lang: str) -> Candidates:
     """Yield the names that CLDR has in a language, in each of its locales, without remarks in brackets."""
     localedata = require("babel.localedata", extra="metadata")
     locales = languages.get(lang).cldr
@@ -75,7 +127,7 @@ def _strings(names: Any) -> Iterator[str]:
         yield from (name for name in names.values() if isinstance(name, str))
 
 
-def read_emoji_names(lang: str) -> _Entries:
+def read_emoji_names(lang: str) -> Candidates:
     """Yield the names of emoji in a language, without those of skin tones: `red apple`."""
     package = require("emoji", extra="metadata")
     package.config.load_language(lang)
@@ -84,23 +136,6 @@ def read_emoji_names(lang: str) -> _Entries:
             yield record[lang].strip(":").replace("_", " "), None
 
 
-PACKAGED: dict[Source, PackagedSource] = {
-    "wordfreq": PackagedSource(
-        "wordfreq",
-        "CC BY-SA 4.0",
-        lambda lang: languages.get(lang).wordfreq is not None,
-        lambda lang, config: read_frequent_words(lang, config.wordfreq_top),
-    ),
-    "cldr": PackagedSource(
-        "babel",
-        "Unicode License v3",
-        lambda lang: bool(languages.get(lang).cldr),
-        lambda lang, config: read_cldr(lang),
-    ),
-    "emoji": PackagedSource(
-        "emoji",
-        "BSD 3-Clause (names: CLDR, Unicode License v3)",
-        lambda lang: lang in NAMED_IN,
-        lambda lang, config: read_emoji_names(lang),
-    ),
-}
+WORDFREQ = Wordfreq()
+CLDR = Cldr()
+EMOJI = EmojiNames()

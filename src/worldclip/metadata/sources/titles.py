@@ -28,7 +28,7 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
 from worldclip.language.characters import casefold
 from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words, write_words
-from worldclip.metadata.sources.wikipedia import iter_bytes
+from worldclip.metadata.sources.dumps import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
 BLOCK_BYTES = 2**25  # lines parsed at a time

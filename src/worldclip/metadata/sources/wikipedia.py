@@ -1,368 +1,161 @@
-"""Articles of a Wikipedia dump as (title, plain text), from three formats.
-
-    .xml, .xml.bz2, .xml.gz   `pages-articles` XML, whole or in parts (https://www.mediawiki.org/wiki/Help:Export)
-    .json.gz, .json.bz2       CirrusSearch JSON, whose text is plain already
-    .parquet                  any table with a string column `text`, and optionally `title`
-
-Redirects and pages outside the namespace of articles are skipped.  A multistream .bz2 is decompressed by several
-threads.  A file that is truncated, not XML, or an entity bomb is a BadShard.
-"""
+"""Words, pairs of words and page titles of Wikipedias, or of corpora in their place."""
 
 from __future__ import annotations
 
-import bz2
-import functools
-import gzip
-import json
-import re
-import zlib
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
-from xml.parsers import expat
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from worldclip.core.errors import BadShard
-from worldclip.language import characters
+from worldclip.core.artifacts import digest
+from worldclip.core.execute import Shard
+from worldclip.core.inputs import fingerprint_of
+from worldclip.language import segment
 from worldclip.language import table as languages
-from worldclip.metadata.sources import wikitext
+from worldclip.metadata.counting import Record, WikipediaCounts
+from worldclip.metadata.entry_list import EntryList
+from worldclip.metadata.source import Inputs, Source, describe_path, fingerprint_file
 
-# Numbers of namespaces that are the same on every wiki (https://www.mediawiki.org/wiki/Manual:Namespace), and their
-# English names, which work on every wiki beside the local ones.
-ARTICLES, MEDIA, FILE, CATEGORY = 0, -2, 6, 14
-ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
-
-SCHEMA = pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
-BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
-MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, which no bigram crosses
-_CUT = re.compile("[\n.,;:!?。、，]")
-READ_BYTES = 2**20
-
-# A bzip2 stream begins at a byte boundary with `BZh`, its level and the magic of the first block, the digits of pi.
-_BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
-_BZ2_STREAM_BYTES = 10  # matched by _BZ2_STREAM
-MAX_STREAM_BYTES = 2**23  # streams of a multistream dump hold 100 pages each, less than 1 MiB
+TEXT_LICENCE = "CC BY-SA 4.0 (text of Wikipedia; older revisions also GFDL)"
+VIEWS_LICENCE = "CC0 1.0 (page views of Wikimedia)"
 
 
-def iter_articles(path: Path, *, threads: int = 1) -> Iterator[tuple[str, str]]:
-    """Yield (title, plain text) of each article of a dump.  Raises BadShard if the file is broken."""
-    for batch in read_articles(path, threads=threads):
-        yield from zip(batch.column("title").to_pylist(), batch.column("text").to_pylist(), strict=True)
+class WikipediaSource(Source):
+    """A source that every language with a Wikipedia should have."""
+
+    def is_missing(self, inputs: Inputs) -> bool:
+        # `other` is the union of the Wikipedias that no label reaches.
+        has_wikipedia = inputs.lang == languages.OTHER or bool(languages.get(inputs.lang).wikipedia)
+        return has_wikipedia and not self.has_words(inputs)
 
 
-def read_articles(path: Path, *, threads: int = 1) -> Iterator[pa.RecordBatch]:
-    """Return batches (SCHEMA) of a dump's articles in plain text; a long article may come in several rows.
+class TextSource(WikipediaSource):
+    """A source that reads the text of Wikipedias; both such sources share the files and their record."""
 
-    threads: number of threads that decompress a multistream .bz2.  Raises BadShard if the file is broken.
-    """
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        return _read_parquet(path)
-    if ".json" in name:
-        return _read_cirrus(path, threads)
-    if ".xml" in name:
-        return _read_xml(path, threads)
-    raise BadShard(f"{path}: unknown dump format; its name must contain .xml(.bz2|.gz), .json(.gz|.bz2) or .parquet")
+    remedy = "{fetch}; or set metadata.wikipedia.{lang} = FILE"
 
+    @property
+    def input_name(self) -> str:
+        return "wikipedia"
 
-class _Batch:
-    """Articles gathered until there are BATCH_CHARS of text."""
+    def has_words(self, inputs: Inputs) -> bool:
+        return any(wiki in inputs.files.texts for wiki in inputs.wikis)
 
-    def __init__(self) -> None:
-        self.titles: list[str] = []
-        self.texts: list[str] = []
-        self.num_chars = 0
+    def fingerprint(self, inputs: Inputs) -> Record:
+        texts = inputs.files.texts
+        files = {wiki: [shard.fingerprint for shard in texts[wiki]] for wiki in inputs.wikis if wiki in texts}
+        if not files:
+            return {}
+        record: Record = {"files": files, "icu": segment.icu_version()}
+        licences = inputs.config.text_licences
+        if own := {wiki: licences[wiki] for wiki in files if wiki in licences}:
+            record["licences"] = own
+        return record
 
-    def add(self, title: str, text: str) -> None:
-        self.titles.append(title)
-        self.texts.append(text)
-        self.num_chars += len(text)
-
-
-def _to_record_batch(titles: list[str], texts: list[str]) -> pa.RecordBatch:
-    rows = [(title, piece) for title, text in zip(titles, texts, strict=True) for piece in _pieces(text)]
-    columns = [[title for title, _ in rows], [piece for _, piece in rows]]
-    return pa.record_batch([pa.array(column, pa.large_string()) for column in columns], schema=SCHEMA)
+    def describe(self, inputs: Inputs, known: Any) -> list[Record]:
+        records: list[Record] = []
+        for wiki in known["files"]:
+            licence = inputs.config.text_licences.get(wiki, TEXT_LICENCE)
+            files = [describe_shard(shard, licence) for shard in inputs.files.texts[wiki]]
+            records += [{"source": self.input_name, **file} for file in files]
+        return records
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Yield a text in pieces of about MAX_TEXT_CHARS, without the characters at which it is cut."""
-    start = 0
-    while len(text) - start > MAX_TEXT_CHARS:
-        cut = _CUT.search(text, start + MAX_TEXT_CHARS)
-        if cut is None:
-            break
-        yield text[start : cut.start()]
-        start = cut.end()
-    yield text[start:]
+class Unigrams(TextSource):
+    """The most frequent words."""
+
+    name = "unigram"
+    meaning = "one of the most frequent words of the Wikipedia"
+    score = "occurrences in the Wikipedia"
+
+    def add_to(self, entries: EntryList, inputs: Inputs) -> None:
+        for wikipedia in _with_text(inputs):
+            self.add_words(entries, wikipedia, inputs.config.max_chars)
+
+    def add_words(self, entries: EntryList, wikipedia: WikipediaCounts, max_chars: int) -> int:
+        """Append the words of one Wikipedia; return the number of new entries."""
+        candidates, num_wanted = wikipedia.unigrams()
+        return entries.add(self.name, candidates, max_chars, num_wanted)
 
 
-# --- bytes ------------------------------------------------------------------------------------------------------------
+class Bigrams(TextSource):
+    """Pairs of words that follow each other more often than by chance."""
+
+    name = "bigram"
+    meaning = "two words that follow each other in the Wikipedia more often than by chance"
+    score = "pointwise mutual information of its words, log2"
+
+    def add_to(self, entries: EntryList, inputs: Inputs) -> None:
+        num_unigrams = self._num_unigrams(entries, inputs)
+        for wikipedia, number in zip(_with_text(inputs), num_unigrams, strict=True):
+            num_wanted = wikipedia.max_bigrams(number)
+            candidates = wikipedia.bigrams(num_wanted, len(entries.entries))
+            entries.add(self.name, candidates, inputs.config.max_chars, num_wanted)
+
+    def _num_unigrams(self, entries: EntryList, inputs: Inputs) -> list[int]:
+        """Return the number of unigrams kept of each Wikipedia; the cap on its bigrams is a share of them.
+
+        If unigrams are no source: of those that would be kept of the Wikipedia in a list of their own.
+        """
+        if UNIGRAM.name in inputs.config.sources:
+            return [kept for source, kept in entries.sources if source == UNIGRAM.name]
+        max_chars = inputs.config.max_chars
+        return [UNIGRAM.add_words(EntryList(), wikipedia, max_chars) for wikipedia in _with_text(inputs)]
 
 
-def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file in chunks.  Raises BadShard if it is truncated or damaged."""
-    try:
-        with open(path, "rb") as file:
-            if path.name.endswith((".bz2", ".gz")) and not path.stat().st_size:
-                raise EOFError
-            if path.name.endswith(".bz2"):
-                is_multistream = _BZ2_STREAM.search(file.read(MAX_STREAM_BYTES), 1) is not None
-                file.seek(0)
-                yield from _iter_multistream(file, threads) if threads > 1 and is_multistream else _iter_streams(file)
-            elif path.name.endswith(".gz"):
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    yield from iter(lambda: unpacked.read(READ_BYTES), b"")
-            else:
-                yield from iter(lambda: file.read(READ_BYTES), b"")
-    except EOFError as error:
-        raise BadShard(f"{path}: compressed data ends in the middle; download it again") from error
-    except (gzip.BadGzipFile, zlib.error, ValueError, OSError) as error:
-        # The bz2 module raises OSError for damaged data, without an errno; gzip.BadGzipFile is an OSError as well.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise BadShard(f"{path}: compressed data is damaged ({error}); download it again") from error
+class Titles(WikipediaSource):
+    """Titles of the most viewed articles."""
+
+    name = "title"
+    meaning = "one of the Wikipedia's most viewed pages"
+    score = "views of the page"
+    remedy = "{fetch}; or set metadata.pageviews = DIR"
+
+    def has_words(self, inputs: Inputs) -> bool:
+        return bool(inputs.wikis and inputs.files.views)
+
+    def is_missing(self, inputs: Inputs) -> bool:
+        return super().is_missing(inputs) and not inputs.files.views
+
+    def add_to(self, entries: EntryList, inputs: Inputs) -> None:
+        for wikipedia in inputs.counts:
+            if titles := wikipedia.titles():
+                candidates, num_wanted = titles
+                entries.add(self.name, candidates, inputs.config.max_chars, num_wanted)
+
+    def fingerprint(self, inputs: Inputs) -> Record:
+        if not self.has_words(inputs):
+            return {}
+        views = inputs.files.views
+        return {
+            "files": len(views),
+            "digest": digest([shard.fingerprint for shard in views]),
+            "siteinfo": [fingerprint_of(str(path), path.name) for path in _siteinfo(inputs)],
+        }
+
+    def describe(self, inputs: Inputs, known: Any) -> list[Record]:
+        views = {"page_view_files": known["files"], "digest": known["digest"], "licence": VIEWS_LICENCE}
+        records = [{"source": self.name, **views}]
+        # Dumps that are texts of the list are described there, with the licence of their text.
+        texts = {shard.path for wiki in inputs.wikis for shard in inputs.files.texts.get(wiki, ())}
+        for path in _siteinfo(inputs):
+            if str(path) not in texts:
+                site = {**describe_path(path), **fingerprint_file(path), "licence": VIEWS_LICENCE}
+                records.append({"source": "siteinfo", **site})
+        return records
 
 
-def _iter_streams(file: IO[bytes]) -> Iterator[bytes]:
-    """Decompress one bzip2 stream after the other in this thread."""
-    decompressor = bz2.BZ2Decompressor()
-    has_begun = False
-    while data := file.read(READ_BYTES):
-        while data:
-            if decompressor.eof:
-                decompressor = bz2.BZ2Decompressor()
-            chunk = decompressor.decompress(data)
-            data = decompressor.unused_data
-            has_begun = True
-            if chunk:
-                yield chunk
-    if has_begun and not decompressor.eof:
-        raise EOFError
+def describe_shard(shard: Shard, licence: str) -> Record:
+    """Return a file of text or of page views as the manifest names it."""
+    return {**describe_path(Path(shard.path)), **shard.fingerprint, "licence": licence}
 
 
-def _iter_multistream(file: IO[bytes], threads: int) -> Iterator[bytes]:
-    """Decompress streams in `threads` threads, in order; at most 2 * threads streams wait in memory."""
-    waiting: deque[Future[bytes]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for stream in _split_streams(file):
-            waiting.append(pool.submit(_decompress, stream))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def _with_text(inputs: Inputs) -> list[WikipediaCounts]:
+    return [wikipedia for wikipedia in inputs.counts if wikipedia.counts is not None]
 
 
-def _split_streams(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of each stream; a stream ends where the magic of the next one begins."""
-    data = b""
-    while more := file.read(READ_BYTES):
-        # The magic may lie across two reads.  Position 0 is the beginning of the present stream itself.
-        searched = max(1, len(data) - _BZ2_STREAM_BYTES + 1)
-        data += more
-        while next_stream := _BZ2_STREAM.search(data, searched):
-            yield data[: next_stream.start()]
-            data = data[next_stream.start() :]
-            searched = 1
-    if data:
-        yield data
+def _siteinfo(inputs: Inputs) -> list[Path]:
+    return [inputs.files.siteinfo[wiki] for wiki in inputs.wikis if wiki in inputs.files.siteinfo]
 
 
-def _decompress(stream: bytes) -> bytes:
-    decompressor = bz2.BZ2Decompressor()
-    data = decompressor.decompress(stream)
-    if not decompressor.eof:
-        raise EOFError
-    return data
-
-
-# --- XML --------------------------------------------------------------------------------------------------------------
-
-
-class _PageParser:
-    """Gathers titles and wikitexts of articles from XML.
-
-    Document types are refused: no entity of a file is ever expanded or fetched.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.batch = _Batch()
-        self.namespaces: dict[int, str] = {}
-        self.open_elements: list[str] = []
-        self.page: dict[str, str] = {}
-        self.is_redirect = False
-        self.characters: list[str] = []
-        self.namespace_key: int | None = None
-        self.parser: Any = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.buffer_size = READ_BYTES
-        self.parser.StartElementHandler = self.start
-        self.parser.EndElementHandler = self.end
-        self.parser.CharacterDataHandler = lambda data: self.characters.append(data)
-        self.parser.StartDoctypeDeclHandler = self.refuse
-        self.parser.EntityDeclHandler = self.refuse
-        self.parser.ExternalEntityRefHandler = self.refuse
-
-    def feed(self, chunk: bytes, *, is_last: bool = False) -> None:
-        """Parse the next bytes of the file.  Raises BadShard if it is not XML."""
-        try:
-            self.parser.Parse(chunk, is_last)
-        except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that the parser does not know
-            raise BadShard(f"{self.path}: broken XML ({error}); download it again") from error
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        if not self.open_elements and name != "mediawiki":
-            raise BadShard(f"{self.path}: root element is <{name}>, not <mediawiki>; expected pages-articles XML")
-        self.open_elements.append(name)
-        self.characters = []
-        if name == "page":
-            self.page = {}
-            self.is_redirect = False
-        elif name == "redirect":
-            self.is_redirect = True
-        elif name == "namespace":
-            key = attributes.get("key", "")
-            self.namespace_key = int(key) if key.removeprefix("-").isdecimal() else None
-
-    def end(self, name: str) -> None:
-        self.open_elements.pop()
-        parent = self.open_elements[-1] if self.open_elements else ""
-        if name == "namespace" and self.namespace_key is not None:
-            self.namespaces[self.namespace_key] = "".join(self.characters)
-        elif (name in ("title", "ns") and parent == "page") or (name == "text" and parent == "revision"):
-            self.page[name] = "".join(self.characters)
-        elif name == "page":
-            title, text = self.page.get("title", ""), self.page.get("text", "")
-            if not self.is_redirect and self._is_article(title) and not _redirect().match(text):
-                self.batch.add(title, text)
-        self.characters = []
-
-    def _is_article(self, title: str) -> bool:
-        """Tell by the number of the namespace, or by its name in dumps without numbers."""
-        if "ns" in self.page:
-            return self.page["ns"].strip() == str(ARTICLES)
-        prefix, colon, _ = title.partition(":")
-        return not (colon and prefix in self.namespaces.values())
-
-    def refuse(self, *_: object) -> Any:
-        raise BadShard(f"{self.path}: declares a document type or entities, which no dump does; not read for safety")
-
-    def take(self) -> pa.RecordBatch:
-        """Return the articles gathered so far, their wikitext stripped, and forget them."""
-        batch, self.batch = self.batch, _Batch()
-        unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
-        texts = wikitext.strip(pa.array(batch.texts, pa.large_string()), unwanted)
-        return _to_record_batch(batch.titles, texts.to_pylist())
-
-
-@functools.cache
-def _redirect() -> re.Pattern[str]:
-    """Return the pattern of a redirect's first line in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`."""
-    return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*:?\s*\[\[")
-
-
-def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
-    parser = _PageParser(path)
-    for chunk in iter_bytes(path, threads):
-        parser.feed(chunk)
-        if parser.batch.num_chars >= BATCH_CHARS:
-            yield parser.take()
-    parser.feed(b"", is_last=True)
-    if parser.batch.titles:
-        yield parser.take()
-
-
-def read_xml_namespaces(path: Path) -> dict[int, str]:
-    """Return the names of a site's namespaces by their numbers, from the beginning of its XML dump."""
-    parser = _PageParser(path)
-    for chunk in iter_bytes(path):
-        parser.feed(chunk)
-        if parser.page:
-            break
-    return parser.namespaces
-
-
-def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
-    """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
-    local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
-    wikis = [wiki for language in languages.installed().values() for wiki in language.wikipedia]
-    other_wikis = [wiki.replace("_", "-") for wiki in wikis]
-    return [*ENGLISH_PREFIXES, *local, *other_wikis]
-
-
-# --- JSON and Parquet -------------------------------------------------------------------------------------------------
-
-
-def _iter_lines(path: Path, threads: int) -> Iterator[bytes]:
-    rest = b""
-    for chunk in iter_bytes(path, threads):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
-    """Read a CirrusSearch dump: a line that names a page, then a line with its fields."""
-    batch = _Batch()
-    for number, line in enumerate(_iter_lines(path, threads), start=1):
-        if not line.strip():
-            continue
-        try:
-            page = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadShard(f"{path}, line {number}: invalid JSON ({error}); download it again") from error
-        if not isinstance(page, dict):
-            raise BadShard(f"{path}, line {number}: {type(page).__name__}, not an object with title and text")
-        if "index" in page or page.get("namespace", ARTICLES) != ARTICLES:
-            continue
-        text = page.get("text")
-        if not isinstance(text, str):
-            raise BadShard(f"{path}, line {number}: no field `text`; expected a CirrusSearch content dump")
-        batch.add(_replace_surrogates(str(page.get("title", ""))), _replace_surrogates(text))
-        if batch.num_chars >= BATCH_CHARS:
-            yield _to_record_batch(batch.titles, batch.texts)
-            batch = _Batch()
-    if batch.titles:
-        yield _to_record_batch(batch.titles, batch.texts)
-
-
-def _replace_surrogates(text: str) -> str:
-    """Replace half surrogate pairs, which JSON can write and UTF-8 cannot."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
-            schema = file.schema_arrow
-            columns = [name for name in ("title", "text") if name in schema.names and _is_string(schema.field(name))]
-            if "text" not in columns:
-                fields = ", ".join(f"{field.name} ({field.type})" for field in schema)
-                raise BadShard(f"{path}: no string column `text`; columns: {fields}")
-            for batch in file.iter_batches(batch_size=1000, columns=columns):
-                texts = _strings(batch.column("text"))
-                titles = _strings(batch.column("title")) if "title" in columns else [""] * len(texts)
-                yield _to_record_batch(titles, texts)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
-
-
-def _is_string(field: pa.Field) -> bool:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _strings(column: pa.Array) -> list[str]:
-    """Return the values of a string column; null is empty, and bytes that are not UTF-8 are replaced by U+FFFD."""
-    try:
-        return [text or "" for text in column.to_pylist()]
-    except UnicodeDecodeError:
-        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        binary = plain.cast(pa.binary() if pa.types.is_string(plain.type) else pa.large_binary())
-        return [(data or b"").decode("utf-8", "replace") for data in binary.to_pylist()]
+UNIGRAM = Unigrams()
+BIGRAM = Bigrams()
+TITLE = Titles()

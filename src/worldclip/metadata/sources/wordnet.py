@@ -25,12 +25,16 @@ from xml.parsers import expat
 
 from worldclip.core.artifacts import NOT_INSTALLED
 from worldclip.core.errors import BadShard, UserError, require
+from worldclip.core.registry import Requirement
 from worldclip.language import table as languages
 from worldclip.language.characters import lower
-from worldclip.metadata.config import MetadataConfig, is_lexicon, paths_of
+from worldclip.metadata.config import is_lexicon
+from worldclip.metadata.counting import Candidates, Record
+from worldclip.metadata.entry_list import EntryList
+from worldclip.metadata.source import NOT_STATED, Inputs, Source, describe_path, fingerprint_file
 from worldclip.metadata.sources.lists import iter_lines
 
-FOLDER = "wordnets"  # of fetched files in metadata.dumps
+FOLDER = "wordnets"  # in metadata.dumps
 ENDINGS = (".tab", ".tab.gz", ".xml", ".xml.gz")
 HEAD_BYTES = 2**16  # read at a time until the root element begins
 BCP47 = {"nb": "no"}  # codes in WordNets that are neither those of a Wikipedia nor ISO 639-3
@@ -57,22 +61,6 @@ class WordnetHeader(NamedTuple):
     licence: str = ""
 
 
-def wordnets_of(lang: str, config: MetadataConfig) -> tuple[str, ...]:
-    """Return the WordNets to read for a language: the recipe's, else those that were fetched, else the installed ones.
-
-    Fetched and installed ones are sorted by name.
-    """
-    if "wordnet" not in config.sources:
-        return ()
-    if lang in config.wordnets:
-        return paths_of(config.wordnets[lang])
-    fetched = (Path(config.dumps) / FOLDER / lang).glob("*") if config.dumps else ()
-    files = sorted(str(path) for path in fetched if path.name.endswith(ENDINGS))
-    if files or not config.installed_wordnets:
-        return tuple(files)
-    return installed_lexicons(lang)
-
-
 def read_headers(wordnet: str) -> list[WordnetHeader]:
     """Return what a WordNet says of itself; a WN-LMF file may hold several WordNets."""
     if is_lexicon(wordnet):
@@ -92,7 +80,7 @@ def read_headers(wordnet: str) -> list[WordnetHeader]:
     return [_read_tab_header(Path(wordnet))]
 
 
-def read_wordnet(wordnet: str, lang: str) -> Iterator[tuple[str, None]]:
+def read_wordnet(wordnet: str, lang: str) -> Candidates:
     """Yield each lemma in the WordNet's order, with `_` replaced by a blank and `+` removed; there are no scores.
 
     wordnet: path of a file, or a lexicon of the package wn such as `omw-fr:1.4`.  English follows version 1 of the
@@ -280,11 +268,15 @@ def _read_installed(name: str, lang: str) -> Iterator[str]:
 def installed_lexicons(lang: str) -> tuple[str, ...]:
     """Return the names of the lexicons of a language that wn has installed, sorted.
 
-    Of English one alone: the paper's, else the first; several would repeat its synsets.
+    Of the Open Multilingual Wordnet the paper's lexicon only, and its latest version: its release has two of Italian
+    and several of English.  Of English one lexicon in all, since another one would repeat its synsets.
     """
     names = sorted(name for name, lexicon in _all_installed().items() if our_code(lexicon.language) == lang)
+    papers = [name for name in names if name.partition(":")[0] == OMW_LEXICONS.get(lang)]
+    if papers:
+        names = [name for name in names if not name.startswith("omw-") or name == papers[-1]]
     if lang == "en":
-        names = [name for name in names if name.startswith(OMW_LEXICONS["en"])][-1:] or names[:1]
+        names = papers[-1:] or names[:1]
     return tuple(names)
 
 
@@ -305,3 +297,61 @@ def _installed(name: str) -> Any:
             f" {', '.join(installed) or 'none'}); run: python -m wn download {name}"
         )
     return installed[name]
+
+
+class Wordnets(Source):
+    """Lemmas of WordNets, which the 31 languages of the Open Multilingual Wordnet should have."""
+
+    name = "wordnet"
+    meaning = "a lemma of the language's WordNet"
+    requires = Requirement(("wn",), "metadata")
+    remedy = (
+        "run: python -m wn download omw:2.0, and set metadata.installed_wordnets = true; or set"
+        " metadata.wordnets.{lang} = FILE"
+    )
+
+    def wordnets(self, inputs: Inputs) -> tuple[str, ...]:
+        """Return the WordNets to read for a language: the recipe's, else those in metadata.dumps, else wn's."""
+        config = inputs.config
+        if inputs.lang in config.wordnets:
+            named = config.wordnets[inputs.lang]
+            return (named,) if isinstance(named, str) else tuple(named)
+        files: list[str] = []
+        if config.dumps:
+            paths = sorted((Path(config.dumps) / FOLDER / inputs.lang).glob("*"))
+            files = [str(path) for path in paths if path.name.endswith(ENDINGS)]
+        if files or not config.installed_wordnets:
+            return tuple(files)
+        return installed_lexicons(inputs.lang)
+
+    def has_words(self, inputs: Inputs) -> bool:
+        return bool(self.wordnets(inputs))
+
+    def is_missing(self, inputs: Inputs) -> bool:
+        return inputs.lang in OMW_LEXICONS and not self.has_words(inputs)
+
+    def needs_packages(self, inputs: Inputs) -> bool:
+        return any(is_lmf(wordnet) for wordnet in self.wordnets(inputs))
+
+    def add_to(self, entries: EntryList, inputs: Inputs) -> None:
+        for wordnet in self.wordnets(inputs):
+            # Lemmas of any length are entries, as in the reference.
+            entries.add(self.name, read_wordnet(wordnet, inputs.lang), max_chars=None)
+
+    def fingerprint(self, inputs: Inputs) -> Any:
+        return [
+            fingerprint_installed(wordnet) if is_lexicon(wordnet) else fingerprint_file(Path(wordnet))
+            for wordnet in self.wordnets(inputs)
+        ]
+
+    def describe(self, inputs: Inputs, known: Any) -> list[Record]:
+        records = []
+        for wordnet, identity in zip(self.wordnets(inputs), known, strict=True):
+            place = {} if is_lexicon(wordnet) else describe_path(Path(wordnet))
+            for header in read_headers(wordnet):
+                origin = {"name": header.name, "url": header.url, "licence": header.licence or NOT_STATED}
+                records.append({"source": self.name, **place, **identity, **origin})
+        return records
+
+
+WORDNET = Wordnets()

@@ -24,9 +24,10 @@ from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.config import MatchConfig
+from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.plugins.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
-from worldclip.plugins.explorer.lists import SOURCES, max_entries_per_list, profile_record, write_list
+from worldclip.plugins.explorer.lists import max_entries_per_list, profile_record, source_number, write_list
 from worldclip.plugins.explorer.pairs import read_pairs, unmatched_examples, write_pairs
 from worldclip.plugins.explorer.pictures import write_pictures
 from worldclip.plugins.explorer.slider import slider_record
@@ -154,7 +155,7 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
         "text_policy": curate.text_policy,
         "seed": str(curate.seed),
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
-        "sources": SOURCES,
+        "sources": METADATA_SOURCES.names(),
         "languages": [
             {
                 "code": lang,
@@ -216,7 +217,7 @@ def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str
     named = names.take(pa.array(ids)).to_pylist()
     return {
         "entries": [
-            [row["entry"], SOURCES.index(row["source"]), int(counts[i])] for row, i in zip(named, ids, strict=True)
+            [row["entry"], source_number(row["source"]), int(counts[i])] for row, i in zip(named, ids, strict=True)
         ],
         "examples": [
             [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +13,15 @@ import pyarrow.compute as pc
 
 from worldclip.balance.stage import head_tail_curve
 from worldclip.core import artifacts, layout
+from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import MARK, SIMILAR_TO_CJK, SPACE, SPACED, load_table
 from worldclip.language.profiles import normalise
-from worldclip.metadata.config import Source
+from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer.chunks import Chunks
 
 NUM_TOP = 500  # most frequent entries of a list that its page shows without a search
 CHUNK_ENTRIES = 4096
-SOURCES = get_args(Source)  # an entry's source is a digit, its position here
+SOURCE_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # an entry's source is a digit, its position in the registry
 MAX_ENTRIES = 30_000_000  # of all lists together, some 15 bytes each
 
 
@@ -34,6 +35,13 @@ def max_entries_per_list(num_entries: Mapping[str, int], max_total: int = MAX_EN
     return bisect.bisect_right(range(largest + 1), max_total, key=total) - 1
 
 
+def source_number(name: str) -> int:
+    """Return the position of a source in the registry.  Raises UserError if its package is not installed."""
+    if problem := METADATA_SOURCES.problem(name):
+        raise UserError(f"source {name!r} of entries: {problem}; install the package that it is from")
+    return METADATA_SOURCES.names().index(name)
+
+
 def write_list(
     chunks: Chunks, number: int, run_dir: Path, name: str, *, threshold: int | None, profile: str, max_entries: int
 ) -> None:
@@ -43,7 +51,9 @@ def write_list(
     """
     table = artifacts.read_table(layout.entries(run_dir, name), artifacts.METADATA, ["entry", "source"])
     counts: np.ndarray = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
-    sources = np.array([SOURCES.index(source) for source in table["source"].combine_chunks().to_pylist()])
+    names = table["source"].combine_chunks().to_pylist()
+    number_of = {source: source_number(source) for source in set(names)}
+    sources = np.array([number_of[source] for source in names])
     order = np.argsort(-counts.astype(np.int64), kind="stable")
     top = order[:NUM_TOP][counts[order[:NUM_TOP]] > 0]
     rows = np.sort(order[:max_entries])
@@ -88,7 +98,7 @@ def _chunk(spelt: list[str], entries: list[str], counts: np.ndarray, sources: np
     respelt = [[i, entry] for i, entry in enumerate(entries) if entry != spelt[i]]
     return {
         "entries": spelt,
-        "sources": "".join(map(str, sources.tolist())),
+        "sources": "".join(SOURCE_DIGITS[source] for source in sources.tolist()),
         "counted": counted.tolist(),
         "counts": counts[counted].tolist(),
         "respelt": respelt,

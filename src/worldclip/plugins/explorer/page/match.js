@@ -19,7 +19,7 @@ function rowAt(chunk, position) {
   chunk.spelling ??= new Map(chunk.respelt);
   return {
     entry: chunk.spelling.get(position) ?? chunk.entries[position],
-    source: Number(chunk.sources[position]),
+    source: parseInt(chunk.sources[position], 36),
     matches: chunk.countOf.get(position) ?? 0,
   };
 }

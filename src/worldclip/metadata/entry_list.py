@@ -1,0 +1,91 @@
+"""One language's entries in their final order, and the fate of each candidate."""
+
+from __future__ import annotations
+
+import functools
+import math
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip.language import characters
+from worldclip.metadata.counting import Candidates
+
+RULES = ("empty", "punctuation", "too_long", "not_text", "duplicate")
+_ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+
+@dataclass(kw_only=True, slots=True)
+class EntryList:
+    """Entries in their final order, and how many candidates of each source each rule dropped."""
+
+    entries: dict[str, None] = field(default_factory=dict)
+    sources: list[tuple[str, int]] = field(default_factory=list)
+    """(source, number of consecutive entries from it)."""
+    scores: array[float] = field(default_factory=lambda: array("d"))
+    """One per entry; NaN if it has none."""
+    rules: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, source: str, candidates: Candidates, max_chars: int | None, limit: int | None = None) -> int:
+        """Append the candidates that pass the rules; of equal entries the first stays, with its source and score.
+
+        max_chars: None for no limit.  limit: number of entries to keep, at which reading stops; candidates that are
+        entries already do not count.
+        Returns the number of entries kept.
+        """
+        counts = self.rules.setdefault(source, dict.fromkeys(("in", *RULES, "kept"), 0))
+        kept = 0
+        for raw, score in candidates if limit != 0 else ():
+            entry = raw.strip()
+            rule = _rule_against(entry, max_chars)
+            if rule is None and entry in self.entries:
+                rule = "duplicate"
+            counts["in"] += 1
+            counts[rule or "kept"] += 1
+            if rule is None:
+                self.entries[entry] = None
+                self.scores.append(math.nan if score is None else score)
+                kept += 1
+                if kept == limit:
+                    break
+        self.sources.append((source, kept))
+        return kept
+
+    def table(self) -> pa.Table:
+        """Return entry_id, entry, source and score of every entry."""
+        names = [source for source, _ in self.sources]
+        source_idx = np.repeat(np.arange(len(names), dtype=np.int32), [kept for _, kept in self.sources])
+        columns = {
+            "entry_id": pa.array(np.arange(len(self.entries), dtype=np.int32)),
+            "entry": pa.array(self.entries.keys(), pa.string(), size=len(self.entries)),
+            "source": pa.array(names, pa.string()).take(pa.array(source_idx)),
+            "score": pa.array(np.frombuffer(self.scores, np.float64), from_pandas=True),
+        }
+        return pa.table(columns)
+
+
+def _rule_against(entry: str, max_chars: int | None) -> str | None:
+    """Return the rule of RULES that drops the entry; None if it stays."""
+    if not entry:
+        return "empty"
+    if max_chars is not None and len(entry) > max_chars:
+        return "too_long"
+    if is_punctuation(entry):
+        return "punctuation"
+    if not entry.isascii() and any("\ud800" <= char <= "\udfff" for char in entry):
+        return "not_text"
+    return None
+
+
+def is_punctuation(entry: str) -> bool:
+    """Return whether an entry consists of punctuation (category P*, ASCII's marks) and whitespace only."""
+    if entry[0].isalnum():  # no punctuation, whatever Unicode version the interpreter has; nearly all entries end here
+        return False
+    return _marks_and_blanks().issuperset(entry)
+
+
+@functools.cache
+def _marks_and_blanks() -> frozenset[str]:
+    return characters.punctuation() | _ASCII_PUNCTUATION | frozenset(characters.WHITESPACE)

@@ -1,0 +1,185 @@
+"""Count the words and pairs of words of each language in the pool's own texts, shard by shard.
+
+RUN/metadata/pool/<shard>.counts    runs of all languages, one behind the other
+RUN/metadata/pool/<shard>.json      where they are: {language: {"texts": number, "parts": [[start, ...], ...]}}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from worldclip import pool
+from worldclip.core.artifacts import digest, read_json, require_manifest, write_artifact, write_json
+from worldclip.core.execute import Report, Shard, reads_input, repeatable
+from worldclip.core.job import Run
+from worldclip.core.reasons import Reason
+from worldclip.core.settings import deciding
+from worldclip.kernels.unicode_table import UNICODE_VERSION
+from worldclip.language import identify as lid
+from worldclip.language import segment
+from worldclip.language.assign import LanguageRules
+from worldclip.language.config import LanguagesConfig
+from worldclip.match.config import MatchConfig
+from worldclip.metadata import ngrams
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.counting import Candidates, Record
+from worldclip.pool.config import PoolConfig
+
+POOL, POOL_DONE = "pool", "done/pool"
+POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # of [metadata]; they decide nothing without the source
+
+
+def pool_config(run: Run) -> Record:
+    """Return what decides, besides the pool, which texts are counted and as which language: as in match."""
+    match = run.section(MatchConfig)
+    return {
+        **deciding(run.section(PoolConfig), "match.texts"),
+        "lid_model": run.section(LanguagesConfig).lid_model,
+        "merge_labels": match.merge_labels,
+        "min_lang_prob": match.min_lang_prob,
+        "restrict_to_recipe_languages": match.restrict_to_recipe_languages,
+    }
+
+
+def pool_inputs(run: Run) -> Record:
+    """Return what the counts of the pool's texts depend on; nothing if the pool is no source."""
+    if POOL not in run.section(MetadataConfig).sources:
+        return {}
+    lid_model = run.section(LanguagesConfig).lid_model
+    return {POOL: require_manifest(run.dir, POOL)["digest"], "lid_model": lid.model_digest(lid_model)}
+
+
+@dataclass(frozen=True, slots=True)
+class CountedPool:
+    """The counts of a pool."""
+
+    digest: str
+    """Of the pool's texts and their languages."""
+    shard_names: tuple[str, ...]
+
+
+def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequence[str]) -> CountedPool:
+    """Count the words of the texts in `counted_codes` into RUN/metadata, each shard once.
+
+    codes: all languages of the run.  Raises StageFailed if a shard fails, after all others are counted.
+    """
+    key = {**pool_config(run), **pool_inputs(run), "languages": run.deciding("metadata")["languages"]}
+    key |= {"codes": list(codes), "built": list(counted_codes)}
+    key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
+    # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
+    shard_key = {name: value for name, value in key.items() if name != POOL}
+    shards = pool.indexed_shards(run)
+    match = run.section(MatchConfig)
+    rules = LanguageRules(
+        languages=tuple(codes),
+        lid_model=run.section(LanguagesConfig).lid_model,
+        lid_digest=str(key["lid_model"]),
+        merge_labels=tuple(sorted(match.merge_labels.items())),
+        min_prob=match.min_lang_prob,
+        is_restricted=match.restrict_to_recipe_languages,
+    )
+    work = PoolWork(folder=folder, pool=run.section(PoolConfig), rules=rules, codes=frozenset(counted_codes))
+    count = functools.partial(count_shard, work=work)
+    run.executor.map(count, shards, label="pool texts", done_dir=folder / POOL_DONE, key=shard_key)
+    return CountedPool(digest(key), tuple(shard.name for shard in shards))
+
+
+def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
+    """Return all files of a pool's counts, with their markers."""
+    paths: list[Path] = []
+    for name in counted.shard_names:
+        paths += [*pool_files(folder, name), folder / POOL_DONE / f"{name}.json"]
+    return paths
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolWork:
+    """All that a worker must know to count a shard."""
+
+    folder: Path  # RUN/metadata
+    pool: PoolConfig
+    rules: LanguageRules
+    codes: frozenset[str]  # languages whose texts are counted
+
+
+def pool_files(folder: Path, shard_name: str) -> tuple[Path, Path]:
+    """Return the files of a shard's counts: the runs, and where they are."""
+    return folder / POOL / f"{shard_name}.counts", folder / POOL / f"{shard_name}.json"
+
+
+@repeatable
+@reads_input
+def count_shard(shard: Shard, *, work: PoolWork) -> Report:
+    """Count the words and bigrams of each language's texts; texts that match would drop are left out.
+
+    One language is counted at a time, so besides the shard's texts the tables of one count are in memory.
+    """
+    counts_path, places_path = pool_files(work.folder, shard.name)
+    places: Record = {}
+    texts = pool.read_texts(shard, work.pool)
+
+    def write(aside: Path) -> None:
+        with open(aside, "wb") as file:
+            for lang, of_lang in _by_language(texts, work):
+                scheme = segment.scheme_of_code(lang)
+                counter = ngrams.PartCounter(counts_path, file, scheme)
+                counter.add(segment.segment(of_lang, scheme))
+                places[lang] = {"texts": len(of_lang), "parts": [list(part[1:]) for part in counter.finish()]}
+
+    write_artifact(counts_path, write)
+    write_json(places_path, places)
+    return {"pairs": len(texts.text)}
+
+
+def _by_language(texts: pool.PoolTexts, work: PoolWork) -> Iterator[tuple[str, pa.Array]]:
+    """Yield each counted language that has texts, in sorted order, with its texts in the shard's order."""
+    lang_T, _, _ = work.rules.find(texts.text, texts.lang)
+    lang_T[texts.reason != Reason.KEPT] = -1
+    order = np.argsort(lang_T, kind="stable")
+    bounds = np.searchsorted(lang_T[order], np.arange(len(work.rules.languages) + 1))
+    for lang, start, stop in zip(work.rules.languages, bounds[:-1], bounds[1:], strict=True):
+        if start < stop and lang in work.codes:
+            yield lang, texts.text.take(pa.array(order[start:stop]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolCounts:
+    """The counts of one language over all shards."""
+
+    num_texts: int
+    counts: ngrams.Counts
+    joiner: str
+
+    def unigrams(self, config: MetadataConfig) -> Candidates:
+        """Return words by falling count."""
+        return ngrams.iter_unigrams(self.counts, min_count=config.pool_min_count)
+
+    def bigrams(self, config: MetadataConfig, num_wanted: int, num_entries: int) -> Candidates:
+        """Return bigrams by falling PMI: enough for `num_wanted` new ones if `num_entries` are entries already."""
+        if num_wanted == 0:
+            return iter(())
+        first = num_wanted + num_entries
+        return ngrams.iter_bigrams_by_pmi(self.counts, self.joiner, first=first, min_count=config.pool_min_count)
+
+
+@contextlib.contextmanager
+def open_pool_counts(lang: str, shard_names: Sequence[str], folder: Path) -> Iterator[PoolCounts]:
+    """Yield the counts of a language, summed over the pool's shards."""
+    num_texts = 0
+    parts: list[ngrams.Part] = []
+    for name in shard_names:
+        counts_path, places_path = pool_files(folder, name)
+        if place := read_json(places_path).get(lang):
+            num_texts += place["texts"]
+            parts += [ngrams.Part(counts_path, *part) for part in place["parts"]]
+    with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as scratch:
+        counts = ngrams.merge(parts, Path(scratch))
+        yield PoolCounts(num_texts=num_texts, counts=counts, joiner=segment.scheme_of_code(lang).joiner)

@@ -1,0 +1,368 @@
+"""Articles of a Wikipedia dump as (title, plain text), from three formats.
+
+    .xml, .xml.bz2, .xml.gz   `pages-articles` XML, whole or in parts (https://www.mediawiki.org/wiki/Help:Export)
+    .json.gz, .json.bz2       CirrusSearch JSON, whose text is plain already
+    .parquet                  any table with a string column `text`, and optionally `title`
+
+Redirects and pages outside the namespace of articles are skipped.  A multistream .bz2 is decompressed by several
+threads.  A file that is truncated, not XML, or an entity bomb is a BadShard.
+"""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import gzip
+import json
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+from xml.parsers import expat
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worldclip.core.errors import BadShard
+from worldclip.language import characters
+from worldclip.language import table as languages
+from worldclip.metadata.sources import wikitext
+
+# Numbers of namespaces that are the same on every wiki (https://www.mediawiki.org/wiki/Manual:Namespace), and their
+# English names, which work on every wiki beside the local ones.
+ARTICLES, MEDIA, FILE, CATEGORY = 0, -2, 6, 14
+ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
+
+SCHEMA = pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
+BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
+MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, which no bigram crosses
+_CUT = re.compile("[\n.,;:!?。、，]")
+READ_BYTES = 2**20
+
+# A bzip2 stream begins at a byte boundary with `BZh`, its level and the magic of the first block, the digits of pi.
+_BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
+_BZ2_STREAM_BYTES = 10  # matched by _BZ2_STREAM
+MAX_STREAM_BYTES = 2**23  # streams of a multistream dump hold 100 pages each, less than 1 MiB
+
+
+def iter_articles(path: Path, *, threads: int = 1) -> Iterator[tuple[str, str]]:
+    """Yield (title, plain text) of each article of a dump.  Raises BadShard if the file is broken."""
+    for batch in read_articles(path, threads=threads):
+        yield from zip(batch.column("title").to_pylist(), batch.column("text").to_pylist(), strict=True)
+
+
+def read_articles(path: Path, *, threads: int = 1) -> Iterator[pa.RecordBatch]:
+    """Return batches (SCHEMA) of a dump's articles in plain text; a long article may come in several rows.
+
+    threads: number of threads that decompress a multistream .bz2.  Raises BadShard if the file is broken.
+    """
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return _read_parquet(path)
+    if ".json" in name:
+        return _read_cirrus(path, threads)
+    if ".xml" in name:
+        return _read_xml(path, threads)
+    raise BadShard(f"{path}: unknown dump format; its name must contain .xml(.bz2|.gz), .json(.gz|.bz2) or .parquet")
+
+
+class _Batch:
+    """Articles gathered until there are BATCH_CHARS of text."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+        self.texts: list[str] = []
+        self.num_chars = 0
+
+    def add(self, title: str, text: str) -> None:
+        self.titles.append(title)
+        self.texts.append(text)
+        self.num_chars += len(text)
+
+
+def _to_record_batch(titles: list[str], texts: list[str]) -> pa.RecordBatch:
+    rows = [(title, piece) for title, text in zip(titles, texts, strict=True) for piece in _pieces(text)]
+    columns = [[title for title, _ in rows], [piece for _, piece in rows]]
+    return pa.record_batch([pa.array(column, pa.large_string()) for column in columns], schema=SCHEMA)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces of about MAX_TEXT_CHARS, without the characters at which it is cut."""
+    start = 0
+    while len(text) - start > MAX_TEXT_CHARS:
+        cut = _CUT.search(text, start + MAX_TEXT_CHARS)
+        if cut is None:
+            break
+        yield text[start : cut.start()]
+        start = cut.end()
+    yield text[start:]
+
+
+# --- bytes ------------------------------------------------------------------------------------------------------------
+
+
+def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file in chunks.  Raises BadShard if it is truncated or damaged."""
+    try:
+        with open(path, "rb") as file:
+            if path.name.endswith((".bz2", ".gz")) and not path.stat().st_size:
+                raise EOFError
+            if path.name.endswith(".bz2"):
+                is_multistream = _BZ2_STREAM.search(file.read(MAX_STREAM_BYTES), 1) is not None
+                file.seek(0)
+                yield from _iter_multistream(file, threads) if threads > 1 and is_multistream else _iter_streams(file)
+            elif path.name.endswith(".gz"):
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    yield from iter(lambda: unpacked.read(READ_BYTES), b"")
+            else:
+                yield from iter(lambda: file.read(READ_BYTES), b"")
+    except EOFError as error:
+        raise BadShard(f"{path}: compressed data ends in the middle; download it again") from error
+    except (gzip.BadGzipFile, zlib.error, ValueError, OSError) as error:
+        # The bz2 module raises OSError for damaged data, without an errno; gzip.BadGzipFile is an OSError as well.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadShard(f"{path}: compressed data is damaged ({error}); download it again") from error
+
+
+def _iter_streams(file: IO[bytes]) -> Iterator[bytes]:
+    """Decompress one bzip2 stream after the other in this thread."""
+    decompressor = bz2.BZ2Decompressor()
+    has_begun = False
+    while data := file.read(READ_BYTES):
+        while data:
+            if decompressor.eof:
+                decompressor = bz2.BZ2Decompressor()
+            chunk = decompressor.decompress(data)
+            data = decompressor.unused_data
+            has_begun = True
+            if chunk:
+                yield chunk
+    if has_begun and not decompressor.eof:
+        raise EOFError
+
+
+def _iter_multistream(file: IO[bytes], threads: int) -> Iterator[bytes]:
+    """Decompress streams in `threads` threads, in order; at most 2 * threads streams wait in memory."""
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for stream in _split_streams(file):
+            waiting.append(pool.submit(_decompress, stream))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _split_streams(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of each stream; a stream ends where the magic of the next one begins."""
+    data = b""
+    while more := file.read(READ_BYTES):
+        # The magic may lie across two reads.  Position 0 is the beginning of the present stream itself.
+        searched = max(1, len(data) - _BZ2_STREAM_BYTES + 1)
+        data += more
+        while next_stream := _BZ2_STREAM.search(data, searched):
+            yield data[: next_stream.start()]
+            data = data[next_stream.start() :]
+            searched = 1
+    if data:
+        yield data
+
+
+def _decompress(stream: bytes) -> bytes:
+    decompressor = bz2.BZ2Decompressor()
+    data = decompressor.decompress(stream)
+    if not decompressor.eof:
+        raise EOFError
+    return data
+
+
+# --- XML --------------------------------------------------------------------------------------------------------------
+
+
+class _PageParser:
+    """Gathers titles and wikitexts of articles from XML.
+
+    Document types are refused: no entity of a file is ever expanded or fetched.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.batch = _Batch()
+        self.namespaces: dict[int, str] = {}
+        self.open_elements: list[str] = []
+        self.page: dict[str, str] = {}
+        self.is_redirect = False
+        self.characters: list[str] = []
+        self.namespace_key: int | None = None
+        self.parser: Any = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.buffer_size = READ_BYTES
+        self.parser.StartElementHandler = self.start
+        self.parser.EndElementHandler = self.end
+        self.parser.CharacterDataHandler = lambda data: self.characters.append(data)
+        self.parser.StartDoctypeDeclHandler = self.refuse
+        self.parser.EntityDeclHandler = self.refuse
+        self.parser.ExternalEntityRefHandler = self.refuse
+
+    def feed(self, chunk: bytes, *, is_last: bool = False) -> None:
+        """Parse the next bytes of the file.  Raises BadShard if it is not XML."""
+        try:
+            self.parser.Parse(chunk, is_last)
+        except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that the parser does not know
+            raise BadShard(f"{self.path}: broken XML ({error}); download it again") from error
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if not self.open_elements and name != "mediawiki":
+            raise BadShard(f"{self.path}: root element is <{name}>, not <mediawiki>; expected pages-articles XML")
+        self.open_elements.append(name)
+        self.characters = []
+        if name == "page":
+            self.page = {}
+            self.is_redirect = False
+        elif name == "redirect":
+            self.is_redirect = True
+        elif name == "namespace":
+            key = attributes.get("key", "")
+            self.namespace_key = int(key) if key.removeprefix("-").isdecimal() else None
+
+    def end(self, name: str) -> None:
+        self.open_elements.pop()
+        parent = self.open_elements[-1] if self.open_elements else ""
+        if name == "namespace" and self.namespace_key is not None:
+            self.namespaces[self.namespace_key] = "".join(self.characters)
+        elif (name in ("title", "ns") and parent == "page") or (name == "text" and parent == "revision"):
+            self.page[name] = "".join(self.characters)
+        elif name == "page":
+            title, text = self.page.get("title", ""), self.page.get("text", "")
+            if not self.is_redirect and self._is_article(title) and not _redirect().match(text):
+                self.batch.add(title, text)
+        self.characters = []
+
+    def _is_article(self, title: str) -> bool:
+        """Tell by the number of the namespace, or by its name in dumps without numbers."""
+        if "ns" in self.page:
+            return self.page["ns"].strip() == str(ARTICLES)
+        prefix, colon, _ = title.partition(":")
+        return not (colon and prefix in self.namespaces.values())
+
+    def refuse(self, *_: object) -> Any:
+        raise BadShard(f"{self.path}: declares a document type or entities, which no dump does; not read for safety")
+
+    def take(self) -> pa.RecordBatch:
+        """Return the articles gathered so far, their wikitext stripped, and forget them."""
+        batch, self.batch = self.batch, _Batch()
+        unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
+        texts = wikitext.strip(pa.array(batch.texts, pa.large_string()), unwanted)
+        return _to_record_batch(batch.titles, texts.to_pylist())
+
+
+@functools.cache
+def _redirect() -> re.Pattern[str]:
+    """Return the pattern of a redirect's first line in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`."""
+    return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*:?\s*\[\[")
+
+
+def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
+    parser = _PageParser(path)
+    for chunk in iter_bytes(path, threads):
+        parser.feed(chunk)
+        if parser.batch.num_chars >= BATCH_CHARS:
+            yield parser.take()
+    parser.feed(b"", is_last=True)
+    if parser.batch.titles:
+        yield parser.take()
+
+
+def read_xml_namespaces(path: Path) -> dict[int, str]:
+    """Return the names of a site's namespaces by their numbers, from the beginning of its XML dump."""
+    parser = _PageParser(path)
+    for chunk in iter_bytes(path):
+        parser.feed(chunk)
+        if parser.page:
+            break
+    return parser.namespaces
+
+
+def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
+    """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
+    local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
+    wikis = [wiki for language in languages.installed().values() for wiki in language.wikipedia]
+    other_wikis = [wiki.replace("_", "-") for wiki in wikis]
+    return [*ENGLISH_PREFIXES, *local, *other_wikis]
+
+
+# --- JSON and Parquet -------------------------------------------------------------------------------------------------
+
+
+def _iter_lines(path: Path, threads: int) -> Iterator[bytes]:
+    rest = b""
+    for chunk in iter_bytes(path, threads):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
+    """Read a CirrusSearch dump: a line that names a page, then a line with its fields."""
+    batch = _Batch()
+    for number, line in enumerate(_iter_lines(path, threads), start=1):
+        if not line.strip():
+            continue
+        try:
+            page = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadShard(f"{path}, line {number}: invalid JSON ({error}); download it again") from error
+        if not isinstance(page, dict):
+            raise BadShard(f"{path}, line {number}: {type(page).__name__}, not an object with title and text")
+        if "index" in page or page.get("namespace", ARTICLES) != ARTICLES:
+            continue
+        text = page.get("text")
+        if not isinstance(text, str):
+            raise BadShard(f"{path}, line {number}: no field `text`; expected a CirrusSearch content dump")
+        batch.add(_replace_surrogates(str(page.get("title", ""))), _replace_surrogates(text))
+        if batch.num_chars >= BATCH_CHARS:
+            yield _to_record_batch(batch.titles, batch.texts)
+            batch = _Batch()
+    if batch.titles:
+        yield _to_record_batch(batch.titles, batch.texts)
+
+
+def _replace_surrogates(text: str) -> str:
+    """Replace half surrogate pairs, which JSON can write and UTF-8 cannot."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
+            schema = file.schema_arrow
+            columns = [name for name in ("title", "text") if name in schema.names and _is_string(schema.field(name))]
+            if "text" not in columns:
+                fields = ", ".join(f"{field.name} ({field.type})" for field in schema)
+                raise BadShard(f"{path}: no string column `text`; columns: {fields}")
+            for batch in file.iter_batches(batch_size=1000, columns=columns):
+                texts = _strings(batch.column("text"))
+                titles = _strings(batch.column("title")) if "title" in columns else [""] * len(texts)
+                yield _to_record_batch(titles, texts)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _is_string(field: pa.Field) -> bool:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _strings(column: pa.Array) -> list[str]:
+    """Return the values of a string column; null is empty, and bytes that are not UTF-8 are replaced by U+FFFD."""
+    try:
+        return [text or "" for text in column.to_pylist()]
+    except UnicodeDecodeError:
+        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        binary = plain.cast(pa.binary() if pa.types.is_string(plain.type) else pa.large_binary())
+        return [(data or b"").decode("utf-8", "replace") for data in binary.to_pylist()]
