@@ -152,7 +152,11 @@ def test_lists_in_overrides_take_commas_as_list_flags_do() -> None:
     (problem,) = problems_of(BASE, ("languages.codes=en,swa",))
     assert 'unknown language "swa"' in problem
     (problem,) = problems_of(BASE, ("metadata.sources=number,wordfrek",))
-    assert "metadata.sources" in problem
+    assert problem == 'metadata.sources: "wordfrek": unknown metadata source; did you mean wordfreq?'
+    (problem,) = problems_of(
+        BASE, ("metadata.sources=lisst", f"metadata.lists.sw={__file__}")
+    )  # the list is not unused
+    assert "did you mean list?" in problem
 
 
 def test_paths_in_overrides_keep_their_commas(tmp_path: Path) -> None:
