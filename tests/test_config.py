@@ -153,9 +153,7 @@ def test_lists_in_overrides_take_commas_as_list_flags_do() -> None:
     assert 'unknown language "swa"' in problem
     (problem,) = problems_of(BASE, ("metadata.sources=number,wordfrek",))
     assert problem == 'metadata.sources: "wordfrek": unknown metadata source; did you mean wordfreq?'
-    (problem,) = problems_of(
-        BASE, ("metadata.sources=lisst", f"metadata.lists.sw={__file__}")
-    )  # the list is not unused
+    (problem,) = problems_of(BASE, ("metadata.sources=lisst", f"metadata.lists.sw={__file__}"))
     assert "did you mean list?" in problem
 
 

@@ -10,6 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages import finish
 from worldclip.config import load_recipe
 from worldclip.language import table as languages
 
@@ -80,3 +84,29 @@ def test_readme_shows_the_row_and_words_are_one_list() -> None:
     assert row.count(",") == head.count(",")
     words = [line.split("\t")[0] for line in (EXAMPLE / "words.txt").read_text(encoding="utf-8").splitlines()]
     assert len(words) == len(set(words)) == 50
+
+
+def test_language_without_a_wikipedia_needs_no_text_of_one(tmp_path: Path) -> None:
+    (tmp_path / "dumps/sw").mkdir(parents=True)
+    pq.write_table(pa.table({"text": ["simba ni mnyama"]}), tmp_path / "dumps/sw/a.parquet")
+    (tmp_path / "kea.txt").write_text("gatu\n")
+    added = {"kea": {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"]}}
+    config = {
+        "sources": ["unigram", "list"],
+        "dumps": str(tmp_path / "dumps"),
+        "lists": {"kea": str(tmp_path / "kea.txt")},
+    }
+    loaded = load_recipe(
+        {
+            "pool": {"path": "."},
+            "balance": {"tail_fraction": 0.1},
+            "languages": {"codes": ["kea", "sw"], "add": added},
+            "metadata": config,
+        }
+    )
+    report = finish("metadata", loaded, tmp_path / "run")
+    languages.use_added(())
+    assert {lang: row["by_source"] for lang, row in report["lists"].items()} == {
+        "kea": {"list": 1},
+        "sw": {"unigram": 1},
+    }
