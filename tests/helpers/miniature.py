@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from worldclip.evaluate import engine
+from worldclip.evaluate.config import LAYOUTS
 from worldclip.evaluate.tasks import Dataset
 from worlds import WordModel
+
+Files = Mapping[str, str | bytes | Mapping[str, bytes] | None]
+"""Path below a folder -> its text, bytes, or members as a tar; None: no such file or folder."""
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
@@ -23,11 +28,25 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-def write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the contents of each path below `folder`; of an image, its word."""
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+def write_files(folder: Path, files: Files) -> Path:
+    """Write the contents of each path below `folder` and return it; of an image, its word."""
+    for name, contents in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if contents is None:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        elif isinstance(contents, Mapping):
+            write_tar(path, contents)
+        else:
+            path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+    return folder
+
+
+def read(layout: str, folder: Path, files: Files | None = None, name: str = "mine", **options: Any) -> Dataset:
+    """Write files, if they are given, and return the dataset in `folder`.  options: of the layout."""
+    write_files(folder, files or {})
+    dataset: Dataset = LAYOUTS.load(layout).load(name, folder, **options)
+    return dataset
 
 
 def records_of(dataset: Dataset, folder: Path, model: Any = None) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from miniature import write_tar
+from miniature import Files, write_files
 from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.config import EvaluateConfig
 from worlds import WordModel, vector
-
-Files = dict[str, str | bytes | dict[str, bytes]]
-"""Path below the dataset's folder -> contents."""
 
 MEANINGS = {
     "cat": "katze paka chat 猫", "dog": "hund mbwa chien 犬", "owl": "eule bundi hibou 梟", "bee": "nyuki abeille 蜂",
@@ -51,6 +49,12 @@ def jsonl(*records: Mapping[str, Any]) -> str:
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
 
 
+def parquet(*rows: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    return file.getvalue()
+
+
 def webdataset(name: str) -> Files:
     info = CATALOG[name]
     words = ["tench", "goldfish"] if info.classes == "imagenet" else ["cat", "dog", "owl", "bee", "stove", "hat"]
@@ -65,7 +69,7 @@ def webdataset(name: str) -> Files:
         members[f"s{i:07}.cls"] = str(label).encode()
         if info.fields:
             members[f"s{i:07}.npy"] = array([i % 2 if field != "y" else label for field in info.fields])
-    files: Files = {
+    files: dict[str, Any] = {
         "classnames.txt": "".join(f"{word}\n" for word in words),
         "zeroshot_classification_templates.txt": "a photo of a {c}.\na blurry photo of a {c}.\n",
         "test/nshards.txt": "1\n",
@@ -151,10 +155,8 @@ def cvqa(name: str) -> Files:
         ),
         question("7001_0", "bee", "('Japanese', 'Japan')", ["猫", "犬", "梟", "蜂"], english),
     ]
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), file)
     labels = {"6001_0": 0, "6001_1": 1, "7001_0": 3}
-    return {"data/test-00000-of-00001.parquet": file.getvalue(), "labels.json": json.dumps(labels)}
+    return {"data/test-00000-of-00001.parquet": parquet(*rows), "labels.json": json.dumps(labels)}
 
 
 CAPTIONS = {
@@ -197,18 +199,12 @@ def iglue(name: str) -> Files:
     return texts | {f"images/{stem.format(i)}.jpg": word for i, word in enumerate(("cat", "dog"))}
 
 
-def parquet(*rows: Mapping[str, Any]) -> bytes:
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), file)
-    return file.getvalue()
-
-
 def mvl_sib(name: str) -> Files:
     words = ("cat", "dog", "owl", "bee")
     keys = [f"image-{word}_0" for word in words]
     corpus = [{"id": key, "image": {"bytes": word.encode(), "path": f"{word}_0.jpg"}, "modality": "image"}
               for key, word in zip(keys, words, strict=True)]  # fmt: skip
-    files: Files = {"data/corpus/test.parquet": parquet(*corpus)}
+    files: dict[str, Any] = {"data/corpus/test.parquet": parquet(*corpus)}
     for lang, texts in {"eng_Latn": ["A cat", "A dog"], "swh_Latn": ["paka", "mbwa"]}.items():
         rows = list(enumerate(texts))
         files |= {
@@ -228,7 +224,7 @@ def mvl_sib(name: str) -> Files:
 def sugar_crepe(name: str) -> Files:
     kinds = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
     record = {"filename": "000000085329.jpg", "caption": "A cat", "negative_caption": "A dog"}
-    files: Files = {f"{kind}.json": json.dumps({"0": record}) for kind in kinds}
+    files: dict[str, Any] = {f"{kind}.json": json.dumps({"0": record}) for kind in kinds}
     return files | {"images/val2017/000000085329.jpg": "cat"}
 
 
@@ -316,20 +312,15 @@ def files_of(name: str) -> Files:
     return OF_LAYOUT[layout](name)
 
 
-def write_miniature(name: str, data: Path, image: Callable[[str], bytes] = str.encode) -> Path:
-    """Write the miniature into data/name and return the folder.  image: returns the image file for a word."""
-    folder = data / name
-    for path, contents in files_of(name).items():
-        place = folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(contents, dict):
-            write_tar(
-                place, {key: image(value.decode()) if is_image(key) else value for key, value in contents.items()}
-            )
-        else:
-            content = contents if isinstance(contents, bytes) else contents.encode()
-            place.write_bytes(image(content.decode()) if is_image(path) else content)
-    return folder
+def write_miniature(name: str, data: Path, files: Files | None = None) -> Path:
+    """Write the miniature into data/name, with these files instead of its own, and return the folder."""
+    return write_files(data / name, {**files_of(name), **(files or {})})
+
+
+def config_of(names: Sequence[str], data: Path, **values: Any) -> EvaluateConfig:
+    """Return the config of miniatures below `data`.  values: of evaluate."""
+    folders = {name: f"{name}:{data / name}" for name in names if name not in CATALOG}
+    return EvaluateConfig(datasets=tuple(names), data=str(data), folders=folders, **values)
 
 
 def is_image(path: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from upstream import OF_LAYOUT, Polyglot, files_of, is_image, write_miniature
+from upstream import OF_LAYOUT, Polyglot, config_of, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
 from worldclip.evaluate.catalog import CATALOG, SUITES
@@ -19,12 +19,6 @@ from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.tools.fetch_dataset import names_to_fetch
 
 NOT_IN_CATALOG = ("folders", "pool", "names")
-
-
-def config_of(names, data, **values):
-    """Return the config of datasets of the catalog, or of a layout that none of the catalog has, below `data`."""
-    folders = {name: f"{name}:{data / name}" for name in names if name not in CATALOG}
-    return EvaluateConfig(datasets=tuple(names), data=str(data), folders=folders, **values)
 
 
 def uses_imagenet(name):
